@@ -38,6 +38,8 @@ REDIS_URL = redis_url(
 # Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
 BROKER_URL = redis_url(env.string("SLUICEGATE_BROKER_URL")) or REDIS_URL
 STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
+# All money of this installation is counted in this currency. Changing it converts nothing.
+CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 
 # Applications ---------------------------------------------------------------------------------------------------------
@@ -60,6 +62,7 @@ INSTALLED_APPS = [
     "axes",
     "controlplane.projects",
     "controlplane.policies",
+    "controlplane.prices",
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",

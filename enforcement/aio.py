@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hiredis import ReplyError
 
@@ -43,6 +43,9 @@ from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.connector import AwaitedPipe
 from enforcement.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
 
 
 class Limiter(AwaitedAdmitting, BaseLimiter):
@@ -163,6 +166,18 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.
+
+    async def find_prices(self) -> Prices | None:
+        """
+        Return the published prices, or None if they cannot be had now. The first calls wait for them, at most a second.
+        See the sync limiter.
+        """
+        if not self._ready:
+            await self._starts.result("", lambda: self.start(self._first_wait()))
+        prices = self._engine.prices()
+        if not prices.is_loaded:
+            await self._starts.result("prices", lambda: asyncio.to_thread(prices.wait))
+        return prices.current if prices.is_loaded else None
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token, or the decision that refuses the token."""

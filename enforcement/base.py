@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from enforcement.engine.asking import Asker
 from enforcement.engine.driving import run
@@ -24,6 +24,9 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.published import DerivedPlans
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -146,6 +149,15 @@ class BaseLimiter:
     def derived(self) -> DerivedPlans:
         """What integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
         return self._documents.derived
+
+    @property
+    def prices(self) -> Prices:
+        """
+        The published prices that this limiter uses, as far as they are loaded.
+
+        A limiter loads prices from the first use of this property on. ``find_prices()`` waits for them.
+        """
+        return self._engine.prices().current
 
     def now_us(self) -> int:
         """Return the time of the store in microseconds since the epoch, as far as it is known."""

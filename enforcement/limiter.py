@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
@@ -33,6 +33,9 @@ from enforcement.reservations.admitting import Admission, Admitting
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
 
 
 class Limiter(Admitting, BaseLimiter):
@@ -212,6 +215,17 @@ class Limiter(Admitting, BaseLimiter):
             enforcement.StoreError: The store is unavailable, or refused the call.
         """
         self._run(self._decider.resetting(self._plan_in_code(limits, key)))
+
+    def find_prices(self) -> Prices | None:
+        """
+        Return the published prices, or None if they cannot be had now.
+
+        The first calls wait for them, together at most a second. A limiter that never calls this reads no prices.
+        """
+        if not self._ready:
+            self.start(self._first_wait())
+        prices = self._engine.prices()
+        return prices.current if prices.wait() else None
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.
 

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Override, Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.usage.models import DeniedRequest, UsageRow
 
@@ -55,6 +56,18 @@ class LimitFactory(CleanFactory):
     algorithm = "fixed_window"
     quota = 100
     window_seconds = 60
+
+
+class ModelPriceFactory(CleanFactory):
+    class Meta:
+        model = ModelPrice
+
+    class Params:
+        of_the_catalogue = factory.Trait(source="catalogue")
+
+    pattern = factory.Sequence(lambda n: f"model-{n}")
+    input = 1_000_000
+    output = 4_000_000
 
 
 class ProjectFactory(CleanFactory):

@@ -15,6 +15,7 @@ RESOURCES = {
     "tokens": Words("token", "tokens"),
     "policies": Words("policy", "policies"),
     "overrides": Words("override", "overrides"),
+    "prices": Words("price", "prices"),
     "revisions": Words("revision", "revisions"),
     "instances": Words("instance", "instances"),
     "usage": Words("usage", "usage"),
@@ -38,12 +39,15 @@ SUMMARIES = {
     "counters_reset": "Reset counters",
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
+    "prices_update": "Set a price",
     "revisions_rollback": "Roll back to a revision",
     "tokens_revoke": "Revoke a token",
     "tokens_rotate": "Rotate a token",
     "usage_list": "List usage",
 }
 DESCRIPTIONS = {
+    "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
+    "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
     "global_update": "Choose the policy, or null for none.",
     "revisions_retrieve": "Return the revision with its documents, and the instances that do not run it yet.",
 }

@@ -34,6 +34,14 @@ def items(name: str, default: Sequence[str] = ()) -> list[str]:
     return given or list(default)
 
 
+def currency(name: str, default: str) -> str:
+    """Return the currency in a variable, or the default. Raises ImproperlyConfigured unless it is three capitals."""
+    given = string(name, default)
+    if not (len(given) == 3 and given.isascii() and given.isalpha() and given.isupper()):
+        raise ImproperlyConfigured(f"{name}: must be three capital letters such as USD, got {shown(given)}.")
+    return given
+
+
 def database(name: str) -> dict[str, Any] | None:
     """
     Return the database that a variable names, in the form of Django's settings, or None if the variable is not set.

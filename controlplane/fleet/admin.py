@@ -19,7 +19,7 @@ STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
 @admin.register(Instance)
 class InstanceAdmin(ReadOnlyAdmin):
-    list_display = ["id", "host", "version", "runs", "condition", "seen", "decided"]
+    list_display = ["id", "host", "version", "runs", "priced", "condition", "seen", "decided"]
     list_filter = [("state", ChoicesDropdownFilter)]
     search_fields = ["id", "host"]
     fields = readonly_fields = [
@@ -28,6 +28,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "pid",
         "version",
         "runs",
+        "priced",
         "condition",
         "since",
         "problem",
@@ -69,6 +70,11 @@ class InstanceAdmin(ReadOnlyAdmin):
     def runs(self, instance: Instance) -> str:
         behind = instance.published - instance.revision
         return badge(f"{instance.revision}, {behind} behind", "warn") if behind > 0 else str(instance.revision)
+
+    @display(description="Prices", ordering="price_revision")
+    def priced(self, instance: Instance) -> str:
+        """Return the revision of the prices that the instance uses."""
+        return "—" if instance.price_revision is None else str(instance.price_revision)
 
     @display(description="State", ordering="state")
     def condition(self, instance: Instance) -> str:

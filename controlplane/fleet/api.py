@@ -32,6 +32,9 @@ class InstanceSerializer(serializers.ModelSerializer):
         + "; ".join(f"{name}: {text}" for name, text in PROBLEMS.items())
         + ".",
     )
+    price_revision = serializers.IntegerField(
+        read_only=True, allow_null=True, help_text="The revision of the prices in use. Null if it uses no prices."
+    )
     decisions = DecisionsSerializer(read_only=True, help_text="Decisions since the start of the process.")
     unmetered = serializers.ListField(
         child=serializers.CharField(),
@@ -42,7 +45,7 @@ class InstanceSerializer(serializers.ModelSerializer):
     class Meta:
         model = Instance
         fields = [
-            *("id", "host", "pid", "version", "revision", "state"),
+            *("id", "host", "pid", "version", "revision", "price_revision", "state"),
             *("started_at", "seen_at", "degraded_since", "problems", "decisions", "unmetered"),
         ]
 

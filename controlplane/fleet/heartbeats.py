@@ -107,6 +107,12 @@ def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int
     return sum(instance.revision >= revision for instance in instances), len(instances)
 
 
+def price_acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:
+    """Return the number of *instances* that use the prices of *revision* or later ones, and of all that use prices."""
+    using = [instance.price_revision for instance in instances if instance.price_revision is not None]
+    return sum(used >= revision for used in using), len(using)
+
+
 def collect(now: datetime, client: redis.Redis | None = None) -> int:
     """
     Save the present heartbeats, delete instances that were not seen for two days, and return the number of live ones.
@@ -157,6 +163,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         pid=fields.get("pid"),
         version=fields.get("version", ""),
         revision=fields.get("revision", 0),
+        price_revision=fields.get("price_revision"),
         state=fields.get("state"),
         started_at=_instant(fields, "started_at_us"),
         seen_at=_instant(fields, "seen_at_us"),
@@ -173,7 +180,8 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered", "problems")
+    times = ("started_at", "degraded_since")
+    optional = ("pid", "price_revision", *times, "decisions", "store_id", "unmetered", "problems")
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 

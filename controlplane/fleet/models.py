@@ -41,6 +41,8 @@ class Instance(models.Model):
     started_at = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(db_index=True)
     degraded_since = models.DateTimeField(null=True)
+    # Of the prices that it uses. None if it uses none, as it meters nothing.
+    price_revision = models.BigIntegerField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list)

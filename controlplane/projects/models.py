@@ -30,6 +30,8 @@ SCOPES = (
     "policies:read",
     "policies:write",
     "overrides:write",
+    "prices:read",
+    "prices:write",
     "counters:read",
     "counters:reset",
     "usage:read",

@@ -14,8 +14,10 @@ from django.db.models import Prefetch, QuerySet
 
 from controlplane.core.instants import microseconds
 from controlplane.policies.models import Override, Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
+from enforcement.metering.price_documents import parse_prices
 from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
 from enforcement.model.lease_bounds import published_bounds
 from enforcement.model.partitions import DEFAULT_CAP
@@ -46,6 +48,23 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
 def all_documents() -> dict[str, Document]:
     """Return the documents of all policies and projects, and the global document, by name."""
     return _policies(Policy.objects.all()) | _projects(Project.objects.all()) | _global()
+
+
+def prices(revision: int) -> tuple[Document | None, ...]:
+    """
+    Return the document of prices in a tuple, with None in its place if there are no prices.
+
+    The tuple is empty if another program has written a price that enforcers refuse. The last valid ones then stay.
+    """
+    document = ModelPrice.objects.as_document(revision)
+    if document is None:
+        return (None,)
+    try:
+        parse_prices(dumps(document))
+    except InvalidDocument as exc:
+        logger.error("The prices cannot be published, so the last valid ones stay: %s", exc)
+        return ()
+    return (document,)
 
 
 def count_documents() -> int:

@@ -225,13 +225,15 @@ def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_toke
     documents = compile.all_documents() if full else compile.documents(work.wanted)
     tokens: dict[str, compile.Document | None] = dict.fromkeys(unknown_tokens(client, now)) if has_others else {}
     tokens |= compile.all_tokens(now) if full else ()
+    revision = max(known.revision for known in states) + 1
     return Publication(
-        revision=max(known.revision for known in states) + 1,
+        revision=revision,
         now_us=microseconds(now),
         documents=documents,
         # Needed in a full publication too, because a deleted token is not among all tokens.
         tokens=compile.tokens(work.ids("token"), now) | tokens,
         resets=compile.resets(work.ids("reset")),
+        prices=compile.prices(revision) if full or ("prices", "") in work.wanted else (),
         full=full,
         # Without an id, a store that was emptied meanwhile refuses the publication, and then gets everything.
         store_id=with_epoch(secrets.token_hex(16), epoch) if full else "",
@@ -337,4 +339,5 @@ def _changes(publication: Publication) -> dict[str, Any]:
         "tokens": list(Token.objects.filter(digest__in=digests).order_by("pk").values("id", "prefix")),
         "token_count": len(publication.tokens),
         "resets": publication.resets,
+        **({"prices": True} if publication.prices else {}),
     }

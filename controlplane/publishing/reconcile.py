@@ -119,8 +119,23 @@ def _differing(client: redis.Redis) -> Iterator[Difference]:
         if _parsed(found.get(name)) != expected.get(name):
             kind, _, object_id = name.partition(":")
             yield kind, object_id, f"the document {name} differed"
+    if _prices_differ(client):
+        yield "prices", "", "the prices differed"
     for batch in batched(compile.all_tokens(timezone.now()), TOKEN_BATCH):
         yield from _differing_tokens(client, batch)
+
+
+def _prices_differ(client: redis.Redis) -> bool:
+    """Return whether the store has other prices than SQL. Their revision is that of their publication, whichever."""
+    key = store.keys().prices
+    kind = client.type(key)
+    if kind not in ("string", "none"):
+        return True
+    found = _parsed(client.get(key))
+    revision = found.get("revision") if isinstance(found, dict) else None
+    for expected in compile.prices(revision if isinstance(revision, int) else 1):
+        return found != expected
+    return False  # the rows cannot be published, so what the store has stays
 
 
 def _differing_tokens(client: redis.Redis, batch: Iterable[tuple[str, compile.Document]]) -> Iterator[Difference]:

@@ -57,7 +57,12 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
         _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),
         # No right here lists keys, so a token can only be read by someone who knows it.
-        _selector("get mget", f"%R~{_literal(keys.token(''))}*", f"%R~{_literal(keys.decision_key)}"),
+        _selector(
+            "get mget",
+            f"%R~{_literal(keys.token(''))}*",
+            f"%R~{_literal(keys.decision_key)}",
+            f"%R~{_literal(keys.prices)}",
+        ),
         _selector(_HEARTBEAT, f"~{_literal(keys.instance(''))}*", f"~{_literal(keys.instances)}"),
         _selector("xadd", f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}"),
     ]

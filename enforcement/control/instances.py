@@ -14,9 +14,12 @@ SET_BACK: Final = "set_back"
 """The problem of a degraded instance whose store has an older state than it obeys."""
 EVICTING: Final = "evicting"
 """The problem of a degraded instance whose store evicts keys."""
+BAD_PRICES: Final = "bad_prices"
+"""The problem of a degraded instance that refuses the published prices."""
 PROBLEMS: Final = {
     SET_BACK: "the store was set back to an older state, which is not obeyed",
     EVICTING: "the store evicts keys, so counters are lost and limits admit more",
+    BAD_PRICES: "the published prices break a rule, so the last good ones stay in use",
 }
 """A description of each problem."""
 

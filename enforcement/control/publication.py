@@ -40,6 +40,7 @@ class Publication:
         tokens: Digest to document. None removes the token.
         resets: Counters that were reset, as objects with the ids of a "project" and a "token". Enforcers drop the
             denials that they remember for these.
+        prices: The document of prices, alone in a tuple. None in its place removes it. Empty: it stays as it is.
         full: Whether readers must load everything again.
         replace_all: Whether *documents* are complete. All other fields of the hash are then removed.
     """
@@ -50,6 +51,7 @@ class Publication:
     documents: Mapping[str, Document | None] = field(default_factory=dict)
     tokens: Mapping[str, Document | None] = field(default_factory=dict)
     resets: Sequence[Mapping[str, str]] = ()
+    prices: tuple[Document | None, ...] = ()
     full: bool = False
     replace_all: bool = False
 
@@ -85,8 +87,12 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
         args += [name, text]
     for token in publication.tokens.values():
         args += [_text(token), _expiry(token)]
-    tokens = [keys.token(digest) for digest in publication.tokens]
-    return function("publish"), [keys.documents, keys.log, *tokens], args
+    names = [keys.token(digest) for digest in publication.tokens]
+    # They have a key of their own, as tokens do, so that processes that meter nothing neither read nor keep them.
+    for prices in publication.prices:
+        names.append(keys.prices)
+        args += [_text(prices), ""]
+    return function("publish"), [keys.documents, keys.log, *names], args
 
 
 def refused_by(reply: Sequence[int]) -> int | None:
@@ -101,6 +107,8 @@ def _changes(publication: Publication) -> str:
         "tokens": sorted(publication.tokens),
         "resets": list(publication.resets),
         "full": publication.full or publication.replace_all,
+        # Left out otherwise, because older enforcers load everything again after an entry with this field.
+        **({"prices": True} if publication.prices else {}),
     }
     text = dumps(changes)
     if len(text) > MAX_LOGGED_BYTES:

@@ -17,15 +17,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
-
-from redis.exceptions import NoPermissionError, ResponseError
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.change_log import ChangeLogReader
-from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
+from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, Hooks, OnceLogger, UsageDelivery, read_key
 from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
 from enforcement.engine.heartbeat import Heartbeat, Identity
-from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_clock import StoreClock, read_clock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.failover.outage_copy import OutageCopy
@@ -35,8 +33,11 @@ from enforcement.state.usage import UsageLog
 from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
-from enforcement.store.client import STORE_ERRORS, cause_of, reported
+from enforcement.store.client import STORE_ERRORS, cause_of, is_refusal, reported
 from enforcement.store.duty_failures import DutyFailures
+
+if TYPE_CHECKING:
+    from enforcement.engine.prices import PriceLoader
 
 CHECK_SECONDS: Final = 2.0
 HEARTBEAT_SECONDS: Final = 2.0
@@ -50,25 +51,6 @@ PAUSE_SECONDS: Final = 1.0
 """After an unexpected error."""
 
 logger = logging.getLogger("sluicegate.agent")
-
-
-class Hooks(Protocol):
-    """What the agent calls, in its own thread. Each method may raise any store error."""
-
-    def is_open(self) -> bool:
-        """Return whether all requests are decided without the store."""
-
-    def examine(self) -> bool:
-        """Try a decision, open the breaker after several failures, and return False if the store may be unavailable."""
-
-    def obstacle(self) -> str:
-        """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
-
-    def recovered(self) -> bool:
-        """Replay charges to a store that answers, decide with it again, and return whether that worked."""
-
-    def settle(self) -> None:
-        """Replay the charges that could not be replayed when the store came back."""
 
 
 class Agent:
@@ -94,6 +76,7 @@ class Agent:
     Attributes:
         clock: The store's time.
         now_us: Returns the store's time. Every decision calls it.
+        prices: Loads the prices. None: this process uses none.
     """
 
     def __init__(
@@ -140,6 +123,8 @@ class Agent:
         )
         self._absence = Absence(lambda: self.clock.monotonic())
         self._thread: threading.Thread | None = None
+        self.prices: PriceLoader | None = None
+        self._price_duty: tuple[Duty, ...] = ()
         self._begin()
 
     def _begin(self) -> None:
@@ -172,6 +157,7 @@ class Agent:
             Duty("decision key", CHECK_SECONDS, lambda: read_key(client, self._keys, documents)),
             Duty("topology", CHECK_SECONDS, self._look),
             Duty("documents", CHECK_SECONDS, self._loader.check),
+            *self._price_duty,
             self._beat,
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
             Duty("evictions", EVICTION_SECONDS, evictions.look),
@@ -201,11 +187,6 @@ class Agent:
     def degraded_since_us(self) -> int | None:
         """When the store, or a part of it, became unavailable, was set back or began to evict. None if all is well."""
         return self._absence.since_us or self._partly_lost_since_us or self._warnings.since_us
-
-    @property
-    def clock_offset_us(self) -> int:
-        """The store's time minus this host's, in microseconds."""
-        return self.clock.offset_us()
 
     @property
     def confirmed_at(self) -> float | None:
@@ -248,6 +229,17 @@ class Agent:
         self._doubted = True
         self._wake.set()
 
+    def follow_prices(self) -> PriceLoader:
+        """Load the prices soon, and keep them as published from then on. Only one thread may call this, once."""
+        from enforcement.engine.prices import PriceLoader  # most processes meter nothing
+
+        path = self._path and self._path.with_name(self._path.name.replace("documents", "prices", 1))
+        prices = self.prices = PriceLoader(self._keys, self.documents, path)
+        self._price_duty = (Duty("prices", CHECK_SECONDS, lambda: prices.check(self._client, self._warnings)),)
+        self._duties += self._price_duty
+        self._wake.set()
+        return prices
+
     def wait_loaded(self, timeout: float) -> bool:
         """
         Wait at most *timeout* seconds for documents, from the store or from disk, and return whether there are any.
@@ -263,6 +255,8 @@ class Agent:
         self._usage.after_fork(self.identity.id)
         self._change_log.after_fork()
         self._client.drop_inherited()
+        if self.prices is not None:
+            self.prices.after_fork()
         self._begin()
         if ran:
             self.start()
@@ -291,6 +285,8 @@ class Agent:
         if self._copy is not None:
             self._copy.save(self.fleet_size)
         self._disk.save()
+        if self.prices is not None:
+            self.prices.restore()
         self._wake.clear()
         if self._absence.since_us is not None:
             self._probe()
@@ -327,6 +323,8 @@ class Agent:
         now = self.clock.monotonic()
         if self.documents.current.revision != self._heartbeat.reported_revision:
             self._beat.due_at = min(self._beat.due_at, now + jittered(NEW_REVISION_SECONDS, least=0.0))
+        if self.prices is not None and self.prices.is_stale:
+            self._price_duty[0].due_at = now
         for duty in self._duties:
             if now >= duty.due_at:
                 duty.due_at = now + duty.period
@@ -344,7 +342,7 @@ class Agent:
         try:
             act()
         except STORE_ERRORS as exc:
-            if not _is_refusal(exc):
+            if not is_refusal(exc):
                 self._failed(cause_of(exc))
                 self._duty_failures.failed(duty, exc)
                 self._doubted = True
@@ -391,9 +389,4 @@ class Agent:
         self._beat.due_at = float("-inf")
 
 
-def _is_refusal(exc: Exception) -> bool:
-    """Return whether an error says that this account lacks a right, or that a key has the wrong type."""
-    return isinstance(exc, ResponseError) and (isinstance(exc, NoPermissionError) or str(exc).startswith("WRONGTYPE"))
-
-
-__all__ = ["Agent", "Hooks"]
+__all__ = ["Agent"]

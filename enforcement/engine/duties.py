@@ -1,4 +1,4 @@
-"""The duties of the background thread. Each is one short call, made when it is due."""
+"""The duties of the background thread, and what it calls. Each is one short call, made when it is due."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.exceptions import NoPermissionError
 
@@ -34,6 +34,25 @@ SAVE_TOKENS_SECONDS: Final = 5.0
 """The same if only tokens were met."""
 
 logger = logging.getLogger("sluicegate.agent")
+
+
+class Hooks(Protocol):
+    """What the agent calls, in its own thread. Each method may raise any store error."""
+
+    def is_open(self) -> bool:
+        """Return whether all requests are decided without the store."""
+
+    def examine(self) -> bool:
+        """Try a decision, open the breaker after several failures, and return False if the store may be unavailable."""
+
+    def obstacle(self) -> str:
+        """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
+
+    def recovered(self) -> bool:
+        """Replay charges to a store that answers, decide with it again, and return whether that worked."""
+
+    def settle(self) -> None:
+        """Replay the charges that could not be replayed when the store came back."""
 
 
 @dataclass(slots=True)
@@ -289,13 +308,6 @@ class DiskCopy:
         return self._documents.generation, self._documents.kept
 
 
-def read_clock(client: StoreClient, clock: StoreClock) -> None:
-    """Set *clock* to the store's time. Raises redis-py's errors."""
-    sent_us = clock.monotonic_us()
-    seconds, microseconds = client.time()
-    clock.set(seconds * 1_000_000 + microseconds, sent_us)
-
-
 def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None:
     """
     Set the secret of decision ids to that of the store. Raises redis-py's errors.
@@ -310,4 +322,4 @@ def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None
         documents.decision_key = str(found)
 
 
-__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock", "read_key"]
+__all__ = ["DiskCopy", "DocumentLoader", "Duty", "Hooks", "OnceLogger", "UsageDelivery", "read_key"]

@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
@@ -33,6 +33,9 @@ from enforcement.state.reservation import Reservation
 from enforcement.state.usage import UsageLog
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
+
+if TYPE_CHECKING:
+    from enforcement.engine.prices import PriceLoader
 
 STOP_SECONDS: Final = 2.0
 
@@ -154,6 +157,14 @@ class Engine:
             self.health.start()
             self.agent.start()
 
+    def prices(self) -> PriceLoader:
+        """Return what loads the published prices. The first call begins to."""
+        found = self.agent.prices
+        if found is None:
+            with self._beginning:  # the first requests may come at the same time
+                found = self.agent.prices or self.agent.follow_prices()
+        return found
+
     def stop(self) -> None:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
         self.leases.close()
@@ -193,7 +204,7 @@ class Engine:
             store_id=self.documents.current.store_id,
             documents_age_seconds=None if confirmed_at is None else monotonic() - confirmed_at,
             fleet_size=agent.fleet_size,
-            clock_offset_us=agent.clock_offset_us,
+            clock_offset_us=agent.clock.offset_us(),
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
             would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),

@@ -130,7 +130,7 @@ class Heartbeat:
         client.zrem(self._keys.instances, self.identity.id)
 
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
-        current = self._documents.current
+        current, revision = self._documents.current, self._documents.price_revision
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -150,6 +150,8 @@ class Heartbeat:
             "overflowing": self._overflowing(),
             "unmetered": self._unmetered(),
             "problems": self._problems(),
+            # Only of instances that use prices, so that a heartbeat of the others is as it was.
+            **({} if revision is None else {"price_revision": revision}),
         }
 
     def _count_fleet(self, alive: int) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from enforcement.store.base_client import StoreClient
+
 JUMP_US: Final = 1_000_000
 
 
@@ -54,4 +56,11 @@ class StoreClock:
             self.on_jump()
 
 
-__all__ = ["StoreClock"]
+def read_clock(client: StoreClient, clock: StoreClock) -> None:
+    """Set *clock* to the store's time. Raises redis-py's errors."""
+    sent_us = clock.monotonic_us()
+    seconds, microseconds = client.time()
+    clock.set(seconds * 1_000_000 + microseconds, sent_us)
+
+
+__all__ = ["StoreClock", "read_clock"]

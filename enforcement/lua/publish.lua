@@ -1,5 +1,5 @@
 -- Publish a state: documents, tokens and an entry in the change log, in one step that refuses an older revision.
--- KEYS[1]    documents (hash); KEYS[2] change log (stream); KEYS[2+i] document of token i.
+-- KEYS[1]    documents (hash); KEYS[2] change log (stream); KEYS[2+i] document of token i, or the document of prices.
 -- ARGV[1]    revision, greater than the store's.
 -- ARGV[2]    time in microseconds, told to readers.
 -- ARGV[3]    identity for a store that has none, or one of a lower epoch ('ID.EPOCH'; without a dot: epoch 0);

@@ -32,7 +32,10 @@ WHOLE: Final = "whole"
 class Keys:
     """The keys with one prefix. Fleets that share a store have different prefixes."""
 
-    __slots__ = ("decision_key", "denials", "documents", "installation", "instances", "log", "prefix", "usage")
+    __slots__ = (
+        *("decision_key", "denials", "documents", "installation", "instances", "log", "prefix", "prices"),
+        "usage",
+    )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         usable = isinstance(prefix, str) and prefix.isascii() and 1 <= len(prefix) <= MAX_PREFIX_LENGTH
@@ -46,6 +49,7 @@ class Keys:
         self.decision_key = f"{prefix}{{doc}}:decision-key"
         self.installation = f"{prefix}{{doc}}:installation"
         self.log = f"{prefix}{{doc}}:log"
+        self.prices = f"{prefix}{{doc}}:prices"
         self.instances = f"{prefix}{{fleet}}:instances"
         self.denials = f"{prefix}{{usage}}:denials"
         self.usage = f"{prefix}{{usage}}:stream"

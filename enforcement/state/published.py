@@ -116,6 +116,8 @@ class PublishedState:
             :meth:`remember`.
         decision_key: The secret by which decision ids are made, or an empty string if the store has none.
         disk_failures: How often the copy on disk could not be written or used.
+        price_changes: Increases with each publication that may have changed the prices.
+        price_revision: The revision of the prices in use. None: this process uses no prices.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -125,6 +127,8 @@ class PublishedState:
         self.loaded = False
         self.decision_key = ""
         self.disk_failures = 0
+        self.price_changes = 0
+        self.price_revision: int | None = None
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
         self._tokens = TokenCache(clock, self.rest)
@@ -166,6 +170,7 @@ class PublishedState:
         if any(problem.whole for problem in problems):
             return problems
         problems += self._replace(revision, store_id, parsed, tokens)
+        self.price_changes += 1
         return problems
 
     def apply(self, revision: int, changes_json: Text, store_id: Text | None = None) -> bool:
@@ -188,7 +193,7 @@ class PublishedState:
         if revision <= self.current.revision:
             return True
         try:
-            documents, tokens = _read_changes(as_string(changes_json))
+            documents, tokens, with_prices = _read_changes(as_string(changes_json))
             parsed = dict(self._parsed)
             for name, text in documents.items():
                 if text is None:
@@ -198,6 +203,7 @@ class PublishedState:
         except InvalidDocument:
             return False
         self._replace(revision, self.current.store_id, parsed, None, tokens)
+        self.price_changes += with_prices
         return True
 
     def is_ahead_of(self, revision: Text | None, store_id: Text | None) -> bool:
@@ -298,9 +304,10 @@ class PublishedState:
         return problems
 
 
-def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
+def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str], bool]:
     """
-    Return the documents of a change log entry by name, None if removed, and the digests of tokens that changed.
+    Return the documents of a change log entry by name, None if removed, the digests of tokens that changed, and whether
+    the prices changed.
 
     Raises:
         InvalidDocument: A publisher cannot have written the entry, or it requires a complete load.
@@ -309,6 +316,7 @@ def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
         value = loads_canonical(text, max_length=MAX_CHANGES_LENGTH)
     except InvalidJSON as exc:
         raise InvalidDocument(str(exc)) from exc
+    with_prices = value.pop("prices", False)
     if set(value) != {"schema", "documents", "tokens", "resets", "full"}:
         raise InvalidDocument("must have the fields of a change log entry")
     if not is_integer(value["schema"], SCHEMA, SCHEMA):
@@ -318,7 +326,10 @@ def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
         raise InvalidDocument("full: requires a complete load")
     if any(not isinstance(digest, str) for digest in tokens):
         raise InvalidDocument("tokens: must be a list of strings")
-    return {name: None if item is None else _dumped(item) for name, item in documents.items()}, tokens
+    if not isinstance(with_prices, bool):
+        raise InvalidDocument("prices: must be true or false")
+    texts = {name: None if item is None else _dumped(item) for name, item in documents.items()}
+    return texts, tokens, with_prices
 
 
 def _parse(name: str, text: str) -> Any:

@@ -154,6 +154,11 @@ def load_library(client: Redis) -> None:
     client.function_load(library_source(), replace=True)
 
 
+def is_refusal(exc: Exception) -> bool:
+    """Return whether an error says that this account lacks a right, or that a key has the wrong type."""
+    return isinstance(exc, ResponseError) and (isinstance(exc, NoPermissionError) or str(exc).startswith("WRONGTYPE"))
+
+
 def is_unknown_function(error: Exception) -> bool:
     """Return whether an error says that the store does not have the function library."""
     return isinstance(error, ResponseError) and "function not found" in str(error).lower()
@@ -200,6 +205,7 @@ __all__ = [
     "call_function",
     "cause_of",
     "connect",
+    "is_refusal",
     "is_unknown_function",
     "load_library",
     "node_client",

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from enforcement.base import BaseLimiter
 from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
-from enforcement.model.documents import SCHEMA
+from enforcement.metering.price_documents import parse_prices
+from enforcement.model.documents import SCHEMA, dumps
 from enforcement.model.instants import to_us
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.model.limits import Limit
@@ -19,6 +20,7 @@ from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
 
 FOLLOW_SECONDS: Final = 5.0
+PRICES_SECONDS: Final = 1.0
 PROJECT: Final = "test"
 """The default project of tokens. It exists from the beginning."""
 
@@ -147,6 +149,27 @@ class Published:
         else:
             self._publish_token(token, document)
 
+    def prices(
+        self,
+        *prices: Mapping[str, Any],
+        overrides: Sequence[Mapping[str, Any]] = (),
+        currency: str = "USD",
+    ) -> int:
+        """
+        Publish all prices of models, in the place of earlier ones, and return their revision.
+
+        Args:
+            prices: Each has a pattern as its ``model``, and micros per million tokens as its ``input`` and ``output``.
+            overrides: Prices that come before the others.
+            currency: Three capital letters.
+        Raises:
+            InvalidDocument: One breaks a rule. The message names the field and the rule.
+        """
+        lists = {"prices": list(prices), "overrides": list(overrides)}
+        document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists}
+        parse_prices(dumps(document))
+        return self.publish(prices=(document,))
+
     def publish(
         self,
         documents: Mapping[str, Document | None] | None = None,
@@ -177,6 +200,8 @@ class Published:
         if later is not None:
             raise AssertionError(f"The store refused revision {self.revision}, since it has revision {later}.")
         self._wait()
+        if any(publication.prices):
+            self._wait_for_prices()
         return self.revision
 
     def close(self) -> None:
@@ -206,6 +231,13 @@ class Published:
                         f"{stats.instance} ({stats.state}) uses revision {stats.revision} in place of {self.revision}."
                     )
                 time.sleep(0.001)
+
+    def _wait_for_prices(self) -> None:
+        """Wait for the followers that use prices. A wrong document is used by none of them, so this is no error."""
+        deadline = time.monotonic() + PRICES_SECONDS
+        using = [it._documents for it in self.followers if it._documents.price_revision is not None]
+        while time.monotonic() < deadline and any((it.price_revision or 0) < self.revision for it in using):
+            time.sleep(0.001)
 
 
 def _policy(slug: str) -> str:

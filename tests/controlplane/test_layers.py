@@ -3,7 +3,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("fleet", "policies", "projects", "publishing", "usage")
+APPS = ("fleet", "policies", "prices", "projects", "publishing", "usage")
 
 
 def named_in_the_contract() -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,9 +16,11 @@ from enforcement.metering.encodings import ALL_ENCODINGS
 from enforcement.metering.estimate import strictest
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening, Refused, has_tokens, open_request, unmetered
-from enforcement.metering.prices import NO_PRICES, Prices
+from enforcement.metering.prices import Prices
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
 from enforcement.metering.settlement import DrainBounds
+from enforcement.model.limits import Limit
+from enforcement.model.metered import MONEY
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
@@ -30,6 +32,7 @@ DRAIN: Final = DrainBounds()
 
 SETTLE_SECONDS: Final = 5.0
 """How long the end of a server waits for the settlements of its last requests."""
+NO_PRICES_YET: Final = "The published prices could not be loaded."
 
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
@@ -49,7 +52,6 @@ class MeteredGuard:
         door: The middleware.
         plain: Guards a request whose token has no limit that needs a meter.
         answer: Sends a response in place of the application.
-        prices: Returns the published prices.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
     """
 
@@ -59,13 +61,11 @@ class MeteredGuard:
         plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
-        prices: Callable[[], Prices] = lambda: NO_PRICES,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
         self._plain = plain
         self._answer = answer
-        self._prices = prices
         self._max_body = max_body
         self._drains = Drains(DRAIN)
         self._visiting: set[asyncio.Task[Any] | None] = set()
@@ -140,12 +140,14 @@ class MeteredGuard:
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
         rules = _rules_of(plan.metering or ())
-        opening: Opening | Refused
         if not has_tokens(asked) and any(may_apply(attributes) for may_apply in plan.hidden):
-            opening = unmetered(asked)
-        else:
-            limits = [bound.limit for bound in plan.bounds]
-            opening = open_request(asked, limits, rules, self._prices(), limiter.now_us())
+            refused = unmetered(asked)
+            raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
+        limits = [bound.limit for bound in plan.bounds]
+        prices = await _prices_for(limits, limiter)
+        if prices is None:
+            raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
+        opening = open_request(asked, limits, rules, prices, limiter.now_us())
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         opening, admission = await _admit(limiter, plan, opening, attributes)
@@ -183,6 +185,17 @@ async def _admit(
             return lower, await limiter.admit_plan(plan, lower.costs, attributes, lower.about)
         except Denied:
             raise denied from None  # the denial is that of the request as it came
+
+
+async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
+    """
+    Return the published prices, or None if a limit counts money and they cannot be had.
+
+    Other limits do not wait for them.
+    """
+    if any(limit.unit == MONEY for limit in limits):
+        return await limiter.find_prices()
+    return limiter.prices
 
 
 def _room(decision: Decision) -> list[int | None]:

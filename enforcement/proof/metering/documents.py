@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping
@@ -20,23 +19,21 @@ from enforcement.proof.metering.provider import IMAGE_TOKENS
 from enforcement.store.client import load_library
 
 PROJECTS: Final = ("proj_1", "proj_2", "proj_3")
-PRICES: Final = json.dumps(
-    {
-        "schema": 1,
-        "revision": 3,
-        "currency": "USD",
-        "prices": [
-            {
-                "model": "big-*",
-                "input": 3_000_000,
-                "cached_input": 300_000,
-                "cache_write": 3_750_000,
-                "output": 15_000_000,
-            },
-            {"model": "small", "input": 150_000, "output": 600_000},
-        ],
-    }
-)
+PRICES: Final[Mapping[str, Any]] = {
+    "schema": 1,
+    "revision": 3,
+    "currency": "USD",
+    "prices": [
+        {
+            "model": "big-*",
+            "input": 3_000_000,
+            "cached_input": 300_000,
+            "cache_write": 3_750_000,
+            "output": 15_000_000,
+        },
+        {"model": "small", "input": 150_000, "output": 600_000},
+    ],
+}
 MODELS: Final = ("big-1", "big-2", "small")
 
 
@@ -141,7 +138,7 @@ def publish(client: Redis, keys: Keys, *, tokens: int, requests: int) -> Budgets
         documents[f"project:{ident}"] = {"schema": SCHEMA, **row}
     slugs, holders = list(made), [mint("live") for _ in range(tokens)]
     rows = {digest(secret): _token(at, slugs[at % len(slugs)]) for at, secret in enumerate(holders)}
-    publication = Publication(1, time.time_ns() // 1_000, "proof", documents, rows, ())
+    publication = Publication(1, time.time_ns() // 1_000, "proof", documents, rows, (), prices=(PRICES,))
     for tag in tags_of(documents):
         client.sadd(keys.dirty(tag), WHOLE)  # nothing was ever checkpointed, so no counter is missing
     function, names, arguments = publish_call(publication, keys)

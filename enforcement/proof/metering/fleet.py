@@ -14,7 +14,6 @@ from typing import Final
 
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.proof.metering import recorder
-from enforcement.proof.metering.documents import PRICES
 
 LIFE_SECONDS: Final = 3.0
 """How long the reservations of a killed proxy are open before they are lost."""
@@ -62,7 +61,6 @@ class MeteringFleet:
 
     async def start(self) -> None:
         """Start the provider and all proxies. The store must run."""
-        (self._folder / "prices.json").write_text(PRICES)
         command = [sys.executable, "-m", "enforcement.proof.metering.provider", str(self.invoice), self._seed]
         self._provider = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._provider.stdout is not None
@@ -135,7 +133,6 @@ class MeteringFleet:
             "SLUICEGATE_TIMEOUT_MS": "2000",
             "SLUICEGATE_LOOKUP_MS": "5000",
             recorder.LEDGER: str(self._folder / f"{name}.jsonl"),
-            recorder.PRICES: str(self._folder / "prices.json"),
             recorder.LIFE: str(LIFE_SECONDS),
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}

@@ -20,13 +20,11 @@ from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.metered.visit import MeteredVisit
 from enforcement.doors.proxy import create_app
 from enforcement.http.asgi import METERED, App, Receive, Scope, Send, header_of
-from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.settlement import Settlement
 from enforcement.proof.metering.provider import REQUEST_ID
 from enforcement.reservations import book
 
 LEDGER: Final = "SLUICEGATE_PROOF_LEDGER"
-PRICES: Final = "SLUICEGATE_PROOF_PRICES"
 LIFE: Final = "SLUICEGATE_PROOF_LIFE"
 """Seconds after which the reservations of a killed process are lost."""
 
@@ -79,11 +77,9 @@ class Recorder:
 
 
 def create_recorded_app() -> LimitMiddleware:
-    """Return the proxy as ``sluicegate proxy`` runs it, with fixed prices and a recorder in front of the upstream."""
+    """Return the proxy as ``sluicegate proxy`` runs it, with a recorder in front of the upstream."""
     book.PROLONGED_SECONDS = float(os.environ[LIFE])  # type: ignore[misc] # a minute would be long to wait
     app = create_app()
-    prices = parse_prices(Path(os.environ[PRICES]).read_text())
-    app._guard._prices = lambda: prices  # type: ignore[attr-defined]
     app.app = Recorder(app.app, Path(os.environ[LEDGER]))
     return app
 
@@ -98,4 +94,4 @@ def main() -> int:
 if __name__ == "__main__":
     sys.exit(main())
 
-__all__ = ["LEDGER", "LIFE", "PRICES", "Recorder", "create_recorded_app"]
+__all__ = ["LEDGER", "LIFE", "Recorder", "create_recorded_app"]

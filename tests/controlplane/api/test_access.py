@@ -17,6 +17,7 @@ from controlplane.publishing.models import Revision
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
+    ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
@@ -53,6 +54,7 @@ class Rule:
 POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
+PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
     ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
@@ -80,6 +82,11 @@ RULES = {
     ("overrides/{override}", "GET"): Rule("policies:read", 200, MISSING, 200),
     ("overrides/{override}", "PATCH"): Rule("overrides:write", 200, MISSING, 200, {"quota": 2}),
     ("overrides/{override}", "DELETE"): Rule("overrides:write", 204, MISSING, 204),
+    ("prices", "GET"): Rule("prices:read", 200, 200, 200),
+    ("prices", "PUT"): Rule("prices:write", 201, FORBIDDEN, FORBIDDEN, PRICE),
+    ("prices/{price}", "GET"): Rule("prices:read", 200, 200, 200),
+    ("prices/{price}", "PATCH"): Rule("prices:write", 200, FORBIDDEN, FORBIDDEN, {"input": 1}),
+    ("prices/{price}", "DELETE"): Rule("prices:write", 204, FORBIDDEN, FORBIDDEN),
     ("revisions", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1/rollback", "POST"): Rule("revisions:write", 200, FORBIDDEN, FORBIDDEN, REASON),
@@ -97,6 +104,7 @@ EXAMPLES = {
     "tokens": {"id": "{token}"},
     "policies": {"slug": "theirs"},
     "overrides": {"id": "{override}"},
+    "prices": {"id": "{price}"},
     "revisions": {"number": "1"},
 }
 
@@ -148,7 +156,8 @@ def ids(store) -> dict[str, str]:
     project.save()
     token = TokenFactory(project=project)
     Revision.objects.create(number=1, changes={"full": True, "documents": {}})
-    return {"token": token.pk, "override": OverrideFactory(limit=limit, token=token, quota=3).pk}
+    override = OverrideFactory(limit=limit, token=token, quota=3)
+    return {"token": token.pk, "override": override.pk, "price": ModelPriceFactory().pk}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

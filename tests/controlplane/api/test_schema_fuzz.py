@@ -11,12 +11,14 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
 from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
+    ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
@@ -33,7 +35,7 @@ SEEDS, EXAMPLES = scale(((20261124,), 3), ((20261124, 1, 2), 20))
 RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
-    *("does_not_apply", "past", "ended"),
+    *("does_not_apply", "past", "ended", "currency"),
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
 
@@ -77,6 +79,7 @@ def rows() -> dict[str, dict[str, str]]:
     token = Token.objects.filter(project=project, revoked_at=None).first() or TokenFactory(project=project)
     Token.objects.filter(pk=token.pk).update(policy=policy)
     override = Override.objects.first() or OverrideFactory(limit=limit, token=Token.objects.get(pk=token.pk))
+    price = ModelPrice.objects.first() or ModelPriceFactory()
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -89,6 +92,7 @@ def rows() -> dict[str, dict[str, str]]:
         "policies": {"slug": policy.slug},
         "tokens": {"id": token.pk},
         "overrides": {"id": override.pk},
+        "prices": {"id": price.pk},
         "revisions": {"number": "1"},
     }
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from enforcement import Limit, Limiter
-from enforcement.engine.agent import Agent
+from enforcement.engine.store_clock import StoreClock
 from enforcement.exporters.metrics import METRICS
 from enforcement.exporters.opentelemetry import annotate, instrument, span_attributes
 from enforcement.exporters.prometheus import SluicegateCollector
@@ -57,7 +57,8 @@ def collect(limiter, **options):
 
 def test_prometheus_reads_what_the_limiter_did(limiter, monkeypatch):
     """Two admitted, one denied; counters end in _total, spans in their unit."""
-    monkeypatch.setattr(Agent, "clock_offset_us", 1_500_000)  # the difference of two clocks is never the same twice
+    # The difference of two clocks is never the same twice.
+    monkeypatch.setattr(StoreClock, "offset_us", lambda clock: 1_500_000)
     samples = scrape(limiter)
 
     of = lambda allowed, reason: (  # noqa: E731

@@ -8,13 +8,11 @@ import pytest
 from enforcement import aio
 from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.metering.price_documents import parse_prices
+from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, event, whole
 from tests.enforcement.world import PROJECT, fixed
 
-PRICES = json.dumps(
-    {"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]}
-)
+PRICE = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}
 TPM, USD = fixed(100_000, name="tpm", unit="tokens"), fixed(10_000_000, name="usd", unit="micros")
 RPM = fixed(1_000, name="rpm")
 SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 4, "window_seconds": 60}
@@ -36,12 +34,11 @@ def provider():
 
 @pytest.fixture
 def door(limiter, provider):
-    door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(PRICES)
-    return door
+    return LimitMiddleware(provider, limiter, metered=True)
 
 
 def published(world, *limits, **metering):
+    world.published.prices(PRICE)
     secret = world.everything(*limits)
     if metering:
         policy = world.policy("api", *limits)
@@ -95,7 +92,7 @@ async def test_while_it_runs_the_most_it_may_cost_is_charged(world, limiter, doo
 
     assert await used(limiter, secret) == {"tpm": 600, "usd": 2_100}
     (row,) = records(world)
-    assert (row.about["model"], row.about["price_revision"]) == ("gpt-x", 7)
+    assert (row.about["model"], row.about["price_revision"]) == ("gpt-x", 1)
     visit.leave()
     await visit.task
 
@@ -271,6 +268,7 @@ async def test_a_body_that_is_too_long_is_denied_or_counted(world, limiter, door
     secret = published(world, USD, RPM)
     assert (await ask(door, secret, long)).status == 403
 
+    world.followers.append(limiter)
     secret = published(world, {**USD, "unmetered": "count_only"}, RPM)
     for messages in (list(parts), None):
         more = {} if messages is None else {"messages": messages, "headers": []}
@@ -344,3 +342,27 @@ async def test_a_background_answer_keeps_its_estimate(world, limiter, door, prov
     asked = {"model": "gpt-x", "background": True, "input": "x" * 400, "max_output_tokens": 500}
     assert (await ask(door, secret, asked, "/v1/responses")).status == 200
     assert await used(limiter, secret) == {"tpm": 600}
+
+
+async def test_a_new_price_is_charged_by_the_next_request(world, limiter, door):
+    secret = published(world, USD)
+    await ask(door, secret, HELLO)
+    world.followers.append(limiter)
+    world.published.prices({**PRICE, "output": 40_000_000})
+    await ask(door, secret, HELLO)
+
+    assert await used(limiter, secret) == {"usd": 220 + 1_300}
+
+
+async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, door, provider):
+    """It is not said that the model has no price, because nobody knows; a limit of tokens needs none."""
+    costly, plain = world.everything(USD), mint("live")
+    world.publish(world.policy("plain", TPM), {plain: world.token("pol_plain")})
+    world.publish(prices=({"schema": 9},))
+    denied = await ask(door, costly, HELLO)
+
+    assert denied.status == 503
+    assert {name.lower(): text for name, text in denied.headers.items()}["sluicegate-denial"] == "degraded_denied"
+    assert b"The published prices could not be loaded." in denied.body
+    assert provider.seen == []
+    assert (await ask(door, plain, HELLO)).status == 200

@@ -7,9 +7,8 @@ import pytest
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.metering.estimate import MESSAGE_TOKENS
-from enforcement.metering.price_documents import parse_prices
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, TPM, USD, published, records, used
+from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
 from tests.enforcement.world import fixed
 
 BY_MODEL = {"partition_by": ["model"]}
@@ -31,9 +30,7 @@ def provider():
 
 @pytest.fixture
 def door(limiter, provider):
-    door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(PRICES)
-    return door
+    return LimitMiddleware(provider, limiter, metered=True)
 
 
 @pytest.mark.parametrize("rule", [BY_MODEL, OF_MODELS, {"partition_by": ["session"]}, {"partition_by": ["stream"]}])

@@ -1,19 +1,17 @@
 """What other gateways get wrong about budgets, as their users report it. Here each is charged as it should be."""
 
 import asyncio
-import json
 
 import pytest
 
 from enforcement import Limiter, aio
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.metering.price_documents import parse_prices
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, records, used
 from tests.enforcement.world import eventually, fixed
 
 RATES = {"input": 1_000_000, "cached_input": 100_000, "output": 4_000_000}
-PRICES = json.dumps({"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", **RATES}]})
+PRICE = {"model": "gpt-*", **RATES}
 OUTPUT = fixed(10**6, name="out", unit="output_tokens")
 
 
@@ -31,9 +29,13 @@ def provider():
 
 @pytest.fixture
 def door(limiter, provider):
-    door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(PRICES)
-    return door
+    return LimitMiddleware(provider, limiter, metered=True)
+
+
+def published_at(world, *limits):
+    secret = published(world, *limits)
+    world.published.prices(PRICE)
+    return secret
 
 
 def reporting(provider, **usage):
@@ -47,14 +49,14 @@ def reporting(provider, **usage):
 
 async def test_cached_tokens_are_charged_once_and_at_their_price(world, limiter, door, provider):
     reporting(provider, prompt_tokens=1_000, completion_tokens=10, prompt_tokens_details={"cached_tokens": 900})
-    secret = published(world, USD, TPM)
+    secret = published_at(world, USD, TPM)
     await ask(door, secret, HELLO)
     assert await used(limiter, secret) == {"usd": 100 + 90 + 40, "tpm": 1_010}
 
 
 async def test_tokens_of_reasoning_are_part_of_the_output(world, limiter, door, provider):
     reporting(provider, prompt_tokens=1, completion_tokens=50, completion_tokens_details={"reasoning_tokens": 48})
-    secret = published(world, USD, OUTPUT)
+    secret = published_at(world, USD, OUTPUT)
     await ask(door, secret, HELLO)
     assert await used(limiter, secret) == {"usd": 201, "out": 50}
 

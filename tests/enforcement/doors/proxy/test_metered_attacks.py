@@ -63,14 +63,12 @@ def answering(seen: list[str]) -> Any:
 def metering(published: Published, upstream: Scripted, folder: Path, kind: str) -> Iterator[int]:
     """Run the proxy with prices, and yield its port."""
     port = free_port()
-    (folder / "prices.json").write_text(PRICES)
     variables = {
         "SLUICEGATE_REDIS_URL": url_of(published),
         "SLUICEGATE_TIMEOUT_MS": "2000",
         "SLUICEGATE_LOOKUP_MS": "5000",
         "SLUICEGATE_UPSTREAM_URL": upstream.url,
         recorder.LEDGER: str(folder / "ledger.jsonl"),
-        recorder.PRICES: str(folder / "prices.json"),
         recorder.LIFE: "60",
     }
     process = subprocess.Popen(
@@ -149,7 +147,7 @@ def attacked(published: Published, tmp_path_factory: Any, kind: str) -> Iterator
         }
         for name, rows in ((BUDGET, LIMITS), (OF_MODEL, of_model))
     }
-    published.publish(policies)
+    published.publish(policies, prices=(PRICES,))
     with metering(published, upstream, tmp_path_factory.mktemp("metered"), kind) as port:
         yield Attacked(port, seen, published)
     upstream.close()
@@ -166,15 +164,25 @@ TWISTS = [
     lambda path: path[:1] + path[1:].replace("/", "%2F"), lambda path: path.upper(), lambda path: path + ";a=b",
     lambda path: path + "%00", lambda path: path + "#/x", lambda path: path.replace("/", "\\"),
     lambda path: "/x/.." + path, lambda path: path + "/../embeddings", lambda path: path + "/%2e%2e/embeddings",
-    lambda path: path.replace("%", "%25").replace("/", "%252F"), lambda path: "http://x" + path, lambda path: path + "/.",
+    lambda path: path.replace("%", "%25").replace("/", "%252F"), lambda path: "http://x" + path,
+    lambda path: path + "/.", lambda path: path + "?x",
     lambda path: "/v1/images/generations", lambda path: "/v1/audio/transcriptions", lambda path: "/v1/batches",
-    lambda path: "/v1/realtime", lambda path: "/healthz/.." + path, lambda path: "/readyz" + path, lambda path: path + "?x",
+    lambda path: "/v1/realtime", lambda path: "/healthz/.." + path, lambda path: "/readyz" + path,
 ]  # fmt: skip
 METHODS = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "post", "POST2"]
-HEADS = ["Expect: 100-continue\r\n", "X-HTTP-Method-Override: GET\r\n", "Upgrade: h2c\r\nConnection: Upgrade\r\n",
-         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-         "Content-Encoding: gzip\r\n", "Content-Encoding: identity\r\n", "Content-Encoding: br, gzip\r\n",
-         "Transfer-Encoding: identity\r\n", "Accept-Encoding: gzip\r\n", "Connection: close, content-length\r\n"]  # fmt: skip
+HEADS = [
+    "Expect: 100-continue\r\n",
+    "X-HTTP-Method-Override: GET\r\n",
+    "Upgrade: h2c\r\nConnection: Upgrade\r\n",
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    "Content-Encoding: gzip\r\n",
+    "Content-Encoding: identity\r\n",
+    "Content-Encoding: br, gzip\r\n",
+    "Transfer-Encoding: identity\r\n",
+    "Accept-Encoding: gzip\r\n",
+    "Connection: close, content-length\r\n",
+]
 TYPES = ["application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data; boundary=x",
          "application/x-www-form-urlencoded", ""]  # fmt: skip
 VERSIONS = ["1.1", "1.0", "1.0", "2.0"]

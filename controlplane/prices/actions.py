@@ -1,0 +1,71 @@
+"""Changes of prices. Admin, API and commands call these functions with an open change."""
+
+from collections.abc import Sequence
+
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from controlplane.core.turns import take_turn
+from controlplane.prices.differences import Difference
+from controlplane.prices.models import ModelPrice
+from controlplane.publishing.changes import Change
+
+OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own for the model, which comes first."
+
+
+def lock_prices() -> None:
+    """Lock all prices until the end of the transaction, because together they are one document."""
+    take_turn("prices")
+
+
+def save_price(tx: Change, price: ModelPrice) -> None:
+    """
+    Save a new or changed price of an operator with its audit entry. Do nothing if nothing was changed.
+
+    Raises:
+        ValidationError: It breaks a rule, or all prices together do, or it is one of the catalogue.
+    """
+    lock_prices()
+    if not price.is_operators:
+        raise ValidationError(OF_THE_CATALOGUE)
+    former = ModelPrice.objects.filter(pk=price.pk).first()
+    if former is not None and former.as_record() == price.as_record():
+        return
+    price.changed_by, price.changed_at = tx.actor.name[:200], timezone.now()
+    price.full_clean()
+    price.save()
+    ModelPrice.objects.check_document()
+    if former is None:
+        tx.created(price)
+    else:
+        tx.updated(price, former.as_record())
+
+
+def delete_price(tx: Change, price: ModelPrice) -> None:
+    """Delete a price of an operator with its audit entry, or raise ValidationError if it is one of the catalogue."""
+    lock_prices()
+    if not price.is_operators:
+        raise ValidationError(OF_THE_CATALOGUE)
+    tx.delete(price)
+
+
+def apply_catalogue(tx: Change, differences: Sequence[Difference]) -> None:
+    """
+    Make the prices of the catalogue what the differences say, with an audit entry for each.
+
+    Raises:
+        ValidationError: A price breaks a rule, or all of them together do. Nothing is changed then.
+    """
+    now = timezone.now()
+    changed = [(it.new, it.old and it.old.as_record()) for it in differences if it.new is not None]
+    for price, _ in changed:
+        price.changed_by, price.changed_at = tx.actor.name[:200], now
+        price.full_clean(validate_unique=False, validate_constraints=False)
+    removed = [it.old for it in differences if it.new is None and it.old is not None]
+    tx.record_many("modelprice.delete", ((price, price.as_record(), None) for price in removed))
+    ModelPrice.objects.filter(pk__in=[price.pk for price in removed]).delete()
+    for price, _ in changed:
+        price.save()
+    tx.record_many("modelprice.create", ((price, None, price.as_record()) for price, old in changed if old is None))
+    tx.record_many("modelprice.update", ((price, old, price.as_record()) for price, old in changed if old is not None))
+    ModelPrice.objects.check_document()

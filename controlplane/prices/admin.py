@@ -1,0 +1,180 @@
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from controlplane.adminkit.site import RecordedAdmin, badge, instant
+from controlplane.core.snapshots import snapshot
+from controlplane.fleet import heartbeats
+from controlplane.prices.actions import delete_price, save_price
+from controlplane.prices.differences import amount
+from controlplane.prices.models import ModelPrice
+from controlplane.prices.price_form import PriceForm, line_of
+from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
+from controlplane.publishing.changes import Change
+from controlplane.publishing.models import OutboxEntry
+
+
+@admin.register(ModelPrice)
+class ModelPriceAdmin(RecordedAdmin):
+    list_display = ["pattern", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
+    list_filter = [("source", ChoicesDropdownFilter)]
+    search_fields = ["pattern"]
+    readonly_fields = ["origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate", "long_requests"]
+    form = PriceForm
+    fieldsets = [
+        (None, {"fields": ["pattern", ("valid_from", "valid_until")]}),
+        ("Price of a million tokens", {"fields": [("input", "output"), ("cached_input", "cache_write"), "tiers"]}),
+        ("Origin", {"fields": ["origin", "changed"]}),
+    ]
+    add_fieldsets = fieldsets[:2]
+    # Of a price that cannot be edited. Its columns hold millionths.
+    shown_fieldsets = [
+        fieldsets[0],
+        (
+            "Price of a million tokens",
+            {"fields": [("input_rate", "output_rate"), ("cached_rate", "write_rate"), "long_requests"]},
+        ),
+        fieldsets[2],
+    ]
+    list_before_template = "admin/sluicegate/models.html"
+    empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
+
+    def get_fieldsets(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
+        if obj is not None and not self.has_change_permission(request, obj):
+            return self.shown_fieldsets
+        fieldsets = super().get_fieldsets(request, obj)
+        return fieldsets if obj else [part for part in fieldsets if part[0] != "Origin"]
+
+    def has_change_permission(self, request: HttpRequest, obj: ModelPrice | None = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or obj.is_operators)
+
+    def has_delete_permission(self, request: HttpRequest, obj: ModelPrice | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or obj.is_operators)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "valid_from":
+            field.help_text = "In UTC. If empty, the price has always held. What was charged before stays as it is."
+        if db_field.name == "valid_until":
+            field.help_text = "In UTC. If empty, it has no end."
+        return field
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        with snapshot():
+            seen = [] if request.method == "POST" else seen_lately(timezone.now())
+        return super().changelist_view(request, {**_shown(seen), **(extra_context or {})})
+
+    @display(description="From", ordering="source")
+    def origin(self, price: ModelPrice) -> str:
+        return badge("operator", "warn") if price.is_operators else "catalogue"
+
+    @display(description="Input", ordering="input")
+    def input_rate(self, price: ModelPrice) -> str:
+        return rate(price.input)
+
+    @display(description="Cached", ordering="cached_input")
+    def cached_rate(self, price: ModelPrice) -> str:
+        return rate(price.cached_input)
+
+    @display(description="Cache write")
+    def write_rate(self, price: ModelPrice) -> str:
+        return rate(price.cache_write)
+
+    @display(description="Long requests")
+    def long_requests(self, price: ModelPrice) -> str:
+        return "; ".join(line_of(tier) for tier in price.tiers) or "—"
+
+    @display(description="Output", ordering="output")
+    def output_rate(self, price: ModelPrice) -> str:
+        return rate(price.output)
+
+    @display(description="Begins", ordering="valid_from")
+    def begins(self, price: ModelPrice) -> str:
+        return instant(price.valid_from) if price.valid_from else "always"
+
+    @display(description="Ends", ordering="valid_until")
+    def ends(self, price: ModelPrice) -> str:
+        return instant(price.valid_until) if price.valid_until else "—"
+
+    @display(description="Changed", ordering="changed_at")
+    def changed(self, price: ModelPrice) -> str:
+        return instant(price.changed_at)
+
+    def save_row(self, tx: Change, obj: ModelPrice, form: PriceForm) -> None:
+        save_price(tx, obj)
+
+    def record(self, tx: Change, obj: ModelPrice, before: dict[str, Any] | None) -> None:
+        """Do nothing, because save_price() has recorded the change."""
+
+    def delete_model(self, request: HttpRequest, obj: ModelPrice) -> None:
+        delete_price(request.change, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
+        for price in queryset:
+            delete_price(request.change, price)
+
+
+def rate(micros: int | None) -> str:
+    """Return the price of a million tokens with its currency, or a dash without one."""
+    return "—" if micros is None else f"{_decimal(micros)} {settings.CURRENCY}"
+
+
+def money(micros: int) -> str:
+    """Return a sum of money with its currency, with cents, or all decimals if it is less than a cent."""
+    text = amount(micros) if 0 < micros < 10_000 else f"{micros / 1_000_000:,.2f}"
+    return f"{text} {settings.CURRENCY}"
+
+
+def _decimal(micros: int) -> str:
+    """Return millionths as a number with at least two decimals, so that a column of them is easy to compare."""
+    whole, _, decimals = amount(micros).partition(".")
+    return f"{int(whole):,}.{decimals:0<2}"
+
+
+def _shown(seen: list[SeenModel]) -> dict[str, Any]:
+    """Return what the template above the list shows, as a new dictionary."""
+    rows = [_row(model) for model in seen]
+    without = [row for row in rows if row["is_unpriced"]]
+    return {
+        "counts_usage": usage_table() is not None,
+        "without_price": without,
+        "with_price": [row for row in rows if not row["is_unpriced"]],
+        "unpriced_requests": sum(row["seen"].requests for row in without),
+        "most_shown": MOST_SHOWN if len(rows) == MOST_SHOWN else 0,
+        "total": money(sum(model.micros for model in seen)),
+        "currency": settings.CURRENCY,
+        "publication": _publication(),
+    }
+
+
+def _row(seen: SeenModel) -> dict[str, Any]:
+    rates = seen.price.rates if seen.price else None
+    return {
+        "seen": seen,
+        "is_unpriced": seen.price is None,
+        "origin": "operator" if seen.is_operators else "catalogue",
+        "pattern": seen.price.pattern if seen.price else "",
+        "input": rate(rates.input) if rates else "—",
+        "cached": rate(rates.cached_input) if rates else "—",
+        "output": rate(rates.output) if rates else "—",
+        "money": money(seen.micros) if rates or seen.micros else "unknown",
+    }
+
+
+def _publication() -> str:
+    """Return a sentence that says which revision of the prices is published, and how many instances use it."""
+    last = OutboxEntry.objects.filter(kind__in=("prices", "all", "epoch")).exclude(revision=None)
+    revision = last.order_by("-revision").values_list("revision", flat=True).first()
+    if not ModelPrice.objects.exists() or revision is None:
+        return "No prices are published."
+    fleet = heartbeats.fleet_now()
+    if fleet.unknown:
+        return f"Published as revision {revision}. {fleet.unknown}"
+    done, using = heartbeats.price_acknowledged(revision, fleet)
+    return f"Published as revision {revision}, in use on {done} of {using} instances that meter requests."

@@ -1,0 +1,158 @@
+"""The REST resource of prices."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers, status
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField, StringField
+from controlplane.api.problems import Conflict, PreconditionFailed
+from controlplane.api.schema import example
+from controlplane.api.serializers import CleanModelSerializer, ListQuery
+from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.core.text import PRINTABLE
+from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
+from controlplane.prices.models import OPERATOR, ModelPrice
+from controlplane.publishing.changes import Change
+from enforcement.metering.price_documents import MAX_RATE, MAX_TIERS
+from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
+
+PRICE_ID = "prc_[0-9a-z]{1,36}"
+RATE = {"type": "integer", "minimum": 0, "maximum": MAX_RATE}
+TIER = {
+    "type": "object",
+    "required": ["above_input", "input", "output"],
+    "additionalProperties": False,
+    "properties": {
+        "above_input": {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER},
+        **dict.fromkeys(("input", "output"), RATE),
+        **{name: {**RATE, "type": ["integer", "null"]} for name in ("cached_input", "cache_write")},
+    },
+}
+
+
+@extend_schema_field({"type": "string", "pattern": "^[A-Z]{3}$"})
+class CurrencyField(serializers.Field):
+    """The currency of the installation. A client that names another one is refused, as nothing is converted."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if data != settings.CURRENCY:
+            message = f"Must be {settings.CURRENCY}, the currency of this installation."
+            raise ValidationError([ErrorDetail(message, code="currency")])
+        return settings.CURRENCY
+
+    def get_attribute(self, instance: ModelPrice) -> str:
+        return settings.CURRENCY
+
+    def to_representation(self, value: str) -> str:
+        return value
+
+
+@extend_schema_field({"type": "array", "maxItems": MAX_TIERS, "items": TIER})
+class TiersField(serializers.JSONField):
+    """Prices for requests with more input, read and checked by the library."""
+
+
+@example(model="gpt-5*", input=1_250_000, cached_input=125_000, output=10_000_000, valid_from="2027-01-01T00:00:00Z")
+class PriceSerializer(CleanModelSerializer):
+    model = StringField(
+        source="pattern",
+        max_length=MAX_PATTERN_LENGTH,
+        validators=[PRINTABLE],
+        help_text="The name of a model, in which * stands for any characters, also none.",
+    )
+    currency = CurrencyField(required=False, help_text="The currency of this installation.")
+    valid_from = InstantField(allow_null=True, default=None, help_text="When it begins to hold. Null: it always did.")
+    valid_until = InstantField(allow_null=True, default=None, help_text="When it no longer holds. Null: it has no end.")
+    tiers = TiersField(
+        default=list,
+        help_text="Prices of the whole request where all of its input is above `above_input`, which must rise.",
+    )
+
+    class Meta:
+        model = ModelPrice
+        fields = [
+            *("id", "model", "source", "currency", "valid_from", "valid_until"),
+            *("input", "output", "cached_input", "cache_write", "tiers", "changed_by", "changed_at"),
+        ]
+        read_only_fields = ["source", "changed_by", "changed_at"]
+        extra_kwargs = {
+            "input": {"max_value": MAX_RATE, "help_text": "Millionths of the currency for a million tokens."},
+            "output": {"max_value": MAX_RATE, "help_text": "As for input."},
+            "cached_input": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
+            "cache_write": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
+        }
+
+    def candidate(self, attrs: dict[str, Any]) -> ModelPrice:
+        """Return the price with these values, in the place of that of an operator with the same model and beginning."""
+        price = super().candidate({name: value for name, value in attrs.items() if name != "currency"})
+        if self.instance is None:
+            former = ModelPrice.objects.filter(
+                source=OPERATOR, pattern=price.pattern, valid_from=price.valid_from
+            ).first()
+            if former is not None:
+                price.pk, price._state.adding = former.pk, False
+        return price
+
+
+class PriceQuery(ListQuery):
+    model = serializers.CharField(required=False, help_text="The name or the pattern, as it was written.")
+    source = serializers.ChoiceField(choices=[name for name, _ in ModelPrice.SOURCES], required=False)
+
+
+class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
+    """What the tokens of models cost. The prices of operators come before those of the catalogue."""
+
+    serializer_class = PriceSerializer
+    lookup_field = "id"
+    lookup_value_regex = PRICE_ID
+    ordering = ("pattern", "id")
+    queries = {"list": PriceQuery}
+    scopes = {
+        "list": "prices:read",
+        "retrieve": "prices:read",
+        "update": "prices:write",
+        "partial_update": "prices:write",
+        "destroy": "prices:write",
+    }
+    # A price holds for every project.
+    of_all_projects = ("update", "partial_update", "destroy")
+
+    def get_queryset(self) -> QuerySet[ModelPrice]:
+        columns = {"model": "pattern", "source": "source"}
+        chosen = {column: self.query[name] for name, column in columns.items() if name in self.query}
+        return ModelPrice.objects.filter(**chosen)
+
+    @extend_schema(responses={200: PriceSerializer, 201: PriceSerializer})
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            lock_prices()
+            serializer = self.read_body()
+            price = serializer.candidate(serializer.validated_data)
+            former = ModelPrice.objects.filter(pk=price.pk).first()
+            if former is not None:
+                check_precondition(request, former)
+            elif "If-Match" in request.headers:
+                raise PreconditionFailed
+            save_price(tx, price)
+            written = self.as_written(price)
+            if former is not None:
+                return self.answer(written)
+            return self.answer(written, status.HTTP_201_CREATED, {"Location": f"{request.path}/{price.pk}"})
+
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            delete_price(tx, self.for_writing())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    def check_writable(self, obj: ModelPrice) -> None:
+        if not obj.is_operators:
+            raise Conflict(OF_THE_CATALOGUE, "price_of_the_catalogue")
+
+    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+        save_price(tx, serializer.candidate(serializer.validated_data))

@@ -1,0 +1,147 @@
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE
+from enforcement.metering.price_documents import parse_price, parse_prices
+from enforcement.model.documents import SCHEMA, InvalidDocument, dumps
+from enforcement.model.sizes import MAX_PATTERN_LENGTH
+
+OPERATOR, CATALOGUE = "operator", "catalogue"
+RATES = ("input", "output", "cached_input", "cache_write")
+
+# The columns of fields that an entry of a document names in another way.
+_COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until"}
+
+
+class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
+    def as_document(self, revision: int) -> dict[str, Any] | None:
+        """Return the document of these prices that enforcers read, or None if there are none."""
+        return document_of(self.order_by("pattern", "valid_from", "pk"), revision)
+
+    def check_document(self) -> None:
+        """Raise ValidationError if enforcers would refuse all prices together, as there are too many."""
+        try:
+            parse_prices(dumps(self.as_document(1) or {"schema": SCHEMA, "revision": 1}))
+        except InvalidDocument as exc:
+            raise ValidationError(f"The prices cannot be published: {exc}.") from exc
+
+
+class ModelPrice(models.Model):
+    """
+    What tokens of some models cost, from a date on. The prices of operators come before those of the catalogue.
+
+    All amounts are millionths of the currency for a million tokens.
+    """
+
+    SOURCES = ((OPERATOR, "operator"), (CATALOGUE, "catalogue"))
+    ONCE = "There is a price for this pattern and beginning already."
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "prc"), editable=False)
+    source = models.CharField(max_length=10, choices=SOURCES, default=OPERATOR, editable=False)
+    pattern = models.CharField(
+        "model",
+        max_length=MAX_PATTERN_LENGTH,
+        validators=[PRINTABLE],
+        help_text="The name of a model, in which * stands for any characters, also none.",
+    )
+    valid_from = models.DateTimeField(null=True, blank=True)
+    valid_until = models.DateTimeField(null=True, blank=True)
+    input = models.BigIntegerField()
+    output = models.BigIntegerField()
+    cached_input = models.BigIntegerField(null=True, blank=True)
+    cache_write = models.BigIntegerField(null=True, blank=True)
+    tiers = models.JSONField(default=list, blank=True)
+    changed_by = models.CharField(max_length=200, blank=True, editable=False)
+    changed_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ModelPriceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pattern", "valid_from", "id"]
+        verbose_name = "price"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["source", "pattern", "valid_from"],
+                name="prices_once_a_beginning",
+                violation_error_message="There is a price for this pattern and beginning already.",
+            ),
+            models.UniqueConstraint(
+                fields=["source", "pattern"],
+                condition=models.Q(valid_from=None),
+                name="prices_once_without_a_beginning",
+                violation_error_message="There is a price for this pattern and beginning already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pattern} from {self.valid_from:%Y-%m-%d}" if self.valid_from else self.pattern
+
+    @property
+    def is_operators(self) -> bool:
+        """Whether an operator has set it, so that it may be edited."""
+        return self.source == OPERATOR
+
+    def as_entry(self) -> dict[str, Any]:
+        """Return the price as an entry of the document that enforcers read, without empty fields."""
+        dates = {"from": _text(self.valid_from), "until": _text(self.valid_until)}
+        fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}, "tiers": self.tiers}
+        return {name: value for name, value in fields.items() if value not in (None, [])}
+
+    def clean(self) -> None:
+        """Raise ValidationError if an enforcer would refuse the price. The rules are those of the library."""
+        try:
+            parse_price(self.as_entry())
+        except InvalidDocument as exc:
+            raise ValidationError({column_of(str(exc)): reason_of(str(exc))}) from exc
+        others = ModelPrice.objects.filter(source=self.source, pattern=self.pattern, valid_from=self.valid_from)
+        if others.exclude(pk=self.pk).exists():
+            raise ValidationError({"pattern": ValidationError(self.ONCE, code="unique")})
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
+        return {"id": self.pk, "source": self.source, "currency": settings.CURRENCY, **self.as_entry()}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield one pair for the outbox entry that a change of this row needs. All prices are one document."""
+        yield "prices", ""
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing, because no row depends on a price."""
+        yield from ()
+
+
+def document_of(prices: Iterable[ModelPrice], revision: int) -> dict[str, Any] | None:
+    """Return the document of some prices that enforcers read, or None if there are none."""
+    entries: dict[str, list[dict[str, Any]]] = {OPERATOR: [], CATALOGUE: []}
+    for price in prices:
+        entries[price.source].append(price.as_entry())
+    if not any(entries.values()):
+        return None
+    lists = {"overrides": entries[OPERATOR], "prices": entries[CATALOGUE]}
+    return {"schema": SCHEMA, "revision": revision, "currency": settings.CURRENCY, **lists}
+
+
+def column_of(message: str) -> str:
+    """Return the column that an error of the library is about, from its message such as ``from: must be ...``."""
+    name = re.split(r"[:.\[]", message, maxsplit=1)[0]
+    return _COLUMNS.get(name, name if name in (*RATES, "tiers") else "__all__")
+
+
+def reason_of(message: str) -> str:
+    """Return the rule in an error of the library, as a sentence. Within tiers, it names the field."""
+    name, _, rule = message.partition(": ")
+    sentence = rule[:1].upper() + rule[1:] + ("" if rule.endswith(".") else ".")
+    return f"{name}: {rule}." if name not in (*_COLUMNS, *RATES, "tiers") else sentence
+
+
+def _text(at: datetime | None) -> str | None:
+    return at and at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,141 @@
+"""
+Load the published prices, in a process that meters requests.
+
+Other processes never make a :class:`PriceLoader`. They neither read the prices nor keep them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from enforcement.control.instances import BAD_PRICES
+from enforcement.engine.store_warnings import StoreWarnings
+from enforcement.failover.private_file import read, write
+from enforcement.metering.price_documents import parse_prices
+from enforcement.metering.prices import NO_PRICES, Prices
+from enforcement.model.documents import InvalidDocument
+from enforcement.model.keys import Keys
+from enforcement.state.published import PublishedState
+from enforcement.store.base_client import StoreClient
+
+FIRST_WAIT_SECONDS: Final = 1.0
+"""How long the requests that come before the prices wait for them, all together."""
+
+_HEADER: Final = b"sluicegate-prices 1\n"
+
+logger = logging.getLogger("sluicegate.agent")
+
+
+class PriceLoader:
+    """
+    Keeps the prices of this process as they were published last.
+
+    They are read again when the documents say that they may have changed. A document that breaks a rule changes
+    nothing: the last good prices stay in use, and the instance reports itself as degraded.
+
+    The background thread calls :meth:`restore` and :meth:`check`. Any thread may call everything else.
+
+    Args:
+        keys: The keys of the store.
+        documents: Counts the publications that may have changed the prices.
+        path: The file of a copy on disk, or None for no copy.
+
+    Attributes:
+        current: The prices in use. There are none until some are loaded.
+        is_loaded: Whether it is known which prices are published, which may be none.
+    """
+
+    def __init__(self, keys: Keys, documents: PublishedState, path: Path | None) -> None:
+        self.current: Prices = NO_PRICES
+        self.is_loaded = False
+        self._keys = keys
+        self._documents = documents
+        self._path = path
+        self._text: bytes | None = None
+        self._seen = -1
+        self._restored = path is None
+        self._ready = threading.Event()
+        self._wait_until = monotonic() + FIRST_WAIT_SECONDS
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the published prices may be others than those that were read last."""
+        return self._seen != self._documents.price_changes
+
+    def wait(self) -> bool:
+        """Wait for the first prices, as long as the first requests may, and return whether they are loaded."""
+        return self.is_loaded or self._ready.wait(max(0.0, self._wait_until - monotonic()))
+
+    def after_fork(self) -> None:
+        """Replace the event in a child process, because a thread of the parent may have held its lock."""
+        self._ready = threading.Event()
+        if self.is_loaded:
+            self._ready.set()
+
+    def restore(self) -> None:
+        """Load the prices from disk, once, unless the store has already given some. Nothing is raised."""
+        if self._restored:
+            return
+        self._restored = True
+        assert self._path is not None
+        if self.is_loaded:
+            return
+        try:
+            (line,) = read(self._path, _HEADER)
+            self._use(line or None)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as exc:  # an InvalidDocument is a ValueError, too
+            logger.warning("Ignored the saved prices in %s: %s", self._path, exc)
+            return
+        logger.info("Prices of revision %d were read from disk.", self.current.revision)
+
+    def check(self, client: StoreClient, warnings: StoreWarnings) -> None:
+        """Read the prices if they may have changed. Raises redis-py's errors."""
+        changes = self._documents.price_changes
+        if self._seen == changes:
+            return
+        # One command, so that the prices are those of this revision.
+        names = self._keys.prices, self._keys.revision
+        text, state = client.execute_command("MGET", *names, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        revision, _, store_id = (state or b"").partition(b" ")
+        if self._documents.is_ahead_of(revision, store_id):
+            return  # The store lost its documents or was set back. What is in use stays, until it is repaired.
+        self._seen = changes
+        try:
+            changed = not self.is_loaded or text != self._text
+            if changed:
+                self._use(text)
+        except InvalidDocument as exc:
+            warnings.begin(BAD_PRICES, f"The prices are refused, the last good ones stay: {exc}")
+            return
+        warnings.end(BAD_PRICES, f"The prices of revision {self.current.revision} are in use.")
+        if changed:
+            logger.info("Prices of revision %d were loaded.", self.current.revision)
+            self._save()
+
+    def _use(self, text: bytes | None) -> None:
+        """Use the prices of a document, or none for None. Raises InvalidDocument."""
+        self.current = NO_PRICES if text is None else parse_prices(text)
+        self._text = text
+        self._documents.price_revision = self.current.revision
+        self.is_loaded = True
+        self._ready.set()
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        self._restored = True
+        try:
+            write(self._path, _HEADER, [(self._text or b"") + b"\n"])
+        except OSError as exc:
+            if not self._documents.disk_failures:
+                logger.warning("Cannot write the last good prices to %s: %s", self._path, exc)
+            self._documents.disk_failures += 1
+
+
+__all__ = ["FIRST_WAIT_SECONDS", "PriceLoader"]

@@ -1,0 +1,142 @@
+"""The page of models and prices, and the form of a price."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from django.contrib.auth.models import Permission, User
+
+from controlplane.adminkit.forms import version_of
+from controlplane.policies.models import AuditEntry
+from controlplane.prices.models import ModelPrice
+from tests.factories import ModelPriceFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/prices/modelprice/"
+EMPTY = {"valid_from": "", "valid_until": "", "cached_input": "", "cache_write": "", "tiers": "", "change_reason": ""}
+
+
+def text_of(response):
+    """What a page says, without its markup and scripts."""
+    return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<[^>]*>", " ", response.content.decode(), flags=re.S))
+
+
+@pytest.fixture
+def as_ann(db, client):
+    client.force_login(User.objects.create_superuser("ann", "ann@example.org", "correct horse"))
+    return client
+
+
+def sent(client, address=f"{LIST}add/", **fields):
+    """Send the form, and return the errors by field."""
+    response = client.post(address, {**EMPTY, "pattern": "gpt-x", "input": "1", "output": "2", **fields})
+    return {} if response.status_code == 302 else dict(response.context["adminform"].form.errors)
+
+
+def test_a_price_is_written_in_units_of_the_currency(store, as_ann):
+    tiers = "above 200,000: input 5, output 22.5\nabove 500000: input 6, output 30, cached_input 0"
+    fields = {"input": "2.50", "output": "10", "cached_input": "0.075", "tiers": tiers, "change_reason": "contract"}
+    assert sent(as_ann, valid_from="2027-01-01T00:00", **fields) == {}
+
+    price = ModelPrice.objects.get()
+    assert (price.input, price.output, price.cached_input, price.cache_write) == (2_500_000, 10_000_000, 75_000, None)
+    assert (price.valid_from, price.source, price.changed_by) == (datetime(2027, 1, 1, tzinfo=UTC), "operator", "ann")
+    assert price.tiers == [
+        {"above_input": 200_000, "input": 5_000_000, "output": 22_500_000},
+        {"above_input": 500_000, "input": 6_000_000, "output": 30_000_000, "cached_input": 0},
+    ]
+    assert AuditEntry.objects.get().reason == "contract"
+    page = as_ann.get(f"{LIST}{price.pk}/change/").content.decode()
+    assert "above 200000: input 5, output 22.5" in page
+    assert 'value="0.075"' in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("input", "", "This field is required."),
+        ("input", "much", "Must be an amount from 0 to 1,000,000 with at most six decimals, such as 2.50, got 'much'."),
+        ("input", "-1", "Must be an amount from 0"),
+        ("output", "0.0000001", "at most six decimals"),
+        ("output", "1e9", "Must be an amount from 0 to 1,000,000"),
+        ("output", "NaN", "Must be an amount"),
+        ("cached_input", "Infinity", "Must be an amount"),
+        ("tiers", "above 5: input 1", "tiers[0].output: is required"),
+        ("tiers", "input 1, output 2", 'Each line must have the form "above 200000: input 5, output 22.5"'),
+        ("tiers", "above 5: input 1, input 2", "Each line must have the form"),
+        ("tiers", "above 5: input 1, colour 2", "Each line must have the form"),
+        ("tiers", "above 5: input 1, output 2\nabove 5: input 1, output 2", "tiers[1].above_input: must be"),
+        ("pattern", "", "This field is required."),
+        ("valid_until", "2020-01-01T00:00", ""),
+    ],
+)
+def test_a_wrong_field_is_told_at_its_place(store, as_ann, field, value, words):
+    errors = sent(as_ann, **{field: value})
+    if not words:
+        assert errors == {}  # a price that has ended is history, and no error
+        return
+    assert list(errors) == [field]
+    assert words in " ".join(errors[field])
+    assert not ModelPrice.objects.exists()
+
+
+def test_a_price_is_changed_and_an_unchanged_one_is_not(store, as_ann):
+    price = ModelPriceFactory(pattern="gpt-x", input=1_000_000, output=2_000_000)
+    address = f"{LIST}{price.pk}/change/"
+    assert sent(as_ann, address, seen_version=version_of(price)) == {}
+    assert not AuditEntry.objects.exists()
+    assert sent(as_ann, address, seen_version=version_of(price), input="3") == {}
+    assert ModelPrice.objects.get().input == 3_000_000
+    stale = sent(as_ann, address, seen_version=version_of(price), input="4")
+    assert "changed this price" in str(stale)
+
+
+def test_a_price_of_the_catalogue_can_only_be_read(store, as_ann):
+    tiers = [{"above_input": 5, "input": 1_000_000, "output": 2_000_000}]
+    price = ModelPriceFactory(of_the_catalogue=True, pattern="gpt-x", tiers=tiers)
+    page = as_ann.get(f"{LIST}{price.pk}/change/")
+    assert page.status_code == 200
+    assert 'name="input"' not in page.content.decode()
+    assert "4.00 USD" in text_of(page)
+    assert "above 5: input 1, output 2" in text_of(page)
+    assert as_ann.post(f"{LIST}{price.pk}/change/", {"input": "9"}).status_code == 403
+    assert as_ann.post(f"{LIST}{price.pk}/delete/", {"post": "yes"}).status_code == 403
+    as_ann.post(
+        LIST, {"action": "delete_selected", "_selected_action": [price.pk], "post": "yes", "change_reason": "x"}
+    )
+    assert ModelPrice.objects.get() == price
+
+
+def test_own_prices_are_deleted_in_one_change(store, as_ann):
+    prices = [ModelPriceFactory(), ModelPriceFactory()]
+    chosen = [price.pk for price in prices]
+    as_ann.post(LIST, {"action": "delete_selected", "_selected_action": chosen, "post": "yes", "change_reason": "old"})
+    assert not ModelPrice.objects.exists()
+    assert set(AuditEntry.objects.values_list("action", "reason")) == {("modelprice.delete", "old")}
+
+
+def test_the_list_says_what_is_known(store, as_ann):
+    ModelPriceFactory(pattern="gpt-x", input=2_500_000, cached_input=75_000)
+    page = text_of(as_ann.get(LIST))
+    assert "2.50 USD" in page
+    assert "0.075 USD" in page
+    assert "Prices are in USD for 1,000,000 tokens." in page
+
+
+def test_set_price_names_the_model(store, as_ann):
+    page = as_ann.get(f"{LIST}add/?pattern=ft%3A4o-mini%3Ax").content.decode()
+    assert 'value="ft:4o-mini:x"' in page
+    assert "USD for a million tokens." in page
+
+
+def test_who_may_only_look_sets_no_price(store, client):
+    reader = User.objects.create_user("bob", "bob@example.org", "correct horse", is_staff=True)
+    reader.user_permissions.set(Permission.objects.filter(codename="view_modelprice"))
+    client.force_login(reader)
+    price = ModelPriceFactory()
+
+    assert client.get(LIST).status_code == 200
+    assert client.get(f"{LIST}{price.pk}/change/").status_code == 200
+    assert client.get(f"{LIST}add/").status_code == 403
+    assert client.post(f"{LIST}{price.pk}/change/", {"input": "9"}).status_code == 403

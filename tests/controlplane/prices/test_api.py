@@ -1,0 +1,132 @@
+"""The REST resource of prices."""
+
+import pytest
+
+from controlplane.policies.models import AuditEntry
+from controlplane.prices.models import ModelPrice
+from tests.factories import ManagementKeyFactory, ModelPriceFactory, ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PRICE = {"model": "gpt-5*", "input": 1_250_000, "output": 10_000_000}
+
+
+def errors(response):
+    return {error["pointer"]: error["detail"] for error in response.json()["errors"]}
+
+
+def test_a_price_is_set_by_its_model_and_beginning(store, api):
+    made = api("PUT", "prices", {**PRICE, "cached_input": 125_000}, Sluicegate_Reason="contract")
+
+    assert made.status_code == 201
+    assert made["Sluicegate-Revision"] == "1"
+    body = made.json()
+    assert made["Location"] == f"/api/v1/prices/{body['id']}"
+    assert {**body, "id": "", "changed_at": ""} == {
+        **PRICE,
+        "id": "",
+        "source": "operator",
+        "currency": "USD",
+        "valid_from": None,
+        "valid_until": None,
+        "cached_input": 125_000,
+        "cache_write": None,
+        "tiers": [],
+        "changed_by": "ann",
+        "changed_at": "",
+    }
+    assert AuditEntry.objects.get().reason == "contract"
+
+    again = api("PUT", "prices", {**PRICE, "input": 2}, If_Match=made["ETag"])
+    assert (again.status_code, again.json()["id"], again.json()["cached_input"]) == (200, body["id"], None)
+    assert api("PUT", "prices", {**PRICE, "valid_from": "2027-01-01T00:00:00Z"}).status_code == 201
+    assert [row["model"] for row in api("GET", "prices").json()["results"]] == ["gpt-5*", "gpt-5*"]
+
+
+def test_a_price_that_was_changed_meanwhile_is_not_overwritten(store, api):
+    tag = api("PUT", "prices", PRICE)["ETag"]
+    api("PUT", "prices", {**PRICE, "input": 2})
+    assert api("PUT", "prices", {**PRICE, "input": 3}, If_Match=tag).status_code == 412
+    assert api("PUT", "prices", {**PRICE, "model": "new"}, If_Match=tag).status_code == 412
+    assert ModelPrice.objects.get().input == 2
+
+
+def test_a_price_is_read_changed_and_deleted_by_its_id(store, api):
+    price = ModelPriceFactory(pattern="gpt-x")
+    address = f"prices/{price.pk}"
+
+    assert api("GET", address).json()["model"] == "gpt-x"
+    changed = api("PATCH", address, {"output": 9})
+    assert (changed.status_code, changed.json()["output"], changed.json()["input"]) == (200, 9, 1_000_000)
+    assert api("DELETE", address).status_code == 204
+    assert api("GET", address).status_code == 404
+    assert api("GET", "prices/prc_0").status_code == 404
+    assert [entry.action for entry in AuditEntry.objects.order_by("id")] == ["modelprice.update", "modelprice.delete"]
+
+
+def test_a_price_of_the_catalogue_is_read_only(store, api):
+    """PUT makes one of the operator beside it, which comes first."""
+    price = ModelPriceFactory(of_the_catalogue=True, pattern="gpt-x")
+    for method in ("PATCH", "DELETE"):
+        refused = api(method, f"prices/{price.pk}", {"input": 1} if method == "PATCH" else None)
+        assert (refused.status_code, refused.json()["code"]) == (409, "price_of_the_catalogue")
+    assert api("PUT", "prices", {**PRICE, "model": "gpt-x"}).status_code == 201
+    assert sorted(ModelPrice.objects.values_list("source", flat=True)) == ["catalogue", "operator"]
+    assert len(api("GET", "prices?source=catalogue&model=gpt-x").json()["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "rule"),
+    [
+        ({"input": -1}, "#/input", "greater than or equal to 0"),
+        ({"input": 1.5}, "#/input", "without a decimal point"),
+        ({"input": True}, "#/input", "Must be an integer."),
+        ({"input": 10**12 + 1}, "#/input", "less than or equal to 1000000000000"),
+        ({"currency": "EUR"}, "#/currency", "Must be USD, the currency of this installation."),
+        ({"source": "catalogue"}, "#/source", "the server sets it"),
+        ({"model": "x" * 257}, "#/model", "no more than 256"),
+        ({"model": 7}, "#/model", "Must be a string."),
+        ({"valid_from": "2027-01-01"}, "#/valid_from", "RFC 3339"),
+        (
+            {"valid_from": "2027-01-02T00:00:00Z", "valid_until": "2027-01-01T00:00:00Z"},
+            "#/valid_until",
+            "Must be after",
+        ),
+        ({"tiers": [{"above_input": 0, "input": 1, "output": 1}]}, "#/tiers", "tiers[0].above_input: must be"),
+        ({"tiers": "many"}, "#/tiers", "Must be a list"),
+        ({"surprise": 1}, "#/surprise", "Unknown field."),
+    ],
+)
+def test_a_wrong_field_is_refused_and_named(store, api, change, pointer, rule):
+    refused = api("PUT", "prices", {**PRICE, **change})
+    assert refused.status_code == 400
+    assert rule in errors(refused)[pointer]
+    assert not ModelPrice.objects.exists()
+
+
+def test_a_missing_price_is_named(store, api):
+    refused = api("PUT", "prices", {"model": "gpt-x"})
+    assert set(errors(refused)) == {"#/input", "#/output"}
+
+
+def test_prices_that_enforcers_would_refuse_together_are_refused(store, api, monkeypatch):
+    """The limit of the document is that of the library. Nothing is half done."""
+    monkeypatch.setattr("enforcement.metering.price_documents.MAX_PRICES", 1)
+    assert api("PUT", "prices", PRICE).status_code == 201
+    refused = api("PUT", "prices", {**PRICE, "model": "other"})
+    assert refused.status_code == 400
+    assert "The prices cannot be published: overrides: must be a list of at most 1 items." in str(refused.json())
+    assert ModelPrice.objects.count() == 1
+
+
+def test_each_scope_opens_its_own_door(store, call):
+    reader, other = ManagementKeyFactory(scopes=["prices:read"]), ManagementKeyFactory(scopes=["policies:write"])
+    limited = ManagementKeyFactory(scopes=["prices:read", "prices:write"], all_projects=False)
+    limited.projects.set([ProjectFactory()])
+
+    assert call("GET", "prices", key=reader).status_code == 200
+    assert call("PUT", "prices", PRICE, key=reader).status_code == 403
+    assert call("GET", "prices", key=other).status_code == 403
+    assert call("GET", "prices", key=limited).status_code == 200
+    assert call("PUT", "prices", PRICE, key=limited).status_code == 403
+    assert call("POST", "prices", PRICE, key=limited).status_code == 405

@@ -1,0 +1,121 @@
+"""The prices of the catalogue: shown before they are published, and the same as the catalogue computes."""
+
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from controlplane.policies.models import AuditEntry
+from controlplane.prices import catalogue
+from controlplane.prices.models import ModelPrice
+from controlplane.publishing.models import Revision
+from enforcement.metering.price_documents import parse_prices
+from enforcement.metering.usage import Usage
+from enforcement.model.documents import dumps
+from tests.factories import ModelPriceFactory
+
+genai_prices = pytest.importorskip("genai_prices", reason="needs genai-prices, which sluicegate[controlplane] names")
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+def update(*args, **options):
+    """Return what the command prints."""
+    out = StringIO()
+    call_command("update_prices", *args, stdout=out, **options)
+    return out.getvalue()
+
+
+def test_a_dry_run_shows_everything_and_changes_nothing(store):
+    shown = update("--dry-run")
+    assert "added gpt-4o-mini: input 0.15, output 0.6, cached_input 0.075\n" in shown
+    assert shown.endswith("Nothing was changed, because of --dry-run.\n")
+    assert not ModelPrice.objects.exists()
+    assert not Revision.objects.exists()
+
+
+def test_an_update_is_one_change_with_old_and_new(store):
+    update(reason="first")
+    price = ModelPrice.objects.get(pattern="gpt-4o-mini")
+    ModelPrice.objects.filter(pk=price.pk).update(input=1)
+    ModelPrice.objects.get(pattern="gpt-4o").delete()
+    gone = ModelPriceFactory(of_the_catalogue=True, pattern="gone")
+    own = ModelPriceFactory(pattern="gpt-4o-mini", input=7)
+
+    shown = update("--reason", "news")
+
+    assert [line for line in shown.splitlines() if line.startswith(("added", "changed", "removed"))] == [
+        "removed gone: input 1, output 4",
+        "changed gpt-4o-mini: input 0.000001, output 0.6, cached_input 0.075 -> "
+        "input 0.15, output 0.6, cached_input 0.075",
+        "added gpt-4o: input 2.5, output 10, cached_input 1.25",
+    ]
+    assert "1 added, 1 changed, 1 removed." in shown
+    assert shown.endswith("Published as revision 2.\n")
+    entries = AuditEntry.objects.filter(reason="news")
+    assert sorted(entries.values_list("action", "object_label")) == [
+        ("modelprice.create", "gpt-4o"),
+        ("modelprice.delete", "gone"),
+        ("modelprice.update", "gpt-4o-mini"),
+    ]
+    assert len(set(entries.values_list("change", flat=True))) == 1
+    assert ModelPrice.objects.get(pattern="gpt-4o-mini", source="catalogue").pk == price.pk
+    assert list(ModelPrice.objects.filter(source="operator")) == [own]
+    assert not ModelPrice.objects.filter(pk=gone.pk).exists()
+    assert update().endswith("Nothing was changed.\n")
+    assert Revision.objects.count() == 2
+
+
+def test_another_currency_takes_no_prices(store, settings):
+    settings.CURRENCY = "EUR"
+    with pytest.raises(CommandError, match="The catalogue has prices in USD, and this installation counts EUR"):
+        update()
+
+
+def test_an_unknown_provider_is_named(store):
+    with pytest.raises(CommandError, match=r"--provider: must be one of anthropic, .*, got 'opnai'"):
+        update("--provider", "opnai")
+
+
+def test_a_list_that_cannot_be_fetched_changes_nothing(store, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(CommandError, match="The list of prices could not be fetched: "):
+        update("--fetch")
+    assert not ModelPrice.objects.exists()
+
+
+def test_a_store_that_is_away_delays_the_publication(store):
+    store.kill()
+    assert update().endswith("Saved. The change will be published when the store is available.\n")
+    assert ModelPrice.objects.exists()
+
+
+@pytest.mark.parametrize("provider", catalogue.PROVIDERS)
+@pytest.mark.parametrize("size", [1_000, 250_000])
+def test_each_model_costs_what_the_catalogue_computes(provider, size):
+    """The package itself is the judge, for input below and above the tiers, with cached input."""
+    found = catalogue.read([provider])
+    document = {"schema": 1, "revision": 1, "prices": [price.as_entry() for price in found.prices]}
+    prices = parse_prices(dumps(document))
+    judged = 0
+    for model in next(one for one in genai_prices.data.providers if one.id == provider).models:
+        usage = genai_prices.Usage(input_tokens=size, cache_read_tokens=size // 4, output_tokens=700)
+        for at in (NOW, NOW - timedelta(days=400)):
+            price = prices.find(model.id, int(at.timestamp() * 1e6))
+            if price is None or any(model.id in line for line in found.left_out):
+                continue
+            cost = genai_prices.calc_price(usage, model.id, provider_id=provider, genai_request_timestamp=at)
+            if cost.model.id != model.id or _has_other_prices(cost.model_price):
+                continue
+            ours = price.micros(Usage(size - size // 4, size // 4, 0, 700))
+            assert 0 <= ours - cost.total_price * 1_000_000 < 1, (model.id, price)
+            judged += 1
+    assert judged >= 15
+
+
+def _has_other_prices(price):
+    """Return whether cached input has no price of its own, which the package then leaves out and we charge as input."""
+    return price.cache_read_mtok is None or price.input_mtok is None or price.output_mtok is None
