@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
@@ -21,11 +21,9 @@ from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, fi
 from enforcement.metering.settlement import DrainBounds
 from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
-
-if TYPE_CHECKING:
-    from enforcement.doors.asgi import LimitMiddleware
 
 DRAIN: Final = DrainBounds()
 """How much of an answer is read after its client left, if the policy says so."""
@@ -38,6 +36,21 @@ Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
 
 _rules_of = lru_cache(1_024)(strictest)
+
+
+class MeteredDoor(Protocol):
+    """What the middleware does for a metered request as for any other, see :class:`enforcement.doors.asgi`."""
+
+    _headers: str
+    _anonymous: Anonymous | None
+
+    def _token(self, request: Scope, /) -> str | None: ...
+
+    def _describe(self, scope: Scope) -> RequestAttributes: ...
+
+    def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+
+    async def _pass_held(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class _NotMetered(Exception):
@@ -57,7 +70,7 @@ class MeteredGuard:
 
     def __init__(
         self,
-        door: LimitMiddleware,
+        door: MeteredDoor,
         plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,

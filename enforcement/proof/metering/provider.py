@@ -47,7 +47,7 @@ _LONGEST_HEAD: Final = 65_536
 
 
 @dataclass(slots=True)
-class Asked:
+class ProviderRequest:
     """One request: its format, whether the answer is streamed, and its body."""
 
     id: str
@@ -90,7 +90,7 @@ def question(value: Any) -> Question:
     return found
 
 
-def draft(asked: Asked, dice: Random) -> Draft:
+def draft(asked: ProviderRequest, dice: Random) -> Draft:
     """Return an answer whose tokens a provider could count: at most one a byte of text, and no more than the cap."""
     found = question(asked.body)
     dense = dice.random()
@@ -120,7 +120,7 @@ def draft(asked: Asked, dice: Random) -> Draft:
     )
 
 
-class Provider:
+class FakeProvider:
     """
     Answers requests, and writes an invoice for each that it charges for.
 
@@ -159,7 +159,7 @@ class Provider:
             return True
         return await self._charged(asked, dice, writer)
 
-    async def _charged(self, asked: Asked, dice: Random, writer: asyncio.StreamWriter) -> bool:
+    async def _charged(self, asked: ProviderRequest, dice: Random, writer: asyncio.StreamWriter) -> bool:
         """Invoice a request, answer it, and return whether the connection goes on."""
         made = draft(asked, dice)
         breaks = dice.choice(_BREAKS) if dice.random() < 0.08 else ""
@@ -179,7 +179,7 @@ class Provider:
         sent = list(wire.split(pieces, dice))
         return await _send(writer, sent, kind, encoding, breaks, dice)
 
-    def _write(self, asked: Asked, made: Draft, *, reports: bool) -> None:
+    def _write(self, asked: ProviderRequest, made: Draft, *, reports: bool) -> None:
         row = {"id": asked.id, "format": asked.format, "model": _model(asked), **made.counts._asdict()}
         line = json.dumps({**row, "reports": reports, "told": made.told or not asked.is_stream})
         os.write(self._invoice, line.encode() + b"\n")
@@ -195,21 +195,21 @@ async def _body_of(reader: asyncio.StreamReader, fields: dict[str, str]) -> byte
     return data
 
 
-def _asked(ident: str, target: str, data: bytes) -> Asked:
+def _asked(ident: str, target: str, data: bytes) -> ProviderRequest:
     path = target.partition("?")[0]
     format = next((name for end, name in _FORMATS.items() if path.endswith(end)), "")
     body = json.loads(data)
     is_stream = "stream" in path if format == "gemini" else body.get("stream") is True
-    return Asked(ident, target, format, is_stream, body)
+    return ProviderRequest(ident, target, format, is_stream, body)
 
 
-def _model(asked: Asked) -> str:
+def _model(asked: ProviderRequest) -> str:
     if asked.format != "gemini":
         return str(asked.body.get("model"))
     return asked.target.partition("/models/")[2].partition(":")[0]
 
 
-def _pieces(asked: Asked, made: Draft, dice: Random, *, is_error: bool) -> tuple[list[bytes], str]:
+def _pieces(asked: ProviderRequest, made: Draft, dice: Random, *, is_error: bool) -> tuple[list[bytes], str]:
     """Return the body of an answer in pieces, and its content type."""
     if not asked.is_stream:
         text = json.dumps(answers.body(made), ensure_ascii=dice.random() < 0.5, indent=dice.choice((None, 2)))
@@ -280,7 +280,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 async def main(invoice: Path, seed: str) -> None:
     """Serve until the process is stopped, after the port was printed."""
-    provider = Provider(invoice, seed)
+    provider = FakeProvider(invoice, seed)
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -289,4 +289,4 @@ async def main(invoice: Path, seed: str) -> None:
 if __name__ == "__main__":
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 
-__all__ = ["IMAGE_TOKENS", "REQUEST_ID", "Asked", "Provider", "Question", "draft", "question"]
+__all__ = ["IMAGE_TOKENS", "REQUEST_ID", "FakeProvider", "ProviderRequest", "Question", "draft", "question"]
