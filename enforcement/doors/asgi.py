@@ -80,11 +80,13 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     def __init__(self, *arguments: Any, metered: bool = False, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._shape: Callable[[Scope], str] = _no_shape
+        self._settled: Callable[[], Awaitable[None]] | None = None
         if metered:
             from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
             from enforcement.doors.metered.sdks import shape_of, token_of
 
-            self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
+            guard = MeteredGuard(self, self._guard, _answer)
+            self._guard, self._settled = guard, guard.settled  # type: ignore[method-assign]
             self._shape = shape_of
             if self._by_usual_fields:
                 self._token = token_of
@@ -134,6 +136,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """Close the limiter, if it was started."""
         if self._started and self.limiter is not None:
             self._started = False
+            if self._settled is not None:
+                await self._settled()
             await self.limiter.close()
 
     async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:

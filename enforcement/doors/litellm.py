@@ -29,7 +29,7 @@ with Requirement("The LiteLLM integration", "litellm[proxy]"):
     from litellm.integrations.custom_logger import CustomLogger
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.asgi import NO_PRICES_YET, prices_for
+from enforcement.doors.metered.admitting import open_metered
 from enforcement.http.messages import (
     Refusal,
     RequestAttributes,
@@ -40,8 +40,7 @@ from enforcement.http.messages import (
     without_token,
 )
 from enforcement.logs import RateLimitedLogger
-from enforcement.metering.estimate import strictest
-from enforcement.metering.opening import Opening, Refused, open_request
+from enforcement.metering.opening import Opening
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
@@ -178,14 +177,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         plan = await limiter.find_plan(shown or without_token(shown, self._anonymous), attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        limits = [bound.limit for bound in plan.bounds]
-        prices = await prices_for(limits, limiter)
-        if prices is None:
-            raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
-        opening = open_request(asked, limits, strictest(plan.metering or ()), prices, limiter.now_us())
-        if isinstance(opening, Refused):
-            raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
-        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+        return await open_metered(limiter, plan, asked, attributes)
 
     def _denial(self, decision: Decision) -> HTTPException:
         log_denial(decision)
