@@ -11,6 +11,8 @@ from tests.scale import scale
 
 SECRET = "provider-secret"
 TOKENS = Limit(name="tokens", unit="tokens", quota=1_000_000, window_seconds=3_600)
+MONEY = Limit(name="usd", unit="micros", quota=1_000_000, calendar="month")
+PRICE = {"model": "*-x", "input": 1_000_000, "output": 4_000_000}
 SAID = "It is sunny."
 METERED = {
     "openai-chat": SAID,
@@ -57,6 +59,7 @@ def address(published, provider, tmp_path_factory):
     """A proxy with an upstream for each SDK, that gets the provider's key where that SDK sends it."""
     fields = {"openai": "authorization", "azure": "api-key", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
     file = tmp_path_factory.mktemp("proxy") / "upstreams.toml"
+    published.prices(PRICE)
     with serving(provider) as upstream:
         url = str(upstream.base_url).rstrip("/")
         tables = [
@@ -78,7 +81,7 @@ def call(sdks, address):
 
 def used(published, token, name="tokens"):
     with Limiter(url_of(published), timeout=1.0, lookup=1.0) as limiter:
-        states = limiter.check(token, {"requests": 0, "tokens": 0}).limits
+        states = limiter.check(token, {"requests": 0, "tokens": 0, "micros": 0}).limits
         return next(state.quota - state.remaining for state in states if state.name == name)
 
 
@@ -86,13 +89,14 @@ def used(published, token, name="tokens"):
 @pytest.mark.parametrize("name", scale(ONE_EACH, list(METERED)))
 def test_an_sdk_gets_its_answer_and_pays_the_invoice(call, token_of, provider, published, name):
     """The added event of usage is hidden from a stream, and the upstream sees the provider's key and no token."""
-    token = token_of(TOKENS)
+    token = token_of(TOKENS, MONEY)
     provider.invoice.clear()
     provider.heads.clear()
 
     assert call(name, token) == ["ok", METERED[name]]
     assert len(provider.invoice) == 1
     assert used(published, token) == provider.tokens
+    assert used(published, token, "usd") == sum(read + 4 * written for read, written in provider.invoice)
     (head,) = provider.heads
     assert token not in str(head)
     assert any(value.endswith(SECRET) for value in head.values())
