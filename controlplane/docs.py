@@ -34,6 +34,7 @@ SLUGS = (
     "observing",
     "decision-ids",
     "usage",
+    "llm-budgets",
     "tokens-and-money",
     "provider-formats",
     "rest-by-example",

@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "doors/drf.py": {"django", "rest_framework"},
     "doors/fastapi.py": {"fastapi", "starlette", "anyio"},
     "doors/flask.py": {"flask", "werkzeug"},
+    "doors/litellm.py": {"fastapi", "litellm"},
     "doors/starlette.py": {"starlette"},
     "doors/proxy/connection.py": {"httptools"},
     "doors/proxy/websocket.py": {"wsproto"},

@@ -77,6 +77,7 @@ def test_requirement_files_agree_on_every_version() -> None:
 
 def test_sets_of_requirements_are_complete() -> None:
     """One file for each thing that is installed."""
-    names = ["base", "controlplane", "dev", "envoy", "flask", "metering", "protobuf", "proxies", "proxy", "starlette"]
+    names = ["base", "controlplane", "dev", "envoy", "flask", "litellm", "metering", "protobuf", "proxies", "proxy"]
+    names += ["sdks", "starlette"]
 
     assert [path.stem for path in REQUIREMENTS] == names

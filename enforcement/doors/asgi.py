@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from enforcement.aio import Admission, Limiter
@@ -56,8 +56,9 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         app: Any ASGI application.
         limiter: An :class:`enforcement.aio.Limiter`. None: one is made from the environment when the server starts.
             The limiter is started and closed with the server in both cases.
-        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
-            An empty string is a token that is not valid.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``, and
+            with *metered* also the fields of the providers' SDKs, ``x-goog-api-key`` and ``api-key``. An empty string
+            is a token that is not valid.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
@@ -89,12 +90,22 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """Return a new lock for asyncio, which allows the limiter to be started only once."""
         return asyncio.Lock()
 
+    _settled: Callable[[], Awaitable[None]] | None = None
+
+    @staticmethod
+    def _shape(scope: Scope) -> str:
+        return ""
+
     def _meter(self) -> None:
         if self._costs is not None:
             raise ValueError("costs: must be None with metered, which reads what a request costs.")
         from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
+        from enforcement.doors.metered.sdks import shape_of, token_of
 
-        self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
+        guard = MeteredGuard(self, self._guard, _answer)
+        self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]
+        if self._by_usual_fields:
+            self._token = token_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one ASGI connection to the application if its limits admit it, or send a denial."""
@@ -115,7 +126,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             if decision.allowed:
                 await self._pass(decision, scope, receive, send)
             else:
-                await _answer(scope, receive, send, denial(decision, self._headers))
+                await _answer(scope, receive, send, denial(decision, self._headers, self._shape(scope)))
 
     async def _pass_unlimited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for the page of own limits, or pass one that is never limited to the application."""
@@ -143,6 +154,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """Close the limiter, if it was started."""
         if self._started and self.limiter is not None:
             self._started = False
+            if self._settled is not None:
+                await self._settled()
             await self.limiter.close()
 
     async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,9 +163,10 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
-            await _answer(scope, receive, send, refusal.answer(self._headers))
+            shape = self._shape(scope)
+            await _answer(scope, receive, send, refusal.answer(f"{self._headers}+{shape}" if shape else self._headers))
         except Denied as denied:
-            await _answer(scope, receive, send, denial(denied.decision, self._headers))
+            await _answer(scope, receive, send, denial(denied.decision, self._headers, self._shape(scope)))
         else:
             if isinstance(admitted, Decision):
                 await self._pass(admitted, scope, receive, send)

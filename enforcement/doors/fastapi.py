@@ -13,8 +13,8 @@ FastAPI reads the body of a request before it runs any dependency. If bodies are
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from enforcement.extras import Requirement
@@ -32,6 +32,8 @@ from enforcement.http.messages import TrustedProxies, check_anonymous, check_pre
 from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
+
+Event = TypeVar("Event")
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """
@@ -268,6 +270,15 @@ class Admission:
         check_costs(costs)
         if self._admission is not None:
             await self._admission.settle(costs)
+
+    async def settle_from(self, response: object, **prices: Any) -> None:
+        """Replace the estimate by what a provider's response reports, see the limiters' ``Admission.settle_from``."""
+        if self._admission is not None:
+            await self._admission.settle_from(response, **prices)
+
+    def metered(self, stream: AsyncIterable[Event], **prices: Any) -> AsyncIterator[Event]:
+        """Return an iterator that settles by what a stream reports, see the limiters' ``Admission.metered``."""
+        return aiter(stream) if self._admission is None else self._admission.metered(stream, **prices)
 
     def settle_from_thread(self, costs: Costs) -> None:
         """Replace the estimate by the real cost from a thread, where FastAPI runs ``def`` operations and tasks."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from enforcement.engine.driving import run
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import marker_beside, together
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.commands import Correction
+from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.reply import read_corrected
 from enforcement.state.reservation import Reservation
 from enforcement.store import resp
@@ -25,9 +27,32 @@ logger = logging.getLogger("sluicegate.slots")
 LONGEST_CALL_SECONDS: Final = 1.0
 
 
+UNDO_SECONDS: Final = (0.1, 0.4, 1.5, 5.0, 15.0, 30.0)
+"""When a reservation is given back that the store may still make, because its call got no reply: after each other."""
+MAX_UNDOING: Final = 10_000
+"""Further reservations are lost after their life, and keep their charge."""
+
+
+@dataclass(slots=True)
+class Undoing:
+    """
+    A reservation to give back if the store has made it, although its request was denied.
+
+    Attributes:
+        steps: Returns the commands that give it back, whose result is whether there was one.
+        at: When that is tried next, in monotonic seconds.
+        tries: How often the store has replied that there is none.
+    """
+
+    steps: Callable[[], Steps]
+    at: float
+    tries: int = 0
+
+
 class SlotKeeper:
     """
-    Keeps the slots of all open reservations of a process, and renews each three times in its lifetime.
+    Keeps the slots of all open reservations of a process, and renews each three times in its lifetime. It also gives
+    back what the store may have reserved for requests that were denied without its reply.
 
     One thread renews all of them. It runs only while there are any.
 
@@ -45,6 +70,7 @@ class SlotKeeper:
     def _begin(self) -> None:
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
         self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
+        self._undoing: dict[str, Undoing] = {}  # by the id of a reservation
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -68,10 +94,27 @@ class SlotKeeper:
             self._open[reservation.ident] = monotonic() + interval, interval, reservation
             if not self._renews:
                 return
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+            self._start()
+
+    def _start(self) -> None:
+        """Have the thread look at what is due. The caller holds the lock."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
+            self._thread.start()
+        self._wake.notify()
+
+    def undo(self, ident: str, steps: Callable[[], Steps]) -> None:
+        """
+        Give back, in the background, a reservation that the store may have made or may still make.
+
+        Args:
+            ident: Its id.
+            steps: Returns new commands that give it back, see :class:`Undoing`. They may raise StoreError.
+        """
+        with self._wake:
+            if len(self._undoing) < MAX_UNDOING and self._renews:
+                self._undoing[ident] = Undoing(steps, monotonic() + UNDO_SECONDS[0])
+                self._start()
 
     def drop(self, reservation: Reservation) -> None:
         """Stop renewing the slots of a reservation, and remove it unless its record must not end yet."""
@@ -112,13 +155,29 @@ class SlotKeeper:
     def _run(self) -> None:
         while True:
             with self._wake:
-                due = min((row[0] for row in list(self._open.values())), default=monotonic() + 60)
-                self._wake.wait(max(0.0, due - monotonic()))
-                if not self._open:
+                times = [row[0] for row in self._open.values()] + [it.at for it in self._undoing.values()]
+                self._wake.wait(max(0.0, min(times, default=monotonic() + 60) - monotonic()))
+                if not (self._open or self._undoing):
                     self._thread = None  # the next reservation with slots starts another thread
                     return
             for interval, reservation in self._due():
                 self._renew(reservation, interval)
+            self._undo_due()
+
+    def _undo_due(self) -> None:
+        """Try to give back what is due to be given back."""
+        for ident, it in [row for row in list(self._undoing.items()) if row[1].at <= monotonic()]:
+            try:
+                done = run(it.steps(), self._pipe.call)
+            except StoreError:
+                it.at = monotonic() + UNDO_SECONDS[1]  # what the store did not see is no try
+                continue
+            it.tries += 1
+            if done or it.tries == len(UNDO_SECONDS):
+                with self._wake:
+                    self._undoing.pop(ident, None)
+            else:
+                it.at = monotonic() + UNDO_SECONDS[it.tries]
 
     def _due(self) -> list[tuple[float, Reservation]]:
         """Return the reservations to renew now, each after its interval, and set the time of their next renewal."""

@@ -20,7 +20,7 @@ from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import label_of
-from enforcement.plan.error_shapes import error_body
+from enforcement.plan.error_shapes import error_body, retry_fields
 from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
@@ -35,7 +35,10 @@ DENIAL_FIELD: Final = "Sluicegate-Denial"
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
-_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
+"""Header fields in which the SDKs of Gemini and of Azure OpenAI show what they were given as the key of an API."""
+
+_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", *PROVIDER_KEYS})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
@@ -139,10 +142,12 @@ def denial(decision: Decision, preset: str, shape: str = "") -> PlainResponse:
         shape: The provider whose errors the body resembles, if the preset names none. Empty: none.
     """
     log_denial(decision)
-    headers = added_headers(decision, preset)
+    headers, named = added_headers(decision, preset), f"{preset}+{shape}" if shape else preset
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    return _json_answer(decision.status, decision.problem(f"{preset}+{shape}" if shape else preset), headers)
+    elif decision.status != 403:
+        headers += retry_fields(named, decision.retry_after_ms)
+    return _json_answer(decision.status, decision.problem(named), headers)
 
 
 def log_denial(decision: Decision) -> None:
@@ -198,7 +203,7 @@ def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence
 
 
 def check_preset(preset: str) -> str:
-    """Return *preset*, or raise ValueError if there is no such preset, at the start instead of at the first request."""
+    """Return *preset*, or raise ValueError if there is no such preset."""
     presets(preset)
     return preset
 
@@ -211,23 +216,22 @@ def check_anonymous(project: str | None) -> Anonymous | None:
         raise ValueError(f"anonymous: {str(exc).removeprefix('project: ')}") from exc
 
 
-def find_token(authorization: str | None, api_key: str | None) -> str | None:
+def find_token(authorization: str | None, *keys: str | None) -> str | None:
     """
-    Return the bearer token or the API key of a request.
+    Return the bearer token or the API key of a request, the first that is well-formed if it has several.
 
-    If it has both, return the one that is well-formed. The other may be a credential for the upstream.
-
+    Args:
+        keys: Values of the header fields for keys, such as ``X-API-Key``.
     Returns:
-        An empty string if the request has one of the two header fields, but no token in it. None if it has neither
-        field. Only such a request can be anonymous.
+        An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
-    if authorization is None and api_key is None:
+    if authorization is None and all(key is None for key in keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    candidates = [bearer.strip() if scheme.lower() == "bearer" else "", (api_key or "").strip()]
-    found = [candidate for candidate in candidates if candidate]
-    if len(found) > 1 and not is_well_formed(found[0]) and is_well_formed(found[1]):
-        return found[1]
+    shown = [bearer if scheme.lower() == "bearer" else "", *(key or "" for key in keys)]
+    found = [value.strip() for value in shown if value.strip()]
+    if len(found) > 1:  # the others may be credentials for the upstream
+        return next((value for value in found if is_well_formed(value)), found[0])
     return found[0] if found else ""
 
 
@@ -292,9 +296,7 @@ def network_of(ip: str) -> str:
     """
     Return an IPv4 address itself, the /64 network of an IPv6 address, or any other string unchanged.
 
-    Returns:
-        An IPv4 address itself. The /64 of an IPv6 address, because a client has all of it and may use another address
-        of it for each request. Any other string unchanged.
+    A client has all of its /64, and may use another address of it for each request.
     """
     address = _address(ip)
     if address is None:
@@ -328,15 +330,13 @@ class TrustedProxies:
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """
-        Return the address of the client, which is the right-most one that is not a trusted proxy's, or None.
+        Return the address of the client, the right-most that is not a trusted proxy's, or None if it is not known.
 
         Everything to the left of an untrusted address, or of a string that is not an address, may be forged.
 
         Args:
             peer: Address of the peer; None over a Unix socket, which has no addresses.
             forwarded: Values of all ``X-Forwarded-For`` fields, in order.
-        Returns:
-            The address; None if it is not known.
         """
         if not self.trusts(peer):
             return peer if peer is None or ":" not in peer else str(_address(peer) or peer)

@@ -36,6 +36,12 @@ _READERS: Final[Mapping[str, Callable[[], AnswerReader]]] = {
 FORMATS: Final = tuple(_READERS)
 """Names of the API formats whose answers can be read."""
 
+
+def reader_of(format: str) -> AnswerReader:
+    """Return a new reader of the events or the body of one answer, which is one of :data:`FORMATS`."""
+    return _READERS[format]()
+
+
 # Blanks and the bytes of a byte order mark, before the byte that says what an answer is.
 _LEAD: Final = b" \t\r\n\xef\xbb\xbf"
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
@@ -84,7 +90,7 @@ class AnswerMeter:
             raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
         self.status = status
         self.is_readable = True
-        self._read_so_far = _READERS[format]()
+        self._read_so_far = reader_of(format)
         self._decoder: Decoder | None = None
         try:
             self._decoder = decoder_for(content_encoding, encodings)
@@ -296,4 +302,4 @@ def _object_in(data: bytes | bytearray) -> dict[str, Any] | None:
     return value if type(value) is dict else None
 
 
-__all__ = ["FORMATS", "MAX_BODY", "MAX_LINE", "MIN_LIMIT", "AnswerMeter"]
+__all__ = ["FORMATS", "MAX_BODY", "MAX_LINE", "MIN_LIMIT", "AnswerMeter", "reader_of"]

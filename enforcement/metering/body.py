@@ -22,6 +22,7 @@ INVALID_JSON: Final = "invalid_json"
 
 _MARK: Final = b"\xef\xbb\xbf"
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
+_STRINGS_AND_BLANKS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\n\r]+', re.DOTALL)
 _NO_BRACKETS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+', re.DOTALL)
 
 
@@ -154,6 +155,11 @@ def write_values(body: bytes, value: Mapping[str, Any], changes: Mapping[str, in
     return body
 
 
+def outside_strings(body: bytes) -> bytes:
+    """Return the numbers, words, brackets, commas and colons of valid JSON, without its strings and white space."""
+    return _STRINGS_AND_BLANKS.sub(b"", body)
+
+
 def value_at(value: Any, pointer: str) -> Any:
     """Return what stands at a JSON pointer of keys without ``~``, or raise KeyError."""
     for key in pointer.split("/")[1:]:
@@ -211,6 +217,7 @@ __all__ = [
     "MAX_DEPTH",
     "DuplicateKey",
     "ParsedBody",
+    "outside_strings",
     "parse",
     "parse_leniently",
     "value_at",

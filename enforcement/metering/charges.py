@@ -121,6 +121,23 @@ def unmetered_terms(limits: Sequence[Limit]) -> ChargeTerms | ReservationDenial:
     return ChargeTerms(tuple(limits), (None,) * len(limits), metered=False)
 
 
+def settled_costs(
+    limits: Sequence[Limit], prices: Prices, model: str, at_us: int, counts: TokenCounts
+) -> dict[str, int]:
+    """
+    Return what tokens cost the limits of tokens and money, by the names that a limiter knows.
+
+    Args:
+        limits: The limits that apply to the request. What others count is left out, and so is money without a price.
+        model: The model by whose price money is counted.
+        at_us: The instant of the reservation, in microseconds since the epoch.
+    """
+    metered = tuple(limit for limit in limits if limit.unit in METERED_UNITS)
+    quotes = tuple(prices.quote(model, at_us, it.unpriced) if it.unit == MONEY else None for it in metered)
+    terms = ChargeTerms(metered, quotes)
+    return terms.named(terms.costs(counts))
+
+
 def weighed(limit: Limit, counts: TokenCounts) -> int:
     """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
     weights, total = limit.weights, 0
@@ -129,4 +146,14 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)
 
 
-__all__ = ["NO_TOKENS", "ChargeTerms", "Costs", "Counts", "ReservationDenial", "terms_of", "unmetered_terms", "weighed"]
+__all__ = [
+    "NO_TOKENS",
+    "ChargeTerms",
+    "Costs",
+    "Counts",
+    "ReservationDenial",
+    "settled_costs",
+    "terms_of",
+    "unmetered_terms",
+    "weighed",
+]

@@ -72,6 +72,7 @@ def estimate_request(
     n: int = 1,
     factor: int = FACTOR,
     messages: int = 0,
+    other_bytes: int = 0,
     keeps_context: bool = False,
 ) -> Estimate:
     """
@@ -85,8 +86,10 @@ def estimate_request(
         cap: Output tokens that each choice may have, as the request says. None: the default of the policy.
         n: Choices that it asks for.
         factor: What was learned of the model, per mille, 500 to 2000.
-        messages: How many messages it has. In a bound each of them has :data:`MESSAGE_TOKENS` beside its text, because
-            a request of many empty messages has no text, and costs.
+        messages: How many messages, parts and tools it has. In a bound each of them has :data:`MESSAGE_TOKENS` beside
+            its text, because a request of many empty messages has no text, and costs.
+        other_bytes: Bytes that are no text, and that a model may read all the same, such as the numbers in a schema.
+            In a bound each of them is a token.
         keeps_context: Whether it refers to text that the provider keeps, such as an earlier answer or a file.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
@@ -98,7 +101,7 @@ def estimate_request(
             raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
         if unknown := sorted(present.keys() - tokens.keys()):
             raise NoBound(f"part_tokens: must have a number for {unknown[0]}, because the request has such a part")
-    text = text_bytes + messages * MESSAGE_TOKENS if bound else text_tokens(text_bytes, factor)
+    text = text_bytes + other_bytes + messages * MESSAGE_TOKENS if bound else text_tokens(text_bytes, factor)
     others = sum(tokens.get(kind, 0) * count for kind, count in present.items())
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap

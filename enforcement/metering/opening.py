@@ -117,6 +117,22 @@ class Opening:
         return replace(self, asked=self.asked.with_cap(lower.cap), estimate=lower, clamp_at_least=None)
 
 
+def has_tokens(asked: MeteredRequest | Unmetered) -> bool:
+    """Return whether a meter can read the tokens of a request."""
+    return not isinstance(asked, Unmetered) and asked.has_tokens
+
+
+def is_hiding(asked: MeteredRequest | Unmetered) -> bool:
+    """Return whether a request has a body that a server may understand, and that a meter cannot read."""
+    return isinstance(asked, Unmetered) and asked.reason not in ("method", "format", "websocket")
+
+
+def unmetered(asked: MeteredRequest | Unmetered) -> Refused:
+    """Return why a request that no meter can read is denied."""
+    why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
+    return Refused("unmetered", f"The cost of this request cannot be read: {why}.")
+
+
 def open_request(
     asked: MeteredRequest | Unmetered,
     limits: Sequence[Limit],
@@ -138,10 +154,9 @@ def open_request(
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
-        if isinstance(terms, ReservationDenial):
-            why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
-            return Refused(terms.reason, f"The cost of this request cannot be read: {why}.")
-        return Opening(asked, terms, None, prices.revision)
+        return (
+            unmetered(asked) if isinstance(terms, ReservationDenial) else Opening(asked, terms, None, prices.revision)
+        )
     model = asked.attributes["model"]
     found = terms_of(limits, prices, model, at_us)
     if isinstance(found, ReservationDenial):
@@ -149,6 +164,7 @@ def open_request(
         return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
+    messages, other_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
     try:
         estimate = estimate_request(
             rules,
@@ -157,6 +173,8 @@ def open_request(
             cap=asked.cap,
             n=asked.n,
             factor=factor,
+            messages=messages,
+            other_bytes=other_bytes,
             keeps_context=asked.keeps_context,
         )
     except NoBound as exc:
@@ -166,4 +184,4 @@ def open_request(
     return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least, price)
 
 
-__all__ = ["WHY_UNMETERED", "Opening", "Refused", "open_request"]
+__all__ = ["WHY_UNMETERED", "Opening", "Refused", "has_tokens", "is_hiding", "open_request", "unmetered"]

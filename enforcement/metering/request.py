@@ -13,7 +13,7 @@ from enforcement.metering.formats.gemini import ask_gemini
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
-from enforcement.metering.formats.text import as_object, is_encodable, model_name
+from enforcement.metering.formats.text import as_object, is_encodable, model_name, unread_length
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest body of a request that is read, unless a caller says otherwise."""
@@ -102,6 +102,14 @@ class MeteredRequest:
     def has_tokens(self) -> bool:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
+
+    def framing(self) -> tuple[int, int]:
+        """
+        Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes it has that
+        are no text, which a model may read all the same. Only a bound needs them.
+        """
+        outside = json_body.outside_strings(self.body)
+        return outside.count(b"{"), len(outside) + unread_length(json_body.parse(self.body).value)
 
     def with_cap(self, cap: int) -> MeteredRequest:
         """

@@ -233,7 +233,7 @@ class Decision:
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
-                ``anthropic``, or several joined by ``+``.
+                ``anthropic``, ``gemini`` (which has none), or several joined by ``+``.
         Returns:
             Names and values. A denial that can pass later has ``Retry-After`` as well, with every preset.
         Raises:
@@ -260,14 +260,14 @@ class Decision:
         Return the body of the response to a denial as a new dictionary of JSON values.
 
         Args:
-            preset: As in :meth:`headers`. With ``openai`` or ``anthropic`` the body has the shape of that provider's
-                errors, for its SDK. Otherwise it has the members of ``application/problem+json`` (RFC 9457).
+            preset: As in :meth:`headers`. With ``openai``, ``anthropic`` or ``gemini`` the body has the shape of that
+                provider's errors, for its SDK. Otherwise it has the members of ``application/problem+json`` (RFC 9457).
         Raises:
             ValueError: A preset is unknown.
         """
         presets(preset)
         said, unit = _said(self), "" if self.limit is None else self.limit.unit
-        shaped = error_body(preset, self.status, self.reason, unit, said)
+        shaped = error_body(preset, self.status, self.reason, unit, said, self.retry_after_ms)
         if shaped is not None:
             return shaped
         kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")

@@ -8,6 +8,21 @@ from typing import Any, Final
 _ANTHROPIC_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """The types of errors that have one of their own. Others are the client's or the server's."""
 
+_GOOGLE_STATUSES: Final = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
+_RETRYING: Final = frozenset({"openai", "anthropic"})
+
+MAX_SDK_WAIT_MS: Final = 60_000
+"""The longest wait for which an SDK is told to try again by itself. For a longer one, its caller gets the error."""
+
 
 def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
     if status == 429:
@@ -24,13 +39,21 @@ def _anthropic(status: int, code: str, unit: str, sentence: str) -> dict[str, An
     return {"type": "error", "error": {"type": kind, "message": sentence}}
 
 
+def _gemini(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+    name = _GOOGLE_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    return {"error": {"code": status, "message": sentence, "status": name}}
+
+
 _SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
+    "gemini": _gemini,
 }
 
 
-def error_body(preset: str, status: int, code: str, unit: str, sentence: str) -> dict[str, Any] | None:
+def error_body(
+    preset: str, status: int, code: str, unit: str, sentence: str, retry_after_ms: int | None = None
+) -> dict[str, Any] | None:
     """
     Return the body of a denial for a provider's SDK, or None if no preset of a provider is named.
 
@@ -40,11 +63,44 @@ def error_body(preset: str, status: int, code: str, unit: str, sentence: str) ->
         code: The reason of the denial.
         unit: The unit of the limit that denies, or "".
         sentence: What the SDK shows.
+        retry_after_ms: Milliseconds until the same request can pass. None if no wait helps. Google's clients read it
+            from the body, and those of the others from header fields, see :func:`retry_fields`.
     Returns:
         None if no preset names a provider, so that the body is a problem (RFC 9457).
     """
-    shape = next((_SHAPES[name] for name in preset.split("+") if name in _SHAPES), None)
-    return None if shape is None else shape(status, code, unit, sentence)
+    name = _provider_in(preset)
+    if name is None:
+        return None
+    body = _SHAPES[name](status, code, unit, sentence)
+    if name == "gemini" and retry_after_ms is not None:
+        delay = f"{max(1, retry_after_ms) / 1_000:.3f}s"
+        body["error"]["details"] = [{"@type": _RETRY_INFO, "retryDelay": delay}]
+    return body
 
 
-__all__ = ["error_body"]
+def retry_fields(preset: str, retry_after_ms: int | None) -> list[tuple[str, str]]:
+    """
+    Return the header fields of a denial that tell the SDK of a provider whether and when to try again.
+
+    The SDKs try again by themselves. That of Anthropic waits as long as ``Retry-After`` says, which may be weeks for a
+    monthly budget, and both try again in vain what can never pass. They read ``x-should-retry`` first, and
+    ``retry-after-ms`` before ``Retry-After``, which is in whole seconds.
+
+    Args:
+        preset: As for :func:`error_body`.
+        retry_after_ms: Milliseconds until the same request can pass. None if no wait helps.
+    Returns:
+        An empty list if no preset names a provider whose SDK reads such fields.
+    """
+    if _provider_in(preset) not in _RETRYING:
+        return []
+    if retry_after_ms is None or retry_after_ms > MAX_SDK_WAIT_MS:
+        return [("x-should-retry", "false")]
+    return [("retry-after-ms", str(max(1, retry_after_ms)))]
+
+
+def _provider_in(preset: str) -> str | None:
+    return next((name for name in preset.split("+") if name in _SHAPES), None)
+
+
+__all__ = ["MAX_SDK_WAIT_MS", "error_body", "retry_fields"]

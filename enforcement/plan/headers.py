@@ -311,6 +311,11 @@ def _anthropic(decision: Described) -> dict[str, str]:
     return fields
 
 
+def _gemini(decision: Described) -> dict[str, str]:
+    """Return an empty dictionary. Gemini has no header fields for limits, and the preset only names its errors."""
+    return {}
+
+
 def _go_duration(span_ms: int) -> str:
     """Return a duration as Go formats it, such as ``1s``, ``6m0s``, ``1h0m2.5s`` or ``250ms``."""
     if span_ms < 1_000:
@@ -329,4 +334,5 @@ _PRESETS: Final[dict[str, Preset]] = {
     "legacy-epoch": _legacy_epoch,
     "openai": _openai,
     "anthropic": _anthropic,
+    "gemini": _gemini,
 }

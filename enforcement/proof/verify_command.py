@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         raise InvalidOption(f"--limits: must be names of limits in the ledgers, got {unknown[0]!r}.")
     claims = judge(evidence, read_counters(options.redis, evidence.counters.values()) if options.redis else ())
-    print(_as_json(claims) if options.json else _table(claims))
+    print(_as_json(claims) if options.json else as_table(claims))
     return BROKEN if any(claim.held is False for claim in claims) else HELD
 
 
@@ -102,7 +102,8 @@ def _terms(options: argparse.Namespace) -> Terms:
     )
 
 
-def _table(claims: Sequence[Claim]) -> str:
+def as_table(claims: Sequence[Claim]) -> str:
+    """Return claims as a table for people, with how many of them held."""
     rows = [("claim", "bound", "found", "")]
     rows += [(claim.what, claim.bound, claim.found, _VERDICTS[claim.held]) for claim in claims]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -118,4 +119,4 @@ def _as_json(claims: Iterable[Claim]) -> str:
     return json.dumps([{"claim": c.what, "bound": c.bound, "found": c.found, "held": c.held} for c in claims], indent=1)
 
 
-__all__ = ["add_to", "run"]
+__all__ = ["BROKEN", "HELD", "add_to", "as_table", "run"]

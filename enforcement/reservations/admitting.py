@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.driving import run_within
 from enforcement.model.matching import Attributes
@@ -17,6 +17,12 @@ from enforcement.reservations.subject import Reserving, check_life, check_subjec
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import Pipe
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
+    from enforcement.metering.reported import Report, StreamReport
+
+Event = TypeVar("Event")
 
 
 class Admitting(Reserving):
@@ -34,6 +40,10 @@ class Admitting(Reserving):
         raise NotImplementedError
 
     def _run(self, steps: Steps) -> Any:
+        raise NotImplementedError
+
+    def find_prices(self) -> Prices | None:
+        """Return the published prices, or None if they cannot be had now."""
         raise NotImplementedError
 
     @contextmanager
@@ -204,6 +214,8 @@ class Admission:
         reservation: The charges and slots.
     """
 
+    _stream: tuple[StreamReport, str | None, Prices | None] | None = None
+
     def __init__(self, limiter: Admitting, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
@@ -227,6 +239,82 @@ class Admission:
         """
         self._conclude(self.reservation.settling(costs))
 
+    def settle_from(self, response: object, *, model: str | None = None, prices: Prices | None = None) -> Report:
+        """
+        Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report.
+
+        Limits of tokens and money are settled, each by its weights and prices. Other limits keep their estimate, and so
+        does money if the model has no price.
+
+        Args:
+            response: An object of the SDK of OpenAI, Anthropic or Google, or its JSON object as a mapping. It must be
+                whole. Streams pass through :meth:`metered`.
+            model: The model whose price counts. None: the one that the response names.
+            prices: The prices. None: those that the control plane has published, which the first call waits for.
+        Raises:
+            ValueError: It is no such response, or reports no usage. The estimate is kept.
+        """
+        from enforcement.metering.reported import read_report  # most processes meter nothing
+
+        report = read_report(response)
+        self._settle_by(report, model, prices)
+        return report
+
+    def metered(
+        self, stream: Iterable[Event], *, model: str | None = None, prices: Prices | None = None
+    ) -> Iterator[Event]:
+        """
+        Return an iterator over the events of a stream, which settles the request by what they report.
+
+        It is settled when the stream ends, when the iterator is closed, or when the admission ends before. A stream
+        that broke off costs the input that was reported and the output that was seen. One that reported nothing keeps
+        its estimate. OpenAI's chat completions report only with ``stream_options={"include_usage": True}``.
+
+        Args:
+            stream: Events of an SDK, or JSON objects as mappings.
+            model, prices: As in :meth:`settle_from`.
+        Raises:
+            TypeError: *stream* is not iterable.
+        """
+        from enforcement.metering.reported import StreamReport
+
+        if not hasattr(stream, "__iter__"):
+            raise TypeError(f"stream: must be an iterable of events, got {type(stream).__name__}.")
+        self._stream = StreamReport(), model, prices
+        return self._passing(stream, self._stream[0])
+
+    def _passing(self, stream: Iterable[Event], seen: StreamReport) -> Iterator[Event]:
+        try:
+            for event in stream:
+                seen.add(event)
+                yield event
+            seen.end()
+        finally:
+            self._settle_stream()
+
+    def _settle_stream(self) -> None:
+        """Settle the request by what its stream has reported so far, if it has one."""
+        if self._stream is None:
+            return
+        (seen, model, prices), self._stream = self._stream, None
+        report = seen.report()
+        if report is not None:
+            self._settle_by(report, model, prices)
+        elif seen.has_begun:
+            from enforcement.reservations.reported import without_report
+
+            without_report()
+            self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
+
+    def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
+        from enforcement.reservations.reported import counts_money, reported_costs
+
+        if prices is None and counts_money(self.decision):
+            prices = self._limiter.find_prices()
+        costs = reported_costs(self.decision, report, model, prices)
+        if costs:
+            self.settle(costs)
+
     def charge_for(self, status: int) -> None:
         """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
         self._conclude(self.reservation.charging_for(status))
@@ -248,6 +336,8 @@ class Admission:
         if self._finished:
             return
         self._finished = True
+        if self._stream is not None:
+            self._settle_stream()
         try:
             self._conclude(self.reservation.finishing(status))
         finally:

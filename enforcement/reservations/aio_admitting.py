@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
 from enforcement.driving import run_awaited_within
@@ -19,6 +19,12 @@ from enforcement.reservations.subject import Reserving, check_life, check_subjec
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import AwaitedPipe
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
+    from enforcement.metering.reported import Report, StreamReport
+
+Event = TypeVar("Event")
 
 
 class AwaitedAdmitting(Reserving):
@@ -36,6 +42,10 @@ class AwaitedAdmitting(Reserving):
         raise NotImplementedError
 
     async def _run(self, steps: Steps) -> Any:
+        raise NotImplementedError
+
+    async def find_prices(self) -> Prices | None:
+        """Return the published prices, or None if they cannot be had now."""
         raise NotImplementedError
 
     @asynccontextmanager
@@ -193,6 +203,8 @@ class AwaitedAdmitting(Reserving):
 class Admission:
     """An admitted request, with the charges and slots that it holds. See :class:`enforcement.limiter.Admission`."""
 
+    _stream: tuple[StreamReport, str | None, Prices | None] | None = None
+
     def __init__(self, limiter: AwaitedAdmitting, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
@@ -209,6 +221,63 @@ class Admission:
     async def settle(self, costs: Costs) -> None:
         """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._conclude(self.reservation.settling(costs)))
+
+    async def settle_from(self, response: object, *, model: str | None = None, prices: Prices | None = None) -> Report:
+        """
+        Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report. See
+        the sync limiter.
+        """
+        from enforcement.metering.reported import read_report  # most processes meter nothing
+
+        report = read_report(response)
+        await self._settle_by(report, model, prices)
+        return report
+
+    def metered(
+        self, stream: AsyncIterable[Event], *, model: str | None = None, prices: Prices | None = None
+    ) -> AsyncIterator[Event]:
+        """
+        Return an asynchronous iterator over the events of a stream, which settles the request by what they report. See
+        the sync limiter.
+        """
+        from enforcement.metering.reported import StreamReport
+
+        if not hasattr(stream, "__aiter__"):
+            raise TypeError(f"stream: must be an asynchronous iterable of events, got {type(stream).__name__}.")
+        self._stream = StreamReport(), model, prices
+        return self._passing(stream, self._stream[0])
+
+    async def _passing(self, stream: AsyncIterable[Event], seen: StreamReport) -> AsyncIterator[Event]:
+        try:
+            async for event in stream:
+                seen.add(event)
+                yield event
+            seen.end()
+        finally:
+            await self._settle_stream()
+
+    async def _settle_stream(self) -> None:
+        """Settle the request by what its stream has reported so far, if it has one."""
+        if self._stream is None:
+            return
+        (seen, model, prices), self._stream = self._stream, None
+        report = seen.report()
+        if report is not None:
+            await self._settle_by(report, model, prices)
+        elif seen.has_begun:
+            from enforcement.reservations.reported import without_report
+
+            without_report()
+            await self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
+
+    async def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
+        from enforcement.reservations.reported import counts_money, reported_costs
+
+        if prices is None and counts_money(self.decision):
+            prices = await self._limiter.find_prices()
+        costs = reported_costs(self.decision, report, model, prices)
+        if costs:
+            await self.settle(costs)
 
     async def amend(self, deltas: Mapping[str, int]) -> None:
         """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
@@ -239,6 +308,8 @@ class Admission:
 
         The work runs to its end even if the task that awaits it is cancelled.
         """
+        if self._finishing is None and self._stream is not None:
+            await seen_through(self._settle_stream())
         self._finishing = self._finishing or begun(self._finish(status))
         await asyncio.shield(self._finishing)
 

@@ -86,7 +86,11 @@ class ReservationBook:
         if decision is not None:
             return decision
         try:
-            return (yield from decider.deciding(request))
+            decision = yield from decider.deciding(request)
+            if decision.ambiguous and not decision.allowed:
+                # Nobody would settle what the store may have reserved for it.
+                self._engine.slots.undo(request.ident, lambda: self.releasing(request.where.id))
+            return decision
         except TooManyReservations:
             return decider.refused(self._engine.planner.refusal("too_many_reservations", request.plan.subject))
 

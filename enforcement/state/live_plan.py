@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from enforcement.model.algorithms import Spec
+from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
@@ -13,6 +14,20 @@ from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.state.usage import TokenUsage
+
+
+class HiddenLimit(NamedTuple):
+    """
+    A limit that may apply to a request because of what is in its body.
+
+    Attributes:
+        may_apply: Returns whether it may, by the other attributes of the request.
+        is_metered: Whether it counts tokens or money. It then denies all that has none that can be read, and otherwise
+            only bodies that a server may understand all the same.
+    """
+
+    may_apply: Callable[[Attributes], bool]
+    is_metered: bool
 
 
 class LivePlan(Plan):
@@ -27,6 +42,8 @@ class LivePlan(Plan):
         usage: Where its decisions are counted. None for limits in code.
         metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
             the token counts tokens or money, or looks at an attribute that only a meter reads.
+        hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read.
+            Only doors that meter look at them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
@@ -40,6 +57,7 @@ class LivePlan(Plan):
         "_once",
         "command",
         "denied",
+        "hidden",
         "last",
         "lease",
         "metering",
@@ -64,6 +82,7 @@ class LivePlan(Plan):
         self.name = name
         self.usage = usage
         self.metering: tuple[Metering, ...] | None = None
+        self.hidden: tuple[HiddenLimit, ...] = ()
         self.lease: Any = None
         self.denied: Any = None
         self.last: Reply | None = None
@@ -108,4 +127,4 @@ class LivePlan(Plan):
             self.command = command
 
 
-__all__ = ["LivePlan"]
+__all__ = ["HiddenLimit", "LivePlan"]

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
-from enforcement.model.matching import Attributes, check_attributes
-from enforcement.model.metered import BODY_ATTRIBUTES, METERED_UNITS, Metering
+from enforcement.model.matching import Attributes, Match, check_attributes
+from enforcement.model.metered import BODY_ATTRIBUTES, DENY, METERED_UNITS, Metering
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
@@ -31,7 +31,7 @@ from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, rules_of
 from enforcement.state.lease import Lease
-from enforcement.state.live_plan import LivePlan
+from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
 from enforcement.state.recent_limits import RecentLimits
@@ -61,6 +61,7 @@ class TokenPlans:
         always: The plan of every request. None if some rule looks at attributes.
         testers: For each rule, a function that returns whether a request's attributes match. None if every request
             matches.
+        hidden: See :class:`~enforcement.state.live_plan.LivePlan`.
         indexes: For each rule, the partition index of its values. None if the rule has no partitions.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
         ids: Makes the ids of decisions.
@@ -76,6 +77,7 @@ class TokenPlans:
     always: LivePlan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
     indexes: tuple[PartitionIndex | None, ...]
+    hidden: tuple[HiddenLimit, ...] = ()
     fleet: Callable[[], int] | None = None
     ids: DecisionIds | None = None
     serial: int = field(default_factory=_serials.__next__)
@@ -96,7 +98,7 @@ class TokenPlans:
             plan = _with_lease(
                 LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
             )
-            plan.metering = metering_of(self.rules)
+            plan.metering, plan.hidden = metering_of(self.rules), self.hidden
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
                 plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
@@ -293,7 +295,7 @@ class Planner:
                 LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
-        shared.metering = plan.metering
+        shared.metering, shared.hidden = plan.metering, plan.hidden
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.plan_cache.divert(plan.name, shared)
         self.plan_cache.overflowed += 1
@@ -340,8 +342,9 @@ class Planner:
         never_expires = entry.token.expires_at_us is None
         indexes = tuple(rule.partitions(self._keys) for rule in rules)
         until_us = min(ends, default=None)
+        hidden = tuple(_hidden(rule.limit) for rule in rules if _is_hidden(rule.limit))
         return TokenPlans(
-            rules, revision, usage, until_us, never_expires, always, testers, indexes, self._fleet, self._ids
+            rules, revision, usage, until_us, never_expires, always, testers, indexes, hidden, self._fleet, self._ids
         )
 
 
@@ -357,8 +360,24 @@ def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...] | None:
 
 def _needs_meter(limit: Limit) -> bool:
     """Return whether a limit counts tokens or money, or looks at an attribute that only a meter reads."""
-    looked_at = {*limit.partition_by, *limit.match.attributes}
-    return limit.unit in METERED_UNITS or not BODY_ATTRIBUTES.isdisjoint(looked_at)
+    return limit.unit in METERED_UNITS or _reads_the_body(limit)
+
+
+def _reads_the_body(limit: Limit) -> bool:
+    return not BODY_ATTRIBUTES.isdisjoint({*limit.partition_by, *limit.match.attributes})
+
+
+def _is_hidden(limit: Limit) -> bool:
+    """Return whether a limit denies what no meter can read, and would not match it for that same reason."""
+    return limit.unmetered == DENY and not limit.shadow and _reads_the_body(limit)
+
+
+def _hidden(limit: Limit) -> HiddenLimit:
+    """Return whether a limit may apply to a request, whatever its body says."""
+    rules = {name: rule for name, rule in limit.match.attributes.items() if name not in BODY_ATTRIBUTES}
+    match = Match(limit.match.methods, limit.match.path, rules, published=True)
+    found = match.compile(tuple(name for name in limit.partition_by if name not in BODY_ATTRIBUTES))
+    return HiddenLimit(found or (lambda attributes: True), limit.unit in METERED_UNITS)
 
 
 def _with_lease(plan: LivePlan) -> LivePlan:

@@ -62,6 +62,11 @@ class Reservation:
         self._left = False
 
     @property
+    def estimate(self) -> Costs:
+        """The costs for which it was made."""
+        return self._costs
+
+    @property
     def id(self) -> str:
         """The id by which any process can settle it. Empty: the store has no record of it."""
         return ""

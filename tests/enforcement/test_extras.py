@@ -19,6 +19,9 @@ SENTENCES = {
     ("enforcement.doors.drf", "rest_framework"): (
         "The Django REST framework integration needs the package rest_framework: pip install 'djangorestframework'"
     ),
+    ("enforcement.doors.litellm", "litellm"): (
+        "The LiteLLM integration needs the package litellm: pip install 'litellm[proxy]'"
+    ),
     ("enforcement.doors.proxy", "httptools"): "The proxy needs the package httptools: pip install 'sluicegate[proxy]'",
     ("enforcement.doors.proxy.websocket", "wsproto"): (
         "WebSocket forwarding needs the package wsproto: pip install 'sluicegate[websocket]'"

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache, partial
-from typing import Final, Protocol
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
+from enforcement.doors.metered.admitting import open_metered, rules_of
 from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.encodings import ALL_ENCODINGS
-from enforcement.metering.estimate import strictest
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.opening import Opening, Refused, open_request
-from enforcement.metering.prices import Prices
+from enforcement.metering.opening import Opening
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.tally import UNMETERED
-from enforcement.model.limits import Limit
-from enforcement.model.metered import MONEY
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
@@ -28,22 +27,21 @@ from enforcement.state.live_plan import LivePlan
 DRAIN: Final = DrainBounds()
 """How much of an answer is read after its client left, if the policy says so."""
 
-NO_PRICES_YET: Final = "The published prices could not be loaded."
-
+SETTLE_SECONDS: Final = 5.0
+"""How long the end of a server waits for the settlements of its last requests."""
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
 
 Report = Callable[[Settlement], None]
 
-_rules_of = lru_cache(1_024)(strictest)
 
-
-class Door(Protocol):
-    """The parts of :class:`~enforcement.doors.asgi.LimitMiddleware` that are used here."""
+class MeteredDoor(Protocol):
+    """What the middleware does for a metered request as for any other, see :class:`enforcement.doors.asgi`."""
 
     _headers: str
     _anonymous: Anonymous | None
-    _token: Callable[[Scope], str | None]
+
+    def _token(self, request: Scope, /) -> str | None: ...
 
     def _describe(self, scope: Scope) -> RequestAttributes: ...
 
@@ -69,7 +67,7 @@ class MeteredGuard:
 
     def __init__(
         self,
-        door: Door,
+        door: MeteredDoor,
         plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
@@ -80,10 +78,22 @@ class MeteredGuard:
         self._answer = answer
         self._max_body = max_body
         self._drains = Drains(DRAIN)
+        self._visiting: set[asyncio.Task[Any] | None] = set()
+
+    async def settled(self) -> None:
+        """
+        Wait until the requests are settled that a server has cancelled before it shuts down, but not for long.
+
+        Afterwards the limiter may be closed, and what was not settled by then stays charged as it was estimated.
+        """
+        ours = asyncio.current_task()
+        others = [task for task in {*self._visiting, *self._drains.going} if task is not None and task is not ours]
+        if others:
+            await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
-        preset, shape = self._door._headers, _shape_of(scope)
+        preset, shape = self._door._headers, shape_of(scope)
         try:
             opened = await self._open(limiter, scope, receive)
         except ClientLeft:
@@ -111,7 +121,12 @@ class MeteredGuard:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await self._door._pass(admission.decision, scope, receive, send)
 
-        await visit.run(app, scope, receive, send, body)
+        task = asyncio.current_task()
+        self._visiting.add(task)
+        try:
+            await visit.run(app, scope, receive, send, body)
+        finally:
+            self._visiting.discard(task)
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
@@ -136,24 +151,16 @@ class MeteredGuard:
         if isinstance(asked, MeteredRequest):
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
-        rules = _rules_of(plan.metering or ())
-        limits = [bound.limit for bound in plan.bounds]
-        prices = await _prices_for(limits, limiter)
-        if prices is None:
-            raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
-        now_us = limiter.now_us()
-        opening = open_request(asked, limits, rules, prices, now_us)
-        if isinstance(opening, Refused):
-            raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
-        opening, admission = await _admit(limiter, plan, opening, attributes)
-        report = partial(limiter.metered_tally().settled, plan.subject, now_us, opening)
-        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None, report
+        at_us = limiter.now_us()
+        opening, admission = await open_metered(limiter, plan, asked, attributes)
+        report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
+        return opening, admission, body, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""
         if scope["type"] == "websocket":
             return Unmetered("websocket"), ReadBody(b"", whole=True)
-        method, target = scope["method"], _target(scope)
+        method, target = scope["method"], target_of(scope)
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
         body = await read_body(scope, receive, self._max_body)
@@ -167,52 +174,10 @@ class MeteredGuard:
         return read_request(method, target, header, body.data, max_body=self._max_body), body
 
 
-async def _admit(
-    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: RequestAttributes
-) -> tuple[Opening, Admission]:
-    """Charge a request, with a lower cap if it is denied otherwise and its policies allow that, or raise Denied."""
-    try:
-        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
-    except Denied as denied:
-        lower = opening.clamped(_room(denied.decision))
-        if lower is None:
-            raise
-        try:
-            return lower, await limiter.admit_plan(plan, lower.costs, attributes, lower.about)
-        except Denied:
-            raise denied from None  # the denial is that of the request as it came
-
-
-async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
-    """
-    Return the published prices, or None if a limit counts money and they cannot be had.
-
-    Other limits do not wait for them.
-    """
-    if any(limit.unit == MONEY for limit in limits):
-        return await limiter.find_prices()
-    return limiter.prices
-
-
-def _room(decision: Decision) -> list[int | None]:
-    return [state.remaining if state.mode == "enforce" else None for state in decision.limits]
-
-
 def _admissible(plan: LivePlan | Decision) -> LivePlan:
     if isinstance(plan, Decision):
         raise Denied(plan)
     return plan
-
-
-def _target(scope: Scope) -> str:
-    raw = scope.get("raw_path")
-    return str(raw.decode("latin-1") if raw else scope["path"])
-
-
-def _shape_of(scope: Scope) -> str:
-    """Return the provider whose SDK has sent a request, by the path, or an empty string."""
-    route = find_route(_target(scope)) if scope["type"] == "http" else None
-    return "" if route is None else route.format.partition("-")[0]
 
 
 __all__ = ["DRAIN", "MeteredGuard"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import time_ns
 from typing import Final
 
@@ -23,11 +23,21 @@ class Drains:
 
     Args:
         bounds: How much of each is read.
+    Attributes:
+        going: The requests under way whose answers may be read on.
     """
 
     def __init__(self, bounds: DrainBounds) -> None:
         self.bounds = bounds
+        self.going: set[asyncio.Task[None]] = set()
         self._number = 0
+
+    def began(self, visit: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Return a new task for a request whose answer may be read on, and keep it among those that are *going*."""
+        task = asyncio.ensure_future(visit)
+        self.going.add(task)
+        task.add_done_callback(self.going.discard)
+        return task
 
     def take(self) -> DrainBounds | None:
         """Return how much of an answer may be read, or None if too many are read already."""
@@ -52,7 +62,8 @@ class MeteredVisit:
         exchange: What is charged for it.
         admission: The charges and slots.
         drains: Reads answers on after their clients left. None: they are not read on.
-        report: Called with the settlement, unless an operator has settled the request before.
+        report: Called with the settlement, unless an operator has settled the request before. An application may
+            replace the attribute.
         shape: The provider whose errors those of the application should resemble. Empty: none.
     """
 
@@ -65,10 +76,10 @@ class MeteredVisit:
         shape: str = "",
     ) -> None:
         self.shape = shape
-        self._exchange = exchange
-        self._admission = admission
+        self.exchange = exchange
+        self.admission = admission
+        self.report = report
         self._drains = drains
-        self._report = report
         self._body: ReadBody | None = None
         self._receive: Receive
         self._send: Send
@@ -94,10 +105,24 @@ class MeteredVisit:
         """Call the application with the body that was read, and settle the request."""
         self._body, self._receive, self._send = body, receive, send
         scope[METERED] = self
+        if self._drains is None:
+            await self._visit(app, scope)
+            return
+        # Some servers cancel the application when a client leaves. It has to go on then if its answer is drained.
+        going = self._drains.began(self._visit(app, scope))
+        try:
+            await asyncio.shield(going)
+        except asyncio.CancelledError:
+            if not self._draining:
+                going.cancel()
+                await asyncio.wait({going})
+            raise
+
+    async def _visit(self, app: App, scope: Scope) -> None:
         try:
             await app(scope, self._received, self._passed_on)
         finally:
-            _, settlement = self._exchange.ended(now_us(), whole=False)
+            _, settlement = self.exchange.ended(now_us(), whole=False)
             await self._settle(settlement)
             self._stop_draining()
 
@@ -117,13 +142,13 @@ class MeteredVisit:
 
     async def _leave(self) -> None:
         self._left = True
-        bounds = self._drains.take() if self._drains is not None and not self._exchange.is_settled else None
-        settlement = self._exchange.client_left(now_us(), sent=self._sent, drain=bounds)
-        self._draining = self._exchange.is_drained
+        bounds = self._drains.take() if self._drains is not None and not self.exchange.is_settled else None
+        settlement = self.exchange.client_left(now_us(), sent=self._sent, drain=bounds)
+        self._draining = self.exchange.is_drained
         if bounds is not None and not self._draining and self._drains is not None:
             self._drains.give_back()
         if settlement is None:
-            await self._admission.free_slots()
+            await self.admission.free_slots()
         await self._settle(settlement)
 
     async def _until_drained(self) -> None:
@@ -132,7 +157,7 @@ class MeteredVisit:
             async with asyncio.timeout(self._drains.bounds.ms / 1_000):
                 await self._over.wait()
         except TimeoutError:
-            await self._settle(self._exchange.passed(now_us() + 1_000))
+            await self._settle(self.exchange.passed(now_us() + 1_000))
 
     def _stop_draining(self) -> None:
         self._over.set()
@@ -157,28 +182,31 @@ class MeteredVisit:
     async def _head(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         encoding = b", ".join(value for name, value in headers if name.lower() == _ENCODING).decode("latin-1")
-        await self._settle(self._exchange.answered(message["status"], encoding or None, now_us()))
-        if self._exchange.hides_usage:
+        await self._settle(self.exchange.answered(message["status"], encoding or None, now_us()))
+        if self.exchange.hides_usage:
             headers = [header for header in headers if header[0].lower() != _LENGTH]
         return {**message, "headers": headers}
 
     async def _part(self, message: Message) -> Message | None:
-        data = self._exchange.feed(message.get("body", b""))
+        body = message.get("body", b"")
+        data = self.exchange.feed(body)
         if message.get("more_body", False):
             if self._draining:
                 await self._read_on()
+            if data is body:
+                return message  # an empty one, too, with which an application sends the head of its answer
             return {**message, "body": data} if data else None
         rest = await self._end(whole=True)
         return {**message, "body": data + rest if rest else data}
 
     async def _read_on(self) -> None:
-        settlement = self._exchange.read_on(now_us())
+        settlement = self.exchange.read_on(now_us())
         await self._settle(settlement)
         if settlement is not None:
             self._over.set()
 
     async def _end(self, *, whole: bool) -> bytes:
-        rest, settlement = self._exchange.ended(now_us(), whole=whole)
+        rest, settlement = self.exchange.ended(now_us(), whole=whole)
         await self._settle(settlement)
         self._over.set()
         return rest
@@ -188,10 +216,10 @@ class MeteredVisit:
         if settlement is None:
             return
         try:
-            await self._admission.conclude(self._exchange.opening.terms.named(settlement.costs))
+            await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
         finally:
-            if not self._admission.reservation.settled_elsewhere:
-                self._report(settlement)
+            if not self.admission.reservation.settled_elsewhere:
+                self.report(settlement)
 
 
 def now_us() -> int:

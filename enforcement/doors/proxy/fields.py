@@ -10,7 +10,7 @@ from typing import Final
 
 from enforcement.doors.proxy.connection import RawHeaders
 from enforcement.http.asgi import Scope
-from enforcement.http.messages import TrustedProxies, find_token
+from enforcement.http.messages import PROVIDER_KEYS, TrustedProxies, find_token
 from enforcement.model.tokens import is_well_formed
 
 # Fields about one connection, not about the message (RFC 9110, 7.6.1).
@@ -28,7 +28,8 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
-CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+_KEYS: Final = ("x-api-key", *PROVIDER_KEYS)
+CREDENTIALS: Final = frozenset({b"authorization", *(name.encode() for name in _KEYS)})
 # Fields that this proxy sets itself, or drops. It has no use for Expect, because it sends a body without waiting.
 OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | CREDENTIALS | {b"host", b"expect", b"content-length"}
 
@@ -232,8 +233,8 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
     Return those credentials that hold neither the token nor another credential of ours. Such must not reach the
     upstream or its log.
     """
-    values = {name: value.decode("latin-1") for name, value in credentials}
-    token = find_token(values.get(b"authorization"), values.get(b"x-api-key"))
+    values = {name.decode("latin-1"): value.decode("latin-1") for name, value in credentials}
+    token = find_token(values.get("authorization"), *(values.get(name) for name in _KEYS))
 
     def is_ours(value: bytes) -> bool:
         shown = (value.decode("latin-1").split() or [""])[-1]

@@ -38,6 +38,7 @@ _KINDS: Final = {
     "container_upload": "file",
     "redacted_thinking": None,
 }
+_UNREAD: Final = ("name", "encrypted_content", "thoughtSignature", "thought_signature")
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
@@ -93,6 +94,23 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def unread_length(value: Any) -> int:
+    """
+    Return the bytes of strings in a JSON value that are no text of a request, and that a model may read all the same:
+    names of speakers, and earlier thoughts that only the provider can decrypt.
+    """
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            names = (*_UNREAD, "data") if item.get("type") == "redacted_thinking" else _UNREAD
+            total += sum(utf8_length(item.get(name)) for name in names)
+            waiting.extend(item.values())
+        elif type(item) is list:
+            waiting.extend(item)
+    return total
 
 
 class Content:
@@ -173,5 +191,6 @@ __all__ = [
     "length_within",
     "model_name",
     "objects_in",
+    "unread_length",
     "utf8_length",
 ]

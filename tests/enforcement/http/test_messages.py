@@ -43,6 +43,15 @@ def test_bearer_token_comes_first_where_both_could_be_ours() -> None:
     assert find_token(f"Bearer {first}", second) == first
 
 
+def test_a_key_in_the_field_of_a_provider_is_a_token_too() -> None:
+    """The first that could be ours, whatever the other fields hold."""
+    token = mint("live")
+
+    assert find_token("Bearer another-credential", "another-key", token, mint("live")) == token
+    assert find_token(None, None, token) == token
+    assert find_token(None, None, None, " ") == ""
+
+
 def test_bearer_token_stands_where_neither_could_be_ours() -> None:
     """An ill-formed token is answered as unknown, not as missing."""
     assert find_token("Bearer garbage", "rubbish") == "garbage"

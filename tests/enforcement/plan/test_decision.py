@@ -8,6 +8,7 @@ from enforcement import Limit, Limiter
 from enforcement.plan import headers
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import Decision
+from enforcement.plan.error_shapes import retry_fields
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 
@@ -108,6 +109,7 @@ def test_anthropic_headers_give_an_instant():
 FULL = decision(False, (TOKENS, "p", [0, MINUTE, MINUTE, MINUTE]))
 FULL_TEXT = "tpm has 0 of 150000 tokens left. Try again in 60 s."
 REVOKED = Decision(False, "revoked", "documents")
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo"}
 AWAY = decision(False, (REQUESTS, "p", [0, 0, -2, 0]), reason="degraded_denied")
 
 
@@ -136,6 +138,27 @@ def test_a_denial_has_the_shape_of_openai_if_the_preset_says_so(denied, kind, co
 def test_a_denial_has_the_shape_of_anthropic_if_the_preset_says_so(denied, kind, message):
     """The same."""
     assert denied.problem("anthropic") == {"type": "error", "error": {"type": kind, "message": message}}
+
+
+@pytest.mark.parametrize(
+    ("denied", "code", "status", "message", "details"),
+    [
+        (FULL, 429, "RESOURCE_EXHAUSTED", FULL_TEXT, {"details": [{**RETRY_INFO, "retryDelay": "60.000s"}]}),
+        (REVOKED, 401, "UNAUTHENTICATED", "The token was revoked.", {}),
+    ],
+)
+def test_a_denial_has_the_shape_of_gemini_if_the_preset_says_so(denied, code, status, message, details):
+    """Google's clients read the wait from the body. There are no header fields for it."""
+    assert denied.problem("gemini") == {"error": {"code": code, "message": message, "status": status, **details}}
+    assert decision(True, (TOKENS, "p", [5, MINUTE, 0, 0])).headers("gemini") == {}
+
+
+def test_an_sdk_is_told_to_try_again_within_a_minute_only():
+    """It would sleep until the budget of the next month, or ask again in vain."""
+    assert retry_fields("ietf+openai", 1_500) == [("retry-after-ms", "1500")]
+    assert retry_fields("anthropic", 60_000) == [("retry-after-ms", "60000")]
+    assert retry_fields("anthropic", 60_001) == retry_fields("openai", None) == [("x-should-retry", "false")]
+    assert retry_fields("ietf", 1_500) == retry_fields("gemini", None) == []
 
 
 def test_a_lifetime_has_neither_a_length_nor_a_reset():

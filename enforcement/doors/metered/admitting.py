@@ -1,0 +1,93 @@
+"""Admit a metered request, with what it may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from enforcement.aio import Admission, Limiter
+from enforcement.http.messages import RequestAttributes
+from enforcement.metering.estimate import strictest
+from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
+from enforcement.metering.prices import Prices
+from enforcement.metering.request import MeteredRequest, Unmetered
+from enforcement.model.limits import Limit
+from enforcement.model.metered import MONEY, Metering
+from enforcement.plan.decision import Decision, Denied
+from enforcement.state.live_plan import LivePlan
+
+NO_PRICES_YET: Final = "The published prices could not be loaded."
+
+_strictest = lru_cache(1_024)(strictest)
+
+
+def rules_of(plan: LivePlan) -> Metering:
+    """Return the rules for metered requests of the policies of a plan."""
+    return _strictest(plan.metering or ())
+
+
+async def open_metered(
+    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: RequestAttributes
+) -> tuple[Opening, Admission]:
+    """
+    Charge what a request may cost, and return that beside its admission.
+
+    Args:
+        asked: The request, as a meter has read it.
+        attributes: Its attributes, with those of its body.
+    Raises:
+        Denied: It may not pass.
+    """
+    opening = await _opening(limiter, plan, asked, attributes)
+    if isinstance(opening, Refused):
+        raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
+    return await _admit(limiter, plan, opening, attributes)
+
+
+async def _opening(
+    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: RequestAttributes
+) -> Opening | Refused:
+    if not has_tokens(asked):
+        hides = is_hiding(asked)
+        if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
+            return unmetered(asked)
+    limits = [bound.limit for bound in plan.bounds]
+    prices = await _prices_for(limits, limiter)
+    if prices is None:
+        return Refused("degraded_denied", NO_PRICES_YET)
+    return open_request(asked, limits, rules_of(plan), prices, limiter.now_us())
+
+
+async def _admit(
+    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: RequestAttributes
+) -> tuple[Opening, Admission]:
+    """Charge a request, with a lower cap if it is denied otherwise and its policies allow that, or raise Denied."""
+    try:
+        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+    except Denied as denied:
+        lower = opening.clamped(_room(denied.decision))
+        if lower is None:
+            raise
+        try:
+            return lower, await limiter.admit_plan(plan, lower.costs, attributes, lower.about)
+        except Denied:
+            raise denied from None  # the denial is that of the request as it came
+
+
+async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
+    """
+    Return the published prices, or None if a limit counts money and they cannot be had.
+
+    Other limits do not wait for them.
+    """
+    if any(limit.unit == MONEY for limit in limits):
+        return await limiter.find_prices()
+    return limiter.prices
+
+
+def _room(decision: Decision) -> list[int | None]:
+    return [state.remaining if state.mode == "enforce" else None for state in decision.limits]
+
+
+__all__ = ["NO_PRICES_YET", "open_metered", "rules_of"]

@@ -1,0 +1,47 @@
+"""What tells the SDKs of providers apart: where they show their key, and which errors they can read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from enforcement.http.asgi import Scope, header_of
+from enforcement.http.messages import PROVIDER_KEYS, find_token
+from enforcement.metering.request import find_route
+
+_KEY_FIELDS: Final = (b"authorization", b"x-api-key", *(name.encode() for name in PROVIDER_KEYS))
+# The first field that a request has decides. Two of the SDKs send the last one.
+_SIGNS: Final = (
+    (b"anthropic-version", "anthropic"),
+    (b"x-goog-api-client", "gemini"),
+    (b"x-goog-api-key", "gemini"),
+    (b"x-stainless-lang", "openai"),
+)
+
+
+def token_of(scope: Scope) -> str | None:
+    """Return the token of a request, from the fields in which the SDKs of providers show it, see find_token()."""
+    return find_token(*(header_of(scope, name) for name in _KEY_FIELDS))
+
+
+def target_of(scope: Scope) -> str:
+    """Return the path of a request as the client has written it, as far as the server tells."""
+    raw = scope.get("raw_path")
+    return str(raw.decode("latin-1") if raw else scope["path"])
+
+
+def shape_of(scope: Scope) -> str:
+    """
+    Return the provider whose errors the client can read: ``openai``, ``anthropic``, ``gemini``, or an empty string.
+
+    The path says it, if it is one of a metered format. Elsewhere, as for files and batches, the header fields do.
+    """
+    if scope["type"] != "http":
+        return ""
+    route = find_route(target_of(scope))
+    if route is not None:
+        return route.format.partition("-")[0]
+    names = {name for name, _ in scope["headers"]}
+    return next((shape for name, shape in _SIGNS if name in names), "")
+
+
+__all__ = ["shape_of", "target_of", "token_of"]

@@ -1,0 +1,176 @@
+"""
+Read the usage that a response or a stream reports, after the SDK of a provider has parsed it.
+
+For applications that call a provider themselves. What passes a metered door is read as bytes, by
+:class:`~enforcement.metering.answer.AnswerMeter`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from enforcement.metering.answer import FORMATS, reader_of
+from enforcement.metering.charges import Counts
+from enforcement.metering.estimate import text_tokens
+from enforcement.metering.formats.reading import AnswerReader
+from enforcement.metering.prices import TokenCounts
+
+_OBJECTS: Final = {
+    "chat.completion": "openai-chat",
+    "chat.completion.chunk": "openai-chat",
+    "response": "openai-responses",
+    "text_completion": "openai-completions",
+}
+_MESSAGE_EVENTS: Final = frozenset(
+    {
+        "message",
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    }
+)
+_GEMINI: Final = ("usageMetadata", "candidates", "modelVersion")
+_SNAKE: Final = re.compile("_([a-z])")
+
+
+class Report(NamedTuple):
+    """
+    What a response says of its own cost.
+
+    Attributes:
+        format: The API format, one of :data:`~enforcement.metering.answer.FORMATS`.
+        model: The name that it gives the model. Empty if it gives none.
+        usage: Its tokens by class.
+    """
+
+    format: str
+    model: str
+    usage: TokenCounts
+
+
+def read_report(response: object) -> Report:
+    """
+    Return the usage of a whole response.
+
+    Args:
+        response: An object of the SDK of OpenAI, Anthropic or Google, or its JSON object as a mapping.
+    Raises:
+        ValueError: It is none of these, or reports no usage that can be believed.
+    """
+    body = _object_of(response)
+    name = None if body is None else _format_of(body)
+    if body is None or name is None:
+        rule = f"must be a response of one of the formats {', '.join(FORMATS)}"
+        raise ValueError(f"response: {rule}, got {_described(response)}. A stream passes through metered().")
+    reader = reader_of(name)
+    reader.read_body(_as_sent(body, name))
+    if reader.usage is None:
+        raise ValueError(f"response: must report its usage, got {_described(response)} of {name} without it.")
+    return Report(name, reader.model or "", reader.usage)
+
+
+class StreamReport:
+    """
+    What the events of one stream have reported so far. Nothing that an event may be raises an error.
+
+    Attributes:
+        has_begun: Whether there was an event.
+    """
+
+    def __init__(self) -> None:
+        self._format: str | None = None
+        self._reader: AnswerReader | None = None
+        self.has_begun = False
+
+    def add(self, event: object) -> None:
+        """Read an event: an object of an SDK, or a mapping. An event that is neither is ignored."""
+        self.has_begun = True
+        body = _object_of(event)
+        if body is None:
+            return
+        if self._reader is None or self._format is None:
+            self._format = _format_of(body)
+            if self._format is None:
+                return
+            self._reader = reader_of(self._format)
+        self._reader.read_event(_as_sent(body, self._format))
+
+    def end(self) -> None:
+        """Note that the stream has come to its end."""
+        if self._reader is not None:
+            self._reader.end()
+
+    def report(self) -> Report | None:
+        """
+        Return what is known of the cost.
+
+        Returns:
+            The report of the provider. If the stream broke off before its last word, the output is at least what the
+            text that was seen usually has. None if nothing was reported.
+        """
+        reader = self._reader
+        if reader is None or reader.usage is None or self._format is None:
+            return None
+        usage: TokenCounts = reader.usage
+        if not reader.is_final:
+            output = max(usage.output, text_tokens(reader.text_bytes))
+            usage = Counts(usage.input, usage.cached_input, usage.cache_write, output)
+        return Report(self._format, reader.model or "", usage)
+
+
+def _object_of(value: object) -> dict[str, Any] | None:
+    """Return the JSON object of a response or an event, or None if it is none."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    dump = getattr(value, "model_dump", None)
+    if not callable(dump):
+        return None
+    try:
+        # By alias, so that the names are those of the wire. What a newer provider fills otherwise is no fault.
+        body = dump(by_alias=True, warnings=False)
+    except (TypeError, ValueError):
+        return None  # the method of another package, or a value that it cannot write
+    return body if type(body) is dict else None
+
+
+def _format_of(body: Mapping[str, Any]) -> str | None:
+    """Return the format of a response or an event, by the fields that no other format has, or None."""
+    found = _OBJECTS.get(str(body.get("object")))
+    kind = body.get("type")
+    if found is not None:
+        return found
+    if isinstance(kind, str):
+        if kind.startswith("response."):
+            return "openai-responses"
+        if kind in _MESSAGE_EVENTS:
+            return "anthropic-messages"
+    if any(name in body for name in (*_GEMINI, "usage_metadata")):
+        return "gemini"
+    if "choices" in body:
+        return "openai-chat"
+    return "openai-embeddings" if body.get("object") == "list" and "data" in body else None
+
+
+def _as_sent(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object with the names of the wire. Google's SDK also has them with underscores."""
+    return _camel(body) if name == "gemini" and any("_" in key for key in body) else body
+
+
+def _camel(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_SNAKE.sub(lambda found: found[1].upper(), key): _camel(item) for key, item in value.items()}
+    return [_camel(item) for item in value] if type(value) is list else value
+
+
+def _described(response: object) -> str:
+    if isinstance(response, Mapping):
+        return f"an object with {', '.join(sorted(map(str, response))[:5]) or 'no fields'}"
+    return type(response).__name__
+
+
+__all__ = ["Report", "StreamReport", "read_report"]

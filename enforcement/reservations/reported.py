@@ -1,0 +1,44 @@
+"""What an admission costs in the end, by the report of a provider."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from enforcement.logs import RateLimitedLogger
+from enforcement.model.metered import MONEY
+from enforcement.plan.decision import Decision
+
+if TYPE_CHECKING:
+    from enforcement.metering.prices import Prices
+    from enforcement.metering.reported import Report
+
+_SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.reservations"))
+
+
+def counts_money(decision: Decision) -> bool:
+    """Return whether a limit of a decision asks for prices."""
+    return any(bound.limit.unit == MONEY for bound in decision.plan.bounds)
+
+
+def reported_costs(decision: Decision, report: Report, model: str | None, prices: Prices | None) -> dict[str, int]:
+    """Return what the reported tokens cost the limits of a decision, by the names that a limiter knows."""
+    from enforcement.metering.charges import settled_costs  # most processes meter nothing
+    from enforcement.metering.prices import NO_PRICES
+
+    limits = [bound.limit for bound in decision.plan.bounds]
+    return settled_costs(
+        limits, NO_PRICES if prices is None else prices, model or report.model, decision.decided_at_us, report.usage
+    )
+
+
+def without_report() -> None:
+    """Log that a stream has ended without usage, so that its estimate stays charged."""
+    _SAY.warning(
+        "no usage",
+        "A stream reported no usage, and its estimate stays charged. OpenAI's chat completions report it only with %s.",
+        'stream_options={"include_usage": True}',
+    )
+
+
+__all__ = ["counts_money", "reported_costs", "without_report"]

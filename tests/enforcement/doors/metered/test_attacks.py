@@ -1,0 +1,161 @@
+"""Ways around a budget at the metered ASGI door. None of them lets a request pass uncharged."""
+
+import asyncio
+
+import pytest
+
+from enforcement import aio
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering.estimate import MESSAGE_TOKENS
+from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
+from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
+from tests.enforcement.world import fixed
+
+BY_MODEL = {"partition_by": ["model"]}
+OF_MODELS = {"match": {"attributes": {"model": "gpt-*"}}}
+TWICE = b'{"model":"gpt-x","model":"gpt-y","messages":[]}'
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def door(limiter, provider):
+    return LimitMiddleware(provider, limiter, metered=True)
+
+
+@pytest.mark.parametrize("rule", [BY_MODEL, OF_MODELS, {"partition_by": ["session"]}, {"partition_by": ["stream"]}])
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, TWICE), ("/v1/images", HELLO), (CHAT, b"--x"), ("/rpc", {"jsonrpc": "2.0"})]
+)
+async def test_a_limit_of_some_models_denies_a_body_that_hides_its_model(world, door, provider, rule, path, body):
+    """The limit does not match, because the body cannot be read, and so it would not count what the provider reads."""
+    secret = published(world, {**USD, **rule})
+    answer = await ask(door, secret, body, path)
+    assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
+    assert provider.seen == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {**BY_MODEL, "unmetered": "count_only"},
+        {**BY_MODEL, "mode": "shadow"},
+        {"match": {"attributes": {"model": "gpt-*"}, "path": "/v2/*"}},
+        {"match": {"attributes": {"model": "gpt-*", "ip": "10.0.0.1"}}},
+    ],
+)
+async def test_a_limit_that_cannot_apply_denies_no_unreadable_body(world, door, provider, rule):
+    secret = published(world, {**USD, **rule})
+    assert (await ask(door, secret, TWICE)).status == 200
+    assert len(provider.seen) == 1
+
+
+async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, provider):
+    """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
+    secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
+    schema = {"type": "integer", "enum": list(range(10_000, 11_000))}
+    bare = {"model": "gpt-x", "max_tokens": 1}
+    asked = {**bare, "messages": [{"role": "user", "content": ""}] * 1_000, "tools": [{"function": schema}]}
+    held = {}
+
+    async def look(scope, body, receive, send):
+        held.update(await used(limiter, secret))
+        await whole(send, {"model": "gpt-x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    provider.answer = look
+    assert (await ask(door, secret, asked)).status == 200
+    assert held["tpm"] >= 1_000 * MESSAGE_TOKENS + 6 * 1_000
+    assert await used(limiter, secret) == {"tpm": 2}
+
+
+async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, provider):
+    """Servers send the head with the first part of the body, so an application sends an empty one to begin."""
+    secret = published(world, TPM)
+    sent = []
+
+    async def begin(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        sent.append(list(visit.answer.chunks))
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    provider.answer = begin
+    visit = Visit(door, secret, HELLO)
+    await visit.task
+    assert sent == [[b""]]
+    assert records(world) == []
+
+
+async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, world, door, provider):
+    """An application that was cancelled may need a moment, to close its connection to the provider for instance."""
+    secret = published(world, TPM)
+    await door.start()
+
+    async def slow_to_end(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": event(WORD), "more_body": True})
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    provider.answer = slow_to_end
+    visit = Visit(door, secret, {**HELLO, "stream": True})
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.01)
+    visit.task.cancel()
+    await door.close()
+
+    assert visit.task.done()
+    assert records(world) == []
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as other:
+        assert 100 < (await used(other, secret))["tpm"] < 110
+
+
+async def test_an_answer_is_read_on_although_the_server_cancels_its_request(world, limiter, door, provider):
+    """Some servers do that when a client leaves. Without a client that left, a request that is cancelled ends."""
+    secret = published(world, TPM, on_disconnect="drain")
+    provider.pause, provider.words = 0.01, 20
+    visit = Visit(door, secret, {**HELLO, "stream": True})
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.sleep(0.02)
+    visit.task.cancel()
+    await asyncio.wait({visit.task})
+    assert visit.task.cancelled()
+    await door._guard.settled()
+
+    assert await used(limiter, secret) == {"tpm": 130}
+    assert records(world) == []
+    other = Visit(door, secret, {**HELLO, "stream": True})
+    while not other.answer.chunks:
+        await asyncio.sleep(0.005)
+    other.task.cancel()
+    await asyncio.wait({other.task})
+    assert records(world) == []
+    assert 230 < (await used(limiter, secret))["tpm"] < 260
+
+
+async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, provider):
+    secret = published(world, TPM)
+
+    async def fail(scope, body, receive, send):
+        scope["sluicegate.metered"].report = lambda settlement: 1 / 0
+        await whole(send, {"model": "gpt-x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    provider.answer = fail
+    with pytest.raises(ZeroDivisionError):
+        await ask(door, secret, HELLO)
+    assert records(world) == []
+    assert await used(limiter, secret) == {"tpm": 2}

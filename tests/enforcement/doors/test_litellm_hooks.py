@@ -1,0 +1,157 @@
+"""What the hooks for LiteLLM keep of open calls. ``test_litellm.py`` runs them in its proxy, in ``make proof``."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from fastapi import HTTPException
+
+from enforcement import aio
+from tests.enforcement.world import fixed
+
+TPM = fixed(10_000, name="tpm", unit="tokens")
+SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 100, "window_seconds": 60}
+BODY = {"model": "gpt-x", "max_tokens": 100, "messages": [{"role": "user", "content": "x" * 400}]}
+ANSWER = {"object": "chat.completion", "choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 10}}
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import the hooks with a stand-in for the class that they derive from, which has nothing that they use."""
+    base = ModuleType("litellm.integrations.custom_logger")
+    base.CustomLogger = object
+    for name in ("litellm", "litellm.integrations"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, base.__name__, base)
+    monkeypatch.delitem(sys.modules, "enforcement.doors.litellm", raising=False)
+    import enforcement.doors.litellm as hooks
+
+    yield hooks
+    sys.modules.pop("enforcement.doors.litellm", None)
+
+
+@pytest.fixture
+def begin(module, limiter):
+    """Return the hooks, and a function that begins a call of this name."""
+    hooks = module.SluicegateHooks(limiter)
+
+    async def call(token, ident, **changes):
+        request = {"url": "http://x/v1/chat/completions", "method": "POST", "headers": {}, "body": BODY}
+        data = {**BODY, "proxy_server_request": request, "litellm_call_id": ident, **changes}
+        return await hooks.async_pre_call_hook(SimpleNamespace(metadata={"sluicegate_token": token}), None, data, "")
+
+    return hooks, call
+
+
+async def used(limiter, secret):
+    states = (await limiter.check(secret, {"requests": 0, "tokens": 0})).limits
+    return {state.name: state.quota - state.remaining for state in states}
+
+
+async def end(hooks, ident):
+    await hooks.async_log_success_event({"litellm_call_id": ident}, ANSWER, None, None)
+
+
+async def test_calls_of_one_name_are_each_settled_once(world, limiter, begin):
+    """A client may choose the name, in a header field. Later reports of the same call change nothing."""
+    hooks, call = begin
+    secret = world.everything(TPM, SLOTS)
+    for _ in range(2):
+        await call(secret, "mine")
+    assert await used(limiter, secret) == {"tpm": 400, "slots": 2}
+
+    for _ in range(3):
+        await end(hooks, "mine")
+    assert await used(limiter, secret) == {"tpm": 60, "slots": 0}
+
+
+async def test_a_call_that_is_never_ended_keeps_its_estimate_and_no_slot(world, limiter, begin, module, monkeypatch):
+    hooks, call = begin
+    monkeypatch.setattr(module, "OPEN_SECONDS", 0.01)
+    secret = world.everything(TPM, SLOTS)
+    await call(secret, "lost")
+    while hooks._calls or module._ENDING:
+        await module.asyncio.sleep(0.01)
+
+    assert await used(limiter, secret) == {"tpm": 200, "slots": 0}
+
+
+async def test_the_oldest_call_is_ended_if_too_many_are_open(world, limiter, begin, module, monkeypatch):
+    hooks, call = begin
+    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    secret = world.everything(TPM, SLOTS)
+    for ident in ("a", "b", "c"):
+        await call(secret, ident)
+    while module._ENDING:
+        await module.asyncio.sleep(0.01)
+
+    assert list(hooks._calls) == ["b", "c"]
+    assert (await used(limiter, secret))["slots"] == 2
+
+
+async def test_an_answer_without_usage_keeps_its_estimate(world, limiter, begin):
+    hooks, call = begin
+    secret = world.everything(TPM)
+    await call(secret, "odd")
+    await hooks.async_log_success_event({"litellm_call_id": "odd"}, None, None, None)
+
+    assert await used(limiter, secret) == {"tpm": 200}
+
+
+async def test_what_the_provider_refuses_is_given_back(world, limiter, begin):
+    """LiteLLM also tells of failures of which nothing is open, such as our own denials."""
+    hooks, call = begin
+    secret = world.everything(TPM, SLOTS)
+    await call(secret, "refused")
+    for ident in ("refused", "refused", "another", None):
+        await hooks.async_post_call_failure_hook({"litellm_call_id": ident}, ValueError(), None)
+
+    assert await used(limiter, secret) == {"tpm": 0, "slots": 0}
+
+
+async def test_the_default_cap_and_the_usage_of_a_stream_are_written_into_the_call(world, begin):
+    _, call = begin
+    secret = world.everything(TPM)
+    body = {name: value for name, value in BODY.items() if name != "max_tokens"}
+    data = await call(secret, "caps", max_tokens=None, stream=True, stream_options=None, messages=body["messages"])
+
+    assert (data["max_completion_tokens"], data["stream_options"]) == (4_096, {"include_usage": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"model": "gpt-x,gpt-y"}, 403),
+        ({"model": None}, 403),
+        ({"max_tokens": -1}, 403),
+        ({"messages": [object()]}, 403),
+        ({"proxy_server_request": None}, 403),
+        ({"max_tokens": 100_000}, 429),
+    ],
+)
+async def test_what_cannot_be_metered_or_paid_is_refused(world, limiter, begin, changes, status):
+    """And charges nothing."""
+    hooks, call = begin
+    secret = world.everything(TPM)
+    with pytest.raises(HTTPException) as raised:
+        await call(secret, "bad", **changes)
+
+    assert (raised.value.status_code, hooks._calls) == (status, {})
+    assert await used(limiter, secret) == {"tpm": 0}
+
+
+@pytest.mark.parametrize("token", [None, "", "sg_live_wrong", 5, ["x"]])
+async def test_a_token_that_is_not_known_is_refused(world, begin, token):
+    _, call = begin
+    world.everything(TPM)
+    with pytest.raises(HTTPException) as raised:
+        await call(token, "stranger")
+
+    assert raised.value.status_code == 401
