@@ -31,7 +31,7 @@ class MeteredExchange:
         encodings: frozenset[str] = READ_ALWAYS,
     ) -> None:
         self.opening = opening
-        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us)
+        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us, opening.estimated_costs)
         self._encodings = encodings
         self._meter: AnswerMeter | None = None
         self._told_text = 0

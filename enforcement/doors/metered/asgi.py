@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, sent_on
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
@@ -81,6 +81,7 @@ class MeteredGuard:
         self._answer = answer
         self._max_body = max_body
         self._drains = Drains(DRAIN)
+        self._room = BodyRoom()
         self._visiting: set[asyncio.Task[Any] | None] = set()
 
     async def settled(self) -> None:
@@ -117,7 +118,7 @@ class MeteredGuard:
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
         visit = MeteredVisit(exchange, admission, drains, lambda settlement: None, shape)
         if isinstance(opening.asked, MeteredRequest):
-            body = ReadBody(opening.asked.body, whole=True)
+            body.data = opening.asked.body
             scope = sent_on(scope, body.data)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +130,7 @@ class MeteredGuard:
             await visit.run(app, scope, receive, send, body)
         finally:
             self._visiting.discard(task)
+            body.pass_on()
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
@@ -149,6 +151,21 @@ class MeteredGuard:
         if _admissible(await limiter.find_plan(token, attributes)).metering is None:
             raise _NotMetered
         asked, body = await self._read(scope, receive)
+        try:
+            opening, admission, drains = await self._charge(limiter, token, attributes, asked)
+        except BaseException:
+            body.pass_on()
+            raise
+        return opening, admission, body, drains
+
+    async def _charge(
+        self,
+        limiter: Limiter,
+        token: str | Anonymous,
+        attributes: RequestAttributes,
+        asked: MeteredRequest | Unmetered,
+    ) -> tuple[Opening, Admission, Drains | None]:
+        """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         if isinstance(asked, MeteredRequest):
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
@@ -164,7 +181,7 @@ class MeteredGuard:
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         opening, admission = await _admit(limiter, plan, opening, attributes)
-        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None
+        return opening, admission, self._drains if rules.on_disconnect == "drain" else None
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""
@@ -173,7 +190,7 @@ class MeteredGuard:
         method, target = scope["method"], _target(scope)
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(scope, receive, self._max_body)
+        body = await read_body(scope, receive, self._max_body, self._room)
         if is_too_long(scope, body, self._max_body):
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
