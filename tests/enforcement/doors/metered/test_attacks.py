@@ -177,3 +177,13 @@ async def test_bodies_that_are_being_read_have_a_bound_together(world, door, pro
         assert (await ask(door, secret, HELLO)).status == 200
     assert (await ask(door, secret, TWICE)).status == 403
     assert door._guard._room.left == 1_000
+
+
+async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, limiter, door, provider):
+    secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
+    assert (await ask(door, secret, HELLO)).status == 200
+    assert [(it.reason, it.count) for it in limiter.stats().decisions] == [("ok", 1)]
+
+    assert (await ask(door, secret, {**HELLO, "max_tokens": 50})).status == 200
+    assert (await ask(door, secret, {**HELLO, "messages": [{"role": "user", "content": "x" * 1_000}]})).status == 429
+    assert sum(it.count for it in limiter.stats().decisions if it.reason != "ok") == 1
