@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.driving import run
+from enforcement.driving import run
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import marker_beside, together
 from enforcement.plan import commands

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from enforcement.metering.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
-from enforcement.metering.events import ArrayReader, EventReader
 from enforcement.metering.formats.anthropic import MessagesAnswer
 from enforcement.metering.formats.gemini import GeminiAnswer
 from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, EmbeddingsAnswer
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.responses import ResponsesAnswer
-from enforcement.metering.repeats import Shape, learn
+from enforcement.metering.streams.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
+from enforcement.metering.streams.events import ArrayReader, EventReader
+from enforcement.metering.streams.repeats import Shape, learn
 from enforcement.metering.usage import Usage
 
 MAX_LINE: Final = 1024 * 1024
@@ -66,7 +66,7 @@ class AnswerMeter:
         hide_usage: Hide the event that reports usage alone, because the client did not ask for it. An answer that is
             compressed passes whole.
         encodings: Which encodings are decoded for reading, of
-            :data:`~enforcement.metering.encodings.ALL_ENCODINGS`.
+            :data:`~enforcement.metering.streams.encodings.ALL_ENCODINGS`.
         line_bytes: Longest line, event or array element that is read. Longer ones are skipped.
         body_bytes: Longest JSON body that is read.
     Raises:

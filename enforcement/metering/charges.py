@@ -141,6 +141,9 @@ def settled_costs(
 def weighed(limit: Limit, counts: TokenCounts) -> int:
     """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
     weights, total = limit.weights, 0
+    if not weights:
+        total = sum([getattr(counts, name) for name in TOKEN_UNITS[limit.unit]])
+        return min(total, MAX_NUMBER)
     for name in TOKEN_UNITS[limit.unit]:
         total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enforcement.metering.answer import AnswerMeter
-from enforcement.metering.encodings import READ_ALWAYS
 from enforcement.metering.opening import Opening
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
+from enforcement.metering.streams.encodings import READ_ALWAYS
 from enforcement.metering.usage import Usage
 
 
@@ -31,7 +31,7 @@ class MeteredExchange:
         encodings: frozenset[str] = READ_ALWAYS,
     ) -> None:
         self.opening = opening
-        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us)
+        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us, opening.estimated_costs)
         self._encodings = encodings
         self._meter: AnswerMeter | None = None
         self._told_text = 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from enforcement.metering.charges import NO_TOKENS, ChargeTerms, ReservationDenial, terms_of, unmetered_terms
+from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
     FACTOR,
@@ -65,6 +65,7 @@ class Opening:
         price_revision: The revision of the prices.
         clamp_at_least: The lowest cap to which it may be lowered if it is denied. None: it may not.
         price: What its tokens cost, for reports. None if the model has no price.
+        estimated_costs: What it costs each limit.
     """
 
     asked: MeteredRequest | Unmetered
@@ -73,11 +74,15 @@ class Opening:
     price_revision: int
     clamp_at_least: int | None = None
     price: Price | None = None
+    estimated_costs: Costs = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "estimated_costs", self.terms.costs(self.estimate or NO_TOKENS))
 
     @property
     def costs(self) -> dict[str, int]:
         """What it costs each limit, by the names that a limiter knows."""
-        return self.terms.named(self.terms.costs(self.estimate or NO_TOKENS))
+        return self.terms.named(self.estimated_costs)
 
     @property
     def about(self) -> dict[str, Any] | None:

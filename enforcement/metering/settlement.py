@@ -72,6 +72,7 @@ class MeteredReservation:
         terms: What the request is charged by.
         estimate: What was charged for it. None if no meter can read the request.
         reserved_at_us: The instant of the reservation.
+        estimated_costs: What the estimate costs each limit, if the caller knows that. None: it is computed.
 
     Attributes:
         state: ``open``, ``settled`` or ``lost``.
@@ -79,11 +80,17 @@ class MeteredReservation:
         status: HTTP status of the answer. None if there was none so far.
     """
 
-    def __init__(self, terms: ChargeTerms, estimate: Estimate | None, reserved_at_us: int) -> None:
+    def __init__(
+        self,
+        terms: ChargeTerms,
+        estimate: Estimate | None,
+        reserved_at_us: int,
+        estimated_costs: Costs | None = None,
+    ) -> None:
         self.terms = terms
         self.estimate = estimate
         self.reserved_at_us = reserved_at_us
-        self.estimated_costs = terms.costs(estimate or NO_TOKENS)
+        self.estimated_costs = terms.costs(estimate or NO_TOKENS) if estimated_costs is None else estimated_costs
         self.costs = self.estimated_costs
         self.state = OPEN
         self.settled_as: str | None = None

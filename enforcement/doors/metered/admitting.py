@@ -62,17 +62,17 @@ async def _opening(
 async def _admit(
     limiter: Limiter, plan: LivePlan, opening: Opening, attributes: RequestAttributes
 ) -> tuple[Opening, Admission]:
-    """Charge a request, with a lower cap if it is denied otherwise and its policies allow that, or raise Denied."""
-    try:
-        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
-    except Denied as denied:
-        lower = opening.clamped(_room(denied.decision))
-        if lower is None:
-            raise
-        try:
-            return lower, await limiter.admit_plan(plan, lower.costs, attributes, lower.about)
-        except Denied:
-            raise denied from None  # the denial is that of the request as it came
+    """
+    Charge a request, and return that with its admission, or raise Denied.
+
+    If its policies allow that, it gets a lower cap in place of a denial. The limits are looked at before then, so that
+    no request counts as denied that passes.
+    """
+    if opening.clamp_at_least is not None:
+        seen = await limiter.decide(plan, opening.costs, charge=False)
+        if not seen.allowed:
+            opening = opening.clamped(_room(seen)) or opening
+    return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
 
 
 async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:

@@ -9,16 +9,16 @@ from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import open_metered, rules_of
-from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, sent_on
 from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
-from enforcement.metering.encodings import ALL_ENCODINGS
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
+from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
@@ -78,6 +78,7 @@ class MeteredGuard:
         self._answer = answer
         self._max_body = max_body
         self._drains = Drains(DRAIN)
+        self._room = BodyRoom()
         self._visiting: set[asyncio.Task[Any] | None] = set()
 
     async def settled(self) -> None:
@@ -115,7 +116,7 @@ class MeteredGuard:
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
         visit = MeteredVisit(exchange, admission, drains, report, shape)
         if isinstance(opening.asked, MeteredRequest):
-            body = ReadBody(opening.asked.body, whole=True)
+            body.data = opening.asked.body
             scope = sent_on(scope, body.data)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,6 +128,7 @@ class MeteredGuard:
             await visit.run(app, scope, receive, send, body)
         finally:
             self._visiting.discard(task)
+            body.pass_on()
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
@@ -148,13 +150,28 @@ class MeteredGuard:
         if _admissible(await limiter.find_plan(token, attributes)).metering is None:
             raise _NotMetered
         asked, body = await self._read(scope, receive)
+        try:
+            opening, admission, drains, report = await self._charge(limiter, token, attributes, asked)
+        except BaseException:
+            body.pass_on()
+            raise
+        return opening, admission, body, drains, report
+
+    async def _charge(
+        self,
+        limiter: Limiter,
+        token: str | Anonymous,
+        attributes: RequestAttributes,
+        asked: MeteredRequest | Unmetered,
+    ) -> tuple[Opening, Admission, Drains | None, Report]:
+        """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         if isinstance(asked, MeteredRequest):
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
         at_us = limiter.now_us()
         opening, admission = await open_metered(limiter, plan, asked, attributes)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
-        return opening, admission, body, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
+        return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""
@@ -163,7 +180,7 @@ class MeteredGuard:
         method, target = scope["method"], target_of(scope)
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(scope, receive, self._max_body)
+        body = await read_body(scope, receive, self._max_body, self._room)
         if is_too_long(scope, body, self._max_body):
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body

@@ -6,13 +6,41 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcement.http.asgi import Message, Receive, Scope
+from enforcement.http.messages import Refusal
 
+MOST_BYTES: Final = 256 * 1024 * 1024
+"""Bytes of bodies that a process keeps at the same time, until they are on their way to the provider."""
+
+_TOO_MANY: Final = "Too many long requests are being read at the same time. Try again in a moment."
 _LENGTH: Final = b"content-length"
 _ACCEPTED: Final = b"accept-encoding"
 
 
 class ClientLeft(Exception):
     """The client left before its request had come whole."""
+
+
+class BodyRoom:
+    """
+    Bounds the bytes of all bodies that a process has read and not yet passed on.
+
+    Args:
+        bytes: How many there may be.
+    """
+
+    def __init__(self, bytes: int = MOST_BYTES) -> None:
+        self.left = bytes
+
+    def take(self, size: int) -> None:
+        """
+        Take room for further bytes.
+
+        Raises:
+            Refusal: There is no room. The client may try again.
+        """
+        if size > self.left:
+            raise Refusal(503, "Too many long requests", _TOO_MANY, "busy", (("Retry-After", "1"),))
+        self.left -= size
 
 
 @dataclass(slots=True)
@@ -23,25 +51,47 @@ class ReadBody:
     Attributes:
         data: What was read. One byte more than the bound, or more than that, if the body is too long.
         whole: Whether that is all of it.
+        room: Where room was taken for it. None: nowhere.
+        taken: How much.
     """
 
     data: bytes
     whole: bool
+    room: BodyRoom | None = None
+    taken: int = 0
 
     def first_message(self) -> Message:
-        """Return the message by which the application gets what was read."""
+        """Return the message by which the application gets what was read, which is then no longer kept here."""
+        self.pass_on()
         return {"type": "http.request", "body": self.data, "more_body": not self.whole}
 
+    def pass_on(self) -> None:
+        """Give the room back, once."""
+        if self.room is not None:
+            self.room.left += self.taken
+            self.room = None
 
-async def read_body(scope: Scope, receive: Receive, bound: int) -> ReadBody:
+
+async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom) -> ReadBody:
     """
     Return the body of a request, if it has at most *bound* bytes, else its beginning.
 
     Raises:
         ClientLeft: The client left first.
+        Refusal: There is no room for it.
     """
+    body = ReadBody(b"", whole=False, room=room)
+    try:
+        await _read_into(body, scope, receive, bound, room)
+    except BaseException:
+        body.pass_on()
+        raise
+    return body
+
+
+async def _read_into(body: ReadBody, scope: Scope, receive: Receive, bound: int, room: BodyRoom) -> None:
     if announced_length(scope) > bound:
-        return ReadBody(b"", whole=False)
+        return
     chunks: list[bytes] = []
     size, more = 0, True
     while more and size <= bound:
@@ -49,9 +99,11 @@ async def read_body(scope: Scope, receive: Receive, bound: int) -> ReadBody:
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunk = message.get("body", b"")
+        room.take(len(chunk))
+        body.taken += len(chunk)
         size, more = size + len(chunk), message.get("more_body", False)
         chunks.append(chunk)
-    return ReadBody(chunks[0] if len(chunks) == 1 else b"".join(chunks), whole=not more)
+    body.data, body.whole = chunks[0] if len(chunks) == 1 else b"".join(chunks), not more
 
 
 def announced_length(scope: Scope) -> int:
@@ -75,4 +127,13 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
     return {**scope, "headers": [*headers, (_ACCEPTED, b"identity")]}
 
 
-__all__ = ["ClientLeft", "ReadBody", "announced_length", "is_too_long", "read_body", "sent_on"]
+__all__ = [
+    "MOST_BYTES",
+    "BodyRoom",
+    "ClientLeft",
+    "ReadBody",
+    "announced_length",
+    "is_too_long",
+    "read_body",
+    "sent_on",
+]

@@ -88,7 +88,7 @@ def main() -> int:
     """Run the proxy until it is stopped, and return the exit status."""
     parser = argparse.ArgumentParser()
     servers.add_options(parser, port=8080, server="uvicorn")
-    return servers.serve("proof", _APP, parser.parse_args())
+    return servers.serve("proof", _APP, parser.parse_args(), grace=30)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _meter(encoding: str, events: str, step: int) -> list[Any]:
     from backports import zstd
 
     from enforcement.metering.answer import AnswerMeter
-    from enforcement.metering.encodings import ALL_ENCODINGS
+    from enforcement.metering.streams.encodings import ALL_ENCODINGS
 
     pack = {"br": brotli.compress, "zstd": zstd.compress}[encoding]
     data = pack(bytes.fromhex(events))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.metering.answer import FORMATS, MIN_LIMIT, AnswerMeter
-from enforcement.metering.encodings import ALL_ENCODINGS
+from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from tests.enforcement.metering.test_usage_vectors import seen_by
 from tests.scale import scale
 

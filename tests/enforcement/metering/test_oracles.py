@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enforcement.metering.answer import AnswerMeter
-from enforcement.metering.events import EventReader
+from enforcement.metering.streams.events import EventReader
 from tests.enforcement.metering import oracle
 from tests.enforcement.metering.test_answers import cut
 from tests.scale import scale

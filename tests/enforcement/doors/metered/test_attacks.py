@@ -6,6 +6,7 @@ import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.doors.metered.bodies import BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
@@ -159,3 +160,30 @@ async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, pr
         await ask(door, secret, HELLO)
     assert records(world) == []
     assert await used(limiter, secret) == {"tpm": 2}
+
+
+async def test_bodies_that_are_being_read_have_a_bound_together(world, door, provider):
+    """Whoever has a token could otherwise fill the memory by requests that never come to their end."""
+    secret = published(world, TPM)
+    door._guard._room = BodyRoom(1_000)
+    begun = {"type": "http.request", "body": b"{" + b" " * 599, "more_body": True}
+    first = Visit(door, secret, HELLO, messages=[begun], headers=[])
+    await asyncio.sleep(0.05)
+    refused = await ask(door, secret, HELLO)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    first.leave()
+    await first.task
+    for _ in range(5):
+        assert (await ask(door, secret, HELLO)).status == 200
+    assert (await ask(door, secret, TWICE)).status == 403
+    assert door._guard._room.left == 1_000
+
+
+async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, limiter, door, provider):
+    secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
+    assert (await ask(door, secret, HELLO)).status == 200
+    assert [(it.reason, it.count) for it in limiter.stats().decisions] == [("ok", 1)]
+
+    assert (await ask(door, secret, {**HELLO, "max_tokens": 50})).status == 200
+    assert (await ask(door, secret, {**HELLO, "messages": [{"role": "user", "content": "x" * 1_000}]})).status == 429
+    assert sum(it.count for it in limiter.stats().decisions if it.reason != "ok") == 1

@@ -1,0 +1,1 @@
+"""The bytes of an answer: encodings, events, and events that resemble each other."""
