@@ -8,12 +8,11 @@ import threading
 import uuid
 from functools import cached_property
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
-from enforcement.engine.own_limit_reader import OwnLimitReader
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
@@ -35,6 +34,9 @@ from enforcement.state.reservation import Reservation
 from enforcement.state.usage import UsageLog
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
+
+if TYPE_CHECKING:
+    from enforcement.engine.own_limit_reader import OwnLimitReader
 
 STOP_SECONDS: Final = 2.0
 
@@ -106,6 +108,8 @@ class Engine:
     @cached_property
     def own_limits(self) -> OwnLimitReader:
         """What reads the limits of a consumer, for the consumer."""
+        from enforcement.engine.own_limit_reader import OwnLimitReader  # most processes show nobody's limits
+
         return OwnLimitReader(self.keys, self.planner, self.health, fleet=self._fleet)
 
     def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
