@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
-from enforcement.engine.own_limit_reader import OwnLimitReader
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
@@ -37,6 +36,7 @@ from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
 
 if TYPE_CHECKING:
+    from enforcement.engine.own_limit_reader import OwnLimitReader
     from enforcement.engine.prices import PriceLoader
 
 STOP_SECONDS: Final = 2.0
@@ -109,6 +109,8 @@ class Engine:
     @cached_property
     def own_limits(self) -> OwnLimitReader:
         """What reads the limits of a consumer, for the consumer."""
+        from enforcement.engine.own_limit_reader import OwnLimitReader  # most processes show nobody's limits
+
         return OwnLimitReader(self.keys, self.planner, self.health, fleet=self._fleet)
 
     def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:

@@ -15,7 +15,7 @@ from tests.accessibility import graves
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 
 @pytest.fixture
