@@ -166,7 +166,10 @@ function rolling.read(s, spec, key, now, value)
     elseif now < last then
       now = last
       present, length, number = numbered_window(now, b)
-      if not present then return false end
+      if not present then -- a month after a longer one: the last charge may lie in the window after the next
+        if now >= ends then return false end
+        number = b[5] + 2
+      end
     end
   end
   s.cap, s.quota, s.now, s.life, s.known = spec.cap, quota, now, b[6], true
@@ -185,11 +188,17 @@ function rolling.read(s, spec, key, now, value)
 end
 
 rolling.reset = fixed.reset
-rolling.wait = fixed.reset
+
+-- A cost above the quota may need what several windows leave, and then waits longer. A new counter leaves nothing.
+function rolling.wait(s, cost)
+  if not s.known and cost > s.quota then return NEVER end
+  return s.ends - s.now
+end
 
 function rolling.mark(s) return s.number end
 
 function rolling.add(s, cost)
+  s.known = true
   s.used = s.used + cost
   s.room = s.room - cost
 end
@@ -216,7 +225,7 @@ end
 
 -- The same whose counters outlive the store.
 local durable_rolling = {
-  reset = fixed.reset, wait = fixed.reset, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
+  reset = fixed.reset, wait = rolling.wait, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
 }
 
 function durable_rolling.read(s, spec, key, now, value)

@@ -77,8 +77,8 @@ end
 -- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.
 -- ARGV[2..]  nine for each counter: used, end, last, stamp, number, before, had, spent, life, as `checkpoint` returns them.
--- Returns    how many were written. One that is forgotten by now, or that counts a later window, stays as it is. If one began the same
---            window anew, it gets back what it carried.
+-- Returns    how many were written. One that is forgotten by now, or that counts a later window, stays as it is. If one counts the same
+--            window, because it began anew or the store was set back, it carries what the later of their earlier windows left.
 local function restore_carried(keys, args)
   local now, slack = instant(args[1])
   local written = 0
@@ -90,9 +90,10 @@ local function restore_carried(keys, args)
     if now < ends + life and (not present or until_us <= ends) then
       if until_us == ends then
         used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped)
-        if own and known < own then
-          spent = known == before and max(spent, gone) or gone
-          before, had = known, given
+        if own and known < own and (known > before or before == number) then
+          before, had, spent = known, given, gone
+        elseif own and known == before and known < own then
+          had, spent = min(had, given), max(spent, gone)
         end
       end
       put(key, pack('>ddddddddd', used, ends, last, stamp, number, before, had, spent, life), ends - now + life, slack)
