@@ -162,7 +162,7 @@ def test_retry_after_is_when_enough_is_carried(limiter, clock, calendar, zone, c
 
 
 def test_no_wait_helps_a_cost_above_the_quota_of_an_unused_counter(limiter, clock):
-    """It carries nothing until something is charged. Neither does a counter that is forgotten before it carries enough."""
+    """It carries nothing until it is charged. A counter that is forgotten before it carries enough does not either."""
     limit = Limit(name="budget", quota=1, calendar="year", rollover=100)
     key, clock.now = f"k{next(keys)}", START_US
 
