@@ -161,6 +161,17 @@ def test_retry_after_is_when_enough_is_carried(limiter, clock, calendar, zone, c
     assert limiter.hit(limit, key, costs=cost).allowed
 
 
+def test_a_denial_names_no_quota_below_what_is_left(limiter, clock):
+    """15 of 10 would be a riddle."""
+    limit = Limit(name="budget", quota=10, calendar="month", rollover=25)
+    key, clock.now = f"k{next(keys)}", START_US
+    limiter.hit(limit, key, costs=5)
+    assert limiter.hit(limit, key, costs=6).problem()["detail"].startswith("budget has 5 of 10 requests left. Try")
+
+    clock.now = month_starts(2026, 2)
+    assert limiter.hit(limit, key, costs=16).problem()["detail"].startswith("budget has 15 requests left. Try")
+
+
 def test_no_wait_helps_a_cost_above_the_quota_of_an_unused_counter(limiter, clock):
     """It carries nothing until it is charged. A counter that is forgotten before it carries enough does not either."""
     limit = Limit(name="budget", quota=1, calendar="year", rollover=100)
