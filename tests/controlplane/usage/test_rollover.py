@@ -124,6 +124,26 @@ def test_a_month_that_a_store_set_back_forgot_was_not_idle(new_token, store, cli
     assert seen(new_token) == (1, left)
 
 
+@pytest.mark.parametrize("older", ["set back", "lost"])
+def test_a_month_that_only_the_checkpoint_knows_was_not_idle(new_token, store, client_of_store, older):
+    """The store was set back behind it, or lost its counter, and is in use again in the next month."""
+    check_at(MONTH_BEFORE_US, store, new_token, 6)
+    (key,) = client_of_store.keys(f"sg:{{{new_token.project_id}}}:c:*")
+    copy = client_of_store.dump(key)
+    check_at(LAST_MONTH_US, store, new_token, 11)
+    checkpoint()
+    client_of_store.delete(key)
+    if older == "set back":
+        client_of_store.restore(key, 3_600_000, copy)
+    check(store, new_token, 1)
+
+    # 4 of 10 were left to last month, and 3 of these 14 to this one.
+    assert checkpoint().restored == 1
+    assert seen(new_token) == (1, 12)
+    check(store, new_token, 1)
+    assert (checkpoint().restored, seen(new_token)) == (0, (2, 11))
+
+
 def test_a_checkpoint_is_kept_as_long_as_it_carries(token):
     """Not only to the end of its month."""
     checkpoint()
