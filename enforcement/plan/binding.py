@@ -13,7 +13,7 @@ from enforcement.model.keys import Keys, counter_name, tag_of_key
 from enforcement.model.limits import Limit
 from enforcement.model.matching import NO_LABELS
 from enforcement.model.metered import FrozenMapping, cost_name
-from enforcement.model.partitions import PartitionIndex, carried_us
+from enforcement.model.partitions import PartitionIndex, carried_us, most_windows_carried
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.costs import Costs, check_costs, names
 
@@ -24,8 +24,6 @@ LETTERS: Final = {
     "token_bucket": "b",
     "concurrency": "c",
 }
-_MOST_IDLE: Final = 6_000_000
-"""More windows than a counter with a rollover is kept for."""
 
 
 def _length(key: object) -> str:
@@ -161,7 +159,7 @@ class BoundLimit:
         idle = max(0, -(-(cost - limit.quota - max(0, remaining)) // limit.quota))
         if not idle:
             return end_us - now_us
-        if idle > _MOST_IDLE:
+        if idle > most_windows_carried(limit):
             return NEVER
         fits_us = start_after(end_us, idle, limit.calendar or "", limit.time_zone, limit.anchor)
         return fits_us - now_us if fits_us - end_us < carried_us(limit) else NEVER

@@ -183,6 +183,18 @@ def test_no_wait_helps_a_cost_above_the_quota_of_an_unused_counter(limiter, cloc
     assert limiter.hit(limit, key, costs=11).retry_after_ms is None
 
 
+@pytest.mark.parametrize("calendar", ["minute", "hour", "day", "week", "month", "year"])
+def test_a_cost_that_takes_longer_than_the_calendar_lasts_never_fits(limiter, clock, calendar):
+    """Days after the year 9999 have no date."""
+    limit = Limit(name="budget", quota=1, calendar=calendar, rollover=2**53 - 2)
+    key, clock.now = f"k{next(keys)}", START_US
+    limiter.hit(limit, key)
+
+    for cost in (10**5, 5 * 10**6, 6 * 10**6, 2**52):
+        denied = limiter.hit(limit, key, costs=cost)
+        assert (denied.reason, denied.retry_after_ms is None) == ("limited", calendar != "minute" or cost > 5 * 10**6)
+
+
 def test_a_clock_that_is_set_back_by_a_month_gives_nothing(limiter, clock):
     """The last charge may lie two months ahead, as the one between them is shorter."""
     limit = Limit(name="budget", quota=10, calendar="month", rollover=2)
