@@ -178,6 +178,8 @@ class Decider:
             if charge:
                 self._admitted[0] += 1
         else:
+            if plan.follows_calendar:
+                reply = reply.rolled(plan.bounds, costs)
             decision = Decision(False, reply.reason(plan.bounds), "store", plan, reply)
             if charge:
                 self._denials.add(plan, costs, decision, remembers=not ident and not self._clock)
