@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -54,9 +55,43 @@ async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], A
         return stop.value
 
 
+async def run_through(
+    steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], asyncio.Future[Any]]
+) -> tuple[Any, asyncio.CancelledError | None]:
+    """
+    Do what :func:`run_awaited` does, to the end even if the task is cancelled meanwhile. A task of its own for that
+    would cost more than the call.
+
+    Returns:
+        The generator's result, and the cancellation that the caller has to raise again, or None.
+    """
+    cancelled = None
+    try:
+        command = next(steps)
+        while True:
+            replying = call(command)
+            while not replying.done():
+                try:
+                    await asyncio.shield(replying)
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+                except StoreError:
+                    break  # which is raised below
+            try:
+                reply = replying.result()
+                if type(reply) is ReplyError:
+                    raise pipe.trouble(reply)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value, cancelled
+
+
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
     """Do what :func:`run_within` does in an event loop, and return the generator's result."""
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))
 
 
-__all__ = ["run", "run_awaited", "run_awaited_within", "run_within"]
+__all__ = ["run", "run_awaited", "run_awaited_within", "run_through", "run_within"]

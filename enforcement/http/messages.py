@@ -272,7 +272,9 @@ class RequestAttributes(Mapping[str, str]):
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
         for name, value in values.items():
             _check_length(name, value, 400)
-        return RequestAttributes({**values, **self._values}, self._header)
+        made = RequestAttributes.__new__(RequestAttributes)
+        made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
+        return made
 
     def __getitem__(self, name: str) -> str:
         if name in self._values:

@@ -10,8 +10,8 @@ limiter that made the reservation runs.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from enforcement.failover.health import Health
@@ -181,6 +181,8 @@ class Reservation:
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
         """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
+        if not self._plan.has_slots:
+            return []
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
@@ -236,7 +238,7 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 def new_ident() -> str:
     """Return a new random id for a reservation or a settlement."""
-    return uuid.uuid4().hex
+    return token_hex(16)
 
 
 __all__ = ["Reservation", "new_ident"]

@@ -24,7 +24,8 @@ _strictest = lru_cache(1_024)(strictest)
 
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
-    return _strictest(plan.metering or ())
+    rules = plan.metering or ()
+    return rules[0] if len(rules) == 1 else _strictest(rules)
 
 
 async def open_metered(

@@ -6,7 +6,7 @@ from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
 from enforcement.http.messages import PROVIDER_KEYS, find_token
-from enforcement.metering.request import find_route
+from enforcement.metering.request import MCP, find_route
 
 _KEY_FIELDS: Final = (b"authorization", b"x-api-key", *(name.encode() for name in PROVIDER_KEYS))
 # The first field that a request has decides. Two of the SDKs send the last one.
@@ -29,17 +29,22 @@ def target_of(scope: Scope) -> str:
     return str(raw.decode("latin-1") if raw else scope["path"])
 
 
-def shape_of(scope: Scope) -> str:
+def shape_of(scope: Scope, format: str | None = None) -> str:
     """
     Return the provider whose errors the client can read: ``openai``, ``anthropic``, ``gemini``, or an empty string.
 
     The path says it, if it is one of a metered format. Elsewhere, as for files and batches, the header fields do.
+
+    Args:
+        format: What the path says, if that is known.
     """
     if scope["type"] != "http":
         return ""
-    route = find_route(target_of(scope))
-    if route is not None:
-        return route.format.partition("-")[0]
+    if format is None or format == MCP:
+        route = find_route(target_of(scope))
+        format = None if route is None else route.format
+    if format is not None:
+        return format.partition("-")[0]
     names = {name for name, _ in scope["headers"]}
     return next((shape for name, shape in _SIGNS if name in names), "")
 
