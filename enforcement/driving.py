@@ -72,11 +72,9 @@ async def run_through(
             replying = call(command)
             while not replying.done():
                 try:
-                    await asyncio.shield(replying)
+                    await _end_of(replying)
                 except asyncio.CancelledError as exc:
                     cancelled = exc
-                except StoreError:
-                    break  # which is raised below
             try:
                 reply = replying.result()
                 if type(reply) is ReplyError:
@@ -87,6 +85,13 @@ async def run_through(
                 command = steps.send(reply)
     except StopIteration as stop:
         return stop.value, cancelled
+
+
+def _end_of(future: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """Return a future that is done when another one is. To cancel it does not cancel the other one."""
+    end = future.get_loop().create_future()
+    future.add_done_callback(lambda _: end.done() or end.set_result(None))
+    return end
 
 
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:

@@ -225,10 +225,10 @@ def find_token(authorization: str | None, *keys: str | None) -> str | None:
     Returns:
         An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
-    if authorization is None and all(key is None for key in keys):
+    if authorization is None and keys.count(None) == len(keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    shown = [bearer if scheme.lower() == "bearer" else "", *(key or "" for key in keys)]
+    shown = [bearer if scheme.lower() == "bearer" else "", *filter(None, keys)]
     found = [value.strip() for value in shown if value.strip()]
     if len(found) > 1:  # the others may be credentials for the upstream
         return next((value for value in found if is_well_formed(value)), found[0])

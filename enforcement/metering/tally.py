@@ -76,8 +76,7 @@ class MeteredTally:
             key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
-                for i, count in enumerate(added):
-                    row[i] += count
+                row[:] = [before + more for before, more in zip(row, added, strict=True)]
             elif len(self._rows) < MAX_ROWS:
                 self._rows[key] = added
             else:

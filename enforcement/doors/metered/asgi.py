@@ -186,8 +186,11 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
+        present = {name for name, _ in scope["headers"]}
+
         def header(name: str) -> str | None:
-            return header_of(scope, name.encode("latin-1"))
+            field = name.encode("latin-1")
+            return header_of(scope, field) if field in present else None
 
         return read_request(method, target, header, body.data, max_body=self._max_body), body
 

@@ -9,6 +9,7 @@ from enforcement.http.messages import PROVIDER_KEYS, find_token
 from enforcement.metering.request import MCP, find_route
 
 _KEY_FIELDS: Final = (b"authorization", b"x-api-key", *(name.encode() for name in PROVIDER_KEYS))
+_KEY_NAMES: Final = frozenset(_KEY_FIELDS)
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
     (b"anthropic-version", "anthropic"),
@@ -20,7 +21,8 @@ _SIGNS: Final = (
 
 def token_of(scope: Scope) -> str | None:
     """Return the token of a request, from the fields in which the SDKs of providers show it, see find_token()."""
-    return find_token(*(header_of(scope, name) for name in _KEY_FIELDS))
+    present = {name for name, _ in scope["headers"]} & _KEY_NAMES
+    return find_token(*[header_of(scope, name) if name in present else None for name in _KEY_FIELDS])
 
 
 def target_of(scope: Scope) -> str:

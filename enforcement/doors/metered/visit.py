@@ -168,15 +168,22 @@ class MeteredVisit:
 
     async def _passed_on(self, message: Message) -> None:
         """Read a message of the answer, and send it to the client."""
-        if message["type"] == "http.response.start" and not self._broke:
-            message = await self._head(message)
-        elif message["type"] == "http.response.body" and not self._broke:
-            passed = await self._part(message)
-            if passed is None:
-                return
-            message = passed
-        elif self._broke:
+        if self._broke:
             await self._end(whole=False)
+        elif message["type"] == "http.response.start":
+            message = await self._head(message)
+        elif message["type"] == "http.response.body":
+            body = message.get("body", b"")
+            data = self.exchange.feed(body)
+            if not message.get("more_body", False):
+                message = {**message, "body": data + await self._end(whole=True)}
+            else:
+                if self._draining:
+                    await self._read_on()
+                if data is not body:  # an empty body, with which an application sends the head of its answer, passes
+                    if not data:
+                        return
+                    message = {**message, "body": data}
         if not self._left:
             await self._send(message)
 
@@ -189,18 +196,6 @@ class MeteredVisit:
         if not self.exchange.hides_usage:
             return message
         return {**message, "headers": [header for header in headers if header[0].lower() != _LENGTH]}
-
-    async def _part(self, message: Message) -> Message | None:
-        body = message.get("body", b"")
-        data = self.exchange.feed(body)
-        if message.get("more_body", False):
-            if self._draining:
-                await self._read_on()
-            if data is body:
-                return message  # an empty one, too, with which an application sends the head of its answer
-            return {**message, "body": data} if data else None
-        rest = await self._end(whole=True)
-        return {**message, "body": data + rest if rest else data}
 
     async def _read_on(self) -> None:
         settlement = self.exchange.read_on(now_us())
