@@ -56,7 +56,7 @@ async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], A
 
 
 async def run_through(
-    steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], asyncio.Future[Any]]
+    steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]
 ) -> tuple[Any, asyncio.CancelledError | None]:
     """
     Do what :func:`run_awaited` does, to the end even if the task is cancelled meanwhile. A task of its own for that
@@ -69,7 +69,7 @@ async def run_through(
     try:
         command = next(steps)
         while True:
-            replying = call(command)
+            replying = asyncio.ensure_future(call(command))
             while not replying.done():
                 try:
                     await _end_of(replying)
@@ -90,7 +90,12 @@ async def run_through(
 def _end_of(future: asyncio.Future[Any]) -> asyncio.Future[None]:
     """Return a future that is done when another one is. To cancel it does not cancel the other one."""
     end = future.get_loop().create_future()
-    future.add_done_callback(lambda _: end.done() or end.set_result(None))
+
+    def ended(_: asyncio.Future[Any]) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    future.add_done_callback(ended)
     return end
 
 
