@@ -66,10 +66,10 @@ def compare(store: World, effort: Effort) -> tuple[list[Row], dict[str, Series],
     rounds: dict[str, Round] = {}
     with ExitStack() as stack:
         behind = stack.enter_context(provider())
-        address = f"http://127.0.0.1:{behind.port}"
+        variables = {"SLUICEGATE_UPSTREAM_URL": f"http://127.0.0.1:{behind.port}", "SLUICEGATE_METER": "auto"}
         servers = {
             BARE: behind,
-            OURS: stack.enter_context(ours("proxy", store.url, core=core, SLUICEGATE_UPSTREAM_URL=address)),
+            OURS: stack.enter_context(ours("proxy", store.url, core=core, **variables)),
             LITELLM: stack.enter_context(litellm(python, provider=behind.port, core=core)),
         }
         for connections in (FEW, MANY):

@@ -194,3 +194,23 @@ async def test_a_task_that_is_cancelled_while_it_settles_has_settled(server, wor
     assert cancelled > 0
     assert state.remaining == 1_000 - 7 * 10
     assert not listed(world)
+
+
+async def test_settlements_that_wait_at_the_same_time_share_one_round_trip(server, world):
+    """The store reads once from the connection, however many there are, and not once for each."""
+    secret = world.everything(TPM)
+
+    def reads():
+        return world.client.info("stats")["total_reads_processed"]
+
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+        plan = await limiter.find_plan(secret, None)
+        held = [await limiter.admit_plan(plan, {"tokens": 50}, None, {}) for _ in range(12)]
+        before = reads()
+        await asyncio.gather(*(admission.conclude({"tokens": 10}) for admission in held))
+        counted = reads() - before - 1  # without the question itself
+        (state,) = (await limiter.check(secret, {"tokens": 0})).limits
+
+    # The background may have asked something meanwhile.
+    assert 1 <= counted <= 3
+    assert state.remaining == 1_000 - 12 * 10
