@@ -104,6 +104,8 @@ def us(value: float) -> str:
 
 def rate(value: float) -> str:
     """Return decisions a second, readable."""
+    if value < 1e3:
+        return f"{value:.0f}/s"
     return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
 
 
