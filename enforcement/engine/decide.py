@@ -199,7 +199,7 @@ class Decider:
             return
         requests = costs if isinstance(costs, int) else costs.get("requests", 1)
         if passed and not any(reply.waits()):
-            usage.passed(minute, requests, tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds))
+            usage.passed(minute, requests, tuple([(bound.index, bound.cost_of(costs)) for bound in plan.bounds]))
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 

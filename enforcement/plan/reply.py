@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.model.algorithms import HOPELESS
@@ -131,9 +131,9 @@ class Reply:
         """Return :meth:`mark` of every limit."""
         return tuple(self.numbers[6 :: self.width])
 
-    def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the index and the bound of each limit that admits the request."""
-        return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
+    def charged(self, bounds: Sequence[BoundLimit]) -> list[tuple[int, BoundLimit]]:
+        """Return the index and the bound of each limit that admits the request, as a new list."""
+        return [(i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0]
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
         """
