@@ -167,7 +167,7 @@ def open_request(
     found = terms_of(limits, prices, model, at_us)
     if isinstance(found, ReservationDenial):
         names = ", ".join(limits[index].name for index in found.denied_by)
-        return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
+        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {names}.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     messages, other_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
