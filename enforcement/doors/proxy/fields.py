@@ -58,7 +58,8 @@ _SCHEMES: Final = {"ws": "http", "wss": "https"}
 # Methods are case-sensitive. An application that knows better would take a method for another than limits by method do.
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]{1,64}")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
+# Some servers drop what follows "#", which no client sends (RFC 9112, 3.2).
+_NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f#]")
 _NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
 
 
