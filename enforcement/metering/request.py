@@ -341,4 +341,13 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "find_route", "read_request", "resembles_route"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_SESSION_LENGTH",
+    "MCP",
+    "MeteredRequest",
+    "Unmetered",
+    "find_route",
+    "read_request",
+    "resembles_route",
+]
