@@ -184,7 +184,8 @@ async def test_bodies_of_one_project_leave_room_for_others(world, door, provider
     """Requests that never end take half of the room at most, however many they are."""
     secret = published(world, TPM)
     other = mint("live")
-    world.publish(world.project(ident="proj_other", slug="other"), {other: world.token("pol_api", project="proj_other")})
+    project = world.project(ident="proj_other", slug="other")
+    world.publish(project, {other: world.token("pol_api", project="proj_other")})
     door._guard._room = BodyRoom(2_000)
     begun = {"type": "http.request", "body": b"{" + b" " * 299, "more_body": True}
     stalled = [Visit(door, secret, HELLO, messages=[begun], headers=[]) for _ in range(9)]
