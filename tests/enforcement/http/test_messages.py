@@ -104,7 +104,9 @@ def test_header_is_an_attribute_when_asked_for() -> None:
     assert dict(attributes) == {"path": "/x"}
 
 
-@pytest.mark.parametrize("name", ["authorization", "proxy-authorization", "cookie", "x-api-key"])
+@pytest.mark.parametrize(
+    "name", ["authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key"]
+)
 def test_credentials_are_never_attributes(name: str) -> None:
     """A secret must not become part of a counter's name."""
     assert f"header.{name}" not in RequestAttributes({}, {name: "secret"}.get)
