@@ -146,7 +146,7 @@ class LabelUsageView(ApiView):
     get_queryset = MeteredView.get_queryset
     FILTERS = MeteredView.FILTERS
 
-    @extend_schema(responses=LabelUsageListSerializer)
+    @extend_schema(responses=forced_singular_serializer(LabelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         lines = totals_by_label(self.get_queryset(), self.query["label"], MOST_VALUES)
         return page_of_range(self.query, Response({"results": LabelUsageSerializer(lines, many=True).data}))
