@@ -175,7 +175,8 @@ def open_request(
             parts=asked.parts,
             cap=asked.cap,
             n=asked.n,
-            factor=prices.factors.get(model, FACTOR),
+            # The method get() of such a mapping raises and catches an error for most models.
+            factor=prices.factors[model] if model in prices.factors else FACTOR,  # noqa: SIM401
             messages=messages,
             all_bytes=all_bytes,
             added_tokens=asked.added_tokens,

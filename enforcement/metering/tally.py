@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from itertools import islice
+from operator import add
 from typing import Final
 
 from enforcement.metering.opening import Opening
@@ -85,7 +86,7 @@ class MeteredTally:
             key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
-                row[:] = map(sum, zip(row, added, strict=True))
+                row[:] = map(add, row, added)
             elif len(self._rows) < MAX_ROWS:
                 self._rows[key] = added
             else:
