@@ -225,10 +225,10 @@ def find_token(authorization: str | None, *keys: str | None) -> str | None:
     Returns:
         An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
-    if authorization is None and all(key is None for key in keys):
+    if authorization is None and keys.count(None) == len(keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    shown = [bearer if scheme.lower() == "bearer" else "", *(key or "" for key in keys)]
+    shown = [bearer if scheme.lower() == "bearer" else "", *filter(None, keys)]
     found = [value.strip() for value in shown if value.strip()]
     if len(found) > 1:  # the others may be credentials for the upstream
         return next((value for value in found if is_well_formed(value)), found[0])
@@ -272,7 +272,9 @@ class RequestAttributes(Mapping[str, str]):
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
         for name, value in values.items():
             _check_length(name, value, 400)
-        return RequestAttributes({**values, **self._values}, self._header)
+        made = RequestAttributes.__new__(RequestAttributes)
+        made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
+        return made
 
     def __getitem__(self, name: str) -> str:
         if name in self._values:

@@ -132,7 +132,8 @@ end
 -- A fixed_window of the calendar that carries what it leaves into the next one. cap: the quota and the most that is carried. a: the
 -- quota. b: four boundaries, the number of the window between the second and the third, and how long a counter is kept after the end of
 -- its window, in us. Value: used, end, last and stamp as of a durable counter; then the number of the window; the number of the last
--- one before it that was charged (its own if none is known), what that one had and what was used of it; and how long it is kept.
+-- one before it that was charged (its own if none is known), what that one had and what was used of it; how long it is kept; and what
+-- its window has. The last two are for checkpoints.
 local rolling = {}
 
 -- Return the end, the length and the number of the window that holds `now`; false: it lies outside.
@@ -159,14 +160,17 @@ function rolling.read(s, spec, key, now, value)
   if value then
     used, ends, last = unpack_doubles('>ddd', value)
     if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-    if #value >= 72 then own, before, had, spent = unpack_doubles('>dddd', value, 33) end
+    if #value >= 80 then own, before, had, spent = unpack_doubles('>dddd', value, 33) end
     if last - now > length then -- the clock was set back: what was charged counts as charged now
       if own then own, before = number, number - (own - before) end
       ends, s.behind = present, true
     elseif now < last then
       now = last
       present, length, number = numbered_window(now, b)
-      if not present then return false end
+      if not present then -- a month after a longer one: the last charge may lie in the window after the next
+        if now >= ends then return false end
+        number = b[5] + 2
+      end
     end
   end
   s.cap, s.quota, s.now, s.life, s.known = spec.cap, quota, now, b[6], true
@@ -185,11 +189,17 @@ function rolling.read(s, spec, key, now, value)
 end
 
 rolling.reset = fixed.reset
-rolling.wait = fixed.reset
+
+-- A cost above the quota may need what several windows leave, and then waits longer. A new counter leaves nothing.
+function rolling.wait(s, cost)
+  if not s.known and cost > s.quota then return NEVER end
+  return s.ends - s.now
+end
 
 function rolling.mark(s) return s.number end
 
 function rolling.add(s, cost)
+  s.known = true
   s.used = s.used + cost
   s.room = s.room - cost
 end
@@ -210,13 +220,14 @@ function rolling.amend(s, delta, mark)
 end
 
 function rolling.write(key, s, slack)
-  local packed = pack('>ddddddddd', s.used, s.ends, s.now, s.stamp, s.number, s.before, s.had, s.spent, s.life)
+  local has = s.quota + carried(s, s.number)
+  local packed = pack('>dddddddddd', s.used, s.ends, s.now, s.stamp, s.number, s.before, s.had, s.spent, s.life, has)
   put(key, packed, s.ends - s.now + s.life, slack)
 end
 
 -- The same whose counters outlive the store.
 local durable_rolling = {
-  reset = fixed.reset, wait = fixed.reset, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
+  reset = fixed.reset, wait = rolling.wait, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
 }
 
 function durable_rolling.read(s, spec, key, now, value)
@@ -238,8 +249,8 @@ local function durable_state(key)
   local used, ends, last = unpack_doubles('>ddd', value)
   local stamp = 0
   if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-  if #value < 72 then return used, ends, last, stamp end
-  return used, ends, last, stamp, unpack_doubles('>ddddd', value, 33)
+  if #value < 80 then return used, ends, last, stamp end
+  return used, ends, last, stamp, unpack_doubles('>dddddd', value, 33)
 end
 
 -- sliding_window. a: length in us. Value: current, previous, last.

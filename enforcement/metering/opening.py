@@ -90,8 +90,9 @@ class Opening:
         What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or
         no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
         """
-        counts = any(limit.unit in METERED_UNITS for limit in self.terms.limits)
-        if not counts or self.estimate is None or isinstance(self.asked, Unmetered):
+        if self.estimate is None or isinstance(self.asked, Unmetered):
+            return None
+        if METERED_UNITS.isdisjoint([limit.unit for limit in self.terms.limits]):
             return None
         return {
             "model": self.asked.attributes.get("model", ""),

@@ -97,7 +97,9 @@ class MeteredTally:
         day = minute // MINUTES_PER_DAY
         if day > self._day:
             self._day, self._models = day, {}
-        name = "".join(char if char.isprintable() else "?" for char in model[:MAX_MODEL_LENGTH])
+        name = model[:MAX_MODEL_LENGTH]
+        if not name.isprintable():
+            name = "".join(char if char.isprintable() else "?" for char in name)
         known = self._models.setdefault(project, set())
         if name not in known and len(known) >= MAX_MODELS:
             return ""

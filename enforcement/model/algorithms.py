@@ -152,12 +152,13 @@ class RollingWindow:
         before: The number of the last earlier window that was charged. It is ``number`` if there is none.
         had: Permits that the window ``before`` had.
         spent: Permits that were used of them.
+        known: Whether it was charged before. A new counter leaves nothing to the next window.
     """
 
     def __init__(self) -> None:
         self.used, self.ends, self.last = 0, -1, 0
         self.number, self.before, self.had, self.spent = -1, -1, 0, 0
-        self.behind = False
+        self.behind = self.known = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.quota, self.behind = spec.capacity, spec.a, False
@@ -168,8 +169,13 @@ class RollingWindow:
             self.ends, self.last, self.behind = end, now, True
         elif now < self.last:
             now = self.last
-            start, end, number = _numbered_window(now, spec)
-        self.now = now
+            try:
+                start, end, number = _numbered_window(now, spec)
+            except OutOfCalendar:  # a month after a longer one: the last charge may lie in the window after the next
+                if now >= self.ends:
+                    raise
+                number = spec.b[4] + 2
+        self.now, self.known = now, True
         if now < self.ends:
             if self.number < 0:
                 self.number = self.before = number
@@ -180,6 +186,7 @@ class RollingWindow:
             self.used, self.ends, self.number = 0, end, max(number, self.number + 1)
         else:
             self.used, self.ends, self.number, self.before, self.had, self.spent = 0, end, number, number, 0, 0
+            self.known = False
 
     def _carried(self, number: int) -> int:
         """Return what is carried into the window of this number. A window that was not charged adds its quota."""
@@ -193,12 +200,13 @@ class RollingWindow:
         return self.ends - self.now
 
     def wait(self, cost: int) -> int:
-        return self.reset()
+        return self.reset() if self.known or cost <= self.quota else NEVER
 
     def mark(self) -> int:
         return self.number
 
     def add(self, cost: int, ident: str) -> None:
+        self.known = True
         self.used += cost
         self.last = self.now
 

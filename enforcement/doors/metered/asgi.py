@@ -94,7 +94,7 @@ class MeteredGuard:
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
-        preset, shape = self._door._headers, shape_of(scope)
+        preset = self._door._headers
         try:
             opened = await self._open(limiter, scope, receive)
         except ClientLeft:
@@ -103,10 +103,11 @@ class MeteredGuard:
             await self._plain(limiter, scope, receive, send)
             return
         except Refusal as refusal:
+            shape = shape_of(scope)
             await self._answer(scope, receive, send, refusal.answer(f"{preset}+{shape}" if shape else preset))
             return
         except Denied as denied:
-            await self._answer(scope, receive, send, denial(denied.decision, preset, shape))
+            await self._answer(scope, receive, send, denial(denied.decision, preset, shape_of(scope)))
             return
         opening, admission, body, drains, report = opened
         if scope["type"] == "websocket":
@@ -114,7 +115,7 @@ class MeteredGuard:
             await self._door._pass_held(admission, scope, receive, send)
             return
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
-        visit = MeteredVisit(exchange, admission, drains, report, shape)
+        visit = MeteredVisit(exchange, admission, drains, report, shape_of(scope, opening.asked.format))
         if isinstance(opening.asked, MeteredRequest):
             body.data = opening.asked.body
             scope = sent_on(scope, body.data)
@@ -185,8 +186,11 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
+        present = {name for name, _ in scope["headers"]}
+
         def header(name: str) -> str | None:
-            return header_of(scope, name.encode("latin-1"))
+            field = name.encode("latin-1")
+            return header_of(scope, field) if field in present else None
 
         return read_request(method, target, header, body.data, max_body=self._max_body), body
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enforcement.http.families import tighter_families
-from enforcement.http.messages import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.messages import Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.progress import Progress
 from enforcement.model.tokens import mint
 
 
