@@ -14,12 +14,12 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 
 from controlplane.adminkit.forms import DurationField, NumbersField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
+from controlplane.core.money import quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
-from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
@@ -223,12 +223,6 @@ def described(rows: Any) -> list[dict[str, Any]]:
 
 
 def _amount(one: dict[str, Any], *, signed: bool = False) -> dict[str, str]:
-    """Return the name of a limit and the permits as people read them. Money has six decimals."""
-    permits, sign = one["permits"], "+" if signed else ""
-    number = f"{permits / 1_000_000:{sign},.6f}" if one["unit"] == MONEY else f"{permits:{sign},}"
-    return {"limit": f"{one['policy']}/{one['limit']}", "number": number, "unit": _unit(one["unit"], permits)}
-
-
-def _unit(unit: str, permits: int) -> str:
-    name = "money" if unit == MONEY else unit.replace("_", " ")
-    return name.removesuffix("s") if abs(permits) == 1 else name
+    """Return the name of a limit and the permits as people read them."""
+    sign = "+" if signed and one["permits"] > 0 else ""
+    return {"limit": f"{one['policy']}/{one['limit']}", "permits": sign + quantity(one["permits"], one["unit"])}
