@@ -14,7 +14,7 @@ from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
-from controlplane.adminkit.site import ReadOnlyAdmin, link_to
+from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
 from controlplane.core.csp import HEADER
 from controlplane.core.money import exact, permits
 from controlplane.policies.models import Policy
@@ -210,7 +210,7 @@ class MeteredAdmin(SumsAdmin):
 
     @display(description="Model", ordering="model")
     def model_name(self, row: MeteredRow) -> str:
-        return row.model or "—"
+        return long_name(row.model) if row.model else "—"
 
     @display(description="Money", ordering="micros")
     def money(self, row: MeteredRow) -> str:

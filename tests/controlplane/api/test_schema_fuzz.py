@@ -15,6 +15,7 @@ from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
+from controlplane.reservations.models import Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
@@ -22,6 +23,7 @@ from tests.factories import (
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
+    ReservationFactory,
     TokenFactory,
 )
 from tests.scale import scale
@@ -81,6 +83,7 @@ def rows() -> dict[str, dict[str, str]]:
     Token.objects.filter(pk=token.pk).update(policy=policy)
     override = Override.objects.first() or OverrideFactory(limit=limit, token=Token.objects.get(pk=token.pk))
     price = ModelPrice.objects.first() or ModelPriceFactory()
+    reservation = Reservation.objects.first() or ReservationFactory(project_id=project.pk)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -94,6 +97,7 @@ def rows() -> dict[str, dict[str, str]]:
         "tokens": {"id": token.pk},
         "overrides": {"id": override.pk},
         "prices": {"id": price.pk},
+        "reservations": {"id": reservation.pk},
         "revisions": {"number": "1"},
     }
 

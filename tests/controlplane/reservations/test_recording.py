@@ -40,6 +40,18 @@ def test_each_is_saved_once_and_counted(reserved, client_of_store):
     assert (count.open, count.lost, count.lost_since.year) == (0, 1, 1970)
 
 
+def test_a_run_that_has_no_time_left_is_continued_by_the_next(reserve, client_of_store, monkeypatch):
+    """Other tasks wait for the worker. Each is saved once all the same."""
+    monkeypatch.setattr(recording, "MOST_SECONDS", 0)
+    monkeypatch.setattr(recording, "IDS_AT_ONCE", 2)
+    ids = [reserve() for _ in range(5)]
+    for one in ids:
+        lose(client_of_store, one)
+
+    assert [record(client_of_store) for _ in range(4)] == [2, 2, 1, 0]
+    assert set(Reservation.objects.values_list("pk", flat=True)) == set(ids)
+
+
 def test_one_that_its_process_prolongs_again_is_not_lost(reserved, client_of_store):
     """The process was only stopped for a while."""
     where = RecordKeys.from_id(Keys(), reserved)
@@ -153,6 +165,28 @@ def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeyp
     assert Reservation.objects.get().state == "settled"
     assert used()["tpm"] == 130
     assert MeteredRow.objects.get(period="day").settled_as == "exact"
+
+
+def test_the_worker_does_not_take_the_settlement_of_the_process_for_its_own(
+    reserved, client_of_store, monkeypatch, used
+):
+    """The store was away when an operator settled, and the process came first when it was back."""
+
+    def away(*_):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "_correct", away)
+        with pytest.raises(actions.SettlementUnfinished):
+            order(reserved)
+    settle_reservation(client_of_store, Keys(), reserved, {"tokens": 5})
+    record(client_of_store, seconds=11)
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_by, row.order, used()["tpm"]) == ("settled", "", {}, 5)
+    assert not MeteredRow.objects.exists()  # the process counts what it has settled
+    entries = AuditEntry.objects.filter(object_type="reservation").order_by("id")
+    assert [entry.action for entry in entries] == ["reservation.settle", "reservation.settled_elsewhere"]
 
 
 def test_an_operator_who_comes_with_the_process_is_told(reserved, client_of_store, monkeypatch):
