@@ -14,7 +14,7 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 
 from controlplane.adminkit.forms import DurationField, NumbersField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
-from controlplane.core.money import quantity
+from controlplane.core.money import exact, quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
@@ -175,7 +175,15 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
             return HttpResponseRedirect(list_url(Reservation))
         (shown,) = described([row])
         may_settle = row.may_settle and self.has_settle_permission(request)
-        return self.page(request, "reservation.html", title="Reservation", row=shown, form=form, may_settle=may_settle)
+        return self.page(
+            request,
+            "reservation.html",
+            title="Reservation",
+            row=shown,
+            form=form,
+            may_settle=may_settle,
+            example=exact(2_500_000),
+        )
 
     def _settle(self, request: HttpRequest, pk: str, form: SettleForm) -> bool:
         """Settle a reservation, tell the user how that went, and return whether the page of it is done with."""
