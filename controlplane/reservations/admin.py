@@ -18,7 +18,7 @@ from controlplane.core.money import exact, quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
-from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, UNSETTLED, Reservation
+from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
@@ -38,6 +38,13 @@ class FilterForm(forms.Form):
     project = forms.CharField(required=False, max_length=63, widget=UnfoldAdminTextInputWidget, label="Project")
     token = forms.CharField(required=False, max_length=100, widget=UnfoldAdminTextInputWidget, label="Token")
     older = DurationField(required=False, label="Older than")
+
+    def clean_older(self) -> int | None:
+        """Return the least age in seconds, or None for any."""
+        older: int | None = self.cleaned_data["older"]
+        if older is not None and older > SETTLED_KEPT.total_seconds():
+            raise forms.ValidationError(f"Must be at most {SETTLED_KEPT.days} days. Older ones are not kept.")
+        return older
 
     def clean_project(self) -> str:
         """Return the id of the project that is named by its slug or id, or an empty string."""

@@ -25,13 +25,13 @@ from controlplane.api.serializers import ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.reservations import actions, listing
-from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, STATES, UNSETTLED, Reservation
+from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, STATES, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
 ID = r"[A-Za-z0-9_-]{1,64}\.[0-9a-f]{32}"
-MOST_SECONDS = 30 * 86_400
+MOST_SECONDS = int(SETTLED_KEPT.total_seconds())
 COST = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
 
 

@@ -23,8 +23,8 @@ from enforcement.model.keys import GLOBAL_TAG
 from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys
 from enforcement.store.errors import StoreError
 
-# How many a list reads from the store, in the search for those of its filter.
-MOST_READ = 20_000
+# How many a list reads from the store, in the search for those of its filter. SQL finds lost ones beyond that.
+MOST_READ = 5_000
 
 
 class Unknown(LookupError):
@@ -102,7 +102,8 @@ def _stored(query: ReservationQuery) -> Iterator[Reservation]:
     """Yield the reservations of a query that the store lists, and others of the same projects."""
     states, keys, shared = query.states, store.keys(), client()
     chosen = {"lost_only": OPEN not in states, "open_only": LOST not in states}
-    for tag in sorted(count_reservations(shared, keys, _tags(query))):
+    # The index of all projects comes last, as most of it may be of others.
+    for tag in sorted(count_reservations(shared, keys, _tags(query)), key=lambda tag: (tag == GLOBAL_TAG, tag)):
         for row in each_reservation(shared, keys, tag, **chosen, at_most=MAX_RESERVATIONS):
             if row.about.get("project"):
                 yield Reservation.of(row)

@@ -8,7 +8,7 @@ each of them once, by its unique id, until some weeks after it was settled.
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import batched
 
 import redis
@@ -18,7 +18,15 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.projects.models import Project
 from controlplane.reservations import actions
-from controlplane.reservations.models import LOST, SETTLED, SETTLED_WITHIN, SETTLING, Reservation, ReservationCount
+from controlplane.reservations.models import (
+    LOST,
+    SETTLED,
+    SETTLED_KEPT,
+    SETTLED_WITHIN,
+    SETTLING,
+    Reservation,
+    ReservationCount,
+)
 from enforcement.control.reservations import (
     ReservationCounts,
     count_reservations,
@@ -39,8 +47,6 @@ MOST_SECONDS = 15
 # The time for which a killed run blocks the next one. It is longer than a run.
 LOCK_TTL_MS = 55_000
 IDS_AT_ONCE = 500
-# How long those that were settled stay in the list.
-SETTLED_KEPT = timedelta(days=30)
 
 
 def record(now: datetime, client: redis.Redis | None = None) -> int:

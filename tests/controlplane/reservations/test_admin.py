@@ -50,6 +50,7 @@ def test_a_wrong_filter_lists_nothing_and_says_why(as_ann, reserved):
         ("project=none", "There is no project &#x27;none&#x27;."),
         ("token=none", "Must be an id: no token has this name."),
         ("older=soon", "Must be a duration"),
+        ("older=1000000+days", "Must be at most 30 days."),
     ):
         shown = as_ann.get(f"{LIST}?{query}").content.decode()
         assert (text in shown, reserved in shown) == (True, False), query
