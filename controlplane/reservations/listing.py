@@ -82,7 +82,7 @@ def client() -> redis.Redis:
 
 def unsettled(query: ReservationQuery, now: datetime) -> UnsettledList:
     """
-    Return the open and lost reservations of a query, at most MAX_LISTED of the store and as many that only SQL knows.
+    Return at most MAX_LISTED open and lost reservations of a query, from the store and from SQL.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
@@ -91,11 +91,12 @@ def unsettled(query: ReservationQuery, now: datetime) -> UnsettledList:
     accepted = (row for row in islice(stored, MOST_READ) if query.accepts(row, now))
     found = {row.pk: row for row in islice(accepted, MAX_LISTED)}
     kept = list(_kept_of(query, now)[: MAX_LISTED + 1])
-    truncated = len(kept) > MAX_LISTED or next(accepted, None) is not None or next(stored, None) is not None
-    for row in kept[:MAX_LISTED]:
+    unread = next(accepted, None) is not None or next(stored, None) is not None
+    for row in kept:
         if row.state == SETTLING or row.pk not in found:
             found[row.pk] = row
-    return UnsettledList(sorted(found.values(), key=lambda row: (row.at, row.pk)), truncated)
+    rows = sorted(found.values(), key=lambda row: (row.at, row.pk))
+    return UnsettledList(rows[:MAX_LISTED], unread or len(rows) > MAX_LISTED)
 
 
 def _stored(query: ReservationQuery) -> Iterator[Reservation]:
