@@ -11,7 +11,7 @@ from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.reservations.models import Reservation
-from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 
 
 class CleanFactory(factory.django.DjangoModelFactory):
@@ -193,22 +193,6 @@ class UsageRowFactory(CleanFactory):
     unit = "requests"
     allowed = 1
     cost = 1
-
-
-class MeteredRowFactory(CleanFactory):
-    class Meta:
-        model = MeteredRow
-
-    period = "minute"
-    at = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-    project_id = "proj_1"
-    token_id = "tok_1"
-    model = "gpt-x"
-    settled_as = "exact"
-    requests = 1
-    input = 100
-    output = 30
-    micros = 220
 
 
 class DeniedRequestFactory(CleanFactory):

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, LabelQueryField, ProjectField, with_labels
+from controlplane.api.fields import InstantField, ProjectField
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
@@ -26,7 +26,6 @@ WORDS = f"{', '.join(SETTLED_AS[:-1])}, or {SETTLED_AS[-1]}."
 class MeteredQuery(RangeQuery):
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
-    labels = LabelQueryField()
     model = serializers.CharField(required=False, max_length=128, help_text="The name that requests ask for.")
     settled_as = serializers.ChoiceField(SETTLED_AS, required=False, help_text="How the requests were settled.")
 
@@ -72,9 +71,6 @@ class MeteredView(Listed, ApiView):
         query = self.query
         rows = MeteredRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
         rows = self.access.within(rows, "project_id")
-        if "labels" in query:
-            # The present labels, because a row has the id of its token only.
-            rows = rows.filter(token_id__in=with_labels(self.access.tokens(), query).values("pk"))
         return rows.filter(**{column: query[name] for name, column in self.FILTERS.items() if name in query})
 
     def _page(self) -> Response:

@@ -201,7 +201,6 @@ class MeteredAdmin(SumsAdmin):
         PeriodFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
-        TokenLabelFilter,
         ("model", FieldTextFilter),
         ("settled_as", FieldTextFilter),
         ("at", InstantRangeFilter),

@@ -10,14 +10,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from enforcement import Limiter
 from tests.controlplane.adminkit.conftest import PASSWORD
-from tests.factories import (
-    LimitFactory,
-    MeteredRowFactory,
-    PolicyFactory,
-    ProjectFactory,
-    TokenFactory,
-    UsageRowFactory,
-)
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -94,15 +87,12 @@ def test_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
     red, blue = TokenFactory(labels={"team": "red"}), TokenFactory(labels={"team": "blue"})
     row, _ = (UsageRowFactory(token_id=token.pk, period="hour", limit_name="") for token in (red, blue))
 
-    metered, _ = (MeteredRowFactory(token_id=token.pk, period="hour") for token in (red, blue))
-
     assert rows(as_ann, "/admin/usage/usagerow/?label=team%3Dred") == {row.pk}
-    assert rows(as_ann, "/admin/usage/meteredrow/?label=team%3Dred") == {metered.pk}
     assert blue.pk not in as_ann.get("/admin/usage/usagerow/export.csv?label=team%3Dred").content.decode()
 
 
 @pytest.mark.parametrize("value", ["=red", "Team=red", "team=", "%3D"])
-@pytest.mark.parametrize("path", [TOKENS, "/admin/usage/usagerow/", "/admin/usage/meteredrow/"])
+@pytest.mark.parametrize("path", [TOKENS, "/admin/usage/usagerow/"])
 def test_a_filter_that_names_no_label_shows_no_row_and_an_error(as_ann, path, value):
     """It would otherwise show those of everybody."""
     UsageRowFactory(token_id=TokenFactory(labels={"team": "red"}).pk, period="hour", limit_name="")

@@ -11,7 +11,6 @@ from controlplane.usage.drain import drain
 from enforcement import Limiter
 from enforcement.model.documents import parse_token
 from enforcement.model.tokens import digest
-from tests.factories import MeteredRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,7 +120,7 @@ def test_tokens_are_listed_by_their_labels(shop, api):
         ("label=red", "label"),
     ],
 )
-@pytest.mark.parametrize("path", ["projects/shop/tokens", "usage", "usage/metered", "usage/models"])
+@pytest.mark.parametrize("path", ["projects/shop/tokens", "usage"])
 def test_a_filter_that_names_no_label_is_refused(shop, api, path, query, parameter):
     """An empty value would otherwise list every token."""
     response = api("GET", f"{path}?{query}")
@@ -141,20 +140,6 @@ def test_usage_is_filtered_by_the_present_labels_of_its_tokens(shop, api, store)
     limits = api("GET", "usage?label.team=red&limit=teams/team").json()["results"]
     assert [(row["token"], row["allowed"]) for row in rows + limits] == [(red["id"], 2)] * 2
     assert api("GET", "usage?label.team=green").json()["results"] == []
-
-
-def test_metered_usage_is_filtered_as_usage_is(shop, api):
-    """By the hour, and in the totals of models."""
-    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-    red, blue = issue(api, labels={"team": "red"}), issue(api, labels={"team": "blue"})
-    for token in (red, blue):
-        MeteredRowFactory(token_id=token["id"], period="hour", at=hour)
-
-    listed = api("GET", "usage/metered?label.team=red&step=hour").json()["results"]
-    (totals,) = api("GET", "usage/models?label.team=red&step=hour").json()["results"]
-
-    assert [row["token"] for row in listed] == [red["id"]]
-    assert (totals["model"], totals["requests"], totals["micros"]) == ("gpt-x", 1, 220)
 
 
 def test_counters_of_a_token_have_the_numbers_of_its_label(shop, api, store):
