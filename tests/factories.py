@@ -10,7 +10,6 @@ from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import ManagementKey, Project, Token
-from controlplane.reservations.models import Reservation
 from controlplane.usage.models import DeniedRequest, UsageRow
 
 
@@ -165,21 +164,6 @@ class InstanceFactory(CleanFactory):
     started_at = factory.LazyFunction(timezone.now)
     seen_at = factory.LazyFunction(timezone.now)
     decisions = factory.LazyFunction(lambda: {"allowed": 0, "denied": 0, "fallback": 0})
-
-
-class ReservationFactory(CleanFactory):
-    """A reservation that was lost and then settled. The store has forgotten it."""
-
-    class Meta:
-        model = Reservation
-
-    id = factory.Sequence(lambda number: f"proj_1.{number:032x}")
-    project_id = "proj_1"
-    at = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-    expires_at = datetime(2026, 11, 24, 12, 1, tzinfo=UTC)
-    amounts = factory.LazyFunction(lambda: [{"policy": "free", "limit": "tpm", "unit": "tokens", "permits": 600}])
-    state = "settled"
-    settled_at = datetime(2026, 11, 24, 12, 2, tzinfo=UTC)
 
 
 class UsageRowFactory(CleanFactory):

@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_serializer
+from drf_spectacular.helpers import forced_singular_serializer
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -94,7 +95,6 @@ class ModelUsageSerializer(serializers.Serializer):
     settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {WORDS}")
 
 
-@extend_schema_serializer(many=False)
 class ModelUsageListSerializer(serializers.Serializer):
     results = ModelUsageSerializer(many=True)
     step = serializers.ChoiceField(PERIODS)
@@ -115,7 +115,7 @@ class ModelView(ApiView):
     get_queryset = MeteredView.get_queryset
     FILTERS = MeteredView.FILTERS
 
-    @extend_schema(responses=ModelUsageListSerializer)
+    @extend_schema(responses=forced_singular_serializer(ModelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
         return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))

@@ -24,8 +24,8 @@ from enforcement.metering.settlement import Settlement
 from enforcement.proof.metering.provider import REQUEST_ID
 from enforcement.reservations import book
 
-LEDGER: Final = "PROOF_LEDGER"
-LIFE: Final = "PROOF_LIFE"
+LEDGER: Final = "SLUICEGATE_PROOF_LEDGER"
+LIFE: Final = "SLUICEGATE_PROOF_LIFE"
 """Seconds after which the reservations of a killed process are lost."""
 
 
