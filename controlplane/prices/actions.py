@@ -17,7 +17,11 @@ OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own 
 
 
 def lock_prices() -> None:
-    """Lock all prices until the end of the transaction, because together they are one document."""
+    """
+    Lock all prices until the end of the transaction, because together they are one document.
+
+    Whoever also locks the row of a price does that later. Otherwise two changes could wait for each other.
+    """
     take_turn("prices")
 
 

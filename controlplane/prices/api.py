@@ -151,6 +151,10 @@ class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
             delete_price(tx, self.for_writing())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
+    def for_writing(self) -> ModelPrice:
+        lock_prices()
+        return super().for_writing()
+
     def check_writable(self, obj: ModelPrice) -> None:
         if not obj.is_operators:
             raise Conflict(OF_THE_CATALOGUE, "price_of_the_catalogue")

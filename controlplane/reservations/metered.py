@@ -14,11 +14,14 @@ from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_rang
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.usage.models import MeteredRow
+from controlplane.usage.periods import PERIODS
 from controlplane.usage.report import totals_by_label, totals_by_model
-from enforcement.metering.tally import COUNT_NAMES
+from enforcement.metering.settlement import DRAINED, ESTIMATED, EXACT, NOTHING, OBSERVED
+from enforcement.metering.tally import COUNT_NAMES, UNMETERED
 
 MOST_MODELS = MOST_VALUES = 1_000
-SETTLED_AS = "exact, drained, observed, estimated, nothing, or unmetered."
+SETTLED_AS = (EXACT, DRAINED, OBSERVED, ESTIMATED, NOTHING, UNMETERED)
+WORDS = f"{', '.join(SETTLED_AS[:-1])}, or {SETTLED_AS[-1]}."
 
 
 class MeteredQuery(RangeQuery):
@@ -26,7 +29,12 @@ class MeteredQuery(RangeQuery):
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
     model = serializers.CharField(required=False, max_length=128, help_text="The name that requests ask for.")
-    settled_as = serializers.CharField(required=False, max_length=16, help_text=SETTLED_AS)
+    settled_as = serializers.ChoiceField(SETTLED_AS, required=False, help_text="How the requests were settled.")
+
+
+class TotalsQuery(MeteredQuery):
+    # All totals are in one answer.
+    page_size = cursor = None
 
 
 class MeteredSerializer(serializers.ModelSerializer):
@@ -34,7 +42,7 @@ class MeteredSerializer(serializers.ModelSerializer):
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
     token = serializers.CharField(source="token_id", read_only=True, help_text="Id, or empty for requests without one.")
     model = serializers.CharField(read_only=True, help_text="Empty if no meter could read the request.")
-    settled_as = serializers.CharField(read_only=True, help_text=SETTLED_AS)
+    settled_as = serializers.CharField(read_only=True, help_text=WORDS)
     approximate = serializers.BooleanField(
         read_only=True, help_text="Whether a class of tokens was charged without a price of its own."
     )
@@ -88,10 +96,20 @@ class ModelUsageSerializer(serializers.Serializer):
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
     approximate = serializers.IntegerField(help_text="Requests with a class of tokens that has no price of its own.")
-    settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {SETTLED_AS}")
+    settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {WORDS}")
 
 
-class ModelUsageListSerializer(serializers.Serializer):
+class TotalsSerializer(serializers.Serializer):
+    """The range of time beside the totals in it."""
+
+    step = serializers.ChoiceField(PERIODS)
+    to = InstantField()
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {**super().get_fields(), "from": InstantField()}
+
+
+class ModelUsageListSerializer(TotalsSerializer):
     results = ModelUsageSerializer(many=True)
 
 
@@ -99,7 +117,7 @@ class ModelView(ApiView):
     """The totals of each model in a range of time, the dearest first, at most 1,000 models."""
 
     serializer_class = ModelUsageListSerializer
-    queries = {"list": MeteredQuery}
+    queries = {"list": TotalsQuery}
     scopes = {"list": "usage:read"}
     pagination_class = None
 
@@ -112,7 +130,7 @@ class ModelView(ApiView):
         return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))
 
 
-class LabelUsageQuery(MeteredQuery):
+class LabelUsageQuery(TotalsQuery):
     label = LabelNameField(help_text="The name of a label, such as team.")
 
 
@@ -131,7 +149,7 @@ class LabelUsageSerializer(serializers.Serializer):
     estimated_input = serializers.IntegerField()
 
 
-class LabelUsageListSerializer(serializers.Serializer):
+class LabelUsageListSerializer(TotalsSerializer):
     results = LabelUsageSerializer(many=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import F, Model, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.fields.json import KeyTextTransform
 
+from controlplane.core.money import exact, permits
 from controlplane.core.text import escaped
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
@@ -40,6 +41,11 @@ class ReportLine:
     would_deny: int = 0
     cost: int = 0
 
+    @property
+    def charged(self) -> str:
+        """The cost as people read it, in the currency if the unit is money."""
+        return permits(self.cost, self.unit)
+
     def add(self, other: "ReportLine") -> None:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -66,8 +72,7 @@ class ModelLine:
 
     @property
     def money(self) -> str:
-        """The money in units of the currency, with six decimals."""
-        return f"{self.micros / 1_000_000:,.6f}"
+        return exact(self.micros)
 
 
 @dataclass(frozen=True, slots=True)
