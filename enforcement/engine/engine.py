@@ -80,6 +80,7 @@ class Engine:
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=lambda: max(settings.fleet_size, self._fleet()),
+            plans=lambda: self.planner.plans(),
             doubt=lambda: self.agent.doubt(),
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,

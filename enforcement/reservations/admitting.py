@@ -119,8 +119,10 @@ class Admitting(Reserving):
                 reservations of the project are open (``too_many_reservations``). Nothing was charged.
             ValueError, TypeError: As in :meth:`admit`, or *life* is not such a number.
         """
-        plan = self._book.lasting(self._plan_of(token, key, attributes), check_life(life))
+        found = self._plan_of(token, key, attributes)
+        plan = self._book.lasting(found, check_life(life))
         admission = self._recorded(plan, costs, attributes, life, {})
+        found.last = plan.last or found.last
         if plan.bounds and not admission.id:
             admission.cancel()
             raise Denied(self._engine.planner.refusal("degraded_denied", plan.subject))
