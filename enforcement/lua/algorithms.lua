@@ -169,7 +169,7 @@ function rolling.read(s, spec, key, now, value)
       if not present then return false end
     end
   end
-  s.cap, s.quota, s.now, s.life, s.known = spec.cap, quota, now, b[6], true
+  s.cap, s.quota, s.now, s.life, s.known, s.b = spec.cap, quota, now, b[6], true, b
   if now < ends then -- a counter of a limit that had no rollover carries nothing
     own = own or number
     s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent = used, ends, stamp, own, before or own, had, spent
@@ -185,7 +185,17 @@ function rolling.read(s, spec, key, now, value)
 end
 
 rolling.reset = fixed.reset
-rolling.wait = fixed.reset
+
+-- A cost above the quota may need what several windows leave. Of those whose ends are not known, each counts as long as the last known.
+-- A counter that was never charged is not kept, so it carries nothing, however long one waits.
+function rolling.wait(s, cost)
+  if not s.known and s.used == 0 then return NEVER end
+  local more, ends = ceil((cost - s.quota - max(0, s.room)) / s.quota), s.ends
+  for i = 1, 4 do
+    if more > 0 and s.b[i] > ends then ends, more = s.b[i], more - 1 end
+  end
+  return min(ends - s.now + max(0, more) * (s.b[4] - s.b[3]), TEN_YEARS_MS * 1000)
+end
 
 function rolling.mark(s) return s.number end
 
@@ -216,7 +226,7 @@ end
 
 -- The same whose counters outlive the store.
 local durable_rolling = {
-  reset = fixed.reset, wait = fixed.reset, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
+  reset = fixed.reset, wait = rolling.wait, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
 }
 
 function durable_rolling.read(s, spec, key, now, value)

@@ -26,6 +26,8 @@ NEVER: Final = -2
 SLOT_WAIT_US: Final = 1_000_000
 """The wait for a slot. A slot may be free at any moment, and nobody knows which, because its owner renews it."""
 
+TEN_YEARS_US: Final = 315_360_000_000_000
+
 _DURABLE_LETTERS: Final = {"f": "d", "r": "k"}
 _BOUNDARIES: Final = 4
 
@@ -160,7 +162,7 @@ class RollingWindow:
         self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
-        self.cap, self.quota, self.behind = spec.capacity, spec.a, False
+        self.cap, self.quota, self.behind, self.windows = spec.capacity, spec.a, False, spec.windows
         start, end, number = _numbered_window(now, spec)
         if self.last - now > end - start:
             if self.number >= 0:
@@ -169,7 +171,7 @@ class RollingWindow:
         elif now < self.last:
             now = self.last
             start, end, number = _numbered_window(now, spec)
-        self.now = now
+        self.now, self.is_new = now, False
         if now < self.ends:
             if self.number < 0:
                 self.number = self.before = number
@@ -180,6 +182,7 @@ class RollingWindow:
             self.used, self.ends, self.number = 0, end, max(number, self.number + 1)
         else:
             self.used, self.ends, self.number, self.before, self.had, self.spent = 0, end, number, number, 0, 0
+            self.is_new = True
 
     def _carried(self, number: int) -> int:
         """Return what is carried into the window of this number. A window that was not charged adds its quota."""
@@ -193,7 +196,18 @@ class RollingWindow:
         return self.ends - self.now
 
     def wait(self, cost: int) -> int:
-        return self.reset()
+        """
+        Return how long until enough windows have ended to leave what a cost above the quota needs. Of those whose ends
+        are not known, each counts as long as the last known one. A counter that was never charged is not kept, so it
+        carries nothing, however long one waits.
+        """
+        if self.is_new and self.used == 0:
+            return NEVER
+        more, ends = -(-(cost - self.quota - max(0, self.room())) // self.quota), self.ends
+        for end in self.windows:
+            if more > 0 and end > ends:
+                ends, more = end, more - 1
+        return min(ends - self.now + max(0, more) * (self.windows[3] - self.windows[2]), TEN_YEARS_US)
 
     def mark(self) -> int:
         return self.number
