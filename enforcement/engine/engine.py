@@ -67,8 +67,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.keys = Keys(settings.prefix)
-        self.documents = PublishedState()
-        self.counts = DecisionCounts()
+        self.documents, self.counts = PublishedState(), DecisionCounts()
         connector = connector_of(settings.url, settings.timeout, settings.credentials)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
