@@ -138,7 +138,7 @@ class Admitting(Reserving):
         Returns:
             False if it was settled or released before, or was made more than 7 days ago. Nothing is changed then.
         Raises:
-            ValueError: The id or the costs are not valid.
+            ValueError: The id or the costs are not valid, or no limit in code counts them.
             enforcement.StoreError: The store is unavailable. The call may be repeated.
         """
         return bool(self._run(self._book.settling(reservation_id, costs)))
