@@ -132,6 +132,8 @@ class Admitting(Reserving):
         """
         Replace the estimate of a reservation by the real cost, and free its slots, and return whether it was open.
 
+        On a cluster, limits of the global policy keep the estimate. Only :meth:`Admission.settle` reaches them.
+
         Args:
             reservation_id: The id of an admission, perhaps of another process.
             costs: As in :meth:`Admission.settle`.
