@@ -189,7 +189,7 @@ class RollingWindow:
         idle = max(0, number - self.before - 1)
         return min(self.cap - self.quota, max(0, self.had - self.spent) + idle * self.quota)
 
-    def room(self) -> float:
+    def room(self) -> int:
         return self.quota + self._carried(self.number) - self.used
 
     def reset(self) -> int:

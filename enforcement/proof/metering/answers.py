@@ -202,7 +202,7 @@ def _openai_events(draft: Draft) -> Events:
     if draft.told and draft.reports:
         last: dict[str, Any] = {"model": draft.model, "choices": []}
         if draft.report == "twice":  # a report without choices would be the last word, after which a client may leave
-            over = {"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}
+            over = {"index": 0, "finish_reason": "stop", "delta": {}, "text": ""}
             found.append(("", {**last, "choices": [over], "usage": usage_of(draft, 0.5)}))
         found.append(("", {**last, "usage": usage_of(draft)}))
     return [*found, ("", DONE)]

@@ -102,9 +102,14 @@ def read_lines(paths: Iterable[Path]) -> list[Row]:
 def read_books(client: Redis, keys: Keys, budgets: Budgets, fleet: MeteringFleet, outcomes: Sequence[Outcome]) -> Books:
     """Return the ledgers, and the counters and open reservations of the store."""
     lines = read_lines(fleet.ledgers())
+    admitted, settling, settled = (
+        [it for it in lines if it["is"] == kind] for kind in ("admitted", "settling", "settled")
+    )
     books = Books(
         read_lines([fleet.invoice]),
-        *([row for row in lines if row["is"] == kind] for kind in ("admitted", "settling", "settled")),
+        admitted,
+        settling,
+        settled,
         [it for tag in PROJECTS for it in open_reservations(client, keys, tag, at_most=100_000)],
         _kept(client, keys),
         outcomes,

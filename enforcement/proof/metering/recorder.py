@@ -59,10 +59,10 @@ class Recorder:
         admission, report = visit.admission, visit.report
         decision = admission.decision
         counters = {bound.limit.name: bound.key for bound in decision.bounds}
-        row = {"id": ident, "token": decision.plan.subject[1], "reservation": admission.id, "counters": counters}
         metered = visit.exchange.reservation
-        row |= {"estimate": metered.estimated_costs, "source": decision.source, "decided": decision.decided_at_us}
-        self._write("admitted", row)
+        row = {"id": ident, "token": decision.plan.subject[1], "reservation": admission.id, "counters": counters}
+        said = {"estimate": metered.estimated_costs, "source": decision.source, "decided": decision.decided_at_us}
+        self._write("admitted", {**row, **said})
         conclude = admission.conclude
 
         async def concluding(costs: Costs | None = None) -> None:
