@@ -179,7 +179,8 @@ class CrossSlot:
         if registers:
             overflowed = health.fallback.overflowed(plan)
         used = request.over(_diverted(plan, overflowed))
-        return _Outcome(part, used, answer, overflowed, *health.decide_alone(used, used.plan.last, answer.error))
+        known = health.replies.about(used.plan)
+        return _Outcome(part, used, answer, overflowed, *health.decide_alone(used, known, answer.error))
 
     def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
         """

@@ -267,6 +267,7 @@ class Decider:
         for group in self._health.connector.groups(plan.bounds, lambda bound: bound.tag):
             yield from self._asker.calling(resp.pack(commands.reset([bound.key for bound in group])))
         plan.last = None
+        self._health.replies.reset(plan.keys, self._health.now_us())
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
 
@@ -362,7 +363,8 @@ class Decider:
             if plan.unregistered and not plan.registered_until:
                 plan = self._planner.registered(plan, self._health.fallback.overflowed(plan))
                 request = request.over(plan)
-            decision = self._degraded(request, *self._health.decide_alone(request, plan.last, error))
+            known = self._health.replies.about(plan)
+            decision = self._degraded(request, *self._health.decide_alone(request, known, error))
         if answer.cause:
             decision.after(answer.cause, ambiguous=error is not None and error.executed)
         return decision

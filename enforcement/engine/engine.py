@@ -67,8 +67,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.keys = Keys(settings.prefix)
-        self.documents = PublishedState()
-        self.counts = DecisionCounts()
+        self.documents, self.counts = PublishedState(), DecisionCounts()
         connector = connector_of(settings.url, settings.timeout, settings.credentials)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
@@ -80,6 +79,7 @@ class Engine:
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=lambda: max(settings.fleet_size, self._fleet()),
+            plans=lambda: self.planner.plans(),
             doubt=lambda: self.agent.doubt(),
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
+from enforcement.failover.latest_replies import Known
 from enforcement.failover.partition_values import LocalValues
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.failover.shares import LocalShares
@@ -69,7 +70,7 @@ class Fallback:
     def decide(
         self,
         request: Request[Plan],
-        last: Reply | None,
+        known: Sequence[Known | None],
         now_us: int,
         fleet: int,
         *,
@@ -79,7 +80,7 @@ class Fallback:
         Decide a request in this process, and return a reply in the form of the store's with marks, and the reason.
 
         Args:
-            last: The latest reply of the store to this plan, or None.
+            known: What the store said last about each counter, or None.
             now_us: The store's time in microseconds, as far as it is known.
             fleet: Instances that share the quotas, at least 1.
             error: The call that failed, which the store may have executed nevertheless. None if there was no call.
@@ -89,7 +90,7 @@ class Fallback:
         refusing = [i for i, bound in enumerate(bounds) if _refuses(bound, costs[i])]
         charge = request.charge and not refusing
         with self._lock:
-            numbers = self._shares.decide(request, costs, last, now_us, fleet, charge=charge)
+            numbers = self._shares.decide(request, costs, known, now_us, fleet, charge=charge)
             reply = _by_rules(numbers, bounds, refusing)
             if charge and reply.passed:
                 self._record(request, reply, error)

@@ -12,6 +12,7 @@ from typing import Final
 
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.journal import ReplayBatch
+from enforcement.failover.latest_replies import AnsweredPlan, Known, LatestReplies
 from enforcement.failover.look_ups import LookUps
 from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
@@ -40,6 +41,7 @@ class Health:
         clock: Returns the time of a test in microseconds. None for the store's time.
         store_now_us: Returns the store's time, as far as it is known.
         fleet: Returns how many instances share the quotas, at least 1.
+        plans: Returns all plans that this process keeps.
         doubt: Has the background thread try a decision soon.
         wake: Has the background thread check the store at once.
         count_failure: Counts a failed call by its cause.
@@ -48,6 +50,7 @@ class Health:
         breaker: That of the whole store; see :class:`~enforcement.store.connector.StoreConnector`.
         on_recovery: Called when the store decides again.
         look_ups: Knows whether tokens can be looked up.
+        replies: Knows what the store said last about each counter.
         lost_counters: Durable counters that the store has lost.
         background: A connection for the background threads.
         now_us: Returns the time for decisions in microseconds.
@@ -64,6 +67,7 @@ class Health:
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
+        plans: Callable[[], Iterable[AnsweredPlan]],
         doubt: Callable[[], None],
         wake: Callable[[], None],
         count_failure: Callable[[str], None],
@@ -80,6 +84,7 @@ class Health:
         self.now_us = store_now_us if clock is None else clock
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
+        self.replies = LatestReplies(plans)
         self.look_ups = LookUps(connector.pipe(lookup, respects_breakers=False), keys, lookup)
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
@@ -120,6 +125,7 @@ class Health:
         self.connector.after_fork()
         self.look_ups.after_fork()
         self.fallback.after_fork()
+        self.replies.after_fork()
 
     # For decisions.
 
@@ -149,18 +155,20 @@ class Health:
             if exc.away:
                 self._doubt()
 
-    def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
+    def decide_alone(
+        self, request: Request[Plan], known: Sequence[Known | None], error: StoreError | None
+    ) -> tuple[Reply, str]:
         """
         Decide a request in this process, and return the reply and the reason.
 
         Args:
-            last: The latest reply of the store to this plan, or None.
+            known: What the store said last about each counter, see ``replies``.
             error: The call that failed, or None if there was no call.
         Returns:
             The reply of this process, with marks, and the reason.
         """
         self.connector.wake()  # so that the charge is replayed as soon as its node is back
-        return self.fallback.decide(request, last, self.now_us(), self._fleet(), error=error)
+        return self.fallback.decide(request, known, self.now_us(), self._fleet(), error=error)
 
     def is_open(self) -> bool:
         """Return whether all decisions are made without the store."""
@@ -223,6 +231,7 @@ class Health:
         self.breaker.close()
         self.look_ups.examine(at_once=True)
         self.fallback.rest(lambda key: not self.lost_counters.holds(key))
+        self.replies.clear()
         return True
 
     def settle(self) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from enforcement.failover.latest_replies import Known
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.model.algorithms import HOPELESS, Concurrency, Counter, Reference, Spec
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import MARKED, Reply
+from enforcement.plan.reply import MARKED
 from enforcement.plan.request import Request
 
 MAX_COUNTERS: Final = 50_000
@@ -24,8 +25,8 @@ class LocalShares:
     Counts the share of each quota that this process may admit alone, with the reference algorithms.
 
     The share is the quota divided by the number of live instances (the highest of ten minutes), but at least 1. It is
-    no more than the same part of what remained by the last reply of the store. For a ``concurrency`` limit, the slots
-    that this process holds count, as those of the other instances belong to their shares.
+    no more than the same part of what remained by the last reply of the store about the counter. For a ``concurrency``
+    limit, the slots that this process holds count, as those of the other instances belong to their shares.
 
     The caller holds a lock.
 
@@ -53,7 +54,7 @@ class LocalShares:
         self,
         request: Request[Plan],
         costs: Sequence[int],
-        last: Reply | None,
+        known: Sequence[Known | None],
         now_us: int,
         fleet: int,
         *,
@@ -64,7 +65,7 @@ class LocalShares:
 
         Args:
             costs: The permits for each limit of the plan.
-            last: The latest reply of the store to this plan, or None.
+            known: What the store said last about each counter, or None.
             now_us: The store's time.
             fleet: Instances that share the quotas, at least 1.
             charge: Whether the request is charged if it passes.
@@ -72,8 +73,8 @@ class LocalShares:
         plan = request.plan
         self.changes += 1
         rows = [
-            (bound.key, self._share(bound, spec, _known(last, i), fleet, now_us), cost)
-            for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
+            (bound.key, self._share(bound, spec, said, fleet, now_us), cost)
+            for bound, spec, said, cost in zip(plan.bounds, plan.specs(now_us), known, costs, strict=True)
         ]
         numbers = self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
         if HOPELESS in numbers:
@@ -129,28 +130,28 @@ class LocalShares:
         self._local.forget([key for key in slots if ready(key)])
         self._replied_at_us = {key: at_us for key, at_us in self._replied_at_us.items() if not ready(key)}
 
-    def _share(self, bound: BoundLimit, spec: Spec, known: tuple[int, int] | None, fleet: int, now_us: int) -> Spec:
+    def _share(self, bound: BoundLimit, spec: Spec, known: Known | None, fleet: int, now_us: int) -> Spec:
         """
         Return the spec of the limit's share that this process may admit, and begin its counter from a newer reply.
 
         Args:
-            known: The time of the last reply in microseconds, and what remained then. None if there was no reply.
+            known: What the store said last about the counter. None if it said nothing.
         """
         if bound.limit.on_store_failure == "allow":
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if not self._begins(bound.key, known[0] if known else 0):
+        if not self._begins(bound.key, known.at_us if known else 0):
             return local
         if bound.letter == "c":  # the reply is outdated, as slots are freed at any moment
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif known:
             # A reply of later than now was read before the store's clock was set back.
-            left, at_us = max(0, known[1]) // fleet, min(known[0], now_us)
+            left, at_us = max(0, known.left_of(bound.limit.capacity)) // fleet, min(known.at_us, now_us)
             if local.letter == "r":
                 # What was left of an earlier window is not carried, since others may have used it.
-                if bound.window_end(known[0]) > now_us:
+                if bound.window_end(known.at_us) > now_us:
                     self._local.begin(at_us, bound.key, local, left)
             elif left < share:
                 self._local.decide(at_us, [(bound.key, local, share - left)], ident="known")
@@ -185,10 +186,6 @@ def with_share(spec: Spec, share: int) -> Spec:
     if spec.letter != "b":
         return replace(spec, capacity=share)
     return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
-
-
-def _known(last: Reply | None, index: int) -> tuple[int, int] | None:
-    return None if last is None else (last.now_us, last.remaining(index))
 
 
 __all__ = ["MAX_COUNTERS", "LocalShares", "with_share"]

@@ -127,7 +127,7 @@ class RecordedRequest(Request[PlanT]):
         arguments = encode(self, now_us, clock=clock)
         count = int(arguments[2])
         keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
-        where, life_us = self._where, int(self._life_seconds * 1_000_000)
+        where, life_us = self._where, max(1, int(self._life_seconds * 1_000_000))
         head: list[str | int] = ["FCALL", RESERVE, 2 + count, where.index, where.record, *keys]
         return pack([*head, where.ident, life_us, MAX_RESERVATIONS, self._text(), "1" if registers else "", *numbers])
 

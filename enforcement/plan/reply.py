@@ -161,6 +161,18 @@ class Reply:
                 numbers[4 + self.width * i] = wait
         return self if numbers == list(self.numbers) else Reply(numbers, self.width)
 
+    def over(self, old: Sequence[BoundLimit], new: Sequence[BoundLimit]) -> Reply:
+        """
+        Return a new reply that tells how many permits the *new* bounds have left, by a reply about the *old* ones.
+
+        What was used of a counter stays used if its quota has changed. One that the reply does not tell of is full.
+        """
+        left = {bound.key: self.remaining(i) - bound.limit.capacity for i, bound in enumerate(old)}
+        numbers = [1, self.now_us]
+        for bound in new:
+            numbers += [max(0, bound.limit.capacity + left.get(bound.key, 0)), 0, 0, 0]
+        return Reply(numbers)
+
     def later(self, passed_us: int) -> Reply:
         """
         Return a new reply with the same denial as it is *passed_us* microseconds later. Its durations get shorter, but

@@ -119,8 +119,10 @@ class Admitting(Reserving):
                 reservations of the project are open (``too_many_reservations``). Nothing was charged.
             ValueError, TypeError: As in :meth:`admit`, or *life* is not such a number.
         """
-        plan = self._book.lasting(self._plan_of(token, key, attributes), check_life(life))
+        found = self._plan_of(token, key, attributes)
+        plan = self._book.lasting(found, check_life(life))
         admission = self._recorded(plan, costs, attributes, life, {})
+        found.last = plan.last or found.last
         if plan.bounds and not admission.id:
             admission.cancel()
             raise Denied(self._engine.planner.refusal("degraded_denied", plan.subject))
@@ -130,13 +132,15 @@ class Admitting(Reserving):
         """
         Replace the estimate of a reservation by the real cost, and free its slots, and return whether it was open.
 
+        On a cluster, limits of the global policy keep the estimate. Only :meth:`Admission.settle` reaches them.
+
         Args:
             reservation_id: The id of an admission, perhaps of another process.
             costs: As in :meth:`Admission.settle`.
         Returns:
             False if it was settled or released before, or was made more than 7 days ago. Nothing is changed then.
         Raises:
-            ValueError: The id or the costs are not valid.
+            ValueError: The id or the costs are not valid, or no limit in code counts them.
             enforcement.StoreError: The store is unavailable. The call may be repeated.
         """
         return bool(self._run(self._book.settling(reservation_id, costs)))

@@ -96,8 +96,10 @@ class AwaitedAdmitting(Reserving):
         Charge an estimate, and return an admission that any process can :meth:`settle` by its id, or raise Denied. See
         the sync limiter.
         """
-        plan = self._book.lasting(await self._plan_of(token, key, attributes), check_life(life))
+        found = await self._plan_of(token, key, attributes)
+        plan = self._book.lasting(found, check_life(life))
         admission = await self._recorded(plan, costs, attributes, life, {})
+        found.last = plan.last or found.last
         if plan.bounds and not admission.id:
             await admission.cancel()
             raise Denied(self._engine.planner.refusal("degraded_denied", plan.subject))

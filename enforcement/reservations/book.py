@@ -14,7 +14,7 @@ from typing import Any, Final
 from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs, check_costs
+from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision import Decision
 from enforcement.plan.records import (
     Conclusion,
@@ -131,7 +131,7 @@ class ReservationBook:
             costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate. 0 is 0 of
                 every unit.
         Raises:
-            ValueError: The id or the costs are not valid.
+            ValueError: The id or the costs are not valid, or limits in code would not count them.
             StoreError: The store is unavailable, or the record cannot be read.
         """
         check_costs(costs)
@@ -149,6 +149,8 @@ class ReservationBook:
         record = ReservationRecord.read((yield from self._asker.calling(resp.pack(recorded(where)))))
         if record is None:
             return False
+        if costs is not None and not record.head.get("project"):  # limits in code
+            check_units((charge.bound.limit for charge in record.charges), costs)
         health, conclusion = self._health, Conclusion.of(record, costs)
         command = conclusion.command(where, health.now_us(), health.clock and health.clock())
         found = was_open((yield from self._asker.calling(resp.pack(command))))

@@ -97,6 +97,11 @@ class LivePlan(Plan):
         """The ids of the project and of the token. Both are empty for limits in code."""
         return ("", "") if self.usage is None else (self.usage.project, self.usage.token)
 
+    def continue_from(self, old: LivePlan) -> None:
+        """Take over what the store said last about the counters of a plan that this one replaces."""
+        if old.last is not None:
+            self.last = old.last.over(old.bounds, self.bounds)
+
     def check(self, costs: Costs) -> None:
         """
         Raise ValueError for costs that are not valid, or that no limit in code of this plan counts.

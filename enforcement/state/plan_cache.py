@@ -110,6 +110,10 @@ class PlanCache:
         """
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
+    def plans(self) -> list[LivePlan]:
+        """Return all plans in a new list. A plan with overflow counters is in it once for each name."""
+        return [plan for kept in (self._probation, self._protected, self._overflowed) for plan in kept.copy().values()]
+
     def clear(self) -> None:
         """Drop all plans and all else that is kept, as a child process does after a fork."""
         # Leases in the plans belong to the parent process, which still holds them.

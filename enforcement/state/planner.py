@@ -12,9 +12,9 @@ has a plan for each set of attribute values, in a cache that all tokens share (:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from time import monotonic
 from typing import Any, Final
 
@@ -108,11 +108,7 @@ class TokenPlans:
 
 
 def _short(value: str) -> str | tuple[str]:
-    """
-    Return a short value unchanged, or the fingerprint of a long one in a tuple, for the name of a plan.
-
-    A long value is replaced by its fingerprint, in a tuple, so that it cannot equal a short value.
-    """
+    """Return a short value unchanged, or the fingerprint of a long one in a tuple, which equals no short value."""
     return value if len(value) <= _MAX_VALUE_IN_NAME else (fingerprint((value,)),)
 
 
@@ -155,6 +151,14 @@ class Planner:
         self._anonymous: dict[str, AnonymousEntry] = {}
         self._by_slug: tuple[int, dict[str, str]] = (-1, {})
 
+    def plans(self) -> Iterator[LivePlan]:
+        """Yield all plans that are kept, and their parts."""
+        made = (entry.plan for entry in [*self._documents.entries(), *self._anonymous.copy().values()])
+        of_tokens = (it.always for it in made if type(it) is TokenPlans and it.always is not None)
+        for plan in chain(of_tokens, self.in_code.copy().values(), self.plan_cache.plans()):
+            yield plan
+            yield from (part.plan for part in plan.parts or ())
+
     def clear(self) -> None:
         """Drop all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
@@ -195,9 +199,6 @@ class Planner:
 
         Args:
             token: As the client sent it, or Anonymous.
-        Returns:
-            The entry of the token, if it is in memory. A denial, if the value cannot be a token. Otherwise the digest
-            under which the store must be asked for the token.
         """
         if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             return self._without_token(token) if isinstance(token, Anonymous) else self.refusal("unknown_token")
@@ -325,6 +326,8 @@ class Planner:
             made = self.refusal("token_required")
         else:
             made = self._plans_of(entry, rules_of(subject, now_us), state.revision)
+        if type(made) is type(entry.plan) is TokenPlans and made.always and entry.plan.always:
+            made.always.continue_from(entry.plan.always)
         entry.plan, entry.generation = made, generation
         return made
 

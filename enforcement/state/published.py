@@ -233,6 +233,11 @@ class PublishedState:
         """Drop all plans, for example because nothing follows the documents from now on."""
         self.derived = DerivedPlans()
 
+    def entries(self) -> list[TokenEntry]:
+        """Return the entries of all known tokens in a new list."""
+        with self._lock:
+            return list(self._tokens.known().values())
+
     def cached(self) -> list[str]:
         """Return a list of the digests of all known tokens."""
         return self._tokens.digests()

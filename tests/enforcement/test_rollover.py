@@ -121,6 +121,38 @@ def test_what_is_left_is_what_a_walk_through_every_month_leaves(limiter, clock, 
             assert limiter.peek(limit, key).remaining == max(0, by_hand.left(month))
 
 
+@pytest.mark.parametrize(
+    ("used", "cost", "days"), [(4, 10, 1), (4, 16, 1), (4, 17, 2), (10, 20, 2), (10, 21, 3), (1, 39, 3)]
+)
+def test_a_cost_above_the_quota_waits_for_as_many_windows_as_leave_it(limiter, clock, used, cost, days):
+    """A microsecond before, it does not pass, and then it does."""
+    limit, key, clock.now = (
+        Limit(name="budget", quota=10, calendar="day", rollover=30),
+        f"k{next(keys)}",
+        START_US + DAY // 3,
+    )
+    limiter.hit(limit, key, costs=used)
+
+    wait = limiter.hit(limit, key, costs=cost).retry_after_ms
+
+    assert wait * 1_000 == days * DAY - DAY // 3
+    clock.now += wait * 1_000 - 1
+    assert not limiter.hit(limit, key, costs=cost)
+    clock.now += 1
+    assert limiter.hit(limit, key, costs=cost)
+
+
+def test_a_counter_that_was_never_charged_has_nothing_to_wait_for(limiter, clock):
+    """It carries nothing, so no wait helps. Once anything was charged, windows leave their permits."""
+    limit, key, clock.now = Limit(name="budget", quota=10, calendar="day", rollover=30), f"k{next(keys)}", START_US
+
+    assert limiter.hit(limit, key, costs=11).retry_after_ms is None
+    clock.now += DAY
+    assert not limiter.hit(limit, key, costs=11)
+    limiter.hit(limit, key, costs=1)
+    assert limiter.hit(limit, key, costs=11).retry_after_ms == DAY // 1_000
+
+
 @pytest.mark.parametrize(("calendar", "idle_us"), [("minute", 60 * SECOND), ("hour", 3_600 * SECOND), ("day", DAY)])
 def test_a_counter_that_is_idle_for_long_is_forgotten(limiter, clock, server, calendar, idle_us):
     """It is kept for the windows that fill the rollover, and for 100 more. Then it is new."""

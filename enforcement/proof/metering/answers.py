@@ -200,9 +200,10 @@ def _openai_events(draft: Draft) -> Events:
             event["usage"] = None
         found.append(("", event))
     if draft.told and draft.reports:
-        last = {"model": draft.model, "choices": []}
-        if draft.report == "twice":
-            found.append(("", {**last, "usage": usage_of(draft, 0.5)}))
+        last: dict[str, Any] = {"model": draft.model, "choices": []}
+        if draft.report == "twice":  # a report without choices would be the last word, after which a client may leave
+            over = {"index": 0, "finish_reason": "stop", "delta": {}, "text": ""}
+            found.append(("", {**last, "choices": [over], "usage": usage_of(draft, 0.5)}))
         found.append(("", {**last, "usage": usage_of(draft)}))
     return [*found, ("", DONE)]
 

@@ -1,10 +1,10 @@
-"""Read the ledgers of the proof, and compare what was invoiced, what was settled, and what the store has counted."""
+"""Read the ledgers of the proof: what was invoiced, what was settled, and what the store has counted."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +16,14 @@ from enforcement.control.reservations import OpenReservation, open_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
-from enforcement.proof.evidence import Claim
-from enforcement.proof.metering.clients import Outcome, by_status
-from enforcement.proof.metering.documents import PROJECTS, Budgets
+from enforcement.proof.metering.clients import Outcome
+from enforcement.proof.metering.documents import PROJECTS, Budgets, Kind
+from enforcement.proof.metering.fleet import MeteringFleet
 
-REPORTED: Final = frozenset({"exact", "drained"})
-"""How requests are settled whose answer says what they cost."""
-_IN_FLIGHT_US: Final = 5_000_000
-"""How long a settlement may take to reach the store, which may be away."""
+_RETURN_US: Final = 5_000_000
+"""How long after an outage of the store a process may send what it could not send before."""
+CALL_US: Final = 1_000_000
+"""How long a call of a killed process may have been on its way."""
 
 Row = Mapping[str, Any]
 CounterName = tuple[str, str]
@@ -37,32 +37,61 @@ class Books:
 
     Attributes:
         invoice: The lines of the provider.
-        admitted, settled: Those of the proxies.
-        open: The reservations that the store still has.
+        admitted, settling, settled: Those of the proxies.
+        open: The reservations that the store still lists.
+        kept: How many records of reservations it has, and how many entries their indexes have.
         used: What the counters of the store say.
+        slots: For each limit of slots what its counter says.
         outcomes: What the clients saw.
-        killed: The instances that were killed.
+        killed: When each instance was killed, by its name, in microseconds since the epoch.
+        outages: When the store was away, from and until, in microseconds since the epoch.
+        admissions: The lines of admissions by the id of the request.
+        settlements: The lines of settlements by the id of the request. A request whose process was killed before it
+            could write that it has settled, is settled if the store has no reservation of it any more.
     """
 
     invoice: list[Row]
     admitted: list[Row]
+    settling: list[Row]
     settled: list[Row]
     open: list[OpenReservation]
-    used: dict[CounterName, int]
+    kept: tuple[int, int]
     outcomes: Sequence[Outcome]
     budgets: Budgets
-    killed: frozenset[str]
-    slots: int = 0
-    settlements: dict[str, Row] = field(default_factory=dict)
-    admissions: dict[str, Row] = field(default_factory=dict)
+    killed: Mapping[str, int]
+    outages: Sequence[tuple[int, int]]
+    used: dict[CounterName, int] = field(default_factory=dict)
+    slots: dict[CounterName, int] = field(default_factory=dict)
+    admissions: dict[str, Row] = field(init=False)
+    settlements: dict[str, Row] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settlements = {row["id"]: row for row in self.settled}
         self.admissions = {row["id"]: row for row in self.admitted}
+        waiting = self.waiting
+        begun = [row for row in self.settling if self.admissions[row["id"]]["reservation"] not in waiting]
+        self.settlements = {row["id"]: row for row in (*begun, *self.settled)}
 
-    def kind_of(self, token: str) -> str:
+    @property
+    def waiting(self) -> set[str]:
+        """The ids of the reservations that are open."""
+        return {it.id for it in self.open}
+
+    def slug_of(self, token: str) -> str:
         """Return the slug of the policy of a token, by its id."""
         return list(self.budgets.tokens.values())[int(token.removeprefix("tok_"))]
+
+    def kind_of(self, token: str) -> Kind:
+        """Return what kind of budget a token has, by its id."""
+        return self.budgets.kinds[self.slug_of(token)]
+
+    def settled_us(self, settlement: Row) -> int:
+        """Return when at the latest a settlement reached the store, in microseconds since the epoch."""
+        return self.reached_us(settlement["at"] + (CALL_US if settlement["is"] == "settling" else 0))
+
+    def reached_us(self, at_us: int) -> int:
+        """Return when at the latest something reached the store that was sent at an instant."""
+        ends = (until_us + _RETURN_US for from_us, until_us in self.outages if from_us - CALL_US <= at_us <= until_us)
+        return max(ends, default=at_us)
 
 
 def read_lines(paths: Iterable[Path]) -> list[Row]:
@@ -70,125 +99,58 @@ def read_lines(paths: Iterable[Path]) -> list[Row]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
-def read_books(
-    client: Redis,
-    keys: Keys,
-    budgets: Budgets,
-    invoice: Path,
-    ledgers: Iterable[Path],
-    outcomes: Sequence[Outcome],
-    killed: Iterable[str],
-) -> Books:
+def read_books(client: Redis, keys: Keys, budgets: Budgets, fleet: MeteringFleet, outcomes: Sequence[Outcome]) -> Books:
     """Return the ledgers, and the counters and open reservations of the store."""
-    lines = read_lines(ledgers)
-    admitted = [row for row in lines if row["is"] == "admitted"]
-    waiting = [it for tag in PROJECTS for it in open_reservations(client, keys, tag, at_most=100_000)]
+    lines = read_lines(fleet.ledgers())
+    admitted, settling, settled = (
+        [it for it in lines if it["is"] == kind] for kind in ("admitted", "settling", "settled")
+    )
     books = Books(
-        read_lines([invoice]),
+        read_lines([fleet.invoice]),
         admitted,
-        [row for row in lines if row["is"] == "settled"],
-        waiting,
-        {},
+        settling,
+        settled,
+        [it for tag in PROJECTS for it in open_reservations(client, keys, tag, at_most=100_000)],
+        _kept(client, keys),
         outcomes,
         budgets,
-        frozenset(killed),
+        fleet.killed,
+        fleet.outages,
     )
-    for (token, name), (limit, key) in _counters(books).items():
+    for name, (limit, key) in _counters(books).items():
         _, [(_, used)] = look(client, [BoundLimit(limit, key, "token")], 0)
-        if limit.algorithm == "concurrency":
-            books.slots += used
-        else:
-            books.used[token, name] = used
+        (books.slots if limit.algorithm == "concurrency" else books.used)[name] = used
     return books
+
+
+def _kept(client: Redis, keys: Keys) -> tuple[int, int]:
+    """Return how many records the store has, and how many entries the indexes have. This is not the code that lists."""
+    patterns = [_literal(keys.reservation(tag, "")) + "*" for tag in PROJECTS]
+    records = sum(1 for pattern in patterns for _ in client.scan_iter(pattern, count=1_000))
+    return records, sum(int(client.zcard(keys.reservations(tag))) for tag in PROJECTS)
+
+
+def _literal(key: str) -> str:
+    """Return a pattern that matches only this key."""
+    return key.translate({ord(sign): f"\\{sign}" for sign in "[]*?\\"})
 
 
 def _counters(books: Books) -> dict[CounterName, tuple[Limit, str]]:
     found = {}
     for row in books.admitted:
-        kind = books.budgets.kinds[books.kind_of(row["token"])]
-        limits = {limit["name"]: limit for limit in kind.limits}
+        limits = {limit["name"]: limit for limit in books.kind_of(row["token"]).limits}
         for name, key in row["counters"].items():
             found[row["token"], name] = Limit.from_json(limits[name]), key
     return found
 
 
-def judge(books: Books) -> list[Claim]:
-    """Check every claim, and return all of them, held or broken."""
-    return [
-        *_each_once(books),
-        *_to_the_token(books),
-        *_nothing_left(books),
-        _counted(books),
-        *_within_budgets(books),
-        *_figures(books),
-    ]
-
-
-def _none(what: str, wrong: Sequence[object], of: int) -> Claim:
-    """Return a claim that nothing is wrong, with the first that is."""
-    first = f", such as {wrong[0]}" if wrong else ""
-    return Claim(what, "0", f"{len(wrong)} of {of}{first}", not wrong)
-
-
-def _each_once(books: Books) -> Iterator[Claim]:
-    invoiced = Counter(row["id"] for row in books.invoice)
-    uncharged = [ident for ident in invoiced if ident not in books.admissions]
-    yield _none("invoiced, and admitted by no proxy", uncharged, len(invoiced))
-    yield _none("sent to the provider twice", [ident for ident, n in invoiced.items() if n > 1], len(invoiced))
-    settled = Counter(row["id"] for row in books.settled)
-    yield _none("settled twice", [ident for ident, n in settled.items() if n > 1], len(settled))
-    failed = [it.id for it in books.outcomes if it.status == 500]
-    yield _none("answered with an internal error", failed, len(books.outcomes))
-    yield _none(
-        "streams that were not asked for their usage", [r["id"] for r in books.invoice if not r["told"]], len(invoiced)
-    )
-
-
-def _to_the_token(books: Books) -> Iterator[Claim]:
-    invoices = {row["id"]: row for row in books.invoice}
-    exact = [row for row in books.settled if row["as"] in REPORTED]
-    yield Claim("settled as reported", "some", str(len(exact)), 2 * len(exact) > len(invoices) > 0)
-    wrong = [(row["id"], row["counts"], _counts(invoices.get(row["id"]))) for row in exact]
-    differing = [(ident, ours, theirs) for ident, ours, theirs in wrong if ours != theirs]
-    yield _none("settled as reported, and not as invoiced", differing, len(exact))
-    vain = [row["id"] for row in exact if not invoices.get(row["id"], {}).get("reports")]
-    yield _none("settled as reported, and nothing was reported", vain, len(exact))
-    left_open = {row["id"] for row in books.admitted} - books.settlements.keys()
-    whole = [it.id for it in books.outcomes if it.complete and it.status == 200 and it.id not in left_open]
-    due = [ident for ident in whole if invoices.get(ident, {}).get("reports")]
-    missed = [
-        (ident, books.settlements[ident]["as"]) for ident in due if books.settlements[ident]["as"] not in REPORTED
-    ]
-    yield _none("reported to a client that stayed, and not settled so", missed, len(due))
-    free = [r["id"] for r in books.settled if r["as"] == "nothing" and r["id"] in invoices]
-    yield _none("invoiced, and settled for nothing", free, len(invoices))
-
-
-def _counts(row: Row | None) -> list[int] | None:
-    return None if row is None else [row[name] for name in ("input", "cached_input", "cache_write", "output")]
-
-
-def _nothing_left(books: Books) -> Iterator[Claim]:
-    alive = [(it.id, it.instance) for it in books.open if it.instance not in books.killed]
-    yield _none("open, and their process was not killed", alive, len(books.open))
-    yield _none("open, and not listed as lost", [it.id for it in books.open if not it.lost], len(books.open))
-    waiting = {it.id for it in books.open}
-    gone = [
-        row["id"]
-        for ident, row in books.admissions.items()
-        if ident not in books.settlements and row["reservation"] not in waiting
-    ]
-    yield _none("neither settled nor open", gone, len(books.admissions))
-    yield Claim("slots that are still held", "0", str(books.slots), books.slots == 0)
-
-
 def charges(books: Books) -> dict[CounterName, int]:
     """Return what every counter should have, by the settlements, and by the reservations that are open."""
     found: dict[CounterName, int] = defaultdict(int)
-    waiting = {it.id for it in books.open}
-    for ident, row in books.admissions.items():
-        settled = books.settlements.get(ident)
-        if settled is None or row["reservation"] in waiting:
+    waiting = books.waiting
+    for ident, settled in books.settlements.items():
+        row = books.admissions[ident]
+        if row["reservation"] in waiting:
             continue
         for name, cost in zip(row["counters"], settled["costs"], strict=True):
             found[row["token"], name] += cost or 0
@@ -198,54 +160,4 @@ def charges(books: Books) -> dict[CounterName, int]:
     return found
 
 
-def _counted(books: Books) -> Claim:
-    due = charges(books)
-    wrong = [(name, used, due.get(name, 0)) for name, used in books.used.items() if used != due.get(name, 0)]
-    return _none("counters that differ from the sum of their charges", wrong, len(books.used))
-
-
-def _within_budgets(books: Books) -> Iterator[Claim]:
-    beyond: dict[bool, list[object]] = {True: [], False: []}
-    judged: Counter[bool] = Counter()
-    for token in {row["token"] for row in books.admitted}:
-        kind = books.budgets.kinds[books.kind_of(token)]
-        used, quota = books.used[token, kind.budget.name], kind.budget.quota
-        excess = 0 if kind.is_bound else _excess_in_flight(books, token)
-        judged[kind.is_bound] += 1
-        if used > quota + excess:
-            beyond[kind.is_bound].append((token, used, quota, excess))
-    yield _none("budgets by a bound that were exceeded", beyond[True], judged[True])
-    yield _none("typical budgets exceeded by more than what was in flight", beyond[False], judged[False])
-
-
-def _excess_in_flight(books: Books, token: str) -> int:
-    """Return how much more the requests in flight at the last admission did cost than was estimated."""
-    rows = [row for row in books.admitted if row["token"] == token]
-    last = max(row["at"] for row in rows) - _IN_FLIGHT_US
-    total = 0
-    for row in rows:
-        settled = books.settlements.get(row["id"])
-        if settled is not None and settled["at"] >= last:
-            total += max(0, (settled["costs"][0] or 0) - (row["estimate"][0] or 0))
-    return total
-
-
-def _figures(books: Books) -> Iterator[Claim]:
-    """Yield figures that have no bound."""
-    words = Counter(row["as"] for row in books.settled)
-    lost = len(books.open)
-    yield Claim("settled as", "any", ", ".join(f"{word} {n}" for word, n in words.most_common()) + f", lost {lost}")
-    answers = by_status(books.outcomes)
-    yield Claim("answers", "any", ", ".join(f"{name} {n}" for name, n in answers.most_common()))
-    formats = Counter(row["format"] for row in books.invoice)
-    yield Claim("invoiced", "any", ", ".join(f"{name} {n}" for name, n in formats.most_common()))
-    kinds = Counter(books.kind_of(it) for it, name in books.used if _is_used_up(books, it, name))
-    yield Claim("budgets that were used up", "any", ", ".join(f"{name} {n}" for name, n in kinds.items()) or "none")
-
-
-def _is_used_up(books: Books, token: str, name: str) -> bool:
-    budget = books.budgets.kinds[books.kind_of(token)].budget
-    return name == budget.name and 10 * books.used[token, name] > 9 * budget.quota
-
-
-__all__ = ["Books", "charges", "judge", "read_books"]
+__all__ = ["CALL_US", "Books", "Row", "charges", "read_books"]

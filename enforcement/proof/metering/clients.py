@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SECONDS: Final = 20.0
 TRIES: Final = 3
 LEAVING: Final = 0.12
 """The share of clients that leave before their answer is complete."""
+SILENT: Final = 0.03
+"""The share of clients that leave before their request is complete."""
 
 _IMAGE: Final = "data:image/png;base64,iVBORw0KGgo="
 _TEXT: Final = ("Say something about limits. ", "予算は守られる。", "🙂 déjà vu ", '{"a": [1, 2]}\n')
@@ -37,6 +40,7 @@ class Outcome:
         secret: The token that it showed.
         status: HTTP status. 0: there was no answer.
         complete: Whether the answer came to its end.
+        ended_us: When it had received the answer, or left, in microseconds since the epoch.
         denied: The reason of a denial of ours. Empty: there is none.
     """
 
@@ -44,6 +48,7 @@ class Outcome:
     secret: str
     status: int
     complete: bool
+    ended_us: int
     denied: str = ""
 
 
@@ -138,14 +143,22 @@ class Clients:
         self._ports, self._secrets, self._dice = ports, secrets, dice
         self._numbers = itertools.count(1)
 
-    async def run(self, requests: int, watch: Callable[[int], None]) -> None:
-        """Send requests, and call *watch* with the number of those that have ended each time that one ends."""
+    async def run(self, requests: int, watch: Callable[[int], bool]) -> None:
+        """
+        Send requests, and up to as many again while *watch* wants more.
+
+        Args:
+            watch: Called with the number of requests that have ended, each time that one ends. Returns whether it wants
+                more of them.
+        """
         ended = itertools.count(1)
+        most = requests
 
         async def worker() -> None:
-            while len(self.outcomes) < requests:
+            nonlocal most
+            while len(self.outcomes) < most:
                 await self._persist()
-                watch(min(next(ended), len(self.outcomes)))
+                most = 2 * requests if watch(min(next(ended), len(self.outcomes))) else requests
 
         await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
@@ -168,13 +181,16 @@ class Clients:
         with contextlib.suppress(OSError, EOFError, asyncio.IncompleteReadError, ValueError, TimeoutError):
             async with asyncio.timeout(SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", dice.choice(self._ports()))
+                parts = _request(asked, secret, ident, body, dice)
+                if dice.random() < SILENT:
+                    leaves_at, parts = 0, [_cut(parts, dice)]
                 try:
-                    await self._exchange(reader, writer, _request(asked, secret, ident, body, dice), got, leaves_at)
+                    await self._exchange(reader, writer, parts, got, leaves_at)
                 finally:
                     if dice.random() < 0.3:
                         writer.transport.abort()
                     writer.close()
-        return Outcome(ident, secret, got.status, got.complete, got.denied)
+        return Outcome(ident, secret, got.status, got.complete, time.time_ns() // 1_000, got.denied)
 
     async def _exchange(
         self,
@@ -207,6 +223,12 @@ def _request(asked: Ask, secret: str, ident: str, body: bytes, dice: Random) -> 
     if chunked:
         return [head, *(b"%x\r\n%b\r\n" % (len(half), half) for half in halves), b"0\r\n\r\n"]
     return [head, *halves] if dice.random() < 0.3 else [head + body]
+
+
+def _cut(parts: Sequence[bytes], dice: Random) -> bytes:
+    """Return the beginning of a request, up to any byte but the last."""
+    whole = b"".join(parts)
+    return whole[: dice.randrange(1, len(whole))]
 
 
 class _Got:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from enforcement.model.keys import Keys
 from enforcement.proof.evidence import Claim
-from enforcement.proof.metering.books import Books, judge, read_books
+from enforcement.proof.metering.books import Books, read_books
+from enforcement.proof.metering.claims import judge
 from enforcement.proof.metering.clients import Clients
 from enforcement.proof.metering.documents import publish
 from enforcement.proof.metering.fleet import LIFE_SECONDS, MeteringFleet
@@ -94,30 +95,35 @@ async def _run(wanted: Run, fleet: MeteringFleet, seed: str) -> Books:
         statuses = fleet.stop_proxies()
         ended = time.monotonic()
         time.sleep(max(0.0, LIFE_SECONDS + 1.0 - (time.monotonic() - ended)))
-        books = read_books(client, keys, budgets, fleet.invoice, fleet.ledgers(), clients.outcomes, fleet.killed)
+        books = read_books(client, keys, budgets, fleet, clients.outcomes)
     print(
-        f"{fleet.kills['proxy']} kills of proxies, {fleet.kills['store']} of the store; proxies ended with {statuses}"
+        f"{fleet.kills['proxy']} of {wanted.kills} kills of proxies, {fleet.kills['store']} of the store; "
+        f"proxies ended with {statuses}"
     )
     return books
 
 
-def _killer(wanted: Run, fleet: MeteringFleet, dice: Random) -> Callable[[int], None]:
-    """Return a function that is told how many requests have ended, and kills as often as the run wants."""
+def _killer(wanted: Run, fleet: MeteringFleet, dice: Random) -> Callable[[int], bool]:
+    """
+    Return a function that is told how many requests have ended, kills as often as the run wants, and returns whether
+    there is more to kill.
+    """
     due = iter(range(1, wanted.kills + 1))
     every = wanted.requests // (wanted.kills + 2)
     state = {"next": next(due, None)}
 
-    def watch(ended: int) -> None:
+    def watch(ended: int) -> bool:
         number = state["next"]
         if number is None or ended < number * every:
-            return
+            return number is not None
         if not fleet.kill_proxy(dice.randrange(wanted.proxies)):
-            return  # too few are ready; the next request that ends comes back to it
+            return True  # too few are ready; the next request that ends comes back to it
         state["next"] = next(due, None)
         if number % _STORE_EVERY == 0:
             fleet.kill_store()
         elif number % _TERMINATED_EVERY == 0:
             fleet.kill_proxy(dice.randrange(wanted.proxies), hard=False)
+        return state["next"] is not None
 
     return watch
 

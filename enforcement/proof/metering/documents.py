@@ -91,7 +91,8 @@ def kinds(requests: int) -> dict[str, Kind]:
     bound = {"estimate": "bound", "default_cap": 200, "part_tokens": {"image": IMAGE_TOKENS}}
     typical = {"estimate": "typical", "default_cap": 200, "part_tokens": {"image": 85}}
     plenty = 10**12
-    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 5, "on_store_failure": "deny"}
+    # A slot that was forgotten must still be held when the ledgers are read.
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60, "on_store_failure": "deny"}
     return {
         "bound-money": Kind(bound, (_limit("money", "micros", 500 * requests), _limit("all", "tokens", plenty))),
         "bound-tokens": Kind(

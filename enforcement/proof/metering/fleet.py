@@ -32,16 +32,18 @@ class MeteringFleet:
     Attributes:
         store: The server of the store.
         invoice: The file of the provider.
-        killed: The names of all instances that were killed.
+        killed: When each instance was killed, by its name, in microseconds since the epoch.
         kills: How many processes were killed, by what they were.
+        outages: When the store was killed, and when it ran again, in microseconds since the epoch.
     """
 
     def __init__(self, folder: Path, seed: str, proxies: int) -> None:
         # A write reaches the file before it is acknowledged, so a killed store has lost nothing.
         self.store = ValkeyServer(folder / "store", config={"appendfsync": "no"})
         self.invoice = folder / "invoice.jsonl"
-        self.killed: set[str] = set()
+        self.killed: dict[str, int] = {}
         self.kills = {"proxy": 0, "store": 0}
+        self.outages: list[tuple[int, int]] = []
         self._folder, self._seed = folder, seed
         self._ports = [free_port() for _ in range(proxies)]
         self._proxies: list[subprocess.Popen[bytes] | None] = [None] * proxies
@@ -76,18 +78,18 @@ class MeteringFleet:
         if process is None or at not in self._ready or len(self._ready) == 1:
             return False
         self._ready.discard(at)
+        if hard:
+            self.killed[self._names[at]] = time.time_ns() // 1_000
         process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
         if hard:
-            self.killed.add(self._names[at])
             self.kills["proxy"] += 1
         self._later(self._revive(at, process))
         return True
 
     def kill_store(self) -> None:
         """Kill the store and start it again in the background."""
-        self.store.kill()
         self.kills["store"] += 1
-        self._later(asyncio.to_thread(self.store.start))
+        self._later(self._restart_store())
 
     async def settle_down(self) -> None:
         """Wait until all that was killed is running again."""
@@ -115,6 +117,12 @@ class MeteringFleet:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._reviving.add(task)
         task.add_done_callback(self._reviving.discard)
+
+    async def _restart_store(self) -> None:
+        began_us = time.time_ns() // 1_000
+        self.store.kill()
+        await asyncio.to_thread(self.store.start)
+        self.outages.append((began_us, time.time_ns() // 1_000))
 
     async def _revive(self, at: int, process: subprocess.Popen[bytes]) -> None:
         await asyncio.to_thread(process.wait, _STOP_SECONDS)

@@ -1,8 +1,9 @@
 """
 The proxy of the proof: the real one, which also writes its admissions and settlements to a ledger.
 
-It runs under the server of ``sluicegate proxy``: ``python -m enforcement.proof.metering.recorder``. Two lines of
-the ledger belong to a request: it was admitted, and it is settled.
+It runs under the server of ``sluicegate proxy``: ``python -m enforcement.proof.metering.recorder``. Three lines of
+the ledger belong to a request: it was admitted, it is being settled, and it is settled. A process that is killed
+between the last two may have settled it in the store.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from enforcement.doors.metered.visit import MeteredVisit
 from enforcement.doors.proxy import create_app
 from enforcement.http.asgi import METERED, App, Receive, Scope, Send, header_of
 from enforcement.metering.settlement import Settlement
+from enforcement.plan.costs import Costs
 from enforcement.proof.metering.provider import REQUEST_ID
 from enforcement.reservations import book
 
@@ -57,9 +59,17 @@ class Recorder:
         admission, report = visit.admission, visit.report
         decision = admission.decision
         counters = {bound.limit.name: bound.key for bound in decision.bounds}
+        metered = visit.exchange.reservation
         row = {"id": ident, "token": decision.plan.subject[1], "reservation": admission.id, "counters": counters}
-        estimate = visit.exchange.reservation.estimated_costs
-        self._write("admitted", {**row, "estimate": estimate, "source": decision.source})
+        said = {"estimate": metered.estimated_costs, "source": decision.source, "decided": decision.decided_at_us}
+        self._write("admitted", {**row, **said})
+        conclude = admission.conclude
+
+        async def concluding(costs: Costs | None = None) -> None:
+            self._write("settling", {"id": ident, "as": metered.settled_as, "costs": metered.costs})
+            await conclude(costs)
+
+        admission.conclude = concluding  # type: ignore[method-assign] # what is seen here is what the visit does
 
         def settled(settlement: Settlement) -> None:
             counts = settlement.counts
@@ -72,7 +82,6 @@ class Recorder:
         visit.report = settled
 
     def _write(self, kind: str, row: dict[str, Any]) -> None:
-
         os.write(self._file, json.dumps({"is": kind, "at": time.time_ns() // 1_000, **row}).encode() + b"\n")
 
 

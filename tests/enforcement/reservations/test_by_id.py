@@ -212,6 +212,13 @@ def test_a_life_that_is_none_is_refused(limiter, life):
     assert left(limiter, "life", TOKENS) == [1_000]
 
 
+def test_a_life_below_a_microsecond_is_one(limiter, other):
+    """The reservation is lost at once, and can be settled as any other."""
+    reserved = limiter.reserve(TOKENS, "short", costs={"tokens": 400}, life=1e-9)
+
+    assert other.settle(reserved.id, {"tokens": 100}) is True
+
+
 @pytest.mark.parametrize(
     "bad", ["", "x", "global", "a.b", "global." + "g" * 32, "{x}." + "0" * 32, None, 7, "é." + "0" * 32]
 )
@@ -222,7 +229,7 @@ def test_an_id_that_is_none_is_refused(limiter, bad):
         limiter.release(bad)
 
 
-@pytest.mark.parametrize("costs", [-1, 1.5, True, {"tokens": -1}, {"T": 1}, {"tokens": None}])
+@pytest.mark.parametrize("costs", [-1, 1.5, True, 5, {}, {"token": 5}, {"tokens": -1}, {"T": 1}, {"tokens": None}])
 def test_costs_that_are_none_leave_the_reservation_open(limiter, costs):
     reserved = limiter.reserve(TOKENS, "bad", costs={"tokens": 400}, life=600)
     with pytest.raises(ValueError, match="costs"):
