@@ -190,7 +190,7 @@ class UsageAdmin(SumsAdmin):
 class MeteredAdmin(SumsAdmin):
     list_display = [
         *("begins", "project", "token", "model_name", "settled", "requests"),
-        *("input", "cached_input", "cache_write", "output", "micros"),
+        *("input", "cached_input", "cache_write", "output", "calls", "micros"),
     ]
     list_filter = [
         PeriodFilter,

@@ -87,6 +87,7 @@ class MeteredRow(models.Model):
     output = models.BigIntegerField(default=0)
     micros = models.BigIntegerField(default=0)
     estimated_input = models.BigIntegerField(default=0)
+    calls = models.BigIntegerField(default=0)
 
     class Meta:
         ordering = ["at", "id"]

@@ -131,6 +131,11 @@ class AnswerMeter:
         return self._read_so_far.text_bytes if self.is_readable else None
 
     @property
+    def calls(self) -> int:
+        """Calls of the provider's tools that were seen, which it charges a fee for."""
+        return self._read_so_far.calls
+
+    @property
     def settled_as(self) -> str:
         """
         How a request with this answer is settled if the client stayed to its end.

@@ -48,6 +48,8 @@ class Estimate:
 
     cached_input: ClassVar[int] = 0
     cache_write: ClassVar[int] = 0
+    calls: ClassVar[int] = 0
+    other_rates: ClassVar[bool] = False
 
     @property
     def output(self) -> int:
@@ -90,7 +92,8 @@ def estimate_request(
             its text, because a request of many empty messages has no text, and costs.
         other_bytes: Bytes that are no text, and that a model may read all the same, such as the numbers in a schema.
             In a bound each of them is a token.
-        keeps_context: Whether it refers to text that the provider keeps, such as an earlier answer or a file.
+        keeps_context: Whether it refers to text that the provider keeps or fetches, such as an earlier answer, a file
+            or what a search of the web finds.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
     """
@@ -98,7 +101,7 @@ def estimate_request(
     present = {kind: count for kind, count in (parts or {}).items() if count}
     if bound:
         if keeps_context:
-            raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
+            raise NoBound("the request refers to context that the provider keeps or fetches, which has no bound")
         if unknown := sorted(present.keys() - tokens.keys()):
             raise NoBound(f"part_tokens: must have a number for {unknown[0]}, because the request has such a part")
     text = text_bytes + other_bytes + messages * MESSAGE_TOKENS if bound else text_tokens(text_bytes, factor)

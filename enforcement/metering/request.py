@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -9,17 +10,20 @@ from urllib.parse import unquote
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
-from enforcement.metering.formats.gemini import ask_gemini
+from enforcement.metering.formats.gemini import ask_gemini, hides_usage
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
-from enforcement.metering.formats.reading import Asked, UnreadableRequest
+from enforcement.metering.formats.reading import NAMES_READ, Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
-from enforcement.metering.formats.text import as_object, is_encodable, model_name, unread_length
+from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name, unread_length
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest body of a request that is read, unless a caller says otherwise."""
 
 MAX_SESSION_LENGTH: Final = 128
 """Longest name of a session, in characters."""
+
+TOOL_PROMPT_TOKENS: Final = 1_000
+"""More tokens than Anthropic adds to a request with tools, to tell the model how to use them."""
 
 MCP: Final = "mcp"
 """Format of a call of the Model Context Protocol. It has no tokens."""
@@ -38,7 +42,14 @@ _LAST_SEGMENTS: Final = {
     "embeddings": "openai-embeddings",
 }
 _DOTS: Final = frozenset({".", ".."})
+_AZURE: Final = "/openai/deployments/"
+_ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
+_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE)
+# Character sets in which the structure of JSON has the same bytes as in UTF-8.
+_LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"))
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
+_FOLDED_NAMES: Final = frozenset(name.casefold() for name in NAMES_READ)
+_OBJECTS_READ: Final = ("stream_options", "generationConfig", "generation_config")
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
@@ -54,7 +65,8 @@ class Unmetered:
 
     Attributes:
         reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
-            ``invalid_json``, ``not_an_object``, ``no_model``, ``bad_stream``, ``bad_cap``, ``bad_n`` and ``batch``.
+            ``invalid_json``, ``not_an_object``, ``bad_query``, ``charset``, ``no_model``, ``bad_stream``, ``bad_cap``,
+            ``bad_n``, ``ambiguous_key`` and ``batch``.
         format: The format that its path names; None if it names none.
     """
 
@@ -108,8 +120,11 @@ class MeteredRequest:
         Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes it has that
         are no text, which a model may read all the same. Only a bound needs them.
         """
-        outside = json_body.outside_strings(self.body)
-        return outside.count(b"{"), len(outside) + unread_length(json_body.parse(self.body).value)
+        outside, value = json_body.outside_strings(self.body), json_body.parse(self.body).value
+        unread = unread_length(value) + sum(length_within(value[name]) for name in value.keys() - NAMES_READ)
+        if self.format == "anthropic-messages" and value.get("tools"):
+            unread += TOOL_PROMPT_TOKENS
+        return outside.count(b"{"), len(outside) + unread
 
     def with_cap(self, cap: int) -> MeteredRequest:
         """
@@ -179,6 +194,10 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
+    if route.format == "gemini" and hides_usage(target.partition("?")[2], header("x-goog-fieldmask")):
+        return Unmetered("bad_query", name)
+    if not _is_utf8(header("content-type") or ""):
+        return Unmetered("charset", name)
     try:
         return _read_metered(route, parsed.value, header, body, default_cap)
     except UnreadableRequest as exc:
@@ -190,12 +209,11 @@ def find_route(target: str) -> _Route | None:
     Return what the end of a path says about the format of a request, or None if no format has such a path.
 
     Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
-    not count. A path with ``.`` or ``..`` as a segment has no format.
+    not count. A path that servers read in different ways has no format, such as one with ``..`` as a segment.
     """
     path = target.partition("?")[0]
     segments = [segment for segment in unquote(path).split("/") if segment]
-    # A provider may resolve "..", and some take "Chat" for "chat". They would find another format or model.
-    if not segments or not _DOTS.isdisjoint(segments):
+    if not segments or "#" in path or _is_ambiguous(segments):
         return None
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
     if before == "models":
@@ -208,6 +226,23 @@ def find_route(target: str) -> _Route | None:
         return _Route("openai-chat", _deployment_in(segments[:-2]))
     name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
     return None if name is None else _Route(name, _deployment_in(segments[:-1]))
+
+
+def _is_ambiguous(segments: list[str]) -> bool:
+    """
+    Return whether a provider may find another format or model in a path than the one that we find.
+
+    Some resolve "..", some take a backslash for a slash, and for Azure "Deployments" is "deployments".
+    """
+    if any("\\" in segment or segment.partition(";")[0] in _DOTS for segment in segments):
+        return True
+    names = "/".join(segments)
+    if "deployments" not in names.lower():
+        return False
+    # After "deployments/chat/completions" nobody knows whether "chat" is the deployment.
+    if names.endswith("openai/deployments/chat/completions"):
+        return True
+    return any(name != _AZURE for name in _ANY_CASE.findall(f"/{names}/"))
 
 
 def _deployment_in(segments: list[str]) -> str | None:
@@ -224,6 +259,11 @@ def _is_identity(encoding: str | None) -> bool:
     return not encoding or all(name.strip().lower() in ("", "identity") for name in encoding.split(","))
 
 
+def _is_utf8(content_type: str) -> bool:
+    """Return whether all readers of a content type find the same keys in JSON that is valid UTF-8."""
+    return all(name.lower() in _LIKE_UTF8 for name in _CHARSET.findall(content_type))
+
+
 def _read_metered(
     route: _Route, body: dict[str, Any], header: Header, data: bytes, default_cap: int | None
 ) -> MeteredRequest:
@@ -235,6 +275,9 @@ def _read_metered(
             changes[_INCLUDE_USAGE] = True
     hide_usage = bool(changes)
     asked = _ASK[route.format](body)
+    for found in (body, *(as_object(body.get(name)) for name in _OBJECTS_READ)):
+        if any(name.casefold() in _FOLDED_NAMES and name not in NAMES_READ for name in found):
+            raise UnreadableRequest("ambiguous_key")
     cap, cap_fields = asked.cap, asked.cap_fields
     if cap is None and default_cap is not None and asked.default_field is not None:
         cap, cap_fields = default_cap, (asked.default_field,)

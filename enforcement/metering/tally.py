@@ -1,7 +1,7 @@
 """
 Count how metered requests were settled, by minute, token and model, until the counts are delivered.
 
-One lock guards the counts. A settlement adds seven numbers under it.
+One lock guards the counts. A settlement adds eight numbers under it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ COUNT_NAMES: Final = (
     "output",
     "micros",
     "estimated_input",
+    "calls",
 )
 Row = list[int | str]
 
@@ -67,10 +68,11 @@ class MeteredTally:
         asked, estimate = opening.asked, opening.estimate
         model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
-        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0]
+        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0]
         if estimate and counts is not None:
             added[1:5] = counts.input, counts.cached_input, counts.cache_write, counts.output
             added[5] = opening.price.micros(counts) if opening.price else 0
+            added[7] = counts.calls
         with self._lock:
             named = self._named(subject[0], minute, model)
             key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)

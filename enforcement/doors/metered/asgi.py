@@ -62,6 +62,7 @@ class MeteredGuard:
         door: The middleware.
         plain: Guards a request whose token has no limit that needs a meter.
         answer: Sends a response in place of the application.
+        target: Returns the path and query under which the provider gets a request.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
     """
 
@@ -71,11 +72,13 @@ class MeteredGuard:
         plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
+        target: Callable[[Scope], str] = target_of,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
         self._plain = plain
         self._answer = answer
+        self._target = target
         self._max_body = max_body
         self._drains = Drains(DRAIN)
         self._room = BodyRoom()
@@ -177,7 +180,7 @@ class MeteredGuard:
         """Return what a request may cost, and its body or the beginning of it."""
         if scope["type"] == "websocket":
             return Unmetered("websocket"), ReadBody(b"", whole=True)
-        method, target = scope["method"], target_of(scope)
+        method, target = scope["method"], self._target(scope)
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
         body = await read_body(scope, receive, self._max_body, self._room)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in
+from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in, some_in
 from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
+
+CLIENT_TOOLS: Final = frozenset((None, "function", "custom"))
+"""Types of tools that the client runs."""
 
 _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
@@ -20,9 +23,11 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     content = asked.content
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
-    content.add_within(body.get("tools"))
+    content.add_tools(body.get("tools"), CLIENT_TOOLS)
     content.add_within(body.get("functions"))
     content.add_within(as_object(body.get("response_format")).get("json_schema"))
+    if body.get("web_search_options") is not None:
+        content.keeps_context = True
     return asked
 
 
@@ -85,17 +90,18 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
         total, output = count_in(report, input_name), count_in(report, output_name)
         if total is None or output is None:
             return None
-        details_in(report, f"{output_name}_details")
-        return _split(report, input_name, total, output)
+        sounds = some_in(details_in(report, f"{output_name}_details"), "audio_tokens")
+        return _split(report, input_name, total, output, sounds)
     except NotBelieved:
         return None
 
 
-def _split(report: Mapping[str, Any], input_name: str, total: int, output: int) -> Usage:
+def _split(report: Mapping[str, Any], input_name: str, total: int, output: int, sounds: bool) -> Usage:
     details = details_in(report, f"{input_name}_details")
     cached = min(count_in(details, "cached_tokens") or 0, total)
     written = min(count_in(details, "cache_write_tokens") or 0, total - cached)
-    return Usage(total - cached - written, cached, written, output)
+    sounds = sounds or some_in(details, "audio_tokens")
+    return Usage(total - cached - written, cached, written, output, other_rates=sounds)
 
 
 class CompletionsAnswer(AnswerReader):
@@ -107,6 +113,7 @@ class CompletionsAnswer(AnswerReader):
 
     def read_event(self, event: dict[str, Any]) -> None:
         self.take_model(event.get("model"))
+        self.take_tier(event.get("service_tier"))
         choices = event.get("choices")
         if choices:
             self.read_choices(choices)
@@ -120,9 +127,7 @@ class CompletionsAnswer(AnswerReader):
             self.text_bytes += utf8_length(choice.get("text"))
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
-        usage = self.usage_in(report)
-        if usage is not None:
-            self.usage = usage
+        if self.take_usage(self.usage_in(report)):
             self.is_final = self.is_final or is_last
 
     def usage_in(self, report: Any) -> Usage | None:
@@ -156,9 +161,16 @@ class ChatAnswer(CompletionsAnswer):
             if type(value) is str:
                 if name in _SAID:
                     total += len(value) if value.isascii() else utf8_length(value)
+            elif name == "annotations":
+                self.calls = max(self.calls, int(any(map(_is_citation, objects_in(value)))))
             elif value:
                 total += _length_of_call(name, value)
         self.text_bytes += total
+
+
+def _is_citation(annotation: dict[str, Any]) -> bool:
+    """Return whether an annotation shows that the model has searched the web, which a chat says in no other way."""
+    return annotation.get("type") == "url_citation"
 
 
 def _length_of_call(name: str, value: Any) -> int:
@@ -194,6 +206,7 @@ class EmbeddingsAnswer(CompletionsAnswer):
 
 
 __all__ = [
+    "CLIENT_TOOLS",
     "ChatAnswer",
     "CompletionsAnswer",
     "EmbeddingsAnswer",

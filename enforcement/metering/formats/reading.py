@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from enforcement.metering.formats.text import Content, model_name
@@ -14,6 +14,22 @@ MAX_CAP: Final = 2**31 - 1
 
 MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
+
+
+NAMES_READ: Final = frozenset(
+    (
+        *("model", "stream", "stream_options", "include_usage", "n", "best_of", "background"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
+        *("candidateCount", "candidate_count", "generationConfig", "generation_config"),
+        *("messages", "input", "prompt", "suffix", "system", "instructions", "contents", "text"),
+        *("systemInstruction", "system_instruction", "tools", "functions", "response_format"),
+    )
+)
+"""
+Names of what the meters read in the bodies of requests. Some servers take other upper and lower case for the same name.
+"""
+
+_USUAL_TIERS: Final = frozenset(("", "auto", "default", "standard", "standard_only"))
 
 
 class UnreadableRequest(Exception):
@@ -85,6 +101,12 @@ def count_in(report: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
+def some_in(report: Mapping[str, Any], name: str) -> bool:
+    """Return whether a count of a report that belongs to no class is above 0. Any other value is ignored."""
+    value = report.get(name)
+    return type(value) is int and value > 0
+
+
 def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the details of a report; an empty object if they are missing or null. Raise NotBelieved for others."""
     details = report.get(name)
@@ -106,6 +128,8 @@ class AnswerReader:
         is_final: That report is the last word of the provider.
         model: The name that the answer gives the model; None if it gives none.
         text_bytes: Bytes of generated text, in UTF-8.
+        calls: Calls of the provider's tools that were seen, which it charges a fee for.
+        other_rates: See :class:`~enforcement.metering.usage.Usage`.
     """
 
     def __init__(self) -> None:
@@ -113,6 +137,8 @@ class AnswerReader:
         self.is_final = False
         self.model: str | None = None
         self.text_bytes = 0
+        self.calls = 0
+        self.other_rates = False
 
     def read_body(self, body: dict[str, Any]) -> None:
         """Read an answer that is one JSON object."""
@@ -126,6 +152,22 @@ class AnswerReader:
         """Note that a stream has ended whole, or has said that it ends."""
         raise NotImplementedError
 
+    def take_usage(self, usage: Usage | None) -> bool:
+        """Take a report, if it is one, together with the calls that were seen. Return whether it was taken."""
+        if usage is None:
+            return False
+        if usage.other_rates:
+            self.other_rates = True
+        if self.calls > usage.calls or self.other_rates:
+            usage = replace(usage, calls=max(self.calls, usage.calls), other_rates=self.other_rates)
+        self.usage = usage
+        return True
+
+    def take_tier(self, value: Any) -> None:
+        """Take the service tier that served the request. A value that is no name is ignored."""
+        if type(value) is str and value not in _USUAL_TIERS:
+            self.other_rates = True
+
     def take_model(self, value: Any) -> None:
         """Take the name of the model. A value that is no name is ignored."""
         # Almost every event repeats the name.
@@ -135,17 +177,19 @@ class AnswerReader:
     def only_added_text(self) -> bool:
         """Return whether nothing was read so far that a stream may not repeat at will: text and the model alone."""
         blank = type(self)()
-        blank.model, blank.text_bytes = self.model, self.text_bytes
+        blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         return vars(blank) == vars(self)
 
 
 __all__ = [
     "MAX_CAP",
     "MAX_CHOICES",
+    "NAMES_READ",
     "AnswerReader",
     "Asked",
     "NotBelieved",
     "UnreadableRequest",
     "count_in",
     "details_in",
+    "some_in",
 ]

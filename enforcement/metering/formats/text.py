@@ -120,7 +120,7 @@ class Content:
     Attributes:
         text_bytes: Bytes of UTF-8 of all text.
         parts: The number of parts that are no text, by kind: image, audio, video, file, other.
-        keeps_context: The request refers to content that the provider keeps, whose size it does not say.
+        keeps_context: The request refers to content that the provider keeps or fetches, whose size it does not say.
     """
 
     __slots__ = ("keeps_context", "parts", "text_bytes")
@@ -139,6 +139,19 @@ class Content:
         """Count all strings inside a JSON value, including keys."""
         if value:
             self.text_bytes += length_within(value)
+
+    def add_tools(self, value: Any, ours: frozenset[str | None]) -> None:
+        """
+        Count the definitions of tools. Those that the provider runs or describes itself add content of its own.
+
+        Args:
+            ours: The types of tools that are described in the request, and that the client runs.
+        """
+        self.add_within(value)
+        for tool in objects_in(value):
+            kind = tool.get("type")
+            if not (kind is None or type(kind) is str) or kind not in ours:
+                self.keeps_context = True
 
     def add_part(self, kind: str) -> None:
         """Count one part that is no text."""

@@ -8,11 +8,11 @@ import pytest
 from enforcement import aio
 from enforcement.control.reservations import open_reservations, settle_reservation
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.exporters.text import exposition
 from enforcement.metering import tally
-from enforcement.metering.price_documents import parse_prices
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, STREAM, TPM, USD, published, used
-from tests.enforcement.world import PROJECT
+from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, used
+from tests.enforcement.world import PROJECT, eventually
 
 NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES)
 
@@ -31,9 +31,7 @@ def provider():
 
 @pytest.fixture
 def door(limiter, provider):
-    door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(PRICES)
-    return door
+    return LimitMiddleware(provider, limiter, metered=True)
 
 
 @pytest.fixture
@@ -52,6 +50,7 @@ def delivered(world, limiter):
 async def test_a_row_says_how_requests_were_settled(world, door, provider, delivered):
     """Two reported, one refused by the provider before it cost anything."""
     secret = published(world, TPM, USD)
+    revision = json.loads(world.client.get(world.keys.prices))["revision"]
     await ask(door, secret, HELLO)
     await ask(door, secret, STREAM)
     provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
@@ -69,15 +68,19 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
         "output": 60,
         "micros": 440,
         "estimated_input": 200,
+        "calls": 0,
     }
     exact = by_way["exact"]
-    assert (exact["project"], exact["model"], exact["approximate"], exact["price_revision"]) == (PROJECT, "gpt-x", 0, 7)
+    found = [exact[name] for name in ("project", "model", "approximate", "price_revision")]
+    assert found == [PROJECT, "gpt-x", 0, revision]
     assert exact["token"].startswith("tok_")
     assert [by_way["nothing"][name] for name in ("requests", "output", "micros")] == [1, 0, 0]
 
 
-async def test_money_is_reported_also_where_no_limit_counts_it(world, door, delivered):
+async def test_money_is_reported_also_where_no_limit_counts_it(world, door, limiter, delivered):
+    """As soon as the prices are loaded, for which such a request does not wait."""
     secret = published(world, TPM)
+    await limiter.find_prices()
     await ask(door, secret, HELLO)
 
     (row,) = await delivered()
@@ -142,5 +145,9 @@ async def test_rows_that_wait_are_bounded(world, door, limiter, delivered, monke
 
     counts = limiter.metered_tally()
     assert (len(counts), counts.dropped) == (2, 1)
+    assert limiter.stats().metered_dropped == 1
+    assert b"sluicegate_metered_dropped_total 1" in exposition(limiter.stats())
+    world.publish()  # acknowledged at once, by a heartbeat
+    assert eventually(lambda: '"metered_dropped":1' in (world.client.get(world.keys.instance("proxy-1")) or ""))
     del counts.take
     assert {row["model"]: row["requests"] for row in await delivered()} == {"gpt-a": 1, "gpt-b": 2}
