@@ -35,10 +35,14 @@ DENIAL_FIELD: Final = "Sluicegate-Denial"
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
-PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
-"""Header fields in which the SDKs of Gemini and of Azure OpenAI show what they were given as the key of an API."""
+_PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
+TOKEN_FIELDS: Final = ("authorization", "x-api-key", *_PROVIDER_KEYS)
+"""
+Header fields in which a request may show its token, in the order in which they count. In the last two, the SDKs of
+Gemini and of Azure OpenAI show what they were given as the key of an API.
+"""
 
-_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", *PROVIDER_KEYS})
+_CREDENTIALS: Final = frozenset({"proxy-authorization", "cookie", *TOKEN_FIELDS})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
@@ -233,6 +237,24 @@ def find_token(authorization: str | None, *keys: str | None) -> str | None:
     if len(found) > 1:  # the others may be credentials for the upstream
         return next((value for value in found if is_well_formed(value)), found[0])
     return found[0] if found else ""
+
+
+def token_in(field: Callable[[str], str | None]) -> str | None:
+    """
+    Return the token of a request from its header fields, see :func:`find_token`.
+
+    A field of a provider's SDK counts only if it holds what has the form of a token. Otherwise it is a key for the
+    application, and says nothing of who asks.
+
+    Args:
+        field: Return the value of the header field with a name in lower case, or None.
+    """
+    shown = find_token(field("authorization"), field("x-api-key"))
+    for name in _PROVIDER_KEYS:
+        key = field(name)
+        if key is not None and is_well_formed(key.strip()) and not is_well_formed(shown):
+            return key.strip()
+    return shown
 
 
 def shows(field: bytes, token: object) -> bool:

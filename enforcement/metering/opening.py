@@ -26,12 +26,12 @@ WHY_UNMETERED: Mapping[str, str] = {
     "encoding": "its body is compressed",
     "too_large": "its body is too long to be read",
     "format": "its path belongs to no known API of a provider",
-    "duplicate_key": "a key occurs twice in an object of its body",
+    "lookalike": "another program may find more in its path or body than a meter does",
+    "duplicate_key": "a key occurs twice in an object of its body, or in another case",
     "invalid_json": "its body is not JSON",
     "not_an_object": "its body is not a JSON object",
     "bad_query": "its query asks for an answer whose usage cannot be read",
     "charset": "its body is not in UTF-8",
-    "ambiguous_key": "a key of its body differs in upper and lower case only from one that is read",
     "no_model": "it names no model",
     "bad_stream": "stream or stream_options is not what the API expects",
     "bad_cap": "its bound on output tokens is not an integer in range",
@@ -132,12 +132,17 @@ def has_tokens(asked: MeteredRequest | Unmetered) -> bool:
 
 def is_hiding(asked: MeteredRequest | Unmetered) -> bool:
     """Return whether a request has a body that a server may understand, and that a meter cannot read."""
-    return isinstance(asked, Unmetered) and asked.reason not in ("method", "format", "websocket")
+    return isinstance(asked, Unmetered) and (
+        asked.is_lookalike or asked.reason not in ("method", "format", "websocket")
+    )
 
 
 def unmetered(asked: MeteredRequest | Unmetered) -> Refused:
     """Return why a request that no meter can read is denied."""
-    why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
+    reason = asked.reason if isinstance(asked, Unmetered) else "format"
+    if reason == "format" and is_hiding(asked):
+        reason = "lookalike"
+    why = WHY_UNMETERED[reason]
     return Refused("unmetered", f"The cost of this request cannot be read: {why}.")
 
 

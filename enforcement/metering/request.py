@@ -12,9 +12,17 @@ from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
 from enforcement.metering.formats.gemini import ask_gemini, hides_usage
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
-from enforcement.metering.formats.reading import NAMES_READ, Asked, UnreadableRequest
+from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name, unread_length
+from enforcement.metering.lookalikes import (
+    REQUEST_NAMES,
+    TOOL_CALL,
+    begins_as_json,
+    calls_tool,
+    is_misspelled,
+    is_plain_call,
+)
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest body of a request that is read, unless a caller says otherwise."""
@@ -48,8 +56,9 @@ _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE
 # Character sets in which the structure of JSON has the same bytes as in UTF-8.
 _LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"))
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
-_FOLDED_NAMES: Final = frozenset(name.casefold() for name in NAMES_READ)
-_OBJECTS_READ: Final = ("stream_options", "generationConfig", "generation_config")
+_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
+_SLASHES: Final = re.compile(r"[/\\]")
+_PATH_ENDS: Final = re.compile("[?#]")
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
@@ -66,12 +75,15 @@ class Unmetered:
     Attributes:
         reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
             ``invalid_json``, ``not_an_object``, ``bad_query``, ``charset``, ``no_model``, ``bad_stream``, ``bad_cap``,
-            ``bad_n``, ``ambiguous_key`` and ``batch``.
+            ``bad_n`` and ``batch``.
         format: The format that its path names; None if it names none.
+        is_lookalike: Another program may find a request to a provider in it, or a call of a tool, although the reason
+            is ``format`` or ``websocket``.
     """
 
     reason: str
     format: str | None = None
+    is_lookalike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ class MeteredRequest:
         are no text, which a model may read all the same. Only a bound needs them.
         """
         outside, value = json_body.outside_strings(self.body), json_body.parse(self.body).value
-        unread = unread_length(value) + sum(length_within(value[name]) for name in value.keys() - NAMES_READ)
+        unread = unread_length(value) + sum(length_within(value[name]) for name in value.keys() - REQUEST_NAMES)
         if self.format == "anthropic-messages" and value.get("tools"):
             unread += TOOL_PROMPT_TOKENS
         return outside.count(b"{"), len(outside) + unread
@@ -189,7 +201,7 @@ def read_request(
         return Unmetered("too_large", name)
     parsed = json_body.parse(body)
     if route is None:
-        return _read_call(parsed, header, body)
+        return _read_call(target, parsed, header, body)
     if parsed.fault:
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
@@ -215,6 +227,10 @@ def find_route(target: str) -> _Route | None:
     segments = [segment for segment in unquote(path).split("/") if segment]
     if not segments or "#" in path or _is_ambiguous(segments):
         return None
+    return _route_in(segments)
+
+
+def _route_in(segments: list[str]) -> _Route | None:
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
     if before == "models":
         model, _, call = last.rpartition(":")
@@ -243,6 +259,18 @@ def _is_ambiguous(segments: list[str]) -> bool:
     if names.endswith("openai/deployments/chat/completions"):
         return True
     return any(name != _AZURE for name in _ANY_CASE.findall(f"/{names}/"))
+
+
+def resembles_route(target: str) -> bool:
+    """Return whether a program that takes paths apart less strictly than :func:`find_route` may find a format."""
+    segments: list[str] = []
+    for written in _SLASHES.split(unquote(_PATH_ENDS.split(target)[0]).casefold()):
+        segment = written.partition(";")[0].strip()
+        if segment == "..":
+            segments = segments[:-1]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return bool(segments) and (segments[-1].endswith(_FOLDED_GEMINI) or _route_in(segments) is not None)
 
 
 def _deployment_in(segments: list[str]) -> str | None:
@@ -275,15 +303,15 @@ def _read_metered(
             changes[_INCLUDE_USAGE] = True
     hide_usage = bool(changes)
     asked = _ASK[route.format](body)
-    for found in (body, *(as_object(body.get(name)) for name in _OBJECTS_READ)):
-        if any(name.casefold() in _FOLDED_NAMES and name not in NAMES_READ for name in found):
-            raise UnreadableRequest("ambiguous_key")
     cap, cap_fields = asked.cap, asked.cap_fields
     if cap is None and default_cap is not None and asked.default_field is not None:
         cap, cap_fields = default_cap, (asked.default_field,)
         changes[asked.default_field] = default_cap
     if changes:
         data = json_body.write_values(data, body, changes)
+    if is_misspelled(body) or (calls_tool(body) and not is_plain_call(body)):
+        raise UnreadableRequest(json_body.DUPLICATE_KEY)
+    _add_tool(attributes, body)
     _add_session(attributes, body, header)
     content = asked.content
     return MeteredRequest(
@@ -330,18 +358,25 @@ def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Heade
         attributes["session"] = session
 
 
-def _read_call(parsed: json_body.ParsedBody, header: Header, body: bytes) -> MeteredRequest | Unmetered:
+def _add_tool(attributes: dict[str, str], body: dict[str, Any]) -> None:
+    tool = as_object(body.get("params")).get("name") if body.get("method") == TOOL_CALL else None
+    if type(tool) is str and is_encodable(tool):
+        attributes["tool"] = tool
+
+
+def _read_call(target: str, parsed: json_body.ParsedBody, header: Header, body: bytes) -> MeteredRequest | Unmetered:
     """Return what a request to an unknown path is: a call of the Model Context Protocol, or unmetered."""
     value = json_body.parse_leniently(body) if parsed.fault else parsed.value
     is_batch = type(value) is list and any(_is_call(item) for item in value)
     if not is_batch and not _is_call(value):
-        return Unmetered("format")
+        may_be_call = begins_as_json(body) if parsed.fault else calls_tool(value)
+        return Unmetered("format", is_lookalike=may_be_call or resembles_route(target))
     if parsed.fault or is_batch:
         return Unmetered(parsed.fault or "batch", MCP)
+    if not is_plain_call(value):
+        return Unmetered(json_body.DUPLICATE_KEY, MCP)
     attributes: dict[str, str] = {}
-    tool = as_object(value.get("params")).get("name")
-    if value.get("method") == "tools/call" and type(tool) is str and is_encodable(tool):
-        attributes["tool"] = tool
+    _add_tool(attributes, value)
     _add_session(attributes, value, header)
     return MeteredRequest(MCP, body, attributes)
 
@@ -350,4 +385,13 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "find_route", "read_request"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_SESSION_LENGTH",
+    "MCP",
+    "MeteredRequest",
+    "Unmetered",
+    "find_route",
+    "read_request",
+    "resembles_route",
+]

@@ -227,10 +227,13 @@ class Admission:
         Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report. See
         the sync limiter.
         """
-        from enforcement.metering.reported import read_report  # most processes meter nothing
+        from enforcement.metering.reported import StreamReport  # most processes meter nothing
 
-        report = read_report(response)
+        # Until it is settled: the provider has answered, so an error from here on gives nothing back.
+        self._stream = StreamReport(), model, prices
+        report = self._stream[0].read_whole(response)
         await self._settle_by(report, model, prices)
+        self._stream = None
         return report
 
     def metered(
@@ -264,7 +267,7 @@ class Admission:
         report = seen.report()
         if report is not None:
             await self._settle_by(report, model, prices)
-        elif seen.has_begun:
+        elif seen.has_begun and not self.reservation.concluded:
             from enforcement.reservations.reported import without_report
 
             without_report()
@@ -276,8 +279,7 @@ class Admission:
         if prices is None and counts_money(self.decision):
             prices = await self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
-        if costs:
-            await self.settle(costs)
+        await self.settle(costs or self.reservation.estimate)
 
     async def amend(self, deltas: Mapping[str, int]) -> None:
         """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""

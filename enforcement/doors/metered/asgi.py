@@ -16,7 +16,7 @@ from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening
-from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
+from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request, resembles_route
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
@@ -178,9 +178,10 @@ class MeteredGuard:
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""
+        target = self._target(scope)
         if scope["type"] == "websocket":
-            return Unmetered("websocket"), ReadBody(b"", whole=True)
-        method, target = scope["method"], self._target(scope)
+            return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
+        method = scope["method"]
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
         body = await read_body(scope, receive, self._max_body, self._room)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
-from enforcement.http.messages import PROVIDER_KEYS, find_token
+from enforcement.http.messages import TOKEN_FIELDS, find_token
 from enforcement.metering.request import find_route
 
-_KEY_FIELDS: Final = (b"authorization", b"x-api-key", *(name.encode() for name in PROVIDER_KEYS))
+_TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
     (b"anthropic-version", "anthropic"),
@@ -19,8 +19,12 @@ _SIGNS: Final = (
 
 
 def token_of(scope: Scope) -> str | None:
-    """Return the token of a request, from the fields in which the SDKs of providers show it, see find_token()."""
-    return find_token(*(header_of(scope, name) for name in _KEY_FIELDS))
+    """
+    Return the token of a request to a provider, see :func:`~enforcement.http.messages.find_token`.
+
+    Whatever its fields hold was meant as a token. A key of the provider itself is one that is not known.
+    """
+    return find_token(*(header_of(scope, name) for name in _TOKEN_FIELDS))
 
 
 def target_of(scope: Scope) -> str:

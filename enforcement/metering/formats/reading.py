@@ -16,19 +16,6 @@ MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
 
 
-NAMES_READ: Final = frozenset(
-    (
-        *("model", "stream", "stream_options", "include_usage", "n", "best_of", "background"),
-        *("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
-        *("candidateCount", "candidate_count", "generationConfig", "generation_config"),
-        *("messages", "input", "prompt", "suffix", "system", "instructions", "contents", "text"),
-        *("systemInstruction", "system_instruction", "tools", "functions", "response_format"),
-    )
-)
-"""
-Names of what the meters read in the bodies of requests. Some servers take other upper and lower case for the same name.
-"""
-
 _USUAL_TIERS: Final = frozenset(("", "auto", "default", "standard", "standard_only"))
 
 
@@ -184,7 +171,6 @@ class AnswerReader:
 __all__ = [
     "MAX_CAP",
     "MAX_CHOICES",
-    "NAMES_READ",
     "AnswerReader",
     "Asked",
     "NotBelieved",

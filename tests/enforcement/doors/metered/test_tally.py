@@ -77,7 +77,7 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
     assert [by_way["nothing"][name] for name in ("requests", "output", "micros")] == [1, 0, 0]
 
 
-async def test_money_is_reported_also_where_no_limit_counts_it(world, door, limiter, delivered):
+async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, door, delivered):
     """As soon as the prices are loaded, for which such a request does not wait."""
     secret = published(world, TPM)
     await limiter.find_prices()
