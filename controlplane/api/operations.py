@@ -41,6 +41,7 @@ SUMMARIES = {
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
     "prices_update": "Set a price",
+    "prices_factors_list": "List the factors of models",
     "revisions_rollback": "Roll back to a revision",
     "tokens_revoke": "Revoke a token",
     "tokens_rotate": "Rotate a token",
@@ -53,6 +54,7 @@ SUMMARIES = {
 DESCRIPTIONS = {
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
+    "prices_factors_list": "Return a page of the factors that correct typical estimates.",
     "global_update": "Choose the policy, or null for none.",
     "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
     "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",

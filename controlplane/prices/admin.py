@@ -12,8 +12,9 @@ from controlplane.adminkit.site import RecordedAdmin, badge, instant
 from controlplane.core.money import exact, rounded
 from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
+from controlplane.prices import factors
 from controlplane.prices.actions import delete_price, save_price
-from controlplane.prices.models import ModelPrice
+from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
@@ -162,6 +163,7 @@ def _row(seen: SeenModel) -> dict[str, Any]:
         "cached": rate(rates.cached_input) if rates else "—",
         "output": rate(rates.output) if rates else "—",
         "money": rounded(seen.micros) if rates or seen.micros else "unknown",
+        "factor": factors.in_words(seen.factor),
     }
 
 
@@ -169,7 +171,7 @@ def _publication() -> str:
     """Return a sentence that says which revision of the prices is published, and how many instances use it."""
     last = Revision.objects.filter(changes__prices=True).order_by("-number")
     revision = last.values_list("number", flat=True).first()
-    if not ModelPrice.objects.exists() or revision is None:
+    if revision is None or not (ModelPrice.objects.exists() or ModelFactor.objects.exists()):
         return "No prices are published."
     fleet = heartbeats.fleet_now()
     if fleet.unknown:

@@ -21,6 +21,8 @@ MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
 FACTOR: Final = PER_MILLE
 """The factor of a model of which nothing was learned, per mille."""
+LEAST_FACTOR: Final = 500
+MOST_FACTOR: Final = 2_000
 
 
 class NoBound(ValueError):
@@ -87,7 +89,7 @@ def estimate_request(
             nothing in a typical estimate.
         cap: Output tokens that each choice may have, as the request says. None: the default of the policy.
         n: Choices that it asks for.
-        factor: What was learned of the model, per mille, 500 to 2000.
+        factor: What was learned of the model, per mille, 500 to 2000. A bound does not use it.
         messages: How many messages, parts and tools it has. In a bound each of them has :data:`MESSAGE_TOKENS` beside
             its text, because a request of many empty messages has no text, and costs.
         other_bytes: Bytes that are no text, and that a model may read all the same, such as the numbers in a schema.
@@ -173,7 +175,9 @@ def _fits(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None]) ->
 __all__ = [
     "DEFAULT_CAP",
     "FACTOR",
+    "LEAST_FACTOR",
     "MESSAGE_TOKENS",
+    "MOST_FACTOR",
     "Estimate",
     "NoBound",
     "clamp",

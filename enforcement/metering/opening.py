@@ -152,7 +152,6 @@ def open_request(
     rules: Metering,
     prices: Prices,
     at_us: int,
-    factor: int = FACTOR,
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -161,9 +160,8 @@ def open_request(
         asked: The request, as it was read.
         limits: The limits that apply to it.
         rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
-        prices: The published prices.
+        prices: The published prices, with the factors of models.
         at_us: The present instant, in microseconds since the epoch.
-        factor: What was learned of the tokens of the model, per mille.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
@@ -185,7 +183,7 @@ def open_request(
             parts=asked.parts,
             cap=asked.cap,
             n=asked.n,
-            factor=factor,
+            factor=prices.factors.get(model, FACTOR),
             messages=messages,
             other_bytes=other_bytes,
             keeps_context=asked.keeps_context,

@@ -127,6 +127,11 @@ class MeteredRequest:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
 
+    @property
+    def is_only_text(self) -> bool:
+        """Return whether the model has to read a text, and nothing beside it."""
+        return self.text_bytes > 0 and not self.keeps_context and not any(self.parts.values())
+
     def framing(self) -> tuple[int, int]:
         """
         Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes it has that

@@ -31,19 +31,16 @@ PROXY = """
 import asyncio, json, sys
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.metering.price_documents import parse_prices
 from enforcement.reservations import book
 from tests.enforcement.doors.metered.provider import Provider, Visit
 
 url, secret, number, life, hello = sys.argv[1:]
 book.PROLONGED_SECONDS = float(life)
-prices = {"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]}
 
 async def main():
     limiter, provider = aio.Limiter(url, timeout=2.0, lookup=2.0, instance="proxy-1"), Provider()
     provider.pause, provider.words = 0.1, 100_000
     door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(json.dumps(prices))
     answers = []
     done = Visit(door, secret, json.loads(hello))
     await done.task
@@ -91,6 +88,7 @@ def secret(api, store) -> str:
         {"name": "slots", "algorithm": "concurrency", "quota": 10, "window_seconds": 3600},
         {"name": "rpm", "quota": 1_000, "window_seconds": 3600},
     ]
+    assert api("PUT", "prices", {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}).status_code == 201
     made = api("POST", "policies", {"slug": "budget", "name": "Budget", "limits": limits})
     assert made.status_code == 201, made.content
     api("POST", "projects", {"slug": "chat", "name": "Chat"})

@@ -25,7 +25,7 @@ def test_a_killed_process_leaves_exactly_its_reservations(api, lost, used, repor
     assert ({row["id"] for row in listed["results"]}, listed["truncated"], listed["next"]) == (set(ids), False, None)
     row = listed["results"][0]
     assert (row["project"], row["model"], row["instance"], row["state"]) == ("chat", "gpt-x", "proxy-1", "lost")
-    assert row["estimate"] == {"input": 100, "output": 500, "price_revision": 7}
+    assert row["estimate"] == {"input": 100, "output": 500, "price_revision": 1}
     assert {one["limit"]: one["permits"] for one in row["amounts"]} == {
         "budget/tpm": 600,
         "budget/usd": 2_100,
@@ -71,8 +71,8 @@ def test_metered_usage_says_how_each_request_was_settled(api, lost):
     by_way = {row["settled_as"]: row for row in rows}
     names = ("model", "requests", "input", "output", "micros", "estimated_input", "price_revision")
     assert {way: [row[name] for name in names] for way, row in by_way.items()} == {
-        "exact": ["gpt-x", 2, 190, 70, 470, 200, 7],
-        "nothing": ["gpt-x", 1, 0, 0, 0, 0, 7],
+        "exact": ["gpt-x", 2, 190, 70, 470, 200, 1],
+        "nothing": ["gpt-x", 1, 0, 0, 0, 0, 1],
     }
 
     (model,) = api("GET", "usage/models?project=chat").json()["results"]

@@ -5,13 +5,13 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("usage", "0006_meteredrow"),
+        ("prices", "0002_modelfactor"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="meteredrow",
+            model_name="modelprice",
             name="calls",
-            field=models.BigIntegerField(default=0),
+            field=models.BigIntegerField(blank=True, null=True),
         ),
     ]

@@ -5,13 +5,13 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("prices", "0001_initial"),
+        ("usage", "0007_text_of_models"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="modelprice",
+            model_name="meteredrow",
             name="calls",
-            field=models.BigIntegerField(blank=True, null=True),
+            field=models.BigIntegerField(db_default=0, default=0),
         ),
     ]
