@@ -37,10 +37,7 @@ CLIENT_GONE: Final = 499
 
 _PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
 TOKEN_FIELDS: Final = ("authorization", "x-api-key", *_PROVIDER_KEYS)
-"""
-Header fields in which a request may show its token, in the order in which they count. In the last two, the SDKs of
-Gemini and of Azure OpenAI show what they were given as the key of an API.
-"""
+"""Header fields that may show a token, in the order in which they count. SDKs of Gemini and Azure send the last two."""
 
 _CREDENTIALS: Final = frozenset({"proxy-authorization", "cookie", *TOKEN_FIELDS})
 _TOO_LONG: Final = {"path": 414, "method": 400}

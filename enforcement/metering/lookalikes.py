@@ -48,19 +48,17 @@ def is_misspelled(body: dict[str, Any]) -> bool:
     """Return whether a request to a provider has a name that the meter reads, in another case."""
     if _is_misspelled(body, _BY_SPELLING):
         return True
-    within = ((body.get(name), names) for name, names in _WITHIN_REQUEST.items() if name in body)
-    return any(type(value) is dict and _is_misspelled(value, names) for value, names in within)
+    for name, names in _WITHIN_REQUEST.items():
+        if name in body and type(body[name]) is dict and _is_misspelled(body[name], names):
+            return True
+    return False
 
 
 def calls_tool(value: Any) -> bool:
     """Return whether a program that is not strict finds a call of a tool in a JSON value, or in an array of them."""
-    items = value if type(value) is list else [value]
-    return any(
-        item == TOOL_CALL and key.casefold() == "method"
-        for call in items
-        if type(call) is dict
-        for key, item in call.items()
-    )
+    if type(value) is list:
+        return any(_calls_tool(item) for item in value if type(item) is dict)
+    return type(value) is dict and _calls_tool(value)
 
 
 def is_plain_call(value: Any) -> bool:
@@ -79,10 +77,20 @@ def begins_as_json(body: bytes) -> bool:
     return body.lstrip(_BLANKS)[:1] in (b"{", b"[")
 
 
+def _calls_tool(call: dict[str, Any]) -> bool:
+    if _in_lower_case(call):
+        return call.get("method") == TOOL_CALL
+    return any(item == TOOL_CALL and key.casefold() == "method" for key, item in call.items())
+
+
 def _is_misspelled(keys: Iterable[str], names: dict[str, str]) -> bool:
-    # Nearly all keys are in lower case, and cannot be another spelling of such a name.
-    odd = (key for key in keys if not (key.isascii() and key.islower()))
-    return any(names.get(key.casefold(), key) != key for key in odd)
+    return not _in_lower_case(keys) and any(names.get(key.casefold(), key) != key for key in keys)
+
+
+def _in_lower_case(keys: Iterable[str]) -> bool:
+    """Return whether all keys are in lower case, as nearly always, so that none is another spelling of such a name."""
+    text = "".join(keys)
+    return text.isascii() and text.islower()
 
 
 __all__ = ["REQUEST_NAMES", "TOOL_CALL", "begins_as_json", "calls_tool", "is_misspelled", "is_plain_call"]

@@ -36,7 +36,7 @@ WHY_UNMETERED: Mapping[str, str] = {
     "bad_stream": "stream or stream_options is not what the API expects",
     "bad_cap": "its bound on output tokens is not an integer in range",
     "bad_n": "its number of answers is not an integer in range",
-    "batch": "it is a batch of calls",
+    "batch": "it is a batch of calls, or names several models",
     "websocket": "what passes through a WebSocket connection cannot be read",
 }
 """For people: why a request cannot be metered, by the reason of :class:`~enforcement.metering.request.Unmetered`."""

@@ -150,9 +150,10 @@ class MeteredGuard:
         token = shown or without_token(shown, door._anonymous)
         attributes = door._describe(scope)
         # Nobody without a valid token makes us read a body.
-        if _admissible(await limiter.find_plan(token, attributes)).metering is None:
+        plan = _admissible(await limiter.find_plan(token, attributes))
+        if plan.metering is None:
             raise _NotMetered
-        asked, body = await self._read(scope, receive)
+        asked, body = await self._read(scope, receive, plan.subject[0])
         try:
             opening, admission, drains, report = await self._charge(limiter, token, attributes, asked)
         except BaseException:
@@ -176,15 +177,15 @@ class MeteredGuard:
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
-    async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
-        """Return what a request may cost, and its body or the beginning of it."""
+    async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+        """Return what a request of a project may cost, and its body or the beginning of it."""
         target = self._target(scope)
         if scope["type"] == "websocket":
             return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
         method = scope["method"]
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(scope, receive, self._max_body, self._room)
+        body = await read_body(scope, receive, self._max_body, self._room, project)
         if is_too_long(scope, body, self._max_body):
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body

@@ -9,6 +9,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.metered.bodies import BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from enforcement.metering.request import TOOL_PROMPT_TOKENS
+from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
 from tests.enforcement.world import fixed
@@ -183,7 +184,7 @@ async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, pr
 async def test_bodies_that_are_being_read_have_a_bound_together(world, door, provider):
     """Whoever has a token could otherwise fill the memory by requests that never come to their end."""
     secret = published(world, TPM)
-    door._guard._room = BodyRoom(1_000)
+    door._guard._room = BodyRoom(2_000)
     begun = {"type": "http.request", "body": b"{" + b" " * 599, "more_body": True}
     first = Visit(door, secret, HELLO, messages=[begun], headers=[])
     await asyncio.sleep(0.05)
@@ -194,7 +195,27 @@ async def test_bodies_that_are_being_read_have_a_bound_together(world, door, pro
     for _ in range(5):
         assert (await ask(door, secret, HELLO)).status == 200
     assert (await ask(door, secret, TWICE)).status == 403
-    assert door._guard._room.left == 1_000
+    assert door._guard._room.left == 2_000
+
+
+async def test_bodies_of_one_project_leave_room_for_others(world, door, provider):
+    """Requests that never end take half of the room at most, however many they are."""
+    secret = published(world, TPM)
+    other = mint("live")
+    project = world.project(ident="proj_other", slug="other")
+    world.publish(project, {other: world.token("pol_api", project="proj_other")})
+    door._guard._room = BodyRoom(2_000)
+    begun = {"type": "http.request", "body": b"{" + b" " * 299, "more_body": True}
+    stalled = [Visit(door, secret, HELLO, messages=[begun], headers=[]) for _ in range(9)]
+    await asyncio.sleep(0.05)
+
+    assert [visit.answer.status for visit in stalled].count(503) == 6
+    assert (await ask(door, secret, HELLO)).status == 503
+    assert (await ask(door, other, HELLO)).status == 200
+    for visit in stalled:
+        visit.leave()
+        await visit.task
+    assert door._guard._room.left == 2_000
 
 
 async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, limiter, door, provider):
