@@ -14,14 +14,12 @@ from typing import Any, Final
 TOOL_CALL: Final = "tools/call"
 """The method of the Model Context Protocol that calls a tool."""
 
-REQUEST_NAMES: Final = (
+_REQUEST: Final = (
     *("background", "best_of", "cachedContent", "cached_content", "contents", "conversation", "functions"),
     *("generationConfig", "generation_config", "input", "instructions", "max_completion_tokens", "max_output_tokens"),
     *("max_tokens", "messages", "metadata", "model", "n", "previous_response_id", "prompt", "response_format"),
     *("stream", "stream_options", "suffix", "system", "systemInstruction", "system_instruction", "text", "tools"),
 )
-"""Names of what meters read in requests to providers."""
-
 _STREAM_OPTIONS: Final = ("include_usage",)
 _GENERATION: Final = ("candidateCount", "candidate_count", "maxOutputTokens", "max_output_tokens")
 _MARKS: Final = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # those of UTF-32 are one with zeros
@@ -39,7 +37,7 @@ _WITHIN_REQUEST: Final = {
     "generationConfig": _by_spelling(*_GENERATION),
     "generation_config": _by_spelling(*_GENERATION),
 }
-_BY_SPELLING: Final = _by_spelling(*REQUEST_NAMES)
+_BY_SPELLING: Final = _by_spelling(*_REQUEST)
 _CALL_NAMES: Final = _by_spelling(*_CALL)
 _PARAMS_NAMES: Final = _by_spelling(*_PARAMS)
 
@@ -93,4 +91,4 @@ def _in_lower_case(keys: Iterable[str]) -> bool:
     return text.isascii() and text.islower()
 
 
-__all__ = ["REQUEST_NAMES", "TOOL_CALL", "begins_as_json", "calls_tool", "is_misspelled", "is_plain_call"]
+__all__ = ["TOOL_CALL", "begins_as_json", "calls_tool", "is_misspelled", "is_plain_call"]

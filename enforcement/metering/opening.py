@@ -175,7 +175,7 @@ def open_request(
         return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
-    messages, other_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
+    messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
     try:
         estimate = estimate_request(
             rules,
@@ -185,8 +185,10 @@ def open_request(
             n=asked.n,
             factor=prices.factors.get(model, FACTOR),
             messages=messages,
-            other_bytes=other_bytes,
+            all_bytes=all_bytes,
+            added_tokens=asked.added_tokens,
             keeps_context=asked.keeps_context,
+            unbounded=asked.unbounded,
         )
     except NoBound as exc:
         return Refused("unmetered", f"The cost of this request has no bound: {exc}.")

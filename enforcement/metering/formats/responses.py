@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from enforcement.metering.formats.openai import CLIENT_TOOLS, add_call, usage_of
+from enforcement.metering.formats.openai import add_call, usage_of
 from enforcement.metering.formats.reading import AnswerReader, Asked
 from enforcement.metering.formats.text import PART_TYPES, Content, as_object, objects_in, utf8_length
 
@@ -30,7 +30,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     content.add_text(given)
     for item in objects_in(given):
         _add_item(content, item)
-    content.add_tools(body.get("tools"), CLIENT_TOOLS)
+    content.add_tools(body.get("tools"), "function", "custom")
     content.add_within(as_object(as_object(body.get("text")).get("format")).get("schema"))
     if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
         content.keeps_context = True
@@ -45,9 +45,9 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
     elif kind == "item_reference":
         content.keeps_context = True
     elif kind == "image_generation_call":
-        content.add_part("image")
+        content.add_part("image", item)
     elif not item.keys() & _READ:
-        content.add_part("other")
+        content.add_part("other", item)
     else:
         content.add_blocks(item.get("content"))
         content.add_blocks(item.get("summary"))

@@ -73,8 +73,8 @@ async def test_a_request_is_charged_what_the_provider_reports(world, limiter, do
         ("typical", None, 100),
         ("typical", {"gpt-x": 1_500, "gpt-*": 700}, 150),
         ("typical", {"gpt-y": 1_500, "gpt-*": 700}, 100),
-        ("bound", None, 449),
-        ("bound", {"gpt-x": 1_500}, 449),
+        ("bound", None, 492),
+        ("bound", {"gpt-x": 1_500}, 492),
     ],
 )
 async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(

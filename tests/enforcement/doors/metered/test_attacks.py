@@ -8,7 +8,6 @@ from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.metered.bodies import BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
-from enforcement.metering.request import TOOL_PROMPT_TOKENS
 from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
@@ -79,23 +78,6 @@ async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, pro
     assert (await ask(door, secret, asked)).status == 200
     assert held["tpm"] >= 1_000 * MESSAGE_TOKENS + 6 * 1_000
     assert await used(limiter, secret) == {"tpm": 2}
-
-
-async def test_a_bound_counts_fields_that_no_meter_knows(world, limiter, door, provider):
-    """Some servers put the text of further fields before the model, and Anthropic explains tools to it."""
-    secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
-    held = []
-
-    async def look(scope, body, receive, send):
-        held.append((await used(limiter, secret))["tpm"])
-        await whole(send, {"content": [], "usage": {"input_tokens": 0, "output_tokens": 0}})
-
-    provider.answer = look
-    bare = {"model": "claude", "max_tokens": 1, "messages": []}
-    for more in ({}, {"documents": ["x" * 5_000]}, {"tools": [{"name": "f"}]}):
-        assert (await ask(door, secret, {**bare, **more}, path="/v1/messages")).status == 200
-    assert held[1] - held[0] >= 5_000
-    assert held[2] - held[0] >= TOOL_PROMPT_TOKENS
 
 
 async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, provider):
