@@ -15,8 +15,9 @@ from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.formats.routes import find_route, resembles_route
 from enforcement.metering.opening import Opening
-from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request, resembles_route
+from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED

@@ -6,7 +6,7 @@ from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
 from enforcement.http.messages import TOKEN_FIELDS, find_token
-from enforcement.metering.request import find_route
+from enforcement.metering.formats.routes import find_route
 
 _TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 # The first field that a request has decides. Two of the SDKs send the last one.
