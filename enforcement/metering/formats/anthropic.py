@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in, some_in
+from enforcement.metering.formats.reading import (
+    AnswerReader,
+    Asked,
+    NotBelieved,
+    count_in,
+    details_in,
+    searches_in,
+    some_in,
+)
 from enforcement.metering.formats.text import Content, as_object, objects_in, utf8_length
-from enforcement.metering.usage import MAX_COUNT, MAX_TOKENS, Usage
+from enforcement.metering.usage import MAX_TOKENS, Usage
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
@@ -164,8 +172,8 @@ class MessagesAnswer(AnswerReader):
 
     def _take_searches(self, report: Any) -> None:
         """Take the number of searches that have a fee. Those that failed were seen, and have none."""
-        searches = as_object(as_object(report).get("server_tool_use")).get("web_search_requests")
-        if type(searches) is int and 0 <= searches <= MAX_COUNT:
+        searches = searches_in(report)
+        if searches is not None:
             self.calls = searches
 
 

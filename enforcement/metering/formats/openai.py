@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in, some_in
+from enforcement.metering.formats.reading import (
+    AnswerReader,
+    Asked,
+    NotBelieved,
+    count_in,
+    details_in,
+    searches_in,
+    some_in,
+)
 from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 
@@ -129,6 +137,9 @@ class CompletionsAnswer(AnswerReader):
             self.text_bytes += utf8_length(choice.get("text"))
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
+        searches = searches_in(report)  # as routers report them that translate other formats
+        if searches is not None:
+            self.calls = searches
         if self.take_usage(self.usage_in(report)):
             self.is_final = self.is_final or is_last
 

@@ -104,6 +104,13 @@ def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     return details
 
 
+def searches_in(report: Any) -> int | None:
+    """Return the searches of the web with a fee, as Anthropic reports them, or None if a report does not say."""
+    used = report.get("server_tool_use") if type(report) is dict else None
+    searches = used.get("web_search_requests") if type(used) is dict else None
+    return searches if type(searches) is int and 0 <= searches <= MAX_COUNT else None
+
+
 class AnswerReader:
     """
     What the answer to one request has said so far. Each format has a subclass.
@@ -177,5 +184,6 @@ __all__ = [
     "UnreadableRequest",
     "count_in",
     "details_in",
+    "searches_in",
     "some_in",
 ]

@@ -48,6 +48,8 @@ def grounded(*queries):
         ("openai-responses", {"output": [{"type": ["x"]}, {"type": "mcp_call"}], "usage": RESPONSE}, 0),
         ("openai-chat", {"choices": [{"message": {"annotations": [CITED, CITED]}}], "usage": CHAT}, 1),
         ("openai-chat", {"choices": [{"message": {"annotations": []}}], "usage": CHAT}, 0),
+        ("openai-chat", {"choices": [], "usage": {**CHAT, "server_tool_use": {"web_search_requests": 3}}}, 3),
+        ("openai-chat", {"choices": [], "usage": {**CHAT, "server_tool_use": [3]}}, 0),
         ("anthropic-messages", message({"server_tool_use": {"web_search_requests": 2}}, ASKED), 2),
         ("anthropic-messages", message({}, ASKED, ASKED), 2),
         # A search that failed was asked for, and has no fee.
