@@ -129,6 +129,17 @@ async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, d
     assert (row["input"], row["output"], row["micros"]) == (100, 30, 220)
 
 
+async def test_money_is_approximate_also_where_no_limit_counts_it(world, limiter, door, provider, delivered):
+    """The price has no rate of its own for what the provider had in its cache."""
+    provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
+    secret = published(world, TPM)
+    await limiter.find_prices()
+    await ask(door, secret, HELLO)
+
+    (row,) = await delivered()
+    assert (row["micros"], row["approximate"]) == (220, 1)
+
+
 async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, delivered):
     provider.answer = lambda scope, body, receive, send: whole(send, {})
     secret = published(world, {**TPM, "unmetered": "count_only"})
