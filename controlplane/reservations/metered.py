@@ -132,6 +132,7 @@ class LabelUsageSerializer(serializers.Serializer):
     output = serializers.IntegerField()
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
+    calls = serializers.IntegerField(help_text=CALLS)
 
 
 class LabelUsageListSerializer(serializers.Serializer):
