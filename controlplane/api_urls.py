@@ -11,7 +11,7 @@ from controlplane.projects.api import ProjectTokenView, ProjectView, SingleToken
 from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
-from controlplane.reservations.metered import MeteredView, ModelView
+from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -24,6 +24,7 @@ router.register("revisions", RevisionView, "revision")
 router.register("instances", InstanceView, "instance")
 router.register("usage/metered", MeteredView, "metered-usage")
 router.register("usage/models", ModelView, "model-usage")
+router.register("usage/labels", LabelUsageView, "label-usage")
 router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")

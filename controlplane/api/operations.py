@@ -50,6 +50,7 @@ SUMMARIES = {
     "usage_list": "List usage",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",
+    "usage_labels_list": "List the usage of each value of a label",
 }
 DESCRIPTIONS = {
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
@@ -61,6 +62,7 @@ DESCRIPTIONS = {
     "reservations_retrieve": "Return the reservation, if it can be settled, or was lost or settled by hand lately.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",
+    "usage_labels_list": "Return the totals of each value of a label.",
     "revisions_retrieve": "Return the revision with its documents, and the instances that do not run it yet.",
 }
 

@@ -1,27 +1,29 @@
-"""The REST resources of metered usage: tokens and money by model, and how requests were settled."""
+"""The REST resources of metered usage: tokens and money by model or label, and how requests were settled."""
 
 from typing import Any
 
 from django.db.models import QuerySet
+from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ProjectField
+from controlplane.api.fields import InstantField, LabelNameField, LabelQueryField, ProjectField, with_labels
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.usage.models import MeteredRow
-from controlplane.usage.report import totals_by_model
+from controlplane.usage.report import totals_by_label, totals_by_model
 from enforcement.metering.tally import COUNT_NAMES
 
-MOST_MODELS = 1_000
+MOST_MODELS = MOST_VALUES = 1_000
 CALLS = "Calls of the provider's own tools, such as searches of the web, that it charges a fee for."
 SETTLED_AS = "exact, drained, observed, estimated, nothing, or unmetered."
 
 
 class MeteredQuery(RangeQuery):
+    labels = LabelQueryField()
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
     model = serializers.CharField(required=False, max_length=128, help_text="The name that requests ask for.")
@@ -65,6 +67,9 @@ class MeteredView(Listed, ApiView):
         query = self.query
         rows = MeteredRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
         rows = self.access.within(rows, "project_id")
+        if "labels" in query:
+            # The present labels, because a row has the id of its token only.
+            rows = rows.filter(token_id__in=with_labels(self.access.tokens(), query).values("pk"))
         return rows.filter(**{column: query[name] for name, column in self.FILTERS.items() if name in query})
 
     def _page(self) -> Response:
@@ -104,7 +109,48 @@ class ModelView(ApiView):
     get_queryset = MeteredView.get_queryset
     FILTERS = MeteredView.FILTERS
 
-    @extend_schema(responses=ModelUsageListSerializer)
+    @extend_schema(responses=forced_singular_serializer(ModelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
         return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))
+
+
+class LabelUsageQuery(MeteredQuery):
+    label = LabelNameField(help_text="The name of a label, such as team.")
+
+
+class LabelUsageSerializer(serializers.Serializer):
+    value = serializers.CharField(
+        allow_null=True,
+        help_text="The value that the token has now. Null for tokens without the label, deleted tokens, and requests "
+        "without a token.",
+    )
+    requests = serializers.IntegerField()
+    input = serializers.IntegerField()
+    cached_input = serializers.IntegerField()
+    cache_write = serializers.IntegerField()
+    output = serializers.IntegerField()
+    micros = serializers.IntegerField(help_text="Millionths of the currency.")
+    estimated_input = serializers.IntegerField()
+    calls = serializers.IntegerField(help_text=CALLS)
+
+
+class LabelUsageListSerializer(serializers.Serializer):
+    results = LabelUsageSerializer(many=True)
+
+
+class LabelUsageView(ApiView):
+    """The totals of each value of a label in a range of time, the dearest first, at most 1,000 values."""
+
+    serializer_class = LabelUsageListSerializer
+    queries = {"list": LabelUsageQuery}
+    scopes = {"list": "usage:read"}
+    pagination_class = None
+
+    get_queryset = MeteredView.get_queryset
+    FILTERS = MeteredView.FILTERS
+
+    @extend_schema(responses=forced_singular_serializer(LabelUsageListSerializer))
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        lines = totals_by_label(self.get_queryset(), self.query["label"], MOST_VALUES)
+        return page_of_range(self.query, Response({"results": LabelUsageSerializer(lines, many=True).data}))

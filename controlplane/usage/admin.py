@@ -196,6 +196,7 @@ class MeteredAdmin(SumsAdmin):
         PeriodFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
+        TokenLabelFilter,
         ("model", FieldTextFilter),
         ("settled_as", FieldTextFilter),
         ("at", InstantRangeFilter),

@@ -76,9 +76,10 @@ def begins_as_json(body: bytes) -> bool:
 
 
 def _calls_tool(call: dict[str, Any]) -> bool:
-    if _in_lower_case(call):
-        return call.get("method") == TOOL_CALL
-    return any(item == TOOL_CALL and key.casefold() == "method" for key, item in call.items())
+    # The first look is quick. A body may be a list of a million objects.
+    return TOOL_CALL in call.values() and any(
+        item == TOOL_CALL and key.casefold() == "method" for key, item in call.items()
+    )
 
 
 def _is_misspelled(keys: Iterable[str], names: dict[str, str]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from enforcement.aio import Admission, Limiter
+from enforcement.doors.metered.bodies import reading
 from enforcement.http.messages import RequestAttributes
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
@@ -56,7 +57,8 @@ async def _opening(
     prices = await _prices_for(limits, limiter)
     if prices is None:
         return Refused("degraded_denied", NO_PRICES_YET)
-    return open_request(asked, limits, rules_of(plan), prices, limiter.now_us())
+    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us())
+    return opened() if isinstance(asked, Unmetered) else await reading(asked.body, opened)
 
 
 async def _admit(
@@ -71,8 +73,14 @@ async def _admit(
     if opening.clamp_at_least is not None:
         seen = await limiter.decide(plan, opening.costs, charge=False)
         if not seen.allowed:
-            opening = opening.clamped(_room(seen)) or opening
+            opening = await _clamped(opening, _room(seen)) or opening
     return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+
+
+async def _clamped(opening: Opening, room: list[int | None]) -> Opening | None:
+    if isinstance(opening.asked, Unmetered):
+        return None
+    return await reading(opening.asked.body, partial(opening.clamped, room))
 
 
 async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:

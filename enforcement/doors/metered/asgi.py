@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import open_metered, rules_of
-from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, reading, sent_on
 from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
@@ -194,7 +194,12 @@ class MeteredGuard:
         def header(name: str) -> str | None:
             return header_of(scope, name.encode("latin-1"))
 
-        return read_request(method, target, header, body.data, max_body=self._max_body), body
+        read = partial(read_request, method, target, header, body.data, max_body=self._max_body)
+        try:
+            return await reading(body.data, read), body
+        except BaseException:
+            body.pass_on()
+            raise
 
 
 def _admissible(plan: LivePlan | Decision) -> LivePlan:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from enforcement.http.asgi import Message, Receive, Scope
 from enforcement.http.messages import Refusal
@@ -14,6 +17,14 @@ MOST_BYTES: Final = 256 * 1024 * 1024
 _TOO_MANY: Final = "Too many long requests are being read at the same time. Try again in a moment."
 _LENGTH: Final = b"content-length"
 _ACCEPTED: Final = b"accept-encoding"
+
+
+LONG_BODY: Final = 65_536
+"""Bytes of a body from which on it is read in a thread, so that no other request waits for that."""
+
+# One thread reads one body after another. More of them would only take the interpreter from the event loop.
+_READING: Final = ThreadPoolExecutor(1, "sluicegate-bodies")
+_Found = TypeVar("_Found")
 
 
 class ClientLeft(Exception):
@@ -86,6 +97,13 @@ class ReadBody:
         self.room = None
 
 
+async def reading(body: bytes, read: Callable[[], _Found]) -> _Found:
+    """Return what a function reads in a body. It runs in a thread if the body is long."""
+    if len(body) < LONG_BODY:
+        return read()
+    return await asyncio.get_running_loop().run_in_executor(_READING, read)
+
+
 async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom, project: str) -> ReadBody:
     """
     Return the body of a request of a project, if it has at most *bound* bytes, else its beginning.
@@ -143,6 +161,7 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
 
 
 __all__ = [
+    "LONG_BODY",
     "MOST_BYTES",
     "BodyRoom",
     "ClientLeft",
@@ -150,5 +169,6 @@ __all__ = [
     "announced_length",
     "is_too_long",
     "read_body",
+    "reading",
     "sent_on",
 ]

@@ -98,6 +98,7 @@ RULES = {
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/metered", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/models", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("usage/labels", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs&label=team"),
     ("reservations", "GET"): Rule("reservations:read", 200, 400, 200, query="?project=theirs"),
     ("reservations/{reservation}", "GET"): Rule("reservations:read", 200, MISSING, 200),
     # The store has no record of it any more, so nobody can settle it.

@@ -1,12 +1,15 @@
 """Ways around a budget at the metered ASGI door. None of them lets a request pass uncharged."""
 
 import asyncio
+from threading import current_thread, main_thread
 
 import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.doors.metered.bodies import BodyRoom
+from enforcement.doors.metered import admitting
+from enforcement.doors.metered import asgi as door_module
+from enforcement.doors.metered.bodies import LONG_BODY, MOST_BYTES, BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
@@ -178,6 +181,21 @@ async def test_bodies_that_are_being_read_have_a_bound_together(world, door, pro
         assert (await ask(door, secret, HELLO)).status == 200
     assert (await ask(door, secret, TWICE)).status == 403
     assert door._guard._room.left == 2_000
+
+
+async def test_a_long_body_is_read_apart_from_the_event_loop(world, limiter, door, provider, monkeypatch):
+    """Whoever has a token could otherwise stop all other requests for seconds, by one body of many small values."""
+    readers = []
+    for module, name in ((door_module, "read_request"), (admitting, "open_request")):
+        own = getattr(module, name)
+        reads = lambda *it, own=own, **more: (readers.append(current_thread()), own(*it, **more))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, reads)
+    secret = published(world, TPM)
+    long = {**HELLO, "messages": [{"role": "user", "content": "x"}] * (LONG_BODY // 20)}
+
+    assert [(await ask(door, secret, body)).status for body in (HELLO, long)] == [200, 200]
+    assert [reader is main_thread() for reader in readers] == [True, True, False, False]
+    assert door._guard._room.left == MOST_BYTES
 
 
 async def test_bodies_of_one_project_leave_room_for_others(world, door, provider):
