@@ -52,6 +52,8 @@ class Stats:
         overflow_decisions: Decisions by counters that values beyond a project's cap share.
         reservations_open: Reservations of metered requests that this process has not settled yet.
         usage_dropped: Decisions missing in every report, because the reports could not be delivered in time.
+        metered_dropped: Settlements of metered requests missing in every report, for the same reason. Their limits were
+            charged all the same.
         disk_failures: How often the last good documents could not be written or read.
         store_calls: How long calls to the store took. None: not measured, see ``time_store_calls()``.
     """
@@ -76,6 +78,7 @@ class Stats:
     overflow_decisions: int
     reservations_open: int
     usage_dropped: int
+    metered_dropped: int
     disk_failures: int
     store_calls: Histogram | None
 

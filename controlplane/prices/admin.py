@@ -28,11 +28,17 @@ class ModelPriceAdmin(RecordedAdmin):
     list_display = ["model_name", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
     list_filter = [("source", ChoicesDropdownFilter)]
     search_fields = ["pattern"]
-    readonly_fields = ["origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate", "long_requests"]
+    readonly_fields = [
+        *("origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate"),
+        *("calls_rate", "long_requests"),
+    ]
     form = PriceForm
     fieldsets = [
         (None, {"fields": ["pattern", ("valid_from", "valid_until")]}),
-        ("Price of a million tokens", {"fields": [("input", "output"), ("cached_input", "cache_write"), "tiers"]}),
+        (
+            "Price of a million tokens",
+            {"fields": [("input", "output"), ("cached_input", "cache_write"), "calls", "tiers"]},
+        ),
         ("Origin", {"fields": ["origin", "changed"]}),
     ]
     add_fieldsets = fieldsets[:2]
@@ -41,7 +47,7 @@ class ModelPriceAdmin(RecordedAdmin):
         fieldsets[0],
         (
             "Price of a million tokens",
-            {"fields": [("input_rate", "output_rate"), ("cached_rate", "write_rate"), "long_requests"]},
+            {"fields": [("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate", "long_requests"]},
         ),
         fieldsets[2],
     ]
@@ -98,6 +104,10 @@ class ModelPriceAdmin(RecordedAdmin):
     @display(description="Cache write")
     def write_rate(self, price: ModelPrice) -> str:
         return rate(price.cache_write)
+
+    @display(description="Calls of tools")
+    def calls_rate(self, price: ModelPrice) -> str:
+        return rate(price.calls)
 
     @display(description="Long requests")
     def long_requests(self, price: ModelPrice) -> str:

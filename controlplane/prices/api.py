@@ -79,7 +79,7 @@ class PriceSerializer(CleanModelSerializer):
         model = ModelPrice
         fields = [
             *("id", "model", "source", "currency", "valid_from", "valid_until"),
-            *("input", "output", "cached_input", "cache_write", "tiers", "changed_by", "changed_at"),
+            *("input", "output", "cached_input", "cache_write", "calls", "tiers", "changed_by", "changed_at"),
         ]
         read_only_fields = ["source", "changed_by", "changed_at"]
         extra_kwargs = {
@@ -87,6 +87,7 @@ class PriceSerializer(CleanModelSerializer):
             "output": {"max_value": MAX_RATE, "help_text": "As for input."},
             "cached_input": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
             "cache_write": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
+            "calls": {"default": None, "help_text": "For a million calls of the provider's tools. Null: not known."},
         }
 
     def candidate(self, attrs: dict[str, Any]) -> ModelPrice:

@@ -58,6 +58,7 @@ def _between(present: dict[Place, ModelPrice], wanted: dict[Place, ModelPrice]) 
 def in_words(price: ModelPrice) -> str:
     """Return what a price demands, such as ``input 2.5, output 10``, in units of the currency for a million tokens."""
     rates = {name: getattr(price, name) for name in RATES}
+    rates["calls"] = price.calls
     words = [f"{name} {amount(rate)}" for name, rate in rates.items() if rate is not None]
     return ", ".join(words + [f"from {tier['above_input']:,} {_tier(tier)}" for tier in price.tiers])
 

@@ -46,7 +46,8 @@ class ModelPrice(models.Model):
     """
     What tokens of some models cost, from a date on. The prices of operators come before those of the catalogue.
 
-    All amounts are millionths of the currency for a million tokens.
+    All amounts are millionths of the currency for a million tokens, and ``calls`` for a million calls of the provider's
+    tools.
     """
 
     SOURCES = ((OPERATOR, "operator"), (CATALOGUE, "catalogue"))
@@ -66,6 +67,7 @@ class ModelPrice(models.Model):
     output = models.BigIntegerField()
     cached_input = models.BigIntegerField(null=True, blank=True)
     cache_write = models.BigIntegerField(null=True, blank=True)
+    calls = models.BigIntegerField(null=True, blank=True)
     tiers = models.JSONField(default=list, blank=True)
     changed_by = models.CharField(max_length=200, blank=True, editable=False)
     changed_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -100,7 +102,8 @@ class ModelPrice(models.Model):
     def as_entry(self) -> dict[str, Any]:
         """Return the price as an entry of the document that enforcers read, without empty fields."""
         dates = {"from": _text(self.valid_from), "until": _text(self.valid_until)}
-        fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}, "tiers": self.tiers}
+        fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}}
+        fields |= {"calls": self.calls, "tiers": self.tiers}
         return {name: value for name, value in fields.items() if value not in (None, [])}
 
     def clean(self) -> None:
@@ -193,14 +196,14 @@ def empty_document(revision: int) -> dict[str, Any]:
 def column_of(message: str) -> str:
     """Return the column that an error of the library is about, from its message such as ``from: must be ...``."""
     name = re.split(r"[:.\[]", message, maxsplit=1)[0]
-    return _COLUMNS.get(name, name if name in (*RATES, "tiers") else "__all__")
+    return _COLUMNS.get(name, name if name in (*RATES, "calls", "tiers") else "__all__")
 
 
 def reason_of(message: str) -> str:
     """Return the rule in an error of the library, as a sentence. Within tiers, it names the field."""
     name, _, rule = message.partition(": ")
     sentence = rule[:1].upper() + rule[1:] + ("" if rule.endswith(".") else ".")
-    return f"{name}: {rule}." if name not in (*_COLUMNS, *RATES, "tiers") else sentence
+    return f"{name}: {rule}." if name not in (*_COLUMNS, *RATES, "calls", "tiers") else sentence
 
 
 def _text(at: datetime | None) -> str | None:

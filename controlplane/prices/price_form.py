@@ -80,6 +80,12 @@ class PriceForm(RecordedForm):
     cache_write = AmountField(
         required=False, label="Cache write", help_text="Input that the provider keeps for later. If empty, as input."
     )
+    calls = AmountField(
+        required=False,
+        label="Calls of tools",
+        help_text="A million calls of the provider's own tools, such as searches of the web, whatever the length of "
+        "the request. If empty, they cost nothing here, and what is charged is called approximate.",
+    )
     tiers = TiersField(
         required=False,
         label="Long requests",

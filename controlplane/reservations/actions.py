@@ -155,7 +155,16 @@ def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str,
     estimated = found.about.get("input", 0) if order.usage else 0
     units = {charge.bound.cost_name: charge.bound.limit.unit for charge in found.record.charges}
     money = [cost for name, cost in (costs or {}).items() if units.get(name, name) == MONEY]
-    return [1, used.input, used.cached_input, used.cache_write, used.output, max(money, default=0), estimated]
+    return [
+        1,
+        used.input,
+        used.cached_input,
+        used.cache_write,
+        used.output,
+        max(money, default=0),
+        estimated,
+        used.calls,
+    ]
 
 
 def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:

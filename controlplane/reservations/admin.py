@@ -73,20 +73,26 @@ class SettleForm(forms.Form):
         ("costs", "Charge these costs"),
         ("release", "Give back everything"),
     )
-    TOKENS = ("input", "cached_input", "cache_write", "output")
+    LABELS = {
+        "input": "Input tokens",
+        "cached_input": "Cached input tokens",
+        "cache_write": "Cache write tokens",
+        "output": "Output tokens",
+        "calls": "Calls of the provider's tools",
+    }
 
     way = forms.ChoiceField(choices=WAYS, widget=forms.RadioSelect, label="Settlement")
     reason = forms.CharField(max_length=500, validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget)
 
     def __init__(self, *args: Any, reservation: Reservation, **options: Any) -> None:
         super().__init__(*args, **options)
-        for name in self.TOKENS:
+        for name, label in self.LABELS.items():
             self.fields[name] = forms.IntegerField(
                 min_value=0,
                 max_value=MAX_NUMBER,
                 required=False,
                 widget=UnfoldAdminIntegerFieldWidget,
-                label=f"{name.replace('_', ' ').capitalize()} tokens",
+                label=label,
             )
         self.fields["costs"] = NumbersField(required=False, label="Costs by unit")
         ways = self.WAYS if reservation.model else self.WAYS[1:]
@@ -107,7 +113,7 @@ class SettleForm(forms.Form):
         """Return what a valid form asks for."""
         given = self.cleaned_data
         if given["way"] == "usage":
-            return actions.SettlementOrder(usage=Counts(**{name: given[name] or 0 for name in self.TOKENS}))
+            return actions.SettlementOrder(usage=Counts(**{name: given[name] or 0 for name in self.LABELS}))
         return actions.SettlementOrder(given["costs"] if given["way"] == "costs" else None)
 
 

@@ -109,12 +109,13 @@ class ReservationSerializer(serializers.ModelSerializer):
 
 
 class UsageOfRequestSerializer(StrictSerializer):
-    """The tokens that the provider has reported. Each class counts other tokens."""
+    """What the provider has reported. Each class counts other tokens, and ``calls`` those of the provider's tools."""
 
     input = StrictIntegerField(min_value=0, max_value=MAX_NUMBER)
     output = StrictIntegerField(min_value=0, max_value=MAX_NUMBER)
     cached_input = StrictIntegerField(min_value=0, max_value=MAX_NUMBER, default=0)
     cache_write = StrictIntegerField(min_value=0, max_value=MAX_NUMBER, default=0)
+    calls = StrictIntegerField(min_value=0, max_value=MAX_NUMBER, default=0)
 
 
 @extend_schema_field({"type": "object", "minProperties": 1, "additionalProperties": COST})

@@ -20,6 +20,7 @@ from enforcement.metering.settlement import DRAINED, ESTIMATED, EXACT, NOTHING, 
 from enforcement.metering.tally import COUNT_NAMES, UNMETERED
 
 MOST_MODELS = MOST_VALUES = 1_000
+CALLS = "Calls of the provider's own tools, such as searches of the web, that it charges a fee for."
 SETTLED_AS = (EXACT, DRAINED, OBSERVED, ESTIMATED, NOTHING, UNMETERED)
 WORDS = f"{', '.join(SETTLED_AS[:-1])}, or {SETTLED_AS[-1]}."
 
@@ -44,11 +45,12 @@ class MeteredSerializer(serializers.ModelSerializer):
     model = serializers.CharField(read_only=True, help_text="Empty if no meter could read the request.")
     settled_as = serializers.CharField(read_only=True, help_text=WORDS)
     approximate = serializers.BooleanField(
-        read_only=True, help_text="Whether a class of tokens was charged without a price of its own."
+        read_only=True, help_text="Whether a class of usage was charged without a price of its own."
     )
     price_revision = serializers.IntegerField(read_only=True, help_text="Revision of the prices, 0 without any.")
     micros = serializers.IntegerField(read_only=True, help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField(read_only=True, help_text="What was estimated for all input tokens.")
+    calls = serializers.IntegerField(read_only=True, help_text=CALLS)
 
     class Meta:
         model = MeteredRow
@@ -95,7 +97,8 @@ class ModelUsageSerializer(serializers.Serializer):
     output = serializers.IntegerField()
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
-    approximate = serializers.IntegerField(help_text="Requests with a class of tokens that has no price of its own.")
+    calls = serializers.IntegerField(help_text=CALLS)
+    approximate = serializers.IntegerField(help_text="Requests with a class of usage that has no price of its own.")
     settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {WORDS}")
 
 
@@ -147,6 +150,7 @@ class LabelUsageSerializer(serializers.Serializer):
     output = serializers.IntegerField()
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
+    calls = serializers.IntegerField(help_text=CALLS)
 
 
 class LabelUsageListSerializer(TotalsSerializer):

@@ -195,7 +195,7 @@ class UsageAdmin(SumsAdmin):
 class MeteredAdmin(SumsAdmin):
     list_display = [
         *("begins", "project", "token", "model_name", "settled", "requests"),
-        *("input", "cached_input", "cache_write", "output", "money"),
+        *("input", "cached_input", "cache_write", "output", "calls", "money"),
     ]
     list_filter = [
         PeriodFilter,

@@ -63,6 +63,7 @@ class ModelLine:
     output: int = 0
     micros: int = 0
     estimated_input: int = 0
+    calls: int = 0
     approximate: int = 0
     settled_as: dict[str, int] = field(default_factory=dict)
 

@@ -134,6 +134,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     else:
         yield Finding("instances", "ok", value)
     yield from _unmetered(live)
+    yield from _unreported(live)
     yield from _unsupported(live)
 
 
@@ -161,6 +162,19 @@ def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
     advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
     for (policy, limit), where in _reported(live, "unmetered", 3):
         yield Finding("unmetered", "warning", f"{policy}/{limit} counts nothing at {where}", advice)
+
+
+def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on settlements of metered requests that are in no usage row, if there are any."""
+    found = {str(row.get("id")): row.get("metered_dropped") for row in live}
+    counts = {ident: count for ident, count in found.items() if type(count) is int and count > 0}
+    if counts:
+        where = ", ".join([*counts][:MOST_SHOWN]) + (", and others" if len(counts) > MOST_SHOWN else "")
+        advice = (
+            "These instances could not deliver their usage for too long. Limits were charged, but the tokens and the "
+            "money of these requests are missing in all reports. Check whether the store takes their usage."
+        )
+        yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
 
 
 def _unsupported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:

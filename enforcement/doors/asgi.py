@@ -100,9 +100,10 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         if self._costs is not None:
             raise ValueError("costs: must be None with metered, which reads what a request costs.")
         from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
-        from enforcement.doors.metered.sdks import shape_of, token_of
+        from enforcement.doors.metered.sdks import shape_of, target_of, token_of
 
-        guard = MeteredGuard(self, self._guard, _answer)
+        # A proxy may send a request on under another path, which then is the one that names its format and model.
+        guard = MeteredGuard(self, self._guard, _answer, target=getattr(self.app, "upstream_target", target_of))
         self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]
         if self._by_usual_fields:
             self._token = token_of

@@ -229,6 +229,7 @@ class Engine:
             overflow_decisions=self.planner.plan_cache.overflowed,
             reservations_open=self.slots.recorded(),
             usage_dropped=self.usage.dropped,
+            metered_dropped=self.usage.metered_dropped,
             disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),
         )

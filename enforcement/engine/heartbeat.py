@@ -134,6 +134,7 @@ class Heartbeat:
 
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
         current, revision = self._documents.current, self._documents.price_revision
+        dropped = self._usage.metered_dropped
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -154,6 +155,7 @@ class Heartbeat:
             "problems": self._problems(),
             # Only of instances that use prices, so that a heartbeat of the others is as it was.
             **({} if revision is None else {"price_revision": revision}),
+            **({"metered_dropped": dropped} if dropped else {}),
         }
 
     def _count_fleet(self, alive: int) -> None:

@@ -114,6 +114,12 @@ METRICS: Final = (
         "reservations_open",
     ),
     _counter("usage.dropped", "{request}", "Decisions missing from usage reports.", "usage_dropped"),
+    _counter(
+        "metered.dropped",
+        "{request}",
+        "Settlements of metered requests missing from usage reports.",
+        "metered_dropped",
+    ),
     _counter("disk.failures", "{failure}", "Failures to write or read the documents on disk.", "disk_failures"),
     _gauge("clock.offset", "s", "The time of the store minus that of this host.", "clock_offset_seconds"),
     _gauge("fleet.size", "{instance}", "The highest number of live instances in ten minutes.", "fleet_size"),

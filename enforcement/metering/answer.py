@@ -16,11 +16,14 @@ from enforcement.metering.streams.events import ArrayReader, EventReader
 from enforcement.metering.streams.repeats import Shape, learn
 from enforcement.metering.usage import Usage
 
-MAX_LINE: Final = 1024 * 1024
-"""Bytes of the longest line, event or array element of a stream that is read."""
-
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest answer that is one JSON body and is read."""
+
+MAX_LINE: Final = MAX_BODY
+"""
+Bytes of the longest line, event or array element of a stream that is read. The last event of a stream may have all that
+a body has: OpenAI's responses repeat the instructions and tools of the request, and Gemini sends a whole image.
+"""
 
 MIN_LIMIT: Final = 1024
 """Least value of both limits."""
@@ -129,6 +132,11 @@ class AnswerMeter:
     def text_bytes(self) -> int | None:
         """Bytes of generated text that were seen, in UTF-8; None if the answer cannot be read."""
         return self._read_so_far.text_bytes if self.is_readable else None
+
+    @property
+    def calls(self) -> int:
+        """Calls of the provider's tools that were seen, which it charges a fee for."""
+        return self._read_so_far.calls
 
     @property
     def settled_as(self) -> str:

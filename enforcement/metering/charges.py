@@ -21,12 +21,14 @@ Costs = tuple[int | None, ...]
 
 
 class Counts(NamedTuple):
-    """Numbers of tokens by usage class, of any size."""
+    """Numbers by usage class, of any size."""
 
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
     output: int = 0
+    calls: int = 0
+    other_rates: bool = False
 
 
 NO_TOKENS: Final = Counts()

@@ -50,6 +50,8 @@ class Estimate:
 
     cached_input: ClassVar[int] = 0
     cache_write: ClassVar[int] = 0
+    calls: ClassVar[int] = 0
+    other_rates: ClassVar[bool] = False
 
     @property
     def output(self) -> int:

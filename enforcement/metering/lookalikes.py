@@ -37,14 +37,14 @@ _WITHIN_REQUEST: Final = {
     "generationConfig": _by_spelling(*_GENERATION),
     "generation_config": _by_spelling(*_GENERATION),
 }
-_REQUEST_NAMES: Final = _by_spelling(*_REQUEST)
+_BY_SPELLING: Final = _by_spelling(*_REQUEST)
 _CALL_NAMES: Final = _by_spelling(*_CALL)
 _PARAMS_NAMES: Final = _by_spelling(*_PARAMS)
 
 
 def is_misspelled(body: dict[str, Any]) -> bool:
     """Return whether a request to a provider has a name that the meter reads, in another case."""
-    if _is_misspelled(body, _REQUEST_NAMES):
+    if _is_misspelled(body, _BY_SPELLING):
         return True
     for name, names in _WITHIN_REQUEST.items():
         if name in body and type(body[name]) is dict and _is_misspelled(body[name], names):

@@ -30,6 +30,8 @@ WHY_UNMETERED: Mapping[str, str] = {
     "duplicate_key": "a key occurs twice in an object of its body, or in another case",
     "invalid_json": "its body is not JSON",
     "not_an_object": "its body is not a JSON object",
+    "bad_query": "its query asks for an answer whose usage cannot be read",
+    "charset": "its body is not in UTF-8",
     "no_model": "it names no model",
     "bad_stream": "stream or stream_options is not what the API expects",
     "bad_cap": "its bound on output tokens is not an integer in range",

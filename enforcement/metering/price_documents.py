@@ -68,6 +68,7 @@ def price_to_json(price: Price) -> dict[str, Any]:
         "model": price.pattern,
         **{name: _instant_text(at_us) for name, at_us in dates.items() if at_us is not None},
         **_rates_to_json(price.rates),
+        **({} if price.calls is None else {"calls": price.calls}),
         **({"tiers": tiers} if tiers else {}),
     }
 
@@ -91,9 +92,10 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     Raises:
         InvalidDocument: It breaks a rule. The message names the field and the rule.
     """
-    names, optional = {"model", "input", "output"}, _RATES | {"from", "until", "tiers"}
+    names, optional = {"model", "input", "output"}, _RATES | {"calls", "from", "until", "tiers"}
     data = DocumentReader(item, names, optional=optional, nested=True)
-    price = Price(_pattern(data), _rates(data), _instant(item, "from"), _instant(item, "until"), _tiers(data))
+    dates = _instant(item, "from"), _instant(item, "until")
+    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), _optional_rate(data, "calls"))
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price
@@ -133,8 +135,12 @@ def _pattern(data: DocumentReader) -> str:
 
 
 def _rates(data: DocumentReader) -> Rates:
-    own = (None if data.data.get(name) is None else data.integer(name, 0, MAX_RATE) for name in Rates._fields[2:])
+    own = (_optional_rate(data, name) for name in Rates._fields[2:])
     return Rates(data.integer("input", 0, MAX_RATE), data.integer("output", 0, MAX_RATE), *own)
+
+
+def _optional_rate(data: DocumentReader, name: str) -> int | None:
+    return None if data.data.get(name) is None else data.integer(name, 0, MAX_RATE)
 
 
 def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:

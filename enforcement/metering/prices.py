@@ -24,7 +24,7 @@ _FOREVER: Final = 2**63
 
 
 class TokenCounts(Protocol):
-    """Numbers of tokens by usage class, as of a :class:`~enforcement.metering.usage.Usage` or an estimate."""
+    """Numbers by usage class, as of a :class:`~enforcement.metering.usage.Usage` or an estimate."""
 
     @property
     def input(self) -> int: ...
@@ -34,6 +34,10 @@ class TokenCounts(Protocol):
     def cache_write(self) -> int: ...
     @property
     def output(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def other_rates(self) -> bool: ...
 
 
 class Rates(NamedTuple):
@@ -50,14 +54,14 @@ class Rates(NamedTuple):
     cached_input: int | None = None
     cache_write: int | None = None
 
-    def micros(self, counts: TokenCounts) -> int:
-        """Return what the tokens cost, in micros, rounded up once. At most 2**53 - 1."""
+    def total(self, counts: TokenCounts) -> int:
+        """Return what the tokens cost, in millionths of a micro."""
         total = counts.input * self.input + counts.output * self.output
         if counts.cached_input:
             total += counts.cached_input * (self.input if self.cached_input is None else self.cached_input)
         if counts.cache_write:
             total += counts.cache_write * (self.input if self.cache_write is None else self.cache_write)
-        return min(-(-total // PER_TOKENS), MAX_NUMBER)
+        return total
 
     def approximates(self, counts: TokenCounts) -> bool:
         """Return whether tokens of a class are counted that has no price of its own."""
@@ -78,6 +82,8 @@ class Price:
         until_us: When it no longer holds. None: it does not end.
         tiers: Pairs of a number of input tokens and rates, the numbers rising. The rates of the highest number that
             the input is above hold for the whole request.
+        calls: Micros for a million calls of the provider's tools, whatever the input. None: it is not known, and such
+            calls cost nothing here.
     """
 
     pattern: str
@@ -85,6 +91,7 @@ class Price:
     from_us: int | None = None
     until_us: int | None = None
     tiers: tuple[tuple[int, Rates], ...] = ()
+    calls: int | None = None
 
     def rates_for(self, counts: TokenCounts) -> Rates:
         """Return the rates for a request with these tokens."""
@@ -98,11 +105,19 @@ class Price:
         return found
 
     def micros(self, counts: TokenCounts) -> int:
-        """Return what the tokens cost, in micros, rounded up once. At most 2**53 - 1."""
-        return self.rates_for(counts).micros(counts)
+        """Return what the tokens and calls cost, in micros, rounded up once. At most 2**53 - 1."""
+        total = self.rates_for(counts).total(counts)
+        if counts.calls:
+            total += counts.calls * (self.calls or 0)
+        return min(-(-total // PER_TOKENS), MAX_NUMBER)
 
     def approximates(self, counts: TokenCounts) -> bool:
-        """Return whether a class of these tokens is charged by the price of the input, as it has none of its own."""
+        """
+        Return whether the price may differ from that of the provider, as a class has no price of its own here. Its
+        tokens are then charged by the price of the input, and its calls not at all.
+        """
+        if counts.other_rates or (counts.calls and self.calls is None):
+            return True
         return self.rates_for(counts).approximates(counts)
 
     def matches(self, model: str) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.answer import FORMATS, reader_of
-from enforcement.metering.charges import Counts
 from enforcement.metering.estimate import text_tokens
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.prices import TokenCounts
@@ -125,10 +125,10 @@ class StreamReport:
             return self._whole
         if reader is None or reader.usage is None or self._format is None:
             return None
-        usage: TokenCounts = reader.usage
+        usage = reader.usage
         if not reader.is_final:
             output = max(usage.output, text_tokens(reader.text_bytes))
-            usage = Counts(usage.input, usage.cached_input, usage.cache_write, output)
+            usage = replace(usage, output=output, calls=max(usage.calls, reader.calls))
         return Report(self._format, reader.model or "", usage)
 
 

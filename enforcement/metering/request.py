@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import unquote
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
-from enforcement.metering.formats.gemini import ask_gemini
+from enforcement.metering.formats.gemini import ask_gemini, hides_usage
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
+from enforcement.metering.formats.routes import Route, find_route, resembles_route
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 
@@ -34,16 +34,9 @@ _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
     "anthropic-messages": ask_message,
     "gemini": ask_gemini,
 }
-_LAST_SEGMENTS: Final = {
-    "responses": "openai-responses",
-    "completions": "openai-completions",
-    "embeddings": "openai-embeddings",
-}
-_DOTS: Final = frozenset({".", ".."})
-_GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
-_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
-_SLASHES: Final = re.compile(r"[/\\]")
-_PATH_ENDS: Final = re.compile("[?#]")
+_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE)
+# Character sets in which the structure of JSON has the same bytes as in UTF-8.
+_LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"))
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
@@ -59,7 +52,8 @@ class Unmetered:
 
     Attributes:
         reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
-            ``invalid_json``, ``not_an_object``, ``no_model``, ``bad_stream``, ``bad_cap``, ``bad_n`` and ``batch``.
+            ``invalid_json``, ``not_an_object``, ``bad_query``, ``charset``, ``no_model``, ``bad_stream``, ``bad_cap``,
+            ``bad_n`` and ``batch``.
         format: The format that its path names; None if it names none.
         is_lookalike: Another program may find a request to a provider in it, or a call of a tool, although the reason
             is ``format`` or ``websocket``.
@@ -154,15 +148,6 @@ class MeteredRequest:
         return replace(self, body=body, cap=cap, changes={**self.changes, **changes}, cap_fields=fields)
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """What a path says: the format, and perhaps the model and whether the answer is streamed."""
-
-    format: str
-    model: str | None = None
-    stream: str | None = None
-
-
 def read_request(
     method: str,
     target: str,
@@ -199,69 +184,27 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
+    if route.format == "gemini" and hides_usage(target.partition("?")[2], header("x-goog-fieldmask")):
+        return Unmetered("bad_query", name)
+    if not _is_utf8(header("content-type") or ""):
+        return Unmetered("charset", name)
     try:
         return _read_metered(route, parsed.value, header, body, default_cap)
     except UnreadableRequest as exc:
         return Unmetered(str(exc), name)
 
 
-def find_route(target: str) -> _Route | None:
-    """
-    Return what the end of a path says about the format of a request, or None if no format has such a path.
-
-    Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
-    not count. A path with ``.`` or ``..`` as a segment, or with ``#``, has no format.
-    """
-    path = target.partition("?")[0]
-    segments = [segment for segment in unquote(path).split("/") if segment]
-    # A provider may resolve "..", and drop what follows "#". It would find another format or model.
-    if not segments or not _DOTS.isdisjoint(segments) or "#" in path:
-        return None
-    return _route_in(segments)
-
-
-def _route_in(segments: list[str]) -> _Route | None:
-    last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
-    if before == "models":
-        model, _, call = last.rpartition(":")
-        if call in _GEMINI_METHODS:
-            return _Route("gemini", model, _GEMINI_METHODS[call])
-    if last == "messages":
-        return _Route("anthropic-messages") if before == "v1" else None
-    if last == "completions" and before == "chat":
-        return _Route("openai-chat", _deployment_in(segments[:-2]))
-    name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
-    return None if name is None else _Route(name, _deployment_in(segments[:-1]))
-
-
-def resembles_route(target: str) -> bool:
-    """Return whether a program that takes paths apart less strictly than :func:`find_route` may find a format."""
-    segments: list[str] = []
-    for written in _SLASHES.split(unquote(_PATH_ENDS.split(target)[0]).casefold()):
-        segment = written.partition(";")[0].strip()
-        if segment == "..":
-            segments = segments[:-1]
-        elif segment not in ("", "."):
-            segments.append(segment)
-    return bool(segments) and (segments[-1].endswith(_FOLDED_GEMINI) or _route_in(segments) is not None)
-
-
-def _deployment_in(segments: list[str]) -> str | None:
-    """Return the name of the deployment in the segments that stand before a format of Azure, or None."""
-    if "deployments" not in segments:
-        return None
-    for at in range(len(segments) - 2, 0, -1):
-        if segments[at] == "deployments" and segments[at - 1] == "openai":
-            return segments[at + 1]
-    return None
-
-
 def _is_identity(encoding: str | None) -> bool:
     return not encoding or all(name.strip().lower() in ("", "identity") for name in encoding.split(","))
 
 
+def _is_utf8(content_type: str) -> bool:
+    """Return whether all readers of a content type find the same keys in JSON that is valid UTF-8."""
+    return all(name.lower() in _LIKE_UTF8 for name in _CHARSET.findall(content_type))
+
+
 def _read_metered(
-    route: _Route, body: dict[str, Any], header: Header, data: bytes, default_cap: int | None
+    route: Route, body: dict[str, Any], header: Header, data: bytes, default_cap: int | None
 ) -> MeteredRequest:
     attributes = {"model": _model(route, body), "stream": route.stream or _stream(body)}
     changes: dict[str, int | bool] = {}
@@ -302,7 +245,7 @@ def _read_metered(
     )
 
 
-def _model(route: _Route, body: dict[str, Any]) -> str:
+def _model(route: Route, body: dict[str, Any]) -> str:
     name = model_name(body.get("model") if route.model is None else route.model)
     if name is None:
         raise UnreadableRequest("no_model")
@@ -356,13 +299,4 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = [
-    "MAX_BODY",
-    "MAX_SESSION_LENGTH",
-    "MCP",
-    "MeteredRequest",
-    "Unmetered",
-    "find_route",
-    "read_request",
-    "resembles_route",
-]
+__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]

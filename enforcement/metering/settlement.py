@@ -96,7 +96,7 @@ class MeteredReservation:
         self.settled_as: str | None = None
         self.status: int | None = None
         self._readable = estimate is not None
-        self._text_bytes = 0
+        self._text_bytes = self._calls = 0
         self._report: TokenCounts | None = None
         self._last_word: str | None = None
         self._left_at_us: int | None = None
@@ -121,17 +121,19 @@ class MeteredReservation:
             self.status = status
         return over
 
-    def streamed(self, text_bytes: int, raw_bytes: int, at_us: int) -> Settlement | None:
+    def streamed(self, text_bytes: int, raw_bytes: int, at_us: int, *, calls: int = 0) -> Settlement | None:
         """
         Note a part of the answer that was read.
 
         Args:
             text_bytes: Length of the generated text in it, in UTF-8.
             raw_bytes: All of its bytes.
+            calls: Calls of the provider's tools that were seen in all parts so far.
         """
         if (over := self.passed(at_us)) or self.state != OPEN:
             return over
         self._text_bytes += text_bytes
+        self._calls = max(self._calls, calls)
         if self._drain is None:
             return None
         self._drained_bytes += raw_bytes
@@ -260,8 +262,9 @@ class MeteredReservation:
     def _observed(self, estimate: Estimate) -> Counts:
         seen, report = estimate.seen(self._text_bytes), self._report
         if report is None:
-            return Counts(estimate.input, output=seen)
-        return Counts(report.input, report.cached_input, report.cache_write, max(report.output, seen))
+            return Counts(estimate.input, output=seen, calls=self._calls)
+        output, calls = max(report.output, seen), max(report.calls, self._calls)
+        return Counts(report.input, report.cached_input, report.cache_write, output, calls, report.other_rates)
 
     def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
         costs = self.terms.costs(counts or NO_TOKENS)

@@ -1,7 +1,7 @@
 """
 Count how metered requests were settled, by minute, token and model, until the counts are delivered.
 
-One lock guards the counts. A settlement adds ten numbers under it.
+One lock guards the counts. A settlement adds eleven numbers under it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ COUNT_NAMES: Final = (
     "output",
     "micros",
     "estimated_input",
+    "calls",
 )
 TEXT_NAMES: Final = ("text_requests", "text_bytes", "text_input")
 """
@@ -75,15 +76,19 @@ class MeteredTally:
         asked, estimate = opening.asked, opening.estimate
         model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
-        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0]
+        approximate = settlement.approximate
+        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
         if estimate and counts is not None:
             added[1:5] = counts.input, counts.cached_input, counts.cache_write, counts.output
-            added[5] = opening.price.micros(counts) if opening.price else 0
+            if opening.price:
+                added[5] = opening.price.micros(counts)
+                approximate = approximate or opening.price.approximates(counts)
+            added[7] = counts.calls
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
-                added[7:] = 1, asked.text_bytes, counts.input + counts.cached_input + counts.cache_write
+                added[8:] = 1, asked.text_bytes, counts.input + counts.cached_input + counts.cache_write
         with self._lock:
             named = self._named(subject[0], minute, model)
-            key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
+            key = (minute, *subject, named, word, int(approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
                 row[:] = map(add, row, added)

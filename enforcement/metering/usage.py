@@ -1,4 +1,4 @@
-"""The tokens of one request, by the classes that providers price apart."""
+"""What one request has used, by the classes that providers price apart."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_COUNT: Final = 1_000_000_000
 MAX_TOKENS: Final = 2 * MAX_COUNT
 """Greatest number of tokens of one class. No format adds more than two counts into a class."""
 
-CLASSES: Final = ("input", "cached_input", "cache_write", "output")
+CLASSES: Final = ("input", "cached_input", "cache_write", "output", "calls")
 """Names of the usage classes, in the order of the fields of :class:`Usage`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """
-    Tokens of one request by class. No token is counted in two classes.
+    Tokens of one request by class, and calls of the provider's tools. No token is counted in two classes.
 
     Raises:
         ValueError: A number is not an integer from 0 to :data:`MAX_TOKENS`.
@@ -35,6 +35,12 @@ class Usage:
 
     output: int = 0
     """Generated tokens, including those of reasoning."""
+
+    calls: int = 0
+    """Calls of the provider's own tools that it charges a fee for, such as searches of the web. They are no tokens."""
+
+    other_rates: bool = False
+    """Whether some of it has rates that no class has: of a service tier, of sound, of a longer life in the cache."""
 
     def __post_init__(self) -> None:
         counts = self.input, self.cached_input, self.cache_write, self.output

@@ -222,8 +222,8 @@ class UsageLog:
         late: Called before counts are drained. It counts decisions that were not counted one by one.
 
     Attributes:
-        dropped: Decisions that are missing in every batch, because too many rows were waiting. Settlements of metered
-            requests are not part of it.
+        dropped: Decisions that are missing in every batch, because too many rows were waiting. Settlements are not
+            part of it, see :attr:`metered_dropped`.
         allowed: Admitted requests that were drained so far.
         denied: Denied requests that were drained so far.
         would_deny: Admitted requests that a shadow limit would have denied, drained or not.
@@ -243,6 +243,11 @@ class UsageLog:
         self.would_deny = 0
         self.metered: MeteredTally | None = None
         self._begin()
+
+    @property
+    def metered_dropped(self) -> int:
+        """Settlements of metered requests that are missing in every batch, because too many rows were waiting."""
+        return 0 if self.metered is None else self.metered.dropped
 
     def metering(self) -> MeteredTally:
         """Return the counts of metered requests, which are delivered with the usage from the first call on."""

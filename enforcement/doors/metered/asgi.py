@@ -15,8 +15,9 @@ from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.formats.routes import find_route, resembles_route
 from enforcement.metering.opening import Opening
-from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request, resembles_route
+from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
@@ -62,6 +63,7 @@ class MeteredGuard:
         door: The middleware.
         plain: Guards a request whose token has no limit that needs a meter.
         answer: Sends a response in place of the application.
+        target: Returns the path and query under which the provider gets a request.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
     """
 
@@ -71,11 +73,13 @@ class MeteredGuard:
         plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
+        target: Callable[[Scope], str] = target_of,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
         self._plain = plain
         self._answer = answer
+        self._target = target
         self._max_body = max_body
         self._drains = Drains(DRAIN)
         self._room = BodyRoom()
@@ -177,7 +181,7 @@ class MeteredGuard:
 
     async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request of a project may cost, and its body or the beginning of it."""
-        target = target_of(scope)
+        target = self._target(scope)
         if scope["type"] == "websocket":
             return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
         method = scope["method"]

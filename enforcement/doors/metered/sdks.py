@@ -6,7 +6,8 @@ from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
 from enforcement.http.messages import TOKEN_FIELDS, find_token
-from enforcement.metering.request import MCP, find_route
+from enforcement.metering.formats.routes import find_route
+from enforcement.metering.request import MCP
 
 _TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 _TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
@@ -30,9 +31,10 @@ def token_of(scope: Scope) -> str | None:
 
 
 def target_of(scope: Scope) -> str:
-    """Return the path of a request as the client has written it, as far as the server tells."""
-    raw = scope.get("raw_path")
-    return str(raw.decode("latin-1") if raw else scope["path"])
+    """Return the path and query of a request as the client has written it, as far as the server tells."""
+    raw, query = scope.get("raw_path"), scope.get("query_string", b"").decode("latin-1")
+    path = str(raw.decode("latin-1") if raw else scope["path"])
+    return f"{path}?{query}" if query else path
 
 
 def shape_of(scope: Scope, format: str | None = None) -> str:

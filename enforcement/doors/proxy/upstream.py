@@ -117,6 +117,13 @@ class Proxy:
         connection = tunnel(upstream.pool, self._settings.silence, scope, receive, send)
         await connection.run(upstream.authority, target, headers)
 
+    def upstream_target(self, scope: Scope) -> str:
+        """Return the path and query under which the upstream gets a request, or its own if no upstream gets it."""
+        try:
+            return self._choose(scope)[1].decode("latin-1")
+        except BadRequest:
+            return str(scope["path"])
+
     def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
         """
         Return the upstream of a request, and the path and query that it gets.

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
-from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in
+from enforcement.metering.formats.reading import (
+    AnswerReader,
+    Asked,
+    NotBelieved,
+    count_in,
+    details_in,
+    searches_in,
+    some_in,
+)
 from enforcement.metering.formats.text import Content, as_object, objects_in, utf8_length
-from enforcement.metering.usage import Usage
+from enforcement.metering.usage import MAX_TOKENS, Usage
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+# Fields by which the provider reads more than the request says, or reads it twice.
+_ADDING: Final = ("mcp_servers", "container", "context_management", "compaction")
+_NO_COUNTS: Final = {"input_tokens": 0, "output_tokens": 0}
+# The step of another model, which has a price of its own.
+_ADVISOR: Final = "advisor_message"
 PROMPT_TOKENS: Final = 1_024
 """More tokens than the provider's own prompt has for any model, which says how to use tools or how to write JSON."""
 _WITH_PROMPT: Final = ("tools", "output_config", "output_format")
@@ -25,7 +39,7 @@ def ask_message(body: dict[str, Any]) -> Asked:
     for message in objects_in(body.get("messages")):
         _add_blocks(content, message.get("content"))
     content.add_tools(body.get("tools"), "custom")
-    content.add_searches(body, "mcp_servers")
+    content.add_searches(body, *_ADDING)
     if any(body.get(name) for name in _WITH_PROMPT):
         content.added_tokens = PROMPT_TOKENS
     return asked
@@ -85,6 +99,7 @@ class MessagesAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
+        self.steps = Usage()
         self.has_delta = False
         self.has_stopped = False
 
@@ -92,6 +107,7 @@ class MessagesAnswer(AnswerReader):
         self.take_model(body.get("model"))
         for block in objects_in(body.get("content")):
             self._read_block(block)
+        self._take_searches(body.get("usage"))
         self._take_usage(body.get("usage"))
         self.is_final = self.usage is not None
 
@@ -116,6 +132,8 @@ class MessagesAnswer(AnswerReader):
 
     def _read_block(self, block: Any) -> None:
         if type(block) is dict:
+            if block.get("type") == "server_tool_use" and block.get("name") == "web_search":
+                self.calls += 1
             for name in _SAID:
                 if name in block:
                     self.text_bytes += utf8_length(block[name])
@@ -127,6 +145,7 @@ class MessagesAnswer(AnswerReader):
         self._take_usage(message.get("usage"))
 
     def _read_delta(self, event: dict[str, Any]) -> None:
+        self._take_searches(event.get("usage"))
         if self._take_usage(event.get("usage")):
             self.has_delta = True
         if as_object(event.get("delta")).get("stop_reason") is not None:
@@ -136,11 +155,26 @@ class MessagesAnswer(AnswerReader):
         """Merge a report into the counts, and return whether it was believed and had a count."""
         try:
             counts = _counts_of(report)
+            steps = _steps_in(as_object(report))
         except NotBelieved:
             return False
         self.counts |= counts
-        self.usage = _usage_of(self.counts)
+        self.steps = self.steps if steps is None else steps
+        self._take_rates(as_object(report))
+        self.take_usage(_usage_of(self.counts, self.steps))
         return bool(counts)
+
+    def _take_rates(self, report: dict[str, Any]) -> None:
+        """Note whether some tokens have other rates than those of their classes."""
+        self.take_tier(report.get("service_tier"))
+        if report.get("speed") == "fast" or some_in(as_object(report.get("cache_creation")), _LIFETIMES[1]):
+            self.other_rates = True
+
+    def _take_searches(self, report: Any) -> None:
+        """Take the number of searches that have a fee. Those that failed were seen, and have none."""
+        searches = searches_in(report)
+        if searches is not None:
+            self.calls = searches
 
 
 def _counts_of(report: Any) -> dict[str, int]:
@@ -153,12 +187,33 @@ def _counts_of(report: Any) -> dict[str, int]:
     return {name: count for name, count in found.items() if count is not None}
 
 
-def _usage_of(counts: dict[str, int]) -> Usage | None:
+def _steps_in(report: dict[str, Any]) -> Usage | None:
+    """
+    Return the tokens of steps that the counts of the message leave out, or None if a report does not list its steps.
+    They are those of a compaction of the conversation and of an advisor.
+    """
+    if type(report.get("iterations")) is not list:
+        return None
+    found = [step for step in objects_in(report["iterations"]) if step.get("type") in ("compaction", _ADVISOR)]
+    total = Usage(other_rates=any(step["type"] == _ADVISOR for step in found))
+    for step in found:
+        total = _usage_of({**_NO_COUNTS, **_counts_of(step)}, total) or total
+    return total
+
+
+def _usage_of(counts: dict[str, int], steps: Usage) -> Usage | None:
+    """Return the usage that counts say, and beside it that of earlier steps, or None if they lack one of two."""
     if "input_tokens" not in counts or "output_tokens" not in counts:
         return None
     by_lifetime = sum(counts.get(name, 0) for name in _LIFETIMES)
     written = counts.get("cache_creation_input_tokens", by_lifetime)
-    return Usage(counts["input_tokens"], counts.get("cache_read_input_tokens", 0), written, counts["output_tokens"])
+    return replace(
+        steps,
+        input=min(MAX_TOKENS, steps.input + counts["input_tokens"]),
+        cached_input=min(MAX_TOKENS, steps.cached_input + counts.get("cache_read_input_tokens", 0)),
+        cache_write=min(MAX_TOKENS, steps.cache_write + written),
+        output=min(MAX_TOKENS, steps.output + counts["output_tokens"]),
+    )
 
 
 __all__ = ["MessagesAnswer", "ask_message"]

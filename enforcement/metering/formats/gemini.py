@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from enforcement.metering.formats.reading import (
     AnswerReader,
@@ -10,8 +11,9 @@ from enforcement.metering.formats.reading import (
     NotBelieved,
     UnreadableRequest,
     count_in,
+    some_in,
 )
-from enforcement.metering.formats.text import Content, as_object, length_within, objects_in, utf8_length
+from enforcement.metering.formats.text import Content, as_list, as_object, length_within, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 from enforcement.model.checks import shown
 
@@ -36,6 +38,7 @@ _REMARKS: Final = frozenset(
 )
 _SCHEMAS: Final = ("responseSchema", "response_schema", "responseJsonSchema", "response_json_schema")
 _DECLARATIONS: Final = frozenset(("functionDeclarations", "function_declarations"))
+_ALTS: Final = frozenset(("json", "sse"))
 _MEDIA: Final = frozenset(("image", "audio", "video"))
 
 
@@ -61,6 +64,20 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
     only_snake = body.get("generationConfig") is None and body.get("generation_config") is not None
     asked.default_field = f"/{'generation_config' if only_snake else 'generationConfig'}/maxOutputTokens"
     return asked
+
+
+def hides_usage(query: str, mask: str | None) -> bool:
+    """
+    Return whether a request asks for an answer in which no usage can be read.
+
+    Args:
+        query: The query of the request. Google's APIs take ``alt`` for the format of the answer, ``fields`` for a part
+            of it, and ``callback`` for a script around it, each also with a dollar sign before it.
+        mask: The header field ``X-Goog-FieldMask``.
+    """
+    asked = [(name.removeprefix("$"), value) for name, value in parse_qsl(query, keep_blank_values=True)]
+    other = any(name == "alt" and value not in _ALTS for name, value in asked)
+    return other or mask is not None or any(name in ("fields", "callback") for name, _ in asked)
 
 
 def _read_config(asked: Asked, config: Any, name: str) -> None:
@@ -124,16 +141,21 @@ class GeminiAnswer(AnswerReader):
         for candidate in candidates:
             for part in objects_in(as_object(candidate.get("content")).get("parts")):
                 self.text_bytes += _length_of(part)
+        self.calls = max(self.calls, sum(map(_searches_of, candidates)))
         finished = any(candidate.get("finishReason") is not None for candidate in candidates)
         blocked = as_object(event.get("promptFeedback")).get("blockReason") is not None
         self.has_finished = self.has_finished or finished or blocked
-        usage = _usage_of(event.get("usageMetadata"))
-        if usage is not None:
-            self.usage = usage
+        if self.take_usage(_usage_of(event.get("usageMetadata"))):
             self.is_final = self.has_finished
 
     def end(self) -> None:
         self.is_final = self.usage is not None
+
+
+def _searches_of(candidate: dict[str, Any]) -> int:
+    """Return how many searches of the web an answer is grounded on."""
+    grounding = candidate.get("groundingMetadata")
+    return 0 if grounding is None else len(as_list(as_object(grounding).get("webSearchQueries")))
 
 
 def _length_of(part: dict[str, Any]) -> int:
@@ -157,7 +179,12 @@ def _usage_of(report: Any) -> Usage | None:
         return None
     prompt, cached, tools, candidates, thoughts = (count or 0 for count in found)
     cached = min(cached, prompt)
-    return Usage(prompt - cached + tools, cached, 0, candidates + thoughts)
+    return Usage(prompt - cached + tools, cached, 0, candidates + thoughts, other_rates=_has_sound(report))
+
+
+def _has_sound(report: dict[str, Any]) -> bool:
+    details = objects_in(report.get("promptTokensDetails")) + objects_in(report.get("candidatesTokensDetails"))
+    return any(one.get("modality") == "AUDIO" and some_in(one, "tokenCount") for one in details)
 
 
 __all__ = ["GeminiAnswer", "ask_gemini"]

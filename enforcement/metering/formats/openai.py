@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in
+from enforcement.metering.formats.reading import (
+    AnswerReader,
+    Asked,
+    NotBelieved,
+    count_in,
+    details_in,
+    searches_in,
+    some_in,
+)
 from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 
@@ -92,17 +100,18 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
         total, output = count_in(report, input_name), count_in(report, output_name)
         if total is None or output is None:
             return None
-        details_in(report, f"{output_name}_details")
-        return _split(report, input_name, total, output)
+        sounds = some_in(details_in(report, f"{output_name}_details"), "audio_tokens")
+        return _split(report, input_name, total, output, sounds)
     except NotBelieved:
         return None
 
 
-def _split(report: Mapping[str, Any], input_name: str, total: int, output: int) -> Usage:
+def _split(report: Mapping[str, Any], input_name: str, total: int, output: int, sounds: bool) -> Usage:
     details = details_in(report, f"{input_name}_details")
     cached = min(count_in(details, "cached_tokens") or 0, total)
     written = min(count_in(details, "cache_write_tokens") or 0, total - cached)
-    return Usage(total - cached - written, cached, written, output)
+    sounds = sounds or some_in(details, "audio_tokens")
+    return Usage(total - cached - written, cached, written, output, other_rates=sounds)
 
 
 class CompletionsAnswer(AnswerReader):
@@ -114,6 +123,7 @@ class CompletionsAnswer(AnswerReader):
 
     def read_event(self, event: dict[str, Any]) -> None:
         self.take_model(event.get("model"))
+        self.take_tier(event.get("service_tier"))
         choices = event.get("choices")
         if choices:
             self.read_choices(choices)
@@ -127,9 +137,10 @@ class CompletionsAnswer(AnswerReader):
             self.text_bytes += utf8_length(choice.get("text"))
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
-        usage = self.usage_in(report)
-        if usage is not None:
-            self.usage = usage
+        searches = searches_in(report)  # as routers report them that translate other formats
+        if searches is not None:
+            self.calls = searches
+        if self.take_usage(self.usage_in(report)):
             self.is_final = self.is_final or is_last
 
     def usage_in(self, report: Any) -> Usage | None:
@@ -163,9 +174,16 @@ class ChatAnswer(CompletionsAnswer):
             if type(value) is str:
                 if name in _SAID:
                     total += len(value) if value.isascii() else utf8_length(value)
+            elif name == "annotations":
+                self.calls = max(self.calls, int(any(map(_is_citation, objects_in(value)))))
             elif value:
                 total += _length_of_call(name, value)
         self.text_bytes += total
+
+
+def _is_citation(annotation: dict[str, Any]) -> bool:
+    """Return whether an annotation shows that the model has searched the web, which a chat says in no other way."""
+    return annotation.get("type") == "url_citation"
 
 
 def _length_of_call(name: str, value: Any) -> int:

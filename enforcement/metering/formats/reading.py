@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from enforcement.metering.formats.text import Content, model_name
@@ -14,6 +14,9 @@ MAX_CAP: Final = 2**31 - 1
 
 MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
+
+
+_USUAL_TIERS: Final = frozenset(("", "auto", "default", "standard", "standard_only"))
 
 
 class UnreadableRequest(Exception):
@@ -85,6 +88,12 @@ def count_in(report: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
+def some_in(report: Mapping[str, Any], name: str) -> bool:
+    """Return whether a count of a report that belongs to no class is above 0. Any other value is ignored."""
+    value = report.get(name)
+    return type(value) is int and value > 0
+
+
 def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the details of a report; an empty object if they are missing or null. Raise NotBelieved for others."""
     details = report.get(name)
@@ -93,6 +102,13 @@ def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     if type(details) is not dict:
         raise NotBelieved(name)
     return details
+
+
+def searches_in(report: Any) -> int | None:
+    """Return the searches of the web with a fee, as Anthropic reports them, or None if a report does not say."""
+    used = report.get("server_tool_use") if type(report) is dict else None
+    searches = used.get("web_search_requests") if type(used) is dict else None
+    return searches if type(searches) is int and 0 <= searches <= MAX_COUNT else None
 
 
 class AnswerReader:
@@ -106,6 +122,8 @@ class AnswerReader:
         is_final: That report is the last word of the provider.
         model: The name that the answer gives the model; None if it gives none.
         text_bytes: Bytes of generated text, in UTF-8.
+        calls: Calls of the provider's tools that were seen, which it charges a fee for.
+        other_rates: See :class:`~enforcement.metering.usage.Usage`.
     """
 
     def __init__(self) -> None:
@@ -113,6 +131,8 @@ class AnswerReader:
         self.is_final = False
         self.model: str | None = None
         self.text_bytes = 0
+        self.calls = 0
+        self.other_rates = False
 
     def read_body(self, body: dict[str, Any]) -> None:
         """Read an answer that is one JSON object."""
@@ -126,6 +146,22 @@ class AnswerReader:
         """Note that a stream has ended whole, or has said that it ends."""
         raise NotImplementedError
 
+    def take_usage(self, usage: Usage | None) -> bool:
+        """Take a report, if it is one, together with the calls that were seen. Return whether it was taken."""
+        if usage is None:
+            return False
+        if usage.other_rates:
+            self.other_rates = True
+        if self.calls > usage.calls or self.other_rates:
+            usage = replace(usage, calls=max(self.calls, usage.calls), other_rates=self.other_rates)
+        self.usage = usage
+        return True
+
+    def take_tier(self, value: Any) -> None:
+        """Take the service tier that served the request. A value that is no name is ignored."""
+        if type(value) is str and value not in _USUAL_TIERS:
+            self.other_rates = True
+
     def take_model(self, value: Any) -> None:
         """Take the name of the model. A value that is no name is ignored."""
         # Almost every event repeats the name.
@@ -135,7 +171,7 @@ class AnswerReader:
     def only_added_text(self) -> bool:
         """Return whether nothing was read so far that a stream may not repeat at will: text and the model alone."""
         blank = type(self)()
-        blank.model, blank.text_bytes = self.model, self.text_bytes
+        blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         return vars(blank) == vars(self)
 
 
@@ -148,4 +184,6 @@ __all__ = [
     "UnreadableRequest",
     "count_in",
     "details_in",
+    "searches_in",
+    "some_in",
 ]

@@ -10,6 +10,8 @@ from enforcement.metering.formats.text import PART_TYPES, Content, as_object, ob
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SOUND: Final = "audio.delta"
+# Each of these has a fee. Of a search of the web, so has the search itself, and not each page that it opens.
+_FEES: Final = frozenset(("web_search_call", "file_search_call"))
 _KEPT: Final = ("previous_response_id", "conversation")
 _USED: Final = ("action", "code", "queries", "results", "outputs", "tools")
 # An item without any of these fields is of an unknown kind.
@@ -18,7 +20,9 @@ _READ: Final = frozenset((*_USED, "content", "summary", "arguments", "input", "o
 
 def ask_response(body: dict[str, Any]) -> Asked:
     """Return what a request for a response asks for."""
-    asked = Asked(default_field="/max_output_tokens", is_background=body.get("background") is True)
+    # A lenient server may take 1 or "true" for true.
+    goes_on = body.get("background") not in (None, False)
+    asked = Asked(default_field="/max_output_tokens", is_background=goes_on)
     asked.read_caps(body, "", "max_output_tokens")
     content = asked.content
     content.add_text(body.get("instructions"))
@@ -69,7 +73,7 @@ class ResponsesAnswer(AnswerReader):
         self.take_model(body.get("model"))
         for item in objects_in(body.get("output")):
             self.text_bytes += _length_of(item)
-        self._take_last(body.get("usage"))
+        self._take_last(body)
 
     def read_event(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
@@ -79,19 +83,27 @@ class ResponsesAnswer(AnswerReader):
             if not kind.endswith(_SOUND):
                 self.text_bytes += utf8_length(event.get("delta"))
             return
+        if kind == "response.output_item.done":
+            self.calls += _has_fee(as_object(event.get("item")))
         response = event.get("response")
         if type(response) is dict:
             self.take_model(response.get("model"))
             if kind in _LAST_EVENTS:
-                self._take_last(response.get("usage"))
+                self._take_last(response)
 
-    def _take_last(self, report: Any) -> None:
-        usage = usage_of(report, "input_tokens", "output_tokens")
-        if usage is not None:
-            self.usage, self.is_final = usage, True
+    def _take_last(self, response: dict[str, Any]) -> None:
+        self.take_tier(response.get("service_tier"))
+        self.calls = max(self.calls, sum(map(_has_fee, objects_in(response.get("output")))))
+        if self.take_usage(usage_of(response.get("usage"), "input_tokens", "output_tokens")):
+            self.is_final = True
 
     def end(self) -> None:
         """Do nothing, since only three events have the last word."""
+
+
+def _has_fee(item: dict[str, Any]) -> bool:
+    kind = item.get("type")
+    return type(kind) is str and kind in _FEES and as_object(item.get("action")).get("type", "search") == "search"
 
 
 def _length_of(item: dict[str, Any]) -> int:

@@ -11,6 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+MAX_HELD: Final = 2 * 1024 * 1024
+"""Bytes of the longest event that is held back. One that reports usage alone has some hundreds."""
+
 _MARK: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = b" \t\r\n"
 _LINE_ENDS: Final = b"\r\n"
@@ -34,7 +37,8 @@ class EventReader:
         on_event: Gets the data of each event, and returns whether the event is to be hidden.
         limit: Bytes of the longest line that is read, without its end, and of the longest data of one event.
         hides: Hold the bytes of each event back until it is complete, so that it can be hidden. An event is hidden
-            with its blank line. Of an event with more than twice *limit* bytes in all, the bytes pass at once.
+            with its blank line. Of an event with more than twice *limit* bytes in all, or :data:`MAX_HELD`, the bytes
+            pass at once.
         on_done: Called when the stream says that it ends.
     """
 
@@ -50,6 +54,7 @@ class EventReader:
         self._on_done = on_done
         self._limit = limit
         self._hides = hides
+        self._most_held = min(2 * limit, MAX_HELD)
         self._partial = bytearray()  # a line whose end has not come
         self._is_long = False  # that line is longer than the limit, and is not kept
         self._data: bytearray | bytes | None = None
@@ -123,7 +128,7 @@ class EventReader:
             blank: Offset in the chunk at which its blank line begins.
             at: Offset at which that line ends.
         """
-        is_small = not self._is_free and len(self._held) + passed.length_to(blank) <= 2 * self._limit
+        is_small = not self._is_free and len(self._held) + passed.length_to(blank) <= self._most_held
         hidden = self._end_event() and is_small and self._hides
         if hidden:
             passed.put(self._mark)
@@ -139,7 +144,7 @@ class EventReader:
         if not self._hides or self._is_free:
             return passed.all()
         before, rest = passed.without_rest(), passed.rest()
-        if len(self._held) + len(rest) <= 2 * self._limit:
+        if len(self._held) + len(rest) <= self._most_held:
             self._held += rest
             return before
         self._is_free = True
@@ -332,4 +337,4 @@ class ArrayReader:
             self._is_skipped = True
 
 
-__all__ = ["ArrayReader", "EventReader"]
+__all__ = ["MAX_HELD", "ArrayReader", "EventReader"]

@@ -39,10 +39,11 @@ def sent(client, address=f"{LIST}add/", **fields):
 def test_a_price_is_written_in_units_of_the_currency(store, as_ann):
     tiers = "above 200,000: input 5, output 22.5\nabove 500000: input 6, output 30, cached_input 0"
     fields = {"input": "2.50", "output": "10", "cached_input": "0.075", "tiers": tiers, "change_reason": "contract"}
-    assert sent(as_ann, valid_from="2027-01-01T00:00", **fields) == {}
+    assert sent(as_ann, valid_from="2027-01-01T00:00", calls="10000", **fields) == {}
 
     price = ModelPrice.objects.get()
     assert (price.input, price.output, price.cached_input, price.cache_write) == (2_500_000, 10_000_000, 75_000, None)
+    assert price.calls == 10_000_000_000
     assert (price.valid_from, price.source, price.changed_by) == (datetime(2027, 1, 1, tzinfo=UTC), "operator", "ann")
     assert price.tiers == [
         {"above_input": 200_000, "input": 5_000_000, "output": 22_500_000},

@@ -34,6 +34,7 @@ def test_a_price_is_set_by_its_model_and_beginning(store, api):
         "valid_until": None,
         "cached_input": 125_000,
         "cache_write": None,
+        "calls": None,
         "tiers": [],
         "changed_by": "ann",
         "changed_at": "",
@@ -44,6 +45,12 @@ def test_a_price_is_set_by_its_model_and_beginning(store, api):
     assert (again.status_code, again.json()["id"], again.json()["cached_input"]) == (200, body["id"], None)
     assert api("PUT", "prices", {**PRICE, "valid_from": "2027-01-01T00:00:00Z"}).status_code == 201
     assert [row["model"] for row in api("GET", "prices").json()["results"]] == ["gpt-5*", "gpt-5*"]
+
+
+def test_a_price_of_calls_is_published(store, api):
+    assert api("PUT", "prices", {**PRICE, "calls": 10**10}).json()["calls"] == 10**10
+    (price,) = ModelPrice.objects.as_document(1)["overrides"]
+    assert price["calls"] == 10**10
 
 
 def test_a_price_that_was_changed_meanwhile_is_not_overwritten(store, api):
@@ -85,6 +92,7 @@ def test_a_price_of_the_catalogue_is_read_only(store, api):
         ({"input": 1.5}, "#/input", "without a decimal point"),
         ({"input": True}, "#/input", "Must be an integer."),
         ({"input": 10**12 + 1}, "#/input", "less than or equal to 1000000000000"),
+        ({"calls": -1}, "#/calls", "greater than or equal to 0"),
         ({"currency": "EUR"}, "#/currency", "Must be USD, the currency of this installation."),
         ({"source": "catalogue"}, "#/source", "the server sets it"),
         ({"model": "x" * 257}, "#/model", "no more than 256"),

@@ -58,6 +58,7 @@ def test_the_usage_of_each_team_is_summed(shop, api):
         "output": 10,
         "micros": 1_000,
         "estimated_input": 24,
+        "calls": 0,
     }
     assert sum(row["micros"] for row in rows) == sum(row["micros"] for row in listed(api, "", "models"))
 

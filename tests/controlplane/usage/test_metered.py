@@ -18,7 +18,7 @@ def settled(minute: int = NOON_MINUTE, **changed) -> list:
     """One row: one request of tok_1 for gpt-x that the provider has reported."""
     fields = {"project": "proj_1", "token": "tok_1", "model": "gpt-x", "settled_as": "exact", "approximate": 0}
     fields |= {"price_revision": 7, "requests": 1, "input": 100, "cached_input": 5, "cache_write": 6, "output": 30}
-    fields |= {"micros": 220, "estimated_input": 90}
+    fields |= {"micros": 220, "estimated_input": 90, "calls": 2}
     return [minute, *(fields | changed).values()]
 
 
@@ -39,10 +39,10 @@ def test_a_batch_that_comes_twice_counts_once(report, client_of_store):
     drain(NOON, client_of_store)
 
     hours = MeteredRow.objects.filter(period="hour").order_by("settled_as", "approximate")
-    assert [(it.settled_as, it.approximate, it.requests, it.input, it.micros) for it in hours] == [
-        ("exact", False, 2, 200, 440),
-        ("exact", True, 1, 100, 220),
-        ("observed", False, 1, 100, 220),
+    assert [(it.settled_as, it.approximate, it.requests, it.input, it.micros, it.calls) for it in hours] == [
+        ("exact", False, 2, 200, 440, 4),
+        ("exact", True, 1, 100, 220, 2),
+        ("observed", False, 1, 100, 220, 2),
     ]
     by_period = MeteredRow.objects.values_list("period").annotate(Sum("output"))
     assert dict(by_period.order_by()) == {"minute": 120, "hour": 120, "day": 120}
@@ -62,7 +62,7 @@ def test_a_batch_that_comes_twice_counts_once(report, client_of_store):
         ({"requests": 1.5}, "metered: numbers must be integers"),
         ({"micros": -1}, "metered[0].micros"),
         ({"input": 2**60}, "metered[0].input"),
-        ({"more": 1}, "metered[0]: must be a list of 14 or 17 fields"),
+        ({"more": 1}, "metered[0]: must be a list of 15 or 18 fields"),
         ({"text_requests": 1, "text_bytes": -1, "text_input": 1}, "metered[0].text_bytes"),
     ],
 )

@@ -258,6 +258,19 @@ def test_limits_that_an_instance_cannot_enforce_are_a_warning(server, world, cap
     ]
 
 
+def test_settlements_that_no_report_has_are_a_warning(server, world, doctor):
+    """With their number, and the instances that dropped them."""
+    world.everything(fixed(10))
+    for name, dropped in (("proxy-1", 2), ("proxy-2", 3), ("proxy-3", "many")):
+        beat = {"id": name, "revision": 1, "state": "ok", "metered_dropped": dropped}
+        world.client.set(KEYS.instance(name), json.dumps(beat), px=15_000)
+        world.client.zadd(KEYS.instances, {name: time.time_ns() // 1_000})
+
+    found = doctor(server.url)[1]["metered usage"]
+
+    assert (found["level"], found["value"]) == ("warning", "5 settlements dropped at proxy-1, proxy-2")
+
+
 def test_instances_are_listed_with_what_they_run(server, world, doctor):
     """One that is behind, or decides without the store, is a warning."""
     world.everything(fixed(5))

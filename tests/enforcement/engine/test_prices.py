@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 
 import pytest
@@ -10,6 +11,8 @@ from redis.exceptions import NoPermissionError
 from enforcement import Limiter
 from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
+from enforcement.engine import prices as loader
+from enforcement.metering.price_documents import parse_prices
 from enforcement.model.documents import InvalidDocument
 from enforcement.store.client import connect
 from enforcement.testing import Published
@@ -96,6 +99,26 @@ def test_the_heartbeat_acknowledges_the_prices(world, limiter):
     assert eventually(lambda: heartbeat(world, limiter).get("price_revision") == revision)
     later = world.published.prices(entry(5))
     assert eventually(lambda: heartbeat(world, limiter)["price_revision"] == later, 2.0)
+
+
+def test_a_long_document_lets_other_threads_run(world, limiter, monkeypatch):
+    """Threads take turns more often while it is parsed, and as before afterwards, also if it is refused."""
+    usual, seen = sys.getswitchinterval(), []
+
+    def watched(text):
+        seen.append(sys.getswitchinterval())
+        return parse_prices(text)
+
+    monkeypatch.setattr(loader, "parse_prices", watched)
+    world.published.prices(entry(1))
+    limiter.find_prices()
+    world.published.prices(*({**entry(2), "model": f"model-{n}"} for n in range(2_000)))
+    assert eventually(lambda: len(limiter.prices.prices) == 2_000)
+    wrong = {"schema": 1, "revision": world.revision + 1, "prices": [{"model": "x" * 100_000}]}
+    world.published.publish(prices=(wrong,))
+    assert eventually(lambda: limiter.state == "degraded")
+    assert [interval < usual for interval in seen] == [False, True, True]
+    assert sys.getswitchinterval() == usual
 
 
 @pytest.mark.parametrize("wrong", [{"prices": [{**PRICE, "input": -1}]}, {"surprise": 1}])

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.metering.answer import FORMATS, MIN_LIMIT, AnswerMeter
+from enforcement.metering.answer import FORMATS, MAX_LINE, MIN_LIMIT, AnswerMeter
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
+from enforcement.metering.usage import Usage
 from tests.enforcement.metering.test_usage_vectors import seen_by
 from tests.scale import scale
 
@@ -237,7 +238,7 @@ def test_a_compression_bomb_is_given_up(encoding):
     tracemalloc.stop()
 
     assert (meter.text_bytes, meter.settled_as) == (None, "estimated")
-    assert peak < 8_000_000
+    assert peak < 3 * MAX_LINE
 
 
 def raw_deflate(data):
@@ -328,6 +329,30 @@ def test_usage_is_final_as_soon_as_the_stream_says_that_it_ends():
     meter.feed(stream("[DONE]"))
 
     assert (meter.is_final, meter.settled_as) == (True, "exact")
+
+
+@pytest.mark.parametrize("format", ["openai-responses", "gemini"])
+def test_a_long_last_event_is_read(format):
+    """A response repeats the instructions, and a client chooses their length. An image may be long, too."""
+    usage = {"input_tokens": 9, "output_tokens": 7}
+    last = {"type": "response.completed", "response": {"instructions": "x" * 3_000_000, "usage": usage}}
+    if format == "gemini":
+        image = {"inlineData": {"mimeType": "image/png", "data": "x" * 3_000_000}}
+        usage = {"promptTokenCount": 9, "candidatesTokenCount": 7}
+        last = {"candidates": [{"content": {"parts": [image]}, "finishReason": "STOP"}], "usageMetadata": usage}
+    meter = AnswerMeter(format)
+    data = stream({"type": "x"}, last)
+    for at in range(0, len(data), 65_536):
+        meter.feed(data[at : at + 65_536])
+    meter.finish()
+    assert (meter.settled_as, meter.usage) == ("exact", Usage(9, output=7))
+
+
+def test_a_long_event_is_not_held_back_to_its_end():
+    """It passes while it comes, although it might have reported usage alone."""
+    meter = AnswerMeter("openai-chat", hide_usage=True)
+    sent = b"".join(meter.feed(b"data: " + b"x" * 100_000 if not n else b"x" * 100_000) for n in range(30))
+    assert len(sent) > 2_900_000
 
 
 @pytest.mark.parametrize("notes", [450, 700])

@@ -177,6 +177,8 @@ def test_a_text_beside_the_data_of_an_image_counts():
         (RESPONSES, {"input": "Hi", "previous_response_id": "resp_1"}, "the provider keeps"),
         (MESSAGES, {"messages": HELLO, "tools": [{"type": "web_fetch_20250910", "name": "f"}]}, "web_fetch_20250910"),
         (MESSAGES, {"messages": HELLO, "mcp_servers": [{"type": "url"}]}, "mcp_servers"),
+        (MESSAGES, {"messages": HELLO, "context_management": {"edits": [{"type": "x"}]}}, "context_management"),
+        (MESSAGES, {"messages": HELLO, "container": {"skills": [{}]}}, "container"),
         (GEMINI, {"contents": [], "tools": [{"googleSearch": {}}]}, "tool 'googleSearch'"),
         (GEMINI, {"contents": [], "tools": [{"functionDeclarations": [], "url_context": {}}]}, "tool 'url_context'"),
     ],

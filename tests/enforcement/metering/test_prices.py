@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from enforcement.metering.price_documents import MAX_PRICES_BYTES, parse_prices, prices_to_json
 from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Rates
-from enforcement.metering.usage import MAX_TOKENS, Usage
+from enforcement.metering.usage import CLASSES, MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.metered import FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER
@@ -161,7 +161,7 @@ def test_money_is_summed_exactly_and_rounded_up_once(usage, rates):
     own = [rates.input if rate is None else rate for rate in (rates.cached_input, rates.cache_write)]
     counts = (usage.input, usage.output, usage.cached_input, usage.cache_write)
     exact = sum(Fraction(n * rate, 1_000_000) for n, rate in zip(counts, [*rates[:2], *own], strict=True))
-    assert rates.micros(usage) == min(math.ceil(exact), MAX_NUMBER)
+    assert Price("*", rates).micros(usage) == min(math.ceil(exact), MAX_NUMBER)
     assert rates.approximates(usage) == any(
         n > 0 and rate is None for n, rate in zip(counts[2:], rates[2:], strict=True)
     )
@@ -171,9 +171,9 @@ def test_money_is_summed_exactly_and_rounded_up_once(usage, rates):
 @given(USAGE, RATES, st.sampled_from(["input", "cached_input", "cache_write", "output"]), st.integers(0, 1000))
 def test_one_more_token_never_costs_less(usage, rates, name, more):
     """Within one tier, money rises with each class."""
-    counts = {each: getattr(usage, each) for each in Usage.__slots__}
+    counts = {each: getattr(usage, each) for each in CLASSES}
     counts[name] = min(counts[name] + more, MAX_TOKENS)
-    assert 0 <= rates.micros(usage) <= rates.micros(Usage(**counts)) <= MAX_NUMBER
+    assert 0 <= Price("*", rates).micros(usage) <= Price("*", rates).micros(Usage(**counts)) <= MAX_NUMBER
 
 
 @examples(50)

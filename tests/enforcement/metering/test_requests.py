@@ -165,6 +165,11 @@ def test_brackets_inside_strings_are_no_levels():
         ("/v1/chat/x/../completions", None),
         ("/openai/deployments/cheap/%2E%2E/dear/chat/completions", None),
         ("/v1/./embeddings", None),
+        ("/v1/chat/completions#/embeddings", None),
+        ("/openai/deployments/cheap/..%5Cdear/chat/completions", None),
+        ("/openai/deployments/cheap/..;/dear/chat/completions", None),
+        ("/OpenAI/deployments/dear/chat/completions", None),
+        ("/openai/deployments/chat/completions", None),
         ("/v1/messages/count_tokens", None),
         ("/messages", None),
         ("/proxy/v1/messages/", "anthropic-messages"),
@@ -186,7 +191,6 @@ def test_the_end_of_the_path_names_the_format(path, format):
     [
         ("/openai/deployments/d/extensions/chat/completions", "d"),
         ("/x/openai/deployments/a/openai/deployments/b/completions", "b"),
-        ("/openai/deployments/chat/completions", "m"),
         ("/deployments/d/chat/completions", "m"),
         ("/models/a:b:generateContent", "a:b"),
     ],
@@ -287,12 +291,14 @@ def test_a_default_cap_can_be_written_once_the_model_is_known(path, pointer):
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "/v1/responses", True, False),
         ({"prompt": {"id": "pmpt_1"}}, "/v1/responses", True, False),
         ({"background": True}, "/v1/responses", False, True),
+        ({"background": "true"}, "/v1/responses", False, True),
+        ({"background": False}, "/v1/responses", False, False),
         ({"cachedContent": "cachedContents/1"}, "/models/m:generateContent", True, False),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, CHAT, True, False),
     ],
 )
 def test_what_the_estimate_cannot_know_is_said(body, path, keeps_context, is_background):
-    """The provider keeps some of the context, or goes on after its answer."""
+    """The provider keeps or fetches some of the context, or goes on after its answer."""
     found = read({"model": "m", **body}, path)
 
     assert (found.keeps_context, found.is_background) == (keeps_context, is_background)

@@ -8,7 +8,7 @@ from enforcement.metering.charges import Counts, terms_of
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import DrainBounds, MeteredReservation
-from enforcement.metering.usage import Usage
+from enforcement.metering.usage import CLASSES, Usage
 from enforcement.model.limits import Limit
 from tests.enforcement.metering.fleet import Fleet, examples
 from tests.scale import scale
@@ -30,7 +30,7 @@ VECTOR = {
     ],
 }
 SMALL = st.integers(0, 700)
-USAGE = st.builds(lambda *n: dict(zip(Usage.__slots__, n, strict=True)), SMALL, SMALL, SMALL, SMALL)
+USAGE = st.builds(lambda *n: dict(zip(CLASSES, n, strict=True)), SMALL, SMALL, SMALL, SMALL, SMALL)
 STEP = st.one_of(
     st.fixed_dictionaries({"op": st.just("answer"), "status": st.sampled_from([200, 404, 500])}),
     st.fixed_dictionaries({"op": st.just("streamed"), "text_bytes": SMALL, "bytes": SMALL}),

@@ -6,6 +6,7 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering.tally import COUNT_NAMES, ROW_NAMES, TEXT_NAMES
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, records, used
 from tests.enforcement.world import eventually, fixed
@@ -52,6 +53,32 @@ async def test_cached_tokens_are_charged_once_and_at_their_price(world, limiter,
     secret = published_at(world, USD, TPM)
     await ask(door, secret, HELLO)
     assert await used(limiter, secret) == {"usd": 100 + 90 + 40, "tpm": 1_010}
+
+
+@pytest.mark.parametrize(("calls", "micros"), [({}, 14), ({"calls": 10**10}, 20_014)])
+async def test_searches_of_the_provider_have_their_own_price(world, limiter, door, provider, calls, micros):
+    """They are no tokens. Without a price for them, the settlement says that the money is approximate."""
+    item = {"type": "web_search_call", "action": {"type": "search"}}
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    provider.answer = lambda scope, body, receive, send: whole(send, {"output": [item, item], "usage": usage})
+    secret = published(world, USD, TPM)
+    world.published.prices({**PRICE, **calls})
+    rows = limiter.metered_tally()
+    assert (await ask(door, secret, HELLO, path="/v1/responses")).status == 200
+
+    assert await used(limiter, secret) == {"usd": micros, "tpm": 11}
+    (row,) = (dict(zip((*ROW_NAMES, *COUNT_NAMES, *TEXT_NAMES), row, strict=True)) for row in rows.take(9))
+    assert (row["approximate"], row["micros"], row["calls"]) == (int(not calls), micros, 2)
+
+
+async def test_a_compaction_is_charged_beside_its_message(world, limiter, door, provider):
+    """Anthropic lists it apart. It reads the whole conversation once more."""
+    step = {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500}
+    usage = {"input_tokens": 10, "output_tokens": 1, "iterations": [step, {"type": "message", "input_tokens": 10}]}
+    provider.answer = lambda scope, body, receive, send: whole(send, {"content": [], "usage": usage})
+    secret = published(world, fixed(10**9, name="tpm", unit="tokens"))
+    assert (await ask(door, secret, HELLO, path="/v1/messages")).status == 200
+    assert await used(limiter, secret) == {"tpm": 183_511}
 
 
 async def test_tokens_of_reasoning_are_part_of_the_output(world, limiter, door, provider):

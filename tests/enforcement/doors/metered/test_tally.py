@@ -8,10 +8,11 @@ import pytest
 from enforcement import aio
 from enforcement.control.reservations import open_reservations, settle_reservation
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.exporters.text import exposition
 from enforcement.metering import tally
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, used
-from tests.enforcement.world import PROJECT
+from tests.enforcement.world import PROJECT, eventually
 
 NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES, *tally.TEXT_NAMES)
 TEXT = [{"type": "text", "text": "x" * 400}]
@@ -68,6 +69,7 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
         "output": 60,
         "micros": 440,
         "estimated_input": 200,
+        "calls": 0,
     }
     exact = by_way["exact"]
     assert (exact["project"], exact["model"], exact["approximate"], exact["price_revision"]) == (PROJECT, "gpt-x", 0, 1)
@@ -125,6 +127,17 @@ async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, d
 
     (row,) = await delivered()
     assert (row["input"], row["output"], row["micros"]) == (100, 30, 220)
+
+
+async def test_money_is_approximate_also_where_no_limit_counts_it(world, limiter, door, provider, delivered):
+    """The price has no rate of its own for what the provider had in its cache."""
+    provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
+    secret = published(world, TPM)
+    await limiter.find_prices()
+    await ask(door, secret, HELLO)
+
+    (row,) = await delivered()
+    assert (row["micros"], row["approximate"]) == (220, 1)
 
 
 async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, delivered):
@@ -185,5 +198,9 @@ async def test_rows_that_wait_are_bounded(world, door, limiter, delivered, monke
 
     counts = limiter.metered_tally()
     assert (len(counts), counts.dropped) == (2, 1)
+    assert limiter.stats().metered_dropped == 1
+    assert b"sluicegate_metered_dropped_total 1" in exposition(limiter.stats())
+    world.publish()  # acknowledged at once, by a heartbeat
+    assert eventually(lambda: '"metered_dropped":1' in (world.client.get(world.keys.instance("proxy-1")) or ""))
     del counts.take
     assert {row["model"]: row["requests"] for row in await delivered()} == {"gpt-a": 1, "gpt-b": 2}

@@ -60,14 +60,14 @@ def answering(seen: list[str]) -> Any:
 
 
 @contextmanager
-def metering(published: Published, upstream: Scripted, folder: Path, kind: str) -> Iterator[int]:
+def metering(published: Published, upstream: Scripted, folder: Path, kind: str, base: str = "") -> Iterator[int]:
     """Run the proxy with prices, and yield its port."""
     port = free_port()
     variables = {
         "SLUICEGATE_REDIS_URL": url_of(published),
         "SLUICEGATE_TIMEOUT_MS": "2000",
         "SLUICEGATE_LOOKUP_MS": "5000",
-        "SLUICEGATE_UPSTREAM_URL": upstream.url,
+        "SLUICEGATE_UPSTREAM_URL": upstream.url + base,
         recorder.LEDGER: str(folder / "ledger.jsonl"),
         recorder.LIFE: "60",
     }

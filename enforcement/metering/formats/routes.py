@@ -1,0 +1,100 @@
+"""Which format and which model the path of a request names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+_LAST_SEGMENTS: Final = {
+    "responses": "openai-responses",
+    "completions": "openai-completions",
+    "embeddings": "openai-embeddings",
+}
+_DOTS: Final = frozenset({".", ".."})
+_AZURE: Final = "/openai/deployments/"
+_ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
+_GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
+_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
+_SLASHES: Final = re.compile(r"[/\\]")
+_PATH_ENDS: Final = re.compile("[?#]")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path says: the format, and perhaps the model and whether the answer is streamed."""
+
+    format: str
+    model: str | None = None
+    stream: str | None = None
+
+
+def find_route(target: str) -> Route | None:
+    """
+    Return what the end of a path says about the format of a request, or None if no format has such a path.
+
+    Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
+    not count. A path that servers read in different ways has no format, such as one with ``..`` as a segment.
+    """
+    path = target.partition("?")[0]
+    segments = [segment for segment in unquote(path).split("/") if segment]
+    if not segments or "#" in path or _is_ambiguous(segments):
+        return None
+    return _route_in(segments)
+
+
+def _route_in(segments: list[str]) -> Route | None:
+    last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
+    if before == "models":
+        model, _, call = last.rpartition(":")
+        if call in _GEMINI_METHODS:
+            return Route("gemini", model, _GEMINI_METHODS[call])
+    if last == "messages":
+        return Route("anthropic-messages") if before == "v1" else None
+    if last == "completions" and before == "chat":
+        return Route("openai-chat", _deployment_in(segments[:-2]))
+    name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
+    return None if name is None else Route(name, _deployment_in(segments[:-1]))
+
+
+def _is_ambiguous(segments: list[str]) -> bool:
+    """
+    Return whether a provider may find another format or model in a path than the one that we find.
+
+    Some resolve "..", some take a backslash for a slash, and for Azure "Deployments" is "deployments".
+    """
+    if any("\\" in segment or segment.partition(";")[0] in _DOTS for segment in segments):
+        return True
+    names = "/".join(segments)
+    if "deployments" not in names.lower():
+        return False
+    # After "deployments/chat/completions" nobody knows whether "chat" is the deployment.
+    if names.endswith("openai/deployments/chat/completions"):
+        return True
+    return any(name != _AZURE for name in _ANY_CASE.findall(f"/{names}/"))
+
+
+def resembles_route(target: str) -> bool:
+    """Return whether a program that takes paths apart less strictly than :func:`find_route` may find a format."""
+    segments: list[str] = []
+    for written in _SLASHES.split(unquote(_PATH_ENDS.split(target)[0]).casefold()):
+        segment = written.partition(";")[0].strip()
+        if segment == "..":
+            segments = segments[:-1]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return bool(segments) and (segments[-1].endswith(_FOLDED_GEMINI) or _route_in(segments) is not None)
+
+
+def _deployment_in(segments: list[str]) -> str | None:
+    """Return the name of the deployment in the segments that stand before a format of Azure, or None."""
+    if "deployments" not in segments:
+        return None
+    for at in range(len(segments) - 2, 0, -1):
+        if segments[at] == "deployments" and segments[at - 1] == "openai":
+            return segments[at + 1]
+    return None
+
+
+__all__ = ["Route", "find_route", "resembles_route"]
