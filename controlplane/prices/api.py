@@ -85,8 +85,8 @@ class PriceSerializer(CleanModelSerializer):
         extra_kwargs = {
             "input": {"max_value": MAX_RATE, "help_text": "Millionths of the currency for a million tokens."},
             "output": {"max_value": MAX_RATE, "help_text": "As for input."},
-            "cached_input": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
-            "cache_write": {"default": None, "help_text": "As for input. Null: it costs what input costs."},
+            "cached_input": {"default": None, "help_text": UNPRICED_CLASS},
+            "cache_write": {"default": None, "help_text": UNPRICED_CLASS},
             "calls": {"default": None, "help_text": "For a million calls of the provider's tools. Null: not known."},
         }
 
@@ -100,6 +100,9 @@ class PriceSerializer(CleanModelSerializer):
             if former is not None:
                 price.pk, price._state.adding = former.pk, False
         return price
+
+
+UNPRICED_CLASS = "As for input. Null: it costs what the dearest class of the input does."
 
 
 class PriceQuery(ListQuery):

@@ -45,7 +45,7 @@ class Rates(NamedTuple):
     Micros per million tokens of each usage class.
 
     Attributes:
-        cached_input: None if the class has no price of its own. It then costs what *input* costs.
+        cached_input: None if the class has no price of its own. It then costs what the dearest class of the input does.
         cache_write: As *cached_input*.
     """
 
@@ -58,10 +58,14 @@ class Rates(NamedTuple):
         """Return what the tokens cost, in millionths of a micro."""
         total = counts.input * self.input + counts.output * self.output
         if counts.cached_input:
-            total += counts.cached_input * (self.input if self.cached_input is None else self.cached_input)
+            total += counts.cached_input * (self._dearest_input if self.cached_input is None else self.cached_input)
         if counts.cache_write:
-            total += counts.cache_write * (self.input if self.cache_write is None else self.cache_write)
+            total += counts.cache_write * (self._dearest_input if self.cache_write is None else self.cache_write)
         return total
+
+    @property
+    def _dearest_input(self) -> int:
+        return max(self.input, self.cached_input or 0, self.cache_write or 0)
 
     def approximates(self, counts: TokenCounts) -> bool:
         """Return whether tokens of a class are counted that has no price of its own."""
@@ -114,7 +118,7 @@ class Price:
     def approximates(self, counts: TokenCounts) -> bool:
         """
         Return whether the price may differ from that of the provider, as a class has no price of its own here. Its
-        tokens are then charged by the price of the input, and its calls not at all.
+        tokens are then charged as the dearest of the input, and its calls not at all.
         """
         if counts.other_rates or (counts.calls and self.calls is None):
             return True

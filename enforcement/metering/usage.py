@@ -43,7 +43,7 @@ class Usage:
     """Whether some of it has rates that no class has: of a service tier, of sound, of a longer life in the cache."""
 
     def __post_init__(self) -> None:
-        counts = self.input, self.cached_input, self.cache_write, self.output
+        counts = self.input, self.cached_input, self.cache_write, self.output, self.calls
         for name, value in zip(CLASSES, counts, strict=True):
             if type(value) is not int or not 0 <= value <= MAX_TOKENS:
                 raise ValueError(f"{name}: must be an integer from 0 to {MAX_TOKENS}, got {value!r}")
