@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo up env check test proof bench lint lock clean
+.PHONY: help install demo up env check test proof bench bench-llm lint lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,7 @@ help:
 	@echo 'make test      run every test, on SQLite and on PostgreSQL; use it before you push'
 	@echo 'make proof     run the costly tests with full numbers, up to an hour; use it before a release'
 	@echo 'make bench     measure decisions, side by side with other libraries'
+	@echo 'make bench-llm measure our proxy for models, side by side with that of LiteLLM'
 	@echo 'make lint      check style, types, imports and tracked files'
 	@echo 'make lock      resolve and pin the requirements again'
 	@echo 'make clean     remove $(VENV), caches and var/ (the data of `make up`)'
@@ -73,6 +74,9 @@ proof: install
 
 bench: install
 	@$(BIN)/python -m benchmarks
+
+bench-llm: install
+	@$(BIN)/python -m benchmarks llm
 
 lint: install
 	$(BIN)/ruff check .

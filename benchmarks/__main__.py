@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` measures decisions beside their peers, ``python -m benchmarks compare`` two trees."""
+"""``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the two commands. Return its exit code."""
+    """Run one of the three commands. Return its exit code."""
     # Each command imports what it needs: comparing trees needs no peers and no matplotlib.
     if arguments[:1] == ["compare"]:
         from benchmarks.compare import command
 
         return command.main(arguments[1:])
+    if arguments[:1] == ["llm"]:
+        from benchmarks import llm
+
+        return llm.main(arguments[1:])
     from benchmarks import bench
 
     return bench.main(arguments)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import pictures, report, tasks, threads, web
-from benchmarks.doors import asking, changes, proxy, service
+from benchmarks.doors import asking, changes, metering, proxy, service
 from benchmarks.figures import MISSED, Row
 from benchmarks.measure import Effort, Series, pin
 from benchmarks.world import World, world
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found.to_json(), indent=1) + "\n")
     if not (options.quick or options.doors):
-        (HERE / "RESULTS.md").write_text(found.markdown("make bench"))
+        (HERE / "RESULTS.md").write_text(found.markdown("make bench", pictures.LINKS))
         pictures.draw(HERE, found.series["threads"], found.series["tasks"])
     missed = [row.figure for row in found.rows if row.mark == MISSED]
     return 1 if missed and not options.quick else 0
@@ -44,10 +44,8 @@ def measure(store: World, effort: Effort, pinned: str, start: float, *, only_doo
         rows += threads.sizes(store)
         more, series["tokens"] = threads.many_tokens(store, effort)
         rows += more
-    info = store.client.info("server")
-    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
     noise = {} if only_doors else _noise(series)
-    return report.Report(effort, pinned, name, rows, series, noise, time.monotonic() - start)
+    return report.Report(effort, pinned, store.name, rows, series, noise, time.monotonic() - start)
 
 
 def _limiters(store: World, effort: Effort, series: dict[str, Series]) -> list[Row]:
@@ -68,7 +66,7 @@ def _limiters(store: World, effort: Effort, series: dict[str, Series]) -> list[R
 def _doors(store: World, effort: Effort, series: dict[str, Series]) -> list[Row]:
     """Compare proxies with what they are without us. Add what was measured to *series*."""
     rows: list[Row] = []
-    parts = {"proxy": proxy.compare, "service": service.compare}
+    parts = {"proxy": proxy.compare, "metering": metering.compare, "service": service.compare}
     parts |= {"asking": asking.throughput, "auth_request": asking.latency}
     for name, compare in parts.items():
         more, measured = compare(store, effort)

@@ -82,6 +82,12 @@ KNOWN_DENIAL = Bar(1 / 40, 1 / 100, inverse=True)
 DOOR = Bar(0.60, 0.30)
 DOOR_LEASED = Bar(0.85, 0.92, at_least=True)
 PROXY = Bar(0.22, 0.30, at_least=True)
+METERED = Bar(1.00, 35 / 60)
+METERED_CHUNK = Bar(1.00, 1 / 3)
+METERED_RATE = Bar(0.50, 0.65, at_least=True)
+LITELLM = Bar(0.10, 0.05)
+LITELLM_RATE = Bar(10, 20, at_least=True)
+SHARED_TRIP = Bar(1 / 16, 1 / 16, inverse=True)
 RLS = Bar(1 / 3, 1 / 6)
 AUTH_REQUEST = Bar(6, 4)
 AUTH_REQUEST_LEASED = Bar(4, 2.5)
@@ -98,6 +104,8 @@ def us(value: float) -> str:
 
 def rate(value: float) -> str:
     """Return decisions a second, readable."""
+    if value < 1e3:
+        return f"{value:.0f}/s"
     return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
 
 

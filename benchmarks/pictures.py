@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import Series
 
+LINKS = ("![p50 of a decision](latency.svg)", "![decisions a second at 50 concurrent](throughput.svg)")
+"""What a page says to show them."""
+
 OURS, THEIRS = "#1f6f8b", "#b8c4cc"
 Bar = tuple[str, str, float, float | None]
 """Group, candidate, length, and where a line from its end leads."""

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Report:
     series: Mapping[str, Series]
     noise: Mapping[str, float]
     seconds: float
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what was measured beside those that every run names."""
 
     @property
     def noise_told(self) -> str:
@@ -43,14 +45,14 @@ class Report:
             "noise": {name: round(share, 3) for name, share in self.noise.items()},
             "seconds": round(self.seconds, 1),
             "machine": machine(),
-            "versions": versions(self.store),
+            "versions": {**versions(self.store), **self.versions},
             "rows": [row.to_json() for row in self.rows],
             "series": {name: series.to_json() for name, series in self.series.items()},
         }
 
-    def markdown(self, command: str) -> str:
-        """Return the page that is kept in the repository."""
-        named = ", ".join(f"{name} {number}" for name, number in versions(self.store).items())
+    def markdown(self, command: str, pictures: Sequence[str] = ()) -> str:
+        """Return the page that is kept in the repository, with links to pictures."""
+        named = ", ".join(f"{name} {number}" for name, number in {**versions(self.store), **self.versions}.items())
         facts = [
             f"- Command: `{command}`, {self.seconds:.0f} s, {time.strftime('%Y-%m-%d', time.gmtime())}.",
             f"- Machine: {machine()}.",
@@ -58,9 +60,8 @@ class Report:
             f"- {self.pinned} {self.effort.rounds} rounds, candidates in turn, medians.",
             f"- Noise: the rounds of the plainest calls lie so far apart: {self.noise_told}.",
         ]
-        pictures = ["![p50 of a decision](latency.svg)", "![decisions a second at 50 concurrent](throughput.svg)"]
         parts = ["# Results", "\n".join(facts), _markdown(HEAD, cells(self.rows)), *pictures, "## Every candidate"]
-        parts += ["Microseconds of one decision, and decisions a second.", _markdown(*self._everything())]
+        parts += ["Microseconds of one call, and calls a second.", _markdown(*self._everything())]
         return "\n\n".join(parts) + "\n"
 
     def _everything(self) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -13,6 +13,11 @@ from enforcement.testing import Published
 
 FAR = 1_000_000_000
 """A quota that no run comes near."""
+FAR_COST = 1_000 * FAR
+"""The same where one request costs many permits."""
+MODEL = "gpt-x"
+PRICE = {"model": MODEL, "input": 150_000, "output": 600_000}
+"""Of the only model, micros per million tokens."""
 TOKENS_A_CALL = 2_000
 
 PER_MINUTE = Limit(name="minute", algorithm="fixed_window", quota=FAR, window_seconds=60)
@@ -21,6 +26,9 @@ PROJECT_MINUTE = Limit(name="project-minute", algorithm="fixed_window", quota=FA
 SLIDING = Limit(name="sliding", algorithm="sliding_window", quota=FAR, window_seconds=60)
 BUCKET = Limit(name="bucket", algorithm="token_bucket", quota=FAR, window_seconds=60)
 LEASED = Limit(name="leased", algorithm="fixed_window", quota=FAR, window_seconds=60, consistency="leased")
+TOKENS = Limit(name="tokens", algorithm="fixed_window", quota=FAR_COST, window_seconds=60, unit="tokens")
+MONEY = Limit(name="money", algorithm="fixed_window", quota=FAR_COST, window_seconds=60, unit="micros")
+SLOTS = Limit(name="slots", algorithm="concurrency", quota=1_000, window_seconds=60)
 CLOSED = Limit(name="closed", algorithm="fixed_window", quota=1, window_seconds=86_400)
 
 # Ids as long as real ones: keys are made of them.
@@ -33,6 +41,9 @@ POLICIES: Mapping[str, tuple[Limit, ...]] = {
     "closed": (CLOSED,),
     "two": (PER_MINUTE, PER_DAY),
     "project": (PROJECT_MINUTE,),
+    "tokens": (TOKENS,),
+    "money": (MONEY,),
+    "four kinds": (PER_MINUTE, TOKENS, MONEY, SLOTS),
 }
 _TRIVIAL = "#!lua name=benchmarks\nredis.register_function('bench_nothing', function() return 1 end)"
 
@@ -47,6 +58,7 @@ class World:
         self._made = 0
         self.client.function_load(_TRIVIAL)
         self._published.publish(_documents())
+        self._published.prices(PRICE)
 
     def tokens(self, policy: str | None, count: int, project: str = PLAIN) -> list[str]:
         """Publish tokens under a policy, or under none; return their secrets."""
@@ -56,6 +68,12 @@ class World:
             self._published.publish(tokens={secret: self._token(policy, project) for secret in part})
         return secrets
 
+    @property
+    def name(self) -> str:
+        """The name and version of the server."""
+        info = self.client.info("server")
+        return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+
     def main_thread_seconds(self) -> float:
         """Return the processor time that the store's main thread has used."""
         info = self.client.info("cpu")
@@ -64,6 +82,10 @@ class World:
     def calls(self, command: str) -> int:
         """Return how often a command was called."""
         return int(self.client.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def reads(self) -> int:
+        """Return how often the store has read from its connections. Commands that arrive together are one."""
+        return int(self.client.info("stats")["total_reads_processed"])
 
     def _token(self, policy: str | None, project: str) -> dict[str, Any]:
         self._made += 1

@@ -185,7 +185,11 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._ready:
             await self._starts.result("", lambda: self.start(self._first_wait()))
-        lookup, derived = self._engine.lookup, self._documents.derived
+        derived = self._documents.derived
+        kept: LivePlan | None = derived.plans.get(token) if type(token) is str else None
+        if kept is not None:
+            return kept
+        lookup = self._engine.lookup
         found = lookup.known(token)
         if isinstance(found, str):
             found = await self._look_up(found)

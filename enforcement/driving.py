@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -54,9 +55,53 @@ async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], A
         return stop.value
 
 
+async def run_through(
+    steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]
+) -> tuple[Any, asyncio.CancelledError | None]:
+    """
+    Do what :func:`run_awaited` does, to the end even if the task is cancelled meanwhile. A task of its own for that
+    would cost more than the call.
+
+    Returns:
+        The generator's result, and the cancellation that the caller has to raise again, or None.
+    """
+    cancelled = None
+    try:
+        command = next(steps)
+        while True:
+            replying = asyncio.ensure_future(call(command))
+            while not replying.done():
+                try:
+                    await _end_of(replying)
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+            try:
+                reply = replying.result()
+                if type(reply) is ReplyError:
+                    raise pipe.trouble(reply)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value, cancelled
+
+
+def _end_of(future: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """Return a future that is done when another one is. To cancel it does not cancel the other one."""
+    end = future.get_loop().create_future()
+
+    def ended(_: asyncio.Future[Any]) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    future.add_done_callback(ended)
+    return end
+
+
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
     """Do what :func:`run_within` does in an event loop, and return the generator's result."""
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))
 
 
-__all__ = ["run", "run_awaited", "run_awaited_within", "run_within"]
+__all__ = ["run", "run_awaited", "run_awaited_within", "run_through", "run_within"]

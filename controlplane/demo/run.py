@@ -1,4 +1,4 @@
-"""The whole demo, which starts the stack, runs seven steps, and then leaves the stack to the visitor."""
+"""The whole demo, which starts the stack, runs eight steps, and then leaves the stack to the visitor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from controlplane.demo.budget import check_budget
 from controlplane.demo.environment import DemoEnvironment, set_up
 from controlplane.demo.outage import restart_store, stop_store
 from controlplane.demo.overhead import check_overhead
@@ -27,7 +28,7 @@ async def run_demo(reporter: Reporter, base: Path, directory: Path, environ: Map
         StackError: The stack cannot start, or one of its parts refuses a call of the demo.
     """
     reporter.line("Sluicegate, one limit over three proxies.")
-    reporter.line("Starting Valkey, web, Celery worker and beat, an upstream and three proxies ...")
+    reporter.line("Starting Valkey, web, Celery worker and beat, two upstreams and three proxies ...")
     started = time.monotonic()
     async with set_up(base, directory, environ) as demo:
         reporter.note(
@@ -50,6 +51,7 @@ async def _prove(demo: DemoEnvironment, reporter: Reporter) -> None:
     outage = await stop_store(demo, reporter)
     await restart_store(demo, reporter, first, outage)
     await check_overhead(demo, reporter)
+    await check_budget(demo, reporter)
 
 
 async def _hand_over(demo: DemoEnvironment, reporter: Reporter) -> None:

@@ -58,9 +58,9 @@ class AmountSerializer(serializers.Serializer):
 
 
 class EstimateSerializer(serializers.Serializer):
-    input = serializers.IntegerField(required=False)
-    output = serializers.IntegerField(required=False)
-    price_revision = serializers.IntegerField(required=False)
+    input = serializers.IntegerField(allow_null=True)
+    output = serializers.IntegerField(allow_null=True)
+    price_revision = serializers.IntegerField(allow_null=True, help_text="Null if no limit counts money.")
 
 
 class ReservationSerializer(serializers.ModelSerializer):
@@ -71,7 +71,7 @@ class ReservationSerializer(serializers.ModelSerializer):
         list(STATES), read_only=True, help_text="settling: settled by hand, but its counters are not corrected yet."
     )
     amounts = AmountSerializer(many=True, read_only=True, help_text="What is charged to each limit.")
-    estimate = EstimateSerializer(read_only=True, help_text="The tokens of a metered request, else empty.")
+    estimate = serializers.SerializerMethodField(help_text="The tokens of a metered request, else null.")
     instance = serializers.SerializerMethodField(help_text="Id of the process. Null for a key limited to projects.")
     at = InstantField(read_only=True)
     expires_at = InstantField(read_only=True, help_text="When it is lost, or since when it is lost.")
@@ -96,6 +96,11 @@ class ReservationSerializer(serializers.ModelSerializer):
 
     def get_instance(self, row: Reservation) -> str | None:
         return row.instance if self.context["access"].all_projects else None
+
+    @extend_schema_field(EstimateSerializer(allow_null=True))
+    def get_estimate(self, row: Reservation) -> dict[str, int | None] | None:
+        names = ("input", "output", "price_revision")
+        return {name: row.estimate.get(name) for name in names} if row.estimate else None
 
     @extend_schema_field(AmountSerializer(many=True))
     def get_changes(self, row: Reservation) -> list[dict[str, Any]]:

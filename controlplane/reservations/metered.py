@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db.models import QuerySet
+from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -101,7 +102,7 @@ class ModelView(ApiView):
     get_queryset = MeteredView.get_queryset
     FILTERS = MeteredView.FILTERS
 
-    @extend_schema(responses=ModelUsageListSerializer)
+    @extend_schema(responses=forced_singular_serializer(ModelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
         return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))

@@ -172,13 +172,14 @@ class _Maker:
         ]
 
     def upstream(self, port: int) -> Service:
+        server = f"uvicorn --factory --host 127.0.0.1 --port {port} --no-access-log --log-level warning"
         ready = answers(f"{_local(port)}/healthz")
-        return self._service("upstream", f"{_uvicorn(port)} controlplane.stack.upstream:create_app", ready=ready)
+        return self._service("upstream", f"{server} controlplane.stack.upstream:create_app", ready=ready)
 
     def proxy(self, index: int, port: int, upstream_url: str) -> Service:
         return self._service(
             f"proxy-{index}",
-            f"{_uvicorn(port)} enforcement.doors.proxy:create_app",
+            f"enforcement proxy --port {port}",
             after=("upstream", *self.needs),
             ready=answers(f"{_local(port)}/healthz"),
             extra={"SLUICEGATE_INSTANCE": f"proxy-{index}", "SLUICEGATE_UPSTREAM_URL": upstream_url},
@@ -203,10 +204,6 @@ class _Maker:
             after=after,
             once=once,
         )
-
-
-def _uvicorn(port: int) -> str:
-    return f"uvicorn --factory --host 127.0.0.1 --port {port} --no-access-log --log-level warning"
 
 
 def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Service], str]:

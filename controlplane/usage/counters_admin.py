@@ -124,7 +124,7 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
     """Return the values that the template shows for one counter as a new dictionary."""
     share = None
     if counter.used is not None and counter.remaining is not None and counter.quota:
-        whole = counter.used + counter.remaining if counter.rollover else counter.quota
+        whole = max(counter.quota, counter.used + counter.remaining) if counter.rollover else counter.quota
         share = min(100, round(100 * counter.used / whole))
     return {
         "counter": counter,

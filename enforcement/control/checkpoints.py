@@ -43,6 +43,7 @@ class Carried:
         had: Permits that this earlier window had.
         spent: Permits that were used of them.
         life_us: How long the counter is kept after the end of its window, in microseconds.
+        has: Permits that its own window has.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Carried:
     had: int
     spent: int
     life_us: int
+    has: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +94,23 @@ class CheckpointReading:
 
         It is not if the counter does not know the kept checkpoint, because it was lost and began anew.
         """
-        if kept is None or self.kept.ends_us > kept.ends_us:
+        if kept is None:
             return True
+        if self.kept.ends_us > kept.ends_us:
+            return not self.forgot(kept)
         if self.kept.ends_us < kept.ends_us:  # A late reading, unless the store's clock was set back.
             return kept.stamp - self.kept.stamp > SET_BACK_US
         return self.before >= kept.stamp
 
     def forgot(self, kept: Kept | None) -> bool:
-        """Return whether the kept state must be restored, because the counter of the same window does not know it."""
-        return kept is not None and self.kept.ends_us == kept.ends_us and self.before < kept.stamp
+        """
+        Return whether the kept state must be restored, because the counter does not know it and counts the same window,
+        or a later one that carries what this window left.
+        """
+        if kept is None or self.before >= kept.stamp:
+            return False
+        carries = self.kept.carried is not None and kept.carried is not None
+        return self.kept.ends_us == kept.ends_us or (carries and self.kept.ends_us > kept.ends_us)
 
 
 def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:

@@ -38,8 +38,8 @@ from enforcement.http.messages import (
     Refusal,
     RequestAttributes,
     TrustedProxies,
-    find_token,
     joining,
+    token_in,
     without_token,
 )
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
@@ -347,7 +347,7 @@ async def _answer(connection: HTTPConnection, answer: PlainResponse) -> Response
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    return find_token(_header(connection, "authorization"), _header(connection, "x-api-key"))
+    return token_in(lambda name: _header(connection, name))
 
 
 def _header(connection: HTTPConnection, name: str) -> str | None:

@@ -16,8 +16,8 @@ from enforcement.doors._options import Options
 from enforcement.http.messages import (
     PlainResponse,
     RequestAttributes,
-    find_token,
     joining,
+    token_in,
     without_token,
 )
 from enforcement.http.progress import Progress
@@ -259,5 +259,5 @@ async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
 
 
 def usual_token(request: Any) -> str | None:
-    """Return the bearer token or the API key of a request, or None if it has neither."""
-    return find_token(request.headers.get("authorization"), request.headers.get("x-api-key"))
+    """Return the token in the usual header fields of a request, or None if it has none, see :func:`token_in`."""
+    return token_in(request.headers.get)

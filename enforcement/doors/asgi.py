@@ -28,6 +28,7 @@ from enforcement.http.asgi import (
     encoded,
     header_of,
     only_value,
+    token_of,
 )
 from enforcement.http.messages import (
     PlainResponse,
@@ -35,7 +36,6 @@ from enforcement.http.messages import (
     RequestAttributes,
     added_headers,
     denial,
-    find_token,
     joining,
     shows,
     without_token,
@@ -82,8 +82,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
-        """Return the bearer token or the API key of a request, see :func:`find_token`."""
-        return find_token(header_of(request, b"authorization"), header_of(request, b"x-api-key"))
+        """Return the token in the usual header fields of a request, or None, see :func:`token_in`."""
+        return token_of(request)
 
     @staticmethod
     def make_lock() -> asyncio.Lock:

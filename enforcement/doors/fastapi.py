@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from enforcement.extras import Requirement
@@ -32,6 +32,9 @@ from enforcement.http.messages import TrustedProxies, check_anonymous, check_pre
 from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
+
+if TYPE_CHECKING:
+    from enforcement.metering.reported import Report
 
 Event = TypeVar("Event")
 
@@ -271,10 +274,9 @@ class Admission:
         if self._admission is not None:
             await self._admission.settle(costs)
 
-    async def settle_from(self, response: object, **prices: Any) -> None:
-        """Replace the estimate by what a provider's response reports, see the limiters' ``Admission.settle_from``."""
-        if self._admission is not None:
-            await self._admission.settle_from(response, **prices)
+    async def settle_from(self, response: object, **prices: Any) -> Report | None:
+        """Replace the estimate by what a response reports, and return the report, or None without any limit."""
+        return None if self._admission is None else await self._admission.settle_from(response, **prices)
 
     def metered(self, stream: AsyncIterable[Event], **prices: Any) -> AsyncIterator[Event]:
         """Return an iterator that settles by what a stream reports, see the limiters' ``Admission.metered``."""

@@ -20,6 +20,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from enforcement.extras import Requirement
@@ -41,6 +42,7 @@ from enforcement.http.messages import (
 )
 from enforcement.logs import RateLimitedLogger
 from enforcement.metering.opening import Opening
+from enforcement.metering.prices import TokenCounts
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
@@ -58,7 +60,16 @@ TOKEN_METADATA: Final = "sluicegate_token"
 
 # LiteLLM puts objects of its own among the fields of a body, and into these.
 _LITELLMS: Final = frozenset({"metadata", "litellm_metadata", "proxy_server_request"})
+# Further models that a client may name, for the case that the first one fails.
+_FURTHER_MODELS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 _JSON: Final = (str, int, float, list, dict)
+
+_HOOKS: Final = (
+    "async_pre_call_hook",
+    "async_log_success_event",
+    "async_post_call_failure_hook",
+    "async_post_call_response_headers_hook",
+)
 
 _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.doors"))
 
@@ -104,6 +115,13 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         self._calls: OrderedDict[str, deque[_OpenCall]] = OrderedDict()
         self._open = 0
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Put the hooks into the subclass itself, because LiteLLM calls none that a class inherits."""
+        super().__init_subclass__(**arguments)
+        for name in _HOOKS:
+            if name not in vars(cls):
+                setattr(cls, name, getattr(cls, name))
+
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> Any:
@@ -137,12 +155,11 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
     async def async_post_call_failure_hook(
         self, request_data: Any, original_exception: Any, user_api_key_dict: Any, traceback_str: str | None = None
     ) -> None:
-        """Give back what a call has charged that the provider has refused."""
+        """Give back what a call has charged that the provider has refused, or settle it by its answer."""
         call = self._take(request_data.get("litellm_call_id"))
         if call is not None and self._limiter is not None:
-            status = getattr(original_exception, "status_code", None)
-            status = status if type(status) is int and status >= 400 else None
-            await _settle(call, call.reservation.refused(status, self._limiter.now_us()))
+            now_us = self._limiter.now_us()
+            await _settle(call, _failed(call.reservation, request_data, original_exception, now_us))
 
     async def async_post_call_response_headers_hook(
         self, data: Any, user_api_key_dict: Any, response: Any, request_headers: Any = None, **more: Any
@@ -222,6 +239,43 @@ async def _settle(call: _OpenCall, settlement: Settlement | None) -> None:
         await call.admission.conclude(call.reservation.terms.named(settlement.costs))
 
 
+def _failed(
+    reservation: MeteredReservation, data: Mapping[str, Any], error: Exception, now_us: int
+) -> Settlement | None:
+    """
+    Settle a call that has failed in LiteLLM.
+
+    Its provider may have answered all the same: a guardrail blocks answers, a stream breaks off, and a provider goes on
+    after LiteLLM has stopped waiting for it.
+
+    Args:
+        data: The call. LiteLLM has added when it was sent, and the usage that it knows or estimates.
+        error: What has failed.
+    """
+    usage = _usage_seen(data.get("combined_usage_object"))
+    is_sent = isinstance(data.get("first_api_call_start_time"), datetime)
+    is_timeout = type(error).__name__ == "Timeout"
+    is_refused = getattr(error, "llm_provider", None) is not None and not is_timeout
+    if usage is None and (is_refused or not is_sent):
+        status = getattr(error, "status_code", None)
+        return reservation.refused(status if type(status) is int and status >= 400 else None, now_us)
+    if usage is not None:
+        reservation.reported(usage, now_us, final=False)
+    return reservation.ended(now_us)
+
+
+def _usage_seen(found: object) -> TokenCounts | None:
+    """Return the usage of an answer of which LiteLLM has seen output. Otherwise it only estimates the input."""
+    dump = getattr(found, "model_dump", None)  # what a client has sent under this name is no such object
+    if not callable(dump):
+        return None
+    try:
+        usage = read_report({"object": "chat.completion", "usage": dump()}).usage
+    except ValueError:
+        return None
+    return usage if usage.output else None
+
+
 def _reservation_of(opening: Opening, at_us: int) -> MeteredReservation:
     return MeteredReservation(opening.terms, opening.estimate, at_us)
 
@@ -230,7 +284,7 @@ def _read(request: Mapping[str, Any], fields: Mapping[str, str], data: Mapping[s
     """Return what a call may cost, by what LiteLLM will send of the body that its client has sent."""
     names = {*(request.get("body") or ()), "model", "stream"}
     model = data.get("model")
-    if isinstance(model, str) and "," in model:
+    if (isinstance(model, str) and "," in model) or any(data.get(name) for name in _FURTHER_MODELS):
         return Unmetered("batch")  # LiteLLM asks each model of such a list
     body = {name: data[name] for name in names - _LITELLMS if isinstance(data.get(name), _JSON)}
     try:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from enforcement.doors._guard import Guard
 from enforcement.http.messages import (
+    TOKEN_FIELDS,
     Header,
     PlainResponse,
     Refusal,
     RequestAttributes,
     added_headers,
     denial,
-    find_token,
     joining,
+    token_in,
     without_token,
 )
 from enforcement.http.progress import Progress
@@ -29,6 +30,8 @@ from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.plan.decision import Decision, Denied
+
+_VARIABLES: Final = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in TOKEN_FIELDS}
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -63,8 +66,8 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     @staticmethod
     def usual_token(request: Environ) -> str | None:
-        """Return the bearer token or the API key of a request, see :func:`find_token`."""
-        return find_token(request.get("HTTP_AUTHORIZATION"), request.get("HTTP_X_API_KEY"))
+        """Return the token in the usual header fields of a request, or None, see :func:`token_in`."""
+        return token_in(lambda name: request.get(_VARIABLES[name]))
 
     @staticmethod
     def make_lock() -> threading.Lock:

@@ -178,6 +178,8 @@ class Decider:
             if charge:
                 self._admitted[0] += 1
         else:
+            if plan.follows_calendar:
+                reply = reply.rolled(plan.bounds, costs)
             decision = Decision(False, reply.reason(plan.bounds), "store", plan, reply)
             if charge:
                 self._denials.add(plan, costs, decision, remembers=not ident and not self._clock)
@@ -197,7 +199,7 @@ class Decider:
             return
         requests = costs if isinstance(costs, int) else costs.get("requests", 1)
         if passed and not any(reply.waits()):
-            usage.passed(minute, requests, tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds))
+            usage.passed(minute, requests, tuple([(bound.index, bound.cost_of(costs)) for bound in plan.bounds]))
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 

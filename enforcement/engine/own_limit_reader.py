@@ -7,7 +7,7 @@ such reads nor their failures change how requests are decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.sizes import MAX_NUMBER
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
@@ -92,7 +93,7 @@ class OwnLimitReader:
         limits = own_limits(plans.rules, plans.indexes, self._keys, attributes)
         bounds = {i: own.bound for i, own in enumerate(limits) if own.bound is not None}
         groups = self._health.connector.groups(list(bounds), lambda i: bounds[i].tag) if bounds else ()
-        parts = limits, [(indexes, Plan(tuple(bounds[i] for i in indexes))) for indexes in groups]
+        parts = limits, [(indexes, _plan([bounds[i] for i in indexes])) for indexes in groups]
         if not any(plans.indexes):
             plans.own = parts
         return parts
@@ -111,13 +112,32 @@ class OwnLimitReader:
         return (yield from self._asker.asking(request, registers=bool(plan.unregistered)))
 
 
+def _plan(bounds: Sequence[BoundLimit]) -> Plan:
+    """
+    Return a new plan of counters that are read, with those of limits with a rollover once more behind them, as plain
+    ones.
+
+    What is left of such a limit contains what was carried. So only the plain reading tells what is used.
+    """
+    return Plan((*bounds, *(_plain(bound) for bound in bounds if bound.limit.rollover)))
+
+
+def _plain(bound: BoundLimit) -> BoundLimit:
+    """Return a copy of a bound with a rollover that is read as a plain window of the greatest quota."""
+    return replace(bound, limit=replace(bound.limit, quota=MAX_NUMBER, rollover=None, published=True), scope="key")
+
+
 def _readings(plan: Plan, answer: Answer) -> Iterator[Reading]:
+    """Yield a reading for each counter of a plan, in the order of its bounds, without those that are read as plain."""
     reply = answer.reply
     assert reply is not None
     diverted = {i for i, diverts in zip(plan.unregistered, answer.overflowed, strict=True) if diverts}
-    for i, bound in enumerate(plan.bounds):
+    rolling = [i for i, bound in enumerate(plan.bounds) if bound.limit.rollover]
+    used = {i: MAX_NUMBER - reply.remaining(at) for at, i in enumerate(rolling, len(plan.bounds) - len(rolling))}
+    for i, bound in enumerate(plan.bounds[: len(plan.bounds) - len(rolling)]):
         left, reset_us = reply.remaining(i), reply.reset(i)
-        yield Reading(bound.limit.capacity - left, max(0, left), reset_us if reset_us >= 0 else None, i in diverted)
+        charged = used.get(i, bound.limit.capacity - left)
+        yield Reading(charged, max(0, left), reset_us if reset_us >= 0 else None, i in diverted)
 
 
 __all__ = ["HOPELESS_COST", "OwnLimitReader"]

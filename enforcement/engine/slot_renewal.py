@@ -71,8 +71,10 @@ class SlotKeeper:
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
         self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
         self._undoing: dict[str, Undoing] = {}  # by the id of a reservation
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self._looks_at = 0.0  # when the thread looks next at what is due, in monotonic seconds
 
     def after_fork(self) -> None:
         """Drop all reservations in a child process, as they belong to the parent."""
@@ -88,20 +90,23 @@ class SlotKeeper:
             return
         lives = [bound.limit.window_seconds or 1 for bound, _ in slots]
         interval = min([*lives, life] if life else lives) / 3
-        with self._wake:
+        with self._lock:
             for bound, count in slots:
                 self._held.setdefault(bound.key, {})[reservation.ident] = count
-            self._open[reservation.ident] = monotonic() + interval, interval, reservation
-            if not self._renews:
-                return
-            self._start()
+            due = monotonic() + interval
+            self._open[reservation.ident] = due, interval, reservation
+            if self._renews:
+                self._look_at(due)
 
-    def _start(self) -> None:
-        """Have the thread look at what is due. The caller holds the lock."""
+    def _look_at(self, due: float) -> None:
+        """Have the thread look at what is due then, in monotonic seconds, or before. The caller holds the lock."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
+            self._looks_at = due
             self._thread.start()
-        self._wake.notify()
+        elif due < self._looks_at:  # to wake a thread costs more than all the rest of a reservation
+            self._looks_at = due
+            self._wake.notify()
 
     def undo(self, ident: str, steps: Callable[[], Steps]) -> None:
         """
@@ -111,14 +116,15 @@ class SlotKeeper:
             ident: Its id.
             steps: Returns new commands that give it back, see :class:`Undoing`. They may raise StoreError.
         """
-        with self._wake:
+        with self._lock:
             if len(self._undoing) < MAX_UNDOING and self._renews:
-                self._undoing[ident] = Undoing(steps, monotonic() + UNDO_SECONDS[0])
-                self._start()
+                due = monotonic() + UNDO_SECONDS[0]
+                self._undoing[ident] = Undoing(steps, due)
+                self._look_at(due)
 
     def drop(self, reservation: Reservation) -> None:
         """Stop renewing the slots of a reservation, and remove it unless its record must not end yet."""
-        with self._wake:
+        with self._lock:
             if reservation.ident not in self._open:
                 return
             if reservation.concluded or not reservation.life_seconds:
@@ -131,32 +137,33 @@ class SlotKeeper:
 
     def concluded(self, reservation: Reservation) -> None:
         """Remove a reservation that was settled, unless its slots are still to be renewed."""
-        with self._wake:
+        with self._lock:
             if reservation.left or not reservation.slots():
                 self._open.pop(reservation.ident, None)
 
     def renew_soon(self) -> None:
         """Have all slots renewed now. Any thread may call this."""
-        with self._wake:
+        with self._lock:
             for ident, (_, interval, reservation) in self._open.items():
                 self._open[ident] = monotonic(), interval, reservation
             self._wake.notify()
 
     def held(self, key: str) -> dict[str, int]:
         """Return how many slots of one counter each open reservation holds, as a new dictionary by its id."""
-        with self._wake:
+        with self._lock:
             return dict(self._held.get(key, ()))
 
     def recorded(self) -> int:
         """Return how many open reservations have a record in the store, which this process prolongs."""
-        with self._wake:
+        with self._lock:
             return sum(bool(reservation.life_seconds) for _, _, reservation in self._open.values())
 
     def _run(self) -> None:
         while True:
-            with self._wake:
+            with self._lock:
                 times = [row[0] for row in self._open.values()] + [it.at for it in self._undoing.values()]
-                self._wake.wait(max(0.0, min(times, default=monotonic() + 60) - monotonic()))
+                self._looks_at = min(times, default=monotonic() + 60)
+                self._wake.wait(max(0.0, self._looks_at - monotonic()))
                 if not (self._open or self._undoing):
                     self._thread = None  # the next reservation with slots starts another thread
                     return
@@ -174,7 +181,7 @@ class SlotKeeper:
                 continue
             it.tries += 1
             if done or it.tries == len(UNDO_SECONDS):
-                with self._wake:
+                with self._lock:
                     self._undoing.pop(ident, None)
             else:
                 it.at = monotonic() + UNDO_SECONDS[it.tries]
@@ -182,7 +189,7 @@ class SlotKeeper:
     def _due(self) -> list[tuple[float, Reservation]]:
         """Return the reservations to renew now, each after its interval, and set the time of their next renewal."""
         now, due = monotonic(), []
-        with self._wake:
+        with self._lock:
             for ident, (at, interval, reservation) in self._open.items():
                 if at <= now:
                     self._open[ident] = now + interval, interval, reservation

@@ -147,13 +147,14 @@ class LocalShares:
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif known:
-            left = max(0, known.left_of(bound.limit.capacity)) // fleet
+            # A reply of later than now was read before the store's clock was set back.
+            left, at_us = max(0, known.left_of(bound.limit.capacity)) // fleet, min(known.at_us, now_us)
             if local.letter == "r":
                 # What was left of an earlier window is not carried, since others may have used it.
                 if bound.window_end(known.at_us) > now_us:
-                    self._local.begin(known.at_us, bound.key, local, left)
+                    self._local.begin(at_us, bound.key, local, left)
             elif left < share:
-                self._local.decide(known.at_us, [(bound.key, local, share - left)], ident="known")
+                self._local.decide(at_us, [(bound.key, local, share - left)], ident="known")
         return local
 
     def _begins(self, key: str, replied_at_us: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cache
 from typing import Any, Final
 
-from enforcement.http.messages import CLIENT_GONE, Header, TrustedProxies
+from enforcement.http.messages import CLIENT_GONE, Header, TrustedProxies, token_in
 from enforcement.http.progress import Progress
 
 Scope = MutableMapping[str, Any]
@@ -117,6 +117,11 @@ def header_of(scope: Scope, name: bytes) -> str | None:
     return b", ".join(values).decode("latin-1") if values else None
 
 
+def token_of(scope: Scope) -> str | None:
+    """Return the token in the usual header fields of a request, or None, see :func:`token_in`."""
+    return token_in(lambda name: header_of(scope, name.encode()))
+
+
 def comes_from(scope: Scope, networks: TrustedProxies, proxies: TrustedProxies) -> bool:
     """
     Return whether the client of a request is in certain networks.
@@ -156,4 +161,5 @@ __all__ = [
     "header_of",
     "only_value",
     "peer_of",
+    "token_of",
 ]

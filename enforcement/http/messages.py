@@ -35,10 +35,11 @@ DENIAL_FIELD: Final = "Sluicegate-Denial"
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
-PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
-"""Header fields in which the SDKs of Gemini and of Azure OpenAI show what they were given as the key of an API."""
+_PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
+TOKEN_FIELDS: Final = ("authorization", "x-api-key", *_PROVIDER_KEYS)
+"""Header fields that may show a token, in the order in which they count. SDKs of Gemini and Azure send the last two."""
 
-_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", *PROVIDER_KEYS})
+_CREDENTIALS: Final = frozenset({"proxy-authorization", "cookie", *TOKEN_FIELDS})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
@@ -225,14 +226,32 @@ def find_token(authorization: str | None, *keys: str | None) -> str | None:
     Returns:
         An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
-    if authorization is None and all(key is None for key in keys):
+    if authorization is None and keys.count(None) == len(keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    shown = [bearer if scheme.lower() == "bearer" else "", *(key or "" for key in keys)]
+    shown = [bearer if scheme.lower() == "bearer" else "", *filter(None, keys)]
     found = [value.strip() for value in shown if value.strip()]
     if len(found) > 1:  # the others may be credentials for the upstream
         return next((value for value in found if is_well_formed(value)), found[0])
     return found[0] if found else ""
+
+
+def token_in(field: Callable[[str], str | None]) -> str | None:
+    """
+    Return the token of a request from its header fields, see :func:`find_token`.
+
+    A field of a provider's SDK counts only if it holds what has the form of a token. Otherwise it is a key for the
+    application, and says nothing of who asks.
+
+    Args:
+        field: Return the value of the header field with a name in lower case, or None.
+    """
+    shown = find_token(field("authorization"), field("x-api-key"))
+    for name in _PROVIDER_KEYS:
+        key = field(name)
+        if key is not None and is_well_formed(key.strip()) and not is_well_formed(shown):
+            return key.strip()
+    return shown
 
 
 def shows(field: bytes, token: object) -> bool:
@@ -272,7 +291,9 @@ class RequestAttributes(Mapping[str, str]):
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
         for name, value in values.items():
             _check_length(name, value, 400)
-        return RequestAttributes({**values, **self._values}, self._header)
+        made = RequestAttributes.__new__(RequestAttributes)
+        made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
+        return made
 
     def __getitem__(self, name: str) -> str:
         if name in self._values:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from enforcement.model.keys import Keys
-from enforcement.model.matching import Attributes
+from enforcement.model.matching import Attributes, is_label
 from enforcement.model.partitions import PartitionIndex
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.rules import Rule
@@ -42,7 +42,8 @@ class OwnLimit:
     Attributes:
         rule: The limit, with its override applied.
         bound: The limit with its counter. None: it is partitioned by attributes that the request does not carry.
-        partition: The attributes of the request that select the counter. Empty if the limit is not partitioned.
+        partition: The attributes of the request and labels of the token that select the counter. Empty if the limit is
+            not partitioned.
         reading: What the store says of the counter. None: there is no *bound*, or it was not read yet.
         unused_max: Permits that may lie unused in leases. 0: the limit is not leased.
     """
@@ -85,14 +86,15 @@ def own_limits(
 
 
 def _own_limit(rule: Rule, index: PartitionIndex | None, keys: Keys, attributes: Attributes) -> OwnLimit:
-    names = rule.limit.partition_by
+    names = rule.varies_by
     if not OF_ONE_REQUEST.isdisjoint(names) or not all(name in attributes for name in names):
         return OwnLimit(rule, None)
     bound = rule.bind(keys, attributes, index)
     if bound.limit.shadow:
         # Read like any other. A reading that no limit denies would register the values of a partition.
         bound = replace(bound, limit=replace(bound.limit, mode="enforce", published=True))
-    return OwnLimit(rule, bound, {name: attributes[name] for name in names})
+    partition = {name: (rule.labels if is_label(name) else attributes)[name] for name in rule.limit.partition_by}
+    return OwnLimit(rule, bound, partition)
 
 
 __all__ = ["OF_ONE_REQUEST", "OwnLimit", "OwnLimits", "Reading", "own_limits"]

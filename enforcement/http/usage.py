@@ -76,6 +76,7 @@ def _limit(own: OwnLimit, at_us: int) -> dict[str, Any]:
         "window_seconds": _window_seconds(limit, at_us),
         "calendar": limit.calendar,
         "time_zone": limit.time_zone if limit.calendar else None,
+        "rollover": limit.rollover,
         "slot_seconds": limit.window_seconds if limit.algorithm == "concurrency" else None,
         "charge_on": list(limit.charge_on),
         "applies_to": {

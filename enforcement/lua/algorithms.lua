@@ -132,7 +132,8 @@ end
 -- A fixed_window of the calendar that carries what it leaves into the next one. cap: the quota and the most that is carried. a: the
 -- quota. b: four boundaries, the number of the window between the second and the third, and how long a counter is kept after the end of
 -- its window, in us. Value: used, end, last and stamp as of a durable counter; then the number of the window; the number of the last
--- one before it that was charged (its own if none is known), what that one had and what was used of it; and how long it is kept.
+-- one before it that was charged (its own if none is known), what that one had and what was used of it; how long it is kept; and what
+-- its window has. The last two are for checkpoints.
 local rolling = {}
 
 -- Return the end, the length and the number of the window that holds `now`; false: it lies outside.
@@ -159,17 +160,20 @@ function rolling.read(s, spec, key, now, value)
   if value then
     used, ends, last = unpack_doubles('>ddd', value)
     if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-    if #value >= 72 then own, before, had, spent = unpack_doubles('>dddd', value, 33) end
+    if #value >= 80 then own, before, had, spent = unpack_doubles('>dddd', value, 33) end
     if last - now > length then -- the clock was set back: what was charged counts as charged now
       if own then own, before = number, number - (own - before) end
       ends, s.behind = present, true
     elseif now < last then
       now = last
       present, length, number = numbered_window(now, b)
-      if not present then return false end
+      if not present then -- a month after a longer one: the last charge may lie in the window after the next
+        if now >= ends then return false end
+        number = b[5] + 2
+      end
     end
   end
-  s.cap, s.quota, s.now, s.life, s.known, s.b = spec.cap, quota, now, b[6], true, b
+  s.cap, s.quota, s.now, s.life, s.known = spec.cap, quota, now, b[6], true
   if now < ends then -- a counter of a limit that had no rollover carries nothing
     own = own or number
     s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent = used, ends, stamp, own, before or own, had, spent
@@ -186,20 +190,16 @@ end
 
 rolling.reset = fixed.reset
 
--- A cost above the quota may need what several windows leave. Of those whose ends are not known, each counts as long as the last known.
--- A counter that was never charged is not kept, so it carries nothing, however long one waits.
+-- A cost above the quota may need what several windows leave, and then waits longer. A new counter leaves nothing.
 function rolling.wait(s, cost)
-  if not s.known and s.used == 0 then return NEVER end
-  local more, ends = ceil((cost - s.quota - max(0, s.room)) / s.quota), s.ends
-  for i = 1, 4 do
-    if more > 0 and s.b[i] > ends then ends, more = s.b[i], more - 1 end
-  end
-  return min(ends - s.now + max(0, more) * (s.b[4] - s.b[3]), TEN_YEARS_MS * 1000)
+  if not s.known and cost > s.quota then return NEVER end
+  return s.ends - s.now
 end
 
 function rolling.mark(s) return s.number end
 
 function rolling.add(s, cost)
+  s.known = true
   s.used = s.used + cost
   s.room = s.room - cost
 end
@@ -220,7 +220,8 @@ function rolling.amend(s, delta, mark)
 end
 
 function rolling.write(key, s, slack)
-  local packed = pack('>ddddddddd', s.used, s.ends, s.now, s.stamp, s.number, s.before, s.had, s.spent, s.life)
+  local has = s.quota + carried(s, s.number)
+  local packed = pack('>dddddddddd', s.used, s.ends, s.now, s.stamp, s.number, s.before, s.had, s.spent, s.life, has)
   put(key, packed, s.ends - s.now + s.life, slack)
 end
 
@@ -248,8 +249,8 @@ local function durable_state(key)
   local used, ends, last = unpack_doubles('>ddd', value)
   local stamp = 0
   if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-  if #value < 72 then return used, ends, last, stamp end
-  return used, ends, last, stamp, unpack_doubles('>ddddd', value, 33)
+  if #value < 80 then return used, ends, last, stamp end
+  return used, ends, last, stamp, unpack_doubles('>dddddd', value, 33)
 end
 
 -- sliding_window. a: length in us. Value: current, previous, last.

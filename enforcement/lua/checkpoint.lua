@@ -12,16 +12,16 @@
 -- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.
 -- Returns    for each counter {used, end in us (0: never), last in us, the stamp that it had, the one that it has now, and of one that
---            carries the number of its window, the number of the one before it, what that had, what was used of it, and how long it
---            is kept after its end in us}, or {}: it is no more.
+--            carries the number of its window, the number of the one before it, what that had, what was used of it, how long it is
+--            kept after its end in us, and what its window has}, or {}: it is no more.
 local function checkpoint(keys, args)
   local now, reply = instant(args[1]), {}
   for i, key in ipairs(keys) do
-    local used, ends, last, stamped, number, before, had, spent, life = durable_state(key)
+    local used, ends, last, stamped, number, before, had, spent, life, has = durable_state(key)
     if used then
       local stamp = max(now, stamped + 1)
       call('SETRANGE', key, 24, pack('>d', stamp))
-      reply[i] = {used, ends, last, stamped, stamp, number, before, had, spent, life}
+      reply[i] = {used, ends, last, stamped, stamp, number, before, had, spent, life, has}
     else
       reply[i] = {}
     end
@@ -73,29 +73,42 @@ local function restore(keys, args)
   return written
 end
 
+-- Return the number of the last window before `own` that was charged, what it had and what was used of it, as two states know it.
+-- The later window counts, for one state does not know what the other has seen. Of the same window the lower rest counts.
+local function later_of(own, before, had, spent, known, given, gone)
+  if known >= own or before < own and known < before then return before, had, spent end
+  if before >= own or before < known then return known, given, gone end
+  return before, min(had, given), max(spent, gone)
+end
+
 -- Give counters that carry back what they had. What they carry lasts longer than their window.
 -- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.
--- ARGV[2..]  nine for each counter: used, end, last, stamp, number, before, had, spent, life, as `checkpoint` returns them.
--- Returns    how many were written. One that is forgotten by now, or that counts a later window, stays as it is. If one began the same
---            window anew, it gets back what it carried.
+-- ARGV[2..]  ten for each counter: used, end, last, stamp, number, before, had, spent, life, has, as `checkpoint` returns them.
+-- Returns    how many were written. One that is forgotten by now stays as it is. One that counts the same window, because it began anew or
+--            the store was set back, has the greater usage of both and carries what the later of their earlier windows left. One
+--            that counts a later window carries what this one left, if it knows no later one.
 local function restore_carried(keys, args)
   local now, slack = instant(args[1])
   local written = 0
   for i, key in ipairs(keys) do
-    local at, kept = 9 * i - 7, {}
-    for n = 1, 9 do kept[n] = to_number(args[at + n - 1]) end
-    local used, ends, last, stamp, number, before, had, spent, life = spread(kept)
-    local present, until_us, touched, stamped, own, known, given, gone = durable_state(key)
-    if now < ends + life and (not present or until_us <= ends) then
-      if until_us == ends then
-        used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped)
-        if own and known < own then
-          spent = known == before and max(spent, gone) or gone
-          before, had = known, given
-        end
+    local at, kept = 10 * i - 8, {}
+    for n = 1, 10 do kept[n] = to_number(args[at + n - 1]) end
+    local used, ends, last, stamp, number, before, had, spent, life, has = spread(kept)
+    local present, until_us, touched, stamped, own, known, given, gone, own_life, own_has = durable_state(key)
+    if present and until_us > ends then
+      if own and own > number then
+        before, had, spent = later_of(own, number, has, used, known, given, gone)
+        used, ends, last, stamp, number, life, has = present, until_us, touched, max(stamp, stamped), own, own_life, own_has
+      else
+        number = nil
       end
-      put(key, pack('>ddddddddd', used, ends, last, stamp, number, before, had, spent, life), ends - now + life, slack)
+    elseif until_us == ends then
+      used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped)
+      if own then before, had, spent = later_of(number, before, had, spent, known, given, gone) end
+    end
+    if number and now < ends + life then
+      put(key, pack('>dddddddddd', used, ends, last, stamp, number, before, had, spent, life, has), ends - now + life, slack)
       written = written + 1
     end
   end

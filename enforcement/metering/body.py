@@ -17,6 +17,9 @@ from typing import Any, Final, NoReturn
 MAX_DEPTH: Final = 128
 """Levels of nesting that the body of a request may have."""
 
+MAX_CONTAINERS: Final = 65_536
+"""Objects and arrays that the body of a request may have. Each takes a microsecond or more, whatever it says."""
+
 DUPLICATE_KEY: Final = "duplicate_key"
 INVALID_JSON: Final = "invalid_json"
 
@@ -50,6 +53,8 @@ def parse(body: bytes) -> ParsedBody:
 
     A byte order mark before the value is skipped. A key that occurs twice is the fault even if there are others.
     """
+    if is_too_large(body):
+        return ParsedBody(fault=INVALID_JSON)
     try:
         text = body.removeprefix(_MARK).decode()
     except UnicodeDecodeError:
@@ -66,11 +71,26 @@ def parse(body: bytes) -> ParsedBody:
 
 
 def parse_leniently(body: bytes) -> Any:
-    """Return the value of a body that other programs may take for JSON, or None if it is none at all."""
+    """
+    Return the value of a body that other programs may take for JSON, or None if it is none at all, or has too many
+    objects and arrays to be read.
+    """
+    if is_too_large(body):
+        return None
     try:
         return _PLAIN.decode(body.removeprefix(_MARK).decode(errors="replace"))
     except (ValueError, RecursionError):
         return None
+
+
+def is_too_large(body: bytes) -> bool:
+    """Return whether JSON has more objects and arrays than are read."""
+    # Most bodies have too few brackets for that, also with those inside strings.
+    return _containers(body) > MAX_CONTAINERS and _containers(outside_strings(body)) > MAX_CONTAINERS
+
+
+def _containers(body: bytes) -> int:
+    return body.count(b"{") + body.count(b"[")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,7 +130,7 @@ def _fault_of(text: str) -> str:
 def _is_too_deep(body: bytes) -> bool:
     """Return whether valid JSON has more levels of nesting than allowed."""
     # Most bodies have too few brackets for that.
-    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+    if _containers(body) <= MAX_DEPTH:
         return False
     depth = 0
     for bracket in _NO_BRACKETS.sub(b"", body):
@@ -214,9 +234,11 @@ def _after_blanks(text: str, at: int) -> int:
 __all__ = [
     "DUPLICATE_KEY",
     "INVALID_JSON",
+    "MAX_CONTAINERS",
     "MAX_DEPTH",
     "DuplicateKey",
     "ParsedBody",
+    "is_too_large",
     "outside_strings",
     "parse",
     "parse_leniently",

@@ -62,7 +62,7 @@ class ChargeTerms:
 
     def costs(self, counts: TokenCounts) -> Costs:
         """Return what these tokens cost each limit, rounded up once for each. At most 2**53 - 1."""
-        return tuple(self._cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True))
+        return tuple([self._cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True)])
 
     def unmetered(self) -> tuple[int, ...]:
         """Return the indices of the limits that get no cost."""
@@ -103,9 +103,8 @@ def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) ->
         A refusal if a limit of money has no price for the model. A shadow limit never denies.
     """
     quotes = [prices.quote(model, at_us, limit.unpriced) if limit.unit == MONEY else None for limit in limits]
-    denied = tuple(
-        i for i, (limit, quote) in enumerate(zip(limits, quotes, strict=True)) if quote is DENIED and not limit.shadow
-    )
+    rows = enumerate(zip(limits, quotes, strict=True))
+    denied = tuple([i for i, (limit, quote) in rows if quote is DENIED and not limit.shadow])
     return ReservationDenial("unpriced_model", denied) if denied else ChargeTerms(tuple(limits), tuple(quotes))
 
 

@@ -26,14 +26,15 @@ WHY_UNMETERED: Mapping[str, str] = {
     "encoding": "its body is compressed",
     "too_large": "its body is too long to be read",
     "format": "its path belongs to no known API of a provider",
-    "duplicate_key": "a key occurs twice in an object of its body",
+    "lookalike": "another program may find more in its path or body than a meter does",
+    "duplicate_key": "a key occurs twice in an object of its body, or in another case",
     "invalid_json": "its body is not JSON",
     "not_an_object": "its body is not a JSON object",
     "no_model": "it names no model",
     "bad_stream": "stream or stream_options is not what the API expects",
     "bad_cap": "its bound on output tokens is not an integer in range",
     "bad_n": "its number of answers is not an integer in range",
-    "batch": "it is a batch of calls",
+    "batch": "it is a batch of calls, or names several models",
     "websocket": "what passes through a WebSocket connection cannot be read",
 }
 """For people: why a request cannot be metered, by the reason of :class:`~enforcement.metering.request.Unmetered`."""
@@ -90,8 +91,9 @@ class Opening:
         What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or
         no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
         """
-        counts = any(limit.unit in METERED_UNITS for limit in self.terms.limits)
-        if not counts or self.estimate is None or isinstance(self.asked, Unmetered):
+        if self.estimate is None or isinstance(self.asked, Unmetered):
+            return None
+        if METERED_UNITS.isdisjoint([limit.unit for limit in self.terms.limits]):
             return None
         return {
             "model": self.asked.attributes.get("model", ""),
@@ -129,12 +131,17 @@ def has_tokens(asked: MeteredRequest | Unmetered) -> bool:
 
 def is_hiding(asked: MeteredRequest | Unmetered) -> bool:
     """Return whether a request has a body that a server may understand, and that a meter cannot read."""
-    return isinstance(asked, Unmetered) and asked.reason not in ("method", "format", "websocket")
+    return isinstance(asked, Unmetered) and (
+        asked.is_lookalike or asked.reason not in ("method", "format", "websocket")
+    )
 
 
 def unmetered(asked: MeteredRequest | Unmetered) -> Refused:
     """Return why a request that no meter can read is denied."""
-    why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
+    reason = asked.reason if isinstance(asked, Unmetered) else "format"
+    if reason == "format" and is_hiding(asked):
+        reason = "lookalike"
+    why = WHY_UNMETERED[reason]
     return Refused("unmetered", f"The cost of this request cannot be read: {why}.")
 
 
@@ -166,7 +173,7 @@ def open_request(
     found = terms_of(limits, prices, model, at_us)
     if isinstance(found, ReservationDenial):
         names = ", ".join(limits[index].name for index in found.denied_by)
-        return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
+        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {names}.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     messages, other_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)

@@ -85,7 +85,14 @@ class StreamReport:
     def __init__(self) -> None:
         self._format: str | None = None
         self._reader: AnswerReader | None = None
+        self._whole: Report | None = None
         self.has_begun = False
+
+    def read_whole(self, response: object) -> Report:
+        """Read a response in the place of a stream, and return its report, or raise ValueError. See read_report()."""
+        self.has_begun = True
+        self._whole = read_report(response)
+        return self._whole
 
     def add(self, event: object) -> None:
         """Read an event: an object of an SDK, or a mapping. An event that is neither is ignored."""
@@ -114,6 +121,8 @@ class StreamReport:
             text that was seen usually has. None if nothing was reported.
         """
         reader = self._reader
+        if self._whole is not None:
+            return self._whole
         if reader is None or reader.usage is None or self._format is None:
             return None
         usage: TokenCounts = reader.usage

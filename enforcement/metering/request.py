@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -14,6 +15,7 @@ from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_em
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
 from enforcement.metering.formats.text import as_object, is_encodable, model_name, unread_length
+from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest body of a request that is read, unless a caller says otherwise."""
@@ -39,6 +41,9 @@ _LAST_SEGMENTS: Final = {
 }
 _DOTS: Final = frozenset({".", ".."})
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
+_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
+_SLASHES: Final = re.compile(r"[/\\]")
+_PATH_ENDS: Final = re.compile("[?#]")
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
@@ -56,10 +61,13 @@ class Unmetered:
         reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
             ``invalid_json``, ``not_an_object``, ``no_model``, ``bad_stream``, ``bad_cap``, ``bad_n`` and ``batch``.
         format: The format that its path names; None if it names none.
+        is_lookalike: Another program may find a request to a provider in it, or a call of a tool, although the reason
+            is ``format`` or ``websocket``.
     """
 
     reason: str
     format: str | None = None
+    is_lookalike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +182,7 @@ def read_request(
         return Unmetered("too_large", name)
     parsed = json_body.parse(body)
     if route is None:
-        return _read_call(parsed, header, body)
+        return _read_call(target, parsed, header, body)
     if parsed.fault:
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
@@ -190,13 +198,17 @@ def find_route(target: str) -> _Route | None:
     Return what the end of a path says about the format of a request, or None if no format has such a path.
 
     Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
-    not count. A path with ``.`` or ``..`` as a segment has no format.
+    not count. A path with ``.`` or ``..`` as a segment, or with ``#``, has no format.
     """
     path = target.partition("?")[0]
     segments = [segment for segment in unquote(path).split("/") if segment]
-    # A provider may resolve "..", and some take "Chat" for "chat". They would find another format or model.
-    if not segments or not _DOTS.isdisjoint(segments):
+    # A provider may resolve "..", and drop what follows "#". It would find another format or model.
+    if not segments or not _DOTS.isdisjoint(segments) or "#" in path:
         return None
+    return _route_in(segments)
+
+
+def _route_in(segments: list[str]) -> _Route | None:
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
     if before == "models":
         model, _, call = last.rpartition(":")
@@ -208,6 +220,18 @@ def find_route(target: str) -> _Route | None:
         return _Route("openai-chat", _deployment_in(segments[:-2]))
     name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
     return None if name is None else _Route(name, _deployment_in(segments[:-1]))
+
+
+def resembles_route(target: str) -> bool:
+    """Return whether a program that takes paths apart less strictly than :func:`find_route` may find a format."""
+    segments: list[str] = []
+    for written in _SLASHES.split(unquote(_PATH_ENDS.split(target)[0]).casefold()):
+        segment = written.partition(";")[0].strip()
+        if segment == "..":
+            segments = segments[:-1]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return bool(segments) and (segments[-1].endswith(_FOLDED_GEMINI) or _route_in(segments) is not None)
 
 
 def _deployment_in(segments: list[str]) -> str | None:
@@ -241,6 +265,9 @@ def _read_metered(
         changes[asked.default_field] = default_cap
     if changes:
         data = json_body.write_values(data, body, changes)
+    if is_misspelled(body) or (calls_tool(body) and not is_plain_call(body)):
+        raise UnreadableRequest(json_body.DUPLICATE_KEY)
+    _add_tool(attributes, body)
     _add_session(attributes, body, header)
     content = asked.content
     return MeteredRequest(
@@ -287,18 +314,25 @@ def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Heade
         attributes["session"] = session
 
 
-def _read_call(parsed: json_body.ParsedBody, header: Header, body: bytes) -> MeteredRequest | Unmetered:
+def _add_tool(attributes: dict[str, str], body: dict[str, Any]) -> None:
+    tool = as_object(body.get("params")).get("name") if body.get("method") == TOOL_CALL else None
+    if type(tool) is str and is_encodable(tool):
+        attributes["tool"] = tool
+
+
+def _read_call(target: str, parsed: json_body.ParsedBody, header: Header, body: bytes) -> MeteredRequest | Unmetered:
     """Return what a request to an unknown path is: a call of the Model Context Protocol, or unmetered."""
     value = json_body.parse_leniently(body) if parsed.fault else parsed.value
     is_batch = type(value) is list and any(_is_call(item) for item in value)
     if not is_batch and not _is_call(value):
-        return Unmetered("format")
+        may_be_call = begins_as_json(body) if parsed.fault else calls_tool(value)
+        return Unmetered("format", is_lookalike=may_be_call or resembles_route(target))
     if parsed.fault or is_batch:
         return Unmetered(parsed.fault or "batch", MCP)
+    if not is_plain_call(value):
+        return Unmetered(json_body.DUPLICATE_KEY, MCP)
     attributes: dict[str, str] = {}
-    tool = as_object(value.get("params")).get("name")
-    if value.get("method") == "tools/call" and type(tool) is str and is_encodable(tool):
-        attributes["tool"] = tool
+    _add_tool(attributes, value)
     _add_session(attributes, value, header)
     return MeteredRequest(MCP, body, attributes)
 
@@ -307,4 +341,13 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "find_route", "read_request"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_SESSION_LENGTH",
+    "MCP",
+    "MeteredRequest",
+    "Unmetered",
+    "find_route",
+    "read_request",
+    "resembles_route",
+]

@@ -265,10 +265,8 @@ class MeteredReservation:
 
     def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
         costs = self.terms.costs(counts or NO_TOKENS)
-        self.costs = tuple(
-            0 if cost and _spared(limit, self.status) else cost
-            for cost, limit in zip(costs, self.terms.limits, strict=True)
-        )
+        rows = zip(costs, self.terms.limits, strict=True)
+        self.costs = tuple([0 if cost and _spared(limit, self.status) else cost for cost, limit in rows])
         self.state, self.settled_as = SETTLED, word
         approximate = counts is not None and self.terms.approximates(counts)
         return Settlement(word, self.costs, counts, approximate)

@@ -76,7 +76,7 @@ class MeteredTally:
             key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
-                row[:] = map(sum, zip(row, added, strict=True))
+                row[:] = [before + more for before, more in zip(row, added, strict=True)]
             elif len(self._rows) < MAX_ROWS:
                 self._rows[key] = added
             else:
@@ -87,7 +87,9 @@ class MeteredTally:
         day = minute // MINUTES_PER_DAY
         if day > self._day:
             self._day, self._models = day, {}
-        name = "".join(char if char.isprintable() else "?" for char in model[:MAX_MODEL_LENGTH])
+        name = model[:MAX_MODEL_LENGTH]
+        if not name.isprintable():
+            name = "".join(char if char.isprintable() else "?" for char in name)
         known = self._models.setdefault(project, set())
         if name not in known and len(known) >= MAX_MODELS:
             return ""

@@ -37,8 +37,8 @@ class Usage:
     """Generated tokens, including those of reasoning."""
 
     def __post_init__(self) -> None:
-        for name in CLASSES:
-            value = getattr(self, name)
+        counts = self.input, self.cached_input, self.cache_write, self.output
+        for name, value in zip(CLASSES, counts, strict=True):
             if type(value) is not int or not 0 <= value <= MAX_TOKENS:
                 raise ValueError(f"{name}: must be an integer from 0 to {MAX_TOKENS}, got {value!r}")
 

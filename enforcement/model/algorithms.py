@@ -26,8 +26,6 @@ NEVER: Final = -2
 SLOT_WAIT_US: Final = 1_000_000
 """The wait for a slot. A slot may be free at any moment, and nobody knows which, because its owner renews it."""
 
-TEN_YEARS_US: Final = 315_360_000_000_000
-
 _DURABLE_LETTERS: Final = {"f": "d", "r": "k"}
 _BOUNDARIES: Final = 4
 
@@ -154,15 +152,16 @@ class RollingWindow:
         before: The number of the last earlier window that was charged. It is ``number`` if there is none.
         had: Permits that the window ``before`` had.
         spent: Permits that were used of them.
+        known: Whether it was charged before. A new counter leaves nothing to the next window.
     """
 
     def __init__(self) -> None:
         self.used, self.ends, self.last = 0, -1, 0
         self.number, self.before, self.had, self.spent = -1, -1, 0, 0
-        self.behind = False
+        self.behind = self.known = False
 
     def read(self, now: int, spec: Spec) -> None:
-        self.cap, self.quota, self.behind, self.windows = spec.capacity, spec.a, False, spec.windows
+        self.cap, self.quota, self.behind = spec.capacity, spec.a, False
         start, end, number = _numbered_window(now, spec)
         if self.last - now > end - start:
             if self.number >= 0:
@@ -170,8 +169,13 @@ class RollingWindow:
             self.ends, self.last, self.behind = end, now, True
         elif now < self.last:
             now = self.last
-            start, end, number = _numbered_window(now, spec)
-        self.now, self.is_new = now, False
+            try:
+                start, end, number = _numbered_window(now, spec)
+            except OutOfCalendar:  # a month after a longer one: the last charge may lie in the window after the next
+                if now >= self.ends:
+                    raise
+                number = spec.b[4] + 2
+        self.now, self.known = now, True
         if now < self.ends:
             if self.number < 0:
                 self.number = self.before = number
@@ -182,37 +186,27 @@ class RollingWindow:
             self.used, self.ends, self.number = 0, end, max(number, self.number + 1)
         else:
             self.used, self.ends, self.number, self.before, self.had, self.spent = 0, end, number, number, 0, 0
-            self.is_new = True
+            self.known = False
 
     def _carried(self, number: int) -> int:
         """Return what is carried into the window of this number. A window that was not charged adds its quota."""
         idle = max(0, number - self.before - 1)
         return min(self.cap - self.quota, max(0, self.had - self.spent) + idle * self.quota)
 
-    def room(self) -> int:
+    def room(self) -> float:
         return self.quota + self._carried(self.number) - self.used
 
     def reset(self) -> int:
         return self.ends - self.now
 
     def wait(self, cost: int) -> int:
-        """
-        Return how long until enough windows have ended to leave what a cost above the quota needs. Of those whose ends
-        are not known, each counts as long as the last known one. A counter that was never charged is not kept, so it
-        carries nothing, however long one waits.
-        """
-        if self.is_new and self.used == 0:
-            return NEVER
-        more, ends = -(-(cost - self.quota - max(0, self.room())) // self.quota), self.ends
-        for end in self.windows:
-            if more > 0 and end > ends:
-                ends, more = end, more - 1
-        return min(ends - self.now + max(0, more) * (self.windows[3] - self.windows[2]), TEN_YEARS_US)
+        return self.reset() if self.known or cost <= self.quota else NEVER
 
     def mark(self) -> int:
         return self.number
 
     def add(self, cost: int, ident: str) -> None:
+        self.known = True
         self.used += cost
         self.last = self.now
 

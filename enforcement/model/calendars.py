@@ -94,12 +94,29 @@ def number_of(start_us: int, calendar: str, zone: str, anchor: Anchor) -> int:
     """
     if calendar in _SHORT:
         return start_us // (_SHORT[calendar] // MICROSECOND)
-    tz = ZoneInfo(zone)
-    day = from_us(start_us).astimezone(tz).date()
-    step = max(step for step in (-1, 0, 1) if to_us(_start(day, step, tz, calendar, anchor)) <= start_us)
+    _, day, step = _place(start_us, calendar, zone, anchor)
     first = _first_day(day, step, calendar, anchor)
     numbers = {"week": first.toordinal() // 7, "month": first.year * 12 + first.month, "year": first.year}
     return numbers.get(calendar, first.toordinal())
+
+
+def start_after(start_us: int, windows: int, calendar: str, zone: str, anchor: Anchor) -> int:
+    """
+    Return the start of the window that begins *windows* after the one that begins at *start_us*, in microseconds since
+    the epoch.
+    """
+    if calendar in _SHORT:
+        return window(start_us + windows * (_SHORT[calendar] // MICROSECOND), calendar, zone)[0]
+    tz, day, step = _place(start_us, calendar, zone, anchor)
+    return to_us(_start(day, step + windows, tz, calendar, anchor))
+
+
+def _place(start_us: int, calendar: str, zone: str, anchor: Anchor) -> tuple[ZoneInfo, date, int]:
+    """Return the time zone, and the day and the step by which :func:`_start` finds the window of this start."""
+    tz = ZoneInfo(zone)
+    day = from_us(start_us).astimezone(tz).date()
+    step = max(step for step in (-1, 0, 1) if to_us(_start(day, step, tz, calendar, anchor)) <= start_us)
+    return tz, day, step
 
 
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:

@@ -104,6 +104,8 @@ class Match:
                     f"A rule must be a string, a glob or a list of 1 to {MAX_PATTERNS_PER_RULE} strings, each of at "
                     f"most {MAX_PATTERN_LENGTH} characters.",
                 )
+            if not published and is_label(name) and not all(options):
+                raise InvalidMatch("attributes", f"A label is never empty, so {name} must not match an empty string.")
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
     def __hash__(self) -> int:

@@ -74,6 +74,11 @@ def carried_us(limit: Limit) -> int:
     return min(windows * _CALENDAR_SECONDS[limit.calendar or "lifetime"], _TEN_YEARS) * SECOND_US
 
 
+def most_windows_carried(limit: Limit) -> int:
+    """Return a number of windows after which a counter with a rollover is surely forgotten, if it is not used."""
+    return 2 * carried_us(limit) // (_CALENDAR_SECONDS[limit.calendar or "lifetime"] * SECOND_US)
+
+
 def _longest_seconds(limit: Limit) -> int:
     if limit.calendar is not None:
         return _CALENDAR_SECONDS[limit.calendar] + (carried_us(limit) // SECOND_US if limit.rollover else 0)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Any, Final
 
-from enforcement.model.algorithms import Spec
-from enforcement.model.calendars import boundaries_around, number_of
+from enforcement.model.algorithms import NEVER, Spec
+from enforcement.model.calendars import boundaries_around, number_of, start_after
 from enforcement.model.keys import Keys, counter_name, tag_of_key
 from enforcement.model.limits import Limit
 from enforcement.model.matching import NO_LABELS
 from enforcement.model.metered import FrozenMapping, cost_name
-from enforcement.model.partitions import PartitionIndex, carried_us
+from enforcement.model.partitions import PartitionIndex, carried_us, most_windows_carried
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.costs import Costs, check_costs, names
 
@@ -143,6 +143,26 @@ class BoundLimit:
         if spec.b:
             return spec.b[2]
         return now_us - now_us % spec.a + spec.a if spec.a else 0
+
+    def rolled_wait(self, cost: int, remaining: int, now_us: int) -> int:
+        """
+        Return how long a cost above what remains waits for windows to carry enough, in microseconds.
+
+        Args:
+            cost: Permits, at most the capacity of this limit, which has a rollover.
+            remaining: Permits left now. Below 0 after a debt.
+        Returns:
+            Microseconds until the end of a window. :data:`~enforcement.model.algorithms.NEVER` if the counter is
+                forgotten before.
+        """
+        limit, end_us = self.limit, self.window_end(now_us)
+        idle = max(0, -(-(cost - limit.quota - max(0, remaining)) // limit.quota))
+        if not idle:
+            return end_us - now_us
+        if idle > most_windows_carried(limit):
+            return NEVER
+        fits_us = start_after(end_us, idle, limit.calendar or "", limit.time_zone, limit.anchor)
+        return fits_us - now_us if fits_us - end_us < carried_us(limit) else NEVER
 
     def origin(self) -> dict[str, Any]:
         """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""

@@ -159,8 +159,8 @@ def settle(
         once_for_ms: How long *ident* is remembered, in milliseconds. A second settlement within that time changes
             nothing. None: it is not remembered.
     """
-    keys = [marker, *(c.key for c in corrections)]
-    keys += dict.fromkeys(dirty_beside(c.key) for c in corrections if c.spec.durable)
+    keys = [marker, *[c.key for c in corrections]]
+    keys += dict.fromkeys([dirty_beside(c.key) for c in corrections if c.spec.durable])
     arguments: list[str | int] = ["FCALL", SETTLE, len(keys), *keys]
     arguments += ["" if now_us is None else now_us, "" if once_for_ms is None else once_for_ms, ident]
     for c in corrections:

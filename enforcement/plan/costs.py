@@ -37,7 +37,7 @@ def check_costs(costs: Costs) -> Costs:
     Raises:
         ValueError: A cost is not an integer from 0 to 2**53 - 1, or the name of a unit breaks a rule.
     """
-    if isinstance(costs, Mapping):
+    if type(costs) is dict or isinstance(costs, Mapping):
         for unit, cost in costs.items():
             if not isinstance(unit, str) or not _is_name(unit):
                 raise ValueError(f"costs: each unit must be {UNIT_RULE}, got {shown(unit)}.")

@@ -106,7 +106,7 @@ class Spelled:
 
     Attributes:
         at: The index of its bound in the plan.
-        capacity: Permits.
+        full: Permits of a full limit, without those that may be carried.
         window_seconds: The length of its window, or the lifetime of its slots. None for a lifetime limit.
         policy: Its item of ``RateLimit-Policy``.
         by_calendar: Has the length and the item instead, if the limit follows a calendar. None otherwise.
@@ -116,7 +116,7 @@ class Spelled:
     """
 
     at: int
-    capacity: int
+    full: int
     window_seconds: int | None
     policy: str
     line: tuple[bytes, bytes]
@@ -160,7 +160,8 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
     line = (b"ratelimit-policy", policy.encode("latin-1"))
     by_calendar = None if limit.calendar in (None, "lifetime") else CalendarItem(limit, label)
-    return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots, by_calendar)
+    full = limit.quota if limit.rollover else limit.capacity
+    return Spelled(at, full, limit.window_seconds, policy, line, f'"{label}";r=', not slots, by_calendar)
 
 
 def labels(plan: Plan) -> Sequence[str]:
@@ -250,7 +251,7 @@ def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, st
         policy, length_seconds = limit.policy, limit.window_seconds
         if limit.by_calendar is not None:
             policy, length_seconds = limit.by_calendar.at(decision.reply.now_us)
-        share, length = tightness(remaining, limit.capacity, length_seconds)
+        share, length = tightness(remaining, limit.full, length_seconds)
         rows.append((share, length, limit.at, f"{limit.head}{remaining}{until}", policy))
     rows.sort()
     return {"RateLimit-Policy": ", ".join([row[4] for row in rows]), "RateLimit": ", ".join([row[3] for row in rows])}

@@ -51,18 +51,28 @@ class LimitState:
 
     @property
     def share(self) -> float:
-        """The share of the capacity that remains, from 0 to 1, which is 0 if the capacity is 0."""
-        return self.remaining / self.capacity if self.capacity else 0.0
+        """
+        The share of a full limit that remains, 0 if it admits nothing. Above 1 if permits were carried from earlier
+        windows.
+        """
+        return self.tightness[0]
 
     @property
     def tightness(self) -> tuple[float, float]:
         """The pair of numbers by which limits are sorted, the tightest first. See :func:`tightness`."""
-        return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
+        # What earlier windows may leave is not part of a full window.
+        full = self.quota if self.algorithm == "fixed_window" else self.capacity
+        return tightness(self.remaining, full, self.window_seconds or self.slot_seconds)
 
 
-def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
-    """Return a sort key by which the smallest share left comes first, and of equal ones the longest window."""
-    share = remaining / capacity if capacity else 0.0
+def tightness(remaining: int, full: int, window_seconds: int | None) -> tuple[float, float]:
+    """
+    Return a sort key by which the smallest share left comes first, and of equal ones the longest window.
+
+    Args:
+        full: Permits of a full limit.
+    """
+    share = remaining / full if full else 0.0
     return share, float("-inf") if window_seconds is None else -window_seconds
 
 

@@ -144,10 +144,10 @@ class Plan:
         Args:
             costs: A number of requests, or the units that are named.
         """
-        if not isinstance(costs, int) or costs == 0:
-            if isinstance(costs, int):
-                return ()
-            return tuple(i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs))
+        if isinstance(costs, int) and costs == 0:
+            return ()
+        if not isinstance(costs, int):
+            return tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
         if self._unmetered is None:  # it is the same for every number of requests
             self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
         return self._unmetered

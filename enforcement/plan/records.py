@@ -41,6 +41,7 @@ TOO_MANY: Final = -4
 _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", -2: "calendar"}
 """Why a settlement was not executed, by its reply."""
 _VERSION: Final = 1
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
 _UNUSED: Final = ("partition_by", "match", "on_store_failure")
 """Fields of a limit that a settlement does not need."""
@@ -152,7 +153,7 @@ class RecordedRequest(Request[PlanT]):
         plan = self.plan
         if plan.fragments is None:
             plan.fragments = ",".join(map(_fragment, plan.bounds))
-        head = json.dumps({"v": _VERSION, **self._head}, separators=(",", ":"))
+        head = _ENCODE({"v": _VERSION, **self._head})
         costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
         return f'{head[:-1]},"costs":[{costs}],"limits":[{plan.fragments}]}}'
 

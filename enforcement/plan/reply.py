@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.model.algorithms import HOPELESS
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
 
@@ -130,9 +131,9 @@ class Reply:
         """Return :meth:`mark` of every limit."""
         return tuple(self.numbers[6 :: self.width])
 
-    def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the index and the bound of each limit that admits the request."""
-        return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
+    def charged(self, bounds: Sequence[BoundLimit]) -> list[tuple[int, BoundLimit]]:
+        """Return the index and the bound of each limit that admits the request, as a new list."""
+        return [(i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0]
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
         """
@@ -158,6 +159,19 @@ class Reply:
         for bound in new:
             numbers += [max(0, bound.limit.capacity + left.get(bound.key, 0)), 0, 0, 0]
         return Reply(numbers)
+
+    def rolled(self, bounds: Sequence[BoundLimit], costs: Costs) -> Reply:
+        """
+        Return the reply with the waits of costs that need what several windows leave, which the store does not know.
+
+        The store's wait is the time until the present window ends. A reply without such waits is returned as it is.
+        """
+        numbers = list(self.numbers)
+        for i, bound in enumerate(bounds):
+            if bound.limit.rollover and self.wait(i) > 0:
+                wait = bound.rolled_wait(bound.cost_of(costs), self.remaining(i), self.now_us)
+                numbers[4 + self.width * i] = wait
+        return self if numbers == list(self.numbers) else Reply(numbers, self.width)
 
     def later(self, passed_us: int) -> Reply:
         """

@@ -47,7 +47,8 @@ def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms:
     if limit.algorithm == "concurrency":
         return f"{limit.name}: {_slots(limit)}.{wait}"
     together = " for all values beyond the project's cap together" if limit.overflow else ""
-    return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
+    of = f" of {limit.quota}" if limit.remaining <= limit.quota else ""  # more is left if earlier windows left some
+    return f"{limit.name} has {limit.remaining}{of} {limit.unit} left{together}.{wait}"
 
 
 def _slots(limit: LimitState) -> str:

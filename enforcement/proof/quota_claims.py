@@ -74,14 +74,15 @@ def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecisi
     """
     if limit.algorithm not in ("fixed_window", "sliding_log") or limit.consistency == "leased":
         return
-    left, cases = 0, 0
+    # What was carried into a window is not known here, but its quota must have been used.
+    full, left, cases = limit.quota if limit.rollover else limit.capacity, 0, 0
     for decisions in counters:
         for window in _windows(limit, decisions):
             denied = [d for d in window if limit.name in d.record.denied_by and d.record.source == "store"]
             if not denied or any(decision.outage for decision in window):
                 continue
             smallest = min(decision.permits for decision in denied)
-            left, cases = max(left, limit.capacity - _peak(limit, window) - (smallest - 1)), cases + 1
+            left, cases = max(left, full - _peak(limit, window) - (smallest - 1)), cases + 1
     worst = f"{left} (worst of {cases} windows)"
     yield Claim(f"{name}: permits left unused where requests were denied", "0", worst, left <= 0 and cases > 0)
 

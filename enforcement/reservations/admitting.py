@@ -256,12 +256,16 @@ class Admission:
             model: The model whose price counts. None: the one that the response names.
             prices: The prices. None: those that the control plane has published, which the first call waits for.
         Raises:
-            ValueError: It is no such response, or reports no usage. The estimate is kept.
+            ValueError: It is no such response, or reports no usage. The estimate is kept, also if the block ends by
+                this error.
         """
-        from enforcement.metering.reported import read_report  # most processes meter nothing
+        from enforcement.metering.reported import StreamReport  # most processes meter nothing
 
-        report = read_report(response)
+        # Until it is settled: the provider has answered, so an error from here on gives nothing back.
+        self._stream = StreamReport(), model, prices
+        report = self._stream[0].read_whole(response)
         self._settle_by(report, model, prices)
+        self._stream = None
         return report
 
     def metered(
@@ -304,7 +308,7 @@ class Admission:
         report = seen.report()
         if report is not None:
             self._settle_by(report, model, prices)
-        elif seen.has_begun:
+        elif seen.has_begun and not self.reservation.concluded:
             from enforcement.reservations.reported import without_report
 
             without_report()
@@ -316,8 +320,7 @@ class Admission:
         if prices is None and counts_money(self.decision):
             prices = self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
-        if costs:
-            self.settle(costs)
+        self.settle(costs or self.reservation.estimate)
 
     def charge_for(self, status: int) -> None:
         """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""

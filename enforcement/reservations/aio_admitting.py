@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.driving import run_awaited_within
+from enforcement.driving import run_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
@@ -157,8 +157,17 @@ class AwaitedAdmitting(Reserving):
         pipe, budget = self._pipe, self._budget
         if not prolongs:  # what is reserved for long may take as long as a look-up
             pipe, budget = self._lookup_pipe, self._engine.settings.lookup_seconds
-        deciding = run_awaited_within(book.deciding(request), pipe, monotonic() + budget)
-        admission = await self._admitted(deciding, lambda it: book.made(request, it, prolongs=prolongs), attributes)
+        deadline = monotonic() + budget
+        decision, cancelled = await run_through(
+            book.deciding(request), pipe, lambda command: pipe.call_again(command, deadline)
+        )
+        if cancelled is not None:
+            if decision.allowed:
+                await seen_through(self._run(book.made(request, decision, prolongs=prolongs).cancelling()))
+            raise cancelled
+        if not decision.allowed:
+            raise Denied(self.noted(decision, attributes))
+        admission = Admission(self, book.made(request, decision, prolongs=prolongs))
         if prolongs:
             self._engine.slots.keep(admission.reservation)
         return admission
@@ -229,10 +238,13 @@ class Admission:
         Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report. See
         the sync limiter.
         """
-        from enforcement.metering.reported import read_report  # most processes meter nothing
+        from enforcement.metering.reported import StreamReport  # most processes meter nothing
 
-        report = read_report(response)
+        # Until it is settled: the provider has answered, so an error from here on gives nothing back.
+        self._stream = StreamReport(), model, prices
+        report = self._stream[0].read_whole(response)
         await self._settle_by(report, model, prices)
+        self._stream = None
         return report
 
     def metered(
@@ -266,7 +278,7 @@ class Admission:
         report = seen.report()
         if report is not None:
             await self._settle_by(report, model, prices)
-        elif seen.has_begun:
+        elif seen.has_begun and not self.reservation.concluded:
             from enforcement.reservations.reported import without_report
 
             without_report()
@@ -278,8 +290,7 @@ class Admission:
         if prices is None and counts_money(self.decision):
             prices = await self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
-        if costs:
-            await self.settle(costs)
+        await self.settle(costs or self.reservation.estimate)
 
     async def amend(self, deltas: Mapping[str, int]) -> None:
         """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
@@ -298,7 +309,11 @@ class Admission:
         Settle the request, or keep the estimate for None, and free its slots, in one call to the store if it has
         recorded the reservation.
         """
-        await seen_through(self._conclude(self.reservation.concluding(costs)))
+        pipe = self._limiter._pipe
+        _, cancelled = await run_through(self.reservation.concluding(costs), pipe, pipe.call)
+        self._limiter._engine.slots.concluded(self.reservation)
+        if cancelled is not None:
+            raise cancelled
 
     async def _conclude(self, steps: Steps) -> None:
         await self._limiter._run(steps)

@@ -61,7 +61,7 @@ class ReservationBook:
             about: JSON values for the record besides whose it is.
         """
         project, token = plan.subject
-        tag = project if not plan.bounds or any(bound.tag == project for bound in plan.bounds) else plan.bounds[0].tag
+        tag = project if not plan.bounds or project in [bound.tag for bound in plan.bounds] else plan.bounds[0].tag
         head = {
             "project": project,
             "token": token,

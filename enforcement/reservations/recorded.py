@@ -44,8 +44,9 @@ class _WithRecord(Reservation):
         Yield the commands that correct charges in the store and remove the record, even if no charge is wrong, and
         return whether there was no record.
         """
-        beside = (bound for bound in self.decision.bounds if self.where.lies_beside(bound.key))
-        rows = rows or [(next(beside, self.decision.bounds[0]), 0, 0)]
+        if not rows:
+            beside = [bound for bound in self.decision.bounds if self.where.lies_beside(bound.key)]
+            rows = [((beside or self.decision.bounds)[0], 0, 0)]
         return (yield from concluding(self._health, rows, self.where))
 
 
@@ -72,16 +73,17 @@ class RecordedReservation(_WithRecord):
     def concluding(self, costs: Costs | None) -> Steps:
         """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
         rows = [] if costs is None else self._differences(costs)
-        if not self._corrected and not self._left and self._slots_are_in_the_store():
+        slots = [] if self._corrected or self._left else self.slots()
+        if slots and self._are_in_the_store(slots):
             self._left = True
-            rows += [(bound, -count, 0) for bound, count in self.slots()]
+            rows += [(bound, -count, 0) for bound, count in slots]
         yield from self._correcting(rows)
         yield from self.leaving()
 
-    def _slots_are_in_the_store(self) -> bool:
+    def _are_in_the_store(self, slots: Sequence[tuple[BoundLimit, int]]) -> bool:
         """Return whether the store can free the slots now, and this process has given none."""
         health = self._health
-        held = any(health.fallback.holds(self.ident, bound.key) for bound, _ in self.slots())
+        held = any(health.fallback.holds(self.ident, bound.key) for bound, _ in slots)
         return not held and not any(health.is_away(bound.key) for bound in self.decision.bounds)
 
     def _sending(self, rows: Rows) -> Steps:

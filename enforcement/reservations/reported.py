@@ -33,10 +33,10 @@ def reported_costs(decision: Decision, report: Report, model: str | None, prices
 
 
 def without_report() -> None:
-    """Log that a stream has ended without usage, so that its estimate stays charged."""
+    """Log that an answer had no usage, so that its estimate stays charged."""
     _SAY.warning(
         "no usage",
-        "A stream reported no usage, and its estimate stays charged. OpenAI's chat completions report it only with %s.",
+        "An answer reported no usage, and its estimate stays charged. Streams of chat completions report it with %s.",
         'stream_options={"include_usage": True}',
     )
 

@@ -18,7 +18,7 @@ from enforcement.http.messages import (
     RequestAttributes,
     added_headers,
     denial,
-    find_token,
+    token_in,
 )
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings
@@ -56,7 +56,7 @@ class ExtAuthz:
         attributes = Fields(part(message, _ATTRIBUTES))
         http = Fields(part(attributes.part(_REQUEST), _HTTP))
         headers = _headers(http)
-        shown = find_token(headers.get("authorization"), headers.get("x-api-key"))
+        shown = token_in(headers.get)
         peer, forwarded = text(part(attributes.part(_SOURCE), *_SOCKET), _ADDRESS), headers.get("x-forwarded-for")
         values: dict[str, str | None] = {
             "method": http.text(_METHOD),

@@ -18,14 +18,13 @@ from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value, token_of
 from enforcement.http.messages import (
     PlainResponse,
     Refusal,
     RequestAttributes,
     added_headers,
     denial,
-    find_token,
     shows,
 )
 from enforcement.logs import RateLimitedLogger
@@ -109,7 +108,7 @@ class ForwardAuth:
         await send({"type": "http.response.body", "body": b""})
 
     async def _decide(self, scope: Scope) -> Decision:
-        shown = find_token(header_of(scope, b"authorization"), header_of(scope, b"x-api-key"))
+        shown = token_of(scope)
         trusted = self._trusted.trusts(_peer(scope))
         try:
             costs = self._costs(scope) if trusted else 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from enforcement.aio import Limiter
-from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
-from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, find_token
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, token_of
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes
 from enforcement.http.usage import as_page
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.service.settings import ServiceSettings
@@ -29,7 +29,7 @@ class UsagePage:
         """Answer one request."""
         asked = UsageRequest(
             scope["method"],
-            lambda: find_token(header_of(scope, b"authorization"), header_of(scope, b"x-api-key")),
+            lambda: token_of(scope),
             lambda: self._attributes(scope),
             self._settings.headers,
             self._settings.anonymous,

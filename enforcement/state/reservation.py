@@ -10,8 +10,8 @@ limiter that made the reservation runs.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from enforcement.failover.health import Health
@@ -181,6 +181,8 @@ class Reservation:
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
         """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
+        if not self._plan.has_slots:
+            return []
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
@@ -198,12 +200,12 @@ class Reservation:
                 in_store.append((bound, count))
         return in_store
 
-    def _taken(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Yield each limit that admitted the request, slots included, with its cost and the mark of its window."""
+    def _taken(self) -> list[tuple[BoundLimit, int, int]]:
+        """Return each limit that admitted the request, slots included, with its cost and the mark of its window."""
         reply = self.decision.reply
         # The bounds of the decision and not those of the plan, because overflow counters may have been charged.
-        for i, bound in reply.charged(self.decision.bounds):
-            yield bound, bound.cost_of(self._costs), reply.mark(i)
+        charged = reply.charged(self.decision.bounds)
+        return [(bound, bound.cost_of(self._costs), reply.mark(i)) for i, bound in charged]
 
     def _charged(self) -> list[tuple[BoundLimit, int, int]]:
         return [row for row in self._taken() if row[0].letter != "c"]
@@ -236,7 +238,7 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 def new_ident() -> str:
     """Return a new random id for a reservation or a settlement."""
-    return uuid.uuid4().hex
+    return token_hex(16)
 
 
 __all__ = ["Reservation", "new_ident"]

@@ -86,11 +86,12 @@ class AsyncPipe:
         Returns:
             A future of the reply. See :meth:`call`.
         """
-        link, left = self._link_here(), deadline - monotonic()
+        left = deadline - monotonic()
         if left <= 0:
-            future: asyncio.Future[Any] = link.loop.create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(unconnected(TimeoutError("the time budget is used up")))
             return future
+        link = self._link_here()
         if asking:
             link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         future = link.call(command)
@@ -175,7 +176,7 @@ class _Link(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
-        self._greetings = 0
+        self._greeting, self._greetings = b"", 0
         self._waiting: deque[tuple[list[float], asyncio.Future[Any]]] = deque()
         self._late: dict[asyncio.Future[Any], SharedLateReply] = {}  # of the waiting calls whose time is over
         self._unsent: list[bytes] = []
@@ -209,6 +210,8 @@ class _Link(asyncio.Protocol):
         if self.lost:
             self._transport.abort()
             return
+        if self._greeting:
+            self._transport.write(self._greeting)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -311,9 +314,7 @@ class _Link(asyncio.Protocol):
         try:
             async with asyncio.timeout(self._budget) as self._limit:
                 address = self._address = await locate()
-                greeting, self._greetings = address.greeting()
-                if greeting:
-                    self._unsent.insert(0, greeting)
+                self._greeting, self._greetings = address.greeting()
                 await self._open(address)
         except (OSError, UnicodeError, StoreError) as exc:  # TimeoutError is an OSError
             self._connecting = None

@@ -15,6 +15,7 @@ from enforcement.model.documents import SCHEMA, dumps
 from enforcement.model.instants import to_us
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.model.limits import Limit
+from enforcement.model.matching import check_labels
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
@@ -104,18 +105,21 @@ class Published:
             expires_at: With a time zone, by the clock of the limiter.
             labels: Its labels by name, which limits name as ``label.NAME``.
         Raises:
-            ValueError: The policy or project is unknown, or the expiry has no time zone or is more than a day ago. By
-                then the store has deleted the token.
+            ValueError: The policy or project is unknown, a label breaks a rule, or the expiry has no time zone or is
+                more than a day ago. By then the store has deleted the token.
         """
         if project not in self._projects:
             raise ValueError(f"project: must be published first, got {project!r}.")
+        try:
+            own = {} if labels is None else {"labels": dict(check_labels(labels))}
+        except ValueError as exc:
+            raise ValueError(f"labels: {exc}.") from exc
         self._made += 1
         ident = self._projects[project]["id"]
         document = {"id": f"tok_{self._made}", "project": ident, "name": name, "revoked": revoked}
         document |= {"policy": self._known(policy), "expires_at_us": _expiry(expires_at), "overrides": []}
-        document |= {"labels": dict(labels)} if labels else {}
         secret = mint("live")
-        self._publish_token(secret, {"schema": SCHEMA, **document})
+        self._publish_token(secret, {"schema": SCHEMA, **document, **own})
         return secret
 
     def revoke(self, token: str) -> None:

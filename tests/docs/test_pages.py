@@ -62,6 +62,8 @@ def test_every_link_leads_somewhere(client, admin_client, slug):
     page = Links(client.get(docs.page_url(slug)).text)
 
     for link in page.links:
+        if link.startswith("https://"):
+            continue  # the tests ask nobody else
         address, _, section = link.partition("#")
         answer = admin_client.get(address or docs.page_url(slug))
         assert answer.status_code == 200, link

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.enforcement.world import fixed
 from tests.repository import ROOT
 
 MOST_SECONDS = 0.05
@@ -28,6 +29,28 @@ EXTRAS = {
 }
 # Rooms of those who operate and test; what decides does not know them.
 TOOLS = {f"enforcement.{name}" for name in ("cli", "doctor", "embedded", "exporters", "proof", "testing")}
+
+METERED = ("enforcement.metering", "enforcement.reservations", "enforcement.plan.records", "enforcement.engine.prices")
+# The methods of a limiter that admit and reserve are its own, and load the rest when they are called.
+ALWAYS = {f"enforcement.reservations{name}" for name in ("", ".admitting", ".aio_admitting", ".subject")}
+
+PLAIN = """
+import asyncio, sys
+from enforcement import Limit, Limiter, aio
+
+limit, url, token = Limit(name="a", quota=9, window_seconds=60), {url!r}, {token!r}
+with Limiter(url, timeout=1.0, lookup=1.0) as limiter:
+    assert limiter.hit(limit, "key") and limiter.check(token)
+
+
+async def ask():
+    async with aio.Limiter(url, timeout=1.0, lookup=1.0) as limiter:
+        assert await limiter.hit(limit, "key") and await limiter.check(token)
+
+
+asyncio.run(ask())
+print(*[name for name in sys.modules if name.startswith({metered!r}) and name not in {always!r}])
+"""
 
 WATCHED = """
 import sys
@@ -154,3 +177,10 @@ def test_a_limiter_needs_no_extra():
     script = "import sys, enforcement.limiter, enforcement.aio, enforcement.cli\n"
 
     assert python(f"{script}print(sorted({EXTRAS!r} & set(sys.modules)))") == "[]"
+
+
+def test_plain_decisions_load_no_meter(server, world):
+    """Nor what records reservations, nor what reads prices."""
+    token = world.everything(fixed(9))
+
+    assert python(PLAIN.format(url=server.url, token=token, metered=METERED, always=ALWAYS)) == ""

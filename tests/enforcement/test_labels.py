@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from enforcement import Anonymous, Limiter, aio
 from enforcement.model.documents import InvalidDocument, dumps, parse_token
-from enforcement.model.limits import Limit
+from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.tokens import mint
 from tests.enforcement.world import World, fixed
 
@@ -221,6 +221,16 @@ def test_a_document_with_wrong_labels_is_refused_as_a_whole(world, limiter, labe
     world.publish(tokens={secret: document})
 
     assert limiter.check(secret).reason == "degraded_denied"
+
+
+@pytest.mark.parametrize("rule", ["", ["red", ""]])
+def test_a_limit_that_matches_an_empty_label_is_refused(rule):
+    """No label is empty, so the limit would never apply. One that is published already stays as it is."""
+    limit = fixed(0, match={"attributes": {"label.team": rule}})
+    with pytest.raises(InvalidLimit, match=r"^match.attributes: A label is never empty, so label.team must not match"):
+        Limit.from_json(limit)
+
+    assert Limit.from_json(limit, published=True).match.fits({"label.team": "blue"}) is False
 
 
 def test_published_limits_with_names_of_no_label_are_kept():

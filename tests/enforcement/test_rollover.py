@@ -54,6 +54,10 @@ def month_of(at_us: int) -> int:
     return at.year * 12 + at.month
 
 
+def month_starts(year: int, month: int) -> int:
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * SECOND
+
+
 class ByHand:
     """The use of each month, and what is left of one if every month before it is walked through."""
 
@@ -117,50 +121,6 @@ def test_what_is_left_is_what_a_walk_through_every_month_leaves(limiter, clock, 
             assert limiter.peek(limit, key).remaining == max(0, by_hand.left(month))
 
 
-@pytest.mark.parametrize(
-    ("used", "cost", "days"), [(4, 10, 1), (4, 16, 1), (4, 17, 2), (10, 20, 2), (10, 21, 3), (1, 39, 3)]
-)
-def test_a_cost_above_the_quota_waits_for_as_many_windows_as_leave_it(limiter, clock, used, cost, days):
-    """A microsecond before, it does not pass, and then it does."""
-    limit, key, clock.now = (
-        Limit(name="budget", quota=10, calendar="day", rollover=30),
-        f"k{next(keys)}",
-        START_US + DAY // 3,
-    )
-    limiter.hit(limit, key, costs=used)
-
-    wait = limiter.hit(limit, key, costs=cost).retry_after_ms
-
-    assert wait * 1_000 == days * DAY - DAY // 3
-    clock.now += wait * 1_000 - 1
-    assert not limiter.hit(limit, key, costs=cost)
-    clock.now += 1
-    assert limiter.hit(limit, key, costs=cost)
-
-
-def test_a_counter_that_was_never_charged_has_nothing_to_wait_for(limiter, clock):
-    """It carries nothing, so no wait helps. Once anything was charged, windows leave their permits."""
-    limit, key, clock.now = Limit(name="budget", quota=10, calendar="day", rollover=30), f"k{next(keys)}", START_US
-
-    assert limiter.hit(limit, key, costs=11).retry_after_ms is None
-    clock.now += DAY
-    assert not limiter.hit(limit, key, costs=11)
-    limiter.hit(limit, key, costs=1)
-    assert limiter.hit(limit, key, costs=11).retry_after_ms == DAY // 1_000
-
-
-def test_a_wait_for_very_many_windows_is_ten_years(limiter, clock):
-    """A counter that nobody uses is not kept for longer."""
-    limit, key, clock.now = (
-        Limit(name="budget", quota=1, calendar="year", rollover=2**53 - 2),
-        f"k{next(keys)}",
-        START_US,
-    )
-    limiter.hit(limit, key)
-
-    assert limiter.hit(limit, key, costs=2**53 - 1).retry_after_ms == 10 * 365 * 86_400_000
-
-
 @pytest.mark.parametrize(("calendar", "idle_us"), [("minute", 60 * SECOND), ("hour", 3_600 * SECOND), ("day", DAY)])
 def test_a_counter_that_is_idle_for_long_is_forgotten(limiter, clock, server, calendar, idle_us):
     """It is kept for the windows that fill the rollover, and for 100 more. Then it is new."""
@@ -173,6 +133,77 @@ def test_a_counter_that_is_idle_for_long_is_forgotten(limiter, clock, server, ca
     assert limiter.peek(limit, key).remaining == 35
     clock.now += 1
     assert limiter.peek(limit, key).remaining == 10
+
+
+@pytest.mark.parametrize(
+    ("calendar", "zone", "cost", "at"),
+    [
+        ("month", "UTC", 11, "2026-02-01T00:00"),
+        ("month", "UTC", 14, "2026-03-01T00:00"),
+        ("month", "UTC", 35, "2026-05-01T00:00"),
+        ("day", "Europe/Berlin", 35, "2026-01-04T23:00"),
+        ("hour", "Asia/Kathmandu", 24, "2026-01-01T02:15"),
+    ],
+)
+def test_retry_after_is_when_enough_is_carried(limiter, clock, calendar, zone, cost, at):
+    """A cost above the quota may need what several windows leave. It fits then, and not before."""
+    limit = Limit(name="budget", quota=10, calendar=calendar, time_zone=zone, rollover=25)
+    key, clock.now = f"k{next(keys)}", START_US
+    limiter.hit(limit, key, costs=9)
+
+    denied = limiter.hit(limit, key, costs=cost)
+    assert (denied.reason, denied.allowed) == ("limited", False)
+    wait_us = denied.retry_after_ms * 1_000
+    assert datetime.fromtimestamp((START_US + wait_us) / SECOND, UTC).isoformat()[:16] == at
+    clock.now = START_US + wait_us - 1
+    assert limiter.peek(limit, key).remaining < cost
+    clock.now += 1
+    assert limiter.hit(limit, key, costs=cost).allowed
+
+
+def test_a_denial_names_no_quota_below_what_is_left(limiter, clock):
+    """15 of 10 would be a riddle."""
+    limit = Limit(name="budget", quota=10, calendar="month", rollover=25)
+    key, clock.now = f"k{next(keys)}", START_US
+    limiter.hit(limit, key, costs=5)
+    assert limiter.hit(limit, key, costs=6).problem()["detail"].startswith("budget has 5 of 10 requests left. Try")
+
+    clock.now = month_starts(2026, 2)
+    assert limiter.hit(limit, key, costs=16).problem()["detail"].startswith("budget has 15 requests left. Try")
+
+
+def test_no_wait_helps_a_cost_above_the_quota_of_an_unused_counter(limiter, clock):
+    """It carries nothing until it is charged. A counter that is forgotten before it carries enough does not either."""
+    limit = Limit(name="budget", quota=1, calendar="year", rollover=100)
+    key, clock.now = f"k{next(keys)}", START_US
+
+    assert limiter.hit(limit, key, costs=2).retry_after_ms is None
+    limiter.hit(limit, key)
+    assert limiter.hit(limit, key, costs=10).retry_after_ms == 3_652 * 86_400_000
+    assert limiter.hit(limit, key, costs=11).retry_after_ms is None
+
+
+@pytest.mark.parametrize("calendar", ["minute", "hour", "day", "week", "month", "year"])
+def test_a_cost_that_takes_longer_than_the_calendar_lasts_never_fits(limiter, clock, calendar):
+    """Days after the year 9999 have no date."""
+    limit = Limit(name="budget", quota=1, calendar=calendar, rollover=2**53 - 2)
+    key, clock.now = f"k{next(keys)}", START_US
+    limiter.hit(limit, key)
+
+    for cost in (10**5, 5 * 10**6, 6 * 10**6, 2**52):
+        denied = limiter.hit(limit, key, costs=cost)
+        assert (denied.reason, denied.retry_after_ms is None) == ("limited", calendar != "minute" or cost > 5 * 10**6)
+
+
+def test_a_clock_that_is_set_back_by_a_month_gives_nothing(limiter, clock):
+    """The last charge may lie two months ahead, as the one between them is shorter."""
+    limit = Limit(name="budget", quota=10, calendar="month", rollover=2)
+    key, clock.now = f"k{next(keys)}", month_starts(2026, 5)
+    limiter.hit(limit, key, costs=10)
+    clock.now = month_starts(2026, 4) - 1
+
+    decision = limiter.hit(limit, key)
+    assert (decision.source, decision.allowed, decision.remaining) == ("store", False, 0)
 
 
 def test_a_counter_lives_in_the_store_as_long_as_it_carries(server):

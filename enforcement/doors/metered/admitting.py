@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from enforcement.aio import Admission, Limiter
+from enforcement.doors.metered.bodies import reading
 from enforcement.http.messages import RequestAttributes
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
-from enforcement.metering.prices import Prices
 from enforcement.metering.request import MeteredRequest, Unmetered
-from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
@@ -24,7 +22,8 @@ _strictest = lru_cache(1_024)(strictest)
 
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
-    return _strictest(plan.metering or ())
+    rules = plan.metering or ()
+    return rules[0] if len(rules) == 1 else _strictest(rules)
 
 
 async def open_metered(
@@ -53,10 +52,13 @@ async def _opening(
         if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
             return unmetered(asked)
     limits = [bound.limit for bound in plan.bounds]
-    prices = await _prices_for(limits, limiter)
+    # Limits that count no money do not wait for prices.
+    counts_money = MONEY in [limit.unit for limit in limits]
+    prices = await limiter.find_prices() if counts_money else limiter.prices
     if prices is None:
         return Refused("degraded_denied", NO_PRICES_YET)
-    return open_request(asked, limits, rules_of(plan), prices, limiter.now_us())
+    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us())
+    return opened() if isinstance(asked, Unmetered) else await reading(asked.body, opened)
 
 
 async def _admit(
@@ -71,19 +73,14 @@ async def _admit(
     if opening.clamp_at_least is not None:
         seen = await limiter.decide(plan, opening.costs, charge=False)
         if not seen.allowed:
-            opening = opening.clamped(_room(seen)) or opening
+            opening = await _clamped(opening, _room(seen)) or opening
     return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
 
 
-async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
-    """
-    Return the published prices, or None if a limit counts money and they cannot be had.
-
-    Other limits do not wait for them.
-    """
-    if any(limit.unit == MONEY for limit in limits):
-        return await limiter.find_prices()
-    return limiter.prices
+async def _clamped(opening: Opening, room: list[int | None]) -> Opening | None:
+    if isinstance(opening.asked, Unmetered):
+        return None
+    return await reading(opening.asked.body, partial(opening.clamped, room))
 
 
 def _room(decision: Decision) -> list[int | None]:

@@ -9,14 +9,14 @@ from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import open_metered, rules_of
-from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, reading, sent_on
 from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening
-from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
+from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request, resembles_route
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
@@ -94,7 +94,7 @@ class MeteredGuard:
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
-        preset, shape = self._door._headers, shape_of(scope)
+        preset = self._door._headers
         try:
             opened = await self._open(limiter, scope, receive)
         except ClientLeft:
@@ -103,10 +103,11 @@ class MeteredGuard:
             await self._plain(limiter, scope, receive, send)
             return
         except Refusal as refusal:
+            shape = shape_of(scope)
             await self._answer(scope, receive, send, refusal.answer(f"{preset}+{shape}" if shape else preset))
             return
         except Denied as denied:
-            await self._answer(scope, receive, send, denial(denied.decision, preset, shape))
+            await self._answer(scope, receive, send, denial(denied.decision, preset, shape_of(scope)))
             return
         opening, admission, body, drains, report = opened
         if scope["type"] == "websocket":
@@ -114,7 +115,7 @@ class MeteredGuard:
             await self._door._pass_held(admission, scope, receive, send)
             return
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
-        visit = MeteredVisit(exchange, admission, drains, report, shape)
+        visit = MeteredVisit(exchange, admission, drains, report, shape_of(scope, opening.asked.format))
         if isinstance(opening.asked, MeteredRequest):
             body.data = opening.asked.body
             scope = sent_on(scope, body.data)
@@ -147,9 +148,10 @@ class MeteredGuard:
         token = shown or without_token(shown, door._anonymous)
         attributes = door._describe(scope)
         # Nobody without a valid token makes us read a body.
-        if _admissible(await limiter.find_plan(token, attributes)).metering is None:
+        plan = _admissible(await limiter.find_plan(token, attributes))
+        if plan.metering is None:
             raise _NotMetered
-        asked, body = await self._read(scope, receive)
+        asked, body = await self._read(scope, receive, plan.subject[0])
         try:
             opening, admission, drains, report = await self._charge(limiter, token, attributes, asked)
         except BaseException:
@@ -173,22 +175,31 @@ class MeteredGuard:
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
-    async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
-        """Return what a request may cost, and its body or the beginning of it."""
+    async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+        """Return what a request of a project may cost, and its body or the beginning of it."""
+        target = target_of(scope)
         if scope["type"] == "websocket":
-            return Unmetered("websocket"), ReadBody(b"", whole=True)
-        method, target = scope["method"], target_of(scope)
+            return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
+        method = scope["method"]
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(scope, receive, self._max_body, self._room)
+        body = await read_body(scope, receive, self._max_body, self._room, project)
         if is_too_long(scope, body, self._max_body):
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
-        def header(name: str) -> str | None:
-            return header_of(scope, name.encode("latin-1"))
+        present = {name for name, _ in scope["headers"]}
 
-        return read_request(method, target, header, body.data, max_body=self._max_body), body
+        def header(name: str) -> str | None:
+            field = name.encode("latin-1")
+            return header_of(scope, field) if field in present else None
+
+        read = partial(read_request, method, target, header, body.data, max_body=self._max_body)
+        try:
+            return await reading(body.data, read), body
+        except BaseException:
+            body.pass_on()
+            raise
 
 
 def _admissible(plan: LivePlan | Decision) -> LivePlan:

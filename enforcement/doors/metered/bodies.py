@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from enforcement.http.asgi import Message, Receive, Scope
 from enforcement.http.messages import Refusal
@@ -16,6 +19,14 @@ _LENGTH: Final = b"content-length"
 _ACCEPTED: Final = b"accept-encoding"
 
 
+LONG_BODY: Final = 65_536
+"""Bytes of a body from which on it is read in a thread, so that no other request waits for that."""
+
+# One thread reads one body after another. More of them would only take the interpreter from the event loop.
+_READING: Final = ThreadPoolExecutor(1, "sluicegate-bodies")
+_Found = TypeVar("_Found")
+
+
 class ClientLeft(Exception):
     """The client left before its request had come whole."""
 
@@ -24,23 +35,35 @@ class BodyRoom:
     """
     Bounds the bytes of all bodies that a process has read and not yet passed on.
 
+    A project gets no more than what is then left to all others: half of the room if it is alone. So clients that begin
+    requests and do not end them can never take the room of other projects.
+
     Args:
         bytes: How many there may be.
     """
 
     def __init__(self, bytes: int = MOST_BYTES) -> None:
         self.left = bytes
+        self._taken: dict[str, int] = {}
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, project: str) -> None:
         """
-        Take room for further bytes.
+        Take room for further bytes of a project.
 
         Raises:
             Refusal: There is no room. The client may try again.
         """
-        if size > self.left:
+        taken, left = self._taken.get(project, 0) + size, self.left - size
+        if taken > left:
             raise Refusal(503, "Too many long requests", _TOO_MANY, "busy", (("Retry-After", "1"),))
-        self.left -= size
+        self._taken[project], self.left = taken, left
+
+    def give_back(self, size: int, project: str) -> None:
+        """Give room back that a project has taken."""
+        self.left += size
+        self._taken[project] -= size
+        if not self._taken[project]:
+            del self._taken[project]
 
 
 @dataclass(slots=True)
@@ -52,12 +75,14 @@ class ReadBody:
         data: What was read. One byte more than the bound, or more than that, if the body is too long.
         whole: Whether that is all of it.
         room: Where room was taken for it. None: nowhere.
+        project: The id of the project that has taken it.
         taken: How much.
     """
 
     data: bytes
     whole: bool
     room: BodyRoom | None = None
+    project: str = ""
     taken: int = 0
 
     def first_message(self) -> Message:
@@ -67,20 +92,27 @@ class ReadBody:
 
     def pass_on(self) -> None:
         """Give the room back, once."""
-        if self.room is not None:
-            self.room.left += self.taken
-            self.room = None
+        if self.room is not None and self.taken:
+            self.room.give_back(self.taken, self.project)
+        self.room = None
 
 
-async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom) -> ReadBody:
+async def reading(body: bytes, read: Callable[[], _Found]) -> _Found:
+    """Return what a function reads in a body. It runs in a thread if the body is long."""
+    if len(body) < LONG_BODY:
+        return read()
+    return await asyncio.get_running_loop().run_in_executor(_READING, read)
+
+
+async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom, project: str) -> ReadBody:
     """
-    Return the body of a request, if it has at most *bound* bytes, else its beginning.
+    Return the body of a request of a project, if it has at most *bound* bytes, else its beginning.
 
     Raises:
         ClientLeft: The client left first.
         Refusal: There is no room for it.
     """
-    body = ReadBody(b"", whole=False, room=room)
+    body = ReadBody(b"", whole=False, room=room, project=project)
     try:
         await _read_into(body, scope, receive, bound, room)
     except BaseException:
@@ -99,7 +131,8 @@ async def _read_into(body: ReadBody, scope: Scope, receive: Receive, bound: int,
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunk = message.get("body", b"")
-        room.take(len(chunk))
+        if chunk:
+            room.take(len(chunk), body.project)
         body.taken += len(chunk)
         size, more = size + len(chunk), message.get("more_body", False)
         chunks.append(chunk)
@@ -128,6 +161,7 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
 
 
 __all__ = [
+    "LONG_BODY",
     "MOST_BYTES",
     "BodyRoom",
     "ClientLeft",
@@ -135,5 +169,6 @@ __all__ = [
     "announced_length",
     "is_too_long",
     "read_body",
+    "reading",
     "sent_on",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
-from enforcement.http.messages import PROVIDER_KEYS, find_token
-from enforcement.metering.request import find_route
+from enforcement.http.messages import TOKEN_FIELDS, find_token
+from enforcement.metering.request import MCP, find_route
 
-_KEY_FIELDS: Final = (b"authorization", b"x-api-key", *(name.encode() for name in PROVIDER_KEYS))
+_TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
+_TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
     (b"anthropic-version", "anthropic"),
@@ -19,8 +20,13 @@ _SIGNS: Final = (
 
 
 def token_of(scope: Scope) -> str | None:
-    """Return the token of a request, from the fields in which the SDKs of providers show it, see find_token()."""
-    return find_token(*(header_of(scope, name) for name in _KEY_FIELDS))
+    """
+    Return the token of a request to a provider, see :func:`~enforcement.http.messages.find_token`.
+
+    Whatever its fields hold was meant as a token. A key of the provider itself is one that is not known.
+    """
+    present = {name for name, _ in scope["headers"]} & _TOKEN_NAMES
+    return find_token(*[header_of(scope, name) if name in present else None for name in _TOKEN_FIELDS])
 
 
 def target_of(scope: Scope) -> str:
@@ -29,17 +35,22 @@ def target_of(scope: Scope) -> str:
     return str(raw.decode("latin-1") if raw else scope["path"])
 
 
-def shape_of(scope: Scope) -> str:
+def shape_of(scope: Scope, format: str | None = None) -> str:
     """
     Return the provider whose errors the client can read: ``openai``, ``anthropic``, ``gemini``, or an empty string.
 
     The path says it, if it is one of a metered format. Elsewhere, as for files and batches, the header fields do.
+
+    Args:
+        format: What the path says, if that is known.
     """
     if scope["type"] != "http":
         return ""
-    route = find_route(target_of(scope))
-    if route is not None:
-        return route.format.partition("-")[0]
+    if format is None or format == MCP:
+        route = find_route(target_of(scope))
+        format = None if route is None else route.format
+    if format is not None:
+        return format.partition("-")[0]
     names = {name for name, _ in scope["headers"]}
     return next((shape for name, shape in _SIGNS if name in names), "")
 

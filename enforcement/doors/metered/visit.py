@@ -87,7 +87,7 @@ class MeteredVisit:
         self._broke = False
         self._left = False
         self._draining = False
-        self._over = asyncio.Event()
+        self._over = None if drains is None else asyncio.Event()
 
     def is_sent(self) -> None:
         """Note that the request goes to the provider now. Without that, it does when its body is read."""
@@ -122,8 +122,8 @@ class MeteredVisit:
         try:
             await app(scope, self._received, self._passed_on)
         finally:
-            _, settlement = self.exchange.ended(now_us(), whole=False)
-            await self._settle(settlement)
+            if not self.exchange.is_settled:
+                await self._end(whole=False)
             self._stop_draining()
 
     async def _received(self) -> Message:
@@ -153,6 +153,7 @@ class MeteredVisit:
 
     async def _until_drained(self) -> None:
         assert self._drains is not None
+        assert self._over is not None
         try:
             async with asyncio.timeout(self._drains.bounds.ms / 1_000):
                 await self._over.wait()
@@ -160,56 +161,58 @@ class MeteredVisit:
             await self._settle(self.exchange.passed(now_us() + 1_000))
 
     def _stop_draining(self) -> None:
-        self._over.set()
+        self._is_over()
         if self._draining and self._drains is not None:
             self._draining = False
             self._drains.give_back()
 
     async def _passed_on(self, message: Message) -> None:
         """Read a message of the answer, and send it to the client."""
-        if message["type"] == "http.response.start" and not self._broke:
-            message = await self._head(message)
-        elif message["type"] == "http.response.body" and not self._broke:
-            passed = await self._part(message)
-            if passed is None:
-                return
-            message = passed
-        elif self._broke:
+        if self._broke:
             await self._end(whole=False)
+        elif message["type"] == "http.response.start":
+            message = await self._head(message)
+        elif message["type"] == "http.response.body":
+            body = message.get("body", b"")
+            data = self.exchange.feed(body)
+            if not message.get("more_body", False):
+                message = {**message, "body": data + await self._end(whole=True)}
+            else:
+                if self._draining:
+                    await self._read_on()
+                if data is not body:  # an empty body, with which an application sends the head of its answer, passes
+                    if not data:
+                        return
+                    message = {**message, "body": data}
         if not self._left:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
-        encoding = b", ".join(value for name, value in headers if name.lower() == _ENCODING).decode("latin-1")
-        await self._settle(self.exchange.answered(message["status"], encoding or None, now_us()))
-        if self.exchange.hides_usage:
-            headers = [header for header in headers if header[0].lower() != _LENGTH]
-        return {**message, "headers": headers}
-
-    async def _part(self, message: Message) -> Message | None:
-        body = message.get("body", b"")
-        data = self.exchange.feed(body)
-        if message.get("more_body", False):
-            if self._draining:
-                await self._read_on()
-            if data is body:
-                return message  # an empty one, too, with which an application sends the head of its answer
-            return {**message, "body": data} if data else None
-        rest = await self._end(whole=True)
-        return {**message, "body": data + rest if rest else data}
+        encoding = b", ".join([value for name, value in headers if name.lower() == _ENCODING]).decode("latin-1")
+        over = self.exchange.answered(message["status"], encoding or None, now_us())
+        if over is not None:
+            await self._settle(over)
+        if not self.exchange.hides_usage:
+            return message
+        return {**message, "headers": [header for header in headers if header[0].lower() != _LENGTH]}
 
     async def _read_on(self) -> None:
         settlement = self.exchange.read_on(now_us())
         await self._settle(settlement)
         if settlement is not None:
-            self._over.set()
+            self._is_over()
 
     async def _end(self, *, whole: bool) -> bytes:
         rest, settlement = self.exchange.ended(now_us(), whole=whole)
         await self._settle(settlement)
-        self._over.set()
+        self._is_over()
         return rest
+
+    def _is_over(self) -> None:
+        """End the wait for an answer that is drained."""
+        if self._over is not None:
+            self._over.set()
 
     async def _settle(self, settlement: Settlement | None) -> None:
         """Charge what the request did cost, and free its slots."""

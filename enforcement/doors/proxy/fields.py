@@ -10,8 +10,8 @@ from typing import Final
 
 from enforcement.doors.proxy.connection import RawHeaders
 from enforcement.http.asgi import Scope
-from enforcement.http.messages import PROVIDER_KEYS, TrustedProxies, find_token
-from enforcement.model.tokens import is_well_formed
+from enforcement.http.messages import TOKEN_FIELDS, TrustedProxies, find_token
+from enforcement.model.tokens import SECRET_HEADS, is_well_formed
 
 # Fields about one connection, not about the message (RFC 9110, 7.6.1).
 _HOP_BY_HOP: Final = frozenset(
@@ -28,8 +28,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
-_KEYS: Final = ("x-api-key", *PROVIDER_KEYS)
-CREDENTIALS: Final = frozenset({b"authorization", *(name.encode() for name in _KEYS)})
+CREDENTIALS: Final = frozenset(name.encode() for name in TOKEN_FIELDS)
 # Fields that this proxy sets itself, or drops. It has no use for Expect, because it sends a body without waiting.
 OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | CREDENTIALS | {b"host", b"expect", b"content-length"}
 
@@ -57,8 +56,10 @@ _SCHEMES: Final = {"ws": "http", "wss": "https"}
 
 # Methods are case-sensitive. An application that knows better would take a method for another than limits by method do.
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]{1,64}")
+_SECRET: Final = re.compile(f"(?:{'|'.join(SECRET_HEADS)})[0-9A-Za-z]+".encode())
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
+# Some servers drop what follows "#", which no client sends (RFC 9112, 3.2).
+_NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f#]")
 _NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
 
 
@@ -223,6 +224,11 @@ def has_dot_segments(path: str) -> bool:
     return "/." in path and any(part.partition(";")[0] in (".", "..") for part in path.split("/"))
 
 
+def shows_token(target: bytes) -> bool:
+    """Return whether a path or query holds one of our credentials, as a client of Gemini may send it in ``?key=``."""
+    return b"sg_" in target and any(is_well_formed(found.decode()) for found in _SECRET.findall(target))
+
+
 def _options(value: bytes) -> frozenset[bytes]:
     """Return the names of the fields that a ``Connection`` field lists."""
     return frozenset(part.strip().lower() for part in value.split(b","))
@@ -234,7 +240,7 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
     upstream or its log.
     """
     values = {name.decode("latin-1"): value.decode("latin-1") for name, value in credentials}
-    token = find_token(values.get("authorization"), *(values.get(name) for name in _KEYS))
+    token = find_token(*(values.get(name) for name in TOKEN_FIELDS))
 
     def is_ours(value: bytes) -> bool:
         shown = (value.decode("latin-1").split() or [""])[-1]
@@ -253,5 +259,6 @@ __all__ = [
     "request_fields",
     "request_head",
     "response_fields",
+    "shows_token",
     "spellings",
 ]

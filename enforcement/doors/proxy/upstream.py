@@ -19,6 +19,7 @@ from enforcement.doors.proxy.fields import (
     has_dot_segments,
     request_fields,
     request_head,
+    shows_token,
     spellings,
 )
 from enforcement.doors.proxy.forwarding import Forwarding
@@ -121,7 +122,7 @@ class Proxy:
         Return the upstream of a request, and the path and query that it gets.
 
         Raises:
-            BadRequest: No upstream serves the path.
+            BadRequest: No upstream serves the path, or it must not get the address.
         """
         path, raw = scope["path"], scope.get("raw_path") or quote(scope["path"]).encode()
         if not path.startswith("/"):
@@ -133,7 +134,11 @@ class Proxy:
         if upstream.confined and has_dot_segments(path):
             # It might leave the part of the upstream that it was sent to, together with the credential.
             raise BadRequest("The path must not have a segment '.' or '..'")
-        return upstream, upstream.target(raw, scope["query_string"])
+        target = upstream.target(raw, scope["query_string"])
+        if shows_token(target):
+            # The upstream would write it into its log.
+            raise BadRequest("A token must stand in a header field, not in the address of the request")
+        return upstream, target
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Close the connections with the server."""

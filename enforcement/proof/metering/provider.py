@@ -2,18 +2,19 @@
 A fake provider of models, which writes an invoice and misbehaves.
 
 It runs as a process of its own: ``python -m enforcement.proof.metering.provider INVOICE SEED``, and prints its port.
-What it does with a request depends on nothing but the seed and the id of the request, so a run can be repeated.
+What it does with a request depends on nothing but the seed and the id of the request, so a run can be repeated. With
+``--behaves`` it answers every request whole, and always reports its tokens.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
 import os
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,13 @@ class FakeProvider:
     Args:
         invoice: The file that it appends to. Each line is one request, as JSON.
         seed: Decides with the id of a request what the request gets.
+        behaves: Whether every request gets its whole answer, with a report of its tokens.
     """
 
-    def __init__(self, invoice: Path, seed: str) -> None:
+    def __init__(self, invoice: Path, seed: str, *, behaves: bool = False) -> None:
         self._invoice = os.open(invoice, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._seed = seed
+        self._behaves = behaves
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
@@ -147,13 +150,13 @@ class FakeProvider:
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         ident = fields.get(REQUEST_ID, "")
         dice = Random(f"{self._seed}/{ident}")
-        if dice.random() < 0.03:  # an answer before the body was read
+        if self._misbehaves(dice, 0.03):  # an answer before the body was read
             writer.write(_whole(429, b'{"error":{"message":"slow down"}}', "Connection: close"))
             await writer.drain()
             return False
         data = await _body_of(reader, fields)
         asked = _asked(ident, head[0].split(" ")[1], data)
-        if dice.random() < 0.07:
+        if self._misbehaves(dice, 0.07):
             writer.write(_whole(dice.choice(REFUSALS), b'{"error":{"message":"no"}}'))
             await writer.drain()
             return True
@@ -162,10 +165,12 @@ class FakeProvider:
     async def _charged(self, asked: ProviderRequest, dice: Random, writer: asyncio.StreamWriter) -> bool:
         """Invoice a request, answer it, and return whether the connection goes on."""
         made = draft(asked, dice)
-        breaks = dice.choice(_BREAKS) if dice.random() < 0.08 else ""
+        if self._behaves:
+            made.report = answers.NORMAL
+        breaks = dice.choice(_BREAKS) if self._misbehaves(dice, 0.08) else ""
         if breaks and made.report in ("every", "twice"):
             made.report = answers.NORMAL  # what was reported so far could pass for the last word
-        encoding = dice.choice(("gzip", "gzip", "deflate", "unknown")) if dice.random() < 0.15 else ""
+        encoding = dice.choice(("gzip", "gzip", "deflate", "unknown")) if self._misbehaves(dice, 0.15) else ""
         # What nobody can read reports nothing, and neither does an answer that breaks off.
         self._write(asked, made, reports=made.reports and not breaks and encoding != "unknown")
         if breaks == "reset_before":
@@ -178,6 +183,9 @@ class FakeProvider:
             pieces = wire.compressed(encoding, pieces)
         sent = list(wire.split(pieces, dice))
         return await _send(writer, sent, kind, encoding, breaks, dice)
+
+    def _misbehaves(self, dice: Random, share: float) -> bool:
+        return dice.random() < share and not self._behaves
 
     def _write(self, asked: ProviderRequest, made: Draft, *, reports: bool) -> None:
         row = {"id": asked.id, "format": asked.format, "model": _model(asked), **made.counts._asdict()}
@@ -278,15 +286,24 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def main(invoice: Path, seed: str) -> None:
+async def main(options: argparse.Namespace) -> None:
     """Serve until the process is stopped, after the port was printed."""
-    provider = FakeProvider(invoice, seed)
-    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
+    provider = FakeProvider(options.invoice, options.seed, behaves=options.behaves)
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", options.port, limit=_LONGEST_HEAD)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("invoice", type=Path)
+    parser.add_argument("seed")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--behaves", action="store_true")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(main(_options()))
 
 __all__ = ["IMAGE_TOKENS", "REQUEST_ID", "FakeProvider", "ProviderRequest", "Question", "draft", "question"]

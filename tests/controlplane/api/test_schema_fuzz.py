@@ -1,6 +1,7 @@
 """Whatever the OpenAPI document allows is accepted, whatever it forbids is refused, and every answer is as it says."""
 
 import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
+from controlplane.reservations.models import SETTLED, Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
@@ -28,6 +30,7 @@ from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 # An answer that its document does not describe shows with the first requests of an operation; a value that only some
 # rule refuses needs many.
 SEEDS, EXAMPLES = scale(((20261124,), 3), ((20261124, 1, 2), 20))
@@ -35,7 +38,7 @@ SEEDS, EXAMPLES = scale(((20261124,), 3), ((20261124, 1, 2), 20))
 RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
-    *("does_not_apply", "past", "ended", "invalid_metering", "currency"),
+    *("does_not_apply", "past", "ended", "invalid_metering", "currency", "empty"),
     "invalid_label",  # of spaces at either end and of characters that are not printable
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
@@ -81,6 +84,9 @@ def rows() -> dict[str, dict[str, str]]:
     Token.objects.filter(pk=token.pk).update(policy=policy)
     override = Override.objects.first() or OverrideFactory(limit=limit, token=Token.objects.get(pk=token.pk))
     price = ModelPrice.objects.first() or ModelPriceFactory()
+    settled = Reservation.objects.first() or Reservation.objects.create(
+        id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
+    )
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -94,6 +100,7 @@ def rows() -> dict[str, dict[str, str]]:
         "tokens": {"id": token.pk},
         "overrides": {"id": override.pk},
         "prices": {"id": price.pk},
+        "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
     }
 

@@ -18,17 +18,29 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW_US = int(datetime.now(UTC).timestamp() * 1_000_000)
 LAST_MONTH_US = window(window(NOW_US, "month")[0] - 1, "month")[0]
+MONTH_BEFORE_US = window(LAST_MONTH_US - 1, "month")[0]
+
+
+def check_at(at_us: int, store, token: Token, cost: int) -> None:
+    with Limiter(store.url, timeout=1.0, clock=lambda: at_us) as limiter:
+        decision = limiter.check(token.secret, costs=cost)
+        assert (decision.source, decision.allowed) == ("store", True)
 
 
 @pytest.fixture
-def token(store) -> Token:
-    """A token that used 6 of 10 requests last month."""
+def new_token(store) -> Token:
+    """A token of 10 requests a month that has used none."""
     limit = LimitFactory(quota=10, window_seconds=None, calendar="month", rollover=20)
     token = TokenFactory(policy=limit.policy)
     publisher.publish_all()
-    with Limiter(store.url, timeout=1.0, clock=lambda: LAST_MONTH_US) as limiter:
-        assert limiter.check(token.secret, costs=6).source == "store"
     return token
+
+
+@pytest.fixture
+def token(store, new_token) -> Token:
+    """A token that used 6 of 10 requests last month."""
+    check_at(LAST_MONTH_US, store, new_token, 6)
+    return new_token
 
 
 def checkpoint() -> checkpoints.CheckpointResult:
@@ -94,6 +106,42 @@ def test_a_store_that_is_set_back_to_last_month_is_raised_to_this_one(token, sto
 
     assert checkpoint().restored == 1
     assert seen(token) == (11, 3)
+
+
+@pytest.mark.parametrize(("last_month", "left"), [(14, 9), (9, 14)])
+def test_a_month_that_a_store_set_back_forgot_was_not_idle(new_token, store, client_of_store, last_month, left):
+    """A copy of the store knows only the month before it. What the month left is known to the checkpoint."""
+    check_at(MONTH_BEFORE_US, store, new_token, 6)
+    (key,) = client_of_store.keys(f"sg:{{{new_token.project_id}}}:c:*")
+    older = client_of_store.dump(key)
+    check_at(LAST_MONTH_US, store, new_token, last_month)
+    check(store, new_token, 1)
+    checkpoint()
+    client_of_store.restore(key, 3_600_000, older, replace=True)
+    check(store, new_token, 1)
+
+    assert checkpoint().restored == 1
+    assert seen(new_token) == (1, left)
+
+
+@pytest.mark.parametrize("older", ["set back", "lost"])
+def test_a_month_that_only_the_checkpoint_knows_was_not_idle(new_token, store, client_of_store, older):
+    """The store was set back behind it, or lost its counter, and is in use again in the next month."""
+    check_at(MONTH_BEFORE_US, store, new_token, 6)
+    (key,) = client_of_store.keys(f"sg:{{{new_token.project_id}}}:c:*")
+    copy = client_of_store.dump(key)
+    check_at(LAST_MONTH_US, store, new_token, 11)
+    checkpoint()
+    client_of_store.delete(key)
+    if older == "set back":
+        client_of_store.restore(key, 3_600_000, copy)
+    check(store, new_token, 1)
+
+    # 4 of 10 were left to last month, and 3 of these 14 to this one.
+    assert checkpoint().restored == 1
+    assert seen(new_token) == (1, 12)
+    check(store, new_token, 1)
+    assert (checkpoint().restored, seen(new_token)) == (0, (2, 11))
 
 
 def test_a_checkpoint_is_kept_as_long_as_it_carries(token):

@@ -220,6 +220,27 @@ def test_a_token_that_is_shown_and_wrong_is_never_anonymous(door: Any, published
     assert client.get("/a").headers["RateLimit"].startswith('"guests";r=1')  # nothing was charged
 
 
+@pytest.mark.parametrize("field", ["x-goog-api-key", "api-key"])
+def test_a_token_in_the_field_of_a_providers_sdk_is_a_token(door: Any, published: Published, field: str) -> None:
+    """One that is revoked is refused. A token in an earlier field counts before it."""
+    published.policy("own", Limit(name="own", quota=9, window_seconds=3600))
+    first, second = (published.token(project="shop", policy="own") for _ in range(2))
+    revoked, client = published.token(project="shop", revoked=True), door(**SHOP)
+
+    answers = [client.get("/a", headers=headers) for headers in ({field: first}, {**bearer(second), field: first})]
+    assert [answer.headers["RateLimit"].partition(";t=")[0] for answer in answers] == ['"own";r=8'] * 2
+    assert client.get("/a", headers={field: revoked}).status_code == 401
+
+
+@pytest.mark.parametrize("door", [name for name in DOORS.split() if name != "proxy"], indirect=True)
+def test_a_key_of_the_application_in_such_a_field_is_no_token(door: Any) -> None:
+    """The request is as anonymous as it was. A door that meters takes whatever an SDK was given for a token."""
+    client = door(**SHOP)
+    answers = [client.get("/a", headers={name: "a-key"}) for name in ("api-key", "x-goog-api-key")]
+
+    assert [answer.headers["RateLimit"].startswith('"guests"') for answer in answers] == [True, True]
+
+
 def test_requests_with_a_token_are_limited_by_its_own_policies(door: Any, published: Published) -> None:
     """Before and after requests without one."""
     published.policy("own", Limit(name="own", quota=9, window_seconds=3600))

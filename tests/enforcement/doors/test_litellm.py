@@ -22,12 +22,33 @@ from tests.enforcement.doors.proxy.invoicing import InvoicingProvider
 from tests.repository import ROOT
 from tests.scale import scale
 
-HOOKS = "from enforcement.doors.litellm import SluicegateHooks\n\nhooks = SluicegateHooks()\n"
+HOOKS = """
+from fastapi import HTTPException
+from litellm.integrations.custom_logger import CustomLogger
+
+from enforcement.doors.litellm import SluicegateHooks
+
+
+class OwnHooks(SluicegateHooks):
+    pass
+
+
+class Guard(CustomLogger):
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        if "blocked" in str(data.get("messages")):
+            raise HTTPException(400, "The answer was blocked.")
+        return response
+
+
+hooks, guard = OwnHooks(), Guard()
+"""
 CONFIG = """
 model_list:
   - model_name: gpt-x
     litellm_params: {{model: openai/gpt-x, api_base: "{url}/v1", api_key: provider-secret, max_retries: 0}}
-litellm_settings: {{callbacks: limits.hooks, num_retries: 0, telemetry: false}}
+  - model_name: gpt-impatient
+    litellm_params: {{model: openai/gpt-x, api_base: "{url}/v1", api_key: provider-secret, max_retries: 0, timeout: 1}}
+litellm_settings: {{callbacks: [limits.hooks, limits.guard], num_retries: 0, telemetry: false}}
 """
 PROGRAM = "import uvicorn; uvicorn.run('litellm.proxy.proxy_server:app', port={port}, log_level='critical')"
 TOKENS = Limit(name="tokens", unit="tokens", quota=1_000, window_seconds=3_600)
@@ -192,6 +213,28 @@ def test_a_call_that_the_provider_refuses_costs_nothing(litellm, token_of, provi
 
     assert answer.status_code == 500, answer.text
     assert used(token, {"tokens": 0, "slots": 0}) == {"tokens": 0, "slots": 0}
+
+
+def test_an_answer_that_a_guardrail_blocks_is_charged(litellm, token_of, provider, used):
+    """The provider has invoiced it."""
+    token = token_of(TOKENS, SLOTS)
+    provider.invoice.clear()
+    answer = ask(litellm, token, messages=[{"role": "user", "content": "To be blocked"}])
+
+    assert (answer.status_code, len(provider.invoice)) == (400, 1), answer.text
+    assert used(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
+
+
+def test_an_answer_that_comes_too_late_is_charged_its_input(litellm, token_of, provider, used):
+    """Nobody knows its output."""
+    token = token_of(TOKENS, SLOTS)
+    provider.invoice.clear()
+    provider.delay = 2.0
+    answer = ask(litellm, token, model="gpt-impatient")
+    provider.delay = 0.0
+
+    assert (answer.status_code, len(provider.invoice)) == (408, 1), answer.text
+    assert used(token, {"tokens": 5, "slots": 0}) == {"tokens": 5, "slots": 0}
 
 
 def test_a_client_that_leaves_frees_its_slot_and_pays_what_was_seen(litellm, token_of, provider, used):

@@ -1,6 +1,7 @@
 """What the hooks for LiteLLM keep of open calls. ``test_litellm.py`` runs them in its proxy, in ``make proof``."""
 
 import sys
+from datetime import UTC, datetime
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -116,6 +117,65 @@ async def test_what_the_provider_refuses_is_given_back(world, limiter, begin):
     assert await used(limiter, secret) == {"tpm": 0, "slots": 0}
 
 
+class ProviderError(Exception):
+    """An error of a provider, as LiteLLM raises it."""
+
+    def __init__(self, status):
+        self.llm_provider, self.status_code = "openai", status
+
+
+class Timeout(ProviderError):
+    """LiteLLM has stopped waiting. Its class has this name."""
+
+
+def lifted(output):
+    """What LiteLLM adds to a call that has failed: when it was sent, and its usage, which may be a guess."""
+    usage = {"prompt_tokens": 20, "completion_tokens": output}
+    return {
+        "first_api_call_start_time": datetime.now(UTC),
+        "combined_usage_object": SimpleNamespace(model_dump=lambda: usage),
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "data", "tokens"),
+    [
+        pytest.param(ValueError(), lifted(10), 30, id="a guardrail has blocked the answer"),
+        pytest.param(ProviderError(500), lifted(10), 30, id="a stream has broken off"),
+        pytest.param(ProviderError(500), lifted(0), 0, id="the provider has refused it"),
+        pytest.param(Timeout(408), lifted(0), 100, id="the provider may have gone on"),
+        pytest.param(ValueError(), lifted(0), 100, id="nothing is known of its answer"),
+        pytest.param(ValueError(), {}, 0, id="a guardrail has blocked the request"),
+        pytest.param(
+            ValueError(),
+            {"combined_usage_object": {"prompt_tokens": 1, "completion_tokens": 1}, "first_api_call_start_time": "x"},
+            0,
+            id="a client has sent these names",
+        ),
+    ],
+)
+async def test_a_call_that_fails_after_its_answer_is_charged(world, limiter, begin, error, data, tokens):
+    """The provider invoices what LiteLLM does not pass on."""
+    hooks, call = begin
+    secret = world.everything(TPM, SLOTS)
+    await call(secret, "failed")
+    await hooks.async_post_call_failure_hook({"litellm_call_id": "failed", **data}, error, None)
+
+    assert await used(limiter, secret) == {"tpm": tokens, "slots": 0}
+
+
+def test_a_subclass_has_the_hooks_where_litellm_looks_for_them(module):
+    """It calls no hook that the class of the object does not define itself."""
+
+    class Own(module.SluicegateHooks):
+        async def async_log_success_event(self, *arguments):
+            """Override one of them."""
+
+    assert set(module._HOOKS) <= set(vars(Own))
+    assert Own.async_pre_call_hook is module.SluicegateHooks.async_pre_call_hook
+    assert Own.async_log_success_event is not module.SluicegateHooks.async_log_success_event
+
+
 async def test_the_default_cap_and_the_usage_of_a_stream_are_written_into_the_call(world, begin):
     _, call = begin
     secret = world.everything(TPM)
@@ -130,6 +190,7 @@ async def test_the_default_cap_and_the_usage_of_a_stream_are_written_into_the_ca
     [
         ({"model": "gpt-x,gpt-y"}, 403),
         ({"model": None}, 403),
+        ({"fallbacks": ["gpt-dear"]}, 403),
         ({"max_tokens": -1}, 403),
         ({"messages": [object()]}, 403),
         ({"proxy_server_request": None}, 403),

@@ -265,3 +265,34 @@ def test_hostile_requests_for_the_page(door: Any, published: Published) -> None:
 def _counters(published: Published) -> set[str]:
     """Return the names of all keys but those of the instances, which come and go."""
     return {key for key in published.client.scan_iter("sg:{*") if "instance" not in key}
+
+
+@pytest.mark.parametrize("door", ["asgi"], indirect=True)
+def test_a_rollover_counts_neither_as_used_nor_as_quota(door: Any, published: Published) -> None:
+    """What is used is that of the window, also while nothing was carried into it."""
+    month = Limit(name="month", quota=10, calendar="month", rollover=20)
+    client, headers = door(), issue(published, month, HOUR)
+
+    client.get("/a", headers=headers)
+    rows = {row["limit"]: row for row in client.get(USAGE_PATH, headers=headers).json()["limits"]}
+
+    shown = [rows["month"][name] for name in ("quota", "rollover", "capacity", "used", "left")]
+    assert shown == [10, 20, 30, 1, 9]
+    assert [rows["hourly"][name] for name in ("rollover", "used", "left")] == [None, 1, 1]
+
+
+@pytest.mark.parametrize("door", ["asgi"], indirect=True)
+def test_a_consumer_sees_the_budget_of_its_team(door: Any, published: Published) -> None:
+    """Shared with the other tokens of the team. A token without the label does not have that limit."""
+    published.policy("teams", Limit(name="team", quota=5, window_seconds=3600, partition_by=("label.team", "ip")))
+    published.project("labelled", policy="teams")
+    labels = {"team": "red"}, {"team": "red"}, {}
+    one, two, bare = (bearer(published.token(project="labelled", labels=it)) for it in labels)
+    client = door()
+
+    client.get("/a", headers=one)
+    (row,) = client.get(USAGE_PATH, headers=two).json()["limits"]
+
+    assert (row["used"], row["left"], row["partition_by"]) == (1, 4, ["label.team", "ip"])
+    assert row["partition"] == {"label.team": "red", "ip": "127.0.0.1"}
+    assert client.get(USAGE_PATH, headers=bare).json()["limits"] == []

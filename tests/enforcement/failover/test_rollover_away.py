@@ -88,6 +88,16 @@ def test_a_process_without_a_reply_of_this_day_carries_nothing(own_server, limit
     assert admitted(limiter) == 10
 
 
+@pytest.mark.parametrize("days", [1, 2, 40])
+def test_a_clock_that_is_set_back_while_the_store_is_away_gives_nothing(own_server, limiter, clock, days):
+    """The last reply is of later than the present. What it left is what is left."""
+    limiter.hit(LIMIT, "k", costs=7)
+    clock.now -= days * DAY
+    own_server.freeze()
+
+    assert admitted(limiter) == 3
+
+
 @pytest.mark.parametrize(("fleet", "quota", "carried"), [(1, 10, 20), (2, 5, 10), (3, 3, 7), (20, 1, 0), (1_000, 1, 0)])
 def test_the_share_of_a_process_is_a_part_of_both(fleet, quota, carried):
     """At least one permit of the quota, as of other limits."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enforcement.http.families import tighter_families
-from enforcement.http.messages import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.messages import Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.progress import Progress
 from enforcement.model.tokens import mint
 
 
@@ -103,7 +104,9 @@ def test_header_is_an_attribute_when_asked_for() -> None:
     assert dict(attributes) == {"path": "/x"}
 
 
-@pytest.mark.parametrize("name", ["authorization", "proxy-authorization", "cookie", "x-api-key"])
+@pytest.mark.parametrize(
+    "name", ["authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key"]
+)
 def test_credentials_are_never_attributes(name: str) -> None:
     """A secret must not become part of a counter's name."""
     assert f"header.{name}" not in RequestAttributes({}, {name: "secret"}.get)

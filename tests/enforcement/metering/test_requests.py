@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.metering.body import MAX_DEPTH, parse, value_at, write_values
+from enforcement.metering.body import MAX_CONTAINERS, MAX_DEPTH, parse, value_at, write_values
 from enforcement.metering.request import MeteredRequest, Unmetered, read_request
 from tests.scale import scale
 
@@ -126,6 +126,8 @@ def test_a_value_of_the_wrong_shape_is_no_error(path, shape):
         (b'{"model":"m","x":' + b"9" * 5000 + b"}", "invalid_json"),
         (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
         (b'{"x":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "invalid_json"),
+        (b'{"model":"m","messages":[' + b"{}," * MAX_CONTAINERS + b"{}]}", "invalid_json"),
+        (b'{"model":"m","messages":[' + b"[]," * MAX_CONTAINERS + b"[]]}", "invalid_json"),
         (b"\xff\xfe{\x00}\x00", "invalid_json"),
         (b'\xef\xbb\xbf\xef\xbb\xbf{"model":"m"}', "invalid_json"),
         (b"", "invalid_json"),
@@ -137,6 +139,10 @@ def test_a_value_of_the_wrong_shape_is_no_error(path, shape):
 def test_a_body_that_two_readers_could_read_in_two_ways_is_refused(body, reason):
     """A key that occurs twice is named before any other fault."""
     assert read(body) == Unmetered(reason, "openai-chat")
+
+
+def test_brackets_inside_strings_are_no_objects():
+    assert isinstance(read(b'{"model":"m","x":"' + b'[{\\"' * MAX_CONTAINERS + b'"}'), MeteredRequest)
 
 
 def test_brackets_inside_strings_are_no_levels():

@@ -138,6 +138,10 @@ def test_saturation_means_that_nothing_was_left():
     }
     # Two do not fit into one.
     assert broken(Book().write(count=9).write(**denied, cost=2), saturated=True) == {}
+    # What was carried is not known, so only the quota of the window must have been used.
+    rolling = LedgerCounter("sg:{k}:r", Limit(name="rate", quota=10, calendar="hour", rollover=5))
+    assert broken(Book(counter=rolling).write(count=10).write(**denied), saturated=True) == {}
+    assert len(broken(Book(counter=rolling).write(count=9).write(**denied), saturated=True)) == 1
 
 
 def test_the_return_to_the_store_is_timed():

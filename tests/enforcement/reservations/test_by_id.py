@@ -116,7 +116,9 @@ async def test_a_cancelled_task_leaves_no_reservation(server, world, limiter):
             task = asyncio.ensure_future(mine.reserve(ALL, "gone", costs={"tokens": 400}, life=600))
             for _ in range(after):
                 await asyncio.sleep(0)
-            task.cancel()
+            if not task.cancel():  # the store has answered before
+                await mine.release(task.result().id)
+                continue
             with pytest.raises(asyncio.CancelledError):
                 await task
     assert left(limiter, "gone") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]

@@ -1,12 +1,13 @@
 """Records of running requests: prolonged while their process lives, listed for operators, and gone with the request."""
 
+import asyncio
 import os
 import signal
 from contextlib import ExitStack
 
 import pytest
 
-from enforcement import Limiter
+from enforcement import Limiter, aio
 from enforcement.control.reservations import Amount, open_reservations, settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.reservations import book
@@ -156,3 +157,60 @@ def test_on_a_cluster_the_record_lies_with_its_project(monkeypatch):
             limiter.reserve(secret, costs={"tokens": 900}, life=60)
         assert left()["own"] == 9_800
         assert not open_reservations(world.client, KEYS, "proj_0")
+
+
+async def test_tasks_record_and_settle_on_a_cluster_too():
+    """Its connections answer in another way than that to a single server."""
+    with Cluster(replicas=False) as cluster:
+        world = World(cluster.url)
+        everyone = fixed(1_000, name="all", unit="tokens")
+        secret = spread(world, everyone=[everyone], project=[fixed(10_000, name="own", unit="tokens")])[0]
+        async with aio.Limiter(cluster.url, timeout=1.0, lookup=1.0) as limiter:
+            plan = await limiter.find_plan(secret, None)
+            admission = await limiter.admit_plan(plan, {"tokens": 400}, None, {})
+            assert admission.id.startswith("proj_0.")
+            await admission.conclude({"tokens": 100})
+            states = (await limiter.check(secret, {"tokens": 0})).limits
+
+        assert {state.name: state.remaining for state in states} == {"all": 900, "own": 9_900}
+        assert not open_reservations(world.client, KEYS, "proj_0")
+
+
+async def test_a_task_that_is_cancelled_while_it_settles_has_settled(server, world):
+    """Whenever that happens, and it ends as cancelled all the same."""
+    secret = world.everything(TPM)
+    cancelled = 0
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+        plan = await limiter.find_plan(secret, None)
+        for after in range(1, 8):
+            admission = await limiter.admit_plan(plan, {"tokens": 100}, None, {})
+            task = asyncio.ensure_future(admission.conclude({"tokens": 10}))
+            for _ in range(after):
+                await asyncio.sleep(0)
+            cancelled += task.cancel()
+            await asyncio.wait({task})
+        (state,) = (await limiter.check(secret, {"tokens": 0})).limits
+
+    assert cancelled > 0
+    assert state.remaining == 1_000 - 7 * 10
+    assert not listed(world)
+
+
+async def test_settlements_that_wait_at_the_same_time_share_one_round_trip(server, world):
+    """The store reads once from the connection, however many there are, and not once for each."""
+    secret = world.everything(TPM)
+
+    def reads():
+        return world.client.info("stats")["total_reads_processed"]
+
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+        plan = await limiter.find_plan(secret, None)
+        held = [await limiter.admit_plan(plan, {"tokens": 50}, None, {}) for _ in range(12)]
+        before = reads()
+        await asyncio.gather(*(admission.conclude({"tokens": 10}) for admission in held))
+        counted = reads() - before - 1  # without the question itself
+        (state,) = (await limiter.check(secret, {"tokens": 0})).limits
+
+    # The background may have asked something meanwhile.
+    assert 1 <= counted <= 3
+    assert state.remaining == 1_000 - 12 * 10

@@ -1,5 +1,6 @@
 """Admissions that are settled from what a provider's response or stream reports."""
 
+import contextlib
 import json
 import logging
 
@@ -91,6 +92,29 @@ def test_a_response_without_usage_is_an_error_and_the_estimate_stays(limiter, re
 
     assert limiter.peek(TOKENS, "bad").remaining == 100_000 - 130
     limiter.reset([TOKENS], "bad")
+
+
+@pytest.mark.parametrize("response", [{**CHAT, "usage": None}, None, b"{}"])
+def test_an_answer_that_cannot_be_read_is_never_given_back(limiter, response):
+    """The error ends the block, as any other does that gives the estimate back. But the provider has answered."""
+    with pytest.raises(ValueError, match="response: must"), limiter.admit(ALL, "unread", costs=ESTIMATE) as admission:
+        admission.settle_from(response)
+    assert used(limiter, "unread") == [5_000, 5_000, 9_000, 1]
+
+    with limiter.admit(ALL, "by hand", costs=ESTIMATE) as admission:
+        with pytest.raises(ValueError, match="response: must"):
+            admission.settle_from(response)
+        admission.settle({"tokens": 7, "micros": 8})
+    assert used(limiter, "by hand") == [7, 7, 8, 1]
+
+
+@pytest.mark.parametrize(("limit", "costs"), [(MONEY, {"micros": 9_000}), (REQUESTS, 1)])
+def test_an_error_after_the_report_gives_back_nothing(limiter, limit, costs):
+    """Also what keeps its estimate: money without a price, and limits of requests alone."""
+    with contextlib.suppress(KeyError), limiter.admit(limit, "late", costs=costs) as admission:
+        admission.settle_from({**CHAT, "model": "of-nobody"}, prices=PRICES)
+        raise KeyError
+    assert limiter.peek(limit, "late").limits[0].remaining < limit.quota
 
 
 def test_money_without_a_price_keeps_its_estimate(limiter):
@@ -206,6 +230,18 @@ async def test_the_asyncio_limiter_does_the_same(limiter_aio):
     assert [state.quota - state.remaining for state in states] == [130, 160, 220, 1]
     for key in ("stream", "left_aio"):
         assert (await limiter_aio.peek(TOKENS, key)).remaining == 100_000 - 120
+
+
+async def test_an_answer_that_cannot_be_read_is_never_given_back_by_asyncio(limiter_aio):
+    with pytest.raises(ValueError, match="response: must"):
+        async with limiter_aio.admit(ALL, "unread", costs=ESTIMATE) as admission:
+            await admission.settle_from({"error": {}})
+    assert [it.quota - it.remaining for it in (await limiter_aio.peek(ALL, "unread")).limits] == [
+        5_000,
+        5_000,
+        9_000,
+        1,
+    ]
 
 
 async def test_a_stream_for_another_kind_of_loop_is_an_error_at_once(limiter_aio):

@@ -84,6 +84,14 @@ def test_allowed_request_gets_the_fields_of_its_answer(served: Gateway, ask: Ask
     assert added["ratelimit"].startswith('"hourly";r=1;t=')
 
 
+@pytest.mark.parametrize("field", ["x-goog-api-key", "api-key"])
+def test_a_token_in_the_field_of_a_providers_sdk(served: Gateway, ask: Asking, field: str) -> None:
+    token = served.token(hourly(2))
+
+    assert left(ask({field: token})) == 1
+    assert left(ask({"authorization": f"Bearer {token}", field: "key-of-the-upstream"})) == 0
+
+
 def test_denial_is_a_whole_response(served: Gateway, ask: Asking) -> None:
     """Envoy sends status, fields and body as they are, and measures the body itself."""
     answer = ask({"x-api-key": served.token(hourly(0))})

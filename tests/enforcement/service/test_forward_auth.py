@@ -39,6 +39,17 @@ def test_a_quota_holds_and_the_denial_says_why(world, start, kind):
     assert denied.headers["Sluicegate-Decision"] == denied.json()["decision"]
 
 
+@pytest.mark.parametrize("field", ["X-Goog-Api-Key", "Api-Key"])
+def test_a_token_in_the_field_of_a_providers_sdk(world, start, field):
+    """The key of another API in it is not a token that is wrong."""
+    secret = world.everything(fixed(2))
+    client = start()
+
+    assert client.get("/v1/check", headers={field: secret}).headers["RateLimit"].startswith('"rpm";r=1')
+    assert client.get("/.well-known/sluicegate/usage", headers={field: secret}).json()["limits"][0]["left"] == 1
+    assert client.get("/v1/check", headers={field: "AIza"}).json()["code"] == "missing_token"
+
+
 def test_nginx_gets_403_and_the_status_beside_it(world, start):
     """nginx takes nothing but 401 and 403 for a denial, and an error page for the rest."""
     secret = world.everything(fixed(0))

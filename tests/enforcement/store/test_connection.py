@@ -91,6 +91,19 @@ def decide_in(limiter):
     return decision, time.monotonic() - began
 
 
+async def test_a_call_after_one_whose_time_was_over_keeps_its_budget(path):
+    """A further call without time is not sent. The next one has its whole budget, and no more, also with a greeting."""
+    path.mode = "swallow"
+    pipe = AsyncPipe(lambda: Address.from_url(path.url.removesuffix("/0") + "/1"), 0.05)
+    with pytest.raises(StoreError, match="timeout"):
+        await pipe.call_again(pack(("PING",)), time.monotonic() - 1)
+    await asyncio.sleep(0)  # whoever connects has begun by now
+
+    with pytest.raises(StoreError, match="timeout"):
+        await asyncio.wait_for(pipe.call(pack(("PING",))), 5)
+    pipe.close()
+
+
 def test_a_call_in_vain_takes_its_budget_and_no_tick_more(path):
     """The kernel counts in ticks and rounds up; the best of ten, and as late as this machine lets a mere sleep end."""
     pipe, spans, late = SyncPipe(lambda: Address.from_url(path.url), 0.025), [], []

@@ -76,6 +76,7 @@ def test_a_cap_on_partition_values_is_published(limiter, published):
     [
         (lambda p: p.token(policy="no"), "policy: must be published first, got 'no'"),
         (lambda p: p.token(project="no"), "project: must be published first, got 'no'"),
+        (lambda p: p.token(labels={"team": ""}), "labels: the value of team must have 1 to 128 characters, got 0"),
         (lambda p: p.globally("no"), "policy: must be published first, got 'no'"),
         (lambda p: p.override("no/rpm", quota=1), "policy: must be published first, got 'no'"),
         (lambda p: p.token(expires_at=datetime(2100, 1, 1)), "expires_at: must have a time zone"),  # noqa: DTZ001

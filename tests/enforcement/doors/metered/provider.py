@@ -120,10 +120,11 @@ class Visit:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
+        kind = message["type"].removeprefix("websocket.")
+        if kind == "http.response.start":
             self.answer.status = message["status"]
             self.answer.headers = {n.decode(): v.decode("latin-1") for n, v in message["headers"]}
-        elif message["type"] == "http.response.body":
+        elif kind == "http.response.body":
             self.answer.chunks.append(message.get("body", b""))
             self.answer.complete = not message.get("more_body", False)
 

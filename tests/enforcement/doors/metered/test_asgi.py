@@ -284,7 +284,7 @@ async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, limi
     answer = await ask(door, secret, {**HELLO, "model": "secret-model"})
     assert answer.status == 403
     assert answer.headers["sluicegate-denial"] == "unpriced_model"
-    assert answer.json()["error"]["message"] == "The model secret-model has no price, which usd asks for."
+    assert answer.json()["error"]["message"] == "The model secret-model has no price, and these limits need one: usd."
     assert await used(limiter, secret) == {"usd": 0, "tpm": 0}
 
 

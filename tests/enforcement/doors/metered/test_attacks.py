@@ -1,13 +1,17 @@
 """Ways around a budget at the metered ASGI door. None of them lets a request pass uncharged."""
 
 import asyncio
+from threading import current_thread, main_thread
 
 import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.doors.metered.bodies import BodyRoom
+from enforcement.doors.metered import admitting
+from enforcement.doors.metered import asgi as door_module
+from enforcement.doors.metered.bodies import LONG_BODY, MOST_BYTES, BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
+from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
 from tests.enforcement.world import fixed
@@ -165,7 +169,7 @@ async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, pr
 async def test_bodies_that_are_being_read_have_a_bound_together(world, door, provider):
     """Whoever has a token could otherwise fill the memory by requests that never come to their end."""
     secret = published(world, TPM)
-    door._guard._room = BodyRoom(1_000)
+    door._guard._room = BodyRoom(2_000)
     begun = {"type": "http.request", "body": b"{" + b" " * 599, "more_body": True}
     first = Visit(door, secret, HELLO, messages=[begun], headers=[])
     await asyncio.sleep(0.05)
@@ -176,7 +180,42 @@ async def test_bodies_that_are_being_read_have_a_bound_together(world, door, pro
     for _ in range(5):
         assert (await ask(door, secret, HELLO)).status == 200
     assert (await ask(door, secret, TWICE)).status == 403
-    assert door._guard._room.left == 1_000
+    assert door._guard._room.left == 2_000
+
+
+async def test_a_long_body_is_read_apart_from_the_event_loop(world, limiter, door, provider, monkeypatch):
+    """Whoever has a token could otherwise stop all other requests for seconds, by one body of many small values."""
+    readers = []
+    for module, name in ((door_module, "read_request"), (admitting, "open_request")):
+        own = getattr(module, name)
+        reads = lambda *it, own=own, **more: (readers.append(current_thread()), own(*it, **more))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, reads)
+    secret = published(world, TPM)
+    long = {**HELLO, "messages": [{"role": "user", "content": "x"}] * (LONG_BODY // 20)}
+
+    assert [(await ask(door, secret, body)).status for body in (HELLO, long)] == [200, 200]
+    assert [reader is main_thread() for reader in readers] == [True, True, False, False]
+    assert door._guard._room.left == MOST_BYTES
+
+
+async def test_bodies_of_one_project_leave_room_for_others(world, door, provider):
+    """Requests that never end take half of the room at most, however many they are."""
+    secret = published(world, TPM)
+    other = mint("live")
+    project = world.project(ident="proj_other", slug="other")
+    world.publish(project, {other: world.token("pol_api", project="proj_other")})
+    door._guard._room = BodyRoom(2_000)
+    begun = {"type": "http.request", "body": b"{" + b" " * 299, "more_body": True}
+    stalled = [Visit(door, secret, HELLO, messages=[begun], headers=[]) for _ in range(9)]
+    await asyncio.sleep(0.05)
+
+    assert [visit.answer.status for visit in stalled].count(503) == 6
+    assert (await ask(door, secret, HELLO)).status == 503
+    assert (await ask(door, other, HELLO)).status == 200
+    for visit in stalled:
+        visit.leave()
+        await visit.task
+    assert door._guard._room.left == 2_000
 
 
 async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, limiter, door, provider):

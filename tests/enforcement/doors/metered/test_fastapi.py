@@ -4,6 +4,7 @@ import json
 from typing import Annotated
 
 import pytest
+from anyio import from_thread
 from fastapi import Body, Depends, FastAPI
 from fastapi.responses import StreamingResponse
 
@@ -78,7 +79,7 @@ def with_the_dependency(limiter):
 
     @app.post("/whole")
     async def whole(admission: Held):
-        await admission.settle_from(ANSWER)
+        assert (await admission.settle_from(ANSWER)).usage.output == 30
 
     @app.post("/stream")
     async def stream(admission: Held):
@@ -87,6 +88,10 @@ def with_the_dependency(limiter):
                 yield json.dumps(chunk)
 
         return StreamingResponse(lines())
+
+    @app.post("/thread")
+    def thread(admission: Held):
+        from_thread.run(admission.settle_from, ANSWER)
 
     @app.post("/bad")
     async def bad(admission: Held):
@@ -101,7 +106,7 @@ async def events():
         yield value
 
 
-@pytest.mark.parametrize(("path", "tokens"), [("/whole", 130), ("/stream", 130), ("/bad", 600)])
+@pytest.mark.parametrize(("path", "tokens"), [("/whole", 130), ("/thread", 130), ("/stream", 130), ("/bad", 600)])
 async def test_an_application_settles_by_the_response_of_an_sdk(world, limiter, path, tokens):
     """Without usage the estimate stays."""
     secret = world.everything(TPM)
@@ -114,6 +119,5 @@ async def test_an_application_settles_by_the_response_of_an_sdk(world, limiter, 
 async def test_an_exempt_request_settles_nothing():
     """No limit applies to it, and the code of the application is the same."""
     admission = Admission(None)
-    await admission.settle_from(ANSWER)
-
+    assert await admission.settle_from(ANSWER) is None
     assert [chunk async for chunk in admission.metered(events())] == [WORD, LAST]

@@ -9,9 +9,8 @@ from enforcement import aio
 from enforcement.control.reservations import open_reservations, settle_reservation
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.metering import tally
-from enforcement.metering.price_documents import parse_prices
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, STREAM, TPM, USD, published, used
+from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, used
 from tests.enforcement.world import PROJECT
 
 NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES)
@@ -31,9 +30,7 @@ def provider():
 
 @pytest.fixture
 def door(limiter, provider):
-    door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(PRICES)
-    return door
+    return LimitMiddleware(provider, limiter, metered=True)
 
 
 @pytest.fixture
@@ -71,13 +68,15 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
         "estimated_input": 200,
     }
     exact = by_way["exact"]
-    assert (exact["project"], exact["model"], exact["approximate"], exact["price_revision"]) == (PROJECT, "gpt-x", 0, 7)
+    assert (exact["project"], exact["model"], exact["approximate"], exact["price_revision"]) == (PROJECT, "gpt-x", 0, 1)
     assert exact["token"].startswith("tok_")
     assert [by_way["nothing"][name] for name in ("requests", "output", "micros")] == [1, 0, 0]
 
 
-async def test_money_is_reported_also_where_no_limit_counts_it(world, door, delivered):
+async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, door, delivered):
+    """As soon as the prices are loaded, for which such a request does not wait."""
     secret = published(world, TPM)
+    await limiter.find_prices()
     await ask(door, secret, HELLO)
 
     (row,) = await delivered()

@@ -19,13 +19,14 @@ class InvoicingProvider:
         invoice: Input and output tokens of each request that was answered.
         heads: The header fields of each request.
         pause: Seconds before each part of an answer.
+        delay: Seconds before an answer.
         refuses: Answer with status 500 and write no invoice.
     """
 
     def __init__(self) -> None:
         self.invoice: list[tuple[int, int]] = []
         self.heads: list[dict[str, str]] = []
-        self.pause = 0.0
+        self.pause = self.delay = 0.0
         self.refuses = False
 
     @property
@@ -53,6 +54,7 @@ class InvoicingProvider:
             value = found["answer"](asked, found)
         else:
             value = _UNPRICED.get(path, {"error": {"message": f"no such path: {path}"}})
+        await asyncio.sleep(self.delay)
         await _send(send, value, self.pause)
 
     def _tokens(self, asked: Any, answer: Any) -> dict[str, Any]:

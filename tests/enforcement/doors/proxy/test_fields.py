@@ -63,7 +63,7 @@ def test_a_field_is_one_field(field: tuple[bytes, bytes]) -> None:
         head(field)
 
 
-@pytest.mark.parametrize("target", [b"/ HTTP/1.1\r\nx: 1\r\n\r\nGET /y", b"/a b", b"/a\tb", b"/\x7f", b"/\0"])
+@pytest.mark.parametrize("target", [b"/ HTTP/1.1\r\nx: 1\r\n\r\nGET /y", b"/a b", b"/a\tb", b"/\x7f", b"/\0", b"/a#/b"])
 def test_a_target_is_one_word(target: bytes) -> None:
     """With a blank it would end early."""
     with pytest.raises(BadRequest):

@@ -212,6 +212,19 @@ def test_a_second_token_does_not_reach_the_upstream(proxied, upstream: Upstream,
     assert not {"authorization", "x-api-key"} & set(arrived(upstream))
 
 
+@pytest.mark.parametrize("target", ["/v1/models?key={token}", "/bot{token}/x", "/?a=1&key=%20{token}"])
+def test_a_token_in_the_address_does_not_reach_the_upstream(
+    proxied, upstream: Upstream, issue: Issue, target: str
+) -> None:
+    """Clients of Gemini may send their key like that, and the upstream would write it into its log."""
+    token = issue(PLENTY)
+
+    answer = proxied().get(target.format(token=token), headers={"x-goog-api-key": token})
+    assert (answer.status_code, upstream.scopes) == (400, [])
+    assert "must stand in a header field" in answer.text
+    assert proxied().get("/?key=sg_live_x", headers={"x-goog-api-key": token}).status_code == 200
+
+
 def test_upstream_that_is_away_is_a_bad_gateway(proxied, issue: Issue) -> None:
     """502 with a problem document, and the fields of the limit that was charged."""
     token = issue(PLENTY)
