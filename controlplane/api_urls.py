@@ -6,12 +6,12 @@ from rest_framework.routers import SimpleRouter
 from controlplane.api.documentation import Documentation, NoSuchPath, OpenApi
 from controlplane.fleet.api import InstanceView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
-from controlplane.prices.api import PRICE_ID, PriceView
+from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
 from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
-from controlplane.reservations.metered import MeteredView, ModelView
+from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -24,6 +24,7 @@ router.register("revisions", RevisionView, "revision")
 router.register("instances", InstanceView, "instance")
 router.register("usage/metered", MeteredView, "metered-usage")
 router.register("usage/models", ModelView, "model-usage")
+router.register("usage/labels", LabelUsageView, "label-usage")
 router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
@@ -36,6 +37,7 @@ urlpatterns = [
     path("", include(router.urls)),
     path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),
+    path("prices/factors", FactorView.as_view({"get": "list"}), name="factors"),
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),

@@ -249,6 +249,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
+    # Every hour, although it looks at whole days, so that a missed run is made up soon.
+    "learn-factors": {
+        "task": "controlplane.prices.tasks.learn_factors",
+        "schedule": crontab(minute=25),
+        "options": {"expires": 3600},
+    },
     # Every hour, although each day has one report, so that missed reports are written soon.
     "daily-reports": {
         "task": "controlplane.usage.tasks.daily_reports",

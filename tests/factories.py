@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.prices.models import ModelPrice
+from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.usage.models import DeniedRequest, UsageRow
 
@@ -68,6 +68,17 @@ class ModelPriceFactory(CleanFactory):
     pattern = factory.Sequence(lambda n: f"model-{n}")
     input = 1_000_000
     output = 4_000_000
+
+
+class ModelFactorFactory(CleanFactory):
+    class Meta:
+        model = ModelFactor
+
+    model = factory.Sequence(lambda n: f"model-{n}")
+    per_mille = 1_500
+    requests = 60
+    projects = 1
+    days = 3
 
 
 class ProjectFactory(CleanFactory):

@@ -50,6 +50,11 @@ def badge(text: str, kind: str = "") -> SafeString:
     return format_html('<span class="sg-badge {}">{}</span>', f"sg-{kind}" if kind else "", text)
 
 
+def long_name(name: str) -> SafeString:
+    """Return a name that clients choose, so that a very long one does not push the other columns out of sight."""
+    return format_html('<span class="sg-name">{}</span>', name)
+
+
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
     """
     Return HTML with an instant relative to now, such as "2 hours ago", or "never" for None.

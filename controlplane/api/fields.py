@@ -212,6 +212,17 @@ class LabelQueryField(serializers.Field):
         return labels
 
 
+@extend_schema_field({"type": "string", "minLength": 1, **_LABEL_NAMES})
+class LabelNameField(StringField):
+    """The name of a label, such as team."""
+
+    def to_internal_value(self, data: Any) -> str:
+        name = super().to_internal_value(data)
+        if errors := _label_errors({name: "x"}):
+            raise ValidationError(errors)
+        return name
+
+
 def _label_errors(label: dict[str, str]) -> list[ErrorDetail]:
     try:
         check_labels(label)

@@ -41,6 +41,7 @@ SUMMARIES = {
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
     "prices_update": "Set a price",
+    "prices_factors_list": "List the factors of models",
     "revisions_rollback": "Roll back to a revision",
     "tokens_revoke": "Revoke a token",
     "tokens_rotate": "Rotate a token",
@@ -49,16 +50,19 @@ SUMMARIES = {
     "usage_list": "List usage",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",
+    "usage_labels_list": "List the usage of each value of a label",
 }
 DESCRIPTIONS = {
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
+    "prices_factors_list": "Return a page of the factors that correct typical estimates.",
     "global_update": "Choose the policy, or null for none.",
     "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
     "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",
     "reservations_retrieve": "Return the reservation, if it can be settled, or was lost or settled by hand lately.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",
+    "usage_labels_list": "Return the totals of each value of a label.",
     "revisions_retrieve": "Return the revision with its documents, and the instances that do not run it yet.",
 }
 

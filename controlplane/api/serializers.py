@@ -141,8 +141,13 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
         try:
             candidate.full_clean(exclude=self.clean_exclude)
         except InvalidModel as exc:
-            raise ValidationError(model_errors(exc)) from exc
+            raise ValidationError(self._by_name(model_errors(exc))) from exc
         return attrs
+
+    def _by_name(self, errors: dict[str, list[ErrorDetail]]) -> dict[str, list[ErrorDetail]]:
+        """Return errors of columns under the names that clients know, which differ from those of some columns."""
+        names = {field.source: name for name, field in self.fields.items()}
+        return {names.get(column, column): found for column, found in errors.items()}
 
     def candidate(self, attrs: dict[str, Any]) -> models.Model:
         """Return a copy of the row, or a new row, with the values of *attrs*, without saving it."""

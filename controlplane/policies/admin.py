@@ -27,6 +27,7 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.core.money import permits
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.actions import remove_limit, save_override, set_global_policy
@@ -337,7 +338,8 @@ class OverrideAdmin(RecordedAdmin):
 
     @display(description="Quota")
     def replaced(self, override: Override) -> str:
-        return format_html("{} instead of {}", f"{override.quota:,}", f"{override.limit.quota:,}")
+        unit = override.limit.unit
+        return f"{permits(override.quota, unit)} instead of {permits(override.limit.quota, unit)}"
 
     @display(description="Ends", ordering="ends_at")
     def ends(self, override: Override) -> str:

@@ -1,20 +1,27 @@
 """Changes of prices. Admin, API and commands call these functions with an open change."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.core.turns import take_turn
+from controlplane.prices import factors
 from controlplane.prices.differences import Difference
-from controlplane.prices.models import ModelPrice
-from controlplane.publishing.changes import Change
+from controlplane.prices.factors import FactorChange
+from controlplane.prices.models import ModelFactor, ModelPrice
+from controlplane.publishing.changes import Actor, Change, change
 
 OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own for the model, which comes first."
 
 
 def lock_prices() -> None:
-    """Lock all prices until the end of the transaction, because together they are one document."""
+    """
+    Lock all prices until the end of the transaction, because together they are one document.
+
+    Whoever also locks the row of a price does that later. Otherwise two changes could wait for each other.
+    """
     take_turn("prices")
 
 
@@ -69,3 +76,41 @@ def apply_catalogue(tx: Change, differences: Sequence[Difference]) -> None:
     tx.record_many("modelprice.create", ((price, None, price.as_record()) for price, old in changed if old is None))
     tx.record_many("modelprice.update", ((price, old, price.as_record()) for price, old in changed if old is not None))
     ModelPrice.objects.check_document()
+
+
+def learn_factors(actor: Actor, now: datetime, reason: str = "") -> tuple[Change, list[FactorChange]]:
+    """
+    Learn the factors of models from the metered usage, publish those that differ enough from the present ones, and
+    return the change with what it did.
+
+    A second run on the same usage changes nothing, also at the same time.
+    """
+    measured = factors.measure(now)
+    with change(actor=actor, reason=reason) as tx:
+        lock_prices()
+        found = factors.changes(measured, now)
+        _apply_factors(tx, found, now)
+    return tx, found
+
+
+def _apply_factors(tx: Change, found: Sequence[FactorChange], now: datetime) -> None:
+    """Make the factors what the changes say, with an audit entry for each."""
+    rows = ModelFactor.objects.in_bulk([one.model for one in found], field_name="model")
+    records = {model: row.as_record() for model, row in rows.items()}
+    for one in found:
+        if one.measured is None:
+            continue
+        row = rows.setdefault(one.model, ModelFactor(model=one.model))
+        for name in ("per_mille", "requests", "projects", "days"):
+            setattr(row, name, getattr(one.measured, name))
+        row.changed_at = now
+        row.full_clean(validate_unique=False)
+        row.save()
+    gone = [rows[one.model] for one in found if one.measured is None]
+    kept = [(rows[one.model], records.get(one.model)) for one in found if one.measured is not None]
+    tx.record_many("modelfactor.delete", ((row, row.as_record(), None) for row in gone))
+    tx.record_many("modelfactor.create", ((row, None, row.as_record()) for row, old in kept if old is None))
+    tx.record_many("modelfactor.update", ((row, old, row.as_record()) for row, old in kept if old is not None))
+    ModelFactor.objects.filter(pk__in=[row.pk for row in gone]).delete()
+    if found:
+        ModelPrice.objects.check_document()

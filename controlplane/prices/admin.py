@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -8,12 +10,13 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from controlplane.adminkit.site import RecordedAdmin, badge, instant
+from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
 from controlplane.core.money import exact, rounded
 from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.prices.actions import delete_price, save_price
-from controlplane.prices.models import ModelPrice
+from controlplane.prices import factors
+from controlplane.prices.actions import delete_price, lock_prices, save_price
+from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
@@ -22,7 +25,7 @@ from controlplane.publishing.models import Revision
 
 @admin.register(ModelPrice)
 class ModelPriceAdmin(RecordedAdmin):
-    list_display = ["pattern", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
+    list_display = ["model_name", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
     list_filter = [("source", ChoicesDropdownFilter)]
     search_fields = ["pattern"]
     readonly_fields = ["origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate", "long_requests"]
@@ -44,6 +47,12 @@ class ModelPriceAdmin(RecordedAdmin):
     ]
     list_before_template = "admin/sluicegate/models.html"
     empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
+
+    @contextmanager
+    def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
+        with super().changing(request, reason) as tx:
+            lock_prices()
+            yield tx
 
     def get_fieldsets(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
         if obj is not None and not self.has_change_permission(request, obj):
@@ -69,6 +78,10 @@ class ModelPriceAdmin(RecordedAdmin):
         with snapshot():
             seen = [] if request.method == "POST" else seen_lately(timezone.now())
         return super().changelist_view(request, {**_shown(seen), **(extra_context or {})})
+
+    @display(description="Model", ordering="pattern")
+    def model_name(self, price: ModelPrice) -> str:
+        return long_name(price.pattern)
 
     @display(description="From", ordering="source")
     def origin(self, price: ModelPrice) -> str:
@@ -152,6 +165,7 @@ def _row(seen: SeenModel) -> dict[str, Any]:
         "cached": rate(rates.cached_input) if rates else "—",
         "output": rate(rates.output) if rates else "—",
         "money": rounded(seen.micros) if rates or seen.micros else "unknown",
+        "factor": factors.in_words(seen.factor),
     }
 
 
@@ -159,7 +173,7 @@ def _publication() -> str:
     """Return a sentence that says which revision of the prices is published, and how many instances use it."""
     last = Revision.objects.filter(changes__prices=True).order_by("-number")
     revision = last.values_list("number", flat=True).first()
-    if not ModelPrice.objects.exists() or revision is None:
+    if revision is None or not (ModelPrice.objects.exists() or ModelFactor.objects.exists()):
         return "No prices are published."
     fleet = heartbeats.fleet_now()
     if fleet.unknown:

@@ -1,4 +1,4 @@
-"""The REST resource of prices."""
+"""The REST resources of prices, and of the factors that are published with them."""
 
 from typing import Any
 
@@ -17,8 +17,9 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery
 from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated, check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
-from controlplane.prices.models import OPERATOR, ModelPrice
+from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice
 from controlplane.publishing.changes import Change
+from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.price_documents import MAX_RATE, MAX_TIERS
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 
@@ -150,9 +151,50 @@ class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
             delete_price(tx, self.for_writing())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
+    def for_writing(self) -> ModelPrice:
+        lock_prices()
+        return super().for_writing()
+
     def check_writable(self, obj: ModelPrice) -> None:
         if not obj.is_operators:
             raise Conflict(OF_THE_CATALOGUE, "price_of_the_catalogue")
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         save_price(tx, serializer.candidate(serializer.validated_data))
+
+
+class FactorSerializer(serializers.ModelSerializer):
+    model = serializers.CharField(read_only=True, help_text="The whole name of the model.")
+    per_mille = serializers.IntegerField(
+        read_only=True,
+        min_value=LEAST_FACTOR,
+        max_value=MOST_FACTOR,
+        help_text="Tokens of a text of 4,000 bytes.",
+    )
+    requests = serializers.IntegerField(read_only=True, help_text="Requests from which it was learned.")
+    projects = serializers.IntegerField(read_only=True, help_text="Projects of these requests.")
+    days = serializers.IntegerField(read_only=True, help_text="Days of these requests.")
+    changed_at = InstantField(read_only=True)
+
+    class Meta:
+        model = ModelFactor
+        fields = ["model", "per_mille", "requests", "projects", "days", "changed_at"]
+
+
+class FactorQuery(ListQuery):
+    model = serializers.CharField(required=False, max_length=MAX_PATTERN_LENGTH, help_text="The whole name.")
+
+
+class FactorView(Listed, ApiView):
+    """How many tokens the text of each model has, learned from usage. A model that is not listed has 1,000."""
+
+    serializer_class = FactorSerializer
+    ordering = ("model", "id")
+    queries = {"list": FactorQuery}
+    scopes = {"list": "prices:read"}
+    # They say which models the other projects ask for.
+    of_all_projects = ("list",)
+
+    def get_queryset(self) -> QuerySet[ModelFactor]:
+        chosen = {name: self.query[name] for name in ("model",) if name in self.query}
+        return ModelFactor.objects.filter(**chosen)

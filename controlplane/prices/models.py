@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
+from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.price_documents import parse_price, parse_prices
 from enforcement.model.documents import SCHEMA, InvalidDocument, dumps
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
@@ -24,8 +25,14 @@ _COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until"}
 
 class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
     def as_document(self, revision: int) -> dict[str, Any] | None:
-        """Return the document of these prices that enforcers read, or None if there are none."""
-        return document_of(self.order_by("pattern", "valid_from", "pk"), revision)
+        """
+        Return the document of these prices and all factors that enforcers read, or None if there is neither.
+
+        Without factors it has no such field, because an enforcer that does not know the field refuses the document.
+        """
+        prices = document_of(self.order_by("pattern", "valid_from", "pk"), revision)
+        factors = ModelFactor.objects.by_model()
+        return {**(prices or empty_document(revision)), "factors": factors} if factors else prices
 
     def check_document(self) -> None:
         """Raise ValidationError if enforcers would refuse all prices together, as there are too many."""
@@ -119,6 +126,55 @@ class ModelPrice(models.Model):
         yield from ()
 
 
+class ModelFactorQuerySet(models.QuerySet["ModelFactor"]):
+    def by_model(self) -> dict[str, int]:
+        """Return the factors per mille by model, as a new dictionary in the order of the models."""
+        return dict(self.order_by("model").values_list("model", "per_mille"))
+
+
+class ModelFactor(models.Model):
+    """
+    How many more tokens the text of a model has than one for four bytes, as the providers have reported lately.
+
+    ``requests``, ``projects`` and ``days`` say on how many it rests. A model without a row has the factor 1.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "fct"), editable=False)
+    model = models.CharField(max_length=MAX_PATTERN_LENGTH, unique=True)
+    per_mille = models.IntegerField()
+    requests = models.BigIntegerField()
+    projects = models.IntegerField()
+    days = models.IntegerField()
+    changed_at = models.DateTimeField(default=timezone.now)
+
+    objects = ModelFactorQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["model"]
+        verbose_name = "factor"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(per_mille__gte=LEAST_FACTOR, per_mille__lte=MOST_FACTOR),
+                name="prices_factor_in_bounds",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.model
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
+        return {name: getattr(self, name) for name in ("id", "model", "per_mille", "requests", "projects", "days")}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield one pair for the outbox entry that a change of this row needs. Factors are published with prices."""
+        yield "prices", ""
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing, because no row depends on a factor."""
+        yield from ()
+
+
 def document_of(prices: Iterable[ModelPrice], revision: int) -> dict[str, Any] | None:
     """Return the document of some prices that enforcers read, or None if there are none."""
     entries: dict[str, list[dict[str, Any]]] = {OPERATOR: [], CATALOGUE: []}
@@ -126,8 +182,12 @@ def document_of(prices: Iterable[ModelPrice], revision: int) -> dict[str, Any] |
         entries[price.source].append(price.as_entry())
     if not any(entries.values()):
         return None
-    lists = {"overrides": entries[OPERATOR], "prices": entries[CATALOGUE]}
-    return {"schema": SCHEMA, "revision": revision, "currency": settings.CURRENCY, **lists}
+    return {**empty_document(revision), "overrides": entries[OPERATOR], "prices": entries[CATALOGUE]}
+
+
+def empty_document(revision: int) -> dict[str, Any]:
+    """Return a document without prices, as a new dictionary."""
+    return {"schema": SCHEMA, "revision": revision, "currency": settings.CURRENCY}
 
 
 def column_of(message: str) -> str:

@@ -125,7 +125,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         dialog={
             "title": "Roll back to this revision",
             "description": "Policies with their limits, the policy of each project and the global policy are restored, "
-            "as a new revision. Newer policies and projects stay. Tokens and overrides do not change.",
+            "as a new revision. Newer policies and projects stay. Tokens, overrides and prices do not change.",
             "form_class": ReasonDialog,
             "form_submit_text": "Roll back",
         },

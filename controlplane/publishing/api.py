@@ -91,7 +91,7 @@ class RevisionView(Listed, ApiView):
         """
         Restore the policies, their limits, the policies of projects, and the global policy of this revision.
 
-        Tokens and overrides do not change. The header Sluicegate-Revision names the new revision.
+        Tokens, overrides and prices do not change. The header Sluicegate-Revision names the new revision.
         """
         serializer = RollbackSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)

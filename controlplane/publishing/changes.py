@@ -80,6 +80,15 @@ class Change:
         """Whether nothing was recorded or has to be published, because every value is as it was."""
         return not (self._recorded or self._touched)
 
+    @property
+    def outcome(self) -> str:
+        """What became of a committed change, in a sentence."""
+        if self.is_empty:
+            return "Nothing was changed."
+        if self.revision is None:
+            return "Saved. The change will be published when the store is available."
+        return f"Published as revision {self.revision}."
+
     def created(self, obj: models.Model) -> None:
         """Write the audit entry and the outbox entries for the new row *obj*."""
         self.record(f"{obj._meta.model_name}.create", obj, before=None, after=obj.as_record())

@@ -18,7 +18,7 @@ def rollback(tx: Change, number: int) -> None:
     Restore the policies, project settings and global policy of revision *number* in SQL.
 
     That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
-    Newer policies and projects, tokens with their labels, overrides, and the policies of new tokens stay as they are. A
+    Newer policies and projects, tokens with their labels, overrides, prices, and the policies of new tokens stay. A
     deleted policy is created again under its id. A deleted project is not, because its tokens are gone, and neither are
     its own policies.
 

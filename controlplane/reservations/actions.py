@@ -12,12 +12,12 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 
 from controlplane.core import store
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import Actor, Change, change
 from controlplane.reservations import listing
 from controlplane.reservations.models import RELEASED, SETTLED, SETTLING, Reservation
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row, SettledRow
-from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation
+from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
 from enforcement.metering.settlement import EXACT, NOTHING
 from enforcement.model.metered import MONEY
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # The process that began a settlement is dead or has given up by then.
 RETRIED_AFTER = timedelta(seconds=10)
+# How long the store knows who has settled one. The worker has asked by then, also after an outage.
+MARKED_FOR_MS = 7 * 86_400_000
 COUNTERS_AWAY = (*STORE_ERRORS, StoreError)
 
 
@@ -196,9 +198,13 @@ def _finish_now(row: Reservation, tx: Change) -> None:
 
 
 def _correct(row: Reservation, client: redis.Redis) -> bool:
-    """Correct the counters of a reservation, and return whether it was open. Raises one of COUNTERS_AWAY."""
-    done = with_library(client, lambda: settle_reservation(client, store.keys(), row.pk, row.order["costs"]))
-    return done is not None
+    """
+    Correct the counters of a reservation, unless that was done, and return whether it was settled by this order, and
+    not by its process. Raises one of COUNTERS_AWAY.
+    """
+    keys, costs = store.keys(), row.order["costs"]
+    done = with_library(client, lambda: settle_reservation(client, keys, row.pk, costs, marked_for_ms=MARKED_FOR_MS))
+    return done is not None or was_marked(client, keys, row.pk)
 
 
 def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:
@@ -253,7 +259,8 @@ def finish_pending(now: datetime, client: redis.Redis) -> int:
     """
     Finish the settlements whose process has died or could not reach the store, and return their number.
 
-    If the record of one is gone, the call of that process has reached the store, and only its reply was lost.
+    If the record of one is gone, either the call of that process has reached the store, and only its reply was lost, or
+    the process of the reservation has settled it meanwhile. The mark in the store tells.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
@@ -261,10 +268,13 @@ def finish_pending(now: datetime, client: redis.Redis) -> int:
     done = 0
     for row in Reservation.objects.filter(state=SETTLING, settled_at__lt=now - RETRIED_AFTER).order_by("settled_at"):
         try:
-            _correct(row, client)
+            by_us = _correct(row, client)
         except StoreError as exc:
             logger.warning("The settlement of %s is not finished: %s", row.pk, exc)
             continue
-        finish(row, now, by_us=True)
+        finish(row, now, by_us=by_us)
+        if not by_us:
+            with change(actor=Actor("record_lost", "task")) as tx:
+                tx.record("reservation.settled_elsewhere", row, before=None, after=row.as_record())
         done += 1
     return done

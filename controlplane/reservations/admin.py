@@ -14,12 +14,12 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 
 from controlplane.adminkit.forms import DurationField, NumbersField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
+from controlplane.core.money import exact, quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
-from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, UNSETTLED, Reservation
+from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
-from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
@@ -38,6 +38,13 @@ class FilterForm(forms.Form):
     project = forms.CharField(required=False, max_length=63, widget=UnfoldAdminTextInputWidget, label="Project")
     token = forms.CharField(required=False, max_length=100, widget=UnfoldAdminTextInputWidget, label="Token")
     older = DurationField(required=False, label="Older than")
+
+    def clean_older(self) -> int | None:
+        """Return the least age in seconds, or None for any."""
+        older: int | None = self.cleaned_data["older"]
+        if older is not None and older > SETTLED_KEPT.total_seconds():
+            raise forms.ValidationError(f"Must be at most {SETTLED_KEPT.days} days. Older ones are not kept.")
+        return older
 
     def clean_project(self) -> str:
         """Return the id of the project that is named by its slug or id, or an empty string."""
@@ -175,7 +182,15 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
             return HttpResponseRedirect(list_url(Reservation))
         (shown,) = described([row])
         may_settle = row.may_settle and self.has_settle_permission(request)
-        return self.page(request, "reservation.html", title="Reservation", row=shown, form=form, may_settle=may_settle)
+        return self.page(
+            request,
+            "reservation.html",
+            title="Reservation",
+            row=shown,
+            form=form,
+            may_settle=may_settle,
+            example=exact(2_500_000),
+        )
 
     def _settle(self, request: HttpRequest, pk: str, form: SettleForm) -> bool:
         """Settle a reservation, tell the user how that went, and return whether the page of it is done with."""
@@ -223,12 +238,6 @@ def described(rows: Any) -> list[dict[str, Any]]:
 
 
 def _amount(one: dict[str, Any], *, signed: bool = False) -> dict[str, str]:
-    """Return the name of a limit and the permits as people read them. Money has six decimals."""
-    permits, sign = one["permits"], "+" if signed else ""
-    number = f"{permits / 1_000_000:{sign},.6f}" if one["unit"] == MONEY else f"{permits:{sign},}"
-    return {"limit": f"{one['policy']}/{one['limit']}", "number": number, "unit": _unit(one["unit"], permits)}
-
-
-def _unit(unit: str, permits: int) -> str:
-    name = "money" if unit == MONEY else unit.replace("_", " ")
-    return name.removesuffix("s") if abs(permits) == 1 else name
+    """Return the name of a limit and the permits as people read them."""
+    sign = "+" if signed and one["permits"] > 0 else ""
+    return {"limit": f"{one['policy']}/{one['limit']}", "permits": sign + quantity(one["permits"], one["unit"])}

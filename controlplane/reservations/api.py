@@ -25,13 +25,14 @@ from controlplane.api.serializers import ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.reservations import actions, listing
-from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, STATES, UNSETTLED, Reservation
+from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, STATES, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
 ID = r"[A-Za-z0-9_-]{1,64}\.[0-9a-f]{32}"
-MOST_SECONDS = 30 * 86_400
+MOST_SECONDS = int(SETTLED_KEPT.total_seconds())
+COST = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
 
 
 class ReservationQuery(ListQuery):
@@ -116,8 +117,13 @@ class UsageOfRequestSerializer(StrictSerializer):
     cache_write = StrictIntegerField(min_value=0, max_value=MAX_NUMBER, default=0)
 
 
+@extend_schema_field({"type": "object", "minProperties": 1, "additionalProperties": COST})
+class CostsField(serializers.DictField):
+    """Permits by unit."""
+
+
 class SettleSerializer(StrictSerializer):
-    costs = serializers.DictField(
+    costs = CostsField(
         child=StrictIntegerField(min_value=0, max_value=MAX_NUMBER),
         required=False,
         allow_empty=False,
@@ -225,10 +231,10 @@ class ReservationView(Listed, ApiView):
         return ReservationSerializer(rows, many=True, context=context).data
 
     def found(self) -> Reservation:
-        """Return the reservation in the address, or raise NotFound, also if the key may not see it."""
+        """Return the reservation in the address, or raise Unknown, also if the key may not see it."""
         row, _ = listing.read(self.kwargs["pk"])
         if not self.access.owns(row.project_id):
-            raise NotFound
+            raise listing.Unknown
         return row
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -1,11 +1,13 @@
 """The reservations that the store and SQL know, as one list."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 import redis
 from django.conf import settings
+from django.db.models import QuerySet
 
 from controlplane.core import store
 from controlplane.projects.models import Project
@@ -14,12 +16,15 @@ from enforcement.control.reservations import (
     MAX_LISTED,
     OpenReservation,
     count_reservations,
+    each_reservation,
     find_reservation,
-    open_reservations,
 )
 from enforcement.model.keys import GLOBAL_TAG
-from enforcement.plan.records import RecordKeys
+from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys
 from enforcement.store.errors import StoreError
+
+# How many a list reads from the store, in the search for those of its filter. SQL finds lost ones beyond that.
+MOST_READ = 5_000
 
 
 class Unknown(LookupError):
@@ -50,7 +55,7 @@ class ReservationQuery:
     def accepts(self, row: Reservation, now: datetime) -> bool:
         """Return whether a reservation is in the list."""
         return (
-            (row.state in self.states or row.state == SETTLING)
+            row.state in self.states
             and (self.projects is None or row.project_id in self.projects)
             and self.token in ("", row.token_id)
             and (self.older_than is None or row.at <= now - self.older_than)
@@ -77,46 +82,54 @@ def client() -> redis.Redis:
 
 def unsettled(query: ReservationQuery, now: datetime) -> UnsettledList:
     """
-    Return the open and lost reservations, of which at most MAX_LISTED are read.
+    Return at most MAX_LISTED open and lost reservations of a query, from the store and from SQL.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    found: dict[str, Reservation] = {}
-    truncated = False
-    for tag in _tags(query.projects):
-        room = MAX_LISTED - len(found)
-        of_tag = _read(tag, query.states, room + 1)
-        truncated = truncated or len(of_tag) > room
-        found |= {one.id: Reservation.of(one) for one in of_tag[:room]}
-        if truncated:
-            break
-    kept = Reservation.objects.filter(state__in=(LOST, SETTLING))
-    if query.projects is not None:
-        kept = kept.filter(project_id__in=query.projects)
-    for row in kept.order_by("at", "pk")[:MAX_LISTED]:
+    stored = _stored(query)
+    accepted = (row for row in islice(stored, MOST_READ) if query.accepts(row, now))
+    found = {row.pk: row for row in islice(accepted, MAX_LISTED)}
+    kept = list(_kept_of(query, now)[: MAX_LISTED + 1])
+    unread = next(accepted, None) is not None or next(stored, None) is not None
+    for row in kept:
         if row.state == SETTLING or row.pk not in found:
             found[row.pk] = row
-    rows = sorted((row for row in found.values() if query.accepts(row, now)), key=lambda row: (row.at, row.pk))
-    return UnsettledList(rows, truncated)
+    rows = sorted(found.values(), key=lambda row: (row.at, row.pk))
+    return UnsettledList(rows[:MAX_LISTED], unread or len(rows) > MAX_LISTED)
 
 
-def _tags(projects: Collection[str] | None) -> list[str]:
-    """Return the hash tags that have reservations of some projects, of which None means all."""
-    tags: Iterable[str] = Project.objects.values_list("pk", flat=True) if projects is None else projects
-    return sorted(count_reservations(client(), store.keys(), [*tags, GLOBAL_TAG]))
+def _stored(query: ReservationQuery) -> Iterator[Reservation]:
+    """Yield the reservations of a query that the store lists, and others of the same projects."""
+    states, keys, shared = query.states, store.keys(), client()
+    chosen = {"lost_only": OPEN not in states, "open_only": LOST not in states}
+    # The index of all projects comes last, as most of it may be of others.
+    for tag in sorted(count_reservations(shared, keys, _tags(query)), key=lambda tag: (tag == GLOBAL_TAG, tag)):
+        for row in each_reservation(shared, keys, tag, **chosen, at_most=MAX_RESERVATIONS):
+            if row.about.get("project"):
+                yield Reservation.of(row)
 
 
-def _read(tag: str, states: Collection[str], at_most: int) -> list[OpenReservation]:
-    rows = open_reservations(
-        client(),
-        store.keys(),
-        tag,
-        lost_only=OPEN not in states,
-        open_only=LOST not in states,
-        at_most=at_most,
-    )
-    return [row for row in rows if row.about.get("project")]
+def _tags(query: ReservationQuery) -> list[str]:
+    """Return the hash tags that may have reservations of a query."""
+    projects: Iterable[str] = query.projects or ()
+    if query.projects is None:
+        every = Project.objects.values_list("pk", flat=True)
+        # Of a token that was deleted, the project is unknown.
+        projects = every.filter(tokens=query.token) or every if query.token else every
+    return [*projects, GLOBAL_TAG]
+
+
+def _kept_of(query: ReservationQuery, now: datetime) -> QuerySet[Reservation]:
+    """Return the rows of a query that SQL has, the oldest first."""
+    rows = Reservation.objects.filter(state__in=[SETTLING, *(state for state in query.states if state == LOST)])
+    if query.projects is not None:
+        rows = rows.filter(project_id__in=query.projects)
+    if query.token:
+        rows = rows.filter(token_id=query.token)
+    if query.older_than is not None:
+        rows = rows.filter(at__lte=now - query.older_than)
+    return rows.order_by("at", "pk")
 
 
 def reservation_counts(at_most: int) -> list[tuple[str, ReservationCount]]:

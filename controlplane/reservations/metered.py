@@ -1,4 +1,4 @@
-"""The REST resources of metered usage: tokens and money by model, and how requests were settled."""
+"""The REST resources of metered usage: tokens and money by model or label, and how requests were settled."""
 
 from typing import Any
 
@@ -9,23 +9,32 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ProjectField
+from controlplane.api.fields import InstantField, LabelNameField, LabelQueryField, ProjectField, with_labels
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.usage.models import MeteredRow
-from controlplane.usage.report import totals_by_model
-from enforcement.metering.tally import COUNT_NAMES
+from controlplane.usage.periods import PERIODS
+from controlplane.usage.report import totals_by_label, totals_by_model
+from enforcement.metering.settlement import DRAINED, ESTIMATED, EXACT, NOTHING, OBSERVED
+from enforcement.metering.tally import COUNT_NAMES, UNMETERED
 
-MOST_MODELS = 1_000
-SETTLED_AS = "exact, drained, observed, estimated, nothing, or unmetered."
+MOST_MODELS = MOST_VALUES = 1_000
+SETTLED_AS = (EXACT, DRAINED, OBSERVED, ESTIMATED, NOTHING, UNMETERED)
+WORDS = f"{', '.join(SETTLED_AS[:-1])}, or {SETTLED_AS[-1]}."
 
 
 class MeteredQuery(RangeQuery):
+    labels = LabelQueryField()
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
     model = serializers.CharField(required=False, max_length=128, help_text="The name that requests ask for.")
-    settled_as = serializers.CharField(required=False, max_length=16, help_text=SETTLED_AS)
+    settled_as = serializers.ChoiceField(SETTLED_AS, required=False, help_text="How the requests were settled.")
+
+
+class TotalsQuery(MeteredQuery):
+    # All totals are in one answer.
+    page_size = cursor = None
 
 
 class MeteredSerializer(serializers.ModelSerializer):
@@ -33,7 +42,7 @@ class MeteredSerializer(serializers.ModelSerializer):
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
     token = serializers.CharField(source="token_id", read_only=True, help_text="Id, or empty for requests without one.")
     model = serializers.CharField(read_only=True, help_text="Empty if no meter could read the request.")
-    settled_as = serializers.CharField(read_only=True, help_text=SETTLED_AS)
+    settled_as = serializers.CharField(read_only=True, help_text=WORDS)
     approximate = serializers.BooleanField(
         read_only=True, help_text="Whether a class of tokens was charged without a price of its own."
     )
@@ -64,6 +73,9 @@ class MeteredView(Listed, ApiView):
         query = self.query
         rows = MeteredRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
         rows = self.access.within(rows, "project_id")
+        if "labels" in query:
+            # The present labels, because a row has the id of its token only.
+            rows = rows.filter(token_id__in=with_labels(self.access.tokens(), query).values("pk"))
         return rows.filter(**{column: query[name] for name, column in self.FILTERS.items() if name in query})
 
     def _page(self) -> Response:
@@ -84,10 +96,20 @@ class ModelUsageSerializer(serializers.Serializer):
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
     approximate = serializers.IntegerField(help_text="Requests with a class of tokens that has no price of its own.")
-    settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {SETTLED_AS}")
+    settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {WORDS}")
 
 
-class ModelUsageListSerializer(serializers.Serializer):
+class TotalsSerializer(serializers.Serializer):
+    """The range of time beside the totals in it."""
+
+    step = serializers.ChoiceField(PERIODS)
+    to = InstantField()
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {**super().get_fields(), "from": InstantField()}
+
+
+class ModelUsageListSerializer(TotalsSerializer):
     results = ModelUsageSerializer(many=True)
 
 
@@ -95,7 +117,7 @@ class ModelView(ApiView):
     """The totals of each model in a range of time, the dearest first, at most 1,000 models."""
 
     serializer_class = ModelUsageListSerializer
-    queries = {"list": MeteredQuery}
+    queries = {"list": TotalsQuery}
     scopes = {"list": "usage:read"}
     pagination_class = None
 
@@ -106,3 +128,43 @@ class ModelView(ApiView):
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
         return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))
+
+
+class LabelUsageQuery(TotalsQuery):
+    label = LabelNameField(help_text="The name of a label, such as team.")
+
+
+class LabelUsageSerializer(serializers.Serializer):
+    value = serializers.CharField(
+        allow_null=True,
+        help_text="The value that the token has now. Null for tokens without the label, deleted tokens, and requests "
+        "without a token.",
+    )
+    requests = serializers.IntegerField()
+    input = serializers.IntegerField()
+    cached_input = serializers.IntegerField()
+    cache_write = serializers.IntegerField()
+    output = serializers.IntegerField()
+    micros = serializers.IntegerField(help_text="Millionths of the currency.")
+    estimated_input = serializers.IntegerField()
+
+
+class LabelUsageListSerializer(TotalsSerializer):
+    results = LabelUsageSerializer(many=True)
+
+
+class LabelUsageView(ApiView):
+    """The totals of each value of a label in a range of time, the dearest first, at most 1,000 values."""
+
+    serializer_class = LabelUsageListSerializer
+    queries = {"list": LabelUsageQuery}
+    scopes = {"list": "usage:read"}
+    pagination_class = None
+
+    get_queryset = MeteredView.get_queryset
+    FILTERS = MeteredView.FILTERS
+
+    @extend_schema(responses=forced_singular_serializer(LabelUsageListSerializer))
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        lines = totals_by_label(self.get_queryset(), self.query["label"], MOST_VALUES)
+        return page_of_range(self.query, Response({"results": LabelUsageSerializer(lines, many=True).data}))

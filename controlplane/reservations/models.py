@@ -15,6 +15,8 @@ OPEN, LOST, SETTLING, SETTLED, RELEASED = STATES = ("open", "lost", "settling", 
 UNSETTLED = (OPEN, LOST)
 # Reservations can be settled for so long, and their record is gone then.
 SETTLED_WITHIN = timedelta(seconds=MAX_LIFE_SECONDS)
+# How long those that were settled stay in the list.
+SETTLED_KEPT = timedelta(days=30)
 
 
 class Reservation(models.Model):

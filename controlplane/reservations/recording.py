@@ -6,8 +6,9 @@ each of them once, by its unique id, until some weeks after it was settled.
 """
 
 import logging
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import batched
 
 import redis
@@ -17,29 +18,35 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.projects.models import Project
 from controlplane.reservations import actions
-from controlplane.reservations.models import LOST, SETTLED, SETTLED_WITHIN, SETTLING, Reservation, ReservationCount
+from controlplane.reservations.models import (
+    LOST,
+    SETTLED,
+    SETTLED_KEPT,
+    SETTLED_WITHIN,
+    SETTLING,
+    Reservation,
+    ReservationCount,
+)
 from enforcement.control.reservations import (
     ReservationCounts,
     count_reservations,
-    find_reservation,
     lost_reservations,
-    present_ids,
+    present_reservations,
     read_reservations,
 )
 from enforcement.metering.settlement import ESTIMATED
 from enforcement.model.instants import from_us
 from enforcement.model.keys import GLOBAL_TAG
 from enforcement.model.metered import MONEY
-from enforcement.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 LOCK = "reservations"
+# Each of the two parts of a run stops after this time and the next run continues, as other tasks wait for the worker.
+MOST_SECONDS = 15
 # The time for which a killed run blocks the next one. It is longer than a run.
 LOCK_TTL_MS = 55_000
 IDS_AT_ONCE = 500
-# How long those that were settled stay in the list.
-SETTLED_KEPT = timedelta(days=30)
 
 
 def record(now: datetime, client: redis.Redis | None = None) -> int:
@@ -93,12 +100,10 @@ def _save_counts(counts: dict[str, ReservationCounts], now: datetime) -> None:
 def _save_lost(client: redis.Redis, lost: dict[str, int]) -> int:
     """Save those that SQL does not have, and return their number."""
     saved = 0
-    for ids in batched(lost, IDS_AT_ONCE):
-        known = set(Reservation.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    for ids in _in_time([one for some in batched(lost, IDS_AT_ONCE) for one in _unknown(some)]):
         by_tag: dict[str, dict[str, int]] = {}
         for one in ids:
-            if one not in known and len(one) <= Reservation._meta.pk.max_length:
-                by_tag.setdefault(one.partition(".")[0], {})[one] = lost[one]
+            by_tag.setdefault(one.partition(".")[0], {})[one] = lost[one]
         for some in by_tag.values():
             found = [Reservation.of(one) for one in read_reservations(client, store.keys(), some)]
             rows = [row for row in found if row.project_id]
@@ -108,25 +113,31 @@ def _save_lost(client: redis.Redis, lost: dict[str, int]) -> int:
     return saved
 
 
+def _unknown(ids: Sequence[str]) -> Iterator[str]:
+    """Yield those of some ids that SQL does not have and can keep."""
+    known = set(Reservation.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    return (one for one in ids if one not in known and len(one) <= Reservation._meta.pk.max_length)
+
+
 def _mark_settled(client: redis.Redis, lost: Iterable[str], now: datetime) -> None:
     """Mark the lost ones whose record is gone as settled, and forget those that their process prolongs again."""
     listed = set(lost)
     rows = Reservation.objects.filter(state=LOST).values_list("pk", flat=True)
-    for ids in batched([pk for pk in rows if pk not in listed], IDS_AT_ONCE):
-        present = present_ids(client, store.keys(), ids)
+    for ids in _in_time(pk for pk in rows if pk not in listed):
+        present = present_reservations(client, store.keys(), ids)
         for pk in ids:
             if pk not in present:
                 _settled(pk, now)
-            elif _is_open(client, pk):
-                Reservation.objects.filter(pk=pk, state=LOST).delete()
+        Reservation.objects.filter(pk__in=[pk for pk, is_open in present.items() if is_open], state=LOST).delete()
 
 
-def _is_open(client: redis.Redis, pk: str) -> bool:
-    try:
-        found = find_reservation(client, store.keys(), pk)
-    except StoreError:
-        return False
-    return found is not None and not found.lost
+def _in_time(ids: Iterable[str]) -> Iterator[Sequence[str]]:
+    """Yield ids in batches until MOST_SECONDS are over."""
+    deadline = time.monotonic() + MOST_SECONDS
+    for some in batched(ids, IDS_AT_ONCE):
+        yield some
+        if time.monotonic() > deadline:
+            return
 
 
 def _settled(pk: str, now: datetime) -> None:

@@ -14,8 +14,9 @@ from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
-from controlplane.adminkit.site import ReadOnlyAdmin, link_to
+from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
 from controlplane.core.csp import HEADER
+from controlplane.core.money import exact, permits
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
@@ -168,7 +169,7 @@ class SumsAdmin(NamedRowsAdmin):
 
 @admin.register(UsageRow)
 class UsageAdmin(SumsAdmin):
-    list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
+    list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "charged"]
     list_filter = [
         PeriodFilter,
         ScopeFilter,
@@ -185,17 +186,22 @@ class UsageAdmin(SumsAdmin):
     def limit(self, row: UsageRow) -> str:
         return self.name_of_limit(row) if row.limit_name else "all decisions"
 
+    @display(description="Cost", ordering="cost")
+    def charged(self, row: UsageRow) -> str:
+        return permits(row.cost, row.unit)
+
 
 @admin.register(MeteredRow)
 class MeteredAdmin(SumsAdmin):
     list_display = [
         *("begins", "project", "token", "model_name", "settled", "requests"),
-        *("input", "cached_input", "cache_write", "output", "micros"),
+        *("input", "cached_input", "cache_write", "output", "money"),
     ]
     list_filter = [
         PeriodFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
+        TokenLabelFilter,
         ("model", FieldTextFilter),
         ("settled_as", FieldTextFilter),
         ("at", InstantRangeFilter),
@@ -205,7 +211,11 @@ class MeteredAdmin(SumsAdmin):
 
     @display(description="Model", ordering="model")
     def model_name(self, row: MeteredRow) -> str:
-        return row.model or "—"
+        return long_name(row.model) if row.model else "—"
+
+    @display(description="Money", ordering="micros")
+    def money(self, row: MeteredRow) -> str:
+        return exact(row.micros)
 
     @display(description="Settled as", ordering="settled_as")
     def settled(self, row: MeteredRow) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
-from enforcement.metering.tally import COUNT_NAMES
+from enforcement.metering.tally import COUNT_NAMES, TEXT_NAMES
 from enforcement.model import strict_json
 from enforcement.state.denial_sample import MOST_ATTRIBUTES
 
@@ -26,6 +26,7 @@ COUNTS = ("allowed", "denied", "would_deny", "cost")
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
+METERED_COUNTS = (*COUNT_NAMES, *TEXT_NAMES)
 
 
 class InvalidBatch(ValueError):
@@ -54,7 +55,8 @@ class SettledRow:
     """
     How metered requests of one token for one model were settled in one minute.
 
-    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` of the library.
+    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` and ``TEXT_NAMES`` of the
+    library. The latter may be left out, as in a settlement by hand, and are 0 then.
     """
 
     at: datetime
@@ -159,8 +161,9 @@ def _load(text: str | None, name: str) -> list[Any]:
 
 def _settled(where: str, row: Any, now: datetime) -> SettledRow:
     width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
-    if not isinstance(row, list) or len(row) != width:
-        raise InvalidBatch(f"{where}: must be a list of {width} fields.")
+    whole = width + len(TEXT_NAMES)
+    if not isinstance(row, list) or len(row) not in (width, whole):
+        raise InvalidBatch(f"{where}: must be a list of {width} or {whole} fields.")
     minute, *rest = row
     texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) :]
     if type(approximate) is not int or approximate not in (0, 1):
@@ -173,7 +176,7 @@ def _settled(where: str, row: Any, now: datetime) -> SettledRow:
         ),
         bool(approximate),
         _count(revision, f"{where}.price_revision", 0),
-        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True)),
+        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(METERED_COUNTS, counts, strict=False)),
     )
 
 

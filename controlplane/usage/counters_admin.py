@@ -15,6 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
+from controlplane.core.money import permits, quantity
 from controlplane.policies.describe import attribute, in_words
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -133,4 +134,16 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
         "partitions": [attribute(name) for name in counter.partition_by if name not in counter.labels],
         "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
         "full": counter.remaining == 0,
+        # As people read them. The unit is in the quota.
+        "used": _permits(counter.used, counter.unit),
+        "quota": quantity(counter.quota, counter.unit),
+        "left": _permits(counter.remaining, counter.unit),
+        "carried": _permits(counter.rollover, counter.unit),
+        "leased": _permits(counter.unused_max, counter.unit),
+        "shared_left": _permits(counter.values and counter.values.remaining, counter.unit),
     }
+
+
+def _permits(number: int | None, unit: str) -> str:
+    """Return permits as people read them, or an empty string if there are none to tell of."""
+    return "" if number is None else permits(number, unit)

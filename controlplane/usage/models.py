@@ -87,6 +87,10 @@ class MeteredRow(models.Model):
     output = models.BigIntegerField(default=0)
     micros = models.BigIntegerField(default=0)
     estimated_input = models.BigIntegerField(default=0)
+    # Of the requests that say how many tokens a text has.
+    text_requests = models.BigIntegerField(default=0, db_default=0)
+    text_bytes = models.BigIntegerField(default=0, db_default=0)
+    text_input = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
         ordering = ["at", "id"]

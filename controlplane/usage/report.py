@@ -8,8 +8,10 @@ from heapq import nlargest
 from itertools import batched
 from typing import Any
 
-from django.db.models import F, Model, Q, QuerySet, Sum
+from django.db.models import F, Model, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.fields.json import KeyTextTransform
 
+from controlplane.core.money import exact, permits
 from controlplane.core.text import escaped
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
@@ -39,6 +41,11 @@ class ReportLine:
     would_deny: int = 0
     cost: int = 0
 
+    @property
+    def charged(self) -> str:
+        """The cost as people read it, in the currency if the unit is money."""
+        return permits(self.cost, self.unit)
+
     def add(self, other: "ReportLine") -> None:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -65,8 +72,7 @@ class ModelLine:
 
     @property
     def money(self) -> str:
-        """The money in units of the currency, with six decimals."""
-        return f"{self.micros / 1_000_000:,.6f}"
+        return exact(self.micros)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,20 @@ def totals_by_model(rows: QuerySet[MeteredRow]) -> list[ModelLine]:
         line.approximate += requests if row["approximate"] else 0
         line.settled_as[row["settled_as"]] = line.settled_as.get(row["settled_as"], 0) + requests
     return sorted(found.values(), key=lambda line: (-line.micros, -line.requests, line.model))
+
+
+def totals_by_label(rows: QuerySet[MeteredRow], name: str, at_most: int) -> list[dict[str, Any]]:
+    """
+    Return the sums of each value of a label, the dearest first, as new dictionaries.
+
+    The value is what the token has now, because a row has its id only. It is None for tokens without the label, for
+    deleted tokens, and for requests without a token.
+    """
+    values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
+    sums = {f"sum_{count}": Sum(count) for count in COUNT_NAMES}
+    found = rows.order_by().annotate(value=Subquery(values.values("label"))).values("value").annotate(**sums)
+    lines = found.order_by("-sum_micros", "-sum_requests", "value")[:at_most]
+    return [{"value": line["value"], **{count: line[f"sum_{count}"] for count in COUNT_NAMES}} for line in lines]
 
 
 def lost_reservations(day: date) -> LostReservations:

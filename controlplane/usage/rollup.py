@@ -15,15 +15,14 @@ from typing import Any
 from django.db import connection
 from django.db.models import QuerySet
 
-from controlplane.usage.batches import COUNTS, Row, SettledRow
+from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
-from enforcement.metering.tally import COUNT_NAMES
 
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
-# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has at most fifteen.
+# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has at most eighteen.
 ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
 
@@ -38,7 +37,8 @@ def add(rows: Iterable[Row], now: datetime) -> None:
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     """Add *rows* to the sums of metered requests. The caller's transaction ensures that this happens once."""
-    _add(MeteredRow, COUNT_NAMES, ((row.at, row.key, row.counts) for row in rows), now)
+    whole = ((row.at, row.key, (*row.counts, *[0] * (len(METERED_COUNTS) - len(row.counts)))) for row in rows)
+    _add(MeteredRow, METERED_COUNTS, whole, now)
 
 
 def _add(

@@ -87,11 +87,27 @@ def open_reservations(
     Raises:
         redis.RedisError: The store does not reply.
     """
+    rows = each_reservation(client, keys, tag, lost_only=lost_only, open_only=open_only, at_most=at_most)
+    return list(rows)
+
+
+def each_reservation(
+    client: Redis, keys: Keys, tag: str, *, lost_only: bool = False, open_only: bool = False, at_most: int
+) -> Iterator[OpenReservation]:
+    """
+    Yield what :func:`open_reservations` returns, and read no more than MAX_LISTED of them ahead.
+
+    One that is settled meanwhile may be left out, and another one with it.
+    """
     now_us = time_reply_us(client.time())
     index = keys.reservations(tag)
     least, most = f"({now_us}" if open_only else "-inf", now_us if lost_only else "+inf"
-    rows: Any = client.zrange(index, least, most, byscore=True, offset=0, num=at_most, withscores=True)
-    return _listed(client, keys, tag, {_text(ident): int(score) for ident, score in rows}, now_us)
+    for start in range(0, at_most, MAX_LISTED):
+        number = min(MAX_LISTED, at_most - start)
+        rows: Any = client.zrange(index, least, most, byscore=True, offset=start, num=number, withscores=True)
+        yield from _listed(client, keys, tag, {_text(ident): int(score) for ident, score in rows}, now_us)
+        if len(rows) < number:
+            return
 
 
 def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
@@ -210,14 +226,23 @@ def find_reservation(client: Redis, keys: Keys, reservation_id: str) -> OpenRese
     return _described(reservation_id, record, record.at_us if score is None else int(score), now_us)
 
 
-def present_ids(client: Redis, keys: Keys, ids: Iterable[str]) -> set[str]:
-    """Return those of some reservations that can still be settled, as a new set. Raises redis-py's errors."""
-    found: set[str] = set()
+def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[str, bool]:
+    """
+    Return those of some reservations that can still be settled, each with whether its process prolongs it, as a new
+    dictionary. Raises redis-py's errors.
+    """
+    found: dict[str, bool] = {}
     for some in _batches(ids):
+        now_us = time_reply_us(client.time())
         with client.pipeline(transaction=False) as pipe:
-            for one in some:
-                pipe.mget([RecordKeys.from_id(keys, one).record])
-            found.update(one for one, reply in zip(some, pipe.execute(), strict=True) if reply[0] is not None)
+            for where in (RecordKeys.from_id(keys, one) for one in some):
+                pipe.mget([where.record])
+                pipe.zscore(where.index, where.ident)
+            replies = pipe.execute()
+        for one, record, ends in zip(some, replies[::2], replies[1::2], strict=True):
+            if record[0] is not None:
+                # A project with very many reservations drops lost ones from its index.
+                found[one] = ends is not None and int(ends) > now_us
     return found
 
 
@@ -247,12 +272,16 @@ def _costs(record: ReservationRecord, counts: Counts) -> Iterator[tuple[str, int
                 raise StoreError("protocol", f"the price of a reservation cannot be read: {exc}") from exc
 
 
-def settle_reservation(client: Redis, keys: Keys, reservation_id: str, costs: Costs | None) -> Conclusion | None:
+def settle_reservation(
+    client: Redis, keys: Keys, reservation_id: str, costs: Costs | None, *, marked_for_ms: int | None = None
+) -> Conclusion | None:
     """
     Settle a reservation with the real cost, or give back all of it, and return what was corrected.
 
     Args:
         costs: As for :meth:`enforcement.Limiter.settle`. None: all is given back.
+        marked_for_ms: How long :func:`was_marked` tells that this call has settled it, if its reply is lost. None: it
+            does not. Settlements of processes leave no mark.
     Returns:
         None if it was settled before.
     Raises:
@@ -267,8 +296,14 @@ def settle_reservation(client: Redis, keys: Keys, reservation_id: str, costs: Co
     if record is None:
         return None
     conclusion, now_us = Conclusion.of(record, costs), time_reply_us(client.time())
-    changed = client.execute_command(*conclusion.command(where, now_us, None))  # type: ignore[no-untyped-call]
+    changed = client.execute_command(*conclusion.command(where, now_us, None, marked_for_ms=marked_for_ms))  # type: ignore[no-untyped-call]
     return conclusion if was_open(changed) else None
+
+
+def was_marked(client: Redis, keys: Keys, reservation_id: str) -> bool:
+    """Return whether a settlement with a mark was executed, and no other one. Raises redis-py's errors."""
+    (mark,) = client.mget([RecordKeys.from_id(keys, reservation_id).marker])
+    return mark is not None
 
 
 def _batches(values: Iterable[str]) -> Iterator[Sequence[str]]:
@@ -287,10 +322,12 @@ __all__ = [
     "ReservationCounts",
     "costs_of_usage",
     "count_reservations",
+    "each_reservation",
     "find_reservation",
     "lost_reservations",
     "open_reservations",
-    "present_ids",
+    "present_reservations",
     "read_reservations",
     "settle_reservation",
+    "was_marked",
 ]

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from enforcement.doctor import fleet, server, sharing, variables
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, checked, worst
+from enforcement.doctor.prices import prices
 from enforcement.model.keys import Keys
 from enforcement.settings import Settings
 from enforcement.store.base_client import StoreClient
@@ -73,6 +74,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
     yield from checked("rights", lambda: fleet.rights(client, keys))
     yield from checked("documents", lambda: fleet.documents(client, keys))
     yield from checked("instances", lambda: fleet.instances(client, keys))
+    yield from checked("prices", lambda: prices(client, keys))
     yield from checked("reservations", lambda: fleet.reservations(client, keys))
 
 

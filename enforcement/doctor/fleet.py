@@ -234,6 +234,7 @@ def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
     """Yield a finding if the account of an enforcer was made by release 0.2, whose enforcers needed fewer rights."""
     attempts = {
         "the key of decision ids": ("MGET", keys.decision_key),
+        "the prices of models": ("MGET", keys.prices),
         # The server refuses this id, so nothing is added.
         "the sample of denials": ("XADD", keys.denials, "NOMKSTREAM", "0-0", "instance", "doctor"),
     }
@@ -241,9 +242,10 @@ def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
     if missing:
         advice = (
             "The account was made by an earlier release. Run 'manage.py store_acl --apply'. Until then the ids of "
-            "decisions cannot be read, the admin lists no sample of denials, and no enforcer notices evictions."
+            "decisions cannot be read, limits of money deny every request, the admin lists no sample of denials, and "
+            "no enforcer notices evictions."
         )
-        yield Finding("account", "warning", f"lacks rights on {' and '.join(missing)}", advice)
+        yield Finding("account", "warning", f"lacks rights on {', '.join(missing)}", advice)
 
 
 def _may(client: Redis, command: tuple[str, ...]) -> bool:

@@ -21,6 +21,8 @@ MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
 FACTOR: Final = PER_MILLE
 """The factor of a model of which nothing was learned, per mille."""
+LEAST_FACTOR: Final = 500
+MOST_FACTOR: Final = 2_000
 
 
 class NoBound(ValueError):
@@ -72,8 +74,10 @@ def estimate_request(
     n: int = 1,
     factor: int = FACTOR,
     messages: int = 0,
-    other_bytes: int = 0,
+    all_bytes: int = 0,
+    added_tokens: int = 0,
     keeps_context: bool = False,
+    unbounded: str = "",
 ) -> Estimate:
     """
     Return the estimate of a request.
@@ -85,12 +89,14 @@ def estimate_request(
             nothing in a typical estimate.
         cap: Output tokens that each choice may have, as the request says. None: the default of the policy.
         n: Choices that it asks for.
-        factor: What was learned of the model, per mille, 500 to 2000.
+        factor: What was learned of the model, per mille, 500 to 2000. A bound does not use it.
         messages: How many messages, parts and tools it has. In a bound each of them has :data:`MESSAGE_TOKENS` beside
             its text, because a request of many empty messages has no text, and costs.
-        other_bytes: Bytes that are no text, and that a model may read all the same, such as the numbers in a schema.
-            In a bound each of them is a token.
+        all_bytes: Bytes of all that a model may read of it: its text, and names, numbers and fields that no meter
+            knows. In a bound each of them is a token.
+        added_tokens: Tokens that the provider adds to it by itself. Only a bound counts them.
         keeps_context: Whether it refers to text that the provider keeps, such as an earlier answer or a file.
+        unbounded: Why the model may read more than that, as a clause. Empty: it does not.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
     """
@@ -99,9 +105,14 @@ def estimate_request(
     if bound:
         if keeps_context:
             raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
+        if unbounded:
+            raise NoBound(unbounded)
         if unknown := sorted(present.keys() - tokens.keys()):
             raise NoBound(f"part_tokens: must have a number for {unknown[0]}, because the request has such a part")
-    text = text_bytes + other_bytes + messages * MESSAGE_TOKENS if bound else text_tokens(text_bytes, factor)
+    if bound:
+        text = max(text_bytes, all_bytes) + messages * MESSAGE_TOKENS + added_tokens
+    else:
+        text = text_tokens(text_bytes, factor)
     others = sum(tokens.get(kind, 0) * count for kind, count in present.items())
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
@@ -170,7 +181,9 @@ def _fits(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None]) ->
 __all__ = [
     "DEFAULT_CAP",
     "FACTOR",
+    "LEAST_FACTOR",
     "MESSAGE_TOKENS",
+    "MOST_FACTOR",
     "Estimate",
     "NoBound",
     "clamp",

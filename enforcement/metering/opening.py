@@ -151,7 +151,6 @@ def open_request(
     rules: Metering,
     prices: Prices,
     at_us: int,
-    factor: int = FACTOR,
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -160,9 +159,8 @@ def open_request(
         asked: The request, as it was read.
         limits: The limits that apply to it.
         rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
-        prices: The published prices.
+        prices: The published prices, with the factors of models.
         at_us: The present instant, in microseconds since the epoch.
-        factor: What was learned of the tokens of the model, per mille.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
@@ -176,7 +174,7 @@ def open_request(
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {names}.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
-    messages, other_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
+    messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
     try:
         estimate = estimate_request(
             rules,
@@ -184,10 +182,13 @@ def open_request(
             parts=asked.parts,
             cap=asked.cap,
             n=asked.n,
-            factor=factor,
+            # The method get() of such a mapping raises and catches an error for most models.
+            factor=prices.factors[model] if model in prices.factors else FACTOR,  # noqa: SIM401
             messages=messages,
-            other_bytes=other_bytes,
+            all_bytes=all_bytes,
+            added_tokens=asked.added_tokens,
             keeps_context=asked.keeps_context,
+            unbounded=asked.unbounded,
         )
     except NoBound as exc:
         return Refused("unmetered", f"The cost of this request has no bound: {exc}.")

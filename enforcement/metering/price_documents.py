@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from enforcement.metering.prices import Price, Prices, Rates
-from enforcement.model.checks import shown
+from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
+from enforcement.metering.prices import NO_FACTORS, Price, Prices, Rates
+from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
 from enforcement.model.instants import from_us, to_us
+from enforcement.model.metered import FrozenMapping
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import InvalidJSON, check_strings, loads_object
 
@@ -22,6 +24,8 @@ MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
 MAX_PRICES: Final = 20_000
 """Entries of one list of prices."""
 MAX_TIERS: Final = 16
+MAX_FACTORS: Final = 1_000
+"""Models with a factor of their own."""
 MAX_RATE: Final = 10**12
 """The highest price, in micros per million tokens, which is one unit of the currency for each token."""
 
@@ -40,7 +44,8 @@ def parse_prices(text: str | bytes) -> Prices:
     Return the prices that a document describes.
 
     Args:
-        text: JSON with ``schema``, ``revision`` and perhaps ``currency``, and the lists ``overrides`` and ``prices``.
+        text: JSON with ``schema``, ``revision`` and perhaps ``currency``, the lists ``overrides`` and ``prices``, and
+            the object ``factors``.
     Raises:
         InvalidDocument: It breaks a rule. The message names the field, such as ``prices[3].input``, and the rule.
     """
@@ -49,9 +54,10 @@ def parse_prices(text: str | bytes) -> Prices:
         check_strings(value)
     except InvalidJSON as exc:
         raise InvalidDocument(str(exc)) from exc
-    data = DocumentReader(value, {"revision"}, optional={"currency", "overrides", "prices"})
+    data = DocumentReader(value, {"revision"}, optional={"currency", "overrides", "prices", "factors"})
     revision = data.integer("revision", least=1)
-    return Prices(revision, _prices(data, "overrides"), _prices(data, "prices"), _currency(value))
+    lists = _prices(data, "overrides"), _prices(data, "prices")
+    return Prices(revision, *lists, _currency(value), _factors(value))
 
 
 def price_to_json(price: Price) -> dict[str, Any]:
@@ -74,6 +80,7 @@ def prices_to_json(prices: Prices) -> dict[str, Any]:
         "revision": prices.revision,
         **({"currency": prices.currency} if prices.currency else {}),
         **{name: [price_to_json(price) for price in entries] for name, entries in lists.items() if entries},
+        **({"factors": dict(prices.factors)} if prices.factors else {}),
     }
 
 
@@ -166,6 +173,21 @@ def _currency(value: Mapping[str, Any]) -> str:
     return currency
 
 
+def _factors(value: Mapping[str, Any]) -> FrozenMapping[int]:
+    if "factors" not in value:
+        return NO_FACTORS
+    factors = value["factors"]
+    if not isinstance(factors, Mapping) or len(factors) > MAX_FACTORS:
+        raise InvalidDocument(f"factors: must be an object with at most {MAX_FACTORS} models, got {shown(factors)}")
+    for model, factor in factors.items():
+        if not 0 < len(model) <= MAX_PATTERN_LENGTH:
+            rule = f"must have names of models of 1 to {MAX_PATTERN_LENGTH} characters"
+            raise InvalidDocument(f"factors: {rule}, got {shown(model)}")
+        if not is_integer(factor, LEAST_FACTOR, MOST_FACTOR):
+            raise InvalidDocument(f"factors[{shown(model)}]: {integer_rule(factor, LEAST_FACTOR, MOST_FACTOR)}")
+    return FrozenMapping(factors)
+
+
 def _rates_to_json(rates: Rates) -> dict[str, int]:
     return {name: value for name, value in rates._asdict().items() if value is not None}
 
@@ -175,6 +197,7 @@ def _instant_text(at_us: int) -> str:
 
 
 __all__ = [
+    "MAX_FACTORS",
     "MAX_PRICES",
     "MAX_PRICES_BYTES",
     "MAX_RATE",

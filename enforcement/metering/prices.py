@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from enforcement.model.metered import CHARGE_AS, COUNT_ONLY
+from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 
 PER_TOKENS: Final = 1_000_000
 MAX_CACHED: Final = 4_096
 """Models whose price is remembered. Clients choose the names, so there may be any number of them."""
+
+NO_FACTORS: Final[FrozenMapping[int]] = FrozenMapping()
 
 _ALWAYS: Final = -(2**63)
 _FOREVER: Final = 2**63
@@ -165,12 +167,15 @@ class Prices:
         overrides: The operator's prices, which are taken before all others.
         prices: The other prices.
         currency: The name of the currency, such as ``USD``. Empty if the document has none.
+        factors: What was learned of the tokens of models, per mille, by the whole name of the model. See
+            :func:`~enforcement.metering.estimate.estimate_request`.
     """
 
     revision: int
     overrides: tuple[Price, ...] = ()
     prices: tuple[Price, ...] = ()
     currency: str = ""
+    factors: FrozenMapping[int] = NO_FACTORS
     _lists: tuple[_Index, ...] = field(init=False, repr=False, compare=False)
     _spans: dict[str, _Span] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -178,7 +183,7 @@ class Prices:
         object.__setattr__(self, "_lists", (_Index(self.overrides), _Index(self.prices)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.revision, self.overrides, self.prices, self.currency)
+        return type(self), (self.revision, self.overrides, self.prices, self.currency, self.factors)
 
     def find(self, model: str, at_us: int) -> Price | None:
         """
@@ -251,4 +256,15 @@ def _rank(price: Price) -> tuple[int, int, str, int]:
 NO_PRICES: Final = Prices(0)
 """The prices of an instance that has received no document. No model has a price."""
 
-__all__ = ["COUNTED", "DENIED", "MAX_CACHED", "NO_PRICES", "Price", "Prices", "Quote", "Rates", "TokenCounts"]
+__all__ = [
+    "COUNTED",
+    "DENIED",
+    "MAX_CACHED",
+    "NO_FACTORS",
+    "NO_PRICES",
+    "Price",
+    "Prices",
+    "Quote",
+    "Rates",
+    "TokenCounts",
+]

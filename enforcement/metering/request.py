@@ -14,7 +14,7 @@ from enforcement.metering.formats.gemini import ask_gemini
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_response
-from enforcement.metering.formats.text import as_object, is_encodable, model_name, unread_length
+from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 
 MAX_BODY: Final = 8 * 1024 * 1024
@@ -90,6 +90,9 @@ class MeteredRequest:
         is_background: The provider answers at once and goes on generating, so its answer does not say the usage.
         cap_fields: JSON pointers of all caps in *body*.
         default_field: JSON pointer of the field for a cap; None if nothing is generated that a cap could bound.
+        media_bytes: Bytes of the strings in *body* that are the data of *parts*, or the addresses of their data.
+        added_tokens: The most tokens that the provider adds by itself, beside those around each message.
+        unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
     """
 
     format: str
@@ -105,19 +108,28 @@ class MeteredRequest:
     is_background: bool = False
     cap_fields: tuple[str, ...] = ()
     default_field: str | None = None
+    media_bytes: int = 0
+    added_tokens: int = 0
+    unbounded: str = ""
 
     @property
     def has_tokens(self) -> bool:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
 
+    @property
+    def is_only_text(self) -> bool:
+        """Return whether the model has to read a text, and nothing beside it."""
+        return self.text_bytes > 0 and not (self.keeps_context or self.unbounded or any(self.parts.values()))
+
     def framing(self) -> tuple[int, int]:
         """
-        Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes it has that
-        are no text, which a model may read all the same. Only a bound needs them.
+        Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes a model may
+        read of it: all but white space and the data of parts. Only a bound needs them.
         """
         outside = json_body.outside_strings(self.body)
-        return outside.count(b"{"), len(outside) + unread_length(json_body.parse(self.body).value)
+        strings = length_within(json_body.parse(self.body).value)
+        return outside.count(b"{"), len(outside) + strings - self.media_bytes
 
     def with_cap(self, cap: int) -> MeteredRequest:
         """
@@ -284,6 +296,9 @@ def _read_metered(
         asked.is_background,
         cap_fields,
         asked.default_field,
+        content.media_bytes,
+        content.added_tokens,
+        content.unbounded,
     )
 
 

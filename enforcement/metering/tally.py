@@ -1,18 +1,19 @@
 """
 Count how metered requests were settled, by minute, token and model, until the counts are delivered.
 
-One lock guards the counts. A settlement adds seven numbers under it.
+One lock guards the counts. A settlement adds ten numbers under it.
 """
 
 from __future__ import annotations
 
 import threading
 from itertools import islice
+from operator import add
 from typing import Final
 
 from enforcement.metering.opening import Opening
 from enforcement.metering.request import MeteredRequest
-from enforcement.metering.settlement import Settlement
+from enforcement.metering.settlement import DRAINED, EXACT, Settlement
 
 UNMETERED: Final = "unmetered"
 """How a request was settled that no meter can read."""
@@ -21,6 +22,8 @@ MAX_MODELS: Final = 200
 """Models of one project that a process tells apart within a day. Clients choose the names."""
 MAX_ROWS: Final = 10_000
 MINUTES_PER_DAY: Final = 1_440
+
+_LAST_WORDS: Final = frozenset((EXACT, DRAINED))
 
 Key = tuple[int, str, str, str, str, int, int]
 """Minute since the epoch, project, token, model, settled as, 1 if the price is approximate, revision of the prices."""
@@ -34,6 +37,11 @@ COUNT_NAMES: Final = (
     "micros",
     "estimated_input",
 )
+TEXT_NAMES: Final = ("text_requests", "text_bytes", "text_input")
+"""
+Of the requests that say how many tokens a text has: their number, the bytes of their text, and their input tokens. They
+have nothing but text, and the provider has said their tokens.
+"""
 Row = list[int | str]
 
 
@@ -41,8 +49,8 @@ class MeteredTally:
     """
     What the metered requests of one process were charged. Any thread may count.
 
-    A row has the fields of ``ROW_NAMES`` and then those of ``COUNT_NAMES``. Its model is empty if no meter can read the
-    requests, or if the project has asked for too many models.
+    A row has the fields of ``ROW_NAMES``, ``COUNT_NAMES`` and ``TEXT_NAMES``. Its model is empty if no meter can read
+    the requests, or if the project has asked for too many models.
 
     Attributes:
         dropped: Settlements that are in no row, because too many rows were waiting.
@@ -67,16 +75,18 @@ class MeteredTally:
         asked, estimate = opening.asked, opening.estimate
         model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
-        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0]
+        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0]
         if estimate and counts is not None:
             added[1:5] = counts.input, counts.cached_input, counts.cache_write, counts.output
             added[5] = opening.price.micros(counts) if opening.price else 0
+            if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
+                added[7:] = 1, asked.text_bytes, counts.input + counts.cached_input + counts.cache_write
         with self._lock:
             named = self._named(subject[0], minute, model)
             key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
-                row[:] = [before + more for before, more in zip(row, added, strict=True)]
+                row[:] = map(add, row, added)
             elif len(self._rows) < MAX_ROWS:
                 self._rows[key] = added
             else:
@@ -106,4 +116,4 @@ class MeteredTally:
         return len(self._rows)
 
 
-__all__ = ["COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "UNMETERED", "MeteredTally", "Row"]
+__all__ = ["COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "TEXT_NAMES", "UNMETERED", "MeteredTally", "Row"]

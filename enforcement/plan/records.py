@@ -73,6 +73,11 @@ class RecordKeys:
         """Return the keys of the reservation *ident* whose counters have a hash tag."""
         return cls(f"{tag}.{ident}", ident, keys.reservations(tag), keys.reservation(tag, ident))
 
+    @property
+    def marker(self) -> str:
+        """The key that says, after a settlement that left one, who has settled the reservation."""
+        return marker_beside(self.record, self.ident)
+
     def lies_beside(self, counter: str) -> bool:
         """Return whether one call reaches the record and a counter on a cluster, as they have one hash tag."""
         return self.record.startswith(counter[: counter.index("}") + 1])
@@ -265,21 +270,25 @@ class Conclusion:
             ),
         )
 
-    def command(self, where: RecordKeys, now_us: int, clock: int | None) -> list[str | int]:
+    def command(
+        self, where: RecordKeys, now_us: int, clock: int | None, *, marked_for_ms: int | None = None
+    ) -> list[str | int]:
         """
         Return the arguments of the call that settles the reservation and frees its slots.
 
         Args:
             now_us: The time in this process, in microseconds since the epoch. It selects the calendar windows.
             clock: The time of a test's clock. None: the store uses its own clock.
+            marked_for_ms: How long the key :attr:`RecordKeys.marker` remembers it, in milliseconds. None: not at all,
+                as nobody repeats the call.
         """
         corrections = [
             commands.Correction(charge.bound.key, charge.bound.spec(now_us), delta, charge.mark)
             for charge, delta in self.charged()
             if charge.mark is not None
         ]
-        marker = marker_beside(where.record, where.ident)
-        return conclude(where, commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None))
+        settling = commands.settle(corrections, where.marker, clock, ident=where.ident, once_for_ms=marked_for_ms)
+        return conclude(where, settling)
 
     def charged(self) -> list[tuple[RecordedCharge, int]]:
         """Return the charges that were made, each with the permits to add."""

@@ -161,6 +161,7 @@ class Published:
         *prices: Mapping[str, Any],
         overrides: Sequence[Mapping[str, Any]] = (),
         currency: str = "USD",
+        factors: Mapping[str, int] | None = None,
     ) -> int:
         """
         Publish all prices of models, in the place of earlier ones, and return their revision.
@@ -169,11 +170,13 @@ class Published:
             prices: Each has a pattern as its ``model``, and micros per million tokens as its ``input`` and ``output``.
             overrides: Prices that come before the others.
             currency: Three capital letters.
+            factors: By model, how many more tokens its text has than one for four bytes, per mille.
         Raises:
             InvalidDocument: One breaks a rule. The message names the field and the rule.
         """
         lists = {"prices": list(prices), "overrides": list(overrides)}
-        document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists}
+        learned = {} if factors is None else {"factors": dict(factors)}
+        document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists, **learned}
         parse_prices(dumps(document))
         return self.publish(prices=(document,))
 

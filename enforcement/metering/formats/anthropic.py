@@ -10,6 +10,9 @@ from enforcement.metering.usage import Usage
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+PROMPT_TOKENS: Final = 1_024
+"""More tokens than the provider's own prompt has for any model, which says how to use tools or how to write JSON."""
+_WITH_PROMPT: Final = ("tools", "output_config", "output_format")
 _SAID: Final = ("text", "thinking", "partial_json", "name")
 
 
@@ -21,7 +24,10 @@ def ask_message(body: dict[str, Any]) -> Asked:
     _add_blocks(content, body.get("system"))
     for message in objects_in(body.get("messages")):
         _add_blocks(content, message.get("content"))
-    content.add_within(body.get("tools"))
+    content.add_tools(body.get("tools"), "custom")
+    content.add_searches(body, "mcp_servers")
+    if any(body.get(name) for name in _WITH_PROMPT):
+        content.added_tokens = PROMPT_TOKENS
     return asked
 
 
@@ -52,19 +58,20 @@ def _inner(content: Content, block: Any) -> Any:
     elif kind == "search_result":
         return block.get("content")
     elif kind == "document":
-        return _document(content, as_object(block.get("source")))
+        return _document(content, block)
     else:
         content.add_block(block)
     return None
 
 
-def _document(content: Content, source: dict[str, Any]) -> Any:
+def _document(content: Content, block: dict[str, Any]) -> Any:
+    source = as_object(block.get("source"))
     kind = source.get("type")
     if kind == "text":
         return source.get("data")
     if kind == "content":
         return source.get("content")
-    content.add_part("file")
+    content.add_part("file", block)
     return None
 
 

@@ -13,6 +13,7 @@ from enforcement.metering.formats.reading import (
 )
 from enforcement.metering.formats.text import Content, as_object, length_within, objects_in, utf8_length
 from enforcement.metering.usage import Usage
+from enforcement.model.checks import shown
 
 _COUNTS: Final = (
     "promptTokenCount",
@@ -34,6 +35,7 @@ _REMARKS: Final = frozenset(
     )
 )
 _SCHEMAS: Final = ("responseSchema", "response_schema", "responseJsonSchema", "response_json_schema")
+_DECLARATIONS: Final = frozenset(("functionDeclarations", "function_declarations"))
 _MEDIA: Final = frozenset(("image", "audio", "video"))
 
 
@@ -52,6 +54,9 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         content.add_text(said)
         _add_parts(content, as_object(said))
     content.add_within(body.get("tools"))
+    for tool in objects_in(body.get("tools")):
+        for name in tool.keys() - _DECLARATIONS:
+            content.has_no_bound(f"the provider may run the tool {shown(name)}, whose results the model reads")
     content.keeps_context = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
     only_snake = body.get("generationConfig") is None and body.get("generation_config") is not None
     asked.default_field = f"/{'generation_config' if only_snake else 'generationConfig'}/maxOutputTokens"
@@ -87,13 +92,13 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_within(as_object(value).get("response"))
         _add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):
-        content.add_part(_kind_of(as_object(value)))
+        content.add_part(_kind_of(as_object(value)), value)
     elif name in ("executableCode", "executable_code"):
         content.add_text(as_object(value).get("code"))
     elif name in ("codeExecutionResult", "code_execution_result"):
         content.add_text(as_object(value).get("output"))
     else:
-        content.add_part("other")
+        content.add_part("other", value)
 
 
 def _kind_of(data: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieve
 from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 
+# Fields by which some servers add to what the model reads: results of searches, and documents.
+_SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters")
 _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
 
@@ -20,8 +22,13 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     content = asked.content
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
-    content.add_within(body.get("tools"))
+    content.add_tools(body.get("tools"), "function", "custom")
     content.add_within(body.get("functions"))
+    content.add_searches(body, *_SEARCHES)
+    if body.get("web_search_options") is not None:
+        content.has_no_bound("web_search_options lets the model read more than the request has")
+    if body.get("prediction") is not None:
+        content.has_no_bound("what is predicted is charged as output, also beyond the cap")
     content.add_within(as_object(body.get("response_format")).get("json_schema"))
     return asked
 

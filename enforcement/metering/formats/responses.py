@@ -26,7 +26,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     content.add_text(given)
     for item in objects_in(given):
         _add_item(content, item)
-    content.add_within(body.get("tools"))
+    content.add_tools(body.get("tools"), "function", "custom")
     content.add_within(as_object(as_object(body.get("text")).get("format")).get("schema"))
     if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
         content.keeps_context = True
@@ -41,9 +41,9 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
     elif kind == "item_reference":
         content.keeps_context = True
     elif kind == "image_generation_call":
-        content.add_part("image")
+        content.add_part("image", item)
     elif not item.keys() & _READ:
-        content.add_part("other")
+        content.add_part("other", item)
     else:
         content.add_blocks(item.get("content"))
         content.add_blocks(item.get("summary"))

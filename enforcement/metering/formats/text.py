@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from enforcement.model.checks import shown
+
 TOKEN_ID_BYTES: Final = 4
 """Bytes of text that a token id stands for, in requests that name tokens instead of text."""
 
@@ -38,7 +40,13 @@ _KINDS: Final = {
     "container_upload": "file",
     "redacted_thinking": None,
 }
-_UNREAD: Final = ("name", "encrypted_content", "thoughtSignature", "thought_signature")
+# Fields of a part that hold its data or their address, which no model reads as text.
+_MEDIA: Final = frozenset(
+    {
+        *("url", "data", "image_url", "audio_url", "video_url", "file_url", "file_data", "file_id", "result"),
+        *("fileUri", "file_uri"),
+    }
+)
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
@@ -96,17 +104,13 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def unread_length(value: Any) -> int:
-    """
-    Return the bytes of strings in a JSON value that are no text of a request, and that a model may read all the same:
-    names of speakers, and earlier thoughts that only the provider can decrypt.
-    """
-    total, waiting = 0, [value]
+def _media_length(part: Any) -> int:
+    """Return the bytes of the strings in a part that are its data or their address."""
+    total, waiting = 0, [part]
     while waiting:
         item = waiting.pop()
         if type(item) is dict:
-            names = (*_UNREAD, "data") if item.get("type") == "redacted_thinking" else _UNREAD
-            total += sum(utf8_length(item.get(name)) for name in names)
+            total += sum(utf8_length(item[name]) for name in item.keys() & _MEDIA)
             waiting.extend(item.values())
         elif type(item) is list:
             waiting.extend(item)
@@ -121,14 +125,19 @@ class Content:
         text_bytes: Bytes of UTF-8 of all text.
         parts: The number of parts that are no text, by kind: image, audio, video, file, other.
         keeps_context: The request refers to content that the provider keeps, whose size it does not say.
+        media_bytes: Bytes of the strings that are the data of these parts, or the addresses of their data.
+        added_tokens: The most tokens that the provider adds by itself, beside those around each message.
+        unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
     """
 
-    __slots__ = ("keeps_context", "parts", "text_bytes")
+    __slots__ = ("added_tokens", "keeps_context", "media_bytes", "parts", "text_bytes", "unbounded")
 
     def __init__(self) -> None:
         self.text_bytes = 0
         self.parts: dict[str, int] = {}
         self.keeps_context = False
+        self.media_bytes = self.added_tokens = 0
+        self.unbounded = ""
 
     def add_text(self, value: Any) -> None:
         """Count a string. Any other value counts nothing."""
@@ -140,9 +149,34 @@ class Content:
         if value:
             self.text_bytes += length_within(value)
 
-    def add_part(self, kind: str) -> None:
+    def add_part(self, kind: str, part: Any) -> None:
         """Count one part that is no text."""
         self.parts[kind] = self.parts.get(kind, 0) + 1
+        self.media_bytes += _media_length(part)
+
+    def add_tools(self, tools: Any, *plain: str) -> None:
+        """
+        Count the definitions of tools.
+
+        Args:
+            plain: Their types that the client runs itself. A tool without a type is plain, too. What the provider does
+                with any other has no bound.
+        """
+        self.add_within(tools)
+        for tool in objects_in(tools):
+            kind = tool.get("type")
+            if kind is not None and kind not in plain:
+                self.has_no_bound(f"the provider may run the tool {shown(kind)}, whose results the model reads")
+
+    def add_searches(self, body: dict[str, Any], *names: str) -> None:
+        """Note that the provider may look for more to read, if the request has one of these fields."""
+        for name in names:
+            if body.get(name):
+                self.has_no_bound(f"{name} lets the model read more than the request has")
+
+    def has_no_bound(self, why: str) -> None:
+        """Note why the model may read more than the request says."""
+        self.unbounded = self.unbounded or why
 
     def add_blocks(self, value: Any) -> None:
         """Count a string, or an array of parts with a type each."""
@@ -165,7 +199,7 @@ class Content:
         else:
             name = _KINDS.get(kind, "other")
             if name is not None:
-                self.add_part(name)
+                self.add_part(name, block)
 
     def add_tokens_or_text(self, value: Any) -> None:
         """Count a string, an array of strings, of token ids, or of arrays of token ids."""
@@ -191,6 +225,5 @@ __all__ = [
     "length_within",
     "model_name",
     "objects_in",
-    "unread_length",
     "utf8_length",
 ]

@@ -3,11 +3,13 @@
 import html
 
 import pytest
+from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
+from controlplane.usage.models import MeteredRow
 from enforcement import Limiter
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -89,6 +91,17 @@ def test_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
 
     assert rows(as_ann, "/admin/usage/usagerow/?label=team%3Dred") == {row.pk}
     assert blue.pk not in as_ann.get("/admin/usage/usagerow/export.csv?label=team%3Dred").content.decode()
+
+
+def test_metered_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
+    """As other usage is."""
+    red, blue = TokenFactory(labels={"team": "red"}), TokenFactory(labels={"team": "blue"})
+    at = timezone.now().replace(minute=0, second=0, microsecond=0)
+    key = {"period": "hour", "at": at, "settled_as": "exact", "model": "gpt-x"}
+    row, _ = (MeteredRow.objects.create(**key, project_id=it.project_id, token_id=it.pk) for it in (red, blue))
+
+    assert rows(as_ann, "/admin/usage/meteredrow/?label=team%3Dred") == {row.pk}
+    assert blue.pk not in as_ann.get("/admin/usage/meteredrow/export.csv?label=team%3Dred").content.decode()
 
 
 @pytest.mark.parametrize("value", ["=red", "Team=red", "team=", "%3D"])

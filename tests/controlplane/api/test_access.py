@@ -87,6 +87,7 @@ RULES = {
     ("overrides/{override}", "DELETE"): Rule("overrides:write", 204, MISSING, 204),
     ("prices", "GET"): Rule("prices:read", 200, 200, 200),
     ("prices", "PUT"): Rule("prices:write", 201, FORBIDDEN, FORBIDDEN, PRICE),
+    ("prices/factors", "GET"): Rule("prices:read", 200, FORBIDDEN, FORBIDDEN),
     ("prices/{price}", "GET"): Rule("prices:read", 200, 200, 200),
     ("prices/{price}", "PATCH"): Rule("prices:write", 200, FORBIDDEN, FORBIDDEN, {"input": 1}),
     ("prices/{price}", "DELETE"): Rule("prices:write", 204, FORBIDDEN, FORBIDDEN),
@@ -97,6 +98,7 @@ RULES = {
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/metered", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/models", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("usage/labels", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs&label=team"),
     ("reservations", "GET"): Rule("reservations:read", 200, 400, 200, query="?project=theirs"),
     ("reservations/{reservation}", "GET"): Rule("reservations:read", 200, MISSING, 200),
     # The store has no record of it any more, so nobody can settle it.

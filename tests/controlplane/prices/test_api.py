@@ -135,6 +135,27 @@ def test_each_scope_opens_its_own_door(store, call):
     assert call("POST", "prices", PRICE, key=limited).status_code == 405
 
 
+def test_a_beginning_that_another_price_has_is_refused_at_the_name_that_clients_know(store, api):
+    api("PUT", "prices", PRICE)
+    other = api("PUT", "prices", {**PRICE, "valid_from": "2027-01-01T00:00:00Z"}).json()
+
+    refused = api("PATCH", f"prices/{other['id']}", {"valid_from": None})
+
+    assert (refused.status_code, errors(refused)) == (400, {"#/model": ModelPrice.ONCE})
+
+
+def test_all_who_change_one_price_at_once_by_name_and_by_id_succeed(store, web):
+    """They lock in one order. Otherwise PostgreSQL would end some of them, because they wait for each other."""
+    key = ManagementKeyFactory()
+    made = web("PUT", "prices", PRICE, key=key).body["id"]
+    by_name = [partial(web, "PUT", "prices", {**PRICE, "input": n}, key=key) for n in range(4)]
+    by_id = [partial(web, "PATCH", f"prices/{made}", {"output": n}, key=key) for n in range(4)]
+
+    answers = at_once([*by_name, *by_id])
+
+    assert [answer.status_code for answer in answers] == [200] * 8
+
+
 def test_of_two_who_set_one_price_at_once_both_succeed_and_one_row_is_left(store, web):
     """The second waits for the first, and replaces its price."""
     key = ManagementKeyFactory(scopes=["prices:write"])

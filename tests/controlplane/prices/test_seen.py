@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from controlplane.prices.seen import seen_lately, unpriced, usage_table
-from tests.factories import ModelPriceFactory
+from tests.factories import ModelFactorFactory, ModelPriceFactory
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -56,3 +56,17 @@ def test_the_page_offers_to_set_a_price(usage, client):
     assert "1 model has no price." in page
     assert '/admin/prices/modelprice/add/?pattern=llama"' in page
     assert "0.001 USD" in page
+
+
+def test_the_factor_of_a_model_is_shown(usage, client):
+    """It is 1 for a model of which nothing was learned."""
+    ModelFactorFactory(model="gpt-4o", per_mille=1_432)
+    assert {seen.model: seen.factor for seen in seen_lately(timezone.now())} == {
+        "gpt-4o": 1_432,
+        "gpt-5": 1_000,
+        "llama": 1_000,
+    }
+    client.force_login(User.objects.create_superuser("ann", "ann@example.org", "correct horse"))
+    page = client.get("/admin/prices/modelprice/").content.decode()
+    assert '<td class="sg-number">1.432</td>' in page
+    assert page.count('<td class="sg-number">1.00</td>') == 2

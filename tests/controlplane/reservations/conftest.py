@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import redis
 from django.db.models import Sum
 from django.utils import timezone
 
@@ -20,31 +22,29 @@ from enforcement import Limiter
 from enforcement.control.reservations import open_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.metered import cost_name
+from enforcement.plan.records import RecordKeys
 
 # The browser and the operator of the admin's tests.
 from tests.controlplane.adminkit.conftest import ann, as_ann, browser_type_launch_args, told, walker  # noqa: F401
 
 HELLO = {"model": "gpt-x", "max_tokens": 500, "messages": [{"role": "user", "content": "x" * 400}]}
-"""A chat request of 100 tokens whose answer may have 500. At the prices below it may cost 2,100 micros."""
+"""A chat request of 100 tokens whose answer may have 500. At the price below it may cost 2,100 micros."""
+PRICE = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}
 
 PROXY = """
 import asyncio, json, sys
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
-from enforcement.metering.price_documents import parse_prices
 from enforcement.reservations import book
 from tests.enforcement.doors.metered.provider import Provider, Visit
 
 url, secret, number, life, hello = sys.argv[1:]
 book.PROLONGED_SECONDS = float(life)
-prices = {"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]}
 
 async def main():
     limiter, provider = aio.Limiter(url, timeout=2.0, lookup=2.0, instance="proxy-1"), Provider()
     provider.pause, provider.words = 0.1, 100_000
     door = LimitMiddleware(provider, limiter, metered=True)
-    door._guard._prices = lambda: parse_prices(json.dumps(prices))
-    answers = []
     done = Visit(door, secret, json.loads(hello))
     await done.task
     visits = [Visit(door, secret, {**json.loads(hello), "stream": True}) for _ in range(int(number))]
@@ -91,9 +91,11 @@ def secret(api, store) -> str:
         {"name": "slots", "algorithm": "concurrency", "quota": 10, "window_seconds": 3600},
         {"name": "rpm", "quota": 1_000, "window_seconds": 3600},
     ]
+    assert api("PUT", "prices", {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}).status_code == 201
     made = api("POST", "policies", {"slug": "budget", "name": "Budget", "limits": limits})
     assert made.status_code == 201, made.content
     api("POST", "projects", {"slug": "chat", "name": "Chat"})
+    assert api("PUT", "prices", PRICE).status_code == 201
     return api("POST", "projects/chat/tokens", {"name": "ci", "policy": "budget"}).json()["secret"]
 
 
@@ -124,16 +126,18 @@ def proxy(store, secret) -> Iterator[Callable[..., Proxy]]:
 
 
 @pytest.fixture
-def lost(proxy, client_of_store, project_id) -> Callable[[int], list[str]]:
-    """``lost(3)``: the ids of the reservations of a killed process, once their life is over and the worker has run."""
+def killed(proxy, client_of_store, project_id) -> Callable[[int], list[str]]:
+    """``killed(3)``: the reservations of a killed process, by id, once their life is over and the worker has run."""
 
     def make(number: int) -> list[str]:
         running = proxy(number)
         while UsageRow.objects.filter(period="day", limit_name="").aggregate(n=Sum("allowed"))["n"] != number + 1:
+            time.sleep(0.05)
             drainer.drain(timezone.now(), client_of_store)  # a killed process takes its last second of usage with it
         running.kill()
         found: list[Any] = []
         while len(found) < number:
+            time.sleep(0.05)
             found = open_reservations(client_of_store, Keys(), project_id, lost_only=True)
         recording.record(timezone.now(), client_of_store)
         drainer.drain(timezone.now(), client_of_store)
@@ -143,14 +147,39 @@ def lost(proxy, client_of_store, project_id) -> Callable[[int], list[str]]:
 
 
 @pytest.fixture
-def reserved(store, secret) -> Iterator[str]:
-    """The id of an open reservation of this process, as a metered door makes it."""
-    usd, prices = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}, {}
+def reserve(store, secret) -> Iterator[Callable[[], str]]:
+    """``reserve()``: the id of one more open reservation of this process, as a metered door makes it."""
     with Limiter(store.url, timeout=2.0, instance="proxy-2") as limiter:
         plan = limiter.find_plan(secret, None)
-        prices = {cost_name(bound.limit): usd for bound in plan.bounds if bound.limit.unit == "micros"}
+        prices = {cost_name(bound.limit): PRICE for bound in plan.bounds if bound.limit.unit == "micros"}
         about = {"model": "gpt-x", "price_revision": 7, "input": 100, "output": 500, "prices": prices}
-        yield limiter.admit_plan(plan, {"tokens": 600, "micros": 2_100}, None, about).id
+        yield lambda: limiter.admit_plan(plan, {"tokens": 600, "micros": 2_100}, None, about).id
+
+
+@pytest.fixture
+def reserved(reserve) -> str:
+    """The id of an open reservation of this process."""
+    return reserve()
+
+
+@pytest.fixture
+def lost(reserve, client_of_store) -> Callable[[int], list[str]]:
+    """``lost(3)``: the ids of reservations whose life is over, once the worker has run."""
+
+    def make(number: int) -> list[str]:
+        ids = [reserve() for _ in range(number)]
+        for one in ids:
+            lose(client_of_store, one)
+        recording.record(timezone.now(), client_of_store)
+        return ids
+
+    return make
+
+
+def lose(client_of_store: redis.Redis, reservation_id: str) -> None:
+    """End the life of a reservation, as if its process had not prolonged it."""
+    where = RecordKeys.from_id(Keys(), reservation_id)
+    client_of_store.zadd(where.index, {where.ident: 1})
 
 
 @pytest.fixture

@@ -1,13 +1,24 @@
-"""Reservations over REST: exactly those of a killed process are lost, and each is settled once, by one operator."""
+"""
+Reservations over REST: exactly those of a killed process are lost, and each is settled once, by one operator.
+
+One test kills a real process. The others have reservations of this process, whose life they end in the store.
+"""
 
 import json
 from urllib.parse import urlsplit
 
 import pytest
+from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
+from controlplane.publishing.models import Revision
+from controlplane.reservations import listing
 from controlplane.reservations.models import Reservation
+from controlplane.usage import daily_reports, report, report_render
+from enforcement import Limiter
+from enforcement.model.keys import Keys
+from enforcement.plan.records import RecordKeys
 from tests.controlplane.conftest import at_once
 from tests.factories import ManagementKeyFactory, ProjectFactory
 
@@ -17,15 +28,16 @@ REASON = {"reason": "The proxy was killed."}
 PROVIDER_SAYS = {"usage": {"input": 90, "output": 40}, **REASON}
 
 
-def test_a_killed_process_leaves_exactly_its_reservations(api, lost, used, reported):
+def test_a_killed_process_leaves_exactly_its_reservations(api, killed, used, reported):
     """Of four requests one was settled. The others keep their estimates, and are settled to what the provider says."""
-    ids = lost(3)
+    ids, prices = killed(3), prices_revision()
+    report_names_the_lost(3)
     listed = api("GET", "reservations?project=chat&state=lost").json()
 
     assert ({row["id"] for row in listed["results"]}, listed["truncated"], listed["next"]) == (set(ids), False, None)
     row = listed["results"][0]
     assert (row["project"], row["model"], row["instance"], row["state"]) == ("chat", "gpt-x", "proxy-1", "lost")
-    assert row["estimate"] == {"input": 100, "output": 500, "price_revision": 7}
+    assert row["estimate"] == {"input": 100, "output": 500, "price_revision": prices}
     assert {one["limit"]: one["permits"] for one in row["amounts"]} == {
         "budget/tpm": 600,
         "budget/usd": 2_100,
@@ -50,6 +62,42 @@ def test_a_killed_process_leaves_exactly_its_reservations(api, lost, used, repor
     assert api("GET", "reservations?project=chat").json()["results"] == []
     assert {row["id"] for row in api("GET", "reservations?state=settled").json()["results"]} == set(ids[:2])
     assert [row["id"] for row in api("GET", "reservations?state=released").json()["results"]] == [ids[2]]
+    metered_usage_says_how_each_was_settled(api, prices)
+
+
+def prices_revision() -> int:
+    """Return the revision that the prices were published as."""
+    return Revision.objects.filter(changes__prices=True).latest("number").number
+
+
+def report_names_the_lost(number: int) -> None:
+    """The report of the day has them, and the model with the one request that was settled."""
+    today = timezone.now().date()
+    built = report.build(today, timezone.now())
+    text, html = report_render.as_text(built), report_render.as_html(built)
+
+    assert f"{number} reservations lost by their process, {number} of them not settled yet" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("gpt-x")] == [
+        ["gpt-x", "1", "100", "30", "0.00022", "USD"]
+    ]
+    assert f"{number} reservations lost their process" in html
+    assert '<th scope="row">gpt-x</th>' in html
+    summary = daily_reports.write(today, timezone.now()).summary
+    assert summary["reservations"] == {"lost": number, "unsettled": number}
+
+
+def metered_usage_says_how_each_was_settled(api, prices: int) -> None:
+    rows = api("GET", "usage/metered?project=chat&step=hour").json()["results"]
+    names = ("model", "requests", "input", "output", "micros", "estimated_input", "price_revision")
+    assert {row["settled_as"]: [row[name] for name in names] for row in rows} == {
+        "exact": ["gpt-x", 3, 190, 70, 220 + 250 + 3_000, 200, prices],
+        "nothing": ["gpt-x", 1, 0, 0, 0, 0, prices],
+    }
+    (model,) = api("GET", "usage/models?project=chat").json()["results"]
+    assert (model["model"], model["requests"], model["input"], model["output"], model["micros"]) == (
+        *("gpt-x", 4, 190, 70, 3_470),
+    )
+    assert model["settled_as"] == {"exact": 3, "nothing": 1}
 
 
 def test_the_audit_says_who_settled_what_and_why(api, reserved):
@@ -60,26 +108,6 @@ def test_the_audit_says_who_settled_what_and_why(api, reserved):
         *("ann", "reservation.settle", reserved, "The proxy was killed."),
     )
     assert (entry.before["state"], entry.after["order"]["costs"]["tokens"]) == ("open", 130)
-
-
-def test_metered_usage_says_how_each_request_was_settled(api, lost):
-    ids = lost(2)
-    api("POST", f"reservations/{ids[0]}/settle", PROVIDER_SAYS)
-    api("POST", f"reservations/{ids[1]}/release", REASON)
-
-    rows = api("GET", "usage/metered?project=chat&step=hour").json()["results"]
-    by_way = {row["settled_as"]: row for row in rows}
-    names = ("model", "requests", "input", "output", "micros", "estimated_input", "price_revision")
-    assert {way: [row[name] for name in names] for way, row in by_way.items()} == {
-        "exact": ["gpt-x", 2, 190, 70, 470, 200, 7],
-        "nothing": ["gpt-x", 1, 0, 0, 0, 0, 7],
-    }
-
-    (model,) = api("GET", "usage/models?project=chat").json()["results"]
-    assert (model["model"], model["requests"], model["input"], model["output"], model["micros"]) == (
-        *("gpt-x", 3, 190, 70, 470),
-    )
-    assert model["settled_as"] == {"exact": 2, "nothing": 1}
 
 
 def test_of_two_operators_at_once_one_wins(web, key, reserved, used):
@@ -138,41 +166,37 @@ def test_settling_needs_its_own_scope(call, reserved, verb):
     assert call("GET", f"reservations/{reserved}", key=reader).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer", "text"),
-    [
-        ({"usage": {"input": 1, "output": 1}}, "#/reason", "required"),
-        (REASON, "#", "Exactly one of costs and usage"),
-        ({**PROVIDER_SAYS, "costs": {"tokens": 1}}, "#", "Exactly one of costs and usage"),
-        ({**REASON, "costs": {}}, "#/costs", "empty"),
-        ({**REASON, "costs": {"tokens": -1}}, "#/costs/tokens", "greater than or equal to 0"),
-        ({**REASON, "costs": {"tokens": 1.5}}, "#/costs/tokens", "integer"),
-        ({**REASON, "costs": {"tokens": True}}, "#/costs/tokens", "integer"),
-        ({**REASON, "costs": {"images": 1}}, "#/costs", "No limit of this reservation counts 'images'"),
-        ({**REASON, "usage": {"input": 1}}, "#/usage/output", "required"),
-        ({**REASON, "usage": {"input": 1, "output": 1, "reasoning": 1}}, "#/usage/reasoning", "Unknown field"),
-        ({**REASON, "usage": {"input": 2**53, "output": 1}}, "#/usage/input", "less than or equal to"),
-    ],
+BAD_SETTLEMENTS = (
+    ({"usage": {"input": 1, "output": 1}}, "#/reason", "required"),
+    (REASON, "#", "Exactly one of costs and usage"),
+    ({**PROVIDER_SAYS, "costs": {"tokens": 1}}, "#", "Exactly one of costs and usage"),
+    ({**REASON, "costs": {}}, "#/costs", "empty"),
+    ({**REASON, "costs": {"tokens": -1}}, "#/costs/tokens", "greater than or equal to 0"),
+    ({**REASON, "costs": {"tokens": 1.5}}, "#/costs/tokens", "integer"),
+    ({**REASON, "costs": {"tokens": True}}, "#/costs/tokens", "integer"),
+    ({**REASON, "costs": {"images": 1}}, "#/costs", "No limit of this reservation counts 'images'"),
+    ({**REASON, "usage": {"input": 1}}, "#/usage/output", "required"),
+    ({**REASON, "usage": {"input": 1, "output": 1, "reasoning": 1}}, "#/usage/reasoning", "Unknown field"),
+    ({**REASON, "usage": {"input": 2**53, "output": 1}}, "#/usage/input", "less than or equal to"),
 )
-def test_bad_input_changes_nothing(api, reserved, used, body, pointer, text):
+
+
+def test_bad_input_changes_nothing(api, reserved, used):
     """Each error names the field and the rule."""
     before = used()
 
-    answer = api("POST", f"reservations/{reserved}/settle", body)
-
-    assert answer.status_code == 400
-    (error,) = answer.json()["errors"]
-    assert error["pointer"] == pointer
-    assert text in error["detail"]
+    for body, pointer, text in BAD_SETTLEMENTS:
+        answer = api("POST", f"reservations/{reserved}/settle", body)
+        assert answer.status_code == 400, body
+        (error,) = answer.json()["errors"]
+        assert (error["pointer"], text in error["detail"]) == (pointer, True), error
     assert used() == before
     assert api("GET", f"reservations/{reserved}").json()["state"] == "open"
 
 
-@pytest.mark.parametrize(
-    "query", ["state=open,lost", "older_than=-1", "older_than=x", "project=none", "age=1", "cursor=1"]
-)
-def test_a_wrong_query_is_refused(api, secret, query):
-    assert api("GET", f"reservations?{query}").status_code == 400
+def test_a_wrong_query_is_refused(api, secret):
+    queries = ("state=open,lost", "older_than=-1", "older_than=x", "project=none", "age=1", "cursor=1")
+    assert {query: api("GET", f"reservations?{query}").status_code for query in queries} == dict.fromkeys(queries, 400)
 
 
 def test_pages_and_filters_of_what_is_lost(api, lost, secret):
@@ -187,6 +211,45 @@ def test_pages_and_filters_of_what_is_lost(api, lost, secret):
     assert api("GET", "reservations?older_than=3600").json()["results"] == []
     assert api("GET", "reservations?token=tok_none").json()["results"] == []
     assert api("GET", "reservations?state=open").json()["results"] == []
+
+
+def test_a_list_says_that_it_has_not_all(api, lost, client_of_store, monkeypatch):
+    """Also of those that only SQL knows, because the store has dropped them from its index."""
+    monkeypatch.setattr(listing, "MAX_LISTED", 2)
+    ids = lost(3)
+    both = api("GET", "reservations").json()
+    for one in ids:
+        where = RecordKeys.from_id(Keys(), one)
+        client_of_store.zrem(where.index, where.ident)
+    kept = api("GET", "reservations").json()
+
+    assert [(len(page["results"]), page["truncated"]) for page in (both, kept)] == [(2, True), (2, True)]
+
+
+def test_those_of_others_neither_hide_nor_show_in_the_list_of_a_project(api, call, store, reserved, monkeypatch):
+    """Requests under the global policy alone have one index for all projects."""
+    api(
+        "POST",
+        "policies",
+        {"slug": "all", "name": "All", "limits": [{"name": "rpm", "quota": 9, "window_seconds": 60}]},
+    )
+    api("PUT", "global", {"policy": "all"})
+    api("POST", "projects", {"slug": "other", "name": "Other"})
+    other = api("POST", "projects/other/tokens", {"name": "ci"}).json()
+    with Limiter(store.url, timeout=2.0) as limiter:
+        plan = limiter.find_plan(other["secret"], None)
+        made = [limiter.admit_plan(plan, {}, None, {"model": "gpt-x"}).id for _ in range(3)]
+    assert {one.partition(".")[0] for one in made} == {"global"}
+    monkeypatch.setattr(listing, "MAX_LISTED", 2)
+
+    own = ManagementKeyFactory(all_projects=False, projects=[Project.objects.get(slug="chat")])
+    page = call("GET", "reservations", key=own).json()
+    of_token = api("GET", f"reservations?token={other['id']}").json()
+
+    assert ([row["id"] for row in page["results"]], page["truncated"]) == ([reserved], False)
+    assert (len(of_token["results"]), of_token["truncated"]) == (2, True)
+    answers = [call("GET", f"reservations/{one}", key=own).json() for one in (made[0], f"global.{'0' * 32}")]
+    assert answers[0]["detail"] == answers[1]["detail"]
 
 
 def test_without_the_store_nothing_changes(api, lost, store, client_of_store):
@@ -216,6 +279,17 @@ def test_what_an_operator_settles_its_process_does_not_count_again(api, proxy, u
     assert {name: reported()[name] for name in ("tpm", "usd", "rpm")} == {"tpm": 260, "usd": 470, "rpm": 2}
     rows = api("GET", "usage/metered").json()["results"]
     assert sum(row["requests"] for row in rows if row["settled_as"] == "exact") == 2
+
+
+def test_the_totals_of_models_are_one_object_without_pages(api, store):
+    """Parameters of pages are refused, because a client would take one page for all."""
+    document = json.loads(api("GET", "openapi.json").content)
+    answer = document["paths"]["/api/v1/usage/models"]["get"]["responses"]["200"]["content"]["application/json"]
+    name = answer["schema"]["$ref"].rpartition("/")[2]
+
+    assert set(document["components"]["schemas"][name]["required"]) == set(api("GET", "usage/models").json())
+    for query in ("page_size=5", "cursor=x", "settled_as=exactly"):
+        assert api("GET", f"usage/models?{query}").status_code == 400, query
 
 
 def test_the_document_of_the_api_has_the_resource(api):

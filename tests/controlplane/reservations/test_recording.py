@@ -9,13 +9,13 @@ from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from controlplane.reservations import actions, listing, recording
 from controlplane.reservations.models import Reservation, ReservationCount
-from controlplane.usage import daily_reports, report, report_render
 from controlplane.usage.models import MeteredRow
 from enforcement import Limit, Limiter
 from enforcement.control.reservations import settle_reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
+from tests.controlplane.reservations.conftest import lose
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,12 +24,6 @@ ANN = Actor("ann", "admin", "req-1")
 
 def record(client_of_store, **later) -> int:
     return recording.record(timezone.now() + timedelta(**later), client_of_store)
-
-
-def lose(client_of_store, pk: str) -> None:
-    """End the life of a reservation, as if its process had not prolonged it."""
-    where = RecordKeys.from_id(Keys(), pk)
-    client_of_store.zadd(where.index, {where.ident: 1})
 
 
 def test_each_is_saved_once_and_counted(reserved, client_of_store):
@@ -44,6 +38,18 @@ def test_each_is_saved_once_and_counted(reserved, client_of_store):
     assert (row.pk, row.state, row.model, row.instance) == (reserved, "lost", "gpt-x", "proxy-2")
     count = ReservationCount.objects.get()
     assert (count.open, count.lost, count.lost_since.year) == (0, 1, 1970)
+
+
+def test_a_run_that_has_no_time_left_is_continued_by_the_next(reserve, client_of_store, monkeypatch):
+    """Other tasks wait for the worker. Each is saved once all the same."""
+    monkeypatch.setattr(recording, "MOST_SECONDS", 0)
+    monkeypatch.setattr(recording, "IDS_AT_ONCE", 2)
+    ids = [reserve() for _ in range(5)]
+    for one in ids:
+        lose(client_of_store, one)
+
+    assert [record(client_of_store) for _ in range(4)] == [2, 2, 1, 0]
+    assert set(Reservation.objects.values_list("pk", flat=True)) == set(ids)
 
 
 def test_one_that_its_process_prolongs_again_is_not_lost(reserved, client_of_store):
@@ -161,6 +167,28 @@ def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeyp
     assert MeteredRow.objects.get(period="day").settled_as == "exact"
 
 
+def test_the_worker_does_not_take_the_settlement_of_the_process_for_its_own(
+    reserved, client_of_store, monkeypatch, used
+):
+    """The store was away when an operator settled, and the process came first when it was back."""
+
+    def away(*_):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "_correct", away)
+        with pytest.raises(actions.SettlementUnfinished):
+            order(reserved)
+    settle_reservation(client_of_store, Keys(), reserved, {"tokens": 5})
+    record(client_of_store, seconds=11)
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_by, row.order, used()["tpm"]) == ("settled", "", {}, 5)
+    assert not MeteredRow.objects.exists()  # the process counts what it has settled
+    entries = AuditEntry.objects.filter(object_type="reservation").order_by("id")
+    assert [entry.action for entry in entries] == ["reservation.settle", "reservation.settled_elsewhere"]
+
+
 def test_an_operator_who_comes_with_the_process_is_told(reserved, client_of_store, monkeypatch):
     """Between reading the record and correcting it, the process settles. Its settlement counts, and no other."""
     really = actions._correct
@@ -191,23 +219,6 @@ def test_metrics_have_the_numbers_of_each_project(client, reserved, client_of_st
     assert 'sluicegate_reservations{project="chat",state="open"} 0.0' in text
     assert 'sluicegate_reservations{project="",state="lost"} 0.0' in text
     assert 'sluicegate_reservations_oldest_lost_seconds{project="chat"}' in text
-
-
-def test_the_report_of_the_day_has_models_and_lost_ones(lost):
-    """Two requests of a killed process, and one that it had settled."""
-    lost(2)
-    today = timezone.now().date()
-    built = report.build(today, timezone.now())
-
-    text = report_render.as_text(built)
-    assert "2 reservations lost by their process, 2 of them not settled yet" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("gpt-x")] == [
-        ["gpt-x", "1", "100", "30", "0.000220"]
-    ]
-    html = report_render.as_html(built)
-    assert "2 reservations lost their process" in html
-    assert '<th scope="row">gpt-x</th>' in html
-    assert daily_reports.write(today, timezone.now()).summary["reservations"] == {"lost": 2, "unsettled": 2}
 
 
 def test_those_of_limits_in_code_belong_to_nobody_here(store, client_of_store):

@@ -17,8 +17,9 @@ from enforcement.control.reservations import (
     find_reservation,
     lost_reservations,
     open_reservations,
-    present_ids,
+    present_reservations,
     settle_reservation,
+    was_marked,
 )
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import function, library_source
@@ -435,10 +436,11 @@ def test_the_control_plane_settles_reservations(server, accounts, limiter, accou
         (row,) = open_reservations(client, KEYS, PROJECT)
         counts = count_reservations(client, KEYS, [PROJECT, "global"])
         lost = lost_reservations(client, KEYS, PROJECT)
-        found, present = find_reservation(client, KEYS, made.id), present_ids(client, KEYS, [made.id])
-        changed = settle_reservation(client, KEYS, made.id, 2)
+        found, present = find_reservation(client, KEYS, made.id), present_reservations(client, KEYS, [made.id])
+        changed = settle_reservation(client, KEYS, made.id, 2, marked_for_ms=60_000)
+        marked = was_marked(client, KEYS, made.id)
 
-    assert (row.id, counts[PROJECT].open, lost, present) == (made.id, 1, {}, {made.id})
+    assert (row.id, counts[PROJECT].open, lost, present, marked) == (made.id, 1, {}, {made.id: True}, True)
     assert (found.id, [delta for _, delta in changed.charged()]) == (made.id, [-3] * 5 + [-5, -3])
     states = limiter.check(secret, 0, {"u": "ann"}).limits
     assert [state.remaining for state in states] == [7] * 5 + [9, 7]

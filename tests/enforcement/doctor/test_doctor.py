@@ -161,7 +161,9 @@ def test_an_account_of_an_earlier_release_is_told_what_to_do(server, account, do
     status, found = doctor(account("proxy", json.loads(done.stdout), server))
 
     assert (status, found["account"]["level"]) == (0, "warning")
-    assert found["account"]["value"] == "lacks rights on the key of decision ids and the sample of denials"
+    assert found["account"]["value"] == (
+        "lacks rights on the key of decision ids, the prices of models, the sample of denials"
+    )
     assert "Run 'manage.py store_acl --apply'" in found["account"]["advice"]
     assert "account" not in doctor(account("proxy", enforcer(KEYS), server))[1]
 
@@ -287,6 +289,28 @@ def test_lost_reservations_are_counted_with_the_oldest(server, world, doctor):
         assert "settle them within 7 days" in found["advice"]
         limiter.release(lost.id)
         assert doctor(server.url)[1]["reservations"]["value"] == "1 open, 0 lost"
+
+
+def test_prices_that_are_missing_or_cannot_be_read(server, world, doctor):
+    """Limits of money deny without them. An installation that counts no money is told nothing."""
+    world.everything(fixed(5))
+    assert "prices" not in doctor(server.url)[1]
+
+    world.everything(fixed(5, name="usd", unit="micros"))
+    missing = doctor(server.url)[1]["prices"]
+    world.published.prices({"model": "gpt-*", "input": 1, "output": 2})
+    present = doctor(server.url)[1]["prices"]
+    world.client.set(KEYS.prices, '{"schema": 1}')
+    broken = doctor(server.url)[1]["prices"]
+    world.client.delete(KEYS.prices)
+    world.client.hset(KEYS.prices, "a", "b")
+    other = doctor(server.url)[1]["prices"]
+
+    assert (missing["level"], missing["value"]) == ("warning", "none, but these limits count money: api/usd")
+    assert (present["level"], present["value"]) == ("ok", "revision 3, 0 of operators, 1 of the catalogue, in USD")
+    assert (broken["level"], other["level"]) == ("problem", "problem")
+    assert broken["value"].startswith("cannot be read: revision")
+    assert "publishes them again within a minute" in broken["advice"]
 
 
 @pytest.mark.parametrize(

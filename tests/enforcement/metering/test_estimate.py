@@ -47,6 +47,7 @@ def test_the_input_is_rounded_up_once(text_bytes, factor):
     """The oracle computes with fractions."""
     found = estimate_request(Metering(), text_bytes=text_bytes, factor=factor)
     assert found.input == math.ceil(Fraction(text_bytes * factor, 4_000))
+    assert found.input >= (text_bytes > 0)
 
 
 def test_a_request_without_a_cap_gets_the_policys_or_the_usual_one():

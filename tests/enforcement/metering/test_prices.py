@@ -14,6 +14,7 @@ from enforcement.metering.price_documents import MAX_PRICES_BYTES, parse_prices,
 from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Rates
 from enforcement.metering.usage import MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
+from enforcement.model.metered import FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER
 from tests.enforcement.metering.fleet import examples
 from tests.repository import ROOT
@@ -48,6 +49,16 @@ def entry(**fields):
         ({"overrides": None}, "overrides: must be a list"),
         ({"currency": "dollar"}, "currency: must be three capital letters such as USD, got 'dollar'"),
         ({"currency": None}, "currency: must be three capital letters"),
+        ({"factors": None}, "factors: must be an object with at most 1000 models, got None"),
+        ({"factors": [{"m": 500}]}, "factors: must be an object with at most 1000 models"),
+        ({"factors": {f"m{n}": 500 for n in range(1_001)}}, "factors: must be an object with at most 1000 models"),
+        ({"factors": {"": 500}}, "factors: must have names of models of 1 to 256 characters, got ''"),
+        ({"factors": {"m" * 257: 500}}, "factors: must have names of models of 1 to 256 characters"),
+        ({"factors": {"m": 499}}, "factors['m']: must be an integer from 500 to 2000, got 499"),
+        ({"factors": {"a": 500, "m": 2_001}}, "factors['m']: must be an integer from 500 to 2000, got 2001"),
+        ({"factors": {"m": True}}, "factors['m']: must be an integer from 500 to 2000, got True"),
+        ({"factors": {"m": "500"}}, "factors['m']: must be an integer from 500 to 2000, got '500'"),
+        ({"factors": {"m": None}}, "factors['m']: must be an integer from 500 to 2000, got None"),
         ({"prices": [5]}, "prices[0]: must be an object, got 5"),
         ({"prices": [entry(), entry()]}, "prices[1].model: must not have the model and from of prices[0]"),
         ({"prices": [entry(model="")]}, "prices[0].model: must be a string of 1 to 256 characters"),
@@ -104,12 +115,14 @@ def test_a_wrong_document_is_refused_by_its_field(fields, message):
         '{"schema": 1, "revision": 1e0}',
         '{"schema": 1, "revision": NaN}',
         '{"schema": 1, "revision": 1} x',
+        '{"schema": 1, "revision": 1, "factors": {"m": 500, "m": 600}}',
+        '{"schema": 1, "revision": 1, "factors": {"m": 1000.0}}',
         '{"schema": 1, "revision": 1, "prices": [{"model": "m", "input": 1, "input": 1, "output": 1}]}',
         '{"schema": 1, "revision": 1, "prices": [{"model": "\\ud800", "input": 1, "output": 1}]}',
         b'{"schema": 1, "revision": 1, "prices": [{"model": "\xff", "input": 1, "output": 1}]}',
         '{"schema": 1, "revision": 1' + " " * MAX_PRICES_BYTES + "}",
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_ambiguous_json_is_refused(text):
     """What two readers could understand differently prices nothing."""
@@ -125,12 +138,19 @@ def test_lists_that_are_missing_are_empty():
 
 
 @examples(50)
-@given(st.builds(Prices, st.integers(1, 9), st.lists(st.builds(Price, NAME, RATES)).map(tuple)))
+@given(
+    st.builds(
+        Prices,
+        st.integers(1, 9),
+        st.lists(st.builds(Price, NAME, RATES)).map(tuple),
+        factors=st.dictionaries(NAME, st.integers(500, 2_000)).map(FrozenMapping),
+    )
+)
 def test_a_document_is_read_back_as_it_was_written(prices):
     """Nothing is lost between two programs, nor between two processes."""
     assert pickle.loads(pickle.dumps(prices)) == prices
     unique = {price.pattern: price for price in prices.overrides}
-    prices = Prices(prices.revision, tuple(unique.values()))
+    prices = Prices(prices.revision, tuple(unique.values()), factors=prices.factors)
     assert parse_prices(json.dumps(prices_to_json(prices))) == prices
 
 

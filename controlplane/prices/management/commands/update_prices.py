@@ -11,7 +11,7 @@ from controlplane.prices.actions import apply_catalogue, lock_prices
 from controlplane.prices.differences import Difference, between
 from controlplane.prices.models import CATALOGUE, OPERATOR, ModelPrice
 from controlplane.prices.seen import unpriced
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, change
 
 
 class Command(BaseCommand):
@@ -57,7 +57,7 @@ class Command(BaseCommand):
         except ValidationError as exc:
             raise CommandError(f"Nothing was changed: {' '.join(exc.messages)}") from exc
         self._show(differences)
-        self.stdout.write(_outcome(tx))
+        self.stdout.write(tx.outcome)
 
     def _left_out(self, lines: list[str], verbosity: int) -> None:
         for line in lines if verbosity > 1 else ():
@@ -81,11 +81,3 @@ class Command(BaseCommand):
 
 def _present() -> list[ModelPrice]:
     return list(ModelPrice.objects.filter(source=CATALOGUE))
-
-
-def _outcome(tx: Change) -> str:
-    if tx.is_empty:
-        return "Nothing was changed."
-    if tx.revision is None:
-        return "Saved. The change will be published when the store is available."
-    return f"Published as revision {tx.revision}."

@@ -67,6 +67,36 @@ async def test_a_request_is_charged_what_the_provider_reports(world, limiter, do
     assert records(world) == []
 
 
+@pytest.mark.parametrize(
+    ("estimate", "factors", "tokens"),
+    [
+        ("typical", None, 100),
+        ("typical", {"gpt-x": 1_500, "gpt-*": 700}, 150),
+        ("typical", {"gpt-y": 1_500, "gpt-*": 700}, 100),
+        ("bound", None, 492),
+        ("bound", {"gpt-x": 1_500}, 492),
+    ],
+)
+async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
+    world, limiter, door, provider, estimate, factors, tokens
+):
+    """And a bound is not."""
+    secret = published(world, TPM, estimate=estimate)
+    world.published.prices(PRICE, factors=factors)
+    await limiter.find_prices()
+    rows = []
+
+    async def answer(scope, body, receive, send):
+        rows.extend(records(world))
+        await whole(send, {"model": "gpt-x", "choices": [], "usage": provider.usage})
+
+    provider.answer = answer
+    await ask(door, secret, HELLO)
+
+    assert [row.about["input"] for row in rows] == [tokens]
+    assert await used(limiter, secret) == {"tpm": 130}
+
+
 async def test_a_stream_is_charged_and_its_added_event_hidden(world, limiter, door, provider):
     secret = published(world, TPM, USD)
     answer = await ask(door, secret, STREAM)

@@ -13,7 +13,9 @@ from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, used
 from tests.enforcement.world import PROJECT
 
-NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES)
+NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES, *tally.TEXT_NAMES)
+TEXT = [{"type": "text", "text": "x" * 400}]
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
 
 @pytest.fixture
@@ -73,8 +75,50 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
     assert [by_way["nothing"][name] for name in ("requests", "output", "micros")] == [1, 0, 0]
 
 
+@pytest.mark.parametrize("estimate", ["typical", "bound"])
+async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, delivered, estimate):
+    """Whatever was estimated. All input counts, also what the provider had in its cache."""
+    provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
+    secret = published(world, TPM, estimate=estimate, default_cap=30)
+    await ask(door, secret, HELLO)
+    await ask(door, secret, STREAM)
+
+    rows = await delivered()
+    assert [sum(row[name] for row in rows) for name in tally.TEXT_NAMES] == [2, 800, 200]
+    assert sum(row["cached_input"] for row in rows) == 128
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"messages": [{"role": "user", "content": [*TEXT, IMAGE]}]}, 200),
+        ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}, {"role": "user", "content": TEXT}]}, 200),
+        ({"messages": []}, 200),
+        ({}, 500),
+    ],
+    ids=["an image", "kept by the provider", "no text", "refused"],
+)
+async def test_a_request_of_more_than_text_says_nothing_of_text(world, door, provider, delivered, change, status):
+    if status == 500:
+        provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
+    secret = published(world, TPM)
+    assert (await ask(door, secret, {**HELLO, **change})).status == status
+
+    (row,) = await delivered()
+    assert [row[name] for name in tally.TEXT_NAMES] == [0, 0, 0]
+    assert row["requests"] == 1
+
+
+async def test_an_answer_without_a_last_word_says_nothing_of_text(world, door, provider, delivered):
+    provider.answer = lambda scope, body, receive, send: whole(send, {"choices": [{"message": {"content": "hi"}}]})
+    await ask(door, published(world, TPM), HELLO)
+
+    (row,) = await delivered()
+    assert (row["settled_as"], row["text_requests"]) == ("observed", 0)
+
+
 async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, door, delivered):
-    """As soon as the prices are loaded, for which such a request does not wait."""
+    """As soon as the prices are loaded, for which such requests do not wait."""
     secret = published(world, TPM)
     await limiter.find_prices()
     await ask(door, secret, HELLO)

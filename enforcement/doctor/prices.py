@@ -1,0 +1,64 @@
+"""Check the published prices of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, cast
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from enforcement.doctor.findings import Finding
+from enforcement.metering.price_documents import parse_prices
+from enforcement.model.documents import InvalidDocument, parse_policy
+from enforcement.model.keys import Keys
+from enforcement.model.metered import MONEY
+
+MOST_SHOWN: Final = 20
+_REPAIR: Final = "If the control plane has prices, its worker publishes them again within a minute."
+
+
+def prices(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding on the prices, if any are published or a published limit counts money."""
+    try:
+        text = client.get(keys.prices)
+    except NoPermissionError:  # reported with the rights of the account
+        return
+    except ResponseError as exc:  # the key is no string
+        text = str(exc)
+    if text is None:
+        yield from _missing(_limits_of_money(client, keys))
+        return
+    try:
+        found = parse_prices(cast("str", text))
+    except InvalidDocument as exc:
+        advice = f"Instances keep the prices that they have read before, if any. {_REPAIR}"
+        yield Finding("prices", "problem", f"cannot be read: {exc}", advice)
+        return
+    number = f"{len(found.overrides)} of operators, {len(found.prices)} of the catalogue"
+    yield Finding("prices", "ok", f"revision {found.revision}, {number}, in {found.currency or 'no currency'}")
+
+
+def _missing(limits: list[str]) -> Iterator[Finding]:
+    if limits:
+        more = f" and {len(limits) - MOST_SHOWN} more" if len(limits) > MOST_SHOWN else ""
+        advice = (
+            f"Requests under these limits are denied, or do what their field unpriced says. {_REPAIR} Otherwise set "
+            "prices in the admin or over REST, or run 'manage.py update_prices'."
+        )
+        value = f"none, but these limits count money: {', '.join(limits[:MOST_SHOWN])}{more}"
+        yield Finding("prices", "warning", value, advice)
+
+
+def _limits_of_money(client: Redis, keys: Keys) -> list[str]:
+    documents = cast("dict[str, str]", client.hgetall(keys.documents))
+    names = []
+    for name in sorted(name for name in documents if name.startswith("policy:")):
+        with suppress(InvalidDocument):  # enforcers report it
+            policy = parse_policy(documents[name])
+            names += [f"{policy.slug}/{limit.name}" for limit in policy.limits if limit.unit == MONEY]
+    return names
+
+
+__all__ = ["prices"]
