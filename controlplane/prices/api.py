@@ -36,6 +36,8 @@ TIER = {
     },
 }
 
+UNPRICED_CLASS = "As for input. Null: it costs what the dearest class of the input does."
+
 
 @extend_schema_field({"type": "string", "pattern": "^[A-Z]{3}$"})
 class CurrencyField(serializers.Field):
@@ -100,9 +102,6 @@ class PriceSerializer(CleanModelSerializer):
             if former is not None:
                 price.pk, price._state.adding = former.pk, False
         return price
-
-
-UNPRICED_CLASS = "As for input. Null: it costs what the dearest class of the input does."
 
 
 class PriceQuery(ListQuery):
