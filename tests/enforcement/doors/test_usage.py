@@ -17,7 +17,7 @@ from enforcement.http.usage import USAGE_PATH
 from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store
-from tests.enforcement.doors.conftest import Serve, bearer
+from tests.enforcement.doors.conftest import Serve, bearer, eventually
 from tests.enforcement.doors.test_anonymous import Doors, hello
 
 HOUR = Limit(name="hourly", quota=2, window_seconds=3600)
@@ -181,11 +181,14 @@ def test_the_members_of_the_page(door: Any, published: Published) -> None:
     ends_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     published.override("own/hourly", quota=5, token=token, ends_at=ends_at)
 
-    page = client.get(USAGE_PATH, headers={**headers, "X-Team": "réd".encode()}).json()
+    def shown() -> dict[str, Any]:
+        return client.get(USAGE_PATH, headers={**headers, "X-Team": "réd".encode()}).json()
+
+    assert eventually(lambda: shown()["revision"] == published.revision)
+    page = shown()
     rows = {row["limit"]: row for row in page["limits"]}
 
     assert list(rows) == [limit.name for limit in limits]
-    assert page["revision"] == published.revision
     at = datetime.fromisoformat(page["at"])
     assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
     hourly = rows["hourly"]
