@@ -11,11 +11,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enforcement.model.documents import Policy
 from enforcement.model.limits import InvalidLimit, Limit, Match
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
+    from enforcement.model.documents import Policy
     from enforcement.model.tokens import Anonymous
     from enforcement.plan.decision import Decision, Denied
     from enforcement.plan.limit_state import LimitState
@@ -40,6 +40,7 @@ __all__ = [
 
 _LATER = {
     "Anonymous": "enforcement.model.tokens",
+    "Policy": "enforcement.model.documents",
     "Decision": "enforcement.plan.decision",
     "Denied": "enforcement.plan.decision",
     "LimitState": "enforcement.plan.limit_state",

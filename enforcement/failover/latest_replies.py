@@ -107,14 +107,15 @@ class LatestReplies:
         with self._lock:
             if monotonic() >= self._look_at:
                 self._look()
-            rows = [self._known.get(key) for key in plan.keys]
+            known = [self._known.get(key) for key in plan.keys]
         if self._reset_at_us:
-            rows = [row if row and row[0] > self._reset_at_us.get(row[2].key, -1) else None for row in rows]
-        own: dict[str, _Row] = {}
-        if plan.last is not None:
-            _add(own, plan, plan.last)
-        latest = (_newer(own.get(key), row) for key, row in zip(plan.keys, rows, strict=True))
-        return [None if row is None else Known(*row) for row in latest]
+            known = [row if row and row[0] > self._reset_at_us.get(row[2].key, -1) else None for row in known]
+        if (last := plan.last) is not None:
+            # It may have come since the last look.
+            rows = zip(plan.bounds, last.numbers[2 :: last.width], known, strict=True)
+            at_us = last.numbers[1]
+            known = [_newer((at_us, remaining, bound), row) for bound, remaining, row in rows]
+        return [None if row is None else Known._make(row) for row in known]
 
     def _look(self) -> None:
         """Look at the plans that were answered since the last time, and decide when to look again."""
@@ -141,10 +142,11 @@ def _add(known: dict[str, _Row], plan: AnsweredPlan, reply: Reply) -> int:
     return at_us
 
 
-def _newer(one: _Row | None, other: _Row | None) -> _Row | None:
-    if one is None or other is None:
-        return one or other
-    return one if (one[0], -one[1]) >= (other[0], -other[1]) else other
+def _newer(own: _Row, row: _Row | None) -> _Row:
+    """Return the later of two. Of two of one instant, the one with fewer permits left came later."""
+    if row is None or own[0] > row[0]:
+        return own
+    return own if own[0] == row[0] and own[1] <= row[1] else row
 
 
 __all__ = ["AnsweredPlan", "Known", "LatestReplies"]

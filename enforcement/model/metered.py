@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from hashlib import blake2s
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
-from enforcement.model.strict_json import dumps
 
 MONEY: Final = "micros"
 """The unit of money, which is millionths of the currency."""
@@ -177,6 +175,11 @@ def cost_name(limit: LimitRules) -> str:
     if not limit.weights and not limit.charge_on and isinstance(limit.unpriced, str):
         return limit.unit
     unpriced = "" if isinstance(limit.unpriced, str) else dict(limit.unpriced)
+    # Most processes name no cost of a metered request.
+    from hashlib import blake2s
+
+    from enforcement.model.strict_json import dumps
+
     rules = dumps([dict(limit.weights), unpriced, sorted(limit.charge_on)])
     return f"{limit.unit}:{blake2s(rules.encode(), digest_size=8).hexdigest()}"
 
