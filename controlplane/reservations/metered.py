@@ -88,8 +88,7 @@ class MeteredView(Listed, ApiView):
         return page_of_range(self.query, response)
 
 
-class ModelUsageSerializer(serializers.Serializer):
-    model = serializers.CharField(help_text="Empty for requests that no meter could read.")
+class SumsSerializer(serializers.Serializer):
     requests = serializers.IntegerField()
     input = serializers.IntegerField()
     cached_input = serializers.IntegerField()
@@ -98,6 +97,10 @@ class ModelUsageSerializer(serializers.Serializer):
     micros = serializers.IntegerField(help_text="Millionths of the currency.")
     estimated_input = serializers.IntegerField()
     calls = serializers.IntegerField(help_text=CALLS)
+
+
+class ModelUsageSerializer(SumsSerializer):
+    model = serializers.CharField(help_text="Empty for requests that no meter could read.")
     approximate = serializers.IntegerField(help_text="Requests with a class of usage that has no price of its own.")
     settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {WORDS}")
 
@@ -116,16 +119,21 @@ class ModelUsageListSerializer(TotalsSerializer):
     results = ModelUsageSerializer(many=True)
 
 
-class ModelView(ApiView):
-    """The totals of each model in a range of time, the dearest first, at most 1,000 models."""
+class TotalsView(ApiView):
+    """The base class of totals over the rows of a :class:`MeteredView`, all of which are in one answer."""
 
-    serializer_class = ModelUsageListSerializer
     queries = {"list": TotalsQuery}
     scopes = {"list": "usage:read"}
     pagination_class = None
 
     get_queryset = MeteredView.get_queryset
     FILTERS = MeteredView.FILTERS
+
+
+class ModelView(TotalsView):
+    """The totals of each model in a range of time, the dearest first, at most 1,000 models."""
+
+    serializer_class = ModelUsageListSerializer
 
     @extend_schema(responses=forced_singular_serializer(ModelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -137,36 +145,23 @@ class LabelUsageQuery(TotalsQuery):
     label = LabelNameField(help_text="The name of a label, such as team.")
 
 
-class LabelUsageSerializer(serializers.Serializer):
+class LabelUsageSerializer(SumsSerializer):
     value = serializers.CharField(
         allow_null=True,
         help_text="The value that the token has now. Null for tokens without the label, deleted tokens, and requests "
         "without a token.",
     )
-    requests = serializers.IntegerField()
-    input = serializers.IntegerField()
-    cached_input = serializers.IntegerField()
-    cache_write = serializers.IntegerField()
-    output = serializers.IntegerField()
-    micros = serializers.IntegerField(help_text="Millionths of the currency.")
-    estimated_input = serializers.IntegerField()
-    calls = serializers.IntegerField(help_text=CALLS)
 
 
 class LabelUsageListSerializer(TotalsSerializer):
     results = LabelUsageSerializer(many=True)
 
 
-class LabelUsageView(ApiView):
+class LabelUsageView(TotalsView):
     """The totals of each value of a label in a range of time, the dearest first, at most 1,000 values."""
 
     serializer_class = LabelUsageListSerializer
     queries = {"list": LabelUsageQuery}
-    scopes = {"list": "usage:read"}
-    pagination_class = None
-
-    get_queryset = MeteredView.get_queryset
-    FILTERS = MeteredView.FILTERS
 
     @extend_schema(responses=forced_singular_serializer(LabelUsageListSerializer))
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:

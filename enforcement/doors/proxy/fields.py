@@ -60,7 +60,6 @@ _SECRET: Final = re.compile(f"(?:{'|'.join(SECRET_HEADS)})[0-9A-Za-z]+".encode()
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Some servers drop what follows "#", which no client sends (RFC 9112, 3.2).
 _NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f#]")
-_NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
 
 
 class BadRequest(Exception):

@@ -15,7 +15,6 @@ MISSING: Final = "missing"
 REPORTS: Final = (*[NORMAL] * 8, "null", "twice", "every", "zeros", MISSING)
 """How an answer reports its tokens: once, as null first, twice, in every event, with explicit zeros, or not at all."""
 
-WITHOUT_TOKENS: Final = Counts()
 Events = list[tuple[str, Any]]
 
 
@@ -287,7 +286,6 @@ def texts(dice: Random, tokens: int, choices: int) -> list[list[str]]:
 __all__ = [
     "MISSING",
     "REPORTS",
-    "WITHOUT_TOKENS",
     "Draft",
     "Events",
     "body",
