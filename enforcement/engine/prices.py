@@ -64,7 +64,7 @@ class PriceLoader:
     They are read again when the documents say that they may have changed. A document that breaks a rule changes
     nothing: the last good prices stay in use, and the instance reports itself as degraded.
 
-    The background thread calls :meth:`restore` and :meth:`check`. Any thread may call everything else.
+    The background thread calls :meth:`check`. Any thread may call everything else.
 
     Args:
         keys: The keys of the store.
@@ -85,8 +85,13 @@ class PriceLoader:
         self._text: bytes | None = None
         self._seen = -1
         self._restored = path is None
-        self._ready = threading.Event()
+        self._begin()
         self._wait_until = monotonic() + FIRST_WAIT_SECONDS
+
+    def _begin(self) -> None:
+        """Create everything that a forked child must not share with its parent."""
+        self._ready = threading.Event()
+        self._changing = threading.Lock()
 
     @property
     def is_stale(self) -> bool:
@@ -94,12 +99,17 @@ class PriceLoader:
         return self._seen != self._documents.price_changes
 
     def wait(self) -> bool:
-        """Wait for the first prices, as long as the first requests may, and return whether they are loaded."""
+        """
+        Wait for the first prices, as long as the first requests may, and return whether they are loaded.
+
+        The copy on disk is read here, because the background thread may be waiting for a store that is away.
+        """
+        self.restore()
         return self.is_loaded or self._ready.wait(max(0.0, self._wait_until - monotonic()))
 
     def after_fork(self) -> None:
-        """Replace the event in a child process, because a thread of the parent may have held its lock."""
-        self._ready = threading.Event()
+        """Replace the locks in a child process, because a thread of the parent may have held them."""
+        self._begin()
         if self.is_loaded:
             self._ready.set()
 
@@ -107,10 +117,13 @@ class PriceLoader:
         """Load the prices from disk, once, unless the store has already given some. Nothing is raised."""
         if self._restored:
             return
-        self._restored = True
+        with self._changing:
+            if not self._restored:
+                self._restored = True
+                self._read_copy()
+
+    def _read_copy(self) -> None:
         assert self._path is not None
-        if self.is_loaded:
-            return
         try:
             (line,) = read(self._path, _HEADER)
             self._use(line or None)
@@ -134,9 +147,11 @@ class PriceLoader:
             return  # The store lost its documents or was set back. What is in use stays, until it is repaired.
         self._seen = changes
         try:
-            changed = not self.is_loaded or text != self._text
-            if changed:
-                self._use(text)
+            with self._changing:
+                changed = not self.is_loaded or text != self._text
+                if changed:
+                    self._use(text)
+                self._restored = True
         except InvalidDocument as exc:
             warnings.begin(BAD_PRICES, f"The prices are refused, the last good ones stay: {exc}")
             return
@@ -160,7 +175,6 @@ class PriceLoader:
     def _save(self) -> None:
         if self._path is None:
             return
-        self._restored = True
         try:
             write(self._path, _HEADER, [(self._text or b"") + b"\n"])
         except OSError as exc:
