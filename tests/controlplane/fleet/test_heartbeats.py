@@ -37,7 +37,9 @@ def beat(client_of_store):
     def write(**changed) -> None:
         heartbeat = {**HEARTBEAT, **changed}
         client_of_store.set(f"sg:{{fleet}}:instance:{heartbeat['id']}", json.dumps(heartbeat), px=15_000)
-        client_of_store.zadd("sg:{fleet}:instances", {str(heartbeat["id"]): NOON_US})
+        seen = heartbeat["seen_at_us"]
+        at_us = seen if isinstance(seen, int) and seen < 2**53 else NOON_US  # Instances of days ago are listed nowhere.
+        client_of_store.zadd("sg:{fleet}:instances", {str(heartbeat["id"]): at_us})
 
     return write
 
