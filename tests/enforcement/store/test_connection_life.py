@@ -97,7 +97,7 @@ def test_a_connection_in_use_when_all_are_given_up_is_not_used_again(pipe, world
         assert waiting.result() == [b"{doc}:queue", b"x"]
 
     assert not pipe._idle
-    assert eventually(lambda: clients(world) <= before)
+    assert eventually(lambda: clients(world) == before)
 
 
 def test_connections_that_end_together_are_one_failure(server, world):
@@ -219,7 +219,7 @@ def test_loops_that_share_a_limiter_have_a_connection_each(server, world):
     for runner in runners:
         runner.run(asyncio.sleep(0.01))
         runner.close()
-    assert eventually(lambda: clients(world) <= before)
+    assert eventually(lambda: clients(world) == before)
 
 
 # Finding the host.
