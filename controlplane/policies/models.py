@@ -237,6 +237,13 @@ class Limit(models.Model):
         return self.policy
 
 
+class LiveOverrides(models.Manager):
+    """The overrides that have not ended. Those that have are kept as history, and count nowhere."""
+
+    def get_queryset(self) -> models.QuerySet["Override"]:
+        return super().get_queryset().filter(ended_at=None)
+
+
 class Override(models.Model):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ovr"), editable=False)
     limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
@@ -248,6 +255,11 @@ class Override(models.Model):
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When it ended, by its end or by hand. None while it is in force.
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    objects = LiveOverrides()
+    with_ended = models.Manager()
 
     ONE_HOLDER = "Choose a token or a project, one of the two."
 
@@ -259,9 +271,20 @@ class Override(models.Model):
                 name="policies_override_of_a_token_or_a_project",
                 violation_error_message="Choose a token or a project, one of the two.",
             ),
-            models.UniqueConstraint(fields=["limit", "token"], name="policies_override_once_a_token"),
-            models.UniqueConstraint(fields=["limit", "project"], name="policies_override_once_a_project"),
+            *(
+                models.UniqueConstraint(
+                    fields=["limit", holder],
+                    condition=models.Q(ended_at=None),
+                    name=f"policies_override_once_a_{holder}",
+                    violation_error_message=f"This {holder} has an override of this limit already.",
+                )
+                for holder in ("token", "project")
+            ),
         ]
+        indexes = [
+            models.Index(fields=["ends_at"], condition=models.Q(ended_at=None), name="policies_override_ends"),
+        ]
+        permissions = [("add_endless_override", "Can give an override no end")]
 
     def __str__(self) -> str:
         return f"{self.limit} for {self.token or self.project}"
@@ -317,7 +340,8 @@ class Override(models.Model):
     def as_record(self) -> dict[str, Any]:
         holder = {"token": self.token_id, "project": self.project_id}
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
-        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at)}
+        ended = {"ended_at": isoformat(self.ended_at)} if self.ended_at else {}
+        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **ended}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()
