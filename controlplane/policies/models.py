@@ -98,6 +98,10 @@ class Policy(Versioned):
         more = {"metering": self.metering} if self.metering else {}
         return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
 
+    @property
+    def audit_project(self) -> str:
+        return self.project_id or ""
+
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""
         yield "policy", self.pk
@@ -225,6 +229,10 @@ class Limit(models.Model):
     def as_record(self) -> dict[str, Any]:
         return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}
 
+    @property
+    def audit_project(self) -> str:
+        return self.policy.audit_project
+
     def touches(self) -> Iterator[tuple[str, str]]:
         yield "policy", self.policy_id
 
@@ -319,6 +327,10 @@ class Override(models.Model):
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
         return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at)}
 
+    @property
+    def audit_project(self) -> str:
+        return self.project_id or self.token.project_id
+
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()
 
@@ -356,6 +368,8 @@ class AuditEntry(models.Model):
     # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
     # still write some during an upgrade.
     change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
+    # The id of the project whose members may read this entry. Only operators read an entry without one.
+    project = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
 
     objects = AuditQuerySet.as_manager()
 
@@ -368,6 +382,8 @@ class AuditEntry(models.Model):
             models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
             models.Index(fields=["action", "-id"], name="policies_audit_action"),
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+            # What the members of a project see.
+            models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]
 
     def __str__(self) -> str:

@@ -130,14 +130,20 @@ class Project(Versioned):
         more = {**policies, "partition_cap": self.partition_cap}
         return {"id": self.pk, **fields, **more, "version": self.version}
 
+    @property
+    def audit_project(self) -> str:
+        """The id of the project whose members may read the audit entries of this row."""
+        return self.pk
+
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens and policies of this project and the overrides of them, which are deleted with this row."""
+        """Yield the tokens, policies, memberships and overrides of this project, which are deleted with this row."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
+        yield from self.memberships.select_related("user", "project")
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")
@@ -310,6 +316,10 @@ class Token(Credential):
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         return {"id": self.pk, **fields, **labels, **ends}
 
+    @property
+    def audit_project(self) -> str:
+        return self.project_id
+
     def touches(self) -> Iterator[tuple[str, str]]:
         # The digest names the key in the store, and after a deletion the id does not lead to it.
         yield "token", self.digest
@@ -381,6 +391,12 @@ class ManagementKey(Credential):
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         reach = {"all_projects": self.all_projects, "projects": [project.slug for project in self.projects.all()]}
         return {"id": self.pk, **fields, **ends, **reach}
+
+    @property
+    def audit_project(self) -> str:
+        """The id of the only project of the key. Empty for another key, whose entries only operators may read."""
+        projects = [] if self.all_projects else self.projects.all()[:2]
+        return projects[0].pk if len(projects) == 1 else ""
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because enforcers do not know management keys."""

@@ -180,6 +180,8 @@ class Change:
             reason=self.reason[:500],
             request_id=self.actor.request_id[:128],
             change=self.id,
+            # What no project owns is for operators only, and so is what does not say whose it is.
+            project=getattr(obj, "audit_project", ""),
         )
 
     def _touch(self, pairs: Iterable[tuple[str, str]]) -> None:
