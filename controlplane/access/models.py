@@ -37,10 +37,6 @@ class Membership(models.Model):
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         return {"id": self.pk, "user": self.user.get_username(), "project": self.project_id, "role": self.role}
 
-    @property
-    def audit_project(self) -> str:
-        return self.project_id
-
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because enforcers do not know users."""
         yield from ()

@@ -98,10 +98,6 @@ class Policy(Versioned):
         more = {"metering": self.metering} if self.metering else {}
         return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
 
-    @property
-    def audit_project(self) -> str:
-        return self.project_id or ""
-
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""
         yield "policy", self.pk
@@ -229,10 +225,6 @@ class Limit(models.Model):
     def as_record(self) -> dict[str, Any]:
         return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}
 
-    @property
-    def audit_project(self) -> str:
-        return self.policy.audit_project
-
     def touches(self) -> Iterator[tuple[str, str]]:
         yield "policy", self.policy_id
 
@@ -326,10 +318,6 @@ class Override(models.Model):
         holder = {"token": self.token_id, "project": self.project_id}
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
         return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at)}
-
-    @property
-    def audit_project(self) -> str:
-        return self.project_id or self.token.project_id
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()

@@ -130,11 +130,6 @@ class Project(Versioned):
         more = {**policies, "partition_cap": self.partition_cap}
         return {"id": self.pk, **fields, **more, "version": self.version}
 
-    @property
-    def audit_project(self) -> str:
-        """The id of the project whose members may read the audit entries of this row."""
-        return self.pk
-
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
         yield "project", self.pk
@@ -316,10 +311,6 @@ class Token(Credential):
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         return {"id": self.pk, **fields, **labels, **ends}
 
-    @property
-    def audit_project(self) -> str:
-        return self.project_id
-
     def touches(self) -> Iterator[tuple[str, str]]:
         # The digest names the key in the store, and after a deletion the id does not lead to it.
         yield "token", self.digest
@@ -391,12 +382,6 @@ class ManagementKey(Credential):
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         reach = {"all_projects": self.all_projects, "projects": [project.slug for project in self.projects.all()]}
         return {"id": self.pk, **fields, **ends, **reach}
-
-    @property
-    def audit_project(self) -> str:
-        """The id of the only project of the key. Empty for another key, whose entries only operators may read."""
-        projects = [] if self.all_projects else self.projects.all()[:2]
-        return projects[0].pk if len(projects) == 1 else ""
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because enforcers do not know management keys."""

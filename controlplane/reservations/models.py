@@ -80,10 +80,6 @@ class Reservation(models.Model):
         when = {"at": isoformat(self.at), "settled_at": isoformat(self.settled_at)}
         return {"id": self.pk, **whose, **when, "amounts": self.amounts, **given, "order": self.order}
 
-    @property
-    def audit_project(self) -> str:
-        return self.project_id
-
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because a settled reservation publishes nothing."""
         yield from ()
