@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.prices",
     "controlplane.publishing",
+    "controlplane.revisions",
     "controlplane.fleet",
     "controlplane.usage",
     "controlplane.reservations",

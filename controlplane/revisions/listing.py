@@ -39,6 +39,11 @@ class Described:
     more: int = 0
     tokens: int | None = None
 
+    @property
+    def of(self) -> tuple[str, str]:
+        """The type and the id of the object."""
+        return self.entry.object_type, self.entry.object_id
+
 
 @dataclass(slots=True)
 class Row:
@@ -204,6 +209,6 @@ def seconds(lag_ms: int | None) -> str:
     return "" if lag_ms is None else f"{lag_ms / 1000:.1f} s" if lag_ms < 60_000 else f"{lag_ms // 60_000} min"
 
 
-def age(published: datetime, now: datetime) -> str:
-    """Return how long ago a revision was published, in seconds."""
-    return f"{max(0, int((now - published).total_seconds()))} s"
+def seconds_since(instant: datetime, now: datetime) -> str:
+    """Return the time since an instant as people read it, such as "3.0 s"."""
+    return seconds(max(0, round((now - instant).total_seconds() * 1000)))

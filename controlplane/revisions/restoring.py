@@ -71,7 +71,7 @@ def _locked(rows: models.QuerySet) -> models.QuerySet:
     return rows.select_for_update(of=("self",)) if connection.in_atomic_block else rows
 
 
-def undo_policy(span: Span) -> Kept | Restored:
+def undo_policy(span: Span, coming: set[str]) -> Kept | Restored:
     policy = _locked(Policy.objects.filter(pk=span.pk)).first()
     if span.before is None:
         return Kept([f"Policy {span.label} was created, and stays. You can delete it on its page."])
@@ -146,6 +146,8 @@ def _set(record: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
+    if not policy._state.adding:
+        policy = Policy.objects.get(pk=policy.pk)  # a step before this one may have changed which policy is global
     before = None if policy._state.adding else policy.as_record()
     policy.slug, policy.name, policy.description = wanted["slug"], wanted["name"], wanted["description"]
     policy.metering = wanted.get("metering", {})
@@ -160,7 +162,7 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
         set_global_policy(tx, policy if wanted["is_global"] else None)
 
 
-def undo_project(span: Span) -> Kept | Restored:
+def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
     project = _locked(Project.objects.filter(pk=span.pk)).first()
     if span.before is None:
         return Kept([f"Project {span.label} was created, and stays. You can delete it on its page."])
@@ -172,7 +174,7 @@ def undo_project(span: Span) -> Kept | Restored:
     return Restored(project.pk, now, wanted, act, kept)
 
 
-def undo_token(span: Span) -> Kept | Restored:
+def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
     token = _locked(Token.objects.filter(pk=span.pk)).first()
     if span.before is None:
         return Kept([f"Token {span.label} was created, and stays. You can revoke it on its page."])
@@ -202,7 +204,7 @@ def _write_fields(row: models.Model, wanted: Record, tx: Change) -> None:
     tx.record(f"{row._meta.model_name}.undo", row, before=before, after=row.as_record())
 
 
-def undo_override(span: Span) -> Kept | Restored:
+def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
     rows = Override.with_ended.filter(pk=span.pk).select_related("limit__policy", "token", "project")
     override = _locked(rows).first()
     is_live = override is not None and override.ended_at is None
@@ -212,7 +214,7 @@ def undo_override(span: Span) -> Kept | Restored:
         project = override.project_id or override.token.project_id
         return Restored(project, override.as_record(), None, lambda tx: end_override(tx, override, timezone.now()))
     if span.after is None or span.after.get("ended_at"):
-        return _restore_override(span)
+        return _restore_override(span, coming)
     if override is None or not is_live:
         return Kept([f"The override {span.label} is over."])
     now = override.as_record()
@@ -224,18 +226,26 @@ def undo_override(span: Span) -> Kept | Restored:
     return Restored(override.project_id or override.token.project_id, now, wanted, act, kept)
 
 
-def _restore_override(span: Span) -> Kept | Restored:
+def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     """Return how a deleted or ended override begins again, as a new row."""
     record = span.before or {}
-    slug, _, name = record["limit"].partition("/")
-    limit = Limit.objects.filter(policy__slug=slug, name=name).first()
     token = Token.objects.filter(pk=record["token"]).first() if record["token"] else None
     project = Project.objects.filter(pk=record["project"]).first() if record["project"] else None
-    if limit is None or not (token or project) or _is_past(record["ends_at"]):
+    is_there = record["limit"] in coming or _limit_named(record["limit"]) is not None
+    if not is_there or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
-    override = Override(limit=limit, token=token, project=project)
-    owner = project.pk if project else token.project_id
-    return Restored(owner, None, record, partial(_write_override, override, record))
+
+    def begin(tx: Change) -> None:
+        # Only now, because the limit may have come back by the same undo.
+        _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
+
+    return Restored(project.pk if project else token.project_id, None, record, begin)
+
+
+def _limit_named(name: str) -> Limit | None:
+    """Return the limit with a name such as "free/per-day", or None."""
+    slug, _, own = name.partition("/")
+    return Limit.objects.filter(policy__slug=slug, name=own).first()
 
 
 def _write_override(override: Override, wanted: Record, tx: Change) -> None:
@@ -253,7 +263,8 @@ def _is_past(text: str | None) -> bool:
 
 
 # In the order in which objects are restored, because later ones name earlier ones.
-HANDLERS: dict[str, Callable[[Span], Kept | Restored]] = {
+# Each gets the names of the limits that come back by the same undo, too.
+HANDLERS: dict[str, Callable[[Span, set[str]], Kept | Restored]] = {
     "policy": undo_policy,
     "project": undo_project,
     "token": undo_token,

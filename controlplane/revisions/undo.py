@@ -6,10 +6,11 @@ what was changed since stays, as do counters and revoked secrets.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 
 from controlplane.policies.actions import lock_global_policy
 from controlplane.policies.models import AuditEntry
@@ -29,10 +30,6 @@ class Step:
     span: Span
     restored: Restored
     lines: list[Line]
-
-    @property
-    def url_of(self) -> tuple[str, str]:
-        return self.span.type, self.span.pk
 
 
 @dataclass(slots=True)
@@ -60,36 +57,47 @@ class Plan:
         return {step.restored.project for step in self.steps}
 
 
-def entries_to_undo(revision: Revision, change: str = "") -> list[AuditEntry]:
+def entries_to_undo(entries: QuerySet[AuditEntry], revision: Revision, change: str = "") -> list[AuditEntry]:
     """
-    Return the audit entries of a revision, or of one *change* in it, oldest first.
+    Return those of the *entries* that a revision published, or one *change* in it, oldest first.
 
+    Args:
+        entries: The audit entries that the user may see.
     Raises:
         ValidationError: There are too many, or none, because the revision is of 0.2.0 or of the reconciler.
     """
     published = PublishedChange.objects.filter(revision=revision)
     ids = published.filter(change=change) if change else published
-    found = AuditEntry.objects.filter(change__in=ids.values("change")).order_by("id")[: MOST_ENTRIES + 1]
-    entries = list(found)
-    if not entries:
+    found = list(entries.filter(change__in=ids.values("change")).order_by("id")[: MOST_ENTRIES + 1])
+    if not found:
         raise ValidationError("The audit does not say what this revision changed, so it cannot be undone.")
-    if len(entries) > MOST_ENTRIES:
+    if len(found) > MOST_ENTRIES:
         raise ValidationError(f"It changed more than {MOST_ENTRIES:,} objects, so it cannot be undone as a whole.")
-    return entries
+    return found
+
+
+def locked(entries: QuerySet[AuditEntry], revision: Revision, change: str = "") -> list[AuditEntry]:
+    """Return what :func:`entries_to_undo` returns, with the lock that a plan needs which is carried out."""
+    lock_global_policy()  # before the policies, as every change of the global policy locks it first
+    return entries_to_undo(entries, revision, change)
 
 
 def plan(entries: Iterable[AuditEntry]) -> Plan:
     """Return what an undo of these audit entries would do at present."""
     result, entries = Plan(), list(entries)
     names = Names.of(entries)
-    handled = [(span, HANDLERS[span.type](span)) for span in spans(entries) if span.type in HANDLERS]
-    for span, outcome in sorted(handled, key=lambda pair: list(HANDLERS).index(pair[0].type)):
+    coming: set[str] = set()
+    known = [span for span in spans(entries) if span.type in HANDLERS]
+    for span in sorted(known, key=lambda span: list(HANDLERS).index(span.type)):
+        outcome = HANDLERS[span.type](span, coming)
         if isinstance(outcome, Kept):
             result.stays += outcome.sentences
             continue
         result.stays += outcome.kept
         if outcome.act is not None:
             result.steps.append(Step(span, outcome, lines(outcome.now, outcome.wanted, names)))
+        if span.type == "policy" and outcome.wanted is not None:
+            coming |= {f"{outcome.wanted['slug']}/{limit['name']}" for limit in outcome.wanted["limits"]}
     others = [entry for entry in entries if entry.object_type not in HANDLERS]
     result.stays += [f"{in_words(entry)}. That is not undone here.".capitalize() for entry in others]
     return result
@@ -109,21 +117,16 @@ def spans(entries: Iterable[AuditEntry]) -> list[Span]:
     return list(found.values())
 
 
-def undo(tx: Change, revision: Revision, change: str, seen: str, may: Callable[[Plan], None]) -> Plan:
+def apply(tx: Change, found: Plan, revision: Revision, seen: str) -> None:
     """
-    Undo a published change within the open change *tx*, and return what was done.
+    Undo a published change within the open change *tx*, in which the plan was made.
 
     Args:
-        change: The id of the one change in the revision to undo, or an empty string for all of them.
         seen: The digest of the plan that the user has confirmed.
-        may: Raises an exception if the user may not do what the plan says.
     Raises:
         Changed: The plan is not what the user has seen, because somebody changed something meanwhile.
         ValidationError: A restored value breaks a rule, or there is nothing to undo.
     """
-    lock_global_policy()  # before the policies, as every change of the global policy locks it first
-    found = plan(entries_to_undo(revision, change))
-    may(found)
     if found.digest != seen:
         raise Changed(found)
     if not found.steps:
@@ -132,7 +135,6 @@ def undo(tx: Change, revision: Revision, change: str, seen: str, may: Callable[[
         if step.restored.act is not None:
             step.restored.act(tx)
     PublishedChange.objects.create(change=tx.id, undoes=revision)
-    return found
 
 
 class Changed(Exception):
