@@ -3,7 +3,18 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("access", "fleet", "policies", "prices", "projects", "publishing", "reservations", "revisions", "usage")
+APPS = (
+    "access",
+    "audit",
+    "fleet",
+    "policies",
+    "prices",
+    "projects",
+    "publishing",
+    "reservations",
+    "revisions",
+    "usage",
+)
 
 
 def named_in_the_contract() -> set[str]:
