@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "axes",
     "controlplane.projects",
     "controlplane.policies",
+    "controlplane.jobs",
     "controlplane.prices",
     "controlplane.publishing",
     "controlplane.fleet",
@@ -214,6 +215,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
+    "run-jobs": {
+        "task": "controlplane.jobs.tasks.run_jobs",
+        "schedule": timedelta(seconds=2),
+        "options": {"expires": 2},
+    },
+    "prune-jobs": {
+        "task": "controlplane.jobs.tasks.prune_jobs",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
     "prune-outbox": {
         "task": "controlplane.publishing.tasks.prune_outbox",
         "schedule": timedelta(hours=1),
@@ -355,7 +366,10 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
-    "STYLES": [lambda request: static("controlplane/admin.css")],
+    "STYLES": [
+        lambda request: static("controlplane/admin.css"),
+        lambda request: static("controlplane/sets.css"),
+    ],
     "SCRIPTS": [
         lambda request: static("controlplane/admin.js"),
         lambda request: static("controlplane/paste_search.js"),
