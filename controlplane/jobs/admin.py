@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET, require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, instant
 from controlplane.jobs.actions import cancel_job
 from controlplane.jobs.models import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job
@@ -36,7 +37,10 @@ class JobAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         rows = super().get_queryset(request)
-        return rows if request.user.is_superuser else rows.filter(user=request.user)
+        if is_operator(request.user):
+            return rows
+        # What it says of a project is no longer for somebody who has left the project since.
+        return rows.filter(user=request.user).within(projects_of(request.user))
 
     @display(description="State", ordering="state")
     def condition(self, job: Job) -> str:
