@@ -231,6 +231,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
+    "prune-documents": {
+        "task": "controlplane.publishing.tasks.prune_documents",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
     "collect-heartbeats": {
         "task": "controlplane.fleet.tasks.collect_heartbeats",
         "schedule": timedelta(seconds=2),

@@ -1,6 +1,7 @@
 import csv
 import io
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -227,7 +228,7 @@ class MeteredAdmin(SumsAdmin):
 
 @admin.register(DeniedRequest)
 class DeniedRequestAdmin(NamedRowsAdmin):
-    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "decision"]
+    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "explained"]
     list_filter = [
         ("reason", FieldTextFilter),
         ("project_id", ProjectFilter),
@@ -253,6 +254,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:
         return self.name_of_limit(row) if row.limit_name else "—"
+
+    @display(description="Decision", ordering="decision")
+    def explained(self, row: DeniedRequest) -> str:
+        url = f"{reverse('explain-denial')}?{urlencode({'decision': row.decision})}"
+        return format_html('<a class="text-link sg-name" href="{}">{}</a>', url, row.decision)
 
     @display(description="Attributes")
     def values(self, row: DeniedRequest) -> str:
