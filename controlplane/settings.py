@@ -68,6 +68,7 @@ INSTALLED_APPS = [
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.preview",
     "controlplane.reservations",
     "controlplane.stack",
     "controlplane.demo",
@@ -250,6 +251,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.usage.tasks.checkpoint",
         "schedule": timedelta(seconds=10),
         "options": {"expires": 10},
+    },
+    "fold-recorded-usage": {
+        "task": "controlplane.preview.tasks.fold",
+        "schedule": timedelta(minutes=5),
+        "options": {"expires": 300},
     },
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",
