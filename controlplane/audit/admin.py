@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import EDITOR, is_operator, may, projects_of
+from controlplane.access.scope import EDITOR, may
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
 from controlplane.audit.export import csv_lines, json_lines
@@ -48,6 +48,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     ]
     search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
     show_full_result_count = False
+    project_path = "project"
     fields = readonly_fields = [
         *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),
         *("published", "all_changes", "sealed"),
@@ -58,11 +59,6 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         own = path("export.<str:form>", self.admin_site.admin_view(self.export_view), name="policies_auditentry_export")
         return [own, *super().get_urls()]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
-        """Return the entries of the projects of the user. Only operators see those of no project."""
-        rows = super().get_queryset(request)
-        return rows if is_operator(request.user) else rows.filter(project__in=projects_of(request.user).values("pk"))
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)

@@ -66,7 +66,7 @@ def sentence(limit: Limit, holder: str = "each token or project") -> str:
 
 
 def amount(limit: Limit) -> str:
-    """Return how much a limit admits in which time, such as "25 requests per minute"."""
+    """Return the quota of a limit with its period, such as "100 requests per minute"."""
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
     number = f"{limit.quota:,}" if limit.quota else "No"
     if limit.unit == MONEY and limit.quota:

@@ -8,8 +8,6 @@ from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.models import OutboxEntry
 
-NAMES_SHOWN = 3
-
 
 @admin.register(OutboxEntry)
 class OutboxAdmin(ReadOnlyAdmin):

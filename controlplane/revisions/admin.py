@@ -62,6 +62,8 @@ class UndoForm(forms.Form):
 
 @admin.register(Revision)
 class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
+    # Members see it, as far as narrowed() lets them.
+    shared = True
     fields = readonly_fields = [
         *("published", "epoch", "by", "channel", "what_changed"),
         *("runs_on", "who_runs_what", "documents"),
@@ -73,19 +75,18 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         own = path("<int:number>/undo/", self.admin_site.admin_view(self.undo_view), name="publishing_revision_undo")
         return [own, *super().get_urls()]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Revision]:
-        """Return the revisions that changed something which the user may see."""
-        rows = super().get_queryset(request)
-        if is_operator(request.user):
+    def narrowed(self, rows: QuerySet[Revision], user: Any, kind: str = "view") -> QuerySet[Revision]:
+        """Return those of *rows* that changed something which the user may see. Nobody changes a revision."""
+        if is_operator(user):
             return rows
-        return rows.filter(number__in=listing.revisions_of(entries_for(request)))
+        return rows.filter(number__in=listing.revisions_of(entries_for(user))) if kind == "view" else rows.none()
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
         form, rows, older = ListForm(request.GET), [], None
         if form.is_valid():
-            rows, older = listing.rows_of(form.query(entries_for(request), is_operator(request.user)))
+            rows, older = listing.rows_of(form.query(entries_for(request.user), is_operator(request.user)))
         urls = object_urls(one.of for row in rows for one in row.entries)
         link = request.GET.copy()
         link["before"] = str(older)
@@ -104,7 +105,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Revision | None:
         revision = super().get_object(request, object_id, from_field)
         if revision is not None:
-            revision.fleet, revision.entries_seen = heartbeats.fleet_now(), entries_for(request)
+            revision.fleet, revision.entries_seen = heartbeats.fleet_now(), entries_for(request.user)
             (revision.row,) = listing.described([revision], revision.entries_seen, listing.ENTRIES_ON_A_PAGE)
             revision.undo_url = undo_url(revision.number) if may_undo(revision.row, request) else ""
         return revision
@@ -205,7 +206,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         revision = self.get_queryset(request).filter(number=number).first()
         if revision is None or not self.has_view_permission(request):
             raise Http404(f"There is no revision {number}.")
-        change, entries = request.GET.get("change", ""), entries_for(request)
+        change, entries = request.GET.get("change", ""), entries_for(request.user)
         form = UndoForm(request.POST or None)
         try:
             if request.method == "POST" and form.is_valid():
@@ -235,7 +236,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     def _undo(self, request: HttpRequest, revision: Revision, change: str, form: UndoForm) -> HttpResponse:
         """Undo a revision, and return a redirect to the list, whose first row is the new revision."""
-        given, entries = form.cleaned_data, entries_for(request)
+        given, entries = form.cleaned_data, entries_for(request.user)
         with self.changing(request, given["reason"]) as tx:
             plan = undo.plan(undo.locked(entries, revision, change))
             check(plan, request)
@@ -250,10 +251,10 @@ def check(plan: undo.Plan, request: HttpRequest) -> None:
         raise PermissionDenied
 
 
-def entries_for(request: HttpRequest) -> QuerySet[AuditEntry]:
+def entries_for(user: Any) -> QuerySet[AuditEntry]:
     """Return the audit entries that the user may see."""
     entries = AuditEntry.objects.all()
-    return entries if is_operator(request.user) else entries.filter(project__in=projects_of(request.user).values("pk"))
+    return entries if is_operator(user) else entries.filter(project__in=projects_of(user).values("pk"))
 
 
 def may_undo(row: listing.Row, request: HttpRequest) -> bool:

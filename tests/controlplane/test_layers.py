@@ -4,16 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "audit",
-    "fleet",
-    "policies",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "revisions",
-    "usage",
+    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "usage"),
 )
 
 

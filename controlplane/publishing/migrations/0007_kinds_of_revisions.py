@@ -50,7 +50,7 @@ def kind_of(changes: dict[str, Any], kinds: dict[str, set[str]]) -> str:
 class Migration(migrations.Migration):
     dependencies = [
         ("policies", "0006_audit_change"),
-        ("publishing", "0005_prices"),
+        ("publishing", "0006_publisheddocument"),
     ]
 
     operations = [
