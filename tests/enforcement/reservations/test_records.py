@@ -68,6 +68,27 @@ def test_however_a_request_ends_its_record_goes(world, limiter, ends):
     assert listed(world) == []
 
 
+@pytest.mark.parametrize("about", [None, {}], ids=["no record", "record"])
+@pytest.mark.parametrize("ends", ["conclude", "settle then free", "free then conclude", "finish"])
+def test_however_a_request_ends_its_slots_are_let_go(world, limiter, about, ends):
+    """Also by the thread that renews them. What it kept would fill the memory, and count as held in an outage."""
+    secret = world.everything(TPM, SLOTS)
+    plan = limiter.find_plan(secret, None)
+    admission = limiter.admit_plan(plan, {"tokens": 100}, None, about)
+    slots, key = limiter._engine.slots, plan.bounds[1].key
+    assert slots.held(key) == {admission.reservation.ident: 1}
+
+    done = {
+        "conclude": [lambda: admission.conclude({"tokens": 30})],
+        "settle then free": [lambda: admission.settle({"tokens": 30}), admission.free_slots],
+        "free then conclude": [admission.free_slots, lambda: admission.conclude({"tokens": 30})],
+        "finish": [lambda: admission.finish(200)],
+    }
+    for end in done[ends]:
+        end()
+    assert (slots.held(key), slots._held, slots._open) == ({}, {}, {})
+
+
 def test_a_client_that_leaves_frees_its_slot_and_the_record_stays(world, limiter):
     """The answer is read on, and is charged when it has ended."""
     secret = world.everything(TPM, SLOTS)
