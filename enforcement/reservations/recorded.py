@@ -40,14 +40,8 @@ class _WithRecord(Reservation):
         self._denials.forget()
 
     def _concluding(self, rows: Rows) -> Steps:
-        """
-        Yield the commands that correct charges in the store and remove the record, even if no charge is wrong, and
-        return whether there was no record.
-        """
-        if not rows:
-            beside = [bound for bound in self.decision.bounds if self.where.lies_beside(bound.key)]
-            rows = [((beside or self.decision.bounds)[0], 0, 0)]
-        return (yield from concluding(self._health, rows, self.where))
+        """Yield the commands that correct charges and remove the record, and return whether there was no record."""
+        return (yield from concluding(self._health, rows, self.where, self.decision.bounds))
 
 
 class RecordedReservation(_WithRecord):

@@ -67,21 +67,27 @@ def correcting(
                 health.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 
-def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], where: RecordKeys) -> Steps:
+def concluding(
+    health: Health, rows: Sequence[tuple[BoundLimit, int, int]], where: RecordKeys, bounds: Sequence[BoundLimit]
+) -> Steps:
     """
     Yield the commands that correct the charges of a recorded reservation and remove its record, as :func:`correcting`
-    does.
+    does. The record is removed even if no charge is wrong.
 
     Nothing is done if the record is gone, since the reservation was settled before.
 
     Args:
-        rows: As for :func:`correcting`, at least one.
+        rows: As for :func:`correcting`, perhaps none.
         where: Where the reservation is recorded.
+        bounds: What the reservation was made for. At least one lies beside the record.
     Returns:
         Whether the record was gone.
     """
     from enforcement.plan.records import conclude  # most processes record nothing
 
+    if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
+        # The call that removes the record needs a counter of its slot, although that one keeps its charge.
+        rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
     now_us, gone = health.now_us(), False
     for group in health.together(rows):
         key = group[0][0].key
