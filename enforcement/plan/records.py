@@ -28,6 +28,7 @@ from enforcement.store.resp import pack
 
 RESERVE: Final = function("reserve")
 CONCLUDE: Final = function("conclude")
+CONCLUDE_OPEN: Final = function("conclude_open")
 PROLONG: Final = function("prolong")
 RECORDED: Final = function("recorded")
 
@@ -318,13 +319,30 @@ def conclude(where: RecordKeys, settling: Sequence[str | int]) -> list[str | int
         settling: The arguments of :func:`enforcement.plan.commands.settle`, without ``once_for_ms``. If the record is
             gone, nothing happens, as the reservation was settled before.
     """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE, len(keys), *keys, where.ident, *numbers]
+
+
+def conclude_open(where: RecordKeys, settling: Sequence[str | int], at_us: int | None) -> list[str | int]:
+    """
+    Return the arguments of the call that does what that of :func:`conclude` does, if the reservation is open. The reply
+    is :data:`~enforcement.plan.reply.IS_LOST` if it is lost.
+
+    Args:
+        at_us: When it must be open, by the store's clock, microseconds since the epoch. None: now.
+    """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE_OPEN, len(keys), *keys, where.ident, "" if at_us is None else at_us, *numbers]
+
+
+def _with_record(where: RecordKeys, settling: Sequence[str | int]) -> tuple[list[str | int], Sequence[str | int]]:
+    """Return the keys of a call that settles with those of the record before them, and its other arguments."""
     count = int(settling[2])
-    keys, numbers = settling[3 : 3 + count], settling[3 + count :]
-    return ["FCALL", CONCLUDE, 2 + count, where.index, where.record, *keys, where.ident, *numbers]
+    return [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
 
 
 def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that prolongs an open reservation. The reply is how many there were."""
+    """Return the arguments of the call that prolongs an open reservation. The reply is how many were open."""
     return ["FCALL", PROLONG, 1, where.index, "" if now_us is None else now_us, where.ident, int(life_seconds * 1e6)]
 
 
@@ -343,6 +361,7 @@ __all__ = [
     "ReservationRecord",
     "TooManyReservations",
     "conclude",
+    "conclude_open",
     "prolong",
     "recorded",
     "was_open",
