@@ -204,6 +204,11 @@ class ReservationRecord:
     head: Mapping[str, Any]
     charges: tuple[RecordedCharge, ...]
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether a meter has read the request, so that its tokens have a known cost."""
+        return "model" in self.head
+
     @classmethod
     def read(cls, raw: object) -> ReservationRecord | None:
         """
@@ -271,6 +276,21 @@ class Conclusion:
             ),
         )
 
+    @classmethod
+    def by_hand(cls, record: ReservationRecord, costs: Costs | None) -> Conclusion:
+        """
+        Return how a reservation is settled by order of an operator or a late job.
+
+        Args:
+            costs: As for :meth:`of`. None gives back what was reserved, but the request of a metered reservation stays
+                counted, because it was made. A limit that counts only some responses gets it back.
+        """
+        found = cls.of(record, costs)
+        if costs is not None or not record.is_metered:
+            return found
+        rows = zip(record.charges, found.deltas, strict=True)
+        return cls(record, tuple([0 if _counts_requests(charge.bound) else delta for charge, delta in rows]))
+
     def command(
         self, where: RecordKeys, now_us: int, clock: int | None, *, marked_for_ms: int | None = None
     ) -> list[str | int]:
@@ -295,6 +315,11 @@ class Conclusion:
         """Return the charges that were made, each with the permits to add."""
         rows = zip(self.record.charges, self.deltas, strict=True)
         return [(charge, delta) for charge, delta in rows if charge.mark is not None]
+
+
+def _counts_requests(bound: BoundLimit) -> bool:
+    """Return whether a limit counts each request, whatever its response."""
+    return bound.limit.unit == REQUESTS and bound.letter != "c" and not bound.limit.charge_on
 
 
 def was_open(changed: object) -> bool:

@@ -147,8 +147,10 @@ class Admitting(Reserving):
 
     def release(self, reservation_id: str) -> bool:
         """
-        Give back all that a reservation has charged, and free its slots, and return whether it was open. Arguments and
+        Give back what a reservation has charged, and free its slots, and return whether it was open. Arguments and
         errors are those of :meth:`settle`.
+
+        The request of a metered reservation stays counted, because it was made.
         """
         return bool(self._run(self._book.releasing(reservation_id)))
 

@@ -114,7 +114,7 @@ class AwaitedAdmitting(Reserving):
 
     async def release(self, reservation_id: str) -> bool:
         """
-        Give back all that a reservation has charged, and free its slots, and return whether it was open. See the sync
+        Give back what a reservation has charged, and free its slots, and return whether it was open. See the sync
         limiter.
         """
         return bool(await seen_through(self._run(self._book.releasing(reservation_id))))
