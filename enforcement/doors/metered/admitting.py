@@ -57,7 +57,8 @@ async def _opening(
     prices = await limiter.find_prices() if counts_money else limiter.prices
     if prices is None:
         return Refused("degraded_denied", NO_PRICES_YET)
-    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us())
+    names = tuple([bound.cost_name for bound in plan.bounds])
+    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us(), names)
     return opened() if isinstance(asked, Unmetered) else await reading(asked.body, opened)
 
 
