@@ -48,6 +48,8 @@ class LivePlan(Plan):
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
+        record: The instance that recorded reservations last, the hash tag of their records, and how these begin. None
+            if none were recorded.
         parts: The plan split by hash tag (:mod:`enforcement.engine.cross_slot`). None if it was not split yet.
         registered_until: Until when its values count as registered in the store, monotonic seconds. 0 if they are not.
         retry_at: When a plan with overflow counters asks for counters of its own again, monotonic seconds.
@@ -63,6 +65,7 @@ class LivePlan(Plan):
         "metering",
         "name",
         "parts",
+        "record",
         "registered_until",
         "retry_at",
         "usage",
@@ -88,6 +91,7 @@ class LivePlan(Plan):
         self.last: Reply | None = None
         self.command: bytes | None = None
         self.parts: Any = None
+        self.record: Any = None
         self.registered_until = 0.0
         self.retry_at = 0.0
         self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once

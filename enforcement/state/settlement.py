@@ -42,11 +42,10 @@ def correcting(
     """
     now_us = health.now_us()
     for group in health.together(rows):
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
         owes = once_for_ms is not None and any(health.fallback.owes_to(bound) for bound, _, _ in group)
         if owes or health.is_away(group[0][0].key):
             if once_for_ms is None:
-                health.fallback.owe(ident, owed, once=False)
+                health.fallback.owe(ident, _owed(group), once=False)
             else:
                 for bound, delta, mark in group:
                     health.fallback.amend(bound, delta, mark, now_us)
@@ -60,11 +59,11 @@ def correcting(
             health.failed(exc)
             # The store may have executed the command. A replay does no harm, because the store finds the id, or slots
             # that are free already.
-            health.fallback.owe(ident, owed, once=once_for_ms is not None)
+            health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
             health.wake()
         else:
             if reply == NOT_RESTORED:
-                health.fallback.owe(ident, owed, once=once_for_ms is not None)
+                health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
 
 
 def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], where: RecordKeys) -> Steps:
@@ -88,11 +87,10 @@ def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], wher
         if len(group) < len(rows) and not where.lies_beside(key):  # the other slots of a cluster know no record
             yield from correcting(health, group, where.ident, once_for_ms=REMEMBERED_MS)
             continue
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
         if health.is_away(key):
             for bound, delta, mark in group:
                 health.fallback.amend(bound, delta, mark, now_us, owed=False)
-            health.fallback.owe(where.ident, owed, once=False, where=where)
+            health.fallback.owe(where.ident, _owed(group), once=False, where=where)
             continue
         corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
         marker, clock = marker_beside(corrections[0].key, where.ident), health.clock and health.clock()
@@ -101,13 +99,18 @@ def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], wher
             reply = yield resp.pack(conclude(where, command))
         except StoreError as exc:
             health.failed(exc)
-            health.fallback.owe(where.ident, owed, once=False, where=where)
+            health.fallback.owe(where.ident, _owed(group), once=False, where=where)
             health.wake()
         else:
             gone = gone or reply == ALREADY_SETTLED
             if reply == NOT_RESTORED:
-                health.fallback.owe(where.ident, owed, once=False, where=where)
+                health.fallback.owe(where.ident, _owed(group), once=False, where=where)
     return gone
+
+
+def _owed(rows: Sequence[tuple[BoundLimit, int, int]]) -> list[tuple[BoundLimit, int, int]]:
+    """Return for each counter its limit, the mark of the window, and the permits to add, as the fallback keeps them."""
+    return [(bound, mark, delta) for bound, delta, mark in rows]
 
 
 __all__ = ["concluding", "correcting"]

@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from typing import Final
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.bodies import reading
+from enforcement.doors.metered.bodies import is_long, reading
 from enforcement.http.messages import RequestAttributes
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
@@ -58,8 +58,10 @@ async def _opening(
     if prices is None:
         return Refused("degraded_denied", NO_PRICES_YET)
     names = tuple([bound.cost_name for bound in plan.bounds])
-    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us(), names)
-    return opened() if isinstance(asked, Unmetered) else await reading(asked.body, opened)
+    rules, now_us = rules_of(plan), limiter.now_us()
+    if isinstance(asked, Unmetered) or not is_long(asked.body):
+        return open_request(asked, limits, rules, prices, now_us, names)
+    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, now_us, names))
 
 
 async def _admit(

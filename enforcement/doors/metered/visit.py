@@ -106,7 +106,12 @@ class MeteredVisit:
         self._body, self._receive, self._send = body, receive, send
         scope[METERED] = self
         if self._drains is None:
-            await self._visit(app, scope)
+            # This repeats _visit(). Each coroutine more takes its time for each part of the answer.
+            try:
+                await app(scope, self._received, self._passed_on)
+            finally:
+                if not self.exchange.is_settled:
+                    await self._end(whole=False)
             return
         # Some servers cancel the application when a client leaves. It has to go on then if its answer is drained.
         going = self._drains.began(self._visit(app, scope))
@@ -168,11 +173,12 @@ class MeteredVisit:
 
     async def _passed_on(self, message: Message) -> None:
         """Read a message of the answer, and send it to the client."""
+        kind = message["type"]
         if self._broke:
             await self._end(whole=False)
-        elif message["type"] == "http.response.start":
+        elif kind == "http.response.start":
             message = await self._head(message)
-        elif message["type"] == "http.response.body":
+        elif kind == "http.response.body":
             body = message.get("body", b"")
             data = self.exchange.feed(body)
             if not message.get("more_body", False):
@@ -189,7 +195,8 @@ class MeteredVisit:
 
     async def _head(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
-        encoding = b", ".join([value for name, value in headers if name.lower() == _ENCODING]).decode("latin-1")
+        encodings = [value for name, value in headers if name.lower() == _ENCODING]
+        encoding = b", ".join(encodings).decode("latin-1") if encodings else None
         over = self.exchange.answered(message["status"], encoding or None, now_us())
         if over is not None:
             await self._settle(over)
