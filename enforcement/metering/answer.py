@@ -98,6 +98,7 @@ class AnswerMeter:
         self._is_decided = False
         # An answer that begins as JSON has no stream of events.
         self._stream: StreamMeter | None = None
+        self._passing: StreamMeter | None = None  # the same, if nothing but its events can come any more
         self._json: ArrayReader | _BodyReader | None = None
 
     @property
@@ -141,6 +142,8 @@ class AnswerMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the body, and return the bytes to send on. They may be none, until the next chunk."""
+        if self._passing is not None:
+            return self._passing.feed(chunk)
         if not self.is_readable:
             return chunk
         if self._decoder is not None:
@@ -180,9 +183,10 @@ class AnswerMeter:
         self._is_decided = bool(body)
         if body[:1] in (b"{", b"["):
             return self._begin_json(chunk, body)
+        plain = self._decoder is None
         if self._stream is None:
-            plain = self._decoder is None
             self._stream = StreamMeter(self._read_so_far, limit=self._line_bytes, hides=self._hides, plain=plain)
+        self._passing = self._stream if self._is_decided and plain else None
         return self._stream.feed(chunk)
 
     def _begin_json(self, chunk: bytes, body: bytes) -> bytes:

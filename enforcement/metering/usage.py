@@ -46,9 +46,10 @@ class Usage:
 
     def __post_init__(self) -> None:
         counts = self.input, self.cached_input, self.cache_write, self.output, self.calls
-        for value in counts:
+        if {*map(type, counts)} == {int} and min(counts) >= 0 and max(counts) <= MAX_TOKENS:
+            return
+        for name, value in zip(CLASSES, counts, strict=True):
             if type(value) is not int or not 0 <= value <= MAX_TOKENS:
-                name = CLASSES[next(i for i, count in enumerate(counts) if count is value)]
                 raise ValueError(f"{name}: must be an integer from 0 to {MAX_TOKENS}, got {value!r}")
 
     @property

@@ -42,6 +42,8 @@ class LivePlan(Plan):
         usage: Where its decisions are counted. None for limits in code.
         metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
             the token counts tokens or money, or looks at an attribute that only a meter reads.
+        metered: What all metered requests of it have in common. Only :mod:`enforcement.doors.metered.admitting` reads
+            and sets it.
         hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read.
             Only doors that meter look at them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
@@ -62,6 +64,7 @@ class LivePlan(Plan):
         "hidden",
         "last",
         "lease",
+        "metered",
         "metering",
         "name",
         "parts",
@@ -85,6 +88,7 @@ class LivePlan(Plan):
         self.name = name
         self.usage = usage
         self.metering: tuple[Metering, ...] | None = None
+        self.metered: Any = None
         self.hidden: tuple[HiddenLimit, ...] = ()
         self.lease: Any = None
         self.denied: Any = None

@@ -103,13 +103,15 @@ class StreamMeter:
         plain: Whether what is read are the chunks of the answer themselves, and not what they are decoded to.
     """
 
-    __slots__ = ("_is_plain", "_meter", "_next", "_reader")
+    __slots__ = ("_has_model", "_is_plain", "_meter", "_next", "_read_so_far", "_reader")
 
     def __init__(self, read_so_far: AnswerReader, *, limit: int, hides: bool, plain: bool) -> None:
         # Neither of the two knows this object. In a circle, all that an answer leaves would wait for the collector.
         self._meter = EventMeter(read_so_far, hides=hides)
         self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=read_so_far.end)
+        self._read_so_far = read_so_far
         self._is_plain = plain
+        self._has_model = False  # whether the last chunk was repeated, too
         self._next: Shape | None = None  # of the next chunk, perhaps
 
     def feed(self, chunk: bytes) -> bytes:
@@ -118,7 +120,10 @@ class StreamMeter:
         if shape is not None:
             found = shape.text_bytes(chunk)
             if found >= 0:
-                self._meter.repeat(found)
+                self._read_so_far.text_bytes += found
+                if not self._has_model:  # all such events name the same one
+                    self._has_model = True
+                    self._meter.repeat(0)
                 return chunk
         return self._read(chunk)
 
@@ -135,6 +140,7 @@ class StreamMeter:
         learns = self._is_plain and meter.shape is not None and meter.chunk_shape is None
         learns = learns and reader.is_between_events()
         before, meter.repeated = meter.count, b""
+        self._has_model = False
         passed = reader.feed(chunk)
         if not self._is_plain:
             return passed
