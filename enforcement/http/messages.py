@@ -293,8 +293,8 @@ class RequestAttributes(Mapping[str, str]):
 
     def beside(self, values: Mapping[str, str]) -> RequestAttributes:
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
-        for name, value in values.items():
-            if len(value) > MAX_ATTRIBUTE_LENGTH:
+        if max(map(len, values.values()), default=0) > MAX_ATTRIBUTE_LENGTH:
+            for name, value in values.items():
                 _check_length(name, value, 400)
         made = RequestAttributes.__new__(RequestAttributes)
         made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
