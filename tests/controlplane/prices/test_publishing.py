@@ -22,6 +22,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.doors.metered.provider import Provider, ask
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, ModelPriceFactory, PolicyFactory, ProjectFactory
+from tests.loops import run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -186,7 +187,7 @@ def test_the_door_charges_by_the_new_price_and_says_which_it_uses(store, actor):
             assert await asyncio.to_thread(eventually, acknowledged)
             return costs
 
-    assert asyncio.run(charged()) == [220, 1_300]
+    assert run(charged()) == [220, 1_300]
 
 
 def test_an_instance_that_meters_nothing_is_not_counted(instance):
