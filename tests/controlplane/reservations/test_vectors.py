@@ -14,6 +14,7 @@ from enforcement.plan.records import RecordKeys
 from tests.controlplane.reservations.conftest import lose
 from tests.enforcement.doors.metered.provider import Visit, whole
 from tests.enforcement.metering.fleet import load
+from tests.loops import StandingLoop
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,7 +100,7 @@ class Play:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["id"])
 def test_a_settlement_by_hand_charges_what_the_scenario_says(api, store, client_of_store, vector):
-    with asyncio.Runner() as runner:
+    with StandingLoop() as runner:
         play = Play(runner, api, client_of_store, store.url, vector)
         for step in vector["steps"]:
             play.play(step)
