@@ -6,6 +6,7 @@ from rest_framework.routers import SimpleRouter
 from controlplane.api.documentation import Documentation, NoSuchPath, OpenApi
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
+from controlplane.jobs.api import JobView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
@@ -30,6 +31,7 @@ router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
+router.register("jobs", JobView, "job")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
 ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}

@@ -49,6 +49,8 @@ class Policy(Versioned):
     metering = models.JSONField(default=dict, blank=True, db_default={})
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
+    # The projects whose uses a reader may know. None stands for all.
+    counted_in: "models.QuerySet[Project] | None" = None
 
     class Meta:
         ordering = ["slug"]
@@ -63,13 +65,16 @@ class Policy(Versioned):
         return self.slug
 
     @cached_property
-    def uses(self) -> tuple[int, int, int]:
+    def uses(self) -> tuple[int, int, int, int]:
         """
         The numbers of tokens and of projects that have this policy, and of projects that have it for requests without
-        a token.
+        a token, and for new tokens.
         """
-        projects = Project.objects.filter(policy=self.pk), Project.objects.filter(anonymous_policy=self.pk)
-        return Token.objects.filter(policy=self.pk).count(), projects[0].count(), projects[1].count()
+        tokens, projects = Token.objects.filter(policy=self.pk), Project.objects.all()
+        if self.counted_in is not None:
+            tokens, projects = tokens.filter(project__in=self.counted_in), self.counted_in
+        columns = ("policy", "anonymous_policy", "token_policy")
+        return tokens.count(), *(projects.filter(**{column: self.pk}).count() for column in columns)
 
     def clean(self) -> None:
         former = Policy.objects.filter(pk=self.pk).values_list("project", flat=True)
@@ -356,6 +361,8 @@ class AuditEntry(models.Model):
     # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
     # still write some during an upgrade.
     change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
+    # The id of the project whose members may read this entry. Only operators read an entry without one.
+    project = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
 
     objects = AuditQuerySet.as_manager()
 
@@ -368,6 +375,8 @@ class AuditEntry(models.Model):
             models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
             models.Index(fields=["action", "-id"], name="policies_audit_action"),
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+            # What the members of a project see.
+            models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]
 
     def __str__(self) -> str:

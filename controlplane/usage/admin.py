@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
 from controlplane.core.csp import HEADER
@@ -97,6 +98,8 @@ class NamedRowsAdmin(ReadOnlyAdmin):
 
     A row is kept after its project or token is deleted, and then shows the id in place of the name.
     """
+
+    project_path = "project_id"
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
@@ -238,6 +241,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     show_full_result_count = False
     list_before_template = "admin/sluicegate/denial_sample.html"
     empty = ("Some of the requests that proxies deny are listed here, a few seconds later.", "")
+
+    def get_list_display(self, request: HttpRequest) -> list[str]:
+        """Return the columns. Instances serve every project, and their names may hold those of hosts."""
+        hidden = set() if is_operator(request.user) else {"instance"}
+        return [name for name in super().get_list_display(request) if name not in hidden]
 
     @display(description="At (UTC)", ordering="at")
     def moment(self, row: DeniedRequest) -> str:
