@@ -100,24 +100,28 @@ def read(
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    keys, now_us = store.keys(), microseconds(now) or 0
-    for some in _chunks(held, most):
-        bounds = [one.rule.bind(keys, {}) for one in some]
-        _, states = with_library(client, partial(inspection.look, client, bounds, now_us))
-        for one, (state, used) in zip(some, states, strict=True):
-            yield one, Now(state.quota, used, state.remaining, state.reset_ms)
-
-
-def _chunks(held: Iterable[Held], most: int) -> Iterator[tuple[Held, ...]]:
-    """Yield the limits that one command reads together, as long as there are commands left."""
-    left = most
+    keys, now_us, counted = store.keys(), microseconds(now) or 0, _Counted(client)
     for one_tag in together(held, attrgetter("tag")):
         for some in batched(one_tag, MAX_LIMITS_PER_REQUEST):
-            # One that reads them, one more at the edge of a calendar window, and one for each that carries permits.
-            left -= 2 + sum(bool(one.rule.limit.rollover) for one in some)
-            if left < 0:
+            bounds = [one.rule.bind(keys, {}) for one in some]
+            # One command, another one at the edge of a calendar window, and one for each limit that carries permits.
+            if counted.sent + 2 + sum(bool(one.rule.limit.rollover) for one in some) > most:
                 return
-            yield some
+            _, states = with_library(client, partial(inspection.look, counted, bounds, now_us))
+            for one, (state, used) in zip(some, states, strict=True):
+                yield one, Now(state.quota, used, state.remaining, state.reset_ms)
+
+
+class _Counted:
+    """A client of the store that counts the commands that it sends."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.sent = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.sent += 1
+        return self._client.execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 __all__ = ["MOST_COMMANDS", "Held", "held_by", "read"]
