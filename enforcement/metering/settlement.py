@@ -60,6 +60,11 @@ class Settlement(NamedTuple):
     counts: TokenCounts | None = None
     approximate: bool = False
 
+    @property
+    def is_last_word(self) -> bool:
+        """Whether the provider has reported it, so that it also settles a lost reservation."""
+        return self.settled_as in (EXACT, DRAINED)
+
 
 class MeteredReservation:
     """

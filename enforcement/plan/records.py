@@ -28,6 +28,7 @@ from enforcement.store.resp import pack
 
 RESERVE: Final = function("reserve")
 CONCLUDE: Final = function("conclude")
+CONCLUDE_OPEN: Final = function("conclude_open")
 PROLONG: Final = function("prolong")
 RECORDED: Final = function("recorded")
 
@@ -203,6 +204,11 @@ class ReservationRecord:
     head: Mapping[str, Any]
     charges: tuple[RecordedCharge, ...]
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether a meter has read the request, so that its tokens have a known cost."""
+        return "model" in self.head
+
     @classmethod
     def read(cls, raw: object) -> ReservationRecord | None:
         """
@@ -270,6 +276,21 @@ class Conclusion:
             ),
         )
 
+    @classmethod
+    def by_hand(cls, record: ReservationRecord, costs: Costs | None) -> Conclusion:
+        """
+        Return how a reservation is settled by order of an operator or a late job.
+
+        Args:
+            costs: As for :meth:`of`. None gives back what was reserved, but the request of a metered reservation stays
+                counted, because it was made. A limit that counts only some responses gets it back.
+        """
+        found = cls.of(record, costs)
+        if costs is not None or not record.is_metered:
+            return found
+        rows = zip(record.charges, found.deltas, strict=True)
+        return cls(record, tuple([0 if _counts_requests(charge.bound) else delta for charge, delta in rows]))
+
     def command(
         self, where: RecordKeys, now_us: int, clock: int | None, *, marked_for_ms: int | None = None
     ) -> list[str | int]:
@@ -296,6 +317,11 @@ class Conclusion:
         return [(charge, delta) for charge, delta in rows if charge.mark is not None]
 
 
+def _counts_requests(bound: BoundLimit) -> bool:
+    """Return whether a limit counts each request, whatever its response."""
+    return bound.limit.unit == REQUESTS and bound.letter != "c" and not bound.limit.charge_on
+
+
 def was_open(changed: object) -> bool:
     """
     Return whether a reservation was open, by the reply to the call that settles it.
@@ -318,13 +344,30 @@ def conclude(where: RecordKeys, settling: Sequence[str | int]) -> list[str | int
         settling: The arguments of :func:`enforcement.plan.commands.settle`, without ``once_for_ms``. If the record is
             gone, nothing happens, as the reservation was settled before.
     """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE, len(keys), *keys, where.ident, *numbers]
+
+
+def conclude_open(where: RecordKeys, settling: Sequence[str | int], at_us: int | None) -> list[str | int]:
+    """
+    Return the arguments of the call that does what that of :func:`conclude` does, if the reservation is open. The reply
+    is :data:`~enforcement.plan.reply.IS_LOST` if it is lost.
+
+    Args:
+        at_us: When it must be open, by the store's clock, microseconds since the epoch. None: now.
+    """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE_OPEN, len(keys), *keys, where.ident, "" if at_us is None else at_us, *numbers]
+
+
+def _with_record(where: RecordKeys, settling: Sequence[str | int]) -> tuple[list[str | int], Sequence[str | int]]:
+    """Return the keys of a call that settles with those of the record before them, and its other arguments."""
     count = int(settling[2])
-    keys, numbers = settling[3 : 3 + count], settling[3 + count :]
-    return ["FCALL", CONCLUDE, 2 + count, where.index, where.record, *keys, where.ident, *numbers]
+    return [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
 
 
 def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that prolongs an open reservation. The reply is how many there were."""
+    """Return the arguments of the call that prolongs an open reservation. The reply is how many were open."""
     return ["FCALL", PROLONG, 1, where.index, "" if now_us is None else now_us, where.ident, int(life_seconds * 1e6)]
 
 
@@ -343,6 +386,7 @@ __all__ = [
     "ReservationRecord",
     "TooManyReservations",
     "conclude",
+    "conclude_open",
     "prolong",
     "recorded",
     "was_open",

@@ -89,7 +89,7 @@ class ReservationBook:
             decision = yield from decider.deciding(request)
             if decision.ambiguous and not decision.allowed:
                 # Nobody would settle what the store may have reserved for it.
-                self._engine.slots.undo(request.ident, lambda: self.releasing(request.where.id))
+                self._engine.slots.undo(request.ident, lambda: self.undoing(request.where.id))
             return decision
         except TooManyReservations:
             return decider.refused(self._engine.planner.refusal("too_many_reservations", request.plan.subject))
@@ -139,19 +139,28 @@ class ReservationBook:
 
     def releasing(self, reservation_id: str) -> Steps:
         """
-        Yield the commands that give back all that a reservation of any process has charged, and return whether it was
-        open. Raises as :meth:`settling` does.
+        Yield the commands that give back what a reservation of any process has charged, see
+        :meth:`~enforcement.plan.records.Conclusion.by_hand`, and return whether it was open. Raises as
+        :meth:`settling` does.
         """
         return self._concluding(reservation_id, None)
 
-    def _concluding(self, reservation_id: str, costs: Costs | None) -> Steps:
+    def undoing(self, reservation_id: str) -> Steps:
+        """
+        Yield the commands that give back all charges of a reservation whose request was never made, and return whether
+        it was open. Raises as :meth:`settling` does.
+        """
+        return self._concluding(reservation_id, None, was_made=False)
+
+    def _concluding(self, reservation_id: str, costs: Costs | None, *, was_made: bool = True) -> Steps:
         where = RecordKeys.from_id(self._keys, reservation_id)
         record = ReservationRecord.read((yield from self._asker.calling(resp.pack(recorded(where)))))
         if record is None:
             return False
         if costs is not None and not record.head.get("project"):  # limits in code
             check_units((charge.bound.limit for charge in record.charges), costs)
-        health, conclusion = self._health, Conclusion.of(record, costs)
+        conclusion = (Conclusion.by_hand if was_made else Conclusion.of)(record, costs)
+        health = self._health
         command = conclusion.command(where, health.now_us(), health.clock and health.clock())
         found = was_open((yield from self._asker.calling(resp.pack(command))))
         if found:

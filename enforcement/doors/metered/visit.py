@@ -219,7 +219,8 @@ class MeteredVisit:
         if settlement is None:
             return
         try:
-            await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
+            costs = self.exchange.opening.terms.named(settlement.costs)
+            await self.admission.conclude(costs, is_last_word=settlement.is_last_word)
         finally:
             if not self.admission.reservation.settled_elsewhere:
                 self.report(settlement)
