@@ -66,6 +66,8 @@ INSTALLED_APPS = [
     "controlplane.jobs",
     "controlplane.prices",
     "controlplane.publishing",
+    "controlplane.revisions",
+    "controlplane.audit",
     "controlplane.fleet",
     "controlplane.usage",
     "controlplane.preview",
@@ -214,6 +216,11 @@ CELERY_BEAT_SCHEDULE = {
     },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
+    "seal-audit": {
+        "task": "controlplane.audit.tasks.seal",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
