@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "controlplane.projects",
     "controlplane.access",
     "controlplane.policies",
+    "controlplane.overrides",
     "controlplane.jobs",
     "controlplane.prices",
     "controlplane.publishing",

@@ -27,6 +27,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.explain.panels import NearestLimit, NearFilter
+from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
@@ -50,7 +51,8 @@ class ProjectAdmin(NearestLimit, LiveCounters, RecordedAdmin):
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters"]
+    actions_detail = ["raise_limit", "reset_counters"]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
@@ -172,7 +174,8 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = ["revoke_selected"]
-    actions_detail = ["reset_counters", "rotate", "revoke"]
+    actions_detail = ["raise_limit", "reset_counters", "rotate", "revoke"]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (

@@ -15,7 +15,7 @@ APPS = (
     "publishing",
     "reservations",
     "usage",
-    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("access", "audit", "explain", "fleet", "jobs", "overrides", "policies", "preview", "prices", "projects"),
     *("publishing", "reservations", "revisions", "usage"),
 )
 
