@@ -29,6 +29,7 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
+from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
@@ -52,14 +53,14 @@ EXPIRY_DAYS = 90
 
 
 @admin.register(Project)
-class ProjectAdmin(LiveCounters, RecordedAdmin):
+class ProjectAdmin(Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
     ordering = ["slug"]
     list_filter = ["active"]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters"]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS]
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
@@ -68,11 +69,12 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
-        return super().get_queryset(request).select_related("policy").annotate(live_tokens=Count("tokens", filter=live))
+        rows = super().get_queryset(request).select_related("policy", "suspension")
+        return rows.annotate(live_tokens=Count("tokens", filter=live))
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
-        return badge("active", "good") if project.active else badge("inactive", "bad")
+        return with_suspension(badge("active", "good") if project.active else badge("inactive", "bad"), project)
 
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, project: Project) -> str:
@@ -213,7 +215,7 @@ def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]
 
 
 @admin.register(Token)
-class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -225,7 +227,7 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
         ("policy", AutocompleteSelectFilter),
         LabelFilter,
     ]
-    list_select_related = ["project", "policy"]
+    list_select_related = ["project", "policy", "suspension"]
     search_fields = ["name", "prefix", "id", "project__slug", "labels"]
     autocomplete_fields = ["project", "policy"]
     readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
@@ -235,7 +237,7 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = ["revoke_selected"]
-    actions_detail = ["reset_counters", "rotate", "revoke"]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
@@ -244,6 +246,10 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
     )
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(token_snippets)
+
+    @display(description="Status")
+    def state(self, token: Token) -> str:
+        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:

@@ -141,6 +141,7 @@ class Project(Versioned):
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
         yield from self.memberships.select_related("user", "project")
+        yield from self.suspended_values.all()
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")

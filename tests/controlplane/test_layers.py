@@ -3,7 +3,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("fleet", "jobs", "policies", "prices", "projects", "publishing", "reservations", "usage", "access")
+APPS = ("emergency", "fleet", "jobs", "policies", "prices", "projects", "publishing", "reservations", "usage", "access")
 
 
 def named_in_the_contract() -> set[str]:
