@@ -184,6 +184,8 @@ def _fleet_sentence(fleet: Fleet, glass: BreakGlass | None) -> str:
         return ""
     if fleet.unknown:
         return f"{fleet.unknown} Nobody knows which instances follow."
+    if not fleet:
+        return "No instance reports."
     following = sum(instance.glass_until is not None for instance in fleet)
     late = [instance.id for instance in fleet if instance.glass_until is None]
     if not late:
