@@ -33,14 +33,13 @@ from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
-    delete_tokens,
     issue_management_key,
     issue_token,
     revoke_management_key,
     revoke_token,
-    revoke_tokens,
     rotate_token,
 )
+from controlplane.projects.bulk_admin import BulkActions
 from controlplane.projects.credential_lists import LabelledRows, StatusFilter, TokenForm
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
 from controlplane.projects.secret_search import SecretSearch
@@ -215,7 +214,7 @@ def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]
 
 
 @admin.register(Token)
-class TokenAdmin(Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(BulkActions, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -236,7 +235,7 @@ class TokenAdmin(Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
         (None, {"fields": ["project_link", "name", "policy", "labels", "expires_at"]}),
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
-    actions = ["revoke_selected"]
+    actions = [*BulkActions.ACTIONS]
     actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
@@ -307,17 +306,6 @@ class TokenAdmin(Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
             return HttpResponseRedirect(list_url(Token))
         return self.secret_page(request, issued, secret, former=token)
 
-    @admin.action(description="Revoke the selected tokens", permissions=["change"])
-    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        if not request.POST.get("change_reason", "").strip():
-            effect = "Every proxy refuses these tokens at once. This cannot be undone."
-            projects = tokens.order_by().values("project").distinct().count()
-            owners = f" They belong to {projects} projects." if projects > 1 else ""
-            return self.confirm(request, tokens, "revoke_selected", "Revoke", effect + owners)
-        count = revoke_tokens(request.change, tokens)
-        self.message_user(request, f"{count:,} token{'' if count == 1 else 's'} revoked.", messages.SUCCESS)
-        return None
-
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         if obj.policy_id is None:
             self.message_user(request, without_policy(obj), messages.WARNING)
@@ -325,9 +313,6 @@ class TokenAdmin(Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
             text = f"It has the policy of new tokens of {obj.project}, which is {obj.policy}."
             self.message_user(request, text, messages.INFO)
         return super().response_add(request, obj, post_url_continue)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
-        delete_tokens(request.change, queryset)
 
 
 class ManagementKeyForm(RecordedForm):
