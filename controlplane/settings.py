@@ -69,6 +69,7 @@ INSTALLED_APPS = [
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.preview",
     "controlplane.reservations",
     "controlplane.stack",
     "controlplane.demo",
@@ -238,6 +239,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
+    "prune-documents": {
+        "task": "controlplane.publishing.tasks.prune_documents",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
     "collect-heartbeats": {
         "task": "controlplane.fleet.tasks.collect_heartbeats",
         "schedule": timedelta(seconds=2),
@@ -252,6 +258,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.usage.tasks.checkpoint",
         "schedule": timedelta(seconds=10),
         "options": {"expires": 10},
+    },
+    "fold-recorded-usage": {
+        "task": "controlplane.preview.tasks.fold",
+        "schedule": timedelta(minutes=5),
+        "options": {"expires": 300},
     },
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",

@@ -9,7 +9,12 @@ from django.urls import reverse_lazy
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the groups of the menu with their entries, as the theme expects them."""
     return [
-        {"items": [_menu("Overview", "dashboard", "index", "")]},
+        {
+            "items": [
+                _menu("Overview", "dashboard", "index", ""),
+                _entry("Explain a denial", "contact_support", reverse_lazy("explain-denial")),
+            ]
+        },
         {"title": "Limits", "items": _limits()},
         {"title": "Operation", "items": _operation()},
         {"title": "Access", "items": _access()},

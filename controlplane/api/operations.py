@@ -39,6 +39,7 @@ ACTIONS = {
 SUMMARIES = {
     "counters_retrieve": "Read the counters of a token or project",
     "counters_reset": "Reset counters",
+    "explain": "Explain a decision",
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
     "prices_update": "Set a price",

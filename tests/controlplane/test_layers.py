@@ -3,7 +3,20 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("emergency", "fleet", "jobs", "policies", "prices", "projects", "publishing", "reservations", "usage", "access")
+APPS = (
+    "access",
+    "emergency",
+    "explain",
+    "fleet",
+    "jobs",
+    "policies",
+    "preview",
+    "prices",
+    "projects",
+    "publishing",
+    "reservations",
+    "usage",
+)
 
 
 def named_in_the_contract() -> set[str]:
