@@ -7,16 +7,16 @@ of a caller, spread evenly over the seconds in which it was active.
 
 import math
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 
 from controlplane.preview.chunks import Chunk
 from controlplane.preview.envelopes import counters_of, denied
 from controlplane.preview.judging import is_exact, starts_of, step_seconds, window_seconds
-from enforcement.model.algorithms import ALGORITHMS, Counter, Spec
+from enforcement.model.algorithms import ALGORITHMS, Spec
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
@@ -26,6 +26,8 @@ from enforcement.state.spread import PART_SECONDS, PARTS
 MOST_STEPS = 250_000
 # With more requests than this at an unknown second, ten seconds would be a false precision.
 COARSE_SHARE = 0.01
+# In a longer window it makes no difference at which of ten seconds a request comes.
+FINE_BELOW = 600
 # No counter is followed for longer before the span.
 MOST_BEFORE = DAY_SECONDS
 
@@ -71,7 +73,13 @@ class Outcome:
 
 
 def replay(
-    callers: Sequence[Days], cases: Sequence[Case], begins: int, ends: int, steps: int = MOST_STEPS
+    callers: Sequence[Days],
+    cases: Sequence[Case],
+    begins: int,
+    ends: int,
+    steps: int = MOST_STEPS,
+    *,
+    coarse: bool = False,
 ) -> tuple[Outcome, int]:
     """
     Return what the limits of *cases*, all together, would have denied of the callers, and how many steps are left.
@@ -80,9 +88,10 @@ def replay(
         callers: The recorded days of each caller. Days before *begins* only fill the counters.
         begins: Seconds since the epoch, a whole hour, as is *ends*.
         steps: How many steps of the reference algorithms may be taken.
+        coarse: Whether bins of a minute are enough, which take a sixth of the time.
     """
     limits = [case.limit for case in cases]
-    step = step_seconds(limits, coarse=_is_coarse(callers))
+    step = step_seconds(limits, coarse=coarse or _is_coarse(callers))
     before = min(MOST_BEFORE, 2 * max(map(window_seconds, limits)))
     origin = begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS
     demand = bins_of(callers, origin, ends, step)
@@ -99,16 +108,17 @@ def replay(
 
 def bins_of(callers: Sequence[Days], origin: int, ends: int, step: int) -> np.ndarray:
     """Return the requests by bin and caller. Those at an unknown second are spread evenly over their minute."""
-    found = np.zeros((len(callers), (ends - origin) // PART_SECONDS), np.uint32)
+    found = np.zeros((len(callers), (ends - origin) // step), np.uint32)
+    of_minute = MINUTE_SECONDS // step
     for number, days in enumerate(callers):
         for start, chunk in days:
-            places = (start - origin) // PART_SECONDS + chunk.minutes * PARTS
-            inside = (places >= 0) & (places < found.shape[1])
-            if inside.any():
-                parts = _placed(chunk)[inside]
-                found[number, places[inside][:, None] + np.arange(PARTS)] = parts
-    joined = found if step == PART_SECONDS else found.reshape(len(callers), -1, step // PART_SECONDS).sum(axis=2)
-    return np.ascontiguousarray(joined.T)
+            places = (start - origin) // step + chunk.minutes * of_minute
+            inside = slice(*np.searchsorted(places, (0, found.shape[1])))
+            if of_minute == 1:
+                found[number, places[inside]] = chunk.demand[inside]
+            else:
+                found[number, places[inside, None] + np.arange(PARTS)] = _placed(chunk)[inside]
+    return np.ascontiguousarray(found.T)
 
 
 def _placed(chunk: Chunk) -> np.ndarray:
@@ -192,7 +202,8 @@ def _likely(
     for number in left_open[np.argsort(-high[:, left_open].sum(axis=0), kind="stable")]:
         limits = [case.of(number) for case in cases]
         regions = undecided.regions(number, 2 * max(map(window_seconds, limits)))
-        events = list(_events(callers[number], regions, undecided.ends))
+        fine = min(map(window_seconds, limits)) < FINE_BELOW
+        events = _events(callers[number], regions, undecided.ends, fine=fine)
         if len(events) > steps:
             return found, -1
         steps -= len(events)
@@ -203,54 +214,56 @@ def _likely(
     return found, steps
 
 
-def _events(days: Days, regions: np.ndarray, ends: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (region, second since the epoch, requests) in order, for the requests of a caller within the regions."""
+def _events(days: Days, regions: np.ndarray, ends: int, *, fine: bool) -> list[list[int]]:
+    """
+    Return [region, second since the epoch, requests] in order, for the requests of a caller within the regions.
+
+    They are spread evenly over the active seconds of their ten seconds, or come together if this is not *fine*.
+    """
+    found = []
     for start, chunk in days:
         begins = start + chunk.minutes * MINUTE_SECONDS
         nearest = np.searchsorted(regions[:, 1], begins, "right")
         inside = (nearest < len(regions)) & (begins < ends)
         inside[inside] = regions[nearest[inside], 0] < begins[inside] + MINUTE_SECONDS
-        parts = _placed(chunk)
-        for row in np.flatnonzero(inside):
-            bits = int(chunk.seconds[row])
-            for part in np.flatnonzero(parts[row]):
-                at = int(begins[row]) + int(part) * PART_SECONDS
-                for second, count in _spread(int(parts[row, part]), bits >> (int(part) * PART_SECONDS) & 1023, at):
-                    yield int(nearest[row]), second, count
+        parts = _placed(chunk)[inside]
+        counts = _by_second(parts, chunk.seconds[inside]) if fine else parts
+        rows, places = np.nonzero(counts)
+        seconds = begins[inside][rows] + places * (1 if fine else PART_SECONDS)
+        found += np.column_stack([nearest[inside][rows], seconds, counts[rows, places]]).tolist()
+    return found
 
 
-def _spread(count: int, bits: int, at: int) -> Iterator[tuple[int, int]]:
-    """Yield the requests of ten seconds, spread evenly over the active ones, or over all if none is known."""
-    active = [second for second in range(PART_SECONDS) if bits >> second & 1] or list(range(PART_SECONDS))
-    each, rest = divmod(count, len(active))
-    for place, second in enumerate(active):
-        if number := each + (place < rest):
-            yield at + second, number
+def _by_second(parts: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return the requests of each second of some minutes. Where no second is known to be active, all are."""
+    active = (bits[:, None] >> np.arange(MINUTE_SECONDS, dtype=np.uint64) & np.uint64(1)).astype(np.int64)
+    active = active.reshape(len(bits), PARTS, PART_SECONDS)
+    active[~active.any(axis=2)] = 1
+    each, rest = np.divmod(parts, active.sum(axis=2))
+    counts = active * (each[:, :, None] + (active.cumsum(axis=2) <= rest[:, :, None]))
+    return counts.reshape(len(bits), MINUTE_SECONDS)
 
 
-def _first_try(limits: Sequence[Limit], events: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+def _first_try(limits: Sequence[Limit], events: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
     """Yield (second, denied requests) as the reference algorithms decide, all limits of a request together."""
     bounds = [BoundLimit(limit, "{preview}", "token") for limit in limits]
-    present = -1
-    specs: list[Spec] = []
-    counters: list[Counter] = []
+    present, renewed = -1, 0.0
+    counters: list[tuple[Any, Spec]] = []
     for region, second, count in events:
         now = second * SECOND_US
-        if region != present:
-            present, specs = region, [bound.spec(now) for bound in bounds]
-            counters = [ALGORITHMS[spec.letter]() for spec in specs]
-        specs = [
-            bound.spec(now) if spec.windows and now >= spec.windows[2] else spec
-            for bound, spec in zip(bounds, specs, strict=True)
-        ]
-        # Copies, because only a charge may change a counter.
-        read = [copy(counter) for counter in counters]
-        for counter, spec in zip(read, specs, strict=True):
+        if region != present or now >= renewed:
+            specs = [bound.spec(now) for bound in bounds]
+            kept = [ALGORITHMS[spec.letter]() for spec in specs] if region != present else [one for one, _ in counters]
+            counters, present = list(zip(kept, specs, strict=True)), region
+            renewed = min((spec.windows[2] for spec in specs if spec.windows), default=math.inf)
+        room: float = count
+        for counter, spec in counters:
             counter.read(now, spec)
-        admitted = max(0, min(count, *(math.floor(counter.room()) for counter in read)))
+            counter.last = now  # as a charge of nothing would set it, so that no time is counted twice
+            room = min(room, counter.room())
+        admitted = max(0, math.floor(room))
         if admitted:
-            counters = read
-            for counter in counters:
+            for counter, _ in counters:
                 counter.add(admitted, "")
         if admitted < count:
             yield second, count - admitted
