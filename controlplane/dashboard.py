@@ -16,8 +16,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from controlplane.access.scope import is_member, is_operator, projects_of
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
+from controlplane.explain.panels import near_card
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
@@ -47,15 +49,6 @@ PANELS = {
 }
 # Whoever needs no permission is everybody.
 assert all(PANELS.values())
-FACTS = {
-    "Store": "publishing.view_revision",
-    "Publishing": "publishing.view_outboxentry",
-    "Quotas": USAGE,
-    "Fleet": INSTANCES,
-    "Degraded": INSTANCES,
-    "Limits": INSTANCES,
-    "Values": "projects.view_project",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +81,11 @@ SPANS = {
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Return the template context of the first page, with the panels that the user may see."""
-    now = timezone.now()
+    now, user = timezone.now(), request.user
     span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
+    if not is_operator(user):
+        rows = rows.filter(project_id__in=projects_of(user).values("pk"))
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
     fleet = fleet_now()
@@ -109,13 +104,14 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "fleet": fleet_rows(fleet),
         "fleet_is_known": not fleet.unknown,
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
-        "expiring": expiring_tokens(now),
+        "expiring": expiring_tokens(now, projects_of(user)),
     }
-    user = request.user
     seen = {name: value for name, value in panels.items() if user.has_perms(PANELS[name])}
-    seen["health"] = [fact for fact in health if user.has_perm(FACTS[fact["name"]])]
-    seen["steps"] = [step for step in first_steps(fleet) if user.has_perm(step["right"])]
-    return context | seen | {"sees_nothing": not any(seen.values())}
+    if user.has_perms((USAGE, TOKENS)):
+        seen["near"] = near_card(request)
+    if is_operator(user):  # the health and the steps are those of the installation, with all its projects
+        seen |= {"health": health, "steps": first_steps(fleet)}
+    return context | seen | {"sees_nothing": not is_member(user)}
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
@@ -311,9 +307,13 @@ def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
     ]
 
 
-def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
-    """Return the live tokens that expire soonest within EXPIRING, each as a dictionary with links and its end."""
-    ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
+def expiring_tokens(now: datetime, projects: QuerySet[Project]) -> list[dict[str, Any]]:
+    """
+    Return the live tokens of *projects* that expire soonest within EXPIRING, each as a dictionary with links and its
+    end.
+    """
+    ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING, project__in=projects)
+    ending = ending.select_related("project")
     return [
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
         for token in ending.order_by("expires_at")[:TOP]
@@ -322,14 +322,13 @@ def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the installation, with the button that leads to it, and the permission for that page."""
+    """A step of the installation, with the button that leads to it."""
 
     title: str
     detail: str
     done: bool
     url: str
     button: str
-    right: str
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
@@ -346,9 +345,8 @@ def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
             bool(fleet) or decided,
             list_url(Instance),
             "See instances",
-            INSTANCES,
         ),
-        Step(first, detail, decided, list_url(UsageRow), "See usage", USAGE),
+        Step(first, detail, decided, list_url(UsageRow), "See usage"),
     ]
     return [] if all(step.done for step in steps) else [asdict(step) for step in steps]
 
@@ -356,4 +354,4 @@ def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
 def _adding(model: type[Model], title: str, detail: str, done: bool) -> Step:
     """Return the step whose button leads to the form of a new row."""
     app, name = model._meta.app_label, model._meta.model_name
-    return Step(title, detail, done, reverse(f"admin:{app}_{name}_add"), f"Add {name}", f"{app}.add_{name}")
+    return Step(title, detail, done, reverse(f"admin:{app}_{name}_add"), f"Add {name}")

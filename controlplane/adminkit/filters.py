@@ -8,6 +8,8 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.contrib.filters.forms import AutocompleteDropdownForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import InstantInput
@@ -57,6 +59,21 @@ class InstantRangeForm(forms.Form):
         super().__init__(values)
         for label, name in zip(("From", "To"), names.values(), strict=True):
             self.fields[name] = forms.DateTimeField(label=label, required=False, widget=InstantInput)
+
+
+class RowForm(AutocompleteDropdownForm):
+    """The form of a filter by another row, which names only rows that the user may see."""
+
+    def __init__(self, request: HttpRequest, name: str, *args: Any, **options: Any) -> None:
+        super().__init__(request, name, *args, **options)
+        rows = self.fields[name].queryset
+        self.fields[name].queryset = admin.site.get_model_admin(rows.model).narrowed(rows.all(), request.user)
+
+
+class RowFilter(AutocompleteSelectFilter):
+    """A filter by another row, such as the project of a token. The theme's filter also names rows of others."""
+
+    form_class = RowForm
 
 
 class LabelFilter(admin.SimpleListFilter):

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
@@ -22,6 +21,7 @@ from django.utils.timesince import timesince, timeuntil
 from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
+from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.core.requests import request_id
@@ -34,15 +34,6 @@ admin.site.index_title = "Overview"
 
 # The theme's widget for an instant has two inputs, one of them without a label.
 FIELDS = {models.DateTimeField: {"form_class": forms.DateTimeField, "widget": InstantInput}}
-
-
-def environment(request: HttpRequest) -> list[str] | None:
-    """Return the text and the colour of the badge in the header, or None if the environment has no name."""
-    name = settings.ENVIRONMENT_NAME
-    if not name:
-        return None
-    kinds = {"prod": "danger", "stag": "warning", "test": "info", "dev": "success"}
-    return [name, next((kind for start, kind in kinds.items() if name.lower().startswith(start)), "info")]
 
 
 def badge(text: str, kind: str = "") -> SafeString:
@@ -116,8 +107,8 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor(request.user.get_username(), "admin", request_id(request))
 
 
-class ModelAdmin(ThemeModelAdmin):
-    """The base class of every page in the admin."""
+class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
+    """The base class of every page in the admin, which only operators see unless it names the project of its rows."""
 
     formfield_overrides = FIELDS
     list_filter_submit = True
@@ -264,6 +255,9 @@ class RecordedAdmin(ChangingAdmin):
                 return view()
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
+        # Of the rows that the user sees, some may be of projects in which the role is only to read.
+        kind = "delete" if request.POST.get("action") == "delete_selected" else "change"
+        queryset = self.narrowed(queryset, request.user, kind)
         if has_changed(request, queryset):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)
@@ -303,6 +297,7 @@ class RecordedAdmin(ChangingAdmin):
         present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
         request.before = present.as_record() if present else None
         self.save_row(request.change, obj, form)
+        self.check_saved(request, obj, change)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
         """

@@ -29,7 +29,7 @@ from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation
+from controlplane.publishing import compile, installation, kept, kinds
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
@@ -115,20 +115,20 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document to the store, and return the revision's number, or None if another publisher is at work.
+    Write every document to the store, and return the revision's number, also if another publisher has written it.
 
-    Return None if another publisher is at work.
+    Return None if another publisher is still at work.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The publication stays pending.
     """
-    OutboxEntry.objects.create(kind="all", by=by, channel=channel)
-    return publish_pending()
+    entry = OutboxEntry.objects.create(kind="all", by=by, channel=channel)
+    return publish_pending() or _revision_with(entry)
 
 
 def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
-    Write every document in a new epoch, and return the revision, or None if another publisher is at work.
+    Write every document in a new epoch, and return the revision, or None if another publisher is still at work.
 
     All enforcers obey it, whatever they ran before. It is recorded in the audit.
 
@@ -137,7 +137,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
     with transaction.atomic():
         before = last_state()
-        OutboxEntry.objects.create(kind="epoch", by=by, channel=channel)
+        entry = OutboxEntry.objects.create(kind="epoch", by=by, channel=channel)
         AuditEntry.objects.create(
             actor=by,
             channel=channel,
@@ -147,7 +147,12 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
             before={"epoch": before.epoch, "revision": before.revision},
             reason=reason,
         )
-    return publish_pending()
+    return publish_pending() or _revision_with(entry)
+
+
+def _revision_with(entry: OutboxEntry) -> int | None:
+    """Return the revision with which the worker has published an entry meanwhile, or None if it is pending."""
+    return OutboxEntry.objects.values_list("revision", flat=True).get(pk=entry.pk)
 
 
 def revision_of(change: str) -> int | None:
@@ -297,8 +302,12 @@ def write_decision_key(client: redis.Redis) -> None:
     It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
     that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
     """
-    secret = hmac.digest(settings.SECRET_KEY.encode(), b"sluicegate decision key", hashlib.sha256)
-    client.set(store.keys().decision_key, secret.hex())
+    client.set(store.keys().decision_key, decision_secret(settings.SECRET_KEY))
+
+
+def decision_secret(secret_key: str) -> str:
+    """Return the secret of decision ids that follows from a ``SECRET_KEY``."""
+    return hmac.digest(secret_key.encode(), b"sluicegate decision key", hashlib.sha256).hex()
 
 
 def _mark(work: Work, publication: Publication) -> int:
@@ -317,12 +326,25 @@ def _mark(work: Work, publication: Publication) -> int:
             channel=work.channel,
             changes={**_changes(publication), "ids": work.changes},
             published_at=now,
+            kind=kinds.kind_of(publication, work.changes),
         )
+        kinds.note_changes(revision, work.changes)
+        kept.keep(revision.number, {**publication.documents, **_changed_tokens(work, publication)})
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
         ids = [entry.pk for entry in work.entries]
         OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
     logger.info("Published revision %d", revision.number)
     return revision.number
+
+
+def _changed_tokens(work: Work, publication: Publication) -> dict[str, compile.Document]:
+    """
+    Return the documents of the changed tokens by the names under which they are kept, without those of deleted ones.
+
+    A full publication has the documents of all tokens. Those that did not change are kept already.
+    """
+    documents = [publication.tokens.get(digest) for digest in work.ids("token")]
+    return {f"token:{document['id']}": document for document in documents if document}
 
 
 def _epoch_of(publication: Publication) -> int:

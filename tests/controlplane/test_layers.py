@@ -3,7 +3,21 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("fleet", "policies", "preview", "prices", "projects", "publishing", "reservations", "usage")
+APPS = (
+    "access",
+    "explain",
+    "fleet",
+    "jobs",
+    "policies",
+    "preview",
+    "prices",
+    "projects",
+    "publishing",
+    "reservations",
+    "usage",
+    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "usage"),
+)
 
 
 def named_in_the_contract() -> set[str]:
