@@ -106,7 +106,7 @@ class RecordedRequest(Request[PlanT]):
         where: Where they are recorded. Its ``ident`` is the id of the request.
         life_seconds: After this time the reservation is lost, unless it is prolonged.
         head: What the record says of whose reservation it is, see :func:`record_head`.
-        about: JSON values that say what for, beside those in *head*.
+        about: JSON values that say what for, beside those in *head*. Their names need no escapes in JSON.
     """
 
     __slots__ = ("_about", "_head", "_life_seconds", "_where")
@@ -163,9 +163,9 @@ class RecordedRequest(Request[PlanT]):
         plan = self.plan
         if plan.fragments is None:
             plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
-        # Numbers and names are encoded one by one: for a whole object, a new encoder is made each time.
+        # Values are encoded one by one: for a whole object, a new encoder is made each time.
         values = self._about.items()
-        about = [f",{_ENCODE(name)}:{value if type(value) is int else _ENCODE(value)}" for name, value in values]
+        about = [f',"{name}":{value if type(value) is int else _ENCODE(value)}' for name, value in values]
         costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
         return f'{self._head}{"".join(about)},"costs":[{costs}],"limits":[{plan.fragments}]}}'
 
