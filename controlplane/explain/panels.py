@@ -15,9 +15,10 @@ from unfold.decorators import display
 
 from controlplane.access.admin import VIEWER, permission_required
 from controlplane.access.scope import is_operator, projects_of
-from controlplane.adminkit.site import badge, link_to
+from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.core.money import permits
 from controlplane.explain import near
+from controlplane.explain.day import day_of
 from controlplane.explain.forecast import Forecast
 from controlplane.explain.holders import Held, held_by, read
 from controlplane.explain.live import Now
@@ -25,6 +26,7 @@ from controlplane.explain.question import Reach
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
+from controlplane.usage.models import UsageRow
 from enforcement.store.client import STORE_ERRORS
 
 SHOWN = 6
@@ -170,4 +172,26 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | Non
     return found
 
 
-__all__ = ["NearFilter", "NearestLimit", "near_card", "near_view", "reach_of"]
+class UsageDay:
+    """
+    A mixin for the page of a token, a project or a policy, which adds the decisions of the last 24 hours.
+
+    The pages of tokens and projects show them below their counters.
+    """
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        row = context.get("original")
+        if row is not None and request.user.has_perm("usage.view_usagerow"):
+            context |= {"day": day_of(row, reach_of(request), timezone.now()), "day_url": usage_url(row)}
+        return super().render_change_form(request, context, **options)
+
+
+def usage_url(row: Token | Project | Policy) -> str:
+    """Return the address of the usage of a row by the hour."""
+    if isinstance(row, Policy):
+        return list_url(UsageRow, f"?period=hour&of=limits&policy_id={row.pk}")
+    column = "token_id" if isinstance(row, Token) else "project_id"
+    return list_url(UsageRow, f"?period=hour&{column}={row.pk}")
+
+
+__all__ = ["NearFilter", "NearestLimit", "UsageDay", "near_card", "near_view", "reach_of", "usage_url"]

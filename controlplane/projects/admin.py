@@ -26,7 +26,7 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
-from controlplane.explain.panels import NearestLimit, NearFilter
+from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
@@ -43,7 +43,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(NearestLimit, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NearestLimit, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
@@ -149,7 +149,7 @@ def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, st
 
 
 @admin.register(Token)
-class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
