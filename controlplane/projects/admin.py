@@ -5,6 +5,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import display
 from unfold.enums import ActionVariant
@@ -196,6 +197,7 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
         return links(
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
             ]
         )

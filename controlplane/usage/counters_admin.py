@@ -17,7 +17,8 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
 from controlplane.core.money import permits, quantity
-from controlplane.policies.describe import attribute, in_words
+from controlplane.explain.words import duration
+from controlplane.policies.describe import attribute
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
@@ -168,7 +169,7 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
         "share": share,
         "near": share is not None and share >= NEAR,
         "partitions": [attribute(name) for name in counter.partition_by if name not in counter.labels],
-        "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
+        "reset": duration(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
         "full": counter.remaining == 0,
         # As people read them. The unit is in the quota.
         "used": _permits(counter.used, counter.unit),
