@@ -26,6 +26,7 @@ from controlplane.adminkit.site import (
     list_url,
 )
 from controlplane.core.money import permits
+from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.actions import remove_limit, save_override, set_global_policy
@@ -102,7 +103,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(PolicyScope, RecordedAdmin):
+class PolicyAdmin(UsageDay, PolicyScope, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -117,6 +118,7 @@ class PolicyAdmin(PolicyScope, RecordedAdmin):
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
     form = PolicyForm
     inlines = [LimitInline]
+    change_form_outer_after_template = "admin/sluicegate/usage_day.html"
     actions_detail = ["apply_everywhere", "apply_where_attached"]
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",

@@ -5,6 +5,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import display
 from unfold.enums import ActionVariant
@@ -27,7 +28,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.emergency.suspending import Suspendable, with_suspension
-from controlplane.explain.panels import NearestLimit, NearFilter
+from controlplane.explain.panels import NearFilter, NearestLimit, UsageDay
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
@@ -43,7 +44,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
@@ -150,7 +151,7 @@ def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, st
 
 
 @admin.register(Token)
-class TokenAdmin(BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -201,6 +202,7 @@ class TokenAdmin(BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledR
         return links(
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
             ]
         )
