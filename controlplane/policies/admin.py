@@ -12,6 +12,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import InstantRangeFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
@@ -107,7 +108,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(PolicyScope, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, PolicyScope, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]

@@ -12,6 +12,7 @@ from unfold.widgets import UnfoldAdminRadioSelectWidget
 
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import LabelFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog
@@ -42,7 +43,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(Suspendable, LiveCounters, RecordedAdmin):
+class ProjectAdmin(NamedDeletion, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
     ordering = ["slug"]
     list_filter = ["active"]
