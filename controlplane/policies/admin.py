@@ -11,6 +11,7 @@ from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
@@ -103,7 +104,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(UsageDay, PolicyScope, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]

@@ -13,6 +13,7 @@ from unfold.widgets import UnfoldAdminRadioSelectWidget
 
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import LabelFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog
@@ -28,7 +29,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.emergency.suspending import Suspendable, with_suspension
-from controlplane.explain.panels import NearFilter, NearestLimit, UsageDay
+from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
@@ -44,7 +45,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(UsageDay, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
