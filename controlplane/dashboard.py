@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -12,16 +12,16 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Min, Model, QuerySet, Sum
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
+from controlplane.firstrun.progress import first_steps, may_see_steps
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
-from controlplane.policies.models import Limit, Policy
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
@@ -114,7 +114,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     user = request.user
     seen = {name: value for name, value in panels.items() if user.has_perms(PANELS[name])}
     seen["health"] = [fact for fact in health if user.has_perm(FACTS[fact["name"]])]
-    seen["steps"] = [step for step in first_steps(fleet) if user.has_perm(step["right"])]
+    seen["first_steps"] = first_steps() if may_see_steps(user) else None
     return context | seen | {"sees_nothing": not any(seen.values())}
 
 
@@ -318,42 +318,3 @@ def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
         for token in ending.order_by("expires_at")[:TOP]
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of the installation, with the button that leads to it, and the permission for that page."""
-
-    title: str
-    detail: str
-    done: bool
-    url: str
-    button: str
-    right: str
-
-
-def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """Return all steps of a new installation, done or not, or an empty list if all of them are done."""
-    decided = UsageRow.objects.exists()
-    first, detail = "Send a request", "The first decision appears within a minute."
-    steps = [
-        _adding(Project, "Create a project", "The tenant that owns tokens.", Project.objects.exists()),
-        _adding(Policy, "Create a policy with a limit", "Such as 100 requests per minute.", Limit.objects.exists()),
-        _adding(Token, "Create a token", "Give it the policy. Its secret is shown once.", Token.objects.exists()),
-        Step(
-            "Start a proxy with the library",
-            "It appears here by itself.",
-            bool(fleet) or decided,
-            list_url(Instance),
-            "See instances",
-            INSTANCES,
-        ),
-        Step(first, detail, decided, list_url(UsageRow), "See usage", USAGE),
-    ]
-    return [] if all(step.done for step in steps) else [asdict(step) for step in steps]
-
-
-def _adding(model: type[Model], title: str, detail: str, done: bool) -> Step:
-    """Return the step whose button leads to the form of a new row."""
-    app, name = model._meta.app_label, model._meta.model_name
-    return Step(title, detail, done, reverse(f"admin:{app}_{name}_add"), f"Add {name}", f"{app}.add_{name}")

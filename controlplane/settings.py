@@ -41,6 +41,8 @@ STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
 # All money of this installation is counted in this currency. Changing it converts nothing.
 CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
+# The address at which clients reach the proxies, for the examples in the admin.
+PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -355,7 +357,10 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
-    "STYLES": [lambda request: static("controlplane/admin.css")],
+    "STYLES": [
+        lambda request: static("controlplane/admin.css"),
+        lambda request: static("controlplane/pages.css"),
+    ],
     "SCRIPTS": [
         lambda request: static("controlplane/admin.js"),
         lambda request: static("controlplane/paste_search.js"),

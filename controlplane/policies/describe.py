@@ -65,6 +65,11 @@ def sentence(limit: Limit, holder: str = "each token or project") -> str:
     return ", ".join(parts)
 
 
+def brief(limit: Limit) -> str:
+    """Return the amount of a limit in words, such as "100 requests per minute"."""
+    return _amount(limit)
+
+
 def _amount(limit: Limit) -> str:
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
     number = f"{limit.quota:,}" if limit.quota else "No"

@@ -29,6 +29,7 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
+from controlplane.adminkit.snippets import token_snippets
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
@@ -193,17 +194,9 @@ def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[T
     return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
 
 
-def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
-    return [
-        ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
-        (
-            "asgi",
-            "ASGI",
-            "# Put this in front of your application in each proxy. SLUICEGATE_REDIS_URL names the store.\n"
-            "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
-        ),
-    ]
+    return token_snippets(secret)
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
@@ -243,7 +236,7 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
         "Create the first token",
     )
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
-    snippets = staticmethod(token_snippets)
+    snippets = staticmethod(examples)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:

@@ -99,12 +99,10 @@ def test_a_list_of_denials_asks_for_usage_and_for_what_it_names(staff, tenants, 
     assert name in page
 
 
-def test_a_first_step_is_offered_to_those_who_may_take_it(staff):
-    """Its button leads to a page that would otherwise refuse them."""
-    page = staff("projects.add_project").get("/admin/").content.decode()
-
-    assert "Create a project" in page
-    assert "Create a token" not in page
+def test_the_first_steps_are_offered_to_those_who_may_take_them(staff, as_ann):
+    """The button leads to a page that would otherwise refuse them."""
+    assert 'href="/admin/first-steps/"' not in staff("projects.add_project").get("/admin/").text
+    assert 'href="/admin/first-steps/"' in as_ann.get("/admin/").text
 
 
 def test_the_overview_of_somebody_with_every_right_has_every_panel(as_ann, tenants):
