@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "django_filters",
     "axes",
     "controlplane.projects",
+    "controlplane.access",
     "controlplane.policies",
     "controlplane.prices",
     "controlplane.publishing",
@@ -269,7 +270,7 @@ CELERY_BEAT_SCHEDULE = {
 
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",  # first, so that a locked-out user is refused before the password check
-    "django.contrib.auth.backends.ModelBackend",
+    "controlplane.access.backend.RoleBackend",
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},

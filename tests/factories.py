@@ -4,8 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import factory
+from django.contrib.auth.models import Group, User
 from django.utils import timezone
 
+from controlplane.access.models import Membership
+from controlplane.access.roles import OPERATORS, VIEWER
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelFactor, ModelPrice
@@ -87,6 +90,31 @@ class ProjectFactory(CleanFactory):
 
     slug = factory.Sequence(lambda n: f"project-{n}")
     name = factory.Sequence(lambda n: f"Project {n}")
+
+
+class UserFactory(factory.django.DjangoModelFactory):
+    """Somebody on the staff. ``operator=True`` may do everything, and nobody else anything without a membership."""
+
+    class Meta:
+        model = User
+        skip_postgeneration_save = True
+
+    username = factory.Sequence(lambda n: f"user-{n}")
+    is_staff = True
+
+    @factory.post_generation
+    def operator(self, create: bool, chosen: bool | None, **_: Any) -> None:
+        if create and chosen:
+            self.groups.add(Group.objects.get_or_create(name=OPERATORS)[0])
+
+
+class MembershipFactory(CleanFactory):
+    class Meta:
+        model = Membership
+
+    user = factory.SubFactory(UserFactory)
+    project = factory.SubFactory(ProjectFactory)
+    role = VIEWER
 
 
 class CredentialFactory(CleanFactory):

@@ -356,6 +356,8 @@ class AuditEntry(models.Model):
     # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
     # still write some during an upgrade.
     change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
+    # The id of the project whose members may read this entry. Only operators read an entry without one.
+    project = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
 
     objects = AuditQuerySet.as_manager()
 
@@ -368,6 +370,8 @@ class AuditEntry(models.Model):
             models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
             models.Index(fields=["action", "-id"], name="policies_audit_action"),
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+            # What the members of a project see.
+            models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]
 
     def __str__(self) -> str:

@@ -135,9 +135,10 @@ class Project(Versioned):
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens and policies of this project and the overrides of them, which are deleted with this row."""
+        """Yield the tokens, policies, memberships and overrides of this project, which are deleted with this row."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
+        yield from self.memberships.select_related("user", "project")
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")

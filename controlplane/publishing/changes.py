@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
-from controlplane.policies.models import AuditEntry
+from controlplane.policies.models import AuditEntry, Limit, Override
 from controlplane.projects.models import ManagementKey, Project, Versioned
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
@@ -180,6 +180,7 @@ class Change:
             reason=self.reason[:500],
             request_id=self.actor.request_id[:128],
             change=self.id,
+            project=_project_of(obj),
         )
 
     def _touch(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -198,6 +199,18 @@ class Change:
             whole.advance()
         if after and "version" in after:
             after["version"] = obj.version
+
+
+def _project_of(obj: models.Model) -> str:
+    """Return the id of the project whose members may read the audit of *obj*, or an empty string if only operators."""
+    if isinstance(obj, Project):
+        return obj.pk
+    if isinstance(obj, ManagementKey):
+        # Of a key of several projects, the entries name all of them.
+        projects = [] if obj.all_projects else obj.projects.all()[:2]
+        return projects[0].pk if len(projects) == 1 else ""
+    holder = getattr(obj, "token", None) or getattr(obj, "policy", None) if isinstance(obj, Limit | Override) else None
+    return getattr(obj, "project_id", None) or getattr(holder, "project_id", None) or ""
 
 
 def _limit_names(record: dict[str, Any]) -> list[str]:

@@ -75,7 +75,8 @@ class Reservation(models.Model):
 
     def as_record(self) -> dict[str, Any]:
         given = {"state": self.state, "settled_as": self.settled_as, "settled_by": self.settled_by}
-        whose = {"project": self.project_id, "token": self.token_id, "instance": self.instance, "model": self.model}
+        # Without the instance, whose name may hold that of a host, because members of the project read the record.
+        whose = {"project": self.project_id, "token": self.token_id, "model": self.model}
         when = {"at": isoformat(self.at), "settled_at": isoformat(self.settled_at)}
         return {"id": self.pk, **whose, **when, "amounts": self.amounts, **given, "order": self.order}
 

@@ -3,7 +3,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("fleet", "policies", "prices", "projects", "publishing", "reservations", "usage")
+APPS = ("access", "fleet", "policies", "prices", "projects", "publishing", "reservations", "usage")
 
 
 def named_in_the_contract() -> set[str]:

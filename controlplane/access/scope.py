@@ -1,0 +1,71 @@
+"""What a user of the admin may see and change. Every list, count and export of the admin asks here."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+
+from controlplane.access.models import Membership
+from controlplane.access.roles import EDITOR, OPERATORS, OWNER, ROLES, VIEWER, at_least
+from controlplane.projects.models import Project
+
+__all__ = ["EDITOR", "OWNER", "VIEWER", "is_member", "is_operator", "may", "projects_of"]
+
+
+def is_operator(user: Any) -> bool:
+    """Return whether the user may do everything in every project, as a superuser or a member of the operators."""
+    if not (user.is_authenticated and user.is_active):
+        return False
+    return user.is_superuser or _kept(user, "operator", lambda: user.groups.filter(name=OPERATORS).exists())
+
+
+def projects_of(user: Any, role: str = VIEWER) -> QuerySet[Project]:
+    """
+    Return a query of the projects in which the user has at least *role*, which are all of them for operators.
+
+    Inactive users have none.
+    """
+    if is_operator(user):
+        return Project.objects.all()
+    if not user.is_active:  # so it is for anonymous users
+        return Project.objects.none()
+    memberships = Membership.objects.filter(user=user.pk, role__in=at_least(role))
+    return Project.objects.filter(pk__in=memberships.order_by().values("project"))
+
+
+def may(user: Any, role: str, project: Project | str | None) -> bool:
+    """
+    Return whether the user has at least *role* in a project.
+
+    Args:
+        project: The project or its id. None stands for what all projects share, which members read and only operators
+            change.
+    """
+    enough = at_least(role)
+    if is_operator(user):
+        return True
+    if project is None:
+        return role == VIEWER and is_member(user)
+    key = project.pk if isinstance(project, Project) else project
+    return _roles(user).get(key, "") in enough
+
+
+def is_member(user: Any, role: str = VIEWER) -> bool:
+    """Return whether the user has at least *role* in some project. Operators have, even if there is no project."""
+    enough = at_least(role)
+    return is_operator(user) or any(held in enough for held in _roles(user).values())
+
+
+def _roles(user: Any) -> dict[str, str]:
+    """Return the user's role in each of the projects by the project's id."""
+    if not user.is_active:
+        return {}
+    rows = Membership.objects.filter(user=user.pk, role__in=ROLES).order_by()
+    return _kept(user, "roles", lambda: dict(rows.values_list("project_id", "role")))
+
+
+def _kept(user: Any, name: str, read: Any) -> Any:
+    """Return what *read* returns. The user, whom each request loads anew, keeps it."""
+    kept = user.__dict__.setdefault("_sluicegate_access", {})
+    if name not in kept:
+        kept[name] = read()
+    return kept[name]
