@@ -15,9 +15,10 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
-from controlplane.firstrun.progress import first_steps, may_see_steps
+from controlplane.firstrun.progress import first_steps
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
@@ -114,7 +115,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     user = request.user
     seen = {name: value for name, value in panels.items() if user.has_perms(PANELS[name])}
     seen["health"] = [fact for fact in health if user.has_perm(FACTS[fact["name"]])]
-    seen["first_steps"] = first_steps() if may_see_steps(user) else None
+    seen["first_steps"] = first_steps() if is_operator(user) else None
     return context | seen | {"sees_nothing": not any(seen.values())}
 
 

@@ -55,11 +55,6 @@ def first_steps(now: datetime | None = None) -> dict[str, Any] | None:
     return {"done": sum(step.done for step in found), "all": len(found), "next": following}
 
 
-def may_see_steps(user: Any) -> bool:
-    """Return whether the user runs this installation, so that the steps are for this user."""
-    return bool(user.is_superuser)
-
-
 def is_complete() -> bool:
     """Return whether there was a first decision, which needs no other step to be asked."""
     return UsageRow.objects.exists()

@@ -20,6 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from unfold.forms import UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.site import actor_of
 from controlplane.adminkit.snippets import UNKNOWN_SECRET, proxy_url, token_snippets
 from controlplane.core.error_page import error_page
@@ -27,7 +28,7 @@ from controlplane.core.requests import request_id
 from controlplane.firstrun import actions
 from controlplane.firstrun.catalogue import Template, templates
 from controlplane.firstrun.links import is_valid
-from controlplane.firstrun.progress import may_see_steps, steps
+from controlplane.firstrun.progress import steps
 from controlplane.policies.models import Policy
 from controlplane.publishing.changes import Change, change
 from enforcement.model.tokens import is_well_formed
@@ -103,7 +104,7 @@ def first_steps(request: HttpRequest) -> HttpResponse:
 
 def check_may(request: HttpRequest) -> None:
     """Raise PermissionDenied unless the user runs this installation."""
-    if not may_see_steps(request.user):
+    if not is_operator(request.user):
         raise PermissionDenied
 
 

@@ -99,10 +99,14 @@ def test_a_list_of_denials_asks_for_usage_and_for_what_it_names(staff, tenants, 
     assert name in page
 
 
-def test_the_first_steps_are_offered_to_those_who_may_take_them(staff, as_ann):
-    """The button leads to a page that would otherwise refuse them."""
-    assert 'href="/admin/first-steps/"' not in staff("projects.add_project").get("/admin/").text
+def test_the_first_steps_are_offered_to_operators(as_ann):
+    """They lead on until the first decision."""
     assert 'href="/admin/first-steps/"' in as_ann.get("/admin/").text
+
+
+def test_the_first_steps_are_not_offered_to_others(staff):
+    """The button would lead to a page that refuses them."""
+    assert 'href="/admin/first-steps/"' not in staff("projects.add_project").get("/admin/").text
 
 
 def test_the_overview_of_somebody_with_every_right_has_every_panel(as_ann, tenants):
