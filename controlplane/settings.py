@@ -86,6 +86,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
@@ -106,6 +107,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
+            "libraries": {"times": "controlplane.adminkit.times"},
         },
     },
 ]
@@ -357,7 +359,7 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
-    "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
+    "DASHBOARD_CALLBACK": "controlplane.overview.page.dashboard_callback",
     "STYLES": [
         lambda request: static("controlplane/admin.css"),
         lambda request: static("controlplane/pages.css"),

@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from controlplane.adminkit.first_steps import first_project
 from controlplane.core.turns import take_turn
 from controlplane.firstrun.catalogue import Template
 from controlplane.policies.actions import replace_limits
@@ -52,11 +53,6 @@ def create_first_project(tx: Change) -> Project:
         project.save()
         tx.created(project)
     return project
-
-
-def first_project() -> Project | None:
-    """Return the oldest project, or None if there is none."""
-    return Project.objects.order_by("created_at", "pk").first()
 
 
 def use_template(tx: Change, template: Template, project: Project) -> list[Policy]:

@@ -6,6 +6,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import login
 from django.contrib.auth.models import User
@@ -21,14 +22,14 @@ from unfold.forms import UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.first_link import is_valid
+from controlplane.adminkit.first_steps import steps
 from controlplane.adminkit.site import actor_of
 from controlplane.adminkit.snippets import UNKNOWN_SECRET, proxy_url, token_snippets
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import request_id
 from controlplane.firstrun import actions
 from controlplane.firstrun.catalogue import Template, templates
-from controlplane.firstrun.links import is_valid
-from controlplane.firstrun.progress import steps
 from controlplane.policies.models import Policy
 from controlplane.publishing.changes import Change, change
 from enforcement.model.tokens import is_well_formed
@@ -64,7 +65,7 @@ def first_account(request: HttpRequest) -> HttpResponse:
             user = actions.create_first_account(name, password, request_id(request))
         except actions.TooLate:
             return _dead_link(request)
-        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        login(request, user, backend=settings.AUTHENTICATION_BACKENDS[-1])
         return HttpResponseRedirect(reverse("first-steps"))
     context = {**admin.site.each_context(request), "title": "Create the first account", "form": form}
     return TemplateResponse(request, "admin/sluicegate/first_account.html", context)

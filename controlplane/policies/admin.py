@@ -12,7 +12,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdo
 from unfold.decorators import display
 
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import InstantRangeFilter
+from controlplane.adminkit.filters import EndsFilter, InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     ReadOnlyAdmin,
@@ -27,6 +27,7 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.adminkit.times import zone_name
 from controlplane.core.money import permits
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
@@ -306,7 +307,8 @@ class LimitAdmin(ReadOnlyAdmin):
 @admin.register(Override)
 class OverrideAdmin(RecordedAdmin):
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [("project", AutocompleteSelectFilter), ("token", AutocompleteSelectFilter)]
+    list_filter = [EndsFilter, ("project", AutocompleteSelectFilter), ("token", AutocompleteSelectFilter)]
+    ends_column = "ends_at"
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
@@ -329,7 +331,7 @@ class OverrideAdmin(RecordedAdmin):
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
         if db_field.name == "ends_at":
-            field.help_text = "In UTC. If empty, the override stays until it is deleted."
+            field.help_text = f"In {zone_name()}. If empty, the override stays until it is deleted."
         return field
 
     @display(description="Applies to", ordering="token__name")

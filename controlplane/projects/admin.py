@@ -13,7 +13,7 @@ from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
 
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import LabelFilter
+from controlplane.adminkit.filters import EndsFilter, LabelFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -124,7 +124,7 @@ class RotateDialog(ReasonDialog):
 class CredentialAdmin(SecretSearch, SecretAdmin):
     """The base class of the pages of tokens and management keys."""
 
-    list_filter = [StatusFilter]
+    list_filter = [StatusFilter, EndsFilter]
     search_fields = ["name", "prefix", "id"]
     actions_detail = ["revoke"]
 
@@ -214,6 +214,7 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
     ]
     list_filter = [
         StatusFilter,
+        EndsFilter,
         ("project", AutocompleteSelectFilter),
         ("policy", AutocompleteSelectFilter),
         LabelFilter,

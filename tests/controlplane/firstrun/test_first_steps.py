@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from controlplane.firstrun.progress import steps
+from controlplane.adminkit.first_steps import steps
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageBatch

@@ -10,7 +10,6 @@ from django.utils import timezone
 from django.utils.timesince import timesince
 
 from controlplane.adminkit.site import change_url, list_url
-from controlplane.firstrun.actions import first_project
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.describe import brief
@@ -36,6 +35,11 @@ class Step:
     def as_json(self) -> dict[str, Any]:
         """Return the step as JSON values, as the page polls it."""
         return asdict(self)
+
+
+def first_project() -> Project | None:
+    """Return the oldest project, or None if there is none."""
+    return Project.objects.order_by("created_at", "pk").first()
 
 
 def steps(now: datetime | None = None) -> list[Step]:
