@@ -4,7 +4,9 @@ from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
+from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
+from controlplane.jobs.api import JobView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
@@ -29,6 +31,7 @@ router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
+router.register("jobs", JobView, "job")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
 ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
@@ -48,6 +51,7 @@ urlpatterns = [
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
+    path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),
     path("docs/", Documentation.as_view(), name="api-docs"),
     re_path("", NoSuchPath.as_view()),

@@ -65,10 +65,12 @@ INSTALLED_APPS = [
     "controlplane.projects",
     "controlplane.access",
     "controlplane.policies",
+    "controlplane.jobs",
     "controlplane.prices",
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.preview",
     "controlplane.reservations",
     "controlplane.stack",
     "controlplane.demo",
@@ -219,8 +221,23 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
+    "run-jobs": {
+        "task": "controlplane.jobs.tasks.run_jobs",
+        "schedule": timedelta(seconds=2),
+        "options": {"expires": 2},
+    },
+    "prune-jobs": {
+        "task": "controlplane.jobs.tasks.prune_jobs",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
     "prune-outbox": {
         "task": "controlplane.publishing.tasks.prune_outbox",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
+    "prune-documents": {
+        "task": "controlplane.publishing.tasks.prune_documents",
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
@@ -238,6 +255,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.usage.tasks.checkpoint",
         "schedule": timedelta(seconds=10),
         "options": {"expires": 10},
+    },
+    "fold-recorded-usage": {
+        "task": "controlplane.preview.tasks.fold",
+        "schedule": timedelta(minutes=5),
+        "options": {"expires": 300},
     },
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",
@@ -363,6 +385,7 @@ UNFOLD = {
     "STYLES": [
         lambda request: static("controlplane/admin.css"),
         lambda request: static("controlplane/pages.css"),
+        lambda request: static("controlplane/sets.css"),
     ],
     "SCRIPTS": [
         lambda request: static("controlplane/admin.js"),

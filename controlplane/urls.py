@@ -3,6 +3,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from controlplane import docs, health
+from controlplane.explain.admin import explain_view
 
 handler400 = "controlplane.error_pages.bad_request"
 handler403 = "controlplane.error_pages.permission_denied"
@@ -12,6 +13,7 @@ handler500 = "controlplane.error_pages.server_error"
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", include("controlplane.firstrun.urls")),
+    path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),

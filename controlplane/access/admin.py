@@ -6,7 +6,8 @@ from operator import or_
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 
@@ -22,13 +23,16 @@ class ScopedAdmin:
     A mixin that narrows the rows and the permissions of a page to the projects of the user. It comes before ModelAdmin.
 
     Each page names the way from its row to the id of a project in ``project_path``, such as "project_id",
-    "policy__project_id", or "pk" for projects themselves. A page without any is for operators only. A row for which
-    all paths lead to None is shared: with ``shared``, members read it, and only operators change it.
+    "policy__project_id", or "pk" for projects themselves. Without any, and without ``shared``, only operators see it.
+
+    Attributes:
+        project_path: One path or several. A row belongs to each project that one of them leads to.
+        shared: Whether members read the rows that belong to no project. Only operators change them.
+        roles: The least role in the project of a row for each kind of access. None stands for operators.
     """
 
     project_path: ClassVar[str | tuple[str, ...]] = ()
     shared: ClassVar[bool] = False
-    # The least role in the project of a row for each kind of access. None stands for operators.
     roles: ClassVar[dict[str, str | None]] = {"view": VIEWER, "add": EDITOR, "change": EDITOR, "delete": EDITOR}
 
     @property
@@ -39,67 +43,94 @@ class ScopedAdmin:
         """Return the query of the rows that the user may see, from which Django makes lists, pages and searches."""
         return self.narrowed(super().get_queryset(request), request.user)
 
-    def narrowed(self, rows: QuerySet, user: Any) -> QuerySet:
-        """Return those of *rows* that the user may see."""
+    def narrowed(self, rows: QuerySet, user: Any, kind: str = "view") -> QuerySet:
+        """Return those of *rows* to which the user has this kind of access."""
         if is_operator(user):
             return rows
-        if (role := self.roles["view"]) is None or not self.project_paths:
-            return rows.none()
-        projects = projects_of(user, role).values("pk")
-        found = reduce(or_, (Q(**{f"{path}__in": projects}) for path in self.project_paths))
-        if self.shared and is_member(user):
+        role, found = self.roles[kind], Q(pk__in=())
+        if role is not None and self.project_paths:
+            projects = projects_of(user, role).values("pk")
+            found = reduce(or_, (Q(**{f"{path}__in": projects}) for path in self.project_paths))
+        if self.shared and kind == "view" and is_member(user):
+            if not self.project_paths:
+                return rows
             found |= Q(**{f"{path}__isnull": True for path in self.project_paths})
         return rows.filter(found)
 
-    def project_of(self, row: Model) -> str | None:
-        """Return the id of the project that a row belongs to, or None if all projects share it."""
-        return next(filter(None, (_follow(row, path) for path in self.project_paths)), None)
-
-    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return self._allowed(request, "view", obj) and super().has_view_permission(request, obj)
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "view", obj) and super().has_view_permission(request, obj)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return self._allowed(request, "add", None) and super().has_add_permission(request)
+        return self.allows(request, "add") and super().has_add_permission(request)
 
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return self._allowed(request, "change", obj) and super().has_change_permission(request, obj)
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "change", obj) and super().has_change_permission(request, obj)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return self._allowed(request, "delete", obj) and super().has_delete_permission(request, obj)
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.allows(request, "delete", obj) and super().has_delete_permission(request, obj)
 
-    def _allowed(self, request: HttpRequest, kind: str, obj: Model | None) -> bool:
-        role = self.roles[kind]
-        if role is None or not self.project_paths:
-            return is_operator(request.user)
+    def allows(self, request: HttpRequest, kind: str, obj: Model | str | None = None) -> bool:
+        """
+        Return whether the user has this kind of access to a row, or without one to some row.
+
+        Args:
+            obj: The row, or its key as an address has it, as the theme's actions give it.
+        """
+        if isinstance(obj, str):
+            obj = self.model._default_manager.filter(pk=unquote(obj)).first()
+        if is_operator(request.user):
+            return True
         if obj is None:
-            return is_member(request.user, role)
-        project = self.project_of(obj)
-        return may(request.user, role, project) if project or self.shared else is_operator(request.user)
+            role = self.roles[kind]
+            reads_shared = self.shared and kind == "view"
+            return bool(reads_shared or (role and self.project_paths)) and is_member(request.user, role or VIEWER)
+        return self.narrowed(self.model._default_manager.filter(pk=obj.pk), request.user, kind).exists()
+
+    def sees(self, request: HttpRequest, key: Any) -> bool:
+        """Return whether there is a row with this primary key that the user may see."""
+        try:
+            return self.get_queryset(request).filter(pk=key).exists()
+        except (ValueError, ValidationError):  # it cannot be a key of this model
+            return False
+
+    def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        self.check_saved(request, obj, change)
+
+    def check_saved(self, request: HttpRequest, obj: Model, change: bool) -> None:
+        """
+        Do nothing if the user may have the row that was just saved, with its new values.
+
+        Raises:
+            PermissionDenied: The row belongs to a project in which the user may not change it. What was saved is
+                undone, because the request runs in one transaction.
+        """
+        if not self.allows(request, "change" if change else "add", obj):
+            raise PermissionDenied
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        """Answer 404, also for a row that the user may not see, instead of leading to the first page."""
+        raise Http404
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
-        """Return the field with the rows that the user may choose, which the page of that model narrows."""
-        options["queryset"] = self._choices(db_field, request, options.get("queryset"))
-        return super().formfield_for_foreignkey(db_field, request, **options)
+        """Return the field with the rows that the user may choose. Only operators leave out the project of a row."""
+        options["queryset"] = self.choices(db_field.remote_field.model, request.user, options.get("queryset"))
+        field = super().formfield_for_foreignkey(db_field, request, **options)
+        if field is not None and f"{db_field.name}_id" == self.project_path:
+            field.required = field.required or not is_operator(request.user)
+        return field
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
-        options["queryset"] = self._choices(db_field, request, options.get("queryset"))
+        options["queryset"] = self.choices(db_field.remote_field.model, request.user, options.get("queryset"))
         return super().formfield_for_manytomany(db_field, request, **options)
 
-    def _choices(self, db_field: Any, request: HttpRequest, rows: QuerySet | None) -> QuerySet:
-        model = db_field.remote_field.model
+    def choices(self, model: type[Model], user: Any, rows: QuerySet | None = None) -> QuerySet:
+        """Return those of the rows of another model that the user may choose in the form of this page."""
         rows = model._default_manager.all() if rows is None else rows
-        if model is Project:  # of a new row, whose project the user must be allowed to change
-            return rows.filter(pk__in=projects_of(request.user, self.roles["add"] or OWNER).values("pk"))
+        if model is Project:  # to which the user must be allowed to add
+            return rows.filter(pk__in=projects_of(user, self.roles["add"] or OWNER).values("pk"))
         page = admin.site._registry.get(model)
-        return page.narrowed(rows, request.user) if isinstance(page, ScopedAdmin) else rows
-
-
-def _follow(row: Model, path: str) -> str | None:
-    """Return the value at the end of a path such as "policy__project_id", or None if something on it is None."""
-    value: Any = row
-    for name in path.split("__"):
-        value = getattr(value, name) if value is not None else None
-    return value or None
+        return page.narrowed(rows, user) if isinstance(page, ScopedAdmin) else rows
 
 
 def check(request: HttpRequest, role: str, project: Project | str | None) -> None:

@@ -15,7 +15,8 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
     """
     Return a decorator for an action on the page of a row, with the *options* of the theme's decorator.
 
-    Another user may delete the row while its dialog is open. The action then leads to the list, and says so.
+    Another user may delete the row while its dialog is open. The action then leads to the list, and says so. A row
+    that the user may not see gets the same response.
     """
 
     def decorate(function: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -23,6 +24,8 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
 
         @wraps(inner)  # which also copies what the theme has noted at the function
         def outer(page: ModelAdmin, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
+            if "object_id" in kw and not page.sees(request, page.key_of(kw["object_id"])):
+                return _gone(page, request)
             try:
                 return inner(page, request, *args, **kw)
             except page.model.DoesNotExist:

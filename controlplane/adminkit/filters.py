@@ -10,6 +10,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.contrib.filters.forms import AutocompleteDropdownForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import InstantInput
@@ -88,6 +90,21 @@ class EndsFilter(admin.SimpleListFilter):
             return rows
         rows = rows.filter(**{f"{self.column}__gt": now, f"{self.column}__lte": now + self.WITHIN})
         return rows.filter(last_used_at__gte=now - self.USED) if self.value() == ENDING_AND_USED else rows
+
+
+class RowForm(AutocompleteDropdownForm):
+    """The form of a filter by another row, which names only rows that the user may see."""
+
+    def __init__(self, request: HttpRequest, name: str, *args: Any, **options: Any) -> None:
+        super().__init__(request, name, *args, **options)
+        rows = self.fields[name].queryset
+        self.fields[name].queryset = admin.site.get_model_admin(rows.model).narrowed(rows.all(), request.user)
+
+
+class RowFilter(AutocompleteSelectFilter):
+    """A filter by another row, such as the project of a token. The theme's filter also names rows of others."""
+
+    form_class = RowForm
 
 
 class LabelFilter(admin.SimpleListFilter):

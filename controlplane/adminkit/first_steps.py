@@ -12,7 +12,7 @@ from django.utils.timesince import timesince
 from controlplane.adminkit.site import change_url, list_url
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
-from controlplane.policies.describe import brief
+from controlplane.policies.describe import amount
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageBatch, UsageRow
@@ -73,7 +73,7 @@ def _project(project: Project | None) -> Step:
 def _policy(policy: Policy | None) -> Step:
     if policy is None:
         return Step("policy", "Policy", False, "Choose what comes closest. Every number can be changed later.")
-    limits = ", ".join(brief(limit.as_value()) for limit in policy.limits.all()[:SHOWN])
+    limits = ", ".join(amount(limit.as_value()) for limit in policy.limits.all()[:SHOWN])
     return Step("policy", "Policy", True, f"{policy.name}: {limits}", change_url(policy), "Edit")
 
 

@@ -9,7 +9,12 @@ from django.urls import reverse_lazy
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the groups of the menu with their entries, as the theme expects them."""
     return [
-        {"items": [_menu("Overview", "dashboard", "index", "")]},
+        {
+            "items": [
+                _menu("Overview", "dashboard", "index", ""),
+                _entry("Explain a denial", "contact_support", reverse_lazy("explain-denial")),
+            ]
+        },
         {"title": "Limits", "items": _limits()},
         {"title": "Operation", "items": _operation()},
         {"title": "Access", "items": _access()},
@@ -38,6 +43,7 @@ def _operation() -> list[dict[str, Any]]:
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
         _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision"),
         _menu("Outbox", "outbox", outbox, "publishing.view_outboxentry", badge),
+        _menu("Jobs", "checklist", "jobs_job_changelist", ""),
         _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),
     ]
 

@@ -22,6 +22,7 @@ from django.utils.timesince import timesince, timeuntil
 from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
+from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
@@ -116,8 +117,8 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor(request.user.get_username(), "admin", request_id(request))
 
 
-class ModelAdmin(ThemeModelAdmin):
-    """The base class of every page in the admin."""
+class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
+    """The base class of every page in the admin, which only operators see unless it names the project of its rows."""
 
     formfield_overrides = FIELDS
     list_filter_submit = True
@@ -264,6 +265,9 @@ class RecordedAdmin(ChangingAdmin):
                 return view()
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
+        # Of the rows that the user sees, some may be of projects in which the role is only to read.
+        kind = "delete" if request.POST.get("action") == "delete_selected" else "change"
+        queryset = self.narrowed(queryset, request.user, kind)
         if has_changed(request, queryset):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)
@@ -303,6 +307,7 @@ class RecordedAdmin(ChangingAdmin):
         present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
         request.before = present.as_record() if present else None
         self.save_row(request.change, obj, form)
+        self.check_saved(request, obj, change)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
         """

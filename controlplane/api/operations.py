@@ -21,6 +21,7 @@ RESOURCES = {
     "reservations": Words("reservation", "reservations"),
     "usage": Words("usage", "usage"),
     "denials": Words("sampled denial", "sampled denials"),
+    "jobs": Words("job", "jobs"),
     "audit": Words("audit entry", "audit entries"),
     "global": Words("global policy", "global policies"),
 }
@@ -38,6 +39,7 @@ ACTIONS = {
 SUMMARIES = {
     "counters_retrieve": "Read the counters of a token or project",
     "counters_reset": "Reset counters",
+    "explain": "Explain a decision",
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
     "prices_update": "Set a price",
@@ -47,6 +49,7 @@ SUMMARIES = {
     "tokens_rotate": "Rotate a token",
     "reservations_settle": "Settle a reservation by hand",
     "reservations_release": "Give back a reservation",
+    "jobs_destroy": "Cancel a job",
     "usage_list": "List usage",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",
@@ -60,6 +63,8 @@ DESCRIPTIONS = {
     "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
     "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",
     "reservations_retrieve": "Return the reservation, if it can be settled, or was lost or settled by hand lately.",
+    "jobs_retrieve": "Return the job with its progress.",
+    "jobs_destroy": "Cancel the job, if it has not ended. What it has done until now stays done.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",
     "usage_labels_list": "Return the totals of each value of a label.",

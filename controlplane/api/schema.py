@@ -137,7 +137,7 @@ class AutoSchema(Base):
     def get_override_parameters(self) -> list[Any]:
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
-        if self.method in WRITES:
+        if self.method in WRITES and not self.view.read_only:
             parameters += [REASON, REVISION]
         if self._is_conditional():
             parameters.append(IF_MATCH)
@@ -179,7 +179,7 @@ class AutoSchema(Base):
         yield from (400, 401, 403, 405, 406, 500, 503)
         if "{" in self.path or self.view.holder_in_query:
             yield 404
-        if self.method in WRITES:
+        if self.method in WRITES and not self.view.read_only:
             yield 409
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)

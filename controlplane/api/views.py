@@ -36,6 +36,7 @@ class ApiView(GenericViewSet):
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
         conditional: Whether single objects have an ETag, which If-Match may name.
+        read_only: Whether POST changes nothing, as it asks something that must not be in an address.
         holder_in_query: Whether the query names the object, so that the response may be 404.
     """
 
@@ -45,6 +46,7 @@ class ApiView(GenericViewSet):
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
+    read_only: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
 

@@ -5,14 +5,15 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Concat
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import EndsFilter, InstantRangeFilter
+from controlplane.adminkit.filters import EndsFilter, InstantRangeFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     ReadOnlyAdmin,
@@ -34,9 +35,11 @@ from controlplane.fleet.models import Instance
 from controlplane.policies.actions import remove_limit, save_override, set_global_policy
 from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
+from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, PolicyForm
+from controlplane.policies.scoped_admin import OverrideScope, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
@@ -105,9 +108,9 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(RecordedAdmin):
+class PolicyAdmin(PolicyScope, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
-    list_filter = [("project", AutocompleteSelectFilter)]
+    list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
@@ -150,7 +153,10 @@ class PolicyAdmin(RecordedAdmin):
         """
         if request.method != "POST":
             return HttpResponse(status=405)
-        policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first()
+        key = request.POST.get("policy", "")
+        policy = self.get_queryset(request).filter(pk=key).first()
+        if key and policy is None:
+            raise Http404
         if not (self.has_change_permission(request, policy) if policy else self.has_add_permission(request)):
             raise PermissionDenied
         policy = policy or Policy()
@@ -178,7 +184,7 @@ class PolicyAdmin(RecordedAdmin):
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:
-        tokens, projects, anonymous = policy.uses
+        tokens, projects, anonymous, default = policy.uses
         found = [
             (
                 f"{tokens:,} token{'' if tokens == 1 else 's'}",
@@ -192,7 +198,7 @@ class PolicyAdmin(RecordedAdmin):
         if anonymous:
             text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
             found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
-        if default := Project.objects.filter(token_policy=policy.pk).count():
+        if default:
             text = f"new tokens of {default} project{'' if default == 1 else 's'}"
             found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
         return links(found)
@@ -235,7 +241,7 @@ class PolicyAdmin(RecordedAdmin):
 
     @action(
         description="Apply to every request",
-        permissions=["change"],
+        permissions=["apply"],
         icon="public",
         dialog={
             "title": "Apply this policy to every request",
@@ -254,7 +260,7 @@ class PolicyAdmin(RecordedAdmin):
 
     @action(
         description="Stop applying everywhere",
-        permissions=["change"],
+        permissions=["apply"],
         icon="public_off",
         dialog={
             "title": "Apply this policy only to its tokens and projects",
@@ -266,6 +272,10 @@ class PolicyAdmin(RecordedAdmin):
     def apply_where_attached(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         return self._set_global(request, form, Policy.objects.get(pk=self.key_of(object_id)), None)
 
+    def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Return whether the user is an operator, because the global policy concerns every project."""
+        return is_operator(request.user)
+
     def _set_global(
         self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
     ) -> HttpResponse:
@@ -276,38 +286,10 @@ class PolicyAdmin(RecordedAdmin):
         return done(change_url(policy))
 
 
-@admin.register(Limit)
-class LimitAdmin(ReadOnlyAdmin):
-    """A page that other forms search. Limits are edited in the form of their policy."""
-
-    # "shown" is the name that the box shows, such as "free/per-minute".
-    search_fields = ["shown", "name", "policy__slug"]
-    list_select_related = ["policy"]
-    ordering = ["policy__slug", "position"]
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Limit]:
-        rows = super().get_queryset(request).select_related("policy")
-        return rows.annotate(shown=Concat("policy__slug", Value("/"), "name"))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Limit | None = None) -> bool:
-        """Return whether the user may delete policies, because a policy is deleted with its limits."""
-        return request.user.has_perm("policies.delete_policy")
-
-    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
-        """Return a redirect to the limit's policy, or to the list of policies if the limit is deleted."""
-        limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
-        return HttpResponseRedirect(change_url(limit.policy) if limit else list_url(Policy))
-
-    delete_view = change_view
-
-
 @admin.register(Override)
-class OverrideAdmin(RecordedAdmin):
+class OverrideAdmin(OverrideScope, RecordedAdmin):
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [EndsFilter, ("project", AutocompleteSelectFilter), ("token", AutocompleteSelectFilter)]
+    list_filter = [EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
@@ -372,6 +354,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = ["revision", "all_changes"]
     empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
+    project_path = "project"
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)

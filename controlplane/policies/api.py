@@ -22,6 +22,7 @@ from controlplane.api.serializers import (
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
 from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.slugs import slug_error
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import InvalidLimit
@@ -141,15 +142,11 @@ class PolicySerializer(CleanModelSerializer):
             self._check_slug(slug, project)
         return super().validate(attrs)
 
-    def _check_slug(self, slug: str, project: Project) -> None:
-        """
-        Raise ValidationError unless the slug lies in the part of all slugs that belongs to the project.
-
-        A limited key could otherwise learn the slugs of other projects' policies, because a slug in use is refused.
-        """
-        head, separator, name = slug.rpartition("--")
-        if (head, separator) != (project.slug, "--") or not name or name.startswith("-"):
-            message = f'Must be "{project.slug}--" and a name without "--", because this key is limited to projects.'
+    @staticmethod
+    def _check_slug(slug: str, project: Project) -> None:
+        """Raise ValidationError unless the slug lies in the part of all slugs that belongs to the project."""
+        if error := slug_error(slug, project.slug):
+            message = f"{error}, because this key is limited to projects."
             raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
 
     def validate_project(self, project: Project | None) -> Project | None:

@@ -61,16 +61,12 @@ def sentence(limit: Limit, holder: str = "each token or project") -> str:
     """
     Return in words what a limit does, such as "100 requests per minute for each token, counted in a sliding window".
     """
-    parts = [f"{_amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
+    parts = [f"{amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
     return ", ".join(parts)
 
 
-def brief(limit: Limit) -> str:
-    """Return the amount of a limit in words, such as "100 requests per minute"."""
-    return _amount(limit)
-
-
-def _amount(limit: Limit) -> str:
+def amount(limit: Limit) -> str:
+    """Return the quota of a limit with its period, such as "100 requests per minute"."""
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
     number = f"{limit.quota:,}" if limit.quota else "No"
     if limit.unit == MONEY and limit.quota:

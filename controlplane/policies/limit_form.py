@@ -208,7 +208,7 @@ def holder_of(policy: Policy) -> str:
     """Return in words whose requests the limits of a policy count together."""
     if policy.is_global:
         return "all projects together"
-    tokens, projects, anonymous = policy.uses
+    tokens, projects, anonymous, _ = policy.uses
     holders = ["each token or project with this policy"] if tokens or projects or not anonymous else []
     # A limit has one counter for these requests of a project, unless it is partitioned by an attribute.
     return ", and for ".join(holders + ["each project's requests without a token"] * bool(anonymous))

@@ -49,6 +49,8 @@ class Policy(Versioned):
     metering = models.JSONField(default=dict, blank=True, db_default={})
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
+    # The projects whose uses a reader may know. None stands for all.
+    counted_in: "models.QuerySet[Project] | None" = None
 
     class Meta:
         ordering = ["slug"]
@@ -63,13 +65,16 @@ class Policy(Versioned):
         return self.slug
 
     @cached_property
-    def uses(self) -> tuple[int, int, int]:
+    def uses(self) -> tuple[int, int, int, int]:
         """
         The numbers of tokens and of projects that have this policy, and of projects that have it for requests without
-        a token.
+        a token, and for new tokens.
         """
-        projects = Project.objects.filter(policy=self.pk), Project.objects.filter(anonymous_policy=self.pk)
-        return Token.objects.filter(policy=self.pk).count(), projects[0].count(), projects[1].count()
+        tokens, projects = Token.objects.filter(policy=self.pk), Project.objects.all()
+        if self.counted_in is not None:
+            tokens, projects = tokens.filter(project__in=self.counted_in), self.counted_in
+        columns = ("policy", "anonymous_policy", "token_policy")
+        return tokens.count(), *(projects.filter(**{column: self.pk}).count() for column in columns)
 
     def clean(self) -> None:
         former = Policy.objects.filter(pk=self.pk).values_list("project", flat=True)

@@ -7,6 +7,7 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 
 from controlplane.adminkit.forms import NumbersField, RecordedForm
 from controlplane.policies.models import Policy
+from controlplane.policies.slugs import slug_error
 from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
 
 ESTIMATES = {
@@ -37,6 +38,9 @@ def _cap(label: str, help_text: str) -> forms.IntegerField:
 
 
 class PolicyForm(RecordedForm):
+    # Whether the user is no operator, so that a slug must not tell of the policies of other projects.
+    is_for_members = False
+
     estimate = _choice("Input is estimated as", ESTIMATES)
     default_cap = _cap("Default cap", "Output tokens of a request that names no cap. It is written into the request.")
     part_tokens = NumbersField(
@@ -63,9 +67,16 @@ class PolicyForm(RecordedForm):
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data
+        self._check_slug(cleaned)
         rules = {name: cleaned[name] for name in METERING_FIELDS if cleaned.get(name) not in (None, "", {})}
         try:
             self.instance.metering = Metering.from_json(rules).to_json()
         except InvalidMetering as exc:
             self.add_error(exc.field, exc.reason)
         return cleaned
+
+    def _check_slug(self, cleaned: dict[str, Any]) -> None:
+        project = cleaned.get("project") or self.instance.project
+        slug = cleaned.get("slug") if "slug" in self.changed_data else None
+        if self.is_for_members and slug and project and (error := slug_error(slug, project.slug)):
+            self.add_error("slug", f"{error}, because only operators choose other names.")

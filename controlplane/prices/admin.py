@@ -10,6 +10,7 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
 from controlplane.adminkit.times import zone_name
 from controlplane.core.money import exact, rounded
@@ -53,6 +54,8 @@ class ModelPriceAdmin(RecordedAdmin):
         fieldsets[2],
     ]
     list_before_template = "admin/sluicegate/models.html"
+    # Members read the prices, and see which models their projects use.
+    shared = True
     empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
 
     @contextmanager
@@ -85,7 +88,8 @@ class ModelPriceAdmin(RecordedAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         with snapshot():
-            seen = [] if request.method == "POST" else seen_lately(timezone.now())
+            whose = None if is_operator(request.user) else projects_of(request.user)
+            seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
         return super().changelist_view(request, {**_shown(seen), **(extra_context or {})})
 
     @display(description="Model", ordering="pattern")

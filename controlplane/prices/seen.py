@@ -43,7 +43,9 @@ class SeenModel:
     factor: int
 
 
-def seen_lately(now: datetime, among: Iterable[ModelPrice] | None = None) -> list[SeenModel]:
+def seen_lately(
+    now: datetime, among: Iterable[ModelPrice] | None = None, projects: models.QuerySet | None = None
+) -> list[SeenModel]:
     """
     Return the models that requests asked for in 30 days, those without a price first, then by what they cost.
 
@@ -51,8 +53,9 @@ def seen_lately(now: datetime, among: Iterable[ModelPrice] | None = None) -> lis
 
     Args:
         among: The prices. None: all that are saved.
+        projects: The query of the projects whose requests count. None: all.
     """
-    rows = _rows(now)
+    rows = _rows(now, projects)
     if rows is None:
         return []
     prices, at_us = _read(ModelPrice.objects.all() if among is None else among), microseconds(now)
@@ -75,11 +78,13 @@ def _read(prices: Iterable[ModelPrice]) -> Prices:
         return NO_PRICES
 
 
-def _rows(now: datetime) -> Iterable[dict[str, object]] | None:
+def _rows(now: datetime, projects: models.QuerySet | None) -> Iterable[dict[str, object]] | None:
     table = usage_table()
     if table is None:
         return None
     lately = table.objects.filter(Q(period="day", at__gt=now - LATELY) & ~Q(model=""))
+    if projects is not None:
+        lately = lately.filter(project_id__in=projects.values("pk"))
     sums = {"asked": Sum("requests"), "money": Sum("micros"), "answered": Sum("output"), "last_at": Max("at")}
     read = Sum(models.F("input") + models.F("cached_input") + models.F("cache_write"))
     return lately.values("model").annotate(read=read, **sums).order_by("-asked")[:MOST_SHOWN]

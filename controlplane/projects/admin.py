@@ -1,4 +1,3 @@
-from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -7,21 +6,19 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
-from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
+from unfold.widgets import UnfoldAdminRadioSelectWidget
 
+from controlplane.access.roles import EDITOR, OWNER, VIEWER
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import EndsFilter, LabelFilter
-from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.filters import EndsFilter, LabelFilter, RowFilter
+from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
-    SecretAdmin,
     badge,
-    change_url,
     confirmed,
-    done,
     in_dialog,
     instant,
     link_to,
@@ -31,25 +28,18 @@ from controlplane.adminkit.site import (
 )
 from controlplane.adminkit.snippets import token_snippets
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
+from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
     delete_tokens,
-    issue_management_key,
     issue_token,
-    revoke_management_key,
     revoke_token,
     revoke_tokens,
     rotate_token,
 )
-from controlplane.projects.credential_lists import LabelledRows, StatusFilter, TokenForm
-from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
-from controlplane.projects.secret_search import SecretSearch
+from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
+from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
-
-STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
-# The default life of a credential, so that one that nobody renews ends by itself.
-EXPIRY_DAYS = 90
 
 
 @admin.register(Project)
@@ -66,6 +56,16 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
+    project_path = "pk"
+    roles = {"view": VIEWER, "add": None, "change": EDITOR, "delete": OWNER}
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> list[str]:
+        """
+        Return more fields for members. A slug in use is refused, so that they would learn those of other projects, and
+        the values of all projects share the memory of the store.
+        """
+        fixed = [] if is_operator(request.user) else ["slug", "partition_cap"]
+        return [*super().get_readonly_fields(request, obj), *fixed]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
@@ -114,71 +114,12 @@ class RotateDialog(ReasonDialog):
     field_order = ["overlap", "reason"]
 
     def clean(self) -> dict[str, Any]:
+        # The action has checked that the user may see the token.
         token = Token.objects.get(pk=TokenAdmin.key_of(self.object_id))
         if not token.is_live:
             # A dialog shows only errors that belong to a field.
             self.add_error("overlap", f"This token is {token.status}. Only an active token can be rotated.")
         return super().clean()
-
-
-class CredentialAdmin(SecretSearch, SecretAdmin):
-    """The base class of the pages of tokens and management keys."""
-
-    list_filter = [StatusFilter, EndsFilter]
-    search_fields = ["name", "prefix", "id"]
-    actions_detail = ["revoke"]
-
-    @display(description="Secret begins with")
-    def shown_prefix(self, credential: Credential) -> str:
-        return f"{credential.prefix}…"
-
-    @display(description="Status")
-    def state(self, credential: Credential) -> str:
-        return badge(credential.status, STATUS[credential.status])
-
-    @display(description="Last used", ordering="last_used_at")
-    def last_used(self, credential: Credential) -> str:
-        return instant(credential.last_used_at)
-
-    @display(description="Ends", ordering="expires_at")
-    def ends(self, credential: Credential) -> str:
-        return instant(credential.revoked_at or credential.expires_at)
-
-    @display(description="Created", ordering="created_at")
-    def created(self, credential: Credential) -> str:
-        return instant(credential.created_at)
-
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        end = timezone.now() + timedelta(days=EXPIRY_DAYS)
-        return {"expires_at": end.replace(second=0, microsecond=0), **super().get_changeform_initial_data(request)}
-
-    def save_row(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
-        if obj._state.adding:
-            self.secret_of(tx, obj, form)
-        else:
-            obj.save()
-
-    def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
-        """Issue the credential, and keep its secret in *tx* for the response to this request."""
-        fields = {name: form.cleaned_data[name] for name in self.issued}
-        _, tx.secret = self.issue(tx, id=obj.pk, **fields)
-        obj.refresh_from_db()
-        obj._state.adding = False
-
-    def record(self, tx: Change, obj: Credential, before: dict[str, Any] | None) -> None:
-        if before is not None:  # a new credential was recorded when it was issued
-            super().record(tx, obj, before)
-
-    def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
-        self.message_user(request, f"{obj} was created.", messages.SUCCESS)
-        return self.secret_page(request, obj, request.change.secret)
-
-    def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            credential = self.present(request, object_id)
-            self.revoking(tx, credential)
-            self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
-        return done(change_url(credential))
 
 
 def without_policy(token: Token) -> str:
@@ -199,12 +140,6 @@ def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     return token_snippets(secret)
 
 
-def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
-    """Return examples of how to use a management key, each with its id, title and code."""
-    url = request.build_absolute_uri("/api/v1/projects")
-    return [("curl", "curl", f'curl -H "Authorization: Bearer {secret}" {url}')]
-
-
 @admin.register(Token)
 class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
@@ -215,8 +150,8 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
     list_filter = [
         StatusFilter,
         EndsFilter,
-        ("project", AutocompleteSelectFilter),
-        ("policy", AutocompleteSelectFilter),
+        ("project", RowFilter),
+        ("policy", RowFilter),
         LabelFilter,
     ]
     list_select_related = ["project", "policy"]
@@ -236,6 +171,7 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
         "Create the first token",
     )
+    project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(examples)
 
@@ -316,68 +252,3 @@ class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
         delete_tokens(request.change, queryset)
-
-
-class ManagementKeyForm(RecordedForm):
-    scopes = forms.MultipleChoiceField(
-        choices=[(scope, "everything (*)" if scope == "*" else scope) for scope in SCOPES],
-        widget=UnfoldAdminCheckboxSelectMultipleWidget,
-        help_text="What a program may do with this key. Choose only the scopes that it needs.",
-    )
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean()
-        if "projects" in cleaned:  # otherwise the field reports its own error
-            ManagementKey(all_projects=cleaned["all_projects"]).check_reach(cleaned["projects"])
-        return cleaned
-
-
-@admin.register(ManagementKey)
-class ManagementKeyAdmin(CredentialAdmin):
-    form = ManagementKeyForm
-    list_display = ["name", "shown_prefix", "state", "scope_list", "last_used", "ends", "created"]
-    autocomplete_fields = ["projects"]
-    add_fieldsets = [(None, {"fields": ["name", "scopes", "all_projects", "projects", "expires_at"]})]
-    fieldsets = [
-        (
-            None,
-            {"fields": ["name", "state", "shown_prefix", "scope_list", "project_list", "ends", "last_used", "created"]},
-        )
-    ]
-    issued = ("name", "scopes", "all_projects", "projects", "expires_at")
-    empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
-    issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
-    snippets = staticmethod(key_snippets)
-
-    def has_change_permission(self, request: HttpRequest, obj: ManagementKey | None = None) -> bool:
-        """Return False, because a key cannot be changed after it was issued. It can only be revoked."""
-        return False
-
-    def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return super().has_change_permission(request)
-
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        return {}
-
-    @display(description="Scopes")
-    def scope_list(self, key: ManagementKey) -> str:
-        return "everything" if "*" in key.scopes else ", ".join(key.scopes)
-
-    @display(description="Projects")
-    def project_list(self, key: ManagementKey) -> str:
-        return "all" if key.all_projects else ", ".join(p.slug for p in key.projects.all()) or "none, all are deleted"
-
-    @action(
-        description="Revoke",
-        permissions=["revoke"],
-        variant=ActionVariant.DANGER,
-        icon="block",
-        dialog={
-            "title": "Revoke this key",
-            "description": "The REST API refuses it from now on. This cannot be undone.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Revoke key",
-        },
-    )
-    def revoke(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        return self.revoke_one(request, form, object_id)

@@ -1,18 +1,26 @@
-"""The filters, the search and the labels of the lists of tokens and management keys."""
+"""What the pages of tokens and of management keys have in common, and the filters and labels of their lists."""
 
+from datetime import timedelta
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.adminkit.filters import label_of
-from controlplane.adminkit.forms import LabelsField, RecordedForm
-from controlplane.adminkit.site import badge
-from controlplane.projects.models import Token
+from controlplane.adminkit.filters import EndsFilter, label_of
+from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
+from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
+from controlplane.projects.models import Credential, Token
+from controlplane.projects.secret_search import SecretSearch
+from controlplane.publishing.changes import Change
+
+STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
+# The default life of a credential, so that one that nobody renews ends by itself.
+EXPIRY_DAYS = 90
 
 
 class StatusFilter(DropdownFilter):
@@ -35,6 +43,66 @@ class StatusFilter(DropdownFilter):
         if self.value() == "revoked":
             return rows.exclude(revoked_at=None)
         return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
+
+
+class CredentialAdmin(SecretSearch, SecretAdmin):
+    """The base class of the pages of tokens and management keys."""
+
+    list_filter = [StatusFilter, EndsFilter]
+    search_fields = ["name", "prefix", "id"]
+    actions_detail = ["revoke"]
+
+    @display(description="Secret begins with")
+    def shown_prefix(self, credential: Credential) -> str:
+        return f"{credential.prefix}…"
+
+    @display(description="Status")
+    def state(self, credential: Credential) -> str:
+        return badge(credential.status, STATUS[credential.status])
+
+    @display(description="Last used", ordering="last_used_at")
+    def last_used(self, credential: Credential) -> str:
+        return instant(credential.last_used_at)
+
+    @display(description="Ends", ordering="expires_at")
+    def ends(self, credential: Credential) -> str:
+        return instant(credential.revoked_at or credential.expires_at)
+
+    @display(description="Created", ordering="created_at")
+    def created(self, credential: Credential) -> str:
+        return instant(credential.created_at)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        end = timezone.now() + timedelta(days=EXPIRY_DAYS)
+        return {"expires_at": end.replace(second=0, microsecond=0), **super().get_changeform_initial_data(request)}
+
+    def save_row(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+        if obj._state.adding:
+            self.secret_of(tx, obj, form)
+        else:
+            obj.save()
+
+    def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+        """Issue the credential, and keep its secret in *tx* for the response to this request."""
+        fields = {name: form.cleaned_data[name] for name in self.issued if name in form.cleaned_data}
+        _, tx.secret = self.issue(tx, id=obj.pk, **fields)
+        obj.refresh_from_db()
+        obj._state.adding = False
+
+    def record(self, tx: Change, obj: Credential, before: dict[str, Any] | None) -> None:
+        if before is not None:  # a new credential was recorded when it was issued
+            super().record(tx, obj, before)
+
+    def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
+        self.message_user(request, f"{obj} was created.", messages.SUCCESS)
+        return self.secret_page(request, obj, request.change.secret)
+
+    def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            credential = self.present(request, object_id)
+            self.revoking(tx, credential)
+            self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
+        return done(change_url(credential))
 
 
 class TokenForm(RecordedForm):

@@ -44,6 +44,8 @@ SCOPES = (
     "instances:read",
     "revisions:read",
     "revisions:write",
+    "jobs:read",
+    "jobs:cancel",
     "*",
 )
 

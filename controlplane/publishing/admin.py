@@ -10,6 +10,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog
@@ -150,7 +151,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         return super().get_actions_detail(request, object_id) if past else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return request.user.has_perm("policies.change_policy") and request.user.has_perm("projects.change_project")
+        return is_operator(request.user)
 
 
 def number_of(object_id: str) -> int:

@@ -44,6 +44,29 @@ class Revision(models.Model):
         return f"revision {self.number}"
 
 
+class PublishedDocument(models.Model):
+    """
+    The document of a policy, project or token, or the global one, as a revision has published it.
+
+    There is a row for each time that a document became another one. So the last row up to a revision is the document
+    that was in force then.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    # As Revision.changes names it, and token:<id> for a token. Not its digest, which nobody may read.
+    name = models.CharField(max_length=60)
+    revision = models.BigIntegerField()
+    # None after a deletion.
+    document = models.JSONField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["name", "revision"], name="publishing_document_once_a_revision")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of revision {self.revision}"
+
+
 class OutboxEntry(models.Model):
     """An object that was changed and must be published. The entry names the object, and not its state."""
 

@@ -29,7 +29,7 @@ from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation
+from controlplane.publishing import compile, installation, kept
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
@@ -297,8 +297,12 @@ def write_decision_key(client: redis.Redis) -> None:
     It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
     that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
     """
-    secret = hmac.digest(settings.SECRET_KEY.encode(), b"sluicegate decision key", hashlib.sha256)
-    client.set(store.keys().decision_key, secret.hex())
+    client.set(store.keys().decision_key, decision_secret(settings.SECRET_KEY))
+
+
+def decision_secret(secret_key: str) -> str:
+    """Return the secret of decision ids that follows from a ``SECRET_KEY``."""
+    return hmac.digest(secret_key.encode(), b"sluicegate decision key", hashlib.sha256).hex()
 
 
 def _mark(work: Work, publication: Publication) -> int:
@@ -318,11 +322,22 @@ def _mark(work: Work, publication: Publication) -> int:
             changes={**_changes(publication), "ids": work.changes},
             published_at=now,
         )
+        kept.keep(revision.number, {**publication.documents, **_changed_tokens(work, publication)})
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
         ids = [entry.pk for entry in work.entries]
         OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
     logger.info("Published revision %d", revision.number)
     return revision.number
+
+
+def _changed_tokens(work: Work, publication: Publication) -> dict[str, compile.Document]:
+    """
+    Return the documents of the changed tokens by the names under which they are kept, without those of deleted ones.
+
+    A full publication has the documents of all tokens. Those that did not change are kept already.
+    """
+    documents = [publication.tokens.get(digest) for digest in work.ids("token")]
+    return {f"token:{document['id']}": document for document in documents if document}
 
 
 def _epoch_of(publication: Publication) -> int:

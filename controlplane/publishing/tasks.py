@@ -10,7 +10,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.publishing import publisher
+from controlplane.publishing import kept, publisher
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.models import OutboxEntry
 from enforcement.store.client import STORE_ERRORS, reported
@@ -59,3 +59,9 @@ def prune_outbox() -> int:
     """Delete the entries that were published over a month ago, and return their number."""
     old = OutboxEntry.objects.filter(revision__published_at__lt=timezone.now() - OUTBOX_KEPT)
     return old.delete()[0]
+
+
+@shared_task
+def prune_documents() -> int:
+    """Delete the documents that were replaced so long ago that they are no longer kept, and return their number."""
+    return kept.prune(timezone.now())

@@ -7,11 +7,15 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from controlplane.access.admin import check
+from controlplane.access.roles import EDITOR, VIEWER
+from controlplane.access.scope import is_operator, may, projects_of
 from controlplane.adminkit.forms import DurationField, NumbersField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
 from controlplane.core.money import exact, quantity
@@ -34,10 +38,16 @@ A_PAGE = 50
 
 
 class FilterForm(forms.Form):
+    """The filter of the list. It finds names only in *projects*, the query of those that the user may see."""
+
     state = forms.ChoiceField(choices=STATES, required=False, widget=UnfoldAdminSelectWidget)
     project = forms.CharField(required=False, max_length=63, widget=UnfoldAdminTextInputWidget, label="Project")
     token = forms.CharField(required=False, max_length=100, widget=UnfoldAdminTextInputWidget, label="Token")
     older = DurationField(required=False, label="Older than")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.projects = projects
 
     def clean_older(self) -> int | None:
         """Return the least age in seconds, or None for any."""
@@ -49,7 +59,7 @@ class FilterForm(forms.Form):
     def clean_project(self) -> str:
         """Return the id of the project that is named by its slug or id, or an empty string."""
         wanted = self.cleaned_data["project"].strip()
-        found = Project.objects.filter(slug=wanted).first() if wanted else None
+        found = self.projects.filter(slug=wanted).first() if wanted else None
         if wanted and found is None and not wanted.startswith("proj_"):
             raise forms.ValidationError(f"There is no project {wanted!r}.")
         return found.pk if found else wanted
@@ -59,7 +69,8 @@ class FilterForm(forms.Form):
         wanted = self.cleaned_data["token"].strip()
         if not wanted or wanted.startswith("tok_"):
             return wanted
-        ids = list(Token.objects.filter(name=wanted).values_list("pk", flat=True)[:2])
+        named = Token.objects.filter(name=wanted, project__in=self.projects)
+        ids = list(named.values_list("pk", flat=True)[:2])
         if len(ids) != 1:
             raise forms.ValidationError(f"Must be an id: {'several tokens have' if ids else 'no token has'} this name.")
         return ids[0]
@@ -121,20 +132,23 @@ class SettleForm(forms.Form):
 class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
     """Reads the store, and shows of SQL what the store no longer lists."""
 
+    project_path = "project_id"
+
     def get_urls(self) -> list[URLPattern]:
         own = path("<str:pk>/settle/", self.admin_site.admin_view(self.settle_view), name="reservations_settle")
         return [own, *super().get_urls()]
 
-    def has_settle_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("reservations.change_reservation")
+    def has_settle_permission(self, request: HttpRequest, row: Reservation) -> bool:
+        """Return whether the user may settle a reservation, which may be one that SQL does not have."""
+        return may(request.user, EDITOR, row.project_id)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        form, rows, truncated, away = FilterForm(request.GET or None), [], False, False
+        form, rows, truncated, away = self._filter(request), [], False, False
         if not form.is_bound or form.is_valid():
             try:
-                rows, truncated = self._rows(form.cleaned_data if form.is_bound else {})
+                rows, truncated = self._rows(request, form.cleaned_data if form.is_bound else {})
             except STORE_ERRORS:
                 away = True
         page = Paginator(rows, A_PAGE).get_page(request.GET.get("page"))
@@ -146,25 +160,44 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
             title="Reservations",
             form=form,
             page=page,
-            rows=described(page.object_list),
+            rows=self._described(request, page.object_list),
             truncated=truncated,
             away=away,
             query=query.urlencode(),
-            may_settle=self.has_settle_permission(request),
+            sees_instances=is_operator(request.user),
         )
 
-    def _rows(self, given: dict[str, Any]) -> tuple[Any, bool]:
+    @staticmethod
+    def _filter(request: HttpRequest) -> FilterForm:
+        return FilterForm(request.GET or None, projects=projects_of(request.user))
+
+    def _rows(self, request: HttpRequest, given: dict[str, Any]) -> tuple[Any, bool]:
         state, now = given.get("state") or "", timezone.now()
-        projects = [given["project"]] if given.get("project") else None
+        projects = self._projects(request, given.get("project"))
         older = timedelta(seconds=given["older"]) if given.get("older") else None
         query = listing.ReservationQuery([state] if state else UNSETTLED, projects, given.get("token", ""), older)
         if state not in (SETTLED, RELEASED):
             found = listing.unsettled(query, now)
             return found.rows, found.truncated
         rows = Reservation.objects.filter(state=state)
-        rows = rows.filter(project_id=given["project"]) if projects else rows
+        rows = rows if projects is None else rows.filter(project_id__in=projects)
         rows = rows.filter(token_id=query.token) if query.token else rows
         return rows.filter(at__lte=now - older) if older else rows, False
+
+    @staticmethod
+    def _projects(request: HttpRequest, chosen: str | None) -> list[str] | None:
+        """Return the ids of the projects whose reservations are listed, or None for those of every project."""
+        if is_operator(request.user):
+            return [chosen] if chosen else None
+        seen = projects_of(request.user)
+        return list((seen.filter(pk=chosen) if chosen else seen).values_list("pk", flat=True))
+
+    def _described(self, request: HttpRequest, rows: Any) -> list[dict[str, Any]]:
+        """Return what the pages show of reservations, and whether the user may settle each."""
+        for row in (shown := described(rows)):
+            reservation = row["reservation"]
+            row["may_settle"] = reservation.may_settle and self.has_settle_permission(request, reservation)
+        return shown
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
         """Lead to the page that shows one reservation."""
@@ -172,12 +205,11 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     def settle_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Return the page of one reservation, or settle it."""
-        if not self.has_view_permission(request) or (
-            request.method == "POST" and not self.has_settle_permission(request)
-        ):
+        if not self.has_view_permission(request):
             raise PermissionDenied
         try:
             row, _ = listing.read(pk)
+            check(request, EDITOR if request.method == "POST" else VIEWER, row.project_id)
         except (listing.Unknown, listing.Unreadable) as exc:
             raise Http404("There is no such reservation. It may have been settled.") from exc
         except STORE_ERRORS:
@@ -186,15 +218,14 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         form = SettleForm(request.POST or None, reservation=row)
         if request.method == "POST" and form.is_valid() and self._settle(request, pk, form):
             return HttpResponseRedirect(list_url(Reservation))
-        (shown,) = described([row])
-        may_settle = row.may_settle and self.has_settle_permission(request)
+        (shown,) = self._described(request, [row])
         return self.page(
             request,
             "reservation.html",
             title="Reservation",
             row=shown,
             form=form,
-            may_settle=may_settle,
+            sees_instances=is_operator(request.user),
             example=exact(2_500_000),
         )
 
@@ -202,12 +233,15 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         """Settle a reservation, tell the user how that went, and return whether the page of it is done with."""
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
-                actions.settle(tx, pk, form.order())
+                actions.settle(tx, pk, form.order(), charges_global=is_operator(request.user))
         except actions.InvalidOrder as exc:
             form.add_error(exc.field if exc.field in form.fields else "way", str(exc))
             return False
         except (actions.AlreadySettled, listing.Unknown):
             messages.error(request, "The reservation is settled already. Nothing was changed.")
+        except actions.AddsToGlobal:
+            form.add_error("way", "Must not charge a limit that all projects share more than the estimate.")
+            return False
         except actions.SettlementUnfinished:
             text = "The settlement is recorded. Its counters will be corrected as soon as the store is available."
             messages.warning(request, text)

@@ -1,6 +1,7 @@
 import csv
 import io
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -13,6 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
 from controlplane.adminkit.times import stacked
@@ -97,6 +99,8 @@ class NamedRowsAdmin(ReadOnlyAdmin):
 
     A row is kept after its project or token is deleted, and then shows the id in place of the name.
     """
+
+    project_path = "project_id"
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
@@ -225,7 +229,7 @@ class MeteredAdmin(SumsAdmin):
 
 @admin.register(DeniedRequest)
 class DeniedRequestAdmin(NamedRowsAdmin):
-    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "decision"]
+    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "explained"]
     list_filter = [
         ("reason", FieldTextFilter),
         ("project_id", ProjectFilter),
@@ -239,6 +243,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     list_before_template = "admin/sluicegate/denial_sample.html"
     empty = ("Some of the requests that proxies deny are listed here, a few seconds later.", "")
 
+    def get_list_display(self, request: HttpRequest) -> list[str]:
+        """Return the columns. Instances serve every project, and their names may hold those of hosts."""
+        hidden = set() if is_operator(request.user) else {"instance"}
+        return [name for name in super().get_list_display(request) if name not in hidden]
+
     @display(description="At", ordering="at")
     def moment(self, row: DeniedRequest) -> str:
         return stacked(row.at, seconds=True)
@@ -246,6 +255,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:
         return self.name_of_limit(row) if row.limit_name else "—"
+
+    @display(description="Decision", ordering="decision")
+    def explained(self, row: DeniedRequest) -> str:
+        url = f"{reverse('explain-denial')}?{urlencode({'decision': row.decision})}"
+        return format_html('<a class="text-link sg-name" href="{}">{}</a>', url, row.decision)
 
     @display(description="Attributes")
     def values(self, row: DeniedRequest) -> str:

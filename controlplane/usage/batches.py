@@ -1,7 +1,7 @@
 """The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -9,7 +9,9 @@ from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, Usa
 from controlplane.usage.periods import KEPT
 from enforcement.metering.tally import COUNT_NAMES, TEXT_NAMES
 from enforcement.model import strict_json
+from enforcement.model.instants import MINUTE_SECONDS
 from enforcement.state.denial_sample import MOST_ATTRIBUTES
+from enforcement.state.spread import PARTS
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -38,16 +40,23 @@ class Row:
     """
     The usage of one token under one limit in one minute.
 
-    ``names`` and ``counts`` are in the order of NAMES and COUNTS.
+    ``names`` and ``counts`` are in the order of NAMES and COUNTS. ``spread`` says when in the minute its requests came,
+    as ``enforcement.state.spread`` notes it. It is empty if that is not known.
     """
 
     at: datetime
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    spread: tuple[int, ...] = ()
 
     @property
     def token_id(self) -> str:
         return self.names[1]
+
+    @property
+    def is_total(self) -> bool:
+        """Whether it counts each decision about the token once, and not the decisions of one limit."""
+        return self.names[2:] == ("", "", "requests")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class StreamBatch:
         batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
         rows = [_row(number, row, now) for number, row in enumerate(_load(fields.get("rows"), "rows"))]
+        rows = _with_spreads(rows, _load(fields.get("spread", "[]"), "spread"))
         settled = _load(fields.get("metered", "[]"), "metered")
         metered = [_settled(f"metered[{number}]", row, now) for number, row in enumerate(settled)]
         return cls(entry, batch_id, instance, tuple(rows), tuple(metered))
@@ -194,6 +204,22 @@ def _row(number: int, row: Any, now: datetime) -> Row:
             _count(value, f"rows[{number}].{name}", LEAST[name]) for name, value in zip(COUNTS, counts, strict=True)
         ),
     )
+
+
+def _with_spreads(rows: list[Row], spreads: list[Any]) -> list[Row]:
+    """Return the rows with their spreads, each of which names its row by the index."""
+    found: dict[int, tuple[int, ...]] = {}
+    for number, values in enumerate(spreads):
+        where = f"spread[{number}]"
+        if not isinstance(values, list) or len(values) != 2 + PARTS:
+            raise InvalidBatch(f"{where}: must be a list of {2 + PARTS} integers.")
+        index, seconds, *parts = values
+        if type(index) is not int or not 0 <= index < len(rows) or not rows[index].is_total or index in found:
+            raise InvalidBatch(f"{where}.row: must be the index of a row without a limit, once, got {index!r:.40}.")
+        if type(seconds) is not int or not 0 <= seconds < 2**MINUTE_SECONDS:
+            raise InvalidBatch(f"{where}.seconds: must be {MINUTE_SECONDS} bits, got {seconds!r:.40}.")
+        found[index] = (seconds, *(_count(value, f"{where}.requests", 0) for value in parts))
+    return [replace(row, spread=found[index]) if index in found else row for index, row in enumerate(rows)]
 
 
 def _minute(value: Any, where: str, now: datetime) -> datetime:

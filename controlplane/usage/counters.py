@@ -71,7 +71,7 @@ class HolderDocuments:
         """Return the state of every limit that applies to the holder, or raise one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
         look = partial(
-            inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
+            inspection.live_counters, client, store.keys(), self.as_subject(), now_us=self._now_us(), fleet=fleet
         )
         return with_library(client, look)
 
@@ -82,12 +82,12 @@ class HolderDocuments:
 
         If it is attached at several of them, return the first. If it does not apply to this holder, return None.
         """
-        places = [scope for scope, *_, policy in self._as_value().attached() if policy == policy_id]
+        places = [scope for scope, *_, policy in self.as_subject().attached() if policy == policy_id]
         return next((scope for scope in ("token", "project", "anonymous", "global") if scope in places), None)
 
     def has_one_counter(self, limit: Limit) -> bool | None:
         """Return whether a limit has one counter for all requests of the holder, or None if it does not apply."""
-        found = rules.rules_of(self._as_value(), self._now_us())
+        found = rules.rules_of(self.as_subject(), self._now_us())
         named = [rule for rule in found if (rule.policy.id, rule.limit.name) == (limit.policy_id, limit.name)]
         return named[0].has_one_counter if named else None
 
@@ -107,12 +107,13 @@ class HolderDocuments:
         Raises one of STORE_ERRORS.
         """
         subject = self.narrowed(limit.policy_id) if limit else self
-        value, now_us, name = subject._as_value(), self._now_us(), limit and str(limit)
+        value, now_us, name = subject.as_subject(), self._now_us(), limit and str(limit)
         return with_library(
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> rules.Subject:
+    def as_subject(self) -> rules.Subject:
+        """Return the documents as a new Subject of the library."""
         return rules.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:

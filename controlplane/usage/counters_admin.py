@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.functional import lazy
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
@@ -106,10 +107,10 @@ class LiveCounters:
 
     def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Return a response with only the rows of the table, which the page inserts, or with status 404."""
-        holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
+        holder = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
         if holder is None or not self.has_view_permission(request, holder):
             return HttpResponse(status=404)
-        context: dict[str, Any] = {"now": timezone.now()}
+        context: dict[str, Any] = {"now": timezone.now(), "sees_all": is_operator(request.user)}
         try:
             context["rows"] = [row_of(counter) for counter in counters.counters_of(holder)]
         except STORE_ERRORS:

@@ -20,6 +20,7 @@ from django.db import DataError, IntegrityError, models, transaction
 
 from controlplane.core import store
 from controlplane.core.locks import hold
+from controlplane.preview import recording
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
 from controlplane.usage.batches import InvalidBatch, StreamBatch, parse_denials
@@ -165,6 +166,7 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     )
     rollup.add((row for batch in new for row in batch.rows), now)
     rollup.add_metered((row for batch in new for row in batch.metered), now)
+    recording.add((row for batch in new for row in batch.rows), now)
     return new
 
 

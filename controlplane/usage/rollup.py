@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from itertools import batched
 from typing import Any
 
-from django.db import connection
 from django.db.models import QuerySet
 
+from controlplane.core.upserts import add_up
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
@@ -54,7 +54,7 @@ def _add(
             held[:] = map(sum, zip(held, counts, strict=True))
     # Sorted, so that two drains at the same time lock common rows in the same order.
     for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
-        _raise(model, names, some)
+        add_up(model, model.KEY, names, some)
 
 
 def _open_periods(at: datetime, now: datetime) -> list[str]:
@@ -64,22 +64,6 @@ def _open_periods(at: datetime, now: datetime) -> list[str]:
     Rows of the others would be pruned at once.
     """
     return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
-
-
-def _raise(
-    model: type[UsageRow | MeteredRow], names: Sequence[str], sums: Iterable[tuple[tuple[Any, ...], list[int]]]
-) -> None:
-    # The upsert of Django's ORM can replace a value but not add to it.
-    table, columns = model._meta.db_table, (*model.KEY, *names)
-    rows = [(period, connection.ops.adapt_datetimefield_value(at), *key, *n) for (period, at, *key), n in sums]
-    one_row = f"({', '.join(['%s'] * len(columns))})"
-    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in names)
-    statement = (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one_row] * len(rows))} "
-        f"ON CONFLICT ({', '.join(model.KEY)}) DO UPDATE SET {added}"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(statement, [value for row in rows for value in row])
 
 
 def prune(now: datetime) -> int:

@@ -137,7 +137,7 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
         return Explanation("unknown_token", state.revision)
     subject = _subject(state, entry.token)
     now_us = _now_us(client)
-    refusal = _refusal(entry.token, subject.project, now_us)
+    refusal = _refusal(state, entry.token, subject.project, now_us)
     counters = () if refusal else _counters(client, keys, subject, now_us)
     verdict = refusal or ("limited" if any(map(_denies, counters)) else "ok")
     return Explanation(verdict, state.revision, entry.token, subject.project, counters)
@@ -164,9 +164,11 @@ def _counters(client: Redis, keys: Keys, subject: Subject, now_us: int) -> Seque
         return live_counters(client, keys, subject, now_us=now_us, with_values=False)
 
 
-def _refusal(token: Token, project: Project, now_us: int) -> str | None:
+def _refusal(state: Snapshot, token: Token, project: Project, now_us: int) -> str | None:
     if token.revoked:
         return "revoked"
+    if token.suspended or project.id in state.emergency.projects:
+        return "suspended"
     if not project.active:
         return "inactive_project"
     return "expired" if token.expires_at_us is not None and now_us >= token.expires_at_us else None

@@ -253,10 +253,7 @@ class UsageDelivery:
         Denials that the store does not accept are dropped, as they are only a sample.
         """
         for batch in self._usage.drain():
-            fields = {"id": batch.id, "instance": batch.instance, "rows": batch.rows}
-            if batch.metered:
-                fields["metered"] = batch.metered
-            self._client.xadd(self._keys.usage, fields, maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+            self._client.xadd(self._keys.usage, batch.fields(), maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
             self._usage.delivered(batch)
         rows = self._usage.sample.take()
         if rows is not None:

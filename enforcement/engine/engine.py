@@ -117,7 +117,7 @@ class Engine:
         """Return a new agent, which is not started yet, and the log of the usage that it delivers."""
         settings = self.settings
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        usage = UsageLog(instance, late=lambda: self.leases.count())
+        usage = UsageLog(instance, late=lambda: self.leases.count(), now_us=self.health.now_us)
         agent = Agent(
             client_factory=lambda: connector.client(BACKGROUND_BUDGET),
             keys=self.keys,

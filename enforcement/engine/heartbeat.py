@@ -134,7 +134,7 @@ class Heartbeat:
 
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
         current, revision = self._documents.current, self._documents.price_revision
-        dropped = self._usage.metered_dropped
+        dropped, glass_us = self._usage.metered_dropped, current.emergency.glass_until_us
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -156,6 +156,7 @@ class Heartbeat:
             # Only of instances that use prices, so that a heartbeat of the others is as it was.
             **({} if revision is None else {"price_revision": revision}),
             **({"metered_dropped": dropped} if dropped else {}),
+            **({"glass_until_us": glass_us} if self._clock.now_us() < glass_us else {}),
         }
 
     def _count_fleet(self, alive: int) -> None:

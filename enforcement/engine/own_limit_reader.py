@@ -22,8 +22,9 @@ from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
-from enforcement.state.planner import Planner, TokenPlans
+from enforcement.state.planner import Planner
 from enforcement.state.published import TokenEntry
+from enforcement.state.token_plans import TokenPlans
 
 HOPELESS_COST: Final = MAX_NUMBER + 1
 """

@@ -165,6 +165,8 @@ class Token:
         expires_at_us: When it expires, microseconds since the epoch. None: never.
         overrides: Other quotas for limits that apply to it.
         labels: Its labels by name, such as ``{"team": "red"}``.
+        suspended: Whether an operator has suspended it for now. An older enforcer refuses such a document, and with it
+            the token.
     """
 
     id: str
@@ -175,6 +177,7 @@ class Token:
     expires_at_us: int | None
     overrides: tuple[Override, ...] = ()
     labels: FrozenMapping[str] = NO_LABELS
+    suspended: bool = False
 
 
 def loads(text: str | bytes) -> dict[str, Any]:
@@ -234,9 +237,9 @@ def parse_project(text: str | bytes) -> Project:
 
 
 def parse_token(text: str | bytes) -> Token:
-    """Return the token that a JSON document describes, which may lack the labels. Raises InvalidDocument."""
+    """Return the token that a JSON document describes. Labels and suspension are optional. Raises InvalidDocument."""
     names = {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"}
-    data = DocumentReader(text, names, optional={"labels"})
+    data = DocumentReader(text, names, optional={"labels", "suspended"})
     return Token(
         id=data.string("id"),
         project=data.string("project"),
@@ -246,6 +249,7 @@ def parse_token(text: str | bytes) -> Token:
         expires_at_us=data.maybe_integer("expires_at_us"),
         overrides=data.overrides(),
         labels=data.labels(),
+        suspended=data.boolean("suspended") if "suspended" in data.data else False,
     )
 
 

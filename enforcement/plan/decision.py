@@ -31,6 +31,7 @@ STATUSES: Final = {
     "revoked": 401,
     "expired": 401,
     "inactive_project": 403,
+    "suspended": 403,
     "token_required": 401,
     "unknown_project": 401,
     "degraded_denied": 503,

@@ -35,6 +35,7 @@ REASONS: Final = (
     "too_many_reservations",
     "unpriced_model",
     "unmetered",
+    "suspended",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255

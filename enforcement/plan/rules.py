@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from enforcement.model.documents import Override, Policy, Project, Token
@@ -163,6 +163,11 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+def as_shadow(limit: Limit) -> Limit:
+    """Return a limit that counts as this one does, and denies nothing."""
+    return limit if limit.shadow else replace(limit, mode="shadow", published=True)
+
+
 def _labels_of(limit: Limit, subject: Subject, scope: str) -> FrozenMapping[str] | None:
     """Return the labels that a limit looks at, named as attributes, or None if it does not apply because of them."""
     names = [name for name in (*limit.partition_by, *limit.match.attributes) if is_label(name)]
@@ -186,4 +191,4 @@ def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, n
     return None
 
 
-__all__ = ["Rule", "Subject", "rules_of"]
+__all__ = ["Rule", "Subject", "as_shadow", "rules_of"]

@@ -17,6 +17,7 @@ _TITLES: Final = {
     "revoked": "The token was revoked",
     "expired": "The token has expired",
     "inactive_project": "The project is not active",
+    "suspended": "The access is suspended",
     "token_required": "A token is required",
     "unknown_project": "The project of requests without a token is not known",
     "degraded_denied": "The limit cannot be checked now",

@@ -12,104 +12,39 @@ has a plan for each set of attribute values, in a cache that all tokens share (:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.model.keys import Keys, fingerprint
+from enforcement.model.documents import Token
+from enforcement.model.emergency import Values
+from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.model.matching import Attributes, Match, check_attributes
+from enforcement.model.matching import LABEL_PREFIX, Attributes, Match, check_attributes
 from enforcement.model.metered import BODY_ATTRIBUTES, DENY, METERED_UNITS, Metering
-from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
+from enforcement.model.partitions import RETRY_SECONDS
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, bind_pairs, pairs_of, several_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
-from enforcement.plan.rules import Rule, Subject, rules_of
-from enforcement.state.lease import Lease
+from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
 from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.plan_cache import PlanCache
-from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
+from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
 from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry
+from enforcement.state.token_plans import SuspendingPlans, TokenPlans, with_lease
 from enforcement.state.unmetered import UnmeteredLimits
-from enforcement.state.usage import TokenUsage, UsageLog
+from enforcement.state.usage import UsageLog
 
 MAX_PLANS: Final = 10_000
 
 _NOTHING: Final[Attributes] = {}
-_MAX_VALUE_IN_NAME: Final = 64
-_serials = count()
-
-
-@dataclass(slots=True)
-class TokenPlans:
-    """
-    The plans of one token, compiled from one generation of the documents.
-
-    Attributes:
-        rules: The limits that apply to the token.
-        revision: Revision of the documents that the plans are made from.
-        usage: Where decisions on this token are counted.
-        until_us: When the first of the applied overrides ends, so that the plans must be compiled again; microseconds
-            since the epoch. None if no override applied here ends.
-        never_expires: Whether the token has no expiry date.
-        always: The plan of every request. None if some rule looks at attributes.
-        testers: For each rule, a function that returns whether a request's attributes match. None if every request
-            matches.
-        hidden: See :class:`~enforcement.state.live_plan.LivePlan`.
-        indexes: For each rule, the partition index of its values. None if the rule has no partitions.
-        fleet: Returns how many processes share the limits. None if no permits may be leased.
-        ids: Makes the ids of decisions.
-        serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
-        own: What :mod:`enforcement.engine.own_limit_reader` keeps for the consumer's page. None: nothing.
-    """
-
-    rules: tuple[Rule, ...]
-    revision: int
-    usage: TokenUsage
-    until_us: int | None
-    never_expires: bool
-    always: LivePlan | None
-    testers: tuple[Callable[[Attributes], bool] | None, ...]
-    indexes: tuple[PartitionIndex | None, ...]
-    hidden: tuple[HiddenLimit, ...] = ()
-    fleet: Callable[[], int] | None = None
-    ids: DecisionIds | None = None
-    serial: int = field(default_factory=_serials.__next__)
-    own: Any = None
-
-    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
-        """
-        Return the cached plan of a request with these attributes, or a new one.
-
-        A value that the store could not register, because its limit is full, is counted by the overflow counter.
-        """
-        matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
-        values = [(r.index, *(_short(attributes[part]) for part in r.varies_by)) for r in matched]
-        name = (self.serial, *values)
-        plan = plan_cache.get(name)
-        if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
-            bounds = tuple(rule.bind(keys, attributes, self.indexes[rule.index]) for rule in matched)
-            plan = _with_lease(
-                LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
-            )
-            plan.metering, plan.hidden = metering_of(self.rules), self.hidden
-            plan.registered_until = plan_cache.trusted(plan)
-            if not plan.unregistered or plan.registered_until > monotonic():
-                plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
-        elif plan.overflows:
-            plan_cache.overflowed += 1
-        return plan
-
-
-def _short(value: str) -> str | tuple[str]:
-    """Return a short value unchanged, or the fingerprint of a long one in a tuple, which equals no short value."""
-    return value if len(value) <= _MAX_VALUE_IN_NAME else (fingerprint((value,)),)
 
 
 class Planner:
@@ -187,7 +122,7 @@ class Planner:
         plan = self.in_code.get(name)
         if plan is None:
             bounds = bind_pairs(pairs_of(limits, key), self._keys)
-            plan = _with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
+            plan = with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -292,7 +227,7 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.plan_cache.get(name)
         if shared is None:
-            shared = _with_lease(
+            shared = with_lease(
                 LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
@@ -317,6 +252,8 @@ class Planner:
             subject = Subject(project, holder, state.policies, state.global_policy, anonymous)
         if token.revoked:
             made: Any = self.refusal("revoked")
+        elif token.suspended or token.project in state.emergency.projects:
+            made = self.refusal("suspended")
         elif project is None or subject is None or not _complete(subject):
             # A document is not loaded yet, or cannot be read. Its limits are unknown, so nothing can be admitted.
             made = self.refusal("degraded_denied")
@@ -325,30 +262,51 @@ class Planner:
         elif anonymous and project.anonymous_policy is None:
             made = self.refusal("token_required")
         else:
-            made = self._plans_of(entry, rules_of(subject, now_us), state.revision)
+            made = self._plans_of(entry, subject, now_us, state)
         if type(made) is type(entry.plan) is TokenPlans and made.always and entry.plan.always:
             made.always.continue_from(entry.plan.always)
         entry.plan, entry.generation = made, generation
         return made
 
-    def _plans_of(self, entry: TokenEntry, rules: tuple[Rule, ...], revision: int) -> TokenPlans:
+    def _plans_of(self, entry: TokenEntry, subject: Subject, now_us: int, state: Snapshot) -> Any:
         assert entry.token is not None
+        rules, ends = rules_of(subject, now_us), []
+        if now_us < state.emergency.glass_until_us:
+            rules = tuple(replace(rule, limit=as_shadow(rule.limit)) for rule in rules)
+            ends = [state.emergency.glass_until_us]  # then the plans are made again, even if no document arrives
         units = [(r.policy.id, r.limit.name, r.limit.unit) for r in rules]
         usage = self._usage.of(entry, units)
         testers = tuple(rule.limit.match.compile(rule.limit.partition_by) for rule in rules)
-        ends = [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
-        always = None
-        if not any(testers):
+        ends += [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
+        always, metering, suspended = None, metering_of(rules), state.emergency.values_in(entry.token.project)
+        if not any(testers) and not suspended:
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet, ids=self._ids))
-            always.metering = metering_of(rules)
-        never_expires = entry.token.expires_at_us is None
-        indexes = tuple(rule.partitions(self._keys) for rule in rules)
-        until_us = min(ends, default=None)
-        hidden = tuple(_hidden(rule.limit) for rule in rules if _is_hidden(rule.limit))
-        return TokenPlans(
-            rules, revision, usage, until_us, never_expires, always, testers, indexes, hidden, self._fleet, self._ids
-        )
+            always = with_lease(
+                LivePlan(bounds, revision=state.revision, usage=usage, fleet=self._fleet, ids=self._ids)
+            )
+            always.metering = metering
+        made: dict[str, Any] = {
+            "rules": rules,
+            "revision": state.revision,
+            "usage": usage,
+            "until_us": min(ends, default=None),
+            "never_expires": entry.token.expires_at_us is None,
+            "always": always,
+            "testers": testers,
+            "indexes": tuple(rule.partitions(self._keys) for rule in rules),
+            "hidden": tuple(_hidden(rule.limit) for rule in rules if _is_hidden(rule.limit)),
+            "metering": metering,
+            "fleet": self._fleet,
+            "ids": self._ids,
+        }
+        return self._suspending(entry.token, made, suspended) if suspended else TokenPlans(**made)
+
+    def _suspending(self, token: Token, made: Mapping[str, Any], suspended: Values) -> SuspendingPlans | Decision:
+        """Return the plans of a token while values are suspended, or a denial if one of its labels has such a value."""
+        refuse = partial(self.refusal, "suspended", (token.project, token.id))
+        if any(value in suspended.get(LABEL_PREFIX + name, ()) for name, value in token.labels.items()):
+            return refuse()
+        return SuspendingPlans(**made, suspended=suspended, refuse=refuse)
 
 
 def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...] | None:
@@ -383,16 +341,9 @@ def _hidden(limit: Limit) -> HiddenLimit:
     return HiddenLimit(found or (lambda attributes: True), limit.unit in METERED_UNITS)
 
 
-def _with_lease(plan: LivePlan) -> LivePlan:
-    """Return *plan*, after adding an empty lease if its permits may be leased."""
-    if plan.leasable:
-        plan.lease = Lease(plan)
-    return plan
-
-
 def _complete(subject: Subject) -> bool:
     """Return whether all policies of a subject are loaded."""
     return all(policy is None or policy in subject.policies for *_, policy in subject.attached())
 
 
-__all__ = ["Planner", "TokenPlans"]
+__all__ = ["Planner"]

@@ -29,6 +29,7 @@ from enforcement.model.documents import (
     parse_project,
     parse_revision,
 )
+from enforcement.model.emergency import NO_EMERGENCY, Emergency, parse_emergency
 from enforcement.model.strict_json import InvalidJSON, loads_canonical
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
@@ -53,6 +54,7 @@ class Snapshot:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     projects: Mapping[str, Project] = field(default_factory=dict)
     global_policy: str | None = None
+    emergency: Emergency = NO_EMERGENCY
 
     @property
     def name(self) -> StateName:
@@ -341,6 +343,8 @@ def _parse(name: str, text: str) -> Any:
     kind, _, ident = name.partition(":")
     if name == "global":
         return parse_global(text)
+    if name == "emergency":
+        return parse_emergency(text)
     if kind == "policy":
         value: Policy | Project = parse_policy(text)
     elif kind == "project":
@@ -356,7 +360,9 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
     policies = {value.id: value for _, value in parsed.values() if isinstance(value, Policy)}
     projects = {value.id: value for _, value in parsed.values() if isinstance(value, Project)}
     _, global_policy = parsed.get("global", ("", None))
-    return Snapshot(revision, store_id, MappingProxyType(policies), MappingProxyType(projects), global_policy)
+    _, emergency = parsed.get("emergency", ("", NO_EMERGENCY))
+    documents = MappingProxyType(policies), MappingProxyType(projects)
+    return Snapshot(revision, store_id, *documents, global_policy, emergency)
 
 
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:

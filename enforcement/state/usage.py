@@ -18,6 +18,7 @@ from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
 from enforcement.state.denial_sample import DenialSample
+from enforcement.state.spread import SpreadLog
 
 if TYPE_CHECKING:
     from enforcement.metering.tally import MeteredTally
@@ -54,12 +55,25 @@ class UsageBatch:
             what an earlier batch had counted. In a row without a limit, would_deny counts each admitted request once
             that a shadow limit would have denied.
         metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
+        spread: A JSON list that says when the requests of rows without a limit came, as
+            :meth:`~enforcement.state.spread.SpreadLog.take` returns it. Empty: nothing is known.
     """
 
     id: str
     instance: str
     rows: str
     metered: str = ""
+    spread: str = ""
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of its entry in the stream. Those that are empty are left out."""
+        more = {"metered": self.metered, "spread": self.spread}
+        return {
+            "id": self.id,
+            "instance": self.instance,
+            "rows": self.rows,
+            **{name: value for name, value in more.items() if value},
+        }
 
 
 class TokenUsage:
@@ -220,6 +234,7 @@ class UsageLog:
     Args:
         instance: Name of this process in the fleet.
         late: Called before counts are drained. It counts decisions that were not counted one by one.
+        now_us: Returns the time, in microseconds since the epoch. None: when requests came is not noted.
 
     Attributes:
         dropped: Decisions that are missing in every batch, because too many rows were waiting. Settlements are not
@@ -231,9 +246,12 @@ class UsageLog:
         metered: What metered requests were charged. None until :meth:`metering` is called.
     """
 
-    def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, instance: str, late: Callable[[], None] = lambda: None, now_us: Callable[[], int] | None = None
+    ) -> None:
         self.instance = instance
         self._late = late
+        self._now_us = now_us
         self.lock = threading.Lock()
         self.sample = DenialSample()
         self.listed: list[TokenUsage] = []
@@ -263,6 +281,7 @@ class UsageLog:
         self._made = 0
         self._waiting: dict[Key, Counts] = {}
         self._undelivered: list[UsageBatch] = []
+        self._spread = None if self._now_us is None else SpreadLog(self._now_us)
 
     def of(self, entry: KnownToken, units: Sequence[Unit]) -> TokenUsage:
         """
@@ -302,6 +321,8 @@ class UsageLog:
         self._begin()
 
     def _collect(self) -> None:
+        if self._spread is not None:
+            self._spread.begin()
         with self.lock:
             listed, self.listed = self.listed, []
         for usage in listed:
@@ -325,14 +346,19 @@ class UsageLog:
                 self._waiting[key] = counts
             elif limit == "":
                 self.dropped += counts[_ALLOWED] + counts[_DENIED]
+                continue
+            if limit == "" and self._spread is not None:
+                self._spread.add(key, rows[-1][_ALLOWED] + rows[-1][_DENIED])
 
     def _batch(self) -> UsageBatch:
         keys = [key for key, _ in zip(self._waiting, range(MAX_ROWS_PER_BATCH), strict=False)]
         rows = [[*key, *self._waiting.pop(key)] for key in keys]
+        spread = self._spread.take(keys) if self._spread is not None else None
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
         metered = self.metered.take(MAX_METERED_ROWS_PER_BATCH) if self.metered else None
-        return UsageBatch(name, self.instance, _json(rows), _json(metered) if metered else "")
+        more = [_json(values) if values else "" for values in (metered, spread)]
+        return UsageBatch(name, self.instance, _json(rows), *more)
 
 
 def _json(rows: Sequence[object]) -> str:

@@ -3,7 +3,19 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APPS = ("access", "fleet", "policies", "prices", "projects", "publishing", "reservations", "usage")
+APPS = (
+    "access",
+    "explain",
+    "fleet",
+    "jobs",
+    "policies",
+    "preview",
+    "prices",
+    "projects",
+    "publishing",
+    "reservations",
+    "usage",
+)
 
 
 def named_in_the_contract() -> set[str]:

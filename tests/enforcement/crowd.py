@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--quota", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--calls", type=int, default=0, help="of each; 0: until the time is over")
+    parser.add_argument("--at-least", type=int, default=0, help="of each, even if the time is over")
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--timeout", type=float, default=0.1)
     options = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     end, rounds = time.monotonic() + options.seconds, 0
-    while time.monotonic() < end and (not options.calls or rounds < options.calls):
+    while (time.monotonic() < end or rounds < options.at_least) and (not options.calls or rounds < options.calls):
         rounds += 1
         for who, asked in ask.items():
             began = time.time()
@@ -104,7 +105,7 @@ class Crowd:
 @contextmanager
 def crowd(url: str, processes: int, **options: Any) -> Iterator[Crowd]:
     """Give a crowd, and leave none of its processes behind."""
-    given = [part for name, value in options.items() for part in (f"--{name}", _text(value))]
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", _text(value))]
     made = Crowd(url, processes, *given)
     try:
         yield made

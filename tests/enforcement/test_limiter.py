@@ -326,8 +326,9 @@ def test_a_remembered_denial_does_not_outlive_what_another_process_gives_back(li
 def test_a_remembered_denial_ends_when_time_alone_lets_it_pass(limiter):
     """A bucket that refills in ten milliseconds is asked again after ten, not after a quarter of a second."""
     bucket = Limit(name="bucket", algorithm="token_bucket", quota=100, burst=1, window_seconds=1)
-    limiter.hit(bucket, "refills")
-    denied, began = limiter.hit(bucket, "refills"), time.monotonic()
+    while (denied := limiter.hit(bucket, "refills")).allowed:
+        pass  # again, if there were ten milliseconds between two calls
+    began = time.monotonic()
     while not limiter.hit(bucket, "refills").allowed:
         assert time.monotonic() - began < 0.2
 

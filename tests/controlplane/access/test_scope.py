@@ -1,8 +1,12 @@
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import AnonymousUser, Group, User
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse
 from django.test import RequestFactory
 
@@ -166,5 +170,14 @@ def test_a_view_can_ask_for_a_role(a: Project):
             refused()
 
 
-def test_the_group_of_operators_exists_without_members():
+def test_a_group_that_had_the_name_of_the_operators_keeps_its_purpose():
+    """The upgrade makes nobody an operator."""
+    Group.objects.all().delete()
+    eve = UserFactory()
+    eve.groups.add(Group.objects.create(name="operators"))
+    migration = import_module("controlplane.access.migrations.0002_operators")
+
+    migration.create_group(apps, SimpleNamespace(connection=connection))
+
     assert not Group.objects.get(name="operators").user_set.exists()
+    assert list(eve.groups.values_list("name", flat=True)) == ["operators before roles"]

@@ -1,11 +1,11 @@
 """Addresses that nobody clicks, of forged or broken links: never an error of the server, and never a blank page."""
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.test_error_pages import leads_back
-from tests.factories import LimitFactory
+from tests.factories import LimitFactory, MembershipFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,8 +81,7 @@ def test_a_report_that_is_not_there_leads_back(as_ann):
 def test_a_policy_is_read_without_the_right_to_change_it(walker):
     """The script of the form finds no fields, and no error is logged in the browser."""
     policy = LimitFactory(name="per-minute", policy__slug="starter").policy
-    bob = User.objects.create_user("bob", password=PASSWORD, is_staff=True)
-    bob.user_permissions.set(Permission.objects.filter(codename__in=["view_policy", "view_limit"]))
+    MembershipFactory(user=User.objects.create_user("bob", password=PASSWORD, is_staff=True))
     walker.log_in("bob", PASSWORD)
     walker.page.wait_for_url("**/admin/")
 

@@ -4,7 +4,6 @@ import threading
 from html.parser import HTMLParser
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.db import connection
 from django.urls import reverse
@@ -20,6 +19,7 @@ from tests.controlplane.conftest import ANN, between_reads
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
+    MembershipFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
@@ -561,17 +561,15 @@ def test_history_is_the_audit_of_every_door(as_ann, store):
 
 @pytest.fixture
 def as_reader(client):
-    """Somebody who may look at tokens, and do nothing with them."""
-    reader = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
-    reader.user_permissions.add(Permission.objects.get(codename="view_token"))
-    client.force_login(reader)
+    """A viewer of the project "mine"."""
+    client.force_login(MembershipFactory(project__slug="mine").user)
     return client
 
 
 @pytest.mark.parametrize("name", ["revoke", "rotate", "reset_counters"])
 def test_a_reader_changes_nothing(as_reader, name):
     """An address that is typed is refused like a button that is not there."""
-    token = TokenFactory()
+    token = TokenFactory(project=Project.objects.get())
 
     response = as_reader.post(f"{TOKENS}{token.pk}/{name}/", {"_form_submitted": "on", "reason": "r", "overlap": "0"})
 
@@ -581,7 +579,7 @@ def test_a_reader_changes_nothing(as_reader, name):
 
 def test_a_reader_sees_the_token_and_its_counters(as_reader, store):
     """Without a form, and without the actions."""
-    token = TokenFactory()
+    token = TokenFactory(project=Project.objects.get())
 
     page = as_reader.get(f"{TOKENS}{token.pk}/change/")
 
@@ -591,8 +589,8 @@ def test_a_reader_sees_the_token_and_its_counters(as_reader, store):
 
 
 def test_a_reader_of_tokens_does_not_see_keys(as_reader):
-    """Each model asks for its own right."""
-    key = ManagementKeyFactory()
+    """They are for owners."""
+    key = ManagementKeyFactory(projects=[Project.objects.get()])
 
     assert as_reader.get("/admin/projects/managementkey/").status_code == 403
     assert as_reader.get(f"/admin/projects/managementkey/{key.pk}/change/").status_code == 403

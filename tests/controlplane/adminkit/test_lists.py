@@ -4,7 +4,6 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
@@ -15,6 +14,7 @@ from controlplane.projects.models import Token
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
+    MembershipFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
@@ -103,10 +103,9 @@ def test_a_secret_that_nobody_has_is_told_by_its_beginning(as_ann, told):
 
 def test_a_secret_leads_only_to_what_one_may_see(client):
     """A reader of tokens does not learn which key a secret belongs to."""
-    key = ManagementKeyFactory()
-    reader = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
-    reader.user_permissions.add(Permission.objects.get(codename="view_token"))
-    client.force_login(reader)
+    member = MembershipFactory()
+    key = ManagementKeyFactory(projects=[member.project])
+    client.force_login(member.user)
 
     assert client.post(f"{TOKENS}by-secret/", {"secret": key.secret}).url == TOKENS
     assert client.get(f"{TOKENS}by-secret/").status_code == 405
@@ -280,11 +279,11 @@ def test_the_palette_shows_the_first_of_many(as_ann):
 
 
 def test_the_palette_shows_what_the_user_may_see(client):
-    """Neither tokens nor policies to somebody who may read projects."""
-    bob = User.objects.create_user("bob", is_staff=True)
-    bob.user_permissions.add(Permission.objects.get(codename="view_project"))
-    client.force_login(bob)
+    """What belongs to the projects of a member, and what all projects share."""
+    bob = MembershipFactory(project__slug="edges")
+    client.force_login(bob.user)
     LimitFactory(policy__slug="edge")
-    TokenFactory(name="edge", project__slug="edges")
+    LimitFactory(policy=PolicyFactory(slug="edge-of-others", project=ProjectFactory(slug="edge-others")))
+    TokenFactory(name="edge", project__slug="edge-3")
 
-    assert [result.title for result in client.get("/admin/search/?s=edge").context["results"]] == ["edges"]
+    assert [result.title for result in client.get("/admin/search/?s=edge").context["results"]] == ["edges", "edge"]

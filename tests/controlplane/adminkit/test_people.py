@@ -6,27 +6,21 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project
 from tests.controlplane.adminkit.conftest import PASSWORD
-from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
+from tests.factories import (
+    LimitFactory,
+    MembershipFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UsageRowFactory,
+    UserFactory,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 USERS, GROUPS = "/admin/auth/user/", "/admin/auth/group/"
-
-
-@pytest.fixture
-def staff(client):
-    """``staff("projects.view_token")``: the session of somebody with these permissions and no others."""
-
-    def log_in(*rights: str):
-        user = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
-        for right in rights:
-            app, _, codename = right.partition(".")
-            user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-        client.force_login(user)
-        return client
-
-    return log_in
 
 
 @pytest.fixture
@@ -35,69 +29,83 @@ def tenants(instance) -> None:
     soon = timezone.now() + timezone.timedelta(days=1)
     token = TokenFactory(name="secret-token", project=ProjectFactory(slug="secret-project"), expires_at=soon)
     limit = LimitFactory(policy=PolicyFactory(slug="secret-policy"), name="secret-limit")
-    now = timezone.now()
+    at = timezone.now().replace(second=0, microsecond=0)
     rows = [{}, {"policy_id": limit.policy_id, "limit_name": limit.name}]
     for row in rows:
-        UsageRowFactory(at=now.replace(second=0, microsecond=0), token_id=token.pk, denied=77, **row)
+        UsageRowFactory(at=at, project_id=token.project_id, token_id=token.pk, denied=77, **row)
     instance("secret-instance", host="secret-host", decisions={})
 
 
-def test_staff_without_permissions_see_nothing_of_tenants(staff, tenants):
-    """Each panel asks for the permission of what it links to."""
-    page = staff().get("/admin/").content.decode()
+OF_PROJECTS = [
+    *("Decisions", ">77<", "Most denied tokens", "Limits that deny most", "Ends within 7 days"),
+    *("secret-token", "secret-project", "secret-policy"),
+]
+OF_THE_INSTALLATION = ["secret-instance", "secret-host", "nobody knows which", "not reachable", "nothing pending"]
 
-    for text in (
-        "secret",
-        "77",
-        "Decisions",
-        "Most denied",
-        "Limits that deny most",
-        "Ends within",
-        "reachable",
-        "steps",
-    ):
+
+def overview(client, user) -> str:
+    client.force_login(user)
+    return client.get("/admin/").content.decode()
+
+
+def test_staff_without_a_membership_see_nothing_of_tenants(client, tenants):
+    """The page says how one becomes a member."""
+    page = overview(client, UserFactory(username="ron"))
+
+    for text in ("secret", "77", *OF_PROJECTS, *OF_THE_INSTALLATION):
+        assert text not in page or text == "Decisions", text
+    assert "You are not a member of a project yet" in page
+    assert "ron" in page
+
+
+def test_the_overview_of_a_member_has_only_its_projects(client, tenants):
+    """The same panels, without a number, a name or a host of others."""
+    member = MembershipFactory(role="owner")
+    UsageRowFactory(at=timezone.now().replace(second=0, microsecond=0), project_id=member.project_id, denied=5)
+
+    page = overview(client, member.user)
+
+    assert ">5<" in page
+    for text in ("secret", "77", *OF_THE_INSTALLATION):
         assert text not in page, text
-    assert "no permission to see anything here" in page
 
 
-def test_the_first_steps_are_offered_to_operators(as_ann):
-    """They lead on until the first decision."""
-    assert 'href="/admin/first-steps/"' in as_ann.get("/admin/").text
+def test_a_viewer_sees_the_panels_of_the_project(client, tenants):
+    """And nothing of the installation."""
+    page = overview(client, MembershipFactory(project=Project.objects.get(slug="secret-project")).user)
+
+    for text in OF_PROJECTS:
+        assert text in page, text
+    for text in OF_THE_INSTALLATION:
+        assert text not in page, text
 
 
-def test_the_first_steps_are_not_offered_to_others(staff):
-    """The button would lead to a page that refuses them."""
-    assert 'href="/admin/first-steps/"' not in staff("projects.add_project").get("/admin/").text
+def test_the_overview_of_an_operator_has_every_panel(client, tenants):
+    """Nothing is hidden from operators."""
+    page = overview(client, UserFactory(operator=True))
 
-
-def test_the_overview_of_an_operator_has_every_panel(as_ann, tenants):
-    """Nothing is hidden."""
-    page = as_ann.get("/admin/").text
-
-    for text in (
-        *("Decisions", ">77<", "Ends within 7 days", "secret-token", "Most denied tokens", "Limits that deny most"),
-        *("secret-policy", "secret-instance", "secret-host", "nobody knows which instances run", "not reachable"),
-        "nothing pending",
-    ):
+    for text in (*OF_PROJECTS, *OF_THE_INSTALLATION):
         assert text in page, text
 
 
 @pytest.mark.parametrize(
-    ("rights", "existing", "status"),
+    ("role", "existing", "status"),
     [
-        ([], False, 403),
-        (["policies.view_policy"], False, 403),
-        (["policies.add_policy"], False, 200),
-        (["policies.add_policy"], True, 403),
-        (["policies.change_policy"], True, 200),
+        (None, False, 403),
+        ("viewer", False, 403),
+        ("viewer", True, 403),
+        ("editor", False, 200),
+        ("editor", True, 200),
     ],
 )
-def test_the_sentence_of_a_limit_asks_for_the_permission_of_its_form(staff, rights, existing, status):
+def test_the_sentence_of_a_limit_asks_for_the_role_of_its_form(client, role, existing, status):
     """Whoever may not save the limit needs no sentence of it."""
-    policy = PolicyFactory(slug="chat")
+    project = ProjectFactory(slug="mine")
+    policy = PolicyFactory(slug="chat", project=project)
+    client.force_login(MembershipFactory(project=project, role=role).user if role else UserFactory())
     fields = {"name": "m", "algorithm": "sliding_window", "quota": 1, "window_seconds": "1 minute", "unit": "requests"}
 
-    response = staff(*rights).post(
+    response = client.post(
         reverse("admin:policies_policy_sentence"), {**fields, "policy": policy.pk if existing else ""}
     )
 

@@ -13,6 +13,7 @@ from django.urls import URLPattern, URLResolver
 from django.utils import timezone
 
 from controlplane import api_urls
+from controlplane.jobs import running
 from controlplane.projects.models import SCOPES, ManagementKey
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import Reservation
@@ -107,6 +108,8 @@ RULES = {
     ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
+    ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
 }
 # For everybody: neither says anything about what is kept here.
@@ -119,6 +122,7 @@ EXAMPLES = {
     "prices": {"id": "{price}"},
     "revisions": {"number": "1"},
     "reservations": {"pk": "{reservation}"},
+    "jobs": {"id": "{job}"},
 }
 
 
@@ -172,7 +176,9 @@ def ids(store) -> dict[str, str]:
     now = timezone.now()
     lost = Reservation.objects.create(pk=f"{project.pk}.{'a' * 32}", project_id=project.pk, at=now, expires_at=now)
     override = OverrideFactory(limit=limit, token=token, quota=3)
-    return {"token": token.pk, "override": override.pk, "price": ModelPriceFactory().pk, "reservation": lost.pk}
+    job = running.start("test", "Count", projects=[project], created_by="ann", channel="api")
+    price = ModelPriceFactory()
+    return {"token": token.pk, "override": override.pk, "price": price.pk, "reservation": lost.pk, "job": job.pk}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+from controlplane.jobs import running
+from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
@@ -87,6 +89,7 @@ def rows() -> dict[str, dict[str, str]]:
     settled = Reservation.objects.first() or Reservation.objects.create(
         id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
     )
+    job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -102,6 +105,7 @@ def rows() -> dict[str, dict[str, str]]:
         "prices": {"id": price.pk},
         "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
+        "jobs": {"id": job.pk},
     }
 
 

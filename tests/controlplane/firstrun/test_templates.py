@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.firstrun.actions import create_first_project, create_first_token, use_template
 from controlplane.firstrun.catalogue import templates
-from controlplane.policies.describe import brief, sentence
+from controlplane.policies.describe import amount, sentence
 from controlplane.policies.models import Policy
 from controlplane.publishing.changes import Actor, change
 from enforcement import Denied, Limiter
@@ -41,7 +41,7 @@ def test_a_template_denies_what_it_promises_to(name, store):
         policy, *_ = use_template(tx, templates()[name], project)
         token, secret = create_first_token(tx, project)
 
-    assert [brief(limit.as_value()) for limit in policy.limits.all()] == amounts
+    assert [amount(limit.as_value()) for limit in policy.limits.all()] == amounts
     assert token.policy == policy
     with Limiter(store.url, timeout=1.0) as limiter:
         assert limiter.check(secret, costs=quota, attributes=attributes).allowed

@@ -3,12 +3,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.contrib.auth.models import Permission
 
 from controlplane.fleet import heartbeats, tasks
 from controlplane.fleet.models import Instance
 from enforcement.store.client import STORE_ERRORS
-from tests.factories import InstanceFactory, LimitFactory, PolicyFactory
+from tests.factories import InstanceFactory, LimitFactory, MembershipFactory, PolicyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -113,15 +112,13 @@ def test_limits_that_an_instance_cannot_enforce_are_marked_everywhere(beat, api,
     assert "charged by the status" not in of_policy
 
 
-def test_who_may_not_see_instances_sees_none_at_a_policy(beat, client, django_user_model):
-    """The page of a policy names them only to people who may open their pages."""
+def test_who_may_not_see_instances_sees_none_at_a_policy(beat, client):
+    """The page of a policy names them only to operators, who may open their pages."""
     policy = PolicyFactory(slug="gold")
     LimitFactory(policy=policy, name="slots", algorithm="concurrency")
     beat(seen_at_us=time.time_ns() // 1_000, unsupported=[["proj_1", "gold", "slots", "slots"]])
     heartbeats.collect(datetime.now(UTC))
-    bob = django_user_model.objects.create_user("bob", is_staff=True)
-    bob.user_permissions.add(Permission.objects.get(codename="view_policy"))
-    client.force_login(bob)
+    client.force_login(MembershipFactory(role="owner").user)
 
     page = client.get(f"/admin/policies/policy/{policy.pk}/change/")
 

@@ -5,13 +5,13 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import OutboxEntry
-from tests.factories import ModelPriceFactory
+from tests.factories import MembershipFactory, ModelPriceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -133,10 +133,9 @@ def test_set_price_names_the_model(store, as_ann):
     assert "USD for a million tokens." in page
 
 
-def test_who_may_only_look_sets_no_price(store, client):
-    reader = User.objects.create_user("bob", "bob@example.org", "correct horse", is_staff=True)
-    reader.user_permissions.set(Permission.objects.filter(codename="view_modelprice"))
-    client.force_login(reader)
+def test_members_read_prices_and_set_none(store, client):
+    """Prices are those of every project."""
+    client.force_login(MembershipFactory(role="owner").user)
     price = ModelPriceFactory()
 
     assert client.get(LIST).status_code == 200

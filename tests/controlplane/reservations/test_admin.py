@@ -1,16 +1,17 @@
 """Reservations in the admin: an operator sees what runs and what is lost, and settles it once, with a reason."""
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project
 from controlplane.reservations import recording
 from controlplane.reservations.models import Reservation
 from enforcement.control.reservations import settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
 from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.factories import MembershipFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,15 +101,32 @@ def test_one_that_was_settled_meanwhile_is_not_settled_again(as_ann, told, reser
 
 
 def test_who_may_only_look_settles_nothing(client, reserved, used):
-    looks = User.objects.create_user("looks", password=PASSWORD, is_staff=True)
+    looks = UserFactory()
     client.force_login(looks)
     assert client.get(LIST).status_code == 403
     assert client.get(page_of(reserved)).status_code == 403
 
-    looks.user_permissions.add(Permission.objects.get(codename="view_reservation"))
-    assert "Settle by hand" not in client.get(page_of(reserved)).content.decode()
+    MembershipFactory(user=looks, project=Project.objects.get(slug="chat"))
+    page = client.get(page_of(reserved)).content.decode()
+    assert "Settle by hand" not in page
+    assert "proxy-1" not in page + client.get(LIST).content.decode()
     assert client.post(page_of(reserved), TOKENS).status_code == 403
     assert used()["tpm"] == 600
+
+
+def test_an_editor_settles_the_reservations_of_the_project_only(client, reserved, used):
+    """To members of other projects they do not exist."""
+    client.force_login(MembershipFactory(role="owner").user)
+    assert reserved not in client.get(LIST).content.decode()
+    assert client.get(page_of(reserved)).status_code == 404
+    assert client.post(page_of(reserved), TOKENS).status_code == 404
+    assert "There is no project" in client.get(f"{LIST}?project=chat").content.decode()
+    assert used()["tpm"] == 600
+
+    client.force_login(MembershipFactory(project=Project.objects.get(slug="chat"), role="editor").user)
+    assert reserved in client.get(f"{LIST}?project=chat").content.decode()
+    assert client.post(page_of(reserved), TOKENS).status_code == 302
+    assert used()["tpm"] != 600
 
 
 @pytest.mark.parametrize("pk", ["x", "proj_x.0", "proj_1." + "0" * 32, "%2e%2e"])

@@ -225,14 +225,15 @@ async def test_a_task_cancelled_while_it_is_admitted_gives_back(path, times):
             raise AssertionError("entered")
 
     task = asyncio.create_task(enter())
-    await asyncio.sleep(0.01)  # the call is under way, and its answer is not
+    while not path.hit:
+        await asyncio.sleep(0.001)
+    # Now the call is under way, and its answer is not.
     for _ in range(times):
         task.cancel()
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
     path.mode = "pass"
-    assert path.hit
 
     async def left() -> list[int]:
         return [state.remaining for state in (await limiter.peek(limits, key)).limits]
@@ -247,9 +248,10 @@ async def test_a_task_cancelled_while_it_is_admitted_gives_back(path, times):
 
 def test_a_slot_whose_release_was_lost_is_freed_soon(server, world, path):
     """Its release is sent again in the background, long before its lifetime ends."""
-    limiter = Limiter(path.url, timeout=0.05)
+    limiter = Limiter(path.url, timeout=0.5)
     slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=600)
-    with limiter.admit(slots, "lost"):
+    with limiter.admit(slots, "lost") as admission:
+        assert admission.decision.source == "store"
         path.mode = "deaf"
     assert path.hit
     other = Limiter(server.url, timeout=1.0)

@@ -160,7 +160,7 @@ def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
     with Cluster() as cluster:
         world, first = World(cluster.url), cluster.index_of("{global}")
         secrets = spread(world, everyone=[fixed(quota, name="all")], project=[fixed(1_000_000)])
-        with crowd(cluster.url, 3, tokens=secrets, seconds=5, pause=0.001, timeout=2.0) as asking:
+        with crowd(cluster.url, 3, tokens=secrets, seconds=5, at_least=quota // 12, pause=0.001, timeout=2.0) as asking:
             asking.go()
             time.sleep(0.3)
             for i in (first, (first + 1) % 3):

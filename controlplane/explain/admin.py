@@ -1,0 +1,271 @@
+"""The page that explains why a request was denied."""
+
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from controlplane.access.admin import VIEWER, permission_required
+from controlplane.access.scope import is_operator, projects_of
+from controlplane.adminkit.forms import InstantInput, RulesField
+from controlplane.adminkit.site import badge, change_url, link_to, list_url
+from controlplane.core.money import permits
+from controlplane.explain import words
+from controlplane.explain.answer import Explanation, Line, Source, explain
+from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
+from controlplane.fleet.heartbeats import is_live
+from controlplane.policies.describe import amount, attribute, in_words
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Token
+from controlplane.publishing.models import Revision
+from controlplane.usage import counters
+from controlplane.usage.models import UsageRow
+from enforcement.model.matching import check_attributes, is_label
+from enforcement.model.tokens import SECRET_HEADS
+
+RESULTS = {
+    "denied": ("denied", "bad"),
+    "also_denied": ("denied, too, in that minute", "bad"),
+    "would_deny": ("would be denied, in shadow", "warn"),
+    "passed": ("had room", "good"),
+    "no_match": ("no match", ""),
+    "unknown": ("not known", ""),
+}
+GROUPS = {"global": "Everything", "project": "Project", "anonymous": "Requests without a token", "token": "Token"}
+TITLE = "Explain a denial"
+
+
+class ValuesField(RulesField):
+    """Attributes of a request, one on each line, such as ``model = gpt-4o``."""
+
+    kind = "attribute"
+    line = "ip = 203.0.113.24"
+
+    def read(self, rule: str) -> str:
+        return rule
+
+
+class QuestionForm(forms.Form):
+    """What is asked: a decision id, or a token with what is known of its request."""
+
+    decision = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Decision id")
+    token = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Token")
+    at = forms.DateTimeField(required=False, widget=InstantInput, label="Time (UTC)")
+    request = forms.CharField(
+        required=False, max_length=2000, widget=UnfoldAdminTextInputWidget, label="Method and path"
+    )
+    attributes = ValuesField(required=False, label="Other attributes")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in ("decision", "token"):
+            self.fields[name].widget.attrs |= {"autocomplete": "off", "spellcheck": "false"}
+        hints = {"token": "Id, prefix, name or secret", "request": "POST /v1/chat/completions"}
+        for name, hint in hints.items():
+            self.fields[name].widget.attrs["placeholder"] = hint
+
+    def clean_at(self) -> datetime | None:
+        at: datetime | None = self.cleaned_data["at"]
+        if at and at > timezone.now():
+            raise ValidationError("Must not be in the future.")
+        return at
+
+    def clean_attributes(self) -> dict[str, str]:
+        attributes: dict[str, str] = self.cleaned_data["attributes"]
+        try:
+            check_attributes(attributes)
+        except ValueError as exc:
+            raise ValidationError(str(exc).partition(": ")[2].capitalize()) from exc
+        if labels := [name for name in attributes if is_label(name)]:
+            raise ValidationError(f"Must not name a label, which the token has, got {labels[0]}.")
+        return attributes
+
+    def clean_request(self) -> dict[str, str]:
+        """Return the attributes ``method`` and ``path``, as far as they are given."""
+        text = self.cleaned_data["request"].strip()
+        method, _, path = text.rpartition(" ")
+        path = path if path.startswith("/") else ""
+        method = (method if path else text).strip()
+        if method and not (method.isascii() and method.isalpha()):
+            raise ValidationError('Must be a method, a path that begins with "/", or both, such as: GET /v1/models')
+        return {name: value for name, value in (("method", method.upper()), ("path", path)) if value}
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        if not self.errors and bool(given["decision"].strip()) == bool(given["token"].strip()):
+            self.add_error("decision", "Give a decision id or a token, one of the two.")
+        return given
+
+    def case(self, reach: Reach, now: datetime) -> Case:
+        """Return the case that a valid form asks for, or raise Unanswerable."""
+        given = self.cleaned_data
+        known = {**given["attributes"], **given["request"]}
+        if decision := given["decision"].strip():
+            return of_decision(decision, reach, known)
+        return of_token(given["token"].strip(), given["at"] or now, reach, known)
+
+
+@permission_required(VIEWER)
+def explain_view(request: HttpRequest) -> HttpResponse:
+    """
+    Return the page with the form and, for a decision in the address or anything in a body, the explanation.
+
+    Only ids may be in an address, as secrets would stay in logs and in the browser's history.
+    """
+    asked = request.POST if request.method == "POST" else _in_address(request)
+    form = QuestionForm(asked or None)
+    found = _found(form, reach_of(request)) if form.is_bound and form.is_valid() else None
+    context = {**admin.site.each_context(request), "title": TITLE, "form": _without_secret(form)}
+    if found:
+        context |= shown(found, is_operator(request.user))
+    response = TemplateResponse(request, "admin/sluicegate/explain.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _in_address(request: HttpRequest) -> dict[str, str]:
+    """Return what an address may ask: a decision id or the id of a token. Anything else in it is ignored."""
+    given = {name: request.GET.get(name, "") for name in ("decision", "token")}
+    return {"decision": given["decision"]} if given["decision"] else _token_id(given["token"])
+
+
+def _token_id(text: str) -> dict[str, str]:
+    return {"token": text} if text.startswith("tok_") else {}
+
+
+def reach_of(request: HttpRequest) -> Reach:
+    """Return what the user may see."""
+    projects = projects_of(request.user)
+    return Reach(projects, Token.objects.filter(project__in=projects), is_operator(request.user))
+
+
+def _found(form: QuestionForm, reach: Reach) -> Explanation | None:
+    now = timezone.now()
+    try:
+        case = form.case(reach, now)
+    except Unanswerable as exc:
+        form.add_error(exc.field, exc.reason)
+        return None
+    return explain(case, reach, now, counters.client())
+
+
+def _without_secret(form: QuestionForm) -> QuestionForm:
+    """Return the form, in which the field of the token is empty if it had a secret, so that no page shows it."""
+    if form.is_bound and form.data.get("token", "").strip().startswith(SECRET_HEADS):
+        form.data = {**form.data.dict(), "token": ""}
+    return form
+
+
+def shown(found: Explanation, everything: bool) -> dict[str, Any]:
+    """Return the values that the template shows."""
+    case = found.case
+    return {
+        "found": found,
+        "lead": words.lead(found),
+        "sentences": " ".join(words.context(found)),
+        "present": words.present(found),
+        "changed": words.changed(found.decided) if found.decided else "",
+        "reply": words.reply(found),
+        "groups": _groups(found, everything),
+        "matching": sum(line.match.matches == "yes" for line in found.lines),
+        "who": link_to(case.token, case.token.name) if case.token else case.who,
+        "project": link_to(case.project),
+        "usage_url": _usage_url(case),
+        "instance": _instance(found),
+        "changes": [link_to(revision, str(revision.number)) for revision in found.changes],
+        "revision_then": _revision(case.revision),
+        "revision_now": _revision(found.revision_now),
+        "everything": everything,
+    }
+
+
+def _revision(number: int) -> SafeString | str:
+    return link_to(Revision(number=number), str(number)) if number else "none"
+
+
+def _instance(found: Explanation) -> SafeString | str:
+    if found.instance is None:
+        return found.case.facts.instance if found.case.facts else ""
+    state = badge("live", "good") if is_live(found.instance, found.now) else badge("not live", "warn")
+    return format_html("{} {}", link_to(found.instance), state)
+
+
+def _usage_url(case: Case) -> str:
+    if case.token:
+        return list_url(UsageRow, f"?period=minute&of=limits&token_id={case.token.pk}")
+    return list_url(UsageRow, f"?period=minute&of=limits&project_id={case.project.pk}") if case.project else ""
+
+
+def _groups(found: Explanation, everything: bool) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the rows of the table under the title of their scope."""
+    known = Policy.objects.in_bulk({line.match.policy_id for line in found.lines})
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in found.lines:
+        row = _row(line, known.get(line.match.policy_id), everything)
+        groups.setdefault(line.match.scope, []).append(row)
+    slug = f" {found.case.project.slug}" if found.case.project else ""
+    return [(GROUPS[scope] + (slug if scope == "project" else ""), rows) for scope, rows in groups.items()]
+
+
+def _row(line: Line, policy: Policy | None, everything: bool) -> dict[str, Any]:
+    match, limit = line.match, line.match.limit
+    hidden = match.scope == "global" and not everything
+    text, kind = RESULTS[line.result]
+    return {
+        "line": line,
+        "limit": limit,
+        "policy": format_html('<a class="text-link" href="{}">{}</a>', change_url(policy), policy.slug)
+        if policy
+        else match.policy,
+        "quota": amount(limit),
+        "notes": list(filter(None, [_partitions(match), source(line.source), match.why])),
+        "then": _then(line, hidden),
+        "now": _now(line, hidden),
+        "reset": in_words(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
+        "result": badge(text, kind),
+        "css": {"denied": "sg-row-hit", "no_match": "sg-row-off"}.get(line.result, ""),
+    }
+
+
+def _partitions(match: Any) -> str:
+    names = [attribute(name) for name in match.limit.partition_by]
+    return f"for each {' and '.join(names)}" if names else ""
+
+
+def source(found: Source | None) -> str:
+    """Return where a quota comes from, in words."""
+    if found is None or found.kind == "policy":
+        return "by the policy"
+    until = f" until {found.ends_at:%Y-%m-%d %H:%M} UTC" if found.ends_at else " without an end"
+    return f"override{until}" + (f", {found.by}: “{found.reason}”" if found.by else "")
+
+
+def _then(line: Line, hidden: bool) -> str:
+    if line.match.matches == "no":
+        return "–"
+    if hidden:
+        return "shared by all projects"
+    if line.used is not None:
+        return (
+            f"{permits(line.used, line.match.limit.unit)} of {permits(line.match.limit.quota, line.match.limit.unit)}"
+        )
+    if line.counted is None:
+        return "no longer kept"
+    return f"{line.counted['allowed']:,} allowed, {line.counted['denied']:,} denied"
+
+
+def _now(line: Line, hidden: bool) -> str:
+    unit = line.match.limit.unit
+    if line.now is not None:
+        return f"{permits(line.now.used, unit)} of {permits(line.now.quota, unit)}"
+    if line.quota_now is None:
+        return "does not apply any more"
+    return "shared by all projects" if hidden else "–"

@@ -1,0 +1,56 @@
+"""The REST resource of jobs."""
+
+from django.db.models import Q, QuerySet
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField
+from controlplane.api.problems import Conflict
+from controlplane.api.views import ApiView, Retrieved
+from controlplane.jobs.actions import cancel_job
+from controlplane.jobs.models import Job
+
+JOB_ID = "job_[0-9a-z]{1,36}"
+
+
+class JobSerializer(serializers.ModelSerializer):
+    state = serializers.ChoiceField([name for name, _ in Job.STATES], read_only=True)
+    done = serializers.IntegerField(read_only=True, help_text="How much is done.")
+    total = serializers.IntegerField(read_only=True, help_text="How much there is to do. 0 while nobody knows.")
+    result = serializers.JSONField(read_only=True, help_text="What the job found, by name. It depends on the kind.")
+    error = serializers.CharField(read_only=True, help_text="Why the job failed, or an empty string.")
+    created_at = InstantField(read_only=True)
+    ended_at = InstantField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = Job
+        fields = ["id", "kind", "title", "state", "done", "total", "result", "error", "created_at", "ended_at"]
+
+
+class JobView(Retrieved, ApiView):
+    """Work on many rows, which a worker does after the response. A deletion cancels it."""
+
+    serializer_class = JobSerializer
+    lookup_field = "id"
+    lookup_value_regex = JOB_ID
+    conditional = False
+    scopes = {"retrieve": "jobs:read", "destroy": "jobs:cancel"}
+
+    def get_queryset(self) -> QuerySet[Job]:
+        """Return the jobs of this key, and of others those that concern only projects which it may see."""
+        if self.access.all_projects:
+            return Job.objects.all()
+        own = Job.objects.within(self.access.projects())
+        return own.filter(Q(key=self.access.key) | Q(projects__in=self.access.project_ids)).distinct()
+
+    def answer(self, obj: Job, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
+        return Response(self.get_serializer(obj).data, code, headers=headers)
+
+    def destroy(self, request: Request, *args: object, **kwargs: object) -> Response:
+        """Cancel the job. What it has done until now stays done."""
+        with self.change() as tx:
+            cancelled = cancel_job(tx, self.get_object())
+        if not cancelled:
+            raise Conflict("The job has ended already, so there is nothing to cancel.", "job_ended")
+        return Response(status=status.HTTP_204_NO_CONTENT)

@@ -1,0 +1,42 @@
+"""The kinds of jobs. A room registers its own, with the function that does one slice of such a job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controlplane.jobs.models import Job
+
+Slice = Callable[[Job], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """
+    A kind of job.
+
+    Attributes:
+        work: Does one slice, of a second at most, and returns whether it was the last one. It sets ``done``, ``total``,
+            ``position`` and ``result`` of the job, and saves none of them.
+        writes: Whether a slice changes rows. It then runs in one transaction with the progress, so a slice that was
+            interrupted has changed nothing. Otherwise it runs outside of a transaction, and may run twice.
+    """
+
+    work: Slice
+    writes: bool
+
+
+_kinds: dict[str, Kind] = {}
+
+
+def kind(name: str, *, writes: bool = True) -> Callable[[Slice], Slice]:
+    """Return a decorator that registers the function of one slice of the jobs of this kind. See :class:`Kind`."""
+
+    def register(work: Slice) -> Slice:
+        _kinds[name] = Kind(work, writes)
+        return work
+
+    return register
+
+
+def kind_of(job: Job) -> Kind | None:
+    """Return the kind of a job, or None if this release does not know it."""
+    return _kinds.get(job.kind)

@@ -1,0 +1,150 @@
+"""
+Start, run and cancel jobs.
+
+A slice and its progress are one transaction. Whoever runs a slice has the row of the job locked, so two workers never
+run the same slice, and one that is killed leaves the job as it was after the last slice.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from copy import deepcopy
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from controlplane.jobs.kinds import kind_of
+from controlplane.jobs.models import ACTIVE, CANCELLED, DONE, FAILED, RUNNING, Job, JobPart
+from controlplane.projects.models import Project
+from enforcement.store.client import STORE_ERRORS
+
+logger = logging.getLogger(__name__)
+
+# Rows in one slice. With audit and outbox, a thousand take about half a second.
+AT_ONCE = 1000
+# A task returns after this time, so that other tasks of the worker get their turn. The next run goes on.
+TASK_SECONDS = 8.0
+# A slice is tried so often in all, each time after this pause.
+MOST_FAILURES = 5
+RETRY_AFTER = timedelta(seconds=5)
+KEPT = timedelta(days=30)
+_PROGRESS = ("state", "position", "done", "total", "failures", "result", "error", "touched_at", "ended_at")
+
+
+def start(
+    kind: str, title: str, *, ids: Iterable[str] | None = None, projects: Iterable[Project] = (), **fields: Any
+) -> Job:
+    """
+    Save a new job, which a worker begins within seconds, and return it.
+
+    Args:
+        kind: A registered kind.
+        title: What the job does, in words that begin with a verb.
+        ids: The rows that the job treats, as they were confirmed. None: the kind finds out by itself.
+        projects: The projects that the job concerns.
+        fields: Other fields of the job: ``user`` or ``key``, ``created_by``, ``channel``, ``request_id``, ``reason``,
+            ``arguments``, ``total``.
+    """
+    ids = None if ids is None else list(ids)
+    with transaction.atomic():
+        job = Job.objects.create(kind=kind, title=title[:300], **{"total": len(ids or ()), **fields})
+        job.projects.set(projects)
+        if ids is not None:
+            JobPart.objects.bulk_create(JobPart.cut(job, ids, AT_ONCE), batch_size=50)
+    return job
+
+
+def cancel(job: Job) -> bool:
+    """Cancel a job that waits or runs, and return whether it did. What its slices have done until now stays done."""
+    now = timezone.now()
+    ended = {"state": CANCELLED, "touched_at": now, "ended_at": now}
+    cancelled = bool(Job.objects.filter(pk=job.pk, state__in=ACTIVE).update(**ended))
+    job.refresh_from_db()
+    return cancelled
+
+
+def run_all(seconds: float = TASK_SECONDS, clock: Callable[[], float] = monotonic) -> int:
+    """Run slices of all active jobs by turns for about so many *seconds*, and return how many ran."""
+    until, count = clock() + seconds, 0
+    while clock() < until and run_next():
+        count += 1
+    return count
+
+
+def run_next() -> bool:
+    """Run one slice of the job that has waited longest, and return whether there was one that nobody else runs."""
+    job = _due().first()
+    if job is None:
+        return False  # most runs end here, without a transaction, which on SQLite would block other writers
+    kind = kind_of(job)
+    if kind is not None and not kind.writes:
+        return _run_beside(job)
+    with transaction.atomic():
+        job = _due().select_for_update(of=("self",), skip_locked=True).first()
+        if job is not None:
+            _work(job)
+            job.save(update_fields=_PROGRESS)
+    return job is not None
+
+
+def _due() -> QuerySet[Job]:
+    """Return a query of the jobs that may run now, first the one that has waited longest."""
+    ready = Q(failures=0) | Q(touched_at__lt=timezone.now() - RETRY_AFTER)
+    return Job.objects.active().filter(ready).order_by("touched_at", "pk")
+
+
+def _run_beside(job: Job) -> bool:
+    """
+    Run a slice that changes nothing outside of a transaction, so that it blocks no other writer.
+
+    Two workers may run the same slice. Only the first one saves its progress.
+    """
+    touched = job.touched_at
+    _work(job)
+    progress = {name: getattr(job, name) for name in _PROGRESS}
+    Job.objects.active().filter(pk=job.pk, touched_at=touched).update(**progress)
+    return True
+
+
+def _work(job: Job) -> None:
+    """Run one slice of *job*, and set its new state without saving it."""
+    job.touched_at, kind = timezone.now(), kind_of(job)
+    if kind is None:
+        return _fail(job, "This release does not know jobs of this kind.")
+    before = deepcopy({name: getattr(job, name) for name in ("position", "done", "total", "result")})
+    job.state = RUNNING
+    try:
+        # A savepoint, because the transaction around it must still be able to save the failure.
+        with transaction.atomic() if kind.writes else nullcontext():
+            last = kind.work(job)
+    except ValidationError as exc:
+        return _fail(job, " ".join(exc.messages))
+    except (DatabaseError, *STORE_ERRORS) as exc:
+        for name, value in before.items():
+            setattr(job, name, value)
+        job.failures += 1
+        logger.warning("A slice of the job %s failed: %s", job.pk, exc)
+        return _fail(job, "The database or the store failed.") if job.failures >= MOST_FAILURES else None
+    except Exception:
+        # An error of this program, which would occur again. The other jobs must not wait for this one for ever.
+        logger.exception("The job %s failed", job.pk)
+        return _fail(job, "An error of the server. Its log says more.")
+    job.failures = 0
+    if last:
+        job.state, job.ended_at = DONE, job.touched_at
+    return None
+
+
+def _fail(job: Job, error: str) -> None:
+    job.state, job.error, job.ended_at = FAILED, error[:500], job.touched_at
+
+
+def prune() -> int:
+    """Delete the jobs that ended over a month ago, and return their number."""
+    old = Job.objects.filter(ended_at__lt=timezone.now() - KEPT)
+    return old.delete()[1].get("jobs.Job", 0)

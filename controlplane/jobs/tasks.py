@@ -1,0 +1,21 @@
+"""
+The periodic tasks of this app.
+
+A task may run twice, even at the same time. The lock of each job's row makes that harmless.
+"""
+
+from celery import shared_task
+
+from controlplane.jobs import running
+
+
+@shared_task
+def run_jobs() -> int:
+    """Run slices of the active jobs for some seconds, and return how many ran."""
+    return running.run_all()
+
+
+@shared_task
+def prune_jobs() -> int:
+    """Delete the jobs that ended over a month ago, and return their number."""
+    return running.prune()

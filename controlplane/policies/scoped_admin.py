@@ -1,0 +1,64 @@
+"""What members see and change of policies and overrides, beside the operators of the platform."""
+
+from typing import Any
+
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import is_operator, projects_of
+from controlplane.policies.models import Limit, Override, Policy
+from controlplane.projects.models import Token
+
+
+class PolicyScope:
+    """A mixin for the pages of policies. Members read the shared ones, and how much of it their projects use."""
+
+    project_path, shared = "project_id", True
+
+    def get_form(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> Any:
+        form = super().get_form(request, obj, **options)
+        form.is_for_members = not is_operator(request.user)
+        return form
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        self._count_for(request, changelist.result_list)
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Policy | None:
+        policy = super().get_object(request, object_id, from_field)
+        self._count_for(request, [policy] if policy else [])
+        return policy
+
+    @staticmethod
+    def _count_for(request: HttpRequest, policies: Any) -> None:
+        if not is_operator(request.user):
+            for policy in policies:
+                policy.counted_in = projects_of(request.user)
+
+
+class OverrideScope:
+    """A mixin for the pages of overrides. A member could otherwise lift what operators set for all projects."""
+
+    project_path = ("project_id", "token__project_id")
+
+    def narrowed(self, rows: QuerySet[Override], user: Any, kind: str = "view") -> QuerySet[Override]:
+        """Return the overrides of the user's projects. Members change none of a limit that all projects share."""
+        found = super().narrowed(rows, user, kind)
+        return found if kind == "view" or is_operator(user) else found.exclude(limit__policy__project=None)
+
+    def choices(self, model: type[Model], user: Any, rows: QuerySet | None = None) -> QuerySet:
+        """Return the limits of the projects' own policies, and the tokens and projects that the user may change."""
+        if model is Token:
+            return Token.objects.filter(project__in=projects_of(user, EDITOR))
+        found = super().choices(model, user, rows)
+        return found if model is not Limit or is_operator(user) else found.exclude(policy__project=None)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "limit" and not is_operator(request.user):
+            text = "Must be a limit of a policy of the project. Only operators override what all projects share."
+            field.error_messages["invalid_choice"] = text
+        return field

@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class PreviewConfig(AppConfig):
+    name = "controlplane.preview"
+    label = "preview"
+    verbose_name = "Preview"
+    default_auto_field = "django.db.models.BigAutoField"

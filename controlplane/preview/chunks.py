@@ -1,0 +1,118 @@
+"""
+The bytes of a recorded day.
+
+A chunk has one entry for each minute in which the token sent a request, as columns of equal width, compressed. The
+heads of 24 hours lie beside it, so that whoever looks for the busiest tokens need not read the chunks.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from enforcement.state.spread import PARTS
+
+MINUTES = 24 * 60
+PARTS_OF_DAY = MINUTES * PARTS
+VERSION = b"\x01"
+MOST = 2**32 - 1
+# What the head of an hour says: all its requests, and the most in ten seconds, in twenty, in a minute and in two.
+HEAD = ("requests", "part", "parts", "minute", "minutes")
+_COLUMNS = (("minutes", "<u2", 1), ("demand", "<u4", 1), ("allowed", "<u4", 1), ("seconds", "<u8", 1))
+_PARTS = ("<u4", PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """
+    The recorded minutes of a day, in order.
+
+    Attributes:
+        minutes: Minutes of the day, 0 to 1439; n different ones.
+        demand: Requests in each, allowed or denied.
+        allowed: Those of them that were allowed.
+        seconds: A bit for each active second of the minute.
+        parts: Requests in each ten seconds, n rows of six. They are 0 for requests at an unknown second.
+    """
+
+    minutes: np.ndarray
+    demand: np.ndarray
+    allowed: np.ndarray
+    seconds: np.ndarray
+    parts: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, int, int, Sequence[int]]]) -> Self:
+        """
+        Return a new chunk of rows of (minute of the day, demand, allowed, seconds, parts). Rows of one minute add up.
+        """
+        minutes = np.array([row[0] for row in rows], np.int64)
+        seconds = np.array([row[3] for row in rows], np.uint64)
+        numbers = np.array([(row[1], row[2], *row[4]) for row in rows], np.int64).reshape(len(rows), 2 + PARTS)
+        return cls._added(minutes, numbers, seconds)
+
+    @classmethod
+    def _added(cls, minutes: np.ndarray, numbers: np.ndarray, seconds: np.ndarray) -> Self:
+        unique, places = np.unique(minutes, return_inverse=True)
+        sums = np.zeros((len(unique), 2 + PARTS), np.int64)
+        np.add.at(sums, places, numbers)
+        bits = np.zeros(len(unique), np.uint64)
+        np.bitwise_or.at(bits, places, seconds)
+        sums = np.minimum(sums, MOST)
+        return cls(unique, sums[:, 0], sums[:, 1], bits, sums[:, 2:])
+
+    @classmethod
+    def read(cls, body: bytes | memoryview) -> Self:
+        """Return the chunk that :meth:`body` has written, or an empty one of no bytes."""
+        raw = bytes(body)
+        data = zlib.decompress(raw[1:]) if raw[:1] == VERSION else b""
+        width = sum(np.dtype(kind).itemsize for _, kind, _ in _COLUMNS) + np.dtype(_PARTS[0]).itemsize * PARTS
+        count, at, columns = len(data) // width, 0, []
+        for kind, each in (*((kind, each) for _, kind, each in _COLUMNS), _PARTS):
+            columns.append(np.frombuffer(data, kind, count * each, at))
+            at += np.dtype(kind).itemsize * count * each
+        minutes, demand, allowed, seconds, parts = columns
+        whole = (column.astype(np.int64) for column in (minutes, demand, allowed))
+        return cls(*whole, seconds.astype(np.uint64), parts.astype(np.int64).reshape(count, PARTS))
+
+    def body(self) -> bytes:
+        """Return the chunk as bytes."""
+        columns = (self.minutes, self.demand, self.allowed, self.seconds)
+        data = [column.astype(kind).tobytes() for column, (_, kind, _) in zip(columns, _COLUMNS, strict=True)]
+        return VERSION + zlib.compress(b"".join([*data, self.parts.astype(_PARTS[0]).tobytes()]), 1)
+
+    def with_rows(self, rows: Sequence[tuple[int, int, int, int, Sequence[int]]]) -> Self:
+        """Return a new chunk with the rows of this one and *rows*, as :meth:`of` takes them."""
+        both = (self, self.of(rows))
+        numbers = [np.column_stack([one.demand, one.allowed, one.parts]) for one in both]
+        minutes, seconds = ([getattr(one, name) for one in both] for name in ("minutes", "seconds"))
+        return self._added(np.concatenate(minutes), np.concatenate(numbers), np.concatenate(seconds))
+
+    @property
+    def unplaced(self) -> np.ndarray:
+        """The requests of each minute that came at an unknown second."""
+        return np.maximum(self.demand - self.parts.sum(axis=1), 0)
+
+    def hours(self) -> bytes:
+        """
+        Return the heads of the 24 hours as bytes, in the order of HEAD.
+
+        Requests at an unknown second count for each ten seconds of their minute, so a span never has more.
+        """
+        parts, minutes = np.zeros((MINUTES, PARTS), np.int64), np.zeros(MINUTES, np.int64)
+        parts[self.minutes] = self.parts + self.unplaced[:, None]
+        minutes[self.minutes] = self.demand
+        by_hour = parts.reshape(24, -1)
+        heads = np.zeros((24, len(HEAD)), np.int64)
+        heads[:, 0] = minutes.reshape(24, 60).sum(axis=1)
+        heads[:, 1], heads[:, 2] = by_hour.max(axis=1), (by_hour[:, 1:] + by_hour[:, :-1]).max(axis=1)
+        of_hour = minutes.reshape(24, 60)
+        heads[:, 3], heads[:, 4] = of_hour.max(axis=1), (of_hour[:, 1:] + of_hour[:, :-1]).max(axis=1)
+        return np.minimum(heads, MOST).astype("<u4").tobytes()
+
+
+def read_hours(rows: Sequence[bytes | memoryview]) -> np.ndarray:
+    """Return the heads of several days as integers, by day, hour and the names of HEAD."""
+    return np.frombuffer(b"".join(map(bytes, rows)), "<u4").astype(np.int64).reshape(len(rows), 24, len(HEAD))

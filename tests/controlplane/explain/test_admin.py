@@ -1,0 +1,114 @@
+"""The page that explains a denial, as operators and members of a project use it."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.urls import reverse
+
+from controlplane.access.models import Membership
+from tests.controlplane.explain.conftest import set_quota
+from tests.factories import ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+URL = "/admin/explain/"
+
+
+@pytest.fixture
+def member(client) -> object:
+    """``member(project)``: the session of somebody who may only read that project."""
+
+    def log_in(project):
+        user = User.objects.create_user("vera", password="x", is_staff=True)
+        Membership.objects.create(user=user, project=project, role="viewer")
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+def test_the_page_asks_for_an_id_or_a_token(admin_client):
+    """And is in the menu."""
+    page = admin_client.get(URL).content.decode()
+
+    assert "Decision id" in page
+    assert "Explain a denial" in admin_client.get("/admin/").content.decode()
+
+
+def test_a_decision_is_explained_in_a_sentence_and_a_table(admin_client, denied):
+    """With the quota of then, after a change."""
+    set_quota(denied.policy, 20)
+
+    page = admin_client.post(URL, {"decision": denied.decision}).content.decode()
+
+    assert "kestrel had used up 2 requests per day of free / per-day." in page
+    assert "Its quota is 20 now." in page
+    assert "2 of 2" in page
+    assert "2 of 20" in page
+    assert "by the policy" in page
+
+
+def test_each_denial_of_the_sample_links_to_its_explanation(admin_client, denied):
+    """A decision id is no secret, so it may be in an address."""
+    link = f"{URL}?decision={denied.decision}"
+
+    assert link in admin_client.get(reverse("admin:usage_deniedrequest_changelist")).content.decode()
+    assert "had used up" in admin_client.get(link).content.decode()
+
+
+def test_a_secret_is_sent_in_a_body_and_comes_back_nowhere(admin_client, denied, caplog):
+    """Neither in the page, nor in the address, nor in a log. In an address it is not even read."""
+    posted = admin_client.post(URL, {"token": denied.secret})
+    wrong = admin_client.post(URL, {"token": denied.secret[:-1] + "x"})
+    asked = admin_client.get(URL, {"token": denied.secret})
+
+    assert posted.context["found"].case.token == denied.token
+    assert "no-store" in posted["Cache-Control"]
+    for response in (posted, wrong, asked):
+        assert denied.secret[:-1] not in response.content.decode()
+    assert "found" not in asked.context
+    assert denied.secret not in caplog.text
+
+
+def test_a_member_explains_the_denials_of_their_project(member, denied):
+    """Without the names of instances, which all projects share."""
+    page = member(denied.token.project).post(URL, {"decision": denied.decision}).content.decode()
+
+    assert "had used up" in page
+    assert "proxy-1" not in page
+
+
+def test_a_member_of_another_project_learns_nothing(member, denied):
+    """A decision of others, a token of others and a secret of others are as if they did not exist."""
+    client = member(ProjectFactory(slug="other"))
+
+    for body in ({"decision": denied.decision}, {"token": denied.token.pk}, {"token": denied.secret}):
+        response = client.post(URL, body)
+        assert "found" not in response.context
+        assert "kestrel" not in response.content.decode()
+
+
+def test_staff_without_a_project_may_not_ask(client, denied):
+    """They see nothing of any project."""
+    client.force_login(User.objects.create_user("stan", password="x", is_staff=True))
+
+    assert client.get(URL).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"decision": "", "token": ""}, "decision"),
+        ({"decision": "dec_x", "token": "kestrel"}, "decision"),
+        ({"decision": "dec_x"}, "decision"),
+        ({"token": "nobody"}, "token"),
+        ({"token": "x", "at": "2200-01-01T00:00"}, "at"),
+        ({"token": "x", "attributes": "ip"}, "attributes"),
+        ({"token": "x", "attributes": "label.team = red"}, "attributes"),
+        ({"token": "x", "request": "P0ST /v1"}, "request"),
+    ],
+)
+def test_wrong_questions_are_refused_at_their_field(admin_client, body, field):
+    """With a sentence, and no explanation."""
+    response = admin_client.post(URL, body)
+
+    assert response.context["form"].errors.keys() == {field}
+    assert "found" not in response.context

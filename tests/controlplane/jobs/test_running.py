@@ -1,0 +1,196 @@
+"""Jobs run in slices. Each is done once, whatever happens to the worker."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from controlplane.jobs import running, tasks
+from controlplane.jobs.models import Job
+from controlplane.policies.models import Policy
+from tests.controlplane.jobs.conftest import count_to_three
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Killed(BaseException):
+    """What ends a worker in the middle of a slice."""
+
+
+def state_of(job: Job) -> tuple[str, int, int]:
+    job.refresh_from_db()
+    return job.state, job.done, job.total
+
+
+def test_a_job_runs_slice_by_slice_until_it_is_done(work, begin):
+    """The progress can be read between two slices."""
+    work(count_to_three)
+    job = begin()
+
+    assert state_of(job) == ("waiting", 0, 0)
+    assert running.run_next()
+    assert state_of(job) == ("running", 1, 3)
+    assert tasks.run_jobs() == 2
+    assert state_of(job) == ("done", 3, 3)
+    assert job.result == {"made": 3}
+    assert not running.run_next()
+
+
+def test_two_jobs_run_by_turns(work, begin):
+    """A long job does not keep a short one waiting."""
+    work(count_to_three)
+    work(lambda job: not setattr(job, "done", job.done + 1) and job.done == 3)
+    first, second = begin(), begin()
+
+    running.run_next()
+    running.run_next()
+
+    assert (state_of(first)[1], state_of(second)[1]) == (1, 1)
+
+
+def test_a_killed_worker_leaves_the_job_as_after_the_last_slice(work, begin):
+    """The slice that it was at changes nothing, and the next worker does it."""
+
+    def dies(job: Job) -> bool:
+        count_to_three(job)
+        raise Killed
+
+    work(count_to_three)
+    job = begin()
+    running.run_next()
+    work(dies)
+    with pytest.raises(Killed):
+        running.run_next()
+
+    assert state_of(job) == ("running", 1, 3)
+    assert Policy.objects.count() == 1
+    work(count_to_three)
+    running.run_all()
+    assert state_of(job) == ("done", 3, 3)
+    assert Policy.objects.count() == 3
+
+
+@pytest.mark.skipif(not connection.features.has_select_for_update_skip_locked, reason="SQLite has one writer at a time")
+def test_two_workers_do_not_run_the_same_slice(work, begin):
+    """The second finds nothing to do."""
+    ran_beside = []
+
+    def slow(job: Job) -> bool:
+        other = threading.Thread(target=lambda: (ran_beside.append(running.run_next()), connection.close()))
+        other.start()
+        other.join()
+        return True
+
+    work(slow)
+    begin()
+    running.run_next()
+
+    assert ran_beside == [False]
+
+
+def test_a_cancelled_job_does_not_go_on(work, begin):
+    """What it has done stays done."""
+    work(count_to_three)
+    job = begin()
+    running.run_next()
+
+    assert running.cancel(job)
+    assert not running.run_next()
+    assert state_of(job) == ("cancelled", 1, 3)
+    assert not running.cancel(job)
+
+
+def test_a_slice_that_reads_runs_without_a_transaction_and_saves_once(work, begin):
+    """It blocks no writer. If the job is cancelled meanwhile, its result is dropped."""
+    seen = []
+
+    def read(job: Job) -> bool:
+        seen.append(connection.in_atomic_block)
+        running.cancel(job)
+        job.result = {"found": 1}
+        return True
+
+    work(read, writes=False)
+    job = begin()
+    running.run_next()
+
+    assert seen == [False]
+    assert state_of(job)[0] == "cancelled"
+    assert job.result == {}
+
+
+def test_a_refused_slice_fails_the_job_with_its_sentence(work, begin):
+    """Nothing of the slice is kept."""
+
+    def refuse(job: Job) -> bool:
+        count_to_three(job)
+        raise ValidationError("The policy is gone.")
+
+    work(refuse)
+    job = begin()
+    running.run_all()
+
+    assert state_of(job)[0] == "failed"
+    assert job.error == "The policy is gone."
+    assert not Policy.objects.exists()
+
+
+def test_an_error_of_the_program_fails_the_job_and_no_other(work, begin, caplog):
+    """The page says no more than that. The log has the rest."""
+    work(lambda job: 1 // 0)
+    job = begin()
+    running.run_all()
+
+    assert state_of(job)[0] == "failed"
+    assert job.error == "An error of the server. Its log says more."
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_database_that_fails_is_tried_again_later(work, begin):
+    """Not at once, and not for ever."""
+
+    def fail(job: Job) -> bool:
+        job.done += 1
+        raise DatabaseError("gone")
+
+    work(fail)
+    job = begin()
+
+    assert running.run_all() == 1
+    assert state_of(job) == ("running", 0, 0)
+    for _ in range(4):
+        Job.objects.update(touched_at=timezone.now() - timedelta(seconds=6))
+        assert running.run_all() == 1
+    assert state_of(job)[0] == "failed"
+
+
+def test_a_kind_that_this_release_does_not_know_fails(begin):
+    """A newer release has started it."""
+    job = begin()
+    running.run_all()
+
+    assert state_of(job)[0] == "failed"
+    assert job.error == "This release does not know jobs of this kind."
+
+
+def test_rows_are_cut_into_parts_as_they_were_confirmed(begin):
+    """A slice treats a thousand of them."""
+    job = begin(ids=[f"tok_{n}" for n in range(2_500)])
+
+    assert job.total == 2_500
+    assert [len(job.part(number)) for number in range(4)] == [1_000, 1_000, 500, 0]
+    assert job.part(2)[0] == "tok_2000"
+
+
+def test_old_jobs_are_deleted(begin):
+    """Those that ended over a month ago."""
+    month = timezone.now() - timedelta(days=31)
+    begin("Old", state="done", ended_at=month, ids=["tok_1"])
+    begin("Running since then", created_at=month)
+    begin("New", state="done", ended_at=timezone.now())
+
+    assert tasks.prune_jobs() == 1
+    assert not Job.objects.filter(title="Old").exists()

@@ -1,0 +1,179 @@
+"""What operators suspend, and what happens while the glass is broken, on a real store."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from enforcement import Anonymous, Limiter
+from enforcement.model.documents import InvalidDocument
+from enforcement.model.emergency import NO_EMERGENCY, parse_emergency
+from enforcement.model.instants import to_us
+from enforcement.testing import Clock
+from tests.enforcement.world import PROJECT, eventually, fixed
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+NOON_US, HOUR_US = to_us(NOON), 3_600_000_000
+BROKEN = {"began_at_us": NOON_US, "ends_at_us": NOON_US + HOUR_US}
+
+
+@pytest.fixture
+def limiter(server, world):
+    """Give a started limiter, whose clock stands still at noon."""
+    limiter = Limiter(server.url, timeout=1.0, clock=Clock(NOON))
+    limiter.start(0.0)
+    world.followers.append(limiter)
+    yield limiter
+    limiter.close()
+
+
+def emergency(glass=None, projects=(), values=()):
+    rows = [{"project": project, "name": name, "value": value} for project, name, value in values]
+    return {"emergency": {"schema": 1, "break_glass": glass, "projects": list(projects), "values": rows}}
+
+
+def reason(limiter, secret, **attributes):
+    return limiter.check(secret, attributes=attributes).reason
+
+
+def test_a_suspended_token_is_refused_until_it_is_resumed(limiter, world):
+    """With 403 and a reason of its own."""
+    secret = world.everything(fixed(9))
+    document = world.token("pol_api")
+    world.publish(tokens={secret: {**document, "suspended": True}})
+    refused = limiter.check(secret)
+    world.publish(tokens={secret: document})
+
+    assert (refused.reason, refused.status, refused.retry_after_ms) == ("suspended", 403, None)
+    assert refused.problem()["title"] == "The access is suspended"
+    assert reason(limiter, secret) == "ok"
+
+
+def test_a_suspended_project_is_refused_with_its_requests_without_a_token(limiter, world):
+    """It is published as inactive too, which is what older enforcers know."""
+    secret = world.everything(fixed(9))
+    world.publish({**world.project(active=False, anonymous_policy="pol_api"), **emergency(projects=[PROJECT])})
+
+    assert reason(limiter, secret) == "suspended"
+    assert reason(limiter, Anonymous("shop")) == "suspended"
+    world.publish({"emergency": None})
+    assert reason(limiter, secret) == "inactive_project"
+
+
+def test_a_suspended_value_is_refused_and_all_others_pass(limiter, world):
+    """In its project only, whether the limits look at the attribute or not."""
+    secret = world.everything(fixed(9))
+    world.publish(emergency(values=[(PROJECT, "session", "bad"), ("proj_2", "session", "other")]))
+
+    assert reason(limiter, secret, session="bad") == "suspended"
+    assert reason(limiter, secret, session="good") == "ok"
+    assert reason(limiter, secret, session="other") == "ok"
+    assert reason(limiter, secret) == "ok"
+    assert limiter.check(secret).remaining == 5
+
+
+def test_a_value_can_be_suspended_in_all_projects(limiter, world):
+    """Beside those of the project."""
+    secret = world.everything(fixed(9, partition_by=["ip"]))
+    world.publish(emergency(values=[(None, "ip", "192.0.2.1"), (PROJECT, "ip", "192.0.2.2")]))
+
+    assert reason(limiter, secret, ip="192.0.2.1") == "suspended"
+    assert reason(limiter, secret, ip="192.0.2.2") == "suspended"
+    assert reason(limiter, secret, ip="192.0.2.3") == "ok"
+
+
+def test_a_label_of_a_token_is_an_attribute_too(limiter, world):
+    """A token with another value of it passes."""
+    secret = world.everything(fixed(9), labels={"team": "red"})
+    world.publish(emergency(values=[(PROJECT, "label.team", "red")]))
+    assert reason(limiter, secret) == "suspended"
+
+    world.publish(emergency(values=[(PROJECT, "label.team", "blue")]))
+    assert reason(limiter, secret) == "ok"
+
+
+def test_nothing_suspended_costs_a_plain_check_nothing(limiter, world):
+    """The plan of a token without attributes is found by the token alone, as long as its project has no such value."""
+    secret = world.everything(fixed(9))
+    world.publish(emergency(values=[("proj_2", "session", "bad")]))
+    limiter.check(secret)
+
+    assert secret in limiter._documents.derived.plans
+
+
+def test_a_broken_glass_makes_every_limit_a_shadow(limiter, world):
+    """Requests pass, the counters count, and each decision says what would have been denied."""
+    secret = world.everything(fixed(2))
+    world.publish(emergency(BROKEN))
+    decisions = [limiter.check(secret) for _ in range(4)]
+
+    assert [decision.allowed for decision in decisions] == [True] * 4
+    assert [decision.limits[0].allowed for decision in decisions] == [True, True, False, False]
+    assert {decision.limits[0].mode for decision in decisions} == {"shadow"}
+    assert limiter.stats().would_deny == 2
+    world.publish({"emergency": None})
+    assert reason(limiter, secret) == "limited"
+
+
+def test_a_broken_glass_ends_by_itself(server, world):
+    """At its end, without a document that says so, and without a control plane."""
+    clock = Clock(NOON)
+    secret = world.everything(fixed(0, window_seconds=86_400))
+    world.publish(emergency(BROKEN))
+    with Limiter(server.url, timeout=1.0, clock=clock) as limiter:
+        assert reason(limiter, secret) == "ok"
+        clock.advance(seconds=3_599)
+        assert reason(limiter, secret) == "ok"
+        clock.advance(seconds=1)
+        assert reason(limiter, secret) == "cost_exceeds_capacity"
+
+
+def test_an_instance_says_that_its_glass_is_broken(limiter, world):
+    """In its heartbeat. One that runs without says nothing of it."""
+    world.everything(fixed(1))
+
+    def reported():
+        text = world.client.get(world.keys.instance(limiter.stats().instance))
+        heartbeat = json.loads(text or "{}")
+        return heartbeat.get("revision"), heartbeat.get("glass_until_us")
+
+    assert eventually(lambda: reported() == (1, None))
+    began_us = time.time_ns() // 1_000  # a heartbeat goes by the clock of the store
+    world.publish(emergency({"began_at_us": began_us, "ends_at_us": began_us + HOUR_US}))
+    assert eventually(lambda: reported() == (2, began_us + HOUR_US))
+
+
+DOCUMENT = emergency(BROKEN, [PROJECT], [(None, "session", "x")])["emergency"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"break_glass": {"began_at_us": 0, "ends_at_us": 24 * HOUR_US + 1}}, "must end within 86400 seconds"),
+        ({"break_glass": {"began_at_us": 1, "ends_at_us": 1}}, "must end within"),
+        ({"break_glass": {"began_at_us": 0, "ends_at_us": True}}, "ends_at_us"),
+        ({"break_glass": {"ends_at_us": 1}}, "began_at_us: is required"),
+        ({"break_glass": "yes"}, "break_glass: must be an object"),
+        ({"projects": [1]}, "projects: must be a list of strings"),
+        ({"projects": None}, "projects: must be a list"),
+        ({"values": [{"project": None, "name": "", "value": "x"}]}, "a name must have 1 to 64"),
+        ({"values": [{"project": None, "name": "x", "value": 1}]}, "a value must have at most 1024"),
+        ({"values": ["x"]}, "values: must be an object"),
+        ({"schema": 2}, "schema: must be 1"),
+        ({"more": 1}, "more: unknown field"),
+    ],
+)
+def test_a_document_that_breaks_a_rule_is_refused_as_a_whole(changes, message):
+    """No mistake in it is read as unlimited."""
+    with pytest.raises(InvalidDocument, match=message):
+        parse_emergency(json.dumps({**DOCUMENT, **changes}))
+
+
+def test_a_refused_document_breaks_no_glass(limiter, world):
+    """What was published before it stays, and the limits are enforced."""
+    secret = world.everything(fixed(0))
+    world.publish(emergency({"began_at_us": 0, "ends_at_us": 48 * HOUR_US}))
+
+    assert limiter._documents.current.emergency == NO_EMERGENCY
+    assert reason(limiter, secret) == "cost_exceeds_capacity"
