@@ -38,7 +38,7 @@ def tenants(instance) -> None:
 
 OF_PROJECTS = [
     *("Decisions", ">77<", "Most denied tokens", "Limits that deny most", "Ends within 7 days"),
-    *("secret-token", "secret-project", "secret-policy"),
+    *("secret-token", "secret-policy"),
 ]
 OF_THE_INSTALLATION = ["secret-instance", "secret-host", "nobody knows which", "not reachable", "nothing pending"]
 
