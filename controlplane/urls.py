@@ -3,6 +3,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from controlplane import docs, health
+from controlplane.advice.views import advice
 from controlplane.explain.admin import explain_view
 
 handler400 = "controlplane.error_pages.bad_request"
@@ -13,6 +14,7 @@ handler500 = "controlplane.error_pages.server_error"
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", include("controlplane.firstrun.urls")),
+    path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
