@@ -14,17 +14,17 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.access.admin import VIEWER, permission_required
-from controlplane.access.scope import is_operator, projects_of
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
 from controlplane.core.money import permits
 from controlplane.explain import words
 from controlplane.explain.answer import Explanation, Line, Source, explain
+from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
 from controlplane.fleet.heartbeats import is_live
 from controlplane.policies.describe import amount, attribute, in_words
 from controlplane.policies.models import Policy
-from controlplane.projects.models import Token
 from controlplane.publishing.models import Revision
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
@@ -139,12 +139,6 @@ def _in_address(request: HttpRequest) -> dict[str, str]:
 
 def _token_id(text: str) -> dict[str, str]:
     return {"token": text} if text.startswith("tok_") else {}
-
-
-def reach_of(request: HttpRequest) -> Reach:
-    """Return what the user may see."""
-    projects = projects_of(request.user)
-    return Reach(projects, Token.objects.filter(project__in=projects), is_operator(request.user))
 
 
 def _found(form: QuestionForm, reach: Reach) -> Explanation | None:

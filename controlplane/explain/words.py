@@ -19,6 +19,7 @@ REFUSALS = {
     "inactive_project": ("The project was inactive.", "the project was inactive"),
     "token_required": ("It had no token, and the project admits no such requests.", "it had no token"),
     "unknown_project": ("It was for a project that no enforcer knew.", "it was for an unknown project"),
+    "suspended": ("{who}, its project or a value of the request was suspended.", "access was suspended"),
     "too_many_reservations": (
         "The project had as many open reservations as it may have.",
         "too many requests were in progress",

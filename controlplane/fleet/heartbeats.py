@@ -199,6 +199,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         pid=fields.get("pid"),
         version=fields.get("version", ""),
         revision=fields.get("revision", 0),
+        revision_at=_instant(fields, "revision_at_us"),
         price_revision=fields.get("price_revision"),
         state=fields.get("state"),
         started_at=_instant(fields, "started_at_us"),
@@ -218,7 +219,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    times = ("started_at", "degraded_since")
+    times = ("started_at", "degraded_since", "revision_at")
     reports = ("unmetered", "unsupported", "problems")
     optional = ("pid", "price_revision", *times, "decisions", "store_id", *reports)
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]

@@ -10,6 +10,7 @@ from django.utils import timezone
 from controlplane.access.scope import is_member, is_operator, projects_of
 from controlplane.adminkit.first_steps import first_steps
 from controlplane.adminkit.site import list_url
+from controlplane.explain.panels import near_card
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.overview import decisions, health
@@ -19,7 +20,7 @@ from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.usage.models import UsageRow
 
-USAGE = "usage.view_usagerow"
+USAGE, TOKENS = "usage.view_usagerow", "projects.view_token"
 
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     seen: dict[str, Any] = {"now": now, "span": span, "spans": SPANS.values()}
     if is_member(user) and user.has_perm(USAGE):
         seen |= _decisions(projects, user, span, now)
+    if user.has_perms((USAGE, TOKENS)):
+        seen["near"] = near_card(request)
     if is_operator(user):
         # The health and the steps are those of the installation, with all its projects.
         seen |= _installation(span, now)
@@ -61,7 +64,7 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
         },
         "shadow_url": list_url(Policy),
     }
-    if user.has_perm("projects.view_token"):
+    if user.has_perm(TOKENS):
         panels["denied_tokens"] = decisions.most_denied_tokens(rows)
     if user.has_perm("policies.view_policy"):
         panels["denied_limits"] = decisions.most_denying_limits(rows)

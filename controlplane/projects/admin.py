@@ -27,6 +27,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
+from controlplane.explain.panels import NearestLimit, NearFilter
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
@@ -43,10 +44,10 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(LiveCounters, RecordedAdmin):
-    list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
+class ProjectAdmin(NearestLimit, LiveCounters, RecordedAdmin):
+    list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
-    list_filter = ["active"]
+    list_filter = ["active", NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
@@ -141,15 +142,16 @@ def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
 
 
 @admin.register(Token)
-class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
-        *("last_used", "ends", "created"),
+        *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
         StatusFilter,
         EndsFilter,
+        NearFilter,
         ("project", RowFilter),
         ("policy", RowFilter),
         LabelFilter,

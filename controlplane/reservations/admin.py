@@ -77,7 +77,7 @@ class FilterForm(forms.Form):
 
 
 class SettleForm(forms.Form):
-    """How a reservation is settled: by tokens, by costs, or by giving everything back."""
+    """How a reservation is settled: by tokens, by costs, or by giving it back."""
 
     WAYS = (
         ("usage", "Charge the tokens that the provider has reported"),
@@ -106,7 +106,8 @@ class SettleForm(forms.Form):
                 label=label,
             )
         self.fields["costs"] = NumbersField(required=False, label="Costs by unit")
-        ways = self.WAYS if reservation.model else self.WAYS[1:]
+        metered, (release, text) = bool(reservation.model), self.WAYS[-1]
+        ways = (*self.WAYS[:-1], (release, f"{text} but the request, which was made")) if metered else self.WAYS[1:]
         self.fields["way"].choices = ways
         self.fields["way"].initial = ways[0][0]
 

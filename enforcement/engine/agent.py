@@ -319,7 +319,7 @@ class Agent:
 
     def _work(self) -> None:
         now = self.clock.monotonic()
-        if self.documents.current.revision != self._heartbeat.reported_revision:
+        if self._heartbeat.notice():
             self._beat.due_at = min(self._beat.due_at, now + jittered(NEW_REVISION_SECONDS, least=0.0))
         if self.prices is not None and self.prices.is_stale:
             self._price_duty[0].due_at = now

@@ -226,8 +226,11 @@ def find_token(authorization: str | None, *keys: str | None) -> str | None:
     Returns:
         An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
-    if authorization is None and keys.count(None) == len(keys):
-        return None
+    if keys.count(None) == len(keys):  # as nearly always
+        if authorization is None:
+            return None
+        scheme, _, bearer = authorization.partition(" ")
+        return bearer.strip() if scheme.lower() == "bearer" else ""
     scheme, _, bearer = (authorization or "").partition(" ")
     shown = [bearer if scheme.lower() == "bearer" else "", *filter(None, keys)]
     found = [value.strip() for value in shown if value.strip()]
@@ -285,12 +288,14 @@ class RequestAttributes(Mapping[str, str]):
         if method is not None and not method.isupper():
             self._values["method"] = method.upper()
         for name, status in _TOO_LONG.items():
-            _check_length(name, self._values.get(name, ""), status)
+            if len(self._values.get(name, "")) > MAX_ATTRIBUTE_LENGTH:
+                _check_length(name, self._values[name], status)
 
     def beside(self, values: Mapping[str, str]) -> RequestAttributes:
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
-        for name, value in values.items():
-            _check_length(name, value, 400)
+        if max(map(len, values.values()), default=0) > MAX_ATTRIBUTE_LENGTH:
+            for name, value in values.items():
+                _check_length(name, value, 400)
         made = RequestAttributes.__new__(RequestAttributes)
         made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
         return made

@@ -15,6 +15,8 @@ APPS = (
     "publishing",
     "reservations",
     "usage",
+    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "usage"),
 )
 
 

@@ -1,5 +1,6 @@
 """Times in the zone of the user, with UTC beside, in pages and in forms."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +9,7 @@ from django.utils import timezone
 from controlplane.adminkit.times import ZONE_COOKIE, exact, zone_of
 from controlplane.policies.models import Override
 from tests.factories import OverrideFactory, UsageRowFactory
+from tests.repository import ROOT
 
 NOON = datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC)
 
@@ -66,3 +68,16 @@ def test_rest_does_not_know_the_cookie(api, client):
     OverrideFactory(ends_at=datetime(2099, 11, 27, 17, 0, tzinfo=UTC))
 
     assert api("GET", "overrides", cookie=f"{ZONE_COOKIE}=Europe/Berlin").json()["results"][0]["ends_at"].endswith("Z")
+
+
+def test_no_template_calls_a_local_time_utc():
+    """``|date`` shows the zone of the user, so a template writes times with the tags of this module."""
+    pages = [path for path in (ROOT / "templates" / "admin").rglob("*.html")]
+    wrong = [
+        f"{path.name}: {found}"
+        for path in pages
+        for found in re.findall(r'\{\{ [^}]*?(?<!utc)\|date:"[^"]*H[^"]*" \}\} UTC', path.read_text())
+    ]
+
+    assert pages
+    assert wrong == []

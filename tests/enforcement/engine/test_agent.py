@@ -314,10 +314,11 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
 
     assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us", "problems",
+        "degraded_since_us", "problems", "revision_at_us",
     }  # fmt: skip
     assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
+    assert heartbeat["started_at_us"] < heartbeat["revision_at_us"] <= heartbeat["seen_at_us"]
     assert 10_000 < client.pttl(KEYS.instance("proxy-1")) <= 15_000
     assert abs(agent.clock.offset_us()) < 1_000_000
 
