@@ -14,7 +14,7 @@ from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import EDITOR, is_operator, may
-from controlplane.adminkit.filters import RowFilter
+from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, badge, change_url, instant, link_to
 from controlplane.core.money import permits
@@ -53,7 +53,8 @@ class StateFilter(DropdownFilter):
 class OverrideAdmin(OverrideScope, RecordedAdmin):
     form = OverrideForm
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [StateFilter, ("project", RowFilter), ("token", RowFilter)]
+    list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
+    ends_column = "ends_at"
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]

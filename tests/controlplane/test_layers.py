@@ -4,19 +4,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "explain",
-    "fleet",
-    "jobs",
-    "policies",
-    "preview",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "usage",
-    *("access", "audit", "explain", "fleet", "jobs", "overrides", "policies", "preview", "prices", "projects"),
-    *("publishing", "reservations", "revisions", "usage"),
+    *(
+        "access",
+        "audit",
+        "emergency",
+        "explain",
+        "fleet",
+        "jobs",
+        "overrides",
+        "policies",
+        "preview",
+        "prices",
+        "projects",
+    ),
+    *("projects", "publishing", "reservations", "revisions", "usage"),
 )
 
 
