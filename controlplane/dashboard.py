@@ -19,6 +19,7 @@ from django.utils.html import format_html
 from controlplane.access.scope import is_member, is_operator, projects_of
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
+from controlplane.explain.panels import near_card
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
@@ -106,6 +107,8 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "expiring": expiring_tokens(now, projects_of(user)),
     }
     seen = {name: value for name, value in panels.items() if user.has_perms(PANELS[name])}
+    if user.has_perms((USAGE, TOKENS)):
+        seen["near"] = near_card(request)
     if is_operator(user):  # the health and the steps are those of the installation, with all its projects
         seen |= {"health": health, "steps": first_steps(fleet)}
     return context | seen | {"sees_nothing": not is_member(user)}

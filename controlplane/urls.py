@@ -4,6 +4,7 @@ from django.views.generic import RedirectView
 
 from controlplane import docs, health
 from controlplane.explain.admin import explain_view
+from controlplane.explain.panels import near_view
 
 handler400 = "controlplane.error_pages.bad_request"
 handler403 = "controlplane.error_pages.permission_denied"
@@ -13,6 +14,7 @@ handler500 = "controlplane.error_pages.server_error"
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
+    path("admin/near-limit/", admin.site.admin_view(near_view), name="near-limit"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),

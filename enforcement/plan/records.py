@@ -376,21 +376,3 @@ def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[
 def recorded(where: RecordKeys) -> list[str | int]:
     """Return the arguments of the call that reads a record, see :meth:`ReservationRecord.read`."""
     return ["FCALL", RECORDED, 1, where.record]
-
-
-__all__ = [
-    "MAX_LIFE_SECONDS",
-    "MAX_RESERVATIONS",
-    "Conclusion",
-    "RecordKeys",
-    "RecordedCharge",
-    "RecordedRequest",
-    "ReservationRecord",
-    "TooManyReservations",
-    "conclude",
-    "conclude_open",
-    "prolong",
-    "record_head",
-    "recorded",
-    "was_open",
-]
