@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from celery.schedules import crontab
-from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controlplane.adminkit import theme
 from controlplane.core import environment as env
 from controlplane.core import logs
 from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept, make_var_dir
@@ -65,7 +65,10 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.jobs",
     "controlplane.prices",
+    "controlplane.emergency",
     "controlplane.publishing",
+    "controlplane.revisions",
+    "controlplane.audit",
     "controlplane.fleet",
     "controlplane.usage",
     "controlplane.preview",
@@ -105,6 +108,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "controlplane.emergency.banner.banner",
             ],
         },
     },
@@ -212,8 +216,18 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
+    "end-glass": {
+        "task": "controlplane.emergency.tasks.end_glass",
+        "schedule": timedelta(seconds=5),
+        "options": {"expires": 5},
+    },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
+    "seal-audit": {
+        "task": "controlplane.audit.tasks.seal",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
@@ -366,45 +380,7 @@ SPECTACULAR_SETTINGS = {
 
 # Admin ----------------------------------------------------------------------------------------------------------------
 
-UNFOLD = {
-    "SITE_TITLE": "Sluicegate",
-    "SITE_HEADER": "Sluicegate",
-    "SITE_SYMBOL": "water_lock",
-    "SITE_URL": None,
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("controlplane/favicon.svg")}
-    ],
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
-    "ENVIRONMENT": "controlplane.adminkit.site.environment",
-    "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
-    "STYLES": [
-        lambda request: static("controlplane/admin.css"),
-        lambda request: static("controlplane/sets.css"),
-    ],
-    "SCRIPTS": [
-        lambda request: static("controlplane/admin.js"),
-        lambda request: static("controlplane/paste_search.js"),
-    ],
-    # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
-    "COLORS": {
-        "primary": {
-            "50": "oklch(97% .014 254.604)",
-            "100": "oklch(93.2% .032 255.585)",
-            "200": "oklch(88.2% .059 254.128)",
-            "300": "oklch(80.9% .105 251.813)",
-            "400": "oklch(70.7% .165 254.624)",
-            "500": "oklch(66% .19 256)",
-            "600": "oklch(50% .2 259)",
-            "700": "oklch(45% .19 260)",
-            "800": "oklch(40% .17 262)",
-            "900": "oklch(35% .14 263)",
-            "950": "oklch(28.2% .091 267.935)",
-        },
-    },
-    "COMMAND": {"search_callback": "controlplane.adminkit.palette.search"},
-    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
-}
+UNFOLD = theme.UNFOLD
 
 # Logs -----------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
@@ -35,15 +34,6 @@ admin.site.index_title = "Overview"
 
 # The theme's widget for an instant has two inputs, one of them without a label.
 FIELDS = {models.DateTimeField: {"form_class": forms.DateTimeField, "widget": InstantInput}}
-
-
-def environment(request: HttpRequest) -> list[str] | None:
-    """Return the text and the colour of the badge in the header, or None if the environment has no name."""
-    name = settings.ENVIRONMENT_NAME
-    if not name:
-        return None
-    kinds = {"prod": "danger", "stag": "warning", "test": "info", "dev": "success"}
-    return [name, next((kind for start, kind in kinds.items() if name.lower().startswith(start)), "info")]
 
 
 def badge(text: str, kind: str = "") -> SafeString:

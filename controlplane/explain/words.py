@@ -17,9 +17,12 @@ REFUSALS = {
     "revoked": ("{who} was revoked.", "its token was revoked"),
     "expired": ("{who} had expired.", "its token had expired"),
     "inactive_project": ("The project was inactive.", "the project was inactive"),
+    "suspended": (
+        "An operator had suspended the token, the project, or a value that it had.",
+        "its access is suspended",
+    ),
     "token_required": ("It had no token, and the project admits no such requests.", "it had no token"),
     "unknown_project": ("It was for a project that no enforcer knew.", "it was for an unknown project"),
-    "suspended": ("{who}, its project or a value of the request was suspended.", "access was suspended"),
     "too_many_reservations": (
         "The project had as many open reservations as it may have.",
         "too many requests were in progress",

@@ -38,12 +38,16 @@ class Instance(models.Model):
     pid = models.BigIntegerField(null=True)
     version = models.CharField(max_length=64, blank=True)
     revision = models.BigIntegerField(default=0)
+    # When it got this revision, by the store's clock. None if its release does not report that.
+    revision_at = models.DateTimeField(null=True)
     state = models.CharField(max_length=10, choices=STATES, default=STARTING)
     started_at = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(db_index=True)
     degraded_since = models.DateTimeField(null=True)
     # Of the prices that it uses. None if it uses none, as it meters nothing.
     price_revision = models.BigIntegerField(null=True)
+    # Until when it runs with every limit as a shadow. None: it enforces its limits.
+    glass_until = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list)

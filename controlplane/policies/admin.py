@@ -8,15 +8,13 @@ from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import InstantRangeFilter, RowFilter
+from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
-    ReadOnlyAdmin,
     RecordedAdmin,
     StackedInline,
     badge,
@@ -26,7 +24,6 @@ from controlplane.adminkit.site import (
     link_to,
     links,
     list_url,
-    table,
 )
 from controlplane.core.money import permits
 from controlplane.explain.panels import UsageDay
@@ -34,15 +31,13 @@ from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.actions import remove_limit, save_override, set_global_policy
 from controlplane.policies.describe import sentence
-from controlplane.policies.differences import differences
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, PolicyForm
 from controlplane.policies.scoped_admin import OverrideScope, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
-from controlplane.publishing.models import OutboxEntry
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -338,44 +333,3 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
 
     def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_override() has recorded the change."""
-
-
-@admin.register(AuditEntry)
-class AuditEntryAdmin(ReadOnlyAdmin):
-    list_display = ["when", "actor", "channel", "action", "object_label", "changed", "reason"]
-    list_filter = [
-        ("channel", ChoicesDropdownFilter),
-        ("at", InstantRangeFilter),
-    ]
-    search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
-    fields = [
-        *("at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id"),
-        *("revision", "all_changes"),
-    ]
-    readonly_fields = ["revision", "all_changes"]
-    empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
-    project_path = "project"
-
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)
-
-    @display(description="When", ordering="at")
-    def when(self, entry: AuditEntry) -> str:
-        return instant(entry.at)
-
-    @display(description="Changed")
-    def changed(self, entry: AuditEntry) -> str:
-        if not (entry.before and entry.after):
-            return "—"
-        return ", ".join(name for name, _, _ in differences(entry.before, entry.after)[:4]) or "—"
-
-    @display(description="Published as")
-    def revision(self, entry: AuditEntry) -> str:
-        published = OutboxEntry.objects.exclude(revision=None).filter(change=entry.change).exclude(change="")
-        last = published.select_related("revision").order_by("-revision").first()
-        return link_to(last and last.revision)
-
-    @display(description="Changes")
-    def all_changes(self, entry: AuditEntry) -> str:
-        rows = differences(entry.before, entry.after)
-        return table(("Field", "Before", "After"), rows) if rows else "—"

@@ -6,8 +6,8 @@ from django import forms
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
 
 from controlplane.adminkit.forms import NumbersField, RecordedForm
+from controlplane.core.text import slug_error
 from controlplane.policies.models import Policy
-from controlplane.policies.slugs import slug_error
 from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
 
 ESTIMATES = {

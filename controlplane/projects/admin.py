@@ -27,16 +27,16 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
+from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
 from controlplane.projects.actions import (
-    delete_tokens,
     issue_token,
     revoke_token,
-    revoke_tokens,
     rotate_token,
 )
+from controlplane.projects.bulk_admin import BulkActions
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
@@ -44,14 +44,14 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(UsageDay, NearestLimit, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters"]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS]
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
@@ -70,11 +70,12 @@ class ProjectAdmin(UsageDay, NearestLimit, LiveCounters, RecordedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
-        return super().get_queryset(request).select_related("policy").annotate(live_tokens=Count("tokens", filter=live))
+        rows = super().get_queryset(request).select_related("policy", "suspension")
+        return rows.annotate(live_tokens=Count("tokens", filter=live))
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
-        return badge("active", "good") if project.active else badge("inactive", "bad")
+        return with_suspension(badge("active", "good") if project.active else badge("inactive", "bad"), project)
 
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, project: Project) -> str:
@@ -150,7 +151,7 @@ def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, st
 
 
 @admin.register(Token)
-class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(BulkActions, UsageDay, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -163,7 +164,7 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
         ("policy", RowFilter),
         LabelFilter,
     ]
-    list_select_related = ["project", "policy"]
+    list_select_related = ["project", "policy", "suspension"]
     search_fields = ["name", "prefix", "id", "project__slug", "labels"]
     autocomplete_fields = ["project", "policy"]
     readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
@@ -172,8 +173,8 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
         (None, {"fields": ["project_link", "name", "policy", "labels", "expires_at"]}),
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
-    actions = ["revoke_selected"]
-    actions_detail = ["reset_counters", "rotate", "revoke"]
+    actions = [*BulkActions.ACTIONS]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
@@ -183,6 +184,10 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
     project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(token_snippets)
+
+    @display(description="Status")
+    def state(self, token: Token) -> str:
+        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:
@@ -241,17 +246,6 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
             return HttpResponseRedirect(list_url(Token))
         return self.secret_page(request, issued, secret, former=token)
 
-    @admin.action(description="Revoke the selected tokens", permissions=["change"])
-    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        if not request.POST.get("change_reason", "").strip():
-            effect = "Every proxy refuses these tokens at once. This cannot be undone."
-            projects = tokens.order_by().values("project").distinct().count()
-            owners = f" They belong to {projects} projects." if projects > 1 else ""
-            return self.confirm(request, tokens, "revoke_selected", "Revoke", effect + owners)
-        count = revoke_tokens(request.change, tokens)
-        self.message_user(request, f"{count:,} token{'' if count == 1 else 's'} revoked.", messages.SUCCESS)
-        return None
-
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         if obj.policy_id is None:
             self.message_user(request, without_policy(obj), messages.WARNING)
@@ -259,6 +253,3 @@ class TokenAdmin(UsageDay, NearestLimit, LiveCounters, LabelledRows, CredentialA
             text = f"It has the policy of new tokens of {obj.project}, which is {obj.policy}."
             self.message_user(request, text, messages.INFO)
         return super().response_add(request, obj, post_url_continue)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
-        delete_tokens(request.change, queryset)

@@ -29,7 +29,7 @@ from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation, kept
+from controlplane.publishing import compile, installation, kept, kinds
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
@@ -326,7 +326,9 @@ def _mark(work: Work, publication: Publication) -> int:
             channel=work.channel,
             changes={**_changes(publication), "ids": work.changes},
             published_at=now,
+            kind=kinds.kind_of(publication, work.changes),
         )
+        kinds.note_changes(revision, work.changes)
         kept.keep(revision.number, {**publication.documents, **_changed_tokens(work, publication)})
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
         ids = [entry.pk for entry in work.entries]

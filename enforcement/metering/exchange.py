@@ -23,6 +23,13 @@ class MeteredExchange:
         encodings: See :class:`~enforcement.metering.answer.AnswerMeter`.
     """
 
+    _meter: AnswerMeter | None = None
+    _raw_bytes = 0
+    _told_text = 0
+    _told_bytes = 0
+    _told_usage: Usage | None = None
+    _told_final = False
+
     def __init__(
         self,
         opening: Opening,
@@ -33,11 +40,6 @@ class MeteredExchange:
         self.opening = opening
         self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us, opening.estimated_costs)
         self._encodings = encodings
-        self._meter: AnswerMeter | None = None
-        self._told_text = 0
-        self._raw_bytes = self._told_bytes = 0
-        self._told_usage: Usage | None = None
-        self._told_final = False
         asked = opening.asked
         if isinstance(asked, MeteredRequest) and asked.is_background:
             self.reservation.unreadable()  # the provider goes on after its answer, which says nothing of that

@@ -66,6 +66,7 @@ class BoundLimit:
     earlier: str = ""
     labels: FrozenMapping[str] = NO_LABELS
     cost_name: str = field(init=False, repr=False, compare=False)
+    _spec: Spec | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost_name", cost_name(self.limit))
@@ -116,6 +117,14 @@ class BoundLimit:
         """
         Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
         """
+        if self._spec is not None:
+            return self._spec
+        spec, limit = self._spec_at(now_us), self.limit
+        if limit.calendar is None or limit.calendar == "lifetime":  # it is the same at all times
+            object.__setattr__(self, "_spec", spec)
+        return spec
+
+    def _spec_at(self, now_us: int) -> Spec:
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":

@@ -22,14 +22,15 @@ from enforcement.plan.records import (
     RecordKeys,
     ReservationRecord,
     TooManyReservations,
+    record_head,
     recorded,
     was_open,
 )
 from enforcement.reservations.recorded import RecordedReservation, UncertainReservation
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
-from enforcement.state.usage import TokenUsage
 from enforcement.store import resp
+from enforcement.usage.usage import TokenUsage
 
 PROLONGED_SECONDS: Final = 60.0
 """How long a reservation outlives the process that prolongs it."""
@@ -60,17 +61,20 @@ class ReservationBook:
             life_seconds: After this time it is lost. None: this process prolongs it until it is settled.
             about: JSON values for the record besides whose it is.
         """
+        instance, kept = self._engine.agent.identity.id, plan.record
+        if kept is None or kept[0] != instance:
+            kept = plan.record = instance, *self._common(plan, instance)
+        _, tag, head = kept
+        where, life = RecordKeys.of(self._keys, tag, new_ident()), life_seconds or PROLONGED_SECONDS
+        return RecordedRequest(plan, costs, where, life_seconds=life, head=head, about=about)
+
+    @staticmethod
+    def _common(plan: LivePlan, instance: str) -> tuple[str, str]:
+        """Return the hash tag of all records of a plan, and how they begin."""
         project, token = plan.subject
         tag = project if not plan.bounds or project in [bound.tag for bound in plan.bounds] else plan.bounds[0].tag
-        head = {
-            "project": project,
-            "token": token,
-            "instance": self._engine.agent.identity.id,
-            "revision": plan.revision,
-            **about,
-        }
-        where = RecordKeys.of(self._keys, tag, new_ident())
-        return RecordedRequest(plan, costs, where, life_seconds=life_seconds or PROLONGED_SECONDS, head=head)
+        head = {"project": project, "token": token, "instance": instance, "revision": plan.revision}
+        return tag, record_head(head)
 
     def deciding(self, request: RecordedRequest[LivePlan]) -> Steps:
         """

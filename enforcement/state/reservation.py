@@ -209,7 +209,8 @@ class Reservation:
         return [(bound, bound.cost_of(self._costs), reply.mark(i)) for i, bound in charged]
 
     def _charged(self) -> list[tuple[BoundLimit, int, int]]:
-        return [row for row in self._taken() if row[0].letter != "c"]
+        taken = self._taken()
+        return [row for row in taken if row[0].letter != "c"] if self._plan.has_slots else taken
 
     def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
         if self._corrected:

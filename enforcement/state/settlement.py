@@ -45,11 +45,10 @@ def correcting(
     """
     now_us = health.now_us()
     for group in health.together(rows):
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
         owes = once_for_ms is not None and any(health.fallback.owes_to(bound) for bound, _, _ in group)
         if owes or health.is_away(group[0][0].key):
             if once_for_ms is None:
-                health.fallback.owe(ident, owed, once=False)
+                health.fallback.owe(ident, _owed(group), once=False)
             else:
                 for bound, delta, mark in group:
                     health.fallback.amend(bound, delta, mark, now_us)
@@ -63,11 +62,11 @@ def correcting(
             health.failed(exc)
             # The store may have executed the command. A replay does no harm, because the store finds the id, or slots
             # that are free already.
-            health.fallback.owe(ident, owed, once=once_for_ms is not None)
+            health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
             health.wake()
         else:
             if reply == NOT_RESTORED:
-                health.fallback.owe(ident, owed, once=once_for_ms is not None)
+                health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
 
 
 def concluding(
@@ -91,7 +90,10 @@ def concluding(
         # The call that removes the record needs a counter of its slot, although that one keeps its charge.
         rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
     # The other slots of a cluster know no record, so what lies beside it comes first.
-    beside, *others = sorted(health.together(rows), key=lambda group: not where.lies_beside(group[0][0].key))
+    beside, *others = health.together(rows)
+    if others:
+        groups = [beside, *others]
+        beside, *others = sorted(groups, key=lambda group: not where.lies_beside(group[0][0].key))
     reply = yield from _concluding_beside(health, beside, where, health.now_us() if open_only else None)
     if reply == IS_LOST:
         slots = [row for row in rows if row[0].letter == "c"]
@@ -114,10 +116,9 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
     from enforcement.plan.records import conclude, conclude_open  # most processes record nothing
 
     now_us = health.now_us()
-    owed = [(bound, mark, delta) for bound, delta, mark in rows]
 
     def owe() -> None:
-        health.fallback.owe(where.ident, owed, once=False, where=where, open_at_us=open_at_us)
+        health.fallback.owe(where.ident, _owed(rows), once=False, where=where, open_at_us=open_at_us)
 
     if health.is_away(rows[0][0].key):
         for bound, delta, mark in rows:
@@ -139,6 +140,11 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
     if reply == NOT_RESTORED:
         owe()
     return reply
+
+
+def _owed(rows: Sequence[Row]) -> list[tuple[BoundLimit, int, int]]:
+    """Return for each counter its limit, the mark of the window, and the permits to add, as the fallback keeps them."""
+    return [(bound, mark, delta) for bound, delta, mark in rows]
 
 
 __all__ = ["concluding", "correcting"]

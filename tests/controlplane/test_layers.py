@@ -4,17 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "explain",
-    "fleet",
-    "jobs",
-    "policies",
-    "preview",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "usage",
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "usage"),
 )
 
 

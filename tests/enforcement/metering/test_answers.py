@@ -1,9 +1,11 @@
 """Properties of answers that are read while they pass: any cut of the bytes, any bytes, bounded memory."""
 
+import gc
 import gzip
 import json
 import sys
 import tracemalloc
+import weakref
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -384,3 +386,18 @@ def test_an_encoding_without_its_package_is_unreadable(encoding, package, monkey
     seen, passed = read([b"\x28\xb5"], content_encoding=encoding, encodings=ALL_ENCODINGS)
 
     assert (seen["settled_as"], passed) == ("estimated", b"\x28\xb5")
+
+
+@pytest.mark.parametrize("body", [b'{"usage": null}', stream(chat("a"), chat("b"), chat("c"))])
+def test_an_answer_that_was_read_waits_for_no_collector_of_garbage(body):
+    """Its meter is freed at once. In a circle of references it would stay until the collector comes."""
+    gc.disable()
+    try:
+        meter = AnswerMeter("openai-chat", hide_usage=True)
+        meter.feed(body)
+        meter.finish()
+        left = weakref.ref(meter)
+        del meter
+        assert left() is None
+    finally:
+        gc.enable()
