@@ -41,6 +41,8 @@ STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
 # All money of this installation is counted in this currency. Changing it converts nothing.
 CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
+# The address at which clients reach the proxies, for the examples in the admin.
+PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
@@ -110,6 +113,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "controlplane.emergency.banner.banner",
             ],
+            "libraries": {"times": "controlplane.adminkit.times"},
         },
     },
 ]

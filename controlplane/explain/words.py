@@ -18,7 +18,7 @@ REFUSALS = {
     "expired": ("{who} had expired.", "its token had expired"),
     "inactive_project": ("The project was inactive.", "the project was inactive"),
     "suspended": (
-        "An operator had suspended the token, the project, or a value that it had.",
+        "Its token, its project or a value that it had was suspended.",
         "its access is suspended",
     ),
     "token_required": ("It had no token, and the project admits no such requests.", "it had no token"),

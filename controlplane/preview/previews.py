@@ -20,7 +20,7 @@ from controlplane.preview.judging import Unknown, cautions_about, unknown_about,
 from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
 from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
-from enforcement.state.spread import PART_SECONDS
+from enforcement.usage.spread import PART_SECONDS
 
 DAY = timedelta(hours=24)
 WEEK = timedelta(days=7)

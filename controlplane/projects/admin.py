@@ -13,8 +13,9 @@ from unfold.widgets import UnfoldAdminRadioSelectWidget
 
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import LabelFilter, RowFilter
+from controlplane.adminkit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -27,6 +28,7 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
+from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
@@ -44,7 +46,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(UsageDay, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
@@ -137,21 +139,13 @@ def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[T
     return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
 
 
-def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
-    return [
-        ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
-        (
-            "asgi",
-            "ASGI",
-            "# Put this in front of your application in each proxy. SLUICEGATE_REDIS_URL names the store.\n"
-            "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
-        ),
-    ]
+    return token_snippets(secret)
 
 
 @admin.register(Token)
-class TokenAdmin(BulkActions, UsageDay, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -159,6 +153,7 @@ class TokenAdmin(BulkActions, UsageDay, NearestLimit, Suspendable, LiveCounters,
     ]
     list_filter = [
         StatusFilter,
+        EndsFilter,
         NearFilter,
         ("project", RowFilter),
         ("policy", RowFilter),
@@ -183,7 +178,7 @@ class TokenAdmin(BulkActions, UsageDay, NearestLimit, Suspendable, LiveCounters,
     )
     project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
-    snippets = staticmethod(token_snippets)
+    snippets = staticmethod(examples)
 
     @display(description="Status")
     def state(self, token: Token) -> str:

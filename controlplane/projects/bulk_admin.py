@@ -153,7 +153,7 @@ class BulkActions:
             text = f"You may not change tokens of {', '.join(foreign[:5])}. Filter the list by a project first."
             messages.error(request, text)
             return None
-        asked = "selection" in request.POST and request.POST.get("bulk") == deed
+        asked = "change_reason" in request.POST
         form = form_class(request.POST if asked else None, projects=projects)
         count = tokens.count()
         noun = f"{count:,} token{'' if count == 1 else 's'}"

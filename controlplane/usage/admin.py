@@ -17,6 +17,7 @@ from unfold.decorators import display
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
+from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
 from controlplane.core.money import exact, permits
 from controlplane.policies.models import Policy
@@ -144,9 +145,9 @@ class SumsAdmin(NamedRowsAdmin):
     list_before_template = "admin/sluicegate/usage_export.html"
     columns: ClassVar[tuple[str, ...]] = ()
 
-    @display(description="From (UTC)", ordering="at")
+    @display(description="From", ordering="at")
     def begins(self, row: UsageRow | MeteredRow) -> str:
-        return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
+        return row.at.strftime("%Y-%m-%d UTC") if row.period == "day" else stacked(row.at)
 
     def get_urls(self) -> list[URLPattern]:
         own = path("export.csv", self.admin_site.admin_view(self.export_view), name=self._export_name())
@@ -252,9 +253,9 @@ class DeniedRequestAdmin(NamedRowsAdmin):
         hidden = set() if is_operator(request.user) else {"instance"}
         return [name for name in super().get_list_display(request) if name not in hidden]
 
-    @display(description="At (UTC)", ordering="at")
+    @display(description="At", ordering="at")
     def moment(self, row: DeniedRequest) -> str:
-        return row.at.strftime("%Y-%m-%d %H:%M:%S")
+        return stacked(row.at, seconds=True)
 
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:

@@ -33,7 +33,7 @@ def test_a_null_character_is_refused(as_ann, address):
     [
         ("projects/token/", {"action": "revoke_selected", "_selected_action": "\0"}),
         ("projects/token/add/", {"name": "ci", "project": "\0"}),
-        ("policies/policy/sentence/", {"policy": "a\0"}),
+        ("policies/policy/advice/", {"policy": "a\0"}),
     ],
 )
 def test_a_null_character_in_a_field_is_refused(as_ann, store, address, field):

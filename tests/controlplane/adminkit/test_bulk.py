@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from controlplane.access.models import Membership
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
-from controlplane.policies.models import AuditEntry
+from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
@@ -254,7 +254,9 @@ def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
 
     assert "With all that belongs to it, this deletes: 1 projects, 30 tokens, 1 overrides." in page
     assert "t58" not in page
-    response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes"}, follow=True)
+    assert "Type <code>chat</code> to delete" in page
+    sent = {"post": "yes", "object_name": "chat"}
+    response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", sent, follow=True)
     assert told(response) == ["The project “chat” was deleted successfully. Published as revision 2."]
 
 
@@ -268,3 +270,31 @@ def test_a_policy_in_use_says_how_many_use_it(as_ann, few):
     assert "60 objects still use it. Change or delete these first:" in page
     assert "and more, 60 in all" in page
     assert page.count("<li>Token: ") == 20
+
+
+@pytest.mark.parametrize("given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}])
+def test_the_deletion_of_a_project_or_policy_asks_for_its_name(as_ann, store, given):
+    """Without it, nothing is deleted, and the page says what to type."""
+    rows = ProjectFactory(slug="chat"), PolicyFactory(slug="chat")
+    for row in rows:
+        model = row._meta.model_name
+        url = f"/admin/{row._meta.app_label}/{model}/{row.pk}/delete/"
+        page = as_ann.post(url, {"post": "yes", "change_reason": "x", **given}).content.decode()
+        assert "Type chat to delete. Nothing is deleted yet." in page
+
+    assert all(type(row).objects.filter(pk=row.pk).exists() for row in rows)
+    assert not AuditEntry.objects.exists()
+
+
+def test_the_deletion_of_several_policies_asks_for_their_number(as_ann, store):
+    """And that of one from the list for its name."""
+    url, rows = "/admin/policies/policy/", [PolicyFactory(slug=slug) for slug in ("a", "b")]
+    chosen = {"action": "delete_selected", "_selected_action": [row.pk for row in rows], "post": "yes"}
+
+    page = as_ann.post(url, chosen).content.decode()
+    assert "Type 2 policies to delete. Nothing is deleted yet." in page
+    as_ann.post(url, {**chosen, "object_name": "2 policies"})
+    assert not Policy.objects.exists()
+    row = PolicyFactory(slug="c")
+    as_ann.post(url, {**chosen, "_selected_action": [row.pk], "object_name": "c"})
+    assert not Policy.objects.exists()
