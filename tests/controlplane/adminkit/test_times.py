@@ -72,7 +72,7 @@ def test_rest_does_not_know_the_cookie(api, client):
 
 def test_no_template_calls_a_local_time_utc():
     """``|date`` shows the zone of the user, so a template writes times with the tags of this module."""
-    pages = [path for path in (ROOT / "templates" / "admin").rglob("*.html")]
+    pages = list((ROOT / "templates" / "admin").rglob("*.html"))
     wrong = [
         f"{path.name}: {found}"
         for path in pages
