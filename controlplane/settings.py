@@ -67,6 +67,7 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.jobs",
     "controlplane.prices",
+    "controlplane.emergency",
     "controlplane.publishing",
     "controlplane.revisions",
     "controlplane.audit",
@@ -110,6 +111,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "controlplane.emergency.banner.banner",
             ],
             "libraries": {"times": "controlplane.adminkit.times"},
         },
@@ -217,6 +219,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.publishing.tasks.end_overrides",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
+    },
+    "end-glass": {
+        "task": "controlplane.emergency.tasks.end_glass",
+        "schedule": timedelta(seconds=5),
+        "options": {"expires": 5},
     },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",

@@ -43,6 +43,7 @@ def _operation() -> list[dict[str, Any]]:
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
         _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision"),
         _menu("Outbox", "outbox", outbox, "publishing.view_outboxentry", badge),
+        _menu("Emergency", "emergency", "emergency_suspension_changelist", ""),
         _menu("Jobs", "checklist", "jobs_job_changelist", ""),
         _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),
     ]

@@ -205,6 +205,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         started_at=_instant(fields, "started_at_us"),
         seen_at=_instant(fields, "seen_at_us"),
         degraded_since=_instant(fields, "degraded_since_us"),
+        glass_until=_instant(fields, "glass_until_us"),
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
         problems=_problems(fields.get("problems", [])),
@@ -219,7 +220,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    times = ("started_at", "degraded_since", "revision_at")
+    times = ("started_at", "degraded_since", "revision_at", "glass_until")
     reports = ("unmetered", "unsupported", "problems")
     optional = ("pid", "price_revision", *times, "decisions", "store_id", *reports)
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]

@@ -9,6 +9,7 @@ from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
@@ -25,6 +26,7 @@ from controlplane.adminkit.site import (
 )
 from controlplane.adminkit.times import zone_name
 from controlplane.core.money import permits
+from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.actions import copy_policy, remove_limit, save_override, set_global_policy
@@ -93,7 +95,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(PolicyScope, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -108,7 +110,7 @@ class PolicyAdmin(PolicyScope, RecordedAdmin):
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
     form = PolicyForm
     inlines = [LimitInline]
-    change_form_outer_after_template = "admin/sluicegate/try_request.html"
+    change_form_outer_after_template = "admin/sluicegate/policy_after.html"
     actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",

@@ -9,9 +9,8 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.forms import NumbersField, ReasonDialog, RecordedForm
-from controlplane.core.text import PRINTABLE
+from controlplane.core.text import PRINTABLE, slug_error
 from controlplane.policies.models import Policy
-from controlplane.policies.slugs import slug_error
 from controlplane.projects.models import SLUG_RULE
 from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
 

@@ -70,7 +70,7 @@ class ScopeFilter(DropdownFilter):
 class NamedFilter(FieldTextFilter):
     """A filter that accepts an id or a name."""
 
-    model: type[Project] | type[Token]
+    model: type[Project] | type[Token] | type[Policy]
     column: str
 
     def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
@@ -87,6 +87,10 @@ class ProjectFilter(NamedFilter):
 
 class TokenFilter(NamedFilter):
     model, column = Token, "name"
+
+
+class PolicyFilter(NamedFilter):
+    model, column = Policy, "slug"
 
 
 class TokenLabelFilter(LabelFilter):
@@ -180,6 +184,7 @@ class UsageAdmin(SumsAdmin):
         ScopeFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
+        ("policy_id", PolicyFilter),
         TokenLabelFilter,
         ("unit", FieldTextFilter),
         ("at", InstantRangeFilter),

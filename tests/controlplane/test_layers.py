@@ -4,18 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "explain",
-    "fleet",
-    "jobs",
-    "policies",
-    "preview",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "usage",
-    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
     *("publishing", "reservations", "revisions", "usage"),
 )
 

@@ -424,9 +424,8 @@ def test_a_deleted_policy_takes_its_limits_and_is_published(as_ann, told, store)
     limit = LimitFactory()
     publisher.publish_all()
 
-    response = as_ann.post(
-        f"{POLICIES}{limit.policy.pk}/delete/", {"post": "yes", "change_reason": "unused"}, follow=True
-    )
+    sent = {"post": "yes", "object_name": limit.policy.slug, "change_reason": "unused"}
+    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/delete/", sent, follow=True)
 
     assert told(response)[0].endswith("was deleted successfully. Published as revision 2.")
     assert not Policy.objects.exists()
@@ -447,7 +446,8 @@ def test_selected_projects_are_deleted_one_by_one(as_ann, store):
     """Each deletion is recorded: enforcers are told of every token that falls."""
     token = TokenFactory()
 
-    as_ann.post(PROJECTS, {"action": "delete_selected", "_selected_action": [token.project_id], "post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [token.project_id]}
+    as_ann.post(PROJECTS, {**chosen, "post": "yes", "object_name": token.project.slug})
 
     assert [entry.action for entry in AuditEntry.objects.all()] == ["token.delete", "project.delete"]
     assert {("token", token.digest), ("project", token.project_id)} <= set(
