@@ -10,6 +10,7 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
+from controlplane.access import attempts, membership_pages, people  # noqa: F401  (they register more pages)
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
@@ -27,7 +28,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
+from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
     delete_tokens,
     issue_token,
