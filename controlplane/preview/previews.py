@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from enforcement.state.spread import PART_SECONDS
 
 from controlplane.policies.models import Policy
 from controlplane.preview import recording
@@ -21,6 +20,7 @@ from controlplane.preview.judging import Unknown, cautions_about, unknown_about,
 from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
 from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
+from enforcement.usage.spread import PART_SECONDS
 
 DAY = timedelta(hours=24)
 WEEK = timedelta(days=7)

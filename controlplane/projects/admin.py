@@ -11,6 +11,7 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
+from controlplane.access import attempts, membership_pages, people  # noqa: F401  (they register more pages)
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.deletion import NamedDeletion
@@ -33,7 +34,7 @@ from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
+from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
     issue_token,
     revoke_token,
