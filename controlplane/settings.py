@@ -69,6 +69,7 @@ INSTALLED_APPS = [
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.statements",
     "controlplane.preview",
     "controlplane.reservations",
     "controlplane.stack",

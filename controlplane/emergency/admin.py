@@ -64,10 +64,13 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         return is_member(request.user)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Suspension]:
-        rows = super().get_queryset(request).select_related("token__project", "project", "within")
-        if is_operator(request.user):
+        return super().get_queryset(request).select_related("token__project", "project", "within")
+
+    def narrowed(self, rows: QuerySet[Suspension], user: Any, kind: str = "view") -> QuerySet[Suspension]:
+        """Return what concerns the projects of the user, which is also what is suspended in all projects."""
+        if is_operator(user):
             return rows
-        own = projects_of(request.user).values("pk")
+        own = projects_of(user).values("pk")
         shared = Q(token=None, project=None, within=None)
         return rows.filter(shared | Q(project__in=own) | Q(token__project__in=own) | Q(within__in=own))
 

@@ -45,10 +45,11 @@ class ProjectSerializer(CleanModelSerializer):
         model = Project
         fields = [
             *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
-            *("active", "partition_cap", "version", "created_at"),
+            *("active", "partition_cap", "time_zone", "version", "created_at"),
         ]
         extra_kwargs = {
             "active": {"default": True},
+            "time_zone": {"default": "UTC"},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]

@@ -15,6 +15,7 @@ APPS = (
     "projects",
     "publishing",
     "reservations",
+    "statements",
     "usage",
 )
 
