@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from celery.schedules import crontab
-from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controlplane.adminkit import theme
 from controlplane.core import environment as env
 from controlplane.core import logs
 from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept, make_var_dir
@@ -41,6 +41,8 @@ STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
 # All money of this installation is counted in this currency. Changing it converts nothing.
 CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
+# The address at which clients reach the proxies, for the examples in the admin.
+PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -67,6 +69,8 @@ INSTALLED_APPS = [
     "controlplane.prices",
     "controlplane.emergency",
     "controlplane.publishing",
+    "controlplane.revisions",
+    "controlplane.audit",
     "controlplane.fleet",
     "controlplane.usage",
     "controlplane.statements",
@@ -88,6 +92,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
@@ -109,6 +114,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "controlplane.emergency.banner.banner",
             ],
+            "libraries": {"times": "controlplane.adminkit.times"},
         },
     },
 ]
@@ -222,6 +228,11 @@ CELERY_BEAT_SCHEDULE = {
     },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
+    "seal-audit": {
+        "task": "controlplane.audit.tasks.seal",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
@@ -374,45 +385,7 @@ SPECTACULAR_SETTINGS = {
 
 # Admin ----------------------------------------------------------------------------------------------------------------
 
-UNFOLD = {
-    "SITE_TITLE": "Sluicegate",
-    "SITE_HEADER": "Sluicegate",
-    "SITE_SYMBOL": "water_lock",
-    "SITE_URL": None,
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("controlplane/favicon.svg")}
-    ],
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
-    "ENVIRONMENT": "controlplane.adminkit.site.environment",
-    "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
-    "STYLES": [
-        lambda request: static("controlplane/admin.css"),
-        lambda request: static("controlplane/sets.css"),
-    ],
-    "SCRIPTS": [
-        lambda request: static("controlplane/admin.js"),
-        lambda request: static("controlplane/paste_search.js"),
-    ],
-    # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
-    "COLORS": {
-        "primary": {
-            "50": "oklch(97% .014 254.604)",
-            "100": "oklch(93.2% .032 255.585)",
-            "200": "oklch(88.2% .059 254.128)",
-            "300": "oklch(80.9% .105 251.813)",
-            "400": "oklch(70.7% .165 254.624)",
-            "500": "oklch(66% .19 256)",
-            "600": "oklch(50% .2 259)",
-            "700": "oklch(45% .19 260)",
-            "800": "oklch(40% .17 262)",
-            "900": "oklch(35% .14 263)",
-            "950": "oklch(28.2% .091 267.935)",
-        },
-    },
-    "COMMAND": {"search_callback": "controlplane.adminkit.palette.search"},
-    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
-}
+UNFOLD = theme.UNFOLD
 
 # Logs -----------------------------------------------------------------------------------------------------------------
 

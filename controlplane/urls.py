@@ -3,7 +3,9 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from controlplane import docs, health
+from controlplane.advice.views import advice
 from controlplane.explain.admin import explain_view
+from controlplane.explain.panels import near_view
 
 handler400 = "controlplane.error_pages.bad_request"
 handler403 = "controlplane.error_pages.permission_denied"
@@ -12,7 +14,10 @@ handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/", include("controlplane.firstrun.urls")),
+    path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
+    path("admin/near-limit/", admin.site.admin_view(near_view), name="near-limit"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),

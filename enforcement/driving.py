@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context
+from typing import Any, Self
 
 from hiredis import ReplyError
 
@@ -69,12 +70,15 @@ async def run_through(
     try:
         command = next(steps)
         while True:
-            replying = asyncio.ensure_future(call(command))
+            calling = call(command)
+            replying = calling if isinstance(calling, asyncio.Future) else asyncio.ensure_future(calling)
             while not replying.done():
                 try:
-                    await _end_of(replying)
+                    await _Uncancelled(replying)
                 except asyncio.CancelledError as exc:
                     cancelled = exc
+                except StoreError:
+                    break
             try:
                 reply = replying.result()
                 if type(reply) is ReplyError:
@@ -87,16 +91,35 @@ async def run_through(
         return stop.value, cancelled
 
 
-def _end_of(future: asyncio.Future[Any]) -> asyncio.Future[None]:
-    """Return a future that is done when another one is. To cancel it does not cancel the other one."""
-    end = future.get_loop().create_future()
+class _Uncancelled:
+    """
+    Waits for a future that is not cancelled with the task. The task gets its cancellation when the future is done.
 
-    def ended(_: asyncio.Future[Any]) -> None:
-        if not end.done():
-            end.set_result(None)
+    To the task this is a future itself, see :func:`asyncio.isfuture`. A real one that ends with the other would take a
+    second turn of the event loop.
+    """
 
-    future.add_done_callback(ended)
-    return end
+    __slots__ = ("_asyncio_future_blocking", "_future")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+        self._asyncio_future_blocking = False
+
+    def __await__(self) -> Generator[Self]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop in which the future is done."""
+        return self._future.get_loop()
+
+    def add_done_callback(self, call: Callable[..., object], *, context: Context | None = None) -> None:
+        """Have the task woken when the future is done."""
+        self._future.add_done_callback(call, context=context)
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """Refuse to be cancelled, so that the task remembers that it was."""
+        return False
 
 
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:

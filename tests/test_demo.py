@@ -66,7 +66,7 @@ def test_demo_proves_all_eight_points_and_leaves_nothing_behind(tmp_path: Path) 
     assert "✗" not in said
     for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in total", "caught up"):
         assert proof in said
-    for proof in ("and the budget 10,000", "says the same", "3 of 3 proxies reply 429"):
+    for proof in ("and the budget 10,000", "budget has the same", "3 of 3 proxies deny it with 429"):
         assert proof in said
     assert "/admin/   user admin, password" in said
     assert running(directory) == []

@@ -53,8 +53,7 @@ def _operation() -> list[dict[str, Any]]:
 def _access() -> list[dict[str, Any]]:
     return [
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
-        _menu("Users", "person", "auth_user_changelist", "auth.view_user"),
-        _menu("Groups", "group", "auth_group_changelist", "auth.view_group"),
+        _menu("People", "group", "auth_user_changelist", "auth.view_user"),
         _menu("Failed log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
     ]
 

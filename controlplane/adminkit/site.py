@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
@@ -25,6 +24,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
+from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.snapshots import snapshot
 from controlplane.core.text import unprintable
@@ -35,15 +35,6 @@ admin.site.index_title = "Overview"
 
 # The theme's widget for an instant has two inputs, one of them without a label.
 FIELDS = {models.DateTimeField: {"form_class": forms.DateTimeField, "widget": InstantInput}}
-
-
-def environment(request: HttpRequest) -> list[str] | None:
-    """Return the text and the colour of the badge in the header, or None if the environment has no name."""
-    name = settings.ENVIRONMENT_NAME
-    if not name:
-        return None
-    kinds = {"prod": "danger", "stag": "warning", "test": "info", "dev": "success"}
-    return [name, next((kind for start, kind in kinds.items() if name.lower().startswith(start)), "info")]
 
 
 def badge(text: str, kind: str = "") -> SafeString:
@@ -70,8 +61,7 @@ def instant(at: datetime | None, now: datetime | None = None) -> SafeString | st
     else:
         left = timeuntil(at, now, depth=2).replace(",", "")
         relative = f"in {left}" if at > now else f"{timesince(at, now, depth=1)} ago"
-    exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at, seconds=True), relative)
 
 
 def link_to(row: models.Model | None, text: str = "") -> SafeString | str:
@@ -132,7 +122,7 @@ class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
         """
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
-            field.help_text = field.help_text or "In UTC. If empty, never."
+            field.help_text = field.help_text or f"In {zone_name()}. If empty, never."
         for right in ("add", "change", "delete", "view"):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)

@@ -29,11 +29,13 @@ POLL_SECONDS = 0.02
 
 async def check_budget(demo: DemoEnvironment, reporter: Reporter) -> None:
     """Send requests until the cheapest one is denied, and print checks of what the provider invoices for the others."""
-    reporter.step(f"A budget of {BUDGET:,} micros (${BUDGET / 1_000_000:.2f}) a month for a model that streams")
+    reporter.step(f"A budget of ${BUDGET / 1_000_000:.2f} a month for a model that streams")
+    reporter.note(f"Money is counted in micros, millionths of a dollar, so the budget is {BUDGET:,} micros.")
     token = await _prepare(demo, reporter)
     first = await demo.clients.ask(0, token.secret, _question(0))
     cheapest = BUDGET - _remaining(first)
-    reporter.note(f"The cheapest request may cost {cheapest:,} micros, which are charged before it is sent.")
+    reporter.note(f"The cheapest request may cost {cheapest:,} micros. They are charged before it is sent,")
+    reporter.note("and when its answer has ended, it has cost what the provider reports. The rest is given back.")
     waves = [Replies([first], first.ms)]
     invoice, used = await _settled(demo, token)
     while used == invoice.micros and BUDGET - used >= cheapest and len(waves) < MOST_WAVES:
@@ -45,8 +47,8 @@ async def check_budget(demo: DemoEnvironment, reporter: Reporter) -> None:
     last = await demo.clients.ask_at_once(token.secret, [_question(0)])
     reporter.check(
         BUDGET - used < cheapest and last.count(429) == len(last.all),
-        f"{BUDGET - used:,} are left. The cheapest request may cost {cheapest:,}: "
-        f"{last.count(429)} of {len(last.all)} proxies reply 429 to it",
+        f"{BUDGET - used:,} micros are left, and the cheapest request may cost {cheapest:,}: "
+        f"{last.count(429)} of {len(last.all)} proxies deny it with 429",
     )
 
 
@@ -92,10 +94,10 @@ def _report(reporter: Reporter, waves: list[Replies], invoice: Invoice, used: in
     most = max(len(wave.all) for wave in waves)
     reporter.check(
         passed == invoice.requests,
-        f"{passed} of {sent} requests pass, sent up to {most} at once; the provider invoices {invoice.requests}",
+        f"{passed} of {sent} requests pass, sent up to {most} at once, and the provider invoices {invoice.requests}",
     )
     reporter.check(invoice.micros <= BUDGET, f"the invoice is {invoice.micros:,} micros, and the budget {BUDGET:,}")
-    reporter.check(used == invoice.micros, f"the counter of the budget says the same: {used:,}")
+    reporter.check(used == invoice.micros, f"the counter of the budget has the same: {used:,} micros")
 
 
 def _wave() -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from controlplane.emergency.document import emergency_document
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, Change, change
+from enforcement.control.emergency import parse_emergency
 from enforcement.model.documents import InvalidDocument, dumps
-from enforcement.model.emergency import parse_emergency
 
 TURN = "emergency"
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.projects.models import Project, Token, isoformat
-from enforcement.model.emergency import MAX_GLASS_SECONDS
+from enforcement.control.emergency import MAX_GLASS_SECONDS
 from enforcement.model.matching import is_attribute_name, may_exist
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
 

@@ -14,17 +14,17 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.access.admin import VIEWER, permission_required
-from controlplane.access.scope import is_operator, projects_of
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
 from controlplane.core.money import permits
 from controlplane.explain import words
 from controlplane.explain.answer import Explanation, Line, Source, explain
+from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
 from controlplane.fleet.heartbeats import is_live
-from controlplane.policies.describe import amount, attribute, in_words
+from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy
-from controlplane.projects.models import Token
 from controlplane.publishing.models import Revision
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
@@ -33,7 +33,7 @@ from enforcement.model.tokens import SECRET_HEADS
 
 RESULTS = {
     "denied": ("denied", "bad"),
-    "also_denied": ("denied, too, in that minute", "bad"),
+    "also_denied": ("denied in that minute", "bad"),
     "would_deny": ("would be denied, in shadow", "warn"),
     "passed": ("had room", "good"),
     "no_match": ("no match", ""),
@@ -56,7 +56,7 @@ class ValuesField(RulesField):
 class QuestionForm(forms.Form):
     """What is asked: a decision id, or a token with what is known of its request."""
 
-    decision = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Decision id")
+    decision = forms.CharField(required=False, max_length=200, label="Decision id")
     token = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Token")
     at = forms.DateTimeField(required=False, widget=InstantInput, label="Time (UTC)")
     request = forms.CharField(
@@ -68,6 +68,8 @@ class QuestionForm(forms.Form):
         super().__init__(*args, **options)
         for name in ("decision", "token"):
             self.fields[name].widget.attrs |= {"autocomplete": "off", "spellcheck": "false"}
+        # The theme's own input is too narrow for an id.
+        self.fields["decision"].widget.attrs["class"] = "sg-input"
         hints = {"token": "Id, prefix, name or secret", "request": "POST /v1/chat/completions"}
         for name, hint in hints.items():
             self.fields[name].widget.attrs["placeholder"] = hint
@@ -139,12 +141,6 @@ def _in_address(request: HttpRequest) -> dict[str, str]:
 
 def _token_id(text: str) -> dict[str, str]:
     return {"token": text} if text.startswith("tok_") else {}
-
-
-def reach_of(request: HttpRequest) -> Reach:
-    """Return what the user may see."""
-    projects = projects_of(request.user)
-    return Reach(projects, Token.objects.filter(project__in=projects), is_operator(request.user))
 
 
 def _found(form: QuestionForm, reach: Reach) -> Explanation | None:
@@ -229,7 +225,7 @@ def _row(line: Line, policy: Policy | None, everything: bool) -> dict[str, Any]:
         "notes": list(filter(None, [_partitions(match), source(line.source), match.why])),
         "then": _then(line, hidden),
         "now": _now(line, hidden),
-        "reset": in_words(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
+        "reset": words.duration(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
         "result": badge(text, kind),
         "css": {"denied": "sg-row-hit", "no_match": "sg-row-off"}.get(line.result, ""),
     }

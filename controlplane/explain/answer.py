@@ -247,6 +247,8 @@ def _refusal(case: Case, present: Subject | None) -> str:
         return f"the token is {case.token.status}"
     if case.project and not case.project.active:
         return "the project is inactive"
+    if present and present.token and present.token.suspended:
+        return "the token is suspended"
     return "" if present else "enforcers do not know the token"
 
 

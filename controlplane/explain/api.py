@@ -34,10 +34,10 @@ class AttributesField(serializers.DictField):
         try:
             check_attributes(attributes)
         except ValueError as exc:
-            raise ValidationError([ErrorDetail(str(exc).partition(": ")[2].capitalize(), code="invalid")]) from exc
+            raise ValidationError([ErrorDetail(str(exc).partition(": ")[2].capitalize(), code="rule")]) from exc
         if labels := [name for name in attributes if is_label(name)]:
             message = f"Must not name a label, which the token has, got {labels[0]}."
-            raise ValidationError([ErrorDetail(message, code="label")])
+            raise ValidationError([ErrorDetail(message, code="rule")])
         return attributes
 
 
@@ -61,9 +61,9 @@ class QuestionSerializer(StrictSerializer):
             raise ValidationError({"decision": [ErrorDetail(message, code="one_of_two")]})
         if "at" in attrs and "decision" in attrs:
             message = "Must be left out with a decision, whose id has the time."
-            raise ValidationError({"at": [ErrorDetail(message, code="surplus")]})
+            raise ValidationError({"at": [ErrorDetail(message, code="rule")]})
         if "at" in attrs and attrs["at"] > timezone.now():
-            raise ValidationError({"at": [ErrorDetail("Must not be in the future.", code="future")]})
+            raise ValidationError({"at": [ErrorDetail("Must not be in the future.", code="range")]})
         return attrs
 
 
@@ -76,7 +76,7 @@ class DecisionSerializer(serializers.Serializer):
     attributes_sampled = serializers.BooleanField(help_text="Whether it is in the sample of denials.")
 
 
-class OverrideSerializer(serializers.Serializer):
+class OverrideSourceSerializer(serializers.Serializer):
     id = serializers.CharField()
     ends_at = InstantField(allow_null=True)
     reason = serializers.CharField()
@@ -98,13 +98,13 @@ class ExplainedLimitSerializer(serializers.Serializer):
     mode = serializers.ChoiceField(MODES)
     unit = serializers.CharField()
     quota = serializers.IntegerField(help_text="In force then, with the override applied.")
-    override = OverrideSerializer(allow_null=True, help_text="The override that set the quota, or null.")
+    override = OverrideSourceSerializer(allow_null=True, help_text="The override that set the quota, or null.")
     used = serializers.IntegerField(allow_null=True, help_text="Permits of its window up to the end of that minute.")
     allowed = serializers.IntegerField(allow_null=True, help_text="Requests in that minute, hour or day.")
     denied = serializers.IntegerField(allow_null=True)
     would_deny = serializers.IntegerField(allow_null=True)
     quota_now = serializers.IntegerField(allow_null=True, help_text="If null, it does not apply any more.")
-    override_now = OverrideSerializer(allow_null=True)
+    override_now = OverrideSourceSerializer(allow_null=True)
     used_now = serializers.IntegerField(allow_null=True)
     remaining_now = serializers.IntegerField(allow_null=True)
     reset_ms_now = serializers.IntegerField(allow_null=True)
@@ -118,7 +118,7 @@ class UsageAroundSerializer(serializers.Serializer):
     would_deny = serializers.IntegerField()
 
 
-class ChangeSerializer(serializers.Serializer):
+class LaterChangeSerializer(serializers.Serializer):
     revision = serializers.IntegerField()
     at = InstantField()
 
@@ -141,7 +141,7 @@ class ExplanationSerializer(serializers.Serializer):
     documents_unknown = serializers.ListField(
         child=serializers.CharField(), help_text="Documents of that revision that are not kept. Present ones are shown."
     )
-    changes = ChangeSerializer(many=True, help_text="The first 10 revisions that changed what applies.")
+    changes = LaterChangeSerializer(many=True, help_text="The first 10 revisions that changed what applies.")
     change_count = serializers.IntegerField()
 
 
@@ -168,7 +168,7 @@ class ExplainView(ApiView):
         try:
             case = _case(body.validated_data, reach, now)
         except Unanswerable as exc:
-            raise ValidationError({exc.field: [ErrorDetail(exc.reason, code="not_found")]}) from exc
+            raise ValidationError({exc.field: [ErrorDetail(exc.reason, code="does_not_exist")]}) from exc
         found = answer.explain(case, reach, now, counters.client())
         return Response(ExplanationSerializer(as_data(found, reach)).data)
 

@@ -38,6 +38,8 @@ class Instance(models.Model):
     pid = models.BigIntegerField(null=True)
     version = models.CharField(max_length=64, blank=True)
     revision = models.BigIntegerField(default=0)
+    # When it got this revision, by the store's clock. None if its release does not report that.
+    revision_at = models.DateTimeField(null=True)
     state = models.CharField(max_length=10, choices=STATES, default=STARTING)
     started_at = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(db_index=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 
 from controlplane.core.turns import take_turn
 from controlplane.policies.models import Limit, Override, Policy
@@ -79,6 +80,22 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
         limit.save()
 
 
+def copy_policy(tx: Change, policy: Policy, slug: str, name: str) -> Policy:
+    """
+    Save and return a policy with the same limits and rules for metered requests, which nothing uses yet.
+
+    Raises:
+        ValidationError: Another policy has the slug, or the slug or the name breaks a rule of the model.
+    """
+    fields = {"description": policy.description, "project": policy.project, "metering": policy.metering}
+    copied = Policy(slug=slug, name=name, **fields)
+    copied.full_clean()
+    copied.save()
+    replace_limits(tx, copied, [limit.as_value() for limit in policy.limits.all()], restored=True)
+    tx.created(copied)
+    return copied
+
+
 def remove_limit(tx: Change, limit: Limit) -> None:
     """Delete a limit with its overrides, which are recorded. The caller records the change of the policy."""
     tx.record_deleted(limit.dependents())
@@ -93,6 +110,10 @@ def save_override(tx: Change, override: Override) -> None:
         ValidationError: It has no holder, or two, or numbers that its limit does not allow.
     """
     former = Override.objects.filter(pk=override.pk).first()
+    # One whose end has come may not have been ended yet, and must not be in the way of the next.
+    same = Override.objects.filter(limit=override.limit_id, token=override.token_id, project=override.project_id)
+    for over in same.filter(ends_at__lte=timezone.now()).exclude(pk=override.pk):
+        end_override(tx, over, over.ends_at)
     if former is None:
         override.created_by = tx.actor.name[:200]
     override.full_clean()
@@ -107,9 +128,18 @@ def save_override(tx: Change, override: Override) -> None:
     tx.updated(override, former.as_record())
 
 
+def end_override(tx: Change, override: Override, now: datetime) -> None:
+    """End an override with its audit entry. The row is kept as history."""
+    before = override.as_record()
+    override.ended_at = now
+    override.save(update_fields=["ended_at"])
+    tx.record("override.end", override, before=before, after=override.as_record())
+
+
 def end_overrides(tx: Change, now: datetime) -> int:
-    """Delete the overrides that have ended, and return their number. Enforcers ignore them from their end on."""
-    ended = list(Override.objects.filter(ends_at__lte=now).select_related("limit__policy", "token", "project"))
-    for override in ended:
-        tx.delete(override)
-    return len(ended)
+    """End the overrides whose end has come, and return their number. Enforcers ignore them from their end on."""
+    ended = Override.objects.filter(ends_at__lte=now).select_for_update(of=("self",))
+    rows = list(ended.select_related("limit__policy", "token", "project"))
+    for override in rows:
+        end_override(tx, override, override.ends_at)
+    return len(rows)

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.functional import cached_property
 
+from controlplane.audit.entries import AppendOnly, AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
@@ -25,6 +26,9 @@ from enforcement.model.limits import (
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+
+# The rows of the audit belong to this app, in which they began.
+__all__ = ["AppendOnly", "AuditEntry", "Limit", "Override", "Policy"]
 
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
@@ -242,6 +246,13 @@ class Limit(models.Model):
         return self.policy
 
 
+class LiveOverrides(models.Manager):
+    """The overrides that have not ended. Those that have are kept as history, and count nowhere."""
+
+    def get_queryset(self) -> models.QuerySet["Override"]:
+        return super().get_queryset().filter(ended_at=None)
+
+
 class Override(models.Model):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ovr"), editable=False)
     limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
@@ -253,6 +264,11 @@ class Override(models.Model):
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # When it ended, by its end or by hand. None while it is in force.
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    objects = LiveOverrides()
+    with_ended = models.Manager()
 
     ONE_HOLDER = "Choose a token or a project, one of the two."
 
@@ -264,9 +280,20 @@ class Override(models.Model):
                 name="policies_override_of_a_token_or_a_project",
                 violation_error_message="Choose a token or a project, one of the two.",
             ),
-            models.UniqueConstraint(fields=["limit", "token"], name="policies_override_once_a_token"),
-            models.UniqueConstraint(fields=["limit", "project"], name="policies_override_once_a_project"),
+            *(
+                models.UniqueConstraint(
+                    fields=["limit", holder],
+                    condition=models.Q(ended_at=None),
+                    name=f"policies_override_once_a_{holder}",
+                    violation_error_message=f"This {holder} has an override of this limit already.",
+                )
+                for holder in ("token", "project")
+            ),
         ]
+        indexes = [
+            models.Index(fields=["ends_at"], condition=models.Q(ended_at=None), name="policies_override_ends"),
+        ]
+        permissions = [("add_endless_override", "Can give an override no end")]
 
     def __str__(self) -> str:
         return f"{self.limit} for {self.token or self.project}"
@@ -322,76 +349,11 @@ class Override(models.Model):
     def as_record(self) -> dict[str, Any]:
         holder = {"token": self.token_id, "project": self.project_id}
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
-        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at)}
+        ended = {"ended_at": isoformat(self.ended_at)} if self.ended_at else {}
+        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **ended}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()
 
     def dependents(self) -> Iterator[models.Model]:
         yield from ()
-
-
-class AppendOnly(TypeError):
-    """Raised on an attempt to change or delete an audit entry."""
-
-
-class AuditQuerySet(models.QuerySet):
-    def update(self, **fields: Any) -> int:
-        raise AppendOnly("Audit entries must not be changed.")
-
-    def delete(self) -> tuple[int, dict[str, int]]:
-        raise AppendOnly("Audit entries are never deleted.")
-
-
-class AuditEntry(models.Model):
-    CHANNELS = (("admin", "admin"), ("api", "API"), ("command", "command"), ("task", "task"))
-
-    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "aud"), editable=False)
-    at = models.DateTimeField(default=timezone.now, db_index=True)
-    actor = models.CharField(max_length=200)
-    channel = models.CharField(max_length=10, choices=CHANNELS)
-    action = models.CharField(max_length=64)
-    object_type = models.CharField(max_length=32)
-    object_id = models.CharField(max_length=64)
-    object_label = models.CharField(max_length=300)
-    before = models.JSONField(null=True, blank=True)
-    after = models.JSONField(null=True, blank=True)
-    reason = models.CharField(max_length=500, blank=True)
-    request_id = models.CharField(max_length=128, blank=True)
-    # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
-    # still write some during an upgrade.
-    change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
-    # The id of the project whose members may read this entry. Only operators read an entry without one.
-    project = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
-
-    objects = AuditQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["-at", "-id"]
-        verbose_name_plural = "audit entries"
-        indexes = [
-            models.Index(fields=["object_type", "object_id", "-at"]),
-            # The filters of REST, each in the order of its pages.
-            models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
-            models.Index(fields=["action", "-id"], name="policies_audit_action"),
-            models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
-            # What the members of a project see.
-            models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.action} {self.object_label}"
-
-    def save(self, *args: Any, **options: Any) -> None:
-        """
-        Insert a new entry, or raise AppendOnly if the entry is saved already.
-
-        Raises:
-            AppendOnly: The entry is already saved.
-        """
-        if not self._state.adding:
-            raise AppendOnly("Audit entries must not be changed.")
-        super().save(*args, **{**options, "force_insert": True})
-
-    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
-        raise AppendOnly("Audit entries are never deleted.")

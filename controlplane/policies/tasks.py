@@ -1,7 +1,7 @@
 """
 The periodic task of this app.
 
-A task may run twice, even at the same time. An override is deleted once.
+A task may run twice, even at the same time. An override is ended once.
 """
 
 from celery import shared_task
@@ -14,6 +14,6 @@ from controlplane.publishing.changes import Actor, change
 # The task keeps its name of version 0.2.0, which schedules and queued messages contain.
 @shared_task(name="controlplane.publishing.tasks.end_overrides")
 def end_overrides() -> int:
-    """Delete the overrides that have ended, and return their number."""
+    """End the overrides whose end has come, and return their number."""
     with change(actor=Actor("end_overrides", "task"), reason="expired") as tx:
         return actions.end_overrides(tx, timezone.now())

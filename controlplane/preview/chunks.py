@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from enforcement.state.spread import PARTS
+from enforcement.usage.spread import PARTS
 
 MINUTES = 24 * 60
 PARTS_OF_DAY = MINUTES * PARTS
@@ -85,10 +85,16 @@ class Chunk:
 
     def with_rows(self, rows: Sequence[tuple[int, int, int, int, Sequence[int]]]) -> Self:
         """Return a new chunk with the rows of this one and *rows*, as :meth:`of` takes them."""
-        both = (self, self.of(rows))
-        numbers = [np.column_stack([one.demand, one.allowed, one.parts]) for one in both]
-        minutes, seconds = ([getattr(one, name) for one in both] for name in ("minutes", "seconds"))
-        return self._added(np.concatenate(minutes), np.concatenate(numbers), np.concatenate(seconds))
+        return self.joined([self, self.of(rows)])
+
+    @classmethod
+    def joined(cls, chunks: Sequence[Self]) -> Self:
+        """Return one chunk with the minutes of all, of which those that are the same add up."""
+        if len(chunks) == 1:
+            return chunks[0]
+        numbers = [np.column_stack([one.demand, one.allowed, one.parts]) for one in chunks]
+        minutes, seconds = ([getattr(one, name) for one in chunks] for name in ("minutes", "seconds"))
+        return cls._added(np.concatenate(minutes), np.concatenate(numbers), np.concatenate(seconds))
 
     @property
     def unplaced(self) -> np.ndarray:

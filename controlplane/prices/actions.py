@@ -67,7 +67,7 @@ def apply_catalogue(tx: Change, differences: Sequence[Difference]) -> None:
     changed = [(it.new, it.old and it.old.as_record()) for it in differences if it.new is not None]
     for price, _ in changed:
         price.changed_by, price.changed_at = tx.actor.name[:200], now
-        price.full_clean(validate_unique=False, validate_constraints=False)
+        _check(price)
     removed = [it.old for it in differences if it.new is None and it.old is not None]
     tx.record_many("modelprice.delete", ((price, price.as_record(), None) for price in removed))
     ModelPrice.objects.filter(pk__in=[price.pk for price in removed]).delete()
@@ -76,6 +76,15 @@ def apply_catalogue(tx: Change, differences: Sequence[Difference]) -> None:
     tx.record_many("modelprice.create", ((price, None, price.as_record()) for price, old in changed if old is None))
     tx.record_many("modelprice.update", ((price, old, price.as_record()) for price, old in changed if old is not None))
     ModelPrice.objects.check_document()
+
+
+def _check(price: ModelPrice) -> None:
+    """Raise ValidationError, with the model and the field, if a price of the catalogue breaks a rule."""
+    try:
+        price.full_clean(validate_unique=False, validate_constraints=False)
+    except ValidationError as exc:
+        rows = exc.message_dict.items()
+        raise ValidationError([f"{price.pattern}, {name}: {text}" for name, texts in rows for text in texts]) from exc
 
 
 def learn_factors(actor: Actor, now: datetime, reason: str = "") -> tuple[Change, list[FactorChange]]:

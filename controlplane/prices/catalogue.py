@@ -16,6 +16,7 @@ from controlplane.prices.models import CATALOGUE, RATES, ModelPrice
 # Those whose requests can be metered, in the order in which they are asked for a model that several have.
 PROVIDERS = ("openai", "anthropic", "google")
 CURRENCY = "USD"
+AS_BEFORE = "Nothing was changed."
 
 _NAMES = {"input_mtok": "input", "output_mtok": "output", "cache_read_mtok": "cached_input"}
 _NAMES |= {"cache_write_mtok": "cache_write"}
@@ -49,13 +50,28 @@ def read(providers: Sequence[str] = PROVIDERS, *, fetch: bool = False) -> Found:
         providers: Their ids. Of two that have the same model, the first one counts.
         fetch: Whether to fetch the newest list from its publisher. Otherwise that of the package is read.
     Raises:
-        Unavailable: The package is not installed, the list cannot be fetched, or there is no such provider.
+        Unavailable: The package is not installed, the list cannot be fetched or read, there is no such provider, or one
+            has no prices, so that all its present ones would be removed.
     """
+    installed = {provider.id for provider in _installed()}
     known = {provider.id: provider for provider in (_fetched() if fetch else _installed())}
     for name in providers:
+        if name not in known and name in installed:
+            raise Unavailable(
+                f"The fetched list has no provider {name!r}, whose prices would all be removed. {AS_BEFORE}"
+            )
         if name not in known:
-            raise Unavailable(f"--provider: must be one of {', '.join(sorted(known))}, got {name!r}.")
-    return _convert([known[name] for name in dict.fromkeys(providers)])
+            names = ", ".join(sorted(installed | set(known)))
+            raise Unavailable(f"--provider: must be one of {names}, got {name!r}.")
+    try:
+        found, priced = _convert([known[name] for name in dict.fromkeys(providers)])
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as exc:
+        raise Unavailable(f"The list of prices cannot be read: {_said(exc)}. {AS_BEFORE}") from exc
+    for name in providers:
+        if name not in priced:
+            text = f"The list has no price of a model of {name!r}, whose prices would all be removed. {AS_BEFORE}"
+            raise Unavailable(text)
+    return found
 
 
 def _installed() -> Sequence[Any]:
@@ -74,14 +90,20 @@ def _fetched() -> Sequence[Any]:
     try:
         found = UpdatePrices().fetch()
     except Exception as exc:
-        reason = f"{type(exc).__name__}: {exc}".strip(": ")
-        raise Unavailable(f"The list of prices could not be fetched: {reason[:300]}") from exc
+        raise Unavailable(f"The list of prices could not be fetched: {_said(exc)}. {AS_BEFORE}") from exc
     if found is None:
-        raise Unavailable("The list of prices could not be fetched.")
+        raise Unavailable(f"The list of prices could not be fetched. {AS_BEFORE}")
     return found.providers
 
 
-def _convert(providers: Iterable[Any]) -> Found:
+def _said(exc: Exception) -> str:
+    """Return what an error says, on one line and not at any length."""
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:300].strip(":. ")
+
+
+def _convert(providers: Iterable[Any]) -> tuple[Found, set[str]]:
+    """Return what the list says, and the ids of the providers that have a price."""
+    priced: set[str] = set()
     rows: dict[tuple[str, datetime | None], ModelPrice] = {}
     owners: dict[str, str] = {}
     left_out = []
@@ -94,10 +116,12 @@ def _convert(providers: Iterable[Any]) -> Found:
             if not prices:
                 left_out.append(f"{name}: not priced by tokens, or by the time of day")
                 continue
+            if patterns:
+                priced.add(provider.id)
             for pattern in patterns:
                 if owners.setdefault(pattern, name) == name:
                     rows.update({(pattern, at): _row(pattern, at, rates) for at, rates in prices})
-    return Found(list(rows.values()), left_out)
+    return Found(list(rows.values()), left_out), priced
 
 
 def _row(pattern: str, valid_from: datetime | None, rates: dict[str, Any]) -> ModelPrice:

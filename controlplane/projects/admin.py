@@ -5,16 +5,18 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
+from controlplane.access import attempts, membership_pages, people  # noqa: F401  (they register more pages)
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import LabelFilter, RowFilter
+from controlplane.adminkit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -27,9 +29,11 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
+from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.suspending import Suspendable, with_suspension
+from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
+from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
     issue_token,
     revoke_token,
@@ -44,10 +48,10 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(NamedDeletion, Suspendable, LiveCounters, RecordedAdmin):
-    list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
+class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
+    list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
-    list_filter = ["active"]
+    list_filter = ["active", NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
@@ -138,28 +142,22 @@ def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[T
     return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
 
 
-def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
-    return [
-        ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
-        (
-            "asgi",
-            "ASGI",
-            "# Put this in front of your application in each proxy. SLUICEGATE_REDIS_URL names the store.\n"
-            "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
-        ),
-    ]
+    return token_snippets(secret)
 
 
 @admin.register(Token)
-class TokenAdmin(BulkActions, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
-        *("last_used", "ends", "created"),
+        *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
         StatusFilter,
+        EndsFilter,
+        NearFilter,
         ("project", RowFilter),
         ("policy", RowFilter),
         LabelFilter,
@@ -183,7 +181,7 @@ class TokenAdmin(BulkActions, Suspendable, LiveCounters, LabelledRows, Credentia
     )
     project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
-    snippets = staticmethod(token_snippets)
+    snippets = staticmethod(examples)
 
     @display(description="Status")
     def state(self, token: Token) -> str:
@@ -203,6 +201,7 @@ class TokenAdmin(BulkActions, Suspendable, LiveCounters, LabelledRows, Credentia
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
                 ("usage by month", statement_url(token=token.pk)),
+                ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
             ]
         )

@@ -28,6 +28,11 @@ class Revision(models.Model):
     Enforcers never obey a lower number of the same epoch. A new epoch begins on purpose, after a restore or a move.
     """
 
+    # Of a revision with several changes, the first of these kinds counts. POLICY is also one of projects, FULL one that
+    # wrote everything, and OTHER one of prices or resets.
+    FULL, POLICY, OVERRIDE, TOKEN, OTHER = "full", "policy", "override", "token", "other"
+    KINDS = tuple((kind, kind) for kind in (FULL, POLICY, OVERRIDE, TOKEN, OTHER))
+
     number = models.BigIntegerField(primary_key=True)
     epoch = models.PositiveIntegerField(default=0)
     at = models.DateTimeField(default=timezone.now)
@@ -36,12 +41,40 @@ class Revision(models.Model):
     changes = models.JSONField(default=dict)
     published_at = models.DateTimeField(null=True)
     note = models.CharField(max_length=500, blank=True)
+    # What it changed, for the filter of the list. Defaults of the database too, because an earlier version may still
+    # publish during an upgrade.
+    kind = models.CharField(max_length=10, choices=KINDS, default=OTHER, db_default=OTHER)
+    # How many of the instances that ran then have it, and after how long the last of them had it. None if unknown.
+    live_on = models.PositiveIntegerField(null=True)
+    instances = models.PositiveIntegerField(null=True)
+    lag_ms = models.PositiveBigIntegerField(null=True)
+    # Whether these numbers are final, because all instances had it or because it was given up waiting for them.
+    is_counted = models.BooleanField(default=False, db_default=False)
 
     class Meta:
         ordering = ["-number"]
+        indexes = [
+            models.Index(fields=["kind", "-number"], name="publishing_revision_kind"),
+            models.Index(fields=["number"], condition=models.Q(is_counted=False), name="publishing_revision_open"),
+        ]
 
     def __str__(self) -> str:
         return f"revision {self.number}"
+
+
+class PublishedChange(models.Model):
+    """
+    A change and the revision that published it, which outlives the entries of the outbox.
+
+    A change that undoes an earlier revision names that as well, and has its row before it is published.
+    """
+
+    change = models.CharField(primary_key=True, max_length=40)
+    revision = models.ForeignKey(Revision, models.CASCADE, null=True, related_name="published")
+    undoes = models.ForeignKey(Revision, models.CASCADE, null=True, related_name="undone_by")
+
+    def __str__(self) -> str:
+        return self.change
 
 
 class PublishedDocument(models.Model):

@@ -29,7 +29,7 @@ from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation, kept
+from controlplane.publishing import compile, installation, kept, kinds
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
@@ -115,20 +115,20 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document to the store, and return the revision's number, or None if another publisher is at work.
+    Write every document to the store, and return the revision's number, also if another publisher has written it.
 
-    Return None if another publisher is at work.
+    Return None if another publisher is still at work.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The publication stays pending.
     """
-    OutboxEntry.objects.create(kind="all", by=by, channel=channel)
-    return publish_pending()
+    entry = OutboxEntry.objects.create(kind="all", by=by, channel=channel)
+    return publish_pending() or _revision_with(entry)
 
 
 def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
-    Write every document in a new epoch, and return the revision, or None if another publisher is at work.
+    Write every document in a new epoch, and return the revision, or None if another publisher is still at work.
 
     All enforcers obey it, whatever they ran before. It is recorded in the audit.
 
@@ -137,7 +137,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
     with transaction.atomic():
         before = last_state()
-        OutboxEntry.objects.create(kind="epoch", by=by, channel=channel)
+        entry = OutboxEntry.objects.create(kind="epoch", by=by, channel=channel)
         AuditEntry.objects.create(
             actor=by,
             channel=channel,
@@ -147,7 +147,12 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
             before={"epoch": before.epoch, "revision": before.revision},
             reason=reason,
         )
-    return publish_pending()
+    return publish_pending() or _revision_with(entry)
+
+
+def _revision_with(entry: OutboxEntry) -> int | None:
+    """Return the revision with which the worker has published an entry meanwhile, or None if it is pending."""
+    return OutboxEntry.objects.values_list("revision", flat=True).get(pk=entry.pk)
 
 
 def revision_of(change: str) -> int | None:
@@ -321,7 +326,9 @@ def _mark(work: Work, publication: Publication) -> int:
             channel=work.channel,
             changes={**_changes(publication), "ids": work.changes},
             published_at=now,
+            kind=kinds.kind_of(publication, work.changes),
         )
+        kinds.note_changes(revision, work.changes)
         kept.keep(revision.number, {**publication.documents, **_changed_tokens(work, publication)})
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
         ids = [entry.pk for entry in work.entries]

@@ -61,7 +61,7 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
 def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
     before = policy and policy.as_record()
-    policy = policy or _deleted_policy(document)
+    policy = policy or deleted_policy(document)
     if policy is None:
         return
     if before and _as_published(before) == _as_published(document):
@@ -75,7 +75,7 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
 
 
-def _deleted_policy(document: dict[str, Any]) -> Policy | None:
+def deleted_policy(document: dict[str, Any]) -> Policy | None:
     """
     Return a new row for a deleted policy, with its owner and description, or None if its owner is deleted too.
 

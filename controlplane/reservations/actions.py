@@ -64,7 +64,7 @@ class SettlementOrder:
         costs: Permits by unit. A unit that is left out keeps its estimate.
         usage: The tokens that the provider has reported, in place of *costs*.
 
-    Without either, everything is given back.
+    Without either, everything is given back but the request of a metered reservation, which was made.
     """
 
     costs: Mapping[str, int] | None = None
@@ -76,7 +76,7 @@ class SettlementOrder:
 
     def costs_for(self, record: ReservationRecord) -> dict[str, int] | None:
         """
-        Return what the reservation costs, by unit or by the names of its limits, or None if all is given back.
+        Return what the reservation costs, by unit or by the names of its limits, or None if it is given back.
 
         Raises:
             InvalidOrder: The order does not suit the reservation.
@@ -125,7 +125,7 @@ def settle(tx: Change, reservation_id: str, order: SettlementOrder, *, charges_g
     if found is None:
         raise AlreadySettled
     costs = order.costs_for(found.record)
-    charged = [(c, delta) for c, delta in Conclusion.of(found.record, costs).charged() if c.bound.letter != "c"]
+    charged = [(c, delta) for c, delta in Conclusion.by_hand(found.record, costs).charged() if c.bound.letter != "c"]
     if not charges_global and any(delta > 0 and charge.bound.scope == "global" for charge, delta in charged):
         raise AddsToGlobal
     changes = [
@@ -148,7 +148,7 @@ def settle(tx: Change, reservation_id: str, order: SettlementOrder, *, charges_g
 
 def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str, int] | None) -> list[int]:
     """Return the counts of the metered row of a settlement, or an empty list if the request was not metered."""
-    if "model" not in found.about:
+    if not found.record.is_metered:
         return []
     used = order.usage or Counts()
     # Costs by unit say nothing of the tokens, so they must not be compared with the estimate.

@@ -24,6 +24,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
+from enforcement.model.keys import GLOBAL_TAG
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
@@ -77,7 +78,7 @@ class FilterForm(forms.Form):
 
 
 class SettleForm(forms.Form):
-    """How a reservation is settled: by tokens, by costs, or by giving everything back."""
+    """How a reservation is settled: by tokens, by costs, or by giving it back."""
 
     WAYS = (
         ("usage", "Charge the tokens that the provider has reported"),
@@ -106,7 +107,8 @@ class SettleForm(forms.Form):
                 label=label,
             )
         self.fields["costs"] = NumbersField(required=False, label="Costs by unit")
-        ways = self.WAYS if reservation.model else self.WAYS[1:]
+        metered, (release, text) = bool(reservation.model), self.WAYS[-1]
+        ways = (*self.WAYS[:-1], (release, f"{text} but the request, which was made")) if metered else self.WAYS[1:]
         self.fields["way"].choices = ways
         self.fields["way"].initial = ways[0][0]
 
@@ -207,6 +209,9 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         """Return the page of one reservation, or settle it."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        # The id begins with that of the project, unless the reservation is one of a global limit only.
+        if (tag := pk.partition(".")[0]) != GLOBAL_TAG:
+            check(request, VIEWER, tag)
         try:
             row, _ = listing.read(pk)
             check(request, EDITOR if request.method == "POST" else VIEWER, row.project_id)

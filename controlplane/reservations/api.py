@@ -257,7 +257,10 @@ class ReservationView(Listed, ApiView):
     @extend_schema(request=ReleaseSerializer, responses=ReservationSerializer)
     @action(detail=True, methods=["post"])
     def release(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Give back all that the reservation has charged, and free the slots. The status is as for settle."""
+        """
+        Give back what the reservation has charged, and free the slots. The request of a metered reservation stays
+        counted, because it was made. The status is as for settle.
+        """
         return self._settle(actions.SettlementOrder(), self._body(ReleaseSerializer))
 
     def _body(self, kind: type[StrictSerializer]) -> dict[str, Any]:

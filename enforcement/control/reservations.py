@@ -254,7 +254,7 @@ def costs_of_usage(record: ReservationRecord, counts: Counts) -> dict[str, int]:
     Raises:
         ValueError: No meter has read the request, so that its tokens have no known cost.
     """
-    if "model" not in record.head:
+    if not record.is_metered:
         raise ValueError("usage: must be given for a metered reservation only. Settle this one by its costs.")
     return dict(_costs(record, counts))
 
@@ -276,10 +276,11 @@ def settle_reservation(
     client: Redis, keys: Keys, reservation_id: str, costs: Costs | None, *, marked_for_ms: int | None = None
 ) -> Conclusion | None:
     """
-    Settle a reservation with the real cost, or give back all of it, and return what was corrected.
+    Settle a reservation with the real cost, or give it back, and return what was corrected.
 
     Args:
-        costs: As for :meth:`enforcement.Limiter.settle`. None: all is given back.
+        costs: As for :meth:`enforcement.Limiter.settle`. None: it is given back, see
+            :meth:`~enforcement.plan.records.Conclusion.by_hand`.
         marked_for_ms: How long :func:`was_marked` tells that this call has settled it, if its reply is lost. None: it
             does not. Settlements of processes leave no mark.
     Returns:
@@ -295,7 +296,7 @@ def settle_reservation(
     record = ReservationRecord.read(client.execute_command(*recorded(where)))  # type: ignore[no-untyped-call]
     if record is None:
         return None
-    conclusion, now_us = Conclusion.of(record, costs), time_reply_us(client.time())
+    conclusion, now_us = Conclusion.by_hand(record, costs), time_reply_us(client.time())
     changed = client.execute_command(*conclusion.command(where, now_us, None, marked_for_ms=marked_for_ms))  # type: ignore[no-untyped-call]
     return conclusion if was_open(changed) else None
 

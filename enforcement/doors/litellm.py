@@ -226,7 +226,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         call = self._take(ident)
         if call is not None:
             _SAY.warning("never ended", "LiteLLM has never ended a call. It keeps its estimate.")
-            ending = asyncio.ensure_future(call.admission.conclude())
+            ending = asyncio.ensure_future(call.admission.conclude(is_last_word=False))
             _ENDING.add(ending)
             ending.add_done_callback(_ENDING.discard)
 
@@ -236,7 +236,8 @@ _ENDING: Final[set[asyncio.Future[None]]] = set()
 
 async def _settle(call: _OpenCall, settlement: Settlement | None) -> None:
     if settlement is not None:
-        await call.admission.conclude(call.reservation.terms.named(settlement.costs))
+        costs = call.reservation.terms.named(settlement.costs)
+        await call.admission.conclude(costs, is_last_word=settlement.is_last_word)
 
 
 def _failed(

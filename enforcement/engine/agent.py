@@ -30,12 +30,12 @@ from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import UsageLog
 from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
 from enforcement.store.client import STORE_ERRORS, cause_of, is_refusal, reported
 from enforcement.store.duty_failures import DutyFailures
+from enforcement.usage.usage import UsageLog
 
 if TYPE_CHECKING:
     from enforcement.engine.prices import PriceLoader
@@ -319,7 +319,7 @@ class Agent:
 
     def _work(self) -> None:
         now = self.clock.monotonic()
-        if self.documents.current.revision != self._heartbeat.reported_revision:
+        if self._heartbeat.notice():
             self._beat.due_at = min(self._beat.due_at, now + jittered(NEW_REVISION_SECONDS, least=0.0))
         if self.prices is not None and self.prices.is_stale:
             self._price_duty[0].due_at = now

@@ -194,7 +194,7 @@ class CrossSlot:
             if outcome.charged:
                 rows, request = list(outcome.refunds()), outcome.request
                 if outcome.by_store and request.where is not None:
-                    yield from concluding(self._health, rows, request.where)
+                    yield from concluding(self._health, rows, request.where, request.plan.bounds)
                 elif outcome.by_store:
                     yield from correcting(self._health, rows, request.ident, once_for_ms=UNDONE_MS)
                 else:

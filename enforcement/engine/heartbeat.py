@@ -16,9 +16,9 @@ from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import call_function
+from enforcement.usage.usage import UsageLog
 
 FLEET_SECONDS: Final = 600.0
 
@@ -92,6 +92,8 @@ class Heartbeat:
         self._problems = problems
         self._remembered = remembered
         self._started_at_us = clock.wall_us()
+        # The revision that was noticed last, and when.
+        self._noticed = (0, 0)
         self._sizes: deque[tuple[float, int]] = deque()
 
     @property
@@ -103,6 +105,13 @@ class Heartbeat:
         """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
         self.reported_revision = 0
         self._sizes.clear()
+
+    def notice(self) -> bool:
+        """Note when this instance got its revision, and return whether no heartbeat has reported that revision yet."""
+        revision = self._documents.current.revision
+        if revision != self._noticed[0]:
+            self._noticed = (revision, self._clock.now_us())
+        return revision != self.reported_revision
 
     def after_fork(self) -> None:
         """Set a new identity and the time of its start in a child process."""
@@ -118,6 +127,7 @@ class Heartbeat:
             state: ``starting``, ``ok`` or ``degraded``.
             degraded_since_us: When a part of the store became unavailable, or None if all of it is available.
         """
+        self.notice()
         sent_us, self.reported_revision = self._clock.monotonic_us(), self._documents.current.revision
         text = json.dumps(self._document(state, degraded_since_us), separators=(",", ":"))
         ident = self.identity.id
@@ -141,6 +151,7 @@ class Heartbeat:
             "pid": self.identity.pid,
             "version": self.identity.version,
             "revision": current.revision,
+            "revision_at_us": self._noticed[1] or None,
             "state": state,
             "started_at_us": self._started_at_us,
             "seen_at_us": self._clock.now_us(),

@@ -108,8 +108,13 @@ class PriceLoader:
         return self.is_loaded or self._ready.wait(max(0.0, self._wait_until - monotonic()))
 
     def after_fork(self) -> None:
-        """Replace the locks in a child process, because a thread of the parent may have held them."""
+        """
+        Prepare the prices for a child process. A thread of the parent may have held the locks, and may have been about
+        to use prices that it had read, so the child reads them again.
+        """
         self._begin()
+        self._seen = -1
+        self._restored = self.is_loaded or self._path is None
         if self.is_loaded:
             self._ready.set()
 

@@ -129,17 +129,22 @@ class SlotKeeper:
                 return
             if reservation.concluded or not reservation.life_seconds:
                 del self._open[reservation.ident]
-            for bound, _ in reservation.slots():
-                of_key = self._held.get(bound.key, {})
-                of_key.pop(reservation.ident, None)
-                if not of_key:
-                    self._held.pop(bound.key, None)
+            self._let_go(reservation)
 
     def concluded(self, reservation: Reservation) -> None:
         """Remove a reservation that was settled, unless its slots are still to be renewed."""
         with self._lock:
             if reservation.left or not reservation.slots():
                 self._open.pop(reservation.ident, None)
+                self._let_go(reservation)
+
+    def _let_go(self, reservation: Reservation) -> None:
+        """Forget the slots of a reservation. The caller holds the lock."""
+        for bound, _ in reservation.slots():
+            of_key = self._held.get(bound.key, {})
+            of_key.pop(reservation.ident, None)
+            if not of_key:
+                self._held.pop(bound.key, None)
 
     def renew_soon(self) -> None:
         """Have all slots renewed now. Any thread may call this."""

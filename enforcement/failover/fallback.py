@@ -196,6 +196,7 @@ class Fallback:
         *,
         once: bool,
         where: RecordKeys | None = None,
+        open_at_us: int | None = None,
     ) -> None:
         """
         Add to the journal, as one batch, a correction that could not be sent.
@@ -205,10 +206,11 @@ class Fallback:
             rows: For each counter its bound, the mark of the charge and the permits to add.
             once: Whether the store has to remember the id, so that a second call changes nothing.
             where: Where the reservation that is settled is recorded. None: nowhere.
+            open_at_us: See :class:`~enforcement.failover.journal.ReplayBatch`.
         """
         charges = tuple(JournalCharge(bound.key, bound, mark, permits) for bound, mark, permits in rows)
         with self._lock:
-            self.journal.add_batch(ReplayBatch(ident, charges, once, where))
+            self.journal.add_batch(ReplayBatch(ident, charges, once, where, open_at_us))
 
     def batches(
         self, ready: Ready = lambda charge: True, most: int | None = None, *, together: bool = False

@@ -47,12 +47,15 @@ class ReplayBatch:
         once: Whether the store remembers the id, so that a second call changes nothing. Slots do not need that, and
             neither does a reservation that the store has recorded.
         where: Where the store has recorded the reservation that is settled. None: nowhere.
+        open_at_us: It is settled only if it was open then, by the store's clock, in microseconds since the epoch. None:
+            also if it is lost.
     """
 
     ident: str
     charges: tuple[JournalCharge, ...]
     once: bool = True
     where: RecordKeys | None = None
+    open_at_us: int | None = None
 
     @property
     def reports_slots(self) -> bool:

@@ -15,7 +15,7 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
-from enforcement.plan.reply import NOT_RESTORED, read_corrected
+from enforcement.plan.reply import IS_LOST, NOT_RESTORED, read_corrected
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -114,9 +114,12 @@ class JournalReplay:
             once_for_ms=REMEMBERED_MS if batch.once else None,
         )
         if batch.where is not None:
-            from enforcement.plan.records import conclude  # most processes record nothing
+            from enforcement.plan.records import conclude, conclude_open  # most processes record nothing
 
-            arguments = conclude(batch.where, arguments)
+            at_us = batch.open_at_us
+            arguments = (
+                conclude(batch.where, arguments) if at_us is None else conclude_open(batch.where, arguments, at_us)
+            )
         elif registered:
             arguments = commands.register_settle(arguments, bounds)
         return resp.pack(arguments)
@@ -130,6 +133,9 @@ class JournalReplay:
             self._lost_counters.add(dirty_beside(c.key) for c in batch.charges if c.bound.durable)
             return False
         self._fallback.replayed(batch, left_out)
+        slots = [(c.bound, c.mark, c.permits) for c in batch.charges if c.bound.letter == "c"]
+        if reply == IS_LOST and slots:  # it keeps its charge, and its request has ended all the same
+            self._fallback.owe(batch.ident, slots, once=False)
         return True
 
     def refused(self, batch: ReplayBatch, exc: StoreError) -> None:

@@ -2,6 +2,7 @@
 -- is open until the time in the index that its process prolongs, and lost after that, with its charge.
 
 local TOO_MANY = -4 -- instead of a decision: the index has no room
+local IS_LOST = -5 -- instead of a settlement
 local KEPT_MS = 604800000 -- a reservation can be settled for 7 days
 local DROPPED_AT_ONCE = 100
 
@@ -69,8 +70,24 @@ local function conclude(keys, args)
   return changed
 end
 
--- Prolong open reservations. KEYS[1] the index. ARGV[1] time; then for each its id and the microseconds until it is lost.
--- Returns how many there were.
+-- Conclude a reservation only if it is open, for a correction that is not its provider's last word. One that is lost keeps its charge.
+-- KEYS       as above.
+-- ARGV[1]    id of the reservation.
+-- ARGV[2]    the instant at which it must be open, microseconds; '' for now. Then the arguments of the correction, as above.
+-- Returns    what `conclude` returns; IS_LOST if there is a record and it was lost by then: nothing was written.
+local function conclude_open(keys, args)
+  if not call then bind() end
+  local at = args[2] == '' and instant(args[3]) or to_number(args[2])
+  if not at or at % 1 ~= 0 then refuse('at', 'must be an instant', args[2]) end
+  local ends = call('ZSCORE', keys[1], args[1]) -- a lost one that made room for others has none
+  if call('GET', keys[2]) and not (ends and to_number(ends) > at) then return IS_LOST end
+  table.remove(args, 2)
+  return conclude(keys, args)
+end
+
+-- Prolong open reservations. KEYS[1] the index. ARGV[1] time; then for each its id and the microseconds until it is lost. One that is
+-- lost stays so: an operator may have read it as lost, and be about to settle it.
+-- Returns how many were open.
 local function prolong(keys, args)
   local now, prolonged = instant(args[1]), 0
   for at = 2, #args, 2 do
@@ -78,7 +95,8 @@ local function prolong(keys, args)
     if not life or not (life > 0 and life <= KEPT_MS * 1000) then refuse('life', 'must be at most 7 days', args[at + 1]) end
   end
   for at = 2, #args, 2 do
-    if call('ZSCORE', keys[1], args[at]) then
+    local ends = call('ZSCORE', keys[1], args[at])
+    if ends and to_number(ends) > now then
       call('ZADD', keys[1], format('%.0f', now + to_number(args[at + 1])), args[at])
       prolonged = prolonged + 1
     end

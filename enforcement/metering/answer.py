@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from enforcement.metering.formats.anthropic import MessagesAnswer
 from enforcement.metering.formats.gemini import GeminiAnswer
@@ -12,8 +11,8 @@ from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, E
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.responses import ResponsesAnswer
 from enforcement.metering.streams.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
-from enforcement.metering.streams.events import ArrayReader, EventReader
-from enforcement.metering.streams.repeats import Shape, learn
+from enforcement.metering.streams.events import ArrayReader
+from enforcement.metering.streams.meter import EventMeter, StreamMeter, object_in
 from enforcement.metering.usage import Usage
 
 MAX_BODY: Final = 8 * 1024 * 1024
@@ -47,11 +46,6 @@ def reader_of(format: str) -> AnswerReader:
 
 # Blanks and the bytes of a byte order mark, before the byte that says what an answer is.
 _LEAD: Final = b" \t\r\n\xef\xbb\xbf"
-_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
-# Longest event, in bytes, whose shape is learned.
-_MAX_SHAPE: Final = 4096
-# How many shapes of events are learned of one answer. Each costs as much as two events.
-_SHAPES: Final = 8
 
 
 class AnswerMeter:
@@ -99,19 +93,13 @@ class AnswerMeter:
             self._decoder = decoder_for(content_encoding, encodings)
         except UndecodableAnswer:
             self.is_readable = False
-        self._limits = (line_bytes, body_bytes)
+        self._line_bytes, self._body_bytes = line_bytes, body_bytes
         self._hides = hide_usage and self._decoder is None
-        self._reader: EventReader | ArrayReader | _BodyReader
-        self._reader = self._events = EventReader(
-            self._read_event, limit=line_bytes, hides=self._hides, on_done=self._read_so_far.end
-        )
         self._is_decided = False
-        self._events_read = 0
-        self._shapes_left = _SHAPES
-        self._repeated = b""  # the data of an event that had the shape of the one before
-        self._shape: Shape | None = None  # of the data of an event
-        self._chunk_shape: Shape | None = None  # of a chunk that is one event
-        self._shape_model: str | None = None
+        # An answer that begins as JSON has no stream of events.
+        self._stream: StreamMeter | None = None
+        self._passing: StreamMeter | None = None  # the same, if nothing but its events can come any more
+        self._json: ArrayReader | _BodyReader | None = None
 
     @property
     def usage(self) -> Usage | None:
@@ -154,12 +142,8 @@ class AnswerMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the body, and return the bytes to send on. They may be none, until the next chunk."""
-        shape = self._chunk_shape
-        if shape is not None and self._events.is_between_events():
-            found = shape.text_bytes(chunk)
-            if found >= 0:
-                self._repeat(found)
-                return chunk
+        if self._passing is not None:
+            return self._passing.feed(chunk)
         if not self.is_readable:
             return chunk
         if self._decoder is not None:
@@ -176,9 +160,9 @@ class AnswerMeter:
         """
         if not self.is_readable:
             return b""
-        held = self._reader.finish()
-        if isinstance(self._reader, _BodyReader):
-            self._read_body(self._reader.value())
+        held = b"" if self._stream is None else self._stream.finish()
+        if isinstance(self._json, _BodyReader):
+            self._read_body(self._json.value())
         elif whole and (self._decoder is None or self._decoder.is_complete):
             self._read_so_far.end()
         return held
@@ -191,82 +175,36 @@ class AnswerMeter:
             self.is_readable = False
 
     def _read(self, chunk: bytes) -> bytes:
-        if self._is_decided:
-            return self._read_decided(chunk)
+        if self._is_decided and self._stream is not None:
+            return self._stream.feed(chunk)
+        if self._json is not None:
+            return self._json.feed(chunk)
         body = chunk.lstrip(_LEAD)
         self._is_decided = bool(body)
-        if body[:1] not in (b"{", b"["):
-            return self._reader.feed(chunk)
-        held = self._events.release()
-        line_bytes, body_bytes = self._limits
-        is_array = body.startswith(b"[")
-        self._reader = ArrayReader(self._read_event, limit=line_bytes) if is_array else _BodyReader(body_bytes)
-        self._reader.feed(body)
-        return held + chunk if held else chunk
+        if body[:1] in (b"{", b"["):
+            return self._begin_json(chunk, body)
+        plain = self._decoder is None
+        if self._stream is None:
+            self._stream = StreamMeter(self._read_so_far, limit=self._line_bytes, hides=self._hides, plain=plain)
+        self._passing = self._stream if self._is_decided and plain else None
+        return self._stream.feed(chunk)
 
-    def _read_decided(self, chunk: bytes) -> bytes:
-        is_plain = self._decoder is None and self._events.is_between_events()
-        if self._shape is None or self._chunk_shape is not None or not is_plain:
-            return self._reader.feed(chunk)
-        before, self._repeated = self._events_read, b""
-        passed = self._reader.feed(chunk)
-        if self._events_read == before + 1 and self._events.is_between_events():
-            self._learn_chunk(chunk)
-        return passed
+    def _begin_json(self, chunk: bytes, body: bytes) -> bytes:
+        """Begin to read JSON, and return the bytes to send on: those held back before, and the chunk."""
+        held = b"" if self._stream is None else self._stream.release()
+        self._stream = None
+        if body.startswith(b"["):
+            self._json = ArrayReader(EventMeter(self._read_so_far, hides=False).read, limit=self._line_bytes)
+        else:
+            self._json = _BodyReader(self._body_bytes)
+        self._json.feed(body)
+        return held + chunk if held else chunk
 
     def _read_body(self, body: dict[str, Any] | None) -> None:
         if body is None:
             self.is_readable = False
         else:
             self._read_so_far.read_body(body)
-
-    def _read_event(self, data: bytes) -> bool:
-        """Read the JSON of an event, and return whether the event is to be hidden."""
-        self._events_read += 1
-        if self._shape is not None:
-            found = self._shape.text_bytes(data)
-            if found >= 0:
-                self._repeat(found)
-                self._repeated = data
-                return False
-        event = _object_in(data)
-        if event is None:
-            return False
-        before = self._read_so_far.text_bytes
-        self._read_so_far.read_event(event)
-        if self._shapes_left and self._read_so_far.text_bytes > before and len(data) <= _MAX_SHAPE:
-            self._learn(data)
-        return self._hides and event.get("choices") == [] and type(event.get("usage")) is dict
-
-    def _repeat(self, text_bytes: int) -> None:
-        self._read_so_far.text_bytes += text_bytes
-        if self._shape_model is not None:
-            self._read_so_far.model = self._shape_model
-
-    def _learn(self, data: bytes) -> None:
-        """Learn the shape of an event that has added text."""
-        self._shapes_left -= 1
-        self._shape_model = None
-        self._chunk_shape = None
-        self._shape = learn(data, self._probe)
-
-    def _learn_chunk(self, chunk: bytes) -> None:
-        """Learn the shape of a chunk that was one event, if that event had the shape of the one before."""
-        data = self._repeated
-        at = chunk.find(data)
-        head, tail = chunk[:at], chunk[at + len(data) :]
-        if self._shape is not None and data and head.endswith((b"data: ", b"data:")) and tail in _EVENT_ENDS:
-            self._chunk_shape = self._shape.within(head, tail)
-
-    def _probe(self, data: bytes) -> int | None:
-        """Read an event apart from all others, and return the bytes of its text if it does nothing but add them."""
-        event = _object_in(data)
-        if event is None:
-            return None
-        reader = type(self._read_so_far)()
-        reader.read_event(event)
-        self._shape_model = reader.model
-        return reader.text_bytes if reader.only_added_text() else None
 
 
 class _BodyReader:
@@ -291,23 +229,7 @@ class _BodyReader:
 
     def value(self) -> dict[str, Any] | None:
         """Return the JSON object of the body, or None if it is none or was too long."""
-        return None if self._is_long else _object_in(self._body)
-
-
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
-
-
-def _object_in(data: bytes | bytearray) -> dict[str, Any] | None:
-    """Return the JSON object of an event or a body, or None if it is none or is nested too deeply."""
-    try:
-        value = _DECODER.decode(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return value if type(value) is dict else None
+        return None if self._is_long else object_in(self._body)
 
 
 __all__ = ["FORMATS", "MAX_BODY", "MAX_LINE", "MIN_LIMIT", "AnswerMeter", "reader_of"]

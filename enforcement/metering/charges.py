@@ -6,7 +6,7 @@ The price is found once, when the request is reserved, and stays with the reserv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -47,20 +47,24 @@ class ReservationDenial(NamedTuple):
     denied_by: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChargeTerms:
     """
     What a request is charged by, from its reservation to its end.
+
+    They never change. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         limits: The limits that apply to the request.
         quotes: The price for each limit of money, None for each other limit.
         metered: Whether a meter can read the request. Otherwise only requests are counted.
+        names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
     """
 
     limits: tuple[Limit, ...]
     quotes: tuple[Quote | None, ...]
     metered: bool = True
+    names: tuple[str, ...] = ()
 
     def costs(self, counts: TokenCounts) -> Costs:
         """Return what these tokens cost each limit, rounded up once for each. At most 2**53 - 1."""
@@ -77,7 +81,8 @@ class ChargeTerms:
         Args:
             costs: The costs of these limits, from here or of a settlement.
         """
-        return {cost_name(limit): cost for limit, cost in zip(self.limits, costs, strict=True) if cost is not None}
+        names = self.names or [cost_name(limit) for limit in self.limits]
+        return {name: cost for name, cost in zip(names, costs, strict=True) if cost is not None}
 
     def approximates(self, counts: TokenCounts) -> bool:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
@@ -93,7 +98,9 @@ class ChargeTerms:
         return quote.price.micros(counts) if quote and quote.price else None
 
 
-def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) -> ChargeTerms | ReservationDenial:
+def terms_of(
+    limits: Sequence[Limit], prices: Prices, model: str, at_us: int, names: tuple[str, ...] = ()
+) -> ChargeTerms | ReservationDenial:
     """
     Return what a request is charged by, or why it is denied.
 
@@ -101,13 +108,17 @@ def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) ->
         limits: The limits that apply to the request.
         model: The model that the request asks for.
         at_us: The instant of the reservation, in microseconds since the epoch.
+        names: See :class:`ChargeTerms`.
     Returns:
         A refusal if a limit of money has no price for the model. A shadow limit never denies.
     """
     quotes = [prices.quote(model, at_us, limit.unpriced) if limit.unit == MONEY else None for limit in limits]
-    rows = enumerate(zip(limits, quotes, strict=True))
-    denied = tuple([i for i, (limit, quote) in rows if quote is DENIED and not limit.shadow])
-    return ReservationDenial("unpriced_model", denied) if denied else ChargeTerms(tuple(limits), tuple(quotes))
+    if DENIED in quotes:
+        rows = enumerate(zip(limits, quotes, strict=True))
+        denied = tuple([i for i, (limit, quote) in rows if quote is DENIED and not limit.shadow])
+        if denied:
+            return ReservationDenial("unpriced_model", denied)
+    return ChargeTerms(tuple(limits), tuple(quotes), names=names)
 
 
 def unmetered_terms(limits: Sequence[Limit]) -> ChargeTerms | ReservationDenial:
@@ -139,12 +150,24 @@ def settled_costs(
     return terms.named(terms.costs(counts))
 
 
+def _all_input(counts: TokenCounts) -> int:
+    return counts.input + counts.cached_input + counts.cache_write
+
+
+# The tokens that a limit of a unit counts if all classes weigh the same.
+_ALL_ALIKE: Final[Mapping[str, Callable[[TokenCounts], int]]] = {
+    "input_tokens": _all_input,
+    "output_tokens": lambda counts: counts.output,
+    "tokens": lambda counts: counts.input + counts.cached_input + counts.cache_write + counts.output,
+}
+assert _ALL_ALIKE.keys() == TOKEN_UNITS.keys()
+
+
 def weighed(limit: Limit, counts: TokenCounts) -> int:
     """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
     weights, total = limit.weights, 0
     if not weights:
-        total = sum([getattr(counts, name) for name in TOKEN_UNITS[limit.unit]])
-        return min(total, MAX_NUMBER)
+        return min(_ALL_ALIKE[limit.unit](counts), MAX_NUMBER)
     for name in TOKEN_UNITS[limit.unit]:
         total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)

@@ -29,10 +29,12 @@ class NoBound(ValueError):
     """A request whose tokens have no known upper bound, under a policy that asks for one. The message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Estimate:
     """
     The tokens of a request before it is answered.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         input: Tokens of its text and its other parts.
@@ -103,7 +105,7 @@ def estimate_request(
         NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
     """
     tokens, bound = metering.part_tokens, metering.estimate == "bound"
-    present = {kind: count for kind, count in (parts or {}).items() if count}
+    present = {kind: count for kind, count in parts.items() if count} if parts else {}
     if bound:
         if keeps_context:
             raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
@@ -115,7 +117,7 @@ def estimate_request(
         text = max(text_bytes, all_bytes) + messages * MESSAGE_TOKENS + added_tokens
     else:
         text = text_tokens(text_bytes, factor)
-    others = sum(tokens.get(kind, 0) * count for kind, count in present.items())
+    others = sum([tokens.get(kind, 0) * count for kind, count in present.items()]) if present else 0
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
     return Estimate(text + others, cap, n, factor, bound)

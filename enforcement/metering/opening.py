@@ -56,10 +56,12 @@ class Refused:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opening:
     """
     What a request is charged before it is answered, and what is sent to the provider.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         asked: The request as it is sent on. Its caps are written into the body.
@@ -80,7 +82,7 @@ class Opening:
     estimated_costs: Costs = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "estimated_costs", self.terms.costs(self.estimate or NO_TOKENS))
+        self.estimated_costs = self.terms.costs(self.estimate or NO_TOKENS)
 
     @property
     def costs(self) -> dict[str, int]:
@@ -97,18 +99,21 @@ class Opening:
             return None
         if METERED_UNITS.isdisjoint([limit.unit for limit in self.terms.limits]):
             return None
-        return {
+        about: dict[str, Any] = {
             "model": self.asked.attributes.get("model", ""),
             "price_revision": self.price_revision,
             "input": self.estimate.input,
             "output": self.estimate.output,
-            **({"prices": prices} if (prices := self._prices_by_cost()) else {}),
         }
+        if any(self.terms.quotes) and (prices := self._prices_by_cost()):
+            about["prices"] = prices
+        return about
 
     def _prices_by_cost(self) -> dict[str, Any]:
         """Return the price of each limit of money that has one, by the name of its cost."""
-        rows = zip(self.terms.limits, self.terms.quotes, strict=True)
-        found = {cost_name(limit): quote.price for limit, quote in rows if quote and quote.price}
+        names = self.terms.names or [cost_name(limit) for limit in self.terms.limits]
+        rows = zip(names, self.terms.quotes, strict=True)
+        found = {name: quote.price for name, quote in rows if quote and quote.price}
         return {name: price_to_json(price) for name, price in found.items()}
 
     def clamped(self, room: Sequence[int | None]) -> Opening | None:
@@ -153,6 +158,7 @@ def open_request(
     rules: Metering,
     prices: Prices,
     at_us: int,
+    names: tuple[str, ...] = (),
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -163,6 +169,7 @@ def open_request(
         rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
         prices: The published prices, with the factors of models.
         at_us: The present instant, in microseconds since the epoch.
+        names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
@@ -170,10 +177,10 @@ def open_request(
             unmetered(asked) if isinstance(terms, ReservationDenial) else Opening(asked, terms, None, prices.revision)
         )
     model = asked.attributes["model"]
-    found = terms_of(limits, prices, model, at_us)
+    found = terms_of(limits, prices, model, at_us, names)
     if isinstance(found, ReservationDenial):
-        names = ", ".join(limits[index].name for index in found.denied_by)
-        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {names}.")
+        unpriced = ", ".join(limits[index].name for index in found.denied_by)
+        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)

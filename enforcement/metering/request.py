@@ -39,6 +39,7 @@ _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE
 _LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"))
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
+_FLAGS: Final = (bool, type(None))
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
 _SESSION_FIELDS: Final = ("sluicegate-session", "mcp-session-id")
 
@@ -64,10 +65,12 @@ class Unmetered:
     is_lookalike: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MeteredRequest:
     """
     A request whose cost can be estimated.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         format: The API format, such as ``openai-chat``. A request of the format ``mcp`` has no tokens at all: for
@@ -200,6 +203,8 @@ def _is_identity(encoding: str | None) -> bool:
 
 def _is_utf8(content_type: str) -> bool:
     """Return whether all readers of a content type find the same keys in JSON that is valid UTF-8."""
+    if "charset" not in content_type.lower():
+        return True
     return all(name.lower() in _LIKE_UTF8 for name in _CHARSET.findall(content_type))
 
 
@@ -256,10 +261,10 @@ def _stream(body: dict[str, Any]) -> str:
     options = body.get("stream_options")
     if options is not None and type(options) is not dict:
         raise UnreadableRequest("bad_stream")
-    for value in (body.get("stream"), None if options is None else options.get("include_usage")):
-        if value is not None and type(value) is not bool:
-            raise UnreadableRequest("bad_stream")
-    return "true" if body.get("stream") else "false"
+    wanted, reports = body.get("stream"), None if options is None else options.get("include_usage")
+    if type(wanted) not in _FLAGS or type(reports) not in _FLAGS:
+        raise UnreadableRequest("bad_stream")
+    return "true" if wanted else "false"
 
 
 def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Header) -> None:

@@ -60,6 +60,11 @@ class Settlement(NamedTuple):
     counts: TokenCounts | None = None
     approximate: bool = False
 
+    @property
+    def is_last_word(self) -> bool:
+        """Whether the provider has reported it, so that it also settles a lost reservation."""
+        return self.settled_as in (EXACT, DRAINED)
+
 
 class MeteredReservation:
     """
@@ -80,6 +85,18 @@ class MeteredReservation:
         status: HTTP status of the answer. None if there was none so far.
     """
 
+    state = OPEN
+    settled_as: str | None = None
+    status: int | None = None
+    _text_bytes = 0
+    _calls = 0
+    _report: TokenCounts | None = None
+    _last_word: str | None = None
+    _left_at_us: int | None = None
+    _drain: DrainBounds | None = None
+    _drained_bytes = 0
+    _alive = True
+
     def __init__(
         self,
         terms: ChargeTerms,
@@ -92,17 +109,7 @@ class MeteredReservation:
         self.reserved_at_us = reserved_at_us
         self.estimated_costs = terms.costs(estimate or NO_TOKENS) if estimated_costs is None else estimated_costs
         self.costs = self.estimated_costs
-        self.state = OPEN
-        self.settled_as: str | None = None
-        self.status: int | None = None
         self._readable = estimate is not None
-        self._text_bytes = self._calls = 0
-        self._report: TokenCounts | None = None
-        self._last_word: str | None = None
-        self._left_at_us: int | None = None
-        self._drain: DrainBounds | None = None
-        self._drained_bytes = 0
-        self._alive = True
 
     @property
     def holds_slots(self) -> bool:
@@ -200,10 +207,10 @@ class MeteredReservation:
 
     def passed(self, at_us: int) -> Settlement | None:
         """Settle a request whose answer has been read for as long as it may be after its client left."""
-        if not self.draining or not self._alive:
+        if self._drain is None or self.state != OPEN or not self._alive:
             return None
         since_us = at_us - (self._left_at_us or 0)
-        return self._finish() if self._drain and since_us > self._drain.ms * 1_000 else None
+        return self._finish() if since_us > self._drain.ms * 1_000 else None
 
     def died(self) -> None:
         """Note that the process that serves the request died, so that it reads no more of the answer."""

@@ -77,15 +77,23 @@ class MeteredTally:
         model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
         approximate = settlement.approximate
-        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
-        if estimate and counts is not None:
-            added[1:5] = counts.input, counts.cached_input, counts.cache_write, counts.output
-            if opening.price:
-                added[5] = opening.price.micros(counts)
-                approximate = approximate or opening.price.approximates(counts)
-            added[7] = counts.calls
+        if estimate is None or counts is None:
+            added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
+        else:
+            fresh, cached, written, price, micros = (
+                counts.input,
+                counts.cached_input,
+                counts.cache_write,
+                opening.price,
+                0,
+            )
+            if price is not None:
+                micros = price.micros(counts)
+                approximate = approximate or price.approximates(counts)
+            text = 0, 0, 0
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
-                added[8:] = 1, asked.text_bytes, counts.input + counts.cached_input + counts.cache_write
+                text = 1, asked.text_bytes, fresh + cached + written
+            added = [1, fresh, cached, written, counts.output, micros, estimate.input, counts.calls, *text]
         with self._lock:
             named = self._named(subject[0], minute, model)
             key = (minute, *subject, named, word, int(approximate), opening.price_revision)

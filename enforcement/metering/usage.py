@@ -15,10 +15,12 @@ CLASSES: Final = ("input", "cached_input", "cache_write", "output", "calls")
 """Names of the usage classes, in the order of the fields of :class:`Usage`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """
     Tokens of one request by class, and calls of the provider's tools. No token is counted in two classes.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Raises:
         ValueError: A number is not an integer from 0 to :data:`MAX_TOKENS`.
@@ -44,6 +46,8 @@ class Usage:
 
     def __post_init__(self) -> None:
         counts = self.input, self.cached_input, self.cache_write, self.output, self.calls
+        if {*map(type, counts)} == {int} and min(counts) >= 0 and max(counts) <= MAX_TOKENS:
+            return
         for name, value in zip(CLASSES, counts, strict=True):
             if type(value) is not int or not 0 <= value <= MAX_TOKENS:
                 raise ValueError(f"{name}: must be an integer from 0 to {MAX_TOKENS}, got {value!r}")

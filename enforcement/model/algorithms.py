@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
@@ -53,13 +53,17 @@ class Spec:
     b: tuple[int, ...] = ()
     shadow: bool = False
     durable: bool = False
+    _text: str = field(init=False, repr=False, compare=False, default="")
 
     @property
     def text(self) -> str:
         """The limit as a string, which is an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
-        b = ",".join(map(str, self.b))
-        letter = _DURABLE_LETTERS[self.letter] if self.durable else self.letter
-        return f"{letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+        if not self._text:
+            b = ",".join(map(str, self.b))
+            letter = _DURABLE_LETTERS[self.letter] if self.durable else self.letter
+            text = f"{letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+            object.__setattr__(self, "_text", text)
+        return self._text
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ NAME_LENGTH: Final = 26
 EARLIER_NAME_LENGTH: Final = 23
 """Characters of the last part of a counter's key in 0.2."""
 DIRTY: Final = "changed"
+OPEN_RESERVATIONS: Final = "reservations"
+RECORD: Final = "r:"
 WHOLE: Final = "whole"
 """Member of a dirty set that is not a counter. It says that the store has all checkpointed counters of the tag."""
 
@@ -94,11 +96,11 @@ class Keys:
 
     def reservations(self, tag: str) -> str:
         """Return the key of the set of a tag's open reservations, by the instant at which each is lost."""
-        return f"{self.scope(tag)}reservations"
+        return f"{self.scope(tag)}{OPEN_RESERVATIONS}"
 
     def reservation(self, tag: str, ident: str) -> str:
         """Return the key of the record of a reservation."""
-        return f"{self.scope(tag)}r:{ident}"
+        return f"{self.scope(tag)}{RECORD}{ident}"
 
     def earlier_dirty(self, tag: str) -> str:
         """Return the key of the set that the functions of 0.2 use in the place of :meth:`dirty`."""

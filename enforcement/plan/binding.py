@@ -26,6 +26,10 @@ LETTERS: Final = {
 }
 
 
+_NOT_RECORDED: Final = frozenset(("partition_by", "match", "on_store_failure"))
+"""Fields of a limit that a settlement does not need."""
+
+
 def _length(key: object) -> str:
     """Return the length of a string as text, or the name of another value's type, because a key may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
@@ -66,6 +70,7 @@ class BoundLimit:
     earlier: str = ""
     labels: FrozenMapping[str] = NO_LABELS
     cost_name: str = field(init=False, repr=False, compare=False)
+    _spec: Spec | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost_name", cost_name(self.limit))
@@ -116,6 +121,14 @@ class BoundLimit:
         """
         Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
         """
+        if self._spec is not None:
+            return self._spec
+        spec, limit = self._spec_at(now_us), self.limit
+        if limit.calendar is None or limit.calendar == "lifetime":  # it is the same at all times
+            object.__setattr__(self, "_spec", spec)
+        return spec
+
+    def _spec_at(self, now_us: int) -> Spec:
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
@@ -178,6 +191,14 @@ class BoundLimit:
             "overflow": self.overflow,
             **labels,
         }
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of a reservation has of this limit, as JSON values."""
+        row = {"key": self.key, "scope": self.scope, "policy_id": self.policy_id, "policy": self.policy_slug}
+        if self.partitions is not None:
+            row["overflow"] = self.partitions.overflow
+        limit = self.limit.to_json().items()
+        return {**row, "limit": {name: value for name, value in limit if name not in _NOT_RECORDED}}
 
     def overflowing(self) -> BoundLimit:
         """Return a copy of this bound limit, bound to its overflow counter."""

@@ -130,10 +130,12 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
     return ["FCALL", LEASE, len(plan.touches), *plan.touches, "", wanted, share, *plan.texts(now_us)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Correction:
     """
     The correction of one counter in a settlement.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         delta: Permits to charge in addition. Below 0: permits to give back.
@@ -160,7 +162,8 @@ def settle(
             nothing. None: it is not remembered.
     """
     keys = [marker, *[c.key for c in corrections]]
-    keys += dict.fromkeys([dirty_beside(c.key) for c in corrections if c.spec.durable])
+    if durable := [c for c in corrections if c.spec.durable]:
+        keys += dict.fromkeys([dirty_beside(c.key) for c in durable])
     arguments: list[str | int] = ["FCALL", SETTLE, len(keys), *keys]
     arguments += ["" if now_us is None else now_us, "" if once_for_ms is None else once_for_ms, ident]
     for c in corrections:

@@ -41,7 +41,8 @@ def check_costs(costs: Costs) -> Costs:
         for unit, cost in costs.items():
             if not isinstance(unit, str) or not _is_name(unit):
                 raise ValueError(f"costs: each unit must be {UNIT_RULE}, got {shown(unit)}.")
-            _check_cost(f"costs[{unit!r}]", cost)
+            if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
+                _check_cost(f"costs[{unit!r}]", cost)
     else:
         _check_cost("costs", costs)
     return costs

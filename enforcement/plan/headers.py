@@ -132,18 +132,29 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...]:
 
 
 class _Cache:
-    """The labels of a plan's limits, the result of :func:`spell`, and its item if every response has that one only."""
+    """
+    What the header fields of all responses of a plan have in common.
 
-    __slots__ = ("labels", "only", "spelled")
+    Attributes:
+        labels: The labels of the limits.
+        spelled: The result of :func:`spell`.
+        only: Its item, if every response has that one only.
+        only_if_counted: Its item, if every response has that one only to which the limit gets a cost.
+    """
+
+    __slots__ = ("labels", "only", "only_if_counted", "spelled")
 
     def __init__(self, bounds: Sequence[BoundLimit]) -> None:
         self.labels = _labels(bounds)
         self.spelled = spell(bounds)
         self.only: Spelled | None = None
+        self.only_if_counted: Spelled | None = None
         if len(self.spelled) == 1:
             item = self.spelled[0]
             if item.by_calendar is None and bounds[item.at].limit.unit == REQUESTS:
                 self.only = item
+            elif item.by_calendar is None:
+                self.only_if_counted = item
 
 
 def _cached(plan: Plan) -> _Cache:
@@ -229,7 +240,10 @@ def by_states(decision: Described) -> dict[str, str]:
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
     """Return pairs of name and value of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
-    if cached is not None and (only := cached.only) is not None:
+    if cached is not None and (
+        (only := cached.only) is not None
+        or ((only := cached.only_if_counted) is not None and not decision.unmetered_at())
+    ):
         # This repeats _by_numbers() for one limit. A request on a lease is so fast that a call more would slow it down.
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]

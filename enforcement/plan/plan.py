@@ -49,6 +49,7 @@ class Plan:
         "_specs_until_us",
         "_texts",
         "_unmetered",
+        "_unmetered_units",
         "bounds",
         "counts_no_requests",
         "counts_units",
@@ -99,6 +100,7 @@ class Plan:
         self.header_cache: Any = None
         self.fragments: Any = None
         self._unmetered: tuple[int, ...] | None = None
+        self._unmetered_units: tuple[frozenset[str], tuple[int, ...]] | None = None  # for the units named last
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
@@ -147,7 +149,13 @@ class Plan:
         if isinstance(costs, int) and costs == 0:
             return ()
         if not isinstance(costs, int):
-            return tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
+            kept = self._unmetered_units
+            if kept is not None and kept[0] == costs:
+                return kept[1]
+            found = tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
+            if isinstance(costs, frozenset):  # nothing else is sure to stay as it is
+                self._unmetered_units = costs, found
+            return found
         if self._unmetered is None:  # it is the same for every number of requests
             self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
         return self._unmetered

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from enforcement.lua import function
 from enforcement.model.checks import shown
 from enforcement.model.instants import DAY_SECONDS
-from enforcement.model.keys import Keys, marker_beside
+from enforcement.model.keys import OPEN_RESERVATIONS, RECORD, Keys, marker_beside
 from enforcement.model.limits import Limit
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
@@ -28,6 +28,7 @@ from enforcement.store.resp import pack
 
 RESERVE: Final = function("reserve")
 CONCLUDE: Final = function("conclude")
+CONCLUDE_OPEN: Final = function("conclude_open")
 PROLONG: Final = function("prolong")
 RECORDED: Final = function("recorded")
 
@@ -43,18 +44,18 @@ _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", -2: "cale
 _VERSION: Final = 1
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
-_UNUSED: Final = ("partition_by", "match", "on_store_failure")
-"""Fields of a limit that a settlement does not need."""
 
 
 class TooManyReservations(Exception):
     """The project has as many open reservations as it may have, and nothing was charged."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordKeys:
     """
     Where the store keeps one reservation.
+
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
     Attributes:
         id: The id of the reservation, by which any process can settle it.
@@ -71,7 +72,8 @@ class RecordKeys:
     @classmethod
     def of(cls, keys: Keys, tag: str, ident: str) -> Self:
         """Return the keys of the reservation *ident* whose counters have a hash tag."""
-        return cls(f"{tag}.{ident}", ident, keys.reservations(tag), keys.reservation(tag, ident))
+        scope = keys.scope(tag)
+        return cls(f"{tag}.{ident}", ident, f"{scope}{OPEN_RESERVATIONS}", f"{scope}{RECORD}{ident}")
 
     @property
     def marker(self) -> str:
@@ -103,18 +105,20 @@ class RecordedRequest(Request[PlanT]):
     Args:
         where: Where they are recorded. Its ``ident`` is the id of the request.
         life_seconds: After this time the reservation is lost, unless it is prolonged.
-        head: JSON values that say whose reservation it is and what for.
+        head: What the record says of whose reservation it is, see :func:`record_head`.
+        about: JSON values that say what for, beside those in *head*. Their names need no escapes in JSON.
     """
 
-    __slots__ = ("_head", "_life_seconds", "_where")
+    __slots__ = ("_about", "_head", "_life_seconds", "_where")
 
     def __init__(
-        self, plan: PlanT, costs: Costs, where: RecordKeys, *, life_seconds: float, head: Mapping[str, Any]
+        self, plan: PlanT, costs: Costs, where: RecordKeys, *, life_seconds: float, head: str, about: Mapping[str, Any]
     ) -> None:
         super().__init__(plan, costs, True, where.ident)
         self._where = where
         self._life_seconds = life_seconds
         self._head = head
+        self._about = about
 
     @property
     def where(self) -> RecordKeys:
@@ -145,7 +149,8 @@ class RecordedRequest(Request[PlanT]):
 
     def over(self, plan: OtherT) -> RecordedRequest[OtherT]:
         """Return a copy of the request for the counters of another plan."""
-        return RecordedRequest(plan, self.costs, self._where, life_seconds=self._life_seconds, head=self._head)
+        life, head, about = self._life_seconds, self._head, self._about
+        return RecordedRequest(plan, self.costs, self._where, life_seconds=life, head=head, about=about)
 
     def of_part(self, plan: OtherT, ident: str, *, charge: bool) -> Request[OtherT]:
         """Return the request for the counters of one hash tag. The record has those beside which it lies."""
@@ -157,19 +162,17 @@ class RecordedRequest(Request[PlanT]):
         """Return what the record has besides what was charged."""
         plan = self.plan
         if plan.fragments is None:
-            plan.fragments = ",".join(map(_fragment, plan.bounds))
-        head = _ENCODE({"v": _VERSION, **self._head})
+            plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
+        # Values are encoded one by one: for a whole object, a new encoder is made each time.
+        values = self._about.items()
+        about = [f',"{name}":{value if type(value) is int else _ENCODE(value)}' for name, value in values]
         costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
-        return f'{head[:-1]},"costs":[{costs}],"limits":[{plan.fragments}]}}'
+        return f'{self._head}{"".join(about)},"costs":[{costs}],"limits":[{plan.fragments}]}}'
 
 
-def _fragment(bound: BoundLimit) -> str:
-    """Return what a record has of one limit, as JSON."""
-    limit = {name: value for name, value in bound.limit.to_json().items() if name not in _UNUSED}
-    row = {"key": bound.key, "scope": bound.scope, "policy_id": bound.policy_id, "policy": bound.policy_slug}
-    if bound.partitions is not None:
-        row["overflow"] = bound.partitions.overflow
-    return json.dumps({**row, "limit": limit}, separators=(",", ":"))
+def record_head(values: Mapping[str, Any]) -> str:
+    """Return how the text of a record begins, which says whose reservation it is: an object that is still open."""
+    return _ENCODE({"v": _VERSION, **values})[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,11 @@ class ReservationRecord:
     at_us: int
     head: Mapping[str, Any]
     charges: tuple[RecordedCharge, ...]
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether a meter has read the request, so that its tokens have a known cost."""
+        return "model" in self.head
 
     @classmethod
     def read(cls, raw: object) -> ReservationRecord | None:
@@ -270,6 +278,21 @@ class Conclusion:
             ),
         )
 
+    @classmethod
+    def by_hand(cls, record: ReservationRecord, costs: Costs | None) -> Conclusion:
+        """
+        Return how a reservation is settled by order of an operator or a late job.
+
+        Args:
+            costs: As for :meth:`of`. None gives back what was reserved, but the request of a metered reservation stays
+                counted, because it was made. A limit that counts only some responses gets it back.
+        """
+        found = cls.of(record, costs)
+        if costs is not None or not record.is_metered:
+            return found
+        rows = zip(record.charges, found.deltas, strict=True)
+        return cls(record, tuple([0 if _counts_requests(charge.bound) else delta for charge, delta in rows]))
+
     def command(
         self, where: RecordKeys, now_us: int, clock: int | None, *, marked_for_ms: int | None = None
     ) -> list[str | int]:
@@ -296,6 +319,11 @@ class Conclusion:
         return [(charge, delta) for charge, delta in rows if charge.mark is not None]
 
 
+def _counts_requests(bound: BoundLimit) -> bool:
+    """Return whether a limit counts each request, whatever its response."""
+    return bound.limit.unit == REQUESTS and bound.letter != "c" and not bound.limit.charge_on
+
+
 def was_open(changed: object) -> bool:
     """
     Return whether a reservation was open, by the reply to the call that settles it.
@@ -318,32 +346,33 @@ def conclude(where: RecordKeys, settling: Sequence[str | int]) -> list[str | int
         settling: The arguments of :func:`enforcement.plan.commands.settle`, without ``once_for_ms``. If the record is
             gone, nothing happens, as the reservation was settled before.
     """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE, len(keys), *keys, where.ident, *numbers]
+
+
+def conclude_open(where: RecordKeys, settling: Sequence[str | int], at_us: int | None) -> list[str | int]:
+    """
+    Return the arguments of the call that does what that of :func:`conclude` does, if the reservation is open. The reply
+    is :data:`~enforcement.plan.reply.IS_LOST` if it is lost.
+
+    Args:
+        at_us: When it must be open, by the store's clock, microseconds since the epoch. None: now.
+    """
+    keys, numbers = _with_record(where, settling)
+    return ["FCALL", CONCLUDE_OPEN, len(keys), *keys, where.ident, "" if at_us is None else at_us, *numbers]
+
+
+def _with_record(where: RecordKeys, settling: Sequence[str | int]) -> tuple[list[str | int], Sequence[str | int]]:
+    """Return the keys of a call that settles with those of the record before them, and its other arguments."""
     count = int(settling[2])
-    keys, numbers = settling[3 : 3 + count], settling[3 + count :]
-    return ["FCALL", CONCLUDE, 2 + count, where.index, where.record, *keys, where.ident, *numbers]
+    return [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
 
 
 def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that prolongs an open reservation. The reply is how many there were."""
+    """Return the arguments of the call that prolongs an open reservation. The reply is how many were open."""
     return ["FCALL", PROLONG, 1, where.index, "" if now_us is None else now_us, where.ident, int(life_seconds * 1e6)]
 
 
 def recorded(where: RecordKeys) -> list[str | int]:
     """Return the arguments of the call that reads a record, see :meth:`ReservationRecord.read`."""
     return ["FCALL", RECORDED, 1, where.record]
-
-
-__all__ = [
-    "MAX_LIFE_SECONDS",
-    "MAX_RESERVATIONS",
-    "Conclusion",
-    "RecordKeys",
-    "RecordedCharge",
-    "RecordedRequest",
-    "ReservationRecord",
-    "TooManyReservations",
-    "conclude",
-    "prolong",
-    "recorded",
-    "was_open",
-]

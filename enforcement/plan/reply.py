@@ -21,6 +21,8 @@ MARKED: Final = 5
 
 NOT_RESTORED: Final = -3
 """The head of a reply while lost durable counters are not restored. The call read and wrote nothing."""
+IS_LOST: Final = -5
+"""The reply to a settlement of a reservation that had to be open, and is lost. The call wrote nothing."""
 
 
 class Reply:
@@ -253,6 +255,7 @@ def _unexpected(raw: object) -> StoreError:
 
 
 __all__ = [
+    "IS_LOST",
     "MARKED",
     "NOT_RESTORED",
     "NO_REPLY",

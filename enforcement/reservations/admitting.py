@@ -147,8 +147,10 @@ class Admitting(Reserving):
 
     def release(self, reservation_id: str) -> bool:
         """
-        Give back all that a reservation has charged, and free its slots, and return whether it was open. Arguments and
+        Give back what a reservation has charged, and free its slots, and return whether it was open. Arguments and
         errors are those of :meth:`settle`.
+
+        The request of a metered reservation stays counted, because it was made.
         """
         return bool(self._run(self._book.releasing(reservation_id)))
 
@@ -350,16 +352,18 @@ class Admission:
         finally:
             self.free_slots()
 
-    def conclude(self, costs: Costs | None = None) -> None:
+    def conclude(self, costs: Costs | None = None, *, is_last_word: bool = True) -> None:
         """
         Settle the request and free its slots, in one call to the store if it has recorded the reservation.
 
         Args:
             costs: As in :meth:`settle`. None: the estimate is kept.
+            is_last_word: Whether nobody will know the cost better. Otherwise a reservation that is lost keeps its
+                charge, and can be settled by an operator.
         Raises:
             ValueError: The costs are not valid. Nothing is changed.
         """
-        self._conclude(self.reservation.concluding(costs))
+        self._conclude(self.reservation.concluding(costs, is_last_word=is_last_word))
 
     def _conclude(self, steps: Steps) -> None:
         self._limiter._run(steps)

@@ -114,7 +114,7 @@ class AwaitedAdmitting(Reserving):
 
     async def release(self, reservation_id: str) -> bool:
         """
-        Give back all that a reservation has charged, and free its slots, and return whether it was open. See the sync
+        Give back what a reservation has charged, and free its slots, and return whether it was open. See the sync
         limiter.
         """
         return bool(await seen_through(self._run(self._book.releasing(reservation_id))))
@@ -304,13 +304,17 @@ class Admission:
         """Give back all charges, unless they are settled, and free the slots."""
         await seen_through(self._conclude(self.reservation.cancelling()))
 
-    async def conclude(self, costs: Costs | None = None) -> None:
+    async def conclude(self, costs: Costs | None = None, *, is_last_word: bool = True) -> None:
         """
         Settle the request, or keep the estimate for None, and free its slots, in one call to the store if it has
         recorded the reservation.
+
+        Args:
+            is_last_word: Whether nobody will know the cost better. Otherwise a reservation that is lost keeps its
+                charge, and can be settled by an operator.
         """
         pipe = self._limiter._pipe
-        _, cancelled = await run_through(self.reservation.concluding(costs), pipe, pipe.call)
+        _, cancelled = await run_through(self.reservation.concluding(costs, is_last_word=is_last_word), pipe, pipe.call)
         self._limiter._engine.slots.concluded(self.reservation)
         if cancelled is not None:
             raise cancelled

@@ -22,14 +22,15 @@ from enforcement.plan.records import (
     RecordKeys,
     ReservationRecord,
     TooManyReservations,
+    record_head,
     recorded,
     was_open,
 )
 from enforcement.reservations.recorded import RecordedReservation, UncertainReservation
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
-from enforcement.state.usage import TokenUsage
 from enforcement.store import resp
+from enforcement.usage.usage import TokenUsage
 
 PROLONGED_SECONDS: Final = 60.0
 """How long a reservation outlives the process that prolongs it."""
@@ -60,17 +61,20 @@ class ReservationBook:
             life_seconds: After this time it is lost. None: this process prolongs it until it is settled.
             about: JSON values for the record besides whose it is.
         """
+        instance, kept = self._engine.agent.identity.id, plan.record
+        if kept is None or kept[0] != instance:
+            kept = plan.record = instance, *self._common(plan, instance)
+        _, tag, head = kept
+        where, life = RecordKeys.of(self._keys, tag, new_ident()), life_seconds or PROLONGED_SECONDS
+        return RecordedRequest(plan, costs, where, life_seconds=life, head=head, about=about)
+
+    @staticmethod
+    def _common(plan: LivePlan, instance: str) -> tuple[str, str]:
+        """Return the hash tag of all records of a plan, and how they begin."""
         project, token = plan.subject
         tag = project if not plan.bounds or project in [bound.tag for bound in plan.bounds] else plan.bounds[0].tag
-        head = {
-            "project": project,
-            "token": token,
-            "instance": self._engine.agent.identity.id,
-            "revision": plan.revision,
-            **about,
-        }
-        where = RecordKeys.of(self._keys, tag, new_ident())
-        return RecordedRequest(plan, costs, where, life_seconds=life_seconds or PROLONGED_SECONDS, head=head)
+        head = {"project": project, "token": token, "instance": instance, "revision": plan.revision}
+        return tag, record_head(head)
 
     def deciding(self, request: RecordedRequest[LivePlan]) -> Steps:
         """
@@ -89,7 +93,7 @@ class ReservationBook:
             decision = yield from decider.deciding(request)
             if decision.ambiguous and not decision.allowed:
                 # Nobody would settle what the store may have reserved for it.
-                self._engine.slots.undo(request.ident, lambda: self.releasing(request.where.id))
+                self._engine.slots.undo(request.ident, lambda: self.undoing(request.where.id))
             return decision
         except TooManyReservations:
             return decider.refused(self._engine.planner.refusal("too_many_reservations", request.plan.subject))
@@ -139,19 +143,28 @@ class ReservationBook:
 
     def releasing(self, reservation_id: str) -> Steps:
         """
-        Yield the commands that give back all that a reservation of any process has charged, and return whether it was
-        open. Raises as :meth:`settling` does.
+        Yield the commands that give back what a reservation of any process has charged, see
+        :meth:`~enforcement.plan.records.Conclusion.by_hand`, and return whether it was open. Raises as
+        :meth:`settling` does.
         """
         return self._concluding(reservation_id, None)
 
-    def _concluding(self, reservation_id: str, costs: Costs | None) -> Steps:
+    def undoing(self, reservation_id: str) -> Steps:
+        """
+        Yield the commands that give back all charges of a reservation whose request was never made, and return whether
+        it was open. Raises as :meth:`settling` does.
+        """
+        return self._concluding(reservation_id, None, was_made=False)
+
+    def _concluding(self, reservation_id: str, costs: Costs | None, *, was_made: bool = True) -> Steps:
         where = RecordKeys.from_id(self._keys, reservation_id)
         record = ReservationRecord.read((yield from self._asker.calling(resp.pack(recorded(where)))))
         if record is None:
             return False
         if costs is not None and not record.head.get("project"):  # limits in code
             check_units((charge.bound.limit for charge in record.charges), costs)
-        health, conclusion = self._health, Conclusion.of(record, costs)
+        conclusion = (Conclusion.by_hand if was_made else Conclusion.of)(record, costs)
+        health = self._health
         command = conclusion.command(where, health.now_us(), health.clock and health.clock())
         found = was_open((yield from self._asker.calling(resp.pack(command))))
         if found:

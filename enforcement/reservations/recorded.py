@@ -24,6 +24,7 @@ class _WithRecord(Reservation):
     """
 
     where: RecordKeys
+    _open_only = False  # whether a settlement leaves it as it is if it is lost
 
     def __init__(self, *arguments: Any, where: RecordKeys) -> None:
         super().__init__(*arguments)
@@ -41,13 +42,11 @@ class _WithRecord(Reservation):
 
     def _concluding(self, rows: Rows) -> Steps:
         """
-        Yield the commands that correct charges in the store and remove the record, even if no charge is wrong, and
-        return whether there was no record.
+        Yield the commands that correct charges and remove the record, and return whether the charges were left as they
+        are, since there was no record, or since a lost one stays.
         """
-        if not rows:
-            beside = [bound for bound in self.decision.bounds if self.where.lies_beside(bound.key)]
-            rows = [((beside or self.decision.bounds)[0], 0, 0)]
-        return (yield from concluding(self._health, rows, self.where))
+        open_only = self._open_only
+        return (yield from concluding(self._health, rows, self.where, self.decision.bounds, open_only=open_only))
 
 
 class RecordedReservation(_WithRecord):
@@ -70,8 +69,9 @@ class RecordedReservation(_WithRecord):
         """The id by which any process can settle it."""
         return self.where.id
 
-    def concluding(self, costs: Costs | None) -> Steps:
+    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
         """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
+        self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
         slots = [] if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):

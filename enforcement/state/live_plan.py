@@ -13,7 +13,7 @@ from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
-from enforcement.state.usage import TokenUsage
+from enforcement.usage.usage import TokenUsage
 
 
 class HiddenLimit(NamedTuple):
@@ -42,12 +42,16 @@ class LivePlan(Plan):
         usage: Where its decisions are counted. None for limits in code.
         metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
             the token counts tokens or money, or looks at an attribute that only a meter reads.
+        metered: What all metered requests of it have in common. Only :mod:`enforcement.doors.metered.admitting` reads
+            and sets it.
         hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read.
             Only doors that meter look at them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
+        record: The instance that recorded reservations last, the hash tag of their records, and how these begin. None
+            if none were recorded.
         parts: The plan split by hash tag (:mod:`enforcement.engine.cross_slot`). None if it was not split yet.
         registered_until: Until when its values count as registered in the store, monotonic seconds. 0 if they are not.
         retry_at: When a plan with overflow counters asks for counters of its own again, monotonic seconds.
@@ -60,9 +64,11 @@ class LivePlan(Plan):
         "hidden",
         "last",
         "lease",
+        "metered",
         "metering",
         "name",
         "parts",
+        "record",
         "registered_until",
         "retry_at",
         "usage",
@@ -82,12 +88,14 @@ class LivePlan(Plan):
         self.name = name
         self.usage = usage
         self.metering: tuple[Metering, ...] | None = None
+        self.metered: Any = None
         self.hidden: tuple[HiddenLimit, ...] = ()
         self.lease: Any = None
         self.denied: Any = None
         self.last: Reply | None = None
         self.command: bytes | None = None
         self.parts: Any = None
+        self.record: Any = None
         self.registered_until = 0.0
         self.retry_at = 0.0
         self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once

@@ -42,7 +42,7 @@ class Reservation:
     Attributes:
         where: Where the store has its record. None: nowhere.
         life_seconds: How long its record stays open after it was prolonged last. 0: nothing is to be prolonged.
-        settled_elsewhere: Whether an operator or another process had settled it before this one did.
+        settled_elsewhere: Whether an operator or another process had settled it before this one did, or it was lost.
     """
 
     where: RecordKeys | None = None
@@ -93,12 +93,13 @@ class Reservation:
         """
         return self._correcting(self._differences(costs))
 
-    def concluding(self, costs: Costs | None) -> Steps:
+    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
         """
         Yield the commands that settle the reservation and free its slots.
 
         Args:
             costs: As for :meth:`settling`. None: the estimate is kept.
+            is_last_word: Whether it is settled also if the store has recorded it as lost.
         Raises:
             ValueError: As :meth:`settling` does.
         """
@@ -208,7 +209,8 @@ class Reservation:
         return [(bound, bound.cost_of(self._costs), reply.mark(i)) for i, bound in charged]
 
     def _charged(self) -> list[tuple[BoundLimit, int, int]]:
-        return [row for row in self._taken() if row[0].letter != "c"]
+        taken = self._taken()
+        return [row for row in taken if row[0].letter != "c"] if self._plan.has_slots else taken
 
     def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
         if self._corrected:

@@ -14,12 +14,15 @@ from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
-from enforcement.plan.reply import NOT_RESTORED
+from enforcement.plan.reply import IS_LOST, NOT_RESTORED
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 
 if TYPE_CHECKING:
     from enforcement.plan.records import RecordKeys
+
+Row = tuple[BoundLimit, int, int]
+"""A limit, the permits to add to its counter, and the mark of the window in which they were charged."""
 
 ALREADY_SETTLED: Final = -1
 """The reply to a correction that was made before."""
@@ -42,11 +45,10 @@ def correcting(
     """
     now_us = health.now_us()
     for group in health.together(rows):
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
         owes = once_for_ms is not None and any(health.fallback.owes_to(bound) for bound, _, _ in group)
         if owes or health.is_away(group[0][0].key):
             if once_for_ms is None:
-                health.fallback.owe(ident, owed, once=False)
+                health.fallback.owe(ident, _owed(group), once=False)
             else:
                 for bound, delta, mark in group:
                     health.fallback.amend(bound, delta, mark, now_us)
@@ -60,54 +62,89 @@ def correcting(
             health.failed(exc)
             # The store may have executed the command. A replay does no harm, because the store finds the id, or slots
             # that are free already.
-            health.fallback.owe(ident, owed, once=once_for_ms is not None)
+            health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
             health.wake()
         else:
             if reply == NOT_RESTORED:
-                health.fallback.owe(ident, owed, once=once_for_ms is not None)
+                health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
 
 
-def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], where: RecordKeys) -> Steps:
+def concluding(
+    health: Health, rows: Sequence[Row], where: RecordKeys, bounds: Sequence[BoundLimit], *, open_only: bool = False
+) -> Steps:
     """
     Yield the commands that correct the charges of a recorded reservation and remove its record, as :func:`correcting`
-    does.
+    does. The record is removed even if no charge is wrong.
 
     Nothing is done if the record is gone, since the reservation was settled before.
 
     Args:
-        rows: As for :func:`correcting`, at least one.
+        rows: As for :func:`correcting`, perhaps none.
         where: Where the reservation is recorded.
+        bounds: What the reservation was made for. At least one lies beside the record.
+        open_only: If it is lost, only slots are freed. It keeps its charge and its record.
     Returns:
-        Whether the record was gone.
+        Whether its charges were left as they are, as the record was gone, or it is lost.
     """
-    from enforcement.plan.records import conclude  # most processes record nothing
+    if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
+        # The call that removes the record needs a counter of its slot, although that one keeps its charge.
+        rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
+    # The other slots of a cluster know no record, so what lies beside it comes first.
+    beside, *others = health.together(rows)
+    if others:
+        groups = [beside, *others]
+        beside, *others = sorted(groups, key=lambda group: not where.lies_beside(group[0][0].key))
+    reply = yield from _concluding_beside(health, beside, where, health.now_us() if open_only else None)
+    if reply == IS_LOST:
+        slots = [row for row in rows if row[0].letter == "c"]
+        if slots:
+            yield from correcting(health, slots, where.ident, once_for_ms=None)
+        return True
+    for group in others:
+        yield from correcting(health, group, where.ident, once_for_ms=REMEMBERED_MS)
+    return reply == ALREADY_SETTLED
 
-    now_us, gone = health.now_us(), False
-    for group in health.together(rows):
-        key = group[0][0].key
-        if len(group) < len(rows) and not where.lies_beside(key):  # the other slots of a cluster know no record
-            yield from correcting(health, group, where.ident, once_for_ms=REMEMBERED_MS)
-            continue
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
-        if health.is_away(key):
-            for bound, delta, mark in group:
-                health.fallback.amend(bound, delta, mark, now_us, owed=False)
-            health.fallback.owe(where.ident, owed, once=False, where=where)
-            continue
-        corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
-        marker, clock = marker_beside(corrections[0].key, where.ident), health.clock and health.clock()
-        command = commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None)
-        try:
-            reply = yield resp.pack(conclude(where, command))
-        except StoreError as exc:
-            health.failed(exc)
-            health.fallback.owe(where.ident, owed, once=False, where=where)
-            health.wake()
-        else:
-            gone = gone or reply == ALREADY_SETTLED
-            if reply == NOT_RESTORED:
-                health.fallback.owe(where.ident, owed, once=False, where=where)
-    return gone
+
+def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, open_at_us: int | None) -> Steps:
+    """
+    Yield the command that corrects what lies beside a record and removes it, and return its reply, or None if it is
+    made later.
+
+    Args:
+        open_at_us: The present instant, if the reservation must be open. None: it is settled also if it is lost.
+    """
+    from enforcement.plan.records import conclude, conclude_open  # most processes record nothing
+
+    now_us = health.now_us()
+
+    def owe() -> None:
+        health.fallback.owe(where.ident, _owed(rows), once=False, where=where, open_at_us=open_at_us)
+
+    if health.is_away(rows[0][0].key):
+        for bound, delta, mark in rows:
+            health.fallback.amend(bound, delta, mark, now_us, owed=False)
+        owe()
+        return None
+    corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in rows]
+    marker, clock = marker_beside(corrections[0].key, where.ident), health.clock and health.clock()
+    command = commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None)
+    # The store knows best what is open now. What it gets later must have been open at this instant.
+    arguments = conclude(where, command) if open_at_us is None else conclude_open(where, command, None)
+    try:
+        reply = yield resp.pack(arguments)
+    except StoreError as exc:
+        health.failed(exc)
+        owe()
+        health.wake()
+        return None
+    if reply == NOT_RESTORED:
+        owe()
+    return reply
+
+
+def _owed(rows: Sequence[Row]) -> list[tuple[BoundLimit, int, int]]:
+    """Return for each counter its limit, the mark of the window, and the permits to add, as the fallback keeps them."""
+    return [(bound, mark, delta) for bound, delta, mark in rows]
 
 
 __all__ = ["concluding", "correcting"]

@@ -4,19 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "emergency",
-    "explain",
-    "fleet",
-    "jobs",
-    "policies",
-    "preview",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "statements",
-    "usage",
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "statements", "usage"),
 )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.bodies import reading
+from enforcement.doors.metered.bodies import is_long, reading
 from enforcement.http.messages import RequestAttributes
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
 from enforcement.metering.request import MeteredRequest, Unmetered
+from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
@@ -20,10 +21,40 @@ NO_PRICES_YET: Final = "The published prices could not be loaded."
 _strictest = lru_cache(1_024)(strictest)
 
 
+class _Common(NamedTuple):
+    """
+    What all metered requests of a plan have in common.
+
+    Attributes:
+        limits: Its limits.
+        names: The name under which the limiter knows the cost of each.
+        rules: The rules of its policies for metered requests.
+        counts_money: Whether a limit counts money. The others do not wait for prices.
+    """
+
+    limits: tuple[Limit, ...]
+    names: tuple[str, ...]
+    rules: Metering
+    counts_money: bool
+
+
+def _common(plan: LivePlan) -> _Common:
+    if plan.metered is None:
+        limits = tuple(bound.limit for bound in plan.bounds)
+        rules = plan.metering or ()
+        plan.metered = _Common(
+            limits,
+            tuple(bound.cost_name for bound in plan.bounds),
+            rules[0] if len(rules) == 1 else _strictest(rules),
+            MONEY in [limit.unit for limit in limits],
+        )
+    found: _Common = plan.metered
+    return found
+
+
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
-    rules = plan.metering or ()
-    return rules[0] if len(rules) == 1 else _strictest(rules)
+    return _common(plan).rules
 
 
 async def open_metered(
@@ -51,14 +82,14 @@ async def _opening(
         hides = is_hiding(asked)
         if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
             return unmetered(asked)
-    limits = [bound.limit for bound in plan.bounds]
-    # Limits that count no money do not wait for prices.
-    counts_money = MONEY in [limit.unit for limit in limits]
+    limits, names, rules, counts_money = _common(plan)
     prices = await limiter.find_prices() if counts_money else limiter.prices
     if prices is None:
         return Refused("degraded_denied", NO_PRICES_YET)
-    opened = partial(open_request, asked, limits, rules_of(plan), prices, limiter.now_us())
-    return opened() if isinstance(asked, Unmetered) else await reading(asked.body, opened)
+    now_us = limiter.now_us()
+    if isinstance(asked, Unmetered) or not is_long(asked.body):
+        return open_request(asked, limits, rules, prices, now_us, names)
+    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, now_us, names))
 
 
 async def _admit(

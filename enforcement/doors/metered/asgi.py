@@ -9,7 +9,16 @@ from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import open_metered, rules_of
-from enforcement.doors.metered.bodies import BodyRoom, ClientLeft, ReadBody, is_too_long, read_body, reading, sent_on
+from enforcement.doors.metered.bodies import (
+    BodyRoom,
+    ClientLeft,
+    ReadBody,
+    is_long,
+    is_too_long,
+    read_body,
+    reading,
+    sent_on,
+)
 from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
@@ -124,9 +133,7 @@ class MeteredGuard:
             body.data = opening.asked.body
             scope = sent_on(scope, body.data)
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._door._pass(admission.decision, scope, receive, send)
-
+        app = partial(self._door._pass, admission.decision)
         task = asyncio.current_task()
         self._visiting.add(task)
         try:
@@ -192,14 +199,18 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
-        present = {name for name, _ in scope["headers"]}
+        fields = dict(scope["headers"])
+        is_once = len(fields) == len(scope["headers"])
 
         def header(name: str) -> str | None:
             field = name.encode("latin-1")
-            return header_of(scope, field) if field in present else None
+            value = fields.get(field)
+            return value if value is None else value.decode("latin-1") if is_once else header_of(scope, field)
 
-        read = partial(read_request, method, target, header, body.data, max_body=self._max_body)
         try:
+            if not is_long(body.data):
+                return read_request(method, target, header, body.data, max_body=self._max_body), body
+            read = partial(read_request, method, target, header, body.data, max_body=self._max_body)
             return await reading(body.data, read), body
         except BaseException:
             body.pass_on()

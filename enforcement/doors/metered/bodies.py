@@ -97,9 +97,14 @@ class ReadBody:
         self.room = None
 
 
+def is_long(body: bytes) -> bool:
+    """Return whether a body is read in a thread, by :func:`reading`."""
+    return len(body) >= LONG_BODY
+
+
 async def reading(body: bytes, read: Callable[[], _Found]) -> _Found:
     """Return what a function reads in a body. It runs in a thread if the body is long."""
-    if len(body) < LONG_BODY:
+    if not is_long(body):
         return read()
     return await asyncio.get_running_loop().run_in_executor(_READING, read)
 
@@ -125,17 +130,17 @@ async def _read_into(body: ReadBody, scope: Scope, receive: Receive, bound: int,
     if announced_length(scope) > bound:
         return
     chunks: list[bytes] = []
-    size, more = 0, True
-    while more and size <= bound:
+    more = True
+    while more and body.taken <= bound:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunk = message.get("body", b"")
         if chunk:
             room.take(len(chunk), body.project)
-        body.taken += len(chunk)
-        size, more = size + len(chunk), message.get("more_body", False)
-        chunks.append(chunk)
+            body.taken += len(chunk)
+            chunks.append(chunk)
+        more = message.get("more_body", False)
     body.data, body.whole = chunks[0] if len(chunks) == 1 else b"".join(chunks), not more
 
 
@@ -167,6 +172,7 @@ __all__ = [
     "ClientLeft",
     "ReadBody",
     "announced_length",
+    "is_long",
     "is_too_long",
     "read_body",
     "reading",

@@ -11,6 +11,8 @@ from enforcement.metering.request import MCP
 
 _TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 _TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
+_AUTHORIZATION: Final = b"authorization"
+assert _TOKEN_FIELDS[0] == _AUTHORIZATION
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
     (b"anthropic-version", "anthropic"),
@@ -26,8 +28,11 @@ def token_of(scope: Scope) -> str | None:
 
     Whatever its fields hold was meant as a token. A key of the provider itself is one that is not known.
     """
-    present = {name for name, _ in scope["headers"]} & _TOKEN_NAMES
-    return find_token(*[header_of(scope, name) if name in present else None for name in _TOKEN_FIELDS])
+    present = [item for item in scope["headers"] if item[0] in _TOKEN_NAMES]
+    if len(present) == 1 and present[0][0] == _AUTHORIZATION:  # as nearly always
+        return find_token(present[0][1].decode("latin-1"))
+    names = {name for name, _ in present}
+    return find_token(*[header_of(scope, name) if name in names else None for name in _TOKEN_FIELDS])
 
 
 def target_of(scope: Scope) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import time_ns
 from typing import Final
 
 from enforcement.aio import Admission
-from enforcement.doors.metered.bodies import ReadBody
+from enforcement.doors.metered.bodies import ReadBody, is_long
 from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.settlement import DrainBounds, Settlement
@@ -101,12 +101,26 @@ class MeteredVisit:
         """Note that the connection to the provider broke before an answer, so that what is sent is not its answer."""
         self._broke = True
 
+    def take_short_body(self) -> bytes | None:
+        """Return the body of the request, which is then no longer received, or None if it is long or not whole."""
+        body = self._body
+        if body is None or not body.whole or is_long(body.data):
+            return None
+        self._body = None
+        body.pass_on()
+        return body.data
+
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send, body: ReadBody) -> None:
         """Call the application with the body that was read, and settle the request."""
         self._body, self._receive, self._send = body, receive, send
         scope[METERED] = self
         if self._drains is None:
-            await self._visit(app, scope)
+            # This repeats _visit(). Each coroutine more takes its time for each part of the answer.
+            try:
+                await app(scope, self._received, self._passed_on)
+            finally:
+                if not self.exchange.is_settled:
+                    await self._end(whole=False)
             return
         # Some servers cancel the application when a client leaves. It has to go on then if its answer is drained.
         going = self._drains.began(self._visit(app, scope))
@@ -166,30 +180,39 @@ class MeteredVisit:
             self._draining = False
             self._drains.give_back()
 
-    async def _passed_on(self, message: Message) -> None:
-        """Read a message of the answer, and send it to the client."""
+    def _passed_on(self, message: Message) -> Awaitable[None]:
+        """Return an awaitable that sends a message of the answer, which is read, to the client."""
+        is_part = message["type"] == "http.response.body" and message.get("more_body", False)
+        if not is_part or self._broke or self._left:
+            return self._read_and_send(message)
+        body, meter = message.get("body", b""), self.exchange.meter
+        data = body if meter is None else meter.feed(body)
+        # Return the server's awaitable itself: a coroutine around it would only cost time.
+        if data is body:  # an empty body, with which an application sends the head of its answer, passes
+            return self._send(message)
+        return self._send({**message, "body": data}) if data else _nothing()
+
+    async def _read_and_send(self, message: Message) -> None:
+        """Read a message that is no part of an answer for a client who is still there, and send it if one is there."""
+        kind = message["type"]
         if self._broke:
             await self._end(whole=False)
-        elif message["type"] == "http.response.start":
+        elif kind == "http.response.start":
             message = await self._head(message)
-        elif message["type"] == "http.response.body":
+        elif kind == "http.response.body":
             body = message.get("body", b"")
             data = self.exchange.feed(body)
             if not message.get("more_body", False):
                 message = {**message, "body": data + await self._end(whole=True)}
-            else:
-                if self._draining:
-                    await self._read_on()
-                if data is not body:  # an empty body, with which an application sends the head of its answer, passes
-                    if not data:
-                        return
-                    message = {**message, "body": data}
+            elif self._draining:
+                await self._read_on()
         if not self._left:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
-        encoding = b", ".join([value for name, value in headers if name.lower() == _ENCODING]).decode("latin-1")
+        encodings = [value for name, value in headers if name.lower() == _ENCODING]
+        encoding = b", ".join(encodings).decode("latin-1") if encodings else None
         over = self.exchange.answered(message["status"], encoding or None, now_us())
         if over is not None:
             await self._settle(over)
@@ -219,10 +242,15 @@ class MeteredVisit:
         if settlement is None:
             return
         try:
-            await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
+            costs = self.exchange.opening.terms.named(settlement.costs)
+            await self.admission.conclude(costs, is_last_word=settlement.is_last_word)
         finally:
             if not self.admission.reservation.settled_elsewhere:
                 self.report(settlement)
+
+
+async def _nothing() -> None:
+    """Send no message."""
 
 
 def now_us() -> int:

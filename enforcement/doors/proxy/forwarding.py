@@ -87,8 +87,11 @@ class Forwarding:
             self._ended = True
             if self._timer is not None:
                 self._timer.cancel()
-            if self._listening is not None:
-                self._listening.cancel()
+            # The task keeps the error of its cancellation, whose traceback leads back here. Only the collector of
+            # garbage could free such a circle, with all that a request has.
+            listening, self._listening = self._listening, None
+            if listening is not None:
+                listening.cancel()
             if entered:
                 self._pool.leave(self._connection)
 

@@ -31,7 +31,13 @@ class MeteredForwarding(Forwarding):
     def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
         self._was_sent = True
         self._visit.is_sent()
-        super()._begin(connection, head, fields, first)
+        body = self._visit.take_short_body() if fields.length is not None else None
+        if body is None or len(body) != fields.length:
+            super()._begin(connection, head, fields, first)
+            return
+        # Nothing is left to be received, so the client is watched only if the answer takes long, as without a body.
+        self._with_body = False
+        connection.begin(head + body, without_body=False, whole=True)
 
     async def _fail(self, status: int, title: str) -> None:
         if self._was_sent and not self._begun:

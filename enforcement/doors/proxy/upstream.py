@@ -26,8 +26,9 @@ from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
 from enforcement.exporters.text import CONTENT_TYPE, exposition
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import METERED, Receive, Scope, Send, comes_from
-from enforcement.http.messages import PlainResponse, TrustedProxies
+from enforcement.http.messages import PlainResponse
 from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sluicegate.proxy")
 
 _SAY: Final = RateLimitedLogger(logger)
+_CHOSEN: Final = "sluicegate.upstream"
+"""Where the scope of a request that was read by a meter has its upstream, and the path and query that this gets."""
 
 
 class Proxy:
@@ -77,7 +80,7 @@ class Proxy:
         """Forward one request."""
         first = None
         try:
-            upstream, target = self._choose(scope)
+            upstream, target = scope.get(_CHOSEN) or self._choose(scope)
             fields = request_fields(scope["headers"], upstream.replaced)
             if scope["method"] == "TRACE":
                 # The upstream would show its credential, and the fields of proxies before this one.
@@ -120,9 +123,10 @@ class Proxy:
     def upstream_target(self, scope: Scope) -> str:
         """Return the path and query under which the upstream gets a request, or its own if no upstream gets it."""
         try:
-            return self._choose(scope)[1].decode("latin-1")
+            chosen = scope[_CHOSEN] = self._choose(scope)
         except BadRequest:
             return str(scope["path"])
+        return chosen[1].decode("latin-1")
 
     def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
         """

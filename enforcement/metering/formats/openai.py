@@ -19,6 +19,10 @@ from enforcement.metering.usage import Usage
 
 # Fields by which some servers add to what the model reads: results of searches, and documents.
 _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters")
+# Fields by which a chat may give a model more to read than its messages.
+_BESIDE_MESSAGES: Final = frozenset(
+    (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format")
+)
 _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
 
@@ -30,6 +34,8 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     content = asked.content
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
+    if body.keys().isdisjoint(_BESIDE_MESSAGES):
+        return asked  # as most requests do
     content.add_tools(body.get("tools"), "function", "custom")
     content.add_within(body.get("functions"))
     content.add_searches(body, *_SEARCHES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -18,6 +19,8 @@ _ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
 _FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
 _SLASHES: Final = re.compile(r"[/\\]")
+_MOST_KEPT: Final = 256
+"""Characters of the longest path whose route is kept."""
 _PATH_ENDS: Final = re.compile("[?#]")
 
 
@@ -30,6 +33,12 @@ class Route:
     stream: str | None = None
 
 
+@lru_cache(256)
+def _route_of(path: str) -> Route | None:
+    """Return the route of a path that is short enough to be kept. Almost all requests to a provider share a few."""
+    return _find_in(path)
+
+
 def find_route(target: str) -> Route | None:
     """
     Return what the end of a path says about the format of a request, or None if no format has such a path.
@@ -38,6 +47,10 @@ def find_route(target: str) -> Route | None:
     not count. A path that servers read in different ways has no format, such as one with ``..`` as a segment.
     """
     path = target.partition("?")[0]
+    return _route_of(path) if len(path) <= _MOST_KEPT else _find_in(path)
+
+
+def _find_in(path: str) -> Route | None:
     segments = [segment for segment in unquote(path).split("/") if segment]
     if not segments or "#" in path or _is_ambiguous(segments):
         return None

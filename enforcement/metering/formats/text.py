@@ -92,7 +92,7 @@ def model_name(value: Any) -> str | None:
     """Return the name of a model: a string of 1 to 256 characters that UTF-8 can express. Else return None."""
     if type(value) is not str or not 0 < len(value) <= MAX_MODEL_LENGTH:
         return None
-    return value if is_encodable(value) else None
+    return value if value.isascii() or is_encodable(value) else None
 
 
 def is_encodable(text: str) -> bool:

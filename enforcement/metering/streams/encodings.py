@@ -170,7 +170,9 @@ def decoder_for(encoding: str | None, allowed: frozenset[str]) -> Decoder | None
     Raises:
         UndecodableAnswer: The encoding is unknown or not allowed, there are several, or its package is not installed.
     """
-    names = [name.strip().lower().removeprefix("x-") for name in (encoding or "").split(",")]
+    if not encoding:
+        return None
+    names = [name.strip().lower().removeprefix("x-") for name in encoding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if not names:
         return None

@@ -37,12 +37,15 @@ class Shape:
         constant: Bytes of text that such an event has beside the one that changes.
     """
 
-    __slots__ = ("_around", "_kinds", "constant")
+    __slots__ = ("_around", "_head", "_head_length", "_is_one_text", "_kinds", "_tail", "_tail_length", "constant")
 
     def __init__(self, around: tuple[bytes, ...], kinds: tuple[str, ...], constant: int) -> None:
         self._around = around
         self._kinds = kinds
         self.constant = constant
+        self._head, self._tail = around[0], around[-1]
+        self._head_length, self._tail_length = len(self._head), len(self._tail)
+        self._is_one_text = kinds == ("text",)
 
     def within(self, head: bytes, tail: bytes) -> Shape:
         """Return the shape of such events with bytes before and after each."""
@@ -51,12 +54,19 @@ class Shape:
 
     def text_bytes(self, event: bytes) -> int:
         """Return the bytes of the text of an event of this shape, or -1 if it may have another one."""
-        around = self._around
-        tail = around[-1]
-        at, end = len(around[0]), len(event) - len(tail)
-        if end < at or not event.startswith(around[0]) or not event.endswith(tail):
+        at, end = self._head_length, len(event) - self._tail_length
+        if end < at or not event.startswith(self._head) or not event.endswith(self._tail):
             return -1
-        total, last = self.constant, len(self._kinds) - 1
+        if not self._is_one_text:
+            return self._length_between(event, at, end)
+        if _PLAIN.fullmatch(event, at, end):
+            return self.constant + end - at
+        found = _length_of_string(event[at:end])
+        return found if found < 0 else self.constant + found
+
+    def _length_between(self, event: bytes, at: int, end: int) -> int:
+        """Return the bytes of text as :meth:`text_bytes` does, if something else changes besides."""
+        around, total, last = self._around, self.constant, len(self._kinds) - 1
         for index, kind in enumerate(self._kinds):
             stop = end if index == last else event.find(around[index + 1], at, end)
             if stop < 0:

@@ -65,9 +65,9 @@ class Recorder:
         self._write("admitted", {**row, **said})
         conclude = admission.conclude
 
-        async def concluding(costs: Costs | None = None) -> None:
+        async def concluding(costs: Costs | None = None, *, is_last_word: bool = True) -> None:
             self._write("settling", {"id": ident, "as": metered.settled_as, "costs": metered.costs})
-            await conclude(costs)
+            await conclude(costs, is_last_word=is_last_word)
 
         admission.conclude = concluding  # type: ignore[method-assign] # what is seen here is what the visit does
 

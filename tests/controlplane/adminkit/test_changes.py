@@ -624,13 +624,14 @@ def test_a_sentence_is_told_by_the_rules_that_save(as_ann):
     """The form's preview and the form agree."""
     limit = {"name": "m", "algorithm": "sliding_window", "quota": "100", "window_seconds": "1m", "unit": "requests"}
     rest = {"mode": "enforce", "consistency": "strict", "on_store_failure": "local"}
-    url = reverse("admin:policies_policy_sentence")
 
-    told = as_ann.post(url, {**limit, **rest}).json()
-    refused = as_ann.post(url, {**limit, **rest, "window_seconds": "0"}).json()
+    def told(**changed):
+        fields = {f"limits-0-{name}": value for name, value in {**limit, **rest, **changed}.items()}
+        return as_ann.post(reverse("policy-advice"), {"limits-TOTAL_FORMS": 1, **fields}).json()["limits"]["limits-0"]
 
-    assert told["sentence"].startswith("100 requests per minute for each token or project")
-    assert refused == {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+    assert told()["sentence"].startswith("100 requests per minute for each token or project")
+    refused = {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+    assert told(window_seconds="0") == refused
 
 
 def test_usage_leaves_as_csv_without_formulas(as_ann):

@@ -10,7 +10,7 @@ from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects.actions import revoke_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
-from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing.models import OutboxEntry, PublishedChange, Revision
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -41,7 +41,7 @@ def test_the_revision_of_an_override_says_what_changed(as_ann, store):
     assert f"{name} created" in made
     assert "limit — free/per-day quota — 500" in made
     assert f"{name} changed quota 500 700" in changed
-    assert f"{name} changed" in text_of(as_ann.get(REVISIONS))
+    assert f"{name} free/per-day : before 500 without an end after 700 without an end" in text_of(as_ann.get(REVISIONS))
 
 
 def test_the_revision_of_a_token_says_what_was_done_to_it(as_ann, store):
@@ -68,7 +68,11 @@ def test_a_revision_of_many_changes_names_the_first_and_the_number(as_ann):
         number=1, changes={"documents": {}, "ids": [*OutboxEntry.objects.values_list("change", flat=True)]}
     )
 
-    assert "project a created, project b created, project c created and 1 more" in text_of(as_ann.get(REVISIONS))
+    Revision.objects.update(kind=Revision.POLICY)
+    changes = OutboxEntry.objects.values_list("change", flat=True)
+    PublishedChange.objects.bulk_create(PublishedChange(change=change, revision_id=1) for change in changes)
+
+    assert "project a created project b created project c created and 1 more" in text_of(as_ann.get(REVISIONS))
 
 
 def test_a_revision_of_0_2_0_is_shown_as_before(as_ann):
@@ -76,7 +80,7 @@ def test_a_revision_of_0_2_0_is_shown_as_before(as_ann):
     changes = {"full": False, "documents": {}, "tokens": [{"id": "tok_1", "prefix": "sg_live_uBx4"}], "resets": []}
     Revision.objects.create(number=1, changes=changes)
 
-    assert "token sg_live_uBx4…" in text_of(as_ann.get(REVISIONS))
+    assert "token sg_live_uBx4…" in text_of(as_ann.get(f"{REVISIONS}?show=everything"))
     assert "token sg_live_uBx4…" in text_of(as_ann.get(f"{REVISIONS}1/change/"))
 
 

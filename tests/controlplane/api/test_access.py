@@ -108,6 +108,7 @@ RULES = {
     ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("explain", "POST"): Rule("usage:read", 200, 400, 200, {"token": "theirs"}),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
@@ -171,7 +172,7 @@ def ids(store) -> dict[str, str]:
     limit = LimitFactory(policy=PolicyFactory(slug="theirs--used", project=project), name="per-minute")
     project.policy = limit.policy
     project.save()
-    token = TokenFactory(project=project)
+    token = TokenFactory(project=project, name="theirs")
     Revision.objects.create(number=1, changes={"full": True, "documents": {}})
     now = timezone.now()
     lost = Reservation.objects.create(pk=f"{project.pk}.{'a' * 32}", project_id=project.pk, at=now, expires_at=now)

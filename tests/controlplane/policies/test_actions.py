@@ -175,7 +175,7 @@ def test_an_override_without_holder_is_refused(actor):
 
 
 def test_overrides_end(actor):
-    """What has ended is removed, with a trace, and what has not stays."""
+    """What has ended is kept as history, with a trace, and what has not stays in force."""
     now = timezone.now()
     ended = OverrideFactory(ends_at=now)
     going_on = OverrideFactory(ends_at=now + timedelta(seconds=1))
@@ -184,5 +184,18 @@ def test_overrides_end(actor):
         count = end_overrides(tx, now)
 
     assert (count, list(Override.objects.all())) == (1, [going_on])
-    assert actions() == ["override.delete"]
+    assert Override.with_ended.get(pk=ended.pk).ended_at == now
+    assert actions() == ["override.end"]
     assert outbox() == {("token", ended.token.digest)}
+
+
+def test_an_override_may_follow_one_whose_end_has_come(actor):
+    """The task that ends it may be late, for instance because no worker runs."""
+    former = OverrideFactory(ended=True)
+    override = Override(limit=former.limit, token=former.token, quota=700, reason="again")
+
+    with change(actor=actor) as tx:
+        save_override(tx, override)
+
+    assert list(Override.objects.all()) == [override]
+    assert actions() == ["override.end", "override.create"]

@@ -8,12 +8,13 @@ from tests.factories import OverrideFactory
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_ended_overrides_are_removed(store):
-    """The usual quota is shown again, and the trace says that it was the task."""
+def test_overrides_end(store):
+    """The usual quota is shown again, the row is kept, and the trace says that it was the task."""
     OverrideFactory(ended=True)
 
     assert tasks.end_overrides() == 1
     assert not Override.objects.exists()
+    assert Override.with_ended.get().ended_at is not None
     assert AuditEntry.objects.get().channel == "task"
 
 

@@ -13,7 +13,7 @@ from controlplane.policies.models import AuditEntry
 from controlplane.prices.actions import save_price
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token
-from controlplane.publishing import publisher
+from controlplane.publishing import compile, publisher
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
@@ -22,6 +22,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.doors.metered.provider import Provider, ask
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, ModelPriceFactory, PolicyFactory, ProjectFactory
+from tests.loops import run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,6 +38,13 @@ def prices(client_of_store):
         return text and json.loads(text)
 
     return read
+
+
+def test_no_prices_are_published_where_the_room_of_prices_is_missing(monkeypatch):
+    """Enforcers would otherwise take that for an installation without prices, and deny or not count money."""
+    monkeypatch.setattr(compile, "_price_documents", [])
+    with pytest.raises(ValueError, match="not enough values"):
+        compile.prices(1)
 
 
 def set_price(actor, **fields):
@@ -179,7 +187,7 @@ def test_the_door_charges_by_the_new_price_and_says_which_it_uses(store, actor):
             assert await asyncio.to_thread(eventually, acknowledged)
             return costs
 
-    assert asyncio.run(charged()) == [220, 1_300]
+    assert run(charged()) == [220, 1_300]
 
 
 def test_an_instance_that_meters_nothing_is_not_counted(instance):

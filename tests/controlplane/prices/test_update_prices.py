@@ -1,6 +1,10 @@
 """The prices of the catalogue: shown before they are published, and the same as the catalogue computes."""
 
+import json
+import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
 
 import pytest
@@ -85,6 +89,74 @@ def test_a_list_that_cannot_be_fetched_changes_nothing(store, monkeypatch):
     with pytest.raises(CommandError, match="The list of prices could not be fetched: "):
         update("--fetch")
     assert not ModelPrice.objects.exists()
+
+
+def listed(provider="openai", **prices):
+    """Return a provider of a list, with one model."""
+    model = {"id": "m", "match": {"equals": "m"}, "prices": prices}
+    return {"id": provider, "name": provider, "api_pattern": "x", "models": [model] if prices else []}
+
+
+GOOD = [listed(name, input_mtok=1, output_mtok=2) for name in catalogue.PROVIDERS]
+
+
+@pytest.fixture
+def publisher(monkeypatch):
+    """``publisher(body)``: a server from which the list of prices is fetched."""
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+
+    def serve(body, status=200):
+        def answer(handler):
+            handler.send_response(status)
+            handler.end_headers()
+            handler.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+        methods = {"do_GET": answer, "log_message": lambda *_: None}
+        server.RequestHandlerClass = type("Handler", (BaseHTTPRequestHandler,), methods)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(genai_prices, "UpdatePrices", partial(genai_prices.UpdatePrices, url=url))
+
+    yield serve
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_fetched_list_is_taken(store, publisher):
+    publisher([listed("openai", input_mtok=3, output_mtok=4), *GOOD[1:]])
+    assert "added m: input 3, output 4\n" in update("--fetch")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"oops", 503, "could not be fetched: HTTPStatusError"),
+        (b"<html>login</html>", 200, "could not be fetched: JSONDecodeError"),
+        (b"", 200, "could not be fetched: JSONDecodeError"),
+        ({"error": "gone"}, 200, "could not be fetched: ValueError"),
+        ([{"id": "openai"}], 200, "could not be fetched: ValidationError"),
+        ([], 200, "The fetched list has no provider 'openai', whose prices would all be removed."),
+        (GOOD[:2], 200, "The fetched list has no provider 'google', whose prices would all be removed."),
+        ([*GOOD[:2], listed("google")], 200, "The list has no price of a model of 'google', whose prices would"),
+        ([listed("openai", input_mtok="NaN"), *GOOD[1:]], 200, "could not be fetched|cannot be read"),
+        ([listed("openai", input_mtok="Infinity"), *GOOD[1:]], 200, "could not be fetched|cannot be read"),
+        ([listed("openai", input_mtok=-1), *GOOD[1:]], 200, "m, input: Must be an integer from 0"),
+    ],
+)
+def test_a_list_that_is_none_changes_nothing(store, publisher, body, status, says):
+    """The error says so on one line, in words."""
+    before = ModelPriceFactory(of_the_catalogue=True, pattern="gpt-4o")
+    publisher(body, status)
+
+    with pytest.raises(CommandError, match=says) as refused:
+        update("--fetch")
+
+    assert "Nothing was changed" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(ModelPrice.objects.values_list("pk", flat=True)) == [before.pk]
+    assert not Revision.objects.exists()
 
 
 def test_a_store_that_is_away_delays_the_publication(store):

@@ -65,3 +65,16 @@ def test_a_store_that_is_away_is_an_error(store):
 
     with pytest.raises(CommandError, match="the changes stay pending"):
         publish()
+
+
+@pytest.mark.parametrize("options", [("--all",), ("--all", "--new-epoch", "--reason", "restored")])
+def test_a_worker_may_publish_first(store, monkeypatch, options):
+    """What the command has asked for is published all the same, and it says so."""
+    publish_pending = publisher.publish_pending
+
+    def after_the_worker():
+        publish_pending()
+        return publish_pending()
+
+    monkeypatch.setattr(publisher, "publish_pending", after_the_worker)
+    assert publish(*options) == "Published revision 1.\n"

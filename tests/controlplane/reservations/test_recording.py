@@ -53,7 +53,7 @@ def test_a_run_that_has_no_time_left_is_continued_by_the_next(reserve, client_of
 
 
 def test_one_that_its_process_prolongs_again_is_not_lost(reserved, client_of_store):
-    """The process was only stopped for a while."""
+    """An enforcer of an earlier release does that, after it was only stopped for a while."""
     where = RecordKeys.from_id(Keys(), reserved)
     lose(client_of_store, reserved)
     record(client_of_store)

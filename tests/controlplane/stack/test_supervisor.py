@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, supervised
+from tests.loops import run
 
 STAY = "import time; time.sleep(600)"
 
@@ -115,7 +115,7 @@ def test_failed_migration_fails_the_start(make, tmp_path: Path) -> None:
     web = service("web", f"open({str(touched)!r}, 'w')", after=("migrate",))
 
     with pytest.raises(StackError, match="migrate ended with exit code 3 before it was ready"):
-        asyncio.run(make(service("migrate", "raise SystemExit(3)", once=True), web).start())
+        run(make(service("migrate", "raise SystemExit(3)", once=True), web).start())
 
     assert not touched.exists()
 
@@ -125,7 +125,7 @@ def test_service_that_never_gets_ready_fails_the_start(make, journal: Journal) -
     deaf = service("deaf", STAY, ready=lambda: False, ready_seconds=0.2)
 
     with pytest.raises(StackError, match="deaf ended with exit code -9"):
-        asyncio.run(make(deaf).start())
+        run(make(deaf).start())
 
     assert journal.lines == [("deaf", "was not ready within 0 s")]
 
@@ -214,7 +214,7 @@ def test_frozen_service_is_stopped(make) -> None:
 def test_second_supervisor_is_refused(make) -> None:
     """Two stacks on one set of data would ruin it; the message names the process that runs the first."""
     with supervised(make()), pytest.raises(StackError, match=rf"is already running \(process {os.getpid()}\)"):
-        asyncio.run(make().start())
+        run(make().start())
 
 
 def test_leftovers_of_a_killed_supervisor_are_ended(make, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_refused_supervisor_describes_nothing(make, tmp_path: Path, journal: Jou
     refused = Supervisor(lambda: pytest.fail("was described"), tmp_path / "run", journal)
 
     with supervised(make()), pytest.raises(StackError):
-        asyncio.run(refused.start())
+        run(refused.start())
 
 
 def test_stale_pid_in_a_lock_file_harms_nobody(make, tmp_path: Path) -> None:

@@ -55,16 +55,16 @@ class Doors:
         self.closing = ExitStack()
 
     def asgi(self, **options: Any) -> Any:
-        return self.serve(asgi.LimitMiddleware(hello, aio.Limiter(self.url, timeout=1.0), **options))
+        return self.serve(asgi.LimitMiddleware(hello, aio.Limiter(self.url, timeout=1.0, lookup=5.0), **options))
 
     def wsgi(self, **options: Any) -> Any:
-        door = wsgi.LimitMiddleware(hello_wsgi, Limiter(self.url, timeout=1.0), **options)
+        door = wsgi.LimitMiddleware(hello_wsgi, Limiter(self.url, timeout=1.0, lookup=5.0), **options)
         self.closing.callback(door.close)
         return self.serve_wsgi(door)
 
     def fastapi(self, dependency: Any = check, **options: Any) -> Any:
         app = FastAPI()
-        install(app, aio.Limiter(self.url, timeout=1.0), **options)
+        install(app, aio.Limiter(self.url, timeout=1.0, lookup=5.0), **options)
         app.add_route(USAGE_PATH, fastapi.usage)
         app.get("/{name}", dependencies=[Depends(dependency())])(lambda name: "hello")
         return self.serve(app)
@@ -75,13 +75,13 @@ class Doors:
     def starlette(self, **options: Any) -> Any:
         app = Starlette(routes=[Route("/{name}", starlette.check()(lambda request: PlainTextResponse("hello")))])
         app.add_route(USAGE_PATH, starlette.usage)
-        starlette.install(app, aio.Limiter(self.url, timeout=1.0), **options)
+        starlette.install(app, aio.Limiter(self.url, timeout=1.0, lookup=5.0), **options)
         return self.serve(app)
 
     def flask(self, **options: Any) -> Any:
         app = Flask(__name__)
         app.config["SLUICEGATE"] = {name.upper(): value for name, value in options.items()}
-        limiter = Limiter(self.url, timeout=1.0)
+        limiter = Limiter(self.url, timeout=1.0, lookup=5.0)
         self.closing.callback(limiter.close)
         flask.install(app, limiter, default=flask.check())
         app.add_url_rule(USAGE_PATH, view_func=flask.usage)
@@ -110,6 +110,8 @@ class Doors:
     def proxy(self, **options: Any) -> Any:
         self.monkeypatch.setenv("SLUICEGATE_REDIS_URL", self.url)
         self.monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", str(self.serve(hello).base_url))
+        self.monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "1000")  # a busy machine takes longer than it does usually
+        self.monkeypatch.setenv("SLUICEGATE_LOOKUP_MS", "5000")
         self.monkeypatch.setenv("SLUICEGATE_ANONYMOUS_PROJECT", options.get("anonymous", ""))
         self.monkeypatch.setenv("SLUICEGATE_HEADERS", options.get("headers", ""))
         self.monkeypatch.setenv("SLUICEGATE_USAGE_ENDPOINT", str(options.get("usage_endpoint", True)).lower())
@@ -118,7 +120,7 @@ class Doors:
 
     def _site(self, middleware: str, view: Any, options: dict[str, Any]) -> None:
         more = {name.upper(): value for name, value in options.items()}
-        self.settings.SLUICEGATE = {"REDIS_URL": self.url, "TIMEOUT_MS": 1000, **more}
+        self.settings.SLUICEGATE = {"REDIS_URL": self.url, "TIMEOUT_MS": 1000, "LOOKUP_MS": 5000, **more}
         self.settings.MIDDLEWARE = [middleware]
         self.settings.ROOT_URLCONF = (path("<name>", view),)
 

@@ -23,9 +23,9 @@ from enforcement.engine.heartbeat import Identity
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import PublishedState, TokenEntry
-from enforcement.state.usage import UsageLog
 from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
+from enforcement.usage.usage import UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
 DEADLINE_SECONDS = 10.0
@@ -314,10 +314,11 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
 
     assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us", "problems",
+        "degraded_since_us", "problems", "revision_at_us",
     }  # fmt: skip
     assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
+    assert heartbeat["started_at_us"] < heartbeat["revision_at_us"] <= heartbeat["seen_at_us"]
     assert 10_000 < client.pttl(KEYS.instance("proxy-1")) <= 15_000
     assert abs(agent.clock.offset_us()) < 1_000_000
 
@@ -508,7 +509,7 @@ from enforcement.engine.heartbeat import Identity
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.client import connect
-from enforcement.state.usage import UsageLog
+from enforcement.usage.usage import UsageLog
 from tests.enforcement.engine.test_agent import Switch
 
 agent = Agent(lambda: connect(sys.argv[1]), Keys(), PublishedState(), UsageLog("parent"),

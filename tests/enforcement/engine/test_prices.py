@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import threading
 import time
+from contextlib import closing
 
 import pytest
 from redis.exceptions import NoPermissionError
@@ -191,6 +193,51 @@ def test_a_forked_child_has_the_prices_and_follows_them(world, limiter):
     time.sleep(0.2)
     world.published.prices(entry(2))
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_that_is_forked_while_prices_are_read_uses_them(world, limiter, monkeypatch):
+    """Its parent's thread would have used them a moment later. The child has no such thread."""
+    world.published.prices(entry(1))
+    limiter.find_prices()
+    parsing, goes_on, parent = threading.Event(), threading.Event(), os.getpid()
+
+    def slowly(text):
+        if os.getpid() == parent:
+            parsing.set()
+            assert goes_on.wait(10.0)
+        return parse_prices(text)
+
+    monkeypatch.setattr(loader, "parse_prices", slowly)
+    world.followers.clear()  # this one would be waited for
+    world.published.prices(entry(2))
+    assert parsing.wait(10.0)
+    child = os.fork()
+    if not child:
+        os._exit(0 if rate_of(limiter) == 1 and eventually(lambda: rate_of(limiter) == 2) else 1)
+    goes_on.set()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_that_is_forked_while_the_copy_is_read_reads_it_too(tmp_path, monkeypatch):
+    with ValkeyServer() as server, closing(Published(server.url)) as published:
+        published.publish({"global": {"schema": 1, "policy": None}})
+        published.prices(entry(7))
+        with Limiter(server.url, state_dir=tmp_path) as limiter:
+            limiter.find_prices()
+        url = server.url
+    children, parent = [], os.getpid()
+
+    def forking(text):
+        if os.getpid() == parent and not children:
+            children.append(os.fork())
+            if not children[0]:
+                os._exit(0 if after_fork.find_prices() and rate_of(after_fork) == 7 else 1)
+        return parse_prices(text)
+
+    monkeypatch.setattr(loader, "parse_prices", forking)
+    with Limiter(url, state_dir=tmp_path) as after_fork:
+        assert after_fork.find_prices() is not None
+    assert os.waitpid(children[0], 0)[1] == 0
 
 
 def test_a_limiter_that_was_closed_follows_again(world, limiter):

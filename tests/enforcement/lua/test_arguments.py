@@ -217,5 +217,15 @@ def test_a_wrong_settlement_leaves_the_reservation_open(client, counter, name):
     key = counter(name)
     call(client, "reserve", [*RESERVATION, key, CHANGED], "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS[name], 1)
     for wrong in ["", "abc", "nan", "0.5"]:
-        refused(client, "conclude", [*RESERVATION, MARKER, key, CHANGED], "1", NOW, "", "1", SPECS[name], wrong, NOW)
+        keys, settling = [*RESERVATION, MARKER, key, CHANGED], [NOW, "", "1", SPECS[name], wrong, NOW]
+        refused(client, "conclude", keys, "1", *settling)
+        refused(client, "conclude_open", keys, "1", "", *settling)
     assert client.exists(RESERVATION[1])
+
+
+@pytest.mark.parametrize("wrong", ["abc", "nan", "0.5"])
+def test_a_settlement_of_what_was_open_at_no_instant_is_refused(client, counter, wrong):
+    key, spec = counter("fixed"), SPECS["fixed"]
+    call(client, "reserve", [*RESERVATION, key], "1", 1_000, 10, "{}", "", NOW, "1", "1", spec, 1)
+    keys = [*RESERVATION, MARKER, key]
+    assert "at: must be an instant" in refused(client, "conclude_open", keys, "1", wrong, NOW, "", "1", spec, -1, NOW)

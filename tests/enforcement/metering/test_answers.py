@@ -1,16 +1,20 @@
 """Properties of answers that are read while they pass: any cut of the bytes, any bytes, bounded memory."""
 
+import gc
 import gzip
 import json
 import sys
 import tracemalloc
+import weakref
 import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enforcement import metering
 from enforcement.metering.answer import FORMATS, MAX_LINE, MIN_LIMIT, AnswerMeter
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.usage import Usage
@@ -206,6 +210,12 @@ ENDLESS = {
 }
 
 
+def kept_by_meters():
+    """Return how many bytes were allocated by meters, or what they call, and are in use. Other threads do not count."""
+    ours = tracemalloc.Filter(True, f"{Path(metering.__file__).parent}/*", all_frames=True)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
+
+
 @pytest.mark.parametrize("hides", [False, True])
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_hostile_answer_does_not_grow_memory(name, hides):
@@ -214,11 +224,11 @@ def test_a_hostile_answer_does_not_grow_memory(name, hides):
     meter = AnswerMeter("openai-chat", hide_usage=hides, line_bytes=SIZE, body_bytes=SIZE)
     sent = len(begin) + 24 * len(chunk)
 
-    tracemalloc.start()
+    tracemalloc.start(6)
     passed = len(meter.feed(begin))
     for _ in range(24):
         passed += len(meter.feed(chunk))
-    kept, _ = tracemalloc.get_traced_memory()
+    kept = kept_by_meters()
     tracemalloc.stop()
 
     assert kept < 8 * SIZE
@@ -376,3 +386,18 @@ def test_an_encoding_without_its_package_is_unreadable(encoding, package, monkey
     seen, passed = read([b"\x28\xb5"], content_encoding=encoding, encodings=ALL_ENCODINGS)
 
     assert (seen["settled_as"], passed) == ("estimated", b"\x28\xb5")
+
+
+@pytest.mark.parametrize("body", [b'{"usage": null}', stream(chat("a"), chat("b"), chat("c"))])
+def test_an_answer_that_was_read_waits_for_no_collector_of_garbage(body):
+    """Its meter is freed at once. In a circle of references it would stay until the collector comes."""
+    gc.disable()
+    try:
+        meter = AnswerMeter("openai-chat", hide_usage=True)
+        meter.feed(body)
+        meter.finish()
+        left = weakref.ref(meter)
+        del meter
+        assert left() is None
+    finally:
+        gc.enable()

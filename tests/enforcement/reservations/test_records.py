@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from enforcement import Limiter, aio
+from enforcement import Denied, Limiter, aio
 from enforcement.control.reservations import Amount, open_reservations, settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.reservations import book
@@ -66,6 +66,27 @@ def test_however_a_request_ends_its_record_goes(world, limiter, ends):
     }
     done[ends]()
     assert listed(world) == []
+
+
+@pytest.mark.parametrize("about", [None, {}], ids=["no record", "record"])
+@pytest.mark.parametrize("ends", ["conclude", "settle then free", "free then conclude", "finish"])
+def test_however_a_request_ends_its_slots_are_let_go(world, limiter, about, ends):
+    """Also by the thread that renews them. What it kept would fill the memory, and count as held in an outage."""
+    secret = world.everything(TPM, SLOTS)
+    plan = limiter.find_plan(secret, None)
+    admission = limiter.admit_plan(plan, {"tokens": 100}, None, about)
+    slots, key = limiter._engine.slots, plan.bounds[1].key
+    assert slots.held(key) == {admission.reservation.ident: 1}
+
+    done = {
+        "conclude": [lambda: admission.conclude({"tokens": 30})],
+        "settle then free": [lambda: admission.settle({"tokens": 30}), admission.free_slots],
+        "free then conclude": [admission.free_slots, lambda: admission.conclude({"tokens": 30})],
+        "finish": [lambda: admission.finish(200)],
+    }
+    for end in done[ends]:
+        end()
+    assert (slots.held(key), slots._held, slots._open) == ({}, {}, {})
 
 
 def test_a_client_that_leaves_frees_its_slot_and_the_record_stays(world, limiter):
@@ -156,6 +177,25 @@ def test_on_a_cluster_the_record_lies_with_its_project(monkeypatch):
         with pytest.raises(Exception, match="all"):
             limiter.reserve(secret, costs={"tokens": 900}, life=60)
         assert left()["own"] == 9_800
+        assert not open_reservations(world.client, KEYS, "proj_0")
+
+
+def test_on_a_cluster_only_one_of_two_slots_may_have_a_charge_to_correct():
+    """Each gets its part by a call of its own. The record goes in any case, even if what is beside it cost nothing."""
+    with Cluster(replicas=False) as cluster, ExitStack() as stack:
+        world = World(cluster.url)
+        everyone = fixed(1_000, name="all", unit="tokens")
+        secret = spread(world, everyone=[everyone], project=[fixed(9, name="own")])[0]
+        limiter = stack.enter_context(Limiter(cluster.url, timeout=1.0, lookup=1.0))
+
+        admitted(limiter, secret, 400).conclude({"tokens": 100})  # the project's keeps its charge
+        admitted(limiter, secret, 400).conclude({"tokens": 400, "requests": 0})  # that of everyone does
+        with pytest.raises(Denied, match="all"):
+            limiter.admit_plan(limiter.find_plan(secret, None), {"tokens": 5_000, "requests": 0}, None, {})
+
+        states = limiter.check(secret, {"tokens": 0, "requests": 0}).limits
+        assert {state.name: state.remaining for state in states} == {"own": 8, "all": 500}
+        assert limiter.stats().store_failures == {}
         assert not open_reservations(world.client, KEYS, "proj_0")
 
 

@@ -57,6 +57,13 @@ def clients(world):
     return world.client.info("clients")["connected_clients"]
 
 
+def alone(world):
+    """Close the connections that earlier tests have left, and return how many there are after that, which is one."""
+    world.client.client_kill_filter(_type="normal", skipme=True)
+    assert eventually(lambda: clients(world) == 1)
+    return 1
+
+
 def open_files():
     """Return how many files and sockets this process has open."""
     return len(os.listdir("/proc/self/fd"))
@@ -88,7 +95,7 @@ def test_a_connection_that_the_store_closed_is_not_used_after_a_pause(pipe, worl
 
 def test_a_connection_in_use_when_all_are_given_up_is_not_used_again(pipe, world):
     """The primary is another one now: whoever waits for the old one gets the reply, and nobody asks it again."""
-    before = clients(world)
+    before = alone(world)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pipe.call, pack(("BLPOP", "{doc}:queue", 20)))
         assert eventually(lambda: world.client.info("clients")["blocked_clients"] == 1)
@@ -201,7 +208,7 @@ def test_calls_in_flight_keep_their_places_on_any_loop(server, world, new_loop):
 
 def test_loops_that_share_a_limiter_have_a_connection_each(server, world):
     """Two loops in turn, and both at once in threads: as many connections as loops, whoever asks, and none left."""
-    before = clients(world)
+    before = alone(world)
     limiter = aio.Limiter(server.url, timeout=1.0, clock=lambda: 1_000_000)  # a test's clock has no background
     runners = [asyncio.Runner(), asyncio.Runner()]
     in_turn = [runner.run(limiter.hit(WIDE, "k")).source for _ in range(20) for runner in runners]

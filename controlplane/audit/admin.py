@@ -1,0 +1,156 @@
+"""The list of the audit, with its export, and the page of one entry."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.decorators import display
+
+from controlplane.access.scope import EDITOR, may
+from controlplane.adminkit.filters import InstantRangeFilter
+from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
+from controlplane.audit.export import csv_lines, json_lines
+from controlplane.audit.filters import DeedFilter, ObjectFilter
+from controlplane.audit.models import AuditSeal
+from controlplane.policies.differences import differences
+from controlplane.policies.models import AuditEntry
+from controlplane.publishing.models import PublishedChange, Revision
+from controlplane.revisions.links import object_urls
+from controlplane.revisions.restoring import HANDLERS
+from controlplane.revisions.words import VERBS, Names, lines_of
+
+LINES_SHOWN = 3
+Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
+EXPORTS: dict[str, tuple[Lines, str]] = {
+    "csv": (csv_lines, "text/csv; charset=utf-8"),
+    "jsonl": (json_lines, "application/jsonl; charset=utf-8"),
+}
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
+    list_display_links = ["when"]
+    list_filter = [
+        ("actor", FieldTextFilter),
+        DeedFilter,
+        ObjectFilter,
+        ("channel", ChoicesDropdownFilter),
+        ("at", InstantRangeFilter),
+    ]
+    search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
+    show_full_result_count = False
+    project_path = "project"
+    fields = readonly_fields = [
+        *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),
+        *("published", "all_changes", "sealed"),
+    ]
+    list_before_template = "admin/sluicegate/revisions/audit_export.html"
+    empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
+
+    def get_urls(self) -> list[URLPattern]:
+        own = path("export.<str:form>", self.admin_site.admin_view(self.export_view), name="policies_auditentry_export")
+        return [own, *super().get_urls()]
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        query = request.GET.urlencode()
+        urls = {form: f"{reverse('admin:policies_auditentry_export', args=[form])}?{query}" for form in EXPORTS}
+        return super().changelist_view(request, {"export_urls": urls, **(extra_context or {})})
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        changelist.result_list = list(changelist.result_list)
+        self._complete(request, changelist.result_list)
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEntry | None:
+        entry = super().get_object(request, object_id, from_field)
+        if entry is not None:
+            self._complete(request, [entry])
+        return entry
+
+    @staticmethod
+    def _complete(request: HttpRequest, entries: list[AuditEntry]) -> None:
+        """Add to each entry the address of its object, its revision and what it says, with few statements."""
+        urls = object_urls((entry.object_type, entry.object_id) for entry in entries)
+        changes = PublishedChange.objects.filter(change__in={entry.change for entry in entries} - {""})
+        revisions = dict(changes.exclude(revision=None).values_list("change", "revision"))
+        names = Names.of(entries)
+        for entry in entries:
+            entry.url = urls.get((entry.object_type, entry.object_id), "")
+            entry.number = revisions.get(entry.change)
+            entry.lines = lines_of(entry, names)
+            undone = entry.object_type in HANDLERS and may(request.user, EDITOR, entry.project or None)
+            entry.may_undo = bool(entry.number) and undone and not entry.action.startswith("counters.")
+
+    @display(description="When", ordering="at")
+    def when(self, entry: AuditEntry) -> str:
+        return instant(entry.at)
+
+    @display(description="By", ordering="actor")
+    def author(self, entry: AuditEntry) -> str:
+        return format_html('{}<span class="sg-note"> {}</span>', entry.actor, entry.get_channel_display())
+
+    @display(description="What happened", ordering="action")
+    def deed(self, entry: AuditEntry) -> str:
+        ending = entry.action.rpartition(".")[2]
+        return "set or unset as the global policy" if ending == "set" else VERBS.get(ending, ending.replace("_", " "))
+
+    @display(description="Object", ordering="object_label")
+    def object_link(self, entry: AuditEntry) -> str:
+        label = f"{entry.object_type} {entry.object_label}"
+        return format_html('<a class="text-link" href="{}">{}</a>', entry.url, label) if entry.url else label
+
+    @display(description="Changed")
+    def changed(self, entry: AuditEntry) -> str:
+        shown = "; ".join(map(str, entry.lines[:LINES_SHOWN]))
+        more = len(entry.lines) - LINES_SHOWN
+        return f"{shown}; and {more} more" if more > 0 else shown
+
+    @display(description="Published as")
+    def published(self, entry: AuditEntry) -> str:
+        if entry.number is None:
+            return "—"
+        revision = link_to(Revision(number=entry.number))
+        if not entry.may_undo:
+            return revision
+        url = f"{reverse('admin:publishing_revision_undo', args=[entry.number])}?change={entry.change}"
+        return format_html('{} · <a class="text-link" href="{}">Undo this change</a>', revision, url)
+
+    @display(description="Changes")
+    def all_changes(self, entry: AuditEntry) -> str:
+        rows = differences(entry.before, entry.after)
+        return table(("Field", "Before", "After"), rows) if rows else "—"
+
+    @display(description="Seal")
+    def sealed(self, entry: AuditEntry) -> str:
+        found = AuditSeal.objects.filter(entry_id=entry.pk).first()
+        return f"number {found.number}, {found.digest}" if found else badge("not sealed yet")
+
+    def export_view(self, request: HttpRequest, form: str) -> HttpResponse:
+        """Return the entries of the list as a file, with the same filters, written while they are read."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if form not in EXPORTS:
+            raise BadRequest(f"The form must be one of {', '.join(EXPORTS)}, got {form[:20]!r}.")
+        try:
+            # Not by get_changelist_instance(), which reads the rows of a page.
+            rows = super().get_changelist_instance(request).queryset
+        except IncorrectLookupParameters as exc:
+            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
+        lines, kind = EXPORTS[form]
+        response = StreamingHttpResponse(lines(rows), content_type=kind)
+        response["Content-Disposition"] = f'attachment; filename="audit.{form}"'
+        response["Cache-Control"] = "no-store"
+        return response

@@ -1,0 +1,54 @@
+"""The export of the audit, written line by line while it is read."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import batched
+from typing import Any
+
+from django.db.models import QuerySet
+
+from controlplane.audit.chain import FIELDS
+from controlplane.audit.models import AuditSeal
+from controlplane.policies.models import AuditEntry
+from controlplane.usage.report_render import cell
+
+COLUMNS = ("number", "digest", "id", "at", *FIELDS)
+AT_ONCE = 500
+
+
+def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
+    """Yield each entry as a dictionary, with its place in the chain and its digest if it is sealed."""
+    for entries in batched(rows.iterator(chunk_size=AT_ONCE), AT_ONCE):
+        seals = AuditSeal.objects.filter(entry_id__in=[entry.pk for entry in entries]).in_bulk(field_name="entry_id")
+        for entry in entries:
+            sealed = seals.get(entry.pk)
+            place = {"number": sealed and sealed.number, "digest": sealed and sealed.digest}
+            own = {name: getattr(entry, name) for name in FIELDS}
+            yield {**place, "id": entry.pk, "at": entry.at.isoformat(timespec="microseconds"), **own}
+
+
+def json_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:
+    """Yield a line of JSON for each entry."""
+    for record in records(rows):
+        yield json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def csv_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:
+    """Yield the head and then a line of CSV for each entry. The records before and after are JSON."""
+    yield _line(COLUMNS)
+    for record in records(rows):
+        yield _line([_cell(record[name]) for name in COLUMNS])
+
+
+def _cell(value: Any) -> str | int:
+    if isinstance(value, dict | list):
+        return cell(json.dumps(value, ensure_ascii=False))
+    return "" if value is None else cell(value)
+
+
+def _line(values: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue()

@@ -1,0 +1,170 @@
+"""
+Who is near a limit, and who runs out first.
+
+Counters have digests for names, so nobody can list those that are nearly full. Candidates are the tokens and projects
+that were active or denied in the last minutes, the busiest first. Only their counters are read.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import or_
+
+import redis
+from django.db.models import Q, Sum
+
+from controlplane.explain.counts import window_of
+from controlplane.explain.forecast import HISTORY, Forecast, foretell
+from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
+from controlplane.explain.live import Now
+from controlplane.explain.question import Reach
+from controlplane.projects.models import Project, Token
+from controlplane.usage.models import DeniedRequest, UsageRow
+from controlplane.usage.periods import start_of
+from enforcement.model.instants import HOUR_SECONDS
+
+NEAR = 0.8
+ACTIVE = timedelta(minutes=10)
+# A forecast by hours says nothing of a shorter window.
+HOUR = timedelta(seconds=HOUR_SECONDS)
+MOST_CANDIDATES = 1_000
+MOST_FORETOLD = 100
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """
+    A limit of which at least NEAR is used.
+
+    Attributes:
+        holder: The token or project. None: all requests together.
+        share: Used permits by the quota.
+        resets_at: When it resets. None: never.
+        forecast: When it runs out. None: it is not foretold.
+    """
+
+    holder: Token | Project | None
+    held: Held
+    now: Now
+    share: float
+    resets_at: datetime | None
+    forecast: Forecast | None
+
+    @property
+    def urgency(self) -> tuple[bool, datetime, float]:
+        """Sorts those that run out soonest first, then those that reset before, the fullest first."""
+        at = self.forecast.at if self.forecast else None
+        return at is None, at or NEVER, -self.share
+
+
+@dataclass(frozen=True, slots=True)
+class NearList:
+    """
+    Those near a limit, the most urgent first.
+
+    Attributes:
+        candidates: How many tokens and projects were looked at.
+        is_cut: Whether there were more than could be looked at.
+    """
+
+    rows: list[Near]
+    candidates: int
+    is_cut: bool
+
+
+def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST_COMMANDS) -> NearList:
+    """
+    Return those who are near a limit and whom the asker may see, from *most* commands. Nothing is charged.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    names, is_cut = _candidates(reach, now)
+    tokens = list(reach.tokens.filter(pk__in={token for _, token in names if token}).select_related("project"))
+    projects = reach.projects.filter(pk__in={project for project, _ in names})
+    held = held_by(_in_order(tokens, names), projects, now)
+    seen = [one for one in held if one.holder is not None or reach.everything]
+    return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
+
+
+def nearest(counters: Iterable[tuple[Held, Now]], now: datetime) -> list[Near]:
+    """Return those of the counters that are near their limit, with forecasts, the most urgent first."""
+    full = [(held, count) for held, count in counters if share_of(held, count) >= NEAR]
+    full.sort(key=lambda pair: -share_of(*pair))
+    foretold = [held for held, _ in full[:MOST_FORETOLD]]
+    history = _history(foretold, now)
+    rows = [_near(held, count, history.get(held.key, {}), now) for held, count in full]
+    return sorted(rows, key=lambda near: near.urgency)
+
+
+def share_of(held: Held, count: Now) -> float:
+    """Return the used share of a limit, with what was carried over. 0 for a quota of 0, which nobody can use."""
+    limit = held.rule.limit
+    whole = max(limit.capacity, count.used + count.remaining) if limit.rollover else limit.capacity
+    return count.used / whole if whole else 0.0
+
+
+def _candidates(reach: Reach, now: datetime) -> tuple[list[tuple[str, str]], bool]:
+    """Return the (project, token) that were active lately, those with denials first, and whether there are more."""
+    recent = UsageRow.objects.filter(period="minute", at__gte=start_of("minute", now - ACTIVE), limit_name="")
+    sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))
+    busiest = sums.values_list("project_id", "token_id").annotate(no=Sum("denied"), yes=Sum("allowed"))
+    rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: MOST_CANDIDATES + 1]
+    names = [(project, token) for project, token, *_ in rows]
+    sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="")
+    sampled = sampled if reach.everything else sampled.filter(project_id__in=reach.projects.values("pk"))
+    pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:MOST_CANDIDATES]
+    both = list(dict.fromkeys([*pairs, *names]))
+    return both[:MOST_CANDIDATES], len(both) > MOST_CANDIDATES
+
+
+def _in_order(tokens: list[Token], names: list[tuple[str, str]]) -> list[Token]:
+    known = {token.pk: token for token in tokens}
+    return [known[pk] for _, pk in names if pk in known]
+
+
+def _near(held: Held, count: Now, history: Mapping[datetime, int], now: datetime) -> Near:
+    resets_at = None if count.reset_ms is None else now + timedelta(milliseconds=count.reset_ms)
+    forecast = _forecast(held, count, history, now)
+    return Near(held.holder, held, count, share_of(held, count), resets_at, forecast)
+
+
+def _forecast(held: Held, count: Now, history: Mapping[datetime, int], now: datetime) -> Forecast | None:
+    limit = held.rule.limit
+    if not count.remaining:
+        return Forecast(now)
+    window = window_of(limit, now)
+    if limit.calendar == "lifetime":
+        since = min(history, default=now)
+        return foretell(
+            history, used=sum(history.values()), remaining=count.remaining, since=since, now=now, until=None
+        )
+    if window is None:
+        return None  # it gives back as time goes on, so it has no instant at which it runs out
+    since, until = window
+    hours = history if until - since > HOUR else {}
+    return foretell(hours, used=count.used, remaining=count.remaining, since=since, now=now, until=until)
+
+
+def _history(held: list[Held], now: datetime) -> dict[tuple[str, str, str, str], dict[datetime, int]]:
+    """Return the permits of the last weeks by the hour for each of the limits with windows over an hour."""
+    keys = [one.key for one in held if _is_long(one, now)]
+    hours = UsageRow.objects.filter(period="hour", at__gte=start_of("hour", now - HISTORY))
+    found: dict[tuple[str, str, str, str], dict[datetime, int]] = defaultdict(dict)
+    ways = {"token": ("token_id", {}), "anonymous": ("project_id", {"token_id": ""}), "project": ("project_id", {})}
+    for scope, (column, more) in ways.items():
+        wanted = [Q(**{column: pk}, policy_id=policy, limit_name=name) for of, pk, policy, name in keys if of == scope]
+        rows = hours.filter(reduce(or_, wanted, Q(pk__in=[])), **more).order_by()
+        sums = rows.values_list(column, "policy_id", "limit_name", "at").annotate(total=Sum("cost"))
+        for pk, policy, name, at, total in sums if wanted else ():
+            found[scope, pk, policy, name][at] = total
+    return found
+
+
+def _is_long(held: Held, now: datetime) -> bool:
+    limit = held.rule.limit
+    window = window_of(limit, now)
+    return limit.calendar == "lifetime" or (window is not None and window[1] - window[0] > HOUR)

@@ -1,0 +1,208 @@
+"""Who is near a limit: the card of the Overview, the whole list, and the column and filter of tokens and projects."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import display
+
+from controlplane.access.admin import VIEWER, permission_required
+from controlplane.access.scope import is_operator, projects_of
+from controlplane.adminkit.site import badge, link_to, list_url
+from controlplane.core.money import permits
+from controlplane.explain import near
+from controlplane.explain.day import day_of
+from controlplane.explain.forecast import Forecast
+from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
+from controlplane.explain.live import Now
+from controlplane.explain.question import Reach
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage import counters
+from controlplane.usage.models import UsageRow
+from enforcement.store.client import STORE_ERRORS
+
+SHOWN = 6
+# Of the commands that a page may send, those for the column of a list of 50 rows. The list of those near has the rest.
+COLUMN_COMMANDS = 60
+TITLE = "Near a limit"
+
+
+def reach_of(request: HttpRequest) -> Reach:
+    """Return what the user may see."""
+    projects = projects_of(request.user)
+    return Reach(projects, Token.objects.filter(project__in=projects), is_operator(request.user))
+
+
+def near_card(request: HttpRequest, most: int = SHOWN) -> dict[str, Any]:
+    """Return what the template near.html shows of those near a limit, at most *most* of them."""
+    now = timezone.now()
+    found = near_of(request)
+    if found is None:
+        return {"away": True, "now": now}
+    known = Policy.objects.in_bulk({row.held.rule.policy.id for row in found.rows[:most]})
+    rows = [row_of(row, known.get(row.held.rule.policy.id)) for row in found.rows[:most]]
+    url = reverse("near-limit")
+    return {"rows": rows, "count": len(found.rows), "found": found, "now": now, "url": url, "near": near.NEAR}
+
+
+def near_of(request: HttpRequest) -> near.NearList | None:
+    """Return those near a limit whom the user may see, read once for a request, or None without the store."""
+    if not hasattr(request, "near_limits"):
+        try:
+            most = MOST_COMMANDS - COLUMN_COMMANDS
+            request.near_limits = near.near_list(reach_of(request), timezone.now(), counters.client(), most)
+        except STORE_ERRORS:
+            request.near_limits = None
+    return request.near_limits
+
+
+@permission_required(VIEWER)
+def near_view(request: HttpRequest) -> HttpResponse:
+    """Return the page with everybody who is near a limit and whom the user may see."""
+    card = near_card(request, near.MOST_CANDIDATES)
+    context = {**admin.site.each_context(request), "title": TITLE, "near": card}
+    response = TemplateResponse(request, "admin/sluicegate/near_page.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def row_of(row: near.Near, policy: Policy | None) -> dict[str, Any]:
+    """Return what the template shows of one limit."""
+    rule, unit = row.held.rule, row.held.rule.limit.unit
+    return {
+        "holder": holder_of(row.held),
+        "project": row.holder.project.slug if isinstance(row.holder, Token) else "",
+        "policy": link_to(policy, policy.slug) if policy else rule.policy.slug,
+        "limit": rule.limit.name,
+        "shadow": rule.limit.shadow,
+        "used": permits(row.now.used, unit),
+        "quota": permits(row.now.quota, unit),
+        "percent": percent(row.share),
+        "width": min(100, round(100 * row.share)),
+        "runs_out": runs_out(row.forecast, row.resets_at),
+        "basis": row.forecast.basis if row.forecast else "",
+    }
+
+
+def holder_of(held: Held) -> SafeString | str:
+    if isinstance(held.holder, Token):
+        return link_to(held.holder, held.holder.name)
+    return link_to(held.holder, f"project {held.holder}") if held.holder else "all requests"
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, below 100 unless nothing is left."""
+    return f"{min(int(100 * share), 99) if share < 1 else round(100 * share)} %"
+
+
+def runs_out(forecast: Forecast | None, resets_at: Any) -> SafeString | str:
+    """Return in words when a limit runs out."""
+    now = timezone.now()
+    if forecast is None:
+        return "not foretold"
+    if forecast.at is None:
+        return "no, resets first" if resets_at else "no"
+    if forecast.at <= now:
+        return badge("nothing left", "bad")
+    if forecast.is_vague:
+        text = f"about {forecast.at:%a %d %b} (± a day)"
+    elif forecast.at.date() == now.date():
+        text = f"today, {forecast.at:%H:%M} UTC"
+    else:
+        text = f"{forecast.at:%a %d %b, %H:%M} UTC"
+    return format_html('<time datetime="{}">{}</time>', forecast.at.isoformat(timespec="seconds"), text)
+
+
+class NearFilter(DropdownFilter):
+    """A filter that shows only the rows that are near a limit."""
+
+    title = "near a limit"
+    parameter_name = "near"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", f"{near.NEAR:.0%} or more used")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        if self.value() != "yes":
+            return rows
+        found = near_of(request)
+        if found is None:
+            messages.warning(request, "The store is not reachable, so nobody knows who is near a limit.")
+            return rows.none()
+        return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
+
+
+class NearestLimit:
+    """A mixin for the lists of tokens and projects, with a column of the own limit that is nearest to its end."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        changelist.result_list = rows = list(changelist.result_list)
+        found = nearest_of(rows)
+        for row in rows:
+            row.nearest = None if found is None else found.get(row.pk, ())
+        return changelist
+
+    @display(description="Nearest limit")
+    def nearest(self, row: Token | Project) -> SafeString | str:
+        found = getattr(row, "nearest", ())
+        if found is None:
+            return "store not reachable"
+        if not found:
+            return "—"
+        held, count = found
+        share = near.share_of(held, count)
+        text = f"{held.rule.limit.name} {percent(share)}"
+        kind = "bad" if not count.remaining else "warn" if share >= near.NEAR else ""
+        return badge(text, kind) if kind else text
+
+
+def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | None:
+    """Return for each row by its id its own limit that is used most, or None if the store is unavailable."""
+    now = timezone.now()
+    tokens = [row for row in rows if isinstance(row, Token)]
+    held = held_by(tokens, [row for row in rows if isinstance(row, Project)], now)
+    kind: type = Token if tokens else Project
+    own = [one for one in held if isinstance(one.holder, kind)]
+    found: dict[str, tuple[Held, Now]] = {}
+    try:
+        for one, count in read(counters.client(), own, now, COLUMN_COMMANDS):
+            pk = one.key[1]
+            if pk not in found or near.share_of(one, count) > near.share_of(*found[pk]):
+                found[pk] = one, count
+    except STORE_ERRORS:
+        return None
+    return found
+
+
+class UsageDay:
+    """
+    A mixin for the page of a token, a project or a policy, which adds the decisions of the last 24 hours.
+
+    The pages of tokens and projects show them below their counters.
+    """
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        row = context.get("original")
+        if row is not None and request.user.has_perm("usage.view_usagerow"):
+            context |= {"day": day_of(row, reach_of(request), timezone.now()), "day_url": usage_url(row)}
+        return super().render_change_form(request, context, **options)
+
+
+def usage_url(row: Token | Project | Policy) -> str:
+    """Return the address of the usage of a row by the hour."""
+    if isinstance(row, Policy):
+        return list_url(UsageRow, f"?period=hour&of=limits&policy_id={row.pk}")
+    column = "token_id" if isinstance(row, Token) else "project_id"
+    return list_url(UsageRow, f"?period=hour&{column}={row.pk}")
+
+
+__all__ = ["NearFilter", "NearestLimit", "UsageDay", "near_card", "near_view", "reach_of", "usage_url"]

@@ -1,0 +1,157 @@
+"""The callers that a policy concerns, and what is recorded of them."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+from django.db.models import Q, QuerySet
+
+from controlplane.policies.models import Override, Policy
+from controlplane.preview.chunks import HEAD, Chunk, read_hours
+from controlplane.preview.models import RecordedDay
+from controlplane.preview.replay import Case, Days, seconds_of_day
+from controlplane.projects.models import Project, Token
+from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
+from enforcement.model.limits import InvalidLimit, Limit
+
+TOKEN, PROJECT, EVERYTHING = "token", "project", "everything"
+
+Caller = tuple[str, str]
+"""What has a counter of its own: TOKEN or PROJECT with its id, or EVERYTHING with none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Whole hours of which a preview tells, in seconds since the epoch, and the hours before that fill the counters."""
+
+    begins: int
+    ends: int
+    before: int = DAY_SECONDS
+
+    @classmethod
+    def of(cls, starts: datetime, ends: datetime) -> "Span":
+        """Return the whole hours that hold a range of time."""
+        first, last = int(starts.timestamp()), int(ends.timestamp())
+        return cls(first - first % HOUR_SECONDS, -(-last // HOUR_SECONDS) * HOUR_SECONDS)
+
+    @property
+    def days(self) -> list[date]:
+        first, last = ((at // DAY_SECONDS) for at in (self.begins - self.before, self.ends - 1))
+        return [date(1970, 1, 1) + timedelta(days=day) for day in range(first, last + 1)]
+
+    @property
+    def seconds(self) -> int:
+        return self.ends - self.begins
+
+
+class Callers:
+    """
+    The tokens and projects that have a policy, or everything together for the global policy.
+
+    Args:
+        policy: The saved policy. A new one has no callers.
+        now: Tokens that have ended before are left out.
+        projects: The ids of the projects that the reader may see. None: all of them.
+    """
+
+    def __init__(self, policy: Policy, now: datetime, projects: Collection[str] | None = None) -> None:
+        tokens = Token.objects.live(now).filter(policy=policy.pk)
+        holders = Project.objects.filter(policy=policy.pk)
+        if projects is not None:
+            tokens, holders = tokens.filter(project__in=projects), holders.filter(pk__in=projects)
+        self.policy, self.now, self.visible = policy, now, projects
+        self.projects_of = dict(tokens.values_list("pk", "project_id"))
+        self.projects = list(holders.values_list("pk", flat=True))
+        everything = [(EVERYTHING, "")] if policy.is_global and projects is None else []
+        self.all: list[Caller] = [
+            *((TOKEN, pk) for pk in self.projects_of),
+            *((PROJECT, pk) for pk in self.projects),
+            *everything,
+        ]
+        self.places = {caller: place for place, caller in enumerate(self.all)}
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    @property
+    def project_ids(self) -> set[str]:
+        """The projects whose requests the policy may deny. It may also be those of every project."""
+        return {*self.projects_of.values(), *self.projects}
+
+    def heads(self, span: Span) -> np.ndarray:
+        """Return the heads of hours by caller, hour and the names of HEAD, from ``span.begins - span.before`` on."""
+        first = seconds_of_day(span.days[0])
+        found = np.zeros((len(self.all), len(span.days) * 24, len(HEAD)), np.int64)
+        rows = list(self._rows(span.days).values_list("project_id", "token_id", "day", "hours"))
+        hours = read_hours([row[3] for row in rows])
+        for (project, token, day, _), of_day in zip(rows, hours, strict=True):
+            at = (seconds_of_day(day) - first) // HOUR_SECONDS
+            for place in self._places(project, token):
+                found[place, at : at + 24] += of_day
+        start = (span.begins - span.before - first) // HOUR_SECONDS
+        return found[:, start : start + (span.ends - span.begins + span.before) // HOUR_SECONDS]
+
+    def days(self, places: Sequence[int], span: Span) -> list[Days]:
+        """Return the recorded days of the callers at these places, whose requests are added up by day."""
+        chosen = {self.all[place]: number for number, place in enumerate(places)}
+        found: list[dict[date, list[Chunk]]] = [defaultdict(list) for _ in places]
+        for project, token, day, body in self._rows_of(chosen, span.days):
+            chunk = Chunk.read(body)
+            for caller in ((TOKEN, token), (PROJECT, project), (EVERYTHING, "")):
+                if caller in chosen:
+                    found[chosen[caller]][day].append(chunk)
+        return [
+            [(seconds_of_day(day), Chunk.joined(chunks)) for day, chunks in sorted(of_caller.items())]
+            for of_caller in found
+        ]
+
+    def case(self, limit: Limit) -> tuple[Case, int]:
+        """Return a limit with the quota of each caller, and how many callers have an override."""
+        overrides = self._overrides(limit)
+        own = [
+            overrides.get((kind, pk)) or overrides.get((PROJECT, self.projects_of.get(pk, "") if kind == TOKEN else pk))
+            for kind, pk in self.all
+        ]
+        quotas, bursts = ([getattr(one or limit, name) for one in own] for name in ("quota", "capacity"))
+        return Case(limit, quotas, bursts), sum(one is not None for one in own)
+
+    def _overrides(self, limit: Limit) -> dict[Caller, Limit]:
+        """Return the limit as each holder of an override has it, if the override fits the limit."""
+        present = Q(ends_at=None) | Q(ends_at__gt=self.now)
+        rows = Override.objects.filter(present, limit__policy=self.policy.pk, limit__name=limit.name)
+        found: dict[Caller, Limit] = {}
+        for override in rows:
+            holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
+            fields = {"quota": override.quota} | ({"burst": override.burst} if override.burst else {})
+            try:
+                found[holder] = Limit.from_json({**limit.to_json(), **fields}, published=True)
+            except InvalidLimit:  # enforcers would leave it out too
+                continue
+        return found
+
+    def _places(self, project: str, token: str) -> Iterable[int]:
+        for caller in ((TOKEN, token), (PROJECT, project), (EVERYTHING, "")):
+            place = self.places.get(caller)
+            if place is not None:
+                yield place
+
+    def _rows(self, days: Sequence[date]) -> QuerySet[RecordedDay]:
+        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+        if (EVERYTHING, "") in self.places:
+            return rows
+        tokens = Token.objects.live(self.now).filter(policy=self.policy.pk).values("pk")
+        return rows.filter(Q(token_id__in=tokens) | Q(project_id__in=self.projects))
+
+    def _rows_of(self, chosen: Collection[Caller], days: Sequence[date]) -> Iterable[tuple[str, str, date, bytes]]:
+        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+        if (EVERYTHING, "") not in chosen:
+            tokens, projects = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT))
+            rows = rows.filter(Q(token_id__in=tokens) | Q(project_id__in=projects))
+        return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def hour_of(at: datetime) -> datetime:
+    """Return the start of the hour of an instant, in UTC."""
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,264 @@
+"""
+The preview of a policy, which says whom its limits would have denied, and of how much that is known.
+
+The heads of hours tell at once which callers no limit could have denied. Only the others are replayed.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from controlplane.policies.models import Policy
+from controlplane.preview import recording
+from controlplane.preview.callers import Caller, Callers, Span, hour_of
+from controlplane.preview.chunks import HEAD
+from controlplane.preview.histograms import Histogram, histogram_of
+from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
+from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
+from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
+from enforcement.model.limits import Limit
+from enforcement.usage.spread import PART_SECONDS
+
+DAY = timedelta(hours=24)
+WEEK = timedelta(days=7)
+MOST_AFFECTED = 10
+CALLERS_AT_ONCE = 1000
+# With more callers to replay, bins are minutes, so that a preview takes no longer.
+MOST_FINE = 2500
+# Bins of time by callers that one preview replays. A day of 10,000 callers has fewer.
+MOST_CELLS = 120_000_000
+_PART, _PARTS, _MINUTE, _MINUTES = (HEAD.index(name) for name in ("part", "parts", "minute", "minutes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A number that is likely, between the least and the most that it may be."""
+
+    low: int
+    likely: int
+    high: int
+
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
+    def to_json(self) -> dict[str, int]:
+        return {"low": self.low, "likely": self.likely, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """A caller of which requests would have been denied."""
+
+    caller: Caller
+    requests: int
+    denied: Range
+    busiest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """
+    What limits would have denied of recorded requests.
+
+    Attributes:
+        starts: Start of the first whole hour.
+        ends: Until when requests are recorded; the end of the last hour at most.
+        concerned: Callers that have the policy.
+        callers: Those of them that sent requests.
+        requests: Their requests, allowed and denied.
+        denied: How many requests would have been denied at the first try.
+        caught: How many callers would have been denied at least once.
+        affected: The callers with most denials.
+        overrides: Callers that are judged by a quota of their own.
+        unknown: The limits that recorded usage cannot judge.
+        cautions: What else the reader has to know.
+        step: Seconds of a bin of time, 0 if nothing was replayed.
+        is_summary: Whether the range of callers is known only from their busiest moments, and no request was replayed.
+        histogram: Callers by their busiest moment. None if no limit could be judged.
+        took_seconds: How long it took.
+    """
+
+    starts: datetime
+    ends: datetime
+    concerned: int = 0
+    callers: int = 0
+    requests: int = 0
+    denied: Range = Range(0, 0, 0)
+    caught: Range = Range(0, 0, 0)
+    affected: list[Affected] = field(default_factory=list)
+    overrides: int = 0
+    unknown: list[Unknown] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
+    step: int = 0
+    is_summary: bool = False
+    histogram: Histogram | None = None
+    took_seconds: float = 0.0
+
+    @property
+    def has_data(self) -> bool:
+        """Whether a limit was judged by requests of at least one caller."""
+        return self.callers > 0 and self.histogram is not None
+
+    @property
+    def silent(self) -> int:
+        """Callers that have the policy and sent nothing, of which nothing is known."""
+        return self.concerned - self.callers
+
+    @property
+    def is_exact(self) -> bool:
+        return self.denied.is_exact and self.caught.is_exact and not self.is_summary
+
+    @property
+    def more_callers(self) -> int:
+        return max(0, self.caught.likely - len(self.affected))
+
+    @property
+    def more_denied(self) -> int:
+        return max(0, self.denied.likely - sum(one.denied.likely for one in self.affected))
+
+
+def preview(
+    policy: Policy,
+    limits: Sequence[Limit],
+    now: datetime,
+    span: timedelta | tuple[datetime, datetime] = DAY,
+    projects: Collection[str] | None = None,
+) -> Preview:
+    """
+    Return what *limits*, enforced together, would have denied of the callers of a policy.
+
+    Args:
+        policy: Its tokens, projects and overrides count. It need not be saved.
+        limits: Also those in shadow are judged as if they were enforced.
+        span: A length of time that ends now, or its start and end.
+        projects: The ids of the projects that the reader may see. None: all of them.
+    """
+    began = time.perf_counter()
+    known_until = recording.fold_few(now)
+    starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
+    place = Span.of(starts, ends)
+    unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
+    judged = [limit for limit in limits if not unknown_about(limit)]
+    callers = Callers(policy, now, projects)
+    empty = Preview(_instant(place.begins), min(ends, known_until), concerned=len(callers), unknown=unknown)
+    if not len(callers):
+        return empty
+    found = _judged(callers, judged, place, empty)
+    return replace(found, took_seconds=time.perf_counter() - began)
+
+
+def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Preview) -> Preview:
+    heads = callers.heads(span)
+    of_span = heads[:, span.before // HOUR_SECONDS :]
+    requests = of_span[:, :, 0].sum(axis=1)
+    active = int((requests > 0).sum())
+    known = replace(empty, callers=active, requests=int(requests.sum()))
+    if not limits or not active:
+        return known
+    cases = [callers.case(limit) for limit in limits]
+    could = np.flatnonzero(np.any([could_deny(case, heads) for case, _ in cases], axis=0))
+    known = replace(
+        known,
+        overrides=max(held for _, held in cases),
+        cautions=list(dict.fromkeys(text for limit in limits for text in cautions_about(limit, span.seconds))),
+        histogram=histogram_of(cases[0][0], of_span, requests > 0),
+    )
+    if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
+        return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
+    outcome = _replayed(callers, could, [case for case, _ in cases], span)
+    return _with_outcome(known, callers, could, outcome, requests, of_span)
+
+
+def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span) -> Outcome:
+    """Return the outcome of the callers at the places *could*, in that order."""
+    steps, found = MOST_STEPS, []
+    for start in range(0, len(could), CALLERS_AT_ONCE):
+        places = could[start : start + CALLERS_AT_ONCE].tolist()
+        chosen = [at_places(case, places) for case in cases]
+        days, coarse = callers.days(places, span), len(could) > MOST_FINE
+        outcome, steps = replay(days, chosen, span.begins, span.ends, steps, coarse=coarse)
+        found.append(outcome)
+    if not found:
+        nothing = np.zeros((span.seconds // HOUR_SECONDS, 0), np.int64)
+        return Outcome(nothing, nothing, nothing, 0, True)
+    numbers = [np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("low", "likely", "high")]
+    return Outcome(*numbers, max(one.step for one in found), all(one.is_whole for one in found))
+
+
+def at_places(case: Case, places: Sequence[int]) -> Case:
+    """Return a case of the callers at some places only."""
+    return Case(case.limit, [case.quotas[n] for n in places], [case.bursts[n] for n in places])
+
+
+def _with_outcome(
+    known: Preview, callers: Callers, could: np.ndarray, outcome: Outcome, requests: np.ndarray, heads: np.ndarray
+) -> Preview:
+    low, likely, high = (getattr(outcome, name).sum(axis=0) for name in ("low", "likely", "high"))
+    order = np.lexsort((could, -likely))[:MOST_AFFECTED]
+    affected = [
+        Affected(
+            callers.all[could[n]],
+            int(requests[could[n]]),
+            Range(int(low[n]), int(likely[n]), int(high[n])),
+            int(heads[could[n], :, _MINUTE].max()),
+        )
+        for n in order
+        if likely[n] > 0
+    ]
+    cautions = known.cautions
+    if not outcome.is_whole:
+        cautions = [*cautions, "Too many callers to replay each one, so the middle of the range is shown for some."]
+    return replace(
+        known,
+        denied=Range(int(low.sum()), int(likely.sum()), int(high.sum())),
+        caught=Range(int((low > 0).sum()), int((likely > 0).sum()), int((high > 0).sum())),
+        affected=affected,
+        cautions=cautions,
+        step=outcome.step,
+    )
+
+
+def could_deny(case: Case, heads: np.ndarray) -> np.ndarray:
+    """
+    Return which callers a limit could have denied at all, by the most that any span of their hours had.
+
+    Args:
+        heads: By caller, hour and the names of HEAD, as of `Callers.heads`.
+    """
+    quotas, bursts = np.array(case.quotas), np.array(case.bursts)
+    limit, sent = case.limit, heads[:, :, 0]
+    hours = _pairs(sent).max(axis=1) if sent.shape[1] > 1 else sent[:, 0]
+    tens = np.maximum(_pairs(heads[:, :, _PART]), 0).max(axis=1)
+    tens = np.maximum(tens, heads[:, :, _PARTS].max(axis=1))
+    minutes = np.maximum(_pairs(heads[:, :, _MINUTE]).max(axis=1), heads[:, :, _MINUTES].max(axis=1))
+    if limit.algorithm == "token_bucket":
+        rate = quotas / (limit.window_seconds or 1)
+        spans = ((tens, 0), (minutes, PART_SECONDS), (hours, MINUTE_SECONDS), (sent.sum(axis=1), HOUR_SECONDS))
+        return np.any([most > bursts + rate * least for most, least in spans], axis=0)
+    return _most_in(limit, heads, (tens, minutes, hours)) > quotas
+
+
+def _pairs(numbers: np.ndarray) -> np.ndarray:
+    """Return at least the sum of each two hours that follow each other, so also what a span across them had."""
+    return numbers[:, 1:] + numbers[:, :-1] if numbers.shape[1] > 1 else numbers
+
+
+def _most_in(limit: Limit, heads: np.ndarray, most: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    tens, minutes, hours = most
+    length = window_seconds(limit)
+    if limit.algorithm == "fixed_window" and length == MINUTE_SECONDS:
+        return heads[:, :, _MINUTE].max(axis=1)
+    if length <= PART_SECONDS:
+        return tens
+    if length <= MINUTE_SECONDS:
+        return minutes
+    of_minutes = (-(-length // MINUTE_SECONDS) + 1) * heads[:, :, _MINUTE].max(axis=1)
+    return np.minimum(of_minutes, hours if length <= HOUR_SECONDS else heads[:, :, 0].sum(axis=1))
+
+
+def _instant(second: int) -> datetime:
+    return from_us(second * SECOND_US).astimezone(UTC)

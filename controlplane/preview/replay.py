@@ -1,0 +1,274 @@
+"""
+What limits would have denied of recorded requests, at the first try of each.
+
+A pass over bins of time gives the least and the most. Where these differ, the reference algorithms replay the requests
+of a caller, spread evenly over the seconds in which it was active.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from controlplane.preview.chunks import Chunk
+from controlplane.preview.envelopes import counters_of, denied
+from controlplane.preview.judging import is_exact, starts_of, step_seconds, window_seconds
+from enforcement.model.algorithms import ALGORITHMS, Spec
+from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
+from enforcement.model.limits import Limit
+from enforcement.plan.binding import BoundLimit
+from enforcement.usage.spread import PART_SECONDS, PARTS
+
+# Steps of the reference algorithms in one preview, which take about a second. The other callers get the middle.
+MOST_STEPS = 250_000
+# With more requests than this at an unknown second, ten seconds would be a false precision.
+COARSE_SHARE = 0.01
+# In a longer window it makes no difference at which of ten seconds a request comes.
+FINE_BELOW = 600
+# No counter is followed for longer before the span.
+MOST_BEFORE = DAY_SECONDS
+
+Days = Sequence[tuple[int, Chunk]]
+"""The recorded days of one caller, each with the second since the epoch at which it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A limit, with the quota and the burst that each caller has, in the order of the callers."""
+
+    limit: Limit
+    quotas: Sequence[int]
+    bursts: Sequence[int]
+
+    def of(self, number: int) -> Limit:
+        """Return the limit as one caller has it."""
+        # A quota of nobody else's is an override, which a limit that is published may have.
+        fields = {**self.limit.to_json(), "quota": int(self.quotas[number])}
+        if self.limit.algorithm == "token_bucket":
+            fields["burst"] = int(self.bursts[number])
+        return Limit.from_json(fields, published=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    Requests that would have been denied, by hour and caller.
+
+    Attributes:
+        low: With the most favourable order of requests within a bin of time.
+        likely: With requests spread over the active seconds.
+        high: With the least favourable order.
+        step: Seconds of a bin.
+        is_whole: Whether the reference algorithms replayed each caller that the bins left open.
+    """
+
+    low: np.ndarray
+    likely: np.ndarray
+    high: np.ndarray
+    step: int
+    is_whole: bool
+
+
+def replay(
+    callers: Sequence[Days],
+    cases: Sequence[Case],
+    begins: int,
+    ends: int,
+    steps: int = MOST_STEPS,
+    *,
+    coarse: bool = False,
+) -> tuple[Outcome, int]:
+    """
+    Return what the limits of *cases*, all together, would have denied of the callers, and how many steps are left.
+
+    Args:
+        callers: The recorded days of each caller. Days before *begins* only fill the counters.
+        begins: Seconds since the epoch, a whole hour, as is *ends*.
+        steps: How many steps of the reference algorithms may be taken.
+        coarse: Whether bins of a minute are enough, which take a sixth of the time.
+    """
+    limits = [case.limit for case in cases]
+    step = step_seconds(limits, coarse=coarse or _is_coarse(callers))
+    before = min(MOST_BEFORE, 2 * max(map(window_seconds, limits)))
+    origin = begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS
+    demand = bins_of(callers, origin, ends, step)
+    low, _ = _denied(demand, origin, ends, step, cases, pessimistic=False)
+    if all(is_exact(limit, step) for limit in limits):
+        exact = _by_hour(low, origin, begins, step)
+        return Outcome(exact, exact, exact, step, True), steps
+    high, full = _denied(demand, origin, ends, step, cases, pessimistic=True)
+    least, most = (_by_hour(one, origin, begins, step) for one in (np.minimum(low, high), high))
+    undecided = _Undecided(origin, begins, ends, step, high, full)
+    likely, left = _likely(callers, cases, undecided, (least, most), steps)
+    return Outcome(np.minimum(least, likely), likely, np.maximum(most, likely), step, left >= 0), max(left, 0)
+
+
+def bins_of(callers: Sequence[Days], origin: int, ends: int, step: int) -> np.ndarray:
+    """Return the requests by bin and caller. Those at an unknown second are spread evenly over their minute."""
+    found = np.zeros((len(callers), (ends - origin) // step), np.uint32)
+    of_minute = MINUTE_SECONDS // step
+    for number, days in enumerate(callers):
+        for start, chunk in days:
+            places = (start - origin) // step + chunk.minutes * of_minute
+            inside = slice(*np.searchsorted(places, (0, found.shape[1])))
+            if of_minute == 1:
+                found[number, places[inside]] = chunk.demand[inside]
+            else:
+                found[number, places[inside, None] + np.arange(PARTS)] = _placed(chunk)[inside]
+    return np.ascontiguousarray(found.T)
+
+
+def _placed(chunk: Chunk) -> np.ndarray:
+    """Return the requests of each ten seconds of a chunk, with those at an unknown second."""
+    unplaced = chunk.unplaced
+    if not unplaced.any():
+        return chunk.parts
+    each, rest = np.divmod(unplaced, PARTS)
+    return chunk.parts + each[:, None] + (np.arange(PARTS) < rest[:, None])
+
+
+def _is_coarse(callers: Sequence[Days]) -> bool:
+    unplaced = sum(int(chunk.unplaced.sum()) for days in callers for _, chunk in days)
+    return unplaced > COARSE_SHARE * sum(int(chunk.demand.sum()) for days in callers for _, chunk in days)
+
+
+def _denied(
+    demand: np.ndarray, origin: int, ends: int, step: int, cases: Sequence[Case], *, pessimistic: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    counters = [
+        counters_of(
+            case.limit,
+            (np.array(case.quotas, np.int64), np.array(case.bursts, np.int64)),
+            np.array(starts_of(case.limit, origin, ends), np.int64),
+            step,
+            pessimistic=pessimistic,
+        )
+        for case in cases
+    ]
+    return denied(demand, origin, step, counters)
+
+
+def _by_hour(bins: np.ndarray, origin: int, begins: int, step: int) -> np.ndarray:
+    counted = bins[(begins - origin) // step :]
+    return counted.reshape(-1, HOUR_SECONDS // step, bins.shape[1]).sum(axis=1, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Undecided:
+    """Where the pessimistic pass denies requests, by bin and caller, and which buckets are full before a bin."""
+
+    origin: int
+    begins: int
+    ends: int
+    step: int
+    denied: np.ndarray
+    full: np.ndarray | None
+
+    def regions(self, number: int, memory: int) -> np.ndarray:
+        """
+        Return the spans, as rows of two seconds, outside of which nothing is denied and no charge is felt any more.
+
+        Before the first denial all requests pass, so a counter may begin empty where it would remember nothing.
+
+        Args:
+            number: The caller.
+            memory: For how many seconds a window remembers a charge.
+        """
+        hot = np.flatnonzero(self.denied[:, number])
+        starts = hot * self.step + self.origin - memory
+        if self.full is not None:
+            full = np.flatnonzero(self.full[:, number])
+            last = full[np.searchsorted(full, hot, "right") - 1]  # the first bin begins with a full bucket
+            starts = np.minimum(starts, last * self.step + self.origin)
+        ends = hot * self.step + self.origin + self.step
+        new = np.append([True], starts[1:] > ends[:-1])
+        return np.column_stack([starts[new], ends[np.append(np.flatnonzero(new)[1:] - 1, len(hot) - 1)]])
+
+
+def _likely(
+    callers: Sequence[Days],
+    cases: Sequence[Case],
+    undecided: _Undecided,
+    bounds: tuple[np.ndarray, np.ndarray],
+    steps: int,
+) -> tuple[np.ndarray, int]:
+    """Return the likely denials by hour and caller, and the steps left, which are below 0 if they did not suffice."""
+    low, high = bounds
+    found = (low + high) // 2
+    left_open = np.flatnonzero((low != high).any(axis=0))
+    for number in left_open[np.argsort(-high[:, left_open].sum(axis=0), kind="stable")]:
+        limits = [case.of(number) for case in cases]
+        regions = undecided.regions(number, 2 * max(map(window_seconds, limits)))
+        fine = min(map(window_seconds, limits)) < FINE_BELOW
+        events = _events(callers[number], regions, undecided.ends, fine=fine)
+        if len(events) > steps:
+            return found, -1
+        steps -= len(events)
+        found[:, number] = 0
+        for second, count in _first_try(limits, events):
+            if second >= undecided.begins:
+                found[(second - undecided.begins) // HOUR_SECONDS, number] += count
+    return found, steps
+
+
+def _events(days: Days, regions: np.ndarray, ends: int, *, fine: bool) -> list[list[int]]:
+    """
+    Return [region, second since the epoch, requests] in order, for the requests of a caller within the regions.
+
+    They are spread evenly over the active seconds of their ten seconds, or come together if this is not *fine*.
+    """
+    found = []
+    for start, chunk in days:
+        begins = start + chunk.minutes * MINUTE_SECONDS
+        nearest = np.searchsorted(regions[:, 1], begins, "right")
+        inside = (nearest < len(regions)) & (begins < ends)
+        inside[inside] = regions[nearest[inside], 0] < begins[inside] + MINUTE_SECONDS
+        parts = _placed(chunk)[inside]
+        counts = _by_second(parts, chunk.seconds[inside]) if fine else parts
+        rows, places = np.nonzero(counts)
+        seconds = begins[inside][rows] + places * (1 if fine else PART_SECONDS)
+        found += np.column_stack([nearest[inside][rows], seconds, counts[rows, places]]).tolist()
+    return found
+
+
+def _by_second(parts: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return the requests of each second of some minutes. Where no second is known to be active, all are."""
+    active = (bits[:, None] >> np.arange(MINUTE_SECONDS, dtype=np.uint64) & np.uint64(1)).astype(np.int64)
+    active = active.reshape(len(bits), PARTS, PART_SECONDS)
+    active[~active.any(axis=2)] = 1
+    each, rest = np.divmod(parts, active.sum(axis=2))
+    counts = active * (each[:, :, None] + (active.cumsum(axis=2) <= rest[:, :, None]))
+    return counts.reshape(len(bits), MINUTE_SECONDS)
+
+
+def _first_try(limits: Sequence[Limit], events: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Yield (second, denied requests) as the reference algorithms decide, all limits of a request together."""
+    bounds = [BoundLimit(limit, "{preview}", "token") for limit in limits]
+    present, renewed = -1, 0.0
+    counters: list[tuple[Any, Spec]] = []
+    for region, second, count in events:
+        now = second * SECOND_US
+        if region != present or now >= renewed:
+            specs = [bound.spec(now) for bound in bounds]
+            kept = [ALGORITHMS[spec.letter]() for spec in specs] if region != present else [one for one, _ in counters]
+            counters, present = list(zip(kept, specs, strict=True)), region
+            renewed = min((spec.windows[2] for spec in specs if spec.windows), default=math.inf)
+        room: float = count
+        for counter, spec in counters:
+            counter.read(now, spec)
+            counter.last = now  # as a charge of nothing would set it, so that no time is counted twice
+            room = min(room, counter.room())
+        admitted = max(0, math.floor(room))
+        if admitted:
+            for counter, _ in counters:
+                counter.add(admitted, "")
+        if admitted < count:
+            yield second, count - admitted
+
+
+def seconds_of_day(day: date) -> int:
+    """Return the second since the epoch at which a day in UTC begins."""
+    return (day - date(1970, 1, 1)).days * DAY_SECONDS

@@ -1,0 +1,71 @@
+"""What a preview says, in sentences."""
+
+from controlplane.preview.previews import Preview, Range
+
+NO_DATA = "No data: nothing was recorded for the callers of this policy. A day in shadow gives an answer."
+NOT_JUDGED = "No data: recorded usage cannot judge this. A day in shadow gives an answer."
+
+
+def span_of(preview: Preview) -> str:
+    """Return the span of a preview, such as "24 hours" or "7 days"."""
+    hours = round((preview.ends - preview.starts).total_seconds() / 3600)
+    if hours % 24 < 2 and hours >= 48:
+        return f"{hours // 24} days"
+    hours = 24 if hours == 25 else max(1, hours)  # the first hour is whole, the last one is not over
+    return "hour" if hours == 1 else f"{hours} hours"
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share such as "4.0 %"."""
+    if not whole:
+        return "no data"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if part == 0 or share >= 0.1 else "under 0.1 %"
+
+
+def _of(number: Range, whole: int, noun: str) -> str:
+    noun = noun if whole == 1 else f"{noun}s"
+    if number.is_exact:
+        return f"{number.likely:,} of {whole:,} {noun}"
+    return f"about {number.likely:,} of {whole:,} {noun} ({number.low:,} to {number.high:,})"
+
+
+def sentence(preview: Preview) -> str:
+    """Return the first sentence of a preview, or that there is no data."""
+    if not preview.has_data:
+        return NOT_JUDGED if preview.unknown and preview.callers else NO_DATA
+    if preview.is_summary:
+        return (
+            f"In the last {span_of(preview)} at most {preview.caught.high:,} of {preview.callers:,} callers would have "
+            "been limited. Too many to replay at once, so choose a shorter span."
+        )
+    callers = _of(preview.caught, preview.callers, "caller")
+    requests = _of(preview.denied, preview.requests, "request")
+    return f"In the last {span_of(preview)} {callers} and {requests} would have been limited."
+
+
+def resolution(preview: Preview) -> str:
+    """Return how exact a preview is, as sentences."""
+    if not preview.has_data or preview.is_summary:
+        return ""
+    if preview.is_exact:
+        how = "Exact for these limits, by the code that enforces."
+    else:
+        grain = "the minute" if preview.step == 60 else "ten seconds"
+        how = (
+            f"Replayed by the code that enforces, from usage kept by {grain}. The order of requests within that is not "
+            f"known: the true number lies between {preview.denied.low:,} and {preview.denied.high:,}."
+        )
+    return f"{how} Requests count at the first try: callers that retry after a denial are denied more often."
+
+
+def gaps(preview: Preview) -> list[str]:
+    """Return what the preview does not know, as sentences."""
+    found = list(preview.cautions)
+    if preview.silent and preview.callers:
+        sent = "caller sent" if preview.silent == 1 else "callers sent"
+        found.append(f"{preview.silent:,} {sent} nothing: no data, not “fine”.")
+    if preview.overrides:
+        with_one = "caller has an override and is" if preview.overrides == 1 else "callers have an override and are"
+        found.append(f"{preview.overrides:,} {with_one} judged by it.")
+    return found

@@ -1,0 +1,211 @@
+"""What a change changed, in words, from its audit entry."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from controlplane.policies.describe import amount
+from controlplane.policies.differences import NOTHING, differences
+from controlplane.policies.models import AuditEntry, Policy
+from controlplane.projects.models import Project
+from enforcement.model.limits import InvalidLimit, Limit
+
+VERBS = {
+    "create": "created",
+    "update": "changed",
+    "delete": "deleted",
+    "revoke": "revoked",
+    "rotate": "rotated",
+    "expire": "expired",
+    "rollback": "rolled back",
+    "undo": "changed back",
+    "end": "ended",
+    "reset": "counters reset",
+}
+# Fields that the amount of a limit contains, such as "25 requests per minute".
+IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")
+POLICIES = ("policy", "anonymous_policy", "token_policy")
+WORDS = {
+    "match.methods": "methods",
+    "match.path": "path",
+    "is_global": "applies to every request",
+    "partition_by": "counted for each",
+    "policy": "policy",
+    "anonymous_policy": "policy of requests without a token",
+    "token_policy": "policy of new tokens",
+    "partition_cap": "values for each limit",
+    "expires_at": "end",
+    "ends_at": "end",
+    "on_store_failure": "when the store is away",
+}
+MODES = {"enforce": "enforced", "shadow": "in shadow"}
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """
+    One thing that was changed.
+
+    Attributes:
+        part: The limit of a policy that it is about, or an empty string.
+        text: What happened, if there is no value before and after.
+        field: The field that has another value, unless the values say it.
+        old: The value before, or an empty string without one.
+        new: The value after, or an empty string without one.
+    """
+
+    part: str = ""
+    text: str = ""
+    field: str = ""
+    old: str = ""
+    new: str = ""
+
+    def __str__(self) -> str:
+        values = " → ".join(filter(None, (self.old, self.new)))
+        return ": ".join(filter(None, (self.part, " ".join(filter(None, (self.text, self.field))), values)))
+
+
+class Names:
+    """The present slugs of the policies and projects that records name by their ids."""
+
+    def __init__(self, records: Iterable[Record | None]) -> None:
+        policies: set[str] = set()
+        projects: set[str] = set()
+        for record in filter(None, records):
+            policies |= {record[name] for name in POLICIES if isinstance(record.get(name), str)}
+            projects |= {record["project"]} if isinstance(record.get("project"), str) else set()
+        self._slugs = dict(Policy.objects.filter(pk__in=policies).values_list("pk", "slug"))
+        self._slugs |= dict(Project.objects.filter(pk__in=projects).values_list("pk", "slug"))
+
+    @classmethod
+    def of(cls, entries: Iterable[AuditEntry]) -> "Names":
+        """Return the names in the records of some audit entries."""
+        return cls(record for entry in entries for record in (entry.before, entry.after))
+
+    def shown(self, value: str) -> str:
+        """Return the slug of a policy or project with this id, or the value itself."""
+        return self._slugs.get(value, value)
+
+
+def in_words(entry: AuditEntry) -> str:
+    """Return an audit entry in words, such as "policy free changed"."""
+    kind, _, deed = entry.action.partition(".")
+    if entry.action == "global.set":
+        return f"policy {entry.object_label} set or unset as the global policy"
+    return f"{kind} {entry.object_label} {VERBS.get(deed, deed.replace('_', ' '))}"
+
+
+def lines_of(entry: AuditEntry, names: Names) -> list[Line]:
+    """Return what an audit entry says was changed, at least one line."""
+    deed = entry.action.partition(".")[2]
+    if deed in ("create", "delete", "update", "rollback", "undo", "set"):
+        return lines(entry.before, entry.after, names)
+    return [Line(text=VERBS.get(deed, deed.replace("_", " ")))]
+
+
+def lines(before: Record | None, after: Record | None, names: Names) -> list[Line]:
+    """
+    Return what differs between two records of an object, at least one line.
+
+    Args:
+        before: None for a new object.
+        after: None for a deleted object.
+        names: Those of what the records name by an id.
+    """
+    if before is None or after is None:
+        what, present = ("created", after) if before is None else ("deleted", before)
+        limits = (present or {}).get("limits", [])
+        return [Line(text=what), *(_whole(limit, what) for limit in limits), *_override(before, after)]
+    found = [*_override(before, after), *_limits(before, after), *_fields(before, after, names)]
+    return found or [Line(text="as it was")]
+
+
+def _whole(limit: Record, what: str) -> Line:
+    said = limit_in_words(limit)
+    return Line(part=limit["name"], new=said) if what == "created" else Line(part=limit["name"], old=said)
+
+
+def limit_in_words(limit: Record) -> str:
+    """Return the record of a limit in words, such as "25 requests per minute, in shadow"."""
+    try:
+        said = amount(Limit.from_json(limit_of(limit), published=True))
+    except InvalidLimit:  # of an earlier version, or written by another program
+        said = f"quota {limit.get('quota')}"
+    return said if limit.get("mode", "enforce") == "enforce" else f"{said}, {MODES['shadow']}"
+
+
+def limit_of(record: Record) -> Record:
+    """Return the fields of the library's value of a limit in one of its records."""
+    return {name: value for name, value in record.items() if name not in ("id", "policy", "position")}
+
+
+def _limits(before: Record, after: Record) -> Iterator[Line]:
+    """Yield what differs between the limits of two records of a policy."""
+    old, new = ({limit["name"]: limit for limit in record.get("limits", [])} for record in (before, after))
+    for name in dict.fromkeys([*old, *new]):
+        if name not in new:
+            yield Line(part=name, text="removed", old=limit_in_words(old[name]))
+        elif name not in old:
+            yield Line(part=name, text="added", new=limit_in_words(new[name]))
+        elif old[name] != new[name]:
+            yield from _limit(name, old[name], new[name])
+
+
+def _limit(name: str, old: Record, new: Record) -> Iterator[Line]:
+    said = limit_in_words(old), limit_in_words(new)
+    told = {"mode"}
+    if said[0] != said[1]:
+        told |= set(IN_THE_AMOUNT)
+        enforced = f", {MODES['enforce']}" if old.get("mode") == "shadow" != new.get("mode") else ""
+        yield Line(part=name, old=said[0], new=said[1] + enforced)
+    for field, *values in differences(old, new):
+        if field not in told:
+            yield Line(name, "", worded(field), *values)
+
+
+def _fields(before: Record, after: Record, names: Names) -> Iterator[Line]:
+    """Yield the fields outside of limits that differ."""
+    for field, old, new in differences({**before, "limits": []}, {**after, "limits": []}):
+        if _is_override(after) and field in ("quota", "burst", "ends_at"):
+            continue
+        yield Line("", "", worded(field), *(_value(field, value, names) for value in (old, new)))
+
+
+def _value(field: str, value: str, names: Names) -> str:
+    if field.endswith("_at") and value != NOTHING:
+        return until(value)
+    return names.shown(value)
+
+
+def worded(field: str) -> str:
+    """Return the name of a field for people, such as "counted for each" for ``partition_by``."""
+    return WORDS.get(field, field.replace("match.attributes.", "").replace("_", " ").replace(".", " "))
+
+
+def _is_override(record: Record | None) -> bool:
+    return bool(record) and {"quota", "limit", "ends_at"} <= record.keys()
+
+
+def _override(before: Record | None, after: Record | None) -> Iterator[Line]:
+    """Yield the quota of an override with its end, if that is what two records are of and it differs."""
+    if _is_override(before) or _is_override(after):
+        said = [_quota(record) if record else "" for record in (before, after)]
+        if said[0] != said[1]:
+            yield Line(part=(after or before or {})["limit"], old=said[0], new=said[1])
+
+
+def _quota(record: Record) -> str:
+    burst = f", bursts of {record['burst']:,}" if record.get("burst") is not None else ""
+    end = f" until {until(record['ends_at'])}" if record.get("ends_at") else " without an end"
+    return f"{record['quota']:,}{burst}{end}"
+
+
+def until(instant: str) -> str:
+    """Return an instant of a record as people read it, such as "Fri 27 Nov 2026, 18:00 UTC"."""
+    try:
+        return f"{datetime.fromisoformat(instant):%a %d %b %Y, %H:%M} UTC"
+    except ValueError:
+        return instant

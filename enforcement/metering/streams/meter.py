@@ -1,0 +1,170 @@
+"""Read what the events of a stream say. Most of them differ from the one before in their text alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NoReturn
+
+from enforcement.metering.formats.reading import AnswerReader
+from enforcement.metering.streams.events import EventReader
+from enforcement.metering.streams.repeats import Shape, learn
+
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
+# Longest event, in bytes, whose shape is learned.
+_MAX_SHAPE: Final = 4096
+# How many shapes of events are learned of one answer. Each costs as much as two events.
+_SHAPES: Final = 8
+
+
+class EventMeter:
+    """
+    Read the events of one answer, and learn their shape.
+
+    Args:
+        read_so_far: What the answer has said so far.
+        hides: Whether the event that reports usage alone is hidden.
+    Attributes:
+        count: How many events were read.
+        shape: The shape of the data of an event, as learned last. None if it is not known.
+        chunk_shape: The shape of a chunk that is one such event. None if it is not known.
+        repeated: The data of the last event that had this shape.
+    """
+
+    __slots__ = ("_hides", "_model", "_read_so_far", "_shapes_left", "chunk_shape", "count", "repeated", "shape")
+
+    def __init__(self, read_so_far: AnswerReader, *, hides: bool) -> None:
+        self._read_so_far = read_so_far
+        self._hides = hides
+        self._shapes_left = _SHAPES
+        self._model: str | None = None  # which events of this shape name
+        self.count = 0
+        self.shape: Shape | None = None
+        self.chunk_shape: Shape | None = None
+        self.repeated = b""
+
+    def read(self, data: bytes) -> bool:
+        """Read the JSON of an event, and return whether the event is to be hidden."""
+        self.count += 1
+        if self.shape is not None:
+            found = self.shape.text_bytes(data)
+            if found >= 0:
+                self.repeat(found)
+                self.repeated = data
+                return False
+        event = object_in(data)
+        if event is None:
+            return False
+        before = self._read_so_far.text_bytes
+        self._read_so_far.read_event(event)
+        if self._shapes_left and self._read_so_far.text_bytes > before and len(data) <= _MAX_SHAPE:
+            self._learn(data)
+        return self._hides and event.get("choices") == [] and type(event.get("usage")) is dict
+
+    def repeat(self, text_bytes: int) -> None:
+        """Count an event of the shape that was learned last, with so much text."""
+        self._read_so_far.text_bytes += text_bytes
+        if self._model is not None:
+            self._read_so_far.model = self._model
+
+    def learn_chunk(self, chunk: bytes) -> None:
+        """Learn the shape of a chunk that was one event, if that event had the shape of the one before."""
+        data = self.repeated
+        at = chunk.find(data)
+        head, tail = chunk[:at], chunk[at + len(data) :]
+        if self.shape is not None and data and head.endswith((b"data: ", b"data:")) and tail in _EVENT_ENDS:
+            self.chunk_shape = self.shape.within(head, tail)
+
+    def _learn(self, data: bytes) -> None:
+        """Learn the shape of an event that has added text."""
+        self._shapes_left -= 1
+        self._model = None
+        self.chunk_shape = None
+        self.shape = learn(data, self._probe)
+
+    def _probe(self, data: bytes) -> int | None:
+        """Read an event apart from all others, and return the bytes of its text if it does nothing but add them."""
+        event = object_in(data)
+        if event is None:
+            return None
+        reader = type(self._read_so_far)()
+        reader.read_event(event)
+        self._model = reader.model
+        return reader.text_bytes if reader.only_added_text() else None
+
+
+class StreamMeter:
+    """
+    Read a stream of events while its bytes pass.
+
+    Args:
+        read_so_far: What the answer has said so far.
+        limit: See :class:`~enforcement.metering.streams.events.EventReader`.
+        hides: See :class:`EventMeter`.
+        plain: Whether what is read are the chunks of the answer themselves, and not what they are decoded to.
+    """
+
+    __slots__ = ("_has_model", "_is_plain", "_meter", "_next", "_read_so_far", "_reader")
+
+    def __init__(self, read_so_far: AnswerReader, *, limit: int, hides: bool, plain: bool) -> None:
+        # Neither of the two knows this object. In a circle, all that an answer leaves would wait for the collector.
+        self._meter = EventMeter(read_so_far, hides=hides)
+        self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=read_so_far.end)
+        self._read_so_far = read_so_far
+        self._is_plain = plain
+        self._has_model = False  # whether the last chunk was repeated, too
+        self._next: Shape | None = None  # of the next chunk, perhaps
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a chunk, and return the bytes that can be passed on."""
+        shape = self._next
+        if shape is not None:
+            found = shape.text_bytes(chunk)
+            if found >= 0:
+                self._read_so_far.text_bytes += found
+                if not self._has_model:  # all such events name the same one
+                    self._has_model = True
+                    self._meter.repeat(0)
+                return chunk
+        return self._read(chunk)
+
+    def finish(self) -> bytes:
+        """Note that the stream has ended, and return the bytes that were held back."""
+        return self._reader.finish()
+
+    def release(self) -> bytes:
+        """Return the bytes that were held back. Nothing may be read afterwards."""
+        return self._reader.release()
+
+    def _read(self, chunk: bytes) -> bytes:
+        meter, reader = self._meter, self._reader
+        learns = self._is_plain and meter.shape is not None and meter.chunk_shape is None
+        learns = learns and reader.is_between_events()
+        before, meter.repeated = meter.count, b""
+        self._has_model = False
+        passed = reader.feed(chunk)
+        if not self._is_plain:
+            return passed
+        is_between = reader.is_between_events()
+        if learns and is_between and meter.count == before + 1:
+            meter.learn_chunk(chunk)
+        self._next = meter.chunk_shape if is_between else None
+        return passed
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
+
+
+def object_in(data: bytes | bytearray) -> dict[str, Any] | None:
+    """Return the JSON object of an event or a body, or None if it is none or is nested too deeply."""
+    try:
+        value = _DECODER.decode(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is dict else None
+
+
+__all__ = ["EventMeter", "StreamMeter", "object_in"]

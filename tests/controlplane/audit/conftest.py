@@ -1,0 +1,31 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from controlplane.policies.models import AuditEntry
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def as_ann(client: Client, db: None) -> Client:
+    """The session of somebody who may do everything, without a browser."""
+    client.force_login(User.objects.create_superuser("ann", "ann@example.org"))
+    return client
+
+
+@pytest.fixture
+def entry(db: None) -> Callable[..., AuditEntry]:
+    """``entry(3)``: an audit entry of three minutes past noon."""
+
+    def write(minute: int, **fields: Any) -> AuditEntry:
+        named = {"actor": "ann", "channel": "admin", "action": "token.update", "object_type": "token"}
+        record = {"name": f"web-{minute}", "share": 0.1, "labels": {"b": 1, "a": "ü"}}
+        given = {**named, "object_id": "tok_1", "object_label": "web", "before": None, "after": record, **fields}
+        return AuditEntry.objects.create(id=f"aud_{minute:06d}", at=NOON + timedelta(minutes=minute), **given)
+
+    return write

@@ -1,0 +1,171 @@
+"""Who is near a limit is read live, for those who were active lately, within 200 commands."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from controlplane.core import store as store_of
+from controlplane.explain import holders, near
+from controlplane.explain.question import Reach
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import publisher
+from controlplane.usage.drain import drain
+from controlplane.usage.models import UsageRow
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def everything():
+    return Reach(Project.objects.all(), Token.objects.all(), True)
+
+
+def listed(reach=None):
+    return near.near_list(reach or everything(), timezone.now(), store_of.connection())
+
+
+def sent(client):
+    """How many calls the store has got. The commands inside of a call are not among them."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("fcall", "fcall_ro"))
+
+
+@pytest.fixture
+def use(limiter):
+    """Use a token so many times, and let the usage arrive."""
+
+    def send(secret, times):
+        with limiter() as enforcer:
+            for _ in range(times):
+                enforcer.check(secret)
+        drain(timezone.now())
+
+    return send
+
+
+def test_those_at_80_per_cent_are_listed(issue, use):
+    """Those below are not, nor those who were not active."""
+    _, full = issue({"quota": 10}, {"name": "wide", "quota": 1_000}, slug="a", project="a")
+    _, half = issue({"quota": 10}, slug="b", project="b")
+    use(full, 8)
+    use(half, 7)
+
+    found = listed()
+
+    assert [(str(row.holder), row.held.rule.limit.name, row.share) for row in found.rows] == [
+        (str(Token.objects.get(project__slug="a")), "per-day", 0.8)
+    ]
+    assert (found.candidates, found.is_cut) == (2, False)
+
+
+def test_the_soonest_to_run_out_is_first(issue, use):
+    """After what has nothing left, and before what resets first."""
+    steady, secret = issue({"quota": 100}, {"name": "gone", "quota": 90}, {"name": "calm", "quota": 110}, slug="a")
+    use(secret, 90)
+    now = timezone.now()
+    week_ago = now - timedelta(days=7)
+    for name, cost in (("per-day", 3_600), ("calm", 0)):
+        for hours in range(-25, 25):  # so that each hour until midnight has one of a week ago
+            at = (week_ago + timedelta(hours=hours)).replace(minute=0, second=0, microsecond=0)
+            ids = {"project_id": steady.project_id, "token_id": steady.pk, "policy_id": steady.policy_id}
+            UsageRowFactory(period="hour", at=at, limit_name=name, cost=cost, **ids)
+
+    rows = listed().rows
+
+    assert [row.held.rule.limit.name for row in rows] == ["gone", "per-day", "calm"]
+    assert rows[0].forecast.at <= rows[1].forecast.at
+    assert rows[2].forecast.at is None
+
+
+def test_a_limit_of_the_project_is_that_of_the_project(issue, use):
+    """It is listed once, however many tokens use it."""
+    token, secret = issue({"quota": 1_000})
+    shared = LimitFactory(policy=PolicyFactory(slug="team"), name="team-day", quota=5, window_seconds=86_400)
+    Project.objects.filter(pk=token.project_id).update(policy=shared.policy)
+    publisher.publish_all()
+    use(secret, 5)
+
+    assert [(row.holder, row.held.rule.limit.name) for row in listed().rows] == [(token.project, "team-day")]
+
+
+def test_a_member_sees_their_own_projects(issue, use):
+    """Neither the rows of others nor how many were looked at."""
+    _, secret = issue({"quota": 5}, slug="a", project="a")
+    use(secret, 5)
+    other = ProjectFactory(slug="other")
+    reach = Reach(Project.objects.filter(pk=other.pk), Token.objects.filter(project=other), False)
+
+    found = listed(reach)
+
+    assert (found.rows, found.candidates) == ([], 0)
+
+
+def test_a_page_sends_at_most_so_many_commands(store):
+    """Each project is on a server of its own, perhaps. Of 15, as many are read as the commands suffice for."""
+    policy = LimitFactory(policy=PolicyFactory(slug="p"), name="per-hour", window_seconds=3_600).policy
+    tokens = [TokenFactory(project=ProjectFactory(slug=f"p{number}"), policy=policy) for number in range(15)]
+    now, client = timezone.now(), store_of.connection()
+    held = holders.held_by(tokens, [], now)
+    list(holders.read(client, held[:1], now))  # loads the library
+    before = sent(client)
+
+    found = list(holders.read(client, held, now, most=10))
+
+    assert (holders.MOST_COMMANDS, len(found)) == (200, 9)
+    assert sent(client) - before == 9
+
+
+def test_many_counters_of_a_project_are_read_by_one_command(store):
+    """Sixty tokens of one project have one hash tag."""
+    policy = LimitFactory(policy=PolicyFactory(slug="p"), name="per-hour", window_seconds=3_600).policy
+    project = ProjectFactory(slug="chat")
+    tokens = [TokenFactory(project=project, policy=policy) for _ in range(60)]
+    now, client = timezone.now(), store_of.connection()
+    held = holders.held_by(tokens, [], now)
+    list(holders.read(client, held[:1], now))  # loads the library
+    before = sent(client)
+
+    assert len(list(holders.read(client, held, now))) == 60
+    assert sent(client) - before == 1
+
+
+def test_the_overview_and_the_lists_show_them(issue, use, admin_client):
+    """As a card, a column and a filter."""
+    token, secret = issue({"quota": 5}, slug="free", project="chat")
+    _, calm = issue({"quota": 100}, slug="big", project="calm")
+    use(secret, 5)
+    use(calm, 5)
+
+    overview = admin_client.get("/admin/").content.decode()
+    tokens = admin_client.get("/admin/projects/token/").content.decode()
+    filtered = admin_client.get("/admin/projects/token/?near=yes")
+
+    assert "5 of 5" in overview
+    assert "nothing left" in overview
+    assert "per-day 100 %" in tokens
+    assert "per-day 5 %" in tokens
+    assert [row.pk for row in filtered.context["cl"].result_list] == [token.pk]
+    assert "5 of 5" in admin_client.get("/admin/near-limit/").content.decode()
+
+
+def test_without_the_store_nobody_is_known_to_be_near(issue, use, admin_client, settings):
+    """The filter then shows none, and says why."""
+    use(issue({"quota": 5})[1], 5)
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+
+    overview = admin_client.get("/admin/").content.decode()
+    filtered = admin_client.get("/admin/projects/token/?near=yes", follow=True)
+
+    assert "nobody knows who is near a limit" in overview
+    assert list(filtered.context["cl"].result_list) == []
+    assert "nobody knows who is near a limit" in filtered.content.decode()
+
+
+def test_usage_older_than_ten_minutes_makes_nobody_a_candidate(db, store):
+    """Whoever is quiet does not come nearer."""
+    token = TokenFactory()
+    UsageRowFactory(at=timezone.now() - timedelta(minutes=12), project_id=token.project_id, token_id=token.pk)
+
+    assert listed().candidates == 0
+    assert UsageRow.objects.count() == 1

@@ -1,0 +1,131 @@
+"""What a replay says, held against the reference algorithms on the true instants of every request."""
+
+import numpy as np
+import pytest
+
+from controlplane.preview.chunks import Chunk
+from controlplane.preview.replay import Case, bins_of, replay
+from enforcement.model.limits import Limit
+from tests.controlplane.preview.traffic import BEGINS, callers, recorded, truly_denied
+
+HOURS = 3
+CALLERS = callers(9, HOURS, seed=7)
+DAYS = [recorded(instants) for instants in CALLERS]
+
+
+def case(limit: Limit, number: int = len(CALLERS)) -> Case:
+    return Case(limit, [limit.quota] * number, [limit.capacity] * number)
+
+
+def replayed(*limits: Limit):
+    return replay(DAYS, [case(limit) for limit in limits], BEGINS, BEGINS + HOURS * 3600)[0]
+
+
+def truth(*limits: Limit) -> np.ndarray:
+    denied = [truly_denied(instants, limits) for instants in CALLERS]
+    return np.array([[of_caller[hour] for of_caller in denied] for hour in range(HOURS)])
+
+
+EXACT = [
+    Limit(quota=10, window_seconds=10),
+    Limit(quota=20, window_seconds=60),
+    Limit(quota=90, window_seconds=300),
+    Limit(quota=400, calendar="hour", time_zone="Asia/Kolkata"),
+    Limit(quota=700, calendar="day"),
+    Limit(quota=700, calendar="lifetime"),
+    Limit(quota=0, window_seconds=60),
+]
+
+
+@pytest.mark.parametrize("limit", EXACT, ids=lambda limit: limit.name)
+def test_fixed_windows_of_whole_bins_are_exact(limit):
+    """Where in its window a request came makes no difference, so each hour of each caller is right."""
+    outcome = replayed(limit)
+
+    assert (outcome.low == truth(limit)).all()
+    assert (outcome.high == outcome.low).all()
+    assert truth(limit).any()
+
+
+NEAR = [
+    (Limit(quota=20, window_seconds=60, algorithm="sliding_window"), 0.02),
+    (Limit(quota=20, window_seconds=60, algorithm="sliding_log"), 0.02),
+    (Limit(quota=20, window_seconds=60, algorithm="token_bucket"), 0.02),
+    (Limit(quota=20, window_seconds=60, algorithm="token_bucket", burst=5), 0.02),
+    (Limit(quota=20, window_seconds=15, algorithm="sliding_window"), 0.05),
+    (Limit(quota=20, window_seconds=15), 0.05),
+    (Limit(quota=200, window_seconds=3600, algorithm="sliding_window"), 0.01),
+    (Limit(quota=200, window_seconds=3600, algorithm="sliding_log"), 0.02),
+    (Limit(quota=2, window_seconds=1), 0.35),
+]
+
+
+@pytest.mark.parametrize(("limit", "error"), NEAR, ids=lambda one: getattr(one, "algorithm", ""))
+def test_other_limits_lie_within_the_stated_range(limit, error):
+    """The range holds what is true of each caller, and the likely number is near it in total."""
+    outcome, true = replayed(limit), truth(limit)
+
+    assert (outcome.low.sum(axis=0) <= true.sum(axis=0)).all()
+    assert (outcome.high.sum(axis=0) >= true.sum(axis=0)).all()
+    assert abs(outcome.likely.sum() - true.sum()) <= error * true.sum()
+    assert true.any()
+
+
+def test_limits_are_judged_together():
+    """What one limit denies is not charged to the other, as in one atomic decision."""
+    limits = Limit(name="minute", quota=20, window_seconds=60), Limit(name="day", quota=300, calendar="day")
+
+    outcome = replayed(*limits)
+
+    assert (outcome.low == truth(*limits)).all()
+    assert outcome.low.sum() < sum(replayed(limit).low.sum() for limit in limits)
+
+
+def test_each_caller_has_its_own_quota():
+    """An override is the quota of one caller."""
+    limit = Limit(quota=20, window_seconds=60)
+    quotas = [*[20] * (len(CALLERS) - 1), 10**6]
+
+    outcome, _ = replay(DAYS, [Case(limit, quotas, quotas)], BEGINS, BEGINS + HOURS * 3600)
+
+    assert outcome.low[:, -1].sum() == 0
+    assert (outcome.low[:, :-1] == truth(limit)[:, :-1]).all()
+
+
+def test_requests_before_the_span_fill_the_counters():
+    """A window that is full when the span begins denies its first requests."""
+    limit = Limit(quota=700, calendar="day")
+
+    outcome, _ = replay(DAYS, [case(limit)], BEGINS + 3600, BEGINS + HOURS * 3600)
+
+    assert (outcome.low == truth(limit)[1:]).all()
+
+
+def test_requests_at_an_unknown_second_are_judged_by_the_minute():
+    """Without the seconds a minute is one bin, and the range is wider."""
+    blurred = [
+        [(start, Chunk(c.minutes, c.demand, c.allowed, c.seconds * 0, c.parts * 0)) for start, c in d] for d in DAYS
+    ]
+    limit = Limit(quota=20, window_seconds=60, algorithm="sliding_log")
+
+    outcome, _ = replay(blurred, [case(limit)], BEGINS, BEGINS + HOURS * 3600)
+
+    assert outcome.step == 60
+    assert (outcome.low.sum(axis=0) <= truth(limit).sum(axis=0)).all()
+    assert (outcome.high.sum(axis=0) >= truth(limit).sum(axis=0)).all()
+
+
+def test_a_replay_that_would_take_too_long_says_so():
+    """The bins still give the range, and the middle of it stands for the likely number."""
+    limit = Limit(quota=20, window_seconds=60, algorithm="sliding_log")
+
+    outcome, left = replay(DAYS, [case(limit)], BEGINS, BEGINS + HOURS * 3600, steps=10)
+
+    assert (outcome.is_whole, left) == (False, 0)
+    assert (outcome.low <= outcome.likely).all()
+    assert (outcome.likely <= outcome.high).all()
+
+
+def test_bins_hold_every_request():
+    """No request of the span is lost or counted twice."""
+    assert bins_of(DAYS, BEGINS, BEGINS + HOURS * 3600, 10).sum(axis=0).tolist() == [len(one) for one in CALLERS]

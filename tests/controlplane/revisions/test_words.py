@@ -1,0 +1,83 @@
+"""What a change changed is said in words."""
+
+import pytest
+
+from controlplane.policies.models import AuditEntry
+from controlplane.revisions.words import Names, lines, lines_of
+from tests.factories import PolicyFactory
+
+pytestmark = pytest.mark.django_db
+
+LIMIT = {"name": "per-minute", "algorithm": "fixed_window", "quota": 25, "window_seconds": 60}
+POLICY = {"id": "pol_1", "slug": "chat-free", "name": "Free", "is_global": False, "version": 3, "limits": [LIMIT]}
+
+
+def said(before, after) -> list[str]:
+    return [str(line) for line in lines(before, after, Names([before, after]))]
+
+
+def with_limit(**fields) -> dict:
+    return {**POLICY, "limits": [{**LIMIT, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (with_limit(quota=2), ["per-minute: 25 requests per minute → 2 requests per minute"]),
+        (
+            with_limit(quota=10, mode="shadow"),
+            ["per-minute: 25 requests per minute → 10 requests per minute, in shadow"],
+        ),
+        (with_limit(window_seconds=3600), ["per-minute: 25 requests per minute → 25 requests per hour"]),
+        (with_limit(partition_by=["ip"]), ["per-minute: counted for each: — → ip"]),
+        (
+            with_limit(name="other"),
+            ["per-minute: removed: 25 requests per minute", "other: added: 25 requests per minute"],
+        ),
+        ({**POLICY, "slug": "chat"}, ["slug: chat-free → chat"]),
+        ({**POLICY, "is_global": True}, ["applies to every request: no → yes"]),
+        (None, ["deleted", "per-minute: 25 requests per minute"]),
+    ],
+)
+def test_a_changed_policy(after, expected):
+    """Each line names the limit, and what it was and is."""
+    assert said(POLICY, after) == expected
+
+
+def test_a_limit_that_is_enforced_says_so():
+    """Leaving shadow is the change that denies."""
+    assert said(with_limit(mode="shadow"), POLICY) == [
+        "per-minute: 25 requests per minute, in shadow → 25 requests per minute, enforced"
+    ]
+
+
+def test_policies_are_named_by_their_slugs():
+    """An id means nothing to people. One that is deleted has no other name."""
+    policy = PolicyFactory(slug="gold")
+    before = {"id": "proj_1", "slug": "chat", "policy": policy.pk, "active": True}
+
+    assert said(before, {**before, "policy": "pol_gone", "active": False}) == [
+        "policy: gold → pol_gone",
+        "active: yes → no",
+    ]
+
+
+def test_an_override_says_its_quota_and_end():
+    """Until when is part of what it says."""
+    override = {"id": "ovr_1", "limit": "free/per-day", "token": "tok_1", "project": None, "quota": 500, "burst": None}
+    override |= {"reason": "launch", "ends_at": None}
+
+    assert said(override, {**override, "quota": 700, "ends_at": "2026-11-27T17:00:00+00:00"}) == [
+        "free/per-day: 500 without an end → 700 until Fri 27 Nov 2026, 17:00 UTC"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [("token.revoke", "revoked"), ("counters.reset", "counters reset"), ("x.new_deed", "new deed")],
+)
+def test_other_deeds_are_said_in_a_word(action, expected):
+    """Their records do not say it."""
+    entry = AuditEntry(action=action, before={"id": "tok_1"}, after={"id": "tok_1"})
+
+    assert [str(line) for line in lines_of(entry, Names([]))] == [expected]
