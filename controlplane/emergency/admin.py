@@ -82,7 +82,9 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
             "<str:pk>/resume/": (self.resume_view, "resume"),
         }
         view = self.admin_site.admin_view
-        own = [path(at, view(require_POST(one)), name=f"emergency_{name}") for at, (one, name) in posts.items()]
+        own = [
+            path(at, view(require_POST(one)), name=f"emergency_suspension_{name}") for at, (one, name) in posts.items()
+        ]
         return [*own, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -94,6 +96,8 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
         """Lead to the page of all suspensions, because one has no page of its own."""
+        if not self.get_queryset(request).filter(pk=self.key_of(object_id)).exists():
+            raise Http404
         return HttpResponseRedirect(list_url(Suspension))
 
     def _page(
