@@ -18,6 +18,8 @@ APPS = (
         "projects",
     ),
     *("projects", "publishing", "reservations", "revisions", "usage"),
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "revisions", "statements", "usage"),
 )
 
 
