@@ -37,6 +37,7 @@ from controlplane.policies.policy_form import METERED_REQUESTS, PolicyForm
 from controlplane.policies.scoped_admin import OverrideScope, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.review.admin import ReviewedPolicies
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -102,7 +103,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(PolicyScope, RecordedAdmin):
+class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -225,6 +226,7 @@ class PolicyAdmin(PolicyScope, RecordedAdmin):
         for position, limit in enumerate(limits):
             limit.position = position
             limit.save()
+        self.settle_review(request, form.instance)
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
         """Return the actions of the page without the one that would change nothing."""

@@ -14,9 +14,9 @@ from django.db import transaction
 from django.db.models import Count, Min
 
 from controlplane.core.turns import take_turn
-from controlplane.core.upserts import add_up
 from controlplane.preview.models import RecordedDay, RecordedMinute
 from controlplane.usage.batches import Row
+from controlplane.usage.upserts import add_up
 
 KEPT = timedelta(days=8)
 # A minute is reported in pieces, about one a second and instance. Folded afterwards, its day is written once for it.

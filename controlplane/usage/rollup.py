@@ -14,10 +14,10 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from controlplane.core.upserts import add_up
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
+from controlplane.usage.upserts import add_up
 
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)

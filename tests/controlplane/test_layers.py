@@ -10,6 +10,7 @@ APPS = (
     "jobs",
     "policies",
     "preview",
+    "review",
     "prices",
     "projects",
     "publishing",
