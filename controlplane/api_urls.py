@@ -3,7 +3,7 @@
 from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
-from controlplane.api.documentation import Documentation, NoSuchPath, OpenApi
+from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
@@ -37,7 +37,14 @@ router.register("jobs", JobView, "job")
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
 ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
 
+# Those of the router that have a list at an address without a part that differs.
+RESOURCES = [
+    *(name for name, view, _ in router.registry if "(" not in name and hasattr(view, "list")),
+    *("global", "prices", "prices/factors", "counters"),
+]
+
 urlpatterns = [
+    path("", Index.as_view(resources=RESOURCES), name="index"),
     path("", include(router.urls)),
     path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),

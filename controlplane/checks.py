@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor import variables
 from enforcement.doctor.server import eviction_advice, persistence
-from enforcement.http.messages import TrustedProxies
+from enforcement.http.addresses import TrustedProxies
 from enforcement.model.checks import shown
 from enforcement.model.keys import Keys
 from enforcement.settings import renamed

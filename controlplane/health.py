@@ -21,7 +21,7 @@ from controlplane.fleet.models import Instance
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.reservations.listing import reservation_counts
 from controlplane.usage import checkpoints
-from enforcement.http.messages import TrustedProxies
+from enforcement.http.addresses import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)

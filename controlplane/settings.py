@@ -41,6 +41,8 @@ STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
 # All money of this installation is counted in this currency. Changing it converts nothing.
 CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
+# The address at which clients reach the proxies, for the examples in the admin.
+PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -65,6 +67,7 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.jobs",
     "controlplane.prices",
+    "controlplane.emergency",
     "controlplane.publishing",
     "controlplane.revisions",
     "controlplane.audit",
@@ -88,6 +91,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
@@ -107,7 +111,9 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "controlplane.emergency.banner.banner",
             ],
+            "libraries": {"times": "controlplane.adminkit.times"},
         },
     },
 ]
@@ -213,6 +219,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.publishing.tasks.end_overrides",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
+    },
+    "end-glass": {
+        "task": "controlplane.emergency.tasks.end_glass",
+        "schedule": timedelta(seconds=5),
+        "options": {"expires": 5},
     },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",

@@ -3,6 +3,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from controlplane import docs, health
+from controlplane.advice.views import advice
 from controlplane.explain.admin import explain_view
 from controlplane.explain.panels import near_view
 
@@ -13,6 +14,8 @@ handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/", include("controlplane.firstrun.urls")),
+    path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
     path("admin/near-limit/", admin.site.admin_view(near_view), name="near-limit"),
     path("admin/", admin.site.urls),

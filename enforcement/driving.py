@@ -93,10 +93,10 @@ async def run_through(
 
 class _Uncancelled:
     """
-    Wait for a future that goes on if the task that waits is cancelled. The task is then cancelled when it is done.
+    Waits for a future that is not cancelled with the task. The task gets its cancellation when the future is done.
 
-    It is a future to the task, see :func:`asyncio.isfuture`. A second future, which ends with the first one, would take
-    another turn of the event loop.
+    To the task this is a future itself, see :func:`asyncio.isfuture`. A real one that ends with the other would take a
+    second turn of the event loop.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_future")

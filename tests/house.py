@@ -265,7 +265,7 @@ def figures(tree: str) -> list[Figure]:
     """Return what each rule finds in a tree."""
     files, arrows = sources(tree), imports(tree)
     found = [rule(files) for rule in (room_sizes, file_lengths, class_sizes, body_lengths, riddles)]
-    # Apps of Django import each other as rooms, because each has models at the bottom and pages at the top. Their modules
+    # Apps of Django import each other as rooms, as each has models at the bottom and pages at the top. Their modules
     # do not, which the contract on the layers of modules and the rule on circles show.
     found += [import_circles(arrows), import_chain(arrows, is_whole=tree == "enforcement")]
     if tree == "enforcement":  # Django asks for an Admin and a Meta in each app

@@ -29,6 +29,7 @@ _EDIT = (
     "reservations.change_reservation",
 )
 _OWN = (
+    "projects.delete_project",
     *("projects.view_managementkey", "projects.add_managementkey", "projects.change_managementkey"),
     "auth.view_user",
     *("access.view_membership", "access.add_membership", "access.change_membership", "access.delete_membership"),

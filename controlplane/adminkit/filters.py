@@ -1,6 +1,7 @@
 """Filters of lists that the theme lacks."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -8,18 +9,20 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.contrib.filters.forms import AutocompleteDropdownForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import InstantInput
+from controlplane.adminkit.times import zone_name
 from controlplane.projects.models import Token
 from enforcement.model.matching import check_labels
 
 
 class InstantRangeFilter(admin.FieldListFilter):
     """
-    A filter by the time of a row, from and to an instant in UTC.
+    A filter by the time of a row, from and to an instant in the zone of the user.
 
     The theme's filter has four inputs, and warns in each of them if the browser has another time zone.
     """
@@ -31,7 +34,7 @@ class InstantRangeFilter(admin.FieldListFilter):
     ) -> None:
         self.names = {"gte": f"{field_path}_from", "lte": f"{field_path}_to"}
         super().__init__(field, request, params, model, model_admin, field_path)
-        self.title = "time (UTC)"
+        self.title = f"time ({zone_name()})"
         # Values of an address are lists. An empty value is no filter.
         given = {name: values[-1] for name, values in self.used_parameters.items()}
         self.used_parameters = {name: value for name, value in given.items() if value}
@@ -59,6 +62,34 @@ class InstantRangeForm(forms.Form):
         super().__init__(values)
         for label, name in zip(("From", "To"), names.values(), strict=True):
             self.fields[name] = forms.DateTimeField(label=label, required=False, widget=InstantInput)
+
+
+# The choices of EndsFilter, which links to a list name.
+ENDING, ENDING_AND_USED = "soon", "soon-used"
+
+
+class EndsFilter(admin.SimpleListFilter):
+    """A filter by the end of a credential or an override. The page has the name of the column in ``ends_column``."""
+
+    title = "end"
+    parameter_name = "ends"
+    WITHIN, USED = timedelta(days=7), timedelta(days=1)
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        self.column = getattr(model_admin, "ends_column", "expires_at")
+        self.has_use = any(field.name == "last_used_at" for field in model._meta.fields)
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        used = [(ENDING_AND_USED, "within 7 days, used in the last 24 hours")] if self.has_use else []
+        return [(ENDING, "within 7 days"), *used]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        now = timezone.now()
+        if self.value() not in (ENDING, ENDING_AND_USED):
+            return rows
+        rows = rows.filter(**{f"{self.column}__gt": now, f"{self.column}__lte": now + self.WITHIN})
+        return rows.filter(last_used_at__gte=now - self.USED) if self.value() == ENDING_AND_USED else rows
 
 
 class RowForm(AutocompleteDropdownForm):

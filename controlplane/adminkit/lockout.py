@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import came_through_unknown_proxy, client_address
-from enforcement.http.messages import network_of
+from enforcement.http.addresses import network_of
 
 logger = logging.getLogger(__name__)
 

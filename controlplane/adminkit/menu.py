@@ -43,6 +43,7 @@ def _operation() -> list[dict[str, Any]]:
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
         _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision"),
         _menu("Outbox", "outbox", outbox, "publishing.view_outboxentry", badge),
+        _menu("Emergency", "emergency", "emergency_suspension_changelist", ""),
         _menu("Jobs", "checklist", "jobs_job_changelist", ""),
         _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),
     ]
@@ -51,8 +52,7 @@ def _operation() -> list[dict[str, Any]]:
 def _access() -> list[dict[str, Any]]:
     return [
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
-        _menu("Users", "person", "auth_user_changelist", "auth.view_user"),
-        _menu("Groups", "group", "auth_group_changelist", "auth.view_group"),
+        _menu("People", "group", "auth_user_changelist", "auth.view_user"),
         _menu("Failed log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
     ]
 

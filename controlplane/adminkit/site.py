@@ -24,6 +24,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
+from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.snapshots import snapshot
 from controlplane.core.text import unprintable
@@ -60,8 +61,7 @@ def instant(at: datetime | None, now: datetime | None = None) -> SafeString | st
     else:
         left = timeuntil(at, now, depth=2).replace(",", "")
         relative = f"in {left}" if at > now else f"{timesince(at, now, depth=1)} ago"
-    exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at, seconds=True), relative)
 
 
 def link_to(row: models.Model | None, text: str = "") -> SafeString | str:
@@ -122,7 +122,7 @@ class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
         """
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
-            field.help_text = field.help_text or "In UTC. If empty, never."
+            field.help_text = field.help_text or f"In {zone_name()}. If empty, never."
         for right in ("add", "change", "delete", "view"):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)

@@ -25,9 +25,10 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "ENVIRONMENT": "controlplane.adminkit.theme.environment",
-    "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
+    "DASHBOARD_CALLBACK": "controlplane.overview.page.dashboard_callback",
     "STYLES": [
         lambda request: static("controlplane/admin.css"),
+        lambda request: static("controlplane/pages.css"),
         lambda request: static("controlplane/sets.css"),
     ],
     "SCRIPTS": [

@@ -1,13 +1,16 @@
 """The OpenAPI document, the page that shows it, and the response for unknown addresses."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from django.urls import reverse
 from drf_spectacular.renderers import OpenApiJsonRenderer2
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from controlplane.api.schema import DESCRIPTION
@@ -26,6 +29,22 @@ class Documentation(SpectacularSwaggerSplitView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
     url_name = "openapi"
+
+
+@extend_schema(exclude=True)
+class Index(APIView):
+    """The list of resources, for people who open the address of the API."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    resources: Sequence[str] = ()
+
+    def get(self, request: Request) -> Response:
+        def address(path: str) -> str:
+            return request.build_absolute_uri(reverse("index") + path)
+
+        pages = {"documentation": address("docs/"), "openapi": address("openapi.json")}
+        return Response({**pages, "resources": {name: address(name) for name in sorted(self.resources)}})
 
 
 @extend_schema(exclude=True)

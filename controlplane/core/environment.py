@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -32,6 +33,14 @@ def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """Return the values in a variable, which are separated by commas, or the default."""
     given = [item for item in map(str.strip, string(name).split(",")) if item]
     return given or list(default)
+
+
+def http_url(name: str) -> str:
+    """Return the address in a variable, or an empty string. Raises ImproperlyConfigured unless it is http or https."""
+    given = string(name)
+    if given and not (given.startswith(("http://", "https://")) and urlsplit(given).hostname and given.isprintable()):
+        raise ImproperlyConfigured(f"{name}: must begin with http:// or https:// and name a host, got {shown(given)}.")
+    return given
 
 
 def currency(name: str, default: str) -> str:

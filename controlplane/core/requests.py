@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.log import log_response
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
 
-from enforcement.http.messages import TrustedProxies
+from enforcement.http.addresses import TrustedProxies
 
 ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)

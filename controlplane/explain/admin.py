@@ -23,7 +23,7 @@ from controlplane.explain.answer import Explanation, Line, Source, explain
 from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
 from controlplane.fleet.heartbeats import is_live
-from controlplane.policies.describe import amount, attribute, in_words
+from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import Revision
 from controlplane.usage import counters
@@ -33,7 +33,7 @@ from enforcement.model.tokens import SECRET_HEADS
 
 RESULTS = {
     "denied": ("denied", "bad"),
-    "also_denied": ("denied, too, in that minute", "bad"),
+    "also_denied": ("denied in that minute", "bad"),
     "would_deny": ("would be denied, in shadow", "warn"),
     "passed": ("had room", "good"),
     "no_match": ("no match", ""),
@@ -56,7 +56,7 @@ class ValuesField(RulesField):
 class QuestionForm(forms.Form):
     """What is asked: a decision id, or a token with what is known of its request."""
 
-    decision = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Decision id")
+    decision = forms.CharField(required=False, max_length=200, label="Decision id")
     token = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Token")
     at = forms.DateTimeField(required=False, widget=InstantInput, label="Time (UTC)")
     request = forms.CharField(
@@ -68,6 +68,8 @@ class QuestionForm(forms.Form):
         super().__init__(*args, **options)
         for name in ("decision", "token"):
             self.fields[name].widget.attrs |= {"autocomplete": "off", "spellcheck": "false"}
+        # The theme's own input is too narrow for an id.
+        self.fields["decision"].widget.attrs["class"] = "sg-input"
         hints = {"token": "Id, prefix, name or secret", "request": "POST /v1/chat/completions"}
         for name, hint in hints.items():
             self.fields[name].widget.attrs["placeholder"] = hint
@@ -223,7 +225,7 @@ def _row(line: Line, policy: Policy | None, everything: bool) -> dict[str, Any]:
         "notes": list(filter(None, [_partitions(match), source(line.source), match.why])),
         "then": _then(line, hidden),
         "now": _now(line, hidden),
-        "reset": in_words(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
+        "reset": words.duration(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
         "result": badge(text, kind),
         "css": {"denied": "sg-row-hit", "no_match": "sg-row-off"}.get(line.result, ""),
     }

@@ -17,7 +17,7 @@ from django.db.models import Q, Sum
 
 from controlplane.explain.counts import window_of
 from controlplane.explain.forecast import HISTORY, Forecast, foretell
-from controlplane.explain.holders import Held, held_by, read
+from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
 from controlplane.explain.live import Now
 from controlplane.explain.question import Reach
 from controlplane.projects.models import Project, Token
@@ -75,9 +75,9 @@ class NearList:
     is_cut: bool
 
 
-def near_list(reach: Reach, now: datetime, client: redis.Redis) -> NearList:
+def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST_COMMANDS) -> NearList:
     """
-    Return those who are near a limit and whom the asker may see. Nothing is charged.
+    Return those who are near a limit and whom the asker may see, from *most* commands. Nothing is charged.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
@@ -87,7 +87,7 @@ def near_list(reach: Reach, now: datetime, client: redis.Redis) -> NearList:
     projects = reach.projects.filter(pk__in={project for project, _ in names})
     held = held_by(_in_order(tokens, names), projects, now)
     seen = [one for one in held if one.holder is not None or reach.everything]
-    return NearList(nearest(list(read(client, seen, now)), now), len(names), is_cut)
+    return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
 
 
 def nearest(counters: Iterable[tuple[Held, Now]], now: datetime) -> list[Near]:

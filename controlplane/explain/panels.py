@@ -15,19 +15,23 @@ from unfold.decorators import display
 
 from controlplane.access.admin import VIEWER, permission_required
 from controlplane.access.scope import is_operator, projects_of
-from controlplane.adminkit.site import badge, link_to
+from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.core.money import permits
 from controlplane.explain import near
+from controlplane.explain.day import day_of
 from controlplane.explain.forecast import Forecast
-from controlplane.explain.holders import Held, held_by, read
+from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
 from controlplane.explain.live import Now
 from controlplane.explain.question import Reach
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
+from controlplane.usage.models import UsageRow
 from enforcement.store.client import STORE_ERRORS
 
 SHOWN = 6
+# Of the commands that a page may send, those for the column of a list of 50 rows. The list of those near has the rest.
+COLUMN_COMMANDS = 60
 TITLE = "Near a limit"
 
 
@@ -40,14 +44,24 @@ def reach_of(request: HttpRequest) -> Reach:
 def near_card(request: HttpRequest, most: int = SHOWN) -> dict[str, Any]:
     """Return what the template near.html shows of those near a limit, at most *most* of them."""
     now = timezone.now()
-    try:
-        found = near.near_list(reach_of(request), now, counters.client())
-    except STORE_ERRORS:
+    found = near_of(request)
+    if found is None:
         return {"away": True, "now": now}
     known = Policy.objects.in_bulk({row.held.rule.policy.id for row in found.rows[:most]})
     rows = [row_of(row, known.get(row.held.rule.policy.id)) for row in found.rows[:most]]
     url = reverse("near-limit")
     return {"rows": rows, "count": len(found.rows), "found": found, "now": now, "url": url, "near": near.NEAR}
+
+
+def near_of(request: HttpRequest) -> near.NearList | None:
+    """Return those near a limit whom the user may see, read once for a request, or None without the store."""
+    if not hasattr(request, "near_limits"):
+        try:
+            most = MOST_COMMANDS - COLUMN_COMMANDS
+            request.near_limits = near.near_list(reach_of(request), timezone.now(), counters.client(), most)
+        except STORE_ERRORS:
+            request.near_limits = None
+    return request.near_limits
 
 
 @permission_required(VIEWER)
@@ -119,9 +133,8 @@ class NearFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
         if self.value() != "yes":
             return rows
-        try:
-            found = near.near_list(reach_of(request), timezone.now(), counters.client())
-        except STORE_ERRORS:
+        found = near_of(request)
+        if found is None:
             messages.warning(request, "The store is not reachable, so nobody knows who is near a limit.")
             return rows.none()
         return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
@@ -161,7 +174,7 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | Non
     own = [one for one in held if isinstance(one.holder, kind)]
     found: dict[str, tuple[Held, Now]] = {}
     try:
-        for one, count in read(counters.client(), own, now):
+        for one, count in read(counters.client(), own, now, COLUMN_COMMANDS):
             pk = one.key[1]
             if pk not in found or near.share_of(one, count) > near.share_of(*found[pk]):
                 found[pk] = one, count
@@ -170,4 +183,26 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | Non
     return found
 
 
-__all__ = ["NearFilter", "NearestLimit", "near_card", "near_view", "reach_of"]
+class UsageDay:
+    """
+    A mixin for the page of a token, a project or a policy, which adds the decisions of the last 24 hours.
+
+    The pages of tokens and projects show them below their counters.
+    """
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        row = context.get("original")
+        if row is not None and request.user.has_perm("usage.view_usagerow"):
+            context |= {"day": day_of(row, reach_of(request), timezone.now()), "day_url": usage_url(row)}
+        return super().render_change_form(request, context, **options)
+
+
+def usage_url(row: Token | Project | Policy) -> str:
+    """Return the address of the usage of a row by the hour."""
+    if isinstance(row, Policy):
+        return list_url(UsageRow, f"?period=hour&of=limits&policy_id={row.pk}")
+    column = "token_id" if isinstance(row, Token) else "project_id"
+    return list_url(UsageRow, f"?period=hour&{column}={row.pk}")
+
+
+__all__ = ["NearFilter", "NearestLimit", "UsageDay", "near_card", "near_view", "reach_of", "usage_url"]

@@ -17,9 +17,12 @@ REFUSALS = {
     "revoked": ("{who} was revoked.", "its token was revoked"),
     "expired": ("{who} had expired.", "its token had expired"),
     "inactive_project": ("The project was inactive.", "the project was inactive"),
+    "suspended": (
+        "Its token, its project or a value that it had was suspended.",
+        "its access is suspended",
+    ),
     "token_required": ("It had no token, and the project admits no such requests.", "it had no token"),
     "unknown_project": ("It was for a project that no enforcer knew.", "it was for an unknown project"),
-    "suspended": ("{who}, its project or a value of the request was suspended.", "access was suspended"),
     "too_many_reservations": (
         "The project had as many open reservations as it may have.",
         "too many requests were in progress",
@@ -104,7 +107,7 @@ def _next_request(limit: Limit, at: datetime) -> str:
     if window is None or limit.quota == 0:
         return "" if limit.quota else "It admits no request at all."
     seconds = max(1, -(-int((window[1] - at).total_seconds() * 1_000) // 1_000))
-    return f"The next request was possible {_duration(seconds)} later, at {_clock(window[1], at)}."
+    return f"The next request was possible {duration(seconds)} later, at {_clock(window[1], at)}."
 
 
 def present(found: Explanation) -> str:
@@ -201,7 +204,7 @@ def _clock(at: datetime, near: datetime) -> str:
     return at.strftime("%H:%M:%S UTC" if at.date() == near.date() else "%Y-%m-%d %H:%M:%S UTC")
 
 
-def _duration(seconds: int) -> str:
+def duration(seconds: int) -> str:
     """Return a duration in at most two units, such as "7 h 55 min"."""
     for size, unit, smaller, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
@@ -211,4 +214,4 @@ def _duration(seconds: int) -> str:
     return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
-__all__ = ["changed", "context", "lead", "present", "reply"]
+__all__ = ["changed", "context", "duration", "lead", "present", "reply"]

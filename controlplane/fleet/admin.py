@@ -80,7 +80,11 @@ class InstanceAdmin(ReadOnlyAdmin):
     @display(description="State", ordering="state")
     def condition(self, instance: Instance) -> str:
         state = state_of(instance, instance.runs_now)
-        marks = {"unmetered limits": instance.unmetered, "unsupported limits": instance.unsupported}
+        marks = {
+            "every limit is a shadow": instance.glass_until,
+            "unmetered limits": instance.unmetered,
+            "unsupported limits": instance.unsupported,
+        }
         return format_html_join(
             " ", "{}", [(state,), *((badge(text, "warn"),) for text, found in marks.items() if found)]
         )

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 # A stopped instance is kept for two days, so that people can find when it was last seen, and so that the report of its
 # last day counts it.
 KEPT = timedelta(days=2)
+LOST_SHOWN = timedelta(days=1)
 MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
 # A backup of SQL is behind the fleet by fewer than so many.
@@ -94,6 +95,23 @@ def fleet_now() -> Fleet:
         fleet = Fleet(Instance.objects.last_known())
         fleet.unknown = store.reason_of(exc)
         return fleet
+
+
+def lost_instances(now: datetime, client: redis.Redis | None = None) -> list[Instance]:
+    """
+    Return the instances that sent no heartbeat for some time within the last day and have not said goodbye.
+
+    An instance that stops in order removes itself from the set in the store.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    silent = Instance.objects.filter(seen_at__gt=now - LOST_SHOWN, seen_at__lte=now - HEARTBEAT_LIFETIME)
+    if not silent:
+        return []
+    client = client or store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
+    known = set(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
+    return [instance for instance in silent.order_by("-seen_at") if instance.pk in known]
 
 
 def refused(slug: str) -> list[tuple[str, str, list[Instance]]]:
@@ -187,6 +205,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         started_at=_instant(fields, "started_at_us"),
         seen_at=_instant(fields, "seen_at_us"),
         degraded_since=_instant(fields, "degraded_since_us"),
+        glass_until=_instant(fields, "glass_until_us"),
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
         problems=_problems(fields.get("problems", [])),
@@ -201,7 +220,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    times = ("started_at", "degraded_since", "revision_at")
+    times = ("started_at", "degraded_since", "revision_at", "glass_until")
     reports = ("unmetered", "unsupported", "problems")
     optional = ("pid", "price_revision", *times, "decisions", "store_id", *reports)
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]

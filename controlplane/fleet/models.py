@@ -46,6 +46,8 @@ class Instance(models.Model):
     degraded_since = models.DateTimeField(null=True)
     # Of the prices that it uses. None if it uses none, as it meters nothing.
     price_revision = models.BigIntegerField(null=True)
+    # Until when it runs with every limit as a shadow. None: it enforces its limits.
+    glass_until = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list)

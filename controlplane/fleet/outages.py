@@ -6,7 +6,7 @@ without the store. If that number has grown between two heartbeats, the store wa
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from controlplane.fleet.models import Instance
 
@@ -14,6 +14,9 @@ from controlplane.fleet.models import Instance
 # {"2026-11-24": {"decisions": 12, "ms": 4000}}.
 BY_DAY = "fallback_by_day"
 DAYS_KEPT = 8
+# Another key. Its value is such as {"2026-11-24T15": 12}, without hours in which the store answered.
+BY_HOUR = "fallback_by_hour"
+HOURS_KEPT = DAYS_KEPT * 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,28 @@ def note(instance: Instance, before: Instance | None) -> None:
         days[day] = {"decisions": held["decisions"] + alone, "ms": held["ms"] + lasted}
     if days:
         instance.decisions[BY_DAY] = dict(sorted(days.items())[-DAYS_KEPT:])
+    if hours := _hours(instance, before, alone):
+        instance.decisions[BY_HOUR] = hours
+
+
+def _hours(instance: Instance, before: Instance | None, alone: int) -> dict[str, int]:
+    """Return the decisions without the store by hour, with *alone* more in the hour of the heartbeat."""
+    hours: dict[str, int] = dict(before.decisions.get(BY_HOUR, {})) if before else {}
+    if alone:
+        hour = _hour(instance.seen_at)
+        hours[hour] = hours.get(hour, 0) + alone
+    return dict(sorted(hours.items())[-HOURS_KEPT:])
+
+
+def since_hour(start: datetime) -> int:
+    """Return the decisions of all instances without the store since the beginning of an hour, at most 8 days ago."""
+    first = _hour(start)
+    held = [instance.decisions.get(BY_HOUR, {}) for instance in Instance.objects.only("decisions")]
+    return sum(number for hours in held for hour, number in hours.items() if hour >= first)
+
+
+def _hour(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H")
 
 
 def of_day(day: date) -> Outage:

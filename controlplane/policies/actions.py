@@ -80,6 +80,22 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
         limit.save()
 
 
+def copy_policy(tx: Change, policy: Policy, slug: str, name: str) -> Policy:
+    """
+    Save and return a policy with the same limits and rules for metered requests, which nothing uses yet.
+
+    Raises:
+        ValidationError: Another policy has the slug, or the slug or the name breaks a rule of the model.
+    """
+    fields = {"description": policy.description, "project": policy.project, "metering": policy.metering}
+    copied = Policy(slug=slug, name=name, **fields)
+    copied.full_clean()
+    copied.save()
+    replace_limits(tx, copied, [limit.as_value() for limit in policy.limits.all()], restored=True)
+    tx.created(copied)
+    return copied
+
+
 def remove_limit(tx: Change, limit: Limit) -> None:
     """Delete a limit with its overrides, which are recorded. The caller records the change of the policy."""
     tx.record_deleted(limit.dependents())

@@ -1,18 +1,17 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Concat
 from django.forms import ModelForm
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.urls import URLPattern, path
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import RowFilter
+from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -25,15 +24,17 @@ from controlplane.adminkit.site import (
     links,
     list_url,
 )
+from controlplane.adminkit.times import zone_name
 from controlplane.core.money import permits
+from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.actions import remove_limit, save_override, set_global_policy
+from controlplane.policies.actions import copy_policy, remove_limit, save_override, set_global_policy
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
-from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
+from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.policies.policy_form import METERED_REQUESTS, PolicyForm
+from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.policies.scoped_admin import OverrideScope, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
@@ -68,32 +69,24 @@ class LimitInline(StackedInline):
     extra = 0
     max_num = MAX_LIMITS_PER_POLICY
     show_title = True
+    # The usual limit is in the first two lines. The rest is folded, and says while it is closed what it holds.
     fieldsets = [
+        (None, {"fields": [("quota", "unit", "calendar", "window_seconds", "partition_by"), ("name", "mode")]}),
         (
-            None,
+            "Which requests",
+            {"fields": [("match_methods", "match_path"), "match_attributes"], "classes": ["collapse", "sg-which"]},
+        ),
+        (
+            "How it counts",
             {
-                "fields": [
-                    ("name", "algorithm"),
-                    ("quota", "unit"),
-                    ("calendar", "window_seconds"),
-                    ("time_zone", "anchor"),
-                    "burst",
-                    "rollover",
-                    "mode",
-                ]
+                "fields": ["algorithm", ("time_zone", "anchor"), ("burst", "rollover"), ("consistency", "charge_on")],
+                "classes": ["collapse", "sg-how"],
             },
         ),
-        (
-            "Matching requests",
-            {"fields": ["partition_by", "match_methods", "match_path", "match_attributes"], "classes": ["collapse"]},
-        ),
-        (
-            "Enforcement",
-            {"fields": ["consistency", "on_store_failure", "charge_on"], "classes": ["collapse"]},
-        ),
+        ("If the store is unreachable", {"fields": ["on_store_failure"], "classes": ["collapse", "sg-failure"]}),
         (
             "Tokens and money",
-            {"fields": ["weights", ("unpriced", "charge_as"), "unmetered"], "classes": ["collapse"]},
+            {"fields": ["weights", ("unpriced", "charge_as"), "unmetered"], "classes": ["collapse", "sg-metered"]},
         ),
     ]
 
@@ -103,7 +96,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -111,14 +104,15 @@ class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
     # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
     fieldsets = [
-        (None, {"fields": ["slug", "name", "description"]}),
+        ("Name", {"fields": ["slug", "name", "description"], "classes": ["collapse", "sg-named"]}),
         METERED_REQUESTS,
         ("Use", {"fields": ["reach", "holders", "refused_by", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
     form = PolicyForm
     inlines = [LimitInline]
-    actions_detail = ["apply_everywhere", "apply_where_attached"]
+    change_form_outer_after_template = "admin/sluicegate/policy_after.html"
+    actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",
         "Add a policy",
@@ -136,26 +130,6 @@ class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
             return fieldsets
         hidden = "refused_by"
         return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
-
-    def get_urls(self) -> list[URLPattern]:
-        own = path("sentence/", self.admin_site.admin_view(self.sentence_view), name="policies_policy_sentence")
-        return [own, *super().get_urls()]
-
-    def sentence_view(self, request: HttpRequest) -> HttpResponse:
-        """
-        Return, as JSON, a sentence on what the limit in a form does, and its errors, while the limit is typed. The
-        rules are those that save it.
-        """
-        if request.method != "POST":
-            return HttpResponse(status=405)
-        key = request.POST.get("policy", "")
-        policy = self.get_queryset(request).filter(pk=key).first()
-        if key and policy is None:
-            raise Http404
-        if not (self.has_change_permission(request, policy) if policy else self.has_add_permission(request)):
-            raise PermissionDenied
-        policy = policy or Policy()
-        return JsonResponse(explain(policy, request.POST.items()))
 
     @display(description="Limits")
     def limits_described(self, policy: Policy) -> str:
@@ -272,6 +246,31 @@ class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
         """Return whether the user is an operator, because the global policy concerns every project."""
         return is_operator(request.user)
 
+    @action(
+        description="Copy",
+        permissions=["copy"],
+        icon="content_copy",
+        dialog={
+            "title": "Copy this policy",
+            "description": "The copy has the same limits. No token and no project uses it yet.",
+            "form_class": CopyDialog,
+            "form_submit_text": "Copy the policy",
+        },
+    )
+    def copy(self, request: HttpRequest, form: CopyDialog, object_id: str) -> HttpResponse:
+        given = form.cleaned_data
+        with self.changing(request, given["reason"]) as tx:
+            copied = copy_policy(tx, self.present(request, object_id), given["slug"], given["name"])
+            self.message_user(
+                request, f"{copied} is a copy. Change its limits, then give it to tokens.", messages.SUCCESS
+            )
+        return done(change_url(copied))
+
+    def has_copy_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
+        policy = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
+        return policy is not None and self.has_change_permission(request, policy)
+
     def _set_global(
         self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
     ) -> HttpResponse:
@@ -285,7 +284,8 @@ class PolicyAdmin(PolicyScope, ReviewedPolicies, RecordedAdmin):
 @admin.register(Override)
 class OverrideAdmin(OverrideScope, RecordedAdmin):
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [("project", RowFilter), ("token", RowFilter)]
+    list_filter = [EndsFilter, ("project", RowFilter), ("token", RowFilter)]
+    ends_column = "ends_at"
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
@@ -308,7 +308,7 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
         if db_field.name == "ends_at":
-            field.help_text = "In UTC. If empty, the override stays until it is deleted."
+            field.help_text = f"In {zone_name()}. If empty, the override stays until it is deleted."
         return field
 
     @display(description="Applies to", ordering="token__name")

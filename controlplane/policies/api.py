@@ -20,9 +20,9 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.core.text import slug_error
 from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.policies.slugs import slug_error
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import DryRunQuery, ReplacedOrTried, ReviewSerializer

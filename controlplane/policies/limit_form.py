@@ -11,7 +11,6 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import sentence
-from controlplane.policies.limit_columns import choices
 from controlplane.policies.models import Limit, Policy
 from enforcement.model.limits import CALENDARS, InvalidLimit
 from enforcement.model.metered import DENY
@@ -56,20 +55,24 @@ def explained(
     )
 
 
+def _calendar(name: str) -> str:
+    return name if name == "lifetime" else f"calendar {name}"
+
+
 class LimitForm(OneErrorForm):
     algorithm = explained("algorithm", ALGORITHMS)
     window_seconds = DurationField(
         required=False,
-        label="Window",
+        label="Length",
         help_text="Such as 30 seconds, 1 minute, 5m, 1 hour 30 minutes, 2 weeks. For concurrency, how long a slot is "
         "kept without a renewal.",
     )
     calendar = forms.ChoiceField(
         required=False,
-        choices=[("", "none (a window of fixed length)"), *choices(CALENDARS)],
+        choices=[("", "length of time"), *((name, _calendar(name)) for name in CALENDARS)],
         widget=UnfoldAdminSelectWidget,
-        label="Calendar window",
-        help_text="With month, a window is a calendar month. With lifetime, it never ends.",
+        label="Per",
+        help_text="A length of time, or a window of the calendar. With lifetime, it never ends.",
     )
     time_zone = forms.CharField(
         required=False,
@@ -79,9 +82,10 @@ class LimitForm(OneErrorForm):
     )
     partition_by = WordsField(
         required=False,
-        label="Partition by",
-        help_text="Attributes such as ip or model, or labels of the token such as label.team. Each value has a counter "
-        "of its own. If empty, there is one counter for each token or project.",
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "token or project"}),
+        label="For each",
+        help_text="If empty, each token or project. Else also attributes such as ip or model, or labels of the token "
+        "such as label.team, of which each value has a counter of its own.",
     )
     match_methods = WordsField(required=False, label="Methods", help_text="Such as POST, PUT. If empty, every method.")
     match_attributes = RulesField(
@@ -111,7 +115,7 @@ class LimitForm(OneErrorForm):
         model = Limit
         exclude = ["position"]
         # Only of columns without a field above, which has its own label.
-        labels = {"match_path": "Path", "charge_as": "Charged as"}
+        labels = {"quota": "Allow", "match_path": "Path", "charge_as": "Charged as"}
         help_texts = {
             "name": "The limit's name in headers, usage and overrides.",
             "quota": "How many units are allowed in a window. 0 denies every request.",

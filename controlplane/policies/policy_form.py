@@ -3,11 +3,15 @@
 from typing import Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import ValidationError
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.adminkit.forms import NumbersField, RecordedForm
+from controlplane.access.scope import is_operator
+from controlplane.adminkit.forms import NumbersField, ReasonDialog, RecordedForm
+from controlplane.core.text import PRINTABLE, slug_error
 from controlplane.policies.models import Policy
-from controlplane.policies.slugs import slug_error
+from controlplane.projects.models import SLUG_RULE
 from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
 
 ESTIMATES = {
@@ -21,7 +25,7 @@ DISCONNECTS = {
 METERING_FIELDS = ("estimate", "default_cap", "part_tokens", "on_disconnect", "clamp_at_least")
 # The button of the review that leads back to the form.
 BACK = "_back"
-METERED_REQUESTS = ("Metered requests", {"fields": list(METERING_FIELDS), "classes": ["collapse"]})
+METERED_REQUESTS = ("Metered requests", {"fields": list(METERING_FIELDS), "classes": ["collapse", "sg-metering"]})
 
 
 def _choice(label: str, words: dict[str, str]) -> forms.ChoiceField:
@@ -37,6 +41,24 @@ def _cap(label: str, help_text: str) -> forms.IntegerField:
         max_value=MAX_OUTPUT_CAP,
         widget=UnfoldAdminIntegerFieldWidget,
     )
+
+
+class CopyDialog(ReasonDialog):
+    """The dialog that asks for the slug and the name of a copy."""
+
+    slug = forms.CharField(max_length=63, validators=[SLUG_RULE], widget=UnfoldAdminTextInputWidget)
+    name = forms.CharField(max_length=200, validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget)
+    field_order = ["slug", "name", "reason"]
+
+    def clean_slug(self) -> str:
+        slug: str = self.cleaned_data["slug"]
+        policy = Policy.objects.select_related("project").filter(pk=unquote(self.object_id or "")).first()
+        members = not is_operator(self.request.user)
+        if members and policy and policy.project and (error := slug_error(slug, policy.project.slug)):
+            raise ValidationError(f"{error}, because only operators choose other names.")
+        if Policy.objects.filter(slug=slug).exists():
+            raise ValidationError(f"A policy {slug} exists already.")
+        return slug
 
 
 class PolicyForm(RecordedForm):

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from enforcement.state.spread import PARTS
+from enforcement.usage.spread import PARTS
 
 MINUTES = 24 * 60
 PARTS_OF_DAY = MINUTES * PARTS

@@ -21,7 +21,7 @@ from controlplane.preview.kinds import DAY, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
 from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
-from enforcement.state.spread import PART_SECONDS
+from enforcement.usage.spread import PART_SECONDS
 
 MOST_AFFECTED = 10
 CALLERS_AT_ONCE = 1000

@@ -12,6 +12,7 @@ from unfold.decorators import display
 
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
+from controlplane.adminkit.times import zone_name
 from controlplane.core.money import exact, rounded
 from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
@@ -78,9 +79,11 @@ class ModelPriceAdmin(RecordedAdmin):
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
         if db_field.name == "valid_from":
-            field.help_text = "In UTC. If empty, the price has always held. What was charged before stays as it is."
+            field.help_text = (
+                f"In {zone_name()}. If empty, the price has always held. What was charged before stays as it is."
+            )
         if db_field.name == "valid_until":
-            field.help_text = "In UTC. If empty, it has no end."
+            field.help_text = f"In {zone_name()}. If empty, it has no end."
         return field
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

@@ -58,7 +58,7 @@ def revoke_token(tx: Change, token: Token) -> None:
 def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
     """Revoke those of the tokens that are not revoked yet, with few statements, and return their number."""
     now, count = timezone.now(), 0
-    for some in batched(_locked(tokens, revoked_at=None), AT_ONCE):
+    for some in batched(locked_tokens(tokens, revoked_at=None), AT_ONCE):
         before = [token.as_record() for token in some]
         for token in some:
             token.revoked_at = now
@@ -68,15 +68,18 @@ def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
     return count
 
 
-def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> None:
-    """Delete and record tokens with their overrides, with few statements."""
-    for some in batched(_locked(tokens), AT_ONCE):
+def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
+    """Delete and record tokens with their overrides, with few statements, and return their number."""
+    count = 0
+    for some in batched(locked_tokens(tokens), AT_ONCE):
         tx.record_deleted(some)
         tx.record_deleted(Override.objects.filter(token__in=some).select_related("limit__policy", "token"))
         Token.objects.filter(pk__in=[token.pk for token in some]).delete()
+        count += len(some)
+    return count
 
 
-def _locked(tokens: QuerySet[Token], **conditions: Any) -> list[Token]:
+def locked_tokens(tokens: QuerySet[Token], **conditions: Any) -> list[Token]:
     """Return the tokens that meet the conditions, locked, so that nobody else revokes and records them too."""
     # The queryset of a list may be distinct or have joins, which a lock forbids, so it is a subquery. The conditions
     # are outside, because PostgreSQL checks only those again after it has waited for a lock.

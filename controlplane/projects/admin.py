@@ -5,15 +5,18 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
+from controlplane.access import attempts, membership_pages, people  # noqa: F401  (they register more pages)
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import LabelFilter, RowFilter
+from controlplane.adminkit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -26,16 +29,17 @@ from controlplane.adminkit.site import (
     list_url,
     list_url_of_audit,
 )
-from controlplane.explain.panels import NearestLimit, NearFilter
+from controlplane.adminkit.snippets import token_snippets
+from controlplane.emergency.suspending import Suspendable, with_suspension
+from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin, users_admin  # noqa: F401  (they register more pages)
+from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
-    delete_tokens,
     issue_token,
     revoke_token,
-    revoke_tokens,
     rotate_token,
 )
+from controlplane.projects.bulk_admin import BulkActions
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
@@ -43,14 +47,14 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(NearestLimit, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters"]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS]
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
@@ -69,11 +73,12 @@ class ProjectAdmin(NearestLimit, LiveCounters, RecordedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
-        return super().get_queryset(request).select_related("policy").annotate(live_tokens=Count("tokens", filter=live))
+        rows = super().get_queryset(request).select_related("policy", "suspension")
+        return rows.annotate(live_tokens=Count("tokens", filter=live))
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
-        return badge("active", "good") if project.active else badge("inactive", "bad")
+        return with_suspension(badge("active", "good") if project.active else badge("inactive", "bad"), project)
 
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, project: Project) -> str:
@@ -135,21 +140,13 @@ def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[T
     return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
 
 
-def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
-    return [
-        ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
-        (
-            "asgi",
-            "ASGI",
-            "# Put this in front of your application in each proxy. SLUICEGATE_REDIS_URL names the store.\n"
-            "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
-        ),
-    ]
+    return token_snippets(secret)
 
 
 @admin.register(Token)
-class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -157,12 +154,13 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
     ]
     list_filter = [
         StatusFilter,
+        EndsFilter,
         NearFilter,
         ("project", RowFilter),
         ("policy", RowFilter),
         LabelFilter,
     ]
-    list_select_related = ["project", "policy"]
+    list_select_related = ["project", "policy", "suspension"]
     search_fields = ["name", "prefix", "id", "project__slug", "labels"]
     autocomplete_fields = ["project", "policy"]
     readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
@@ -171,8 +169,8 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
         (None, {"fields": ["project_link", "name", "policy", "labels", "expires_at"]}),
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
-    actions = ["revoke_selected"]
-    actions_detail = ["reset_counters", "rotate", "revoke"]
+    actions = [*BulkActions.ACTIONS]
+    actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
@@ -181,7 +179,11 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
     )
     project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
-    snippets = staticmethod(token_snippets)
+    snippets = staticmethod(examples)
+
+    @display(description="Status")
+    def state(self, token: Token) -> str:
+        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:
@@ -196,6 +198,7 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
         return links(
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
             ]
         )
@@ -239,17 +242,6 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
             return HttpResponseRedirect(list_url(Token))
         return self.secret_page(request, issued, secret, former=token)
 
-    @admin.action(description="Revoke the selected tokens", permissions=["change"])
-    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        if not request.POST.get("change_reason", "").strip():
-            effect = "Every proxy refuses these tokens at once. This cannot be undone."
-            projects = tokens.order_by().values("project").distinct().count()
-            owners = f" They belong to {projects} projects." if projects > 1 else ""
-            return self.confirm(request, tokens, "revoke_selected", "Revoke", effect + owners)
-        count = revoke_tokens(request.change, tokens)
-        self.message_user(request, f"{count:,} token{'' if count == 1 else 's'} revoked.", messages.SUCCESS)
-        return None
-
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         if obj.policy_id is None:
             self.message_user(request, without_policy(obj), messages.WARNING)
@@ -257,6 +249,3 @@ class TokenAdmin(NearestLimit, LiveCounters, LabelledRows, CredentialAdmin):
             text = f"It has the policy of new tokens of {obj.project}, which is {obj.policy}."
             self.message_user(request, text, messages.INFO)
         return super().response_add(request, obj, post_url_continue)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
-        delete_tokens(request.change, queryset)

@@ -11,7 +11,7 @@ from django.utils.html import format_html_join
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.adminkit.filters import label_of
+from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
 from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
 from controlplane.projects.models import Credential, Token
@@ -48,7 +48,7 @@ class StatusFilter(DropdownFilter):
 class CredentialAdmin(SecretSearch, SecretAdmin):
     """The base class of the pages of tokens and management keys."""
 
-    list_filter = [StatusFilter]
+    list_filter = [StatusFilter, EndsFilter]
     search_fields = ["name", "prefix", "id"]
     actions_detail = ["revoke"]
 

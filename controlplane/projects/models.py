@@ -12,9 +12,8 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
-from enforcement.model import tokens
+from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
-from enforcement.model.matching import check_labels
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
@@ -141,6 +140,7 @@ class Project(Versioned):
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
         yield from self.memberships.select_related("user", "project")
+        yield from self.suspended_values.all()
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")
@@ -286,12 +286,12 @@ class Token(Credential):
         super().clean()
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
-        self._check_labels()
+        self.check_labels()
 
-    def _check_labels(self) -> None:
+    def check_labels(self) -> None:
         """Raise ValidationError for labels that enforcers refuse, or that look different from what they are."""
         try:
-            self.labels = dict(check_labels(self.labels))
+            self.labels = dict(matching.check_labels(self.labels))
         except ValueError as exc:
             raise ValidationError({"labels": f"{str(exc)[0].upper()}{str(exc)[1:]}."}) from exc
         for name, value in self.labels.items():

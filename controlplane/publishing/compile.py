@@ -13,6 +13,8 @@ from typing import Any
 from django.db.models import Prefetch, QuerySet
 
 from controlplane.core.instants import microseconds
+from controlplane.emergency.document import emergency_document
+from controlplane.emergency.models import is_suspended
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
@@ -42,7 +44,7 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     """
     Return the documents of the wanted (kind, id) pairs by name, with None for a deleted row.
 
-    The kinds are "policy", "project" and "global". The document of a deleted row is None.
+    The kinds are "policy", "project", "global" and "emergency", whose document is None without an emergency.
     """
     wanted = set(wanted)
     found: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
@@ -50,12 +52,16 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     found |= _projects(Project.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "project"]))
     if any(kind == "global" for kind, _ in wanted):
         found |= _global()
+    if any(kind == "emergency" for kind, _ in wanted):
+        found["emergency"] = emergency_document()
     return found
 
 
 def all_documents() -> dict[str, Document]:
-    """Return the documents of all policies and projects, and the global document, by name."""
-    return _policies(Policy.objects.all()) | _projects(Project.objects.all()) | _global()
+    """Return the documents of all policies and projects, the global one, and that of an emergency, by name."""
+    emergency = emergency_document()
+    shared = _global() | ({"emergency": emergency} if emergency else {})
+    return _policies(Policy.objects.all()) | _projects(Project.objects.all()) | shared
 
 
 def prices(revision: int) -> tuple[Document | None, ...]:
@@ -77,8 +83,8 @@ def prices(revision: int) -> tuple[Document | None, ...]:
 
 
 def count_documents() -> int:
-    """Return the number of policies and projects in SQL, and one more for the global document."""
-    return Policy.objects.count() + Project.objects.count() + 1
+    """Return the number of policies and projects in SQL, and one more each for the global document and an emergency."""
+    return Policy.objects.count() + Project.objects.count() + 1 + (emergency_document() is not None)
 
 
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:
@@ -135,12 +141,14 @@ def _last_published(name: str) -> Document | None:
 
 
 def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
-    rows = projects.prefetch_related(_with_limits())
+    rows = projects.select_related("suspension").prefetch_related(_with_limits())
     return {f"project:{project.pk}": _project(project) for project in rows}
 
 
 def _project(project: Project) -> Document:
-    fields = {"id": project.pk, "slug": project.slug, "active": project.active, "policy": project.policy_id}
+    # An enforcer that does not know suspensions refuses the tokens of an inactive project.
+    active = project.active and not is_suspended(project)
+    fields = {"id": project.pk, "slug": project.slug, "active": active, "policy": project.policy_id}
     # Left out if it is the default, because older enforcers refuse a document with this field.
     more: Document = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
     if project.anonymous_policy_id:  # left out for the same reason
@@ -154,7 +162,8 @@ def _global() -> dict[str, Document]:
 
 
 def _tokens(rows: QuerySet[Token], now: datetime) -> Iterator[tuple[str, Document]]:
-    for token in _published(rows, now).prefetch_related(_with_limits()).iterator(chunk_size=1000):
+    rows = _published(rows, now).select_related("suspension").prefetch_related(_with_limits())
+    for token in rows.iterator(chunk_size=1000):
         yield token.digest, _token(token)
 
 
@@ -166,7 +175,8 @@ def _token(token: Token) -> Document:
     fields = {"id": token.pk, "project": token.project_id, "name": token.name, "policy": token.policy_id}
     ends = {"revoked": token.revoked_at is not None, "expires_at_us": microseconds(token.expires_at)}
     labels = {"labels": token.labels} if token.labels else {}  # left out for the reason given in _project()
-    return {"schema": SCHEMA, **fields, **ends, **labels, "overrides": _overrides(token)}
+    suspended = {"suspended": True} if is_suspended(token) else {}
+    return {"schema": SCHEMA, **fields, **ends, **labels, **suspended, "overrides": _overrides(token)}
 
 
 def _with_limits() -> Prefetch:

@@ -103,7 +103,8 @@ class PublishedDocument(models.Model):
 class OutboxEntry(models.Model):
     """An object that was changed and must be published. The entry names the object, and not its state."""
 
-    KINDS = tuple((kind, kind) for kind in ("policy", "project", "token", "global", "prices", "all", "epoch", "reset"))
+    NAMES = ("policy", "project", "token", "global", "prices", "emergency", "all", "epoch", "reset")
+    KINDS = tuple((name, name) for name in NAMES)
 
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=10, choices=KINDS)

@@ -18,7 +18,8 @@ def rollback(tx: Change, number: int) -> None:
     Restore the policies, project settings and global policy of revision *number* in SQL.
 
     That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
-    Newer policies and projects, tokens with their labels, overrides, prices, and the policies of new tokens stay. A
+    Newer policies and projects, tokens with their labels, overrides, prices, suspensions, and the policies of new
+    tokens stay. A
     deleted policy is created again under its id. A deleted project is not, because its tokens are gone, and neither are
     its own policies.
 
@@ -32,9 +33,10 @@ def rollback(tx: Change, number: int) -> None:
     for name, document in documents.items():
         if name.startswith("policy:") and document:
             _restore_policy(tx, document)
+    suspended = (documents.get("emergency") or {}).get("projects", [])
     for name, document in documents.items():
         if name.startswith("project:") and document:
-            _restore_project(tx, document)
+            _restore_project(tx, document, suspended=document["id"] in suspended)
     if everywhere := documents.get("global"):  # without the document it is unknown which policy was global, if any
         set_global_policy(tx, Policy.objects.get(pk=everywhere["policy"]) if everywhere["policy"] else None)
 
@@ -94,7 +96,8 @@ def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["slug"], record["name"], record["limits"], record.get("metering", {})
 
 
-def _restore_project(tx: Change, document: dict[str, Any]) -> None:
+def _restore_project(tx: Change, document: dict[str, Any], *, suspended: bool) -> None:
+    """Restore a project. One that was suspended at the time was published as inactive, which says nothing of it."""
     try:
         project = Project.objects.select_for_update().get(pk=document["id"])
     except ObjectDoesNotExist:
@@ -102,7 +105,7 @@ def _restore_project(tx: Change, document: dict[str, Any]) -> None:
     published = {
         "policy_id": document["policy"],
         "anonymous_policy_id": document.get("anonymous_policy"),
-        "active": document["active"],
+        "active": project.active if suspended else document["active"],
         "partition_cap": document.get("partition_cap", DEFAULT_CAP),
     }
     if all(getattr(project, name) == value for name, value in published.items()):

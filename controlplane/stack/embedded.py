@@ -68,6 +68,7 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
     }
     web, upstream = ports.take(_wanted_port(environ)), ports.take(UPSTREAM_PORT)
     proxies = [ports.take(FIRST_PROXY_PORT + index) for index in range(PROXIES)]
+    environment["SLUICEGATE_PROXY_URL"] = environ.get("SLUICEGATE_PROXY_URL") or _local(proxies[0])
     make = _Maker(base, environment, needs=("valkey",) if store else ())
     services = [*store, *make.control_plane(web, var), make.upstream(upstream)]
     services += [make.proxy(index, port, _local(upstream)) for index, port in enumerate(proxies, start=1)]

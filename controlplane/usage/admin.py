@@ -17,6 +17,7 @@ from unfold.decorators import display
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
+from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
 from controlplane.core.money import exact, permits
 from controlplane.policies.models import Policy
@@ -69,7 +70,7 @@ class ScopeFilter(DropdownFilter):
 class NamedFilter(FieldTextFilter):
     """A filter that accepts an id or a name."""
 
-    model: type[Project] | type[Token]
+    model: type[Project] | type[Token] | type[Policy]
     column: str
 
     def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
@@ -86,6 +87,10 @@ class ProjectFilter(NamedFilter):
 
 class TokenFilter(NamedFilter):
     model, column = Token, "name"
+
+
+class PolicyFilter(NamedFilter):
+    model, column = Policy, "slug"
 
 
 class TokenLabelFilter(LabelFilter):
@@ -140,9 +145,9 @@ class SumsAdmin(NamedRowsAdmin):
     list_before_template = "admin/sluicegate/usage_export.html"
     columns: ClassVar[tuple[str, ...]] = ()
 
-    @display(description="From (UTC)", ordering="at")
+    @display(description="From", ordering="at")
     def begins(self, row: UsageRow | MeteredRow) -> str:
-        return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
+        return row.at.strftime("%Y-%m-%d UTC") if row.period == "day" else stacked(row.at)
 
     def get_urls(self) -> list[URLPattern]:
         own = path("export.csv", self.admin_site.admin_view(self.export_view), name=self._export_name())
@@ -179,6 +184,7 @@ class UsageAdmin(SumsAdmin):
         ScopeFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
+        ("policy_id", PolicyFilter),
         TokenLabelFilter,
         ("unit", FieldTextFilter),
         ("at", InstantRangeFilter),
@@ -242,14 +248,17 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     list_before_template = "admin/sluicegate/denial_sample.html"
     empty = ("Some of the requests that proxies deny are listed here, a few seconds later.", "")
 
+    def get_exclude(self, request: HttpRequest, obj: DeniedRequest | None = None) -> list[str]:
+        """Return what members do not see. Instances serve every project, and their names may hold those of hosts."""
+        return [] if is_operator(request.user) else ["instance"]
+
     def get_list_display(self, request: HttpRequest) -> list[str]:
-        """Return the columns. Instances serve every project, and their names may hold those of hosts."""
-        hidden = set() if is_operator(request.user) else {"instance"}
+        hidden = self.get_exclude(request)
         return [name for name in super().get_list_display(request) if name not in hidden]
 
-    @display(description="At (UTC)", ordering="at")
+    @display(description="At", ordering="at")
     def moment(self, row: DeniedRequest) -> str:
-        return row.at.strftime("%Y-%m-%d %H:%M:%S")
+        return stacked(row.at, seconds=True)
 
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:

@@ -10,8 +10,8 @@ from controlplane.usage.periods import KEPT
 from enforcement.metering.tally import COUNT_NAMES, TEXT_NAMES
 from enforcement.model import strict_json
 from enforcement.model.instants import MINUTE_SECONDS
-from enforcement.state.denial_sample import MOST_ATTRIBUTES
-from enforcement.state.spread import PARTS
+from enforcement.usage.denial_sample import MOST_ATTRIBUTES
+from enforcement.usage.spread import PARTS
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -41,7 +41,7 @@ class Row:
     The usage of one token under one limit in one minute.
 
     ``names`` and ``counts`` are in the order of NAMES and COUNTS. ``spread`` says when in the minute its requests came,
-    as ``enforcement.state.spread`` notes it. It is empty if that is not known.
+    as ``enforcement.usage.spread`` notes it. It is empty if that is not known.
     """
 
     at: datetime

@@ -27,9 +27,9 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
+from controlplane.policies.counter_names import present_names
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
-from controlplane.publishing.counter_names import present_names
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement.control import checkpoints as protocol
 from enforcement.control.checkpoints import CheckpointReading, Kept

@@ -17,12 +17,16 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
 from controlplane.core.money import permits, quantity
-from controlplane.policies.describe import attribute, in_words
-from controlplane.policies.models import Limit, Policy
+from controlplane.explain.words import duration
+from controlplane.policies.describe import attribute
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from enforcement.control.inspection import LiveCounter
 from enforcement.store.client import STORE_ERRORS
+
+# Of a quota in per cent. Those that have used as much come first.
+NEAR = 80
 
 
 class ResetDialog(ReasonDialog):
@@ -112,7 +116,7 @@ class LiveCounters:
             return HttpResponse(status=404)
         context: dict[str, Any] = {"now": timezone.now(), "sees_all": is_operator(request.user)}
         try:
-            context["rows"] = [row_of(counter) for counter in counters.counters_of(holder)]
+            context["rows"] = rows_of(holder, counters.counters_of(holder))
         except STORE_ERRORS:
             context["away"] = True
         except counters.Forgotten:
@@ -120,6 +124,38 @@ class LiveCounters:
         response = render(request, "admin/sluicegate/live_rows.html", context)
         response["Cache-Control"] = "no-store"
         return response
+
+
+def rows_of(holder: Token | Project, found: list[LiveCounter]) -> list[dict[str, Any]]:
+    """
+    Return what the template shows of each counter: first those near their limit, then those of the token, of the
+    project and of everything.
+    """
+    policies = {policy.slug: policy for policy in Policy.objects.filter(slug__in={one.policy for one in found})}
+    overrides = Override.objects.select_related("limit").in_bulk({one.override for one in found if one.override})
+    project = holder.project if isinstance(holder, Token) else holder
+    shared = project.tokens.live(timezone.now()).count()
+    holders = {
+        "global": "every request",
+        "project": f"project {project}, shared by {shared:,} token{'' if shared == 1 else 's'}",
+        "anonymous": "requests without a token",
+        "token": "this token",
+    }
+    rows = []
+    for counter in found:
+        policy = policies.get(counter.policy)
+        more = {"holder": holders[counter.scope], "policy_url": change_url(policy) if policy else ""}
+        rows.append({**row_of(counter), **more, "source": source_of(overrides.get(counter.override or ""))})
+    order = ("token", "project", "anonymous", "global")
+    return sorted(rows, key=lambda row: (-row["share"] if row["near"] else 0, order.index(row["counter"].scope)))
+
+
+def source_of(override: Override | None) -> str:
+    """Return in words until when an override sets the quota, and that of the policy, or "" for the policy itself."""
+    if override is None:
+        return ""
+    until = f"until {override.ends_at:%Y-%m-%d %H:%M} UTC" if override.ends_at else "without an end"
+    return f"{until} · policy says {permits(override.limit.quota, override.limit.unit)}"
 
 
 def row_of(counter: LiveCounter) -> dict[str, Any]:
@@ -130,10 +166,10 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
         share = min(100, round(100 * counter.used / whole))
     return {
         "counter": counter,
-        "policy": Policy.objects.filter(slug=counter.policy).first(),
         "share": share,
+        "near": share is not None and share >= NEAR,
         "partitions": [attribute(name) for name in counter.partition_by if name not in counter.labels],
-        "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
+        "reset": duration(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
         "full": counter.remaining == 0,
         # As people read them. The unit is in the quota.
         "used": _permits(counter.used, counter.unit),

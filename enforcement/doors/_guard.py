@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
-from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.addresses import TrustedProxies
+from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
 from enforcement.model.checks import check_switch
 from enforcement.plan.binding import Costs

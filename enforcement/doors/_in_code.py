@@ -16,7 +16,14 @@ from inspect import unwrap
 from typing import Any, Final
 
 from enforcement.decorator import declared, declared_pairs, key_text, known_limits
-from enforcement.http.messages import Header, PlainResponse, Refusal, added_headers, denial, network_of
+from enforcement.http.addresses import network_of
+from enforcement.http.messages import (
+    Header,
+    PlainResponse,
+    Refusal,
+    added_headers,
+    denial,
+)
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 from enforcement.plan.decision import Decision

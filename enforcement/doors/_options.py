@@ -9,7 +9,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Final
 
-from enforcement.http.messages import TrustedProxies, check_preset
+from enforcement.http.addresses import TrustedProxies
+from enforcement.http.messages import check_preset
 from enforcement.limiter import Limiter
 from enforcement.model.tokens import Anonymous
 from enforcement.settings import Settings

@@ -32,12 +32,12 @@ from enforcement.doors._in_code import (
     name_at,
     outlives_decision,
 )
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.http.messages import (
     PlainResponse,
     Refusal,
     RequestAttributes,
-    TrustedProxies,
     joining,
     token_in,
     without_token,

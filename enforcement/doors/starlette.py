@@ -31,7 +31,8 @@ from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_at, name_of
 from enforcement.doors._starlette import Gate, token_of, usage, visit_of
-from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.addresses import TrustedProxies
+from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 

@@ -30,12 +30,12 @@ from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import UsageLog
 from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
 from enforcement.store.client import STORE_ERRORS, cause_of, is_refusal, reported
 from enforcement.store.duty_failures import DutyFailures
+from enforcement.usage.usage import UsageLog
 
 if TYPE_CHECKING:
     from enforcement.engine.prices import PriceLoader

@@ -30,9 +30,9 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
-from enforcement.state.usage import states_of
 from enforcement.store import resp
 from enforcement.store.resp import numbers
+from enforcement.usage.usage import states_of
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""

@@ -31,9 +31,9 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
-from enforcement.state.usage import UsageLog
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
+from enforcement.usage.usage import UsageLog
 
 if TYPE_CHECKING:
     from enforcement.engine.own_limit_reader import OwnLimitReader

@@ -16,9 +16,9 @@ from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import call_function
+from enforcement.usage.usage import UsageLog
 
 FLEET_SECONDS: Final = 600.0
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cache
 from typing import Any, Final
 
-from enforcement.http.messages import CLIENT_GONE, Header, TrustedProxies, token_in
+from enforcement.http.addresses import TrustedProxies
+from enforcement.http.messages import CLIENT_GONE, Header, token_in
 from enforcement.http.progress import Progress
 
 Scope = MutableMapping[str, Any]

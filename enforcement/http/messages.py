@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
+from enforcement.http.addresses import network_of
 from enforcement.http.families import families_in, family_of
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
@@ -47,7 +47,6 @@ _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
 logger = logging.getLogger("sluicegate.denials")
 
 Header = tuple[str, str]
-Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,88 +317,9 @@ class RequestAttributes(Mapping[str, str]):
         return len(self._values)
 
 
-def network_of(ip: str) -> str:
-    """
-    Return an IPv4 address itself, the /64 network of an IPv6 address, or any other string unchanged.
-
-    A client has all of its /64, and may use another address of it for each request.
-    """
-    address = _address(ip)
-    if address is None:
-        return ip
-    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
-
-
 def _check_length(name: str, value: str, status: int) -> str:
     if len(value) > MAX_ATTRIBUTE_LENGTH:
         rule = f"must have at most {MAX_ATTRIBUTE_LENGTH} characters, because limits depend on it"
         detail = f"{name}: {rule}; got {len(value)}."
         raise Refusal(status, HTTPStatus(status).phrase, detail, "attribute_too_long")
     return value
-
-
-class TrustedProxies:
-    """
-    Find the address of a client behind trusted proxies.
-
-    Args:
-        networks: CIDR blocks or addresses whose ``X-Forwarded-For`` is trusted. ``"unix"`` trusts every peer that
-            connects over a Unix socket. If empty, the peer is the client.
-    Raises:
-        ValueError: A network is not valid.
-    """
-
-    def __init__(self, networks: Iterable[str] = ()) -> None:
-        names = [name.strip() for name in networks if name.strip()]
-        self._unix = "unix" in names
-        self._networks = [ip_network(name) for name in names if name != "unix"]
-
-    def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
-        """
-        Return the address of the client, the right-most that is not a trusted proxy's, or None if it is not known.
-
-        Everything to the left of an untrusted address, or of a string that is not an address, may be forged.
-
-        Args:
-            peer: Address of the peer; None over a Unix socket, which has no addresses.
-            forwarded: Values of all ``X-Forwarded-For`` fields, in order.
-        """
-        if not self.trusts(peer):
-            return peer if peer is None or ":" not in peer else str(_address(peer) or peer)
-        found = _address(peer or "")
-        for entry in reversed(",".join(forwarded).split(",")):
-            address = _address(entry)
-            if address is None:
-                break
-            found = address
-            if not self._contains(address):
-                break
-        return None if found is None else str(found)
-
-    def trusts(self, peer: str | None) -> bool:
-        """Return whether the forwarding headers of a peer are trusted."""
-        if peer is None:
-            return self._unix
-        if not self._networks:
-            return False
-        address = _address(peer)
-        return address is not None and self._contains(address)
-
-    def _contains(self, address: Address) -> bool:
-        return any(address in network for network in self._networks)
-
-
-def _address(text: str) -> Address | None:
-    """
-    Return the IP address in a string such as ``1.2.3.4:5678`` or ``[2001:db8::1]:5678``, or None if there is none.
-    """
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

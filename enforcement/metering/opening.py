@@ -179,8 +179,8 @@ def open_request(
     model = asked.attributes["model"]
     found = terms_of(limits, prices, model, at_us, names)
     if isinstance(found, ReservationDenial):
-        names = ", ".join(limits[index].name for index in found.denied_by)
-        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {names}.")
+        unpriced = ", ".join(limits[index].name for index in found.denied_by)
+        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     if asked.cap is None:
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)

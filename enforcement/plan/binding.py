@@ -26,6 +26,10 @@ LETTERS: Final = {
 }
 
 
+_NOT_RECORDED: Final = frozenset(("partition_by", "match", "on_store_failure"))
+"""Fields of a limit that a settlement does not need."""
+
+
 def _length(key: object) -> str:
     """Return the length of a string as text, or the name of another value's type, because a key may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
@@ -187,6 +191,14 @@ class BoundLimit:
             "overflow": self.overflow,
             **labels,
         }
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of a reservation has of this limit, as JSON values."""
+        row = {"key": self.key, "scope": self.scope, "policy_id": self.policy_id, "policy": self.policy_slug}
+        if self.partitions is not None:
+            row["overflow"] = self.partitions.overflow
+        limit = self.limit.to_json().items()
+        return {**row, "limit": {name: value for name, value in limit if name not in _NOT_RECORDED}}
 
     def overflowing(self) -> BoundLimit:
         """Return a copy of this bound limit, bound to its overflow counter."""

@@ -44,8 +44,6 @@ _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", -2: "cale
 _VERSION: Final = 1
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
-_UNUSED: Final = ("partition_by", "match", "on_store_failure")
-"""Fields of a limit that a settlement does not need."""
 
 
 class TooManyReservations(Exception):
@@ -108,7 +106,7 @@ class RecordedRequest(Request[PlanT]):
         where: Where they are recorded. Its ``ident`` is the id of the request.
         life_seconds: After this time the reservation is lost, unless it is prolonged.
         head: What the record says of whose reservation it is, see :func:`record_head`.
-        about: JSON values that say what for, beside those in *head*.
+        about: JSON values that say what for, beside those in *head*. Their names need no escapes in JSON.
     """
 
     __slots__ = ("_about", "_head", "_life_seconds", "_where")
@@ -164,12 +162,10 @@ class RecordedRequest(Request[PlanT]):
         """Return what the record has besides what was charged."""
         plan = self.plan
         if plan.fragments is None:
-            plan.fragments = ",".join(map(_fragment, plan.bounds))
-        # Numbers and names are encoded one by one: for a whole object, a new encoder is made each time.
-        about = [
-            f',"{name}":{value}' if type(value) is int else f",{_ENCODE(name)}:{_ENCODE(value)}"
-            for name, value in self._about.items()
-        ]
+            plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
+        # Values are encoded one by one: for a whole object, a new encoder is made each time.
+        values = self._about.items()
+        about = [f',"{name}":{value if type(value) is int else _ENCODE(value)}' for name, value in values]
         costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
         return f'{self._head}{"".join(about)},"costs":[{costs}],"limits":[{plan.fragments}]}}'
 
@@ -177,15 +173,6 @@ class RecordedRequest(Request[PlanT]):
 def record_head(values: Mapping[str, Any]) -> str:
     """Return how the text of a record begins, which says whose reservation it is: an object that is still open."""
     return _ENCODE({"v": _VERSION, **values})[:-1]
-
-
-def _fragment(bound: BoundLimit) -> str:
-    """Return what a record has of one limit, as JSON."""
-    limit = {name: value for name, value in bound.limit.to_json().items() if name not in _UNUSED}
-    row = {"key": bound.key, "scope": bound.scope, "policy_id": bound.policy_id, "policy": bound.policy_slug}
-    if bound.partitions is not None:
-        row["overflow"] = bound.partitions.overflow
-    return json.dumps({**row, "limit": limit}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,21 +376,3 @@ def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[
 def recorded(where: RecordKeys) -> list[str | int]:
     """Return the arguments of the call that reads a record, see :meth:`ReservationRecord.read`."""
     return ["FCALL", RECORDED, 1, where.record]
-
-
-__all__ = [
-    "MAX_LIFE_SECONDS",
-    "MAX_RESERVATIONS",
-    "Conclusion",
-    "RecordKeys",
-    "RecordedCharge",
-    "RecordedRequest",
-    "ReservationRecord",
-    "TooManyReservations",
-    "conclude",
-    "conclude_open",
-    "prolong",
-    "record_head",
-    "recorded",
-    "was_open",
-]

@@ -29,8 +29,8 @@ from enforcement.plan.records import (
 from enforcement.reservations.recorded import RecordedReservation, UncertainReservation
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
-from enforcement.state.usage import TokenUsage
 from enforcement.store import resp
+from enforcement.usage.usage import TokenUsage
 
 PROLONGED_SECONDS: Final = 60.0
 """How long a reservation outlives the process that prolongs it."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import PRIVATE_NETWORKS
-from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
 from enforcement.service.rls_mapping import RlsMapping

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.plan.decision import Decision
 from enforcement.state.counts import Cell, DecisionCounts
-from enforcement.state.denial_sample import DenialSample
-from enforcement.state.usage import State, states_of
+from enforcement.usage.denial_sample import DenialSample
+from enforcement.usage.usage import State, states_of
 
 if TYPE_CHECKING:
     from enforcement.plan.binding import Costs

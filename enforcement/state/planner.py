@@ -19,8 +19,8 @@ from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
+from enforcement.control.emergency import Values
 from enforcement.model.documents import Token
-from enforcement.model.emergency import Values
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, Attributes, Match, check_attributes
@@ -40,7 +40,7 @@ from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry
 from enforcement.state.token_plans import SuspendingPlans, TokenPlans, with_lease
 from enforcement.state.unmetered import UnmeteredLimits
-from enforcement.state.usage import UsageLog
+from enforcement.usage.usage import UsageLog
 
 MAX_PLANS: Final = 10_000
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from enforcement.control.emergency import NO_EMERGENCY, Emergency, parse_emergency
 from enforcement.model.checks import is_integer, shown
 from enforcement.model.documents import (
     SCHEMA,
@@ -29,7 +30,6 @@ from enforcement.model.documents import (
     parse_project,
     parse_revision,
 )
-from enforcement.model.emergency import NO_EMERGENCY, Emergency, parse_emergency
 from enforcement.model.strict_json import InvalidJSON, loads_canonical
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 

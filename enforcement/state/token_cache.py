@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from enforcement.model.documents import InvalidDocument, Token, parse_token
-from enforcement.state.usage import TokenUsage
+from enforcement.usage.usage import TokenUsage
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000

@@ -18,7 +18,7 @@ from enforcement.plan.rules import Rule
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.plan_cache import PlanCache
-from enforcement.state.usage import TokenUsage
+from enforcement.usage.usage import TokenUsage
 
 _MAX_VALUE_IN_NAME: Final = 64
 _serials = count()

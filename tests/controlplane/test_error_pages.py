@@ -57,7 +57,7 @@ def test_a_form_of_another_session_leads_back(admin_user):
 def test_a_refused_request_leads_back(admin_client):
     """The reason of a deletion holds a line break, which no browser sends."""
     project = ProjectFactory()
-    form = {"post": "yes", "change_reason": "a\nb"}
+    form = {"post": "yes", "object_name": project.slug, "change_reason": "a\nb"}
 
     page = admin_client.post(f"/admin/projects/project/{project.pk}/delete/", form)
 

@@ -4,20 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    "access",
-    "explain",
-    "fleet",
-    "jobs",
-    "policies",
-    "preview",
-    "review",
-    "prices",
-    "projects",
-    "publishing",
-    "reservations",
-    "usage",
-    *("access", "audit", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
-    *("publishing", "reservations", "revisions", "usage"),
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "policies", "preview", "prices", "projects"),
+    *("publishing", "reservations", "review", "revisions", "usage"),
 )
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from enforcement import Anonymous, Limiter
+from enforcement.control.emergency import NO_EMERGENCY, parse_emergency
 from enforcement.model.documents import InvalidDocument
-from enforcement.model.emergency import NO_EMERGENCY, parse_emergency
 from enforcement.model.instants import to_us
 from enforcement.testing import Clock
 from tests.enforcement.world import PROJECT, eventually, fixed

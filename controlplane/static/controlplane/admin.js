@@ -127,6 +127,8 @@
     dialog.querySelector("#dialog-form").prepend(failure(xhr));
   };
 
+  // Pages show times, and read them, in this zone. Strange names count as UTC.
+  document.cookie = `sluicegate_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC"};path=/admin/;max-age=31536000;samesite=lax`;
   document.addEventListener("keydown", press);
   document.addEventListener("DOMContentLoaded", () => {
     const content = document.getElementById("content");

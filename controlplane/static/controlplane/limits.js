@@ -7,24 +7,30 @@
   const holder = (input) => input.closest(".field-line") || input.closest("[class*=field-]") || input.parentElement;
 
   const meaning = (row) => {
-    const algorithm = field(row, "algorithm").value;
-    const fixed = algorithm === "fixed_window";
-    const calendar = fixed ? field(row, "calendar").value : "";
+    const fixed = field(row, "algorithm").value === "fixed_window";
+    const calendar = field(row, "calendar").value;
     const unit = field(row, "unit").value.trim();
     const tokens = ["tokens", "input_tokens", "output_tokens"].includes(unit);
     const money = unit === "micros";
     return {
-      calendar: fixed,
       window_seconds: !calendar,
       time_zone: Boolean(calendar) && calendar !== "lifetime",
       anchor: ["day", "week", "month", "year"].includes(calendar),
-      burst: algorithm === "token_bucket",
-      rollover: Boolean(calendar) && calendar !== "lifetime",
+      burst: field(row, "algorithm").value === "token_bucket",
+      rollover: fixed && Boolean(calendar) && calendar !== "lifetime",
       weights: tokens,
       unpriced: money,
       charge_as: money && field(row, "unpriced").value === "charge_as",
       unmetered: tokens || money,
     };
+  };
+  // Only fixed windows follow the calendar, so each of the two choices changes the other.
+  const agree = (row, changed) => {
+    const algorithm = field(row, "algorithm");
+    const calendar = field(row, "calendar");
+    if (!calendar.value || algorithm.value === "fixed_window") return;
+    if (changed === calendar) algorithm.value = "fixed_window";
+    else if (changed === algorithm) calendar.value = "";
   };
   const show = (row) => {
     for (const [name, wanted] of Object.entries(meaning(row))) {
@@ -33,6 +39,10 @@
       const box = holder(input);
       box.classList.toggle("sg-hidden", !wanted && !box.querySelector(".errorlist"));
       input.disabled = !wanted;
+    }
+    // A folded part without a field has nothing to say.
+    for (const part of row.querySelectorAll("fieldset:has(details)")) {
+      part.classList.toggle("sg-hidden", ![...part.querySelectorAll("input, select, textarea")].some((input) => !input.disabled));
     }
   };
 
@@ -46,42 +56,106 @@
     }
     return place;
   };
-  const ask = async (row) => {
-    const form = row.closest("form");
-    const prefix = field(row, "algorithm").name.replace(/algorithm$/, "");
-    const body = new FormData();
-    for (const [name, value] of new FormData(form)) if (name.startsWith(prefix)) body.append(name.slice(prefix.length), value);
-    const id = location.pathname.match(/policy\/([^/]+)\/change/);
-    if (id) body.append("policy", decodeURIComponent(id[1]).replaceAll("_5F", "_"));
-    const url = location.pathname.replace(/policies\/policy\/.*/, "policies/policy/sentence/");
-    const token = form.querySelector("[name=csrfmiddlewaretoken]").value;
-    const answer = await fetch(url, { method: "POST", body, headers: { "X-CSRFToken": token } });
-    return answer.ok ? answer.json() : null;
-  };
-  const tell = async (row) => {
-    const number = (row.dataset.asked = String(Number(row.dataset.asked || 0) + 1));
-    const reply = await ask(row).catch(() => null);
-    if (!reply || row.dataset.asked !== number) return;
-    const errors = Object.entries(reply.errors).map(([name, texts]) => {
+  const prefix = (row) => field(row, "algorithm").name.replace(/-algorithm$/, "");
+  const wrong = (row, errors) =>
+    Object.entries(errors).map(([name, texts]) => {
       const input = field(row, name);
       const label = input && row.querySelector(`label[for="${input.id}"]`);
       return `${label ? label.textContent.replace(/[*:]/g, "").trim() : "This limit"}: ${texts.join(" ")}`;
     });
-    place(row).textContent = reply.sentence ? `${reply.sentence}.` : errors.join(" ");
-    place(row).classList.toggle("sg-wrong", !reply.sentence);
+  // A warning stands under the field that causes it, and never blocks.
+  const warn = (row, warnings) => {
+    for (const old of row.querySelectorAll(".sg-advice")) old.remove();
+    for (const { field: name, text, kind } of warnings) {
+      const note = document.createElement("p");
+      note.className = `sg-note sg-advice${kind === "warn" ? " sg-warn" : ""}`;
+      const icon = document.createElement("span");
+      icon.className = "material-symbols-outlined sg-icon";
+      icon.setAttribute("aria-hidden", "true");
+      icon.textContent = kind === "warn" ? "warning" : "info";
+      const words = document.createElement("span");
+      words.textContent = text;
+      note.append(icon, words);
+      const input = field(row, name);
+      const line = input?.closest(".field-row") || input?.closest("fieldset");
+      if (line) line.after(note);
+      else row.append(note);
+      input?.closest("details")?.setAttribute("open", "");
+    }
+  };
+  const fold = (row, states) => {
+    for (const [name, text] of Object.entries(states)) {
+      const summary = row.querySelector(`fieldset.sg-${name} summary`);
+      if (!summary) continue;
+      let now = summary.querySelector(".sg-now");
+      if (!now) {
+        now = document.createElement("span");
+        now.className = "sg-now";
+        (summary.querySelector("h2") || summary).after(now);
+      }
+      now.textContent = text;
+    }
+  };
+  const tell = (row, told) => {
+    if (!told) return;
+    const errors = wrong(row, told.errors);
+    place(row).textContent = told.sentence ? `${told.sentence}.` : errors.join(" ");
+    place(row).classList.toggle("sg-wrong", !told.sentence);
+    if (!told.sentence) return;
+    fold(row, told.folded);
+    warn(row, told.warnings);
+  };
+  const judge = (request) => {
+    const out = document.querySelector("[data-tried]");
+    if (!out) return;
+    out.hidden = !request;
+    if (!request) return;
+    out.querySelector("[role=status]").textContent = request.sentence;
+    const body = out.querySelector("tbody");
+    body.replaceChildren();
+    for (const limit of request.limits) {
+      const line = body.insertRow();
+      line.className = limit.matches ? "" : "sg-row-off";
+      const name = document.createElement("th");
+      name.scope = "row";
+      name.textContent = limit.name;
+      line.append(name);
+      line.insertCell().textContent = `${limit.matches ? "✓ matches" : "– no match"}${limit.why ? `: ${limit.why}` : ""}`;
+    }
+  };
+  let asked = 0;
+  const ask = async () => {
+    const number = ++asked;
+    const form = document.getElementById("policy_form");
+    const body = new FormData(form);
+    body.delete("policy");
+    const id = location.pathname.match(/policy\/([^/]+)\/change/);
+    if (id) body.append("policy", decodeURIComponent(id[1]).replaceAll("_5F", "_"));
+    for (const input of document.querySelectorAll("[data-try] [name]")) body.append(input.name, input.value);
+    const url = location.pathname.replace(/policies\/policy\/.*/, "policies/policy/advice/");
+    const answer = await fetch(url, { method: "POST", body }).catch(() => null);
+    const reply = answer?.ok && !answer.redirected ? await answer.json() : null;
+    if (!reply || number !== asked) return;
+    for (const row of rows()) tell(row, reply.limits[prefix(row)]);
+    const estimate = document.getElementById("id_estimate");
+    const words = { named: [form.elements.slug.value, form.elements.name.value].filter(Boolean).join(" · ") };
+    if (estimate) words.metering = `estimate: ${estimate.selectedOptions[0]?.textContent.split(" — ")[0].trim().toLowerCase()}`;
+    fold(form, words);
+    judge(reply.request);
   };
 
   const rows = () => [...document.querySelectorAll("#limits-group .form-group:not(.empty-form)")];
-  const timers = new WeakMap();
-  const later = (row) => {
-    clearTimeout(timers.get(row));
-    timers.set(row, setTimeout(() => tell(row), DELAY_MS));
+  let timer = 0;
+  const later = () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask, DELAY_MS);
   };
   const changed = (event) => {
     const row = event.target.closest("#limits-group .form-group:not(.empty-form)");
     if (!row) return;
+    agree(row, event.target);
     show(row);
-    later(row);
+    later();
   };
   // When a row is removed, the theme rebuilds all rows from the markup. So the typed values are kept in the markup.
   const keep = () => {
@@ -106,11 +180,14 @@
       show(row);
       field(row, "name")?.focus();
     });
-    document.addEventListener("formset:removed", () => rows().forEach(show));
-    for (const row of rows()) {
-      show(row);
-      tell(row);
-    }
+    document.addEventListener("formset:removed", () => {
+      rows().forEach(show);
+      later();
+    });
+    document.querySelector("[data-try]")?.addEventListener("input", later);
+    document.getElementById("id_default_cap")?.addEventListener("input", later);
+    rows().forEach(show);
+    ask();
     // A policy without limits has no effect, so start with one limit.
     if (!rows().length && location.pathname.endsWith("/add/")) setTimeout(() => group.querySelector(".add-row")?.click());
   });

@@ -9,8 +9,9 @@ from itertools import product
 from typing import Final
 
 from enforcement.doors.proxy.connection import RawHeaders
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import Scope
-from enforcement.http.messages import TOKEN_FIELDS, TrustedProxies, find_token
+from enforcement.http.messages import TOKEN_FIELDS, find_token
 from enforcement.model.tokens import SECRET_HEADS, is_well_formed
 
 # Fields about one connection, not about the message (RFC 9110, 7.6.1).

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from enforcement.doors.proxy.credentials import Credentials, from_settings
 from enforcement.doors.proxy.fields import has_dot_segments
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import PRIVATE_NETWORKS
-from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.settings import read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000

@@ -26,8 +26,9 @@ from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
 from enforcement.exporters.text import CONTENT_TYPE, exposition
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import METERED, Receive, Scope, Send, comes_from
-from enforcement.http.messages import PlainResponse, TrustedProxies
+from enforcement.http.messages import PlainResponse
 from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
 

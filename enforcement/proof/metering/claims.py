@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from enforcement.metering.settlement import DRAINED, EXACT
 from enforcement.proof.evidence import Claim
 from enforcement.proof.metering.books import CALL_US, Books, Row, charges
 from enforcement.proof.metering.clients import by_status
@@ -106,7 +107,12 @@ def _is_charged(books: Books, ident: str) -> bool:
 
 
 def _nothing_left(books: Books) -> Iterator[Claim]:
-    alive = [(it.id, it.instance) for it in books.open if it.instance not in books.killed]
+    # A process that could not prolong one in time leaves it lost, unless its provider has said what it did cost.
+    observed = {
+        books.admissions[row["id"]]["reservation"] for row in books.settling if row["as"] not in (EXACT, DRAINED)
+    }
+    ours = [it for it in books.open if not (it.lost and it.id in observed)]
+    alive = [(it.id, it.instance) for it in ours if it.instance not in books.killed]
     yield _none("open, and their process was not killed", alive, len(books.open))
     yield _none("open, and not listed as lost", [it.id for it in books.open if not it.lost], len(books.open))
     waiting = books.waiting

@@ -75,7 +75,9 @@ def test_the_sentence_of_its_limit_says_whose_requests_it_counts(as_ann, token, 
         "partition_by": "ip",
     }
     usual = {"algorithm": "fixed_window", "unit": "requests", "mode": "enforce", "consistency": "strict"}
-    reply = as_ann.post("/admin/policies/policy/sentence/", {**usual, **typed, "on_store_failure": "local"})
+    fields = {f"limits-0-{name}": value for name, value in {**usual, **typed, "on_store_failure": "local"}.items()}
+    posted = {"limits-TOTAL_FORMS": 1, "policy": limit.policy.pk, **fields}
+    reply = as_ann.post("/admin/policies/policy/advice/", posted)
 
     assert whom in html.unescape(as_ann.get("/admin/policies/policy/").content.decode())
-    assert whom in reply.json()["sentence"]
+    assert whom in reply.json()["limits"]["limits-0"]["sentence"]

@@ -1,14 +1,20 @@
 """Actions on more rows than a form has fields: asked for as a browser does, done once, each row in the audit."""
 
+import time
 from html.parser import HTMLParser
 
 import pytest
+from django.contrib.auth.models import User
 
-from controlplane.policies.models import AuditEntry
+from controlplane.access.models import Membership
+from controlplane.jobs import running
+from controlplane.jobs.models import Job
+from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
-from tests.factories import LimitFactory, OverrideFactory, ProjectFactory, TokenFactory
+from tests.controlplane.usage.conftest import environment, run_python, start  # noqa: F401  (fixtures)
+from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,13 +83,18 @@ def test_more_tokens_than_a_form_has_fields_are_revoked(as_ann, told, many):
     assert "Revoke 1,202 tokens" in page
     assert "They belong to 2 projects." in page
     assert "and 1,182 more" in page
-    assert told(response) == ["1,202 tokens revoked. Published as revision 2."]
+    assert "So many take more than a moment, so a job changes them." in page
+    assert told(response) == []
+    assert "Revoke 1,202 tokens of 2 projects" in response.content.decode()
+    assert "Waiting for a worker." in response.content.decode()
+    assert running.run_all() == 2
+    assert Job.objects.get().result == {"changed": MANY, "left as they were": 0}
     assert not Token.objects.filter(revoked_at=None).exists()
     entries = AuditEntry.objects.filter(action="token.revoke", reason="leaked", actor="ann")
     assert set(entries.values_list("object_id", flat=True)) == {row.pk for row in many}
     assert {entry.before["revoked_at"] for entry in entries} == {None}
     assert all(entry.after["revoked_at"] for entry in entries)
-    assert OutboxEntry.objects.filter(revision=2).count() == MANY
+    assert OutboxEntry.objects.filter(revision__in=(2, 3), kind="token").count() == MANY
 
 
 def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, client_of_store):
@@ -91,10 +102,9 @@ def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, clie
     asked = tick_all(as_ann, "delete_selected")
     response = confirm(as_ann, asked, change_reason="closed")
 
-    page = asked.content.decode()
-    assert "Delete 1,202 tokens" in page
-    assert "1,202 tokens, 1 overrides" in page
-    assert told(response) == ["Successfully deleted 1202 tokens. Published as revision 2."]
+    assert "Delete 1,202 tokens" in asked.content.decode()
+    assert "Delete 1,202 tokens of 2 projects" in response.content.decode()
+    assert running.run_all() == 2
     assert not Token.objects.exists()
     assert AuditEntry.objects.filter(action="token.delete", reason="closed").count() == MANY
     assert not client_of_store.exists(*(f"sg:{{doc}}:token:{row.digest}" for row in many))
@@ -139,10 +149,102 @@ def test_a_token_that_was_revoked_meanwhile_is_recorded_once(as_ann, told, store
 
     response = confirm(as_ann, tick_all(as_ann, "revoke_selected", query), query, change_reason="leaked")
 
-    assert told(response) == ["1 token revoked. Published as revision 1."]
+    assert told(response) == ["1 token revoked. 1 stayed as they were. Published as revision 1."]
     assert [entry.object_id for entry in AuditEntry.objects.all()] == [new.pk]
     assert Token.objects.get(pk=old.pk).revoked_at == old.revoked_at
     assert Revision.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "value", "told_there", "changed"),
+    [
+        ("policy_selected", "policy", "gold", "60 tokens changed.", {"policy__slug": "gold"}),
+        ("expiry_selected", "expires_at", "2099-12-31T10:00", "60 tokens changed.", {"expires_at__year": 2099}),
+        ("label_selected", "label", "team=red", "60 tokens changed.", {"labels__team": "red"}),
+        ("label_selected", "label", "team", "0 tokens changed. 60 stayed as they were.", {"labels": {}}),
+    ],
+)
+def test_some_tokens_are_changed_at_once(as_ann, told, few, action, field, value, told_there, changed):
+    """Each is in the audit with what it was and is, and is published once."""
+    PolicyFactory(slug="gold")
+    asked = tick_all(as_ann, action)
+    response = confirm(as_ann, asked, **{field: value, "change_reason": "new contract"})
+
+    assert told(response)[0].startswith(told_there)
+    assert Token.objects.filter(**changed).count() == 60
+    entries = AuditEntry.objects.filter(action="token.update", reason="new contract")
+    assert entries.count() == (60 if told_there.startswith("60") else 0)
+
+
+def test_what_tokens_cannot_have_is_refused_before_anything_is_done(as_ann, few):
+    """The page says at which field what is wrong."""
+    PolicyFactory(slug="chats", project=few[0].project)
+    wrong = {
+        ("policy_selected", "policy", "none"): "There is no policy &#x27;none&#x27; that all of these tokens may have.",
+        ("policy_selected", "policy", "chats"): "There is no policy &#x27;chats&#x27;",
+        ("expiry_selected", "expires_at", "2020-01-01T10:00"): "Must be in the future",
+        ("label_selected", "label", "no label"): "Must be a label such as team=red",
+    }
+    for (action, field, value), error in wrong.items():
+        asked = tick_all(as_ann, action)
+        assert error in confirm(as_ann, asked, **{field: value, "change_reason": "x"}).content.decode()
+
+    assert not AuditEntry.objects.exists()
+
+
+def test_tokens_that_cannot_be_changed_stay_as_they_are(as_ann, told, store):
+    """A revoked token gets no new end, and one with sixteen labels no other one."""
+    full = {f"label{n}": "x" for n in range(16)}
+    TokenFactory(revoked=True), TokenFactory(labels=full), TokenFactory()
+    query = "?status=all"
+
+    ends = confirm(as_ann, tick_all(as_ann, "expiry_selected", query), query, expires_at="", change_reason="x")
+    label = tick_all(as_ann, "label_selected", query)
+    labels = confirm(as_ann, label, query, label="team=red", change_reason="x")
+
+    assert told(ends)[0].startswith("0 tokens changed. 3 stayed as they were.")
+    assert told(labels)[0].startswith("2 tokens changed. 1 stayed as they were.")
+
+
+def test_the_page_names_the_search_that_found_the_tokens(as_ann, few):
+    """So that whoever confirms knows what they chose."""
+    page = tick_all(as_ann, "revoke_selected", "?q=chat&status=active").content.decode()
+
+    assert "All that were found by search “chat”, status “active”." in page
+
+
+def test_a_member_changes_no_tokens_of_others(client, few):
+    """Nor those of a project in which they only read."""
+    user = User.objects.create_user("eve", is_staff=True)
+    Membership.objects.create(user=user, project=few[0].project, role="editor")
+    Membership.objects.create(user=user, project=few[1].project, role="viewer")
+    client.force_login(user)
+
+    page = client.post(
+        TOKENS, {"action": "revoke_selected", "_selected_action": [few[0].pk, few[1].pk], "index": "0"}, follow=True
+    )
+
+    assert "You may not change tokens of search." in page.content.decode()
+    asked = client.post(TOKENS, {"action": "revoke_selected", "_selected_action": [few[0].pk], "index": "0"})
+    confirm(client, asked, change_reason="leaked")
+    assert Token.objects.exclude(revoked_at=None).count() == 1
+
+
+@pytest.mark.proof
+def test_a_killed_worker_leaves_nothing_half_done(as_ann, many, run_python):  # noqa: F811  (the fixture)
+    """Wherever it is killed, each token is revoked and recorded once."""
+    confirm(as_ann, tick_all(as_ann, "revoke_selected"), change_reason="leaked")
+    worker = run_python("from controlplane.jobs import running\nrunning.run_all()")
+    deadline = time.monotonic() + 60
+    while not Job.objects.get().done and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker.kill()
+    worker.wait()
+    running.run_all(60.0)
+
+    assert Job.objects.get().state == "done"
+    assert AuditEntry.objects.filter(action="token.revoke").count() == MANY
+    assert not Token.objects.filter(revoked_at=None).exists()
 
 
 def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
@@ -152,7 +254,9 @@ def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
 
     assert "With all that belongs to it, this deletes: 1 projects, 30 tokens, 1 overrides." in page
     assert "t58" not in page
-    response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes"}, follow=True)
+    assert "Type <code>chat</code> to delete" in page
+    sent = {"post": "yes", "object_name": "chat"}
+    response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", sent, follow=True)
     assert told(response) == ["The project “chat” was deleted successfully. Published as revision 2."]
 
 
@@ -166,3 +270,31 @@ def test_a_policy_in_use_says_how_many_use_it(as_ann, few):
     assert "60 objects still use it. Change or delete these first:" in page
     assert "and more, 60 in all" in page
     assert page.count("<li>Token: ") == 20
+
+
+@pytest.mark.parametrize("given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}])
+def test_the_deletion_of_a_project_or_policy_asks_for_its_name(as_ann, store, given):
+    """Without it, nothing is deleted, and the page says what to type."""
+    rows = ProjectFactory(slug="chat"), PolicyFactory(slug="chat")
+    for row in rows:
+        model = row._meta.model_name
+        url = f"/admin/{row._meta.app_label}/{model}/{row.pk}/delete/"
+        page = as_ann.post(url, {"post": "yes", "change_reason": "x", **given}).content.decode()
+        assert "Type chat to delete. Nothing is deleted yet." in page
+
+    assert all(type(row).objects.filter(pk=row.pk).exists() for row in rows)
+    assert not AuditEntry.objects.exists()
+
+
+def test_the_deletion_of_several_policies_asks_for_their_number(as_ann, store):
+    """And that of one from the list for its name."""
+    url, rows = "/admin/policies/policy/", [PolicyFactory(slug=slug) for slug in ("a", "b")]
+    chosen = {"action": "delete_selected", "_selected_action": [row.pk for row in rows], "post": "yes"}
+
+    page = as_ann.post(url, chosen).content.decode()
+    assert "Type 2 policies to delete. Nothing is deleted yet." in page
+    as_ann.post(url, {**chosen, "object_name": "2 policies"})
+    assert not Policy.objects.exists()
+    row = PolicyFactory(slug="c")
+    as_ann.post(url, {**chosen, "_selected_action": [row.pk], "object_name": "c"})
+    assert not Policy.objects.exists()

@@ -424,9 +424,8 @@ def test_a_deleted_policy_takes_its_limits_and_is_published(as_ann, told, store)
     limit = LimitFactory()
     publisher.publish_all()
 
-    response = as_ann.post(
-        f"{POLICIES}{limit.policy.pk}/delete/", {"post": "yes", "change_reason": "unused"}, follow=True
-    )
+    sent = {"post": "yes", "object_name": limit.policy.slug, "change_reason": "unused"}
+    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/delete/", sent, follow=True)
 
     assert told(response)[0].endswith("was deleted successfully. Published as revision 2.")
     assert not Policy.objects.exists()
@@ -447,7 +446,8 @@ def test_selected_projects_are_deleted_one_by_one(as_ann, store):
     """Each deletion is recorded: enforcers are told of every token that falls."""
     token = TokenFactory()
 
-    as_ann.post(PROJECTS, {"action": "delete_selected", "_selected_action": [token.project_id], "post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [token.project_id]}
+    as_ann.post(PROJECTS, {**chosen, "post": "yes", "object_name": token.project.slug})
 
     assert [entry.action for entry in AuditEntry.objects.all()] == ["token.delete", "project.delete"]
     assert {("token", token.digest), ("project", token.project_id)} <= set(
@@ -624,13 +624,14 @@ def test_a_sentence_is_told_by_the_rules_that_save(as_ann):
     """The form's preview and the form agree."""
     limit = {"name": "m", "algorithm": "sliding_window", "quota": "100", "window_seconds": "1m", "unit": "requests"}
     rest = {"mode": "enforce", "consistency": "strict", "on_store_failure": "local"}
-    url = reverse("admin:policies_policy_sentence")
 
-    told = as_ann.post(url, {**limit, **rest}).json()
-    refused = as_ann.post(url, {**limit, **rest, "window_seconds": "0"}).json()
+    def told(**changed):
+        fields = {f"limits-0-{name}": value for name, value in {**limit, **rest, **changed}.items()}
+        return as_ann.post(reverse("policy-advice"), {"limits-TOTAL_FORMS": 1, **fields}).json()["limits"]["limits-0"]
 
-    assert told["sentence"].startswith("100 requests per minute for each token or project")
-    assert refused == {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+    assert told()["sentence"].startswith("100 requests per minute for each token or project")
+    refused = {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+    assert told(window_seconds="0") == refused
 
 
 def test_usage_leaves_as_csv_without_formulas(as_ann):

@@ -19,6 +19,7 @@ OF_A_ROW = [
     ("projects/token", "reset_counters"),
     ("projects/project", "reset_counters"),
     ("projects/managementkey", "revoke"),
+    ("policies/policy", "copy"),
     ("policies/policy", "apply_everywhere"),
     ("policies/policy", "apply_where_attached"),
     ("publishing/revision", "roll_back"),
@@ -36,7 +37,7 @@ def test_an_action_on_a_deleted_row_says_so(as_ann, store, page, action, in_dial
         key = row.pk
         row.delete()
     headers = {"HX-Request": "true"} if in_dialog else {}
-    form = {"_form_submitted": "on", "reason": "leaked", "overlap": "0"}
+    form = {"_form_submitted": "on", "reason": "leaked", "overlap": "0", "slug": "copy", "name": "Copy"}
 
     response = as_ann.post(f"/admin/{page}/{key}/{action}/", form, headers=headers)
 

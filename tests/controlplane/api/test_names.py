@@ -83,7 +83,8 @@ def test_the_admin_refuses_hidden_characters(admin_client, rows, text):
     form = {"slug": "chat", "name": text, "active": "on", "partition_cap": "10", "change_reason": text}
 
     page = admin_client.post(f"/admin/projects/project/{project.pk}/change/", form)
-    deleted = admin_client.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes", "change_reason": text})
+    sent = {"post": "yes", "object_name": "chat", "change_reason": text}
+    deleted = admin_client.post(f"/admin/projects/project/{project.pk}/delete/", sent)
 
     assert {"name", "change_reason"} <= set(page.context["adminform"].errors)
     assert deleted.status_code == 400

@@ -8,8 +8,11 @@ from django.utils import timezone
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.publishing.changes import change
+from controlplane.usage.drain import drain
+from controlplane.usage.periods import start_of
 from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker
 from tests.controlplane.explain.conftest import ANN
+from tests.factories import UsageRowFactory
 
 __all__ = ["browser_type_launch_args", "walker"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
@@ -34,3 +37,31 @@ def test_a_denial_is_explained_in_the_browser(walker, denied):
     walker.reads("kestrel")
     assert denied.secret not in walker.page.content()
     walker.look("by-token")
+
+
+def test_who_is_near_a_limit_is_found_in_the_browser(walker, issue, limiter):
+    """From the Overview to the token, whose limits and last hours say more."""
+    token, secret = issue(
+        {"name": "per-day", "quota": 10}, {"name": "wide", "quota": 1_000}, {"name": "tried", "mode": "shadow"}
+    )
+    with limiter() as enforcer:
+        for _ in range(11):
+            enforcer.check(secret)
+    drain(timezone.now())
+    hour = start_of("hour", timezone.now())
+    ids = {"project_id": token.project_id, "token_id": token.pk, "period": "hour"}
+    for back in range(1, 20):
+        counts = {"allowed": 10 * back, "denied": back % 4, "would_deny": back % 3}
+        UsageRowFactory(at=hour - timedelta(hours=back), **ids, **counts)
+    walker.log_in("ann", PASSWORD)
+
+    walker.reads("Near a limit")
+    walker.look("overview")
+    walker.open("/admin/near-limit/")
+    walker.look("near")
+    walker.page.get_by_role("link", name="kestrel").first.click()
+    walker.reads("hard, denies")
+    walker.reads("Last 24 hours")
+    walker.look("token")
+    walker.open("/admin/projects/token/?near=yes")
+    walker.look("tokens")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,14 @@ def test_commands_that_are_named_work_from_any_folder(tmp_path: Path) -> None:
 
     help_text = subprocess.run(f"{named} help up", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "Run the whole platform" in help_text.stdout
+
+
+def test_link_of_the_first_account_opens_its_form(running: Run) -> None:
+    """The link is signed with the key that the web process got, and the form needs no other preparation."""
+    (link,) = re.findall(r"First account   (\S+)", running.said())
+
+    with urllib.request.urlopen(link, timeout=10) as response:
+        assert (response.status, b"Create the first account" in response.read()) == (200, True)
 
 
 def test_first_address_leads_to_the_admin(running: Run) -> None:

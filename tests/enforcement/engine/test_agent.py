@@ -23,9 +23,9 @@ from enforcement.engine.heartbeat import Identity
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import PublishedState, TokenEntry
-from enforcement.state.usage import UsageLog
 from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
+from enforcement.usage.usage import UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
 DEADLINE_SECONDS = 10.0
@@ -509,7 +509,7 @@ from enforcement.engine.heartbeat import Identity
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.client import connect
-from enforcement.state.usage import UsageLog
+from enforcement.usage.usage import UsageLog
 from tests.enforcement.engine.test_agent import Switch
 
 agent = Agent(lambda: connect(sys.argv[1]), Keys(), PublishedState(), UsageLog("parent"),

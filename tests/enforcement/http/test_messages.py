@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from enforcement.http.addresses import TrustedProxies
 from enforcement.http.families import tighter_families
-from enforcement.http.messages import Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.messages import (
+    Refusal,
+    RequestAttributes,
+    find_token,
+    joining,
+)
 from enforcement.http.progress import Progress
 from enforcement.model.tokens import mint
 

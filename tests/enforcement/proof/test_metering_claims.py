@@ -58,6 +58,17 @@ def test_ledgers_that_agree():
     assert killed.broken() == set()
 
 
+@pytest.mark.parametrize(
+    ("word", "broken"), [("observed", set()), ("exact", {"open, and their process was not killed"})]
+)
+def test_a_process_that_lives_may_have_lost_what_it_only_observed(word, broken):
+    """It could not prolong the reservation in time. The last word of the provider would have settled it."""
+    late = Ledgers()
+    late.open = [late.lost("r2", instance="proxy-1")]
+    late.settling.append({"is": "settling", "id": "r2", "as": word, "costs": [30, 200], "at": 7 * SECOND})
+    assert late.broken() == broken
+
+
 def unadmitted(it):
     it.invoice.append({**LINE, "id": "r3", "input": 1, "output": 1})
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from enforcement import aio
-from enforcement.http.messages import TrustedProxies
+from enforcement.http.addresses import TrustedProxies
 from enforcement.service.app import DecisionService
 from enforcement.service.settings import ServiceSettings
 from tests.enforcement.doors.conftest import bearer

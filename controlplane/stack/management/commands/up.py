@@ -2,15 +2,27 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
 
+from controlplane.adminkit.first_link import first_link
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, serve
 from enforcement.doctor.endpoint import shown
+
+
+def has_account() -> bool:
+    """Return whether anybody can sign in. The connection, which belongs to a thread that ends, is closed."""
+    try:
+        return User.objects.exists()
+    finally:
+        connection.close()
 
 
 class Command(BaseCommand):
@@ -44,6 +56,14 @@ class Command(BaseCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             signal.raise_signal(signal.SIGTERM)  # stops the services in order, as Ctrl-C does
 
+    def first_account(self) -> str:
+        """Return the one-time link for the first account, or a sentence if there is an account."""
+        with ThreadPoolExecutor(1) as pool:  # Django refuses queries in a thread with an event loop
+            has_accounts = pool.submit(has_account).result()
+        if has_accounts:
+            return f"exists, sign in at {self.stack.web_url}/admin/"
+        return f"{first_link(self.stack.web_url, self.stack.environment['SECRET_KEY'])}  (works once, for a day)"
+
     def announce(self) -> None:
         stack = self.stack
         database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
@@ -54,7 +74,7 @@ class Command(BaseCommand):
                 f"  Admin and REST  {stack.web_url}/admin/  {stack.web_url}/api/v1/\n"
                 f"  Store           {shown(stack.redis_url)}  (with its password: {manage} env)\n"
                 f"  Proxies         {'  '.join(stack.proxy_urls)}  (to {stack.upstream_url})\n"
-                f"  First admin     {manage} createsuperuser\n"
+                f"  First account   {self.first_account()}\n"
                 f"  Stop            Ctrl-C\n"
             )
         )

@@ -14,7 +14,7 @@ from enforcement.doors.proxy.fields import (
     request_head,
     response_fields,
 )
-from enforcement.http.messages import TrustedProxies
+from enforcement.http.addresses import TrustedProxies
 
 NOBODY = TrustedProxies()
 

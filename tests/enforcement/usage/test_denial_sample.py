@@ -8,7 +8,7 @@ import pytest
 from enforcement import Anonymous, Denied, Limit, Limiter
 from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
-from enforcement.state import denial_sample
+from enforcement.usage import denial_sample
 
 NOTHING = Limit(name="nothing", quota=0, window_seconds=60, partition_by=("ip",))
 PER_HOUR = Limit(name="per-hour", quota=1, window_seconds=3_600)

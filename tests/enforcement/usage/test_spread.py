@@ -8,7 +8,7 @@ import pytest
 
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import TokenEntry
-from enforcement.state.usage import TokenUsage, UsageBatch, UsageLog
+from enforcement.usage.usage import TokenUsage, UsageBatch, UsageLog
 from tests.enforcement.published import token
 
 MINUTE = 29_000_000

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from enforcement.model.documents import dumps, parse_token
-from enforcement.state import usage
 from enforcement.state.published import TokenEntry
-from enforcement.state.usage import TokenUsage, UsageLog
+from enforcement.usage import usage
+from enforcement.usage.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
 REQUESTS = ("pol_1", "per-minute", "requests")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
-from enforcement.state.denial_sample import DenialSample
-from enforcement.state.spread import SpreadLog
+from enforcement.usage.denial_sample import DenialSample
+from enforcement.usage.spread import SpreadLog
 
 if TYPE_CHECKING:
     from enforcement.metering.tally import MeteredTally
@@ -56,7 +56,7 @@ class UsageBatch:
             that a shadow limit would have denied.
         metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
         spread: A JSON list that says when the requests of rows without a limit came, as
-            :meth:`~enforcement.state.spread.SpreadLog.take` returns it. Empty: nothing is known.
+            :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
     """
 
     id: str

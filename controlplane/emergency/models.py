@@ -1,0 +1,160 @@
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE, unprintable
+from controlplane.projects.models import Project, Token, isoformat
+from enforcement.control.emergency import MAX_GLASS_SECONDS
+from enforcement.model.matching import is_attribute_name, may_exist
+from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
+
+MAX_GLASS = timedelta(seconds=MAX_GLASS_SECONDS)
+
+
+class Suspension(models.Model):
+    """
+    A token, a project, or a value of an attribute, that every proxy refuses for now.
+
+    Attributes:
+        within: Of a value, the project in which it is suspended. None: in all projects.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "sus"), editable=False)
+    token = models.OneToOneField(Token, models.CASCADE, null=True, editable=False, related_name="suspension")
+    project = models.OneToOneField(Project, models.CASCADE, null=True, editable=False, related_name="suspension")
+    within = models.ForeignKey(
+        Project,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="suspended_values",
+        verbose_name="project",
+        help_text="If empty, the value is refused in all projects.",
+    )
+    name = models.CharField(
+        "attribute",
+        max_length=MAX_ATTRIBUTE_NAME_LENGTH,
+        blank=True,
+        help_text="The attribute as proxies name it, such as session, ip, header.x-id or label.team.",
+    )
+    value = models.CharField(max_length=MAX_ATTRIBUTE_LENGTH, blank=True)
+    reason = models.CharField(max_length=500, validators=[PRINTABLE])
+    by = models.CharField(max_length=200, editable=False)
+    at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["within", "name", "value"],
+                condition=Q(token=None, project=None),
+                name="emergency_value_once",
+                violation_error_message="This value is suspended already.",
+            ),
+            # In SQL, no null equals another one.
+            models.UniqueConstraint(
+                fields=["name", "value"],
+                condition=Q(token=None, project=None, within=None),
+                name="emergency_value_once_everywhere",
+                violation_error_message="This value is suspended already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        if self.token_id:
+            return str(self.token)
+        return str(self.project) if self.project_id else f"{self.name} = {self.value}"
+
+    def clean(self) -> None:
+        """Raise ValidationError for an attribute that no request can have."""
+        if self.token_id or self.project_id:
+            return
+        if not (is_attribute_name(self.name) and may_exist(self.name)):
+            message = f"Must be the name of an attribute, such as session or header.x-session, got {self.name!r}."
+            raise ValidationError({"name": ValidationError(message, code="rule")})
+        if found := unprintable(self.value):
+            message = f"Must have printable characters only, but contains {found}."
+            raise ValidationError({"value": ValidationError(message, code="unprintable")})
+        if not self.value:
+            raise ValidationError({"value": "Must not be empty."})
+
+    @property
+    def owner_id(self) -> str | None:
+        """The id of the project that is concerned, or None if all of them are."""
+        return self.token.project_id if self.token else self.project_id or self.within_id
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
+        subject = {"token": self.token_id, "project": self.project_id}
+        value = {"within": self.within_id, "name": self.name, "value": self.value}
+        return {"id": self.pk, **{name: it for name, it in {**subject, **value}.items() if it}, "reason": self.reason}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield the outbox entries that a change of this row needs."""
+        if self.token:
+            yield from self.token.touches()
+            return
+        if self.project:
+            yield from self.project.touches()
+        yield "emergency", ""
+
+    def dependents(self) -> Iterator[models.Model]:
+        yield from ()
+
+
+def is_suspended(subject: Token | Project) -> bool:
+    """Return whether every proxy refuses a token or project for now. It does not look at the project of a token."""
+    return getattr(subject, "suspension", None) is not None
+
+
+class BreakGlass(models.Model):
+    """
+    A time in which every limit is a shadow, in the whole fleet.
+
+    Enforcers end it at ``ends_at`` by themselves. ``ended_at`` says when the control plane has taken back the document.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "glass"), editable=False)
+    began_at = models.DateTimeField(default=timezone.now)
+    ends_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=500, validators=[PRINTABLE])
+    by = models.CharField(max_length=200)
+    ended_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["-began_at"]
+        verbose_name_plural = "break glass"
+
+    def __str__(self) -> str:
+        return f"break glass until {self.ends_at:%Y-%m-%d %H:%M} UTC"
+
+    def clean(self) -> None:
+        """Raise ValidationError for an end that is over, or too late for something that must end by itself."""
+        if not self.began_at < self.ends_at <= self.began_at + MAX_GLASS:
+            rule = f"Must be in the future, and at most {MAX_GLASS_SECONDS // 3600} hours from now"
+            message = f"{rule}, got {self.ends_at.isoformat()}."
+            raise ValidationError({"ends_at": ValidationError(message, code="range")})
+
+    @classmethod
+    def present(cls) -> "BreakGlass | None":
+        """Return the row that is published, or None. Its end may be over for some seconds."""
+        return cls.objects.filter(ended_at=None).first()
+
+    def is_broken(self, now: datetime) -> bool:
+        """Return whether every limit is a shadow now."""
+        return self.ended_at is None and now < self.ends_at
+
+    def as_record(self) -> dict[str, Any]:
+        ends = {"ends_at": isoformat(self.ends_at), "ended_at": isoformat(self.ended_at)}
+        return {"id": self.pk, "began_at": isoformat(self.began_at), **ends}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        yield "emergency", ""

@@ -1,0 +1,97 @@
+"""What the first steps create: an account, a project, policies of a template, and a token."""
+
+from datetime import timedelta
+
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from controlplane.access.people import Recorded
+from controlplane.adminkit.first_steps import first_project
+from controlplane.core.turns import take_turn
+from controlplane.firstrun.catalogue import Template
+from controlplane.policies.actions import replace_limits
+from controlplane.policies.models import Policy
+from controlplane.projects.actions import issue_token
+from controlplane.projects.models import Project, Token
+from controlplane.publishing.changes import Actor, Change, change
+
+FIRST_PROJECT = "first"
+FIRST_TOKEN = "first-token"
+# As in the form of a token.
+EXPIRY = timedelta(days=90)
+
+
+class TooLate(Exception):
+    """Another request has done this step."""
+
+
+def create_first_account(name: str, password: str, request_id: str) -> User:
+    """
+    Save and return a superuser, together with a first project.
+
+    Raises:
+        TooLate: There is an account already.
+    """
+    with change(actor=Actor(name, "admin", request_id), reason="first account") as tx:
+        # Two people may open the same link.
+        take_turn("first account")
+        if User.objects.exists():
+            raise TooLate
+        user = User.objects.create_superuser(name, password=password)
+        tx.created(Recorded(user))
+        create_first_project(tx)
+    return user
+
+
+def create_first_project(tx: Change) -> Project:
+    """Return the oldest project, which is created if there is none."""
+    project = first_project()
+    if project is None:
+        project = Project(slug=FIRST_PROJECT, name="First project")
+        project.full_clean()
+        project.save()
+        tx.created(project)
+    return project
+
+
+def use_template(tx: Change, template: Template, project: Project) -> list[Policy]:
+    """
+    Save and return the policies of the template. Tokens of *project* that are created without a policy get the first.
+
+    Raises:
+        ValidationError: A policy with one of the slugs exists.
+    """
+    taken = Policy.objects.filter(slug__in=[it.slug for it in template.policies]).values_list("slug", flat=True)
+    if taken:
+        raise ValidationError(f"A policy {', '.join(sorted(taken))} exists already. Use it, or choose another one.")
+    policies = []
+    for it in template.policies:
+        policy = Policy(slug=it.slug, name=it.name, description=it.description)
+        policy.full_clean()
+        policy.save()
+        replace_limits(tx, policy, it.limits)
+        tx.created(policy)
+        policies.append(policy)
+    before = project.as_record()
+    project.token_policy = policies[0]
+    if template.anonymous:
+        project.anonymous_policy = policies[0]
+    project.full_clean()
+    project.save()
+    tx.updated(project, before)
+    return policies
+
+
+def create_first_token(tx: Change, project: Project) -> tuple[Token, str]:
+    """
+    Save a token of *project* with the policy of its new tokens, and return it with its secret.
+
+    Raises:
+        TooLate: There is a live token already.
+    """
+    take_turn("first token")
+    now = timezone.now()
+    if Token.objects.live(now).exists():
+        raise TooLate
+    return issue_token(tx, project=project, name=FIRST_TOKEN, expires_at=(now + EXPIRY).replace(microsecond=0))

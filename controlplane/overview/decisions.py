@@ -1,0 +1,168 @@
+"""The decisions in a range of time, as totals, as a series, and as a chart with a table."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Model, Q, QuerySet, Sum
+from django.utils import timezone
+
+from controlplane.adminkit.site import link_to, list_url
+from controlplane.fleet import outages
+from controlplane.overview.spans import INPUT_FORMAT, Span
+from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage.models import DailyReport, UsageRow
+
+COUNTS = ("allowed", "denied", "would_deny")
+TOP = 5
+HEIGHT = 176
+TICKS = 6
+# Lists of usage sorted by one of their columns, the highest first.
+ALLOWED, DENIED, WOULD_DENY = "of=decisions&o=-6", "of=decisions&o=-7", "of=limits&o=-8"
+
+
+def rows_of(projects: QuerySet[Project] | None, span: Span, start: datetime, end: datetime) -> QuerySet[UsageRow]:
+    """
+    Return the rows of usage from *start* to before *end*.
+
+    Args:
+        projects: Those that the user may see. None stands for all of them, also for deleted ones.
+    """
+    rows = UsageRow.objects.filter(period=span.period, at__gte=start, at__lt=end)
+    return rows if projects is None else rows.filter(project_id__in=projects.values("pk"))
+
+
+def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
+    """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
+    whole = rows.filter(policy_id="", limit_name="")
+    sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
+    nothing = dict.fromkeys(COUNTS, 0)
+    return [_point({**nothing, **sums.get(at, {})}, at, span) for at in span.starts(now)]
+
+
+def _point(counts: dict[str, Any], at: datetime, span: Span) -> dict[str, Any]:
+    start, end = (timezone.localtime(t).strftime(INPUT_FORMAT) for t in (at, at + span.step))
+    query = f"?of=decisions&period={span.period}&at_from={start}&at_to={end}"
+    return {**counts, "at": at, "label": span.label_of(at), "url": list_url(UsageRow, query)}
+
+
+def totals_of(series: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the sum of each count."""
+    return {name: sum(point[name] for point in series) for name in COUNTS}
+
+
+def share_denied(allowed: int, denied: int) -> str:
+    """Return the denied part of all decisions, such as "2.1 %", or "no data" without any."""
+    return f"{100 * denied / (allowed + denied):.1f} %" if allowed + denied else "no data"
+
+
+def compared(totals: dict[str, int], projects: QuerySet[Project] | None, span: Span, now: datetime) -> str:
+    """Return a sentence that compares the share of denials with that of the range before."""
+    start = span.starts(now)[0]
+    earlier = rows_of(projects, span, start - span.step * span.steps, start).filter(policy_id="", limit_name="")
+    before = earlier.aggregate(allowed=Sum("allowed", default=0), denied=Sum("denied", default=0))
+    present = share_denied(totals["allowed"], totals["denied"])
+    return f"{present}, {span.before} {share_denied(before['allowed'], before['denied'])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The decisions without the store since the start of an hour or a day."""
+
+    decisions: int
+    since: datetime
+
+
+def without_store(span: Span, now: datetime) -> Alone:
+    """Return how many decisions the whole fleet made without the store in about this range."""
+    start = span.starts(now)[0]
+    if span.period != "day":
+        since = start.replace(minute=0)
+        return Alone(outages.since_hour(since), since)
+    today = outages.of_day(now.date()).decisions
+    reports = DailyReport.objects.filter(day__gte=start.date(), day__lt=now.date()).values_list("summary", flat=True)
+    return Alone(today + sum(it.get("without_store", {}).get("decisions", 0) for it in reports), start)
+
+
+def shadow_limits(projects: QuerySet[Project] | None) -> int:
+    """Return how many limits are in shadow, among those that the user may see."""
+    limits = Limit.objects.filter(mode="shadow")
+    if projects is not None:
+        limits = limits.filter(Q(policy__project__in=projects) | Q(policy__project=None))
+    return limits.count()
+
+
+def most_denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    """Return the tokens with most denials, each as a dictionary with a link and the counts."""
+    whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
+    top = _most_denied(whole.values("token_id"))
+    known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
+    return [row | {"link": _link(known, row["token_id"]), "query": f"token_id={row['token_id']}"} for row in top]
+
+
+def most_denying_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    """Return the limits with most denials, each as a dictionary with a link to its policy and the counts."""
+    top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
+    known = Policy.objects.in_bulk([row["policy_id"] for row in top])
+    return [row | {"link": _link(known, row["policy_id"])} for row in top]
+
+
+def _most_denied(rows: Any) -> list[dict[str, Any]]:
+    sums = rows.annotate(denied=Sum("denied"), allowed=Sum("allowed")).filter(denied__gt=0)
+    top = list(sums.order_by("-denied")[:TOP])
+    most = max((row["denied"] for row in top), default=1)
+    return [row | {"share": round(100 * row["denied"] / most)} for row in top]
+
+
+def _link(known: dict[str, Model], key: str) -> str:
+    """Return a link to the row with this id, or the id if the row is deleted."""
+    return link_to(known[key]) if key in known else key
+
+
+def chart(series: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return bars, grid lines and labels of a stacked chart, with x in per cent and y in pixels from the top."""
+    top = _rounded_up(max((point["allowed"] + point["denied"] for point in series), default=0))
+    width = 100 / len(series)
+    every = max(1, -(-len(series) // TICKS))
+    return {
+        "height": HEIGHT,
+        "bars": [_bar(point, index * width, width, top) for index, point in enumerate(series)],
+        "grid": [{"y": round(HEIGHT * (1 - k / 4), 1), "value": top * k // 4} for k in range(5)],
+        "ticks": [
+            {"x": round((i + 0.5) * width, 2), "label": series[i]["label"]} for i in range(0, len(series), every)
+        ],
+    }
+
+
+def _bar(point: dict[str, Any], left: float, width: float, top: int) -> dict[str, Any]:
+    # A request that a shadow limit would have denied was allowed, so the first two parts of a bar are its allowed ones.
+    parts = []
+    floor = float(HEIGHT)
+    for kind, count in (
+        ("a", point["allowed"] - point["would_deny"]),
+        ("w", point["would_deny"]),
+        ("d", point["denied"]),
+    ):
+        height = HEIGHT * max(count, 0) / top
+        floor -= height
+        if count > 0:
+            parts.append({"kind": kind, "y": round(floor, 1), "height": round(max(height, 0.5), 1)})
+    gap = width * 0.16
+    return {"x": round(left + gap, 2), "width": round(width - 2 * gap, 2), "parts": parts, **point}
+
+
+def _rounded_up(value: int) -> int:
+    """Return the least number of at least *value* that four equal parts divide into round numbers."""
+    scale = 1
+    while True:
+        for step in (4, 8, 20):
+            if step * scale >= value:
+                return step * scale
+        scale *= 10
+
+
+def described(totals: dict[str, int], span: Span) -> str:
+    """Return the sums in words, for people who do not see the chart."""
+    would_deny = f"of which {totals['would_deny']:,} would be denied by shadow limits, " if totals["would_deny"] else ""
+    return f"{totals['allowed']:,} allowed, {would_deny}{totals['denied']:,} denied, {span.title.lower()}"

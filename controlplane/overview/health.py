@@ -1,0 +1,191 @@
+"""The health of the installation, as facts. Those that need a hand come to the top of the Overview."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Min
+from django.utils.html import format_html, format_html_join
+
+from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
+from controlplane.core import store
+from controlplane.fleet.admin import state_of
+from controlplane.fleet.heartbeats import Fleet, lost_instances
+from controlplane.fleet.models import DEGRADED, OK, Instance
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project
+from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry
+from controlplane.usage import checkpoints
+from enforcement.control.instances import PROBLEMS
+from enforcement.store.client import STORE_ERRORS
+
+TOP = 5
+INSTANCES_SHOWN = 12
+# Instances that were lost longer ago are in the table of the fleet only.
+LOST_LATELY = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """
+    One fact, its state in words, and what it means.
+
+    ``kind`` is "good", "warn" or "bad". Those that are bad need a hand.
+    """
+
+    name: str
+    text: str
+    kind: str
+    detail: str
+    url: str = ""
+
+    @property
+    def state(self) -> str:
+        return badge(self.text, self.kind)
+
+
+def facts(fleet: Fleet, lost: list[Instance], now: datetime) -> list[Fact]:
+    """Return every fact on the health of the installation."""
+    found = [store_health(), outbox_health(now), *quota_health(now)]
+    found += [*fleet_health(fleet), *lost_health(lost, fleet, now)]
+    return [*found, *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
+
+
+def lost_now(now: datetime) -> list[Instance]:
+    """Return the instances that were lost within a day, or none if the store cannot say."""
+    try:
+        return lost_instances(now)
+    except STORE_ERRORS:
+        return []  # the fact on the store says so
+
+
+def store_health() -> Fact:
+    """Ask the store, and return a fact on whether it responds and has the last revision."""
+    began = time.perf_counter()
+    try:
+        state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except STORE_ERRORS as exc:
+        detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
+        return Fact("Store", "not reachable", "bad", f"{detail} Until then, proxies decide by each limit's rule.")
+    detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
+    last = publisher.last_state()
+    if state.name != last:
+        return Fact("Store", f"at {state.name}", "warn", f"SQL is at {last}; {detail}")
+    return Fact("Store", "reachable", "good", f"{last}, {detail}")
+
+
+def outbox_health(now: datetime) -> Fact:
+    """Return a fact on how many changes are not published yet, if any, and how old the oldest is."""
+    pending = OutboxEntry.objects.filter(revision=None)
+    count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
+    url = list_url(OutboxEntry)
+    if not count:
+        return Fact("Publishing", "nothing pending", "good", "Every change is in the store.", url)
+    detail = format_html("The oldest was saved {}.", instant(oldest, now))
+    return Fact("Publishing", f"{count} pending", "warn", detail, url)
+
+
+def quota_health(now: datetime) -> Iterable[Fact]:
+    """
+    Yield a fact with the age of the last checkpoint, or nothing without durable counters. A store that loses its data
+    admits the requests since then once more.
+    """
+    if not checkpoints.needed():
+        return
+    run = checkpoints.last_run()
+    if run is None:
+        yield Fact("Quotas", "not saved yet", "warn", "No worker has saved the counters of long windows.")
+        return
+    late = now - run.at > checkpoints.LATE
+    detail = format_html("{} counters of a day or longer, saved {}", f"{run.counters:,}", instant(run.at, now))
+    yield Fact("Quotas", "late" if late else "saved", "bad" if late else "good", detail)
+
+
+def fleet_health(fleet: Fleet) -> Iterable[Fact]:
+    """Yield facts on how many instances run the last revision, and how many are degraded."""
+    url, last = list_url(Instance), publisher.last_revision()
+    if fleet.unknown:
+        ran = f"{len(fleet)} ran when it was last reached. " if fleet else ""
+        detail = f"{ran}Heartbeats come through the store, so nobody knows which instances run."
+        yield Fact("Fleet", "unknown", "warn", detail, url)
+        return
+    if not fleet:
+        yield Fact("Fleet", "no live instance", "warn", "No process with the library sends a heartbeat.", url)
+        return
+    current = sum(instance.revision >= last for instance in fleet)
+    degraded = sum(instance.state == DEGRADED for instance in fleet)
+    all_current = "good" if current == len(fleet) else "warn"
+    yield Fact("Fleet", f"{current} of {len(fleet)} current", all_current, f"run revision {last}", url)
+    problems = sorted({name for instance in fleet for name in instance.problems})
+    detail = "These instances decide without the store." if degraded else "Every instance reaches the store."
+    if problems:
+        detail = f"{'; '.join(PROBLEMS[name] for name in problems)}.".capitalize()
+    kind = "bad" if degraded else "warn" if problems else "good"
+    yield Fact("Degraded", f"{degraded} degraded" if degraded else "none", kind, detail, url)
+
+
+def lost_health(lost: list[Instance], fleet: Fleet, now: datetime) -> Iterator[Fact]:
+    """Yield a fact on the instances that were lost within the last hour, if there are any."""
+    lately = [instance for instance in lost if instance.seen_at > now - LOST_LATELY]
+    if not lately:
+        return
+    names = format_html_join(", ", "{}", ((link_to(it),) for it in lately[:TOP]))
+    more = f" and {len(lately) - TOP} more" if len(lately) > TOP else ""
+    last = instant(max(instance.seen_at for instance in lately), now)
+    still = len(fleet)
+    reports = f"{still} still report{'s' if still == 1 else ''}."
+    detail = format_html("{}{}, last seen {}. {}", names, more, last, reports)
+    yield Fact("Lost", f"{len(lately)} lost in the last hour", "bad", detail, list_url(Instance))
+
+
+def meter_health(fleet: list[Instance]) -> Iterable[Fact]:
+    """Yield one fact on the limits that count nothing, because instances charge no cost in their unit, if any."""
+    names = sorted({name for instance in fleet for name in instance.unmetered})
+    if names:
+        detail = f"{_some(names)}: requests give no cost in their unit, so they admit everything."
+        yield Fact("Limits", f"{len(names)} unmetered", "warn", detail, list_url(Instance))
+
+
+def support_health(fleet: list[Instance]) -> Iterable[Fact]:
+    """Yield one fact on the limits for which instances refuse requests, because they cannot enforce them, if any."""
+    names = sorted({row["limit"] for instance in fleet for row in instance.unsupported})
+    if names:
+        detail = f"{_some(names)}: some instances cannot enforce them, so they refuse requests."
+        yield Fact("Limits", f"{len(names)} unsupported", "warn", detail, list_url(Instance))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
+
+
+def cap_health(fleet: list[Instance]) -> Iterable[Fact]:
+    """Yield a fact for each project in which a limit recently had more values than the project's cap allows."""
+    full = sorted({limited for instance in fleet for limited in instance.overflowing})
+    projects = Project.objects.in_bulk({project for project, _, _ in full})
+    slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
+    for project, limits in groupby(full, key=itemgetter(0)):
+        if project in projects:
+            names = ", ".join(f"{slugs.get(policy, policy)}/{name}" for _, policy, name in limits)
+            detail = f"{names}: more values than the cap allows, so the other values share one counter."
+            yield Fact("Values", f"{projects[project]} is full", "warn", detail, change_url(projects[project]))
+
+
+def fleet_rows(fleet: Fleet, lost: list[Instance], now: datetime) -> list[dict[str, Any]]:
+    """Return the first rows of the table of instances as dictionaries, the lost ones and those with a problem first."""
+    # A large fleet does not fit here.
+    worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
+    gone = [_fleet_row(row, format_html("{} {}", badge("lost", "bad"), instant(row.seen_at, now))) for row in lost]
+    here = [_fleet_row(row, state_of(row, None if fleet.unknown else True)) for row in worst]
+    return [*gone, *here][:INSTANCES_SHOWN]
+
+
+def _fleet_row(row: Instance, state: str) -> dict[str, Any]:
+    alone = row.decisions.get("fallback", 0)
+    fields = {"host": row.host, "revision": row.revision, "version": row.version}
+    return {"link": link_to(row), "state": state, "alone": alone if row.state == DEGRADED else 0, **fields}

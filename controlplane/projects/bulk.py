@@ -1,0 +1,126 @@
+"""Changes of many tokens at once: at once for some hundred, and as a job for more."""
+
+from collections.abc import Callable
+from datetime import datetime
+from itertools import batched
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+
+from controlplane.jobs.actions import author_of
+from controlplane.jobs.kinds import kind
+from controlplane.jobs.models import Job
+from controlplane.policies.models import Policy
+from controlplane.projects.actions import delete_tokens, locked_tokens, revoke_tokens
+from controlplane.projects.models import Token, check_is_future
+from controlplane.publishing.changes import AT_ONCE, Change, change
+
+JOB = "tokens"
+# More tokens than this are changed by a job.
+MOST_IN_A_REQUEST = 500
+
+Deed = Callable[[Change, QuerySet[Token], dict[str, Any]], int]
+
+
+def revoke(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+    """Revoke the tokens that are not revoked yet, and return their number."""
+    return revoke_tokens(tx, tokens)
+
+
+def delete(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+    """Delete the tokens, and return their number."""
+    return delete_tokens(tx, tokens)
+
+
+def set_policy(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+    """
+    Give the tokens the policy with this id as ``policy``, or none for None, and return how many had another one.
+
+    Raises:
+        ValidationError: The policy is deleted by now.
+    """
+    policy = Policy.objects.filter(pk=arguments["policy"]).first() if arguments["policy"] else None
+    if arguments["policy"] and policy is None:
+        raise ValidationError({"policy": "The policy does not exist any more."})
+
+    def edit(token: Token) -> bool:
+        token.policy = policy
+        return policy is None or policy.project_id in (None, token.project_id)
+
+    return _change(tx, tokens, edit, "policy")
+
+
+def set_expiry(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+    """
+    Give the active tokens this end as ``expires_at``, or none for None, and return how many had another one.
+
+    Raises:
+        ValidationError: The end is over by now.
+    """
+    end = datetime.fromisoformat(arguments["expires_at"]) if arguments["expires_at"] else None
+    check_is_future("expires_at", end)
+
+    def edit(token: Token) -> bool:
+        live = token.is_live
+        token.expires_at = end
+        return live
+
+    return _change(tx, tokens, edit, "expires_at")
+
+
+def set_label(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+    """
+    Give the tokens the label ``name`` with this ``value``, or take it away for None, and return how many changed.
+
+    A token that has as many labels as it may have stays as it is.
+    """
+    name, value = arguments["name"], arguments["value"]
+
+    def edit(token: Token) -> bool:
+        others = {label: it for label, it in token.labels.items() if label != name}
+        token.labels = others if value is None else {**others, name: value}
+        try:
+            token.check_labels()
+        except ValidationError:
+            return False
+        return True
+
+    return _change(tx, tokens, edit, "labels")
+
+
+DEEDS: dict[str, Deed] = {
+    "revoke": revoke,
+    "delete": delete,
+    "policy": set_policy,
+    "expiry": set_expiry,
+    "label": set_label,
+}
+
+
+def _change(tx: Change, tokens: QuerySet[Token], edit: Callable[[Token], bool], field: str) -> int:
+    """Edit and record the tokens with few statements, without those for which *edit* returns False."""
+    count = 0
+    for some in batched(locked_tokens(tokens), AT_ONCE):
+        before = [token.as_record() for token in some]
+        edited = [(token, was) for token, was in zip(some, before, strict=True) if edit(token)]
+        changed = [(token, was, token.as_record()) for token, was in edited if token.as_record() != was]
+        Token.objects.bulk_update([token for token, *_ in changed], [field], batch_size=AT_ONCE)
+        if changed:
+            tx.record_many("token.update", changed)
+        count += len(changed)
+    return count
+
+
+@kind(JOB)
+def change_part(job: Job) -> bool:
+    """Change one part of the tokens that were confirmed, and return whether it was the last one."""
+    number = job.position.get("part", 0)
+    ids = job.part(number)
+    with change(actor=author_of(job), reason=job.reason) as tx:
+        changed = DEEDS[job.arguments["deed"]](tx, Token.objects.filter(pk__in=ids), job.arguments)
+    job.done += len(ids)
+    job.position = {"part": number + 1}
+    changed += job.result.get("changed", 0)
+    job.result = {"changed": changed, "left as they were": job.done - changed}
+    return not job.part(number + 1)

@@ -1,0 +1,224 @@
+"""
+The actions on many tokens in their list.
+
+An action asks with the number of the tokens, the first of them and the search that found them. It changes some hundred
+at once. For more, it starts a job, and leads to its page.
+"""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from controlplane.access.scope import EDITOR, projects_of
+from controlplane.adminkit.filters import label_of
+from controlplane.adminkit.forms import InstantInput
+from controlplane.adminkit.selection import selection
+from controlplane.adminkit.site import actor_of, change_url
+from controlplane.core.text import PRINTABLE, unprintable
+from controlplane.jobs import running
+from controlplane.policies.models import Policy
+from controlplane.projects import bulk
+from controlplane.projects.models import Project, Token, check_is_future, isoformat
+
+
+class BulkForm(forms.Form):
+    """The reason of a change of many tokens, and in other forms what they get."""
+
+    change_reason = forms.CharField(
+        max_length=500, label="Reason", validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget
+    )
+
+    def __init__(self, *args: Any, projects: list[Project], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.projects = projects
+        self.order_fields([name for name in self.fields if name != "change_reason"])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the job needs, from a valid form."""
+        return {}
+
+
+class PolicyForm(BulkForm):
+    policy = forms.CharField(
+        required=False,
+        max_length=63,
+        label="Slug of the policy",
+        widget=UnfoldAdminTextInputWidget,
+        help_text="If empty, the tokens have no policy of their own any more.",
+    )
+
+    def clean_policy(self) -> str | None:
+        """Return the id of the policy, or None for none."""
+        slug = self.cleaned_data["policy"].strip()
+        if not slug:
+            return None
+        owner = self.projects[0] if len(self.projects) == 1 else None
+        found = Policy.objects.filter(Q(project=None) | Q(project=owner), slug=slug).first()
+        if found is None:
+            raise ValidationError(f"There is no policy {slug!r} that all of these tokens may have.")
+        return found.pk
+
+    def arguments(self) -> dict[str, Any]:
+        return {"policy": self.cleaned_data["policy"]}
+
+
+class ExpiryForm(BulkForm):
+    expires_at = forms.DateTimeField(
+        required=False, label="End", widget=InstantInput, help_text="In UTC. If empty, the tokens never end."
+    )
+
+    def clean_expires_at(self) -> Any:
+        end = self.cleaned_data["expires_at"]
+        try:
+            check_is_future("expires_at", end)
+        except ValidationError as exc:
+            raise ValidationError(exc.messages) from exc
+        return end
+
+    def arguments(self) -> dict[str, Any]:
+        return {"expires_at": isoformat(self.cleaned_data["expires_at"])}
+
+
+class LabelForm(BulkForm):
+    label = forms.CharField(
+        max_length=200,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Such as team=red. With the name alone, such as team, the tokens lose the label.",
+    )
+
+    def clean_label(self) -> tuple[str, str | None]:
+        text = self.cleaned_data["label"]
+        try:
+            name, value = label_of(text)
+        except ValueError as exc:
+            raise ValidationError(f"Must be a label such as team=red: {exc}.") from exc
+        if found := unprintable(value or ""):
+            raise ValidationError(f"The value must have printable characters only, but contains {found}.")
+        return name, value
+
+    def arguments(self) -> dict[str, Any]:
+        name, value = self.cleaned_data["label"]
+        return {"name": name, "value": value}
+
+
+class BulkActions:
+    """A mixin for the list of tokens, with the actions in ACTIONS."""
+
+    ACTIONS = ("revoke_selected", "policy_selected", "expiry_selected", "label_selected", "delete_selected")
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Every proxy refuses these tokens at once. This cannot be undone."
+        return self._bulk(request, tokens, "revoke", BulkForm, "Revoke", effect)
+
+    @admin.action(description="Set the policy of the selected tokens", permissions=["change"])
+    def policy_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "The limits of the policy replace those of the present policies. Usage of the same limits goes on."
+        return self._bulk(request, tokens, "policy", PolicyForm, "Set the policy of", effect)
+
+    @admin.action(description="Set the end of the selected tokens", permissions=["change"])
+    def expiry_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Tokens that are revoked or expired stay as they are."
+        return self._bulk(request, tokens, "expiry", ExpiryForm, "Set the end of", effect)
+
+    @admin.action(description="Label the selected tokens", permissions=["change"])
+    def label_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Other labels stay. Tokens that have as many labels as they may have stay as they are."
+        return self._bulk(request, tokens, "label", LabelForm, "Label", effect)
+
+    @admin.action(description="Delete the selected tokens", permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        """Replace the action of Django, which reads every row that goes with the tokens."""
+        effect = "Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone."
+        return self._bulk(request, tokens, "delete", BulkForm, "Delete", effect)
+
+    def _bulk(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        deed: str,
+        form_class: type[BulkForm],
+        verb: str,
+        effect: str,
+    ) -> HttpResponse | None:
+        """Ask for what the deed needs, or do it, or start a job that does it."""
+        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
+        own = set(projects_of(request.user, EDITOR).filter(pk__in=[one.pk for one in projects]))
+        if foreign := [project.slug for project in projects if project not in own]:
+            text = f"You may not change tokens of {', '.join(foreign[:5])}. Filter the list by a project first."
+            messages.error(request, text)
+            return None
+        asked = "change_reason" in request.POST
+        form = form_class(request.POST if asked else None, projects=projects)
+        count = tokens.count()
+        noun = f"{count:,} token{'' if count == 1 else 's'}"
+        if not (asked and form.is_valid()):
+            title = f"{verb} {noun}"
+            return self._ask(request, tokens, deed, form, title, effect, projects)
+        request.change.reason = form.cleaned_data["change_reason"]
+        if count > bulk.MOST_IN_A_REQUEST:
+            return self._start(request, tokens, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
+        changed = bulk.DEEDS[deed](request.change, tokens, form.arguments())
+        self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
+        return None
+
+    def _ask(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        deed: str,
+        form: BulkForm,
+        title: str,
+        effect: str,
+        projects: list[Project],
+    ) -> HttpResponse:
+        if len(projects) > 1:
+            effect += f" They belong to {len(projects)} projects."
+        chosen = selection(request, tokens)
+        context = {"deed": deed, "form": form, "projects": projects[:20], "searched": _searched(request)}
+        action = request.POST["action"]
+        is_job = chosen["count"] > bulk.MOST_IN_A_REQUEST
+        more = {"effect": effect, "action": action, "selection": chosen, "is_job": is_job}
+        return self.page(request, "bulk.html", title=title, **context, **more)
+
+    def _start(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        arguments: dict[str, Any],
+        title: str,
+        projects: list[Project],
+    ) -> HttpResponse:
+        """Start the job, and lead to the page that shows its progress."""
+        actor = actor_of(request)
+        job = running.start(
+            bulk.JOB,
+            title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
+            ids=tokens.order_by("pk").values_list("pk", flat=True),
+            projects=projects,
+            user=request.user,
+            created_by=actor.name,
+            channel=actor.channel,
+            request_id=actor.request_id,
+            reason=request.change.reason,
+            arguments=arguments,
+        )
+        return HttpResponseRedirect(change_url(job))
+
+
+def _outcome(deed: str, changed: int, count: int) -> str:
+    verb = {"revoke": "revoked", "delete": "deleted"}.get(deed, "changed")
+    left = f" {count - changed:,} stayed as they were." if changed < count else ""
+    return f"{changed:,} token{'' if changed == 1 else 's'} {verb}.{left}"
+
+
+def _searched(request: HttpRequest) -> list[tuple[str, str]]:
+    """Return the search and the filters of the list that the tokens were chosen from, as names and values."""
+    names = {"q": "search", "project__id__exact": "project", "policy__id__exact": "policy"}
+    hidden = {"o", "p", "all"}
+    return [(names.get(name, name), value) for name, value in request.GET.items() if value and name not in hidden]

@@ -1,0 +1,181 @@
+"""What the form of a policy is told while somebody types."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Token
+from controlplane.usage.models import UsageRow
+from tests.factories import (
+    DeniedRequestFactory,
+    LimitFactory,
+    MembershipFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UsageRowFactory,
+    UserFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+URL = "/admin/policies/policy/advice/"
+USUAL = {
+    "algorithm": "sliding_window",
+    "unit": "requests",
+    "window_seconds": "1 minute",
+    "mode": "enforce",
+    "consistency": "strict",
+    "on_store_failure": "local",
+}
+
+
+def typed(*rows: dict, **rest) -> dict:
+    """The fields of a form with these limits."""
+    fields = {f"limits-{i}-{name}": value for i, row in enumerate(rows) for name, value in {**USUAL, **row}.items()}
+    return {"limits-TOTAL_FORMS": len(rows), **fields, **rest}
+
+
+@pytest.fixture
+def ask(admin_client):
+    """``ask(row, ..., policy=pk)``: what an operator's form is told."""
+    return lambda *rows, **rest: admin_client.post(URL, typed(*rows, **rest)).json()
+
+
+def test_every_row_is_told_what_it_means(ask):
+    """By the rules that save it; a row that is about to be removed, and one that is wrong, are no trouble."""
+    told = ask({"name": "a", "quota": 100}, {"name": "b", "quota": 1, "DELETE": "on"}, {"name": "c", "quota": "x"})
+
+    assert set(told["limits"]) == {"limits-0", "limits-2"}
+    assert told["limits"]["limits-0"]["sentence"].startswith("100 requests per minute for each token or project")
+    assert told["limits"]["limits-2"]["errors"] == {"quota": ["Enter a whole number."]}
+
+
+def test_a_path_without_a_slash_is_an_error(ask):
+    """It would match nothing."""
+    told = ask({"name": "a", "quota": 1, "match_path": "v1/*"})
+
+    assert "Must begin with / or a wildcard" in told["limits"]["limits-0"]["errors"]["match_path"][0]
+
+
+def test_warnings_stand_at_the_field_that_causes_them(ask):
+    """They come with the sentence, because they never block."""
+    told = ask({"name": "a", "quota": 100}, {"name": "b", "quota": 50, "window_seconds": "1 hour"})
+
+    (warning,) = told["limits"]["limits-0"]["warnings"]
+    assert (warning["field"], warning["kind"]) == ("quota", "warn")
+    assert told["limits"]["limits-0"]["sentence"]
+
+
+def test_a_sample_request_is_judged_by_the_limits_as_they_are_typed(ask):
+    """Nothing is saved for it, and nothing is charged."""
+    told = ask(
+        {"name": "all", "quota": 9},
+        {"name": "images", "quota": 1, "match_path": "/v1/images/*"},
+        try_path="/v1/chat",
+        try_method="POST",
+    )
+
+    assert told["request"]["sentence"] == "1 of 2 limits matches."
+    assert [row["matches"] for row in told["request"]["limits"]] == [True, False]
+    assert not Policy.objects.exists()
+
+
+@pytest.mark.parametrize("cost", ["", "x", "-1", "9" * 40])
+def test_a_cost_that_is_none_counts_as_one(ask, cost):
+    """Bad input of the sample is no error of the policy."""
+    told = ask({"name": "all", "quota": 9}, try_path="/", try_cost=cost)
+
+    assert told["request"]["sentence"] == "1 of 1 limit matches."
+
+
+def test_a_hopeless_sample_is_said(ask):
+    """It is denied whenever it comes."""
+    told = ask({"name": "all", "quota": 9}, try_path="/", try_cost="10")
+
+    assert told["request"]["sentence"] == "1 of 1 limit matches. The request is always denied by all."
+
+
+@pytest.fixture
+def used() -> Policy:
+    """A policy whose limit for images is never met, and whose other limit counts."""
+    policy = PolicyFactory()
+    LimitFactory(policy=policy, name="all")
+    LimitFactory(policy=policy, name="images", match_path="/v1/images/*", quota=7)
+    Policy.objects.update(updated_at=timezone.now() - timedelta(days=30))
+    token = TokenFactory(policy=policy)
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    ids = {"project_id": token.project_id, "token_id": token.pk, "policy_id": policy.pk}
+    UsageRowFactory(period="hour", at=hour, limit_name="all", **ids)
+    return policy
+
+
+def images(policy: Policy, **changed) -> dict:
+    limit = policy.limits.get(name="images")
+    return {"id": limit.pk, "name": "images", "quota": 7, "match_path": "/v1/images/*", **changed}
+
+
+def told_of_images(ask, policy: Policy, **changed) -> list[str]:
+    told = ask(images(policy, **changed), policy=policy.pk)
+    return [warning["text"] for warning in told["limits"]["limits-0"]["warnings"]]
+
+
+def test_a_limit_that_nothing_has_met_is_said(ask, used):
+    """Since when, which is at most a week."""
+    (text,) = told_of_images(ask, used)
+
+    assert text.startswith("No request has matched since ")
+
+
+def test_without_any_traffic_nothing_is_said(ask, used):
+    """No data is no warning."""
+    UsageRow.objects.all().delete()
+
+    assert told_of_images(ask, used) == []
+
+
+def test_a_new_path_is_compared_with_those_that_were_denied(ask, used):
+    """A slip of the pen is found by paths that look like it."""
+    project = Token.objects.get(policy=used).project_id
+    for _ in range(3):
+        DeniedRequestFactory(at=timezone.now(), project_id=project, attributes={"path": "/v1/image"})
+
+    text = "None of 3 sampled denials of the last 7 days had such a path. Similar ones: /v1/image."
+    assert told_of_images(ask, used, match_path="/v1/imagse/*") == [text]
+    assert told_of_images(ask, used, match_path="/v1/imag*") == []
+
+
+@pytest.mark.parametrize(
+    ("role", "existing", "status"),
+    [(None, False, 403), ("viewer", False, 403), ("viewer", True, 403), ("editor", False, 200), ("editor", True, 200)],
+)
+def test_the_advice_asks_for_the_role_of_the_form(client, role, existing, status):
+    """Whoever may not save the limit needs no advice on it."""
+    project = ProjectFactory(slug="mine")
+    policy = PolicyFactory(slug="chat", project=project)
+    client.force_login(MembershipFactory(project=project, role=role).user if role else UserFactory())
+
+    response = client.post(URL, typed({"name": "m", "quota": 1}, policy=policy.pk if existing else ""))
+
+    assert response.status_code == status
+
+
+def test_a_policy_of_another_project_is_not_there(client):
+    """Neither it nor its traffic."""
+    client.force_login(MembershipFactory(role="editor").user)
+
+    response = client.post(URL, typed({"name": "m", "quota": 1}, policy=PolicyFactory(project=ProjectFactory()).pk))
+
+    assert response.status_code == 404
+
+
+def test_only_posted_forms_are_answered(admin_client):
+    """The form is too long for an address."""
+    assert admin_client.get(URL).status_code == 405
+
+
+def test_the_number_of_rows_is_bounded(ask):
+    """As the form bounds it."""
+    assert ask(**{"limits-TOTAL_FORMS": "9" * 15})["limits"] == {}

@@ -1,0 +1,42 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from controlplane.projects.actions import issue_token
+from controlplane.projects.models import Token
+from controlplane.publishing.changes import Actor, change
+from enforcement import Limiter
+from enforcement.embedded import ValkeyServer
+from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
+
+
+@pytest.fixture
+def token(transactional_db: None, store: ValkeyServer) -> Token:
+    """A published token that may make two requests a day. Its secret is its attribute ``secret``."""
+    policy = LimitFactory(policy=PolicyFactory(slug="free"), quota=2, window_seconds=86_400).policy
+    with change(actor=Actor("ann", "api")) as tx:
+        project = ProjectFactory(slug="chat")
+        tx.created(policy)
+        tx.created(project)
+        tx.touch("global")
+        token, token.secret = issue_token(tx, project=project, name="ci", policy=policy)
+    return token
+
+
+@pytest.fixture
+def act() -> Callable[..., Any]:
+    """``act(action, *args, reason="why")``: the action inside a change of ann."""
+
+    def run(action: Callable[..., Any], *args: Any, reason: str = "an incident", **fields: Any) -> Any:
+        with change(actor=Actor("ann", "admin"), reason=reason) as tx:
+            return action(tx, *args, **fields)
+
+    return run
+
+
+@pytest.fixture
+def limiter(store: ValkeyServer) -> Iterator[Limiter]:
+    with Limiter(store.url, timeout=1.0) as limiter:
+        yield limiter

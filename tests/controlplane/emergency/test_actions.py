@@ -1,0 +1,221 @@
+"""What operators do in an emergency, from the row to the decision of a proxy."""
+
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from controlplane.emergency import tasks
+from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
+from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project
+from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.reconcile import reconcile
+from controlplane.publishing.rollback import rollback
+from tests.factories import ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def follows(limiter, expected, secret, **attributes):
+    """Return whether a proxy gives this reason within a second, which is what an operator is promised."""
+    deadline = timezone.now() + timedelta(seconds=1)
+    while (found := limiter.check(secret, costs=0, attributes=attributes).reason) != expected:
+        if timezone.now() > deadline:
+            pytest.fail(f"The reason is {found} after a second.")
+    return True
+
+
+def in_an_hour():
+    return timezone.now() + timedelta(hours=1)
+
+
+def test_a_token_is_suspended_and_resumed(token, act, limiter, token_document):
+    """A proxy refuses it within a second, and lets it in again. Its document is then as it was."""
+    assert follows(limiter, "ok", token.secret)
+    before = token_document(token.digest)
+    suspension = act(suspend, token, reason="leaked?")
+
+    assert follows(limiter, "suspended", token.secret)
+    assert token_document(token.digest) == {**before, "suspended": True}
+    act(resume, suspension)
+    assert follows(limiter, "ok", token.secret)
+    assert token_document(token.digest) == before
+    entries = AuditEntry.objects.filter(object_id=token.pk).order_by("id")[1:]
+    assert [(entry.action, entry.reason) for entry in entries] == [
+        ("token.suspend", "leaked?"),
+        ("token.resume", "an incident"),
+    ]
+    assert (entries[0].before["suspended"], entries[0].after["suspended"]) == (False, True)
+
+
+def test_a_project_is_suspended_and_resumed(token, act, limiter, document):
+    """It is published as inactive too, for enforcers that do not know suspensions."""
+    suspension = act(suspend, token.project)
+
+    assert follows(limiter, "suspended", token.secret)
+    assert document(f"project:{token.project_id}")["active"] is False
+    assert document("emergency")["projects"] == [token.project_id]
+    act(resume, suspension)
+    assert follows(limiter, "ok", token.secret)
+    assert document("emergency") is None
+    assert Project.objects.get().active
+
+
+def test_what_is_suspended_already_stays_so(token, act):
+    """With its first reason, and without another entry."""
+    act(suspend, token, reason="first")
+    act(suspend, token, reason="second")
+
+    assert Suspension.objects.get().reason == "first"
+    assert AuditEntry.objects.filter(action="token.suspend").count() == 1
+
+
+def test_a_value_is_suspended_and_resumed(token, act, limiter):
+    """In its project. Requests without it pass."""
+    suspension = act(suspend_value, "session", "bad", token.project)
+
+    assert follows(limiter, "suspended", token.secret, session="bad")
+    assert follows(limiter, "ok", token.secret, session="good")
+    act(resume, suspension)
+    assert follows(limiter, "ok", token.secret, session="bad")
+    actions = AuditEntry.objects.filter(object_type="suspension").order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["suspension.create", "suspension.delete"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [("", "x", "name"), ("no spaces", "x", "name"), ("session", "", "value"), ("session", "a\u202eb", "value")],
+)
+def test_a_value_that_no_request_can_have_is_refused(token, act, name, value, field):
+    """Nothing is suspended then."""
+    with pytest.raises(ValidationError) as caught:
+        act(suspend_value, name, value)
+
+    assert field in caught.value.message_dict
+    assert not Suspension.objects.exists()
+
+
+def test_a_value_is_suspended_once(token, act):
+    """In a project, and in all of them."""
+    for within in (None, token.project):
+        act(suspend_value, "ip", "192.0.2.1", within)
+        with pytest.raises(ValidationError, match="This value is suspended already"):
+            act(suspend_value, "ip", "192.0.2.1", within)
+
+
+def test_more_values_than_a_document_holds_are_refused(token, act):
+    """What is published stays readable."""
+    rows = [Suspension(name="session", value=f"{n:01000}", reason="x", by="ann") for n in range(62)]
+    Suspension.objects.bulk_create(rows)
+
+    with pytest.raises(ValidationError, match="Too many values are suspended already"):
+        act(suspend_value, "session", "y" * 1_000)
+
+
+def test_a_deleted_project_takes_its_suspensions_with_it(token, act, document):
+    """And the document of the emergency."""
+    act(suspend_value, "session", "bad", token.project)
+    act(lambda tx: tx.delete(token.project))
+
+    assert not Suspension.objects.exists()
+    assert document("emergency") is None
+
+
+def test_a_roll_back_does_not_make_a_suspended_project_inactive_for_ever(token, act):
+    """At the revision it was published as inactive, because it was suspended."""
+    suspension = act(suspend, token.project)
+    revision = OutboxEntry.objects.latest("pk").revision_id
+    act(resume, suspension)
+    act(rollback, revision)
+
+    assert Project.objects.get().active
+
+
+def test_the_reconciler_agrees_during_an_emergency(token, act):
+    """It finds nothing to repair, neither then nor after it."""
+    suspension = act(suspend, token.project)
+    act(suspend, token)
+    act(break_glass, in_an_hour())
+    assert reconcile(full=True) == []
+
+    act(resume, suspension)
+    act(mend_glass)
+    assert reconcile(full=True) == []
+
+
+def test_a_store_that_was_emptied_gets_the_emergency_back(token, act, document, client_of_store):
+    """As everything else."""
+    act(suspend_value, "session", "bad")
+    before = document("emergency")
+    client_of_store.flushall()
+    reconcile()
+
+    assert before is not None
+    assert document("emergency") == before
+
+
+def test_a_broken_glass_lets_everything_pass_and_is_counted(token, act, limiter):
+    """Live within a second. Mended, the limit is enforced with what was counted before."""
+    assert [limiter.check(token.secret).reason for _ in range(3)] == ["ok", "ok", "limited"]
+    glass = act(break_glass, in_an_hour(), reason="the limits are wrong")
+
+    assert follows(limiter, "ok", token.secret)
+    assert limiter.check(token.secret).allowed
+    assert limiter.stats().would_deny == 1
+    assert act(mend_glass)
+    deadline = timezone.now() + timedelta(seconds=1)
+    while limiter.check(token.secret).allowed:
+        assert timezone.now() < deadline
+    glass.refresh_from_db()
+    assert (glass.by, glass.ended_by) == ("ann", "ann")
+    actions = AuditEntry.objects.filter(object_type="breakglass").order_by("id").values_list("action", "reason")
+    assert list(actions) == [
+        ("breakglass.break", "the limits are wrong"),
+        ("breakglass.mend", "an incident"),
+    ]
+
+
+def test_a_glass_has_a_reason_and_an_end_within_a_day(token, act):
+    """Nothing is published otherwise."""
+    wrong = [("", in_an_hour()), ("x", timezone.now()), ("x", timezone.now() + timedelta(hours=24, minutes=1))]
+    for reason, end in wrong:
+        with pytest.raises(ValidationError):
+            act(break_glass, end, reason=reason)
+
+    assert not BreakGlass.objects.exists()
+    assert not OutboxEntry.objects.filter(kind="emergency").exists()
+
+
+def test_a_glass_that_is_broken_gets_a_new_end(token, act, document):
+    """There is one at a time."""
+    act(break_glass, in_an_hour())
+    later = act(break_glass, in_an_hour() + timedelta(hours=1))
+
+    assert BreakGlass.present() == later
+    assert document("emergency")["break_glass"]["ends_at_us"] == int(later.ends_at.timestamp() * 1_000_000)
+
+
+def test_a_glass_whose_time_is_over_is_taken_back(token, act, document):
+    """The task says so in the audit, once."""
+    glass = act(break_glass, in_an_hour())
+    assert not tasks.end_glass()
+    begun = timezone.now() - timedelta(hours=2)
+    BreakGlass.objects.update(began_at=begun, ends_at=begun + timedelta(hours=1))
+
+    assert (tasks.end_glass(), tasks.end_glass()) == (True, False)
+    glass.refresh_from_db()
+    assert glass.ended_at == glass.ends_at
+    assert document("emergency") is None
+    entry = AuditEntry.objects.filter(action="breakglass.mend").get()
+    assert (entry.actor, entry.reason) == ("end_glass", "its time is over")
+
+
+def test_another_project_is_not_touched(token, act, limiter, document):
+    """A value that is suspended in one project passes in another."""
+    other = ProjectFactory(slug="other")
+    act(suspend_value, "session", "bad", other)
+
+    assert follows(limiter, "ok", token.secret, session="bad")

@@ -1,0 +1,164 @@
+"""The page of an emergency, the banner, and the buttons on the pages of tokens and projects."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.urls import reverse
+from django.utils import timezone
+
+from controlplane.access.models import Membership
+from controlplane.emergency.actions import break_glass, suspend, suspend_value
+from controlplane.emergency.models import BreakGlass, Suspension
+from tests.factories import ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PAGE = "/admin/emergency/suspension/"
+
+
+@pytest.fixture
+def member(client, token):
+    """``member("editor")``: the session of an account with this role in the project of the token."""
+
+    def sign_in(role):
+        user = User.objects.create_user(role, is_staff=True)
+        Membership.objects.create(user=user, project=token.project, role=role)
+        client.force_login(user)
+        return client
+
+    return sign_in
+
+
+def test_the_glass_is_broken_and_mended_on_the_page(as_ann, told, token):
+    """Each page says so in between, and the page says what the instances do."""
+    sent = {"glass-length": "3600", "glass-reason": "the limits are wrong"}
+    response = as_ann.post(PAGE + "glass/break/", sent, follow=True)
+
+    assert "Every limit is a shadow until" in told(response)[0]
+    glass = BreakGlass.present()
+    assert glass.reason == "the limits are wrong"
+    assert timedelta(minutes=59) < glass.ends_at - timezone.now() <= timedelta(hours=1)
+    overview = as_ann.get("/admin/").content.decode()
+    assert "No limit is enforced." in overview
+    assert "the limits are wrong" in overview
+    assert "No instance reports." in as_ann.get(PAGE).content.decode()
+    response = as_ann.post(PAGE + "glass/mend/", {"reason": "over"}, follow=True)
+    assert "Every limit is enforced again." in told(response)[0]
+    assert "No limit is enforced." not in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        ({"glass-reason": "x"}, "Choose an end. At most 24 hours."),
+        ({"glass-reason": "x", "glass-length": "172800"}, "Select a valid choice"),
+        ({"glass-length": "3600", "glass-reason": " "}, "This field is required."),
+    ],
+)
+def test_a_glass_needs_a_reason_and_an_end(as_ann, token, sent, error):
+    """The page says at which field what is missing."""
+    assert error in as_ann.post(PAGE + "glass/break/", sent).content.decode()
+    assert not BreakGlass.objects.exists()
+
+
+def test_an_instance_that_does_not_follow_is_named(as_ann, act, token, instance, client_of_store):
+    """An older one does not know the document, and goes on enforcing."""
+    act(break_glass, timezone.now() + timedelta(hours=1))
+    old = {"id": "old-1", "state": "ok", "seen_at_us": int(timezone.now().timestamp() * 1_000_000)}
+    client_of_store.set("sg:{fleet}:instance:old-1", json.dumps(old))
+    client_of_store.zadd("sg:{fleet}:instances", {"old-1": 1})
+
+    page = as_ann.get(PAGE).content.decode()
+
+    assert "0 of 1 instances run with every limit as a shadow. These still enforce: old-1." in page
+
+
+def test_the_banner_is_on_no_page_without_an_account(client, act, token):
+    """Nobody learns of it who is not signed in."""
+    act(break_glass, timezone.now() + timedelta(hours=1))
+
+    assert "No limit is enforced." not in client.get("/admin/login/").content.decode()
+
+
+def test_a_token_is_suspended_and_resumed_on_its_page(as_ann, token):
+    """Each button is there when it has something to do."""
+    pages = [reverse(f"admin:projects_token_{name}", args=[token.pk]) for name in ("change", "suspend", "resume")]
+    page, dialog, other = pages
+    sent = {"_form_submitted": "on", "reason": "leaked?"}
+    assert other not in as_ann.get(page).content.decode()
+
+    as_ann.post(dialog, sent)
+
+    assert Suspension.objects.get().reason == "leaked?"
+    shown = as_ann.get(page).content.decode()
+    assert "suspended" in shown
+    assert dialog not in shown
+    as_ann.post(other, sent)
+    assert not Suspension.objects.exists()
+
+
+def test_a_suspended_row_says_so_in_its_list(as_ann, act, token):
+    """In the lists of tokens and projects."""
+    act(suspend, token)
+    act(suspend, token.project)
+
+    for name in ("token", "project"):
+        assert ">suspended<" in as_ann.get(f"/admin/projects/{name}/").content.decode()
+
+
+def test_a_value_is_suspended_and_resumed_on_the_page(as_ann, told, token):
+    """An error is shown at its field."""
+    sent = {"value-name": "session", "value-value": "bad", "value-within": "", "value-reason": "attack"}
+    wrong = as_ann.post(PAGE + "value/", {**sent, "value-name": "no spaces"}).content.decode()
+    assert "Must be the name of an attribute" in wrong
+
+    assert "session = bad is suspended." in told(as_ann.post(PAGE + "value/", sent, follow=True))[0]
+    again = as_ann.post(PAGE + "value/", sent).content.decode()
+    assert "This value is suspended already." in again
+    row = Suspension.objects.get()
+    assert "session = bad" in as_ann.get(PAGE).content.decode()
+    as_ann.post(f"{PAGE}{row.pk}/resume/")
+    assert not Suspension.objects.exists()
+
+
+def test_an_editor_suspends_in_the_own_project_only(member, act, token):
+    """Neither everywhere, nor in another one, and the glass is for operators."""
+    other = TokenFactory(project=ProjectFactory(slug="other"))
+    foreign = act(suspend, other)
+    editor = member("editor")
+    sent = {"value-name": "session", "value-value": "bad", "value-reason": "attack"}
+
+    page = editor.get(PAGE).content.decode()
+    assert "Break glass" not in page
+    assert other.name not in page
+    assert editor.post(f"{PAGE}{foreign.pk}/resume/").status_code == 404
+    assert editor.post(PAGE + "glass/break/", {"glass-length": "900", "glass-reason": "x"}).status_code == 403
+    assert editor.post(PAGE + "glass/mend/").status_code == 403
+    editor.post(PAGE + "value/", {**sent, "value-within": ""})
+    editor.post(PAGE + "value/", {**sent, "value-within": other.project_id})
+    assert Suspension.objects.count() == 1
+    editor.post(PAGE + "value/", {**sent, "value-within": token.project_id})
+    assert Suspension.objects.filter(within=token.project).exists()
+
+
+def test_a_viewer_sees_what_is_suspended_and_changes_nothing(member, act, token):
+    """Also a value that is suspended in all projects, because it concerns the own one."""
+    everywhere, own = act(suspend_value, "ip", "192.0.2.1"), act(suspend_value, "session", "bad", token.project)
+    viewer = member("viewer")
+
+    page = viewer.get(PAGE).content.decode()
+
+    assert "192.0.2.1" in page
+    assert "Suspend this value" not in page
+    assert [viewer.post(f"{PAGE}{row.pk}/resume/").status_code for row in (everywhere, own)] == [403, 403]
+    assert viewer.post(PAGE + "value/", {}).status_code == 403
+    assert Suspension.objects.count() == 2
+
+
+def test_an_account_without_a_project_sees_nothing(client, act, token):
+    """Not even that there is an emergency page."""
+    client.force_login(User.objects.create_user("nobody", is_staff=True))
+
+    assert client.get(PAGE).status_code == 403

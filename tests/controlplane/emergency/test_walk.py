@@ -1,0 +1,53 @@
+"""An emergency at a browser, in each width and light."""
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import expect
+
+from controlplane.emergency.models import BreakGlass
+from controlplane.jobs import running
+from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker  # noqa: F401  (fixtures)
+from tests.controlplane.adminkit.walking import Walker
+from tests.factories import TokenFactory
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
+
+
+def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa: F811  (the fixture)
+    """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
+    token, page = TokenFactory(name="ci"), walker.page
+    walker.log_in("ann", PASSWORD)
+    walker.open(f"/admin/projects/token/{token.pk}/change/")
+    page.get_by_role("link", name="Suspend").or_(page.get_by_role("button", name="Suspend")).first.click()
+    page.get_by_label("Reason").last.fill("leaked?")
+    page.get_by_role("button", name="Suspend").last.click()
+    expect(page.get_by_text("is suspended.")).to_be_visible()
+
+    walker.open("/admin/emergency/suspension/")
+    page.get_by_label("End it by itself after").select_option("3600")
+    page.get_by_label("Reason").last.fill("The limit of the checkout service is wrong")
+    walker.look("emergency")
+    walker.press("Stop enforcing every limit")
+    expect(page.get_by_text("No limit is enforced.")).to_be_visible()
+    walker.look("emergency-broken-glass")
+    job = running.start(
+        "test",
+        "Revoke 1,950 tokens of 5 projects",
+        user=User.objects.get(),
+        created_by="ann",
+        channel="admin",
+        total=1_950,
+        done=1_000,
+        state="running",
+        reason="A leak",
+    )
+    walker.open(f"/admin/jobs/job/{job.pk}/change/")
+    expect(page.get_by_text("No limit is enforced.")).to_be_visible()
+    walker.look("job")
+    walker.press("Cancel this job")
+    expect(page.get_by_text("The job is cancelled.")).to_be_visible()
+
+    walker.open("/admin/emergency/suspension/")
+    walker.press("Enforce every limit again")
+    expect(page.get_by_text("No limit is enforced.")).to_have_count(0)
+    assert BreakGlass.present() is None
