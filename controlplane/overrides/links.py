@@ -9,9 +9,14 @@ from unfold.decorators import action as theme_action
 from controlplane.projects.models import Project, Token
 
 
+def raise_name(model: type[Token] | type[Project]) -> str:
+    """Return the name of the address of the page that raises a limit of a token or project."""
+    return f"projects_{model._meta.model_name}_raise"
+
+
 def raise_url(holder: Token | Project) -> str:
     """Return the address of the page that raises a limit of a token or project."""
-    return reverse("admin:policies_override_raise", args=[holder._meta.model_name, holder.pk])
+    return reverse(f"admin:{raise_name(type(holder))}", args=[holder.pk])
 
 
 @theme_action(description="Raise a limit", permissions=["change"], icon="trending_up")
