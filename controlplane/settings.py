@@ -74,6 +74,7 @@ INSTALLED_APPS = [
     "controlplane.audit",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.statements",
     "controlplane.preview",
     "controlplane.reservations",
     "controlplane.stack",

@@ -36,6 +36,7 @@ def _operation() -> list[dict[str, Any]]:
     outbox, badge = "publishing_outboxentry_changelist", "controlplane.publishing.admin.pending_badge"
     return [
         _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
+        _menu("Statements", "receipt_long", "statements_monthrow_changelist", "statements.view_monthrow"),
         _menu("Metered usage", "token", "usage_meteredrow_changelist", "usage.view_meteredrow"),
         _menu("Reservations", "pending", "reservations_reservation_changelist", "reservations.view_reservation"),
         _menu("Sampled denials", "block", "usage_deniedrequest_changelist", "usage.view_deniedrequest"),

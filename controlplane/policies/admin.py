@@ -34,6 +34,7 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.policies.scoped_admin import PolicyScope
 from controlplane.projects.models import Project, Token
+from controlplane.review.admin import ReviewedPolicies
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -91,7 +92,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -195,6 +196,7 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
         for position, limit in enumerate(limits):
             limit.position = position
             limit.save()
+        self.settle_review(request, form.instance)
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
         """Return the actions of the page without the one that would change nothing."""

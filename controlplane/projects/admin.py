@@ -45,6 +45,7 @@ from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.statements.links import statement_url
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
 
@@ -60,7 +61,7 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
-    add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
     project_path = "pk"
@@ -100,6 +101,7 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
         return links(
             [
                 ("tokens", list_url(Token, f"?project__id__exact={project.pk}")),
+                ("usage by month", statement_url(project=project.slug)),
                 ("own policies", list_url(Policy, f"?project__id__exact={project.pk}")),
                 ("overrides", list_url(Override, f"?project__id__exact={project.pk}")),
             ]
@@ -202,6 +204,7 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         return links(
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("usage by month", statement_url(token=token.pk)),
                 ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
                 *((f"usage of {name}={value}", usage_url(name, value)) for name, value in token.labels.items()),
