@@ -209,7 +209,7 @@ def test_others_learn_nothing(client, token, store):
 @pytest.mark.parametrize("address", ["token/tok_1", "policy/pol_1", "project/proj_1"])
 def test_what_does_not_exist_is_not_found(as_ann, address):
     """Nor is a kind that has no overrides."""
-    assert as_ann.get(f"/admin/policies/override/raise/{address}/").status_code == 404
+    assert as_ann.get(f"/admin/policies/override/raise/{address}/", follow=True).status_code == 404
 
 
 def test_the_nearest_limit_comes_first_with_its_use(store):
