@@ -52,6 +52,9 @@ STATUSES = {
         "statements_monthrow_history",
     ],
     "403 302 302 302 302": ["reservations_settle"],
+    # This one changed nothing of them, so operators are led to its page, and it does not exist for others.
+    "404 404 404 404 302": ["publishing_revision_undo"],
+    "403 404 404 404 200": ["publishing_revision_change"],
     # Editors change.
     "403 403 200 200 200": [
         *("projects_token_add", "projects_token_delete", "policies_policy_add", "policies_policy_delete"),
@@ -63,6 +66,8 @@ STATUSES = {
     ],
     # Nothing is suspended.
     "403 403 403 403 403 ": ["projects_token_resume", "projects_project_resume"],
+    "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
+    "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
     # Owners manage members and keys.
     "403 403 403 200 200": [
         *("access_membership_changelist", "access_membership_add", "access_membership_change"),
@@ -76,7 +81,7 @@ STATUSES = {
         *("auth_user_password_change", "prices_modelprice_add", "prices_modelprice_delete"),
         *("axes_accessattempt_changelist", "axes_accessattempt_change", "axes_accessattempt_delete"),
         *("fleet_instance_changelist", "fleet_instance_change", "publishing_outboxentry_changelist"),
-        *("publishing_outboxentry_change", "publishing_revision_changelist", "publishing_revision_change"),
+        "publishing_outboxentry_change",
         *("usage_dailyreport_changelist", "usage_dailyreport_change", "usage_dailyreport_page"),
         "usage_dailyreport_csv",
     ],
