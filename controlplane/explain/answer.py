@@ -8,7 +8,9 @@ from typing import Any
 import redis
 
 from controlplane.core.instants import microseconds
+from controlplane.emergency.models import BreakGlass
 from controlplane.explain import counts, live, past
+from controlplane.explain.emergencies import glass_at, suspension_of
 from controlplane.explain.matches import NO, UNKNOWN, YES, Matched, matched
 from controlplane.explain.question import Case, Reach
 from controlplane.fleet.models import Instance
@@ -80,6 +82,7 @@ class Explanation:
         passes_now: Whether the same request would pass now. None: not known.
         blocks: The limits without room now, or why no limit is asked.
         store_away: Whether the counters could not be read.
+        glass, glass_then: The broken glass under which no limit denies now, and the one of the time of the request.
     """
 
     case: Case
@@ -95,6 +98,8 @@ class Explanation:
     blocks: tuple[str, ...] = ()
     store_away: bool = False
     instance: Instance | None = None
+    glass: BreakGlass | None = None
+    glass_then: BreakGlass | None = None
 
     @property
     def decided(self) -> Line | None:
@@ -119,7 +124,12 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
     away, counters = _live(client, today, case, now, reach)
     lines = _lines(case, then, today, period, counters, now, reach)
     changes, count = past.changes_since(case, [state.subject, present])
-    passes, blocks = _would_pass(case, present, today, counters, away)
+    glass = glass_at(now)
+    refusal = _refusal(case, present)
+    if refusal or glass:  # no limit denies while the glass is broken
+        passes, blocks = not refusal, (refusal,) if refusal else ()
+    else:
+        passes, blocks = _would_pass(today, counters, away)
     return Explanation(
         case=case,
         now=now,
@@ -134,6 +144,8 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
         blocks=blocks,
         store_away=away,
         instance=instance,
+        glass=glass,
+        glass_then=glass_at(case.at),
     )
 
 
@@ -226,11 +238,9 @@ class _Sources:
 
 
 def _would_pass(
-    case: Case, present: Subject | None, today: Mapping[Any, Matched], counters: Mapping[Any, live.Now], away: bool
+    today: Mapping[Any, Matched], counters: Mapping[Any, live.Now], away: bool
 ) -> tuple[bool | None, tuple[str, ...]]:
-    """Return whether the same request with the cost 1 would pass now, and what does not let it pass."""
-    if refusal := _refusal(case, present):
-        return False, (refusal,)
+    """Return whether the limits would let the same request with the cost 1 pass now, and which would not."""
     enforced = [one for one in today.values() if one.limit.mode == "enforce" and one.matches != NO]
     full = tuple(one.name for one in enforced if one.identity in counters and not counters[one.identity].remaining)
     if full:
@@ -247,9 +257,7 @@ def _refusal(case: Case, present: Subject | None) -> str:
         return f"the token is {case.token.status}"
     if case.project and not case.project.active:
         return "the project is inactive"
-    if present and present.token and present.token.suspended:
-        return "the token is suspended"
-    return "" if present else "enforcers do not know the token"
+    return suspension_of(case, present) or ("" if present else "enforcers do not know the token")
 
 
 def _instance(case: Case) -> Instance | None:

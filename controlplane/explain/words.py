@@ -95,6 +95,8 @@ def context(found: Explanation) -> list[str]:
         verb = "sent" if found.case.token_id else "were"
         number = _requests(allowed + denied) if found.case.token_id else f"{allowed + denied:,}"
         sentences.append(f"{whose} {verb} {number} in that {found.period.name}, {denied:,} {_were(denied)} denied.")
+    if found.glass_then:
+        sentences.append(f"The glass was broken then ({found.glass_then.reason}), so no limit denied.")
     if found.period.name in KEPT_LONGER:
         sentences.append(f"That minute is no longer kept; {KEPT_LONGER[found.period.name]}.")
     elif not found.period.name:
@@ -114,6 +116,8 @@ def present(found: Explanation) -> str:
     """Return in a sentence or two whether the same request would pass now."""
     if found.case.project is None:
         return ""
+    if found.passes_now and found.glass:
+        return f"It would pass now, because the glass is broken until {_moment(found.glass.ends_at)}: no limit denies."
     if found.passes_now:
         return "It would pass now."
     if found.passes_now is False:
