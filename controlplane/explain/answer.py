@@ -80,7 +80,8 @@ class Explanation:
         period: The finest period of the request of which usage is kept.
         total: The decisions about the token in that period. None: there is no usage.
         passes_now: Whether the same request would pass now. None: not known.
-        blocks: The limits without room now, or why no limit is asked.
+        refusal: Why no limit would be asked now, in words. Empty if limits decide.
+        full: The limits without room now.
         store_away: Whether the counters could not be read.
         glass, glass_then: The broken glass under which no limit denies now, and the one of the time of the request.
     """
@@ -95,7 +96,8 @@ class Explanation:
     changes: list[Revision] = field(default_factory=list)
     change_count: int = 0
     passes_now: bool | None = None
-    blocks: tuple[str, ...] = ()
+    refusal: str = ""
+    full: tuple[str, ...] = ()
     store_away: bool = False
     instance: Instance | None = None
     glass: BreakGlass | None = None
@@ -105,6 +107,11 @@ class Explanation:
     def decided(self) -> Line | None:
         """The limit that denied, or None if none did or it is not known."""
         return next((line for line in self.lines if line.decided), None)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What would deny the same request now."""
+        return (self.refusal,) if self.refusal else self.full
 
     @property
     def unknown(self) -> list[Line]:
@@ -124,12 +131,13 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
     away, counters = _live(client, today, case, now, reach)
     lines = _lines(case, then, today, period, counters, now, reach)
     changes, count = past.changes_since(case, [state.subject, present])
-    glass = glass_at(now)
-    refusal = _refusal(case, present)
+    glass, refusal = glass_at(now), _refusal(case, present)
+    passes: bool | None
+    full: tuple[str, ...]
     if refusal or glass:  # no limit denies while the glass is broken
-        passes, blocks = not refusal, (refusal,) if refusal else ()
+        passes, full = not refusal, ()
     else:
-        passes, blocks = _would_pass(today, counters, away)
+        passes, full = _would_pass(today, counters, away)
     return Explanation(
         case=case,
         now=now,
@@ -141,7 +149,8 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
         changes=changes,
         change_count=count,
         passes_now=passes,
-        blocks=blocks,
+        refusal=refusal,
+        full=full,
         store_away=away,
         instance=instance,
         glass=glass,
