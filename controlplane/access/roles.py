@@ -17,6 +17,7 @@ _READ = (
     *("projects.view_project", "projects.view_token"),
     *("policies.view_policy", "policies.view_limit", "policies.view_override", "policies.view_auditentry"),
     *("usage.view_usagerow", "usage.view_meteredrow", "usage.view_deniedrequest"),
+    "statements.view_monthrow",
     *("reservations.view_reservation", "publishing.view_revision"),
     *("prices.view_modelprice", "prices.view_modelfactor"),
 )
@@ -29,6 +30,7 @@ _EDIT = (
     "reservations.change_reservation",
 )
 _OWN = (
+    "projects.delete_project",
     *("projects.view_managementkey", "projects.add_managementkey", "projects.change_managementkey"),
     "auth.view_user",
     *("access.view_membership", "access.add_membership", "access.change_membership", "access.delete_membership"),

@@ -35,6 +35,7 @@ def _activity() -> list[dict[str, Any]]:
     pending = "controlplane.publishing.admin.pending_badge"
     return [
         _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
+        _menu("Statements", "receipt_long", "statements_monthrow_changelist", "statements.view_monthrow"),
         _menu("Metered usage", "token", "usage_meteredrow_changelist", "usage.view_meteredrow"),
         _menu("Reservations", "pending", "reservations_reservation_changelist", "reservations.view_reservation"),
         _menu("Sampled denials", "block", "usage_deniedrequest_changelist", "usage.view_deniedrequest"),
@@ -50,8 +51,7 @@ def _activity() -> list[dict[str, Any]]:
 def _access() -> list[dict[str, Any]]:
     return [
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
-        _menu("Users", "person", "auth_user_changelist", "auth.view_user"),
-        _menu("Groups", "group", "auth_group_changelist", "auth.view_group"),
+        _menu("People", "group", "auth_user_changelist", "auth.view_user"),
         _menu("Sign-in failures", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
         _entry("Help", "help", reverse_lazy("docs")),
     ]

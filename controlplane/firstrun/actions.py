@@ -6,14 +6,14 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from controlplane.access.people import Recorded
 from controlplane.adminkit.first_steps import first_project
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.firstrun.catalogue import Template
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Policy
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project, Token
-from controlplane.projects.users_admin import Recorded
 from controlplane.publishing.changes import Actor, Change, change
 
 FIRST_PROJECT = "first"

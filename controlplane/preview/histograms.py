@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from enforcement.state.spread import PART_SECONDS
 
 from controlplane.preview.chunks import HEAD
 from controlplane.preview.judging import window_seconds
 from controlplane.preview.replay import Case
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS
+from enforcement.usage.spread import PART_SECONDS
 
 BELOW, ABOVE = 5, 7
 _PART, _MINUTE = HEAD.index("part"), HEAD.index("minute")

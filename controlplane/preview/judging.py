@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from enforcement.state.spread import PART_SECONDS
-
 from enforcement.model.calendars import CALENDARS, window
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
+from enforcement.usage.spread import PART_SECONDS
 
 # About the lengths of the calendar's windows, which only say how long a counter remembers.
 _CALENDAR_SECONDS = dict(

@@ -12,7 +12,6 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-from enforcement.state.spread import PART_SECONDS, PARTS
 
 from controlplane.preview.chunks import Chunk
 from controlplane.preview.envelopes import counters_of, denied
@@ -21,6 +20,7 @@ from enforcement.model.algorithms import ALGORITHMS, Spec
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
+from enforcement.usage.spread import PART_SECONDS, PARTS
 
 # Steps of the reference algorithms in one preview, which take about a second. The other callers get the middle.
 MOST_STEPS = 250_000

@@ -14,7 +14,6 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from controlplane.access.scope import EDITOR, projects_of
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import InstantInput
 from controlplane.adminkit.selection import selection
@@ -148,11 +147,6 @@ class BulkActions:
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
-        own = set(projects_of(request.user, EDITOR).filter(pk__in=[one.pk for one in projects]))
-        if foreign := [project.slug for project in projects if project not in own]:
-            text = f"You may not change tokens of {', '.join(foreign[:5])}. Filter the list by a project first."
-            messages.error(request, text)
-            return None
         asked = "change_reason" in request.POST
         form = form_class(request.POST if asked else None, projects=projects)
         count = tokens.count()

@@ -24,6 +24,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
+from enforcement.model.keys import GLOBAL_TAG
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.store.client import STORE_ERRORS
 
@@ -208,6 +209,9 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         """Return the page of one reservation, or settle it."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        # The id begins with that of the project, unless the reservation is one of a global limit only.
+        if (tag := pk.partition(".")[0]) != GLOBAL_TAG:
+            check(request, VIEWER, tag)
         try:
             row, _ = listing.read(pk)
             check(request, EDITOR if request.method == "POST" else VIEWER, row.project_id)

@@ -21,9 +21,12 @@ class MeteredExchange:
         opening: What was charged.
         at_us: The instant of the charge.
         encodings: See :class:`~enforcement.metering.answer.AnswerMeter`.
+    Attributes:
+        meter: Reads the answer. None before its head, and for one that cannot be read. Chunks for a client who is there
+            may be fed to it at once: only bytes that are drained have to be counted, by :meth:`feed`.
     """
 
-    _meter: AnswerMeter | None = None
+    meter: AnswerMeter | None = None
     _raw_bytes = 0
     _told_text = 0
     _told_bytes = 0
@@ -64,7 +67,7 @@ class MeteredExchange:
         """Note the head of the answer."""
         asked = self.opening.asked
         if isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
-            self._meter = AnswerMeter(
+            self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )
         return self.reservation.answered(status, at_us)
@@ -72,7 +75,7 @@ class MeteredExchange:
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the answer, and return the bytes for the client."""
         self._raw_bytes += len(chunk)
-        return chunk if self._meter is None else self._meter.feed(chunk)
+        return chunk if self.meter is None else self.meter.feed(chunk)
 
     def read_on(self, at_us: int) -> Settlement | None:
         """Take what was read since the last call into account. Needed while the answer is drained."""
@@ -86,7 +89,7 @@ class MeteredExchange:
         Args:
             whole: The answer came to its end. False: its connection broke.
         """
-        rest = b"" if self._meter is None else self._meter.finish(whole)
+        rest = b"" if self.meter is None else self.meter.finish(whole)
         return rest, self._tell(at_us) or self.reservation.ended(at_us)
 
     def refused(self, status: int | None, at_us: int) -> Settlement | None:
@@ -109,7 +112,7 @@ class MeteredExchange:
 
     def _tell(self, at_us: int) -> Settlement | None:
         """Tell the reservation what the meter has read since the last time."""
-        meter, reservation = self._meter, self.reservation
+        meter, reservation = self.meter, self.reservation
         if meter is None:
             return None
         if not meter.is_readable:

@@ -185,8 +185,8 @@ class MeteredVisit:
         is_part = message["type"] == "http.response.body" and message.get("more_body", False)
         if not is_part or self._broke or self._left:
             return self._read_and_send(message)
-        body = message.get("body", b"")
-        data = self.exchange.feed(body)
+        body, meter = message.get("body", b""), self.exchange.meter
+        data = body if meter is None else meter.feed(body)
         # Return the server's awaitable itself: a coroutine around it would only cost time.
         if data is body:  # an empty body, with which an application sends the head of its answer, passes
             return self._send(message)

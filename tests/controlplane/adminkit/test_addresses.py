@@ -16,7 +16,7 @@ WITH_NULL = [
 ]
 NO_KEY = [
     *("publishing/revision/abc/change/", "auth/user/abc/change/", "auth/user/abc/delete/", "auth/user/abc/password/"),
-    *("auth/group/abc/change/", "auth/group/abc/delete/", "projects/token/abc/change/"),
+    *("access/membership/abc/change/", "projects/token/abc/change/"),
 ]
 
 

@@ -34,7 +34,7 @@ LISTS = [
     "usage_usagerow",
     "usage_dailyreport",
     "auth_user",
-    "auth_group",
+    "access_membership",
     "axes_accessattempt",
 ]
 FORMS = ["projects_project", "projects_token", "projects_managementkey", "policies_policy", "policies_override"]

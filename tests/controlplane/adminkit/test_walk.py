@@ -156,7 +156,8 @@ def test_every_page_of_a_used_installation_is_sound(walker, store):
         "outbox": "publishing/outboxentry/",
         "users": "auth/user/",
         "user": f"auth/user/{User.objects.get().pk}/change/",
-        "groups": "auth/group/add/",
+        "memberships": "access/membership/",
+        "add-membership": "access/membership/add/",
         "refused": "axes/accessattempt/",
         "empty": "projects/token/?status=revoked",
     }

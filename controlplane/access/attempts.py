@@ -1,0 +1,54 @@
+"""The page of failed log-ins, whose model belongs to another package."""
+
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from controlplane.adminkit.lockout import states_of
+from controlplane.adminkit.site import ModelAdmin, badge, instant
+
+for model in (AccessAttempt, AccessLog, AccessFailureLog):
+    admin.site.unregister(model)
+
+
+@admin.register(AccessAttempt)
+class AccessAttemptAdmin(ModelAdmin):
+    """
+    The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
+    that address log in again.
+    """
+
+    list_display = ["username", "ip_address", "state", "at", "user_agent"]
+    search_fields = ["username", "ip_address"]
+    fields = readonly_fields = ["username", "ip_address", "state", "at", "user_agent", "path_info"]
+    list_before_template = "admin/sluicegate/lockouts.html"
+    empty = ("Nobody has failed to log in.", "")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AccessAttempt | None = None) -> bool:
+        return False
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        states = states_of(changelist.result_list, request)
+        for attempt in changelist.result_list:
+            attempt.state = states[attempt.pk]
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AccessAttempt | None:
+        attempt = super().get_object(request, object_id, from_field)
+        if attempt is not None:
+            attempt.state = states_of([attempt], request)[attempt.pk]
+        return attempt
+
+    @display(description="State")
+    def state(self, attempt: AccessAttempt) -> str:
+        return badge(*attempt.state)
+
+    @display(description="Last failure", ordering="attempt_time")
+    def at(self, attempt: AccessAttempt) -> str:
+        return instant(attempt.attempt_time)
