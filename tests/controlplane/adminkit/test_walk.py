@@ -107,7 +107,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         assert [limiter.check(secret).allowed for _ in range(2)] == [True, False]
         all_run(3)
         walker.open("/admin/publishing/revision/")
-        walker.reads("1 of 1 instances")
+        walker.reads("1 of 1 instance has it")
         walker.look("revisions")
         walker.open("/admin/publishing/revision/2/change/")
         walker.reads("same or later")
