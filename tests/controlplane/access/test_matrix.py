@@ -63,6 +63,7 @@ STATUSES = {
     "302 403 200 200 200": [
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
         *("projects_project_reset_counters", "projects_token_suspend", "projects_project_suspend"),
+        "policies_policy_copy",
     ],
     # Nothing is suspended.
     "403 403 403 403 403 ": ["projects_token_resume", "projects_project_resume"],
@@ -108,7 +109,7 @@ STATUSES = {
     "404 404 404 404 404": ["view_on_site"],
     # Only by POST.
     "405 405 405 405 405": [
-        *("policies_policy_sentence", "projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
+        *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
         *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
         *("emergency_suspension_mend", "emergency_suspension_resume"),
     ],
