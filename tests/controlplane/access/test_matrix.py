@@ -107,6 +107,8 @@ STATUSES = {
         *("statements_monthrow_add", "statements_monthrow_delete"),
     ],
     "404 404 404 404 404": ["view_on_site"],
+    # Without the name of a shadow limit.
+    "404 403 404 404 404": ["policies_policy_enforce"],
     # Only by POST.
     "405 405 405 405 405": [
         *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
