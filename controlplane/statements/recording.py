@@ -12,8 +12,8 @@ from itertools import batched
 from typing import Any
 
 from controlplane.core.upserts import add_up
-from controlplane.core.zones import month_of, next_month, start_of_month
 from controlplane.projects.models import Project
+from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
 from controlplane.usage.batches import METERED_COUNTS, Row, SettledRow
 
