@@ -146,9 +146,12 @@ def _month(text: str, now: Any) -> date:
     if not text:
         return month_of(now, "UTC")
     try:
-        return date.fromisoformat(f"{text}-01")
+        month = date.fromisoformat(f"{text}-01")
     except ValueError as exc:
         raise Http404 from exc
+    if not 2000 <= month.year < 3000:
+        raise Http404
+    return month
 
 
 def _month_before(month: date) -> date:
