@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "controlplane.projects",
     "controlplane.access",
     "controlplane.policies",
+    "controlplane.overrides",
     "controlplane.jobs",
     "controlplane.prices",
     "controlplane.emergency",

@@ -42,6 +42,7 @@ SUMMARIES = {
     "explain": "Explain a decision",
     "global_retrieve": "Read the global policy",
     "global_update": "Choose the global policy",
+    "preview": "Preview a policy",
     "prices_update": "Set a price",
     "prices_factors_list": "List the factors of models",
     "revisions_rollback": "Roll back to a revision",

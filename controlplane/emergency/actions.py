@@ -10,7 +10,7 @@ from datetime import datetime
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import emergency_document
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.projects.models import Project, Token

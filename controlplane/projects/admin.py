@@ -32,6 +32,7 @@ from controlplane.adminkit.site import (
 from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
+from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
@@ -55,7 +56,8 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters", *Suspendable.ACTIONS]
+    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
@@ -172,7 +174,8 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = [*BulkActions.ACTIONS]
-    actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
+    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (

@@ -113,6 +113,7 @@ RULES = {
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("explain", "POST"): Rule("usage:read", 200, 400, 200, {"token": "theirs"}),
+    ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),

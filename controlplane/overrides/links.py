@@ -1,0 +1,20 @@
+"""The link from the page of a token or project to the one that raises a limit."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from unfold.decorators import action as theme_action
+
+from controlplane.projects.models import Project, Token
+
+
+def raise_url(holder: Token | Project) -> str:
+    """Return the address of the page that raises a limit of a token or project."""
+    return reverse("admin:policies_override_raise", args=[holder._meta.model_name, holder.pk])
+
+
+@theme_action(description="Raise a limit", permissions=["change"], icon="trending_up")
+def raise_limit(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
+    """Return a redirect to the page that raises a limit of a row."""
+    return HttpResponseRedirect(raise_url(page.model(pk=page.key_of(object_id))))
