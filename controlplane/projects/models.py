@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
-from controlplane.core.zones import check_time_zone
+from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP

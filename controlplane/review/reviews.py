@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Q, Sum
+from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
@@ -116,7 +117,7 @@ def review_of(
     """
     changes = changes_of(before["limits"], after["limits"])
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
-    tokens = Token.objects.live().filter(policy=policy.pk, project__in=seen)
+    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk, project__in=seen)
     uses = Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Q(pk__in=tokens.values("project"))
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)

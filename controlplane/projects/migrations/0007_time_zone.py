@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import controlplane.core.zones
+import controlplane.projects.zones
 
 
 class Migration(migrations.Migration):
@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
                 default="UTC",
                 help_text="Months of statements begin at midnight here, such as Europe/Berlin. Changes hold from then.",
                 max_length=64,
-                validators=[controlplane.core.zones.check_time_zone],
+                validators=[controlplane.projects.zones.check_time_zone],
             ),
         ),
     ]
