@@ -196,8 +196,8 @@ def start_in_shadow(tx: Change, policy: Policy, changes: Sequence[LimitChange]) 
     """
     Leave enforced what was enforced before a change, and count the new numbers beside it.
 
-    A new limit becomes a shadow. Another one stays as it was, and a shadow limit with its name and CANDIDATE behind it is
-    what it will be. The caller records the change of the policy.
+    A new limit becomes a shadow. Another one stays as it was, and a shadow limit with its name and CANDIDATE behind it
+    is what it will be. The caller records the change of the policy.
     """
     new = {change.name for change in changes if change.effect == NEW}
     beside = {change.name: change.before for change in changes if change.effect in BESIDE}
