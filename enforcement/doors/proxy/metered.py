@@ -31,8 +31,8 @@ class MeteredForwarding(Forwarding):
     def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
         self._was_sent = True
         self._visit.is_sent()
-        body = self._visit.take_short_body() if fields.length is not None else None
-        if body is None or len(body) != fields.length:
+        body = self._visit.take_short_body(fields.length)
+        if body is None:
             super()._begin(connection, head, fields, first)
             return
         # Nothing is left to be received, so the client is watched only if the answer takes long, as without a body.

@@ -1,0 +1,60 @@
+"""Bodies of requests that a meter has read, on their way to the upstream."""
+
+import asyncio
+
+import pytest
+
+from enforcement import aio
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.doors.proxy.settings import ProxySettings
+from enforcement.doors.proxy.upstream import Proxy
+from tests.enforcement.doors.metered.provider import Visit
+from tests.enforcement.doors.metered.test_asgi import TPM, published
+
+COUNTED = {**TPM, "unmetered": "count_only"}
+
+
+@pytest.fixture
+async def upstream(monkeypatch):
+    """Yield what has arrived at an upstream that never answers."""
+    got = bytearray()
+
+    async def read(reader, writer):
+        while part := await reader.read(65_536):
+            got.extend(part)
+        writer.close()
+
+    server = await asyncio.start_server(read, "127.0.0.1", 0)
+    monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    yield got
+    server.close()
+
+
+@pytest.fixture
+async def proxy(server, world, upstream):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    application = Proxy(limiter, ProxySettings.from_env())
+    yield LimitMiddleware(application, limiter, exempt=application.pages, metered=True)
+    await limiter.close()
+
+
+async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world, proxy, upstream):
+    """Servers of HTTP/2 may let it pass. To wait for the rest would keep the request until its client leaves."""
+    secret = published(world, COUNTED)
+    short = [{"type": "http.request", "body": b"abc", "more_body": False}]
+    visit = Visit(proxy, secret, b"abcde", "/v1/files", http_version="2", scheme="http", messages=short)
+    await asyncio.wait_for(visit.task, 5)
+    assert not visit.answer.complete
+    assert not upstream.endswith(b"abcde")
+
+
+async def test_a_short_body_is_sent_with_its_head(world, proxy, upstream):
+    """In one write, as it came."""
+    secret = published(world, COUNTED)
+    visit = Visit(proxy, secret, b"abcde", "/v1/files", scheme="http")
+    async with asyncio.timeout(5):
+        while not upstream:
+            await asyncio.sleep(0.005)
+    assert upstream.endswith(b"\r\n\r\nabcde")
+    visit.leave()
+    await asyncio.wait_for(visit.task, 5)
