@@ -31,6 +31,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PROJECTS = "/admin/projects/project/"
 POLICIES = "/admin/policies/policy/"
 TOKENS = "/admin/projects/token/"
+# The decision on the review of a change that somebody feels.
+REVIEWED = {"_start": "enforce", "change_reason": "reviewed"}
 
 
 def limit_fields(*limits, initial=0):
@@ -255,7 +257,7 @@ def test_a_renamed_limit_keeps_its_overrides(as_ann, store):
     policy = override.limit.policy
 
     fields = policy_fields(policy, fields_of(override.limit, name="new"), initial=1)
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
 
     assert Override.objects.get().limit.name == "new"
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
@@ -278,7 +280,7 @@ def test_a_removed_limit_is_taken_from_its_overrides_holders(as_ann, store):
     policy = override.limit.policy
     fields = policy_fields(policy, fields_of(override.limit, DELETE="on"), initial=1)
 
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
 
     assert not Limit.objects.exists()
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
@@ -676,7 +678,7 @@ def test_a_policy_keeps_its_project(as_ann, told, store):
     other, limit = ProjectFactory(), token.policy.limits.get()
     fields = policy_fields(token.policy, fields_of(limit), initial=1, name="Renamed", project=other.pk)
 
-    response = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields, follow=True)
+    response = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields | REVIEWED, follow=True)
 
     assert "was changed successfully" in told(response)[0]
     assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
