@@ -251,3 +251,11 @@ def test_an_editor_learns_nothing_of_other_projects(client, sent):
 
     assert "1 of 1 caller and 20 of 30 requests" in page
     assert "secret-name" not in page
+
+
+def test_the_form_offers_a_new_limit_in_shadow(as_ann, policy):
+    """Whoever wants it enforced from the start chooses that."""
+    page = as_ann.get(f"{POLICIES}{policy.pk}/change/").content.decode()
+
+    assert '<option value="shadow" selected>' in page
+    assert '<option value="enforce" selected>' not in page
