@@ -31,8 +31,8 @@ from enforcement.model.limits import Limit
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
-# The other quotas are not shown if the first preview takes longer.
-FAST_SECONDS = 0.7
+# With more callers, the previews of other quotas would take longer than the page may.
+MOST_COMPARED = 1000
 SHADOW, ENFORCE = "shadow", "enforce"
 
 
@@ -173,7 +173,7 @@ def _others(
     from controlplane.preview.previews import preview  # numpy, which only a preview needs
 
     main = review.main
-    if main is None or main.after is None or limits[0] != main.after or found.took_seconds > FAST_SECONDS:
+    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED or span > DAY:
         return
     own, old = main.after.quota, main.before.quota if main.before and not main.before.shadow else None
     yield OtherQuota(own, found, "your change")

@@ -38,6 +38,8 @@ class MeteredForwarding(Forwarding):
         # Nothing is left to be received, so the client is watched only if the answer takes long, as without a body.
         self._with_body = False
         connection.begin(head + body, without_body=False, whole=True)
+        if self._timer is not None:  # the connection took long, and the client was not watched while it had a body
+            self._listen(self._watch())
 
     async def _fail(self, status: int, title: str) -> None:
         if self._was_sent and not self._begun:

@@ -43,6 +43,9 @@ STATUSES = {
         *("usage_meteredrow_changelist", "usage_meteredrow_change", "usage_meteredrow_csv"),
         *("usage_deniedrequest_changelist", "usage_deniedrequest_change", "reservations_reservation_changelist"),
         *("emergency_suspension_changelist", "statements_monthrow_changelist", "statements_monthrow_change"),
+        # Of revisions, those that changed something of the projects of the member.
+        *("publishing_revision_changelist", "policies_auditentry_csv", "policies_auditentry_jsonl"),
+        "projects_token_labels",
     ],
     "404 302 302 302 302": ["emergency_suspension_change"],
     "404 200 200 200 200": [

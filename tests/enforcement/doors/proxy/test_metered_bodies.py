@@ -6,10 +6,11 @@ import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.doors.proxy import pool
 from enforcement.doors.proxy.settings import ProxySettings
 from enforcement.doors.proxy.upstream import Proxy
 from tests.enforcement.doors.metered.provider import Visit
-from tests.enforcement.doors.metered.test_asgi import TPM, published
+from tests.enforcement.doors.metered.test_asgi import HELLO, SLOTS, TPM, published, used
 
 COUNTED = {**TPM, "unmetered": "count_only"}
 
@@ -31,11 +32,16 @@ async def upstream(monkeypatch):
 
 
 @pytest.fixture
-async def proxy(server, world, upstream):
+async def limiter(server, world):
     limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    application = Proxy(limiter, ProxySettings.from_env())
-    yield LimitMiddleware(application, limiter, exempt=application.pages, metered=True)
+    yield limiter
     await limiter.close()
+
+
+@pytest.fixture
+def proxy(limiter, upstream):
+    application = Proxy(limiter, ProxySettings.from_env())
+    return LimitMiddleware(application, limiter, exempt=application.pages, metered=True)
 
 
 async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world, proxy, upstream):
@@ -46,6 +52,19 @@ async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world,
     await asyncio.wait_for(visit.task, 5)
     assert not visit.answer.complete
     assert not upstream.endswith(b"abcde")
+
+
+async def test_a_client_is_watched_although_the_connection_took_long(world, limiter, proxy, upstream, monkeypatch):
+    """Its slot is free at once when it leaves, and the upstream does not go on for nobody."""
+    monkeypatch.setattr(pool, "WATCH_SECONDS", 0.0)  # less than any connection takes
+    secret = published(world, TPM, SLOTS)
+    visit = Visit(proxy, secret, HELLO, scheme="http")
+    async with asyncio.timeout(5):
+        while not upstream:
+            await asyncio.sleep(0.005)
+        visit.leave()
+        await visit.task
+    assert await used(limiter, secret) == {"tpm": 100, "slots": 0}
 
 
 async def test_a_short_body_is_sent_with_its_head(world, proxy, upstream):
