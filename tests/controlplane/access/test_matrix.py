@@ -61,12 +61,15 @@ STATUSES = {
     # Editors change.
     "403 403 200 200 200": [
         *("projects_token_add", "projects_token_delete", "policies_policy_add", "policies_policy_delete"),
-        *("policies_override_add", "policies_override_delete", "projects_token_suspend", "projects_project_suspend"),
+        *("policies_override_add", "policies_override_delete"),
     ],
     "302 403 200 200 200": [
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
         *("projects_project_reset_counters", "policies_policy_copy"),
+        *("projects_token_suspend", "projects_project_suspend"),
     ],
+    # Nothing is suspended.
+    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],
     "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
     "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
     # Owners manage members and keys.
@@ -105,7 +108,6 @@ STATUSES = {
         *("usage_meteredrow_add", "usage_meteredrow_delete", "usage_usagerow_add", "usage_usagerow_delete"),
         *("jobs_job_add", "jobs_job_delete", "emergency_suspension_add", "emergency_suspension_delete"),
         *("statements_monthrow_add", "statements_monthrow_delete"),
-        *("projects_token_resume", "projects_project_resume"),  # nothing is suspended
     ],
     "404 404 404 404 404": ["view_on_site"],
     # Without the name of a shadow limit.
