@@ -100,6 +100,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "controlplane.access.second_factor_gate.SecondFactorGate",
+    "controlplane.adminkit.known_browsers.KnownBrowsers",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
