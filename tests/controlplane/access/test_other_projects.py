@@ -207,14 +207,7 @@ def test_slugs_in_use_by_others_cannot_be_probed(owner, alpha):
 
 def test_the_slug_and_the_cap_of_a_project_are_for_operators(owner, alpha):
     """A slug in use is refused, and the memory of the store is shared."""
-    form = {
-        "name": "Alpha",
-        "slug": "bravo",
-        "partition_cap": "1000000",
-        "time_zone": "UTC",
-        "active": "on",
-        "seen_version": "",
-    }
+    form = {"name": "Alpha", "slug": "bravo", "partition_cap": "1000000", "active": "on", "time_zone": "UTC"}
     page = owner.get(f"/admin/projects/project/{alpha.project.pk}/change/")
     form["seen_version"] = page.context["adminform"].form.initial["seen_version"]
 

@@ -1,11 +1,10 @@
 """The step between the form of a policy and its new state."""
 
-from html.parser import HTMLParser
-
 import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry, Limit, Policy
+from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.factories import (
     LimitFactory,
@@ -17,20 +16,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-class Form(HTMLParser):
-    """The fields of the review, as a browser posts them."""
-
-    def __init__(self, response):
-        super().__init__()
-        self.fields = {}
-        self.feed(response.content.decode())
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        if tag == "input" and "name" in found and (found.get("type") != "radio" or "checked" in found):
-            self.fields[found["name"]] = found.get("value", "")
 
 
 @pytest.fixture
@@ -64,7 +49,7 @@ def confirm(as_ann, policy):
     """Post a review with a decision."""
 
     def post(response, **decision):
-        return as_ann.post(f"{POLICIES}{policy.pk}/change/", Form(response).fields | decision)
+        return as_ann.post(f"{POLICIES}{policy.pk}/change/", ReviewForm(response).fields | decision)
 
     return post
 
