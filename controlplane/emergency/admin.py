@@ -149,7 +149,7 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
                 row = suspend_value(tx, given["name"], given["value"], given["within"])
                 self.message_user(request, f"{row} is suspended.")
         except ValidationError as exc:
-            form.add_error(None, exc.messages) if hasattr(exc, "error_list") else _add(form, exc)
+            _add(form, exc)
             return self._page(request, value_form=form)
         return HttpResponseRedirect(list_url(Suspension))
 

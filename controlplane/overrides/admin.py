@@ -19,7 +19,7 @@ from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, badge, change_url, instant, link_to
 from controlplane.core.money import permits
 from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
-from controlplane.overrides.links import raise_url
+from controlplane.overrides.links import raise_name, raise_url
 from controlplane.overrides.raising import Offers, offers
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
@@ -58,11 +58,11 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
-    readonly_fields = ["created_by", "created"]
+    readonly_fields = ["ends", "created_by", "created"]
     fieldsets = [
         (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
         (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
-        ("Creation", {"fields": ["created_by", "created"]}),
+        ("Details", {"fields": ["ends", "created_by", "created"]}),
     ]
     add_fieldsets = fieldsets[:2]
     empty = (
@@ -71,9 +71,12 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     )
 
     def get_urls(self) -> list[URLPattern]:
-        own = "raise/<str:kind>/<str:pk>/"
         view = self.admin_site.admin_view(self.raise_view)
-        return [path(own, view, name="policies_override_raise"), *super().get_urls()]
+        own = [
+            path(f"raise/{kind}/<str:pk>/", view, {"kind": kind}, name=raise_name(model))
+            for kind, model in HOLDERS.items()
+        ]
+        return [*own, *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
         """Return the overrides that the user may see, with those that have ended."""
@@ -130,7 +133,7 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_override() has recorded the change."""
 
-    def raise_view(self, request: HttpRequest, kind: str, pk: str) -> HttpResponse:
+    def raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
         """Return the page that raises a limit of a token or project, or raise it."""
         holder, now = self._holder(request, kind, pk), timezone.now()
         offered = offers(holder, now)
@@ -161,11 +164,10 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
 
     def _holder(self, request: HttpRequest, kind: str, pk: str) -> Token | Project:
         """Return the token or project of an address. Raises Http404 for one of a project that the user may not see."""
-        model = HOLDERS.get(kind)
-        page = admin.site.get_model_admin(model) if model else None
-        holder = page.get_queryset(request).filter(pk=self.key_of(pk)).first() if page else None
+        page = admin.site.get_model_admin(HOLDERS[kind])
+        holder = page.get_queryset(request).filter(pk=self.key_of(pk)).first()
         if holder is None:
-            raise Http404("There is no such token or project.")
+            raise Http404(f"There is no such {kind}.")
         project = holder.project_id if isinstance(holder, Token) else holder.pk
         if not (may(request.user, EDITOR, project) and self.has_add_permission(request)):
             raise PermissionDenied

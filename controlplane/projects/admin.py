@@ -42,6 +42,7 @@ from controlplane.projects.actions import (
 )
 from controlplane.projects.bulk_admin import BulkActions
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
+from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.statements.links import statement_url
@@ -206,6 +207,7 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
                 ("usage by month", statement_url(token=token.pk)),
                 ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
+                *((f"usage of {name}={value}", usage_url(name, value)) for name, value in token.labels.items()),
             ]
         )
 

@@ -59,7 +59,7 @@ class ProjectSerializer(CleanModelSerializer):
         ]
         extra_kwargs = {
             "active": {"default": True},
-            "time_zone": {"default": "UTC"},
+            "time_zone": {"default": "UTC", "allow_blank": False},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]
@@ -72,7 +72,7 @@ class ProjectSerializer(CleanModelSerializer):
         return slug
 
 
-class Suspendable:
+class SuspendableView:
     """The actions of a resource that suspend and resume it."""
 
     @extend_schema(request=NoBody)
@@ -95,7 +95,7 @@ class Suspendable:
             return self.answer(self.as_written(row))
 
 
-class ProjectView(Suspendable, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+class ProjectView(SuspendableView, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
@@ -219,7 +219,7 @@ class ProjectTokenView(Listed, TokenView):
             return self.issued(token, secret)
 
 
-class SingleTokenView(Suspendable, Retrieved, Updated, Deleted, TokenView):
+class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"

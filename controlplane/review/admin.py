@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
@@ -60,7 +61,7 @@ class ReviewedPolicies:
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.enforce_view)
-        own = path("<path:object_id>/enforce/<path:limit>/", view, name="policies_policy_enforce")
+        own = path("<path:object_id>/enforce/", view, name="policies_policy_enforce")
         return [own, *super().get_urls()]
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
@@ -71,14 +72,17 @@ class ReviewedPolicies:
             }
         return super().render_change_form(request, context, **options)
 
-    def enforce_view(self, request: HttpRequest, object_id: str, limit: str) -> HttpResponse:
+    def enforce_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show the review of enforcing a shadow limit, with what it saw, and enforce it once that is confirmed."""
         policy = self.get_object(request, self.key_of(object_id))
-        values = enforced(policy, limit) if policy else None
-        if policy is None or values is None:
+        if policy is None:
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
+        limit = request.GET.get("limit", "")
+        values = enforced(policy, limit)
+        if values is None:
+            raise Http404
         before = policy.as_record()
         after = {**before, "limits": [value.to_json() for value in values]}
         error = ""
@@ -238,5 +242,10 @@ def verdict_context(verdict: Verdict) -> dict[str, Any]:
         }
         for one in verdict.affected
     ]
-    url = reverse("admin:policies_policy_enforce", args=[quote(verdict.limit.policy_id), verdict.limit.name])
-    return {"verdict": verdict, "url": url, "rows": rows, "chart": by_hour(verdict.hours) if verdict.requests else None}
+    url = reverse("admin:policies_policy_enforce", args=[quote(verdict.limit.policy_id)])
+    return {
+        "verdict": verdict,
+        "url": f"{url}?{urlencode({'limit': verdict.limit.name})}",
+        "rows": rows,
+        "chart": by_hour(verdict.hours) if verdict.requests else None,
+    }

@@ -21,10 +21,12 @@ MISSING = object()
 # What each kind of object gets back. Other fields say what happened to it, such as that it was revoked.
 FIELDS = {
     "policy": ("slug", "name", "description", "metering", "is_global"),
-    "project": ("slug", "name", *POLICIES, "active", "partition_cap"),
+    "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone"),
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("quota", "burst", "reason", "ends_at"),
 }
+# Fields that differ after every change, or whose parts are looked at one by one.
+UNSAID = ("id", "version", "limits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,12 @@ def undo_policy(span: Span, coming: set[str]) -> Kept | Restored:
 
 def merged(span: Span, now: Record) -> tuple[Record, list[str]]:
     """Return the present record with what the span has changed as it was before, and what stays, in sentences."""
-    wanted, kept = _merge(span.before or {}, span.after or {}, now, FIELDS[span.type])
-    return wanted, [
-        f"{worded(name).capitalize()} of {span.label} stays, because it was changed since." for name in kept
-    ]
+    before, after = span.before or {}, span.after or {}
+    wanted, kept = _merge(before, after, now, FIELDS[span.type])
+    said = [f"{worded(name).capitalize()} of {span.label} stays, because it was changed since." for name in kept]
+    others = dict.fromkeys([*before, *after]).keys() - {*FIELDS[span.type], *UNSAID}
+    changed = [name for name in sorted(others) if before.get(name) != after.get(name)]
+    return wanted, said + [f"{worded(name).capitalize()} of {span.label} is not undone here." for name in changed]
 
 
 def merged_limits(

@@ -15,9 +15,9 @@ from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.site import ReadOnlyAdmin
 from controlplane.core.money import amount, rounded
 from controlplane.core.text import escaped
-from controlplane.core.zones import month_of, next_month
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
+from controlplane.projects.zones import month_of, next_month
 from controlplane.statements import report
 from controlplane.statements.links import statement_url
 from controlplane.statements.models import MonthRow
@@ -146,9 +146,12 @@ def _month(text: str, now: Any) -> date:
     if not text:
         return month_of(now, "UTC")
     try:
-        return date.fromisoformat(f"{text}-01")
+        month = date.fromisoformat(f"{text}-01")
     except ValueError as exc:
         raise Http404 from exc
+    if not 2000 <= month.year < 3000:
+        raise Http404
+    return month
 
 
 def _month_before(month: date) -> date:

@@ -12,8 +12,8 @@ from itertools import batched
 from typing import Any
 
 from controlplane.core.upserts import add_up
-from controlplane.core.zones import month_of, next_month, start_of_month
 from controlplane.projects.models import Project
+from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
 from controlplane.usage.batches import METERED_COUNTS, Row, SettledRow
 
@@ -33,23 +33,20 @@ def closes_at(month: date, zone: str) -> datetime:
 
 def add(rows: Sequence[Row], now: datetime) -> None:
     """Add usage to the sums of its months. The caller's transaction ensures that this happens once."""
-    months = _Months({row.names[0] for row in rows}, now)
-    _add(MonthRow, months, ((row.at, row.names, row.counts) for row in rows))
+    _add(MonthRow, _Months(now), ((row.at, row.names, row.counts) for row in rows))
 
 
 def add_metered(rows: Sequence[SettledRow], now: datetime) -> None:
     """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
-    months = _Months({row.names[0] for row in rows}, now)
     counts = ((row.at, row.names[:3], [row.counts[place] for place in _PLACES]) for row in rows)
-    _add(MonthMetered, months, counts)
+    _add(MonthMetered, _Months(now), counts)
 
 
 class _Months:
-    """The months of some projects, in their time zones, and whether they are closed at *now*."""
+    """The months of projects, in their time zones, and whether they are closed at *now*."""
 
-    def __init__(self, projects: set[str], now: datetime) -> None:
-        zones = Project.objects.filter(pk__in=projects).exclude(time_zone="UTC").values_list("pk", "time_zone")
-        self._zones = dict(zones)
+    def __init__(self, now: datetime) -> None:
+        self._zones = dict(Project.objects.exclude(time_zone="UTC").values_list("pk", "time_zone"))
         self._now = now
         self._known: dict[tuple[str, datetime], tuple[date, str]] = {}
 

@@ -1,5 +1,6 @@
 import csv
 import io
+from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -131,6 +132,16 @@ class NamedRowsAdmin(ReadOnlyAdmin):
         return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
 
 
+def number(name: str, title: str) -> Callable[[Any, Any], str]:
+    """Return a column for the integer *name*, which is shown with separators and sorted by."""
+
+    @display(description=title, ordering=name)
+    def shown(page: Any, row: Any) -> str:
+        return f"{getattr(row, name):,}"
+
+    return shown
+
+
 class SumsAdmin(NamedRowsAdmin):
     """
     The base class of lists of sums by minute, hour and day, which can be downloaded.
@@ -178,7 +189,9 @@ class SumsAdmin(NamedRowsAdmin):
 
 @admin.register(UsageRow)
 class UsageAdmin(SumsAdmin):
-    list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "charged"]
+    list_display = ["begins", "project", "token", "limit", "unit", "passed", "refused", "would_refuse", "charged"]
+    passed, refused = number("allowed", "Allowed"), number("denied", "Denied")
+    would_refuse = number("would_deny", "Would deny")
     list_filter = [
         PeriodFilter,
         ScopeFilter,
@@ -203,10 +216,9 @@ class UsageAdmin(SumsAdmin):
 
 @admin.register(MeteredRow)
 class MeteredAdmin(SumsAdmin):
-    list_display = [
-        *("begins", "project", "token", "model_name", "settled", "requests"),
-        *("input", "cached_input", "cache_write", "output", "calls", "money"),
-    ]
+    # Eight columns, because the last one, money, has to be seen without scrolling.
+    list_display = ["begins", "holder", "model_name", "asked", "all_input", "written", "called", "money"]
+    asked, written, called = number("requests", "Requests"), number("output", "Output"), number("calls", "Calls")
     list_filter = [
         PeriodFilter,
         ("project_id", ProjectFilter),
@@ -219,16 +231,26 @@ class MeteredAdmin(SumsAdmin):
     columns = ("at", *MeteredRow.KEY[2:], *COUNT_NAMES)
     empty = ("The tokens of metered requests are counted here by model and minute, once they are settled.", "")
 
-    @display(description="Model", ordering="model")
+    @display(description="Project and token", ordering="project_id")
+    def holder(self, row: MeteredRow) -> str:
+        return _stacked(self.project(row), self.token(row))
+
+    @display(description="Model, settled as", ordering="model")
     def model_name(self, row: MeteredRow) -> str:
-        return long_name(row.model) if row.model else "—"
+        return _stacked(long_name(row.model) if row.model else "—", self.settled(row))
+
+    @display(description="Input", ordering="input")
+    def all_input(self, row: MeteredRow) -> str:
+        parts = [f"{row.cached_input:,} cached" if row.cached_input else ""]
+        parts += [f"{row.cache_write:,} to the cache" if row.cache_write else ""]
+        return _stacked(f"{row.input:,}", ", ".join(filter(None, parts)))
 
     @display(description="Money", ordering="micros")
     def money(self, row: MeteredRow) -> str:
         return exact(row.micros)
 
-    @display(description="Settled as", ordering="settled_as")
-    def settled(self, row: MeteredRow) -> str:
+    @staticmethod
+    def settled(row: MeteredRow) -> str:
         return f"{row.settled_as}, approximate" if row.approximate else row.settled_as
 
 
@@ -273,6 +295,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     def values(self, row: DeniedRequest) -> str:
         # These are strings of tenants. The list escapes what is returned here.
         return ", ".join(f"{name}={value}" for name, value in sorted(row.attributes.items())) or "—"
+
+
+def _stacked(first: str, second: str) -> str:
+    """Return two values of one cell, the second smaller and below."""
+    return format_html('{}<span class="sg-help sg-block">{}</span>', first, second) if second else first
 
 
 def attachment(text: str, name: str) -> HttpResponse:

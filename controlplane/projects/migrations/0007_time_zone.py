@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import controlplane.core.zones
+import controlplane.projects.zones
 
 
 class Migration(migrations.Migration):
@@ -15,11 +15,12 @@ class Migration(migrations.Migration):
             model_name="project",
             name="time_zone",
             field=models.CharField(
+                blank=True,
                 db_default="UTC",
                 default="UTC",
-                help_text="Months of statements begin at midnight here, such as Europe/Berlin. Changes hold from then.",
+                help_text="Months of statements begin at midnight here, such as Europe/Berlin. If empty, in UTC.",
                 max_length=64,
-                validators=[controlplane.core.zones.check_time_zone],
+                validators=[controlplane.projects.zones.check_time_zone],
             ),
         ),
     ]

@@ -44,6 +44,10 @@ def saw(policy):
     return row
 
 
+def enforcing(policy, limit):
+    return reverse("admin:policies_policy_enforce", args=[policy.pk]) + f"?limit={limit}"
+
+
 def page_of(client, policy):
     return client.get(reverse("admin:policies_policy_change", args=[policy.pk])).content.decode()
 
@@ -61,7 +65,7 @@ def test_the_verdict_says_what_shadow_saw(as_ann, policy, shadow, saw):
     assert "would have denied 12 of 100 requests (12.0 %), of 1 of 2 callers." in page
     assert "per-minute, which is enforced with 25, denied 3." in page
     assert "1 caller would lose more than 15 %." in page
-    assert '/enforce/per-minute.candidate/">Enforce 10 requests' in page
+    assert '/enforce/?limit=per-minute.candidate">Enforce 10 requests' in page
 
 
 @pytest.mark.parametrize(("requests", "days"), [(49, 3), (100, 0.5)])
@@ -111,7 +115,7 @@ def test_enforce_leads_to_the_review_with_these_figures(as_ann, policy, shadow, 
     """The review shows what shadow saw, and offers no second shadow."""
     saw("per-minute.candidate", TokenFactory(policy=policy), 60, 12)
 
-    page = as_ann.get(reverse("admin:policies_policy_enforce", args=[policy.pk, shadow.name])).content.decode()
+    page = as_ann.get(enforcing(policy, shadow.name)).content.decode()
 
     assert "free gets tighter: 25 becomes 10 (per-minute)" in page
     assert "What shadow saw:" in page
@@ -120,7 +124,7 @@ def test_enforce_leads_to_the_review_with_these_figures(as_ann, policy, shadow, 
 
 def test_an_enforced_candidate_takes_the_place_of_its_limit(as_ann, policy, shadow):
     """Its numbers are those of the limit from then on, and the candidate goes."""
-    url = reverse("admin:policies_policy_enforce", args=[policy.pk, shadow.name])
+    url = enforcing(policy, shadow.name)
 
     as_ann.post(url, {"_start": "enforce", "change_reason": "Watched for a day", "seen_version": version_of(policy)})
 
@@ -131,7 +135,7 @@ def test_an_enforced_candidate_takes_the_place_of_its_limit(as_ann, policy, shad
 def test_a_shadow_limit_of_its_own_is_enforced_as_it_is(as_ann, policy):
     """Only its mode changes."""
     LimitFactory(policy=policy, name="per-hour", quota=50, mode="shadow")
-    url = reverse("admin:policies_policy_enforce", args=[policy.pk, "per-hour"])
+    url = enforcing(policy, "per-hour")
 
     as_ann.post(url, {"_start": "enforce", "change_reason": "Watched", "seen_version": version_of(policy)})
 
@@ -145,7 +149,7 @@ def test_a_shadow_limit_of_its_own_is_enforced_as_it_is(as_ann, policy):
 )
 def test_enforcing_is_refused(as_ann, policy, shadow, posted):
     """A reason is required, and nobody's change is overwritten."""
-    url = reverse("admin:policies_policy_enforce", args=[policy.pk, shadow.name])
+    url = enforcing(policy, shadow.name)
 
     as_ann.post(url, {"_start": "enforce", "seen_version": version_of(policy), **posted})
 
@@ -154,4 +158,4 @@ def test_enforcing_is_refused(as_ann, policy, shadow, posted):
 
 def test_only_a_shadow_can_be_enforced(as_ann, policy, shadow):
     """Another name leads nowhere."""
-    assert as_ann.get(reverse("admin:policies_policy_enforce", args=[policy.pk, "per-minute"])).status_code == 404
+    assert as_ann.get(enforcing(policy, "per-minute")).status_code == 404
