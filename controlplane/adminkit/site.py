@@ -23,6 +23,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.paging import CappedPaginator
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
@@ -113,6 +114,9 @@ class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
+    paginator = CappedPaginator
+    # To count all rows takes as long as to count those that match.
+    show_full_result_count = False
     # Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
     empty: ClassVar[tuple[str, str]] = ("", "")
 

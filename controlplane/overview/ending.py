@@ -3,10 +3,11 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Q, QuerySet
 
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
+from controlplane.core.counting import capped
 from controlplane.policies.models import Override
 from controlplane.projects.models import ManagementKey, Project, Token
 
@@ -18,7 +19,9 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
     """Return a row for each kind of object of *projects* that ends soon and that the user may see."""
     until, found = now + WITHIN, []
     if user.has_perm("projects.view_token"):
-        tokens = Token.objects.live(now).filter(project__in=projects, expires_at__lte=until).select_related("project")
+        # With both ends, because the index of ends has also all tokens that ended long ago.
+        soon = Token.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=until)
+        tokens = soon.filter(project__in=projects).select_related("project")
         found.append(_row("Tokens", tokens, "expires_at", ENDING, now))
         used = tokens.filter(last_used_at__gte=now - USED)
         found.append(_row("Tokens in use", used, "expires_at", ENDING_AND_USED, now, "seen in the last 24 hours"))
@@ -34,11 +37,12 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
 
 def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:
     """Return the title, the number with a link to the list, and the next one."""
-    next_one = rows.order_by(column, "pk").first()
+    next_one, count = rows.order_by(column, "pk").first(), capped(rows)
     return {
         "title": title,
         "note": note,
-        "count": rows.aggregate(count=Count("pk"), first=Min(column))["count"],
+        "count": count,
+        "shown": f"{count:,}",
         "url": list_url(rows.model, f"?{EndsFilter.parameter_name}={choice}"),
         "next": link_to(next_one) if next_one else "",
         "ends": instant(getattr(next_one, column), now) if next_one else "",
