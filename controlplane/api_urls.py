@@ -8,6 +8,7 @@ from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
+from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
 from controlplane.projects.models import SLUG_PATTERN
@@ -52,6 +53,7 @@ urlpatterns = [
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
     path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
+    path("preview", PreviewView.as_view({"post": "preview"}), name="preview"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),
     path("docs/", Documentation.as_view(), name="api-docs"),
     re_path("", NoSuchPath.as_view()),

@@ -17,6 +17,7 @@ _READ = (
     *("projects.view_project", "projects.view_token"),
     *("policies.view_policy", "policies.view_limit", "policies.view_override", "policies.view_auditentry"),
     *("usage.view_usagerow", "usage.view_meteredrow", "usage.view_deniedrequest"),
+    "statements.view_monthrow",
     *("reservations.view_reservation", "publishing.view_revision"),
     *("prices.view_modelprice", "prices.view_modelfactor"),
 )

@@ -16,9 +16,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             ]
         },
         {"title": "Limits", "items": _limits()},
-        {"title": "Operation", "items": _operation()},
+        {"title": "Activity", "items": _activity()},
         {"title": "Access", "items": _access()},
-        {"title": "Help", "items": [_entry("Documentation", "menu_book", reverse_lazy("docs"))]},
     ]
 
 
@@ -32,17 +31,17 @@ def _limits() -> list[dict[str, Any]]:
     ]
 
 
-def _operation() -> list[dict[str, Any]]:
-    outbox, badge = "publishing_outboxentry_changelist", "controlplane.publishing.admin.pending_badge"
+def _activity() -> list[dict[str, Any]]:
+    pending = "controlplane.publishing.admin.pending_badge"
     return [
         _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
+        _menu("Statements", "receipt_long", "statements_monthrow_changelist", "statements.view_monthrow"),
         _menu("Metered usage", "token", "usage_meteredrow_changelist", "usage.view_meteredrow"),
         _menu("Reservations", "pending", "reservations_reservation_changelist", "reservations.view_reservation"),
         _menu("Sampled denials", "block", "usage_deniedrequest_changelist", "usage.view_deniedrequest"),
         _menu("Daily reports", "summarize", "usage_dailyreport_changelist", "usage.view_dailyreport"),
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
-        _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision"),
-        _menu("Outbox", "outbox", outbox, "publishing.view_outboxentry", badge),
+        _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision", pending),
         _menu("Emergency", "emergency", "emergency_suspension_changelist", ""),
         _menu("Jobs", "checklist", "jobs_job_changelist", ""),
         _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),
@@ -53,7 +52,8 @@ def _access() -> list[dict[str, Any]]:
     return [
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
         _menu("People", "group", "auth_user_changelist", "auth.view_user"),
-        _menu("Failed log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
+        _menu("Sign-in failures", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
+        _entry("Help", "help", reverse_lazy("docs")),
     ]
 
 

@@ -27,8 +27,8 @@ from controlplane.adminkit.paging import CappedPaginator
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
-from controlplane.core.snapshots import snapshot
 from controlplane.core.text import unprintable
+from controlplane.core.transactions import snapshot
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 

@@ -18,7 +18,7 @@ from controlplane.api.problems import Conflict, PreconditionFailed
 from controlplane.api.requests import reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.core.requests import ID_HEADER, request_id
-from controlplane.core.snapshots import snapshot
+from controlplane.core.transactions import snapshot
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision

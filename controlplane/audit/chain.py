@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, Min, OuterRef, QuerySet
 
 from controlplane.audit.models import AuditSeal
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Change
 

@@ -21,6 +21,9 @@ OBJECTS = {
     "modelprice": "prices",
     "modelfactor": "factors of models",
     "reservation": "reservations",
+    "suspension": "suspensions",
+    "breakglass": "break glass",
+    "job": "jobs",
     "store": "the store",
     "audit": "the audit itself",
 }
@@ -31,6 +34,8 @@ DEEDS = {
     "ended": ("end", "expire"),
     "revoked": ("revoke",),
     "rotated": ("rotate",),
+    "suspended or resumed": ("suspend", "resume"),
+    "glass broken or mended": ("break", "mend"),
     "deleted": ("delete", "prune"),
     "undone": ("undo", "rollback"),
     "reset": ("reset", "reset_unfinished"),

@@ -10,7 +10,7 @@ from datetime import datetime
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import emergency_document
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.projects.models import Project, Token
@@ -29,7 +29,7 @@ def suspend(tx: Change, subject: Token | Project) -> Suspension:
         **owner, defaults={"reason": tx.reason[:500], "by": tx.actor.name}
     )
     if created:
-        _record(tx, "suspend", subject, found)
+        _record(tx, "suspend", subject)
     return found
 
 
@@ -54,16 +54,19 @@ def suspend_value(tx: Change, name: str, value: str, within: Project | None = No
 
 
 def resume(tx: Change, suspension: Suspension) -> None:
-    """End a suspension with an audit entry."""
+    """End a suspension with an audit entry, or do nothing if somebody else has ended it."""
+    take_turn(TURN)
+    if not Suspension.objects.filter(pk=suspension.pk).exists():
+        return
     subject = suspension.token or suspension.project
     if subject is None:
         tx.delete(suspension)
         return
-    Suspension.objects.filter(pk=suspension.pk).delete()
-    _record(tx, "resume", subject, suspension)
+    suspension.delete()
+    _record(tx, "resume", subject)
 
 
-def _record(tx: Change, deed: str, subject: Token | Project, suspension: Suspension) -> None:
+def _record(tx: Change, deed: str, subject: Token | Project) -> None:
     kind, was = subject._meta.model_name, deed == "resume"
     subject = type(subject).objects.get(pk=subject.pk)
     before, after = ({**subject.as_record(), "suspended": suspended} for suspended in (was, not was))

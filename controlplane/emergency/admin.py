@@ -64,10 +64,13 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         return is_member(request.user)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Suspension]:
-        rows = super().get_queryset(request).select_related("token__project", "project", "within")
-        if is_operator(request.user):
+        return super().get_queryset(request).select_related("token__project", "project", "within")
+
+    def narrowed(self, rows: QuerySet[Suspension], user: Any, kind: str = "view") -> QuerySet[Suspension]:
+        """Return what concerns the projects of the user, which is also what is suspended in all projects."""
+        if is_operator(user):
             return rows
-        own = projects_of(request.user).values("pk")
+        own = projects_of(user).values("pk")
         shared = Q(token=None, project=None, within=None)
         return rows.filter(shared | Q(project__in=own) | Q(token__project__in=own) | Q(within__in=own))
 
@@ -79,7 +82,9 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
             "<str:pk>/resume/": (self.resume_view, "resume"),
         }
         view = self.admin_site.admin_view
-        own = [path(at, view(require_POST(one)), name=f"emergency_{name}") for at, (one, name) in posts.items()]
+        own = [
+            path(at, view(require_POST(one)), name=f"emergency_suspension_{name}") for at, (one, name) in posts.items()
+        ]
         return [*own, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -91,6 +96,8 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
         """Lead to the page of all suspensions, because one has no page of its own."""
+        if not self.get_queryset(request).filter(pk=self.key_of(object_id)).exists():
+            raise Http404
         return HttpResponseRedirect(list_url(Suspension))
 
     def _page(
@@ -142,7 +149,7 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
                 row = suspend_value(tx, given["name"], given["value"], given["within"])
                 self.message_user(request, f"{row} is suspended.")
         except ValidationError as exc:
-            form.add_error(None, exc.messages) if hasattr(exc, "error_list") else _add(form, exc)
+            _add(form, exc)
             return self._page(request, value_form=form)
         return HttpResponseRedirect(list_url(Suspension))
 

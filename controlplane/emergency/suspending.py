@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from unfold.enums import ActionVariant
 
 from controlplane.access.scope import EDITOR, may
 from controlplane.adminkit.dialogs import action
@@ -35,7 +34,6 @@ class Suspendable:
         description="Suspend",
         permissions=["suspend"],
         icon="pause_circle",
-        variant=ActionVariant.WARNING,
         dialog={
             "title": "Suspend for now",
             "description": "Every proxy refuses it within a second, until somebody resumes it. Nothing else changes.",

@@ -17,6 +17,7 @@ from controlplane.access.admin import VIEWER, permission_required
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
+from controlplane.adminkit.times import exact
 from controlplane.core.money import permits
 from controlplane.explain import words
 from controlplane.explain.answer import Explanation, Line, Source, explain
@@ -58,7 +59,7 @@ class QuestionForm(forms.Form):
 
     decision = forms.CharField(required=False, max_length=200, label="Decision id")
     token = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Token")
-    at = forms.DateTimeField(required=False, widget=InstantInput, label="Time (UTC)")
+    at = forms.DateTimeField(required=False, widget=InstantInput, label="Time")
     request = forms.CharField(
         required=False, max_length=2000, widget=UnfoldAdminTextInputWidget, label="Method and path"
     )
@@ -126,6 +127,7 @@ def explain_view(request: HttpRequest) -> HttpResponse:
     form = QuestionForm(asked or None)
     found = _found(form, reach_of(request)) if form.is_bound and form.is_valid() else None
     context = {**admin.site.each_context(request), "title": TITLE, "form": _without_secret(form)}
+    context["zone_help"] = f"In the time zone {timezone.get_current_timezone_name()}. If empty, now."
     if found:
         context |= shown(found, is_operator(request.user))
     response = TemplateResponse(request, "admin/sluicegate/explain.html", context)
@@ -240,7 +242,7 @@ def source(found: Source | None) -> str:
     """Return where a quota comes from, in words."""
     if found is None or found.kind == "policy":
         return "by the policy"
-    until = f" until {found.ends_at:%Y-%m-%d %H:%M} UTC" if found.ends_at else " without an end"
+    until = f" until {exact(found.ends_at)}" if found.ends_at else " without an end"
     return f"override{until}" + (f", {found.by}: “{found.reason}”" if found.by else "")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import redis
 
 from controlplane.core.instants import microseconds
+from controlplane.emergency.models import BreakGlass
 from controlplane.explain import counts, live, past
+from controlplane.explain.emergencies import glass_at, suspension_of
 from controlplane.explain.matches import NO, UNKNOWN, YES, Matched, matched
 from controlplane.explain.question import Case, Reach
 from controlplane.fleet.models import Instance
@@ -78,8 +80,10 @@ class Explanation:
         period: The finest period of the request of which usage is kept.
         total: The decisions about the token in that period. None: there is no usage.
         passes_now: Whether the same request would pass now. None: not known.
-        blocks: The limits without room now, or why no limit is asked.
+        refusal: Why no limit would be asked now, in words. Empty if limits decide.
+        full: The limits without room now.
         store_away: Whether the counters could not be read.
+        glass, glass_then: The broken glass under which no limit denies now, and the one of the time of the request.
     """
 
     case: Case
@@ -92,14 +96,22 @@ class Explanation:
     changes: list[Revision] = field(default_factory=list)
     change_count: int = 0
     passes_now: bool | None = None
-    blocks: tuple[str, ...] = ()
+    refusal: str = ""
+    full: tuple[str, ...] = ()
     store_away: bool = False
     instance: Instance | None = None
+    glass: BreakGlass | None = None
+    glass_then: BreakGlass | None = None
 
     @property
     def decided(self) -> Line | None:
         """The limit that denied, or None if none did or it is not known."""
         return next((line for line in self.lines if line.decided), None)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What would deny the same request now."""
+        return (self.refusal,) if self.refusal else self.full
 
     @property
     def unknown(self) -> list[Line]:
@@ -119,7 +131,13 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
     away, counters = _live(client, today, case, now, reach)
     lines = _lines(case, then, today, period, counters, now, reach)
     changes, count = past.changes_since(case, [state.subject, present])
-    passes, blocks = _would_pass(case, present, today, counters, away)
+    glass, refusal = glass_at(now), _refusal(case, present)
+    passes: bool | None
+    full: tuple[str, ...]
+    if refusal or glass:  # no limit denies while the glass is broken
+        passes, full = not refusal, ()
+    else:
+        passes, full = _would_pass(today, counters, away)
     return Explanation(
         case=case,
         now=now,
@@ -131,9 +149,12 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
         changes=changes,
         change_count=count,
         passes_now=passes,
-        blocks=blocks,
+        refusal=refusal,
+        full=full,
         store_away=away,
         instance=instance,
+        glass=glass,
+        glass_then=glass_at(case.at),
     )
 
 
@@ -226,11 +247,9 @@ class _Sources:
 
 
 def _would_pass(
-    case: Case, present: Subject | None, today: Mapping[Any, Matched], counters: Mapping[Any, live.Now], away: bool
+    today: Mapping[Any, Matched], counters: Mapping[Any, live.Now], away: bool
 ) -> tuple[bool | None, tuple[str, ...]]:
-    """Return whether the same request with the cost 1 would pass now, and what does not let it pass."""
-    if refusal := _refusal(case, present):
-        return False, (refusal,)
+    """Return whether the limits would let the same request with the cost 1 pass now, and which would not."""
     enforced = [one for one in today.values() if one.limit.mode == "enforce" and one.matches != NO]
     full = tuple(one.name for one in enforced if one.identity in counters and not counters[one.identity].remaining)
     if full:
@@ -247,9 +266,7 @@ def _refusal(case: Case, present: Subject | None) -> str:
         return f"the token is {case.token.status}"
     if case.project and not case.project.active:
         return "the project is inactive"
-    if present and present.token and present.token.suspended:
-        return "the token is suspended"
-    return "" if present else "enforcers do not know the token"
+    return suspension_of(case, present) or ("" if present else "enforcers do not know the token")
 
 
 def _instance(case: Case) -> Instance | None:

@@ -26,7 +26,7 @@ from controlplane.usage.periods import start_of
 from enforcement.model.instants import HOUR_SECONDS
 
 NEAR = 0.8
-ACTIVE = timedelta(minutes=10)
+ACTIVE = timedelta(minutes=5)
 # A forecast by hours says nothing of a shorter window.
 HOUR = timedelta(seconds=HOUR_SECONDS)
 MOST_CANDIDATES = 1_000

@@ -16,6 +16,7 @@ from unfold.decorators import display
 from controlplane.access.admin import VIEWER, permission_required
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import badge, link_to, list_url
+from controlplane.adminkit.times import exact
 from controlplane.core.money import permits
 from controlplane.explain import near
 from controlplane.explain.day import day_of
@@ -112,13 +113,15 @@ def runs_out(forecast: Forecast | None, resets_at: Any) -> SafeString | str:
         return "no, resets first" if resets_at else "no"
     if forecast.at <= now:
         return badge("nothing left", "bad")
+    local = timezone.localtime(forecast.at)
     if forecast.is_vague:
-        text = f"about {forecast.at:%a %d %b} (± a day)"
-    elif forecast.at.date() == now.date():
-        text = f"today, {forecast.at:%H:%M} UTC"
+        text = f"about {local:%a %d %b} (± a day)"
+    elif local.date() == timezone.localtime(now).date():
+        text = f"today, {local:%H:%M}"
     else:
-        text = f"{forecast.at:%a %d %b, %H:%M} UTC"
-    return format_html('<time datetime="{}">{}</time>', forecast.at.isoformat(timespec="seconds"), text)
+        text = f"{local:%a %d %b, %H:%M}"
+    html = '<time datetime="{}" title="{}">{}</time>'
+    return format_html(html, forecast.at.isoformat(timespec="seconds"), exact(forecast.at), text)
 
 
 class NearFilter(DropdownFilter):

@@ -91,10 +91,11 @@ def context(found: Explanation) -> list[str]:
         sentences.append(_next_request(decided.match.limit, found.case.at))
     if found.total:
         allowed, denied = found.total["allowed"], found.total["denied"]
-        whose = "It" if found.case.token_id else "Requests without a token"
-        verb = "sent" if found.case.token_id else "were"
-        number = _requests(allowed + denied) if found.case.token_id else f"{allowed + denied:,}"
-        sentences.append(f"{whose} {verb} {number} in that {found.period.name}, {denied:,} {_were(denied)} denied.")
+        number = _requests(allowed + denied)
+        sent = f"It sent {number}" if found.case.token_id else f"There were {number} without a token"
+        sentences.append(f"{sent} in that {found.period.name}, {denied:,} {_were(denied)} denied.")
+    if found.glass_then:
+        sentences.append(f"The glass was broken then ({found.glass_then.reason}), so no limit denied.")
     if found.period.name in KEPT_LONGER:
         sentences.append(f"That minute is no longer kept; {KEPT_LONGER[found.period.name]}.")
     elif not found.period.name:
@@ -114,11 +115,14 @@ def present(found: Explanation) -> str:
     """Return in a sentence or two whether the same request would pass now."""
     if found.case.project is None:
         return ""
+    if found.passes_now and found.glass:
+        return f"It would pass now, because the glass is broken until {_moment(found.glass.ends_at)}: no limit denies."
     if found.passes_now:
         return "It would pass now."
+    if found.refusal:
+        return f"It would be refused now: {found.refusal}."
     if found.passes_now is False:
-        full = ", ".join(map(_slashed, found.blocks))
-        return f"It would be denied now: {full if '/' not in full else f'no room left in {full}'}."
+        return f"It would be denied now: no room left in {_listed(list(map(_slashed, found.full)))}."
     if found.store_away:
         return "Whether it would pass now is not known, because the store is not reachable."
     decided = found.decided

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.access.people import Recorded
 from controlplane.adminkit.first_steps import first_project
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.firstrun.catalogue import Template
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Policy

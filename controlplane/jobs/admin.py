@@ -35,12 +35,9 @@ class JobAdmin(ChangingAdmin, ReadOnlyAdmin):
     def has_view_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
         return request.user.is_active and request.user.is_staff
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        rows = super().get_queryset(request)
-        if is_operator(request.user):
-            return rows
-        # What it says of a project is no longer for somebody who has left the project since.
-        return rows.filter(user=request.user).within(projects_of(request.user))
+    def narrowed(self, rows: QuerySet[Job], user: Any, kind: str = "view") -> QuerySet[Job]:
+        """Return the user's own jobs, without those about a project that they have left since. Operators see all."""
+        return rows if is_operator(user) else rows.filter(user=user).within(projects_of(user))
 
     @display(description="State", ordering="state")
     def condition(self, job: Job) -> str:

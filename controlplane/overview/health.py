@@ -103,7 +103,8 @@ def quota_health(now: datetime) -> Iterable[Fact]:
         yield Fact("Quotas", "not saved yet", "warn", "No worker has saved the counters of long windows.")
         return
     late = now - run.at > checkpoints.LATE
-    detail = format_html("{} counters of a day or longer, saved {}", f"{run.counters:,}", instant(run.at, now))
+    counters = f"{run.counters:,} counter{'' if run.counters == 1 else 's'}"
+    detail = format_html("{} of a day or longer, saved {}", counters, instant(run.at, now))
     yield Fact("Quotas", "late" if late else "saved", "bad" if late else "good", detail)
 
 

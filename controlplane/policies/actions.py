@@ -6,7 +6,7 @@ from datetime import datetime
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import Change
 from enforcement.model.documents import Policy as PolicyValue

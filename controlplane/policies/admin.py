@@ -1,8 +1,7 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet, Value
-from django.db.models.functions import Concat
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
@@ -11,8 +10,8 @@ from unfold.decorators import display
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.filters import EndsFilter, RowFilter
-from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.filters import RowFilter
+from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
     StackedInline,
@@ -24,20 +23,18 @@ from controlplane.adminkit.site import (
     links,
     list_url,
 )
-from controlplane.adminkit.times import zone_name
-from controlplane.core.money import permits
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.actions import copy_policy, remove_limit, save_override, set_global_policy
+from controlplane.policies.actions import copy_policy, remove_limit, set_global_policy
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
-from controlplane.policies.scoped_admin import OverrideScope, PolicyScope
+from controlplane.policies.scoped_admin import PolicyScope
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.review.admin import ReviewedPolicies
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -95,7 +92,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
+class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
     list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", RowFilter)]
     search_fields = ["slug", "name"]
@@ -199,6 +196,7 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
         for position, limit in enumerate(limits):
             limit.position = position
             limit.save()
+        self.settle_review(request, form.instance)
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
         """Return the actions of the page without the one that would change nothing."""
@@ -277,57 +275,3 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, RecordedAdmin):
             where = "to every request" if chosen else "only to its tokens and projects"
             self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
         return done(change_url(policy))
-
-
-@admin.register(Override)
-class OverrideAdmin(OverrideScope, RecordedAdmin):
-    list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [EndsFilter, ("project", RowFilter), ("token", RowFilter)]
-    ends_column = "ends_at"
-    list_select_related = ["limit__policy", "token", "project"]
-    search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
-    autocomplete_fields = ["limit", "token", "project"]
-    readonly_fields = ["created_by", "created"]
-    fieldsets = [
-        (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
-        (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
-        ("Creation", {"fields": ["created_by", "created"]}),
-    ]
-    add_fieldsets = fieldsets[:2]
-    empty = (
-        "An override gives one token or project another quota for one limit, with a reason and an end.",
-        "Add an override",
-    )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
-        shown = Concat("limit__policy__slug", Value("/"), "limit__name")
-        return super().get_queryset(request).annotate(shown_limit=shown)
-
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
-        field = super().formfield_for_dbfield(db_field, request, **options)
-        if db_field.name == "ends_at":
-            field.help_text = f"In {zone_name()}. If empty, the override stays until it is deleted."
-        return field
-
-    @display(description="Applies to", ordering="token__name")
-    def holder(self, override: Override) -> str:
-        return link_to(override.token or override.project)
-
-    @display(description="Quota")
-    def replaced(self, override: Override) -> str:
-        unit = override.limit.unit
-        return f"{permits(override.quota, unit)} instead of {permits(override.limit.quota, unit)}"
-
-    @display(description="Ends", ordering="ends_at")
-    def ends(self, override: Override) -> str:
-        return instant(override.ends_at) if override.ends_at else "when it is deleted"
-
-    @display(description="Created", ordering="created_at")
-    def created(self, override: Override) -> str:
-        return instant(override.created_at)
-
-    def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
-        save_override(tx, obj)
-
-    def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
-        """Do nothing, because save_override() has recorded the change."""

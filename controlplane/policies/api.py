@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 from rest_framework.request import Request
@@ -19,12 +19,13 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, check_precondition
 from controlplane.core.text import slug_error
 from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
+from controlplane.review.api import DryRunQuery, ReplacedOrTried, ReviewSerializer
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -162,14 +163,17 @@ class PolicyQuery(ListQuery):
     )
 
 
-class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+POLICY_OR_REVIEW = PolymorphicProxySerializer("PolicyOrReview", [PolicySerializer, ReviewSerializer], None)
+
+
+class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
-    queries = {"list": PolicyQuery}
+    queries = {"list": PolicyQuery, "update": DryRunQuery, "partial_update": DryRunQuery}
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
@@ -193,6 +197,14 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
+
+    @extend_schema(responses=POLICY_OR_REVIEW)
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().update(request, *args, **kwargs)
+
+    @extend_schema(responses=POLICY_OR_REVIEW)
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().partial_update(request, *args, **kwargs)
 
     def save_new(self, tx: Change, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")

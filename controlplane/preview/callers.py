@@ -10,16 +10,12 @@ from django.db.models import Q, QuerySet
 
 from controlplane.policies.models import Override, Policy
 from controlplane.preview.chunks import HEAD, Chunk, read_hours
+from controlplane.preview.kinds import EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay
 from controlplane.preview.replay import Case, Days, seconds_of_day
 from controlplane.projects.models import Project, Token
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
 from enforcement.model.limits import InvalidLimit, Limit
-
-TOKEN, PROJECT, EVERYTHING = "token", "project", "everything"
-
-Caller = tuple[str, str]
-"""What has a counter of its own: TOKEN or PROJECT with its id, or EVERYTHING with none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,16 @@ import numpy as np
 
 from controlplane.policies.models import Policy
 from controlplane.preview import recording
-from controlplane.preview.callers import Caller, Callers, Span, hour_of
+from controlplane.preview.callers import Callers, Span, hour_of
 from controlplane.preview.chunks import HEAD
 from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
+from controlplane.preview.kinds import DAY, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
 from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
 
-DAY = timedelta(hours=24)
-WEEK = timedelta(days=7)
 MOST_AFFECTED = 10
 CALLERS_AT_ONCE = 1000
 # With more callers to replay, bins are minutes, so that a preview takes no longer.

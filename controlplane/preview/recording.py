@@ -13,7 +13,7 @@ from itertools import batched
 from django.db import transaction
 from django.db.models import Count, Min
 
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.core.upserts import add_up
 from controlplane.preview.models import RecordedDay, RecordedMinute
 from controlplane.usage.batches import Row

@@ -1,6 +1,11 @@
 """What a preview says, in sentences."""
 
-from controlplane.preview.previews import Preview, Range
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # numpy, which only a preview needs
+    from controlplane.preview.previews import Preview, Range
 
 NO_DATA = "No data: nothing was recorded for the callers of this policy. A day in shadow gives an answer."
 NOT_JUDGED = "No data: recorded usage cannot judge this. A day in shadow gives an answer."

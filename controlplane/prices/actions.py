@@ -6,7 +6,7 @@ from datetime import datetime
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.core.turns import take_turn
+from controlplane.core.transactions import take_turn
 from controlplane.prices import factors
 from controlplane.prices.differences import Difference
 from controlplane.prices.factors import FactorChange

@@ -14,7 +14,7 @@ from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
 from controlplane.adminkit.times import zone_name
 from controlplane.core.money import exact, rounded
-from controlplane.core.snapshots import snapshot
+from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import factors
 from controlplane.prices.actions import delete_price, lock_prices, save_price

@@ -33,6 +33,7 @@ from controlplane.adminkit.snippets import token_snippets
 from controlplane.core.counting import CappedCount, as_capped
 from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
+from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
@@ -42,8 +43,10 @@ from controlplane.projects.actions import (
 )
 from controlplane.projects.bulk_admin import BulkActions
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
+from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.statements.links import statement_url
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
 
@@ -55,10 +58,11 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["reset_counters", *Suspendable.ACTIONS]
+    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
     policies = ("policy", "anonymous_policy", "token_policy")
-    add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
     project_path = "pk"
@@ -106,6 +110,7 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
         return links(
             [
                 ("tokens", list_url(Token, f"?project__id__exact={project.pk}")),
+                ("usage by month", statement_url(project=project.slug)),
                 ("own policies", list_url(Policy, f"?project__id__exact={project.pk}")),
                 ("overrides", list_url(Override, f"?project__id__exact={project.pk}")),
             ]
@@ -178,7 +183,8 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = [*BulkActions.ACTIONS]
-    actions_detail = ["reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
+    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
+    raise_limit = raise_limit
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
@@ -206,8 +212,10 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         return links(
             [
                 ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("usage by month", statement_url(token=token.pk)),
                 ("explain a denial", f"{reverse('explain-denial')}?token={token.pk}"),
                 ("audit entries", list_url_of_audit(token)),
+                *((f"usage of {name}={value}", usage_url(name, value)) for name, value in token.labels.items()),
             ]
         )
 

@@ -1,5 +1,6 @@
 """The REST resources of projects and their tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -17,11 +18,15 @@ from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
+from controlplane.emergency.actions import resume, suspend
+from controlplane.emergency.models import is_suspended
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
+from controlplane.publishing.changes import Change
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
+SUSPENDED = "Whether every proxy refuses it for now."
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
 
 
@@ -41,14 +46,20 @@ class ProjectSerializer(CleanModelSerializer):
         help_text="Slug of the policy of each new token that is created without one. Existing tokens stay as they are.",
     )
 
+    suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
+
+    def get_suspended(self, project: Project) -> bool:
+        return is_suspended(project)
+
     class Meta:
         model = Project
         fields = [
             *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
-            *("active", "partition_cap", "version", "created_at"),
+            *("active", "suspended", "partition_cap", "time_zone", "version", "created_at"),
         ]
         extra_kwargs = {
             "active": {"default": True},
+            "time_zone": {"default": "UTC"},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]
@@ -61,7 +72,30 @@ class ProjectSerializer(CleanModelSerializer):
         return slug
 
 
-class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+class SuspendableView:
+    """The actions of a resource that suspend and resume it."""
+
+    @extend_schema(request=NoBody)
+    @action(detail=True, methods=["post"])
+    def suspend(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Suspend it for now, so that every proxy refuses it within a second. Repeating this changes nothing."""
+        return self._suspend(request, suspend)
+
+    @extend_schema(request=NoBody)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """End the suspension, so that every proxy lets it in again. Without one, this changes nothing."""
+        return self._suspend(request, lambda tx, row: is_suspended(row) and resume(tx, row.suspension))
+
+    def _suspend(self, request: Request, deed: Callable[[Change, Any], Any]) -> Response:
+        NoBody(data=request.data).is_valid(raise_exception=True)
+        with self.change() as tx:
+            row = self.for_writing()
+            deed(tx, row)
+            return self.answer(self.as_written(row))
+
+
+class ProjectView(SuspendableView, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
@@ -76,10 +110,12 @@ class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
         "update": "projects:write",
         "partial_update": "projects:write",
         "destroy": "projects:write",
+        "suspend": "projects:write",
+        "resume": "projects:write",
     }
 
     def get_queryset(self) -> QuerySet[Project]:
-        return self.access.projects().select_related("policy", "anonymous_policy", "token_policy")
+        return self.access.projects().select_related("policy", "anonymous_policy", "token_policy", "suspension")
 
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
@@ -94,12 +130,16 @@ class TokenSerializer(CleanModelSerializer):
     )
     labels = LabelsField(required=False, help_text="All labels of the token. A change replaces them.")
     status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
+    suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
     clean_exclude = ("digest", "prefix")
+
+    def get_suspended(self, token: Token) -> bool:
+        return is_suspended(token)
 
     class Meta:
         model = Token
         fields = [
-            *("id", "project", "name", "prefix", "policy", "labels", "status"),
+            *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended"),
             *("expires_at", "revoked_at", "last_used_at", "created_at"),
         ]
         extra_kwargs = {"expires_at": {"default": None}}
@@ -135,7 +175,7 @@ class TokenView(ApiView):
     ordering = ("-id",)
 
     def get_queryset(self) -> QuerySet[Token]:
-        return self.access.tokens().select_related("project", "policy")
+        return self.access.tokens().select_related("project", "policy", "suspension")
 
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret
@@ -179,7 +219,7 @@ class ProjectTokenView(Listed, TokenView):
             return self.issued(token, secret)
 
 
-class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
+class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
@@ -190,6 +230,8 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
         "destroy": "tokens:write",
         "revoke": "tokens:write",
         "rotate": "tokens:write",
+        "suspend": "tokens:write",
+        "resume": "tokens:write",
     }
 
     @extend_schema(request=NoBody, responses=TokenSerializer)

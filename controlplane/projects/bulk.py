@@ -17,8 +17,9 @@ from controlplane.projects.models import Token, check_is_future
 from controlplane.publishing.changes import AT_ONCE, Change, change
 
 JOB = "tokens"
-# More tokens than this are changed by a job.
+# More tokens than this are changed by a job, and more than a job may have by none.
 MOST_IN_A_REQUEST = 500
+MOST_IN_A_JOB = 100_000
 
 Deed = Callable[[Change, QuerySet[Token], dict[str, Any]], int]
 

@@ -14,7 +14,6 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from controlplane.access.scope import EDITOR, projects_of
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import InstantInput
 from controlplane.adminkit.selection import selection
@@ -43,7 +42,7 @@ class BulkForm(forms.Form):
         return {}
 
 
-class PolicyForm(BulkForm):
+class BulkPolicyForm(BulkForm):
     policy = forms.CharField(
         required=False,
         max_length=63,
@@ -67,7 +66,7 @@ class PolicyForm(BulkForm):
         return {"policy": self.cleaned_data["policy"]}
 
 
-class ExpiryForm(BulkForm):
+class BulkExpiryForm(BulkForm):
     expires_at = forms.DateTimeField(
         required=False, label="End", widget=InstantInput, help_text="In UTC. If empty, the tokens never end."
     )
@@ -84,7 +83,7 @@ class ExpiryForm(BulkForm):
         return {"expires_at": isoformat(self.cleaned_data["expires_at"])}
 
 
-class LabelForm(BulkForm):
+class BulkLabelForm(BulkForm):
     label = forms.CharField(
         max_length=200,
         widget=UnfoldAdminTextInputWidget,
@@ -119,17 +118,17 @@ class BulkActions:
     @admin.action(description="Set the policy of the selected tokens", permissions=["change"])
     def policy_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         effect = "The limits of the policy replace those of the present policies. Usage of the same limits goes on."
-        return self._bulk(request, tokens, "policy", PolicyForm, "Set the policy of", effect)
+        return self._bulk(request, tokens, "policy", BulkPolicyForm, "Set the policy of", effect)
 
     @admin.action(description="Set the end of the selected tokens", permissions=["change"])
     def expiry_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         effect = "Tokens that are revoked or expired stay as they are."
-        return self._bulk(request, tokens, "expiry", ExpiryForm, "Set the end of", effect)
+        return self._bulk(request, tokens, "expiry", BulkExpiryForm, "Set the end of", effect)
 
     @admin.action(description="Label the selected tokens", permissions=["change"])
     def label_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         effect = "Other labels stay. Tokens that have as many labels as they may have stay as they are."
-        return self._bulk(request, tokens, "label", LabelForm, "Label", effect)
+        return self._bulk(request, tokens, "label", BulkLabelForm, "Label", effect)
 
     @admin.action(description="Delete the selected tokens", permissions=["delete"])
     def delete_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
@@ -147,15 +146,15 @@ class BulkActions:
         effect: str,
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
-        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
-        own = set(projects_of(request.user, EDITOR).filter(pk__in=[one.pk for one in projects]))
-        if foreign := [project.slug for project in projects if project not in own]:
-            text = f"You may not change tokens of {', '.join(foreign[:5])}. Filter the list by a project first."
+        if (count := tokens.count()) > bulk.MOST_IN_A_JOB:
+            text = (
+                f"Choose at most {bulk.MOST_IN_A_JOB:,} tokens, and not {count:,}. Filter the list by a project first."
+            )
             messages.error(request, text)
             return None
+        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
         asked = "change_reason" in request.POST
         form = form_class(request.POST if asked else None, projects=projects)
-        count = tokens.count()
         noun = f"{count:,} token{'' if count == 1 else 's'}"
         if not (asked and form.is_valid()):
             title = f"{verb} {noun}"

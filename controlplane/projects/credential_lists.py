@@ -7,7 +7,6 @@ from django.contrib import messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.html import format_html_join
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
@@ -16,6 +15,7 @@ from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
 from controlplane.adminkit.searching import IndexedSearch
 from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
+from controlplane.projects.label_groups import LabelGroups, linked_labels
 from controlplane.projects.models import Credential, Token
 from controlplane.projects.secret_search import SecretSearch
 from controlplane.publishing.changes import Change
@@ -117,12 +117,12 @@ class TokenForm(RecordedForm):
     )
 
 
-class LabelledRows:
-    """A mixin for the list of tokens, which shows their labels and finds them."""
+class LabelledRows(LabelGroups):
+    """A mixin for the list of tokens, which shows their labels, finds them and groups by them."""
 
     @display(description="Labels")
     def label_list(self, token: Token) -> str:
-        return format_html_join(" ", "{}", ((badge(f"{name}={value}"),) for name, value in token.labels.items())) or "—"
+        return linked_labels(token) or "—"
 
     parts = ("labels",)
     searches = (

@@ -13,6 +13,7 @@ from django.utils import timezone
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.projects.token_indexes import TOKEN_INDEXES
+from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
@@ -26,27 +27,10 @@ SLUG_RULE = RegexValidator(
 MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
 
 SCOPES = (
-    "projects:read",
-    "projects:write",
-    "tokens:read",
-    "tokens:write",
-    "policies:read",
-    "policies:write",
-    "overrides:write",
-    "prices:read",
-    "prices:write",
-    "counters:read",
-    "counters:reset",
-    "reservations:read",
-    "reservations:settle",
-    "usage:read",
-    "audit:read",
-    "instances:read",
-    "revisions:read",
-    "revisions:write",
-    "jobs:read",
-    "jobs:cancel",
-    "*",
+    *("projects:read", "projects:write", "tokens:read", "tokens:write", "policies:read", "policies:write"),
+    *("overrides:write", "prices:read", "prices:write", "counters:read", "counters:reset"),
+    *("reservations:read", "reservations:settle", "usage:read", "audit:read", "instances:read"),
+    *("revisions:read", "revisions:write", "jobs:read", "jobs:cancel", "*"),
 )
 
 
@@ -108,6 +92,13 @@ class Project(Versioned):
         help_text="How many values of an attribute, such as ip, have a counter of their own in one limit. All other "
         "values share one counter. From 1 to 1,000,000. If empty, 10,000.",
     )
+    time_zone = models.CharField(
+        max_length=64,
+        default="UTC",
+        db_default="UTC",
+        validators=[check_time_zone],
+        help_text="Months of statements begin at midnight here, such as Europe/Berlin. Changes hold from then.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -129,7 +120,7 @@ class Project(Versioned):
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
         policies = {"anonymous_policy": self.anonymous_policy_id, "token_policy": self.token_policy_id}
-        more = {**policies, "partition_cap": self.partition_cap}
+        more = {**policies, "partition_cap": self.partition_cap, "time_zone": self.time_zone}
         return {"id": self.pk, **fields, **more, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:

@@ -28,10 +28,18 @@ class RevisionSerializer(serializers.ModelSerializer):
     published_at = InstantField(read_only=True, allow_null=True)
     acknowledged = serializers.SerializerMethodField(help_text="Number of instances with this or a newer revision.")
     instances = serializers.SerializerMethodField(help_text="Number of running instances.")
+    lag_ms = serializers.IntegerField(
+        read_only=True,
+        allow_null=True,
+        help_text="After how many milliseconds the last of the instances that ran then had it. Null if unknown.",
+    )
 
     class Meta:
         model = Revision
-        fields = ["revision", "epoch", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
+        fields = [
+            *("revision", "epoch", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"),
+            "lag_ms",
+        ]
 
     def get_acknowledged(self, revision: Revision) -> int:
         return heartbeats.acknowledged(revision.number, self.context["view"].fleet)[0]

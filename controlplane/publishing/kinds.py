@@ -12,6 +12,9 @@ KIND_OF = {
     "project": Revision.POLICY,
     "override": Revision.OVERRIDE,
     "token": Revision.TOKEN,
+    # Rare, and what people look for first.
+    "breakglass": Revision.POLICY,
+    "suspension": Revision.POLICY,
 }
 RANKS = [kind for kind, _ in Revision.KINDS]
 
@@ -21,9 +24,14 @@ def kind_of(publication: Publication, changes: Collection[str]) -> str:
     if publication.full:
         return Revision.FULL
     entries = AuditEntry.objects.filter(change__in=changes) if changes else AuditEntry.objects.none()
-    audited = entries.exclude(action__startswith="counters.").order_by().values_list("object_type", flat=True)
-    kinds = {KIND_OF.get(name, Revision.OTHER) for name in audited.distinct()}
+    audited = entries.exclude(action__startswith="counters.").order_by().values_list("object_type", "action")
+    kinds = {_kind(*one) for one in audited.distinct()}
     return highest(kinds or _published_kinds(publication))
+
+
+def _kind(object_type: str, action: str) -> str:
+    suspends = action.endswith((".suspend", ".resume"))
+    return Revision.POLICY if suspends else KIND_OF.get(object_type, Revision.OTHER)
 
 
 def highest(kinds: Iterable[str]) -> str:

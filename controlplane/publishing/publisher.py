@@ -25,7 +25,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
-from controlplane.core.snapshots import snapshot
+from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token

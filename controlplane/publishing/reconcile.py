@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.locks import hold
-from controlplane.core.snapshots import snapshot
+from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry

@@ -65,7 +65,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     # Members see it, as far as narrowed() lets them.
     shared = True
     fields = readonly_fields = [
-        *("published", "epoch", "by", "channel", "what_changed"),
+        *("published", "epoch", "author", "channel", "what_changed"),
         *("runs_on", "who_runs_what", "documents"),
     ]
     change_form_before_template = "admin/sluicegate/revisions/undo_link.html"
@@ -107,6 +107,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         if revision is not None:
             revision.fleet, revision.entries_seen = heartbeats.fleet_now(), entries_for(request.user)
             (revision.row,) = listing.described([revision], revision.entries_seen, listing.ENTRIES_ON_A_PAGE)
+            revision.author = authors(revision.row, request.user)
             revision.undo_url = undo_url(revision.number) if may_undo(revision.row, request) else ""
         return revision
 
@@ -119,6 +120,10 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     @display(description="Published", ordering="at")
     def published(self, revision: Revision) -> str:
         return instant(revision.published_at) if revision.published_at else badge("not published", "warn")
+
+    @display(description="By")
+    def author(self, revision: Revision) -> str:
+        return revision.author
 
     @display(description="Changed")
     def what_changed(self, revision: Revision) -> str:
@@ -264,6 +269,13 @@ def may_undo(row: listing.Row, request: HttpRequest) -> bool:
     return all(may(request.user, EDITOR, one.entry.project or None) for one in row.entries)
 
 
+def authors(row: listing.Row, user: Any) -> str:
+    """Return who made a revision, for members only the authors of the changes that they may see."""
+    if is_operator(user):
+        return row.revision.by
+    return ", ".join(dict.fromkeys(one.entry.actor for one in row.entries))
+
+
 def undo_url(number: int) -> str:
     """Return the address of the page that undoes a revision."""
     return reverse("admin:publishing_revision_undo", args=[number])
@@ -278,6 +290,7 @@ def shown(row: listing.Row, request: HttpRequest, urls: dict[tuple[str, str], st
         "revision": revision,
         "url": change_url(revision),
         "entries": [(one, urls.get(one.of)) for one in row.entries],
+        "by": authors(row, request.user),
         "contents": "" if row.entries or row.first else contents(revision),
         "reason": row.entries[0].entry.reason if row.entries else "",
         "lag": listing.seconds(revision.lag_ms),

@@ -21,10 +21,12 @@ MISSING = object()
 # What each kind of object gets back. Other fields say what happened to it, such as that it was revoked.
 FIELDS = {
     "policy": ("slug", "name", "description", "metering", "is_global"),
-    "project": ("slug", "name", *POLICIES, "active", "partition_cap"),
+    "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone"),
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("quota", "burst", "reason", "ends_at"),
 }
+# Fields that differ after every change, or whose parts are looked at one by one.
+UNSAID = ("id", "version", "limits")
 
 
 @dataclass(frozen=True, slots=True)

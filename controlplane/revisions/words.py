@@ -22,6 +22,17 @@ VERBS = {
     "undo": "changed back",
     "end": "ended",
     "reset": "counters reset",
+    "suspend": "suspended",
+    "resume": "resumed",
+    "break": "broken, so every limit is a shadow",
+    "mend": "mended, so every limit is enforced again",
+    "cancel": "cancelled",
+    "settle": "settled",
+    "release": "given back",
+    "password": "password changed",
+    "narrow": "limited to fewer projects",
+    "prune": "pruned",
+    "new_epoch": "new epoch begun",
 }
 # Fields that the amount of a limit contains, such as "25 requests per minute".
 IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")

@@ -202,10 +202,8 @@ class UsageAdmin(SumsAdmin):
 
 @admin.register(MeteredRow)
 class MeteredAdmin(SumsAdmin):
-    list_display = [
-        *("begins", "project", "token", "model_name", "settled", "requests"),
-        *("input", "cached_input", "cache_write", "output", "calls", "money"),
-    ]
+    # Eight columns, because the last one, money, has to be seen without scrolling.
+    list_display = ["begins", "holder", "model_name", "requests", "all_input", "output", "calls", "money"]
     list_filter = [
         PeriodFilter,
         ("project_id", ProjectFilter),
@@ -218,16 +216,26 @@ class MeteredAdmin(SumsAdmin):
     columns = ("at", *MeteredRow.KEY[2:], *COUNT_NAMES)
     empty = ("The tokens of metered requests are counted here by model and minute, once they are settled.", "")
 
-    @display(description="Model", ordering="model")
+    @display(description="Project and token", ordering="project_id")
+    def holder(self, row: MeteredRow) -> str:
+        return _stacked(self.project(row), self.token(row))
+
+    @display(description="Model, settled as", ordering="model")
     def model_name(self, row: MeteredRow) -> str:
-        return long_name(row.model) if row.model else "—"
+        return _stacked(long_name(row.model) if row.model else "—", self.settled(row))
+
+    @display(description="Input", ordering="input")
+    def all_input(self, row: MeteredRow) -> str:
+        parts = [f"{row.cached_input:,} cached" if row.cached_input else ""]
+        parts += [f"{row.cache_write:,} to the cache" if row.cache_write else ""]
+        return _stacked(f"{row.input:,}", ", ".join(filter(None, parts)))
 
     @display(description="Money", ordering="micros")
     def money(self, row: MeteredRow) -> str:
         return exact(row.micros)
 
-    @display(description="Settled as", ordering="settled_as")
-    def settled(self, row: MeteredRow) -> str:
+    @staticmethod
+    def settled(row: MeteredRow) -> str:
         return f"{row.settled_as}, approximate" if row.approximate else row.settled_as
 
 
@@ -271,6 +279,11 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     def values(self, row: DeniedRequest) -> str:
         # These are strings of tenants. The list escapes what is returned here.
         return ", ".join(f"{name}={value}" for name, value in sorted(row.attributes.items())) or "—"
+
+
+def _stacked(first: str, second: str) -> str:
+    """Return two values of one cell, the second smaller and below."""
+    return format_html('{}<span class="sg-help sg-block">{}</span>', first, second) if second else first
 
 
 def attachment(text: str, name: str) -> HttpResponse:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.instants import microseconds
-from controlplane.core.snapshots import snapshot
+from controlplane.core.transactions import snapshot
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token

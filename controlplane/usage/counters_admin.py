@@ -16,6 +16,7 @@ from controlplane.access.scope import is_operator
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
+from controlplane.adminkit.times import exact
 from controlplane.core.money import permits, quantity
 from controlplane.explain.words import duration
 from controlplane.policies.describe import attribute
@@ -154,7 +155,7 @@ def source_of(override: Override | None) -> str:
     """Return in words until when an override sets the quota, and that of the policy, or "" for the policy itself."""
     if override is None:
         return ""
-    until = f"until {override.ends_at:%Y-%m-%d %H:%M} UTC" if override.ends_at else "without an end"
+    until = f"until {exact(override.ends_at)}" if override.ends_at else "without an end"
     return f"{until} · policy says {permits(override.limit.quota, override.limit.unit)}"
 
 

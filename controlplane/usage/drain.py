@@ -164,9 +164,11 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     UsageBatch.objects.bulk_create(
         UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
     )
-    rollup.add((row for batch in new for row in batch.rows), now)
-    rollup.add_metered((row for batch in new for row in batch.metered), now)
-    recording.add((row for batch in new for row in batch.rows), now)
+    rows = [row for batch in new for row in batch.rows]
+    settled = [row for batch in new for row in batch.metered]
+    rollup.add(rows, now)
+    rollup.add_metered(settled, now)
+    recording.add(rows, now)
     return new
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from controlplane.core.upserts import add_up
+from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
@@ -32,11 +33,15 @@ Sums = dict[tuple[Any, ...], list[int]]
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
+    rows = list(rows)
+    months.add(rows, now)
     _add(UsageRow, COUNTS, ((row.at, row.names, row.counts) for row in rows), now)
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     """Add *rows* to the sums of metered requests. The caller's transaction ensures that this happens once."""
+    rows = list(rows)
+    months.add_metered(rows, now)
     whole = ((row.at, row.key, (*row.counts, *[0] * (len(METERED_COUNTS) - len(row.counts)))) for row in rows)
     _add(MeteredRow, METERED_COUNTS, whole, now)
 

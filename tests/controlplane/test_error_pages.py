@@ -95,3 +95,22 @@ def test_over_https_rest_and_over_http_the_admin_work_as_before(api, call, https
     """People who type an address without a scheme are redirected."""
     assert api("GET", "projects", x_forwarded_proto="https").status_code == 200
     assert call("GET", "/admin/")["Location"] == "https://testserver/admin/"
+
+
+@pytest.mark.parametrize(
+    ("referer", "shown"),
+    [
+        ("http://testserver/admin/projects/project/?q=a", 'href="/admin/projects/project/?q=a"'),
+        ("http://elsewhere.example/admin/", ""),
+        ("http://testserver//elsewhere.example/", ""),
+        ("http://testserver/admin/nope/", ""),
+        ("", ""),
+    ],
+)
+def test_the_page_before_is_a_way_back(admin_client, referer, shown):
+    """If it is one of ours, and not the one with the error."""
+    page = admin_client.get("/admin/nope/", headers={"Referer": referer, "Host": "testserver"}).content.decode()
+
+    assert ("Back to the page before" in page) == bool(shown)
+    assert shown in page
+    assert "elsewhere" not in page

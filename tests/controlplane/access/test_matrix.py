@@ -20,7 +20,10 @@ pytestmark = pytest.mark.django_db
 # one, is of the project of the member. A new address needs a place here.
 STATUSES = {
     # Everybody on the staff.
-    "200 200 200 200 200": ["index", "search", "jsi18n", "password_change", "password_change_done"],
+    "200 200 200 200 200": [
+        *("index", "search", "jsi18n", "password_change", "password_change_done"),
+        "jobs_job_changelist",  # everybody sees the own jobs
+    ],
     "302 302 302 302 302": [
         "login",
         # To the audit of the row, which is narrowed.
@@ -39,22 +42,30 @@ STATUSES = {
         *("prices_modelprice_change", "usage_usagerow_changelist", "usage_usagerow_change", "usage_usagerow_csv"),
         *("usage_meteredrow_changelist", "usage_meteredrow_change", "usage_meteredrow_csv"),
         *("usage_deniedrequest_changelist", "usage_deniedrequest_change", "reservations_reservation_changelist"),
+        *("emergency_suspension_changelist", "statements_monthrow_changelist", "statements_monthrow_change"),
     ],
+    "404 302 302 302 302": ["emergency_suspension_change"],
     "404 200 200 200 200": [
         *("app_list", "projects_project_counters", "projects_token_counters", "policies_auditentry_history"),
         *("policies_limit_history", "usage_usagerow_history", "usage_meteredrow_history"),
-        *("usage_deniedrequest_history", "reservations_reservation_history"),
+        *("usage_deniedrequest_history", "reservations_reservation_history", "emergency_suspension_history"),
+        "statements_monthrow_history",
     ],
     "403 302 302 302 302": ["reservations_settle"],
+    # This one changed nothing of them, so operators are led to its page, and it does not exist for others.
+    "404 404 404 404 302": ["publishing_revision_undo"],
+    "403 404 404 404 200": ["publishing_revision_change"],
     # Editors change.
     "403 403 200 200 200": [
         *("projects_token_add", "projects_token_delete", "policies_policy_add", "policies_policy_delete"),
-        *("policies_override_add", "policies_override_delete"),
+        *("policies_override_add", "policies_override_delete", "projects_token_suspend", "projects_project_suspend"),
     ],
     "302 403 200 200 200": [
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
-        "projects_project_reset_counters",
+        *("projects_project_reset_counters", "policies_policy_copy"),
     ],
+    "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
+    "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
     # Owners manage members and keys.
     "403 403 403 200 200": [
         *("access_membership_changelist", "access_membership_add", "access_membership_change"),
@@ -68,7 +79,7 @@ STATUSES = {
         *("auth_user_password_change", "prices_modelprice_add", "prices_modelprice_delete"),
         *("axes_accessattempt_changelist", "axes_accessattempt_change", "axes_accessattempt_delete"),
         *("fleet_instance_changelist", "fleet_instance_change", "publishing_outboxentry_changelist"),
-        *("publishing_outboxentry_change", "publishing_revision_changelist", "publishing_revision_change"),
+        "publishing_outboxentry_change",
         *("usage_dailyreport_changelist", "usage_dailyreport_change", "usage_dailyreport_page"),
         "usage_dailyreport_csv",
     ],
@@ -77,6 +88,8 @@ STATUSES = {
     "404 404 404 404 200": [
         *("axes_accessattempt_history", "fleet_instance_history", "publishing_outboxentry_history"),
         *("publishing_revision_history", "usage_dailyreport_history"),
+        # A job of somebody else.
+        *("jobs_job_change", "jobs_job_progress", "jobs_job_history"),
     ],
     # Nobody, because programs write these rows.
     "403 403 403 403 403": [
@@ -87,11 +100,18 @@ STATUSES = {
         *("reservations_reservation_add", "reservations_reservation_delete", "usage_dailyreport_add"),
         *("usage_dailyreport_delete", "usage_deniedrequest_add", "usage_deniedrequest_delete"),
         *("usage_meteredrow_add", "usage_meteredrow_delete", "usage_usagerow_add", "usage_usagerow_delete"),
+        *("jobs_job_add", "jobs_job_delete", "emergency_suspension_add", "emergency_suspension_delete"),
+        *("statements_monthrow_add", "statements_monthrow_delete"),
+        *("projects_token_resume", "projects_project_resume"),  # nothing is suspended
     ],
     "404 404 404 404 404": ["view_on_site"],
+    # Without the name of a shadow limit.
+    "404 403 404 404 404": ["policies_policy_enforce"],
     # Only by POST.
     "405 405 405 405 405": [
-        *("policies_policy_sentence", "projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
+        *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
+        *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
+        *("emergency_suspension_mend", "emergency_suspension_resume"),
     ],
 }
 ROLES = ["staff", "viewer", "editor", "owner", "operator"]

@@ -9,12 +9,15 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+from controlplane.emergency.models import Suspension
 from controlplane.fleet.models import Instance
+from controlplane.jobs import running
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.reservations.models import LOST, Reservation
+from controlplane.statements.models import MonthRow
 from controlplane.usage.models import DailyReport, MeteredRow
 from tests.factories import (
     DeniedRequestFactory,
@@ -65,7 +68,10 @@ def tenant(name: str) -> Tenant:
     )
     with change(actor=Actor(f"{name}-actor", "admin"), reason=f"{name}-reason") as tx:
         tx.updated(token, {**token.as_record(), "name": f"{name}-before"})
-    rows = [project, policy, limit, token, usage, denial, metered, lost]
+    month = MonthRow.objects.create(month=now.date().replace(day=1), unit="requests", allowed=77, **of_token)
+    value = Suspension.objects.create(within=project, name="session", value=f"{name}-session", by=f"{name}-actor")
+    job = running.start("test", f"Change {name}", projects=[project], created_by=f"{name}-actor", channel="admin")
+    rows = [project, policy, limit, token, usage, denial, metered, lost, month, value, job]
     rows += [OverrideFactory(limit=limit, token=token, reason=f"{name}-override")]
     rows += [ManagementKeyFactory(projects=[project], name=f"{name}-key")]
     rows += [MembershipFactory(project=project, user__username=f"{name}-member", role="viewer")]

@@ -7,6 +7,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
+from controlplane.adminkit.menu import navigation
 from controlplane.adminkit.site import instant
 from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
@@ -287,3 +288,70 @@ def test_the_palette_shows_what_the_user_may_see(client):
     TokenFactory(name="edge", project__slug="edge-3")
 
     assert [result.title for result in client.get("/admin/search/?s=edge").context["results"]] == ["edges", "edge"]
+
+
+@pytest.mark.parametrize(
+    ("term", "titles"),
+    [
+        ("add policy", ["Add policy"]),
+        ("new tok", ["Add token"]),
+        ("create key", ["Add management key"]),
+        ("open inst", ["Open Instances"]),
+        ("show revisions", ["Open Revisions"]),
+        ("add", []),
+        ("open nothing", []),
+    ],
+)
+def test_the_palette_runs_commands(as_ann, term, titles):
+    """A verb and the beginning of a name. A verb alone finds nothing."""
+    results = as_ann.get("/admin/search/", {"s": term}).context["results"]
+
+    assert [result.title for result in results if result.description == "Command"] == titles
+    assert all(as_ann.get(result.link).status_code == 200 for result in results)
+
+
+def test_a_name_without_a_verb_finds_rows(as_ann):
+    """Whoever types a name looks for the row."""
+    PolicyFactory(slug="token-limits")
+
+    found = {term: as_ann.get("/admin/search/", {"s": term}).context["results"] for term in ("token", "open token")}
+
+    assert "Command" not in [result.description for result in found["token"]]
+    assert found["open token"][0].title == "Open Tokens"
+
+
+def test_the_palette_offers_only_what_the_user_may_do(client):
+    """A viewer adds nothing, and sees no instances."""
+    client.force_login(MembershipFactory(role="viewer").user)
+
+    found = {term: client.get("/admin/search/", {"s": term}).context["results"] for term in ("add policy", "open inst")}
+
+    assert {term: [it.title for it in some] for term, some in found.items()} == {"add policy": [], "open inst": []}
+
+
+def test_overrides_and_instances_are_found_by_name(as_ann, instance):
+    """As they are called in an incident."""
+    instance("edge-7")
+    OverrideFactory(limit__name="edge-limit")
+
+    titles = [result.title for result in as_ann.get("/admin/search/?s=edge").context["results"]]
+
+    assert "edge-7" in titles
+    assert any("edge-limit" in title for title in titles)
+
+
+def test_the_menu_has_three_groups(as_ann):
+    """With the help in the last one, and the outbox on the Overview only."""
+    groups = navigation(as_ann.get("/admin/").wsgi_request)
+
+    assert [group.get("title", "") for group in groups] == ["", "Limits", "Activity", "Access"]
+    assert groups[-1]["items"][-1]["title"] == "Help"
+    assert "Outbox" not in [entry["title"] for group in groups for entry in group["items"]]
+
+
+def test_the_list_of_shortcuts_is_a_dialog(as_ann):
+    """With a name, and a button that closes it."""
+    page = as_ann.get("/admin/").text
+
+    assert 'role="dialog" aria-modal="true" aria-labelledby="shortcuts-title"' in page
+    assert "Search or run a command" in page

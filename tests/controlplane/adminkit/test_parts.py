@@ -123,7 +123,7 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
         UsageRowFactory(at=start_of("minute", now) - timedelta(minutes=minute), **counts)
 
     inside.open("/admin/")
-    inside.reads("requests among the allowed ones that a limit in shadow mode would have denied")
+    inside.reads("Allowed, a shadow limit would deny")
     expect(inside.page.get_by_role("img", name="of which 30 would be denied by shadow limits")).to_be_visible()
     inside.look("would-deny")
     inside.open("/admin/publishing/revision/2/change/")

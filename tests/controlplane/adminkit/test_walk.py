@@ -41,11 +41,18 @@ def make_project(walker: Walker) -> None:
     walker.reads("Published as revision 1.")
 
 
+def unfold(walker: Walker, index: int, part: str) -> None:
+    """Open a folded part of a limit."""
+    row = walker.page.locator("#limits-group .form-group").filter(has=walker.page.locator(f"#id_limits-{index}-name"))
+    row.locator("summary", has_text=part).click()
+
+
 def make_policy(walker: Walker) -> None:
     walker.open("/admin/policies/policy/add/")
     walker.page.locator("#id_slug").fill("starter")
     walker.page.locator("#id_name").fill("Starter plan")
     walker.page.locator("#id_limits-0-name").fill("per-minute")
+    unfold(walker, 0, "How it counts")
     walker.page.locator("#id_limits-0-algorithm").select_option("sliding_window")
     walker.page.locator("#id_limits-0-quota").fill("1")
     walker.page.locator("#id_limits-0-window_seconds").fill("1 minute")
@@ -100,7 +107,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         assert [limiter.check(secret).allowed for _ in range(2)] == [True, False]
         all_run(3)
         walker.open("/admin/publishing/revision/")
-        walker.reads("1 of 1 instances")
+        walker.reads("1 of 1 instance has it")
         walker.look("revisions")
         walker.open("/admin/publishing/revision/2/change/")
         walker.reads("same or later")
@@ -110,7 +117,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
     with Limiter(store.url, instance="proxy-2"):
         all_run(3)
         walker.open("/admin/")
-        denied = walker.page.locator(".sg-totals div", has_text="Denied").locator("dd").first
+        denied = walker.page.locator(".sg-kpis li", has_text="Denied").locator(".sg-v").first
         expect(denied).to_have_text("1")
         walker.reads("1 denied")
         walker.reads("proxy-2")
@@ -185,10 +192,12 @@ def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
     page, first = walker.page, "#id_limits-0-"
-    expect(page.locator(f"{first}calendar")).to_be_visible()
+    walker.reads("fixed window, exact over the fleet")
+    unfold(walker, 0, "How it counts")
     expect(page.locator(f"{first}burst")).to_be_hidden()
+    page.locator(f"{first}calendar").select_option("day")
     page.locator(f"{first}algorithm").select_option("token_bucket")
-    expect(page.locator(f"{first}calendar")).to_be_hidden()
+    expect(page.locator(f"{first}calendar")).to_have_value("")
     page.locator(f"{first}burst").fill("50")
     walker.reads("refilled at a steady rate, with bursts of up to 50.")
 
@@ -199,9 +208,13 @@ def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     expect(page.locator("#id_limits-1-name")).to_have_value("new-2")
     page.locator("#id_limits-1-calendar").select_option("month")
     expect(page.locator("#id_limits-1-window_seconds")).to_be_hidden()
+    expect(page.locator("#id_limits-1-algorithm")).to_have_value("fixed_window")
+    unfold(walker, 1, "How it counts")
     page.locator("#id_limits-1-time_zone").fill("Europe/Berlin")
     page.locator("#id_limits-1-quota").fill("100000")
     walker.reads("100,000 requests per calendar month")
+    page.locator("#try-path").fill("/v1/hello")
+    walker.reads("2 of 2 limits match.")
     walker.look("two-limits")
     walker.press("Save")
     walker.reads("was changed successfully. Published as revision 1.")
@@ -251,7 +264,7 @@ def test_an_error_is_told_at_its_field(walker, store):
     walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/policies/policy/{limit.policy.pk}/change/")
     walker.page.locator("#id_limits-0-window_seconds").fill("0")
-    walker.reads("Window: Must last between a second and a year.")
+    walker.reads("Length: Must last between a second and a year.")
     walker.press("Save")
     window = walker.page.locator("#id_limits-0-window_seconds")
 

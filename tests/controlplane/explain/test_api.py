@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.projects.actions import revoke_token
@@ -238,3 +239,23 @@ def test_two_tokens_of_one_name_are_told_apart_by_their_ids(api, denied):
 
     assert answer.status_code == 400
     assert denied.token.pk in answer.content.decode()
+
+
+def test_what_is_suspended_would_be_denied_now(api, denied):
+    """A value of the request, too, and no limit is named for it."""
+    Suspension.objects.create(name="ip", value="10.0.0.1", within=denied.token.project, reason="x")
+    asked = {"token": denied.token.pk, "attributes": {"ip": "10.0.0.1"}}
+
+    found = api("POST", "explain", asked).json()
+
+    assert (found["passes_now"], found["blocked_by"]) == (False, ["the value 10.0.0.1 of ip is suspended"])
+
+
+def test_while_the_glass_is_broken_no_limit_denies(api, denied):
+    """Its end is in the page's words, and what is full passes."""
+    now = timezone.now()
+    BreakGlass.objects.create(began_at=now, ends_at=now + timedelta(hours=1), reason="outage", by="ann")
+
+    found = api("POST", "explain", {"token": denied.token.pk}).json()
+
+    assert (found["passes_now"], found["blocked_by"]) == (True, [])

@@ -3,7 +3,8 @@ from datetime import timedelta
 import pytest
 
 from controlplane.preview import words
-from controlplane.preview.previews import DAY, WEEK, Range, preview
+from controlplane.preview.kinds import DAY, WEEK
+from controlplane.preview.previews import Range, preview
 from enforcement.model.limits import Limit, Match
 from tests.controlplane.preview.conftest import NOW
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory

@@ -1,8 +1,10 @@
 """The documents of earlier revisions are kept, once for each time that they changed."""
 
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
@@ -102,3 +104,20 @@ def test_documents_are_pruned_90_days_after_they_were_replaced(token, actor):
 def test_nothing_is_pruned_before_the_first_revision(db):
     """An empty database has nothing to delete."""
     assert kept.prune(timezone.now()) == 0
+
+
+def test_an_upgrade_keeps_the_documents_that_revisions_have(db):
+    """Each once for each time that it became another one."""
+    for number, quota in enumerate((5, 5, 9), start=1):
+        documents = {"policy:p": {"quota": quota}, "global": {"policy": None}}
+        Revision.objects.create(number=number, changes={"documents": documents})
+    migration = import_module("controlplane.publishing.migrations.0006_publisheddocument")
+
+    migration.keep_known_documents(apps, None)
+
+    rows = PublishedDocument.objects.order_by("id").values_list("name", "revision", "document")
+    assert list(rows) == [
+        ("policy:p", 1, {"quota": 5}),
+        ("global", 1, {"policy": None}),
+        ("policy:p", 3, {"quota": 9}),
+    ]

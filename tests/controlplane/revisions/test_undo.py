@@ -165,6 +165,15 @@ def test_a_token_gets_its_labels_and_end_back(store, edit, undone):
     assert Token.objects.values_list("labels", "expires_at").get() == ({"team": "red"}, token.expires_at)
 
 
+def test_what_an_undo_leaves_out_is_said(limit, actor):
+    """Nobody takes it for done."""
+    token = TokenFactory(name="web")
+    with change(actor=actor) as tx:
+        tx.record("token.suspend", token, before={**token.as_record()}, after={**token.as_record(), "suspended": True})
+
+    assert undo.plan(AuditEntry.objects.all()).stays == [f"Suspended of {token} is not undone here."]
+
+
 def test_a_revoked_token_stays_revoked(store, actor, undone):
     """Its secret may have leaked."""
     token = TokenFactory(name="web")

@@ -1,4 +1,4 @@
-"""Reads that all see the same state of the database."""
+"""Transactions that see the rows of one moment, or that run one after the other although they share no row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +34,16 @@ def _deferred() -> Iterator[None]:
         yield
     finally:
         connection.transaction_mode = usual
+
+
+def take_turn(name: str) -> None:
+    """
+    Wait until no other transaction has the turn of this name, and keep it until the open transaction ends.
+
+    Locked rows cannot do this if the change itself decides which rows they are. A transaction that waited for such a
+    row keeps its lock although it then needs another one, and two of them wait for each other.
+    """
+    # A transaction of SQLite has the whole database from its start, so it has every turn.
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"sluicegate:{name}"])

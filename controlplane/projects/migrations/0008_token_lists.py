@@ -11,7 +11,7 @@ def added(name: str, fields: list[str], **options: object) -> indexing.AddIndex:
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("projects", "0006_labels")]
+    dependencies = [("projects", "0007_time_zone")]
 
     operations = [
         added("projects_token_created", ["-created_at", "-id"]),

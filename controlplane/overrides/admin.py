@@ -1,0 +1,200 @@
+"""The list and the form of overrides, and the page that raises a limit of a token or project."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet, Value
+from django.db.models.functions import Concat
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import display
+
+from controlplane.access.scope import EDITOR, is_operator, may
+from controlplane.adminkit.filters import EndsFilter, RowFilter
+from controlplane.adminkit.forms import RecordedForm
+from controlplane.adminkit.site import RecordedAdmin, badge, change_url, instant, link_to
+from controlplane.core.money import permits
+from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
+from controlplane.overrides.links import raise_name, raise_url
+from controlplane.overrides.raising import Offers, offers
+from controlplane.policies.actions import save_override
+from controlplane.policies.models import Override
+from controlplane.policies.scoped_admin import OverrideScope
+from controlplane.projects.models import Project, Token
+from controlplane.publishing.changes import Change
+
+HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
+
+
+class StateFilter(DropdownFilter):
+    """A filter by whether an override has ended. It shows those in force unless another state is chosen."""
+
+    title = "state"
+    parameter_name = "state"
+    all_option = None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("live", "in force"), ("ended", "ended"), ("all", "all")]
+
+    def value(self) -> str:
+        return super().value() or "live"
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Override]) -> QuerySet[Override]:
+        if self.value() == "all":
+            return rows
+        return rows.exclude(ended_at=None) if self.value() == "ended" else rows.filter(ended_at=None)
+
+
+@admin.register(Override)
+class OverrideAdmin(OverrideScope, RecordedAdmin):
+    form = OverrideForm
+    list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
+    list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
+    ends_column = "ends_at"
+    list_select_related = ["limit__policy", "token", "project"]
+    search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
+    autocomplete_fields = ["limit", "token", "project"]
+    readonly_fields = ["created_by", "created"]
+    fieldsets = [
+        (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
+        (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
+        ("Creation", {"fields": ["created_by", "created"]}),
+    ]
+    add_fieldsets = fieldsets[:2]
+    empty = (
+        "An override gives one token or project another quota for one limit, with a reason and an end.",
+        "Add an override",
+    )
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.raise_view)
+        own = [
+            path(f"raise/{kind}/<str:pk>/", view, {"kind": kind}, name=raise_name(model))
+            for kind, model in HOLDERS.items()
+        ]
+        return [*own, *super().get_urls()]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
+        """Return the overrides that the user may see, with those that have ended."""
+        shown = Concat("limit__policy__slug", Value("/"), "limit__name")
+        rows = self.narrowed(Override.with_ended.order_by(*self.get_ordering(request)), request.user)
+        return rows.annotate(shown_limit=shown)
+
+    def allows(self, request: HttpRequest, kind: str, obj: Any = None) -> bool:
+        if isinstance(obj, Override) and obj.ended_at is not None:
+            # History, which nobody changes.
+            rows = Override.with_ended.filter(pk=obj.pk)
+            return kind == "view" and self.narrowed(rows, request.user).exists()
+        return super().allows(request, kind, obj)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Override | None = None) -> list[Any]:
+        """Return the fieldsets without the reason for a change, because an override has a reason of its own."""
+        return [part for part in super().get_fieldsets(request, obj) if part[1]["fields"] != ["change_reason"]]
+
+    def get_form(self, request: HttpRequest, obj: Override | None = None, **options: Any) -> type[RecordedForm]:
+        form = super().get_form(request, obj, **options)
+        form.may_be_endless = request.user.has_perm(ENDLESS)
+        return form
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "ends_at":
+            zone = timezone.get_current_timezone_name()
+            endless = " If empty, the override stays until it is deleted." if request.user.has_perm(ENDLESS) else ""
+            field.help_text = f"In {zone}.{endless}"
+        return field
+
+    @display(description="Applies to", ordering="token__name")
+    def holder(self, override: Override) -> str:
+        return link_to(override.token or override.project)
+
+    @display(description="Quota")
+    def replaced(self, override: Override) -> str:
+        unit = override.limit.unit
+        return f"{permits(override.quota, unit)} instead of {permits(override.limit.quota, unit)}"
+
+    @display(description="Ends", ordering="ends_at")
+    def ends(self, override: Override) -> str:
+        if override.ended_at:
+            return format_html("{} {}", badge("ended"), instant(override.ended_at))
+        return instant(override.ends_at) if override.ends_at else "when it is deleted"
+
+    @display(description="Created", ordering="created_at")
+    def created(self, override: Override) -> str:
+        return instant(override.created_at)
+
+    def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
+        save_override(tx, obj)
+
+    def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
+        """Do nothing, because save_override() has recorded the change."""
+
+    def raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
+        """Return the page that raises a limit of a token or project, or raise it."""
+        holder, now = self._holder(request, kind, pk), timezone.now()
+        offered = offers(holder, now)
+        if not is_operator(request.user):
+            without_shared(offered)
+        form = RaiseForm(
+            request.POST or None,
+            holder=holder,
+            offered=offered,
+            now=now,
+            zone=timezone.get_current_timezone(),
+            may_be_endless=request.user.has_perm(ENDLESS),
+        )
+        if request.method == "POST" and form.is_valid() and self._raise(request, form):
+            return HttpResponseRedirect(change_url(holder))
+        return self.page(
+            request,
+            "overrides/raise.html",
+            title=f"Raise a limit of {holder}",
+            holder=holder,
+            kind=kind,
+            offered=offered,
+            form=form,
+            back=change_url(holder),
+            zone=timezone.get_current_timezone_name(),
+            project_url=self._url_of_project(request, holder),
+        )
+
+    def _holder(self, request: HttpRequest, kind: str, pk: str) -> Token | Project:
+        """Return the token or project of an address. Raises Http404 for one of a project that the user may not see."""
+        page = admin.site.get_model_admin(HOLDERS[kind])
+        holder = page.get_queryset(request).filter(pk=self.key_of(pk)).first()
+        if holder is None:
+            raise Http404(f"There is no such {kind}.")
+        project = holder.project_id if isinstance(holder, Token) else holder.pk
+        if not (may(request.user, EDITOR, project) and self.has_add_permission(request)):
+            raise PermissionDenied
+        return holder
+
+    def _raise(self, request: HttpRequest, form: RaiseForm) -> bool:
+        """Save the override, tell the user how that went, and return whether it is saved."""
+        override = form.override()
+        try:
+            with self.changing(request, override.reason) as tx:
+                save_override(tx, override)
+                quota = permits(override.quota, override.limit.unit)
+                self.message_user(request, f"{override.limit} is raised to {quota}.", messages.SUCCESS)
+        except ValidationError as exc:
+            for name, errors in exc.message_dict.items():
+                form.add_error(name if name in form.fields else None, errors)
+            return False
+        return True
+
+    @staticmethod
+    def _url_of_project(request: HttpRequest, holder: Token | Project) -> str:
+        """Return the address of the page that raises the limits of a token's project, or an empty string."""
+        return raise_url(holder.project) if isinstance(holder, Token) else ""
+
+
+def without_shared(offered: Offers) -> None:
+    """Move the limits that all projects share to those that are raised elsewhere, because only operators raise them."""
+    shared = {offer.limit.policy for offer in offered.rows if offer.limit.policy.project_id is None}
+    offered.rows = [offer for offer in offered.rows if offer.limit.policy not in shared]
+    offered.elsewhere = [(policy, "shared") for policy in shared] + offered.elsewhere

@@ -1,0 +1,168 @@
+"""The form of an override, and the one that raises a limit of a token or project."""
+
+import hashlib
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.core.money import permits
+from controlplane.core.text import PRINTABLE
+from controlplane.overrides import ends
+from controlplane.overrides.raising import Offer, Offers
+from controlplane.policies.models import Override
+from controlplane.projects.models import Project, Token, check_is_future
+from enforcement.model.metered import MONEY
+from enforcement.model.sizes import MAX_NUMBER
+
+OTHER, NEVER = "other", "never"
+MICROS = 1_000_000
+ENDLESS = "policies.add_endless_override"
+END_REQUIRED = "An override needs an end. Only operators give one without."
+
+
+class OverrideForm(RecordedForm):
+    """A form with one reason, which the audit keeps, too."""
+
+    change_reason = None
+    may_be_endless = False
+
+    def clean_ends_at(self) -> datetime | None:
+        """Return the end, which only operators leave out."""
+        end: datetime | None = self.cleaned_data["ends_at"]
+        if end is None and not self.may_be_endless and (self.instance._state.adding or self.instance.ends_at):
+            raise ValidationError(END_REQUIRED, code="required")
+        return end
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        return {**cleaned, "change_reason": cleaned.get("reason", "")}
+
+
+class RaiseForm(forms.Form):
+    """
+    A form that gives a token or project a higher quota for one of its limits, until an end.
+
+    Args:
+        holder: The token or project.
+        offered: The limits that can be raised.
+        zone: That of the user, in which the quick ends are meant.
+        may_be_endless: Whether the user may leave out the end.
+    """
+
+    limit = forms.ChoiceField(widget=forms.RadioSelect, label="Limit")
+    quota = forms.CharField(max_length=30, label="New quota", widget=UnfoldAdminTextInputWidget)
+    until = forms.ChoiceField(
+        widget=forms.RadioSelect,
+        label="Until",
+        error_messages={"required": "Choose when it ends."},
+    )
+    ends_at = forms.DateTimeField(required=False, label="Other time", widget=InstantInput)
+    reason = forms.CharField(
+        max_length=500, validators=[PRINTABLE], label="Reason", widget=UnfoldAdminTextareaWidget(attrs={"rows": 2})
+    )
+    seen = forms.CharField(max_length=32, widget=forms.HiddenInput)
+
+    def __init__(
+        self,
+        *args: Any,
+        holder: Token | Project,
+        offered: Offers,
+        now: datetime,
+        zone: ZoneInfo,
+        may_be_endless: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.holder, self.now, self.zone = holder, now, zone
+        self.offers = {offer.limit.pk: offer for offer in offered.rows}
+        self.fields["limit"].choices = [(pk, str(offer.limit)) for pk, offer in self.offers.items()]
+        never = [(NEVER, "No end")] if may_be_endless else []
+        self.fields["until"].choices = [*ends.NAMES.items(), (OTHER, "Other time"), *never]
+        self.initial = {"limit": next(iter(self.offers), ""), "until": ends.FRIDAY}
+        self.present = digest(offered)
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """What each quick end means, in words."""
+        return {
+            name: ends.in_words(ends.quick_end(name, self.now, self.zone), self.now, self.zone) for name in ends.NAMES
+        }
+
+    def clean_seen(self) -> str:
+        """Refuse a form that was opened before somebody else changed one of the overrides."""
+        seen: str = self.cleaned_data["seen"]
+        if seen != self.present:
+            raise ValidationError("An override was changed after you opened this page. Check and save again.")
+        return seen
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        offer = self.offers.get(given.get("limit", ""))
+        if offer and "quota" in given:
+            try:
+                given["quota"] = read_quota(given["quota"], offer)
+            except ValidationError as exc:
+                self.add_error("quota", exc)
+        self._clean_end(given)
+        return given
+
+    def _clean_end(self, given: dict[str, Any]) -> None:
+        until = given.get("until")
+        if until in ends.NAMES:
+            given["ends_at"] = ends.quick_end(until, self.now, self.zone)
+        elif until == NEVER:
+            given["ends_at"] = None
+        elif until == OTHER and "ends_at" in given:
+            if given["ends_at"] is None:
+                self.add_error("ends_at", "Enter the time at which it ends.")
+                return
+            try:
+                check_is_future("ends_at", given["ends_at"])
+            except ValidationError as exc:
+                self.add_error(None, exc)
+
+    def override(self) -> Override:
+        """Return the override that a valid form asks for. It is the present one of the limit if there is one."""
+        given = self.cleaned_data
+        offer = self.offers[given["limit"]]
+        name = "token" if isinstance(self.holder, Token) else "project"
+        found = offer.override or Override(limit=offer.limit, **{name: self.holder})
+        found.quota, found.ends_at, found.reason = given["quota"], given["ends_at"], given["reason"]
+        return found
+
+
+def digest(offered: Offers) -> str:
+    """Return 32 hexadecimal characters that stand for the quotas and overrides of a page."""
+    seen = [
+        (offer.limit.pk, offer.limit.quota, offer.override and offer.override.as_record()) for offer in offered.rows
+    ]
+    return hashlib.sha256(repr(sorted(seen, key=lambda row: row[0])).encode()).hexdigest()[:32]
+
+
+def read_quota(text: str, offer: Offer) -> int:
+    """
+    Return the number of permits in a text such as "1,200", or of money such as "60.00".
+
+    Raises:
+        ValidationError: It is no such number, or not above the quota of the policy.
+    """
+    unit, plain = offer.limit.unit, text.strip().replace(",", "").replace(" ", "")
+    try:
+        number = Decimal(plain) if plain.isascii() else Decimal("NaN")
+        quota = number * MICROS if unit == MONEY else number
+    except InvalidOperation:
+        quota = Decimal("NaN")
+    if not quota.is_finite() or quota != quota.to_integral_value():
+        what = f"an amount of {settings.CURRENCY} such as 60.00" if unit == MONEY else "an integer such as 1,200"
+        raise ValidationError(f"Must be {what}, got {text!r}.")
+    if not offer.limit.quota < quota <= MAX_NUMBER:
+        least = permits(offer.limit.quota, unit)
+        raise ValidationError(f"Must be above the {least} that the policy gives, and at most 2^53 - 1 permits.")
+    return int(quota)

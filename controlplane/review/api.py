@@ -1,0 +1,75 @@
+"""The review of a change over REST: the change is tried, undone, and answered by what it would do."""
+
+from typing import Any
+
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.response import Response
+
+from controlplane.api.serializers import QuerySerializer
+from controlplane.api.views import Replaced
+from controlplane.policies.models import Policy
+from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
+from controlplane.review.effects import EFFECTS
+from controlplane.review.reviews import Review, review_of, with_preview
+
+
+class LimitChangeSerializer(serializers.Serializer):
+    limit = serializers.CharField(source="name")
+    effect = serializers.ChoiceField(EFFECTS)
+    before = serializers.CharField(source="was", help_text="In words.")
+    after = serializers.CharField(source="becomes", help_text="In words.")
+
+
+class ReviewSerializer(serializers.Serializer):
+    headline = serializers.CharField()
+    changes = LimitChangeSerializer(many=True)
+    tokens = serializers.IntegerField(help_text="Live tokens that have the policy.")
+    projects = serializers.ListField(child=serializers.CharField(), help_text="Slugs of the projects concerned.")
+    overrides = serializers.IntegerField(help_text="Overrides that stay.")
+    needs_reason = serializers.BooleanField(help_text="Whether requests may be denied that passed before.")
+    denied_now = serializers.IntegerField(help_text="Requests that its limits denied in the same time.")
+    preview = PreviewSerializer()
+
+
+class DryRunQuery(QuerySerializer):
+    # The text of a query has no boolean.
+    dry_run = serializers.ChoiceField(
+        ["true", "false"],
+        default="false",
+        help_text="With true, nothing is changed. The response is the review of the change, with its preview.",
+    )
+
+
+class DryRun(Exception):
+    """Raised inside the transaction of a change that is only tried, so that it is undone."""
+
+    def __init__(self, policy: Policy, before: dict[str, Any]) -> None:
+        super().__init__(policy.slug)
+        self.policy, self.before, self.after = policy, before, policy.as_record()
+
+
+class ReplacedOrTried(Replaced):
+    """Changes that are undone with ``dry_run=true``, after all rules were checked."""
+
+    def _update(self, *, partial: bool) -> Response:
+        if self.query["dry_run"] == "false":
+            return super()._update(partial=partial)
+        try:
+            with self.change() as tx:
+                policy = self.for_writing()
+                before = policy.as_record()
+                self.save_changed(tx, self.read_body(policy, partial=partial), before)
+                raise DryRun(self.as_written(policy), before)
+        except DryRun as tried:
+            seen = visible_to(self.access)
+            review = review_of(tried.policy, tried.before, tried.after, seen)
+            review = with_preview(review, tried.after, timezone.now(), projects=seen, others=False)
+            return Response(ReviewSerializer(review_data(review)).data)
+
+
+def review_data(review: Review) -> dict[str, Any]:
+    """Return a review with its preview as the values that its serializer writes."""
+    assert review.preview is not None
+    names = ("headline", "changes", "tokens", "projects", "overrides", "needs_reason", "denied_now")
+    return {**{name: getattr(review, name) for name in names}, "preview": preview_data(review.preview)}

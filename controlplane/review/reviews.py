@@ -1,0 +1,212 @@
+"""The review of a change of a policy, which says what it will do before it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import Q, Sum
+from django.utils import timezone
+
+from controlplane.policies.actions import replace_limits
+from controlplane.policies.models import Override, Policy
+from controlplane.preview.kinds import DAY
+from controlplane.projects.models import Project, Token
+from controlplane.publishing.changes import Change
+from controlplane.review.effects import (
+    CANDIDATE,
+    DENYING,
+    NEW,
+    SAME,
+    TIGHTER,
+    LimitChange,
+    changes_of,
+    headline,
+)
+from controlplane.usage.models import UsageRow
+from enforcement.model.limits import Limit
+
+if TYPE_CHECKING:  # numpy, which only a preview needs
+    from controlplane.preview.previews import Preview
+
+# The other quotas are not shown if the first preview takes longer.
+FAST_SECONDS = 0.7
+SHADOW, ENFORCE = "shadow", "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherQuota:
+    """What another quota of the changed limit would have denied."""
+
+    quota: int
+    preview: Preview
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """
+    What a change of a policy will do.
+
+    Attributes:
+        changes: Each limit that changes.
+        kept: The names of the limits that stay as they are.
+        tokens: Live tokens that have the policy.
+        projects: Slugs of the projects whose requests it may deny, as far as the reader may see them.
+        overrides: Overrides of its limits that stay.
+        preview: What the policy would have denied after the change. None until somebody asks for it.
+        denied_now: Requests that its limits did deny in the same time.
+        others: Other quotas of the limit that changes.
+    """
+
+    policy: Policy
+    changes: list[LimitChange]
+    kept: list[str] = field(default_factory=list)
+    tokens: int = 0
+    projects: list[str] = field(default_factory=list)
+    overrides: int = 0
+    is_global: bool = False
+    preview: Preview | None = None
+    denied_now: int = 0
+    others: list[OtherQuota] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        return headline(self.policy.slug, self.changes)
+
+    @property
+    def concerns_nobody(self) -> bool:
+        return not (self.tokens or self.projects or self.is_global)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the change must be reviewed: it is felt by somebody, or may be by more than one project."""
+        wide = len(self.projects) > 1 or self.is_global
+        return not self.concerns_nobody and any(change.is_felt or wide for change in self.changes)
+
+    @property
+    def needs_reason(self) -> bool:
+        """Whether requests may be denied that passed before."""
+        return any(change.effect in DENYING for change in self.changes)
+
+    @property
+    def can_start_in_shadow(self) -> bool:
+        """Whether each limit that denies more can be counted first."""
+        denying = [change for change in self.changes if change.effect in DENYING]
+        return bool(denying) and all(change.can_start_in_shadow for change in denying)
+
+    @property
+    def main(self) -> LimitChange | None:
+        """The change of which the preview shows the busiest moments and other quotas."""
+        found = [change for change in self.changes if change.after is not None]
+        return next((change for change in found if change.is_felt), found[0] if found else None)
+
+
+def review_of(
+    policy: Policy, before: Mapping[str, Any], after: Mapping[str, Any], projects: Collection[str] | None = None
+) -> Review:
+    """
+    Return the review of a change, without a preview.
+
+    Args:
+        before: The record of the policy before the change.
+        after: The record after it.
+        projects: The ids of the projects that the reader may see. None: all of them.
+    """
+    changes = changes_of(before["limits"], after["limits"])
+    seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
+    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk, project__in=seen)
+    uses = Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Q(pk__in=tokens.values("project"))
+    names = {change.name for change in changes if change.after is not None}
+    overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
+    return Review(
+        policy=policy,
+        changes=[change for change in changes if change.effect != SAME],
+        kept=[change.name for change in changes if change.effect == SAME and change.after is not None],
+        tokens=tokens.count(),
+        projects=sorted(seen.filter(uses).values_list("slug", flat=True)),
+        overrides=overrides.filter(Q(project__in=seen) | Q(token__project__in=seen)).count(),
+        is_global=policy.is_global,
+    )
+
+
+def with_preview(
+    review: Review,
+    after: Mapping[str, Any],
+    now: datetime,
+    span: timedelta = DAY,
+    projects: Collection[str] | None = None,
+    *,
+    others: bool = True,
+) -> Review:
+    """Return the review with the preview of the policy after the change, as if each changed limit were enforced."""
+    from controlplane.preview.previews import preview  # numpy, which only a preview needs
+
+    limits = _in_question(review, after)
+    found = preview(review.policy, limits, now, span, projects)
+    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, policy_id=review.policy.pk)
+    if projects is not None:
+        denied = denied.filter(project_id__in=projects)
+    tried = list(_others(review, limits, found, now, span, projects)) if found.has_data and others else []
+    return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
+
+
+def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
+    """Return the limits that change, the main one first, and those that are enforced as they are."""
+    changed = [change.after for change in review.changes if change.after is not None]
+    if review.main is not None and review.main.after is not None:
+        changed.sort(key=lambda limit: limit is not review.main.after)
+    kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in review.kept]
+    return [*changed, *(limit for limit in kept if not limit.shadow)]
+
+
+def _others(
+    review: Review,
+    limits: Sequence[Limit],
+    found: Preview,
+    now: datetime,
+    span: timedelta,
+    projects: Collection[str] | None,
+) -> Iterator[OtherQuota]:
+    from controlplane.preview.previews import preview  # numpy, which only a preview needs
+
+    main = review.main
+    if main is None or main.after is None or limits[0] != main.after or found.took_seconds > FAST_SECONDS:
+        return
+    own, old = main.after.quota, main.before.quota if main.before and not main.before.shadow else None
+    yield OtherQuota(own, found, "your change")
+    for quota in other_quotas(own, old):
+        changed = {**main.after.to_json(), "quota": quota}
+        tried = preview(review.policy, [Limit.from_json(changed, published=True), *limits[1:]], now, span, projects)
+        yield OtherQuota(quota, tried, "now" if quota == old else "")
+
+
+def other_quotas(own: int, old: int | None) -> list[int]:
+    """Return quotas to compare, between the new and the present one, or above the new one if there is none."""
+    if old is not None and old > own:
+        between = {own + (old - own) * part // 4 for part in (1, 2, 3)}
+        return sorted((between | {old}) - {own})
+    above = {own * 3 // 2, own * 2, own * 3} | ({old} if old is not None else set())
+    return sorted(above - {own})
+
+
+def start_in_shadow(tx: Change, policy: Policy, changes: Sequence[LimitChange]) -> None:
+    """
+    Leave enforced what was enforced before a change, and count the new numbers beside it.
+
+    A new limit becomes a shadow. A tighter limit keeps its numbers, and a shadow limit with its name and CANDIDATE
+    behind it has the new ones. The caller records the change of the policy.
+    """
+    new = {change.name for change in changes if change.effect == NEW}
+    tighter = {change.name: change.before for change in changes if change.effect == TIGHTER}
+    values: list[Limit] = []
+    for row in policy.limits.all():
+        if row.name.removesuffix(CANDIDATE) in tighter and row.name not in tighter:
+            continue  # an earlier candidate, in whose place the new one comes
+        if (before := tighter.get(row.name)) is None:
+            values.append(row.as_value(mode="shadow") if row.name in new else row.as_value())
+        else:
+            values += [before, row.as_value(mode="shadow", consistency="strict", name=row.name + CANDIDATE)]
+    replace_limits(tx, policy, values)

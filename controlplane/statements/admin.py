@@ -1,0 +1,232 @@
+"""The page of statements: what a project, a token or a policy has used in a month, to look at, print and export."""
+
+import csv
+import io
+from datetime import date
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+
+from controlplane.access.scope import is_member, may, projects_of
+from controlplane.adminkit.filters import label_of
+from controlplane.adminkit.site import ReadOnlyAdmin
+from controlplane.core.money import amount, rounded
+from controlplane.core.text import escaped
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project, Token
+from controlplane.projects.zones import month_of, next_month
+from controlplane.statements import report
+from controlplane.statements.links import statement_url
+from controlplane.statements.models import MonthRow
+from controlplane.statements.recording import closes_at
+from controlplane.statements.report import Line, Scope
+
+FORMATS = ("csv", "json", "print")
+GROUPS = {"token": "token", "label": "label", "model": "model"}
+COLUMNS = ("allowed", "denied", "would_deny", "cost", "requests", "input", "cached_input", "cache_write", "output")
+
+
+@admin.register(MonthRow)
+class StatementAdmin(ReadOnlyAdmin):
+    """Members see what their projects have used, and operators what all have."""
+
+    project_path = "project_id"
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: MonthRow | None = None) -> bool:
+        return is_member(request.user) and (obj is None or may(request.user, "viewer", obj.project_id))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        query = request.GET
+        month = _month(query.get("month", ""), timezone.now())
+        if not any(query.get(name) for name in ("project", "token", "policy")):
+            return self._overview(request, month)
+        scope = scope_of(request, month)
+        group, label = _group(query)
+        lines = _grouped(scope, group, label)
+        shape = query.get("format", "")
+        if shape not in ("", *FORMATS):
+            raise Http404
+        if shape in ("csv", "json"):
+            return _csv(scope, lines, group) if shape == "csv" else _json(scope, lines, group)
+        return self._statement(request, scope, lines, group, label, template=shape)
+
+    def _overview(self, request: HttpRequest, month: date) -> HttpResponse:
+        """Return a page with the sums of each project that the user may see."""
+        projects = projects_of(request.user)
+        lines = report.of_projects(month, projects)
+        links = {line.name: statement_url(project=line.name, month=f"{month:%Y-%m}") for line in lines}
+        return self.page(
+            request,
+            "statements.html",
+            title="Statements",
+            month=month,
+            rows=[(line, links[line.name], rounded(line.counts.get("micros", 0))) for line in lines],
+            before=statement_url(month=f"{_month_before(month):%Y-%m}"),
+            after=statement_url(month=f"{next_month(month):%Y-%m}"),
+        )
+
+    def _statement(
+        self, request: HttpRequest, scope: Scope, lines: list[Line], group: str, label: str, template: str
+    ) -> HttpResponse:
+        now, whole = timezone.now(), report.total(scope)
+        given = {name: value for name, value in request.GET.items() if name in ("project", "token", "policy")}
+        by = {"group": group, **({"label": label} if label else {})}
+        month = f"{scope.month:%Y-%m}"
+        micros = whole.counts["micros"]
+        context = {
+            "title": f"Statement of {subject_of(scope)}",
+            "scope": scope,
+            "closed": scope.is_closed(now),
+            "closes": closes_at(scope.month, scope.zone),
+            "now": now,
+            "whole": whole,
+            "money": rounded(micros),
+            "group": group,
+            "label": label,
+            "lines": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in lines],
+            "limits": report.by_limit(scope),
+            "corrections": report.corrections(scope),
+            "given": given,
+            "months": [(f"{one:%Y-%m}", f"{one:%B %Y}") for one in report.months_of(scope.projects)],
+            "month": month,
+            "before": statement_url(**given, **by, month=f"{_month_before(scope.month):%Y-%m}"),
+            "after": statement_url(**given, **by, month=f"{next_month(scope.month):%Y-%m}"),
+            "files": [(shape, statement_url(**given, **by, month=month, format=shape)) for shape in FORMATS],
+        }
+        shown = context["lines"][: report.LINES_SHOWN] if template != "print" else context["lines"]
+        context |= {"shown": shown, "more": len(lines) - len(shown)}
+        return self.page(request, "statement_print.html" if template == "print" else "statement.html", **context)
+
+
+def scope_of(request: HttpRequest, month: date) -> Scope:
+    """
+    Return what the query asks for, or raise Http404 for what the user may not see.
+
+    It names a project by its slug, a token by its id, or a policy by its slug.
+    """
+    query, projects = request.GET, projects_of(request.user)
+    if query.get("token"):
+        token = Token.objects.filter(pk=query["token"], project__in=projects).select_related("project").first()
+        if token is None:
+            raise Http404
+        return Scope(month, (token.project_id,), token.project.time_zone, token=token)
+    policy = None
+    if query.get("policy"):
+        policy = Policy.objects.filter(slug=query["policy"]).first()
+        foreign = policy and policy.project_id and not may(request.user, "viewer", policy.project_id)
+        if policy is None or foreign:
+            raise Http404
+    if query.get("project"):
+        project = projects.filter(slug=query["project"]).first()
+        if project is None:
+            raise Http404
+        return Scope(month, (project.pk,), project.time_zone, policy=policy)
+    return Scope(month, tuple(projects.values_list("pk", flat=True)), "UTC", policy=policy)
+
+
+def subject_of(scope: Scope) -> str:
+    """Return the name of what a statement is about."""
+    if scope.token:
+        return f"{scope.token.name} of {scope.token.project.slug}"
+    owner = Project.objects.filter(pk=scope.projects[0]).first() if len(scope.projects) == 1 else None
+    names = [scope.policy.slug] if scope.policy else []
+    return " in ".join([*names, owner.slug if owner else "all of your projects"])
+
+
+def _month(text: str, now: Any) -> date:
+    """Return the first day of a month such as 2026-11, the present one for an empty string, or raise Http404."""
+    if not text:
+        return month_of(now, "UTC")
+    try:
+        month = date.fromisoformat(f"{text}-01")
+    except ValueError as exc:
+        raise Http404 from exc
+    if not 2000 <= month.year < 3000:
+        raise Http404
+    return month
+
+
+def _month_before(month: date) -> date:
+    return date(month.year - (month.month == 1), (month.month - 2) % 12 + 1, 1)
+
+
+def _group(query: Any) -> tuple[str, str]:
+    """Return by what the lines are grouped, and the name of the label if it is one, or raise Http404."""
+    group, label = query.get("group") or "token", (query.get("label") or "").strip()
+    if group not in GROUPS:
+        raise Http404
+    if group != "label":
+        return group, ""
+    try:
+        name, value = label_of(label)
+    except ValueError:
+        return "token", ""
+    return ("label", name) if value is None else ("token", "")
+
+
+def _grouped(scope: Scope, group: str, label: str) -> list[Line]:
+    if group == "label":
+        return report.by_label(scope, label)
+    return report.by_model(scope) if group == "model" else report.by_token(scope)
+
+
+def _share(line: Line, whole: Line) -> str:
+    """Return the part of a line in the money, or without any in the requests, in per cent."""
+    name = "micros" if whole.counts["micros"] else "allowed"
+    return f"{line.counts.get(name, 0) * 100 / whole.counts[name]:.1f} %" if whole.counts[name] else "—"
+
+
+def _csv(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
+    """Return all lines as CSV, first the grouped ones, then those of limits and the corrections."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(
+        ["month", "time_zone", "kind", "name", "id_or_unit", *COLUMNS, "calls", "money", "currency_millionths"]
+    )
+    parts = [
+        ("total", [report.total(scope)]),
+        (group, lines),
+        ("limit", report.by_limit(scope)),
+        ("correction", report.corrections(scope)),
+    ]
+    for kind, some in parts:
+        for line in some:
+            counts = [line.counts.get(name, 0) for name in (*COLUMNS, "calls")]
+            micros = line.counts.get("micros", 0)
+            # A name that begins like a formula must not become one in a spreadsheet.
+            name = escaped(line.name)
+            name = f"'{name}" if name[:1] in ("=", "+", "-", "@") else name
+            writer.writerow(
+                [f"{scope.month:%Y-%m}", scope.zone, kind, name, line.detail, *counts, amount(micros), micros]
+            )
+    response = HttpResponse(out.getvalue(), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="statement-{scope.month:%Y-%m}.csv"'
+    return response
+
+
+def _json(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
+    """Return all lines as JSON."""
+    body = {
+        "month": f"{scope.month:%Y-%m}",
+        "time_zone": scope.zone,
+        "closes_at": closes_at(scope.month, scope.zone).isoformat(),
+        "closed": scope.is_closed(timezone.now()),
+        "of": subject_of(scope),
+        "total": report.total(scope).counts,
+        f"by_{group}": [_as_json(line) for line in lines],
+        "by_limit": [{"limit": line.name, "unit": line.detail, **line.counts} for line in report.by_limit(scope)],
+        "corrections": [{"arrived_on": line.name, **line.counts} for line in report.corrections(scope)],
+    }
+    return JsonResponse(body)
+
+
+def _as_json(line: Line) -> dict[str, Any]:
+    return {"name": line.name, **({"id": line.detail} if line.detail else {}), **line.counts}

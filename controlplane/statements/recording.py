@@ -1,0 +1,75 @@
+"""
+The sums of usage by month, from which statements are made.
+
+They are increased in the transaction that counts a batch, minute by minute. So they are exact in each time zone, and
+equal to what the enforcers have counted.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
+from itertools import batched
+from typing import Any
+
+from controlplane.core.upserts import add_up
+from controlplane.projects.models import Project
+from controlplane.projects.zones import month_of, next_month, start_of_month
+from controlplane.statements.models import MonthMetered, MonthRow
+from controlplane.usage.batches import METERED_COUNTS, Row, SettledRow
+
+# Usage of an instance that was cut off arrives when it is back. After this time, a month changes by corrections only.
+OPEN_FOR = timedelta(days=3)
+# A statement has at most 32766 parameters in SQLite, and a row has at most twelve.
+ROWS_A_STATEMENT = 1000
+_PLACES = tuple(METERED_COUNTS.index(name) for name in MonthMetered.COUNTS)
+
+Sums = dict[tuple[Any, ...], list[int]]
+
+
+def closes_at(month: date, zone: str) -> datetime:
+    """Return when a month is closed, which is three days after its end in this time zone."""
+    return start_of_month(next_month(month), zone) + OPEN_FOR
+
+
+def add(rows: Sequence[Row], now: datetime) -> None:
+    """Add usage to the sums of its months. The caller's transaction ensures that this happens once."""
+    _add(MonthRow, _Months(now), ((row.at, row.names, row.counts) for row in rows))
+
+
+def add_metered(rows: Sequence[SettledRow], now: datetime) -> None:
+    """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
+    counts = ((row.at, row.names[:3], [row.counts[place] for place in _PLACES]) for row in rows)
+    _add(MonthMetered, _Months(now), counts)
+
+
+class _Months:
+    """The months of projects, in their time zones, and whether they are closed at *now*."""
+
+    def __init__(self, now: datetime) -> None:
+        self._zones = dict(Project.objects.exclude(time_zone="UTC").values_list("pk", "time_zone"))
+        self._now = now
+        self._known: dict[tuple[str, datetime], tuple[date, str]] = {}
+
+    def of(self, project: str, at: datetime) -> tuple[date, str]:
+        """Return the month of *at*, and the day of the correction if the month is closed, or an empty string."""
+        zone = self._zones.get(project, "UTC")
+        if (zone, at) not in self._known:
+            month = month_of(at, zone)
+            closed = self._now >= closes_at(month, zone)
+            self._known[zone, at] = month, self._now.date().isoformat() if closed else ""
+        return self._known[zone, at]
+
+
+def _add(
+    model: type[MonthRow | MonthMetered],
+    months: _Months,
+    rows: Iterable[tuple[datetime, Sequence[str], Sequence[int]]],
+) -> None:
+    sums: Sums = defaultdict(lambda: [0] * len(model.COUNTS))
+    for at, names, counts in rows:
+        month, correction = months.of(names[0], at)
+        held = sums[(month, *names, correction)]
+        held[:] = map(sum, zip(held, counts, strict=True))
+    # Sorted, so that two drains at the same time lock common rows in the same order.
+    for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
+        add_up(model, model.KEY, model.COUNTS, some)

@@ -1,0 +1,171 @@
+"""A statement of the usage of a project, a token or a policy in one month."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from django.db.models import F, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.fields.json import KeyTextTransform
+
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project, Token
+from controlplane.statements.models import MonthMetered, MonthRow
+from controlplane.statements.recording import closes_at
+
+COUNTS, METERED = MonthRow.COUNTS, MonthMetered.COUNTS
+TOTAL = {"policy_id": "", "limit_name": "", "unit": "requests"}
+# A page shows so many lines of a table. Files have all of them.
+LINES_SHOWN = 200
+NO_TOKEN = "without a token"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """
+    What a statement is about: one month of one project, of a token in it, or of a policy in some projects.
+
+    Attributes:
+        projects: The ids of the projects that count.
+        zone: The time zone of the month. Of several projects, each counts by its own.
+    """
+
+    month: date
+    projects: tuple[str, ...]
+    zone: str
+    token: Token | None = None
+    policy: Policy | None = None
+
+    def usage(self) -> QuerySet[MonthRow]:
+        rows = MonthRow.objects.filter(month=self.month, project_id__in=self.projects)
+        if self.token:
+            rows = rows.filter(token_id=self.token.pk)
+        return rows.filter(policy_id=self.policy.pk) if self.policy else rows
+
+    def metered(self) -> QuerySet[MonthMetered]:
+        """Return the metered requests. They belong to no policy, so a statement of a policy has none."""
+        rows = MonthMetered.objects.filter(month=self.month, project_id__in=self.projects)
+        if self.policy:
+            return rows.none()
+        return rows.filter(token_id=self.token.pk) if self.token else rows
+
+    def is_closed(self, now: datetime) -> bool:
+        return now >= closes_at(self.month, self.zone)
+
+
+@dataclass(slots=True)
+class Line:
+    """One line of a table, with the sums of usage and of metered requests."""
+
+    name: str
+    detail: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a language model, read and written."""
+        return sum(self.counts.get(name, 0) for name in ("input", "cached_input", "cache_write", "output"))
+
+
+def total(scope: Scope) -> Line:
+    """Return the sums of everything, with requests counted once and not for each limit."""
+    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+    return Line("Total", counts={**_sum(usage, COUNTS), **_sum(scope.metered(), METERED)})
+
+
+def by_limit(scope: Scope) -> list[Line]:
+    """Return the sums of each limit and unit, the most used first. A request is in the line of each of its limits."""
+    rows = scope.usage().exclude(limit_name="").values("policy_id", "limit_name", "unit")
+    slugs = dict(Policy.objects.values_list("pk", "slug"))
+    found = rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit")
+    return [
+        Line(f"{slugs.get(row['policy_id'], row['policy_id'])}/{row['limit_name']}", row["unit"], _named(row, COUNTS))
+        for row in found
+    ]
+
+
+def by_token(scope: Scope, at_most: int | None = None) -> list[Line]:
+    """Return the sums of each token by name, the busiest first. A deleted token has its id for a name."""
+    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+    lines: dict[str, Line] = {}
+    _merge(lines, usage.annotate(line=F("token_id")), COUNTS, at_most)
+    _merge(lines, scope.metered().annotate(line=F("token_id")), METERED, at_most)
+    tokens = Token.objects.in_bulk([pk for pk in lines if pk])
+    for pk, line in lines.items():
+        line.name = tokens[pk].name if pk in tokens else pk or NO_TOKEN
+        line.detail = pk
+    return sorted(lines.values(), key=_busiest)
+
+
+def by_label(scope: Scope, name: str) -> list[Line]:
+    """Return the sums of each value of a label that tokens have now, the busiest first. Others have no value."""
+    values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
+    line = Subquery(values.values("label")[:1])
+    lines: dict[Any, Line] = {}
+    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+    _merge(lines, usage.annotate(line=line), COUNTS)
+    _merge(lines, scope.metered().annotate(line=line), METERED)
+    for value, found in lines.items():
+        found.name = value if value is not None else f"without the label {name}"
+    return sorted(lines.values(), key=_busiest)
+
+
+def by_model(scope: Scope) -> list[Line]:
+    """Return the sums of metered requests for each model, the dearest first."""
+    lines: dict[str, Line] = {}
+    _merge(lines, scope.metered().annotate(line=F("model")), METERED)
+    for model, line in lines.items():
+        line.name = model or "unknown model"
+    return sorted(lines.values(), key=_busiest)
+
+
+def corrections(scope: Scope) -> list[Line]:
+    """Return the sums of usage that arrived after the month was closed, for each day on which it did."""
+    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+    lines: dict[str, Line] = {}
+    _merge(lines, usage.exclude(correction="").annotate(line=F("correction")), COUNTS)
+    _merge(lines, scope.metered().exclude(correction="").annotate(line=F("correction")), METERED)
+    for day, line in lines.items():
+        line.name = day
+    return [line for _, line in sorted(lines.items())]
+
+
+def months_of(projects: tuple[str, ...]) -> list[date]:
+    """Return the months of which there is usage of these projects, the last one first."""
+    rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month")
+    return list(rows.values_list("month", flat=True).distinct()[:36])
+
+
+def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
+    """Return the sums of each project in a month, the busiest first. Each month is that of the project's time zone."""
+    ids = projects.order_by().values("pk")
+    lines: dict[str, Line] = {}
+    usage = MonthRow.objects.filter(month=month, project_id__in=ids, **TOTAL)
+    _merge(lines, usage.annotate(line=F("project_id")), COUNTS)
+    metered = MonthMetered.objects.filter(month=month, project_id__in=ids)
+    _merge(lines, metered.annotate(line=F("project_id")), METERED)
+    slugs = dict(projects.values_list("pk", "slug"))
+    for pk, line in lines.items():
+        line.name = slugs[pk]
+    return sorted(lines.values(), key=_busiest)
+
+
+def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...], at_most: int | None = None) -> None:
+    found = rows.order_by().values("line").annotate(**_sums(names)).order_by(f"-sum_{names[0]}", "line")
+    for row in found[:at_most]:
+        lines.setdefault(row["line"], Line("")).counts.update(_named(row, names))
+
+
+def _sums(names: tuple[str, ...]) -> dict[str, Sum]:
+    return {f"sum_{name}": Sum(name) for name in names}
+
+
+def _named(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, int]:
+    return {name: row[f"sum_{name}"] or 0 for name in names}
+
+
+def _sum(rows: QuerySet, names: tuple[str, ...]) -> dict[str, int]:
+    return _named(rows.aggregate(**_sums(names)), names)
+
+
+def _busiest(line: Line) -> tuple[int, int, str]:
+    return -line.counts.get("micros", 0), -line.counts.get("allowed", line.counts.get("requests", 0)), line.name

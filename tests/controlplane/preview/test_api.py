@@ -1,0 +1,77 @@
+"""The preview over REST, and changes that are only tried."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def limit():
+    return LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute", quota=10)
+
+
+@pytest.fixture
+def token(limit, sent):
+    token = TokenFactory(policy=limit.policy)
+    sent(token, 30, minutes_ago=90, now=timezone.now())
+    return token
+
+
+def test_a_preview_says_whom_a_policy_would_deny(api, token):
+    """The numbers with their range, the callers, and how exact it is."""
+    reply = api("POST", "preview", {"policy": "free"}).json()
+
+    assert (reply["callers"], reply["requests"], reply["concerned"]) == (1, 30, 1)
+    assert reply["would_deny"]["requests"] == {"low": 20, "likely": 20, "high": 20}
+    assert reply["most_affected"][0] | {"would_deny": None} == {
+        "token": token.pk,
+        "project": None,
+        "requests": 30,
+        "would_deny": None,
+        "busiest_minute": 30,
+    }
+    assert reply["resolution"]["exact"] is True
+
+
+def test_no_data_is_null(api, limit):
+    """Nothing recorded is not a zero."""
+    assert api("POST", "preview", {"policy": "free"}).json()["would_deny"] is None
+
+
+def iso(**ago):
+    return (timezone.now() - timedelta(**ago)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "text"),
+    [
+        ({}, "#/policy", "required"),
+        ({"policy": "free", "from": "yesterday"}, "#/from", "RFC 3339"),
+        ({"policy": "free", "from": iso(days=30)}, "#/from", "within the last 8 days"),
+        ({"policy": "free", "from": iso(hours=1), "to": iso(hours=2)}, "#/from", "before the end"),
+        ({"policy": "free", "span": "24h"}, "#/span", "Unknown field"),
+    ],
+)
+def test_a_wrong_question_is_refused(api, limit, body, field, text):
+    """The field and the rule are named."""
+    reply = api("POST", "preview", body)
+
+    assert reply.status_code == 400
+    assert [error for error in reply.json()["errors"] if error["pointer"] == field and text in error["detail"]]
+
+
+def test_a_limited_key_learns_nothing_of_other_projects(call, token, sent):
+    """A shared policy is previewed with the tokens of the key's projects."""
+    own = ProjectFactory()
+    key = ManagementKeyFactory(projects=[own])
+    sent(TokenFactory(project=own, policy=token.policy), 12, minutes_ago=90, now=timezone.now())
+
+    reply = call("POST", "preview", {"policy": "free"}, key=key).json()
+
+    assert (reply["callers"], reply["requests"]) == (1, 12)
+    assert token.pk not in str(reply)
