@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
 from controlplane.core.counting import capped
@@ -17,16 +18,16 @@ USED = timedelta(days=1)
 
 def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
     """Return a row for each kind of object of *projects* that ends soon and that the user may see."""
-    until, found = now + WITHIN, []
+    until, found, everything = now + WITHIN, [], is_operator(user)
     if user.has_perm("projects.view_token"):
         # With both ends, because the index of ends has also all tokens that ended long ago.
         soon = Token.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=until)
-        tokens = soon.filter(project__in=projects).select_related("project")
+        tokens = soon if everything else soon.filter(project__in=projects)
         found.append(_row("Tokens", tokens, "expires_at", ENDING, now))
         used = tokens.filter(last_used_at__gte=now - USED)
         found.append(_row("Tokens in use", used, "expires_at", ENDING_AND_USED, now, "seen in the last 24 hours"))
     if user.has_perm("policies.view_override"):
-        own = Q(token__project__in=projects) | Q(project__in=projects)
+        own = Q() if everything else Q(token__project__in=projects) | Q(project__in=projects)
         overrides = Override.objects.filter(own, ends_at__gt=now, ends_at__lte=until)
         found.append(_row("Overrides", overrides.select_related("limit__policy"), "ends_at", ENDING, now))
     if user.has_perm("projects.view_managementkey"):

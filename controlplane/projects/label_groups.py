@@ -12,12 +12,14 @@ from django.utils import timezone
 from django.utils.html import format_html_join
 
 from controlplane.adminkit.site import list_url
+from controlplane.core.counting import MoreThan, capped
 from controlplane.projects.models import Token, TokenQuerySet
 from controlplane.usage.models import UsageRow
 
 # The names are those of the newest tokens, because reading all of a million takes seconds.
 NEWEST = 5_000
 VALUES_SHOWN = 200
+MOST_GROUPED = 100_000
 
 
 def names_of(tokens: TokenQuerySet) -> list[str]:
@@ -65,6 +67,10 @@ class LabelGroups:
         if not self.has_view_permission(request):
             raise PermissionDenied
         tokens: QuerySet[Token] = self.narrowed(Token.objects.live(timezone.now()), request.user)
+        is_cut = isinstance(capped(tokens, MOST_GROUPED), MoreThan)
+        if is_cut:
+            newest = tokens.order_by("-created_at", "-pk").values("pk")[:MOST_GROUPED]
+            tokens = Token.objects.filter(pk__in=newest)
         names = names_of(tokens)
         chosen = request.GET.get("name", "") or next(iter(names), "")
         rows = values_of(tokens, chosen) if chosen else []
@@ -79,6 +85,7 @@ class LabelGroups:
             chosen=chosen,
             rows=rows[:VALUES_SHOWN],
             has_more=len(rows) > VALUES_SHOWN,
+            most=MOST_GROUPED if is_cut else None,
             without=tokens.exclude(labels__has_key=chosen).count() if chosen else tokens.count(),
         )
 

@@ -17,7 +17,7 @@ from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
-from tests.million.loading import load
+from tests.million.loading import load, trust_keys
 
 NAMES = ("edge", "batch", "mobile", "partner", "search", "import", "report", "chat", "crawler", "billing")
 TEAMS = 50
@@ -105,7 +105,7 @@ class Rows:
             }
 
     def overrides(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.size.tokens // 20):
+        for number in range(max(60, self.size.tokens // 100)):
             end = self.now + timedelta(hours=number % 1_000 + 1)
             limit = f"lim_{number % (self.size.policies * LIMITS_OF_A_POLICY):026d}"
             values = {"quota": 5_000, "reason": f"launch {number}", "created_by": f"user-{number % 20}"}
@@ -153,7 +153,7 @@ class Rows:
             of, limited = (number // 2) % self.size.tokens, number % 2
             owner = policy(self.policy_of(of) or 0)
             named = {"policy_id": owner, "limit_name": "limit-0", "unit": "requests"} if limited else {"unit": ""}
-            counts = {"allowed": number % 997, "denied": number % 13, "cost": number % 997}
+            counts = {"allowed": number % 997, "denied": number % 13 if number % 20 == 11 else 0, "cost": number % 997}
             keys = {"project_id": project(self.project_of(of)), "token_id": token(of)}
             yield {"period": period, "at": at, **keys, **named, **counts}
 
@@ -209,6 +209,7 @@ def fill(size: Size, now: datetime) -> None:
         (Instance, rows.instances()),
     ]
     with transaction.atomic():
+        trust_keys()
         for model, made in tables:
             load(model, made)
         people(size)

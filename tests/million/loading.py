@@ -23,6 +23,13 @@ def load(model: type[models.Model], rows: Iterable[dict[str, Any]]) -> None:
             model._base_manager.bulk_create([model(**row) for row in some])
 
 
+def trust_keys() -> None:
+    """Keep PostgreSQL from checking the foreign keys of millions of rows one by one, until the transaction ends."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+
+
 def _copy(model: type[models.Model], fields: list[models.Field], rows: Iterable[dict[str, Any]]) -> None:
     names = [field.attname for field in fields]
     documents = {field.attname for field in fields if isinstance(field, models.JSONField)}

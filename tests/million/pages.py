@@ -51,6 +51,7 @@ AUTOCOMPLETED = [
 # Those of no model.
 PLAIN = ["/admin/", "/admin/?range=24h", "/admin/?range=7d", "/admin/search/?s=edge", "/admin/search/?s=edge-70"]
 PLAIN += ["/admin/search/?s=nothing", "/admin/search/?s=ed"]
+PLAIN += ["/admin/projects/token/labels/"]
 PLAIN += [f"/admin/publishing/revision/?{query}" for query in ("q=edge-70", "q=user-7", "q=nothing", "show=tokens")]
 
 
