@@ -12,7 +12,6 @@ from django.utils import timezone
 from django.utils.html import format_html_join
 
 from controlplane.adminkit.site import list_url
-from controlplane.core.counting import MoreThan, capped
 from controlplane.projects.models import Token, TokenQuerySet
 from controlplane.usage.models import UsageRow
 
@@ -67,10 +66,10 @@ class LabelGroups:
         if not self.has_view_permission(request):
             raise PermissionDenied
         tokens: QuerySet[Token] = self.narrowed(Token.objects.live(timezone.now()), request.user)
-        is_cut = isinstance(capped(tokens, MOST_GROUPED), MoreThan)
+        oldest = tokens.order_by("-created_at").values_list("created_at", flat=True)[MOST_GROUPED : MOST_GROUPED + 1]
+        is_cut = len(oldest) > 0
         if is_cut:
-            newest = tokens.order_by("-created_at", "-pk").values("pk")[:MOST_GROUPED]
-            tokens = Token.objects.filter(pk__in=newest)
+            tokens = tokens.filter(created_at__gt=oldest[0])
         names = names_of(tokens)
         chosen = request.GET.get("name", "") or next(iter(names), "")
         rows = values_of(tokens, chosen) if chosen else []

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
     operations = [
         added("projects_token_created", ["-created_at", "-id"]),
         added("projects_token_name", ["name", "-id"]),
-        added("projects_token_ends", ["expires_at", "-id"]),
+        added("projects_token_ends", ["expires_at", "id"]),
         added("projects_token_prefix", ["prefix"], opclasses=["varchar_pattern_ops"]),
         added("projects_token_live", ["project", "expires_at"], condition=models.Q(("revoked_at", None))),
         added("projects_token_revoked", ["-created_at"], condition=models.Q(("revoked_at__isnull", False))),
