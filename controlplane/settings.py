@@ -62,6 +62,8 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "django_filters",
     "axes",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
     "controlplane.projects",
     "controlplane.access",
     "controlplane.policies",
@@ -92,10 +94,13 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
+    "controlplane.access.second_factor_gate.SecondFactorGate",
+    "controlplane.adminkit.known_browsers.KnownBrowsers",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
@@ -335,6 +340,7 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
 
+REQUIRE_SECOND_FACTOR = env.flag("SLUICEGATE_REQUIRE_SECOND_FACTOR")  # whoever has an authenticator is always asked
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = HTTPS

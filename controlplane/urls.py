@@ -14,6 +14,7 @@ handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/second-factor/", include("controlplane.access.second_factor_pages")),
     path("admin/", include("controlplane.firstrun.urls")),
     path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),

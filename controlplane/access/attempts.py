@@ -6,6 +6,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from controlplane.adminkit.known_browsers import is_of_a_browser
 from controlplane.adminkit.lockout import states_of
 from controlplane.adminkit.site import ModelAdmin, badge, instant
 
@@ -20,9 +21,9 @@ class AccessAttemptAdmin(ModelAdmin):
     that address log in again.
     """
 
-    list_display = ["username", "ip_address", "state", "at", "user_agent"]
+    list_display = ["username", "address", "state", "at", "user_agent"]
     search_fields = ["username", "ip_address"]
-    fields = readonly_fields = ["username", "ip_address", "state", "at", "user_agent", "path_info"]
+    fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
     empty = ("Nobody has failed to log in.", "")
 
@@ -44,6 +45,10 @@ class AccessAttemptAdmin(ModelAdmin):
         if attempt is not None:
             attempt.state = states_of([attempt], request)[attempt.pk]
         return attempt
+
+    @display(description="Address", ordering="ip_address")
+    def address(self, attempt: AccessAttempt) -> str:
+        return "a known browser" if is_of_a_browser(attempt.ip_address) else attempt.ip_address or "—"
 
     @display(description="State")
     def state(self, attempt: AccessAttempt) -> str:

@@ -1,65 +1,38 @@
 """The pages of people: the users, whose model belongs to Django, with what they may do in which project."""
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
-from django.contrib import admin
+from django.conf import settings
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.decorators import display
+from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldBooleanSwitchWidget
 
 from controlplane.access.models import Membership
+from controlplane.access.records import Recorded, is_in_operators, reset_second_factor, set_operator
 from controlplane.access.roles import OPERATOR_WORDS, OPERATORS, OWNER, WORDS
 from controlplane.access.scope import is_member, is_operator, projects_of
-from controlplane.adminkit.forms import RecordedForm
-from controlplane.adminkit.site import RecordedAdmin, badge, instant, link_to, links
+from controlplane.adminkit.dialogs import action
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.site import RecordedAdmin, badge, change_url, done, instant, link_to, links
 from controlplane.publishing.changes import Change
 
-for model in (User, Group):
+# The pages of authenticators would show their keys.
+for model in (User, Group, TOTPDevice, StaticDevice):
     admin.site.unregister(model)
-
-
-class Recorded:
-    """A user as a change records it. The class belongs to Django and has no record of its own."""
-
-    FIELDS = ("username", "email", "first_name", "last_name", "is_active", "is_staff", "is_superuser")
-
-    def __init__(self, row: User) -> None:
-        self.row, self.pk, self._meta = row, row.pk, row._meta
-
-    def __str__(self) -> str:
-        return str(self.row)
-
-    def as_record(self) -> dict[str, Any]:
-        """Return a dictionary of what an audit entry keeps, without the password. Memberships have their own."""
-        record = {"id": self.pk} | {name: getattr(self.row, name) for name in self.FIELDS}
-        return record | {"operator": is_in_operators(self.row)}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know users."""
-        yield from ()
-
-    def dependents(self) -> Iterator[Membership]:
-        """Yield the memberships of this user, which are deleted with this row."""
-        yield from self.row.memberships.select_related("user", "project")
-
-    def delete(self) -> None:
-        self.row.delete()
-
-
-def is_in_operators(user: User) -> bool:
-    """Return whether the user is in the group of operators, as the database has it now."""
-    return user.groups.filter(name=OPERATORS).exists()
 
 
 class UserForm(UserChangeForm):
@@ -113,16 +86,17 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
     form = UserForm
     add_form = PersonCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ["username", "email", "access", "account", "last_seen"]
+    list_display = ["username", "email", "access", "account", "has_second_factor", "last_seen"]
     list_filter = ["is_active"]
     search_fields = ["username", "email", "first_name", "last_name"]
     # Django's widget of two boxes with arrows has parts without accessible names.
     filter_horizontal = []
-    readonly_fields = ["memberships", "last_seen", "joined"]
+    readonly_fields = ["memberships", "has_second_factor", "last_seen", "joined"]
+    actions_detail = ["reset_second_factor"]
     fieldsets = [
         (None, {"fields": ["username", "password", ("first_name", "last_name"), "email"]}),
         ("Access", {"fields": ["is_active", "is_staff", "operator", "is_superuser", "memberships"]}),
-        ("Details", {"fields": ["last_seen", "joined"]}),
+        ("Log-in", {"fields": ["has_second_factor", "last_seen", "joined"]}),
     ]
     owners_fieldsets = [(None, {"fields": ["username", "memberships"]})]
     empty = ("Nobody is a member of your projects yet.", "")
@@ -142,7 +116,8 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         seen = Membership.objects.filter(project__in=projects_of(request.user, OWNER)).select_related("project")
-        rows = super().get_queryset(request).prefetch_related("groups")
+        devices = TOTPDevice.objects.filter(user=OuterRef("pk"), confirmed=True)
+        rows = super().get_queryset(request).prefetch_related("groups").annotate(second_factor=Exists(devices))
         return rows.prefetch_related(Prefetch("memberships", seen.order_by("project__slug"), to_attr="shown"))
 
     def get_list_display(self, request: HttpRequest) -> list[str]:
@@ -191,6 +166,11 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
             return badge("inactive", "bad")
         return badge("may log in", "good") if user.is_staff else badge("may not log in", "warn")
 
+    @display(description="Second factor", ordering="second_factor")
+    def has_second_factor(self, user: User) -> str:
+        off = badge("off", "warn" if settings.REQUIRE_SECOND_FACTOR else "")
+        return badge("on", "good") if user.second_factor else off
+
     @display(description="Last log-in", ordering="last_login")
     def last_seen(self, user: User) -> str:
         return instant(user.last_login)
@@ -225,6 +205,32 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
                 tx.record("user.password", Recorded(user), before=record, after=record)
         return response
 
+    @action(
+        description="Reset second factor",
+        permissions=["reset"],
+        variant=ActionVariant.DANGER,
+        icon="phonelink_erase",
+        dialog={
+            "title": "Reset the second factor",
+            "description": "For somebody who has lost the device and the recovery codes. Make sure who asks for it. "
+            "The password alone then lets the account in, which adds a new authenticator.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Reset second factor",
+        },
+    )
+    def reset_second_factor(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            user = self.present(request, object_id)
+            if reset_second_factor(tx, user):
+                self.message_user(request, f"{user} logs in without a second factor now.", messages.SUCCESS)
+            else:
+                messages.warning(request, f"{user} has no second factor. Nothing was changed.")
+        return done(change_url(user))
+
+    def has_reset_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Return whether the user is an operator and the account is of somebody else. The own page asks for a code."""
+        return is_operator(request.user) and self.key_of(object_id) != str(request.user.pk)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may delete a person. Nobody deletes the own account, so that one operator is left."""
         return super().has_delete_permission(request, obj) and not (obj is not None and obj == request.user)
@@ -240,12 +246,3 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
     def _publication(self, tx: Change) -> str:
         """Return an empty string, because enforcers do not know users."""
         return ""
-
-
-def set_operator(user: User, operator: bool) -> None:
-    """Add the user to the group of operators, or take the user out of it."""
-    group, _ = Group.objects.get_or_create(name=OPERATORS)
-    if operator:
-        user.groups.add(group)
-    else:
-        user.groups.remove(group)

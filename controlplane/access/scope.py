@@ -65,7 +65,8 @@ def _roles(user: Any) -> dict[str, str]:
 
 def _kept(user: Any, name: str, read: Any) -> Any:
     """Return what *read* returns. The user, whom each request loads anew, keeps it."""
-    kept = user.__dict__.setdefault("_sluicegate_access", {})
+    kept: dict[str, Any] = getattr(user, "_sluicegate_access", {})
+    user._sluicegate_access = kept
     if name not in kept:
         kept[name] = read()
     return kept[name]

@@ -14,6 +14,7 @@ from django.db.models import Max, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
+from controlplane.adminkit.known_browsers import address_of_browser
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import came_through_unknown_proxy, client_address
 from enforcement.http.addresses import network_of
@@ -27,8 +28,11 @@ def address_of(request: HttpRequest) -> str | None:
     """
     Return the client's IPv4 address, or its IPv6 network without the length, by which log-ins are counted, or None.
 
-    Of IPv6 it is the first address of the /64 network, because a client has all of the network.
+    Of IPv6 it is the first address of the /64 network, because a client has all of the network. A browser in which the
+    user has logged in before has an address of its own.
     """
+    if (browser := address_of_browser(request)) is not None:
+        return browser
     address = client_address(request)
     return address and network_of(address).partition("/")[0]
 

@@ -53,6 +53,7 @@ def _access() -> list[dict[str, Any]]:
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
         _menu("People", "group", "auth_user_changelist", "auth.view_user"),
         _menu("Sign-in failures", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
+        _entry("Second factor", "phonelink_lock", reverse_lazy("second-factor")),
         _entry("Help", "help", reverse_lazy("docs")),
     ]
 

@@ -58,11 +58,11 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
-    readonly_fields = ["created_by", "created"]
+    readonly_fields = ["ends", "created_by", "created"]
     fieldsets = [
         (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
         (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
-        ("Creation", {"fields": ["created_by", "created"]}),
+        ("Details", {"fields": ["ends", "created_by", "created"]}),
     ]
     add_fieldsets = fieldsets[:2]
     empty = (

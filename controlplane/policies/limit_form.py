@@ -128,6 +128,12 @@ class LimitForm(OneErrorForm):
             "match_path": "A pattern such as /v1/chat/*. It begins with / or a wildcard. If empty, every path.",
         }
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.instance._state.adding:
+            # Nobody is denied by a limit that was typed a moment ago, unless somebody chooses that.
+            self.initial["mode"] = "shadow"
+
     def clean_time_zone(self) -> str:
         return self.cleaned_data["time_zone"] or "UTC"
 

@@ -19,14 +19,15 @@ from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
 from controlplane.preview.kinds import DAY, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
-from enforcement.model.instants import HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
+from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
 
 MOST_AFFECTED = 10
 CALLERS_AT_ONCE = 1000
-# With more callers to replay, bins are minutes, so that a preview takes no longer.
+# With more callers to replay, or a longer span, bins are minutes, so that a preview takes no longer.
 MOST_FINE = 2500
+LONGEST_FINE = 2 * DAY_SECONDS
 # Bins of time by callers that one preview replays. A day of 10,000 callers has fewer.
 MOST_CELLS = 120_000_000
 _PART, _PARTS, _MINUTE, _MINUTES = (HEAD.index(name) for name in ("part", "parts", "minute", "minutes"))
@@ -178,7 +179,7 @@ def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: 
     for start in range(0, len(could), CALLERS_AT_ONCE):
         places = could[start : start + CALLERS_AT_ONCE].tolist()
         chosen = [at_places(case, places) for case in cases]
-        days, coarse = callers.days(places, span), len(could) > MOST_FINE
+        days, coarse = callers.days(places, span), len(could) > MOST_FINE or span.seconds > LONGEST_FINE
         outcome, steps = replay(days, chosen, span.begins, span.ends, steps, coarse=coarse)
         found.append(outcome)
     if not found:

@@ -63,6 +63,8 @@ def fold_few(now: datetime, at_most: int = 2000) -> datetime:
     So a preview of a small installation knows the last minute. In a large one it does not wait for the task's work.
     """
     waiting = RecordedMinute.objects.filter(at__lt=now).aggregate(count=Count("pk"), first=Min("at"))
+    if not waiting["count"]:
+        return now
     if waiting["count"] > at_most:
         return waiting["first"]
     while _fold_some(now):

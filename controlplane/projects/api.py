@@ -59,7 +59,7 @@ class ProjectSerializer(CleanModelSerializer):
         ]
         extra_kwargs = {
             "active": {"default": True},
-            "time_zone": {"default": "UTC"},
+            "time_zone": {"default": "UTC", "allow_blank": False},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]

@@ -16,7 +16,8 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.projects.actions import issue_management_key, revoke_management_key
 from controlplane.projects.credential_lists import CredentialAdmin
-from controlplane.projects.models import SCOPES, ManagementKey
+from controlplane.projects.models import ManagementKey
+from controlplane.projects.scopes import SCOPES
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:

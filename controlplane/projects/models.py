@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
+from controlplane.projects.scopes import SCOPES
 from controlplane.projects.token_indexes import TOKEN_INDEXES
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
@@ -25,13 +26,6 @@ SLUG_RULE = RegexValidator(
 )
 
 MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
-
-SCOPES = (
-    *("projects:read", "projects:write", "tokens:read", "tokens:write", "policies:read", "policies:write"),
-    *("overrides:write", "prices:read", "prices:write", "counters:read", "counters:reset"),
-    *("reservations:read", "reservations:settle", "usage:read", "audit:read", "instances:read"),
-    *("revisions:read", "revisions:write", "jobs:read", "jobs:cancel", "*"),
-)
 
 
 def isoformat(instant: datetime | None) -> str | None:
@@ -96,8 +90,9 @@ class Project(Versioned):
         max_length=64,
         default="UTC",
         db_default="UTC",
+        blank=True,
         validators=[check_time_zone],
-        help_text="Months of statements begin at midnight here, such as Europe/Berlin. Changes hold from then.",
+        help_text="Months of statements begin at midnight here, such as Europe/Berlin. If empty, in UTC.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -110,6 +105,7 @@ class Project(Versioned):
     def clean(self) -> None:
         if self.partition_cap is None:
             self.partition_cap = DEFAULT_CAP
+        self.time_zone = self.time_zone or "UTC"
         names = ("policy", "anonymous_policy", "token_policy")
         attached = {name: getattr(self, name) for name in names}
         foreign = [name for name, policy in attached.items() if policy and policy.project_id not in (None, self.pk)]
@@ -128,7 +124,7 @@ class Project(Versioned):
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens, policies, memberships and overrides of this project, which are deleted with this row."""
+        """Yield the tokens, policies, memberships, suspensions and overrides that are deleted with this project."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
         yield from self.memberships.select_related("user", "project")

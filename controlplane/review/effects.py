@@ -6,6 +6,7 @@ from typing import Any
 
 from controlplane.policies.describe import sentence
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.sizes import MAX_NAME_LENGTH
 
 # The shadow limit that measures another quota beside an enforced limit has its name and this behind it.
 CANDIDATE = ".candidate"
@@ -23,6 +24,8 @@ NEW, NEW_SHADOW, REMOVED, CHANGED, WATCHED, SAME = (
 FELT = (TIGHTER, LOOSER, ENFORCED, SHADOWED, NEW, REMOVED, CHANGED)
 # Effects of which a request may be denied that passed before, so somebody has to say why.
 DENYING = (TIGHTER, ENFORCED, NEW, CHANGED)
+# Effects that a candidate can measure beside the limit as it was.
+BESIDE = (TIGHTER, CHANGED)
 EFFECTS = (*FELT, NEW_SHADOW, WATCHED)
 _NUMBERS = ("quota", "burst", "rollover")
 
@@ -53,8 +56,8 @@ class LimitChange:
     @property
     def can_start_in_shadow(self) -> bool:
         """Whether the limit may be counted first, beside what is enforced now."""
-        if self.effect == TIGHTER:
-            return len(self.name) + len(CANDIDATE) <= 64
+        if self.effect in BESIDE:
+            return len(self.name) + len(CANDIDATE) <= MAX_NAME_LENGTH
         return self.effect == NEW
 
 

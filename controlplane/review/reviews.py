@@ -16,11 +16,11 @@ from controlplane.preview.kinds import DAY
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.effects import (
+    BESIDE,
     CANDIDATE,
     DENYING,
     NEW,
     SAME,
-    TIGHTER,
     LimitChange,
     changes_of,
     headline,
@@ -31,8 +31,8 @@ from enforcement.model.limits import Limit
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
-# The other quotas are not shown if the first preview takes longer.
-FAST_SECONDS = 0.7
+# With more callers, the previews of other quotas would take longer than the page may.
+MOST_COMPARED = 1000
 SHADOW, ENFORCE = "shadow", "enforce"
 
 
@@ -173,7 +173,7 @@ def _others(
     from controlplane.preview.previews import preview  # numpy, which only a preview needs
 
     main = review.main
-    if main is None or main.after is None or limits[0] != main.after or found.took_seconds > FAST_SECONDS:
+    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED or span > DAY:
         return
     own, old = main.after.quota, main.before.quota if main.before and not main.before.shadow else None
     yield OtherQuota(own, found, "your change")
@@ -196,16 +196,16 @@ def start_in_shadow(tx: Change, policy: Policy, changes: Sequence[LimitChange]) 
     """
     Leave enforced what was enforced before a change, and count the new numbers beside it.
 
-    A new limit becomes a shadow. A tighter limit keeps its numbers, and a shadow limit with its name and CANDIDATE
-    behind it has the new ones. The caller records the change of the policy.
+    A new limit becomes a shadow. Another one stays as it was, and a shadow limit with its name and CANDIDATE behind it
+    is what it will be. The caller records the change of the policy.
     """
     new = {change.name for change in changes if change.effect == NEW}
-    tighter = {change.name: change.before for change in changes if change.effect == TIGHTER}
+    beside = {change.name: change.before for change in changes if change.effect in BESIDE}
     values: list[Limit] = []
     for row in policy.limits.all():
-        if row.name.removesuffix(CANDIDATE) in tighter and row.name not in tighter:
+        if row.name.removesuffix(CANDIDATE) in beside and row.name not in beside:
             continue  # an earlier candidate, in whose place the new one comes
-        if (before := tighter.get(row.name)) is None:
+        if (before := beside.get(row.name)) is None:
             values.append(row.as_value(mode="shadow") if row.name in new else row.as_value())
         else:
             values += [before, row.as_value(mode="shadow", consistency="strict", name=row.name + CANDIDATE)]

@@ -100,7 +100,8 @@ class Verdict:
     def why_early(self) -> str:
         hours = self.watched_hours
         watched = "under an hour" if hours < 1 else f"{hours:,} hour{'' if hours == 1 else 's'}"
-        return f"Too early: {self.requests:,} requests in {watched}. It takes 24 hours and {LEAST_REQUESTS} requests."
+        requests = "1 request" if self.requests == 1 else f"{self.requests:,} requests"
+        return f"Too early: {requests} in {watched}. It takes 24 hours and {LEAST_REQUESTS} requests."
 
 
 def verdicts_of(policy: Policy, now: datetime, projects: Collection[str] | None = None) -> list[Verdict]:

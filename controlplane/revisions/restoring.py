@@ -96,10 +96,12 @@ def undo_policy(span: Span, coming: set[str]) -> Kept | Restored:
 
 def merged(span: Span, now: Record) -> tuple[Record, list[str]]:
     """Return the present record with what the span has changed as it was before, and what stays, in sentences."""
-    wanted, kept = _merge(span.before or {}, span.after or {}, now, FIELDS[span.type])
-    return wanted, [
-        f"{worded(name).capitalize()} of {span.label} stays, because it was changed since." for name in kept
-    ]
+    before, after = span.before or {}, span.after or {}
+    wanted, kept = _merge(before, after, now, FIELDS[span.type])
+    said = [f"{worded(name).capitalize()} of {span.label} stays, because it was changed since." for name in kept]
+    others = dict.fromkeys([*before, *after]).keys() - {*FIELDS[span.type], *UNSAID}
+    changed = [name for name in sorted(others) if before.get(name) != after.get(name)]
+    return wanted, said + [f"{worded(name).capitalize()} of {span.label} is not undone here." for name in changed]
 
 
 def merged_limits(

@@ -61,6 +61,11 @@ class Line:
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def requests(self) -> int:
+        """The allowed requests, or, in a table of models, the metered ones."""
+        return self.counts.get("allowed", self.counts.get("requests", 0))
+
+    @property
     def tokens(self) -> int:
         """The tokens of a language model, read and written."""
         return sum(self.counts.get(name, 0) for name in ("input", "cached_input", "cache_write", "output"))
@@ -168,4 +173,4 @@ def _sum(rows: QuerySet, names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _busiest(line: Line) -> tuple[int, int, str]:
-    return -line.counts.get("micros", 0), -line.counts.get("allowed", line.counts.get("requests", 0)), line.name
+    return -line.counts.get("micros", 0), -line.requests, line.name

@@ -1,5 +1,6 @@
 import csv
 import io
+from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -131,6 +132,16 @@ class NamedRowsAdmin(ReadOnlyAdmin):
         return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
 
 
+def number(name: str, title: str) -> Callable[[Any, Any], str]:
+    """Return a column for the integer *name*, which is shown with separators and sorted by."""
+
+    @display(description=title, ordering=name)
+    def shown(page: Any, row: Any) -> str:
+        return f"{getattr(row, name):,}"
+
+    return shown
+
+
 class SumsAdmin(NamedRowsAdmin):
     """
     The base class of lists of sums by minute, hour and day, which can be downloaded.
@@ -177,7 +188,9 @@ class SumsAdmin(NamedRowsAdmin):
 
 @admin.register(UsageRow)
 class UsageAdmin(SumsAdmin):
-    list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "charged"]
+    list_display = ["begins", "project", "token", "limit", "unit", "passed", "refused", "would_refuse", "charged"]
+    passed, refused = number("allowed", "Allowed"), number("denied", "Denied")
+    would_refuse = number("would_deny", "Would deny")
     list_filter = [
         PeriodFilter,
         ScopeFilter,
@@ -203,7 +216,8 @@ class UsageAdmin(SumsAdmin):
 @admin.register(MeteredRow)
 class MeteredAdmin(SumsAdmin):
     # Eight columns, because the last one, money, has to be seen without scrolling.
-    list_display = ["begins", "holder", "model_name", "requests", "all_input", "output", "calls", "money"]
+    list_display = ["begins", "holder", "model_name", "asked", "all_input", "written", "called", "money"]
+    asked, written, called = number("requests", "Requests"), number("output", "Output"), number("calls", "Calls")
     list_filter = [
         PeriodFilter,
         ("project_id", ProjectFilter),

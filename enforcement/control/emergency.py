@@ -29,14 +29,24 @@ class Emergency:
     What operators have suspended, and whether they have broken the glass.
 
     Attributes:
+        glass_from_us: From when on every limit is a shadow, microseconds since the epoch.
         glass_until_us: Until when every limit is a shadow, microseconds since the epoch. 0: no limit is because of it.
         projects: Ids of the suspended projects.
         values: The suspended values of attributes by name, by the id of a project. The id "" stands for all projects.
     """
 
+    glass_from_us: int = 0
     glass_until_us: int = 0
     projects: frozenset[str] = frozenset()
     values: Mapping[str, Values] = field(default_factory=dict)
+
+    def is_glass_broken(self, now_us: int) -> bool:
+        """Return whether every limit is a shadow at an instant, in microseconds since the epoch."""
+        return self.glass_from_us <= now_us < self.glass_until_us
+
+    def glass_changes_at_us(self, now_us: int) -> int | None:
+        """Return the next instant at which limits become shadows or are enforced again. None: there is none."""
+        return next((at_us for at_us in (self.glass_from_us, self.glass_until_us) if now_us < at_us), None)
 
     def values_in(self, project: str) -> Values:
         """Return the values of attributes that are suspended in a project, by the name of the attribute."""
@@ -63,17 +73,17 @@ def parse_emergency(text: str | bytes) -> Emergency:
         project, name, value = _value(item)
         values.setdefault(project, {}).setdefault(name, set()).add(value)
     frozen = {project: {name: frozenset(some) for name, some in of.items()} for project, of in values.items()}
-    return Emergency(_glass(data.data["break_glass"]), projects, frozen)
+    return Emergency(*_glass(data.data["break_glass"]), projects, frozen)
 
 
-def _glass(item: Any) -> int:
+def _glass(item: Any) -> tuple[int, int]:
     if item is None:
-        return 0
+        return 0, 0
     data = DocumentReader(_mapping("break_glass", item), {"began_at_us", "ends_at_us"}, nested=True)
     began, ends = data.integer("began_at_us"), data.integer("ends_at_us")
     if not 0 < ends - began <= MAX_GLASS_SECONDS * 1_000_000:
         raise InvalidDocument(f"break_glass: must end within {MAX_GLASS_SECONDS} seconds of its beginning")
-    return ends
+    return began, ends
 
 
 def _value(item: Any) -> tuple[str, str, str]:

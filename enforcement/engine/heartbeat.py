@@ -144,7 +144,7 @@ class Heartbeat:
 
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
         current, revision = self._documents.current, self._documents.price_revision
-        dropped, glass_us = self._usage.metered_dropped, current.emergency.glass_until_us
+        dropped, emergency, now_us = self._usage.metered_dropped, current.emergency, self._clock.now_us()
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -154,7 +154,7 @@ class Heartbeat:
             "revision_at_us": self._noticed[1] or None,
             "state": state,
             "started_at_us": self._started_at_us,
-            "seen_at_us": self._clock.now_us(),
+            "seen_at_us": now_us,
             "store_id": current.store_id,
             "decisions": {
                 "allowed": self._usage.allowed,
@@ -167,7 +167,7 @@ class Heartbeat:
             # Only of instances that use prices, so that a heartbeat of the others is as it was.
             **({} if revision is None else {"price_revision": revision}),
             **({"metered_dropped": dropped} if dropped else {}),
-            **({"glass_until_us": glass_us} if self._clock.now_us() < glass_us else {}),
+            **({"glass_until_us": emergency.glass_until_us} if emergency.is_glass_broken(now_us) else {}),
         }
 
     def _count_fleet(self, alive: int) -> None:

@@ -15,7 +15,7 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
-from enforcement.plan.reply import IS_LOST, NOT_RESTORED, read_corrected
+from enforcement.plan.reply import IS_LOST, NOT_RESTORED, OUTSIDE_CALENDAR, read_corrected
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -127,8 +127,13 @@ class JournalReplay:
     def accepted(self, batch: ReplayBatch, raw: object) -> bool:
         """
         Drop a batch that was accepted and return True, or keep it and return False if the store lost its counters.
+
+        One whose calendar windows do not contain the store's time stays, too, until a later call has the right ones.
+        Decisions do not wait for that.
         """
         reply, left_out = read_corrected(raw, _registered(batch))
+        if reply == OUTSIDE_CALENDAR:
+            return True
         if reply == NOT_RESTORED:
             self._lost_counters.add(dirty_beside(c.key) for c in batch.charges if c.bound.durable)
             return False

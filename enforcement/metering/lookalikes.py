@@ -8,7 +8,7 @@ first value of several. What one of them would find there must not get around a 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Final
 
 TOOL_CALL: Final = "tools/call"
@@ -40,6 +40,13 @@ _WITHIN_REQUEST: Final = {
 _BY_SPELLING: Final = _by_spelling(*_REQUEST)
 _CALL_NAMES: Final = _by_spelling(*_CALL)
 _PARAMS_NAMES: Final = _by_spelling(*_PARAMS)
+# Names with capitals, as they are in lower case.
+_MIXED: Final = frozenset(
+    folded
+    for names in (_BY_SPELLING, *_WITHIN_REQUEST.values(), _CALL_NAMES, _PARAMS_NAMES)
+    for folded, name in names.items()
+    if folded != name
+)
 
 
 def is_misspelled(body: dict[str, Any]) -> bool:
@@ -82,12 +89,13 @@ def _calls_tool(call: dict[str, Any]) -> bool:
     )
 
 
-def _is_misspelled(keys: Iterable[str], names: dict[str, str]) -> bool:
-    return not _in_lower_case(keys) and any(names.get(key.casefold(), key) != key for key in keys)
+def _is_misspelled(keys: Collection[str], names: dict[str, str]) -> bool:
+    if _in_lower_case(keys):  # as nearly always
+        return not _MIXED.isdisjoint(keys) and any(names.get(key, key) != key for key in keys)
+    return any(names.get(key.casefold(), key) != key for key in keys)
 
 
-def _in_lower_case(keys: Iterable[str]) -> bool:
-    """Return whether all keys are in lower case, as nearly always, so that none is another spelling of such a name."""
+def _in_lower_case(keys: Collection[str]) -> bool:
     text = "".join(keys)
     return text.isascii() and text.islower()
 

@@ -181,7 +181,7 @@ def open_request(
     if isinstance(found, ReservationDenial):
         unpriced = ", ".join(limits[index].name for index in found.denied_by)
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
-    if asked.cap is None:
+    if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
     try:

@@ -203,9 +203,12 @@ def _is_identity(encoding: str | None) -> bool:
 
 def _is_utf8(content_type: str) -> bool:
     """Return whether all readers of a content type find the same keys in JSON that is valid UTF-8."""
-    if "charset" not in content_type.lower():
+    named = content_type.lower().count("charset")
+    if not named:
         return True
-    return all(name.lower() in _LIKE_UTF8 for name in _CHARSET.findall(content_type))
+    # Some find a name also in other spellings, such as "charset*=utf-7''".
+    found = _CHARSET.findall(content_type)
+    return len(found) == named and all(name.lower() in _LIKE_UTF8 for name in found)
 
 
 def _read_metered(

@@ -21,7 +21,7 @@ from enforcement.model.limits import Limit
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs
-from enforcement.plan.reply import NOT_RESTORED, Reply
+from enforcement.plan.reply import NOT_RESTORED, OUTSIDE_CALENDAR, Reply
 from enforcement.plan.request import OtherT, PlanT, Request
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
@@ -39,7 +39,7 @@ MAX_LIFE_SECONDS: Final = 7 * DAY_SECONDS
 TOO_MANY: Final = -4
 """The head of a reply while the index of reservations has no room. The call wrote nothing."""
 
-_NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", -2: "calendar"}
+_NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", OUTSIDE_CALENDAR: "calendar"}
 """Why a settlement was not executed, by its reply."""
 _VERSION: Final = 1
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode

@@ -19,10 +19,14 @@ PLAIN: Final = 4
 MARKED: Final = 5
 """How many numbers each limit has in a reply to a call with an id."""
 
+OUTSIDE_CALENDAR: Final = -2
+"""The reply to a settlement whose calendar windows do not contain the store's time. The call wrote nothing."""
 NOT_RESTORED: Final = -3
 """The head of a reply while lost durable counters are not restored. The call read and wrote nothing."""
 IS_LOST: Final = -5
 """The reply to a settlement of a reservation that had to be open, and is lost. The call wrote nothing."""
+NOT_NOW: Final = frozenset((OUTSIDE_CALENDAR, NOT_RESTORED))
+"""Replies to a settlement that is to be repeated later."""
 
 
 class Reply:
@@ -257,8 +261,10 @@ def _unexpected(raw: object) -> StoreError:
 __all__ = [
     "IS_LOST",
     "MARKED",
+    "NOT_NOW",
     "NOT_RESTORED",
     "NO_REPLY",
+    "OUTSIDE_CALENDAR",
     "PLAIN",
     "Reply",
     "read",

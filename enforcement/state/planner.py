@@ -24,7 +24,7 @@ from enforcement.model.documents import Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, Attributes, Match, check_attributes
-from enforcement.model.metered import BODY_ATTRIBUTES, DENY, METERED_UNITS, Metering
+from enforcement.model.metered import BODY_ATTRIBUTES, DEFAULT_METERING, DENY, METERED_UNITS, Metering
 from enforcement.model.partitions import RETRY_SECONDS
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
@@ -182,6 +182,8 @@ class Planner:
             return self.refusal("expired", subject)
         if plans.until_us is not None and self._now_us() >= plans.until_us:
             plans = self._compile(entry)
+            if isinstance(plans, Decision):  # a document has come since
+                return self.refusal(plans.reason, subject)
         if plans.always is not None:
             return plans.always
         return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.plan_cache)
@@ -270,15 +272,17 @@ class Planner:
 
     def _plans_of(self, entry: TokenEntry, subject: Subject, now_us: int, state: Snapshot) -> Any:
         assert entry.token is not None
-        rules, ends = rules_of(subject, now_us), []
-        if now_us < state.emergency.glass_until_us:
+        rules, emergency = rules_of(subject, now_us), state.emergency
+        if emergency.is_glass_broken(now_us):
             rules = tuple(replace(rule, limit=as_shadow(rule.limit)) for rule in rules)
-            ends = [state.emergency.glass_until_us]  # then the plans are made again, even if no document arrives
+        changes_at_us = emergency.glass_changes_at_us(now_us)
+        # Then the plans are made again, even if no document arrives.
+        ends = [] if changes_at_us is None else [changes_at_us]
         units = [(r.policy.id, r.limit.name, r.limit.unit) for r in rules]
         usage = self._usage.of(entry, units)
         testers = tuple(rule.limit.match.compile(rule.limit.partition_by) for rule in rules)
         ends += [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
-        always, metering, suspended = None, metering_of(rules), state.emergency.values_in(entry.token.project)
+        always, metering, suspended = None, metering_of(rules), emergency.values_in(entry.token.project)
         if not any(testers) and not suspended:
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
             always = with_lease(
@@ -306,6 +310,11 @@ class Planner:
         refuse = partial(self.refusal, "suspended", (token.project, token.id))
         if any(value in suspended.get(LABEL_PREFIX + name, ()) for name, value in token.labels.items()):
             return refuse()
+        if not BODY_ATTRIBUTES.isdisjoint(suspended):
+            # Doors that meter read bodies then, whatever the limits look at, and refuse what may hide such a value.
+            metering = tuple(dict.fromkeys(rule.policy.metering for rule in made["rules"])) or (DEFAULT_METERING,)
+            hidden = (*made["hidden"], HiddenLimit(lambda attributes: True, is_metered=False))
+            made = {**made, "metering": made["metering"] or metering, "hidden": hidden}
         return SuspendingPlans(**made, suspended=suspended, refuse=refuse)
 
 

@@ -14,7 +14,7 @@ from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
-from enforcement.plan.reply import IS_LOST, NOT_RESTORED
+from enforcement.plan.reply import IS_LOST, NOT_NOW
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 
@@ -65,7 +65,7 @@ def correcting(
             health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
             health.wake()
         else:
-            if reply == NOT_RESTORED:
+            if reply in NOT_NOW:
                 health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
 
 
@@ -137,7 +137,7 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
         owe()
         health.wake()
         return None
-    if reply == NOT_RESTORED:
+    if reply in NOT_NOW:
         owe()
     return reply
 

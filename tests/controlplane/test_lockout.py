@@ -156,3 +156,74 @@ def test_the_admin_says_that_a_lock_out_is_over(proxy, states_in_the_admin):
     AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=15))
 
     assert states_in_the_admin() == ["over, 5 failures"]
+
+
+def from_browser(browser: Client, password: str, *, name: str = "ann"):
+    browser.post("/admin/logout/")
+    return browser.post("/admin/login/", {"username": name, "password": password}, REMOTE_ADDR=PROXY)
+
+
+@pytest.fixture
+def known() -> Client:
+    """A browser in which Ann has logged in before, behind a proxy that is not declared."""
+    browser = Client()
+    assert from_browser(browser, PASSWORD).status_code == 302
+    return browser
+
+
+def test_strangers_do_not_lock_a_known_browser_out(known):
+    """Behind such a proxy, everybody has its address."""
+    for number in range(25):
+        log_in("Spring2026", "6.6.6.6", name=f"user{number}")
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 429
+    assert from_browser(known, PASSWORD).status_code == 302
+
+
+def test_a_known_browser_guesses_no_more_than_others(known):
+    """It has a count of its own, which locks nobody else out."""
+    statuses = [from_browser(known, "wrong").status_code for _ in range(5)]
+
+    assert statuses == [200, 200, 200, 200, 429]
+    assert from_browser(known, PASSWORD).status_code == 429
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 302
+
+
+def test_a_browser_is_known_for_one_name_only(known):
+    """Whoever has an account does not get more guesses at the passwords of others."""
+    get_user_model().objects.create_superuser("bob", password=PASSWORD)
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6", name="bob")
+
+    assert from_browser(known, PASSWORD, name="bob").status_code == 429
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "e30:1abc:xyz", "é"])
+def test_an_invented_cookie_makes_no_browser_known(cookie):
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+    browser = Client()
+    browser.cookies["sluicegate_browser"] = cookie
+
+    assert from_browser(browser, PASSWORD).status_code == 429
+
+
+def test_the_cookie_of_a_browser_names_nobody(known, settings):
+    """It is no session, and scripts do not read it."""
+    cookie = known.cookies["sluicegate_browser"]
+
+    assert "ann" not in cookie.value
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Lax", "/admin/")
+    settings.HTTPS = True
+    assert from_browser(known, PASSWORD).cookies["sluicegate_browser"]["secure"]
+
+
+def test_the_admin_names_a_known_browser(known, states_in_the_admin):
+    from_browser(known, "wrong")
+
+    assert states_in_the_admin() == ["1 of 5 failures"]
+    client = Client()
+    client.force_login(get_user_model().objects.get(username="ann"))
+    assert "a known browser" in client.get("/admin/axes/accessattempt/").content.decode()

@@ -129,6 +129,20 @@ def test_a_broken_glass_ends_by_itself(server, world):
         assert reason(limiter, secret) == "cost_exceeds_capacity"
 
 
+def test_a_glass_is_not_broken_before_its_beginning(server, world):
+    """A document that lies years ahead would otherwise lift all limits for years."""
+    clock = Clock(NOON)
+    secret = world.everything(fixed(0, window_seconds=86_400))
+    world.publish(emergency({"began_at_us": NOON_US + HOUR_US, "ends_at_us": NOON_US + 2 * HOUR_US}))
+    with Limiter(server.url, timeout=1.0, clock=clock) as limiter:
+        reasons = [reason(limiter, secret)]
+        for seconds in (3_599, 1, 3_599, 1):
+            clock.advance(seconds=seconds)
+            reasons.append(reason(limiter, secret))
+    hopeless = "cost_exceeds_capacity"
+    assert reasons == [hopeless, hopeless, "ok", "ok", hopeless]
+
+
 def test_an_instance_says_that_its_glass_is_broken(limiter, world):
     """In its heartbeat. One that runs without says nothing of it."""
     world.everything(fixed(1))

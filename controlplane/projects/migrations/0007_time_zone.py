@@ -15,9 +15,10 @@ class Migration(migrations.Migration):
             model_name="project",
             name="time_zone",
             field=models.CharField(
+                blank=True,
                 db_default="UTC",
                 default="UTC",
-                help_text="Months of statements begin at midnight here, such as Europe/Berlin. Changes hold from then.",
+                help_text="Months of statements begin at midnight here, such as Europe/Berlin. If empty, in UTC.",
                 max_length=64,
                 validators=[controlplane.projects.zones.check_time_zone],
             ),

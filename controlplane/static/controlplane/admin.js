@@ -55,6 +55,8 @@
       const name = NAMES[element.textContent.trim()];
       if (name) element.setAttribute("aria-label", name);
     }
+    document.getElementById("command-submit")?.setAttribute("aria-label", "Search");
+    document.getElementById("search-input-command")?.setAttribute("aria-label", "Search or run a command");
     for (const box of root.querySelectorAll(".select2-container")) nameBox(box);
     for (const icon of root.querySelectorAll(".material-symbols-outlined:not([role])")) {
       icon.setAttribute("aria-hidden", icon.getAttribute("tabindex") === null);
@@ -127,9 +129,28 @@
     dialog.querySelector("#dialog-form").prepend(failure(xhr));
   };
 
+  // In the palette, Enter opens the first result, unless another one is chosen or the results are for an older text.
+  let asked = "";
+  let shown = "";
+  const choose = (event) => {
+    if (event.key !== "Enter" || event.target.id !== "search-input-command" || event.target.value !== shown) return;
+    const results = document.getElementById("command-results");
+    const first = results?.querySelector("li a[href]");
+    if (!first || results.querySelector("li.active")) return;
+    event.preventDefault();
+    location.assign(first.href);
+  };
+  const noteSearch = (event) => {
+    const box = document.getElementById("search-input-command");
+    if (event.type === "htmx:beforeRequest" && event.target === box) asked = box.value;
+    if (event.type === "htmx:afterSwap" && event.target.id === "command-results") shown = asked;
+  };
   // Pages show times, and read them, in this zone. Strange names count as UTC.
   document.cookie = `sluicegate_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC"};path=/admin/;max-age=31536000;samesite=lax`;
   document.addEventListener("keydown", press);
+  document.addEventListener("keydown", choose);
+  document.addEventListener("htmx:beforeRequest", noteSearch);
+  document.addEventListener("htmx:afterSwap", noteSearch);
   document.addEventListener("DOMContentLoaded", () => {
     const content = document.getElementById("content");
     if (content) {

@@ -101,10 +101,13 @@ class MeteredVisit:
         """Note that the connection to the provider broke before an answer, so that what is sent is not its answer."""
         self._broke = True
 
-    def take_short_body(self) -> bytes | None:
-        """Return the body of the request, which is then no longer received, or None if it is long or not whole."""
+    def take_short_body(self, length: int | None) -> bytes | None:
+        """
+        Return the body of the request, which is then no longer received, or None if it is long or not whole, or has
+        another length than its head announces.
+        """
         body = self._body
-        if body is None or not body.whole or is_long(body.data):
+        if body is None or not body.whole or len(body.data) != length or is_long(body.data):
             return None
         self._body = None
         body.pass_on()

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
             UpstreamError: The upstream has closed the connection already.
         """
         if self._transport is None:
-            raise self._error or UpstreamError("the upstream closed the connection")
+            raise _again(self._error or UpstreamError("the upstream closed the connection"))
         self._parser = httptools.HttpResponseParser(self)
         self._without_body = without_body
         self._until_close = False
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
             UpstreamError, ClientGone: The connection is lost, or was aborted.
         """
         if self._error is not None:
-            raise self._error
+            raise _again(self._error)
         if self._transport is None:
             raise UpstreamError("the upstream closed the connection")
         self._transport.write(data)
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         while not self.headed:
             await self._wait()
         if self._error is not None and not self._chunks:
-            raise self._error  # it broke off behind its head, and can still be answered in its place
+            raise _again(self._error)  # it broke off behind its head, and can still be answered in its place
 
     async def chunk(self) -> bytes:
         """
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise _again(self._error)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -205,8 +205,8 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self._error is not None and self._room is not None and not self._room.done():
-            self._room.set_exception(self._error)
+        if self._room is not None and not self._room.done() and self._error is not None:
+            self._room.set_exception(_again(self._error))
 
     # What asyncio calls.
 
@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         self._transport = self._parser = None
         self._wake()
         if self._room is not None and not self._room.done():
-            self._room.set_exception(self._error or UpstreamError("the upstream closed the connection"))
+            self._room.set_exception(_again(self._error or UpstreamError("the upstream closed the connection")))
 
     def pause_writing(self) -> None:
         """Let :meth:`write` wait."""
@@ -315,6 +315,14 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note that the response is complete, unless it is an interim one."""
         self.complete = self.headed
+
+
+def _again(error: Exception) -> Exception:
+    """
+    Return a new error like one that a connection keeps. The traceback of that one would lead back to the connection,
+    and only the collector of garbage could free such a circle, with all that a request has.
+    """
+    return type(error)(*error.args)
 
 
 def _has_ended(transport: asyncio.Transport | None) -> bool:

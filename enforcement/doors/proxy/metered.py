@@ -31,13 +31,15 @@ class MeteredForwarding(Forwarding):
     def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
         self._was_sent = True
         self._visit.is_sent()
-        body = self._visit.take_short_body() if fields.length is not None else None
-        if body is None or len(body) != fields.length:
+        body = self._visit.take_short_body(fields.length)
+        if body is None:
             super()._begin(connection, head, fields, first)
             return
         # Nothing is left to be received, so the client is watched only if the answer takes long, as without a body.
         self._with_body = False
         connection.begin(head + body, without_body=False, whole=True)
+        if self._timer is not None:  # the connection took long, and the client was not watched while it had a body
+            self._listen(self._watch())
 
     async def _fail(self, status: int, title: str) -> None:
         if self._was_sent and not self._begun:

@@ -1,12 +1,12 @@
 """The addresses of the admin, from its URL configuration."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
-from django.urls import URLPattern, URLResolver, reverse
+from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
 
 # What other addresses than those of a row need.
 OTHERS = {"app_list": ["projects"]}
@@ -14,7 +14,8 @@ OTHERS = {"app_list": ["projects"]}
 
 def patterns() -> list[URLPattern]:
     """Return each address below /admin/ that has a name. The others lead to one of these, or to nothing."""
-    return [pattern for pattern in _each(admin.site.get_urls()) if pattern.name]
+    below = [found for found in get_resolver().url_patterns if str(found.pattern).startswith("admin/")]
+    return [pattern for pattern in _each(below) if pattern.name]
 
 
 def _each(found: list[Any]) -> Iterator[URLPattern]:
@@ -25,6 +26,13 @@ def _each(found: list[Any]) -> Iterator[URLPattern]:
             yield one
 
 
+def _reversed(name: str, args: list[Any]) -> str:
+    """Return the address with this name, which most have among those of the admin's site."""
+    with suppress(NoReverseMatch):
+        return reverse(f"admin:{name}", args=args)
+    return reverse(name, args=args)
+
+
 def is_of_a_row(pattern: URLPattern) -> bool:
     converters = getattr(pattern.pattern, "converters", {})
     return bool(converters) and pattern.name not in OTHERS
@@ -33,11 +41,11 @@ def is_of_a_row(pattern: URLPattern) -> bool:
 def address(pattern: URLPattern, row: Model | None, key: Any = None) -> str:
     """Return an address, for that of a row with its primary key or with *key*."""
     if pattern.name in OTHERS or not is_of_a_row(pattern):
-        return reverse(f"admin:{pattern.name}", args=OTHERS.get(pattern.name, []))
+        return _reversed(pattern.name, OTHERS.get(pattern.name, []))
     key = row.pk if key is None else key
     if pattern.name == "view_on_site":
-        return reverse("admin:view_on_site", args=[ContentType.objects.get_for_model(row).pk, key])
-    return reverse(f"admin:{pattern.name}", args=[key])
+        return _reversed("view_on_site", [ContentType.objects.get_for_model(row).pk, key])
+    return _reversed(pattern.name, [key])
 
 
 def row_of(pattern: URLPattern, rows: dict[str, Model]) -> Model | None:

@@ -8,6 +8,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404
 from django.test import Client, RequestFactory
 from django.urls import resolve
+from django_otp.middleware import OTPMiddleware
 
 from controlplane.policies.models import AuditEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of
@@ -21,11 +22,11 @@ pytestmark = pytest.mark.django_db
 STATUSES = {
     # Everybody on the staff.
     "200 200 200 200 200": [
-        *("index", "search", "jsi18n", "password_change", "password_change_done"),
+        *("index", "search", "jsi18n", "password_change", "password_change_done", "second-factor"),
         "jobs_job_changelist",  # everybody sees the own jobs
     ],
     "302 302 302 302 302": [
-        "login",
+        *("login", "second-factor-code"),
         # To the audit of the row, which is narrowed.
         *("access_membership_history", "auth_user_history", "policies_override_history", "policies_policy_history"),
         *("prices_modelprice_history", "projects_managementkey_history", "projects_project_history"),
@@ -35,6 +36,8 @@ STATUSES = {
     ],
     # Members read.
     "403 200 200 200 200": [
+        *("explain-denial", "near-limit", "projects_token_labels", "publishing_revision_changelist"),
+        *("policies_auditentry_csv", "policies_auditentry_jsonl"),
         *("projects_project_changelist", "projects_project_change", "projects_token_changelist"),
         *("projects_token_change", "policies_policy_changelist", "policies_policy_change"),
         *("policies_limit_changelist", "policies_override_changelist", "policies_override_change"),
@@ -43,6 +46,9 @@ STATUSES = {
         *("usage_meteredrow_changelist", "usage_meteredrow_change", "usage_meteredrow_csv"),
         *("usage_deniedrequest_changelist", "usage_deniedrequest_change", "reservations_reservation_changelist"),
         *("emergency_suspension_changelist", "statements_monthrow_changelist", "statements_monthrow_change"),
+        # Of revisions, those that changed something of the projects of the member.
+        *("publishing_revision_changelist", "policies_auditentry_csv", "policies_auditentry_jsonl"),
+        "projects_token_labels",
     ],
     "404 302 302 302 302": ["emergency_suspension_change"],
     "404 200 200 200 200": [
@@ -58,12 +64,17 @@ STATUSES = {
     # Editors change.
     "403 403 200 200 200": [
         *("projects_token_add", "projects_token_delete", "policies_policy_add", "policies_policy_delete"),
-        *("policies_override_add", "policies_override_delete", "projects_token_suspend", "projects_project_suspend"),
+        *("policies_override_add", "policies_override_delete"),
     ],
+    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],  # nothing is suspended
     "302 403 200 200 200": [
+        *("projects_token_suspend", "projects_project_suspend"),
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
         *("projects_project_reset_counters", "policies_policy_copy"),
+        *("projects_token_suspend", "projects_project_suspend"),
     ],
+    # Nothing is suspended.
+    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],
     "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
     "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
     # Owners manage members and keys.
@@ -75,6 +86,7 @@ STATUSES = {
     "302 302 302 200 200": ["projects_managementkey_revoke"],
     # Operators run the installation.
     "403 403 403 403 200": [
+        *("first-steps", "first-steps-state"),
         *("projects_project_add", "projects_managementkey_delete", "auth_user_add", "auth_user_delete"),
         *("auth_user_password_change", "prices_modelprice_add", "prices_modelprice_delete"),
         *("axes_accessattempt_changelist", "axes_accessattempt_change", "axes_accessattempt_delete"),
@@ -85,6 +97,7 @@ STATUSES = {
     ],
     "302 403 403 403 200": ["policies_policy_apply_everywhere", "policies_policy_apply_where_attached"],
     "302 302 302 302 200": ["publishing_revision_roll_back"],
+    "302 302 302 403 200": ["auth_user_reset_second_factor"],
     "404 404 404 404 200": [
         *("axes_accessattempt_history", "fleet_instance_history", "publishing_outboxentry_history"),
         *("publishing_revision_history", "usage_dailyreport_history"),
@@ -93,6 +106,7 @@ STATUSES = {
     ],
     # Nobody, because programs write these rows.
     "403 403 403 403 403": [
+        "first-account",  # without the link that works once
         "autocomplete",  # without the name of a field
         *("axes_accessattempt_add", "fleet_instance_add", "fleet_instance_delete", "policies_auditentry_add"),
         *("policies_auditentry_delete", "policies_limit_add", "publishing_outboxentry_add"),
@@ -102,13 +116,13 @@ STATUSES = {
         *("usage_meteredrow_add", "usage_meteredrow_delete", "usage_usagerow_add", "usage_usagerow_delete"),
         *("jobs_job_add", "jobs_job_delete", "emergency_suspension_add", "emergency_suspension_delete"),
         *("statements_monthrow_add", "statements_monthrow_delete"),
-        *("projects_token_resume", "projects_project_resume"),  # nothing is suspended
     ],
     "404 404 404 404 404": ["view_on_site"],
     # Without the name of a shadow limit.
     "404 403 404 404 404": ["policies_policy_enforce"],
     # Only by POST.
     "405 405 405 405 405": [
+        *("policy-advice", "first-steps-send"),
         *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
         *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
         *("emergency_suspension_mend", "emergency_suspension_resume"),
@@ -134,6 +148,7 @@ def status_of(user: User, url: str) -> str:
     match, request = resolve(url), RequestFactory().get(url)
     request.user, request.session, request.resolver_match = user, SessionStore(), match
     request._messages = FallbackStorage(request)
+    OTPMiddleware(lambda request: None)(request)
     try:
         return str(match.func(request, *match.args, **match.kwargs).status_code)
     except PermissionDenied:
@@ -162,7 +177,7 @@ def test_without_a_session_every_address_leads_to_the_log_in(client: Client):
     for pattern in patterns():
         url = address(pattern, row_of(pattern, {**shared, **alpha.rows}))
         response = client.get(url)
-        if pattern.name not in ("login", "logout"):
+        if pattern.name not in ("login", "logout", "first-account"):
             assert (response.status_code, response.url.partition("?")[0]) == (302, "/admin/login/"), pattern.name
 
 

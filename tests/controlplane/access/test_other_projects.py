@@ -207,7 +207,7 @@ def test_slugs_in_use_by_others_cannot_be_probed(owner, alpha):
 
 def test_the_slug_and_the_cap_of_a_project_are_for_operators(owner, alpha):
     """A slug in use is refused, and the memory of the store is shared."""
-    form = {"name": "Alpha", "slug": "bravo", "partition_cap": "1000000", "active": "on", "seen_version": ""}
+    form = {"name": "Alpha", "slug": "bravo", "partition_cap": "1000000", "active": "on", "time_zone": "UTC"}
     page = owner.get(f"/admin/projects/project/{alpha.project.pk}/change/")
     form["seen_version"] = page.context["adminform"].form.initial["seen_version"]
 
@@ -265,7 +265,7 @@ def test_bulk_actions_reach_only_rows_that_one_may_change(client, alpha, bravo):
     client.post("/admin/projects/token/", {**form, "action": "revoke_selected", "change_reason": "leak"})
 
     assert list(Token.objects.exclude(revoked_at=None)) == [own]
-    client.post("/admin/projects/token/?status=all", {**form, "action": "delete_selected", "post": "yes"})
+    client.post("/admin/projects/token/?status=all", {**form, "action": "delete_selected", "change_reason": "leak"})
     assert set(Token.objects.all()) == {theirs, from_read}
 
 

@@ -16,8 +16,9 @@ PROJECTS = "/admin/projects/project/"
 
 def save(as_ann, project, policy):
     """Send the form that changes a project."""
-    fields = {"slug": project.slug, "name": "A", "active": "on", "partition_cap": 9, "anonymous_policy": policy}
-    return as_ann.post(f"{PROJECTS}{project.pk}/change/", {**fields, "seen_version": version_of(project)}, follow=True)
+    fields = {"slug": project.slug, "name": "A", "active": "on", "partition_cap": 9, "time_zone": "UTC"}
+    fields |= {"anonymous_policy": policy, "seen_version": version_of(project)}
+    return as_ann.post(f"{PROJECTS}{project.pk}/change/", fields, follow=True)
 
 
 def test_it_is_chosen_in_the_form_and_audited(as_ann, store):

@@ -15,6 +15,7 @@ from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision
+from tests.controlplane.adminkit.reviews import enforce
 from tests.controlplane.conftest import ANN, between_reads
 from tests.factories import (
     LimitFactory,
@@ -31,6 +32,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PROJECTS = "/admin/projects/project/"
 POLICIES = "/admin/policies/policy/"
 TOKENS = "/admin/projects/token/"
+# The decision on the review of a change that somebody feels.
+REVIEWED = {"_start": "enforce", "change_reason": "reviewed"}
+
+NEW_PROJECT = {"slug": "a", "name": "A", "time_zone": "UTC"}
 
 
 def limit_fields(*limits, initial=0):
@@ -79,7 +84,7 @@ def errors_of(response):
 
 def test_a_saved_project_is_published_and_told(as_ann, told, store):
     """One message says what was saved, and as which revision it is live."""
-    response = as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A", "change_reason": "new"}, follow=True)
+    response = as_ann.post(f"{PROJECTS}add/", {**NEW_PROJECT, "change_reason": "new"}, follow=True)
 
     (message,) = told(response)
     assert message.endswith("was added successfully. Published as revision 1.")
@@ -93,7 +98,7 @@ def test_a_saved_project_is_published_and_told(as_ann, told, store):
 
 def test_a_store_that_is_away_delays_and_loses_nothing(as_ann, told):
     """The row is saved, and whoever saved it is told what is still to come."""
-    response = as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A"}, follow=True)
+    response = as_ann.post(f"{PROJECTS}add/", NEW_PROJECT, follow=True)
 
     (message,) = told(response)
     assert message.endswith("Saved. The change will be published when the store is available.")
@@ -104,7 +109,8 @@ def test_a_store_that_is_away_delays_and_loses_nothing(as_ann, told):
 def test_a_form_that_changes_nothing_publishes_nothing(as_ann, told, store):
     """Pressing Save is no change by itself."""
     project = ProjectFactory()
-    fields = {"slug": project.slug, "name": project.name, "active": "on", "seen_version": version_of(project)}
+    fields = {**NEW_PROJECT, "slug": project.slug, "name": project.name, "active": "on"}
+    fields["seen_version"] = version_of(project)
 
     response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields, follow=True)
 
@@ -115,9 +121,9 @@ def test_a_form_that_changes_nothing_publishes_nothing(as_ann, told, store):
 
 def test_a_refused_form_says_nothing_of_publishing(as_ann, told):
     """What is pending from before is no fate of what was refused."""
-    as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A"}, follow=True)
+    as_ann.post(f"{PROJECTS}add/", NEW_PROJECT, follow=True)
 
-    response = as_ann.post(f"{PROJECTS}add/", {"slug": "Not a slug", "name": "A"})
+    response = as_ann.post(f"{PROJECTS}add/", {**NEW_PROJECT, "slug": "Not a slug"})
 
     assert list(errors_of(response)) == ["slug"]
     assert told(response) == []
@@ -255,7 +261,7 @@ def test_a_renamed_limit_keeps_its_overrides(as_ann, store):
     policy = override.limit.policy
 
     fields = policy_fields(policy, fields_of(override.limit, name="new"), initial=1)
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
 
     assert Override.objects.get().limit.name == "new"
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
@@ -278,7 +284,7 @@ def test_a_removed_limit_is_taken_from_its_overrides_holders(as_ann, store):
     policy = override.limit.policy
     fields = policy_fields(policy, fields_of(override.limit, DELETE="on"), initial=1)
 
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
 
     assert not Limit.objects.exists()
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
@@ -676,7 +682,8 @@ def test_a_policy_keeps_its_project(as_ann, told, store):
     other, limit = ProjectFactory(), token.policy.limits.get()
     fields = policy_fields(token.policy, fields_of(limit), initial=1, name="Renamed", project=other.pk)
 
-    response = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields, follow=True)
+    asked = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields)
+    response = enforce(as_ann, asked, follow=True)
 
     assert "was changed successfully" in told(response)[0]
     assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
@@ -706,7 +713,8 @@ def at_the_last_moment(deed):
 def test_a_choice_that_is_deleted_while_the_form_is_saved_is_told_at_its_field(as_ann, store):
     """PostgreSQL finds it when it commits, after the form was found to be valid."""
     project, policy = ProjectFactory(name="A"), PolicyFactory()
-    fields = {"slug": project.slug, "name": "B", "policy": policy.pk, "seen_version": version_of(project)}
+    fields = {**NEW_PROJECT, "slug": project.slug, "name": "B", "policy": policy.pk}
+    fields["seen_version"] = version_of(project)
 
     with connection.execute_wrapper(at_the_last_moment(lambda: Policy.objects.all().delete())):
         response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
@@ -719,6 +727,6 @@ def test_a_choice_that_is_deleted_while_the_form_is_saved_is_told_at_its_field(a
 def test_a_name_that_another_user_takes_at_the_same_moment_is_told_at_its_field(as_ann, store):
     """Both forms were valid, and one was saved first."""
     with connection.execute_wrapper(at_the_last_moment(lambda: ProjectFactory(slug="chat"))):
-        response = as_ann.post(f"{PROJECTS}add/", {"slug": "chat", "name": "Mine"})
+        response = as_ann.post(f"{PROJECTS}add/", {**NEW_PROJECT, "slug": "chat"})
 
     assert errors_of(response)["slug"] == ["Project with this Slug already exists."]

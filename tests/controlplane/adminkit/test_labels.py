@@ -78,7 +78,7 @@ def test_lists_and_the_palette_find_tokens_by_label(as_ann, store):
     assert rows(as_ann, f"{TOKENS}?label=team") == {red.pk, blue.pk}
     assert rows(as_ann, f"{TOKENS}?q=team%3Dred") == rows(as_ann, f"{TOKENS}?q=M%C3%BCll") == {red.pk}
     assert rows(as_ann, f"{TOKENS}?q=team%3Dre") == set()
-    assert 'class="sg-badge ">team=red<' in shown(as_ann.get(TOKENS))
+    assert '<a class="sg-badge" href="/admin/projects/token/?label=team%3Dred">team=red<' in shown(as_ann.get(TOKENS))
     palette = shown(as_ann.get("/admin/search/?s=team%3Dred&extended=1"))
     assert red.name in palette
     assert blue.name not in palette
@@ -118,8 +118,9 @@ def test_a_new_token_gets_the_policy_of_new_tokens_of_its_project(as_ann, store,
     """If none is chosen. The page says so, and the policy's page says who uses it."""
     default, other = PolicyFactory(slug="starter"), PolicyFactory()
     project = ProjectFactory(slug="shop")
-    fields = {"slug": "shop", "name": "S", "active": "on", "partition_cap": 9, "token_policy": default.pk}
-    as_ann.post(f"{PROJECTS}{project.pk}/change/", {**fields, "seen_version": version_of(project)})
+    fields = {"slug": "shop", "name": "S", "active": "on", "partition_cap": 9, "time_zone": "UTC"}
+    fields |= {"token_policy": default.pk, "seen_version": version_of(project)}
+    as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
     assert Project.objects.get().token_policy == default
 
     messages = told(add(as_ann, project))
@@ -133,8 +134,8 @@ def test_a_new_token_gets_the_policy_of_new_tokens_of_its_project(as_ann, store,
 def test_a_policy_of_another_project_cannot_be_that_of_new_tokens(as_ann, store):
     """By the rule of the model."""
     project, policy = ProjectFactory(), PolicyFactory(project=ProjectFactory())
-    fields = {"slug": "a", "name": "A", "active": "on", "token_policy": policy.pk, "seen_version": version_of(project)}
-    response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
+    fields = {"slug": "a", "name": "A", "active": "on", "time_zone": "UTC", "token_policy": policy.pk}
+    response = as_ann.post(f"{PROJECTS}{project.pk}/change/", {**fields, "seen_version": version_of(project)})
 
     errors = response.context["adminform"].form.errors
     assert errors["token_policy"] == ["Must not be a policy of another project."]

@@ -154,7 +154,8 @@ def test_a_search_without_a_hit_offers_no_first_token(as_ann):
 def test_a_conflict_does_not_point_to_errors_below(as_ann):
     """There are none. A wrong field still does."""
     project = ProjectFactory(slug="chat")
-    url, fields = f"/admin/projects/project/{project.pk}/change/", {"slug": "chat", "name": "X", "active": "on"}
+    url = f"/admin/projects/project/{project.pk}/change/"
+    fields = {"slug": "chat", "name": "X", "active": "on", "time_zone": "UTC"}
 
     conflict = text_of(as_ann.post(url, {**fields, "seen_version": "old"}))
     wrong = text_of(as_ann.post(url, {**fields, "seen_version": version_of(project), "slug": "Not a slug"}))

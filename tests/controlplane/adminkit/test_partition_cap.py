@@ -13,7 +13,7 @@ PROJECTS = "/admin/projects/project/"
 
 def add(as_ann, cap):
     """Send the form that adds a project."""
-    fields = {"slug": "a", "name": "A", "active": "on", "partition_cap": cap}
+    fields = {"slug": "a", "name": "A", "active": "on", "partition_cap": cap, "time_zone": "UTC"}
     return as_ann.post(f"{PROJECTS}add/", fields, follow=True)
 
 

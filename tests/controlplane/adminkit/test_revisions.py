@@ -101,7 +101,8 @@ def test_a_roll_back_that_changes_nothing_says_so(as_ann, told, store):
 
 def project_form():
     row = ProjectFactory(slug="chat", name="Chat")
-    return row, {"slug": "chat", "name": "Chat", "active": "on", "partition_cap": row.partition_cap}
+    cap = {"partition_cap": row.partition_cap}
+    return row, {"slug": "chat", "name": "Chat", "active": "on", "time_zone": row.time_zone, **cap}
 
 
 def override_form():

@@ -56,6 +56,7 @@ def make_policy(walker: Walker) -> None:
     walker.page.locator("#id_limits-0-algorithm").select_option("sliding_window")
     walker.page.locator("#id_limits-0-quota").fill("1")
     walker.page.locator("#id_limits-0-window_seconds").fill("1 minute")
+    walker.page.locator("#id_limits-0-mode").select_option("enforce")
     walker.reads("1 request per minute for each token or project with this policy, counted in a sliding window.")
     walker.look("policy-form")
     walker.press("Save")

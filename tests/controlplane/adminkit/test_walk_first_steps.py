@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from controlplane.usage.drain import drain
 from enforcement import Limiter
+from tests.accessibility import graves
 from tests.controlplane.adminkit.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,3 +36,25 @@ def test_the_first_decision_is_waited_for(walker, store):
     walker.look("complete")
     walker.page.reload()
     assert secret not in walker.page.content()
+
+
+def test_the_keyboard_opens_what_the_palette_finds(walker, store):
+    """Ctrl K, a verb and a name, Enter; and the list of shortcuts, which takes the focus and closes with Esc."""
+    walker.log_in("ann", PASSWORD)
+    walker.open("/admin/")
+    page = walker.page
+    page.keyboard.press("Shift+?")
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+    expect(page.get_by_role("button", name="Close", exact=True)).to_be_focused()
+    assert not graves(page)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_hidden()
+
+    walker.open("/admin/")
+    page.keyboard.press("Control+k")
+    expect(page.locator("#search-input-command")).to_be_focused()
+    page.keyboard.type("add policy")
+    expect(page.locator("#command-results")).to_contain_text("Add policy")
+    assert not graves(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/policies/policy/add/")

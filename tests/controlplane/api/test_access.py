@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from controlplane import api_urls
 from controlplane.jobs import running
-from controlplane.projects.models import SCOPES, ManagementKey
+from controlplane.projects.models import ManagementKey
+from controlplane.projects.scopes import SCOPES
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import Reservation
 from tests.factories import (

@@ -144,7 +144,7 @@ def test_a_member_reads_and_exports_only_the_own_projects(client, store):
 
 def test_a_change_of_the_admin_has_the_id_of_its_request(as_ann, store):
     """As one of REST has, so that the log lines of both can be found."""
-    form = {"slug": "chat", "name": "Chat", "active": "on", "partition_cap": 100, "change_reason": "new"}
+    form = {"slug": "chat", "name": "Chat", "active": "on", "partition_cap": 100, "time_zone": "UTC"}
 
     as_ann.post("/admin/projects/project/add/", form, headers={"X-Request-Id": "req-of-the-proxy"})
     as_ann.post("/admin/projects/project/add/", {**form, "slug": "other"})

@@ -115,9 +115,9 @@ def test_an_upgrade_keeps_the_documents_that_revisions_have(db):
 
     migration.keep_known_documents(apps, None)
 
-    rows = PublishedDocument.objects.order_by("id").values_list("name", "revision", "document")
+    rows = PublishedDocument.objects.order_by("revision", "name").values_list("name", "revision", "document")
     assert list(rows) == [
-        ("policy:p", 1, {"quota": 5}),
         ("global", 1, {"policy": None}),
+        ("policy:p", 1, {"quota": 5}),
         ("policy:p", 3, {"quota": 9}),
     ]

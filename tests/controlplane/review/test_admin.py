@@ -1,11 +1,10 @@
 """The step between the form of a policy and its new state."""
 
-from html.parser import HTMLParser
-
 import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry, Limit, Policy
+from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.factories import (
     LimitFactory,
@@ -17,20 +16,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-class Form(HTMLParser):
-    """The fields of the review, as a browser posts them."""
-
-    def __init__(self, response):
-        super().__init__()
-        self.fields = {}
-        self.feed(response.content.decode())
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        if tag == "input" and "name" in found and (found.get("type") != "radio" or "checked" in found):
-            self.fields[found["name"]] = found.get("value", "")
 
 
 @pytest.fixture
@@ -64,7 +49,7 @@ def confirm(as_ann, policy):
     """Post a review with a decision."""
 
     def post(response, **decision):
-        return as_ann.post(f"{POLICIES}{policy.pk}/change/", Form(response).fields | decision)
+        return as_ann.post(f"{POLICIES}{policy.pk}/change/", ReviewForm(response).fields | decision)
 
     return post
 
@@ -251,3 +236,11 @@ def test_an_editor_learns_nothing_of_other_projects(client, sent):
 
     assert "1 of 1 caller and 20 of 30 requests" in page
     assert "secret-name" not in page
+
+
+def test_the_form_offers_a_new_limit_in_shadow(as_ann, policy):
+    """Whoever wants it enforced from the start chooses that."""
+    page = as_ann.get(f"{POLICIES}{policy.pk}/change/").content.decode()
+
+    assert '<option value="shadow" selected>' in page
+    assert '<option value="enforce" selected>' not in page

@@ -50,7 +50,7 @@ def test_the_statement_of_a_project(as_ann, chat):
 
     for text in ("November 2026", "2,000", "2.50 USD", "red one", "free/per-day", "100.0 %", "Europe/Berlin"):
         assert text in page
-    assert "closed at 2026-12-03 23:00 UTC" in page
+    assert "2026-12-03 23:00 UTC" in page
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,8 @@ def test_corrections_are_listed(as_ann, chat, use):
 
     page = as_ann.get(PAGE, {"project": "chat", "month": "2026-10"}).content.decode()
 
-    assert "This month was closed at 2026-11-03 23:00 UTC." in page
+    assert "This month was closed at" in page
+    assert "2026-11-03 23:00 UTC" in page
     assert "Corrections" in page
     assert "2026-11-26" in page
 

@@ -7,6 +7,8 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
+
 from enforcement.doors.proxy.fields import RequestFields
 from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
@@ -21,19 +23,30 @@ def echoing(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + peer.body(2))
 
 
-async def test_a_forwarded_request_waits_for_no_collector_of_garbage(scripted) -> None:
+def hanging(peer: Peer) -> None:
+    """Begin an answer, and do not end it."""
+    peer.head()
+    peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n" + peer.body(2))
+    peer.closed()
+
+
+@pytest.mark.parametrize("ends", ["whole", "left"])
+async def test_a_forwarded_request_waits_for_no_collector_of_garbage(scripted, ends: str) -> None:
     """It is freed when it is over. In a circle of references it would stay, with all that it has, until one comes."""
-    upstream = scripted(echoing)
+    upstream = scripted(echoing if ends == "whole" else hanging)
     pool, gone, sent = Pool(upstream.host, upstream.port, tls=False), asyncio.Event(), []
     messages = [{"type": "http.request", "body": b"hi", "more_body": False}]
 
     async def receive() -> Any:
-        if not messages:
-            await gone.wait()
-        return messages.pop()
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if ends == "left" and message.get("body"):
+            gone.set()
 
     gc.disable()
     try:

@@ -80,11 +80,14 @@ def test_the_model_is_that_of_the_path_that_the_upstream_gets(server: Any, azure
         (f"{GEMINI}?callback=x", TEXT, ""),
         (GEMINI, TEXT, "X-Goog-FieldMask: candidates\r\n"),
         ("/v1/chat/completions", CHAT, "Content-Type: application/json; charset=utf-7\r\n"),
+        ("/v1/chat/completions", CHAT, "Content-Type: application/json; charset*=utf-7''x\r\n"),
         ("/v1/chat/completions", {**CHAT, "Model": "big-1"}, ""),
         ("/v1/chat/completions", {**CHAT, "N": 100}, ""),
         ("/v1/chat/completions", {**CHAT, "max_to\u212aens": 10**6}, ""),
         ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"Include_Usage": False}}, ""),
         (GEMINI, {**TEXT, "generationConfig": {"MaxOutputTokens": 10**6}}, ""),
+        (GEMINI, {**TEXT, "generationConfig": {"maxoutputtokens": 10**6}}, ""),
+        (GEMINI, {**TEXT, "generationconfig": {"maxOutputTokens": 10**6}}, ""),
     ],
 )
 def test_what_a_provider_may_read_otherwise_is_denied(attacked: Attacked, path: str, body: Any, fields: str) -> None:

@@ -1,0 +1,25 @@
+"""What a management key may do."""
+
+SCOPES = (
+    "projects:read",
+    "projects:write",
+    "tokens:read",
+    "tokens:write",
+    "policies:read",
+    "policies:write",
+    "overrides:write",
+    "prices:read",
+    "prices:write",
+    "counters:read",
+    "counters:reset",
+    "reservations:read",
+    "reservations:settle",
+    "usage:read",
+    "audit:read",
+    "instances:read",
+    "revisions:read",
+    "revisions:write",
+    "jobs:read",
+    "jobs:cancel",
+    "*",
+)

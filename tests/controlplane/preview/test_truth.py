@@ -1,0 +1,76 @@
+"""A preview of recorded hours, held against the same requests with the candidate enforced for real."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controlplane.preview import recording
+from controlplane.preview.kinds import TOKEN
+from controlplane.preview.models import RecordedMinute
+from controlplane.preview.previews import preview
+from controlplane.usage.batches import StreamBatch
+from enforcement import Limit, Limiter
+from enforcement.model.documents import dumps, parse_token
+from enforcement.state.published import TokenEntry
+from enforcement.usage.usage import UsageLog
+from tests.controlplane.preview.traffic import BEGINS, SECOND, callers
+from tests.enforcement.published import token as document
+from tests.factories import PolicyFactory, TokenFactory
+
+HOURS = 3
+STARTS = datetime.fromtimestamp(BEGINS, UTC)
+ENDS = STARTS + timedelta(hours=HOURS)
+
+
+def record(instants: dict[str, list[int]]) -> None:
+    """Count the requests as an enforcer does, which delivers once a second, and save them as the drain does."""
+    clock = [BEGINS * SECOND]
+    log = UsageLog("proxy-1", now_us=lambda: clock[0])
+    entries = {pk: TokenEntry(parse_token(dumps(document(id=pk)))) for pk in instants}
+    by_second = Counter((at // SECOND, pk) for pk, of_token in instants.items() for at in of_token)
+    for second in range(BEGINS, BEGINS + HOURS * 3600):
+        for pk, entry in entries.items():
+            if requests := by_second[second, pk]:
+                log.of(entry, []).passed(second // 60, 1, [], requests)
+        clock[0] = (second + 1) * SECOND
+        for batch in log.drain():
+            recording.add(StreamBatch.parse("1-0", batch.fields(), ENDS).rows, ENDS)
+            log.delivered(batch)
+
+
+def enforce(url: str, limit: Limit, instants: dict[str, list[int]]) -> Counter[tuple[str, int]]:
+    """Return by token and hour how many requests the store denies, with a clock that stands at each request."""
+    clock, denied = [0], Counter()
+    with Limiter(url, clock=lambda: clock[0]) as limiter:
+        for at, pk in sorted((at, pk) for pk, of_token in instants.items() for at in of_token):
+            clock[0] = at
+            if not limiter.hit(limit, pk):
+                denied[pk, (at // SECOND - BEGINS) // 3600] += 1
+    return denied
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_enforced_lies_within_what_the_page_states(store):
+    """By token and hour the truth is in the range, and the likely total is within 2 %."""
+    policy = PolicyFactory()
+    limit = Limit(name="candidate", quota=8, window_seconds=60, algorithm="sliding_window")
+    tokens = [TokenFactory(policy=policy).pk for _ in range(6)]
+    instants = dict(zip(tokens, callers(6, HOURS, seed=11), strict=True))
+    record(instants)
+    true = enforce(store.url, limit, instants)
+
+    likely = 0
+    for hour in range(HOURS):
+        span = (STARTS + timedelta(hours=hour), STARTS + timedelta(hours=hour + 1))
+        found = preview(policy, [limit], ENDS, span)
+        stated = {one.caller: one.denied for one in found.affected}
+        for pk in tokens:
+            if (TOKEN, pk) in stated:
+                assert stated[TOKEN, pk].low <= true[pk, hour] <= stated[TOKEN, pk].high
+            else:
+                assert true[pk, hour] <= found.denied.high - found.denied.likely
+        likely += found.denied.likely
+    assert not RecordedMinute.objects.exists()
+    assert abs(likely - true.total()) <= 0.02 * true.total()
+    assert true.total() > 100

@@ -1,0 +1,66 @@
+"""Values that only a meter can read in a body, while an operator has suspended them."""
+
+import json
+
+import pytest
+
+from enforcement import aio
+from enforcement.doors.asgi import LimitMiddleware
+from tests.enforcement.doors.metered.provider import CHAT, Provider, ask
+from tests.enforcement.doors.metered.test_asgi import RPM, published
+from tests.enforcement.test_emergency import emergency
+from tests.enforcement.world import PROJECT
+
+HELLO = {"model": "gpt-y", "messages": []}
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "delete"}}
+TWICE = b'{"model":"gpt-y","model":"gpt-x","messages":[]}'
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def door(limiter, provider):
+    return LimitMiddleware(provider, limiter, metered=True)
+
+
+@pytest.mark.parametrize("limits", [(RPM,), ()])
+@pytest.mark.parametrize(
+    ("value", "path", "body"),
+    [
+        (("model", "gpt-x"), CHAT, {**HELLO, "model": "gpt-x"}),
+        (("session", "bad"), CHAT, {**HELLO, "metadata": {"session_id": "bad"}}),
+        (("tool", "delete"), "/mcp", CALL),
+        (("model", "gpt-x"), CHAT, TWICE),
+    ],
+)
+async def test_it_is_denied_whatever_the_limits_look_at(world, door, provider, limits, value, path, body):
+    """A body that may hide it is denied, too."""
+    secret = published(world, *limits)
+    world.publish(emergency(values=[(PROJECT, *value)]))
+    assert (await ask(door, secret, body, path)).status == 403
+    assert provider.seen == []
+
+
+async def test_all_others_pass_as_they_came(world, door, provider):
+    """No limit counts tokens, so nothing is bounded in the body."""
+    secret = published(world, RPM)
+    world.publish(emergency(values=[(PROJECT, "model", "gpt-x")]))
+    for method, path, body in [("POST", CHAT, HELLO), ("POST", "/v1/files", b"--x--"), ("GET", "/v1/models", b"")]:
+        provider.answer = answered
+        assert (await ask(door, secret, body, path, method=method)).status == 200
+    assert provider.seen == [json.dumps(HELLO).encode(), b"--x--", b""]
+
+
+async def answered(scope, body, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
