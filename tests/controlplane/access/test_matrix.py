@@ -71,10 +71,7 @@ STATUSES = {
         *("projects_token_suspend", "projects_project_suspend"),
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
         *("projects_project_reset_counters", "policies_policy_copy"),
-        *("projects_token_suspend", "projects_project_suspend"),
     ],
-    # Nothing is suspended.
-    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],
     "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
     "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
     # Owners manage members and keys.
