@@ -23,12 +23,12 @@ from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.forms import InstantInput, RecordedForm
-from controlplane.adminkit.paging import CappedPaginator
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.core.transactions import snapshot
+from controlplane.lists.paging import CappedPaginator
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 

@@ -16,11 +16,11 @@ from unfold.decorators import display
 
 from controlplane.access.scope import EDITOR, may
 from controlplane.adminkit.filters import InstantRangeFilter
-from controlplane.adminkit.searching import IndexedSearch
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
+from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision

@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
-from controlplane.core.counting import capped
+from controlplane.lists.counting import capped
 from controlplane.policies.models import Override
 from controlplane.projects.models import ManagementKey, Project, Token
 

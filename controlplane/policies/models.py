@@ -10,9 +10,9 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 from controlplane.audit.entries import AppendOnly, AuditEntry
-from controlplane.core.counting import CappedCount, as_capped
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
+from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES

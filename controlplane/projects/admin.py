@@ -30,9 +30,9 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
-from controlplane.core.counting import CappedCount, as_capped
 from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
+from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)

@@ -13,8 +13,8 @@ from unfold.decorators import display
 from controlplane.access.scope import projects_of
 from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
-from controlplane.adminkit.searching import IndexedSearch
 from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
+from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.label_groups import LabelGroups, linked_labels
 from controlplane.projects.models import Credential, Token
 from controlplane.projects.secret_search import SecretSearch

@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
+from controlplane.lists.token_indexes import TOKEN_INDEXES
 from controlplane.projects.scopes import SCOPES
-from controlplane.projects.token_indexes import TOKEN_INDEXES
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS

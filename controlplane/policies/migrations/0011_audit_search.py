@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from controlplane.core import indexing
+from controlplane.lists import indexing
 
 
 class Migration(migrations.Migration):

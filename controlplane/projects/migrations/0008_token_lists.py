@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from controlplane.core import indexing
+from controlplane.lists import indexing
 
 
 def added(name: str, fields: list[str], **options: object) -> indexing.AddIndex:

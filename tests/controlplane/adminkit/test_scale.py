@@ -9,9 +9,9 @@ from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.adminkit.paging import CappedPaginator
-from controlplane.core import indexing
-from controlplane.core.counting import MoreThan, as_capped, capped
+from controlplane.lists import indexing
+from controlplane.lists.counting import MoreThan, as_capped, capped
+from controlplane.lists.paging import CappedPaginator
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.test_lists import TOKENS, text_of
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
@@ -114,7 +114,7 @@ def test_a_policy_and_a_project_count_their_holders(as_ann):
 @pytest.fixture
 def beginnings(monkeypatch):
     """A database without the extension for parts of texts."""
-    monkeypatch.setattr("controlplane.adminkit.searching.finds_parts", lambda table: False)
+    monkeypatch.setattr("controlplane.lists.searching.finds_parts", lambda table: False)
 
 
 def found(as_ann, query: str) -> set[str]:

@@ -3,7 +3,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from controlplane.core import indexing
+from controlplane.lists import indexing
 
 
 class Command(BaseCommand):

@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.text import smart_split, unescape_string_literal
 
-from controlplane.core.indexing import finds_parts
+from controlplane.lists.indexing import finds_parts
 
 # A shorter word has no trigram of its own, so that the index does not help to find it within a text.
 SHORTEST_PART = 3

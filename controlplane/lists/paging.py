@@ -6,7 +6,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.utils.functional import cached_property
 
-from controlplane.core.counting import MOST, MoreThan, capped
+from controlplane.lists.counting import MOST, MoreThan, capped
 
 
 class CappedPaginator(Paginator):
