@@ -1,4 +1,7 @@
-"""``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models."""
+"""
+``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models, and
+``admin`` the pages of the admin.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the three commands. Return its exit code."""
+    """Run one of the four commands. Return its exit code."""
     # Each command imports what it needs: comparing trees needs no peers and no matplotlib.
     if arguments[:1] == ["compare"]:
         from benchmarks.compare import command
@@ -16,6 +19,10 @@ def main(arguments: list[str]) -> int:
         from benchmarks import llm
 
         return llm.main(arguments[1:])
+    if arguments[:1] == ["admin"]:
+        from benchmarks import admin
+
+        return admin.main(arguments[1:])
     from benchmarks import bench
 
     return bench.main(arguments)

@@ -25,14 +25,19 @@ SETTINGS = {"listen_addresses": "127.0.0.1", "fsync": "off", "synchronous_commit
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """Start a server in a temporary directory and yield its address, as DATABASE_URL wants it."""
+def running(**settings: str) -> Iterator[str]:
+    """
+    Start a server in a temporary directory and yield its address, as DATABASE_URL wants it.
+
+    Args:
+        settings: More settings of the server, such as ``shared_buffers="1GB"``.
+    """
     with tempfile.TemporaryDirectory(prefix="sluicegate-postgres-") as name:
         home, port = Path(name), free_port()
         _hand_over(home)
         binaries = _reachable_binaries(home)
         _run([binaries / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust", "--no-sync"], home)
-        options = " ".join(f"-c {key}={value}" for key, value in SETTINGS.items())
+        options = " ".join(f"-c {key}={value}" for key, value in {**SETTINGS, **settings}.items())
         options += f" -c port={port} -c unix_socket_directories={home}"
         control = [binaries / "pg_ctl", "-D", home / "data", "-w", "-l", home / "log"]
         _run([*control, "-o", options, "start"], home)

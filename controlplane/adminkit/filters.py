@@ -135,6 +135,8 @@ class LabelFilter(admin.SimpleListFilter):
             return rows.none()
         if not (label := self.form.cleaned_data["label"]):
             return rows
+        if self.column == "pk":  # tokens themselves, whose index of labels the database then reads
+            return rows.with_label(*label)
         return rows.filter(**{f"{self.column}__in": Token.objects.with_label(*label).values("pk")})
 
 

@@ -64,6 +64,8 @@ def _found(request: HttpRequest, term: str, label: str) -> list[SearchResult]:
     if not page.has_view_permission(request):
         return []
     rows, may_repeat = page.get_search_results(request, page.get_queryset(request), term)
+    if page.list_select_related:  # the name of an override names its limit and its holder
+        rows = rows.select_related(*page.list_select_related)
     rows = list((rows.distinct() if may_repeat else rows)[: SHOWN + 1])
     results = [SearchResult(str(row), kind, change_url(row), "data_object") for row in rows[:SHOWN]]
     if len(rows) > SHOWN:

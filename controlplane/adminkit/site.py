@@ -28,6 +28,7 @@ from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.core.transactions import snapshot
+from controlplane.lists.paging import CappedPaginator
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 
@@ -113,6 +114,9 @@ class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
+    paginator = CappedPaginator
+    # To count all rows takes as long as to count those that match.
+    show_full_result_count = False
     # Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
     empty: ClassVar[tuple[str, str]] = ("", "")
 

@@ -20,6 +20,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, t
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
+from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
@@ -36,7 +37,7 @@ EXPORTS: dict[str, tuple[Lines, str]] = {
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(ReadOnlyAdmin):
+class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
     list_display_links = ["when"]
     list_filter = [
@@ -46,8 +47,11 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         ("channel", ChoicesDropdownFilter),
         ("at", InstantRangeFilter),
     ]
-    search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
-    show_full_result_count = False
+    beginnings, parts, wholes = ("actor", "action", "object_label"), ("reason",), ("object_id", "request_id")
+    searches = (
+        "Actor, action, object, reason, or a whole id",
+        "Beginning of an actor, action or object, or a whole id",
+    )
     project_path = "project"
     fields = readonly_fields = [
         *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),

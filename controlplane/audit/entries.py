@@ -55,6 +55,8 @@ class AuditEntry(models.Model):
             models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
             models.Index(fields=["action", "-id"], name="policies_audit_action"),
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+            # The search for a request.
+            models.Index(fields=["request_id"], name="policies_audit_request", condition=~models.Q(request_id="")),
             # What the members of a project see.
             models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]

@@ -69,5 +69,6 @@ class DeedFilter(DropdownFilter):
             return rows
         found = Q(pk__in=[])
         for ending in DEEDS.get(self.value(), ()):
-            found |= Q(action__endswith=f".{ending}")
+            # Without regard to case, as the index of the search has it.
+            found |= Q(action__iendswith=f".{ending}")
         return rows.filter(found)

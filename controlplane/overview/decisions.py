@@ -96,7 +96,10 @@ def shadow_limits(projects: QuerySet[Project] | None) -> int:
 def most_denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
     """Return the tokens with most denials, each as a dictionary with a link and the counts."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
-    top = _most_denied(whole.values("token_id"))
+    # Grouped are only the rows with denials, because of a million tokens few are denied.
+    denied = whole.filter(denied__gt=0).values("token_id").annotate(total=Sum("denied")).order_by("-total")
+    names = [row["token_id"] for row in denied[:TOP]]
+    top = _most_denied(whole.filter(token_id__in=names).values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
     return [row | {"link": _link(known, row["token_id"]), "query": f"token_id={row['token_id']}"} for row in top]
 

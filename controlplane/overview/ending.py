@@ -3,10 +3,12 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Q, QuerySet
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
+from controlplane.lists.counting import capped
 from controlplane.policies.models import Override
 from controlplane.projects.models import ManagementKey, Project, Token
 
@@ -16,14 +18,16 @@ USED = timedelta(days=1)
 
 def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
     """Return a row for each kind of object of *projects* that ends soon and that the user may see."""
-    until, found = now + WITHIN, []
+    until, found, everything = now + WITHIN, [], is_operator(user)
     if user.has_perm("projects.view_token"):
-        tokens = Token.objects.live(now).filter(project__in=projects, expires_at__lte=until).select_related("project")
+        # With both ends, because the index of ends has also all tokens that ended long ago.
+        soon = Token.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=until)
+        tokens = soon if everything else soon.filter(project__in=projects)
         found.append(_row("Tokens", tokens, "expires_at", ENDING, now))
         used = tokens.filter(last_used_at__gte=now - USED)
         found.append(_row("Tokens in use", used, "expires_at", ENDING_AND_USED, now, "seen in the last 24 hours"))
     if user.has_perm("policies.view_override"):
-        own = Q(token__project__in=projects) | Q(project__in=projects)
+        own = Q() if everything else Q(token__project__in=projects) | Q(project__in=projects)
         overrides = Override.objects.filter(own, ends_at__gt=now, ends_at__lte=until)
         found.append(_row("Overrides", overrides.select_related("limit__policy"), "ends_at", ENDING, now))
     if user.has_perm("projects.view_managementkey"):
@@ -34,11 +38,12 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
 
 def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:
     """Return the title, the number with a link to the list, and the next one."""
-    next_one = rows.order_by(column, "pk").first()
+    next_one, count = rows.order_by(column, "pk").first(), capped(rows)
     return {
         "title": title,
         "note": note,
-        "count": rows.aggregate(count=Count("pk"), first=Min(column))["count"],
+        "count": count,
+        "shown": f"{count:,}",
         "url": list_url(rows.model, f"?{EndsFilter.parameter_name}={choice}"),
         "next": link_to(next_one) if next_one else "",
         "ends": instant(getattr(next_one, column), now) if next_one else "",

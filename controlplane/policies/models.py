@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.utils.functional import cached_property
 from controlplane.audit.entries import AppendOnly, AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
+from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
@@ -72,13 +73,26 @@ class Policy(Versioned):
     def uses(self) -> tuple[int, int, int, int]:
         """
         The numbers of tokens and of projects that have this policy, and of projects that have it for requests without
-        a token, and for new tokens.
+        a token, and for new tokens. Each is counted up to 10,000, as a MoreThan if there are more.
         """
-        tokens, projects = Token.objects.filter(policy=self.pk), Project.objects.all()
-        if self.counted_in is not None:
-            tokens, projects = tokens.filter(project__in=self.counted_in), self.counted_in
+        self.count_uses([self], self.counted_in)
+        return self.uses
+
+    @classmethod
+    def count_uses(cls, policies: Iterable["Policy"], projects: "models.QuerySet[Project] | None" = None) -> None:
+        """Set the ``uses`` of all these policies with one query, in some projects, or in all for None."""
+        policies, outer = list(policies), models.OuterRef("pk")
+        within = {} if projects is None else {"project__in": projects.values("pk")}
+        seen = Project.objects.all() if projects is None else projects
         columns = ("policy", "anonymous_policy", "token_policy")
-        return tokens.count(), *(projects.filter(**{column: self.pk}).count() for column in columns)
+        counts = [CappedCount(Token.objects.filter(policy=outer, **within))]
+        counts += [CappedCount(seen.filter(**{column: outer})) for column in columns]
+        names = [f"count_{number}" for number in range(len(counts))]
+        rows = cls.objects.filter(pk__in=[policy.pk for policy in policies]).order_by()
+        rows = rows.annotate(**dict(zip(names, counts, strict=True)))
+        found = {pk: tuple(map(as_capped, numbers)) for pk, *numbers in rows.values_list("pk", *names)}
+        for policy in policies:
+            policy.uses = found.get(policy.pk, (0, 0, 0, 0))
 
     def clean(self) -> None:
         former = Policy.objects.filter(pk=self.pk).values_list("project", flat=True)

@@ -24,7 +24,9 @@ class PolicyScope:
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
-        self._count_for(request, changelist.result_list)
+        policies = changelist.result_list = list(changelist.result_list)
+        self._count_for(request, policies)
+        Policy.count_uses(policies, None if is_operator(request.user) else projects_of(request.user))
         return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Policy | None:

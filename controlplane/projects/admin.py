@@ -3,7 +3,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import Count, Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -32,6 +32,7 @@ from controlplane.adminkit.site import (
 from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.suspending import Suspendable, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
+from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
@@ -76,9 +77,17 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
         return [*super().get_readonly_fields(request, obj), *fixed]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
-        live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
-        rows = super().get_queryset(request).select_related("policy", "suspension")
-        return rows.annotate(live_tokens=Count("tokens", filter=live))
+        return super().get_queryset(request).select_related("policy", "suspension")
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        # Only of the projects on the page, because this counts all of their tokens.
+        live = CappedCount(Token.objects.live(timezone.now()).filter(project=OuterRef("pk")))
+        shown = Project.objects.filter(pk__in=[project.pk for project in changelist.result_list]).order_by()
+        counts = dict(shown.annotate(live=live).values_list("pk", "live"))
+        for project in changelist.result_list:
+            project.live_tokens = as_capped(counts.get(project.pk, 0))
+        return changelist
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
@@ -88,9 +97,9 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     def policy_link(self, project: Project) -> str:
         return link_to(project.policy)
 
-    @display(description="Live tokens", ordering="live_tokens")
+    @display(description="Live tokens")
     def token_count(self, project: Project) -> str:
-        return links([(str(project.live_tokens), list_url(Token, f"?project__id__exact={project.pk}"))])
+        return links([(f"{project.live_tokens:,}", list_url(Token, f"?project__id__exact={project.pk}"))])
 
     @display(description="Created", ordering="created_at")
     def created(self, project: Project) -> str:
@@ -166,7 +175,6 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         LabelFilter,
     ]
     list_select_related = ["project", "policy", "suspension"]
-    search_fields = ["name", "prefix", "id", "project__slug", "labels"]
     autocomplete_fields = ["project", "policy"]
     readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
     add_fieldsets = [(None, {"fields": ["project", "name", "policy", "labels", "expires_at"]})]

@@ -52,6 +52,8 @@ class ManagementKeyAdmin(CredentialAdmin):
             {"fields": ["name", "state", "shown_prefix", "scope_list", "project_list", "ends", "last_used", "created"]},
         )
     ]
+    has_few_rows = True
+    searches = ("Name, id, beginning of the secret",) * 2
     issued = ("name", "scopes", "all_projects", "projects", "expires_at")
     empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
     roles = dict.fromkeys(("view", "add", "change", "delete"), OWNER)

@@ -18,6 +18,7 @@ from controlplane.usage.models import UsageRow
 # The names are those of the newest tokens, because reading all of a million takes seconds.
 NEWEST = 5_000
 VALUES_SHOWN = 200
+MOST_GROUPED = 100_000
 
 
 def names_of(tokens: TokenQuerySet) -> list[str]:
@@ -65,6 +66,10 @@ class LabelGroups:
         if not self.has_view_permission(request):
             raise PermissionDenied
         tokens: QuerySet[Token] = self.narrowed(Token.objects.live(timezone.now()), request.user)
+        oldest = tokens.order_by("-created_at").values_list("created_at", flat=True)[MOST_GROUPED : MOST_GROUPED + 1]
+        is_cut = len(oldest) > 0
+        if is_cut:
+            tokens = tokens.filter(created_at__gt=oldest[0])
         names = names_of(tokens)
         chosen = request.GET.get("name", "") or next(iter(names), "")
         rows = values_of(tokens, chosen) if chosen else []
@@ -79,6 +84,7 @@ class LabelGroups:
             chosen=chosen,
             rows=rows[:VALUES_SHOWN],
             has_more=len(rows) > VALUES_SHOWN,
+            most=MOST_GROUPED if is_cut else None,
             without=tokens.exclude(labels__has_key=chosen).count() if chosen else tokens.count(),
         )
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
-from django.db import models
+from django.db import connection, models
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.lookups import Exact
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
+from controlplane.lists.token_indexes import TOKEN_INDEXES
 from controlplane.projects.scopes import SCOPES
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
@@ -204,6 +205,8 @@ class TokenQuerySet(CredentialQuerySet):
         """Return a query of the tokens that have this label, for None with any value."""
         if value is None:
             return self.filter(labels__has_key=name)
+        if connection.vendor == "postgresql":  # which has an index for this operator
+            return self.filter(labels__contains={name: value})
         # Not by a keyword, because the name of a label may have two underscores.
         return self.filter(Exact(KeyTextTransform(name, "labels"), value))
 
@@ -267,7 +270,7 @@ class Token(Credential):
     objects = TokenManager()
 
     class Meta(Credential.Meta):
-        indexes = [models.Index(fields=["project", "-created_at"])]
+        indexes = TOKEN_INDEXES
 
     def clean(self) -> None:
         super().clean()

@@ -152,7 +152,6 @@ class SumsAdmin(NamedRowsAdmin):
 
     ordering = ["-at", "id"]
     list_display_links = None
-    show_full_result_count = False
     list_before_template = "admin/sluicegate/usage_export.html"
     columns: ClassVar[tuple[str, ...]] = ()
 
@@ -266,7 +265,6 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     search_fields = ["=decision"]
     search_help_text = "The id of a decision, from the field Sluicegate-Decision of a response"
     list_display_links = None
-    show_full_result_count = False
     list_before_template = "admin/sluicegate/denial_sample.html"
     empty = ("Some of the requests that proxies deny are listed here, a few seconds later.", "")
 

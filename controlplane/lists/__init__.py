@@ -1,0 +1,1 @@
+"""What keeps lists of millions of rows fast. It imports no app."""

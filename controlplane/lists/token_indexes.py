@@ -1,0 +1,17 @@
+"""The indexes of the table of tokens, which may have millions of rows."""
+
+from django.db.models import Index, Q
+
+TOKEN_INDEXES = [
+    Index(fields=["project", "-created_at"]),
+    # The columns by which the list is sorted, and the end, by which it is filtered.
+    Index(fields=["-created_at", "-id"], name="projects_token_created"),
+    Index(fields=["name", "-id"], name="projects_token_name"),
+    # Half of them may have no end, and these come first, by their ids, when the last ends are wanted.
+    Index(fields=["expires_at", "id"], name="projects_token_ends"),
+    # The beginning of the secret, in any collation of the database.
+    Index(fields=["prefix"], name="projects_token_prefix", opclasses=["varchar_pattern_ops"]),
+    # What counts the live tokens of a project without reading them.
+    Index(fields=["project", "expires_at"], name="projects_token_live", condition=Q(revoked_at=None)),
+    Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
+]

@@ -1,0 +1,153 @@
+"""
+``python -m benchmarks admin``: PostgreSQL with many rows, each page of the admin for three people, and a table.
+
+It starts a PostgreSQL and a store of its own. Nothing of it is left behind.
+"""
+
+import argparse
+import os
+import platform
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from enforcement.embedded import ValkeyServer
+from tests.postgres import running
+
+# A quarter of the memory of a small server for a database. The rest is as it is installed.
+TUNED = {"shared_buffers": "2GB", "effective_cache_size": "6GB", "max_wal_size": "8GB", "autovacuum": "off"}
+TIMES = 5
+BOUND_MS = 300
+PEOPLE = {"operator": "operator", "owner": "member-0", "viewer": "member-1"}
+FULL, QUICK = (1_000_000, 5_000, 200), (20_000, 500, 40)
+SHOWN = 600
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure all pages, print the table, and return 1 if one takes longer than it may."""
+    options = _options(arguments)
+    with ValkeyServer(persistent=False) as store, running(**TUNED) as url:
+        os.environ |= {
+            "DATABASE_URL": url,
+            "SLUICEGATE_REDIS_URL": store.url,
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "ALLOWED_HOSTS": "testserver",
+            "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+        }
+        import django
+
+        django.setup()
+        return _measured(options, _made(options))
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks admin", description=__doc__.splitlines()[1])
+    parser.add_argument("--quick", action="store_true", help="20,000 tokens and one visit: shows that it runs")
+    parser.add_argument("--only", default="", help="measure only the pages whose address contains this")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    return parser.parse_args(arguments)
+
+
+def _made(options: argparse.Namespace) -> str:
+    """Make the rows, and return a sentence on them. Django is set up by now."""
+    from django.core.management import call_command
+    from django.db import connection
+    from django.utils import timezone
+
+    from tests.million import data, loading
+
+    call_command("migrate", verbosity=0)
+    size, began = data.Size(*(QUICK if options.quick else FULL)), time.monotonic()
+    with loading.without_indexes(data.Token, data.AuditEntry, data.UsageRow, data.MeteredRow, data.DeniedRequest):
+        data.fill(size, timezone.now())
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+        cursor.execute("SELECT pg_size_pretty(pg_database_size(current_database()))")
+        (on_disk,) = cursor.fetchone()
+    made = f"{size.tokens:,} tokens, {size.policies:,} policies, {size.projects:,} projects: {on_disk}"
+    return f"{made}, made in {time.monotonic() - began:.0f} s."
+
+
+def _measured(options: argparse.Namespace, made: str) -> int:
+    """Visit the pages, print the table, and return 1 if one takes longer than it may."""
+    import logging
+
+    from tests.million.pages import pages
+
+    logging.disable(logging.CRITICAL)
+    print(made, file=sys.stderr)
+    found = _visits([url for url in pages() if options.only in url], 1 if options.quick else TIMES)
+    text = report(made, found)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    slow = [one for by in found.values() for one in by.values() if one.cost.seconds * 1000 > BOUND_MS]
+    return 1 if slow and not options.quick else 0
+
+
+def _visits(urls: list[str], times: int) -> dict[str, dict[str, object]]:
+    """Return a visit of each page by each person who may see it."""
+    from django.contrib.auth.models import User
+    from django.test import Client
+
+    from tests.million.measuring import measured
+
+    found: dict[str, dict[str, object]] = {url: {} for url in urls}
+    for person, name in PEOPLE.items():
+        client = Client()
+        client.force_login(User.objects.get(username=name))
+        for url in urls:
+            visited = measured(client, url, times)
+            if visited.status == 200:
+                found[url][person] = visited
+            elif visited.status not in (302, 403, 404):
+                raise SystemExit(f"{url} answers {visited.status} to {person}.")
+            if visited.cost.seconds * 1000 > BOUND_MS:
+                took = f"{visited.cost.seconds * 1000:.0f} ms {person} {url}"
+                print(f"{took}\n    {visited.slowest[:SHOWN]}", file=sys.stderr)
+    return {url: by for url, by in found.items() if by}
+
+
+def report(made: str, found: dict[str, dict[str, object]]) -> str:
+    """Return the figures as a page of Markdown."""
+    all_of_them = sorted((one.cost.seconds * 1000 for by in found.values() for one in by.values()), reverse=True)
+    over = sum(ms > BOUND_MS for ms in all_of_them)
+    lines = [
+        f"{made} {_machine()}",
+        "",
+        f"{len(found)} pages, {len(all_of_them)} with each of the people who may see them. {over} take longer than "
+        f"{BOUND_MS} ms. The slowest takes {all_of_them[0]:.0f} ms, half of them at most "
+        f"{all_of_them[len(all_of_them) // 2]:.0f} ms.",
+        "",
+        "Each cell: server time, number of queries, time in the database.",
+        "",
+        "| page | " + " | ".join(PEOPLE) + " |",
+        "| --- |" + " --- |" * len(PEOPLE),
+    ]
+    for url, by in found.items():
+        cells = [_cell(by[person]) if person in by else "" for person in PEOPLE]
+        lines.append(f"| `{url.replace('|', '%7C')}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(visited: object) -> str:
+    cost = visited.cost
+    mark = "**" if cost.seconds * 1000 > BOUND_MS else ""
+    return f"{mark}{cost.seconds * 1000:.0f} ms{mark}, {cost.queries}, {cost.in_database * 1000:.0f} ms"
+
+
+def _machine() -> str:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW server_version")
+        (version,) = cursor.fetchone()
+    settings = ", ".join(f"{name} {value}" for name, value in TUNED.items())
+    python = platform.python_version()
+    return f"PostgreSQL {version} ({settings}), Python {python}, {os.cpu_count()} cores, {platform.machine()}."
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
