@@ -489,7 +489,7 @@ def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
     spend(limiter, token, 1)
     checkpoint()
     assert "saved" in told("Quotas")
-    assert "1 counters of a day or longer" in told("Quotas")
+    assert "1 counter of a day or longer" in told("Quotas")
     CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=61))
     assert "late" in told("Quotas")
 
