@@ -38,8 +38,13 @@ def add(rows: Sequence[Row], now: datetime) -> None:
 
 def add_metered(rows: Sequence[SettledRow], now: datetime) -> None:
     """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
-    counts = ((row.at, row.names[:3], [row.counts[place] for place in _PLACES]) for row in rows)
+    counts = ((row.at, row.names[:3], _kept(row.counts)) for row in rows)
     _add(MonthMetered, _Months(now), counts)
+
+
+def _kept(counts: Sequence[int]) -> list[int]:
+    """Return the counts that statements have. Earlier reservations and enforcers name fewer; those at the end are 0."""
+    return [counts[place] if place < len(counts) else 0 for place in _PLACES]
 
 
 class _Months:

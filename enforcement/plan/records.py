@@ -331,10 +331,10 @@ def was_open(changed: object) -> bool:
     Raises:
         StoreError: The store has not settled it. The call may be repeated.
     """
-    if changed in _NOT_NOW:
-        raise StoreError(_NOT_NOW[changed], "the charges cannot be corrected now", executed=False, away=False)
     if type(changed) is not int:
         raise StoreError("protocol", f"a reply is not what the function returns: {changed!r:.80}")
+    if changed in _NOT_NOW:
+        raise StoreError(_NOT_NOW[changed], "the charges cannot be corrected now", executed=False, away=False)
     return changed >= 0
 
 

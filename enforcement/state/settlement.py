@@ -65,7 +65,7 @@ def correcting(
             health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
             health.wake()
         else:
-            if reply in NOT_NOW:
+            if type(reply) is int and reply in NOT_NOW:
                 health.fallback.owe(ident, _owed(group), once=once_for_ms is not None)
 
 
@@ -137,7 +137,7 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
         owe()
         health.wake()
         return None
-    if reply in NOT_NOW:
+    if type(reply) is int and reply in NOT_NOW:
         owe()
     return reply
 

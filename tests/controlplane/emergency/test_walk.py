@@ -19,7 +19,7 @@ def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa
     walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/projects/token/{token.pk}/change/")
     page.get_by_role("link", name="Suspend").or_(page.get_by_role("button", name="Suspend")).first.click()
-    page.get_by_label("Reason").last.fill("leaked?")
+    page.get_by_role("dialog").get_by_label("Reason").fill("leaked?")
     page.get_by_role("button", name="Suspend").last.click()
     expect(page.get_by_text("is suspended.")).to_be_visible()
 

@@ -96,7 +96,7 @@ def test_a_value_that_was_changed_again_stays(limit, edit, undone):
 
 def test_a_removed_limit_comes_back_to_its_place_with_its_overrides(limit, actor, undone):
     """Its removal took them along."""
-    LimitFactory(policy=limit.policy, name="per-day", position=99)
+    LimitFactory(policy=limit.policy, name="per-day", position=limit.position + 1)
     override = OverrideFactory(limit=limit, quota=900)
     before = limit.policy.as_record()
     with change(actor=actor) as tx:
