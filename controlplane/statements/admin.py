@@ -13,7 +13,7 @@ from django.utils import timezone
 from controlplane.access.scope import is_member, may, projects_of
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.site import ReadOnlyAdmin
-from controlplane.core.money import amount, rounded
+from controlplane.core.money import amount, permits, rounded
 from controlplane.core.text import escaped
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
@@ -92,7 +92,7 @@ class StatementAdmin(ReadOnlyAdmin):
             "group": group,
             "label": label,
             "lines": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in lines],
-            "limits": report.by_limit(scope),
+            "limits": [(one, permits(one.counts["cost"], one.detail)) for one in report.by_limit(scope)],
             "corrections": report.corrections(scope),
             "given": given,
             "months": [(f"{one:%Y-%m}", f"{one:%B %Y}") for one in report.months_of(scope.projects)],

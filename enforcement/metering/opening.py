@@ -183,27 +183,35 @@ def open_request(
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
-    messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
+    # The method get() of such a mapping raises and catches an error for most models.
+    factor = prices.factors[model] if model in prices.factors else FACTOR  # noqa: SIM401
     try:
-        estimate = estimate_request(
-            rules,
-            text_bytes=asked.text_bytes,
-            parts=asked.parts,
-            cap=asked.cap,
-            n=asked.n,
-            # The method get() of such a mapping raises and catches an error for most models.
-            factor=prices.factors[model] if model in prices.factors else FACTOR,  # noqa: SIM401
-            messages=messages,
-            all_bytes=all_bytes,
-            added_tokens=asked.added_tokens,
-            keeps_context=asked.keeps_context,
-            unbounded=asked.unbounded,
-        )
+        estimate = _estimate(asked, rules, factor)
     except NoBound as exc:
-        return Refused("unmetered", f"The cost of this request has no bound: {exc}.")
+        if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
+            return Refused("unmetered", f"The cost of this request has no bound: {exc}.")
+        estimate = _estimate(asked, replace(rules, estimate="typical"), factor)
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
     price = charged or prices.find(model, at_us)
     return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least, price)
+
+
+def _estimate(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
+    """Return the estimate of a request by the rules of its policies, and the factor of its model."""
+    messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
+    return estimate_request(
+        rules,
+        text_bytes=asked.text_bytes,
+        parts=asked.parts,
+        cap=asked.cap,
+        n=asked.n,
+        factor=factor,
+        messages=messages,
+        all_bytes=all_bytes,
+        added_tokens=asked.added_tokens,
+        keeps_context=asked.keeps_context,
+        unbounded=asked.unbounded,
+    )
 
 
 __all__ = ["WHY_UNMETERED", "Opening", "Refused", "has_tokens", "is_hiding", "open_request", "unmetered"]

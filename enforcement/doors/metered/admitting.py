@@ -30,12 +30,14 @@ class _Common(NamedTuple):
         names: The name under which the limiter knows the cost of each.
         rules: The rules of its policies for metered requests.
         counts_money: Whether a limit counts money. The others do not wait for prices.
+        needs_prices: Whether one of these denies requests while there are no prices. A shadow does not.
     """
 
     limits: tuple[Limit, ...]
     names: tuple[str, ...]
     rules: Metering
     counts_money: bool
+    needs_prices: bool
 
 
 def _common(plan: LivePlan) -> _Common:
@@ -47,6 +49,7 @@ def _common(plan: LivePlan) -> _Common:
             tuple(bound.cost_name for bound in plan.bounds),
             rules[0] if len(rules) == 1 else _strictest(rules),
             MONEY in [limit.unit for limit in limits],
+            MONEY in [limit.unit for limit in limits if not limit.shadow],
         )
     found: _Common = plan.metered
     return found
@@ -82,10 +85,12 @@ async def _opening(
         hides = is_hiding(asked)
         if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
             return unmetered(asked)
-    limits, names, rules, counts_money = _common(plan)
+    limits, names, rules, counts_money, needs_prices = _common(plan)
     prices = await limiter.find_prices() if counts_money else limiter.prices
     if prices is None:
-        return Refused("degraded_denied", NO_PRICES_YET)
+        if needs_prices:
+            return Refused("degraded_denied", NO_PRICES_YET)
+        prices = limiter.prices
     now_us = limiter.now_us()
     if isinstance(asked, Unmetered) or not is_long(asked.body):
         return open_request(asked, limits, rules, prices, now_us, names)

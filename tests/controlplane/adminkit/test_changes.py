@@ -32,8 +32,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PROJECTS = "/admin/projects/project/"
 POLICIES = "/admin/policies/policy/"
 TOKENS = "/admin/projects/token/"
-# The decision on the review of a change that somebody feels.
-REVIEWED = {"_start": "enforce", "change_reason": "reviewed"}
 
 NEW_PROJECT = {"slug": "a", "name": "A", "time_zone": "UTC"}
 
@@ -261,7 +259,7 @@ def test_a_renamed_limit_keeps_its_overrides(as_ann, store):
     policy = override.limit.policy
 
     fields = policy_fields(policy, fields_of(override.limit, name="new"), initial=1)
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
+    enforce(as_ann, as_ann.post(f"{POLICIES}{policy.pk}/change/", fields))
 
     assert Override.objects.get().limit.name == "new"
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
@@ -284,7 +282,7 @@ def test_a_removed_limit_is_taken_from_its_overrides_holders(as_ann, store):
     policy = override.limit.policy
     fields = policy_fields(policy, fields_of(override.limit, DELETE="on"), initial=1)
 
-    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields | REVIEWED)
+    enforce(as_ann, as_ann.post(f"{POLICIES}{policy.pk}/change/", fields))
 
     assert not Limit.objects.exists()
     assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))

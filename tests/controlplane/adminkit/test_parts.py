@@ -81,7 +81,7 @@ def test_live_counters_say_that_the_server_is_away(inside, store):
 def test_a_filter_by_time_does_not_warn(inside):
     """The theme's has a red triangle in each empty box, for a browser with another time zone."""
     UsageRowFactory(period="hour", at=timezone.now())
-    for address in ("policies/auditentry/?channel=api", "publishing/revision/?q=1", "usage/usagerow/"):
+    for address in ("policies/auditentry/?channel=api", "usage/meteredrow/", "usage/usagerow/"):
         inside.open(f"/admin/{address}")
         inside.page.get_by_role("button", name="Filters").first.click()
         expect(inside.page.get_by_label("From", exact=True)).to_be_visible()

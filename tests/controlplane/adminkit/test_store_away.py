@@ -57,8 +57,11 @@ def test_instances_are_unknown_and_not_gone(as_ann, frozen):
 
 def test_a_revision_says_that_nobody_knows_who_runs_it(as_ann, frozen):
     """The instances that ran are named."""
-    assert "unknown, the store is not reachable" in text_of(as_ann.get("/admin/publishing/revision/"))
+    listed = text_of(as_ann.get("/admin/publishing/revision/"))
+    assert "Nobody knows which instances have it" in listed
+    assert "1 instance ran when it last answered." in listed
     page = text_of(as_ann.get("/admin/publishing/revision/1/change/"))
+    assert "unknown, the store is not reachable" in page
     assert "These instances ran when it last answered." in page
     assert "proxy-1" in page
 

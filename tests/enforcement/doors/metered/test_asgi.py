@@ -399,6 +399,8 @@ async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, d
     """It is not said that the model has no price, because nobody knows; a limit of tokens needs none."""
     costly, plain = world.everything(USD), mint("live")
     world.publish(world.policy("plain", TPM), {plain: world.token("pol_plain")})
+    shadowed = mint("live")
+    world.publish(world.policy("shadow", {**USD, "mode": "shadow"}), {shadowed: world.token("pol_shadow")})
     world.publish(prices=({"schema": 9},))
     denied = await ask(door, costly, HELLO)
 
@@ -407,3 +409,17 @@ async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, d
     assert b"The published prices could not be loaded." in denied.body
     assert provider.seen == []
     assert (await ask(door, plain, HELLO)).status == 200
+    assert (await ask(door, shadowed, HELLO)).status == 200
+
+
+async def test_a_shadow_denies_nothing_for_lack_of_a_bound(world, limiter, door):
+    """As all limits are while the glass is broken. A request without a bound is charged its typical estimate."""
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}]
+    seen = {}
+    await limiter.start(0.0)
+    world.followers.append(limiter)
+    for mode in ("enforce", "shadow"):
+        secret = published(world, {**TPM, "mode": mode}, estimate="bound")
+        seen[mode] = (await ask(door, secret, {**HELLO, "messages": image})).status
+    assert seen == {"enforce": 403, "shadow": 200}
+    assert await used(limiter, secret) == {"tpm": 130}
