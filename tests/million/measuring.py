@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,9 +15,16 @@ from django.test import Client
 
 @dataclass
 class Cost:
-    """What one or more requests cost."""
+    """
+    What one or more requests cost.
+
+    Attributes:
+        processor: The processor time of this process and of that of its connection in the server. A busy machine does
+            not change it. Parallel workers of a query are not in it.
+    """
 
     seconds: float = 0.0
+    processor: float = 0.0
     queries: int = 0
     rows: int = 0
     in_database: float = 0.0
@@ -92,10 +100,20 @@ def counted() -> Iterator[Cost]:
 def visit(client: Client, url: str) -> Visit:
     """Return what one request to a page costs."""
     with counted() as cost:
-        began = time.perf_counter()
+        busy, began = _processor_seconds(), time.perf_counter()
         response = client.get(url)
         cost.seconds = time.perf_counter() - began
+        cost.processor = _processor_seconds() - busy
     return Visit(response.status_code, cost, _slowest[1])
+
+
+def _processor_seconds() -> float:
+    """Return the processor time so far of this process and, on PostgreSQL under Linux, of that of the connection."""
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return time.process_time()
+    run = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat")
+    served = int(run.read_text().split()[0]) / 1e9 if run.exists() else 0.0
+    return time.process_time() + served
 
 
 def measured(client: Client, url: str, times: int, look: Callable[[Client, str], Visit] = visit) -> Visit:
@@ -104,5 +122,6 @@ def measured(client: Client, url: str, times: int, look: Callable[[Client, str],
     visits = [look(client, url) for _ in range(times)]
     seconds = median(one.cost.seconds for one in visits)
     in_database = median(one.cost.in_database for one in visits)
+    processor = median(one.cost.processor for one in visits)
     last = visits[-1]
-    return Visit(last.status, Cost(seconds, last.cost.queries, last.cost.rows, in_database), last.slowest)
+    return Visit(last.status, Cost(seconds, processor, last.cost.queries, last.cost.rows, in_database), last.slowest)
