@@ -229,7 +229,7 @@ def test_a_member_sees_the_decisions_of_their_projects_only(member):
 def test_an_operator_of_the_group_sees_everything(page):
     """Not only superusers."""
     user = User.objects.create_user("olga", is_staff=True)
-    user.groups.add(Group.objects.get(name="operators"))
+    user.groups.add(Group.objects.get_or_create(name="operators")[0])
     client = Client()
     client.force_login(user)
 
