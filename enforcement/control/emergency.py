@@ -93,7 +93,10 @@ def _value(item: Any) -> tuple[str, str, str]:
         raise InvalidDocument(f"values: a name must have 1 to {MAX_ATTRIBUTE_NAME_LENGTH} characters")
     if not isinstance(value, str) or len(value) > MAX_ATTRIBUTE_LENGTH:
         raise InvalidDocument(f"values: a value must have at most {MAX_ATTRIBUTE_LENGTH} characters")
-    return data.maybe_string("project") or "", name, value
+    project = data.maybe_string("project")
+    if project == "":
+        raise InvalidDocument("values: a project must have an id, or be null for all projects")
+    return project or "", name, value
 
 
 def _string(name: str, item: Any) -> str:

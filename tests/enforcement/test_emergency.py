@@ -171,6 +171,7 @@ DOCUMENT = emergency(BROKEN, [PROJECT], [(None, "session", "x")])["emergency"]
         ({"break_glass": "yes"}, "break_glass: must be an object"),
         ({"projects": [1]}, "projects: must be a list of strings"),
         ({"projects": None}, "projects: must be a list"),
+        ({"values": [{"project": "", "name": "x", "value": "y"}]}, "a project must have an id, or be null"),
         ({"values": [{"project": None, "name": "", "value": "x"}]}, "a name must have 1 to 64"),
         ({"values": [{"project": None, "name": "x", "value": 1}]}, "a value must have at most 1024"),
         ({"values": ["x"]}, "values: must be an object"),
