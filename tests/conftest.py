@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,16 @@ from enforcement.embedded import ValkeyServer
 from tests.emptying import empty
 
 pytest_plugins = ["tests.tiers"]
+
+HOUR_SECONDS = 3_600
+NEAR_THE_HOUR_SECONDS = 15
+
+
+def pytest_runtest_setup() -> None:
+    """Begin no test just before a whole hour: windows of hours and days end then, and what is left of them is new."""
+    left = HOUR_SECONDS - time.time() % HOUR_SECONDS
+    if left < NEAR_THE_HOUR_SECONDS:
+        time.sleep(left)
 
 
 @pytest.fixture(scope="session", autouse=True)
