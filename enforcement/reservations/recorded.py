@@ -73,6 +73,10 @@ class RecordedReservation(_WithRecord):
         """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
+        if not self._plan.has_slots:
+            self._left = True
+            yield from self._correcting(rows)
+            return
         slots = [] if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):
             self._left = True
