@@ -42,11 +42,10 @@ class _WithRecord(Reservation):
 
     def _concluding(self, rows: Rows) -> Steps:
         """
-        Yield the commands that correct charges and remove the record, and return whether the charges were left as they
-        are, since there was no record, or since a lost one stays.
+        Return the commands that correct charges and remove the record. Their result is whether the charges were left as
+        they are, since there was no record, or since a lost one stays.
         """
-        open_only = self._open_only
-        return (yield from concluding(self._health, rows, self.where, self.decision.bounds, open_only=open_only))
+        return concluding(self._health, rows, self.where, self.decision.bounds, open_only=self._open_only)
 
 
 class RecordedReservation(_WithRecord):

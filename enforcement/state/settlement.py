@@ -86,14 +86,15 @@ def concluding(
     Returns:
         Whether its charges were left as they are, as the record was gone, or it is lost.
     """
-    if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
-        # The call that removes the record needs a counter of its slot, although that one keeps its charge.
-        rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
-    # The other slots of a cluster know no record, so what lies beside it comes first.
-    beside, *others = health.together(rows)
-    if others:
-        groups = [beside, *others]
-        beside, *others = sorted(groups, key=lambda group: not where.lies_beside(group[0][0].key))
+    beside: Sequence[Row] = rows
+    others: Sequence[Sequence[Row]] = ()
+    if not rows or health.connector.one_slot_per_call:
+        if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
+            # The call that removes the record needs a counter of its slot, although that one keeps its charge.
+            rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
+        # The other slots of a cluster know no record, so what lies beside it comes first.
+        groups = sorted(health.together(rows), key=lambda group: not where.lies_beside(group[0][0].key))
+        beside, others = groups[0], groups[1:]
     reply = yield from _concluding_beside(health, beside, where, health.now_us() if open_only else None)
     if reply == IS_LOST:
         slots = [row for row in rows if row[0].letter == "c"]
