@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from controlplane.jobs.actions import author_of
+from controlplane.jobs.actions import author_of, check_author
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
 from controlplane.policies.models import Policy
@@ -115,11 +115,18 @@ def _change(tx: Change, tokens: QuerySet[Token], edit: Callable[[Token], bool], 
 
 @kind(JOB)
 def change_part(job: Job) -> bool:
-    """Change one part of the tokens that were confirmed, and return whether it was the last one."""
+    """
+    Change one part of the tokens that were confirmed, and return whether it was the last one.
+
+    Raises:
+        ValidationError: Whoever started the job may not do that any more, or what the tokens get is gone.
+    """
+    check_author(job)
     number = job.position.get("part", 0)
     ids = job.part(number)
+    tokens = Token.objects.filter(pk__in=ids, project__in=job.projects.all())
     with change(actor=author_of(job), reason=job.reason) as tx:
-        changed = DEEDS[job.arguments["deed"]](tx, Token.objects.filter(pk__in=ids), job.arguments)
+        changed = DEEDS[job.arguments["deed"]](tx, tokens, job.arguments)
     job.done += len(ids)
     job.position = {"part": number + 1}
     changed += job.result.get("changed", 0)
