@@ -15,7 +15,7 @@ import numpy as np
 
 from controlplane.preview.chunks import Chunk
 from controlplane.preview.envelopes import Counters, counters_of, denied
-from controlplane.preview.judging import is_exact, starts_of, step_seconds, window_seconds
+from controlplane.preview.judging import MOST_BEFORE, is_exact, starts_of, step_seconds, window_seconds
 from enforcement.model.algorithms import ALGORITHMS, Spec
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
@@ -28,8 +28,6 @@ MOST_STEPS = 250_000
 COARSE_SHARE = 0.01
 # In a longer window it makes no difference at which of ten seconds a request comes.
 FINE_BELOW = 600
-# No counter is followed for longer before the span.
-MOST_BEFORE = DAY_SECONDS
 
 Days = Sequence[tuple[int, Chunk]]
 """The recorded days of one caller, each with the second since the epoch at which it begins."""
