@@ -30,7 +30,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
-from controlplane.emergency.suspending import Suspendable, with_suspension
+from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
@@ -54,7 +54,7 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
-    list_filter = ["active", NearFilter]
+    list_filter = ["active", SuspendedFilter, NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
@@ -156,6 +156,19 @@ def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     return token_snippets(secret)
 
 
+class TokenStatusFilter(StatusFilter):
+    """A filter by status, which also finds the live tokens that every proxy refuses for now."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        active, *others = super().lookups(request, model_admin)
+        return [active, ("suspended", "suspended"), *others]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        if self.value() == "suspended":
+            return rows.live(timezone.now()).exclude(suspension=None)
+        return super().queryset(request, rows)
+
+
 @admin.register(Token)
 class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
     form = TokenForm
@@ -164,7 +177,7 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
         *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
-        StatusFilter,
+        TokenStatusFilter,
         EndsFilter,
         NearFilter,
         ("project", RowFilter),

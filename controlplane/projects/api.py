@@ -173,7 +173,11 @@ class RotationSerializer(StrictSerializer):
 
 class TokenQuery(ListQuery):
     labels = LabelQueryField()
-    status = serializers.ChoiceField(["active", "revoked", "expired"], required=False)
+    status = serializers.ChoiceField(
+        ["active", "suspended", "revoked", "expired"],
+        required=False,
+        help_text="Suspended tokens are active too.",
+    )
 
 
 class TokenView(ApiView):
@@ -201,6 +205,8 @@ class ProjectTokenView(Listed, TokenView):
         match self.query.get("status"):
             case "active":
                 return found.live(timezone.now())
+            case "suspended":
+                return found.live(timezone.now()).exclude(suspension=None)
             case "revoked":
                 return found.exclude(revoked_at=None)
             case "expired":

@@ -21,5 +21,7 @@ SCOPES = (
     "revisions:write",
     "jobs:read",
     "jobs:cancel",
+    "emergency:read",
+    "emergency:write",
     "*",
 )

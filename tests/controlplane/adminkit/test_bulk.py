@@ -88,14 +88,14 @@ def test_more_tokens_than_a_form_has_fields_are_revoked(as_ann, told, many):
     assert told(response) == []
     assert "Revoke 1,202 tokens of 2 projects" in response.content.decode()
     assert "Waiting for a worker." in response.content.decode()
-    assert running.run_all() == 2
+    assert running.run_all(60.0)
     assert Job.objects.get().result == {"changed": MANY, "left as they were": 0}
     assert not Token.objects.filter(revoked_at=None).exists()
     entries = AuditEntry.objects.filter(action="token.revoke", reason="leaked", actor="ann")
     assert set(entries.values_list("object_id", flat=True)) == {row.pk for row in many}
     assert {entry.before["revoked_at"] for entry in entries} == {None}
     assert all(entry.after["revoked_at"] for entry in entries)
-    assert OutboxEntry.objects.filter(revision__in=(2, 3), kind="token").count() == MANY
+    assert OutboxEntry.objects.filter(revision__gte=2, kind="token").count() == MANY
 
 
 def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, client_of_store):
@@ -105,7 +105,7 @@ def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, clie
 
     assert "Delete 1,202 tokens" in asked.content.decode()
     assert "Delete 1,202 tokens of 2 projects" in response.content.decode()
-    assert running.run_all() == 2
+    assert running.run_all(60.0)
     assert not Token.objects.exists()
     assert AuditEntry.objects.filter(action="token.delete", reason="closed").count() == MANY
     assert not client_of_store.exists(*(f"sg:{{doc}}:token:{row.digest}" for row in many))

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Override, Policy
@@ -90,6 +91,7 @@ def rows() -> dict[str, dict[str, str]]:
         id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
+    suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -106,6 +108,7 @@ def rows() -> dict[str, dict[str, str]]:
         "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
+        "suspensions": {"id": suspended.pk},
     }
 
 
