@@ -281,7 +281,7 @@ def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
     project = few[0].project
     page = as_ann.get(f"/admin/projects/project/{project.pk}/delete/").content.decode()
 
-    assert "With all that belongs to it, this deletes: 1 projects, 30 tokens, 1 overrides." in page
+    assert "With all that belongs to it, this deletes: 1 project, 30 tokens, 1 override." in page
     assert "t58" not in page
     assert "Type <code>chat</code> to delete" in page
     sent = {"post": "yes", "object_name": "chat"}

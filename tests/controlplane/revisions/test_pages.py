@@ -12,7 +12,7 @@ from controlplane.projects.actions import issue_token, revoke_token
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
-from controlplane.publishing.models import Revision
+from controlplane.publishing.models import PublishedChange, Revision
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -296,3 +296,50 @@ def test_a_list_needs_few_statements(limit, as_ann, django_assert_max_num_querie
 
     with django_assert_max_num_queries(40):
         assert as_ann.get(LIST).status_code == 200
+
+
+def published(number: int, kind: str, *projects: str) -> None:
+    """A revision with a change of a token, or of a policy, in each of the projects."""
+    Revision.objects.create(number=number, kind=kind, is_counted=True)
+    PublishedChange.objects.create(change=f"chg_{number}", revision_id=number)
+    for project in projects:
+        named = {"object_type": kind, "object_id": f"{kind}-{number}", "object_label": f"{kind}-{number}"}
+        fields = {"actor": "ann", "channel": "admin", "action": f"{kind}.create", "after": {}, **named}
+        AuditEntry.objects.create(change=f"chg_{number}", project=project, **fields)
+
+
+@pytest.mark.parametrize(
+    ("query", "folded"),
+    [("", {(8, 8): 1, (4, 4): 1, (1, 2): 2}), ("?before=7", {(4, 4): 1, (1, 2): 2}), ("?since=6", {(8, 8): 1})],
+)
+def test_a_member_sees_folded_only_the_changes_of_the_project(client, query, folded):
+    """Between those of policies, and after the last one."""
+    own, other = ProjectFactory().pk, ProjectFactory().pk
+    kinds = ["token", "token", "policy", "token", "token", "policy", "policy", "token", "token"]
+    of = [(own,), (own, other), (own,), (own,), (other,), (own,), (other,), (own,), (other,)]
+    for number, (kind, projects) in enumerate(zip(kinds, of, strict=True), start=1):
+        published(number, kind, *projects)
+    client.force_login(MembershipFactory(project_id=own, role="viewer").user)
+
+    rows = [row["row"] for row in client.get(LIST + query).context["rows"]]
+
+    assert [row.revision.number for row in rows if not row.first] == ([6] if "since" in query else [6, 3])
+    runs = {(row.first.number, row.revision.number): row for row in rows if row.first}
+    assert {ends: row.count for ends, row in runs.items()} == folded
+    assert {row.summary for row in runs.values()} <= {"Tokens: 1 created", "Tokens: 2 created"}
+
+
+def test_the_folds_of_a_member_are_looked_for_within_the_page(client, django_assert_max_num_queries):
+    """Not in all revisions, with one statement for the folds, and one for what each of them changed."""
+    own = ProjectFactory().pk
+    for number in range(1, 61):
+        published(number, "policy" if number % 2 else "token", own)
+    client.force_login(MembershipFactory(project_id=own, role="viewer").user)
+
+    with django_assert_max_num_queries(25 + 25 + 10) as captured:
+        page = client.get(LIST)
+
+    (folds,) = [it["sql"] for it in captured if 'AS "gap"' in it["sql"]]
+    assert folds.count('"number" > 11') == 2
+    assert re.search(r'"revision_id" > 11\b', folds)
+    assert len(page.context["rows"]) == 25 + 25
