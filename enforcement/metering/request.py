@@ -26,6 +26,11 @@ MAX_SESSION_LENGTH: Final = 128
 MCP: Final = "mcp"
 """Format of a call of the Model Context Protocol. It has no tokens."""
 
+FURTHER_MODELS: Final = frozenset(
+    ("models", "fallbacks", "fallback_models", "context_window_fallbacks", "content_policy_fallbacks")
+)
+"""Fields by which routers between here and the provider take other models, if the first one fails or is slow."""
+
 _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
     "openai-chat": ask_chat,
     "openai-responses": ask_response,
@@ -40,8 +45,6 @@ _LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _FLAGS: Final = (bool, type(None))
-# Fields by which routers between here and the provider take other models, if the first one fails or is slow.
-_FURTHER_MODELS: Final = frozenset(("models", "fallbacks", "fallback_models"))
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
 _SESSION_FIELDS: Final = ("sluicegate-session", "mcp-session-id")
 
@@ -259,14 +262,14 @@ def _model(route: Route, body: dict[str, Any]) -> str:
     name = model_name(body.get("model") if route.model is None else route.model)
     if name is None:
         raise UnreadableRequest("no_model")
-    if "," in name or route.engine not in (None, name) or not body.keys().isdisjoint(_FURTHER_MODELS):
+    if "," in name or route.engine not in (None, name) or not body.keys().isdisjoint(FURTHER_MODELS):
         _refuse_others(route, body, name)
     return name
 
 
 def _refuse_others(route: Route, body: dict[str, Any], name: str) -> None:
     """Raise UnreadableRequest if another model than the one whose price is charged may answer."""
-    lists = [body.get(key) or [] for key in _FURTHER_MODELS]
+    lists = [body.get(key) or [] for key in FURTHER_MODELS]
     if "," in name or route.engine not in (None, name) or any(found not in ([], [name]) for found in lists):
         raise UnreadableRequest("batch")
 
@@ -318,4 +321,4 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]
+__all__ = ["FURTHER_MODELS", "MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]
