@@ -230,6 +230,16 @@ def test_a_member_sees_and_undoes_only_changes_of_the_own_projects(limit, client
     assert Limit.objects.get(pk=own.pk).quota == 25
 
 
+def test_without_a_revision_the_list_is_empty(as_ann, client):
+    """Of a new installation, and of a member of a project in which nothing was changed yet."""
+    assert as_ann.get(LIST).status_code == 200
+    client.force_login(MembershipFactory(project__slug="chat").user)
+
+    page = client.get(LIST)
+
+    assert (page.status_code, page.content.decode().count("data-revision")) == (200, 0)
+
+
 def test_a_viewer_undoes_nothing(limit, client):
     """The list has no button, and the page is refused."""
     own = LimitFactory(policy__project=ProjectFactory(slug="chat"), policy__slug="own", quota=25)
