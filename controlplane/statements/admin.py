@@ -286,12 +286,12 @@ def _json(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
         "closed": scope.is_closed(timezone.now()),
         "of": subject_of(scope),
         "total": report.total(scope).counts,
-        f"by_{group}": [_as_json(line) for line in lines],
+        f"by_{group}": [_as_json(line, "zone" if group == "day" else "id") for line in lines],
         "by_limit": [{"limit": line.name, "unit": line.detail, **line.counts} for line in report.by_limit(scope)],
         "corrections": [{"arrived_on": line.name, **line.counts} for line in report.corrections(scope)],
     }
     return JsonResponse(body)
 
 
-def _as_json(line: Line) -> dict[str, Any]:
-    return {"name": line.name, **({"id": line.detail} if line.detail else {}), **line.counts}
+def _as_json(line: Line, detail: str) -> dict[str, Any]:
+    return {"name": line.name, **({detail: line.detail} if line.detail else {}), **line.counts}

@@ -147,8 +147,9 @@ def _means(sums: Mapping[date, dict[str, int]], history: Sequence[date], day: da
 
 
 def lines_of(found: Days | None) -> list[Line]:
-    """Return a line for each day that has begun, for tables and files."""
-    return [Line(f"{one.day:%Y-%m-%d}", counts=one.counts) for one in (found.days if found else ()) if one.has_begun]
+    """Return a line for each day that has begun, with the zone of the days, for tables and files."""
+    days = [one for one in found.days if one.has_begun] if found else []
+    return [Line(f"{one.day:%Y-%m-%d}", found.zone if found else "", one.counts) for one in days]
 
 
 def chart(found: Days, name: str) -> dict[str, Any]:

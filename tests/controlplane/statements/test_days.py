@@ -105,6 +105,19 @@ def test_where_hours_do_not_make_days_they_are_those_of_utc(zone, monkeypatch):
     assert (found.zone, found.days[19].counts["allowed"]) == ("UTC", 5)
 
 
+def test_a_table_of_days_in_utc_says_why_it_differs_from_the_total(as_ann):
+    """And one without days says how long they are kept."""
+    project = ProjectFactory(slug="far", time_zone="Asia/Kolkata")
+    count(project, datetime(2026, 11, 20, 23, tzinfo=UTC), 5)
+    query = {"project": "far", "group": "day"}
+
+    page = as_ann.get(PAGE, {**query, "month": "2026-11"}).content.decode()
+    old = as_ann.get(PAGE, {**query, "month": "2020-01"}).content.decode()
+
+    assert "because hours do not add up to days in Asia/Kolkata" in page
+    assert "Days are kept for two years" in old
+
+
 def test_days_that_are_not_kept_or_of_very_many_tokens_are_not_shown(berlin, monkeypatch):
     """The page is fast, and shows nothing that is not whole."""
     assert days_of(scope(berlin, date(2024, 10, 1)), NOW) is None
@@ -140,4 +153,5 @@ def test_the_page_shows_the_days_and_files_group_by_them(as_ann, berlin):
     assert "Requests by day" in page
     assert "Days in Europe/Berlin" in page
     assert "Forecast" not in page
-    assert [(line["name"], line["allowed"]) for line in lines if line.get("allowed")] == [("2026-10-21", 5)]
+    used = [(line["name"], line["zone"], line["allowed"]) for line in lines if "allowed" in line]
+    assert used == [("2026-10-21", "Europe/Berlin", 5)]
