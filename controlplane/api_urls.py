@@ -3,6 +3,7 @@
 from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
+from controlplane.access.api import MembershipView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
 from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
@@ -16,6 +17,7 @@ from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
 from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
+from controlplane.revisions.api import UndoView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -25,6 +27,7 @@ router.register("tokens", SingleTokenView, "token")
 router.register("policies", PolicyView, "policy")
 router.register("overrides", OverrideView, "override")
 router.register("revisions", RevisionView, "revision")
+router.register("memberships", MembershipView, "membership")
 router.register("instances", InstanceView, "instance")
 router.register("usage/metered", MeteredView, "metered-usage")
 router.register("usage/models", ModelView, "model-usage")
@@ -59,6 +62,7 @@ urlpatterns = [
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
+    re_path(r"^revisions/(?P<number>[0-9]{1,18})/undo$", UndoView.as_view({"post": "undo"}), name="revision-undo"),
     path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
     path("preview", PreviewView.as_view({"post": "preview"}), name="preview"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),

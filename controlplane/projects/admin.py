@@ -61,7 +61,7 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
     raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
-    policies = ("policy", "anonymous_policy", "token_policy")
+    policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
@@ -69,11 +69,8 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     roles = {"view": VIEWER, "add": None, "change": EDITOR, "delete": OWNER}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> list[str]:
-        """
-        Return more fields for members. A slug in use is refused, so that they would learn those of other projects, and
-        the values of all projects share the memory of the store.
-        """
-        fixed = [] if is_operator(request.user) else ["slug", "partition_cap"]
+        """Return more fields for members, who do not change what is for operators."""
+        fixed = [] if is_operator(request.user) else Project.FOR_OPERATORS
         return [*super().get_readonly_fields(request, obj), *fixed]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:

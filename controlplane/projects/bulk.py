@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from controlplane.jobs.actions import author_of
+from controlplane.jobs.actions import author_of, check_author
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
 from controlplane.jobs.running import has_more_parts, parts_in_time
@@ -116,10 +116,17 @@ def _change(tx: Change, tokens: QuerySet[Token], edit: Callable[[Token], bool], 
 
 @kind(JOB)
 def change_parts(job: Job) -> bool:
-    """Change the next parts of the tokens that were confirmed, and return whether these were the last ones."""
+    """
+    Change the next parts of the tokens that were confirmed, and return whether these were the last ones.
+
+    Raises:
+        ValidationError: Whoever started the job may not do that any more, or what the tokens get is gone.
+    """
+    check_author(job)
     changed = job.result.get("changed", 0)
     with change(actor=author_of(job), reason=job.reason) as tx:
         for ids in parts_in_time(job):
-            changed += DEEDS[job.arguments["deed"]](tx, Token.objects.filter(pk__in=ids), job.arguments)
+            tokens = Token.objects.filter(pk__in=ids, project__in=job.projects.all())
+            changed += DEEDS[job.arguments["deed"]](tx, tokens, job.arguments)
     job.result = {"changed": changed, "left as they were": job.done - changed}
     return not has_more_parts(job)

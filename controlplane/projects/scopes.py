@@ -19,6 +19,8 @@ SCOPES = (
     "instances:read",
     "revisions:read",
     "revisions:write",
+    "memberships:read",
+    "memberships:write",
     "jobs:read",
     "jobs:cancel",
     "emergency:read",

@@ -60,10 +60,12 @@ class StatementAdmin(ReadOnlyAdmin):
         if shape not in ("", *FORMATS):
             raise Http404
         days = days_of(scope, now) if group == "day" or shape in ("", "print") else None
-        lines = lines_of(days) if group == "day" else _grouped(scope, group, label)
+        # Files, and the page that is printed, have all lines.
+        most = None if shape else report.LINES_SHOWN
+        lines, more = (lines_of(days), 0) if group == "day" else _grouped(scope, group, label, most)
         if shape in ("csv", "json"):
             return _csv(scope, lines, group) if shape == "csv" else _json(scope, lines, group)
-        return self._statement(request, scope, lines, group, label, days, template=shape)
+        return self._statement(request, scope, (lines, more), group, label, days, template=shape)
 
     def _overview(self, request: HttpRequest, month: date) -> HttpResponse:
         """Return a page with the sums of each project that the user may see."""
@@ -84,7 +86,7 @@ class StatementAdmin(ReadOnlyAdmin):
         self,
         request: HttpRequest,
         scope: Scope,
-        lines: list[Line],
+        found: tuple[list[Line], int],
         group: str,
         label: str,
         days: Days | None,
@@ -106,7 +108,8 @@ class StatementAdmin(ReadOnlyAdmin):
             **_of_days(days, whole),
             "group": group,
             "label": label,
-            "lines": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in lines],
+            "shown": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in found[0]],
+            "more": found[1],
             "limits": [(one, permits(one.counts["cost"], one.detail)) for one in report.by_limit(scope)],
             "corrections": report.corrections(scope),
             "given": given,
@@ -116,8 +119,6 @@ class StatementAdmin(ReadOnlyAdmin):
             "after": statement_url(**given, **by, month=f"{next_month(scope.month):%Y-%m}"),
             "files": [(shape, statement_url(**given, **by, month=month, format=shape)) for shape in FORMATS],
         }
-        shown = context["lines"][: report.LINES_SHOWN] if template != "print" else context["lines"]
-        context |= {"shown": shown, "more": len(lines) - len(shown)}
         return self.page(request, "statement_print.html" if template == "print" else "statement.html", **context)
 
 
@@ -211,10 +212,12 @@ def _group(query: Any) -> tuple[str, str]:
     return ("label", name) if value is None else ("token", "")
 
 
-def _grouped(scope: Scope, group: str, label: str) -> list[Line]:
-    if group == "label":
-        return report.by_label(scope, label)
-    return report.by_model(scope) if group == "model" else report.by_token(scope)
+def _grouped(scope: Scope, group: str, label: str, at_most: int | None) -> tuple[list[Line], int]:
+    """Return the lines of a statement, at most *at_most* unless it is None, and how many others there are."""
+    if group == "token":
+        return report.by_token(scope, at_most)
+    lines = report.by_label(scope, label) if group == "label" else report.by_model(scope)
+    return lines[:at_most], len(lines[at_most:]) if at_most is not None else 0
 
 
 def _share(line: Line, whole: Line) -> str:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+from controlplane.access.models import Membership
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
@@ -23,6 +24,7 @@ from controlplane.reservations.models import SETTLED, Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
+    MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
@@ -92,6 +94,7 @@ def rows() -> dict[str, dict[str, str]]:
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
     suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
+    member = Membership.objects.first() or MembershipFactory(project=project)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -109,6 +112,7 @@ def rows() -> dict[str, dict[str, str]]:
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
         "suspensions": {"id": suspended.pk},
+        "memberships": {"id": member.pk},
     }
 
 
