@@ -6,6 +6,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from controlplane.adminkit.deletion import CountedDeletion
 from controlplane.adminkit.known_browsers import is_of_a_browser
 from controlplane.adminkit.lockout import states_of
 from controlplane.adminkit.site import ModelAdmin, badge, instant
@@ -15,7 +16,7 @@ for model in (AccessAttempt, AccessLog, AccessFailureLog):
 
 
 @admin.register(AccessAttempt)
-class AccessAttemptAdmin(ModelAdmin):
+class AccessAttemptAdmin(CountedDeletion, ModelAdmin):
     """
     The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
     that address log in again.
@@ -25,6 +26,7 @@ class AccessAttemptAdmin(ModelAdmin):
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
     empty = ("Nobody has failed to log in.", "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

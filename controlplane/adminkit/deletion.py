@@ -1,13 +1,41 @@
 """Deletions that ask for the name of what is deleted, because what goes with it cannot be made again."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from django.apps import apps
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
 
 FIELD = "object_name"
+
+
+class CountedDeletion:
+    """
+    A mixin for a page of rows whose deletion says how many rows of each kind go along.
+
+    Rows of a page with ``ends_with_owner`` are only deleted with what they belong to, so nobody needs a right to that.
+    """
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, ...]:
+        tree, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        pages = self.admin_site._registry.items()
+        lacking -= {model._meta.verbose_name for model, page in pages if getattr(page, "ends_with_owner", False)}
+        return tree, in_words(counts), lacking, protected
+
+
+def in_words(counts: Mapping[str, int]) -> dict[str, int]:
+    """
+    Return numbers of rows by the word for one or for several.
+
+    Args:
+        counts: The numbers by the word for several. Rows that only connect two others are left out.
+    """
+    models = {str(model._meta.verbose_name_plural): model for model in apps.get_models()}
+    known = [(models[str(name)]._meta, count) for name, count in counts.items() if str(name) in models]
+    return {str(it.verbose_name if count == 1 else it.verbose_name_plural): count for it, count in known}
 
 
 class NamedDeletion:

@@ -189,7 +189,7 @@ def test_paths_keep_names_and_do_not_double(as_ann):
     [
         ("projects/token", "Tokens > Add token"),
         ("policies/policy", "Policies > Add policy"),
-        ("auth/user", "Users > Add user"),
+        ("auth/user", "People > Add user"),
     ],
 )
 def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
