@@ -3,7 +3,6 @@
 from typing import Any
 
 from django import template
-from django.db.models.options import Options
 from django.http import HttpRequest
 from django.urls import reverse_lazy
 
@@ -23,6 +22,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": "Activity", "items": _activity()},
         {"title": "Access", "items": _access()},
     ]
+
+
+@register.filter
+def menu_title(url: str, default: str) -> str:
+    """Return the title of the menu's entry that leads to a list, or *default* if there is none."""
+    groups = (_limits(), _activity(), _access())
+    return next((entry["title"] for group in groups for entry in group if entry["link"] == url), default)
 
 
 def _limits() -> list[dict[str, Any]]:
@@ -70,18 +76,10 @@ def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict
         name: The URL name of the page in the admin.
         badge: The dotted path of the function that returns the badge's text.
     """
-    entry = _entry(title, icon, reverse_lazy(f"admin:{name}"), name)
+    entry = _entry(title, icon, reverse_lazy(f"admin:{name}"))
     entry["permission"] = lambda request: not right or request.user.has_perm(right)
     return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})
 
 
-def _entry(title: str, icon: str, link: Any, name: str = "") -> dict[str, Any]:
-    return {"title": title, "name": name, "icon": icon, "link": link}
-
-
-@register.filter
-def title_of_list(opts: "Options[Any]") -> str:
-    """Return the title of the list of a model, which is that of its entry in the menu if it has one."""
-    named = {entry["name"]: entry["title"] for entry in [*_limits(), *_activity(), *_access()]}
-    plural = str(opts.verbose_name_plural)
-    return named.get(f"{opts.app_label}_{opts.model_name}_changelist", plural[:1].upper() + plural[1:])
+def _entry(title: str, icon: str, link: Any) -> dict[str, Any]:
+    return {"title": title, "icon": icon, "link": link}

@@ -200,6 +200,20 @@ def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
     assert re.search(r"<title>\s*Add ", response.content.decode())
 
 
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("auth/user", "People"),
+        ("axes/accessattempt", "Sign-in failures"),
+        ("emergency/suspension", "Emergency"),
+        ("access/membership", "Memberships"),
+    ],
+)
+def test_a_page_has_the_title_of_the_menu(as_ann, address, path):
+    """If the menu leads to it. Nothing of Django's names is left."""
+    assert path_of(as_ann.get(f"/admin/{address}/")) == path
+
+
 def test_an_error_is_told_once(as_ann):
     """The form says that scopes are required; the model need not say it again."""
     errors = as_ann.post("/admin/projects/managementkey/add/", {"name": "ci"}).context["adminform"].form.errors
