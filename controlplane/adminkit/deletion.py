@@ -1,16 +1,9 @@
 """Deletions that count what goes with a row, and that ask for its name, because it cannot be made again."""
 
-<<<<<<< HEAD
-from collections.abc import Mapping
-from typing import Any
-
-from django.apps import apps
-=======
 from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
->>>>>>> main
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import quote
 from django.db.models import Model, QuerySet
@@ -65,9 +58,13 @@ class CountedDeletion:
 
 
 def _may_delete(request: HttpRequest, model: type[Model], rows: QuerySet) -> bool:
-    """Return whether the user may delete each of the rows. What has no page goes with the row that it belongs to."""
+    """
+    Return whether the user may delete each of the rows.
+
+    What has no page, or is never deleted by itself, goes with the row that it belongs to.
+    """
     page = admin.site._registry.get(model)
-    if page is None:
+    if page is None or getattr(page, "ends_with_owner", False):
         return True
     if not page.has_delete_permission(request):
         return False
@@ -85,32 +82,6 @@ def _linked(row: Model) -> str:
         return f"{capfirst(names.verbose_name)}: {row}"
     url = reverse(f"admin:{names.app_label}_{names.model_name}_change", args=[quote(row.pk)])
     return format_html('{}: <a href="{}">{}</a>', capfirst(names.verbose_name), url, row)
-
-
-class CountedDeletion:
-    """
-    A mixin for a page of rows whose deletion says how many rows of each kind go along.
-
-    Rows of a page with ``ends_with_owner`` are only deleted with what they belong to, so nobody needs a right to that.
-    """
-
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, ...]:
-        tree, counts, lacking, protected = super().get_deleted_objects(objs, request)
-        pages = self.admin_site._registry.items()
-        lacking -= {model._meta.verbose_name for model, page in pages if getattr(page, "ends_with_owner", False)}
-        return tree, in_words(counts), lacking, protected
-
-
-def in_words(counts: Mapping[str, int]) -> dict[str, int]:
-    """
-    Return numbers of rows by the word for one or for several.
-
-    Args:
-        counts: The numbers by the word for several. Rows that only connect two others are left out.
-    """
-    models = {str(model._meta.verbose_name_plural): model for model in apps.get_models()}
-    known = [(models[str(name)]._meta, count) for name, count in counts.items() if str(name) in models]
-    return {str(it.verbose_name if count == 1 else it.verbose_name_plural): count for it, count in known}
 
 
 class NamedDeletion:
