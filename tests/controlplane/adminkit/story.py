@@ -45,7 +45,7 @@ BERLIN = ZoneInfo(ZONE)
 DAY = {"calendar": "day", "window_seconds": None, "time_zone": ZONE}
 MONTH = {"calendar": "month", "window_seconds": None, "time_zone": ZONE}
 POLICIES: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "platform-guard": ("Every request", [{"name": "per-minute", "quota": 60_000}]),
+    "platform-guard": ("Every request", [{"name": "per-minute", "quota": 600_000}]),
     "team-cap": (
         "A whole project",
         [

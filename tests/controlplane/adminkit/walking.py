@@ -41,7 +41,7 @@ SQUEEZED = """() => {
     const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
         const text = walk.currentNode.textContent.trim(), range = document.createRange();
-        if (text.length < 8 || walk.currentNode.parentElement.clientWidth === 1) continue;  // or for screen readers only
+        if (text.length < 8 || walk.currentNode.parentElement.clientWidth === 1) continue;  // or not to be seen
         range.selectNodeContents(walk.currentNode);
         const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top))).size;
         if (lines > 2 && text.length / lines < 5) found.push(text.slice(0, 80));

@@ -121,7 +121,7 @@ def test_lost_instances_are_a_red_line(page, lost):
 
     shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Lost"]
+    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
     assert trouble.text == "2 lost in the last hour"
     assert "us-1" in trouble.detail
     assert "stopped" not in trouble.detail
@@ -136,7 +136,7 @@ def test_those_that_still_report_do_not_let_the_lost_be_forgotten(page, lost, st
     with Limiter(store.url, instance="us-3"):
         shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Lost"]
+    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
     assert trouble.text == "1 lost in the last hour"
 
 
