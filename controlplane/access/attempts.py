@@ -11,6 +11,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from controlplane.adminkit.deletion import CountedDeletion
 from controlplane.adminkit.known_browsers import is_of_a_browser
 from controlplane.adminkit.lockout import states_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant
@@ -50,7 +51,7 @@ def _address_of(attempt: AccessAttempt) -> str:
 
 
 @admin.register(AccessAttempt)
-class AccessAttemptAdmin(RecordedAdmin):
+class AccessAttemptAdmin(CountedDeletion, RecordedAdmin):
     """
     The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
     that address log in again.
@@ -62,6 +63,7 @@ class AccessAttemptAdmin(RecordedAdmin):
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
     empty = ("Nobody has failed to log in.", "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -9,6 +9,7 @@ from django import template
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.timesince import timesince
 
 # admin.js sets it to the zone of the browser.
 ZONE_COOKIE = "sluicegate_zone"
@@ -74,6 +75,18 @@ def stacked(at: datetime, *, seconds: bool = False) -> str:
 def at(value: datetime, precision: str = "minute") -> str:
     """Return an instant as every page writes it. *precision* is "minute" or "second"."""
     return format_html('<time datetime="{}">{}</time>', value.isoformat(), exact(value, seconds=precision == "second"))
+
+
+@register.simple_tag
+def at_in_two_lines(value: datetime) -> str:
+    """Return an instant to the second for the column of a table."""
+    return stacked(value, seconds=True)
+
+
+@register.filter
+def ago(value: datetime) -> str:
+    """Return how long ago an instant was, in one unit."""
+    return f"{timesince(value, depth=1)} ago"
 
 
 @register.filter
