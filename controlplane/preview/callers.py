@@ -1,9 +1,10 @@
 """The callers that a policy concerns, and what is recorded of them."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import batched
 
 import numpy as np
 from django.db.models import Q, QuerySet
@@ -16,6 +17,9 @@ from controlplane.preview.replay import Case, Days, seconds_of_day
 from controlplane.projects.models import Project, Token
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
 from enforcement.model.limits import InvalidLimit, Limit
+
+# Parameters of one statement.
+AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +50,27 @@ class Callers:
     """
     The tokens and projects that have a policy, or everything together for the global policy.
 
+    Of the tokens, only those with recorded requests are read, because a policy may have 500,000 of which few send any.
+
     Args:
         policy: The saved policy. A new one has no callers.
+        span: Of its days, the recorded requests count.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
     """
 
-    def __init__(self, policy: Policy, now: datetime, projects: Collection[str] | None = None) -> None:
+    def __init__(self, policy: Policy, span: Span, now: datetime, projects: Collection[str] | None = None) -> None:
         tokens = Token.objects.live(now).filter(policy=policy.pk)
         holders = Project.objects.filter(policy=policy.pk)
         if projects is not None:
             tokens, holders = tokens.filter(project__in=projects), holders.filter(pk__in=projects)
         self.policy, self.now, self.visible = policy, now, projects
-        self.projects_of = dict(tokens.values_list("pk", "project_id"))
+        recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
+        self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))
         self.projects = list(holders.values_list("pk", flat=True))
         everything = [(EVERYTHING, "")] if policy.is_global and projects is None else []
+        # How many have the policy, with those that sent nothing.
+        self.concerned = tokens.count() + len(self.projects) + len(everything)
         self.all: list[Caller] = [
             *((TOKEN, pk) for pk in self.projects_of),
             *((PROJECT, pk) for pk in self.projects),
@@ -68,19 +78,11 @@ class Callers:
         ]
         self.places = {caller: place for place, caller in enumerate(self.all)}
 
-    def __len__(self) -> int:
-        return len(self.all)
-
-    @property
-    def project_ids(self) -> set[str]:
-        """The projects whose requests the policy may deny. It may also be those of every project."""
-        return {*self.projects_of.values(), *self.projects}
-
     def heads(self, span: Span) -> np.ndarray:
         """Return the heads of hours by caller, hour and the names of HEAD, from ``span.begins - span.before`` on."""
         first = seconds_of_day(span.days[0])
         found = np.zeros((len(self.all), len(span.days) * 24, len(HEAD)), np.int64)
-        rows = list(self._rows(span.days).values_list("project_id", "token_id", "day", "hours"))
+        rows = list(self._rows(span.days))
         hours = read_hours([row[3] for row in rows])
         for (project, token, day, _), of_day in zip(rows, hours, strict=True):
             at = (seconds_of_day(day) - first) // HOUR_SECONDS
@@ -133,19 +135,27 @@ class Callers:
             if place is not None:
                 yield place
 
-    def _rows(self, days: Sequence[date]) -> QuerySet[RecordedDay]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+    def _rows(self, days: Sequence[date]) -> Iterator[tuple[str, str, date, bytes]]:
+        """Yield the project, token, day and hours of each recorded day of the callers."""
+        rows, names = _days(days), ("project_id", "token_id", "day", "hours")
         if (EVERYTHING, "") in self.places:
-            return rows
-        tokens = Token.objects.live(self.now).filter(policy=self.policy.pk).values("pk")
-        return rows.filter(Q(token_id__in=tokens) | Q(project_id__in=self.projects))
+            yield from rows.values_list(*names).iterator(chunk_size=AT_ONCE)
+            return
+        yield from rows.filter(project_id__in=self.projects).values_list(*names)
+        others = rows.exclude(project_id__in=self.projects)
+        for tokens in batched(self.projects_of, AT_ONCE):
+            yield from others.filter(token_id__in=tokens).values_list(*names)
 
     def _rows_of(self, chosen: Collection[Caller], days: Sequence[date]) -> Iterable[tuple[str, str, date, bytes]]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+        rows = _days(days)
         if (EVERYTHING, "") not in chosen:
             tokens, projects = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT))
             rows = rows.filter(Q(token_id__in=tokens) | Q(project_id__in=projects))
         return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def _days(days: Sequence[date]) -> QuerySet[RecordedDay]:
+    return RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
 
 
 def hour_of(at: datetime) -> datetime:

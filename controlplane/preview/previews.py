@@ -143,9 +143,9 @@ def preview(
     place = Span.of(starts, ends)
     unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
     judged = [limit for limit in limits if not unknown_about(limit)]
-    callers = Callers(policy, now, projects)
-    empty = Preview(_instant(place.begins), min(ends, known_until), concerned=len(callers), unknown=unknown)
-    if not len(callers):
+    callers = Callers(policy, place, now, projects)
+    empty = Preview(_instant(place.begins), min(ends, known_until), concerned=callers.concerned, unknown=unknown)
+    if not callers.concerned:
         return empty
     found = _judged(callers, judged, place, empty)
     return replace(found, took_seconds=time.perf_counter() - began)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Q, Sum
+from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
@@ -117,8 +117,12 @@ def review_of(
     """
     changes = changes_of(before["limits"], after["limits"])
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
-    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk, project__in=seen)
-    uses = Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Q(pk__in=tokens.values("project"))
+    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk)
+    tokens = tokens if projects is None else tokens.filter(project__in=projects)
+    # Looked for by project, because a policy may have 500,000 tokens.
+    uses = (
+        Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
+    )
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
