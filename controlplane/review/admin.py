@@ -18,22 +18,24 @@ from django.utils.html import format_html
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url, link_to
+from controlplane.core.files import streamed
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
+from controlplane.review.affected import csv_lines
 from controlplane.review.charts import by_hour, plot
-from controlplane.review.reviews import ENFORCE, SHADOW, Review, review_of, start_in_shadow, with_preview
+from controlplane.review.reviews import ENFORCE, SHADOW, Review, in_question, review_of, start_in_shadow, with_preview
 from controlplane.review.verdicts import Verdict, enforced, verdicts_of
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
 # The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE = "_start", "_use", "_span", "_range"
-OWN_FIELDS = (START, USE, SPAN, RANGE, "_back", "change_reason", "csrfmiddlewaretoken")
+START, USE, SPAN, RANGE, FILE = "_start", "_use", "_span", "_range", "_file"
+OWN_FIELDS = (START, USE, SPAN, RANGE, FILE, "_back", "change_reason", "csrfmiddlewaretoken")
 SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
 NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
 NO_START = "Choose how to start."
@@ -86,6 +88,8 @@ class ReviewedPolicies:
         before = policy.as_record()
         after = {**before, "limits": [value.to_json() for value in values]}
         error = ""
+        if request.method == "POST" and FILE in request.POST:
+            return self.affected_file(request, ReviewNeeded(policy, before, after))
         if request.method == "POST" and START in request.POST:
             reason = request.POST.get("change_reason", "")
             error = NO_REASON if not reason.strip() else ""
@@ -115,7 +119,8 @@ class ReviewedPolicies:
             return super().changeform_view(request, *args, **options)
         except ReviewNeeded as needed:
             request.held_messages = request.change = None
-            return self.review_page(request, needed)
+            page = self.affected_file if FILE in request.POST else self.review_page
+            return page(request, needed)
 
     def settle_review(self, request: HttpRequest, policy: Policy) -> None:
         """
@@ -129,6 +134,8 @@ class ReviewedPolicies:
             return
         saved = Policy.objects.get(pk=policy.pk)
         after = saved.as_record()
+        if FILE in request.POST:  # whoever asks for a file saves nothing
+            raise ReviewNeeded(saved, before, after)
         review = review_of(saved, before, after, visible(request))
         if not review.is_needed:
             return
@@ -140,13 +147,27 @@ class ReviewedPolicies:
 
     def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
         """Return the page that shows what a change will do, and asks how to start it."""
-        span = request.POST.get(RANGE, "")
-        span = span if span in SPANS else "24h"
+        span = _span(request)
         review = review_of(needed.policy, needed.before, needed.after, visible(request))
         review = with_preview(review, needed.after, timezone.now(), SPANS[span][0], visible(request))
         title = f"Review: {needed.policy}"
         context = _context(request, review, needed.error, span, offer_shadow=more.get("offer_shadow", True))
         return self.page(request, "preview/review.html", title=title, **{**context, **more})
+
+    def affected_file(self, request: HttpRequest, needed: ReviewNeeded) -> HttpResponse:
+        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
+
+        seen, length = visible(request), SPANS[_span(request)][0]
+        limits = in_question(review_of(needed.policy, needed.before, needed.after, seen), needed.after)
+        recorded = Recorded(needed.policy, timezone.now(), length, seen)
+        return streamed(csv_lines(recorded, limits), f"{needed.policy.slug}-affected.csv")
+
+
+def _span(request: HttpRequest) -> str:
+    """Return the name of the range of time that the user has chosen for the preview."""
+    span = request.POST.get(RANGE, "")
+    return span if span in SPANS else "24h"
 
 
 def _missing(review: Review, start: str, reason: str) -> str:

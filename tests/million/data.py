@@ -250,8 +250,8 @@ class Rows:
 
 
 def _busy_day(number: int) -> dict[str, Any]:
-    """Return what is recorded of a day with a request in most minutes, and some more in one of them."""
-    minutes = [(at, number % 5 + 1, at * number % 60) for at in range(number % 7, 24 * 60, number % 3 + 1)]
+    """Return what is recorded of a day with a request in many minutes, and some more in one of them."""
+    minutes = [(at, 1, at * number % 60) for at in range(number % 7, 24 * 60, number % 3 + 1)]
     minutes.append((600 + number, 40 * number + 1, number))
     rows = [
         (at, sent, sent, 1 << second, [sent if part == second // 10 else 0 for part in range(6)])
