@@ -98,9 +98,8 @@ def deletions() -> Iterator[str]:
     ticked = f"index=0&_selected_action={data.token(3)}"
     for action in ("revoke", "policy", "expiry", "label", "delete"):
         yield f"{tokens}?q=edge-70{POSTED}action={action}_selected&{ticked}&select_across=1"
-    # A tenth of all tokens, of which the largest job has 100,000, and then all.
-    yield f"{tokens}?project__id__exact={data.project(0)}{POSTED}action=revoke_selected&{ticked}&select_across=1"
-    yield f"{tokens}{POSTED}action=revoke_selected&{ticked}&select_across=1"
+    # A tenth of all tokens, as many as a job may have.
+    yield f"{tokens}?ends=soon{POSTED}action=revoke_selected&{ticked}&select_across=1"
     yield f"{policies}?q=edge-7{POSTED}action=delete_selected&index=0&select_across=1&_selected_action={data.policy(0)}"
 
 
