@@ -7,7 +7,7 @@ from itertools import batched
 from typing import TYPE_CHECKING
 
 from controlplane.core.files import csv_line
-from controlplane.preview.kinds import PROJECT, TOKEN, Caller
+from controlplane.preview.kinds import ANONYMOUS, PROJECT, TOKEN, Caller
 from controlplane.projects.models import Project, Token
 from controlplane.usage.report_render import cell
 from enforcement.model.limits import Limit
@@ -37,6 +37,8 @@ def csv_lines(recorded: Recorded, limits: Sequence[Limit]) -> Iterator[str]:
 def _names(callers: Sequence[Caller]) -> dict[Caller, tuple[str, str]]:
     """Return the name and the slug of the project of each caller. One that is deleted by now is left out."""
     tokens = Token.objects.filter(pk__in=[pk for kind, pk in callers if kind == TOKEN])
-    projects = Project.objects.filter(pk__in=[pk for kind, pk in callers if kind == PROJECT])
+    projects = Project.objects.filter(pk__in=[pk for kind, pk in callers if kind in (PROJECT, ANONYMOUS)])
     named = {(TOKEN, pk): (name, slug) for pk, name, slug in tokens.values_list("pk", "name", "project__slug")}
-    return named | {(PROJECT, pk): (name, slug) for pk, name, slug in projects.values_list("pk", "name", "slug")}
+    for pk, name, slug in projects.values_list("pk", "name", "slug"):
+        named[PROJECT, pk] = named[ANONYMOUS, pk] = name, slug
+    return named

@@ -59,6 +59,7 @@ class Review:
         preview: What the policy would have denied after the change. None until somebody asks for it.
         denied_now: Requests that its limits did deny in the same time.
         others: Other quotas of the limit that changes.
+        title: What the change does, if that is not told by its limits.
     """
 
     policy: Policy
@@ -71,10 +72,11 @@ class Review:
     preview: Preview | None = None
     denied_now: int = 0
     others: list[OtherQuota] = field(default_factory=list)
+    title: str = ""
 
     @property
     def headline(self) -> str:
-        return headline(self.policy.slug, self.changes)
+        return self.title or headline(self.policy.slug, self.changes)
 
     @property
     def concerns_nobody(self) -> bool:
@@ -134,6 +136,25 @@ def review_of(
         overrides=overrides.filter(Q(project__in=seen) | Q(token__project__in=seen)).count(),
         is_global=policy.is_global,
     )
+
+
+def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[str] | None = None) -> Review:
+    """
+    Return the review of the choice of the global policy, without a preview.
+
+    Args:
+        policy: The policy as it will be. If it is not global any more, no policy will be.
+        former: The global policy in whose place it comes, or None.
+        projects: As for :func:`review_of`.
+    """
+    record, nothing = policy.as_record(), {"limits": []}
+    states = (nothing, record) if policy.is_global else (record, nothing)
+    review = review_of(policy, *states, projects)
+    gone = changes_of(former.as_record()["limits"], []) if former else []
+    removed = [replace(one, name=f"{former}/{one.name}") for one in gone if one.effect != SAME]
+    does = "applies" if policy.is_global else "stops applying"
+    title = f"{policy.slug} {does} to every request{f', in place of {former}' if former else ''}"
+    return replace(review, changes=[*review.changes, *removed], is_global=True, title=title)
 
 
 def with_preview(

@@ -527,18 +527,6 @@ def test_a_token_that_has_ended_already_is_not_created(as_ann):
     assert not Token.objects.exists()
 
 
-def test_a_policy_is_made_global_and_back(as_ann, store):
-    """Both are dialogs with a reason; only what would change something is offered."""
-    policy = PolicyFactory()
-    fields = {"_form_submitted": "on", "reason": "start"}
-
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_everywhere/", fields)
-    assert Policy.objects.get().is_global
-
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_where_attached/", fields)
-    assert not Policy.objects.get().is_global
-
-
 def test_a_revision_is_rolled_back(as_ann, store):
     """What enforcers were told then is told again, as a new revision."""
     limit = LimitFactory(quota=1)

@@ -6,12 +6,22 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Limit
+from controlplane.policies.actions import end_override, save_override
+from controlplane.policies.models import AuditEntry, Limit, Override
 from controlplane.projects.actions import issue_token, revoke_token
+from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import PublishedChange, Revision
-from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
+from tests.factories import (
+    LimitFactory,
+    MembershipFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UserFactory,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -232,6 +242,39 @@ def test_a_viewer_undoes_nothing(limit, client):
     assert client.get(f"{LIST}{number}/undo/").status_code == 403
     assert client.post(f"{LIST}{number}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
     assert Limit.objects.get(pk=own.pk).quota == 2
+
+
+def test_what_is_for_operators_is_undone_by_operators(limit, client):
+    """An override of a shared limit, and how many counters a project may have. A member reads the change."""
+    project = ProjectFactory(slug="chat", partition_cap=900_000)
+    override = Override(
+        limit=limit, project=None, token=TokenFactory(project=project, policy=limit.policy), quota=1, reason="abuse"
+    )
+    with change(actor=ANN, reason="abuse") as set_lower:
+        save_override(set_lower, override)
+    before = project.as_record()
+    with change(actor=ANN) as narrowed:
+        Project.objects.filter(pk=project.pk).update(partition_cap=10)
+        narrowed.updated(Project.objects.get(pk=project.pk), before)
+    client.force_login(MembershipFactory(project=project, role="owner").user)
+
+    for number in (set_lower.revision, narrowed.revision):
+        assert client.get(f"{LIST}{number}/change/").status_code == 200
+        assert client.get(f"{LIST}{number}/undo/").status_code == 403
+        assert client.post(f"{LIST}{number}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
+    project.refresh_from_db()
+    assert (Override.objects.get().quota, project.partition_cap) == (1, 10)
+
+
+def test_an_ended_override_of_a_shared_limit_is_restored_by_operators(limit, client):
+    """As it would be set by them."""
+    project = ProjectFactory(slug="chat")
+    override = OverrideFactory(limit=limit, token=TokenFactory(project=project, policy=limit.policy), quota=99)
+    with change(actor=ANN) as ended:
+        end_override(ended, override, timezone.now())
+    client.force_login(MembershipFactory(project=project, role="owner").user)
+
+    assert client.get(f"{LIST}{ended.revision}/undo/").status_code == 403
 
 
 def test_the_page_of_a_revision_leads_to_its_undo(limit, as_ann):
