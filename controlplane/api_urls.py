@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 
 from controlplane.access.api import MembershipView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
+from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
@@ -36,6 +37,7 @@ router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
 router.register("jobs", JobView, "job")
+router.register("suspensions", SuspensionView, "suspension")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
 ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
@@ -43,13 +45,18 @@ ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
 # Those of the router that have a list at an address without a part that differs.
 RESOURCES = [
     *(name for name, view, _ in router.registry if "(" not in name and hasattr(view, "list")),
-    *("global", "prices", "prices/factors", "counters"),
+    *("global", "break-glass", "prices", "prices/factors", "counters"),
 ]
 
 urlpatterns = [
     path("", Index.as_view(resources=RESOURCES), name="index"),
     path("", include(router.urls)),
     path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
+    path(
+        "break-glass",
+        GlassView.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
+        name="break-glass",
+    ),
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),
     path("prices/factors", FactorView.as_view({"get": "list"}), name="factors"),
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),

@@ -120,7 +120,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "controlplane.emergency.banner.banner",
             ],
-            "libraries": {"times": "controlplane.adminkit.times"},
+            "libraries": {"times": "controlplane.adminkit.times", "menu": "controlplane.adminkit.menu"},
         },
     },
 ]

@@ -30,6 +30,9 @@ MOST_FINE = 2500
 LONGEST_FINE = 2 * DAY_SECONDS
 # Bins of time by callers that one preview replays. A day of 10,000 callers has fewer.
 MOST_CELLS = 120_000_000
+OTHER_COSTS = (
+    "Judged as if each request cost one, because what single requests cost is not recorded. Some cost another."
+)
 _PART, _PARTS, _MINUTE, _MINUTES = (HEAD.index(name) for name in ("part", "parts", "minute", "minutes"))
 
 
@@ -110,6 +113,11 @@ class Preview:
 
     @property
     def is_exact(self) -> bool:
+        return self.is_point and not self.cautions
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the numbers are known for sure, if what the cautions say makes no difference."""
         return self.denied.is_exact and self.caught.is_exact and not self.is_summary
 
     @property
@@ -160,11 +168,12 @@ def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Previe
     if not limits or not active:
         return known
     cases = [callers.case(limit) for limit in limits]
+    of_costs = [] if callers.are_costs_one else [OTHER_COSTS]
     could = np.flatnonzero(np.any([could_deny(case, heads) for case, _ in cases], axis=0))
     known = replace(
         known,
         overrides=max(held for _, held in cases),
-        cautions=list(dict.fromkeys(text for limit in limits for text in cautions_about(limit, span.seconds))),
+        cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
         histogram=histogram_of(cases[0][0], of_span, requests > 0),
     )
     if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:

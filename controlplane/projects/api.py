@@ -65,11 +65,17 @@ class ProjectSerializer(CleanModelSerializer):
         read_only_fields = ["version"]
 
     def validate_slug(self, slug: str) -> str:
-        if self.instance and self.instance.slug != slug and not self.context["access"].all_projects:
-            # A slug in use is refused, so such a key would learn the slugs of other projects.
+        return self._kept("slug", slug)
+
+    def validate_partition_cap(self, cap: int) -> int:
+        return self._kept("partition_cap", cap)
+
+    def _kept(self, name: str, value: Any) -> Any:
+        """Return the value, or raise ValidationError if the key would change a field that is for operators."""
+        if self.instance and getattr(self.instance, name) != value and not self.context["access"].all_projects:
             message = "Must not be changed by a key that is limited to projects."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return slug
+        return value
 
 
 class SuspendableView:
@@ -167,7 +173,11 @@ class RotationSerializer(StrictSerializer):
 
 class TokenQuery(ListQuery):
     labels = LabelQueryField()
-    status = serializers.ChoiceField(["active", "revoked", "expired"], required=False)
+    status = serializers.ChoiceField(
+        ["active", "suspended", "revoked", "expired"],
+        required=False,
+        help_text="Suspended tokens are active too.",
+    )
 
 
 class TokenView(ApiView):
@@ -195,6 +205,8 @@ class ProjectTokenView(Listed, TokenView):
         match self.query.get("status"):
             case "active":
                 return found.live(timezone.now())
+            case "suspended":
+                return found.live(timezone.now()).exclude(suspension=None)
             case "revoked":
                 return found.exclude(revoked_at=None)
             case "expired":

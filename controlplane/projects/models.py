@@ -55,6 +55,10 @@ class Versioned(models.Model):
 
 
 class Project(Versioned):
+    # Members do not change these. A slug in use is refused, so that they would learn those of other projects, and the
+    # values of all projects share the memory of the store.
+    FOR_OPERATORS = ("slug", "partition_cap")
+
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
     name = models.CharField(max_length=200, validators=[PRINTABLE])

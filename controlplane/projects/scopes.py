@@ -23,5 +23,7 @@ SCOPES = (
     "memberships:write",
     "jobs:read",
     "jobs:cancel",
+    "emergency:read",
+    "emergency:write",
     "*",
 )

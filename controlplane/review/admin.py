@@ -22,7 +22,7 @@ from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
-from controlplane.preview.kinds import DAY, PROJECT, TOKEN, WEEK, Caller
+from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
 from controlplane.review.charts import by_hour, plot
 from controlplane.review.reviews import (
@@ -303,12 +303,15 @@ def _rows(found: Preview) -> Iterable[dict[str, Any]]:
 
 def names_of(callers: Iterable[Caller]) -> dict[Caller, str]:
     """Return links to callers. One that is deleted by now is left out."""
-    ids: dict[str, list[str]] = {TOKEN: [], PROJECT: []}
+    ids: dict[str, list[str]] = {TOKEN: [], PROJECT: [], ANONYMOUS: []}
     for kind, pk in callers:
         ids.setdefault(kind, []).append(pk)
-    tokens, projects = Token.objects.in_bulk(ids[TOKEN]), Project.objects.in_bulk(ids[PROJECT])
+    tokens, projects = Token.objects.in_bulk(ids[TOKEN]), Project.objects.in_bulk(ids[PROJECT] + ids[ANONYMOUS])
     linked = {(TOKEN, pk): link_to(token, token.name) for pk, token in tokens.items()}
-    return linked | {(PROJECT, pk): format_html("project {}", link_to(project)) for pk, project in projects.items()}
+    for pk, project in projects.items():
+        linked[PROJECT, pk] = format_html("project {}", link_to(project))
+        linked[ANONYMOUS, pk] = format_html("requests without a token of {}", link_to(project))
+    return linked
 
 
 def verdict_context(verdict: Verdict) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from django.urls import URLPattern, URLResolver
 from django.utils import timezone
 
 from controlplane import api_urls
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.projects.models import ManagementKey
 from controlplane.projects.scopes import SCOPES
@@ -62,6 +63,7 @@ OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 COSTS = {"costs": {"requests": 1}, **REASON}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
 MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
+VALUE = {"project": None, "name": "session", "value": "bad", **REASON}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
@@ -127,6 +129,13 @@ RULES = {
     ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
+    ("suspensions", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("suspensions", "POST"): Rule("emergency:write", 201, FORBIDDEN, FORBIDDEN, VALUE),
+    ("suspensions/{suspension}", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("suspensions/{suspension}", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
+    ("break-glass", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("break-glass", "PUT"): Rule("emergency:write", 200, FORBIDDEN, FORBIDDEN, {"seconds": 60, **REASON}),
+    ("break-glass", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
 }
 # For everybody: neither says anything about what is kept here.
@@ -141,6 +150,7 @@ EXAMPLES = {
     "reservations": {"pk": "{reservation}"},
     "memberships": {"id": "{membership}"},
     "jobs": {"id": "{job}"},
+    "suspensions": {"id": "{suspension}"},
 }
 
 
@@ -196,9 +206,10 @@ def ids(store) -> dict[str, str]:
     override = OverrideFactory(limit=limit, token=token, quota=3)
     job = running.start("test", "Count", projects=[project], created_by="ann", channel="api")
     UserFactory(username="eve")
-    made = {"override": override, "price": ModelPriceFactory(), "reservation": lost, "job": job}
-    made |= {"token": token, "membership": MembershipFactory(project=project)}
-    return {name: row.pk for name, row in made.items()}
+    suspended = Suspension.objects.create(token=token, reason="x", by="ann")
+    rows = {"token": token, "override": override, "reservation": lost, "job": job, "suspension": suspended}
+    rows |= {"price": ModelPriceFactory(), "membership": MembershipFactory(project=project)}
+    return {name: row.pk for name, row in rows.items()}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

@@ -12,6 +12,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
 from controlplane.access.models import Membership
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Override, Policy
@@ -93,6 +94,7 @@ def rows() -> dict[str, dict[str, str]]:
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
     member = Membership.objects.first() or MembershipFactory(project=project)
+    suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -110,6 +112,7 @@ def rows() -> dict[str, dict[str, str]]:
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
         "memberships": {"id": member.pk},
+        "suspensions": {"id": suspended.pk},
     }
 
 
