@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import ValidationError as InvalidModel
 from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
@@ -136,6 +137,9 @@ class TokenSerializer(CleanModelSerializer):
     )
     labels = LabelsField(required=False, help_text="All labels of the token. A change replaces them.")
     status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
+    replaced_by = serializers.CharField(
+        source="replaced_by_id", read_only=True, allow_null=True, help_text="Id of the token that a rotation made."
+    )
     suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
     clean_exclude = ("digest", "prefix")
 
@@ -146,7 +150,7 @@ class TokenSerializer(CleanModelSerializer):
         model = Token
         fields = [
             *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended"),
-            *("expires_at", "revoked_at", "last_used_at", "created_at"),
+            *("expires_at", "revoked_at", "replaced_by", "last_used_at", "created_at"),
         ]
         extra_kwargs = {"expires_at": {"default": None}}
 
@@ -264,10 +268,10 @@ class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
         serializer.is_valid(raise_exception=True)
         with self.change() as tx:
             token = self.for_writing()
-            if not token.is_live:
-                message = f"This token is {token.status}. Only an active token can be rotated."
-                raise Conflict(message, "token_not_live")
-            issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+            try:
+                issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+            except InvalidModel as exc:
+                raise Conflict(exc.message, exc.code) from exc
             return self.issued(issued, secret)
 
     def read_nothing(self) -> None:

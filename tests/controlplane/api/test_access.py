@@ -62,8 +62,8 @@ POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 COSTS = {"costs": {"requests": 1}, **REASON}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
-MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
 VALUE = {"project": None, "name": "session", "value": "bad", **REASON}
+MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
@@ -206,10 +206,10 @@ def ids(store) -> dict[str, str]:
     override = OverrideFactory(limit=limit, token=token, quota=3)
     job = running.start("test", "Count", projects=[project], created_by="ann", channel="api")
     UserFactory(username="eve")
-    suspended = Suspension.objects.create(token=token, reason="x", by="ann")
-    rows = {"token": token, "override": override, "reservation": lost, "job": job, "suspension": suspended}
-    rows |= {"price": ModelPriceFactory(), "membership": MembershipFactory(project=project)}
-    return {name: row.pk for name, row in rows.items()}
+    made = {"token": token, "override": override, "price": ModelPriceFactory(), "reservation": lost, "job": job}
+    made["membership"] = MembershipFactory(project=project)
+    made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
+    return {name: row.pk for name, row in made.items()}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

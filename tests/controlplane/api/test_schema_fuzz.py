@@ -93,8 +93,8 @@ def rows() -> dict[str, dict[str, str]]:
         id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
-    member = Membership.objects.first() or MembershipFactory(project=project)
     suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
+    member = Membership.objects.first() or MembershipFactory(project=project)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -111,8 +111,8 @@ def rows() -> dict[str, dict[str, str]]:
         "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
-        "memberships": {"id": member.pk},
         "suspensions": {"id": suspended.pk},
+        "memberships": {"id": member.pk},
     }
 
 
