@@ -10,6 +10,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from controlplane.core.instants import exact
+
 # admin.js sets it to the zone of the browser.
 ZONE_COOKIE = "sluicegate_zone"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,31}(/[A-Za-z0-9_+-]{1,31}){0,2}", re.ASCII)
@@ -44,21 +46,7 @@ def zone_name() -> str:
     return timezone.get_current_timezone_name()
 
 
-def exact(at: datetime, *, seconds: bool = False) -> str:
-    """
-    Return an instant in the present zone with UTC beside, such as "2026-11-25 16:04 Europe/Berlin (15:04 UTC)".
-
-    The date in UTC is left out if it is the same.
-    """
-    form = "%H:%M:%S" if seconds else "%H:%M"
-    local, utc = timezone.localtime(at), at.astimezone(UTC)
-    shown = local.strftime(f"%Y-%m-%d {form}")
-    if local.utcoffset() == utc.utcoffset():
-        return f"{shown} UTC"
-    beside = utc.strftime(form if utc.date() == local.date() else f"%Y-%m-%d {form}")
-    return f"{shown} {zone_name()} ({beside} UTC)"
-
-
+@register.simple_tag
 def stacked(at: datetime, *, seconds: bool = False) -> str:
     """Return an instant for the column of a list, in the present zone, with UTC in a second line."""
     form = "%H:%M:%S" if seconds else "%H:%M"

@@ -164,7 +164,9 @@ def _runs(query: Query, gaps: list[Gap]) -> dict[int, list[Row]]:
     ends = [When(number__gt=end, then=Value(place)) for place, (_, end) in enumerate(gaps) if end is not None]
     gap = Case(*ends, default=Value(len(gaps) - 1), output_field=IntegerField())
     sums = between.order_by().annotate(gap=gap).values("gap")
-    runs = list(sums.annotate(first=Min("number"), last=Max("number"), count=Count("*")))
+    sums = sums.annotate(first=Min("number"), last=Max("number"), count=Count("*"))
+    # With a single gap some databases see a constant, by which they do not group, and sum up no rows, too.
+    runs = [run for run in sums if run["count"]]
     known = Revision.objects.defer("changes").in_bulk([run[end] for run in runs for end in ("first", "last")])
     found = {run["gap"]: Row(known[run["last"]], first=known[run["first"]], count=run["count"]) for run in runs}
     for place, row in found.items():
