@@ -51,7 +51,7 @@ def _address_of(attempt: AccessAttempt) -> str:
 
 
 @admin.register(AccessAttempt)
-class AccessAttemptAdmin(CountedDeletion, RecordedAdmin):
+class AccessAttemptAdmin(RecordedAdmin):
     """
     The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
     that address log in again.
