@@ -11,7 +11,6 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from controlplane.adminkit.deletion import CountedDeletion
 from controlplane.adminkit.known_browsers import is_of_a_browser
 from controlplane.adminkit.lockout import states_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant

@@ -65,11 +65,6 @@ def test_a_change_is_said_in_words(limit, as_ann):
     assert "everything (4 documents, 2 tokens)" in page
 
 
-def test_without_a_revision_the_list_is_empty(as_ann):
-    """As in a new installation, in which nothing was published yet."""
-    assert as_ann.get(LIST).status_code == 200
-
-
 def test_a_time_of_the_list_is_that_of_the_user_with_utc_beside(limit, as_ann):
     """As in every other list."""
     Revision.objects.update(at=datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC))
