@@ -182,7 +182,7 @@ class MeteredGuard:
                 raise _NotMetered
         else:
             plan = kept
-        asked, body = await self._read(scope, receive, plan.subject[0])
+        asked, body = await self._read(scope, fields, receive, plan.subject[0])
         try:
             named = asked.attributes if isinstance(asked, MeteredRequest) else _NONE
             if who is None and field is not None and limiter.derived.metered.get(field) is plan:
@@ -218,8 +218,15 @@ class MeteredGuard:
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
-    async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
-        """Return what a request of a project may cost, and its body or the beginning of it."""
+    async def _read(
+        self, scope: Scope, fields: Mapping[bytes, bytes], receive: Receive, project: str
+    ) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+        """
+        Return what a request of a project may cost, and its body or the beginning of it.
+
+        Args:
+            fields: Its header fields. Of those with one name, the last.
+        """
         target = self._target(scope)
         if scope["type"] == "websocket":
             return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
@@ -231,7 +238,6 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
-        fields = dict(scope["headers"])
         is_once = len(fields) == len(scope["headers"])
 
         def header(name: str) -> str | None:

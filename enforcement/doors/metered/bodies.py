@@ -154,7 +154,7 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
     """Return the scope of a request whose body was changed, and whose answer must not be compressed."""
     headers, length = scope["headers"], b"%d" % len(body)
     if (_LENGTH, length) in headers:  # as nearly always, since few bodies are changed
-        headers = [item for item in headers if item[0] != _ACCEPTED]
+        headers = [item for item in headers if item[0] != _ACCEPTED] if _ACCEPTED in dict(headers) else [*headers]
     else:
         headers = [(name, length if name == _LENGTH else value) for name, value in headers if name != _ACCEPTED]
     headers.append((_ACCEPTED, b"identity"))
