@@ -8,7 +8,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
@@ -20,6 +20,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, t
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
+from controlplane.core.files import streamed
 from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
@@ -53,6 +54,7 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         "Beginning of an actor, action or object, or a whole id",
     )
     project_path = "project"
+    linked_filters = ("object_type", "object_id")
     fields = readonly_fields = [
         *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),
         *("published", "all_changes", "sealed"),
@@ -64,9 +66,6 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         view = self.admin_site.admin_view(self.export_view)
         own = [path(f"export.{form}", view, {"form": form}, name=f"policies_auditentry_{form}") for form in EXPORTS]
         return [*own, *super().get_urls()]
-
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         query = request.GET.urlencode()
@@ -105,7 +104,7 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
 
     @display(description="By", ordering="actor")
     def author(self, entry: AuditEntry) -> str:
-        return format_html('{}<span class="sg-note"> {}</span>', entry.actor, entry.get_channel_display())
+        return format_html('{}<span class="sg-small">{}</span>', entry.actor, entry.get_channel_display())
 
     @display(description="What happened", ordering="action")
     def deed(self, entry: AuditEntry) -> str:
@@ -153,7 +152,4 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         lines, kind = EXPORTS[form]
-        response = StreamingHttpResponse(lines(rows), content_type=kind)
-        response["Content-Disposition"] = f'attachment; filename="audit.{form}"'
-        response["Cache-Control"] = "no-store"
-        return response
+        return streamed(lines(rows), f"audit.{form}", kind)

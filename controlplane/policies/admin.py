@@ -5,13 +5,13 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
-from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
     StackedInline,
@@ -26,13 +26,13 @@ from controlplane.adminkit.site import (
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.actions import copy_policy, remove_limit, set_global_policy
+from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
-from controlplane.policies.models import Limit, Policy
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
-from controlplane.policies.scoped_admin import PolicyScope
+from controlplane.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.review.admin import ReviewedPolicies
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
@@ -41,6 +41,7 @@ from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5
+SHADOW = mark_safe(' <span class="sg-tag sg-shadow">shadow</span>')
 
 
 def describe(limit: Limit, holder: str) -> str:
@@ -93,8 +94,8 @@ class LimitInline(StackedInline):
 
 @admin.register(Policy)
 class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
-    list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
-    list_filter = [("project", RowFilter)]
+    list_display = ["slug", "limits_described", "reach", "holders", "overridden", "version", "changed"]
+    list_filter = [ModeFilter, ("project", RowFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
@@ -130,12 +131,14 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
     @display(description="Limits")
     def limits_described(self, policy: Policy) -> str:
         limits = list(policy.limits.all())
-        rows = [(describe(limit, holder_of(policy)),) for limit in limits[:ROWS_OF_LIMITS_SHOWN]]
+        rows = [
+            (describe(limit, holder_of(policy)), SHADOW if limit.mode == "shadow" else "")
+            for limit in limits[:ROWS_OF_LIMITS_SHOWN]
+        ]
         more = len(limits) - len(rows)
-        rows += [(f"and {more} more",)] if more > 0 else []
-        return (
-            format_html('<ul class="sg-limits">{}</ul>', format_html_join("", "<li>{}</li>", rows)) if rows else "none"
-        )
+        rows += [(f"and {more} more", "")] if more > 0 else []
+        items = format_html_join("", "<li>{}{}</li>", rows)
+        return format_html('<ul class="sg-limits">{}</ul>', items) if rows else "none"
 
     @display(description="Applies to")
     def reach(self, policy: Policy) -> str:
@@ -167,6 +170,12 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
             text = f"new tokens of {default} project{'' if default == 1 else 's'}"
             found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
         return links(found)
+
+    @display(description="Overrides")
+    def overridden(self, policy: Policy) -> str:
+        if not policy.raised:
+            return "—"
+        return links([(f"{policy.raised:,}", list_url(Override, f"?q={policy.slug}/"))])
 
     @display(description="Refused by")
     def refused_by(self, policy: Policy) -> str:
@@ -205,38 +214,13 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
         actions = super().get_actions_detail(request, object_id)
         return [offered for offered in actions if not offered.action_name.endswith(useless)]
 
-    @action(
-        description="Apply to every request",
-        permissions=["apply"],
-        icon="public",
-        dialog={
-            "title": "Apply this policy to every request",
-            "description": "Its limits then count all projects together. It replaces the present global policy.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Apply to every request",
-        },
-    )
-    def apply_everywhere(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        policy = Policy.objects.get(pk=self.key_of(object_id))
-        if policy.project_id:
-            message = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
-            messages.error(request, message)
-            return done(change_url(policy))
-        return self._set_global(request, form, policy, policy)
+    @action(description="Apply to every request", permissions=["apply"], icon="public")
+    def apply_everywhere(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.reach_view(request, object_id, everywhere=True)
 
-    @action(
-        description="Stop applying everywhere",
-        permissions=["apply"],
-        icon="public_off",
-        dialog={
-            "title": "Apply this policy only to its tokens and projects",
-            "description": "Then no policy applies to every request.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Stop applying everywhere",
-        },
-    )
-    def apply_where_attached(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        return self._set_global(request, form, Policy.objects.get(pk=self.key_of(object_id)), None)
+    @action(description="Stop applying everywhere", permissions=["apply"], icon="public_off")
+    def apply_where_attached(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.reach_view(request, object_id, everywhere=False)
 
     def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         """Return whether the user is an operator, because the global policy concerns every project."""
@@ -266,12 +250,3 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
         """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
         policy = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
         return policy is not None and self.has_change_permission(request, policy)
-
-    def _set_global(
-        self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
-    ) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            set_global_policy(tx, chosen)
-            where = "to every request" if chosen else "only to its tokens and projects"
-            self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
-        return done(change_url(policy))

@@ -18,7 +18,7 @@ from controlplane.api.schema import example
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
 from controlplane.preview import words
-from controlplane.preview.kinds import DAY, PROJECT, TOKEN
+from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN
 from controlplane.preview.recording import KEPT
 from controlplane.projects.models import Project
 
@@ -40,6 +40,7 @@ class WouldDenySerializer(serializers.Serializer):
 class AffectedSerializer(serializers.Serializer):
     token = serializers.CharField(allow_null=True, help_text="Id of the token, or null.")
     project = serializers.CharField(allow_null=True, help_text="Slug of the project that counts together, or null.")
+    anonymous = serializers.BooleanField(help_text="Whether it is the project's requests without a token.")
     requests = serializers.IntegerField()
     would_deny = RangeSerializer()
     busiest_minute = serializers.IntegerField(help_text="Requests in its busiest minute.")
@@ -127,7 +128,7 @@ def visible_to(access: Access) -> frozenset[str] | None:
 
 def preview_data(found: Preview) -> dict[str, Any]:
     """Return a preview as the values that its serializer writes."""
-    slugs = dict(Project.objects.filter(pk__in=_ids(found, PROJECT)).values_list("pk", "slug"))
+    slugs = dict(Project.objects.filter(pk__in=_ids(found)).values_list("pk", "slug"))
     would_deny = {"callers": found.caught, "requests": found.denied} if found.has_data else None
     return {
         "summary": words.sentence(found),
@@ -149,15 +150,16 @@ def preview_data(found: Preview) -> dict[str, Any]:
     }
 
 
-def _ids(found: Preview, kind: str) -> list[str]:
-    return [pk for one, pk in (affected.caller for affected in found.affected) if one == kind]
+def _ids(found: Preview) -> list[str]:
+    return [pk for kind, pk in (affected.caller for affected in found.affected) if kind in (PROJECT, ANONYMOUS)]
 
 
 def _affected(one: Affected, slugs: dict[str, str]) -> dict[str, Any]:
     kind, pk = one.caller
     return {
         "token": pk if kind == TOKEN else None,
-        "project": slugs.get(pk, pk) if kind == PROJECT else None,
+        "project": slugs.get(pk, pk) if kind in (PROJECT, ANONYMOUS) else None,
+        "anonymous": kind == ANONYMOUS,
         "requests": one.requests,
         "would_deny": one.denied,
         "busiest_minute": one.busiest,

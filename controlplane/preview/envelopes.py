@@ -7,7 +7,7 @@ a bin come when the counters have most room, the pessimistic one when they have 
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -22,6 +22,9 @@ class Counters(Protocol):
     def room(self, at: int) -> Numbers: ...
     def add(self, admitted: Numbers, demand: Numbers) -> None: ...
 
+    def part(self, worst: Any) -> None:
+        """Take the better state of these optimistic counters and the pessimistic *worst*, and give those the worse."""
+
 
 class FixedCounters:
     """Windows whose starts are known, which are aligned to the epoch or follow a calendar."""
@@ -29,7 +32,7 @@ class FixedCounters:
     def __init__(self, quota: Numbers, starts: Numbers, step: int, *, pessimistic: bool) -> None:
         self.quota, self.starts, self.step, self.pessimistic = quota, starts, step, pessimistic
         self.used = np.zeros_like(quota)
-        self.window = -1
+        self.window, self.touched = -1, 1
         self.earlier = self.used
 
     def room(self, at: int) -> Numbers:
@@ -37,19 +40,24 @@ class FixedCounters:
         last = int(np.searchsorted(self.starts, at + self.step - 1, "right"))
         if first != self.window:
             self.used = np.zeros_like(self.quota)
-        self.window = last
+        self.window, self.touched = last, last - first + 1
         left = self.quota - self.used
-        # What a bin that touches several windows may take of the earlier ones.
-        self.earlier = (left + (last - first - 1) * self.quota) if last > first else np.zeros_like(self.quota)
-        if last == first or self.pessimistic:
+        if self.touched == 1 or self.pessimistic:
             return left
+        # What a bin that touches several windows may take of the earlier ones.
+        self.earlier = left + (self.touched - 2) * self.quota
         return self.earlier + self.quota
 
     def add(self, admitted: Numbers, demand: Numbers) -> None:
-        if self.earlier.any() and not self.pessimistic:
-            self.used = np.maximum(admitted - self.earlier, 0)
-        else:
+        if self.touched == 1:
             self.used = self.used + admitted
+        elif self.pessimistic:  # what is denied as if it came before the last window counts as if it came in it
+            self.used = np.minimum(demand, self.quota)
+        else:
+            self.used = np.maximum(admitted - self.earlier, 0)
+
+    def part(self, worst: Self) -> None:
+        self.used, worst.used = np.minimum(self.used, worst.used), np.maximum(self.used, worst.used)
 
 
 class SlidingCounters:
@@ -78,6 +86,15 @@ class SlidingCounters:
         self.current = np.minimum(self.current + admitted, self.quota)
         if self.touched > 1 and self.pessimistic:  # it counts for both windows
             self.window, self.previous, self.current = self.window + 1, self.current, np.minimum(admitted, self.quota)
+
+    def part(self, worst: Self) -> None:
+        if self.window == worst.window:
+            self.current, worst.current = (
+                np.minimum(self.current, worst.current),
+                np.maximum(self.current, worst.current),
+            )
+            earlier = self.previous, worst.previous
+            self.previous, worst.previous = np.minimum(*earlier), np.maximum(*earlier)
 
     def _room(self, left: int) -> Numbers:
         share = -(-self.previous * left // self.length)
@@ -111,6 +128,20 @@ class LogCounters:
         self.used = self.used + admitted
         self.place = (self.place + 1) % len(self.kept)
 
+    def part(self, worst: Self) -> None:
+        # By what each has admitted since a bin, because the pessimistic window is one bin longer.
+        best, most = self._since(), worst._since()
+        longest = np.vstack([best, *[best[-1:]] * (len(most) - len(best))])
+        self._begin(np.minimum(best, most[: len(best)]))
+        worst._begin(np.maximum(longest, most))
+
+    def _since(self) -> Numbers:
+        """Return what was admitted since each bin that is kept, the last one first."""
+        return np.roll(self.kept, -self.place, axis=0)[::-1].cumsum(axis=0)
+
+    def _begin(self, since: Numbers) -> None:
+        self.kept, self.place, self.used = np.diff(since, axis=0, prepend=0)[::-1].copy(), 0, since[-1]
+
 
 class BucketCounters:
     """The token bucket, of which what flows in during a bin may be used, or may come too late."""
@@ -134,6 +165,9 @@ class BucketCounters:
         else:
             spent = np.maximum(self.level - admitted, self.level % 1)
             self.level = np.minimum(self.burst, spent + self.inflow)
+
+    def part(self, worst: Self) -> None:
+        self.level, worst.level = np.maximum(self.level, worst.level), np.minimum(self.level, worst.level)
 
 
 def denied(demand: Numbers, begins: int, step: int, counters: Sequence[Counters]) -> tuple[Numbers, Numbers | None]:

@@ -36,15 +36,22 @@ def unknown_about(limit: Limit) -> str:
     return ""
 
 
-def cautions_about(limit: Limit, span_seconds: int) -> list[str]:
+# No counter is followed for longer before the span of a preview.
+MOST_BEFORE = DAY_SECONDS
+
+
+def cautions_about(limit: Limit) -> list[str]:
     """Return what the reader of a preview of a limit that can be judged has to know, as sentences."""
     found = []
     if limit.charge_on:
         found.append("Judged as if each request were charged at once, because responses are not recorded.")
     if limit.rollover:
         found.append("What earlier windows left is not considered.")
-    if window_seconds(limit) > span_seconds:
-        found.append("The window is longer than the recording, so what was used before it is not considered.")
+    memory = window_seconds(limit) * (2 if limit.algorithm == "sliding_window" else 1)
+    if memory > MOST_BEFORE:
+        found.append(
+            "What was used more than 24 hours before this time is not considered, though the limit remembers it."
+        )
     return found
 
 

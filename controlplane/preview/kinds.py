@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-TOKEN, PROJECT, EVERYTHING = "token", "project", "everything"
+TOKEN, PROJECT, ANONYMOUS, EVERYTHING = "token", "project", "anonymous", "everything"
 Caller = tuple[str, str]
-"""TOKEN or PROJECT with its id, or EVERYTHING with none."""
+"""TOKEN with its id, PROJECT or ANONYMOUS with that of a project, or EVERYTHING with none."""
 
 DAY = timedelta(hours=24)
 WEEK = timedelta(days=7)

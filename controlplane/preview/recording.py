@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import batched
 
 from django.db import transaction
-from django.db.models import Count, Min
+from django.db.models import Min
 
 from controlplane.core.transactions import take_turn
 from controlplane.core.upserts import add_up
@@ -21,6 +21,8 @@ from controlplane.usage.batches import Row
 KEPT = timedelta(days=8)
 # A minute is reported in pieces, about one a second and instance. Folded afterwards, its day is written once for it.
 SETTLED = timedelta(minutes=2)
+# The task has folded what came in time.
+LATE = timedelta(minutes=15)
 # A statement has at most 32766 parameters in SQLite.
 ROWS_A_STATEMENT = 1000
 MINUTES_AT_ONCE = 5000
@@ -60,16 +62,17 @@ def fold_few(now: datetime, at_most: int = 2000) -> datetime:
     """
     Fold the minutes before *now* if they are few, and return the end of what the days hold.
 
-    So a preview of a small installation knows the last minute. In a large one it does not wait for the task's work.
+    So a preview of a small installation knows the last minute. In a large one it does not wait for the task's work, but
+    for minutes that came late, before which it would know nothing.
     """
-    waiting = RecordedMinute.objects.filter(at__lt=now).aggregate(count=Count("pk"), first=Min("at"))
-    if not waiting["count"]:
-        return now
-    if waiting["count"] > at_most:
-        return waiting["first"]
-    while _fold_some(now):
-        pass
-    return now
+    waiting = RecordedMinute.objects.filter(at__lt=now)
+    for before in (now, now - LATE):
+        some = waiting.filter(at__lt=before)
+        if some[: at_most + 1].count() <= at_most:
+            while _fold_some(before):
+                pass
+            break
+    return waiting.aggregate(first=Min("at"))["first"] or now
 
 
 @transaction.atomic

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from controlplane.preview.chunks import Chunk
-from controlplane.preview.envelopes import counters_of, denied
-from controlplane.preview.judging import is_exact, starts_of, step_seconds, window_seconds
+from controlplane.preview.envelopes import Counters, counters_of, denied
+from controlplane.preview.judging import MOST_BEFORE, is_exact, starts_of, step_seconds, window_seconds
 from enforcement.model.algorithms import ALGORITHMS, Spec
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
@@ -28,8 +28,6 @@ MOST_STEPS = 250_000
 COARSE_SHARE = 0.01
 # In a longer window it makes no difference at which of ten seconds a request comes.
 FINE_BELOW = 600
-# No counter is followed for longer before the span.
-MOST_BEFORE = DAY_SECONDS
 
 Days = Sequence[tuple[int, Chunk]]
 """The recorded days of one caller, each with the second since the epoch at which it begins."""
@@ -95,11 +93,13 @@ def replay(
     before = min(MOST_BEFORE, 2 * max(map(window_seconds, limits)))
     origin = begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS
     demand = bins_of(callers, origin, ends, step)
-    low, _ = _denied(demand, origin, ends, step, cases, pessimistic=False)
+    best = _counters(origin, ends, step, cases, pessimistic=False)
     if all(is_exact(limit, step) for limit in limits):
+        low, _ = denied(demand, origin, step, best)
         exact = _by_hour(low, origin, begins, step)
         return Outcome(exact, exact, exact, step, True), steps
-    high, full = _denied(demand, origin, ends, step, cases, pessimistic=True)
+    worst = _counters(origin, ends, step, cases, pessimistic=True)
+    low, high, full = _bounds(demand, origin, begins, step, best, worst)
     least, most = (_by_hour(one, origin, begins, step) for one in (np.minimum(low, high), high))
     undecided = _Undecided(origin, begins, ends, step, high, full)
     likely, left = _likely(callers, cases, undecided, (least, most), steps)
@@ -135,10 +135,8 @@ def _is_coarse(callers: Sequence[Days]) -> bool:
     return unplaced > COARSE_SHARE * sum(int(chunk.demand.sum()) for days in callers for _, chunk in days)
 
 
-def _denied(
-    demand: np.ndarray, origin: int, ends: int, step: int, cases: Sequence[Case], *, pessimistic: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    counters = [
+def _counters(origin: int, ends: int, step: int, cases: Sequence[Case], *, pessimistic: bool) -> list[Counters]:
+    return [
         counters_of(
             case.limit,
             (np.array(case.quotas, np.int64), np.array(case.bursts, np.int64)),
@@ -148,7 +146,24 @@ def _denied(
         )
         for case in cases
     ]
-    return denied(demand, origin, step, counters)
+
+
+def _bounds(
+    demand: np.ndarray, origin: int, begins: int, step: int, best: Sequence[Counters], worst: Sequence[Counters]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """
+    Return the least and the most denied requests by bin and caller, and which buckets are full before each bin.
+
+    What is denied before the span leaves room within it, so both passes begin the span with the best and the worst of
+    their two states.
+    """
+    turn = (begins - origin) // step
+    (low, _), (high, full) = (denied(demand[:turn], origin, step, one) for one in (best, worst))
+    for one, other in zip(best, worst, strict=True):
+        one.part(other)
+    (low_after, _), (high_after, full_after) = (denied(demand[turn:], begins, step, one) for one in (best, worst))
+    lows, highs = np.concatenate([low, low_after]), np.concatenate([high, high_after])
+    return lows, highs, None if full is None else np.concatenate([full, full_after])
 
 
 def _by_hour(bins: np.ndarray, origin: int, begins: int, step: int) -> np.ndarray:

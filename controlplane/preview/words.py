@@ -55,11 +55,14 @@ def resolution(preview: Preview) -> str:
         return ""
     if preview.is_exact:
         how = "Exact for these limits, by the code that enforces."
+    elif preview.is_point:
+        how = "Replayed by the code that enforces. It would be exact, but for what follows."
     else:
         grain = "the minute" if preview.step == 60 else "ten seconds"
         how = (
             f"Replayed by the code that enforces, from usage kept by {grain}. The order of requests within that is not "
-            f"known: the true number lies between {preview.denied.low:,} and {preview.denied.high:,}."
+            f"known: the true number lies between {preview.denied.low:,} and {preview.denied.high:,}"
+            f"{', but for what follows' if preview.cautions else ''}."
         )
     return f"{how} Requests count at the first try: callers that retry after a denial are denied more often."
 

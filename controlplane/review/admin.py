@@ -18,22 +18,33 @@ from django.utils.html import format_html
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url, link_to
+from controlplane.core.files import streamed
 from controlplane.fleet.heartbeats import fleet_now
-from controlplane.policies.actions import replace_limits
+from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
-from controlplane.preview.kinds import DAY, PROJECT, TOKEN, WEEK, Caller
+from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
+from controlplane.review.affected import csv_lines
 from controlplane.review.charts import by_hour, plot
-from controlplane.review.reviews import ENFORCE, SHADOW, Review, review_of, start_in_shadow, with_preview
+from controlplane.review.reviews import (
+    ENFORCE,
+    SHADOW,
+    Review,
+    in_question,
+    review_of,
+    review_of_reach,
+    start_in_shadow,
+    with_preview,
+)
 from controlplane.review.verdicts import Verdict, enforced, verdicts_of
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
 # The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE = "_start", "_use", "_span", "_range"
-OWN_FIELDS = (START, USE, SPAN, RANGE, "_back", "change_reason", "csrfmiddlewaretoken")
+START, USE, SPAN, RANGE, FILE = "_start", "_use", "_span", "_range", "_file"
+OWN_FIELDS = (START, USE, SPAN, RANGE, FILE, "_back", "change_reason", "csrfmiddlewaretoken")
 SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
 NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
 NO_START = "Choose how to start."
@@ -79,6 +90,8 @@ class ReviewedPolicies:
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
+        if SPAN in request.POST or FILE in request.POST:
+            request.POST = _without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
         if values is None:
@@ -108,8 +121,52 @@ class ReviewedPolicies:
             self.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
         return HttpResponseRedirect(change_url(policy))
 
+    def reach_view(self, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
+        """Show the review of the choice of the global policy, and choose it once that is confirmed."""
+        policy = Policy.objects.get(pk=self.key_of(object_id))
+        if everywhere and policy.project_id:
+            text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+            messages.error(request, text)
+            return HttpResponseRedirect(change_url(policy))
+        if policy.is_global == everywhere:
+            messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
+            return HttpResponseRedirect(change_url(policy))
+        if SPAN in request.POST or FILE in request.POST:
+            request.POST = _without_decision(request.POST)
+        former = former_of(policy) if everywhere else None
+        seen = _seen(policy, former)
+        policy.is_global = everywhere
+        review = review_of_reach(policy, former, visible(request))
+        # Otherwise the shadow would take the place of what is enforced now.
+        offer_shadow = everywhere and former is None and review.can_start_in_shadow and not any(policy.uses)
+        start, error = request.POST.get(START, ""), ""
+        if start:
+            reason = request.POST.get("change_reason", "")
+            error = NO_START if start == SHADOW and not offer_shadow else _missing(review, start, reason)
+            if not error:
+                return self._set_reach(request, policy, review, reason)
+        more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
+        after = policy.as_record() if everywhere else {"limits": []}
+        return self._page_of(request, review, after, error, offer_shadow=offer_shadow, others=False, **more)
+
+    def _set_reach(self, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
+        with self.changing(request, reason) as tx:
+            lock_global_policy()
+            present = Policy.objects.select_for_update().get(pk=policy.pk)
+            if _seen(present, former_of(policy) if policy.is_global else None) != request.POST.get("seen_version"):
+                text = "It, or the present global policy, was changed after you opened the review. Nothing was changed."
+                messages.error(request, text)
+                return HttpResponseRedirect(change_url(policy))
+            if request.POST[START] == SHADOW:
+                before = present.as_record()
+                start_in_shadow(tx, present, review.changes)
+                tx.updated(Policy.objects.get(pk=policy.pk), before)
+            set_global_policy(tx, present if policy.is_global else None)
+            self.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
+        return HttpResponseRedirect(change_url(policy))
+
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and (USE in request.POST or SPAN in request.POST):
+        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
             request.POST = _without_decision(request.POST)
         try:
             return super().changeform_view(request, *args, **options)
@@ -129,6 +186,8 @@ class ReviewedPolicies:
             return
         saved = Policy.objects.get(pk=policy.pk)
         after = saved.as_record()
+        if FILE in request.POST:  # whoever asks for a file saves nothing
+            raise ReviewNeeded(saved, before, after)
         review = review_of(saved, before, after, visible(request))
         if not review.is_needed:
             return
@@ -140,13 +199,54 @@ class ReviewedPolicies:
 
     def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
         """Return the page that shows what a change will do, and asks how to start it."""
-        span = request.POST.get(RANGE, "")
-        span = span if span in SPANS else "24h"
         review = review_of(needed.policy, needed.before, needed.after, visible(request))
-        review = with_preview(review, needed.after, timezone.now(), SPANS[span][0], visible(request))
-        title = f"Review: {needed.policy}"
-        context = _context(request, review, needed.error, span, offer_shadow=more.get("offer_shadow", True))
-        return self.page(request, "preview/review.html", title=title, **{**context, **more})
+        return self._page_of(request, review, needed.after, needed.error, **more)
+
+    def _page_of(
+        self,
+        request: HttpRequest,
+        review: Review,
+        after: dict[str, Any],
+        error: str,
+        *,
+        offer_shadow: bool = True,
+        others: bool = True,
+        **more: Any,
+    ) -> HttpResponse:
+        if FILE in request.POST:
+            return self.affected_file(request, review, after)
+        span, now, seen = _span(request), timezone.now(), visible(request)
+        review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
+        context = _context(request, review, error, span, offer_shadow=offer_shadow)
+        return self.page(request, "preview/review.html", title=f"Review: {review.policy}", **{**context, **more})
+
+    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
+
+        length = SPANS[_span(request)][0]
+        recorded = Recorded(review.policy, timezone.now(), length, visible(request))
+        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
+
+
+def _where(policy: Policy) -> str:
+    return "to every request" if policy.is_global else "only to its tokens and projects"
+
+
+def former_of(policy: Policy) -> Policy | None:
+    """Return the global policy in whose place another one would come, or None."""
+    return Policy.objects.filter(is_global=True).exclude(pk=policy.pk).first()
+
+
+def _seen(policy: Policy, former: Policy | None) -> str:
+    """Return what names the state that a review of the global policy has shown."""
+    return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
+
+
+def _span(request: HttpRequest) -> str:
+    """Return the name of the range of time that the user has chosen for the preview."""
+    span = request.POST.get(RANGE, "")
+    return span if span in SPANS else "24h"
 
 
 def _missing(review: Review, start: str, reason: str) -> str:
@@ -222,12 +322,15 @@ def _rows(found: Preview) -> Iterable[dict[str, Any]]:
 
 def names_of(callers: Iterable[Caller]) -> dict[Caller, str]:
     """Return links to callers. One that is deleted by now is left out."""
-    ids: dict[str, list[str]] = {TOKEN: [], PROJECT: []}
+    ids: dict[str, list[str]] = {TOKEN: [], PROJECT: [], ANONYMOUS: []}
     for kind, pk in callers:
         ids.setdefault(kind, []).append(pk)
-    tokens, projects = Token.objects.in_bulk(ids[TOKEN]), Project.objects.in_bulk(ids[PROJECT])
+    tokens, projects = Token.objects.in_bulk(ids[TOKEN]), Project.objects.in_bulk(ids[PROJECT] + ids[ANONYMOUS])
     linked = {(TOKEN, pk): link_to(token, token.name) for pk, token in tokens.items()}
-    return linked | {(PROJECT, pk): format_html("project {}", link_to(project)) for pk, project in projects.items()}
+    for pk, project in projects.items():
+        linked[PROJECT, pk] = format_html("project {}", link_to(project))
+        linked[ANONYMOUS, pk] = format_html("requests without a token of {}", link_to(project))
+    return linked
 
 
 def verdict_context(verdict: Verdict) -> dict[str, Any]:

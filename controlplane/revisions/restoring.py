@@ -54,7 +54,7 @@ class Restored:
     How a span is undone.
 
     Attributes:
-        project: The id of the project of the object, or None for a shared one.
+        project: The id of the project whose editors may do that. None stands for operators, as for a shared object.
         now: The present record, or None if there is no row.
         wanted: The record that the row gets, or None if it is ended.
         act: Does that. None if everything is as it was already.
@@ -175,7 +175,8 @@ def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
     now = project.as_record()
     wanted, kept = merged(span, now)
     act = partial(_write_fields, project, wanted) if wanted != now else None
-    return Restored(project.pk, now, wanted, act, kept)
+    fixed = any(wanted[name] != now[name] for name in Project.FOR_OPERATORS)
+    return Restored(None if fixed else project.pk, now, wanted, act, kept)
 
 
 def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
@@ -215,8 +216,8 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
     if span.before is None:
         if override is None or not is_live:
             return Kept([f"The override {span.label} is over."])
-        project = override.project_id or override.token.project_id
-        return Restored(project, override.as_record(), None, lambda tx: end_override(tx, override, timezone.now()))
+        end = partial(end_override, override=override, now=timezone.now())
+        return Restored(_owner(override, override.limit), override.as_record(), None, end)
     if span.after is None or span.after.get("ended_at"):
         return _restore_override(span, coming)
     if override is None or not is_live:
@@ -227,7 +228,18 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
         wanted["ends_at"] = now["ends_at"]
         kept.append(f"End of the override {span.label} stays, because the former end is over.")
     act = partial(_write_override, override, wanted) if wanted != now else None
-    return Restored(override.project_id or override.token.project_id, now, wanted, act, kept)
+    return Restored(_owner(override, override.limit), now, wanted, act, kept)
+
+
+def _owner(override: Override, limit: Limit | None) -> str | None:
+    """
+    Return the project whose editors may change an override, or None if its limit is shared, as that is for operators.
+
+    Without the limit, which then comes back by the same undo, its policy says the same.
+    """
+    if limit is not None and limit.policy.project_id is None:
+        return None
+    return override.project_id or override.token.project_id
 
 
 def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
@@ -235,21 +247,21 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     record = span.before or {}
     token = Token.objects.filter(pk=record["token"]).first() if record["token"] else None
     project = Project.objects.filter(pk=record["project"]).first() if record["project"] else None
-    is_there = record["limit"] in coming or _limit_named(record["limit"]) is not None
-    if not is_there or not (token or project) or _is_past(record["ends_at"]):
+    limit = _limit_named(record["limit"])
+    if not (limit or record["limit"] in coming) or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
 
     def begin(tx: Change) -> None:
         # Only now, because the limit may have come back by the same undo.
         _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
 
-    return Restored(project.pk if project else token.project_id, None, record, begin)
+    return Restored(_owner(Override(token=token, project=project), limit), None, record, begin)
 
 
 def _limit_named(name: str) -> Limit | None:
     """Return the limit with a name such as "free/per-day", or None."""
     slug, _, own = name.partition("/")
-    return Limit.objects.filter(policy__slug=slug, name=own).first()
+    return Limit.objects.filter(policy__slug=slug, name=own).select_related("policy").first()
 
 
 def _write_override(override: Override, wanted: Record, tx: Change) -> None:

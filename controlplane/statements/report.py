@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import batched
 from typing import Any
 
-from django.db.models import F, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Count, F, OuterRef, QuerySet, Subquery, Sum, Window
 from django.db.models.fields.json import KeyTextTransform
 
 from controlplane.policies.models import Policy
@@ -16,13 +17,16 @@ COUNTS, METERED = MonthRow.COUNTS, MonthMetered.COUNTS
 TOTAL = {"policy_id": "", "limit_name": "", "unit": "requests"}
 # A page shows so many lines of a table. Files have all of them.
 LINES_SHOWN = 200
+MOST_MONTHS = 36
+# Parameters of one statement.
+AT_ONCE = 5_000
 NO_TOKEN = "without a token"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """
-    What a statement is about: one month of one project, of a token in it, or of a policy in some projects.
+    What a statement is about: one month of one project, of a token in it, or of a policy or a label in some projects.
 
     Attributes:
         projects: The ids of the projects that count.
@@ -34,19 +38,23 @@ class Scope:
     zone: str
     token: Token | None = None
     policy: Policy | None = None
+    label: tuple[str, str] | None = None
+
+    def of_tokens(self) -> dict[str, Any]:
+        """Return the condition of the rows of the token, or of the tokens that have the label now."""
+        if self.label:
+            tokens = Token.objects.filter(project__in=self.projects).with_label(*self.label)
+            return {"token_id__in": tokens.order_by().values("pk")}
+        return {"token_id": self.token.pk} if self.token else {}
 
     def usage(self) -> QuerySet[MonthRow]:
-        rows = MonthRow.objects.filter(month=self.month, project_id__in=self.projects)
-        if self.token:
-            rows = rows.filter(token_id=self.token.pk)
+        rows = MonthRow.objects.filter(month=self.month, project_id__in=self.projects, **self.of_tokens())
         return rows.filter(policy_id=self.policy.pk) if self.policy else rows
 
     def metered(self) -> QuerySet[MonthMetered]:
         """Return the metered requests. They belong to no policy, so a statement of a policy has none."""
-        rows = MonthMetered.objects.filter(month=self.month, project_id__in=self.projects)
-        if self.policy:
-            return rows.none()
-        return rows.filter(token_id=self.token.pk) if self.token else rows
+        rows = MonthMetered.objects.filter(month=self.month, project_id__in=self.projects, **self.of_tokens())
+        return rows.none() if self.policy else rows
 
     def is_closed(self, now: datetime) -> bool:
         return now >= closes_at(self.month, self.zone)
@@ -72,42 +80,71 @@ class Line:
 
 
 def total(scope: Scope) -> Line:
-    """Return the sums of everything, with requests counted once and not for each limit."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
-    return Line("Total", counts={**_sum(usage, COUNTS), **_sum(scope.metered(), METERED)})
+    """Return the sums of everything. Requests count once, but under a policy once for each of its limits."""
+    return Line("Total", counts={**_sum(decisions_of(scope), counts_of(scope)), **_sum(scope.metered(), METERED)})
+
+
+def decisions_of(scope: Scope) -> QuerySet[MonthRow]:
+    """Return the rows that count each decision of the scope."""
+    return scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+
+
+def counts_of(scope: Scope) -> tuple[str, ...]:
+    """Return the counts that have a sum. The costs of the limits of a policy may have different units."""
+    return tuple(name for name in COUNTS if name != "cost") if scope.policy else COUNTS
 
 
 def by_limit(scope: Scope) -> list[Line]:
     """Return the sums of each limit and unit, the most used first. A request is in the line of each of its limits."""
     rows = scope.usage().exclude(limit_name="").values("policy_id", "limit_name", "unit")
-    slugs = dict(Policy.objects.values_list("pk", "slug"))
-    found = rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit")
+    found = list(rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit"))
+    slugs = dict(Policy.objects.filter(pk__in={row["policy_id"] for row in found}).values_list("pk", "slug"))
     return [
         Line(f"{slugs.get(row['policy_id'], row['policy_id'])}/{row['limit_name']}", row["unit"], _named(row, COUNTS))
         for row in found
     ]
 
 
-def by_token(scope: Scope, at_most: int | None = None) -> list[Line]:
-    """Return the sums of each token by name, the busiest first. A deleted token has its id for a name."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+def by_token(scope: Scope, at_most: int | None = None) -> tuple[list[Line], int]:
+    """
+    Return the sums of each token by name, the busiest first, and how many tokens there are beyond *at_most*.
+
+    A deleted token has its id for a name.
+    """
+    usage, metered = decisions_of(scope), scope.metered()
+    more = 0
+    if at_most is not None:
+        keys, more = _busiest_tokens(usage, metered, at_most)
+        usage, metered = usage.filter(token_id__in=keys), metered.filter(token_id__in=keys)
     lines: dict[str, Line] = {}
-    _merge(lines, usage.annotate(line=F("token_id")), COUNTS, at_most)
-    _merge(lines, scope.metered().annotate(line=F("token_id")), METERED, at_most)
-    tokens = Token.objects.in_bulk([pk for pk in lines if pk])
+    _merge(lines, usage.annotate(line=F("token_id")), counts_of(scope))
+    _merge(lines, metered.annotate(line=F("token_id")), METERED)
+    names: dict[str, str] = {}
+    for some in batched(lines, AT_ONCE):
+        names |= Token.objects.filter(pk__in=some).values_list("pk", "name")
     for pk, line in lines.items():
-        line.name = tokens[pk].name if pk in tokens else pk or NO_TOKEN
+        line.name = names.get(pk) or pk or NO_TOKEN
         line.detail = pk
-    return sorted(lines.values(), key=_busiest)
+    return sorted(lines.values(), key=_busiest), more
+
+
+def _busiest_tokens(usage: QuerySet, metered: QuerySet, at_most: int) -> tuple[list[str], int]:
+    """Return the ids of the tokens that cost most, and then of those with most requests, and how many others are."""
+    dear = metered.order_by().values("token_id").annotate(sum=Sum("micros")).filter(sum__gt=0)
+    keys = list(dear.order_by("-sum", "token_id").values_list("token_id", flat=True)[:at_most])
+    # Counted in the same pass, because of a popular policy there are 100,000 tokens.
+    sums = usage.order_by().values("token_id").annotate(sum=Sum("allowed")).annotate(all=Window(Count("*")))
+    rows = list(sums.order_by("-sum", "token_id").values_list("token_id", "all")[:at_most])
+    keys = list(dict.fromkeys([*keys, *(pk for pk, _ in rows)]))[:at_most]
+    return keys, max(0, (rows[0][1] if rows else 0) - len(keys))
 
 
 def by_label(scope: Scope, name: str) -> list[Line]:
     """Return the sums of each value of a label that tokens have now, the busiest first. Others have no value."""
-    values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
+    values = Token.objects.order_by().filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
     line = Subquery(values.values("label")[:1])
     lines: dict[Any, Line] = {}
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
-    _merge(lines, usage.annotate(line=line), COUNTS)
+    _merge(lines, decisions_of(scope).annotate(line=line), counts_of(scope))
     _merge(lines, scope.metered().annotate(line=line), METERED)
     for value, found in lines.items():
         found.name = value if value is not None else f"without the label {name}"
@@ -125,9 +162,8 @@ def by_model(scope: Scope) -> list[Line]:
 
 def corrections(scope: Scope) -> list[Line]:
     """Return the sums of usage that arrived after the month was closed, for each day on which it did."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
     lines: dict[str, Line] = {}
-    _merge(lines, usage.exclude(correction="").annotate(line=F("correction")), COUNTS)
+    _merge(lines, decisions_of(scope).exclude(correction="").annotate(line=F("correction")), counts_of(scope))
     _merge(lines, scope.metered().exclude(correction="").annotate(line=F("correction")), METERED)
     for day, line in lines.items():
         line.name = day
@@ -136,8 +172,12 @@ def corrections(scope: Scope) -> list[Line]:
 
 def months_of(projects: tuple[str, ...]) -> list[date]:
     """Return the months of which there is usage of these projects, the last one first."""
-    rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month")
-    return list(rows.values_list("month", flat=True).distinct()[:36])
+    rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month").values_list("month", flat=True)
+    found: list[date] = []
+    # Each is looked up in the index, because to find those that differ the database reads all rows.
+    while len(found) < MOST_MONTHS and (month := rows.filter(month__lt=found[-1] if found else date.max).first()):
+        found.append(month)
+    return found
 
 
 def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
@@ -154,9 +194,9 @@ def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
     return sorted(lines.values(), key=_busiest)
 
 
-def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...], at_most: int | None = None) -> None:
+def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...]) -> None:
     found = rows.order_by().values("line").annotate(**_sums(names)).order_by(f"-sum_{names[0]}", "line")
-    for row in found[:at_most]:
+    for row in found:
         lines.setdefault(row["line"], Line("")).counts.update(_named(row, names))
 
 

@@ -527,18 +527,6 @@ def test_a_token_that_has_ended_already_is_not_created(as_ann):
     assert not Token.objects.exists()
 
 
-def test_a_policy_is_made_global_and_back(as_ann, store):
-    """Both are dialogs with a reason; only what would change something is offered."""
-    policy = PolicyFactory()
-    fields = {"_form_submitted": "on", "reason": "start"}
-
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_everywhere/", fields)
-    assert Policy.objects.get().is_global
-
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_where_attached/", fields)
-    assert not Policy.objects.get().is_global
-
-
 def test_a_revision_is_rolled_back(as_ann, store):
     """What enforcers were told then is told again, as a new revision."""
     limit = LimitFactory(quota=1)
@@ -644,7 +632,7 @@ def test_usage_leaves_as_csv_without_formulas(as_ann):
 
     UsageRowFactory(limit_name="", token_id="=1+1", at=timezone.now())
 
-    lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").content.decode().splitlines()
+    lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").getvalue().decode().splitlines()
 
     assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
     assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]

@@ -1,8 +1,10 @@
 """Whatever the OpenAPI document allows is accepted, whatever it forbids is refused, and every answer is as it says."""
 
 import itertools
+import re
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import schemathesis
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+from controlplane.access.models import Membership
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Override, Policy
@@ -22,6 +26,7 @@ from controlplane.reservations.models import SETTLED, Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
+    MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
@@ -44,6 +49,9 @@ RULES = {
     "invalid_label",  # of spaces at either end and of characters that are not printable
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
+
+
+PLAIN = re.compile("[!#-~]+")
 
 
 def configured(seed: int) -> SchemathesisConfig:
@@ -90,6 +98,8 @@ def rows() -> dict[str, dict[str, str]]:
         id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
+    suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
+    member = Membership.objects.first() or MembershipFactory(project=project)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -106,6 +116,8 @@ def rows() -> dict[str, dict[str, str]]:
         "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
+        "suspensions": {"id": suspended.pk},
+        "memberships": {"id": member.pk},
     }
 
 
@@ -125,6 +137,8 @@ def test_api_keeps_what_its_document_promises(case: Any, key: Any) -> None:
     if odd and case.path_parameters and not case.meta.is_negative_at(ParameterLocation.PATH):
         case.path_parameters |= there[case.path.split("/")[3]]
         case.headers.pop("If-Match", None)
+    if PLAIN.fullmatch(case.headers.get("Idempotency-Key", "")):
+        case.headers["Idempotency-Key"] = str(uuid4())  # one that was used belongs to another request
     wrong_key = case.meta.is_negative_at(ParameterLocation.HEADER)
 
     response = case.call_and_validate(headers={} if wrong_key else {"Authorization": f"Bearer {key.secret}"})

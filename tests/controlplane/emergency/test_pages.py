@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.access.models import Membership
-from controlplane.emergency.actions import break_glass, suspend, suspend_value
+from controlplane.emergency.actions import break_glass, mend_glass, suspend, suspend_value
 from controlplane.emergency.models import BreakGlass, Suspension
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -162,3 +162,33 @@ def test_an_account_without_a_project_sees_nothing(client, act, token):
     client.force_login(User.objects.create_user("nobody", is_staff=True))
 
     assert client.get(PAGE).status_code == 403
+
+
+def test_lists_find_what_is_suspended(as_ann, act):
+    """Of tokens, only those that would be let in otherwise. A token of a suspended project is not suspended itself."""
+    away, free, gone = (TokenFactory(project__slug=slug, name=f"of-{slug}") for slug in ("away", "free", "gone"))
+    for subject in (away.project, free, gone):
+        act(suspend, subject)
+    type(gone).objects.filter(pk=gone.pk).update(revoked_at=timezone.now())
+
+    def found(path):
+        return {row.pk for row in as_ann.get(path).context["cl"].result_list}
+
+    assert found("/admin/projects/token/?status=suspended") == {free.pk}
+    assert found("/admin/projects/project/?suspended=yes") == {away.project_id}
+    assert found("/admin/projects/project/?suspended=no") == {free.project_id, gone.project_id}
+
+
+def test_live_counters_say_what_is_in_force(as_ann, api, token, act):
+    """A limit that denies is a shadow while the glass is broken, in the admin and over REST, and no longer."""
+
+    def kinds():
+        page = as_ann.get(f"/admin/projects/token/{token.pk}/counters/").content.decode()
+        (counter,) = api("GET", f"counters?token={token.pk}").json()["results"]
+        return "hard, denies" in page, "shadow until" in page, counter["mode"]
+
+    assert kinds() == (True, False, "enforce")
+    act(break_glass, timezone.now() + timedelta(hours=1))
+    assert kinds() == (False, True, "shadow")
+    act(mend_glass)
+    assert kinds() == (True, False, "enforce")

@@ -31,6 +31,7 @@ def test_a_preview_says_whom_a_policy_would_deny(api, token):
     assert reply["most_affected"][0] | {"would_deny": None} == {
         "token": token.pk,
         "project": None,
+        "anonymous": False,
         "requests": 30,
         "would_deny": None,
         "busiest_minute": 30,

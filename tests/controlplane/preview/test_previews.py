@@ -4,6 +4,7 @@ import pytest
 
 from controlplane.preview import words
 from controlplane.preview.kinds import DAY, WEEK
+from controlplane.preview.models import RecordedMinute
 from controlplane.preview.previews import Range, preview
 from enforcement.model.limits import Limit, Match
 from tests.controlplane.preview.conftest import NOW
@@ -107,6 +108,51 @@ def test_a_project_counts_its_tokens_together(sent):
     found = preview(policy, [PER_MINUTE], NOW)
 
     assert [(one.caller, one.denied.likely) for one in found.affected] == [(("project", project.pk), 8)]
+
+
+def test_requests_without_a_token_are_a_caller_of_their_own(sent):
+    """They count under the policy that their project has for them, and not under that of its tokens."""
+    policy, anonymous = PolicyFactory(), PolicyFactory()
+    project = ProjectFactory(policy=policy, anonymous_policy=anonymous)
+    sent(TokenFactory(project=project), 16)
+    RecordedMinute.objects.create(project_id=project.pk, at=NOW - timedelta(minutes=5), allowed=13, cost=13)
+
+    found = [preview(one, [PER_MINUTE], NOW) for one in (policy, anonymous)]
+
+    assert [(one.caller, one.denied.likely) for each in found for one in each.affected] == [
+        (("project", project.pk), 6),
+        (("anonymous", project.pk), 3),
+    ]
+
+
+def test_requests_of_another_cost_are_not_exact(policy, tokens, sent):
+    """Five requests of cost 4 would be denied by 10 a minute, which one number a request does not tell."""
+    sent(tokens[0], 5)
+    RecordedMinute.objects.update(cost=20)
+
+    found = preview(policy, [PER_MINUTE], NOW)
+
+    assert not found.is_exact
+    assert words.gaps(found)[0].startswith("Judged as if each request cost one")
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_exact"),
+    [
+        (Limit(quota=20, calendar="day"), True),
+        (Limit(quota=20, calendar="week"), False),
+        (Limit(quota=20, window_seconds=2 * 86_400), False),
+    ],
+    ids=str,
+)
+def test_a_window_of_days_is_not_exact(policy, tokens, sent, limit, is_exact):
+    """What was used before the last 24 hours is not followed, in a preview of a week neither."""
+    sent(tokens[0], 25)
+
+    found = preview(policy, [limit], NOW, WEEK)
+
+    assert (found.denied, found.is_exact) == (Range(5, 5, 5), is_exact)
+    assert any("is not considered, though the limit remembers it" in text for text in words.gaps(found)) != is_exact
 
 
 def test_the_global_policy_counts_everything_together(sent):

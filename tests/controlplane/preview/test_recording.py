@@ -77,6 +77,16 @@ def test_a_preview_does_not_wait_for_much_work():
 
 
 @pytest.mark.django_db
+def test_a_late_minute_does_not_hide_the_later_ones():
+    """It is folded at once, so the days end where the rows of the last minutes begin."""
+    hours_ago = NOON_MINUTE - 300
+    recording.add(StreamBatch.parse("1-0", fields(row(), row(token="tok_2"), row(hours_ago)), NOON).rows, NOON)
+
+    assert recording.fold_few(NOON + timedelta(minutes=1), at_most=1) == NOON
+    assert RecordedDay.objects.get().requests == 1
+
+
+@pytest.mark.django_db
 def test_old_days_are_deleted():
     """Eight days are kept."""
     for days in (0, 7, 8):

@@ -101,6 +101,30 @@ def test_requests_before_the_span_fill_the_counters():
     assert (outcome.low == truth(limit)[1:]).all()
 
 
+@pytest.mark.parametrize("seconds", [601, 3599])
+def test_a_window_that_begins_within_a_bin_has_its_whole_quota(seconds):
+    """Also where every caller has used up the window before."""
+    limit = Limit(quota=20, window_seconds=seconds)
+
+    outcome, _ = replay(DAYS[-1:], [case(limit, 1)], BEGINS, BEGINS + HOURS * 3600)
+
+    true = truth(limit)[:, -1:]
+    assert (outcome.low <= true).all()
+    assert (outcome.high >= true).all()
+    assert outcome.high.sum() - outcome.low.sum() <= 20
+
+
+def test_what_is_denied_before_the_span_leaves_room_within_it():
+    """Of two limits, the shorter one has denied an unknown number before, so the longer one may have more left."""
+    limits = Limit(name="a", quota=5, window_seconds=9), Limit(name="b", quota=400, calendar="day")
+    true = truth(*limits)[1:].sum(axis=0)
+
+    outcome, _ = replay(DAYS, [case(limit) for limit in limits], BEGINS + 3600, BEGINS + HOURS * 3600)
+
+    assert (outcome.low.sum(axis=0) <= true).all()
+    assert (outcome.high.sum(axis=0) >= true).all()
+
+
 def test_requests_at_an_unknown_second_are_judged_by_the_minute():
     """Without the seconds a minute is one bin, and the range is wider."""
     blurred = [

@@ -156,6 +156,15 @@ def test_enforcing_is_refused(as_ann, policy, shadow, posted):
     assert Limit.objects.get(name="per-minute").quota == 25
 
 
+def test_another_range_of_time_enforces_nothing(as_ann, policy, shadow):
+    """The button beside the preview shows it again, whatever else was filled in."""
+    posted = {"_start": "enforce", "change_reason": "Watched", "seen_version": version_of(policy), "_span": "7d"}
+
+    response = as_ann.post(enforcing(policy, shadow.name), posted)
+
+    assert (response.status_code, Limit.objects.get(name="per-minute").quota) == (200, 25)
+
+
 def test_only_a_shadow_can_be_enforced(as_ann, policy, shadow):
     """Another name leads nowhere."""
     assert as_ann.get(enforcing(policy, "per-minute")).status_code == 404
