@@ -11,6 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 
+from controlplane.core.instants import exact
+
 # admin.js sets it to the zone of the browser.
 ZONE_COOKIE = "sluicegate_zone"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,31}(/[A-Za-z0-9_+-]{1,31}){0,2}", re.ASCII)
@@ -45,21 +47,7 @@ def zone_name() -> str:
     return timezone.get_current_timezone_name()
 
 
-def exact(at: datetime, *, seconds: bool = False) -> str:
-    """
-    Return an instant in the present zone with UTC beside, such as "2026-11-25 16:04 Europe/Berlin (15:04 UTC)".
-
-    The date in UTC is left out if it is the same.
-    """
-    form = "%H:%M:%S" if seconds else "%H:%M"
-    local, utc = timezone.localtime(at), at.astimezone(UTC)
-    shown = local.strftime(f"%Y-%m-%d {form}")
-    if local.utcoffset() == utc.utcoffset():
-        return f"{shown} UTC"
-    beside = utc.strftime(form if utc.date() == local.date() else f"%Y-%m-%d {form}")
-    return f"{shown} {zone_name()} ({beside} UTC)"
-
-
+@register.simple_tag
 def stacked(at: datetime, *, seconds: bool = False) -> str:
     """Return an instant for the column of a list, in the present zone, with UTC in a second line."""
     form = "%H:%M:%S" if seconds else "%H:%M"
@@ -75,12 +63,6 @@ def stacked(at: datetime, *, seconds: bool = False) -> str:
 def at(value: datetime, precision: str = "minute") -> str:
     """Return an instant as every page writes it. *precision* is "minute" or "second"."""
     return format_html('<time datetime="{}">{}</time>', value.isoformat(), exact(value, seconds=precision == "second"))
-
-
-@register.simple_tag
-def at_in_two_lines(value: datetime) -> str:
-    """Return an instant to the second for the column of a table."""
-    return stacked(value, seconds=True)
 
 
 @register.filter

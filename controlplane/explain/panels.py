@@ -29,6 +29,7 @@ from controlplane.explain.question import Reach
 from controlplane.explain.words import duration
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
+from controlplane.statements.links import statement_url
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from enforcement.store.client import STORE_ERRORS
@@ -208,7 +209,8 @@ class UsageDay:
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         row = context.get("original")
         if row is not None and request.user.has_perm("usage.view_usagerow"):
-            context |= {"day": day_of(row, reach_of(request), timezone.now()), "day_url": usage_url(row)}
+            day = day_of(row, reach_of(request), timezone.now())
+            context |= {"day": day, "day_url": usage_url(row), "month_url": month_url(row)}
         return super().render_change_form(request, context, **options)
 
 
@@ -220,4 +222,9 @@ def usage_url(row: Token | Project | Policy) -> str:
     return list_url(UsageRow, f"?period=hour&{column}={row.pk}")
 
 
-__all__ = ["NearFilter", "NearestLimit", "UsageDay", "near_card", "near_view", "reach_of", "usage_url"]
+def month_url(row: Token | Project | Policy) -> str:
+    """Return the address of the statement of a row in this month."""
+    return statement_url(token=row.pk) if isinstance(row, Token) else statement_url(**{row._meta.model_name: row.slug})
+
+
+__all__ = ["NearFilter", "NearestLimit", "UsageDay", "month_url", "near_card", "near_view", "reach_of", "usage_url"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from controlplane.adminkit.times import exact
+from controlplane.core.instants import exact
 from controlplane.core.money import permits
 from controlplane.explain.answer import Explanation, Line
 from controlplane.explain.counts import window_of
@@ -109,7 +109,7 @@ def _next_request(limit: Limit, at: datetime) -> str:
     if window is None or limit.quota == 0:
         return "" if limit.quota else "It admits no request at all."
     seconds = max(1, -(-int((window[1] - at).total_seconds() * 1_000) // 1_000))
-    return f"The next request was possible {duration(seconds)} later, at {_clock(window[1], at)}."
+    return f"The next request was possible {duration(seconds)} later, at {_moment(window[1], seconds=True)}."
 
 
 def present(found: Explanation) -> str:
@@ -203,11 +203,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _moment(at: datetime | None, *, seconds: bool = False) -> str:
-    return at.strftime("%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC") if at else ""
-
-
-def _clock(at: datetime, near: datetime) -> str:
-    return at.strftime("%H:%M:%S UTC" if at.date() == near.date() else "%Y-%m-%d %H:%M:%S UTC")
+    return exact(at, seconds=seconds) if at else ""
 
 
 def duration(seconds: int) -> str:

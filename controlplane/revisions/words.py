@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controlplane.adminkit.times import exact
+from controlplane.core.instants import exact
 from controlplane.policies.describe import amount
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
