@@ -104,7 +104,7 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
 
     @display(description="By", ordering="actor")
     def author(self, entry: AuditEntry) -> str:
-        return format_html('{}<span class="sg-note"> {}</span>', entry.actor, entry.get_channel_display())
+        return format_html('{}<span class="sg-small">{}</span>', entry.actor, entry.get_channel_display())
 
     @display(description="What happened", ordering="action")
     def deed(self, entry: AuditEntry) -> str:

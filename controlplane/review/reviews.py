@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
 # With more callers, the previews of other quotas would take longer than the page may.
 MOST_COMPARED = 1000
 SHADOW, ENFORCE = "shadow", "enforce"
+# Whose requests a limit of the global policy counts together.
+EVERYTHING = "all projects together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ def review_of(
         projects: The ids of the projects that the reader may see. None: all of them.
     """
     changes = changes_of(before["limits"], after["limits"])
+    if policy.is_global:
+        changes = [replace(one, holder=EVERYTHING) for one in changes]
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
     tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk)
     tokens = tokens if projects is None else tokens.filter(project__in=projects)
@@ -154,7 +158,8 @@ def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[
     removed = [replace(one, name=f"{former}/{one.name}") for one in gone if one.effect != SAME]
     does = "applies" if policy.is_global else "stops applying"
     title = f"{policy.slug} {does} to every request{f', in place of {former}' if former else ''}"
-    return replace(review, changes=[*review.changes, *removed], is_global=True, title=title)
+    changes = [replace(one, holder=EVERYTHING) for one in (*review.changes, *removed)]
+    return replace(review, changes=changes, is_global=True, title=title)
 
 
 def with_preview(
