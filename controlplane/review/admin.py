@@ -86,6 +86,8 @@ class ReviewedPolicies:
         before = policy.as_record()
         after = {**before, "limits": [value.to_json() for value in values]}
         error = ""
+        if SPAN in request.POST:
+            request.POST = _without_decision(request.POST)
         if request.method == "POST" and START in request.POST:
             reason = request.POST.get("change_reason", "")
             error = NO_REASON if not reason.strip() else ""

@@ -25,6 +25,8 @@ FIELDS = {
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("quota", "burst", "reason", "ends_at"),
 }
+# Fields of a project that its members do not change on its page either.
+OF_OPERATORS = ("slug", "partition_cap")
 # Fields that differ after every change, or whose parts are looked at one by one.
 UNSAID = ("id", "version", "limits")
 
@@ -54,7 +56,7 @@ class Restored:
     How a span is undone.
 
     Attributes:
-        project: The id of the project of the object, or None for a shared one.
+        project: The id of the project of the object, or None for what only operators may change.
         now: The present record, or None if there is no row.
         wanted: The record that the row gets, or None if it is ended.
         act: Does that. None if everything is as it was already.
@@ -166,6 +168,18 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
         set_global_policy(tx, policy if wanted["is_global"] else None)
 
 
+def _keep_deleted(wanted: Record, now: Record, of: str, coming: set[str]) -> list[str]:
+    """Keep the present policies in place of those that are deleted by now, and say so in sentences."""
+    kept = []
+    for name in POLICIES:
+        pk = wanted.get(name)
+        if pk in (None, now.get(name), *coming) or Policy.objects.filter(pk=pk).exists():
+            continue
+        wanted[name] = now[name]
+        kept.append(f"{worded(name).capitalize()} of {of} stays, because the former one is deleted.")
+    return kept
+
+
 def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
     project = _locked(Project.objects.filter(pk=span.pk)).first()
     if span.before is None:
@@ -174,8 +188,10 @@ def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Project {span.label} stays deleted, because its tokens are."])
     now = project.as_record()
     wanted, kept = merged(span, now)
+    kept += _keep_deleted(wanted, now, span.label, coming)
     act = partial(_write_fields, project, wanted) if wanted != now else None
-    return Restored(project.pk, now, wanted, act, kept)
+    is_of_members = all(wanted[name] == now[name] for name in OF_OPERATORS)
+    return Restored(project.pk if is_of_members else None, now, wanted, act, kept)
 
 
 def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
@@ -188,6 +204,7 @@ def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Token {span.label} stays {token.status}. Issue a new one, which has a new secret."])
     now = token.as_record()
     wanted, kept = merged(span, now)
+    kept += _keep_deleted(wanted, now, span.label, coming)
     if wanted["expires_at"] != now["expires_at"] and _is_past(wanted["expires_at"]):
         wanted["expires_at"] = now["expires_at"]
         kept.append(f"End of {span.label} stays, because the former end is over.")
@@ -215,8 +232,8 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
     if span.before is None:
         if override is None or not is_live:
             return Kept([f"The override {span.label} is over."])
-        project = override.project_id or override.token.project_id
-        return Restored(project, override.as_record(), None, lambda tx: end_override(tx, override, timezone.now()))
+        act = partial(end_override, override=override, now=timezone.now())
+        return Restored(_project_of(override), override.as_record(), None, act)
     if span.after is None or span.after.get("ended_at"):
         return _restore_override(span, coming)
     if override is None or not is_live:
@@ -227,7 +244,15 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
         wanted["ends_at"] = now["ends_at"]
         kept.append(f"End of the override {span.label} stays, because the former end is over.")
     act = partial(_write_override, override, wanted) if wanted != now else None
-    return Restored(override.project_id or override.token.project_id, now, wanted, act, kept)
+    return Restored(_project_of(override, wanted), now, wanted, act, kept)
+
+
+def _project_of(override: Override, wanted: Record | None = None) -> str | None:
+    """Return the project whose editors may change an override, or None if only operators may."""
+    is_endless = wanted is not None and wanted["ends_at"] is None and override.ends_at is not None
+    if override.limit.policy.project_id is None or is_endless:
+        return None
+    return override.project_id or override.token.project_id
 
 
 def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
@@ -235,15 +260,20 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     record = span.before or {}
     token = Token.objects.filter(pk=record["token"]).first() if record["token"] else None
     project = Project.objects.filter(pk=record["project"]).first() if record["project"] else None
-    is_there = record["limit"] in coming or _limit_named(record["limit"]) is not None
+    limit = _limit_named(record["limit"])
+    is_there = record["limit"] in coming or limit is not None
     if not is_there or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
+    if limit and Override.objects.filter(limit=limit, token=token, project=project).exists():
+        return Kept([f"The override {span.label} stays ended, because there is another one since."])
 
     def begin(tx: Change) -> None:
         # Only now, because the limit may have come back by the same undo.
         _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
 
-    return Restored(project.pk if project else token.project_id, None, record, begin)
+    own = Policy.objects.filter(slug=record["limit"].partition("/")[0]).exclude(project=None)
+    owner = project.pk if project else token.project_id
+    return Restored(owner if record["ends_at"] and own.exists() else None, None, record, begin)
 
 
 def _limit_named(name: str) -> Limit | None:

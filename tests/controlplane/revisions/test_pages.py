@@ -6,12 +6,22 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Limit
+from controlplane.policies.actions import end_override
+from controlplane.policies.models import AuditEntry, Limit, Override
 from controlplane.projects.actions import issue_token, revoke_token
+from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
-from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
+from tests.factories import (
+    LimitFactory,
+    MembershipFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UserFactory,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -218,6 +228,34 @@ def test_a_member_sees_and_undoes_only_changes_of_the_own_projects(limit, client
     seen = client.get(f"{LIST}{ours}/undo/").context["plan"].digest
     client.post(f"{LIST}{ours}/undo/", {"seen": seen, "reason": "back"})
     assert Limit.objects.get(pk=own.pk).quota == 25
+
+
+def end(override) -> int:
+    with change(actor=ANN) as tx:
+        end_override(tx, override, timezone.now())
+    return tx.revision
+
+
+def test_an_editor_undoes_no_change_that_only_operators_make(limit, client):
+    """Overrides of shared limits, overrides without an end, and the cap of the values of attributes."""
+    project = ProjectFactory(slug="chat")
+    own = LimitFactory(policy__project=project, policy__slug="chat--own", quota=25)
+    tokens = [TokenFactory(project=project, policy=one.policy) for one in (limit, own)]
+    tomorrow = timezone.now() + timedelta(days=1)
+    shared = end(OverrideFactory(limit=limit, token=tokens[0], quota=60, ends_at=tomorrow))
+    endless = end(OverrideFactory(limit=own, token=tokens[1], quota=60))
+    before = project.as_record()
+    with change(actor=ANN) as tx:
+        Project.objects.filter(pk=project.pk).update(partition_cap=5)
+        tx.updated(Project.objects.get(pk=project.pk), before)
+    usual = end(OverrideFactory(limit=own, token=tokens[1], quota=70, ends_at=tomorrow))
+    client.force_login(MembershipFactory(project=project, role="editor").user)
+
+    numbers = (shared, endless, tx.revision, usual)
+
+    assert [client.get(f"{LIST}{number}/undo/").status_code for number in numbers] == [403, 403, 403, 200]
+    assert client.post(f"{LIST}{shared}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
+    assert not Override.objects.exists()
 
 
 def test_a_viewer_undoes_nothing(limit, client):
