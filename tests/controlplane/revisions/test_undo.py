@@ -282,7 +282,7 @@ def test_a_policy_that_is_deleted_since_does_not_come_back(limit, actor, edit, u
 
     row.refresh_from_db()
     assert (row.name, row.policy.slug) == ("before", "other")
-    assert [text for text in stays if text.startswith("Policy of")][0].endswith("because the former one is deleted.")
+    assert next(text for text in stays if text.startswith("Policy of")).endswith("because the former one is deleted.")
 
 
 def test_an_override_that_has_a_successor_stays_ended(limit, actor):
