@@ -3,7 +3,8 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 
@@ -11,7 +12,6 @@ from controlplane.access.scope import is_operator
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
-from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import (
     RecordedAdmin,
     StackedInline,
@@ -26,7 +26,7 @@ from controlplane.adminkit.site import (
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.actions import copy_policy, remove_limit, set_global_policy
+from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
@@ -205,38 +205,15 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
         actions = super().get_actions_detail(request, object_id)
         return [offered for offered in actions if not offered.action_name.endswith(useless)]
 
-    @action(
-        description="Apply to every request",
-        permissions=["apply"],
-        icon="public",
-        dialog={
-            "title": "Apply this policy to every request",
-            "description": "Its limits then count all projects together. It replaces the present global policy.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Apply to every request",
-        },
-    )
-    def apply_everywhere(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        policy = Policy.objects.get(pk=self.key_of(object_id))
-        if policy.project_id:
-            message = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
-            messages.error(request, message)
-            return done(change_url(policy))
-        return self._set_global(request, form, policy, policy)
+    @action(description="Apply to every request", permissions=["apply"], icon="public")
+    def apply_everywhere(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Return a redirect to the review, which is confirmed with a reason."""
+        return HttpResponseRedirect(reverse("admin:policies_policy_everywhere", args=[object_id]))
 
-    @action(
-        description="Stop applying everywhere",
-        permissions=["apply"],
-        icon="public_off",
-        dialog={
-            "title": "Apply this policy only to its tokens and projects",
-            "description": "Then no policy applies to every request.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Stop applying everywhere",
-        },
-    )
-    def apply_where_attached(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        return self._set_global(request, form, Policy.objects.get(pk=self.key_of(object_id)), None)
+    @action(description="Stop applying everywhere", permissions=["apply"], icon="public_off")
+    def apply_where_attached(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Return a redirect to the review, which is confirmed with a reason."""
+        return HttpResponseRedirect(reverse("admin:policies_policy_everywhere", args=[object_id]))
 
     def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         """Return whether the user is an operator, because the global policy concerns every project."""
@@ -266,12 +243,3 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
         """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
         policy = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
         return policy is not None and self.has_change_permission(request, policy)
-
-    def _set_global(
-        self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
-    ) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            set_global_policy(tx, chosen)
-            where = "to every request" if chosen else "only to its tokens and projects"
-            self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
-        return done(change_url(policy))

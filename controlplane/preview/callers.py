@@ -53,19 +53,32 @@ class Callers:
         policy: The saved policy. A new one has no callers.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
+        holder: Judge only this caller, as if it had the policy.
     """
 
-    def __init__(self, policy: Policy, now: datetime, projects: Collection[str] | None = None) -> None:
-        tokens = Token.objects.live(now).filter(policy=policy.pk)
+    def __init__(
+        self,
+        policy: Policy,
+        now: datetime,
+        projects: Collection[str] | None = None,
+        holder: Caller | None = None,
+    ) -> None:
+        tokens = Token.objects.live(now)
         seen = Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
+        tokens = tokens.filter(policy=policy.pk) if holder is None else tokens.filter(pk=holder[1])
         self.policy, self.now, self.visible = policy, now, projects
+        self._tokens = tokens
         self.projects_of = dict(tokens.values_list("pk", "project_id"))
-        self.projects = list(seen.filter(policy=policy.pk).values_list("pk", flat=True))
-        self.open_projects = list(seen.filter(anonymous_policy=policy.pk).values_list("pk", flat=True))
+        kind, pk = holder or ("", "")
+        having = seen.filter(policy=policy.pk) if holder is None else seen.filter(pk=pk if kind == PROJECT else "")
+        self.projects = list(having.values_list("pk", flat=True))
+        having = seen.filter(anonymous_policy=policy.pk) if holder is None else seen.none()
+        self.open_projects = list(having.values_list("pk", flat=True))
         self.are_costs_one = True
-        everything = [(EVERYTHING, "")] if policy.is_global and projects is None else []
+        is_global = policy.is_global if holder is None else kind == EVERYTHING
+        everything = [(EVERYTHING, "")] if is_global and projects is None else []
         self.all: list[Caller] = [
             *((TOKEN, pk) for pk in self.projects_of),
             *((PROJECT, pk) for pk in self.projects),
@@ -143,8 +156,7 @@ class Callers:
         rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
         if (EVERYTHING, "") in self.places:
             return rows
-        tokens = Token.objects.live(self.now).filter(policy=self.policy.pk).values("pk")
-        return rows.filter(self._sent_by(tokens, self.projects, self.open_projects))
+        return rows.filter(self._sent_by(self._tokens.values("pk"), self.projects, self.open_projects))
 
     @staticmethod
     def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:

@@ -135,6 +135,8 @@ def preview(
     now: datetime,
     span: timedelta | tuple[datetime, datetime] = DAY,
     projects: Collection[str] | None = None,
+    holder: Caller | None = None,
+    steps: int = MOST_STEPS,
 ) -> Preview:
     """
     Return what *limits*, enforced together, would have denied of the callers of a policy.
@@ -144,6 +146,8 @@ def preview(
         limits: Also those in shadow are judged as if they were enforced.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
+        holder: Judge only this caller, as if it had the policy.
+        steps: How many steps of the reference algorithms may be taken.
     """
     began = time.perf_counter()
     known_until = recording.fold_few(now)
@@ -151,15 +155,15 @@ def preview(
     place = Span.of(starts, ends)
     unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
     judged = [limit for limit in limits if not unknown_about(limit)]
-    callers = Callers(policy, now, projects)
+    callers = Callers(policy, now, projects, holder)
     empty = Preview(_instant(place.begins), min(ends, known_until), concerned=len(callers), unknown=unknown)
     if not len(callers):
         return empty
-    found = _judged(callers, judged, place, empty)
+    found = _judged(callers, judged, place, empty, steps)
     return replace(found, took_seconds=time.perf_counter() - began)
 
 
-def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Preview) -> Preview:
+def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Preview, steps: int) -> Preview:
     heads = callers.heads(span)
     of_span = heads[:, span.before // HOUR_SECONDS :]
     requests = of_span[:, :, 0].sum(axis=1)
@@ -178,13 +182,13 @@ def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Previe
     )
     if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
         return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
-    outcome = _replayed(callers, could, [case for case, _ in cases], span)
+    outcome = _replayed(callers, could, [case for case, _ in cases], span, steps)
     return _with_outcome(known, callers, could, outcome, requests, of_span)
 
 
-def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span) -> Outcome:
+def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span, steps: int) -> Outcome:
     """Return the outcome of the callers at the places *could*, in that order."""
-    steps, found = MOST_STEPS, []
+    found = []
     for start in range(0, len(could), CALLERS_AT_ONCE):
         places = could[start : start + CALLERS_AT_ONCE].tolist()
         chosen = [at_places(case, places) for case in cases]

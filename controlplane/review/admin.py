@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
+from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -19,11 +21,12 @@ from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url, link_to
 from controlplane.fleet.heartbeats import fleet_now
-from controlplane.policies.actions import replace_limits
+from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
+from controlplane.review.attaching import Holder, attachment_review, limits_of
 from controlplane.review.charts import by_hour, plot
 from controlplane.review.reviews import ENFORCE, SHADOW, Review, review_of, start_in_shadow, with_preview
 from controlplane.review.verdicts import Verdict, enforced, verdicts_of
@@ -44,7 +47,26 @@ class ReviewNeeded(Exception):
 
     def __init__(self, policy: Policy, before: dict[str, Any], after: dict[str, Any], error: str = "") -> None:
         super().__init__(policy.slug)
-        self.policy, self.before, self.after, self.error = policy, before, after, error
+        self.title, self.error = policy.slug, error
+        self.policy, self.before, self.after = policy, before, after
+
+    def review(self, span: timedelta, projects: set[str] | None) -> Review:
+        """Return the review with its preview, of the projects that the reader may see."""
+        review = review_of(self.policy, self.before, self.after, projects)
+        return with_preview(review, self.after, timezone.now(), span, projects)
+
+
+class AttachmentNeedsReview(ReviewNeeded):
+    """Raised likewise because a holder gets another policy."""
+
+    def __init__(self, holder: Holder, former: Policy | None, policy: Policy | None, error: str = "") -> None:
+        Exception.__init__(self, str(holder))
+        self.title, self.error = str(holder or policy or former), error
+        self.holder, self.former, self.chosen = holder, former, policy
+
+    def review(self, span: timedelta, projects: set[str] | None) -> Review:
+        review = attachment_review(self.holder, self.former, self.chosen)
+        return with_preview(review, {"limits": limits_of(self.chosen)}, timezone.now(), span, projects)
 
 
 def visible(request: HttpRequest) -> set[str] | None:
@@ -54,15 +76,55 @@ def visible(request: HttpRequest) -> set[str] | None:
     return set(projects_of(request.user).values_list("pk", flat=True))
 
 
-class ReviewedPolicies:
+class ReviewedForm:
+    """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        if request.method == "POST" and (USE in request.POST or SPAN in request.POST):
+            request.POST = _without_decision(request.POST)
+        try:
+            return super().changeform_view(request, *args, **options)
+        except ReviewNeeded as needed:
+            request.held_messages = request.change = None
+            return self.review_page(request, needed)
+
+    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
+        """Return the page that shows what a change will do, and asks how to start it."""
+        span = request.POST.get(RANGE, "")
+        span = span if span in SPANS else "24h"
+        review = needed.review(SPANS[span][0], visible(request))
+        context = _context(request, review, needed.error, span, offer_shadow=more.get("offer_shadow", True))
+        return self.page(request, "preview/review.html", title=f"Review: {needed.title}", **{**context, **more})
+
+
+class ReviewedAttachment(ReviewedForm):
+    """A mixin for the page of tokens or projects, which get another policy only after its review."""
+
+    def save_related(self, request: HttpRequest, form: ModelForm, formsets: list[Any], change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        row, before = form.instance, request.before
+        if before is None or before["policy"] == row.policy_id:
+            return
+        policies = Policy.objects.in_bulk([pk for pk in (before["policy"], row.policy_id) if pk])
+        former, chosen = policies.get(before["policy"]), policies.get(row.policy_id)
+        review, start = attachment_review(row, former, chosen), request.POST.get(START, "")
+        if review.is_needed and (error := _missing(review, start, request.change.reason)):
+            raise AttachmentNeedsReview(row, former, chosen, error if start else "")
+
+
+class ReviewedPolicies(ReviewedForm):
     """A mixin for the page of policies, which saves a change of limits that somebody feels only after its review."""
 
     change_form_outer_before_template = "admin/sluicegate/preview/verdicts.html"
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.enforce_view)
-        own = path("<path:object_id>/enforce/", view, name="policies_policy_enforce")
-        return [own, *super().get_urls()]
+        everywhere = self.admin_site.admin_view(self.everywhere_view)
+        own = [
+            path("<path:object_id>/enforce/", view, name="policies_policy_enforce"),
+            path("<path:object_id>/everywhere/", everywhere, name="policies_policy_everywhere"),
+        ]
+        return [*own, *super().get_urls()]
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         policy = context.get("original")
@@ -110,14 +172,43 @@ class ReviewedPolicies:
             self.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
         return HttpResponseRedirect(change_url(policy))
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and (USE in request.POST or SPAN in request.POST):
+    def everywhere_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """
+        Show the review of applying a policy to every request, or to none any more, and do it once that is confirmed.
+        """
+        if not is_operator(request.user):
+            raise PermissionDenied
+        policy = self.get_object(request, self.key_of(object_id))
+        if policy is None:
+            raise Http404
+        if policy.project_id:
+            text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+            messages.error(request, text)
+            return HttpResponseRedirect(change_url(policy))
+        former = Policy.objects.filter(is_global=True).first()
+        if SPAN in request.POST:
             request.POST = _without_decision(request.POST)
-        try:
-            return super().changeform_view(request, *args, **options)
-        except ReviewNeeded as needed:
-            request.held_messages = request.change = None
-            return self.review_page(request, needed)
+        reason, error = request.POST.get("change_reason", ""), ""
+        if START in request.POST:
+            if reason.strip():
+                return self._apply(request, policy, reason)
+            error = NO_REASON
+        needed = AttachmentNeedsReview(None, former, None if policy.is_global else policy, error)
+        seen = {} if "seen_version" in request.POST else {"seen_version": _choice_of(policy, former)}
+        return self.review_page(request, needed, offer_shadow=False, has_no_form=True, **seen)
+
+    def _apply(self, request: HttpRequest, policy: Policy, reason: str) -> HttpResponse:
+        with self.changing(request, reason) as tx:
+            lock_global_policy()
+            present = Policy.objects.select_for_update().filter(pk=policy.pk).first()
+            former = Policy.objects.filter(is_global=True).first()
+            if present is None or _choice_of(present, former) != request.POST.get("seen_version"):
+                messages.error(request, f"{policy} was changed after you opened the review. Nothing was changed.")
+                return HttpResponseRedirect(change_url(policy))
+            set_global_policy(tx, None if present.is_global else present)
+            where = "only to its tokens and projects" if present.is_global else "to every request"
+            self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
+        return HttpResponseRedirect(change_url(policy))
 
     def settle_review(self, request: HttpRequest, policy: Policy) -> None:
         """
@@ -140,15 +231,10 @@ class ReviewedPolicies:
         if start == SHADOW:
             start_in_shadow(request.change, saved, review.changes)
 
-    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
-        """Return the page that shows what a change will do, and asks how to start it."""
-        span = request.POST.get(RANGE, "")
-        span = span if span in SPANS else "24h"
-        review = review_of(needed.policy, needed.before, needed.after, visible(request))
-        review = with_preview(review, needed.after, timezone.now(), SPANS[span][0], visible(request))
-        title = f"Review: {needed.policy}"
-        context = _context(request, review, needed.error, span, offer_shadow=more.get("offer_shadow", True))
-        return self.page(request, "preview/review.html", title=title, **{**context, **more})
+
+def _choice_of(policy: Policy, former: Policy | None) -> str:
+    """Return 32 characters that stand for the state of a policy and of the one that applies to every request now."""
+    return version_of(policy)[:16] + (version_of(former)[:16] if former else "0" * 16)
 
 
 def _missing(review: Review, start: str, reason: str) -> str:

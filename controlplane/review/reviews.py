@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.kinds import DAY
+from controlplane.preview.kinds import DAY, PROJECT, TOKEN, Caller
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.effects import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
 
 # With more callers, the previews of other quotas would take longer than the page may.
 MOST_COMPARED = 1000
+# Of all of them together about as many as of the preview itself.
+STEPS_OF_OTHERS = 60_000
 SHADOW, ENFORCE = "shadow", "enforce"
 
 
@@ -58,6 +60,9 @@ class Review:
         overrides: Overrides of its limits that stay.
         preview: What the policy would have denied after the change. None until somebody asks for it.
         denied_now: Requests that its limits did deny in the same time.
+        holder: The only caller concerned, if the policy is given to it or taken from it and stays itself as it is.
+        former: The policy that the holder had before, or None.
+        title: What is done to the holder, in words.
         others: Other quotas of the limit that changes.
     """
 
@@ -71,10 +76,13 @@ class Review:
     preview: Preview | None = None
     denied_now: int = 0
     others: list[OtherQuota] = field(default_factory=list)
+    holder: Caller | None = None
+    former: Policy | None = None
+    title: str = ""
 
     @property
     def headline(self) -> str:
-        return headline(self.policy.slug, self.changes)
+        return self.title or headline(self.policy.slug, self.changes)
 
     @property
     def concerns_nobody(self) -> bool:
@@ -95,7 +103,7 @@ class Review:
     def can_start_in_shadow(self) -> bool:
         """Whether each limit that denies more can be counted first."""
         denying = [change for change in self.changes if change.effect in DENYING]
-        return bool(denying) and all(change.can_start_in_shadow for change in denying)
+        return self.holder is None and bool(denying) and all(change.can_start_in_shadow for change in denying)
 
     @property
     def main(self) -> LimitChange | None:
@@ -145,17 +153,29 @@ def with_preview(
     from controlplane.preview.previews import preview  # numpy, which only a preview needs
 
     limits = _in_question(review, after)
-    found = preview(review.policy, limits, now, span, projects)
-    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, policy_id=review.policy.pk)
+    found = preview(review.policy, limits, now, span, projects, review.holder)
+    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, **_denied_by(review))
     if projects is not None:
         denied = denied.filter(project_id__in=projects)
-    tried = list(_others(review, limits, found, now, span, projects)) if found.has_data and others else []
+    others = others and found.has_data and review.holder is None
+    tried = list(_others(review, limits, found, now, span, projects)) if others else []
     return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
+
+
+def _denied_by(review: Review) -> dict[str, Any]:
+    """Return the conditions of the rows of usage that say what is denied as it is now."""
+    if review.holder is None:
+        return {"policy_id": review.policy.pk}
+    kind, pk = review.holder
+    of_holder = {"token_id": pk} if kind == TOKEN else {"project_id": pk} if kind == PROJECT else {}
+    return {"policy_id": review.former.pk if review.former else "-", **of_holder}
 
 
 def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     changed = [change.after for change in review.changes if change.after is not None]
+    if review.holder is not None:
+        changed = [limit for limit in changed if not limit.shadow]  # they stay in shadow
     if review.main is not None and review.main.after is not None:
         changed.sort(key=lambda limit: limit is not review.main.after)
     kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in review.kept]
@@ -179,7 +199,8 @@ def _others(
     yield OtherQuota(own, found, "your change")
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
-        tried = preview(review.policy, [Limit.from_json(changed, published=True), *limits[1:]], now, span, projects)
+        other = [Limit.from_json(changed, published=True), *limits[1:]]
+        tried = preview(review.policy, other, now, span, projects, steps=STEPS_OF_OTHERS)
         yield OtherQuota(quota, tried, "now" if quota == old else "")
 
 

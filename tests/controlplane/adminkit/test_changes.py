@@ -528,15 +528,13 @@ def test_a_token_that_has_ended_already_is_not_created(as_ann):
 
 
 def test_a_policy_is_made_global_and_back(as_ann, store):
-    """Both are dialogs with a reason; only what would change something is offered."""
+    """Both lead to a review, which asks for a reason."""
     policy = PolicyFactory()
-    fields = {"_form_submitted": "on", "reason": "start"}
 
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_everywhere/", fields)
-    assert Policy.objects.get().is_global
-
-    as_ann.post(f"{POLICIES}{policy.pk}/apply_where_attached/", fields)
-    assert not Policy.objects.get().is_global
+    for action, is_global in (("apply_everywhere", True), ("apply_where_attached", False)):
+        review = as_ann.get(f"{POLICIES}{policy.pk}/{action}/", follow=True)
+        enforce(as_ann, review)
+        assert Policy.objects.get().is_global is is_global
 
 
 def test_a_revision_is_rolled_back(as_ann, store):
