@@ -1,8 +1,11 @@
 """Conversion of instants from dates, as Python and SQL hold them, to integers, as the store holds them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from enforcement.model.instants import to_us
+
+# Instants are published in microseconds, and enforcers read integers up to 2**53.
+LATEST = datetime(2255, 1, 1, tzinfo=UTC)
 
 
 def microseconds(instant: datetime | None) -> int | None:

@@ -103,6 +103,11 @@ def test_a_present_override_is_changed(as_ann, token, limit, store):
             "ends_at",
             "Must be in the future, got 2020-01-01T00:00:00+00:00.",
         ),
+        (
+            {"until": "other", "ends_at": "9999-12-31T23:59"},
+            "ends_at",
+            "Must be before the year 2255, got 9999-12-31T23:59:00+00:00.",
+        ),
         ({"until": "other", "ends_at": ""}, "ends_at", "Enter the time at which it ends."),
         ({"until": "other", "ends_at": "soon"}, "ends_at", "Enter a valid date/time."),
         ({"until": ""}, "until", "Choose when it ends."),
