@@ -1,6 +1,5 @@
 """The callers that a policy concerns, and what is recorded of them."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -10,7 +9,7 @@ import numpy as np
 from django.db.models import Q, QuerySet
 
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.chunks import HEAD, Chunk, read_hours
+from controlplane.preview.chunks import HEAD, Chunk, DaySum, read_hours
 from controlplane.preview.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay
 from controlplane.preview.replay import Case, Days, seconds_of_day
@@ -111,14 +110,17 @@ class Callers:
     def days(self, places: Sequence[int], span: Span) -> list[Days]:
         """Return the recorded days of the callers at these places, whose requests are added up by day."""
         chosen = {self.all[place]: number for number, place in enumerate(places)}
-        found: list[dict[date, list[Chunk]]] = [defaultdict(list) for _ in places]
+        found: list[dict[date, Chunk | DaySum]] = [{} for _ in places]
         for project, token, day, body in self._rows_of(chosen, span.days):
             chunk = Chunk.read(body)
             for caller in _callers_of(project, token):
                 if caller in chosen:
-                    found[chosen[caller]][day].append(chunk)
+                    _add(found[chosen[caller]], day, chunk)
         return [
-            [(seconds_of_day(day), Chunk.joined(chunks)) for day, chunks in sorted(of_caller.items())]
+            [
+                (seconds_of_day(day), held if isinstance(held, Chunk) else held.chunk())
+                for day, held in sorted(of_caller.items())
+            ]
             for of_caller in found
         ]
 
@@ -170,6 +172,18 @@ class Callers:
             ids = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT, ANONYMOUS))
             rows = rows.filter(self._sent_by(*ids))
         return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def _add(days: dict[date, Chunk | DaySum], day: date, chunk: Chunk) -> None:
+    """Add a chunk to a day. That of a project adds up those of all of its tokens, of which none is kept."""
+    held = days.setdefault(day, chunk)
+    if held is chunk:
+        return
+    if isinstance(held, Chunk):
+        days[day] = total = DaySum()
+        total.add(held)
+        held = total
+    held.add(chunk)
 
 
 def _callers_of(project: str, token: str) -> tuple[Caller, ...]:

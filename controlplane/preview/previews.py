@@ -14,11 +14,11 @@ import numpy as np
 from controlplane.policies.models import Policy
 from controlplane.preview import recording
 from controlplane.preview.callers import Callers, Span, hour_of
-from controlplane.preview.chunks import HEAD
+from controlplane.preview.chunks import HEAD, read_hours
 from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
-from controlplane.preview.kinds import DAY, Caller
-from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
+from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
+from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, replay
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
@@ -178,21 +178,31 @@ def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Previe
         known,
         overrides=max(held for _, held in cases),
         cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
-        histogram=histogram_of(cases[0][0], of_span, requests > 0),
     )
-    if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
+    is_summary = len(could) * span.seconds // PART_SECONDS > MOST_CELLS
+    outcome = None if is_summary else _replayed(callers, could, [case for case, _ in cases], span, steps, of_span)
+    known = replace(known, histogram=histogram_of(cases[0][0], of_span, requests > 0))
+    if outcome is None:
         return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
-    outcome = _replayed(callers, could, [case for case, _ in cases], span, steps)
     return _with_outcome(known, callers, could, outcome, requests, of_span)
 
 
-def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span, steps: int) -> Outcome:
-    """Return the outcome of the callers at the places *could*, in that order."""
+def _replayed(
+    callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span, steps: int, heads: np.ndarray
+) -> Outcome:
+    """
+    Return the outcome of the callers at the places *could*, in that order.
+
+    The *heads* of those that count many tokens together become exact, as they were sums of each token's own peaks.
+    """
     found = []
     for start in range(0, len(could), CALLERS_AT_ONCE):
         places = could[start : start + CALLERS_AT_ONCE].tolist()
         chosen = [at_places(case, places) for case in cases]
         days, coarse = callers.days(places, span), len(could) > MOST_FINE or span.seconds > LONGEST_FINE
+        for place, of_caller in zip(places, days, strict=True):
+            if callers.all[place][0] in (PROJECT, EVERYTHING):
+                _set_heads(heads[place], of_caller, span)
         outcome, steps = replay(days, chosen, span.begins, span.ends, steps, coarse=coarse)
         found.append(outcome)
     if not found:
@@ -200,6 +210,14 @@ def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: 
         return Outcome(nothing, nothing, nothing, 0, True)
     numbers = [np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("low", "likely", "high")]
     return Outcome(*numbers, max(one.step for one in found), all(one.is_whole for one in found))
+
+
+def _set_heads(heads: np.ndarray, days: Days, span: Span) -> None:
+    """Set the heads of a caller, by hour of the span, to those of its recorded days."""
+    for start, chunk in days:
+        first = (start - span.begins) // HOUR_SECONDS
+        inside = slice(max(0, first), max(0, first + 24))
+        heads[inside] = read_hours([chunk.hours()])[0][inside.start - first :][: len(heads[inside])]
 
 
 def at_places(case: Case, places: Sequence[int]) -> Case:

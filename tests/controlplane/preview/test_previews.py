@@ -110,6 +110,19 @@ def test_a_project_counts_its_tokens_together(sent):
     assert [(one.caller, one.denied.likely) for one in found.affected] == [(("project", project.pk), 8)]
 
 
+def test_the_busiest_minute_of_a_project_is_one_minute(sent):
+    """Tokens that are busy at different times are not busy together."""
+    policy = PolicyFactory()
+    project = ProjectFactory(policy=policy)
+    for minutes_ago in (5, 7, 9, 25 * 60):
+        sent(TokenFactory(project=project), 12, minutes_ago=minutes_ago)
+
+    found = preview(policy, [PER_MINUTE], NOW)
+
+    assert [(one.requests, one.busiest) for one in found.affected] == [(36, 12)]
+    assert [bar.label for bar in found.histogram.bars if bar.callers] == ["11–12"]
+
+
 def test_requests_without_a_token_are_a_caller_of_their_own(sent):
     """They count under the policy that their project has for them, and not under that of its tokens."""
     policy, anonymous = PolicyFactory(), PolicyFactory()
