@@ -3,7 +3,9 @@
 from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
+from controlplane.access.api import MembershipView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
+from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
@@ -15,6 +17,7 @@ from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
 from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
+from controlplane.revisions.api import UndoView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -24,6 +27,7 @@ router.register("tokens", SingleTokenView, "token")
 router.register("policies", PolicyView, "policy")
 router.register("overrides", OverrideView, "override")
 router.register("revisions", RevisionView, "revision")
+router.register("memberships", MembershipView, "membership")
 router.register("instances", InstanceView, "instance")
 router.register("usage/metered", MeteredView, "metered-usage")
 router.register("usage/models", ModelView, "model-usage")
@@ -33,6 +37,7 @@ router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
 router.register("jobs", JobView, "job")
+router.register("suspensions", SuspensionView, "suspension")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
 ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
@@ -40,18 +45,24 @@ ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
 # Those of the router that have a list at an address without a part that differs.
 RESOURCES = [
     *(name for name, view, _ in router.registry if "(" not in name and hasattr(view, "list")),
-    *("global", "prices", "prices/factors", "counters"),
+    *("global", "break-glass", "prices", "prices/factors", "counters"),
 ]
 
 urlpatterns = [
     path("", Index.as_view(resources=RESOURCES), name="index"),
     path("", include(router.urls)),
     path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
+    path(
+        "break-glass",
+        GlassView.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
+        name="break-glass",
+    ),
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),
     path("prices/factors", FactorView.as_view({"get": "list"}), name="factors"),
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
+    re_path(r"^revisions/(?P<number>[0-9]{1,18})/undo$", UndoView.as_view({"post": "undo"}), name="revision-undo"),
     path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
     path("preview", PreviewView.as_view({"post": "preview"}), name="preview"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),

@@ -14,6 +14,7 @@ handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/password_change/", include("controlplane.access.own_password")),
     path("admin/second-factor/", include("controlplane.access.second_factor_pages")),
     path("admin/", include("controlplane.firstrun.urls")),
     path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),

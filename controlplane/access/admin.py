@@ -29,11 +29,13 @@ class ScopedAdmin:
         project_path: One path or several. A row belongs to each project that one of them leads to.
         shared: Whether members read the rows that belong to no project. Only operators change them.
         roles: The least role in the project of a row for each kind of access. None stands for operators.
+        linked_filters: Columns by which pages link to the list, besides those of its filters.
     """
 
     project_path: ClassVar[str | tuple[str, ...]] = ()
     shared: ClassVar[bool] = False
     roles: ClassVar[dict[str, str | None]] = {"view": VIEWER, "add": EDITOR, "change": EDITOR, "delete": EDITOR}
+    linked_filters: ClassVar[tuple[str, ...]] = ()
 
     @property
     def project_paths(self) -> tuple[str, ...]:
@@ -86,6 +88,26 @@ class ScopedAdmin:
             return bool(reads_shared or (role and self.project_paths)) and is_member(request.user, role or VIEWER)
         return self.narrowed(self.model._default_manager.filter(pk=obj.pk), request.user, kind).exists()
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """
+        Return whether an address may filter the list so. Members filter only by what the list offers.
+
+        Django allows every column, also one that no page shows, such as the digest of a secret, and the rows of other
+        projects that refer to a shared one. The number of hits would tell their values, one character at a time.
+        """
+        if not super().lookup_allowed(lookup, value, request):
+            return False
+        column = lookup.partition("__")[0]
+        if request is None or is_operator(request.user) or column in self._filtered_by(request):
+            return True
+        # A name that is no column, such as that of a filter by time, reads nothing.
+        return column not in {"pk", *_names(self.model)}
+
+    def _filtered_by(self, request: HttpRequest) -> set[str]:
+        """Return the columns and parameters by which the list or a link to it filters."""
+        given = [one[0] if isinstance(one, tuple | list) else one for one in self.get_list_filter(request)]
+        return {*self.linked_filters, *(one if isinstance(one, str) else one.parameter_name for one in given)}
+
     def sees(self, request: HttpRequest, key: Any) -> bool:
         """Return whether there is a row with this primary key that the user may see."""
         try:
@@ -131,6 +153,12 @@ class ScopedAdmin:
             return rows.filter(pk__in=projects_of(user, self.roles["add"] or OWNER).values("pk"))
         page = admin.site._registry.get(model)
         return page.narrowed(rows, user) if isinstance(page, ScopedAdmin) else rows
+
+
+def _names(model: type[Model]) -> set[str]:
+    """Return the names of a model's columns and of the relations that lead to it, as a query has them."""
+    fields = model._meta.get_fields(include_hidden=True)
+    return {field.name for field in fields} | {getattr(field, "attname", field.name) for field in fields}
 
 
 def check(request: HttpRequest, role: str, project: Project | str | None) -> None:

@@ -1,13 +1,83 @@
-"""Deletions that ask for the name of what is deleted, because what goes with it cannot be made again."""
+"""Deletions that count what goes with a row, and that ask for its name, because it cannot be made again."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import QuerySet
+from django.contrib.admin.utils import quote
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.text import capfirst
+
+from controlplane.access.admin import ScopedAdmin
+from controlplane.access.scope import is_operator
+from controlplane.lists.counting import capped
+from controlplane.lists.dependents import Dependents
 
 FIELD = "object_name"
+# Of the objects that are in the way of a deletion.
+NAMES_SHOWN = 20
+
+
+class Keeping(list[str]):
+    """The first of the objects that are in the way of a deletion, as links, and how many there are, as a string."""
+
+    def __init__(self, shown: Sequence[str], total: int) -> None:
+        super().__init__(shown)
+        self.total, self.has_more = f"{total:,}", total > len(shown)
+
+
+class CountedDeletion:
+    """A mixin whose pages count what is deleted with a row. Django reads all of it, such as 100,000 tokens."""
+
+    def get_deleted_objects(
+        self, objs: QuerySet | Sequence[Model], request: HttpRequest
+    ) -> tuple[list[str], dict[str, str], set[str], Keeping]:
+        """
+        Return what Django's own method returns, of which the first is empty, and the counts are strings.
+
+        A user who may not delete each of the rows that go with *objs* lacks the permission for their model.
+        """
+        found, counts, lacking = Dependents(self.model, objs), {}, set()
+        for model, rows in found.deleted():
+            if not (count := capped(rows)):
+                continue
+            names = model._meta
+            counts[str(names.verbose_name if count == 1 else names.verbose_name_plural)] = f"{count:,}"
+            if not _may_delete(request, model, rows):
+                lacking.add(str(names.verbose_name))
+        keeping = [(rows, capped(rows)) for _, rows in found.keeping()]
+        shown = [_linked(row) for rows, count in keeping if count for row in rows[:NAMES_SHOWN]]
+        most = max((count for _, count in keeping), default=0)
+        total = most if type(most) is not int else sum(count for _, count in keeping)
+        return [], counts, lacking, Keeping(shown[:NAMES_SHOWN], total)
+
+
+def _may_delete(request: HttpRequest, model: type[Model], rows: QuerySet) -> bool:
+    """Return whether the user may delete each of the rows. What has no page goes with the row that it belongs to."""
+    page = admin.site._registry.get(model)
+    if page is None:
+        return True
+    if not page.has_delete_permission(request):
+        return False
+    if not isinstance(page, ScopedAdmin) or is_operator(request.user):
+        return True
+    # Counted, because the database takes longer to find one that is not allowed. What is added meanwhile is not.
+    allowed = page.narrowed(rows, request.user, "delete").count()
+    return allowed == rows.count()
+
+
+def _linked(row: Model) -> str:
+    """Return the kind and the name of a row, with a link to its page if it has one."""
+    names = row._meta
+    if names.model not in admin.site._registry:
+        return f"{capfirst(names.verbose_name)}: {row}"
+    url = reverse(f"admin:{names.app_label}_{names.model_name}_change", args=[quote(row.pk)])
+    return format_html('{}: <a href="{}">{}</a>', capfirst(names.verbose_name), url, row)
 
 
 class NamedDeletion:

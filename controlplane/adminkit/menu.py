@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from django import template
 from django.http import HttpRequest
 from django.urls import reverse_lazy
+
+register = template.Library()
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -19,6 +22,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": "Activity", "items": _activity()},
         {"title": "Access", "items": _access()},
     ]
+
+
+@register.filter
+def menu_title(url: str, default: str) -> str:
+    """Return the title of the menu's entry that leads to a list, or *default* if there is none."""
+    groups = (_limits(), _activity(), _access())
+    return next((entry["title"] for group in groups for entry in group if entry["link"] == url), default)
 
 
 def _limits() -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.access.admin import ScopedAdmin
+from controlplane.adminkit.deletion import CountedDeletion
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
@@ -218,7 +219,7 @@ class ChangingAdmin(ModelAdmin):
         return self.page(request, "confirm.html", title=title, effect=effect, action=name, selection=chosen)
 
 
-class RecordedAdmin(ChangingAdmin):
+class RecordedAdmin(CountedDeletion, ChangingAdmin):
     """
     The base class of pages on which rows are edited. Each form, deletion or action is one change().
 

@@ -1,7 +1,8 @@
 """What the form of a policy says while somebody types in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from django.db.models import QuerySet
@@ -12,9 +13,10 @@ from controlplane.advice.rules import Advice, warnings
 from controlplane.advice.trying import folded, sample, tried
 from controlplane.policies.limit_form import LoneLimitForm, explain
 from controlplane.policies.models import Limit, Policy
-from controlplane.projects.models import Project
+from controlplane.projects.models import Project, Token
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.matching import LABEL_PREFIX, Match, is_label
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 PREFIX = "limits"
@@ -94,42 +96,63 @@ class _Seen:
     def __init__(self, policy: Policy, projects: QuerySet[Project], now: datetime) -> None:
         self.policy, self.now = policy, now
         self.projects = projects.filter(pk=policy.project_id) if policy.project_id else projects
-        self._paths: Any = None
-        self._silent: dict[str, datetime] | None = None
         saved = [] if policy._state.adding else policy.limits.all()
         self._saved = {limit.pk: limit for limit in saved}
 
-    def about(self, limit: LimitValue, key: str) -> list[Advice]:
+    @cached_property
+    def _sample(self) -> traffic.Sample:
+        return traffic.Sample(self.projects, self.now)
+
+    @cached_property
+    def _silent(self) -> dict[str, datetime]:
+        return traffic.never_matched(self.policy, self.projects, self.now)
+
+    def about(self, limit: LimitValue, key: str) -> Iterator[Advice]:
         """
-        Return what is known about the requests that a limit is for.
+        Yield what is known about the requests that a limit is for.
 
         Args:
             key: The id of its row, or an empty string for a new one.
         """
-        if not (limit.match.path or limit.match.methods or limit.match.attributes or limit.partition_by):
-            return []
+        match = limit.match
+        if not (match.path or match.methods or match.attributes or limit.partition_by):
+            return
         saved = self._saved.get(key)
         was = saved.as_value() if saved else None
-        if was and (was.match, was.partition_by) == (limit.match, limit.partition_by):
-            return self._unmatched(was.name)
-        return self._similar(limit.match.path)
+        if was and (was.match, was.partition_by) == (match, limit.partition_by):
+            # Usage counts what this very limit has matched.
+            yield from self._unmatched(was.name)
+            return
+        if match.methods:
+            yield from self._sampled("match_methods", "method", Match(methods=match.methods))
+        if match.path:
+            yield from self._sampled("match_path", "path", Match(path=match.path), match.path)
+        for name, rule in match.attributes.items():
+            if not is_label(name):
+                yield from self._sampled("match_attributes", name, Match(attributes={name: rule}))
+        yield from self._labels("match_attributes", match.attributes)
+        yield from self._labels("partition_by", limit.partition_by)
 
-    def _unmatched(self, name: str) -> list[Advice]:
-        if self._silent is None:
-            self._silent = traffic.never_matched(self.policy, self.projects, self.now)
-        if name not in self._silent:
-            return []
-        since = self._silent[name]
-        return [Advice("match_path", f"No request has matched since {exact(since)}, and others of this policy came.")]
+    def _unmatched(self, name: str) -> Iterator[Advice]:
+        if name in self._silent:
+            since = exact(self._silent[name])
+            yield Advice("match_path", f"No request has matched since {since}, and others of this policy came.")
 
-    def _similar(self, pattern: str) -> list[Advice]:
-        if not pattern:
-            return []
-        if self._paths is None:
-            self._paths = traffic.paths_of(self.projects, self.now)
-        near = traffic.similar(pattern, self._paths)
-        if not near:
-            return []
-        total = sum(self._paths.values())
-        text = f"None of {total:,} sampled denials of the last 7 days had such a path. Similar ones: {', '.join(near)}."
-        return [Advice("match_path", text)]
+    def _sampled(self, field: str, name: str, rule: Match, pattern: str = "") -> Iterator[Advice]:
+        """Yield what the sampled denials tell about one rule. That some of them fit it is nothing to say."""
+        seen = self._sample.values(name)
+        if not seen:
+            text = f"Not known whether requests have such a {name}: no sampled denial of the last 7 days tells it, and "
+            yield Advice(field, f"{text}passed requests are not recorded. A day in shadow shows it.", "info")
+        elif not traffic.fits(rule, name, seen):
+            text = f"None of the {seen.total():,} sampled denials of the last 7 days that tell it had such a {name}. "
+            near = traffic.similar(pattern, seen) if pattern else []
+            rest = f"Similar ones: {', '.join(near)}." if near else "Passed requests are not recorded."
+            yield Advice(field, text + rest)
+
+    def _labels(self, field: str, names: Iterable[str]) -> Iterator[Advice]:
+        """Yield which labels no token has. Those are known, as the limits of a token are found by its own labels."""
+        tokens = Token.objects.filter(project__in=self.projects)
+        for name in filter(is_label, names):
+            if not tokens.with_label(name.removeprefix(LABEL_PREFIX)).exists():
+                yield Advice(field, f"No token has the label {name.removeprefix(LABEL_PREFIX)}.")

@@ -3,17 +3,19 @@
 from collections import Counter
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from django.db.models import QuerySet
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.usage.models import DeniedRequest, UsageRow
+from enforcement.model.matching import Match
 
 BACK = timedelta(days=7)
 MOST_READ = 1_000
 MOST_NAMED = 3
+# Ends a value of which a denial keeps the beginning only.
+CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def never_matched(policy: Policy, projects: QuerySet[Project], now: datetime) -> dict[str, datetime]:
@@ -30,15 +32,29 @@ def never_matched(policy: Policy, projects: QuerySet[Project], now: datetime) ->
     return dict.fromkeys(silent, since) if silent and of_policy.exists() else {}
 
 
-def paths_of(projects: QuerySet[Project], now: datetime) -> Counter[str]:
-    """Return how often each path was in the sample of the projects' denials in the last 7 days."""
-    rows = DeniedRequest.objects.filter(project_id__in=projects.values("pk"), at__gt=now - BACK)
-    found = rows.order_by("-at").values_list("attributes", flat=True)[:MOST_READ]
-    return Counter(attributes["path"] for attributes in found if attributes.get("path"))
+class Sample:
+    """
+    The attributes of the sampled denials of the last 7 days, at most MOST_READ of them.
+
+    Nothing else tells what requests have: those that pass are counted, and their attributes are not recorded. A denial
+    has those that its limit looks at.
+    """
+
+    def __init__(self, projects: QuerySet[Project], now: datetime) -> None:
+        rows = DeniedRequest.objects.filter(project_id__in=projects.values("pk"), at__gt=now - BACK)
+        self._found = list(rows.order_by("-at").values_list("attributes", flat=True)[:MOST_READ])
+
+    def values(self, name: str) -> Counter[str]:
+        """Return how often each value of an attribute was in the sample."""
+        return Counter(attributes[name] for attributes in self._found if attributes.get(name))
+
+
+def fits(rule: Match, name: str, seen: Counter[str]) -> bool:
+    """Return whether a seen value of an attribute fits the rule about it, or may fit as only its beginning is kept."""
+    test = rule.compile()
+    return test is None or any(value.endswith(CUT) or test({name: value}) for value in seen)
 
 
 def similar(pattern: str, seen: Counter[str]) -> list[str]:
-    """Return the seen paths that look like *pattern*, or an empty list if one of them fits it."""
-    if any(fnmatchcase(path, pattern) for path in seen):
-        return []
+    """Return the seen values that look like *pattern*."""
     return get_close_matches(pattern.rstrip("*"), seen, n=MOST_NAMED, cutoff=0.6)

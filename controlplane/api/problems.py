@@ -46,6 +46,23 @@ class PreconditionFailed(Problem):
     default_code = "stale_version"
 
 
+class IdempotencyKeyReused(Problem):
+    status_code = status.HTTP_422_UNPROCESSABLE_ENTITY
+    default_detail = "This Idempotency-Key was used for another request. Send a new key for a new request."
+    default_code = "idempotency_key_reused"
+
+
+class RequestRunning(Problem):
+    """Raised if an earlier request with the same idempotency key has not ended."""
+
+    status_code = status.HTTP_409_CONFLICT
+    default_detail = "The first request with this Idempotency-Key has not ended. Repeat the request."
+    default_code = "request_running"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
 class TooLarge(Problem):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     default_code = "body_too_large"

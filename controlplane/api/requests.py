@@ -1,13 +1,21 @@
-"""The reason of a change, which a request names in a header."""
+"""What the headers of a change say of it beside its body: the reason, and the idempotency key."""
 
+import re
+from hashlib import sha256
 from typing import Any
 
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.core.text import unprintable
+from controlplane.idempotency.models import MAX_NAME
+from enforcement.model.documents import dumps
 
 REASON_HEADER = "Sluicegate-Reason"
 MAX_REASON = 500
+KEY_HEADER = "Idempotency-Key"
+# The draft of the IETF has a string in quotes, with backslashes before quotes and backslashes. Many clients send none.
+_QUOTED = re.compile(r'"((?:[ !#-[\]-~]|\\["\\])*)"')
+_PLAIN = re.compile(r"[!#-~]+")
 
 
 def reason_of(request: Any) -> str:
@@ -32,3 +40,30 @@ def reason_of(request: Any) -> str:
     else:
         return reason
     raise ValidationError([ErrorDetail(f"The header {REASON_HEADER} {rule}.", code="invalid_reason")])
+
+
+def idempotency_key_of(request: Any) -> str:
+    """
+    Return the idempotency key in the header of a request, without its quotes, or "" if there is none.
+
+    Raises:
+        ValidationError: The key is empty, too long, or has characters that a header cannot carry unharmed.
+    """
+    sent = request.headers.get(KEY_HEADER)
+    if sent is None:
+        return ""
+    quoted = _QUOTED.fullmatch(sent)
+    name = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else sent
+    if not name or not (quoted or _PLAIN.fullmatch(sent)):
+        rule = 'must be a text of printable ASCII, in quotes if it has spaces, as in "8e03978e-40d5"'
+    elif len(name) > MAX_NAME:
+        rule = f"must have at most {MAX_NAME} characters, got {len(name)}"
+    else:
+        return name
+    raise ValidationError([ErrorDetail(f"The header {KEY_HEADER} {rule}.", code="invalid_idempotency_key")])
+
+
+def fingerprint(request: Any) -> str:
+    """Return the SHA-256 of method, address and body of a request, in hex. Equal JSON has one fingerprint."""
+    asked = [request.method, request.get_full_path(), request.data]
+    return sha256(dumps(asked).encode()).hexdigest()

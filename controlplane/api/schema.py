@@ -14,8 +14,9 @@ from controlplane.api.limit_schema import LIMIT
 from controlplane.api.limit_schema import NAME as LIMIT_NAME
 from controlplane.api.operations import description_of, summary_of
 from controlplane.api.problems import MEDIA_TYPE
-from controlplane.api.requests import MAX_REASON, REASON_HEADER
+from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
+from controlplane.idempotency.models import MAX_NAME
 
 DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
@@ -26,6 +27,8 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Lists have pages. Follow `next`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
+- Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
+  `Idempotency-Replayed: true` and without secrets. The key with another request is refused with 422.
 - A request that is no valid HTTP is refused with 400 by the HTTP server, without a problem document.
 - `openapi-typescript` makes fields with a default required, unless you call it with `--default-non-nullable=false`.
 """
@@ -82,6 +85,13 @@ REASON = OpenApiParameter(
     description="The reason, in UTF-8, which the audit keeps.",
 )
 REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
+IDEMPOTENCY_KEY = OpenApiParameter(
+    KEY_HEADER,
+    {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!#-~]+$"},
+    OpenApiParameter.HEADER,
+    description="A text of your choice, new for each change. Repetitions with it do not make the change again.",
+)
+REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LOCATION = _header("Location", "The address of the new object.", [201])
 
@@ -138,7 +148,7 @@ class AutoSchema(Base):
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.method in WRITES and not self.view.read_only:
-            parameters += [REASON, REVISION]
+            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._has_etag() and self.method != "DELETE":
@@ -180,7 +190,7 @@ class AutoSchema(Base):
         if "{" in self.path or self.view.holder_in_query:
             yield 404
         if self.method in WRITES and not self.view.read_only:
-            yield 409
+            yield from (409, 422)
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)
         if self._is_conditional():

@@ -1,29 +1,38 @@
 """The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
 from rest_framework import status
 from rest_framework.exceptions import NotFound
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
-from controlplane.api.problems import Conflict, PreconditionFailed
-from controlplane.api.requests import reason_of
+from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
+from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot
+from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
-from controlplane.publishing.publisher import last_revision
+from controlplane.publishing.publisher import last_revision, revision_of
 from enforcement.model.documents import dumps
 
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+REVISION_HEADER = "Sluicegate-Revision"
+REPLAYED_HEADER = "Idempotency-Replayed"
+# What belongs to the object of a response. All other headers belong to one response.
+KEPT_HEADERS = ("ETag", "Location")
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
@@ -67,6 +76,36 @@ class ApiView(GenericViewSet):
         super().initial(request, *args, **kwargs)
         if request.method in self.allowed_methods:
             self.query = self.query_class().read(request.query_params, self.get_serializer_context())
+            self._make_repeatable(request)
+
+    def _make_repeatable(self, request: Request) -> None:
+        """Have a change that names an idempotency key made once. A dry run changes nothing, and runs each time."""
+        if request.method not in WRITES or self.read_only or self.query.get("dry_run"):
+            return
+        if name := idempotency_key_of(request):
+            method = request.method.lower()
+            setattr(self, method, partial(self._once, name, getattr(self, method)))
+
+    def _once(self, name: str, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the response of *act*, or what was kept of an earlier one, in which every secret is null."""
+        made: list[Response] = []
+
+        def run() -> Answer:
+            made.append(act(request, *args, **kwargs))
+            return _kept(made[0], self.tx)
+
+        try:
+            answer = answer_once(self.access.key, name, fingerprint(request), run)
+        except ReusedKeyError as exc:
+            raise IdempotencyKeyReused from exc
+        except StillRunningError as exc:
+            raise RequestRunning from exc
+        if made:
+            return made[0]
+        headers = {**answer.headers, REPLAYED_HEADER: "true"}
+        if answer.change:
+            headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
+        return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
 
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "access": getattr(self.request, "auth", None)}
@@ -76,7 +115,7 @@ class ApiView(GenericViewSet):
         response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
         if self.tx and not response.exception:
-            response["Sluicegate-Revision"] = revision_header(self.tx)
+            response[REVISION_HEADER] = revision_header(self.tx.revision)
         return response
 
     @contextmanager
@@ -124,19 +163,32 @@ class ApiView(GenericViewSet):
         return Response(data, code, headers={"ETag": etag(obj), **(headers or {})})
 
 
-def revision_header(tx: Change) -> str:
+def revision_header(revision: int | None) -> str:
     """
-    Return the value of the header Sluicegate-Revision after a change. It is the number of the revision that contains
-    the change, or "pending". If nothing was changed, it is the number of the last revision.
+    Return the value of the header Sluicegate-Revision after a change, for None "pending".
 
-    It is the number of the revision that contains the change, or "pending". If nothing was changed, it is the number of
-    the last revision.
+    If nothing was changed and nothing is pending, it is the number of the last revision.
     """
-    if tx.revision is not None:
-        return str(tx.revision)
+    if revision is not None:
+        return str(revision)
     if OutboxEntry.objects.filter(revision=None).exists():
         return "pending"
     return str(last_revision())
+
+
+def _kept(response: Response, tx: Change | None) -> Answer:
+    """Return what is kept of a response for repetitions of its request."""
+    body = json.loads(JSONRenderer().render(response.data)) if response.data is not None else None
+    headers = {name: response[name] for name in KEPT_HEADERS if name in response}
+    text = "" if body is None else json.dumps(_without_secrets(body), ensure_ascii=False)
+    return Answer(response.status_code, text, headers, tx.id if tx else "")
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a copy of JSON in which each member named "secret" is null."""
+    if isinstance(value, dict):
+        return {name: None if name == "secret" else _without_secrets(one) for name, one in value.items()}
+    return [_without_secrets(one) for one in value] if isinstance(value, list) else value
 
 
 def etag(obj: Model) -> str:

@@ -53,6 +53,7 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         "Beginning of an actor, action or object, or a whole id",
     )
     project_path = "project"
+    linked_filters = ("object_type", "object_id")
     fields = readonly_fields = [
         *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),
         *("published", "all_changes", "sealed"),
@@ -64,9 +65,6 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         view = self.admin_site.admin_view(self.export_view)
         own = [path(f"export.{form}", view, {"form": form}, name=f"policies_auditentry_{form}") for form in EXPORTS]
         return [*own, *super().get_urls()]
-
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         query = request.GET.urlencode()

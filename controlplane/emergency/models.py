@@ -18,6 +18,12 @@ from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LEN
 MAX_GLASS = timedelta(seconds=MAX_GLASS_SECONDS)
 
 
+class SuspensionQuerySet(models.QuerySet["Suspension"]):
+    def concerning(self, project: Project) -> "SuspensionQuerySet":
+        """Return a query of what is suspended of this project or in it, without what is in all projects."""
+        return self.filter(Q(project=project) | Q(token__project=project) | Q(within=project))
+
+
 class Suspension(models.Model):
     """
     A token, a project, or a value of an attribute, that every proxy refuses for now.
@@ -48,6 +54,8 @@ class Suspension(models.Model):
     reason = models.CharField(max_length=500, validators=[PRINTABLE])
     by = models.CharField(max_length=200, editable=False)
     at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = SuspensionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-at", "-id"]

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from unfold.contrib.filters.admin import DropdownFilter
 
 from controlplane.access.scope import EDITOR, may
 from controlplane.adminkit.dialogs import action
@@ -11,6 +13,21 @@ from controlplane.adminkit.site import badge, change_url, done
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
 from controlplane.projects.models import Project
+
+
+class SuspendedFilter(DropdownFilter):
+    """A filter by whether a row is suspended."""
+
+    title = "suspension"
+    parameter_name = "suspended"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "suspended"), ("no", "not suspended")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        if self.value() == "yes":
+            return rows.exclude(suspension=None)
+        return rows.filter(suspension=None) if self.value() == "no" else rows
 
 
 class Suspendable:

@@ -1,5 +1,8 @@
 """What people do to jobs. Admin and API call this with an open change."""
 
+from django.core.exceptions import ValidationError
+
+from controlplane.access.scope import EDITOR, projects_of
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.publishing.changes import Actor, Change
@@ -17,3 +20,17 @@ def cancel_job(tx: Change, job: Job) -> bool:
 def author_of(job: Job) -> Actor:
     """Return the author of the changes that the slices of a job make, which is whoever started it."""
     return Actor(job.created_by, job.channel, job.request_id)
+
+
+def check_author(job: Job) -> None:
+    """
+    Do nothing if whoever started the job may still change rows of all projects that it concerns.
+
+    Raises:
+        ValidationError: The user is gone, may not log in to the admin any more, or has a lower role now.
+    """
+    concerned = job.projects.order_by("slug")
+    if job.user is not None and job.user.is_staff:
+        concerned = concerned.exclude(pk__in=projects_of(job.user, EDITOR).values("pk"))
+    if lost := concerned.first():
+        raise ValidationError(f"{job.created_by} may not change {lost} any more. What was done until then stays done.")

@@ -14,8 +14,8 @@ class Kind:
     A kind of job.
 
     Attributes:
-        work: Does one slice, of a second at most, and returns whether it was the last one. It sets ``done``, ``total``,
-            ``position`` and ``result`` of the job, and saves none of them.
+        work: Does one slice, of about half a second, and returns whether it was the last one. It sets ``done``,
+            ``total``, ``position`` and ``result`` of the job, and saves none of them.
         writes: Whether a slice changes rows. It then runs in one transaction with the progress, so a slice that was
             interrupted has changed nothing. Otherwise it runs outside of a transaction, and may run twice.
     """

@@ -92,7 +92,7 @@ class Job(models.Model):
 
 
 class JobPart(models.Model):
-    """Some of the rows that a job was given when somebody confirmed it. One slice treats one part."""
+    """Some of the rows that a job was given when somebody confirmed it. One slice treats whole parts."""
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="parts")
     number = models.PositiveIntegerField()

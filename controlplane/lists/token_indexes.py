@@ -13,5 +13,7 @@ TOKEN_INDEXES = [
     Index(fields=["prefix"], name="projects_token_prefix", opclasses=["varchar_pattern_ops"]),
     # What counts the live tokens of a project without reading them.
     Index(fields=["project", "expires_at"], name="projects_token_live", condition=Q(revoked_at=None)),
+    # What counts the tokens of a policy in the projects of a member.
+    Index(fields=["policy", "project"], name="projects_token_uses"),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
 ]

@@ -14,6 +14,7 @@ from controlplane.projects.models import ManagementKey, Project, Token
 
 WITHIN = timedelta(days=7)
 USED = timedelta(days=1)
+FEW = 500
 
 
 def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
@@ -38,7 +39,8 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
 
 def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:
     """Return the title, the number with a link to the list, and the next one."""
-    next_one, count = rows.order_by(column, "pk").first(), capped(rows)
+    count = capped(rows)
+    next_one = _first(rows, column, count)
     return {
         "title": title,
         "note": note,
@@ -48,3 +50,12 @@ def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, no
         "next": link_to(next_one) if next_one else "",
         "ends": instant(getattr(next_one, column), now) if next_one else "",
     }
+
+
+def _first(rows: QuerySet, column: str, count: int) -> Any:
+    """Return the row with the lowest value of a column, or None if *count*, the number of the rows, is 0."""
+    if count > FEW:
+        return rows.order_by(column, "pk").first()
+    # Sorted here, because the database would look for few rows of a project in the order of the ends of all.
+    ends = [(end, pk) for pk, end in rows.order_by().values_list("pk", column)] if count else []
+    return rows.filter(pk=min(ends)[1]).first() if ends else None

@@ -3,8 +3,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 
@@ -207,13 +206,11 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
 
     @action(description="Apply to every request", permissions=["apply"], icon="public")
     def apply_everywhere(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Return a redirect to the review, which is confirmed with a reason."""
-        return HttpResponseRedirect(reverse("admin:policies_policy_everywhere", args=[object_id]))
+        return self.reach_view(request, object_id, everywhere=True)
 
     @action(description="Stop applying everywhere", permissions=["apply"], icon="public_off")
     def apply_where_attached(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Return a redirect to the review, which is confirmed with a reason."""
-        return HttpResponseRedirect(reverse("admin:policies_policy_everywhere", args=[object_id]))
+        return self.reach_view(request, object_id, everywhere=False)
 
     def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         """Return whether the user is an operator, because the global policy concerns every project."""

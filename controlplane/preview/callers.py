@@ -76,8 +76,8 @@ class Callers:
         having = seen.filter(anonymous_policy=policy.pk) if holder is None else seen.none()
         self.open_projects = list(having.values_list("pk", flat=True))
         self.are_costs_one = True
-        is_global = policy.is_global if holder is None else kind == EVERYTHING
-        everything = [(EVERYTHING, "")] if is_global and projects is None else []
+        self._heads: tuple[Span, np.ndarray] | None = None
+        everything = [(EVERYTHING, "")] if policy.is_global and projects is None and holder is None else []
         self.all: list[Caller] = [
             *((TOKEN, pk) for pk in self.projects_of),
             *((PROJECT, pk) for pk in self.projects),
@@ -93,8 +93,13 @@ class Callers:
         """
         Return the heads of hours by caller, hour and the names of HEAD, from ``span.begins - span.before`` on.
 
-        Whether each request cost one is known then, too.
+        Whether each request cost one is known then, too. They are read once for all previews of a span.
         """
+        if self._heads is None or self._heads[0] != span:
+            self._heads = span, self._read_heads(span)
+        return self._heads[1]
+
+    def _read_heads(self, span: Span) -> np.ndarray:
         first = seconds_of_day(span.days[0])
         found = np.zeros((len(self.all), len(span.days) * 24, len(HEAD)), np.int64)
         rows = list(self._rows(span.days).values_list("project_id", "token_id", "day", "hours", "allowed", "cost"))

@@ -135,7 +135,7 @@ def preview(
     now: datetime,
     span: timedelta | tuple[datetime, datetime] = DAY,
     projects: Collection[str] | None = None,
-    holder: Caller | None = None,
+    callers: Callers | None = None,
     steps: int = MOST_STEPS,
 ) -> Preview:
     """
@@ -146,7 +146,7 @@ def preview(
         limits: Also those in shadow are judged as if they were enforced.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
-        holder: Judge only this caller, as if it had the policy.
+        callers: Those who are judged, if they are others than the policy has, or were read for another preview.
         steps: How many steps of the reference algorithms may be taken.
     """
     began = time.perf_counter()
@@ -155,7 +155,7 @@ def preview(
     place = Span.of(starts, ends)
     unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
     judged = [limit for limit in limits if not unknown_about(limit)]
-    callers = Callers(policy, now, projects, holder)
+    callers = callers or Callers(policy, now, projects)
     empty = Preview(_instant(place.begins), min(ends, known_until), concerned=len(callers), unknown=unknown)
     if not len(callers):
         return empty
@@ -268,9 +268,24 @@ def could_deny(case: Case, heads: np.ndarray) -> np.ndarray:
     minutes = np.maximum(_pairs(heads[:, :, _MINUTE]).max(axis=1), heads[:, :, _MINUTES].max(axis=1))
     if limit.algorithm == "token_bucket":
         rate = quotas / (limit.window_seconds or 1)
-        spans = ((tens, 0), (minutes, PART_SECONDS), (hours, MINUTE_SECONDS), (sent.sum(axis=1), HOUR_SECONDS))
-        return np.any([most > bursts + rate * least for most, least in spans], axis=0)
+        short, long = ((tens, 0), (minutes, PART_SECONDS)), ((hours, MINUTE_SECONDS), (sent.sum(axis=1), HOUR_SECONDS))
+        at_once, later = (
+            np.any([most > bursts + rate * least for most, least in spans], axis=0) for spans in (short, long)
+        )
+        return at_once | (later & ~_is_refilled(heads[:, :, _MINUTE].max(axis=1), minutes, bursts, rate))
     return _most_in(limit, heads, (tens, minutes, hours)) > quotas
+
+
+def _is_refilled(minute: np.ndarray, pair: np.ndarray, bursts: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """
+    Return of which callers no span of more than a minute could exceed a bucket.
+
+    A span of more than k - 1 and at most k minutes touches k + 1 of them. If no *minute* has more requests than flow
+    in, it exceeds the inflow by at most two minutes. If no *pair* of minutes has, by at most one and a half pairs.
+    """
+    inflow = rate * MINUTE_SECONDS
+    by_minute = (minute <= inflow) & (2 * minute <= bursts)
+    return by_minute | ((pair <= 2 * inflow) & (1.5 * pair <= bursts))
 
 
 def _pairs(numbers: np.ndarray) -> np.ndarray:

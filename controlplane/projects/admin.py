@@ -30,7 +30,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
-from controlplane.emergency.suspending import Suspendable, with_suspension
+from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
@@ -55,14 +55,14 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, ReviewedAttachment, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
-    list_filter = ["active", NearFilter]
+    list_filter = ["active", SuspendedFilter, NearFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
     raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
-    policies = ("policy", "anonymous_policy", "token_policy")
+    policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
@@ -70,11 +70,8 @@ class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCount
     roles = {"view": VIEWER, "add": None, "change": EDITOR, "delete": OWNER}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> list[str]:
-        """
-        Return more fields for members. A slug in use is refused, so that they would learn those of other projects, and
-        the values of all projects share the memory of the store.
-        """
-        fixed = [] if is_operator(request.user) else ["slug", "partition_cap"]
+        """Return more fields for members, who do not change what is for operators."""
+        fixed = [] if is_operator(request.user) else Project.FOR_OPERATORS
         return [*super().get_readonly_fields(request, obj), *fixed]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
@@ -160,6 +157,19 @@ def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     return token_snippets(secret)
 
 
+class TokenStatusFilter(StatusFilter):
+    """A filter by status, which also finds the live tokens that every proxy refuses for now."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        active, *others = super().lookups(request, model_admin)
+        return [active, ("suspended", "suspended"), *others]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        if self.value() == "suspended":
+            return rows.live(timezone.now()).exclude(suspension=None)
+        return super().queryset(request, rows)
+
+
 @admin.register(Token)
 class TokenAdmin(
     UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, ReviewedAttachment, CredentialAdmin
@@ -170,7 +180,7 @@ class TokenAdmin(
         *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
-        StatusFilter,
+        TokenStatusFilter,
         EndsFilter,
         NearFilter,
         ("project", RowFilter),

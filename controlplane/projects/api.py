@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import ValidationError as InvalidModel
 from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
@@ -65,11 +66,17 @@ class ProjectSerializer(CleanModelSerializer):
         read_only_fields = ["version"]
 
     def validate_slug(self, slug: str) -> str:
-        if self.instance and self.instance.slug != slug and not self.context["access"].all_projects:
-            # A slug in use is refused, so such a key would learn the slugs of other projects.
+        return self._kept("slug", slug)
+
+    def validate_partition_cap(self, cap: int) -> int:
+        return self._kept("partition_cap", cap)
+
+    def _kept(self, name: str, value: Any) -> Any:
+        """Return the value, or raise ValidationError if the key would change a field that is for operators."""
+        if self.instance and getattr(self.instance, name) != value and not self.context["access"].all_projects:
             message = "Must not be changed by a key that is limited to projects."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return slug
+        return value
 
 
 class SuspendableView:
@@ -130,6 +137,9 @@ class TokenSerializer(CleanModelSerializer):
     )
     labels = LabelsField(required=False, help_text="All labels of the token. A change replaces them.")
     status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
+    replaced_by = serializers.CharField(
+        source="replaced_by_id", read_only=True, allow_null=True, help_text="Id of the token that a rotation made."
+    )
     suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
     clean_exclude = ("digest", "prefix")
 
@@ -140,7 +150,7 @@ class TokenSerializer(CleanModelSerializer):
         model = Token
         fields = [
             *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended"),
-            *("expires_at", "revoked_at", "last_used_at", "created_at"),
+            *("expires_at", "revoked_at", "replaced_by", "last_used_at", "created_at"),
         ]
         extra_kwargs = {"expires_at": {"default": None}}
 
@@ -167,7 +177,11 @@ class RotationSerializer(StrictSerializer):
 
 class TokenQuery(ListQuery):
     labels = LabelQueryField()
-    status = serializers.ChoiceField(["active", "revoked", "expired"], required=False)
+    status = serializers.ChoiceField(
+        ["active", "suspended", "revoked", "expired"],
+        required=False,
+        help_text="Suspended tokens are active too.",
+    )
 
 
 class TokenView(ApiView):
@@ -195,6 +209,8 @@ class ProjectTokenView(Listed, TokenView):
         match self.query.get("status"):
             case "active":
                 return found.live(timezone.now())
+            case "suspended":
+                return found.live(timezone.now()).exclude(suspension=None)
             case "revoked":
                 return found.exclude(revoked_at=None)
             case "expired":
@@ -252,10 +268,10 @@ class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
         serializer.is_valid(raise_exception=True)
         with self.change() as tx:
             token = self.for_writing()
-            if not token.is_live:
-                message = f"This token is {token.status}. Only an active token can be rotated."
-                raise Conflict(message, "token_not_live")
-            issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+            try:
+                issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+            except InvalidModel as exc:
+                raise Conflict(exc.message, exc.code) from exc
             return self.issued(issued, secret)
 
     def read_nothing(self) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from controlplane.jobs.actions import author_of
+from controlplane.jobs.actions import author_of, check_author
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
+from controlplane.jobs.running import has_more_parts, parts_in_time
 from controlplane.policies.models import Policy
 from controlplane.projects.actions import delete_tokens, locked_tokens, revoke_tokens
 from controlplane.projects.models import Token, check_is_future
@@ -114,14 +115,18 @@ def _change(tx: Change, tokens: QuerySet[Token], edit: Callable[[Token], bool], 
 
 
 @kind(JOB)
-def change_part(job: Job) -> bool:
-    """Change one part of the tokens that were confirmed, and return whether it was the last one."""
-    number = job.position.get("part", 0)
-    ids = job.part(number)
+def change_parts(job: Job) -> bool:
+    """
+    Change the next parts of the tokens that were confirmed, and return whether these were the last ones.
+
+    Raises:
+        ValidationError: Whoever started the job may not do that any more, or what the tokens get is gone.
+    """
+    check_author(job)
+    changed = job.result.get("changed", 0)
     with change(actor=author_of(job), reason=job.reason) as tx:
-        changed = DEEDS[job.arguments["deed"]](tx, Token.objects.filter(pk__in=ids), job.arguments)
-    job.done += len(ids)
-    job.position = {"part": number + 1}
-    changed += job.result.get("changed", 0)
+        for ids in parts_in_time(job):
+            tokens = Token.objects.filter(pk__in=ids, project__in=job.projects.all())
+            changed += DEEDS[job.arguments["deed"]](tx, tokens, job.arguments)
     job.result = {"changed": changed, "left as they were": job.done - changed}
-    return not job.part(number + 1)
+    return not has_more_parts(job)

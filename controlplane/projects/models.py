@@ -59,6 +59,10 @@ class Versioned(models.Model):
 
 
 class Project(Versioned):
+    # Members do not change these. A slug in use is refused, so that they would learn those of other projects, and the
+    # values of all projects share the memory of the store.
+    FOR_OPERATORS = ("slug", "partition_cap")
+
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
     name = models.CharField(max_length=200, validators=[PRINTABLE])
@@ -239,13 +243,17 @@ class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
         revoked at once.
 
         Raises:
-            ValidationError: The token is revoked or expired, or the overlap is not from 0 to 30 days.
+            ValidationError: The token was rotated before, is revoked or expired, or the overlap is not from 0 to 30
+                days.
         """
         if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
             raise ValidationError({"overlap_seconds": message})
+        if token.replaced_by_id:
+            raise ValidationError(f"This token was already rotated to {token.replaced_by_id}.", "already_rotated")
         if not token.is_live:
-            raise ValidationError(f"This token is {token.status}. Only an active token can be rotated.")
+            message = f"This token is {token.status}. Only an active token can be rotated."
+            raise ValidationError(message, "token_not_live")
         now = timezone.now()
         expires_at = token.expires_at and now + (token.expires_at - token.created_at)
         # The name of an old token may break the present rule, which is no reason to keep its secret in use.
@@ -254,6 +262,7 @@ class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
         issued = self.issue(token.project, name=name, expires_at=expires_at, **kept)
         for override in token.overrides.all():
             override.copy_to(issued[0])
+        token.replaced_by = issued[0]
         token.retire(now, now + timedelta(seconds=overlap_seconds))
         return issued
 
@@ -270,6 +279,9 @@ class Token(Credential):
         help_text="If empty, a new token gets the policy of new tokens of its project, if there is one.",
     )
     labels = models.JSONField(default=dict, blank=True, db_default={}, encoder=ReadableEncoder)
+    replaced_by = models.OneToOneField(
+        "self", models.SET_NULL, null=True, editable=False, related_name="+", help_text="The token that rotation made."
+    )
 
     objects = TokenManager()
 
@@ -299,7 +311,7 @@ class Token(Credential):
             self.revoked_at = now
         else:
             self.expires_at = min(end, self.expires_at or end)
-        self.save(update_fields=["revoked_at", "expires_at"])
+        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
 
     def as_record(self) -> dict[str, Any]:
         fields = {"project": self.project_id, "name": self.name, "prefix": self.prefix, "policy": self.policy_id}

@@ -19,7 +19,11 @@ SCOPES = (
     "instances:read",
     "revisions:read",
     "revisions:write",
+    "memberships:read",
+    "memberships:write",
     "jobs:read",
     "jobs:cancel",
+    "emergency:read",
+    "emergency:write",
     "*",
 )

@@ -210,7 +210,9 @@ def _project_of(obj: models.Model) -> str:
         projects = [] if obj.all_projects else obj.projects.all()[:2]
         return projects[0].pk if len(projects) == 1 else ""
     holder = getattr(obj, "token", None) or getattr(obj, "policy", None) if isinstance(obj, Limit | Override) else None
-    return getattr(obj, "project_id", None) or getattr(holder, "project_id", None) or ""
+    # A value that is suspended in one project only has an owner.
+    owner = getattr(obj, "project_id", None) or getattr(holder, "project_id", None) or getattr(obj, "owner_id", None)
+    return owner or ""
 
 
 def _limit_names(record: dict[str, Any]) -> list[str]:

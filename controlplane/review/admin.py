@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -26,9 +25,17 @@ from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
-from controlplane.review.attaching import Holder, attachment_review, limits_of
+from controlplane.review.attaching import attachment_review, limits_of
 from controlplane.review.charts import by_hour, plot
-from controlplane.review.reviews import ENFORCE, SHADOW, Review, review_of, start_in_shadow, with_preview
+from controlplane.review.reviews import (
+    ENFORCE,
+    SHADOW,
+    Review,
+    review_of,
+    review_of_reach,
+    start_in_shadow,
+    with_preview,
+)
 from controlplane.review.verdicts import Verdict, enforced, verdicts_of
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
@@ -47,26 +54,22 @@ class ReviewNeeded(Exception):
 
     def __init__(self, policy: Policy, before: dict[str, Any], after: dict[str, Any], error: str = "") -> None:
         super().__init__(policy.slug)
-        self.title, self.error = policy.slug, error
-        self.policy, self.before, self.after = policy, before, after
+        self.policy, self.before, self.after, self.error = policy, before, after, error
 
-    def review(self, span: timedelta, projects: set[str] | None) -> Review:
-        """Return the review with its preview, of the projects that the reader may see."""
-        review = review_of(self.policy, self.before, self.after, projects)
-        return with_preview(review, self.after, timezone.now(), span, projects)
+    def review(self, projects: set[str] | None) -> Review:
+        """Return the review without its preview, of the projects that the reader may see."""
+        return review_of(self.policy, self.before, self.after, projects)
 
 
 class AttachmentNeedsReview(ReviewNeeded):
-    """Raised likewise because a holder gets another policy."""
+    """Raised likewise because a token or project gets another policy, or loses its policy."""
 
-    def __init__(self, holder: Holder, former: Policy | None, policy: Policy | None, error: str = "") -> None:
-        Exception.__init__(self, str(holder))
-        self.title, self.error = str(holder or policy or former), error
-        self.holder, self.former, self.chosen = holder, former, policy
+    def __init__(self, review: Review, policy: Policy | None, error: str = "") -> None:
+        super().__init__(review.policy, {}, {"limits": limits_of(policy)}, error)
+        self.of_holder = review
 
-    def review(self, span: timedelta, projects: set[str] | None) -> Review:
-        review = attachment_review(self.holder, self.former, self.chosen)
-        return with_preview(review, {"limits": limits_of(self.chosen)}, timezone.now(), span, projects)
+    def review(self, projects: set[str] | None) -> Review:
+        return self.of_holder
 
 
 def visible(request: HttpRequest) -> set[str] | None:
@@ -90,11 +93,26 @@ class ReviewedForm:
 
     def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
         """Return the page that shows what a change will do, and asks how to start it."""
+        review = needed.review(visible(request))
+        return self._page_of(request, review, needed.after, needed.error, **more)
+
+    def _page_of(
+        self,
+        request: HttpRequest,
+        review: Review,
+        after: dict[str, Any],
+        error: str,
+        *,
+        offer_shadow: bool = True,
+        others: bool = True,
+        **more: Any,
+    ) -> HttpResponse:
         span = request.POST.get(RANGE, "")
         span = span if span in SPANS else "24h"
-        review = needed.review(SPANS[span][0], visible(request))
-        context = _context(request, review, needed.error, span, offer_shadow=more.get("offer_shadow", True))
-        return self.page(request, "preview/review.html", title=f"Review: {needed.title}", **{**context, **more})
+        now, seen = timezone.now(), visible(request)
+        review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
+        context = _context(request, review, error, span, offer_shadow=offer_shadow)
+        return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
 
 
 class ReviewedAttachment(ReviewedForm):
@@ -106,10 +124,10 @@ class ReviewedAttachment(ReviewedForm):
         if before is None or before["policy"] == row.policy_id:
             return
         policies = Policy.objects.in_bulk([pk for pk in (before["policy"], row.policy_id) if pk])
-        former, chosen = policies.get(before["policy"]), policies.get(row.policy_id)
-        review, start = attachment_review(row, former, chosen), request.POST.get(START, "")
+        chosen = policies.get(row.policy_id)
+        review, start = attachment_review(row, policies.get(before["policy"]), chosen), request.POST.get(START, "")
         if review.is_needed and (error := _missing(review, start, request.change.reason)):
-            raise AttachmentNeedsReview(row, former, chosen, error if start else "")
+            raise AttachmentNeedsReview(review, chosen, error if start else "")
 
 
 class ReviewedPolicies(ReviewedForm):
@@ -119,12 +137,8 @@ class ReviewedPolicies(ReviewedForm):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.enforce_view)
-        everywhere = self.admin_site.admin_view(self.everywhere_view)
-        own = [
-            path("<path:object_id>/enforce/", view, name="policies_policy_enforce"),
-            path("<path:object_id>/everywhere/", everywhere, name="policies_policy_everywhere"),
-        ]
-        return [*own, *super().get_urls()]
+        own = path("<path:object_id>/enforce/", view, name="policies_policy_enforce")
+        return [own, *super().get_urls()]
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         policy = context.get("original")
@@ -141,6 +155,8 @@ class ReviewedPolicies(ReviewedForm):
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
+        if SPAN in request.POST:
+            request.POST = _without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
         if values is None:
@@ -148,8 +164,6 @@ class ReviewedPolicies(ReviewedForm):
         before = policy.as_record()
         after = {**before, "limits": [value.to_json() for value in values]}
         error = ""
-        if SPAN in request.POST:
-            request.POST = _without_decision(request.POST)
         if request.method == "POST" and START in request.POST:
             reason = request.POST.get("change_reason", "")
             error = NO_REASON if not reason.strip() else ""
@@ -172,42 +186,48 @@ class ReviewedPolicies(ReviewedForm):
             self.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
         return HttpResponseRedirect(change_url(policy))
 
-    def everywhere_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """
-        Show the review of applying a policy to every request, or to none any more, and do it once that is confirmed.
-        """
-        if not is_operator(request.user):
-            raise PermissionDenied
-        policy = self.get_object(request, self.key_of(object_id))
-        if policy is None:
-            raise Http404
-        if policy.project_id:
+    def reach_view(self, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
+        """Show the review of the choice of the global policy, and choose it once that is confirmed."""
+        policy = Policy.objects.get(pk=self.key_of(object_id))
+        if everywhere and policy.project_id:
             text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
             messages.error(request, text)
             return HttpResponseRedirect(change_url(policy))
-        former = Policy.objects.filter(is_global=True).first()
+        if policy.is_global == everywhere:
+            messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
+            return HttpResponseRedirect(change_url(policy))
         if SPAN in request.POST:
             request.POST = _without_decision(request.POST)
-        reason, error = request.POST.get("change_reason", ""), ""
-        if START in request.POST:
-            if reason.strip():
-                return self._apply(request, policy, reason)
-            error = NO_REASON
-        needed = AttachmentNeedsReview(None, former, None if policy.is_global else policy, error)
-        seen = {} if "seen_version" in request.POST else {"seen_version": _choice_of(policy, former)}
-        return self.review_page(request, needed, offer_shadow=False, has_no_form=True, **seen)
+        former = former_of(policy) if everywhere else None
+        seen = _seen(policy, former)
+        policy.is_global = everywhere
+        review = review_of_reach(policy, former, visible(request))
+        # Otherwise the shadow would take the place of what is enforced now.
+        offer_shadow = everywhere and former is None and review.can_start_in_shadow and not any(policy.uses)
+        start, error = request.POST.get(START, ""), ""
+        if start:
+            reason = request.POST.get("change_reason", "")
+            error = NO_START if start == SHADOW and not offer_shadow else _missing(review, start, reason)
+            if not error:
+                return self._set_reach(request, policy, review, reason)
+        more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
+        after = policy.as_record() if everywhere else {"limits": []}
+        return self._page_of(request, review, after, error, offer_shadow=offer_shadow, others=False, **more)
 
-    def _apply(self, request: HttpRequest, policy: Policy, reason: str) -> HttpResponse:
+    def _set_reach(self, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
         with self.changing(request, reason) as tx:
             lock_global_policy()
-            present = Policy.objects.select_for_update().filter(pk=policy.pk).first()
-            former = Policy.objects.filter(is_global=True).first()
-            if present is None or _choice_of(present, former) != request.POST.get("seen_version"):
-                messages.error(request, f"{policy} was changed after you opened the review. Nothing was changed.")
+            present = Policy.objects.select_for_update().get(pk=policy.pk)
+            if _seen(present, former_of(policy) if policy.is_global else None) != request.POST.get("seen_version"):
+                text = "It, or the present global policy, was changed after you opened the review. Nothing was changed."
+                messages.error(request, text)
                 return HttpResponseRedirect(change_url(policy))
-            set_global_policy(tx, None if present.is_global else present)
-            where = "only to its tokens and projects" if present.is_global else "to every request"
-            self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
+            if request.POST[START] == SHADOW:
+                before = present.as_record()
+                start_in_shadow(tx, present, review.changes)
+                tx.updated(Policy.objects.get(pk=policy.pk), before)
+            set_global_policy(tx, present if policy.is_global else None)
+            self.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
         return HttpResponseRedirect(change_url(policy))
 
     def settle_review(self, request: HttpRequest, policy: Policy) -> None:
@@ -232,9 +252,18 @@ class ReviewedPolicies(ReviewedForm):
             start_in_shadow(request.change, saved, review.changes)
 
 
-def _choice_of(policy: Policy, former: Policy | None) -> str:
-    """Return 32 characters that stand for the state of a policy and of the one that applies to every request now."""
-    return version_of(policy)[:16] + (version_of(former)[:16] if former else "0" * 16)
+def _where(policy: Policy) -> str:
+    return "to every request" if policy.is_global else "only to its tokens and projects"
+
+
+def former_of(policy: Policy) -> Policy | None:
+    """Return the global policy in whose place another one would come, or None."""
+    return Policy.objects.filter(is_global=True).exclude(pk=policy.pk).first()
+
+
+def _seen(policy: Policy, former: Policy | None) -> str:
+    """Return what names the state that a review of the global policy has shown."""
+    return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
 
 
 def _missing(review: Review, start: str, reason: str) -> str:

@@ -29,10 +29,11 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
+    from controlplane.preview.callers import Callers
     from controlplane.preview.previews import Preview
 
 # With more callers, the previews of other quotas would take longer than the page may.
-MOST_COMPARED = 1000
+MOST_COMPARED = 500
 # Of all of them together about as many as of the preview itself.
 STEPS_OF_OTHERS = 60_000
 SHADOW, ENFORCE = "shadow", "enforce"
@@ -60,10 +61,11 @@ class Review:
         overrides: Overrides of its limits that stay.
         preview: What the policy would have denied after the change. None until somebody asks for it.
         denied_now: Requests that its limits did deny in the same time.
-        holder: The only caller concerned, if the policy is given to it or taken from it and stays itself as it is.
-        former: The policy that the holder had before, or None.
-        title: What is done to the holder, in words.
         others: Other quotas of the limit that changes.
+        title: What the change does, if that is not told by its limits.
+        holder: The only caller concerned, if it gets or loses the policy, which itself stays as it is.
+        holder_name: The name of that caller.
+        former: The policy that the holder had before, or None.
     """
 
     policy: Policy
@@ -76,9 +78,15 @@ class Review:
     preview: Preview | None = None
     denied_now: int = 0
     others: list[OtherQuota] = field(default_factory=list)
-    holder: Caller | None = None
-    former: Policy | None = None
     title: str = ""
+    holder: Caller | None = None
+    holder_name: str = ""
+    former: Policy | None = None
+
+    @property
+    def subject(self) -> str:
+        """What is changed: the policy, or the token or project that gets or loses one."""
+        return self.holder_name or str(self.policy)
 
     @property
     def headline(self) -> str:
@@ -140,6 +148,25 @@ def review_of(
     )
 
 
+def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[str] | None = None) -> Review:
+    """
+    Return the review of the choice of the global policy, without a preview.
+
+    Args:
+        policy: The policy as it will be. If it is not global any more, no policy will be.
+        former: The global policy in whose place it comes, or None.
+        projects: As for :func:`review_of`.
+    """
+    record, nothing = policy.as_record(), {"limits": []}
+    states = (nothing, record) if policy.is_global else (record, nothing)
+    review = review_of(policy, *states, projects)
+    gone = changes_of(former.as_record()["limits"], []) if former else []
+    removed = [replace(one, name=f"{former}/{one.name}") for one in gone if one.effect != SAME]
+    does = "applies" if policy.is_global else "stops applying"
+    title = f"{policy.slug} {does} to every request{f', in place of {former}' if former else ''}"
+    return replace(review, changes=[*review.changes, *removed], is_global=True, title=title)
+
+
 def with_preview(
     review: Review,
     after: Mapping[str, Any],
@@ -150,15 +177,17 @@ def with_preview(
     others: bool = True,
 ) -> Review:
     """Return the review with the preview of the policy after the change, as if each changed limit were enforced."""
-    from controlplane.preview.previews import preview  # numpy, which only a preview needs
+    from controlplane.preview.callers import Callers  # numpy, which only a preview needs
+    from controlplane.preview.previews import preview
 
     limits = _in_question(review, after)
-    found = preview(review.policy, limits, now, span, projects, review.holder)
+    callers = Callers(review.policy, now, projects, review.holder)
+    found = preview(review.policy, limits, now, span, projects, callers)
     denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, **_denied_by(review))
     if projects is not None:
         denied = denied.filter(project_id__in=projects)
     others = others and found.has_data and review.holder is None
-    tried = list(_others(review, limits, found, now, span, projects)) if others else []
+    tried = list(_others(review, limits, found, now, span, callers)) if others else []
     return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
 
 
@@ -188,7 +217,7 @@ def _others(
     found: Preview,
     now: datetime,
     span: timedelta,
-    projects: Collection[str] | None,
+    callers: Callers,
 ) -> Iterator[OtherQuota]:
     from controlplane.preview.previews import preview  # numpy, which only a preview needs
 
@@ -200,7 +229,7 @@ def _others(
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
         other = [Limit.from_json(changed, published=True), *limits[1:]]
-        tried = preview(review.policy, other, now, span, projects, steps=STEPS_OF_OTHERS)
+        tried = preview(review.policy, other, now, span, callers=callers, steps=STEPS_OF_OTHERS)
         yield OtherQuota(quota, tried, "now" if quota == old else "")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, F, Max, Min, Q, QuerySet, Window
+from django.db.models import Case, Count, F, IntegerField, Max, Min, Q, QuerySet, Value, When, Window
 from django.db.models.functions import RowNumber
 
 from controlplane.policies.models import AuditEntry, Policy
@@ -21,6 +21,8 @@ LINES_SHOWN = 4
 # A longer run of folded revisions only says how many they are.
 MOST_SUMMED = 5_000
 
+# Kinds of revisions that change no policy, project or override.
+FOLDED = (Revision.TOKEN, Revision.OTHER)
 SHOWN = {
     "": (Revision.FULL, Revision.POLICY, Revision.OVERRIDE),
     "overrides": (Revision.OVERRIDE,),
@@ -112,10 +114,17 @@ class Query:
         return found | Q(number=int(words)) if words.isdecimal() and len(words) < 18 else found
 
 
-def revisions_of(entries: QuerySet[AuditEntry]) -> QuerySet[Any]:
-    """Return a query of the numbers of the revisions that published these audit entries."""
+def revisions_of(entries: QuerySet[AuditEntry], before: int | None = None, after: int | None = None) -> QuerySet[Any]:
+    """Return a query of the numbers of the revisions between two that published these audit entries."""
     changes = entries.exclude(change="").order_by().values("change")
-    return PublishedChange.objects.filter(change__in=changes, revision__isnull=False).values("revision")
+    published = PublishedChange.objects.filter(change__in=changes, revision__isnull=False)
+    return _between(published, "revision", before, after).values("revision")
+
+
+def _between(rows: QuerySet, column: str, before: int | None, after: int | None) -> QuerySet:
+    """Return the rows whose number is below *before* and above *after*. None is no bound."""
+    rows = rows if before is None else rows.filter(**{f"{column}__lt": before})
+    return rows if after is None else rows.filter(**{f"{column}__gt": after})
 
 
 def rows_of(query: Query) -> tuple[list[Row], int | None]:
@@ -123,39 +132,50 @@ def rows_of(query: Query) -> tuple[list[Row], int | None]:
     found = list(query.revisions().defer("changes")[: A_PAGE + 1])
     shown, rest = found[:A_PAGE], found[A_PAGE:]
     rows = described(shown, query.entries, ENTRIES_SHOWN)
+    older = shown[-1].number if rest else None
     if not query.folds:
-        return rows, shown[-1].number if rest else None
-    ends = [query.before, *(row.revision.number for row in rows)]
-    starts = [*(row.revision.number for row in rows), None if not rest else shown[-1].number]
+        return rows, older
+    numbers = [row.revision.number for row in rows]
+    # What follows the last row of a page that has a next one is on that page.
+    last = None if query.since is None else query.since - 1
+    gaps = list(zip([query.before, *numbers], [*numbers, last], strict=True))[: len(rows) if rest else None]
+    runs = _runs(query, gaps)
     folded: list[Row] = []
-    for position, (before, after) in enumerate(zip(ends, starts, strict=True)):
-        if not (rest and position == len(rows)):
-            folded += _run(query, before, after)
-        folded += rows[position : position + 1]
-    return folded, shown[-1].number if rest else None
+    for place in range(len(rows) + 1):
+        folded += runs.get(place, [])
+        folded += rows[place : place + 1]
+    return folded, older
 
 
-def _run(query: Query, before: int | None, after: int | None) -> list[Row]:
-    """Return the folded row of the revisions between two numbers, if there are some."""
-    if before is not None and after is not None and before - after <= 1:
-        return []
-    between = Revision.objects.filter(kind__in=(Revision.TOKEN, Revision.OTHER))
-    between = between.filter(number__lt=before) if before is not None else between
-    between = between.filter(number__gt=after) if after is not None else between
+Gap = tuple[int | None, int | None]
+"""The numbers of the revisions after and before some, or None at the ends of the list."""
+
+
+def _runs(query: Query, gaps: list[Gap]) -> dict[int, list[Row]]:
+    """Return a folded row for each gap in which there are revisions, in a list, by the place of the gap."""
+    if not gaps:
+        return {}
+    # With one statement for all gaps, because each would look for the entries of the user again.
+    before, after = gaps[0][0], gaps[-1][1]
+    between = _between(Revision.objects.filter(kind__in=FOLDED), "number", before, after)
     if not query.all_entries:
-        between = between.filter(number__in=revisions_of(query.entries))
-    ends = between.aggregate(first=Min("number"), last=Max("number"), count=Count("*"))
-    if not ends["count"]:
-        return []
-    numbers = Revision.objects.defer("changes").in_bulk([ends["first"], ends["last"]])
-    row = Row(numbers[ends["last"]], first=numbers[ends["first"]], count=ends["count"])
-    row.summary = _summary(query.entries, between) if row.count <= MOST_SUMMED else "Tokens and others"
-    return [row]
+        # With the bounds again, because the database would look for all revisions of the user's entries first.
+        between = between.filter(number__in=revisions_of(query.entries, before, after))
+    ends = [When(number__gt=end, then=Value(place)) for place, (_, end) in enumerate(gaps) if end is not None]
+    gap = Case(*ends, default=Value(len(gaps) - 1), output_field=IntegerField())
+    sums = between.order_by().annotate(gap=gap).values("gap")
+    runs = list(sums.annotate(first=Min("number"), last=Max("number"), count=Count("*")))
+    known = Revision.objects.defer("changes").in_bulk([run[end] for run in runs for end in ("first", "last")])
+    found = {run["gap"]: Row(known[run["last"]], first=known[run["first"]], count=run["count"]) for run in runs}
+    for place, row in found.items():
+        is_short = row.count <= MOST_SUMMED
+        row.summary = _summary(query.entries, *gaps[place]) if is_short else "Tokens and others"
+    return {place: [row] for place, row in found.items()}
 
 
-def _summary(entries: QuerySet[AuditEntry], revisions: QuerySet[Revision]) -> str:
-    """Return what some revisions changed in numbers, such as "Tokens: 24 created, 1 revoked"."""
-    changes = PublishedChange.objects.filter(revision__in=revisions.order_by().values("pk"))
+def _summary(entries: QuerySet[AuditEntry], before: int | None, after: int | None) -> str:
+    """Return what the folded revisions between two changed in numbers, such as "Tokens: 24 created, 1 revoked"."""
+    changes = _between(PublishedChange.objects.filter(revision__kind__in=FOLDED), "revision", before, after)
     counted = entries.filter(change__in=changes.values("change")).order_by()
     deeds: dict[str, list[str]] = defaultdict(list)
     for action, count in counted.values_list("action").annotate(count=Count("*")).order_by("-count", "action"):

@@ -25,8 +25,6 @@ FIELDS = {
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("quota", "burst", "reason", "ends_at"),
 }
-# Fields of a project that its members do not change on its page either.
-OF_OPERATORS = ("slug", "partition_cap")
 # Fields that differ after every change, or whose parts are looked at one by one.
 UNSAID = ("id", "version", "limits")
 
@@ -56,7 +54,7 @@ class Restored:
     How a span is undone.
 
     Attributes:
-        project: The id of the project of the object, or None for what only operators may change.
+        project: The id of the project whose editors may do that. None stands for operators, as for a shared object.
         now: The present record, or None if there is no row.
         wanted: The record that the row gets, or None if it is ended.
         act: Does that. None if everything is as it was already.
@@ -190,8 +188,8 @@ def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
     wanted, kept = merged(span, now)
     kept += _keep_deleted(wanted, now, span.label, coming)
     act = partial(_write_fields, project, wanted) if wanted != now else None
-    is_of_members = all(wanted[name] == now[name] for name in OF_OPERATORS)
-    return Restored(project.pk if is_of_members else None, now, wanted, act, kept)
+    fixed = any(wanted[name] != now[name] for name in Project.FOR_OPERATORS)
+    return Restored(None if fixed else project.pk, now, wanted, act, kept)
 
 
 def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
@@ -232,8 +230,8 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
     if span.before is None:
         if override is None or not is_live:
             return Kept([f"The override {span.label} is over."])
-        act = partial(end_override, override=override, now=timezone.now())
-        return Restored(_project_of(override), override.as_record(), None, act)
+        end = partial(end_override, override=override, now=timezone.now())
+        return Restored(_owner(override, override.limit), override.as_record(), None, end)
     if span.after is None or span.after.get("ended_at"):
         return _restore_override(span, coming)
     if override is None or not is_live:
@@ -244,13 +242,18 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
         wanted["ends_at"] = now["ends_at"]
         kept.append(f"End of the override {span.label} stays, because the former end is over.")
     act = partial(_write_override, override, wanted) if wanted != now else None
-    return Restored(_project_of(override, wanted), now, wanted, act, kept)
+    becomes_endless = wanted["ends_at"] is None and now["ends_at"] is not None
+    owner = None if becomes_endless else _owner(override, override.limit)
+    return Restored(owner, now, wanted, act, kept)
 
 
-def _project_of(override: Override, wanted: Record | None = None) -> str | None:
-    """Return the project whose editors may change an override, or None if only operators may."""
-    is_endless = wanted is not None and wanted["ends_at"] is None and override.ends_at is not None
-    if override.limit.policy.project_id is None or is_endless:
+def _owner(override: Override, limit: Limit | None) -> str | None:
+    """
+    Return the project whose editors may change an override, or None if its limit is shared, as that is for operators.
+
+    Without the limit, which then comes back by the same undo, its policy says the same.
+    """
+    if limit is not None and limit.policy.project_id is None:
         return None
     return override.project_id or override.token.project_id
 
@@ -261,8 +264,7 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     token = Token.objects.filter(pk=record["token"]).first() if record["token"] else None
     project = Project.objects.filter(pk=record["project"]).first() if record["project"] else None
     limit = _limit_named(record["limit"])
-    is_there = record["limit"] in coming or limit is not None
-    if not is_there or not (token or project) or _is_past(record["ends_at"]):
+    if not (limit or record["limit"] in coming) or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
     if limit and Override.objects.filter(limit=limit, token=token, project=project).exists():
         return Kept([f"The override {span.label} stays ended, because there is another one since."])
@@ -271,15 +273,15 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
         # Only now, because the limit may have come back by the same undo.
         _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
 
-    own = Policy.objects.filter(slug=record["limit"].partition("/")[0]).exclude(project=None)
-    owner = project.pk if project else token.project_id
-    return Restored(owner if record["ends_at"] and own.exists() else None, None, record, begin)
+    # Only operators give an override no end.
+    owner = _owner(Override(token=token, project=project), limit) if record["ends_at"] else None
+    return Restored(owner, None, record, begin)
 
 
 def _limit_named(name: str) -> Limit | None:
     """Return the limit with a name such as "free/per-day", or None."""
     slug, _, own = name.partition("/")
-    return Limit.objects.filter(policy__slug=slug, name=own).first()
+    return Limit.objects.filter(policy__slug=slug, name=own).select_related("policy").first()
 
 
 def _write_override(override: Override, wanted: Record, tx: Change) -> None:

@@ -50,13 +50,14 @@ class StatementAdmin(ReadOnlyAdmin):
             return self._overview(request, month)
         scope = scope_of(request, month)
         group, label = _group(query)
-        lines = _grouped(scope, group, label)
         shape = query.get("format", "")
         if shape not in ("", *FORMATS):
             raise Http404
+        # Files, and the page that is printed, have all lines.
+        lines, more = _grouped(scope, group, label, None if shape else report.LINES_SHOWN)
         if shape in ("csv", "json"):
             return _csv(scope, lines, group) if shape == "csv" else _json(scope, lines, group)
-        return self._statement(request, scope, lines, group, label, template=shape)
+        return self._statement(request, scope, (lines, more), group, label, template=shape)
 
     def _overview(self, request: HttpRequest, month: date) -> HttpResponse:
         """Return a page with the sums of each project that the user may see."""
@@ -74,7 +75,7 @@ class StatementAdmin(ReadOnlyAdmin):
         )
 
     def _statement(
-        self, request: HttpRequest, scope: Scope, lines: list[Line], group: str, label: str, template: str
+        self, request: HttpRequest, scope: Scope, found: tuple[list[Line], int], group: str, label: str, template: str
     ) -> HttpResponse:
         now, whole = timezone.now(), report.total(scope)
         given = {name: value for name, value in request.GET.items() if name in ("project", "token", "policy")}
@@ -91,7 +92,8 @@ class StatementAdmin(ReadOnlyAdmin):
             "money": rounded(micros),
             "group": group,
             "label": label,
-            "lines": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in lines],
+            "shown": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in found[0]],
+            "more": found[1],
             "limits": [(one, permits(one.counts["cost"], one.detail)) for one in report.by_limit(scope)],
             "corrections": report.corrections(scope),
             "given": given,
@@ -101,8 +103,6 @@ class StatementAdmin(ReadOnlyAdmin):
             "after": statement_url(**given, **by, month=f"{next_month(scope.month):%Y-%m}"),
             "files": [(shape, statement_url(**given, **by, month=month, format=shape)) for shape in FORMATS],
         }
-        shown = context["lines"][: report.LINES_SHOWN] if template != "print" else context["lines"]
-        context |= {"shown": shown, "more": len(lines) - len(shown)}
         return self.page(request, "statement_print.html" if template == "print" else "statement.html", **context)
 
 
@@ -172,10 +172,12 @@ def _group(query: Any) -> tuple[str, str]:
     return ("label", name) if value is None else ("token", "")
 
 
-def _grouped(scope: Scope, group: str, label: str) -> list[Line]:
-    if group == "label":
-        return report.by_label(scope, label)
-    return report.by_model(scope) if group == "model" else report.by_token(scope)
+def _grouped(scope: Scope, group: str, label: str, at_most: int | None) -> tuple[list[Line], int]:
+    """Return the lines of a statement, at most *at_most* unless it is None, and how many others there are."""
+    if group == "token":
+        return report.by_token(scope, at_most)
+    lines = report.by_label(scope, label) if group == "label" else report.by_model(scope)
+    return lines[:at_most], len(lines[at_most:]) if at_most is not None else 0
 
 
 def _share(line: Line, whole: Line) -> str:

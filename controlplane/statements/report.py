@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import batched
 from typing import Any
 
-from django.db.models import F, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Count, F, OuterRef, QuerySet, Subquery, Sum, Window
 from django.db.models.fields.json import KeyTextTransform
 
 from controlplane.policies.models import Policy
@@ -16,6 +17,9 @@ COUNTS, METERED = MonthRow.COUNTS, MonthMetered.COUNTS
 TOTAL = {"policy_id": "", "limit_name": "", "unit": "requests"}
 # A page shows so many lines of a table. Files have all of them.
 LINES_SHOWN = 200
+MOST_MONTHS = 36
+# Parameters of one statement.
+AT_ONCE = 5_000
 NO_TOKEN = "without a token"
 
 
@@ -80,30 +84,51 @@ def total(scope: Scope) -> Line:
 def by_limit(scope: Scope) -> list[Line]:
     """Return the sums of each limit and unit, the most used first. A request is in the line of each of its limits."""
     rows = scope.usage().exclude(limit_name="").values("policy_id", "limit_name", "unit")
-    slugs = dict(Policy.objects.values_list("pk", "slug"))
-    found = rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit")
+    found = list(rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit"))
+    slugs = dict(Policy.objects.filter(pk__in={row["policy_id"] for row in found}).values_list("pk", "slug"))
     return [
         Line(f"{slugs.get(row['policy_id'], row['policy_id'])}/{row['limit_name']}", row["unit"], _named(row, COUNTS))
         for row in found
     ]
 
 
-def by_token(scope: Scope, at_most: int | None = None) -> list[Line]:
-    """Return the sums of each token by name, the busiest first. A deleted token has its id for a name."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+def by_token(scope: Scope, at_most: int | None = None) -> tuple[list[Line], int]:
+    """
+    Return the sums of each token by name, the busiest first, and how many tokens there are beyond *at_most*.
+
+    A deleted token has its id for a name.
+    """
+    usage, metered = scope.usage() if scope.policy else scope.usage().filter(**TOTAL), scope.metered()
+    more = 0
+    if at_most is not None:
+        keys, more = _busiest_tokens(usage, metered, at_most)
+        usage, metered = usage.filter(token_id__in=keys), metered.filter(token_id__in=keys)
     lines: dict[str, Line] = {}
-    _merge(lines, usage.annotate(line=F("token_id")), COUNTS, at_most)
-    _merge(lines, scope.metered().annotate(line=F("token_id")), METERED, at_most)
-    tokens = Token.objects.in_bulk([pk for pk in lines if pk])
+    _merge(lines, usage.annotate(line=F("token_id")), COUNTS)
+    _merge(lines, metered.annotate(line=F("token_id")), METERED)
+    names: dict[str, str] = {}
+    for some in batched(lines, AT_ONCE):
+        names |= Token.objects.filter(pk__in=some).values_list("pk", "name")
     for pk, line in lines.items():
-        line.name = tokens[pk].name if pk in tokens else pk or NO_TOKEN
+        line.name = names.get(pk) or pk or NO_TOKEN
         line.detail = pk
-    return sorted(lines.values(), key=_busiest)
+    return sorted(lines.values(), key=_busiest), more
+
+
+def _busiest_tokens(usage: QuerySet, metered: QuerySet, at_most: int) -> tuple[list[str], int]:
+    """Return the ids of the tokens that cost most, and then of those with most requests, and how many others are."""
+    dear = metered.order_by().values("token_id").annotate(sum=Sum("micros")).filter(sum__gt=0)
+    keys = list(dear.order_by("-sum", "token_id").values_list("token_id", flat=True)[:at_most])
+    # Counted in the same pass, because of a popular policy there are 100,000 tokens.
+    sums = usage.order_by().values("token_id").annotate(sum=Sum("allowed")).annotate(all=Window(Count("*")))
+    rows = list(sums.order_by("-sum", "token_id").values_list("token_id", "all")[:at_most])
+    keys = list(dict.fromkeys([*keys, *(pk for pk, _ in rows)]))[:at_most]
+    return keys, max(0, (rows[0][1] if rows else 0) - len(keys))
 
 
 def by_label(scope: Scope, name: str) -> list[Line]:
     """Return the sums of each value of a label that tokens have now, the busiest first. Others have no value."""
-    values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
+    values = Token.objects.order_by().filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
     line = Subquery(values.values("label")[:1])
     lines: dict[Any, Line] = {}
     usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
@@ -136,8 +161,12 @@ def corrections(scope: Scope) -> list[Line]:
 
 def months_of(projects: tuple[str, ...]) -> list[date]:
     """Return the months of which there is usage of these projects, the last one first."""
-    rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month")
-    return list(rows.values_list("month", flat=True).distinct()[:36])
+    rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month").values_list("month", flat=True)
+    found: list[date] = []
+    # Each is looked up in the index, because to find those that differ the database reads all rows.
+    while len(found) < MOST_MONTHS and (month := rows.filter(month__lt=found[-1] if found else date.max).first()):
+        found.append(month)
+    return found
 
 
 def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
@@ -154,9 +183,9 @@ def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
     return sorted(lines.values(), key=_busiest)
 
 
-def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...], at_most: int | None = None) -> None:
+def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...]) -> None:
     found = rows.order_by().values("line").annotate(**_sums(names)).order_by(f"-sum_{names[0]}", "line")
-    for row in found[:at_most]:
+    for row in found:
         lines.setdefault(row["line"], Line("")).counts.update(_named(row, names))
 
 

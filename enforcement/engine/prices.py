@@ -7,6 +7,7 @@ Other processes never make a :class:`PriceLoader`. They neither read the prices 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,30 +32,55 @@ FIRST_WAIT_SECONDS: Final = 1.0
 _HEADER: Final = b"sluicegate-prices 1\n"
 _LONG_BYTES: Final = 64 * 1024
 _SHARE_SECONDS: Final = 0.0005
-_SHARED: Final = threading.Lock()
 
 logger = logging.getLogger("sluicegate.agent")
 
 
-@contextmanager
-def _sharing(size: int) -> Iterator[None]:
+class _SwitchInterval:
     """
-    Let other threads run after half a millisecond in place of five while a long document is parsed.
+    The time after which the threads of this process take turns. One loader at a time shortens it.
 
-    A decision waits for this thread several times: whenever its event loop wakes up. Parsing a megabyte takes some
-    50 ms, in which such a decision would take 30 ms longer.
+    A decision waits for the thread that parses a long document several times: whenever its event loop wakes up. Parsing
+    a megabyte takes some 50 ms, in which such a decision would take 30 ms longer if threads took turns after the usual
+    five milliseconds.
     """
-    usual = sys.getswitchinterval()
-    # Of two loaders at a time, the one that came first sets it back.
-    if size < _LONG_BYTES or usual <= _SHARE_SECONDS or not _SHARED.acquire(blocking=False):
-        yield
-        return
-    try:
-        sys.setswitchinterval(_SHARE_SECONDS)
-        yield
-    finally:
-        sys.setswitchinterval(usual)
-        _SHARED.release()
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._usual: float | None = None  # what is set back, while the interval is short
+
+    @contextmanager
+    def shortened(self, size: int) -> Iterator[None]:
+        """Let other threads run after half a millisecond if a document of *size* bytes is long."""
+        usual, lock = sys.getswitchinterval(), self._lock
+        # Of two loaders at a time, the one that came first sets it back.
+        if size < _LONG_BYTES or usual <= _SHARE_SECONDS or not lock.acquire(blocking=False):
+            yield
+            return
+        try:
+            self._usual = usual
+            sys.setswitchinterval(_SHARE_SECONDS)
+            yield
+        finally:
+            sys.setswitchinterval(usual)
+            self._usual = None
+            lock.release()
+
+    def after_fork(self) -> None:
+        """Set the interval back in a child process. The thread that would have done so exists in the parent only."""
+        if self._process == os.getpid():
+            return  # another loader of this process was first, and a thread may be parsing again
+        usual = self._usual
+        self._begin()
+        if usual is not None:
+            sys.setswitchinterval(usual)
+
+
+_switch_interval: Final = _SwitchInterval()
 
 
 class PriceLoader:
@@ -112,6 +138,7 @@ class PriceLoader:
         Prepare the prices for a child process. A thread of the parent may have held the locks, and may have been about
         to use prices that it had read, so the child reads them again.
         """
+        _switch_interval.after_fork()
         self._begin()
         self._seen = -1
         self._restored = self.is_loaded or self._path is None
@@ -170,7 +197,7 @@ class PriceLoader:
         if text is None:
             self.current = NO_PRICES
         else:
-            with _sharing(len(text)):
+            with _switch_interval.shortened(len(text)):
                 self.current = parse_prices(text)
         self._text = text
         self._documents.price_revision = self.current.revision

@@ -60,7 +60,9 @@ def _made(options: argparse.Namespace) -> str:
 
     call_command("migrate", verbosity=0)
     size, began = data.Size(*(QUICK if options.quick else FULL)), time.monotonic()
-    with loading.without_indexes(data.Token, data.AuditEntry, data.UsageRow, data.MeteredRow, data.DeniedRequest):
+    with loading.without_indexes(
+        data.Token, data.AuditEntry, data.UsageRow, data.MeteredRow, data.DeniedRequest, data.MonthRow
+    ):
         data.fill(size, timezone.now())
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")

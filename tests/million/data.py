@@ -13,9 +13,12 @@ from controlplane.access.models import Membership
 from controlplane.access.roles import EDITOR, OPERATORS, OWNER, VIEWER
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.preview.chunks import Chunk
+from controlplane.preview.models import RecordedDay
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.reservations.models import LOST, Reservation
+from controlplane.statements.models import MonthMetered, MonthRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from tests.million.loading import load, trust_keys
 
@@ -66,8 +69,8 @@ class Rows:
         return 0 if number % 10 == 3 else number % self.size.projects
 
     def policy_of(self, number: int) -> int | None:
-        """Return the policy of a token. A third of the tokens have the first policy, and a tenth has none."""
-        return None if number % 10 == 9 else 0 if number % 3 == 0 else number % self.size.policies
+        """Return the policy of a token. Half of the tokens have the first policy, and a tenth has none."""
+        return None if number % 10 == 9 else 0 if number % 10 in (0, 2, 3, 4, 6) else number % self.size.policies
 
     def projects(self) -> Iterator[dict[str, Any]]:
         for number in range(self.size.projects):
@@ -115,22 +118,50 @@ class Rows:
     def changes(self) -> Iterator[dict[str, Any]]:
         for number in range(self.size.changes):
             of = number % self.size.tokens
-            yield {
-                "id": f"aud_{number:026d}",
-                "at": self.now - timedelta(seconds=30 * (self.size.changes - number)),
-                "actor": f"user-{number % 200}",
-                "channel": ("admin", "api", "api", "task")[number % 4],
-                "action": ("token.create", "token.update", "token.revoke", "token.update")[number % 4],
-                "object_type": "token",
-                "object_id": token(of),
-                "object_label": f"{NAMES[of % len(NAMES)]}-{of}",
-                "before": {"name": f"old-{of}", "expires_at": None},
-                "after": {"name": f"new-{of}", "expires_at": None},
-                "reason": f"ticket {number}",
-                "request_id": f"req-{number:032d}",
-                "change": f"chg_{number:026d}",
-                "project": project(self.project_of(of)),
-            }
+            yield (
+                self.change_of_policy(number)
+                if self.is_of_policy(number)
+                else {
+                    "id": f"aud_{number:026d}",
+                    "at": self.now - timedelta(seconds=30 * (self.size.changes - number)),
+                    "actor": f"user-{number % 200}",
+                    "channel": ("admin", "api", "api", "task")[number % 4],
+                    "action": ("token.create", "token.update", "token.revoke", "token.update")[number % 4],
+                    "object_type": "token",
+                    "object_id": token(of),
+                    "object_label": f"{NAMES[of % len(NAMES)]}-{of}",
+                    "before": {"name": f"old-{of}", "expires_at": None},
+                    "after": {"name": f"new-{of}", "expires_at": None},
+                    "reason": f"ticket {number}",
+                    "request_id": f"req-{number:032d}",
+                    "change": f"chg_{number:026d}",
+                    "project": project(self.project_of(of)),
+                }
+            )
+
+    def is_of_policy(self, number: int) -> bool:
+        """Return whether a change is one of a policy, as every third of those that have a revision."""
+        revision = number - self.size.changes + self.size.policies + 1
+        return revision > 0 and revision % 3 == 0
+
+    def change_of_policy(self, number: int) -> dict[str, Any]:
+        of = number % self.size.policies
+        limits = [{"name": f"limit-{place}", "quota": 1_000, "window_seconds": 60} for place in range(3)]
+        slug = f"{NAMES[of % len(NAMES)]}-{of}"
+        names = {"object_type": "policy", "object_id": policy(of), "object_label": slug}
+        return {
+            "id": f"aud_{number:026d}",
+            "at": self.now - timedelta(seconds=30 * (self.size.changes - number)),
+            "actor": f"user-{number % 200}",
+            "channel": "admin",
+            "action": "policy.update",
+            **names,
+            "before": {"slug": slug, "limits": limits},
+            "after": {"slug": slug, "limits": [{**limits[0], "quota": 900}, *limits[1:]]},
+            "reason": f"ticket {number}",
+            "change": f"chg_{number:026d}",
+            "project": project(self.project_of(number)),
+        }
 
     def revisions(self) -> Iterator[dict[str, Any]]:
         for number in range(1, self.size.policies + 1):
@@ -173,6 +204,30 @@ class Rows:
             attributes = {"path": f"/v1/{number % 7}"}
             yield {"decision": f"dec-{number}", "at": at, "reason": "quota", **keys, **limit, "attributes": attributes}
 
+    def recorded(self) -> Iterator[dict[str, Any]]:
+        """Yield the requests of two days, of every hundredth token with the first policy."""
+        days, bodies = [(self.now - timedelta(days=back)).date() for back in (1, 0)], [_busy_day(n) for n in range(20)]
+        for number in range(0, self.size.tokens, 100):
+            keys = {"project_id": project(self.project_of(number)), "token_id": token(number)}
+            for day in days:
+                yield {**keys, "day": day, **bodies[number // 100 % len(bodies)]}
+
+    def months(self) -> Iterator[dict[str, Any]]:
+        """Yield the sums of this month, of every fifth token and of its limit."""
+        month = self.now.date().replace(day=1)
+        for number in range(self.size.tokens // 5 * 2):
+            of, limited = number // 2 * 5 + number // 2 % 5, number % 2
+            named = {"policy_id": policy(self.policy_of(of) or 0), "limit_name": "limit-0"} if limited else {}
+            keys = {"month": month, "project_id": project(self.project_of(of)), "token_id": token(of), **named}
+            yield {**keys, "unit": "requests", "allowed": number % 9_973, "denied": number % 7, "cost": number % 9_973}
+
+    def months_metered(self) -> Iterator[dict[str, Any]]:
+        month = self.now.date().replace(day=1)
+        for number in range(self.size.tokens // 10):
+            keys = {"month": month, "project_id": project(self.project_of(number)), "token_id": token(number)}
+            counts = {"requests": 50, "input": number % 10_007, "output": 900, "micros": number % 50_033}
+            yield {**keys, "model": f"model-{number % 9}", **counts}
+
     def reservations(self) -> Iterator[dict[str, Any]]:
         for number in range(self.size.tokens // 20):
             pk, at = f"{project(self.project_of(number))}.{number:032x}", self.now - timedelta(minutes=number)
@@ -187,6 +242,19 @@ class Rows:
     def instances(self) -> Iterator[dict[str, Any]]:
         for number in range(20):
             yield {"id": f"host-{number}", "host": f"host-{number}", "state": "ok", "seen_at": self.now}
+
+
+def _busy_day(number: int) -> dict[str, Any]:
+    """Return what is recorded of a day with a request in most minutes, and some more in one of them."""
+    minutes = [(at, number % 5 + 1, at * number % 60) for at in range(number % 7, 24 * 60, number % 3 + 1)]
+    minutes.append((600 + number, 40 * number + 1, number))
+    rows = [
+        (at, sent, sent, 1 << second, [sent if part == second // 10 else 0 for part in range(6)])
+        for at, sent, second in minutes
+    ]
+    chunk = Chunk.of(rows)
+    sent = int(chunk.demand.sum())
+    return {"requests": sent, "allowed": sent, "cost": sent, "hours": chunk.hours(), "body": chunk.body()}
 
 
 def fill(size: Size, now: datetime) -> None:
@@ -204,6 +272,9 @@ def fill(size: Size, now: datetime) -> None:
         (UsageRow, rows.sums()),
         (MeteredRow, rows.metered()),
         (DeniedRequest, rows.denials()),
+        (RecordedDay, rows.recorded()),
+        (MonthRow, rows.months()),
+        (MonthMetered, rows.months_metered()),
         (Reservation, rows.reservations()),
         (ManagementKey, rows.keys()),
         (Instance, rows.instances()),

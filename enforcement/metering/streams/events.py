@@ -91,7 +91,7 @@ class EventReader:
             return b""
         if self._partial or self._is_long:
             self._end_line(b"")
-        hidden = self._end_event() and self._hides
+        hidden = self._end_event() and self._hides and not self._is_free
         held = self._mark if hidden else bytes(self._held)
         self._held.clear()
         return held
@@ -158,28 +158,36 @@ class EventReader:
             return
         self._partial += part
         if len(self._partial) > self._limit + len(_MARK):
-            self._skip_line(self._partial)
+            self._skip_line(self._without_mark(bytes(self._partial)))
             self._partial.clear()
             self._is_long = True
 
-    def _skip_line(self, begin: bytes | bytearray) -> None:
+    def _without_mark(self, line: bytes) -> bytes:
+        """Return a line, or its beginning, without the byte order mark that only the first line of a stream has."""
+        if not self._is_first_line:
+            return line
+        self._is_first_line = False
+        if not line.startswith(_MARK):
+            return line
+        self._mark = _MARK
+        return line[len(_MARK) :]
+
+    def _skip_line(self, begin: bytes) -> None:
         """Skip a line that is too long, and its event if it is a line of data."""
         self._is_open = True
-        if begin.removeprefix(_MARK).startswith(b"data:"):
+        if begin.startswith(b"data:"):
             self._is_skipped, self._data = True, None
 
     def _end_line(self, line: bytes) -> bool:
         """Read a line, or the last part of one. Return whether it is the blank line that ends an event."""
         if self._is_long:
-            self._is_long = self._is_first_line = False
+            self._is_long = False
             return False
         if self._partial:
             line = bytes(self._partial) + line
             self._partial.clear()
         if self._is_first_line:
-            self._is_first_line = False
-            if line.startswith(_MARK):
-                self._mark, line = _MARK, line[len(_MARK) :]
+            line = self._without_mark(line)
         if not line:
             return True
         self._is_open = True

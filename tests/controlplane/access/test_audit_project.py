@@ -7,6 +7,7 @@ import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from controlplane.emergency.models import Suspension
 from controlplane.policies.actions import set_global_policy
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
@@ -49,6 +50,7 @@ def test_what_a_project_owns_names_it(project: Project):
         OverrideFactory(limit=limit, token=None, project=project),
         ManagementKeyFactory(projects=[project]),
         MembershipFactory(project=project),
+        Suspension.objects.create(within=project, name="session", value="abc", reason="loop", by="ann"),
     ]
 
     assert [project_of(row) for row in rows] == [project.pk] * len(rows)
@@ -60,6 +62,7 @@ def test_what_projects_share_names_none(project: Project):
     rows = [
         *(shared, LimitFactory(policy=shared), ModelPriceFactory()),
         *(ManagementKeyFactory(), ManagementKeyFactory(projects=[project, ProjectFactory()])),
+        Suspension.objects.create(name="session", value="abc", reason="loop", by="ann"),
     ]
 
     assert [project_of(row) for row in rows] == [""] * len(rows)
@@ -115,6 +118,9 @@ def test_entries_of_before_get_their_project(project: Project, of_old):
     migration = import_module("controlplane.policies.migrations.0009_audit_project")
     apps = MigrationExecutor(connection).loader.project_state(("policies", "0009_audit_project")).apps
 
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":  # a later migration refuses every change of an entry
+            cursor.execute("ALTER TABLE policies_auditentry DISABLE TRIGGER sluicegate_keep_audit")
     migration.name_projects(apps, SimpleNamespace(connection=connection))
 
     entries = dict(AuditEntry.objects.values_list("pk", "project"))

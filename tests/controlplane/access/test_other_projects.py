@@ -107,6 +107,42 @@ def test_no_filter_by_an_id_names_others(owner, bravo):
                 assert "bravo" not in text_of(owner.get(url)), url
 
 
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        "policies/limit/?overrides__gt=ovr_0",
+        "policies/policy/?limits__overrides__isnull=0",
+        "policies/policy/?%2B__isnull=0",
+        "auth/user/?memberships__gt=mem_0",
+        "auth/user/?email__startswith=a",
+        "auth/user/?groups__isnull=0",
+        "projects/token/?digest__startswith=0",
+        "projects/managementkey/?digest__startswith=0",
+        "usage/usagerow/?instance__startswith=a",
+    ],
+)
+def test_no_address_filters_by_what_a_list_does_not_show(owner, lookup):
+    """The number of hits would tell a hidden column, or what others do with a shared row, bit by bit."""
+    response = owner.get(f"/admin/{lookup}")
+
+    assert response.status_code == 400 or response.url.endswith("?e=1")
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        "policies/policy/?project__id__exact={}",
+        "projects/project/?policy__id__exact={}",
+        "policies/auditentry/?object_type=token&object_id={}",
+        "projects/token/?policy__id__exact={}&status=all&ends=soon",
+        "policies/auditentry/?at_from=2026-11-01T00:00&deed=created",
+    ],
+)
+def test_addresses_filter_by_what_pages_link_to(owner, alpha, lookup):
+    """Also by columns without a filter beside the list."""
+    assert owner.get(f"/admin/{lookup.format(alpha.project.pk)}").status_code == 200
+
+
 @pytest.mark.parametrize("model", ["projects/token", "projects/project", "policies/policy", "policies/auditentry"])
 def test_no_search_finds_others(owner, model):
     """Whatever is typed, the number of hits is that of the own rows."""

@@ -531,16 +531,6 @@ def test_a_token_whose_end_no_enforcer_would_take_is_not_created(as_ann, end, ru
     assert not Token.objects.exists()
 
 
-def test_a_policy_is_made_global_and_back(as_ann, store):
-    """Both lead to a review, which asks for a reason."""
-    policy = PolicyFactory()
-
-    for action, is_global in (("apply_everywhere", True), ("apply_where_attached", False)):
-        review = as_ann.get(f"{POLICIES}{policy.pk}/{action}/", follow=True)
-        enforce(as_ann, review)
-        assert Policy.objects.get().is_global is is_global
-
-
 def test_a_revision_is_rolled_back(as_ann, store):
     """What enforcers were told then is told again, as a new revision."""
     limit = LimitFactory(quota=1)

@@ -189,7 +189,7 @@ def test_paths_keep_names_and_do_not_double(as_ann):
     [
         ("projects/token", "Tokens > Add token"),
         ("policies/policy", "Policies > Add policy"),
-        ("auth/user", "Users > Add user"),
+        ("auth/user", "People > Add user"),
     ],
 )
 def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
@@ -198,6 +198,20 @@ def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
 
     assert path_of(response) == path
     assert re.search(r"<title>\s*Add ", response.content.decode())
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("auth/user", "People"),
+        ("axes/accessattempt", "Sign-in failures"),
+        ("emergency/suspension", "Emergency"),
+        ("access/membership", "Memberships"),
+    ],
+)
+def test_a_page_has_the_title_of_the_menu(as_ann, address, path):
+    """If the menu leads to it. Nothing of Django's names is left."""
+    assert path_of(as_ann.get(f"/admin/{address}/")) == path
 
 
 def test_an_error_is_told_once(as_ann):

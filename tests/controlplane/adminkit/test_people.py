@@ -19,7 +19,7 @@ from tests.factories import (
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-USERS = "/admin/auth/user/"
+USERS, OWN_PASSWORD = "/admin/auth/user/", "/admin/password_change/"
 
 
 @pytest.fixture
@@ -129,6 +129,27 @@ def test_setting_a_password_is_audited(as_ann):
     eve.refresh_from_db()
     assert eve.check_password(new)
     assert entries() == [("user.password", "eve")]
+
+
+def test_changing_the_own_password_is_audited(client):
+    """Whoever finds an open session and takes it over leaves a trace. A wrong form leaves none."""
+    eve = UserFactory(username="eve")
+    eve.set_password("before that one")
+    eve.save()
+    client.force_login(eve)
+    new = "quite another horse battery"
+    form = {"old_password": "before that one", "new_password1": new, "new_password2": new}
+
+    assert client.post(OWN_PASSWORD, {**form, "old_password": "wrong"}).status_code == 200
+    assert entries() == []
+    assert client.post(OWN_PASSWORD, form, headers={"X-Request-Id": "req-9"}).status_code == 302
+
+    eve.refresh_from_db()
+    assert eve.check_password(new)
+    entry = AuditEntry.objects.get()
+    said = (entry.action, entry.actor, entry.object_label, entry.request_id)
+    assert said == ("user.password", "eve", "eve", "req-9")
+    assert client.get("/admin/").status_code == 200
 
 
 def test_deleted_users_are_audited_one_by_one(as_ann):

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Token
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
@@ -136,15 +136,83 @@ def test_without_any_traffic_nothing_is_said(ask, used):
     assert told_of_images(ask, used) == []
 
 
-def test_a_new_path_is_compared_with_those_that_were_denied(ask, used):
-    """A slip of the pen is found by paths that look like it."""
-    project = Token.objects.get(policy=used).project_id
-    for _ in range(3):
-        DeniedRequestFactory(at=timezone.now(), project_id=project, attributes={"path": "/v1/image"})
+@pytest.fixture
+def denied():
+    """``denied(policy, path="/v1/image")``: three sampled denials of now in the project that uses the policy."""
 
-    text = "None of 3 sampled denials of the last 7 days had such a path. Similar ones: /v1/image."
+    def deny(policy: Policy, **attributes: str) -> None:
+        project = Token.objects.get(policy=policy).project_id
+        for _ in range(3):
+            DeniedRequestFactory(at=timezone.now(), project_id=project, attributes=attributes)
+
+    return deny
+
+
+NONE = "None of the 3 sampled denials of the last 7 days that tell it had such a"
+UNKNOWN = (
+    "Not known whether requests have such a {}: no sampled denial of the last 7 days tells it, and passed requests"
+)
+PASSED = "Passed requests are not recorded."
+
+
+def test_a_new_path_is_compared_with_those_that_were_denied(ask, used, denied):
+    """A slip of the pen is found by paths that look like it."""
+    denied(used, path="/v1/image")
+    denied(used, model="gpt-5")
+
+    text = f"{NONE} path. Similar ones: /v1/image."
     assert told_of_images(ask, used, match_path="/v1/imagse/*") == [text]
+    assert told_of_images(ask, used, match_path="/speech") == [f"{NONE} path. {PASSED}"]
     assert told_of_images(ask, used, match_path="/v1/imag*") == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ({"match_methods": "PUT"}, f"{NONE} method. {PASSED}"),
+        ({"match_methods": "PUT, POST"}, None),
+        ({"match_attributes": "model = claude-*"}, f"{NONE} model. {PASSED}"),
+        ({"match_attributes": "model = gpt-*"}, None),
+        ({"match_attributes": "user = x"}, None),
+        ({"match_attributes": "header.x-taem = red"}, f"{UNKNOWN.format('header.x-taem')} are not recorded."),
+    ],
+)
+def test_methods_and_attributes_are_compared_as_well(ask, used, denied, rule, text):
+    """By the rules that enforce. Of a long value only the beginning is kept, so it may fit."""
+    denied(used, method="POST", model="gpt-5", user="a" * 64 + "\N{HORIZONTAL ELLIPSIS}")
+
+    found = told_of_images(ask, used, match_path="", **rule)
+
+    assert [one.removesuffix(" A day in shadow shows it.") for one in found] == ([text] if text else [])
+
+
+def test_what_nothing_tells_is_said_to_be_unknown(ask, used):
+    """It is no warning, because such requests may come at any time."""
+    told = ask(images(used, match_path="/v1/speech"), policy=used.pk)
+
+    (note,) = told["limits"]["limits-0"]["warnings"]
+    assert (note["field"], note["kind"]) == ("match_path", "info")
+    assert note["text"].startswith(UNKNOWN.format("path"))
+
+
+def test_what_is_old_or_of_others_is_no_sign(ask, used, denied):
+    """The sample is that of the last 7 days, of the projects that the user may see."""
+    denied(used, path="/v1/speech")
+    DeniedRequest.objects.update(at=timezone.now() - timedelta(days=8))
+
+    (text,) = told_of_images(ask, used, match_path="/v1/speech")
+
+    assert text.startswith(UNKNOWN.format("path"))
+
+
+def test_a_label_that_no_token_has_is_said(ask, used):
+    """Labels are known, so nothing is left open."""
+    Token.objects.update(labels={"team": "red"})
+
+    wrong = {"match_path": "", "match_attributes": "label.taem = red", "partition_by": "label.tier"}
+    right = {"match_path": "", "match_attributes": "label.team = red", "partition_by": "label.team"}
+    assert told_of_images(ask, used, **wrong) == ["No token has the label taem.", "No token has the label tier."]
+    assert told_of_images(ask, used, **right) == []
 
 
 @pytest.mark.parametrize(

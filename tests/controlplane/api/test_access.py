@@ -13,6 +13,7 @@ from django.urls import URLPattern, URLResolver
 from django.utils import timezone
 
 from controlplane import api_urls
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.projects.models import ManagementKey
 from controlplane.projects.scopes import SCOPES
@@ -21,11 +22,13 @@ from controlplane.reservations.models import Reservation
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
+    MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
+    UserFactory,
 )
 
 pytestmark = pytest.mark.django_db
@@ -59,6 +62,8 @@ POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 COSTS = {"costs": {"requests": 1}, **REASON}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
+VALUE = {"project": None, "name": "session", "value": "bad", **REASON}
+MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
@@ -100,6 +105,13 @@ RULES = {
     ("revisions", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1/rollback", "POST"): Rule("revisions:write", 200, FORBIDDEN, FORBIDDEN, REASON),
+    # The audit does not say what it changed, so nobody can undo it.
+    ("revisions/1/undo", "POST"): Rule("revisions:write", 409, FORBIDDEN, FORBIDDEN, REASON),
+    ("memberships", "GET"): Rule("memberships:read", 200, 200, 200),
+    ("memberships", "POST"): Rule("memberships:write", 201, 400, 201, MEMBER),
+    ("memberships/{membership}", "GET"): Rule("memberships:read", 200, MISSING, 200),
+    ("memberships/{membership}", "PATCH"): Rule("memberships:write", 200, MISSING, 200, {"role": "owner"}),
+    ("memberships/{membership}", "DELETE"): Rule("memberships:write", 204, MISSING, 204),
     ("instances", "GET"): Rule("instances:read", 200, FORBIDDEN, FORBIDDEN),
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/metered", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
@@ -117,6 +129,13 @@ RULES = {
     ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
+    ("suspensions", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("suspensions", "POST"): Rule("emergency:write", 201, FORBIDDEN, FORBIDDEN, VALUE),
+    ("suspensions/{suspension}", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("suspensions/{suspension}", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
+    ("break-glass", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
+    ("break-glass", "PUT"): Rule("emergency:write", 200, FORBIDDEN, FORBIDDEN, {"seconds": 60, **REASON}),
+    ("break-glass", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
 }
 # For everybody: neither says anything about what is kept here.
@@ -129,7 +148,9 @@ EXAMPLES = {
     "prices": {"id": "{price}"},
     "revisions": {"number": "1"},
     "reservations": {"pk": "{reservation}"},
+    "memberships": {"id": "{membership}"},
     "jobs": {"id": "{job}"},
+    "suspensions": {"id": "{suspension}"},
 }
 
 
@@ -184,8 +205,11 @@ def ids(store) -> dict[str, str]:
     lost = Reservation.objects.create(pk=f"{project.pk}.{'a' * 32}", project_id=project.pk, at=now, expires_at=now)
     override = OverrideFactory(limit=limit, token=token, quota=3)
     job = running.start("test", "Count", projects=[project], created_by="ann", channel="api")
-    price = ModelPriceFactory()
-    return {"token": token.pk, "override": override.pk, "price": price.pk, "reservation": lost.pk, "job": job.pk}
+    UserFactory(username="eve")
+    made = {"token": token, "override": override, "price": ModelPriceFactory(), "reservation": lost, "job": job}
+    made["membership"] = MembershipFactory(project=project)
+    made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
+    return {name: row.pk for name, row in made.items()}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

@@ -60,6 +60,15 @@ def test_slugs_of_others_projects_cannot_be_probed(call, limited, method, slug):
     assert Project.objects.filter(slug="mine").exists()
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_a_limited_key_does_not_raise_the_cap_of_values(call, mine, limited, method):
+    """The values of all projects share the memory of the store."""
+    body = {"slug": "mine", "name": "Mine", "partition_cap": 1_000_000}
+
+    assert error_of(call(method, "projects/mine", body, key=limited))[:2] == (400, "key_limited_to_projects")
+    assert call(method, "projects/mine", {**body, "partition_cap": 10_000}, key=limited).status_code == 200
+
+
 @pytest.mark.parametrize("slug", ["mine--", "mine---a", "mine--a--b", "mine-a", "mine", "theirs--a"])
 def test_the_slugs_of_a_project_are_its_own(call, limited, slug):
     """A name that another project could have is refused."""

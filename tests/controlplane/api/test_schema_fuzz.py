@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+from controlplane.access.models import Membership
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Override, Policy
@@ -22,6 +24,7 @@ from controlplane.reservations.models import SETTLED, Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
+    MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
     PolicyFactory,
@@ -90,6 +93,8 @@ def rows() -> dict[str, dict[str, str]]:
         id=f"{project.pk}.{'0' * 32}", project_id=project.pk, at=NOON, expires_at=NOON, state=SETTLED
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
+    suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
+    member = Membership.objects.first() or MembershipFactory(project=project)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
             tx.created(project)
@@ -106,6 +111,8 @@ def rows() -> dict[str, dict[str, str]]:
         "reservations": {"id": settled.pk},
         "revisions": {"number": "1"},
         "jobs": {"id": job.pk},
+        "suspensions": {"id": suspended.pk},
+        "memberships": {"id": member.pk},
     }
 
 

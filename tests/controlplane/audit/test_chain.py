@@ -257,17 +257,23 @@ def test_nothing_old_is_nothing_to_prune(sealed):
         "DELETE FROM policies_auditentry WHERE id = 'aud_000003'",
         "UPDATE audit_auditseal SET digest = 'x' WHERE number = 3",
         "DELETE FROM audit_auditseal WHERE number = 3",
+        "UPDATE policies_auditentry SET actor = 'bob' WHERE id = 'aud_000290'",
+        "DELETE FROM policies_auditentry WHERE id = 'aud_000290'",
+        "TRUNCATE policies_auditentry",
+        "TRUNCATE audit_auditseal, policies_auditentry CASCADE",
         # The setting allows to prune, and not to change.
         "SET LOCAL sluicegate.prune_audit = 'on'; UPDATE policies_auditentry SET actor = 'bob' WHERE id = 'aud_000003'",
+        "SET LOCAL sluicegate.prune_audit = 'on'; TRUNCATE policies_auditentry",
     ],
 )
-def test_postgresql_refuses_to_change_what_is_sealed(sealed, sql):
-    """Also to a program that does not use this code."""
+def test_postgresql_refuses_to_change_the_audit(sealed, entry, sql):
+    """Also to a program that does not use this code, and of an entry that is not sealed yet."""
+    entry(290)
     refused = pytest.raises(DatabaseError, match="must not be changed or deleted")
     with refused, transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql)
 
-    assert broken() == []
+    assert (AuditEntry.objects.count(), broken()) == (6, [])
 
 
 def test_a_change_by_a_command_is_pruned_from_no_other_entry(sealed):

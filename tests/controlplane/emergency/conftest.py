@@ -1,7 +1,9 @@
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Token
@@ -40,3 +42,12 @@ def act() -> Callable[..., Any]:
 def limiter(store: ValkeyServer) -> Iterator[Limiter]:
     with Limiter(store.url, timeout=1.0) as limiter:
         yield limiter
+
+
+def follows(limiter: Limiter, expected: str, secret: str, **attributes: str) -> bool:
+    """Return whether a proxy gives this reason within a second, which is what an operator is promised."""
+    deadline = timezone.now() + timedelta(seconds=1)
+    while (found := limiter.check(secret, costs=0, attributes=attributes).reason) != expected:
+        if timezone.now() > deadline:
+            pytest.fail(f"The reason is {found} after a second.")
+    return True

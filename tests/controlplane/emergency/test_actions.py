@@ -14,18 +14,10 @@ from controlplane.projects.models import Project
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import reconcile
 from controlplane.publishing.rollback import rollback
+from tests.controlplane.emergency.conftest import follows
 from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def follows(limiter, expected, secret, **attributes):
-    """Return whether a proxy gives this reason within a second, which is what an operator is promised."""
-    deadline = timezone.now() + timedelta(seconds=1)
-    while (found := limiter.check(secret, costs=0, attributes=attributes).reason) != expected:
-        if timezone.now() > deadline:
-            pytest.fail(f"The reason is {found} after a second.")
-    return True
 
 
 def in_an_hour():

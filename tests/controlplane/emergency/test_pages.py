@@ -162,3 +162,18 @@ def test_an_account_without_a_project_sees_nothing(client, act, token):
     client.force_login(User.objects.create_user("nobody", is_staff=True))
 
     assert client.get(PAGE).status_code == 403
+
+
+def test_lists_find_what_is_suspended(as_ann, act):
+    """Of tokens, only those that would be let in otherwise. A token of a suspended project is not suspended itself."""
+    away, free, gone = (TokenFactory(project__slug=slug, name=f"of-{slug}") for slug in ("away", "free", "gone"))
+    for subject in (away.project, free, gone):
+        act(suspend, subject)
+    type(gone).objects.filter(pk=gone.pk).update(revoked_at=timezone.now())
+
+    def found(path):
+        return {row.pk for row in as_ann.get(path).context["cl"].result_list}
+
+    assert found("/admin/projects/token/?status=suspended") == {free.pk}
+    assert found("/admin/projects/project/?suspended=yes") == {away.project_id}
+    assert found("/admin/projects/project/?suspended=no") == {free.project_id, gone.project_id}

@@ -177,12 +177,26 @@ def test_a_kind_that_this_release_does_not_know_fails(begin):
 
 
 def test_rows_are_cut_into_parts_as_they_were_confirmed(begin):
-    """A slice treats a thousand of them."""
-    job = begin(ids=[f"tok_{n}" for n in range(2_500)])
+    """A slice treats some of them."""
+    job = begin(ids=[f"tok_{n}" for n in range(250)])
 
-    assert job.total == 2_500
-    assert [len(job.part(number)) for number in range(4)] == [1_000, 1_000, 500, 0]
-    assert job.part(2)[0] == "tok_2000"
+    assert job.total == 250
+    assert [len(job.part(number)) for number in range(4)] == [100, 100, 50, 0]
+    assert job.part(2)[0] == "tok_200"
+
+
+def test_a_slice_takes_parts_until_its_time_is_over(begin):
+    """At least one. So it keeps other writers of SQLite waiting for less than they wait."""
+    job = begin(ids=[f"tok_{n}" for n in range(450)])
+    clock = iter([0.0, 0.2, 0.4, 0.6]).__next__
+
+    assert [ids[0] for ids in running.parts_in_time(job, clock)] == ["tok_0", "tok_100", "tok_200"]
+    assert (job.done, job.position, running.has_more_parts(job)) == (300, {"part": 3}, True)
+    slow = iter([0.0, 9.0]).__next__
+    assert [ids[0] for ids in running.parts_in_time(job, slow)] == ["tok_300"]
+    assert [ids[0] for ids in running.parts_in_time(job)] == ["tok_400"]
+    assert (job.done, running.has_more_parts(job)) == (450, False)
+    assert list(running.parts_in_time(job)) == []
 
 
 def test_old_jobs_are_deleted(begin):

@@ -206,6 +206,17 @@ def test_a_replay_that_is_too_large_gives_the_summary(policy, tokens, sent, monk
     assert "at most 2 of 2 callers" in words.sentence(found)
 
 
+@pytest.mark.parametrize(("requests", "step"), [(20, 0), (31, 10)])
+def test_a_bucket_that_refills_as_fast_needs_no_replay(policy, tokens, sent, requests, step):
+    """Many requests in an hour are no sign of a denial if no minute has more than flow in."""
+    for minute in range(10):
+        sent(tokens[0], requests, minutes_ago=90 + minute)
+
+    found = preview(policy, [Limit(name="a", quota=60, window_seconds=60, algorithm="token_bucket")], NOW)
+
+    assert (found.denied.high, found.step) == (0, step)
+
+
 def test_the_histogram_has_the_callers_by_their_busiest_minute(policy, tokens, sent):
     """One bar ends with the quota, so what is right of the line would be denied."""
     for token, requests in zip(tokens, (3, 10, 11), strict=True):

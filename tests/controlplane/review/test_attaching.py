@@ -1,13 +1,13 @@
-"""A token, a project or every request gets another policy only after its review."""
+"""A token or project gets another policy only after its review."""
 
 import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import AuditEntry
 from tests.controlplane.adminkit.reviews import ReviewForm
-from tests.controlplane.adminkit.test_changes import NEW_PROJECT, POLICIES, PROJECTS, TOKENS
-from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.controlplane.adminkit.test_changes import NEW_PROJECT, PROJECTS, TOKENS
+from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -102,44 +102,3 @@ def test_a_lost_update_is_refused_on_the_second_step(as_ann, token, strict, proj
     assert 'value="Typed"' in page
     token.project.refresh_from_db()
     assert token.project.policy.slug == "free"
-
-
-def everywhere(policy):
-    return f"{POLICIES}{policy.pk}/everywhere/"
-
-
-def test_the_review_of_every_request_says_what_it_replaces(as_ann, token, strict, sent):
-    """Everything counts together. Without a reason nothing is done."""
-    former = PolicyFactory(slug="former", everywhere=True)
-    sent(token, 30, minutes_ago=30, now=timezone.now())
-
-    review = as_ann.get(everywhere(strict))
-    refused = as_ann.post(everywhere(strict), ReviewForm(review).fields)
-
-    assert "strict applies to every request, in place of former" in text_of(review)
-    assert "20 of 30 requests would have been limited" in text_of(review)
-    assert "Say why" in text_of(refused)
-    assert Policy.objects.get(is_global=True) == former
-
-
-def test_another_choice_meanwhile_is_not_overwritten(as_ann, free, strict, token):
-    """Two operators choose the policy of every request at once. Another range chooses nothing."""
-    review = ReviewForm(as_ann.get(everywhere(strict))).fields | {"change_reason": "Cost"}
-    as_ann.post(everywhere(strict), review | {"_span": "7d"})
-    assert not Policy.objects.filter(is_global=True).exists()
-    Policy.objects.filter(pk=free.pk).update(is_global=True)
-
-    response = as_ann.post(everywhere(strict), review, follow=True)
-
-    assert "was changed after you opened the review. Nothing was changed." in response.content.decode()
-    assert Policy.objects.get(is_global=True) == free
-
-
-def test_only_operators_choose_the_policy_of_every_request(client, as_ann, token, strict):
-    """And none of a project."""
-    own = PolicyFactory(project=token.project)
-    assert as_ann.get(everywhere(own), follow=True).content.decode().count("cannot apply to other projects") == 1
-    client.force_login(MembershipFactory(project=token.project, role="owner").user)
-
-    assert [client.get(everywhere(policy)).status_code for policy in (strict, own)] == [403, 403]
-    assert client.post(everywhere(strict), {"_start": "enforce", "change_reason": "x"}).status_code == 403

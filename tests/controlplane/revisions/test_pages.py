@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.actions import end_override
+from controlplane.policies.actions import end_override, save_override
 from controlplane.policies.models import AuditEntry, Limit, Override
 from controlplane.projects.actions import issue_token, revoke_token
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
-from controlplane.publishing.models import Revision
+from controlplane.publishing.models import PublishedChange, Revision
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -230,34 +230,6 @@ def test_a_member_sees_and_undoes_only_changes_of_the_own_projects(limit, client
     assert Limit.objects.get(pk=own.pk).quota == 25
 
 
-def end(override) -> int:
-    with change(actor=ANN) as tx:
-        end_override(tx, override, timezone.now())
-    return tx.revision
-
-
-def test_an_editor_undoes_no_change_that_only_operators_make(limit, client):
-    """Overrides of shared limits, overrides without an end, and the cap of the values of attributes."""
-    project = ProjectFactory(slug="chat")
-    own = LimitFactory(policy__project=project, policy__slug="chat--own", quota=25)
-    tokens = [TokenFactory(project=project, policy=one.policy) for one in (limit, own)]
-    tomorrow = timezone.now() + timedelta(days=1)
-    shared = end(OverrideFactory(limit=limit, token=tokens[0], quota=60, ends_at=tomorrow))
-    endless = end(OverrideFactory(limit=own, token=tokens[1], quota=60))
-    before = project.as_record()
-    with change(actor=ANN) as tx:
-        Project.objects.filter(pk=project.pk).update(partition_cap=5)
-        tx.updated(Project.objects.get(pk=project.pk), before)
-    usual = end(OverrideFactory(limit=own, token=tokens[1], quota=70, ends_at=tomorrow))
-    client.force_login(MembershipFactory(project=project, role="editor").user)
-
-    numbers = (shared, endless, tx.revision, usual)
-
-    assert [client.get(f"{LIST}{number}/undo/").status_code for number in numbers] == [403, 403, 403, 200]
-    assert client.post(f"{LIST}{shared}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
-    assert not Override.objects.exists()
-
-
 def test_a_viewer_undoes_nothing(limit, client):
     """The list has no button, and the page is refused."""
     own = LimitFactory(policy__project=ProjectFactory(slug="chat"), policy__slug="own", quota=25)
@@ -270,6 +242,53 @@ def test_a_viewer_undoes_nothing(limit, client):
     assert client.get(f"{LIST}{number}/undo/").status_code == 403
     assert client.post(f"{LIST}{number}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
     assert Limit.objects.get(pk=own.pk).quota == 2
+
+
+def test_what_is_for_operators_is_undone_by_operators(limit, client):
+    """An override of a shared limit, and how many counters a project may have. A member reads the change."""
+    project = ProjectFactory(slug="chat", partition_cap=900_000)
+    override = Override(
+        limit=limit, project=None, token=TokenFactory(project=project, policy=limit.policy), quota=1, reason="abuse"
+    )
+    with change(actor=ANN, reason="abuse") as set_lower:
+        save_override(set_lower, override)
+    before = project.as_record()
+    with change(actor=ANN) as narrowed:
+        Project.objects.filter(pk=project.pk).update(partition_cap=10)
+        narrowed.updated(Project.objects.get(pk=project.pk), before)
+    client.force_login(MembershipFactory(project=project, role="owner").user)
+
+    for number in (set_lower.revision, narrowed.revision):
+        assert client.get(f"{LIST}{number}/change/").status_code == 200
+        assert client.get(f"{LIST}{number}/undo/").status_code == 403
+        assert client.post(f"{LIST}{number}/undo/", {"seen": "x", "reason": "x"}).status_code == 403
+    project.refresh_from_db()
+    assert (Override.objects.get().quota, project.partition_cap) == (1, 10)
+
+
+def test_an_ended_override_of_a_shared_limit_is_restored_by_operators(limit, client):
+    """As it would be set by them."""
+    project = ProjectFactory(slug="chat")
+    override = OverrideFactory(limit=limit, token=TokenFactory(project=project, policy=limit.policy), quota=99)
+    with change(actor=ANN) as ended:
+        end_override(ended, override, timezone.now())
+    client.force_login(MembershipFactory(project=project, role="owner").user)
+
+    assert client.get(f"{LIST}{ended.revision}/undo/").status_code == 403
+
+
+@pytest.mark.parametrize(("ends", "status"), [(None, 403), (timedelta(days=1), 200)])
+def test_an_override_without_an_end_is_restored_by_operators(limit, client, ends, status):
+    """An editor restores one of the own limits that has an end."""
+    project = ProjectFactory(slug="chat")
+    own = LimitFactory(policy__project=project, policy__slug="chat--own", quota=25)
+    token = TokenFactory(project=project, policy=own.policy)
+    override = OverrideFactory(limit=own, token=token, quota=60, ends_at=ends and timezone.now() + ends)
+    with change(actor=ANN) as ended:
+        end_override(ended, override, timezone.now())
+    client.force_login(MembershipFactory(project=project, role="editor").user)
+
+    assert client.get(f"{LIST}{ended.revision}/undo/").status_code == status
 
 
 def test_the_page_of_a_revision_leads_to_its_undo(limit, as_ann):
@@ -291,3 +310,50 @@ def test_a_list_needs_few_statements(limit, as_ann, django_assert_max_num_querie
 
     with django_assert_max_num_queries(40):
         assert as_ann.get(LIST).status_code == 200
+
+
+def published(number: int, kind: str, *projects: str) -> None:
+    """A revision with a change of a token, or of a policy, in each of the projects."""
+    Revision.objects.create(number=number, kind=kind, is_counted=True)
+    PublishedChange.objects.create(change=f"chg_{number}", revision_id=number)
+    for project in projects:
+        named = {"object_type": kind, "object_id": f"{kind}-{number}", "object_label": f"{kind}-{number}"}
+        fields = {"actor": "ann", "channel": "admin", "action": f"{kind}.create", "after": {}, **named}
+        AuditEntry.objects.create(change=f"chg_{number}", project=project, **fields)
+
+
+@pytest.mark.parametrize(
+    ("query", "folded"),
+    [("", {(8, 8): 1, (4, 4): 1, (1, 2): 2}), ("?before=7", {(4, 4): 1, (1, 2): 2}), ("?since=6", {(8, 8): 1})],
+)
+def test_a_member_sees_folded_only_the_changes_of_the_project(client, query, folded):
+    """Between those of policies, and after the last one."""
+    own, other = ProjectFactory().pk, ProjectFactory().pk
+    kinds = ["token", "token", "policy", "token", "token", "policy", "policy", "token", "token"]
+    of = [(own,), (own, other), (own,), (own,), (other,), (own,), (other,), (own,), (other,)]
+    for number, (kind, projects) in enumerate(zip(kinds, of, strict=True), start=1):
+        published(number, kind, *projects)
+    client.force_login(MembershipFactory(project_id=own, role="viewer").user)
+
+    rows = [row["row"] for row in client.get(LIST + query).context["rows"]]
+
+    assert [row.revision.number for row in rows if not row.first] == ([6] if "since" in query else [6, 3])
+    runs = {(row.first.number, row.revision.number): row for row in rows if row.first}
+    assert {ends: row.count for ends, row in runs.items()} == folded
+    assert {row.summary for row in runs.values()} <= {"Tokens: 1 created", "Tokens: 2 created"}
+
+
+def test_the_folds_of_a_member_are_looked_for_within_the_page(client, django_assert_max_num_queries):
+    """Not in all revisions, with one statement for the folds, and one for what each of them changed."""
+    own = ProjectFactory().pk
+    for number in range(1, 61):
+        published(number, "policy" if number % 2 else "token", own)
+    client.force_login(MembershipFactory(project_id=own, role="viewer").user)
+
+    with django_assert_max_num_queries(25 + 25 + 10) as captured:
+        page = client.get(LIST)
+
+    (folds,) = [it["sql"] for it in captured if 'AS "gap"' in it["sql"]]
+    assert folds.count('"number" > 11') == 2
+    assert re.search(r'"revision_id" > 11\b', folds)
+    assert len(page.context["rows"]) == 25 + 25

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import re
 from datetime import UTC, datetime
 
 import pytest
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
+from controlplane.statements import report
 from tests.controlplane.statements.conftest import NOW
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -165,3 +167,26 @@ def test_a_member_learns_nothing_of_other_projects(client, chat):
     assert "project=chat" not in client.get(PAGE, {"month": "2026-11"}).content.decode()
     client.force_login(User.objects.create_user("nobody", is_staff=True))
     assert client.get(PAGE).status_code == 403
+
+
+def test_a_page_shows_the_tokens_that_cost_most(as_ann, chat, use, spend, monkeypatch):
+    """And how many it leaves out. The files have all of them."""
+    monkeypatch.setattr(report, "LINES_SHOWN", 2)
+    for name, allowed in (("many", 9_000), ("few", 1)):
+        use(chat, NOVEMBER, token=TokenFactory(project=chat, name=name).pk, allowed=allowed)
+    query = {"project": "chat", "month": "2026-11"}
+
+    page, lines = as_ann.get(PAGE, query).content.decode(), lines_of(as_ann.get(PAGE, {**query, "format": "csv"}))
+
+    assert re.findall(r'<th scope="row">([^<]*)</th>', page)[:3] == ["red one", "many", "Total"]
+    assert "And 2 more, which are in the files." in page
+    assert [line["name"] for line in lines if line["kind"] == "token"] == ["red one", "many", "'=blue", "few"]
+
+
+def test_the_choice_of_a_month_has_each_month_with_usage(as_ann, chat, use):
+    """The last one first, and no month between without usage."""
+    use(chat, datetime(2026, 8, 5, tzinfo=UTC), allowed=3)
+
+    page = as_ann.get(PAGE, {"project": "chat", "month": "2026-11"}).content.decode()
+
+    assert re.findall(r'<option value="(\d{4}-\d\d)">', page) == ["2026-11", "2026-08"]

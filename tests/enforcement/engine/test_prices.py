@@ -218,6 +218,32 @@ def test_a_child_that_is_forked_while_prices_are_read_uses_them(world, limiter, 
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_child_that_is_forked_while_a_long_document_is_read_takes_turns_as_usual(world, limiter, monkeypatch):
+    """Nobody in the child would set the interval back. It is shortened again for the next long document."""
+    world.published.prices(entry(1))
+    limiter.find_prices()
+    parsing, goes_on, parent = threading.Event(), threading.Event(), os.getpid()
+    usual, seen = sys.getswitchinterval(), []
+
+    def watched(text):
+        seen.append(sys.getswitchinterval())
+        if os.getpid() == parent:
+            parsing.set()
+            assert goes_on.wait(10.0)
+        return parse_prices(text)
+
+    monkeypatch.setattr(loader, "parse_prices", watched)
+    world.followers.clear()  # this one would be waited for
+    world.published.prices(*({**entry(2), "model": f"model-{n}"} for n in range(2_000)))
+    assert parsing.wait(10.0)
+    child = os.fork()
+    if not child:
+        loaded = eventually(lambda: len(limiter.prices.prices) == 2_000)
+        os._exit(0 if loaded and seen[1:] == [seen[0]] and sys.getswitchinterval() == usual > seen[0] else 1)
+    goes_on.set()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_child_that_is_forked_while_the_copy_is_read_reads_it_too(tmp_path, monkeypatch):
     with ValkeyServer() as server, closing(Published(server.url)) as published:
         published.publish({"global": {"schema": 1, "policy": None}})

@@ -358,6 +358,40 @@ def test_a_long_last_event_is_read(format):
     assert (meter.settled_as, meter.usage) == ("exact", Usage(9, output=7))
 
 
+MARK = "\ufeff".encode()
+REPORT = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n"
+LONG = b"x" * (MIN_LIMIT + 100) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (MARK + LONG + REPORT + b"\n", MARK),
+        (MARK + LONG + REPORT, MARK),
+        (MARK + LONG + LONG + REPORT, MARK + LONG + LONG + REPORT),
+        (MARK + REPORT + b"\n" + REPORT + b"\n", MARK),
+        (MARK, MARK),
+        (MARK[:2], MARK[:2]),
+    ],
+    ids=["a long line", "no blank line", "an event too long to be held", "two events", "alone", "in part"],
+)
+@pytest.mark.parametrize("step", [1, 2, 10_000])
+def test_a_byte_order_mark_reaches_the_client_once(data, expected, step):
+    """Also if the line behind it is too long to be read, and if its event passed before it was read."""
+    chunks = [data[at : at + step] for at in range(0, len(data), step)]
+
+    assert read(chunks, hide_usage=True, line_bytes=MIN_LIMIT)[1] == expected
+
+
+@pytest.mark.parametrize("step", [1, 10_000])
+def test_only_the_first_line_of_a_stream_has_a_byte_order_mark(step):
+    """In any other line it is a part of the name of a field, which is skipped, and not its event."""
+    data = b"\n" + REPORT + MARK + b"data: " + LONG + b"\n"
+    chunks = [data[at : at + step] for at in range(0, len(data), step)]
+
+    assert read(chunks, line_bytes=MIN_LIMIT)[0]["usage"]["output"] == USAGE["completion_tokens"]
+
+
 def test_a_long_event_is_not_held_back_to_its_end():
     """It passes while it comes, although it might have reported usage alone."""
     meter = AnswerMeter("openai-chat", hide_usage=True)
