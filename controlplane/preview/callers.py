@@ -1,8 +1,9 @@
 """The callers that a policy concerns, and what is recorded of them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import batched
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from controlplane.preview.replay import Case, Days, seconds_of_day
 from controlplane.projects.models import Project, Token
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
 from enforcement.model.limits import InvalidLimit, Limit
+
+# Parameters of one statement.
+AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +50,43 @@ class Callers:
     """
     The tokens and projects that have a policy, or everything together for the global policy.
 
-    The requests without a token of a project are a caller of their own, under the policy that it has for them.
+    The requests without a token of a project are a caller of their own, under the policy that it has for them. Of the
+    tokens, only those with recorded requests are read, because a policy may have 500,000 of which few send any.
 
     Args:
         policy: The saved policy. A new one has no callers.
+        span: Of its days, the recorded requests count.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
-        holder: Judge only this caller, as if it had the policy.
+        holder: Only this token or project counts, as if it had the policy.
     """
 
     def __init__(
         self,
         policy: Policy,
+        span: Span,
         now: datetime,
         projects: Collection[str] | None = None,
         holder: Caller | None = None,
     ) -> None:
-        tokens = Token.objects.live(now)
-        seen = Project.objects.all()
+        tokens, seen = Token.objects.live(now), Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
-        tokens = tokens.filter(policy=policy.pk) if holder is None else tokens.filter(pk=holder[1])
+        if holder is None:
+            tokens = tokens.filter(policy=policy.pk)
+            having, admitting = seen.filter(policy=policy.pk), seen.filter(anonymous_policy=policy.pk)
+        else:
+            tokens = tokens.filter(pk=holder[1])
+            having, admitting = seen.filter(pk=holder[1]), seen.none()
         self.policy, self.now, self.visible = policy, now, projects
-        self._tokens = tokens
-        self.projects_of = dict(tokens.values_list("pk", "project_id"))
-        kind, pk = holder or ("", "")
-        having = seen.filter(policy=policy.pk) if holder is None else seen.filter(pk=pk if kind == PROJECT else "")
+        recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
+        self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))
         self.projects = list(having.values_list("pk", flat=True))
-        having = seen.filter(anonymous_policy=policy.pk) if holder is None else seen.none()
-        self.open_projects = list(having.values_list("pk", flat=True))
+        self.open_projects = list(admitting.values_list("pk", flat=True))
         self.are_costs_one = True
-        self._heads: tuple[Span, np.ndarray] | None = None
         everything = [(EVERYTHING, "")] if policy.is_global and projects is None and holder is None else []
+        # How many have the policy, with those that sent nothing.
+        self.concerned = tokens.count() + len(self.projects) + len(self.open_projects) + len(everything)
         self.all: list[Caller] = [
             *((TOKEN, pk) for pk in self.projects_of),
             *((PROJECT, pk) for pk in self.projects),
@@ -86,23 +95,15 @@ class Callers:
         ]
         self.places = {caller: place for place, caller in enumerate(self.all)}
 
-    def __len__(self) -> int:
-        return len(self.all)
-
     def heads(self, span: Span) -> np.ndarray:
         """
         Return the heads of hours by caller, hour and the names of HEAD, from ``span.begins - span.before`` on.
 
-        Whether each request cost one is known then, too. They are read once for all previews of a span.
+        Whether each request cost one is known then, too.
         """
-        if self._heads is None or self._heads[0] != span:
-            self._heads = span, self._read_heads(span)
-        return self._heads[1]
-
-    def _read_heads(self, span: Span) -> np.ndarray:
         first = seconds_of_day(span.days[0])
         found = np.zeros((len(self.all), len(span.days) * 24, len(HEAD)), np.int64)
-        rows = list(self._rows(span.days).values_list("project_id", "token_id", "day", "hours", "allowed", "cost"))
+        rows = list(self._rows(span.days))
         hours = read_hours([row[3] for row in rows])
         self.are_costs_one = all(allowed == cost for *_, allowed, cost in rows)
         for (project, token, day, *_), of_day in zip(rows, hours, strict=True):
@@ -159,24 +160,33 @@ class Callers:
             if place is not None:
                 yield place
 
-    def _rows(self, days: Sequence[date]) -> QuerySet[RecordedDay]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+    def _rows(self, days: Sequence[date]) -> Iterator[tuple[str, str, date, bytes, int, int]]:
+        """Yield the project, token, day, hours, allowed requests and cost of each recorded day of the callers."""
+        rows, names = _days(days), ("project_id", "token_id", "day", "hours", "allowed", "cost")
         if (EVERYTHING, "") in self.places:
-            return rows
-        return rows.filter(self._sent_by(self._tokens.values("pk"), self.projects, self.open_projects))
-
-    @staticmethod
-    def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:
-        """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
-        of_project = Q(project_id__in=projects) & ~Q(token_id="")
-        return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
+            yield from rows.values_list(*names).iterator(chunk_size=AT_ONCE)
+            return
+        yield from rows.filter(_sent_by((), self.projects, self.open_projects)).values_list(*names)
+        others = rows.exclude(project_id__in=self.projects)
+        for tokens in batched(self.projects_of, AT_ONCE):
+            yield from others.filter(token_id__in=tokens).values_list(*names)
 
     def _rows_of(self, chosen: Collection[Caller], days: Sequence[date]) -> Iterable[tuple[str, str, date, bytes]]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+        rows = _days(days)
         if (EVERYTHING, "") not in chosen:
             ids = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT, ANONYMOUS))
-            rows = rows.filter(self._sent_by(*ids))
+            rows = rows.filter(_sent_by(*ids))
         return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def _days(days: Sequence[date]) -> QuerySet[RecordedDay]:
+    return RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+
+
+def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:
+    """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
+    of_project = Q(project_id__in=projects) & ~Q(token_id="")
+    return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
 
 
 def _add(days: dict[date, Chunk | DaySum], day: date, chunk: Chunk) -> None:

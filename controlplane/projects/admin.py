@@ -46,7 +46,7 @@ from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
-from controlplane.review.admin import ReviewedAttachment
+from controlplane.review.attached_admin import ReviewedAttachment
 from controlplane.statements.links import statement_url
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
@@ -210,7 +210,11 @@ class TokenAdmin(
 
     @display(description="Status")
     def state(self, token: Token) -> str:
-        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
+        if not token.is_live:
+            return super().state(token)
+        # Rotation has made another token of the same name, which stays.
+        shown = badge("retiring", "warn") if token.replaced_by_id else super().state(token)
+        return with_suspension(shown, token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:

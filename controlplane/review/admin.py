@@ -10,7 +10,6 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
-from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -19,18 +18,20 @@ from django.utils.html import format_html
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url, link_to
+from controlplane.core.files import streamed
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
-from controlplane.review.attaching import attachment_review, limits_of
+from controlplane.review.affected import csv_lines
 from controlplane.review.charts import by_hour, plot
 from controlplane.review.reviews import (
     ENFORCE,
     SHADOW,
     Review,
+    in_question,
     review_of,
     review_of_reach,
     start_in_shadow,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
 # The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE = "_start", "_use", "_span", "_range"
-OWN_FIELDS = (START, USE, SPAN, RANGE, "_back", "change_reason", "csrfmiddlewaretoken")
+START, USE, SPAN, RANGE, FILE = "_start", "_use", "_span", "_range", "_file"
+OWN_FIELDS = (START, USE, SPAN, RANGE, FILE, "_back", "change_reason", "csrfmiddlewaretoken")
 SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
 NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
 NO_START = "Choose how to start."
@@ -61,17 +62,6 @@ class ReviewNeeded(Exception):
         return review_of(self.policy, self.before, self.after, projects)
 
 
-class AttachmentNeedsReview(ReviewNeeded):
-    """Raised likewise because a token or project gets another policy, or loses its policy."""
-
-    def __init__(self, review: Review, policy: Policy | None, error: str = "") -> None:
-        super().__init__(review.policy, {}, {"limits": limits_of(policy)}, error)
-        self.of_holder = review
-
-    def review(self, projects: set[str] | None) -> Review:
-        return self.of_holder
-
-
 def visible(request: HttpRequest) -> set[str] | None:
     """Return the ids of the projects that the user may see, or None for all of them."""
     if is_operator(request.user):
@@ -83,7 +73,7 @@ class ReviewedForm:
     """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and (USE in request.POST or SPAN in request.POST):
+        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
             request.POST = _without_decision(request.POST)
         try:
             return super().changeform_view(request, *args, **options)
@@ -107,27 +97,20 @@ class ReviewedForm:
         others: bool = True,
         **more: Any,
     ) -> HttpResponse:
-        span = request.POST.get(RANGE, "")
-        span = span if span in SPANS else "24h"
-        now, seen = timezone.now(), visible(request)
+        if FILE in request.POST:
+            return self.affected_file(request, review, after)
+        span, now, seen = _span(request), timezone.now(), visible(request)
         review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
         context = _context(request, review, error, span, offer_shadow=offer_shadow)
         return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
 
+    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
-class ReviewedAttachment(ReviewedForm):
-    """A mixin for the page of tokens or projects, which get another policy only after its review."""
-
-    def save_related(self, request: HttpRequest, form: ModelForm, formsets: list[Any], change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        row, before = form.instance, request.before
-        if before is None or before["policy"] == row.policy_id:
-            return
-        policies = Policy.objects.in_bulk([pk for pk in (before["policy"], row.policy_id) if pk])
-        chosen = policies.get(row.policy_id)
-        review, start = attachment_review(row, policies.get(before["policy"]), chosen), request.POST.get(START, "")
-        if review.is_needed and (error := _missing(review, start, request.change.reason)):
-            raise AttachmentNeedsReview(review, chosen, error if start else "")
+        length = SPANS[_span(request)][0]
+        recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.holder)
+        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
 
 
 class ReviewedPolicies(ReviewedForm):
@@ -155,7 +138,7 @@ class ReviewedPolicies(ReviewedForm):
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
-        if SPAN in request.POST:
+        if SPAN in request.POST or FILE in request.POST:
             request.POST = _without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
@@ -196,7 +179,7 @@ class ReviewedPolicies(ReviewedForm):
         if policy.is_global == everywhere:
             messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
             return HttpResponseRedirect(change_url(policy))
-        if SPAN in request.POST:
+        if SPAN in request.POST or FILE in request.POST:
             request.POST = _without_decision(request.POST)
         former = former_of(policy) if everywhere else None
         seen = _seen(policy, former)
@@ -207,7 +190,7 @@ class ReviewedPolicies(ReviewedForm):
         start, error = request.POST.get(START, ""), ""
         if start:
             reason = request.POST.get("change_reason", "")
-            error = NO_START if start == SHADOW and not offer_shadow else _missing(review, start, reason)
+            error = NO_START if start == SHADOW and not offer_shadow else missing(review, start, reason)
             if not error:
                 return self._set_reach(request, policy, review, reason)
         more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
@@ -242,11 +225,13 @@ class ReviewedPolicies(ReviewedForm):
             return
         saved = Policy.objects.get(pk=policy.pk)
         after = saved.as_record()
+        if FILE in request.POST:  # whoever asks for a file saves nothing
+            raise ReviewNeeded(saved, before, after)
         review = review_of(saved, before, after, visible(request))
         if not review.is_needed:
             return
         start = request.POST.get(START, "")
-        if error := _missing(review, start, request.change.reason):
+        if error := missing(review, start, request.change.reason):
             raise ReviewNeeded(saved, before, after, error if start else "")
         if start == SHADOW:
             start_in_shadow(request.change, saved, review.changes)
@@ -266,7 +251,13 @@ def _seen(policy: Policy, former: Policy | None) -> str:
     return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
 
 
-def _missing(review: Review, start: str, reason: str) -> str:
+def _span(request: HttpRequest) -> str:
+    """Return the name of the range of time that the user has chosen for the preview."""
+    span = request.POST.get(RANGE, "")
+    return span if span in SPANS else "24h"
+
+
+def missing(review: Review, start: str, reason: str) -> str:
     """Return what the decision on a review lacks, or nothing."""
     if start not in (SHADOW, ENFORCE) or (start == SHADOW and not review.can_start_in_shadow):
         return NO_START

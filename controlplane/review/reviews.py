@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Q, Sum
+from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.kinds import DAY, PROJECT, TOKEN, Caller
+from controlplane.preview.kinds import DAY, Caller
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.effects import (
@@ -29,14 +29,15 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
-    from controlplane.preview.callers import Callers
-    from controlplane.preview.previews import Preview
+    from controlplane.preview.previews import Preview, Recorded
 
 # With more callers, the previews of other quotas would take longer than the page may.
 MOST_COMPARED = 500
 # Of all of them together about as many as of the preview itself.
 STEPS_OF_OTHERS = 60_000
 SHADOW, ENFORCE = "shadow", "enforce"
+# Whose requests a limit of the global policy counts together.
+EVERYTHING = "all projects together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,15 @@ def review_of(
         projects: The ids of the projects that the reader may see. None: all of them.
     """
     changes = changes_of(before["limits"], after["limits"])
+    if policy.is_global:
+        changes = [replace(one, holder=EVERYTHING) for one in changes]
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
-    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk, project__in=seen)
-    uses = Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Q(pk__in=tokens.values("project"))
+    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk)
+    tokens = tokens if projects is None else tokens.filter(project__in=projects)
+    # Looked for by project, because a policy may have 500,000 tokens.
+    uses = (
+        Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
+    )
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
@@ -164,7 +171,8 @@ def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[
     removed = [replace(one, name=f"{former}/{one.name}") for one in gone if one.effect != SAME]
     does = "applies" if policy.is_global else "stops applying"
     title = f"{policy.slug} {does} to every request{f', in place of {former}' if former else ''}"
-    return replace(review, changes=[*review.changes, *removed], is_global=True, title=title)
+    changes = [replace(one, holder=EVERYTHING) for one in (*review.changes, *removed)]
+    return replace(review, changes=changes, is_global=True, title=title)
 
 
 def with_preview(
@@ -177,17 +185,16 @@ def with_preview(
     others: bool = True,
 ) -> Review:
     """Return the review with the preview of the policy after the change, as if each changed limit were enforced."""
-    from controlplane.preview.callers import Callers  # numpy, which only a preview needs
-    from controlplane.preview.previews import preview
+    from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
-    limits = _in_question(review, after)
-    callers = Callers(review.policy, now, projects, review.holder)
-    found = preview(review.policy, limits, now, span, projects, callers)
+    limits = in_question(review, after)
+    recorded = Recorded(review.policy, now, span, projects, review.holder)
+    found = recorded.preview(limits)
     denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, **_denied_by(review))
     if projects is not None:
         denied = denied.filter(project_id__in=projects)
-    others = others and found.has_data and review.holder is None
-    tried = list(_others(review, limits, found, now, span, callers)) if others else []
+    others = others and found.has_data and review.holder is None and span <= DAY
+    tried = list(_others(review, limits, found, recorded)) if others else []
     return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
 
 
@@ -196,11 +203,10 @@ def _denied_by(review: Review) -> dict[str, Any]:
     if review.holder is None:
         return {"policy_id": review.policy.pk}
     kind, pk = review.holder
-    of_holder = {"token_id": pk} if kind == TOKEN else {"project_id": pk} if kind == PROJECT else {}
-    return {"policy_id": review.former.pk if review.former else "-", **of_holder}
+    return {"policy_id": review.former.pk if review.former else "-", f"{kind}_id": pk}
 
 
-def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
+def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     changed = [change.after for change in review.changes if change.after is not None]
     if review.holder is not None:
@@ -211,25 +217,15 @@ def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     return [*changed, *(limit for limit in kept if not limit.shadow)]
 
 
-def _others(
-    review: Review,
-    limits: Sequence[Limit],
-    found: Preview,
-    now: datetime,
-    span: timedelta,
-    callers: Callers,
-) -> Iterator[OtherQuota]:
-    from controlplane.preview.previews import preview  # numpy, which only a preview needs
-
+def _others(review: Review, limits: Sequence[Limit], found: Preview, recorded: Recorded) -> Iterator[OtherQuota]:
     main = review.main
-    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED or span > DAY:
+    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED:
         return
     own, old = main.after.quota, main.before.quota if main.before and not main.before.shadow else None
     yield OtherQuota(own, found, "your change")
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
-        other = [Limit.from_json(changed, published=True), *limits[1:]]
-        tried = preview(review.policy, other, now, span, callers=callers, steps=STEPS_OF_OTHERS)
+        tried = recorded.preview([Limit.from_json(changed, published=True), *limits[1:]], STEPS_OF_OTHERS)
         yield OtherQuota(quota, tried, "now" if quota == old else "")
 
 
