@@ -244,6 +244,7 @@ def test_a_job_ends_when_its_author_may_not_do_it_any_more(client, few, monkeypa
     """Between two slices. What was done until then stays done."""
     monkeypatch.setattr(bulk, "MOST_IN_A_REQUEST", 20)
     monkeypatch.setattr(running, "AT_ONCE", 25)
+    monkeypatch.setattr(running, "SLICE_SECONDS", 0)
     user = User.objects.create_user("eve", is_staff=True)
     for token in few[:2]:
         Membership.objects.create(user=user, project=token.project, role="editor")
