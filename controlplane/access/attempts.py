@@ -62,6 +62,7 @@ class AccessAttemptAdmin(RecordedAdmin):
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
     empty = ("Nobody has failed to log in.", "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -59,6 +59,7 @@ def test_the_review_says_what_every_request_will_meet(review, policy, sent):
     page = text_of(review(policy, EVERYWHERE))
 
     assert "fleet applies to every request" in page
+    assert "10 requests per minute for all projects together" in page
     assert "1 of 1 caller and 20 of 30 requests would have been limited." in page
     assert not Policy.objects.filter(is_global=True).exists()
 
