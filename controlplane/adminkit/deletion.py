@@ -58,9 +58,13 @@ class CountedDeletion:
 
 
 def _may_delete(request: HttpRequest, model: type[Model], rows: QuerySet) -> bool:
-    """Return whether the user may delete each of the rows. What has no page goes with the row that it belongs to."""
+    """
+    Return whether the user may delete each of the rows.
+
+    What has no page, or is never deleted by itself, goes with the row that it belongs to.
+    """
     page = admin.site._registry.get(model)
-    if page is None:
+    if page is None or getattr(page, "ends_with_owner", False):
         return True
     if not page.has_delete_permission(request):
         return False
@@ -83,9 +87,13 @@ def _linked(row: Model) -> str:
 class NamedDeletion:
     """A mixin for a page of rows that are deleted only after their name, or for several their number, was typed."""
 
+    def asked_name(self, row: Model) -> str:
+        """Return what has to be typed to delete a row."""
+        return str(row)
+
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         row = self.get_object(request, object_id)
-        asked = _Asked(request, "" if row is None else str(row))
+        asked = _Asked(request, "" if row is None else self.asked_name(row))
         if asked.refuses:
             request.POST = QueryDict()  # Django deletes for any field that is posted
         return super().delete_view(request, object_id, {**(extra_context or {}), **asked.context})
@@ -103,7 +111,7 @@ class NamedDeletion:
         if request.POST.get("select_across") != "1":
             rows = rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
         count = rows.count()
-        return str(rows.first()) if count == 1 else f"{count} {self.opts.verbose_name_plural}"
+        return self.asked_name(rows.first()) if count == 1 else f"{count} {self.opts.verbose_name_plural}"
 
 
 class _Asked:

@@ -1,14 +1,17 @@
-"""The command palette, which finds rows by their names, and opens pages and forms by verbs such as "add policy"."""
+"""The command palette, which finds rows by their names, and runs verbs such as "add policy" and "revoke web"."""
 
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlencode
 
 from django.apps import apps
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from unfold.dataclasses import SearchResult
 
+from controlplane.access.scope import is_member
 from controlplane.adminkit.menu import navigation
 from controlplane.adminkit.site import change_url, list_url
 
@@ -20,9 +23,26 @@ SEARCHED = {
     "policies.override": {},
     "fleet.instance": {},
 }
-ADDED = ("projects.project", "projects.token", "policies.policy", "policies.override", "projects.managementkey")
+ADDED = (
+    *("projects.project", "projects.token", "policies.policy", "policies.override", "projects.managementkey"),
+    *("prices.modelprice", "access.membership", "auth.user"),
+)
 ADD, OPEN = ("add", "new", "create"), ("open", "go", "show")
-SHOWN = 20
+# Verbs of rows, with the action on the page of the row that they mean.
+ACTIONS = {
+    "raise": "raise_limit",
+    "revoke": "revoke",
+    "rotate": "rotate",
+    "suspend": "suspend",
+    "resume": "resume",
+    "reset": "reset_counters",
+    "copy": "copy",
+    "apply": "apply_everywhere",
+}
+HAVE_ACTIONS = ("projects.token", "projects.project", "policies.policy")
+# Verbs without an object, with the entry of the menu that they mean.
+PAGES = {"explain": "Explain a denial", "undo": "Revisions", "break": "Emergency", "suspend": "Emergency"}
+SHOWN, SHOWN_OF_A_VERB = 20, 5
 
 
 def search(request: HttpRequest, term: str) -> list[SearchResult]:
@@ -31,25 +51,46 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
     there are more. The theme's own search reads all matching rows, which takes seconds for some thousand.
     """
     words = term.lower().split()
-    commands = list(_commands(request, words)) if words and words[0] in (*ADD, *OPEN) else []
+    commands = list(_commands(request, words)) if words else []
     return commands + [result for label in SEARCHED for result in _found(request, term, label)]
 
 
 def _commands(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
-    """Yield the forms or pages that the user may open, and that are meant by a verb and the beginnings of words."""
+    """Yield what the user may open or do, and that is meant by a verb and the beginnings of words."""
     verb, *rest = words
     if verb in ADD:
-        for label in ADDED:
-            model = apps.get_model(label)
-            name = str(model._meta.verbose_name)
-            if _begin(rest, name) and admin.site.get_model_admin(model).has_add_permission(request):
-                url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
-                yield SearchResult(f"Add {name}", "Command", url, "add")
-        return
-    for group in navigation(request):
-        for entry in group["items"]:
-            if _begin(rest, entry["title"]) and entry.get("permission", lambda _: True)(request):
-                yield SearchResult(f"Open {entry['title']}", "Command", str(entry["link"]), entry["icon"])
+        yield from _forms(request, rest)
+    entries = [entry for group in navigation(request) for entry in group["items"]]
+    near = {"title": "Near a limit", "link": reverse("near-limit"), "icon": "speed"}
+    entries.append({**near, "permission": lambda request: is_member(request.user)})
+    for entry in entries:
+        is_meant = _begin(rest, entry["title"]) if verb in OPEN else PAGES.get(verb) == entry["title"]
+        if is_meant and entry.get("permission", lambda _: True)(request):
+            yield SearchResult(f"Open {entry['title']}", "Command", str(entry["link"]), entry["icon"])
+    if verb in ACTIONS and rest:
+        yield from _deeds(request, ACTIONS[verb], " ".join(rest))
+
+
+def _forms(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
+    for label in ADDED:
+        model = apps.get_model(label)
+        name = str(model._meta.verbose_name)
+        if _begin(words, name) and admin.site.get_model_admin(model).has_add_permission(request):
+            url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
+            yield SearchResult(f"Add {name}", "Command", url, "add")
+
+
+def _deeds(request: HttpRequest, action: str, term: str) -> Iterator[SearchResult]:
+    """Yield the pages of the rows that have an action, which the page then opens. It asks before it does anything."""
+    for label in HAVE_ACTIONS:
+        page = admin.site.get_model_admin(apps.get_model(label))
+        if action not in page.actions_detail or not page.has_view_permission(request):
+            continue
+        for row in _rows(request, page, term)[:SHOWN_OF_A_VERB]:
+            for offered in page.get_actions_detail(request, row.pk):
+                if offered.action_name.endswith(f"_{action}"):
+                    url = f"{change_url(row)}?do={action}"
+                    yield SearchResult(f"{offered.description}: {row}", "Command", url, offered.icon or "bolt")
 
 
 def _begin(words: list[str], title: str) -> bool:
@@ -63,12 +104,16 @@ def _found(request: HttpRequest, term: str, label: str) -> list[SearchResult]:
     page, kind = admin.site.get_model_admin(model), model._meta.verbose_name.capitalize()
     if not page.has_view_permission(request):
         return []
-    rows, may_repeat = page.get_search_results(request, page.get_queryset(request), term)
-    if page.list_select_related:  # the name of an override names its limit and its holder
-        rows = rows.select_related(*page.list_select_related)
-    rows = list((rows.distinct() if may_repeat else rows)[: SHOWN + 1])
+    rows = list(_rows(request, page, term)[: SHOWN + 1])
     results = [SearchResult(str(row), kind, change_url(row), "data_object") for row in rows[:SHOWN]]
     if len(rows) > SHOWN:
         url = list_url(model, "?" + urlencode({"q": term, **SEARCHED[label]}))
         results.append(SearchResult(f"All {model._meta.verbose_name_plural} that match", kind, url, "search"))
     return results
+
+
+def _rows(request: HttpRequest, page: Any, term: str) -> QuerySet:
+    rows, may_repeat = page.get_search_results(request, page.get_queryset(request), term)
+    if page.list_select_related:  # the name of an override names its limit and its holder
+        rows = rows.select_related(*page.list_select_related)
+    return rows.distinct() if may_repeat else rows

@@ -1,14 +1,19 @@
 """The rows that a user has ticked in a list, or all rows of the list, between an action and its confirmation."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import QuerySet
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 # A longer list of names is not read, and the number is what matters.
 NAMES_SHOWN = 20
+# Parameters of a list's address that only say how it is shown.
+NO_FILTERS = ("o", "p", "all", "e")
+NAMES = {"q": "search"}
 
 
 def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
@@ -27,7 +32,30 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
         "select_across": everything,
         "posted": [row.pk for row in (shown[:1] if everything else rows)],
         "digest": digest_of(rows),
+        "searched": list(_searched(request, rows.model)) if count else [],
     }
+
+
+def _searched(request: HttpRequest, model: type[Model]) -> Iterator[tuple[str, str]]:
+    """
+    Yield the search and the filters of the list that the rows were chosen from, as names and values.
+
+    The id of a row, such as that of a project, is replaced by the row's name, which each of the selected rows shows.
+    """
+    for parameter, value in request.GET.items():
+        if not value or parameter in NO_FILTERS:
+            continue
+        name, _, lookup = parameter.partition("__")
+        if lookup in ("id__exact", "pk__exact") and (other := _related(model, name)):
+            value = str(other._default_manager.filter(pk=value).first() or value)
+        yield NAMES.get(parameter, name if lookup in ("id__exact", "exact") else parameter), value
+
+
+def _related(model: type[Model], name: str) -> type[Model] | None:
+    try:
+        return model._meta.get_field(name).related_model
+    except FieldDoesNotExist:
+        return None
 
 
 def has_changed(request: HttpRequest, rows: QuerySet) -> bool:

@@ -211,13 +211,6 @@ class ChangingAdmin(ModelAdmin):
         """Return the row that an action names, locked until the end of the transaction."""
         return self.model._default_manager.select_for_update().get(pk=self.key_of(object_id))
 
-    def confirm(self, request: HttpRequest, rows: models.QuerySet, name: str, title: str, effect: str) -> HttpResponse:
-        """Return a page that asks for the reason of an action on selected rows. It posts ``change_reason`` back."""
-        chosen = selection(request, rows)
-        noun = self.opts.verbose_name if chosen["count"] == 1 else self.opts.verbose_name_plural
-        title = f"{title} {chosen['count']:,} {noun}"
-        return self.page(request, "confirm.html", title=title, effect=effect, action=name, selection=chosen)
-
 
 class RecordedAdmin(CountedDeletion, ChangingAdmin):
     """
@@ -231,6 +224,8 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
     delete_confirmation_template = "admin/sluicegate/delete.html"
     delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
+    # Rows that an action of the list may change. More take longer than a request may, so a list with jobs has its own.
+    most_at_once: ClassVar[int] = 500
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         view = partial(super().changeform_view, request, *args, **options)
@@ -263,6 +258,11 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
         # Of the rows that the user sees, some may be of projects in which the role is only to read.
         kind = "delete" if request.POST.get("action") == "delete_selected" else "change"
         queryset = self.narrowed(queryset, request.user, kind)
+        most = self.most_at_once
+        if request.POST.get("select_across") == "1" and queryset.order_by()[: most + 1].count() > most:
+            text = f"Choose at most {most:,} {self.opts.verbose_name_plural}. Filter the list first."
+            messages.error(request, text)
+            return None
         if has_changed(request, queryset):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)

@@ -9,6 +9,9 @@ from django import template
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.timesince import timesince
+
+from controlplane.core.instants import exact
 
 # admin.js sets it to the zone of the browser.
 ZONE_COOKIE = "sluicegate_zone"
@@ -44,21 +47,7 @@ def zone_name() -> str:
     return timezone.get_current_timezone_name()
 
 
-def exact(at: datetime, *, seconds: bool = False) -> str:
-    """
-    Return an instant in the present zone with UTC beside, such as "2026-11-25 16:04 Europe/Berlin (15:04 UTC)".
-
-    The date in UTC is left out if it is the same.
-    """
-    form = "%H:%M:%S" if seconds else "%H:%M"
-    local, utc = timezone.localtime(at), at.astimezone(UTC)
-    shown = local.strftime(f"%Y-%m-%d {form}")
-    if local.utcoffset() == utc.utcoffset():
-        return f"{shown} UTC"
-    beside = utc.strftime(form if utc.date() == local.date() else f"%Y-%m-%d {form}")
-    return f"{shown} {zone_name()} ({beside} UTC)"
-
-
+@register.simple_tag
 def stacked(at: datetime, *, seconds: bool = False) -> str:
     """Return an instant for the column of a list, in the present zone, with UTC in a second line."""
     form = "%H:%M:%S" if seconds else "%H:%M"
@@ -74,6 +63,12 @@ def stacked(at: datetime, *, seconds: bool = False) -> str:
 def at(value: datetime, precision: str = "minute") -> str:
     """Return an instant as every page writes it. *precision* is "minute" or "second"."""
     return format_html('<time datetime="{}">{}</time>', value.isoformat(), exact(value, seconds=precision == "second"))
+
+
+@register.filter
+def ago(value: datetime) -> str:
+    """Return how long ago an instant was, in one unit."""
+    return f"{timesince(value, depth=1)} ago"
 
 
 @register.filter

@@ -3,10 +3,12 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import QuerySet, Value
+from django.db.models import Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.html import format_html
@@ -16,8 +18,10 @@ from unfold.decorators import display
 from controlplane.access.scope import EDITOR, is_operator, may
 from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import RecordedForm
-from controlplane.adminkit.site import RecordedAdmin, badge, change_url, instant, link_to
+from controlplane.adminkit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
 from controlplane.core.money import permits
+from controlplane.jobs import running
+from controlplane.overrides import bulk
 from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.overrides.links import raise_name, raise_url
 from controlplane.overrides.raising import Offers, offers
@@ -55,6 +59,8 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
+    actions = ["delete_selected"]
+    most_at_once = bulk.MOST_IN_A_JOB
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
@@ -83,6 +89,38 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
         shown = Concat("limit__policy__slug", Value("/"), "limit__name")
         rows = self.narrowed(Override.with_ended.order_by(*self.get_ordering(request)), request.user)
         return rows.annotate(shown_limit=shown)
+
+    def narrowed(self, rows: QuerySet[Override], user: Any, kind: str = "view") -> QuerySet[Override]:
+        """Return the rows that the user may see or change. Those that have ended are history, which nobody changes."""
+        found = super().narrowed(rows, user, kind)
+        return found if kind == "view" else found.filter(ended_at=None)
+
+    @admin.action(description="Delete the selected overrides", permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
+        """Delete some hundred at once, or start a job, of which the page that asks says so."""
+        is_job = rows.count() > bulk.MOST_IN_A_REQUEST
+        if is_job and request.POST.get("post"):
+            return self._start_deletion(request, rows)
+        response = delete_selected(self, request, rows)
+        if isinstance(response, TemplateResponse):
+            response.context_data["is_job"] = is_job
+        return response
+
+    def _start_deletion(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse:
+        concerned = Q(overrides__in=rows.order_by()) | Q(tokens__overrides__in=rows.order_by())
+        actor, count = actor_of(request), rows.count()
+        job = running.start(
+            bulk.JOB,
+            f"Delete {count:,} overrides",
+            ids=rows.order_by("pk").values_list("pk", flat=True),
+            projects=Project.objects.filter(concerned).distinct(),
+            user=request.user,
+            created_by=actor.name,
+            channel=actor.channel,
+            request_id=actor.request_id,
+            reason=request.change.reason,
+        )
+        return HttpResponseRedirect(change_url(job))
 
     def allows(self, request: HttpRequest, kind: str, obj: Any = None) -> bool:
         if isinstance(obj, Override) and obj.ended_at is not None:

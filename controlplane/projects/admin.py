@@ -205,9 +205,21 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(examples)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Token | None = None) -> list[Any]:
+        """Return the fields, of which those who may not change them read two as the list shows them."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        read = {"labels": "label_list", "expires_at": "ends"}
+        return [(title, {**it, "fields": [read.get(name, name) for name in it["fields"]]}) for title, it in fieldsets]
+
     @display(description="Status")
     def state(self, token: Token) -> str:
-        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
+        if not token.is_live:
+            return super().state(token)
+        # Rotation has made another token of the same name, which stays.
+        shown = badge("retiring", "warn") if token.replaced_by_id else super().state(token)
+        return with_suspension(shown, token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:

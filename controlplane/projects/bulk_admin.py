@@ -18,6 +18,7 @@ from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import InstantInput
 from controlplane.adminkit.selection import selection
 from controlplane.adminkit.site import actor_of, change_url
+from controlplane.adminkit.times import zone_name
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.jobs import running
 from controlplane.policies.models import Policy
@@ -26,20 +27,38 @@ from controlplane.projects.models import Project, Token, check_is_future, isofor
 
 
 class BulkForm(forms.Form):
-    """The reason of a change of many tokens, and in other forms what they get."""
+    """
+    The reason of a change of many tokens, and in other forms what they get.
+
+    Attributes:
+        name: The name of the token, or of several the number.
+    """
 
     change_reason = forms.CharField(
         max_length=500, label="Reason", validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget
     )
 
-    def __init__(self, *args: Any, projects: list[Project], **options: Any) -> None:
+    def __init__(self, *args: Any, projects: list[Project], name: str, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.projects = projects
+        self.projects, self.name = projects, name
         self.order_fields([name for name in self.fields if name != "change_reason"])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the job needs, from a valid form."""
         return {}
+
+
+class BulkDeletionForm(BulkForm):
+    asked_name = forms.CharField(max_length=200, widget=UnfoldAdminTextInputWidget)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["asked_name"].label = f"Type {self.name} to delete"
+
+    def clean_asked_name(self) -> str:
+        if self.cleaned_data["asked_name"].strip() != self.name:
+            raise ValidationError(f"Type {self.name} to delete. Nothing is deleted yet.")
+        return self.name
 
 
 class BulkPolicyForm(BulkForm):
@@ -67,9 +86,11 @@ class BulkPolicyForm(BulkForm):
 
 
 class BulkExpiryForm(BulkForm):
-    expires_at = forms.DateTimeField(
-        required=False, label="End", widget=InstantInput, help_text="In UTC. If empty, the tokens never end."
-    )
+    expires_at = forms.DateTimeField(required=False, label="End", widget=InstantInput)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["expires_at"].help_text = f"In {zone_name()}. If empty, the tokens never end."
 
     def clean_expires_at(self) -> Any:
         end = self.cleaned_data["expires_at"]
@@ -108,6 +129,7 @@ class BulkLabelForm(BulkForm):
 class BulkActions:
     """A mixin for the list of tokens, with the actions in ACTIONS."""
 
+    most_at_once = bulk.MOST_IN_A_JOB
     ACTIONS = ("revoke_selected", "policy_selected", "expiry_selected", "label_selected", "delete_selected")
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
@@ -134,7 +156,7 @@ class BulkActions:
     def delete_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         """Replace the action of Django, which reads every row that goes with the tokens."""
         effect = "Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone."
-        return self._bulk(request, tokens, "delete", BulkForm, "Delete", effect)
+        return self._bulk(request, tokens, "delete", BulkDeletionForm, "Delete", effect)
 
     def _bulk(
         self,
@@ -146,15 +168,11 @@ class BulkActions:
         effect: str,
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
-        if (count := tokens.count()) > bulk.MOST_IN_A_JOB:
-            text = (
-                f"Choose at most {bulk.MOST_IN_A_JOB:,} tokens, and not {count:,}. Filter the list by a project first."
-            )
-            messages.error(request, text)
-            return None
+        count = tokens.count()
         projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
         asked = "change_reason" in request.POST
-        form = form_class(request.POST if asked else None, projects=projects)
+        name = tokens.get().name if count == 1 else f"{count} tokens"
+        form = form_class(request.POST if asked else None, projects=projects, name=name)
         noun = f"{count:,} token{'' if count == 1 else 's'}"
         if not (asked and form.is_valid()):
             title = f"{verb} {noun}"
@@ -179,7 +197,7 @@ class BulkActions:
         if len(projects) > 1:
             effect += f" They belong to {len(projects)} projects."
         chosen = selection(request, tokens)
-        context = {"deed": deed, "form": form, "projects": projects[:20], "searched": _searched(request)}
+        context = {"deed": deed, "form": form, "projects": projects[:20]}
         action = request.POST["action"]
         is_job = chosen["count"] > bulk.MOST_IN_A_REQUEST
         more = {"effect": effect, "action": action, "selection": chosen, "is_job": is_job}
@@ -214,10 +232,3 @@ def _outcome(deed: str, changed: int, count: int) -> str:
     verb = {"revoke": "revoked", "delete": "deleted"}.get(deed, "changed")
     left = f" {count - changed:,} stayed as they were." if changed < count else ""
     return f"{changed:,} token{'' if changed == 1 else 's'} {verb}.{left}"
-
-
-def _searched(request: HttpRequest) -> list[tuple[str, str]]:
-    """Return the search and the filters of the list that the tokens were chosen from, as names and values."""
-    names = {"q": "search", "project__id__exact": "project", "policy__id__exact": "policy"}
-    hidden = {"o", "p", "all"}
-    return [(names.get(name, name), value) for name, value in request.GET.items() if value and name not in hidden]

@@ -11,6 +11,7 @@ from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import projects_of
+from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
 from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
@@ -49,12 +50,16 @@ class StatusFilter(DropdownFilter):
         return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
 
 
-class CredentialAdmin(SecretSearch, IndexedSearch, SecretAdmin):
+class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
     """The base class of the pages of tokens and management keys."""
 
     list_filter = [StatusFilter, EndsFilter]
     beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
     actions_detail = ["revoke"]
+
+    def asked_name(self, row: Credential) -> str:
+        """Return the name alone, because the beginning of the secret is cumbersome to type."""
+        return row.name
 
     @display(description="Secret begins with")
     def shown_prefix(self, credential: Credential) -> str:

@@ -32,22 +32,31 @@ _NUMBERS = ("quota", "burst", "rollover")
 
 @dataclass(frozen=True, slots=True)
 class LimitChange:
-    """A limit before and after a change. One of the two is None if the limit is new or removed."""
+    """
+    A limit before and after a change. One of the two is None if the limit is new or removed.
+
+    Attributes:
+        holder: Whose requests the limit counts together, in words.
+    """
 
     name: str
     before: Limit | None
     after: Limit | None
     effect: str
+    holder: str = "each token or project"
 
     @property
     def was(self) -> str:
         """The limit before the change, in words."""
-        return _words(self.before)
+        return self._words(self.before)
 
     @property
     def becomes(self) -> str:
         """The limit after the change, in words."""
-        return _words(self.after)
+        return self._words(self.after)
+
+    def _words(self, limit: Limit | None) -> str:
+        return "not there" if limit is None else sentence(limit, self.holder)
 
     @property
     def is_felt(self) -> bool:
@@ -59,10 +68,6 @@ class LimitChange:
         if self.effect in BESIDE:
             return len(self.name) + len(CANDIDATE) <= MAX_NAME_LENGTH
         return self.effect == NEW
-
-
-def _words(limit: Limit | None) -> str:
-    return "not there" if limit is None else sentence(limit)
 
 
 def changes_of(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[LimitChange]:

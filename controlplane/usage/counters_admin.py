@@ -166,7 +166,8 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
     share = None
     if counter.used is not None and counter.remaining is not None and counter.quota:
         whole = max(counter.quota, counter.used + counter.remaining) if counter.rollover else counter.quota
-        share = min(100, round(100 * counter.used / whole))
+        # Rounded down, as in the list of those that are near a limit, so that 100 % says that nothing is left.
+        share = min(100, 100 * counter.used // whole)
     return {
         "counter": counter,
         "share": share,

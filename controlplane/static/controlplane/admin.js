@@ -163,6 +163,14 @@
       for (const change of changes) for (const node of change.addedNodes) if (node.querySelectorAll) mend(node.parentElement || node);
     }).observe(document.body, { childList: true, subtree: true });
 
+    // The palette leads here to open an action of the row, whose dialog asks before it does anything.
+    const here = new URL(location.href);
+    const deed = here.searchParams.get("do");
+    if (deed && /^[a-z_]+$/.test(deed)) {
+      here.searchParams.delete("do");
+      history.replaceState(null, "", here);
+      window.addEventListener("load", () => document.querySelector(`a[hx-get$="/${deed}/"], a[href$="/${deed}/"]`)?.click());
+    }
     // The dialog is valid, and its action returns a whole page, so the form is submitted again.
     document.body.addEventListener("sluicegate:confirmed", (event) => {
       const form = event.target.closest("form");

@@ -12,7 +12,8 @@
   };
   const read = async () => {
     if (document.hidden) return true;
-    const answer = await fetch(section.dataset.job, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
+    const asked = { headers: { "X-Requested-With": "fetch" }, signal: AbortSignal.timeout(5000) };
+    const answer = await fetch(section.dataset.job, asked).catch(() => null);
     if (answer?.redirected || answer?.status === 403) {
       stop("You are signed out, so this page is not updated any more. The job goes on.");
       return false;

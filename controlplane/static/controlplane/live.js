@@ -3,6 +3,7 @@
 (() => {
   const EVERY_MS = 2000;
   const QUIET_MS = 10000;
+  const PATIENCE_MS = 5000;
   const section = document.querySelector("[data-live]");
   if (!section) return;
   const rows = section.querySelector("[data-rows]");
@@ -43,12 +44,15 @@
   };
   const read = async () => {
     if (over || document.hidden || pause.getAttribute("aria-pressed") === "true") return;
-    const answer = await fetch(url, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
+    // A server that keeps a request waiting does not answer either, and the numbers are old all the same.
+    const asked = { headers: { "X-Requested-With": "fetch" }, signal: AbortSignal.timeout(PATIENCE_MS) };
+    const text = (answer) => (answer.ok ? answer.text() : "");
+    const [answer, body] = await fetch(url, asked).then(async (it) => [it, await text(it)]).catch(() => [null, ""]);
     if (over || pause.getAttribute("aria-pressed") === "true") return;
     if (answer?.redirected || answer?.status === 403) return ended();
     if (answer?.status === 404) return stop(`This page is out of date, because the row was deleted. The counters stopped at ${at.textContent}.`);
     if (!answer?.ok) return stop(`The server does not answer, so the counters stopped at ${at.textContent}. The page tries again.`);
-    rows.innerHTML = await answer.text();
+    rows.innerHTML = body;
     at.textContent = rows.querySelector("[data-now]").textContent;
     notice.hidden = true;
     notice.replaceChildren();
@@ -59,7 +63,8 @@
     const paused = pause.getAttribute("aria-pressed") !== "true";
     pause.setAttribute("aria-pressed", paused);
     pause.textContent = paused ? "Resume updates" : "Pause updates";
-    if (!paused) read();
+    if (paused) stop(`You paused the updates, so the counters stopped at ${at.textContent}.`);
+    else read();
   });
   document.addEventListener("visibilitychange", read);
   // The next request waits for the reply to the last one, so a slow server gets one request at a time.

@@ -7,6 +7,8 @@ import pytest
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
+from controlplane.adminkit.site import RecordedAdmin
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Policy
@@ -101,7 +103,7 @@ def test_more_tokens_than_a_form_has_fields_are_revoked(as_ann, told, many):
 def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, client_of_store):
     """Their overrides go with them, and proxies forget all of them."""
     asked = tick_all(as_ann, "delete_selected")
-    response = confirm(as_ann, asked, change_reason="closed")
+    response = confirm(as_ann, asked, change_reason="closed", asked_name="1202 tokens")
 
     assert "Delete 1,202 tokens" in asked.content.decode()
     assert "Delete 1,202 tokens of 2 projects" in response.content.decode()
@@ -208,10 +210,54 @@ def test_tokens_that_cannot_be_changed_stay_as_they_are(as_ann, told, store):
 
 
 def test_the_page_names_the_search_that_found_the_tokens(as_ann, few):
-    """So that whoever confirms knows what they chose."""
-    page = tick_all(as_ann, "revoke_selected", "?q=chat&status=active").content.decode()
+    """So that whoever confirms knows what they chose. A project is named, and not its id."""
+    query = f"?q=t&status=active&project__id__exact={few[0].project_id}"
+    page = tick_all(as_ann, "revoke_selected", query).content.decode()
+    chosen = {"action": "delete_selected", "index": "0", "_selected_action": [few[0].pk]}
+    ticked = as_ann.post(TOKENS + query, chosen).content.decode()
 
-    assert "All that were found by search “chat”, status “active”." in page
+    assert "All that were found by search “t”, status “active”, project “chat”." in page
+    assert "Ticked among those found by search “t”" in ticked
+
+
+def test_a_deletion_from_another_list_names_its_search_and_is_bounded(as_ann, store, monkeypatch):
+    """More rows than a request can delete are not even asked for."""
+    policies, url = [PolicyFactory(slug=f"free-{n}") for n in range(4)], "/admin/policies/policy/?q=free"
+    chosen = {"action": "delete_selected", "select_across": "1", "_selected_action": [row.pk for row in policies]}
+    assert "All that were found by search “free”." in as_ann.post(url, chosen).content.decode()
+
+    monkeypatch.setattr(RecordedAdmin, "most_at_once", 3)
+    sent = {**chosen, "post": "yes", "object_name": "4 policies"}
+    page = as_ann.post(url, sent, follow=True).content.decode()
+
+    assert "Choose at most 3 policies. Filter the list first." in page
+    assert Policy.objects.count() == 4
+
+
+@pytest.mark.parametrize("given", ["", "59 tokens", "60 TOKENS"])
+def test_the_deletion_of_tokens_asks_for_their_number(as_ann, few, given):
+    """A press on the wrong button deletes nothing."""
+    asked = tick_all(as_ann, "delete_selected")
+    page = confirm(as_ann, asked, change_reason="closed", asked_name=given).content.decode()
+
+    assert "Type 60 tokens to delete" in page
+    assert Token.objects.count() == 60
+    confirm(as_ann, asked, change_reason="closed", asked_name="60 tokens")
+    assert not Token.objects.exists()
+
+
+def test_the_deletion_of_one_token_asks_for_its_name(as_ann, store):
+    """On its page and from the list, because its secret cannot be made again."""
+    one, two = TokenFactory(name="web"), TokenFactory(name="cron")
+    asked = as_ann.post(TOKENS, {"action": "delete_selected", "index": "0", "_selected_action": [one.pk]})
+    url = f"{TOKENS}{two.pk}/delete/"
+
+    assert "Type web to delete" in asked.content.decode()
+    assert "Type cron to delete. Nothing" in as_ann.post(url, {"post": "yes"}).content.decode()
+    assert Token.objects.count() == 2
+    confirm(as_ann, asked, change_reason="closed", asked_name="web")
+    as_ann.post(url, {"post": "yes", "object_name": "cron"})
+    assert not Token.objects.exists()
 
 
 def test_a_member_changes_no_tokens_of_others(client, few):
@@ -244,6 +290,7 @@ def test_a_job_ends_when_its_author_may_not_do_it_any_more(client, few, monkeypa
     """Between two slices. What was done until then stays done."""
     monkeypatch.setattr(bulk, "MOST_IN_A_REQUEST", 20)
     monkeypatch.setattr(running, "AT_ONCE", 25)
+    monkeypatch.setattr(running, "SLICE_SECONDS", 0.0)
     user = User.objects.create_user("eve", is_staff=True)
     for token in few[:2]:
         Membership.objects.create(user=user, project=token.project, role="editor")
@@ -287,6 +334,18 @@ def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
     sent = {"post": "yes", "object_name": "chat"}
     response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", sent, follow=True)
     assert told(response) == ["The project “chat” was deleted successfully. Published as revision 2."]
+
+
+def test_a_suspended_value_is_not_in_the_way_of_its_project(as_ann, told, few):
+    """Nobody deletes suspensions by themselves, so nobody has the right to, and they go with their project."""
+    project = few[0].project
+    Suspension.objects.create(within=project, name="session", value="b7f1c0", reason="scraper", by="ann")
+    page = as_ann.get(f"/admin/projects/project/{project.pk}/delete/").content.decode()
+
+    assert "1 suspension" in page
+    as_ann.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes", "object_name": "chat"})
+
+    assert not Suspension.objects.exists()
 
 
 def test_a_policy_in_use_says_how_many_use_it(as_ann, few):

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.menu import navigation
-from controlplane.adminkit.site import instant
+from controlplane.adminkit.site import change_url, instant
 from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
@@ -313,6 +313,11 @@ def test_the_palette_shows_what_the_user_may_see(client):
         ("create key", ["Add management key"]),
         ("open inst", ["Open Instances"]),
         ("show revisions", ["Open Revisions"]),
+        ("open near", ["Open Near a limit"]),
+        ("add price", ["Add price"]),
+        ("explain", ["Open Explain a denial"]),
+        ("undo", ["Open Revisions"]),
+        ("break glass", ["Open Emergency"]),
         ("add", []),
         ("open nothing", []),
     ],
@@ -323,6 +328,33 @@ def test_the_palette_runs_commands(as_ann, term, titles):
 
     assert [result.title for result in results if result.description == "Command"] == titles
     assert all(as_ann.get(result.link).status_code == 200 for result in results)
+
+
+def test_the_palette_offers_what_can_be_done_with_a_row(as_ann):
+    """Only actions that the page of the row offers now. The page opens the dialog, which asks."""
+    token = TokenFactory(name="web", project=ProjectFactory(slug="web-shop"))
+    TokenFactory(name="web-old", revoked=True)
+
+    found = {
+        verb: as_ann.get("/admin/search/", {"s": f"{verb} web"}).context["results"] for verb in ("revoke", "resume")
+    }
+    raised = as_ann.get("/admin/search/", {"s": "raise web"}).context["results"]
+
+    titles = [(it.title, it.link) for it in found["revoke"] if it.title.startswith("Revoke: web (")]
+    assert titles == [(f"Revoke: {token}", f"{change_url(token)}?do=revoke")]
+    assert not [it for it in found["resume"] if it.description == "Command"]
+    assert "Raise a limit: web-shop" in [it.title for it in raised]
+
+
+def test_the_palette_offers_no_action_that_a_viewer_may_not_do(client):
+    """Neither on what they see, nor on what they do not."""
+    member = MembershipFactory(role="viewer")
+    TokenFactory(name="web", project=member.project), TokenFactory(name="web")
+    client.force_login(member.user)
+
+    for verb in ("revoke", "raise", "suspend"):
+        results = client.get("/admin/search/", {"s": f"{verb} web"}).context["results"]
+        assert not [it for it in results if it.title.lower().startswith(verb)]
 
 
 def test_a_name_without_a_verb_finds_rows(as_ann):

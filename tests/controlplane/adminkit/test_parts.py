@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
+from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.periods import start_of
@@ -75,6 +76,37 @@ def test_live_counters_say_that_the_server_is_away(inside, store):
     expect(notice).to_be_hidden()
     assert all("counters/" in fault for fault in inside.faults)
     inside.faults.clear()
+
+
+def test_live_counters_say_that_they_are_paused_or_kept_waiting(inside, store):
+    """A server that takes a request and says nothing would leave old numbers that look like present ones."""
+    token = TokenFactory(policy=LimitFactory(name="per-hour", quota=2, policy__slug="starter").policy)
+    publisher.publish_all()
+    inside.open(f"/admin/projects/token/{token.pk}/change/")
+    inside.reads("0 of 2 requests (0 %)")
+    notice = inside.page.locator("[data-notice]")
+    inside.press("Pause updates")
+    expect(notice).to_contain_text("You paused the updates, so the counters stopped at")
+    inside.press("Resume updates")
+    expect(notice).to_be_hidden()
+
+    inside.page.evaluate("AbortSignal.timeout = () => AbortSignal.abort()")
+    expect(notice).to_contain_text("The server does not answer, so the counters stopped at")
+
+
+def test_the_palette_opens_the_dialog_of_a_row(inside, store):
+    """A verb and a name, Enter, and the dialog asks. A reload does not open it again."""
+    token = TokenFactory(name="web")
+    inside.open("/admin/")
+    inside.page.keyboard.press("Control+k")
+    expect(inside.page.locator("#search-input-command")).to_be_focused()
+    inside.page.keyboard.type("revoke web")
+    expect(inside.page.locator("#command-results")).to_contain_text("Revoke: web")
+    inside.page.keyboard.press("Enter")
+
+    expect(inside.page.locator("#dialog")).to_contain_text("Revoke this token")
+    assert inside.page.url.endswith("/change/")
+    assert Token.objects.get(pk=token.pk).is_live
 
 
 @pytest.mark.browser_context_args(timezone_id="Europe/Berlin")

@@ -1,11 +1,12 @@
 """The list of revisions, and the page that undoes one, as people see them."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
 
+from controlplane.adminkit.times import ZONE_COOKIE
 from controlplane.policies.actions import end_override, save_override
 from controlplane.policies.models import AuditEntry, Limit, Override
 from controlplane.projects.actions import issue_token, revoke_token
@@ -62,6 +63,17 @@ def test_a_change_is_said_in_words(limit, as_ann):
     assert "chat-free per-minute : before 25 requests per minute after 2 requests per minute for 2 tokens" in page
     assert "INC-88" in page
     assert "everything (4 documents, 2 tokens)" in page
+
+
+def test_a_time_of_the_list_is_that_of_the_user_with_utc_beside(limit, as_ann):
+    """As in every other list."""
+    Revision.objects.update(at=datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC))
+    as_ann.cookies[ZONE_COOKIE] = "Europe/Berlin"
+
+    assert (
+        '2026-11-24 13:00:05<span class="sg-help sg-block">12:00:05 UTC</span>'
+        in as_ann.get(f"{LIST}?show=everything").text
+    )
 
 
 def test_changes_of_tokens_fold_into_one_row(limit, as_ann):
@@ -228,6 +240,16 @@ def test_a_member_sees_and_undoes_only_changes_of_the_own_projects(limit, client
     seen = client.get(f"{LIST}{ours}/undo/").context["plan"].digest
     client.post(f"{LIST}{ours}/undo/", {"seen": seen, "reason": "back"})
     assert Limit.objects.get(pk=own.pk).quota == 25
+
+
+def test_without_a_revision_the_list_is_empty(as_ann, client):
+    """Of a new installation, and of a member of a project in which nothing was changed yet."""
+    assert as_ann.get(LIST).status_code == 200
+    client.force_login(MembershipFactory(project__slug="chat").user)
+
+    page = client.get(LIST)
+
+    assert (page.status_code, page.content.decode().count("data-revision")) == (200, 0)
 
 
 def test_a_viewer_undoes_nothing(limit, client):
