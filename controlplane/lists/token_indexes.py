@@ -7,6 +7,8 @@ TOKEN_INDEXES = [
     # The columns by which the list is sorted, and the end, by which it is filtered.
     Index(fields=["-created_at", "-id"], name="projects_token_created"),
     Index(fields=["name", "-id"], name="projects_token_name"),
+    # Those of a project may all have names from a few letters on.
+    Index(fields=["project", "name", "-id"], name="projects_token_named"),
     # Half of them may have no end, and these come first, by their ids, when the last ends are wanted.
     Index(fields=["expires_at", "id"], name="projects_token_ends"),
     # The beginning of the secret, in any collation of the database.

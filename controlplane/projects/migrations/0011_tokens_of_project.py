@@ -1,4 +1,4 @@
-"""An index for the revoked tokens of a project, created while other programs write."""
+"""Indexes for the tokens of a project by name, and for its revoked ones, created while other programs write."""
 
 from django.db import migrations, models
 
@@ -10,6 +10,9 @@ class Migration(migrations.Migration):
     dependencies = [("projects", "0010_replaced_by")]
 
     operations = [
+        indexing.AddIndex(
+            model_name="token", index=models.Index(fields=["project", "name", "-id"], name="projects_token_named")
+        ),
         indexing.AddIndex(
             model_name="token",
             index=models.Index(
