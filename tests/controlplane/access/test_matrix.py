@@ -92,7 +92,8 @@ STATUSES = {
         *("usage_dailyreport_changelist", "usage_dailyreport_change", "usage_dailyreport_page"),
         "usage_dailyreport_csv",
     ],
-    "302 403 403 403 200": ["policies_policy_apply_everywhere", "policies_policy_apply_where_attached"],
+    # The policy belongs to a project, so it does not apply everywhere, and cannot.
+    "302 403 403 403 302": ["policies_policy_apply_everywhere", "policies_policy_apply_where_attached"],
     "302 302 302 302 200": ["publishing_revision_roll_back"],
     "302 302 302 403 200": ["auth_user_reset_second_factor"],
     "404 404 404 404 200": [
