@@ -157,7 +157,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
         if user.is_superuser or any(group.name == OPERATORS for group in user.groups.all()):
             rows.insert(0, (badge("operator", "warn"), "", OPERATOR_WORDS))
         line = '<li>{} <strong>{}</strong> <span class="sg-help">{}</span></li>'
-        listed = format_html('<ul class="sg-limits">{}</ul>', format_html_join("", line, rows))
+        listed = format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows))
         return listed if rows else "nothing yet"
 
     @display(description="Account")
@@ -187,7 +187,9 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
         ]
         line = '<li><strong>{}</strong> {} <span class="sg-help">{}</span> {}</li>'
         url = f"{reverse('admin:access_membership_add')}?{urlencode({'person': user.get_username()})}"
-        listed = format_html('<ul class="sg-limits">{}</ul>', format_html_join("", line, rows)) if rows else "none, "
+        listed = (
+            format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows)) if rows else "none, "
+        )
         return format_html("{}{}", listed, links([("Add a membership", url)]))
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:

@@ -58,9 +58,13 @@ class CountedDeletion:
 
 
 def _may_delete(request: HttpRequest, model: type[Model], rows: QuerySet) -> bool:
-    """Return whether the user may delete each of the rows. What has no page goes with the row that it belongs to."""
+    """
+    Return whether the user may delete each of the rows.
+
+    What has no page, or is never deleted by itself, goes with the row that it belongs to.
+    """
     page = admin.site._registry.get(model)
-    if page is None:
+    if page is None or getattr(page, "ends_with_owner", False):
         return True
     if not page.has_delete_permission(request):
         return False

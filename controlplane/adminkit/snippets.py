@@ -71,4 +71,5 @@ _OPENAI = """\
 from openai import OpenAI
 
 client = OpenAI(base_url="{url}/v1", api_key="{secret}")
+print(client.chat.completions.create(model="gpt-5-mini", messages=[{{"role": "user", "content": "Hello"}}]))
 """

@@ -9,6 +9,7 @@ from django import template
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.timesince import timesince
 
 from controlplane.core.instants import exact
 
@@ -62,6 +63,12 @@ def stacked(at: datetime, *, seconds: bool = False) -> str:
 def at(value: datetime, precision: str = "minute") -> str:
     """Return an instant as every page writes it. *precision* is "minute" or "second"."""
     return format_html('<time datetime="{}">{}</time>', value.isoformat(), exact(value, seconds=precision == "second"))
+
+
+@register.filter
+def ago(value: datetime) -> str:
+    """Return how long ago an instant was, in one unit."""
+    return f"{timesince(value, depth=1)} ago"
 
 
 @register.filter

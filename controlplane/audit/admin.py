@@ -8,7 +8,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
@@ -20,6 +20,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, t
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
+from controlplane.core.files import streamed
 from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
@@ -103,7 +104,7 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
 
     @display(description="By", ordering="actor")
     def author(self, entry: AuditEntry) -> str:
-        return format_html('{}<span class="sg-note"> {}</span>', entry.actor, entry.get_channel_display())
+        return format_html('{}<span class="sg-small">{}</span>', entry.actor, entry.get_channel_display())
 
     @display(description="What happened", ordering="action")
     def deed(self, entry: AuditEntry) -> str:
@@ -151,7 +152,4 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         lines, kind = EXPORTS[form]
-        response = StreamingHttpResponse(lines(rows), content_type=kind)
-        response["Content-Disposition"] = f'attachment; filename="audit.{form}"'
-        response["Cache-Control"] = "no-store"
-        return response
+        return streamed(lines(rows), f"audit.{form}", kind)

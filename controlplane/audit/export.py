@@ -1,7 +1,5 @@
 """The export of the audit, written line by line while it is read."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from itertools import batched
@@ -11,6 +9,7 @@ from django.db.models import QuerySet
 
 from controlplane.audit.chain import FIELDS
 from controlplane.audit.models import AuditSeal
+from controlplane.core.files import csv_line
 from controlplane.policies.models import AuditEntry
 from controlplane.usage.report_render import cell
 
@@ -37,18 +36,12 @@ def json_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:
 
 def csv_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:
     """Yield the head and then a line of CSV for each entry. The records before and after are JSON."""
-    yield _line(COLUMNS)
+    yield csv_line(COLUMNS)
     for record in records(rows):
-        yield _line([_cell(record[name]) for name in COLUMNS])
+        yield csv_line([_cell(record[name]) for name in COLUMNS])
 
 
 def _cell(value: Any) -> str | int:
     if isinstance(value, dict | list):
         return cell(json.dumps(value, ensure_ascii=False))
     return "" if value is None else cell(value)
-
-
-def _line(values: Any) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(values)
-    return text.getvalue()

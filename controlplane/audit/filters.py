@@ -18,6 +18,7 @@ OBJECTS = {
     "membership": "members",
     "user": "users",
     "group": "groups",
+    "accessattempt": "sign-in failures",
     "modelprice": "prices",
     "modelfactor": "factors of models",
     "reservation": "reservations",

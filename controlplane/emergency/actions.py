@@ -11,12 +11,10 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
-from controlplane.emergency.document import emergency_document
+from controlplane.emergency.document import check_room
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, Change, change
-from enforcement.control.emergency import parse_emergency
-from enforcement.model.documents import InvalidDocument, dumps
 
 TURN = "emergency"
 
@@ -44,11 +42,7 @@ def suspend_value(tx: Change, name: str, value: str, within: Project | None = No
     row = Suspension(within=within, name=name, value=value, reason=tx.reason[:500], by=tx.actor.name)
     row.full_clean()
     row.save()
-    try:
-        parse_emergency(dumps(emergency_document() or {}))
-    except InvalidDocument as exc:
-        message = "Too many values are suspended already. Resume some of them first, or suspend a token or a project."
-        raise ValidationError({"value": ValidationError(message, code="too_many")}) from exc
+    check_room(within)
     tx.created(row)
     return row
 

@@ -57,6 +57,8 @@ class ValueForm(ReasonForm):
 class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
     """One page for all of it. Members see what concerns their projects, and only operators break the glass."""
 
+    ends_with_owner = True
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)
 

@@ -26,7 +26,7 @@ KINDS = ("token", "project", "value")
 LEAST_GLASS_SECONDS = 60
 
 
-@extend_schema_field({"type": ["string", "null"]})
+@extend_schema_field({"type": "string"})
 class OwnerField(ReferenceField):
     """The project in which a value is suspended, or the one that is suspended, or whose token is."""
 
@@ -127,7 +127,7 @@ class GlassSerializer(StrictSerializer):
         return glass.is_broken(timezone.now())
 
 
-WHOLE = {"broken": False, "began_at": None, "ends_at": None, "reason": None, "by": None}
+WHOLE = {"broken": False, "began_at": None, "ends_at": None, "reason": "", "by": None}
 
 
 class GlassView(ApiView):

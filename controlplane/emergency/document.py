@@ -2,13 +2,22 @@
 
 from typing import Any
 
+from django.core.exceptions import ValidationError
+
 from controlplane.core.instants import microseconds
 from controlplane.emergency.models import BreakGlass, Suspension
-from enforcement.model.documents import SCHEMA
+from controlplane.projects.models import Project
+from enforcement.model.documents import SCHEMA, dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 
+VALUE = ("within", "name", "value")
 # More would not fit beside the values. The other suspended projects are refused too, as inactive.
 PROJECTS_NAMED = 500
+# For all suspended values. The rest of the document's 65,536 bytes is for the projects and for the glass, which must
+# always fit, also in an emergency in which many values are suspended already.
+MOST_BYTES = 40_000
+# For those of one project, so that no tenant uses up what is there for all.
+MOST_BYTES_OF_A_PROJECT = 10_000
 
 
 def emergency_document() -> dict[str, Any] | None:
@@ -19,11 +28,39 @@ def emergency_document() -> dict[str, Any] | None:
     """
     suspended = Suspension.objects.filter(token=None).order_by("at", "pk")
     projects = suspended.exclude(project=None).values_list("project", flat=True)[:PROJECTS_NAMED]
-    values = suspended.filter(project=None).values("within", "name", "value")[:MAX_ITEMS_PER_LIST]
-    rows = [{"project": row["within"], "name": row["name"], "value": row["value"]} for row in values]
     glass = BreakGlass.present()
-    found = {"break_glass": glass and _glass(glass), "projects": list(projects), "values": rows}
+    found = {"break_glass": glass and _glass(glass), "projects": list(projects), "values": _values()}
     return {"schema": SCHEMA, **found} if any(found.values()) else None
+
+
+def _values() -> list[dict[str, str | None]]:
+    values = Suspension.objects.filter(token=None, project=None).order_by("at", "pk")
+    return [{"project": within, "name": name, "value": it} for within, name, it in values.values_list(*VALUE)]
+
+
+def check_room(within: Project | None) -> None:
+    """
+    Do nothing if all suspended values fit into the document, and those in the project *within* into its part of it.
+
+    Raises:
+        ValidationError: One has to be resumed first.
+    """
+    values = _values()
+    own = [value for value in values if within and value["project"] == within.pk]
+    if _length(own) > MOST_BYTES_OF_A_PROJECT:
+        raise _too_many("in this project ")
+    if len(values) > MAX_ITEMS_PER_LIST or _length(values) > MOST_BYTES:
+        raise _too_many("")
+
+
+def _length(values: list[dict[str, str | None]]) -> int:
+    return len(dumps({"values": values}).encode())
+
+
+def _too_many(where: str) -> ValidationError:
+    way_out = "Resume some of them first, or suspend a token or a project."
+    message = f"Too many values are suspended {where}already. {way_out}"
+    return ValidationError({"value": ValidationError(message, code="too_many")})
 
 
 def _glass(glass: BreakGlass) -> dict[str, int | None]:

@@ -166,7 +166,8 @@ def _live(
     client: redis.Redis, today: Mapping[Any, Matched], case: Case, now: datetime, reach: Reach
 ) -> tuple[bool, dict[tuple[str, str, str], live.Now]]:
     """Return whether the store is unavailable, and the counters that the asker may see."""
-    seen = [one for one in today.values() if one.scope != "global" or reach.everything or one.limit.partition_by]
+    # A global limit counts all projects together, also for each value of an attribute, which anybody may name.
+    seen = [one for one in today.values() if one.scope != "global" or reach.everything]
     try:
         return False, live.counters(client, seen, case.attributes, microseconds(now) or 0)
     except STORE_ERRORS:

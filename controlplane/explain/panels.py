@@ -1,5 +1,7 @@
 """Who is near a limit: the card of the Overview, the whole list, and the column and filter of tokens and projects."""
 
+import math
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -24,8 +26,10 @@ from controlplane.explain.forecast import Forecast
 from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
 from controlplane.explain.live import Now
 from controlplane.explain.question import Reach
+from controlplane.explain.words import duration
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
+from controlplane.statements.links import statement_url
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from enforcement.store.client import STORE_ERRORS
@@ -90,6 +94,7 @@ def row_of(row: near.Near, policy: Policy | None) -> dict[str, Any]:
         "width": min(100, round(100 * row.share)),
         "runs_out": runs_out(row.forecast, row.resets_at),
         "basis": row.forecast.basis if row.forecast else "",
+        "resets": resets(row.resets_at),
     }
 
 
@@ -122,6 +127,14 @@ def runs_out(forecast: Forecast | None, resets_at: Any) -> SafeString | str:
         text = f"{local:%a %d %b, %H:%M}"
     html = '<time datetime="{}" title="{}">{}</time>'
     return format_html(html, forecast.at.isoformat(timespec="seconds"), exact(forecast.at), text)
+
+
+def resets(at: datetime | None) -> SafeString | str:
+    """Return in words in what time a limit resets, or an empty string if it never does."""
+    if at is None:
+        return ""
+    left = max(1, math.ceil((at - timezone.now()).total_seconds()))
+    return format_html('<time datetime="{}" title="{}">resets in {}</time>', at.isoformat(), exact(at), duration(left))
 
 
 class NearFilter(DropdownFilter):
@@ -196,7 +209,8 @@ class UsageDay:
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         row = context.get("original")
         if row is not None and request.user.has_perm("usage.view_usagerow"):
-            context |= {"day": day_of(row, reach_of(request), timezone.now()), "day_url": usage_url(row)}
+            day = day_of(row, reach_of(request), timezone.now())
+            context |= {"day": day, "day_url": usage_url(row), "month_url": month_url(row)}
         return super().render_change_form(request, context, **options)
 
 
@@ -208,4 +222,9 @@ def usage_url(row: Token | Project | Policy) -> str:
     return list_url(UsageRow, f"?period=hour&{column}={row.pk}")
 
 
-__all__ = ["NearFilter", "NearestLimit", "UsageDay", "near_card", "near_view", "reach_of", "usage_url"]
+def month_url(row: Token | Project | Policy) -> str:
+    """Return the address of the statement of a row in this month."""
+    return statement_url(token=row.pk) if isinstance(row, Token) else statement_url(**{row._meta.model_name: row.slug})
+
+
+__all__ = ["NearFilter", "NearestLimit", "UsageDay", "month_url", "near_card", "near_view", "reach_of", "usage_url"]

@@ -117,7 +117,7 @@ def present(found: Explanation) -> str:
     if found.case.project is None:
         return ""
     if found.passes_now and found.glass:
-        return f"It would pass now, because the glass is broken until {_moment(found.glass.ends_at)}: no limit denies."
+        return f"It would pass now, because the glass is broken until {exact(found.glass.ends_at)}: no limit denies."
     if found.passes_now:
         return "It would pass now."
     if found.refusal:
@@ -129,7 +129,8 @@ def present(found: Explanation) -> str:
     decided = found.decided
     room = f"{_slashed(decided.match.name)} has room now. " if decided and decided.now and decided.now.remaining else ""
     unknown = _listed([_slashed(line.match.name) for line in found.unknown])
-    because = f"{unknown} looks at attributes that are not known" if unknown else "not every limit could be read"
+    look = "looks" if len(found.unknown) == 1 else "look"
+    because = f"{unknown} {look} at attributes that are not known" if unknown else "not every limit could be read"
     return f"{room}Whether the request would pass is not known, because {because}."
 
 
@@ -142,7 +143,7 @@ def changed(line: Line) -> str:
         return ""
     quota = permits(line.quota_now, line.match.limit.unit)
     if source and source.kind == "override":
-        until = f" until {_moment(source.ends_at)}" if source.ends_at else ""
+        until = f" until {exact(source.ends_at)}" if source.ends_at else ""
         why = f" ({source.by}: “{source.reason}”)" if source.by else ""
         return f"An override gives it {quota}{until}{why}."
     return f"Its quota is {quota} now."
@@ -206,13 +207,13 @@ def _moment(at: datetime | None, *, seconds: bool = False) -> str:
 
 
 def duration(seconds: int) -> str:
-    """Return a duration in at most two units, such as "7 h 55 min"."""
+    """Return a duration in at most two units, such as "7 h 55 min" or "18 s"."""
     for size, unit, smaller, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
             whole, rest = divmod(seconds, size)
             more = rest // smaller
             return f"{whole} {unit}" + (f" {more} {small}" if more else "")
-    return f"{seconds} second{'' if seconds == 1 else 's'}"
+    return f"{seconds} s"
 
 
 __all__ = ["changed", "context", "duration", "lead", "present", "reply"]

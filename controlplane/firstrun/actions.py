@@ -16,6 +16,8 @@ from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, Change, change
 
+# Of two requests for the same step at once, the second one then sees what the first one has done.
+TURN = "first steps"
 FIRST_PROJECT = "first"
 FIRST_TOKEN = "first-token"
 # As in the form of a token.
@@ -35,7 +37,7 @@ def create_first_account(name: str, password: str, request_id: str) -> User:
     """
     with change(actor=Actor(name, "admin", request_id), reason="first account") as tx:
         # Two people may open the same link.
-        take_turn("first account")
+        take_turn(TURN)
         if User.objects.exists():
             raise TooLate
         user = User.objects.create_superuser(name, password=password)
@@ -46,6 +48,7 @@ def create_first_account(name: str, password: str, request_id: str) -> User:
 
 def create_first_project(tx: Change) -> Project:
     """Return the oldest project, which is created if there is none."""
+    take_turn(TURN)
     project = first_project()
     if project is None:
         project = Project(slug=FIRST_PROJECT, name="First project")
@@ -60,8 +63,12 @@ def use_template(tx: Change, template: Template, project: Project) -> list[Polic
     Save and return the policies of the template. Tokens of *project* that are created without a policy get the first.
 
     Raises:
+        TooLate: There is a policy with limits already.
         ValidationError: A policy with one of the slugs exists.
     """
+    take_turn(TURN)
+    if Policy.objects.exclude(limits=None).exists():
+        raise TooLate
     taken = Policy.objects.filter(slug__in=[it.slug for it in template.policies]).values_list("slug", flat=True)
     if taken:
         raise ValidationError(f"A policy {', '.join(sorted(taken))} exists already. Use it, or choose another one.")
@@ -90,7 +97,7 @@ def create_first_token(tx: Change, project: Project) -> tuple[Token, str]:
     Raises:
         TooLate: There is a live token already.
     """
-    take_turn("first token")
+    take_turn(TURN)
     now = timezone.now()
     if Token.objects.live(now).exists():
         raise TooLate

@@ -117,8 +117,6 @@ def _use_template(request: HttpRequest, tx: Change) -> None:
     chosen = templates().get(request.POST.get("template", ""))
     if chosen is None:
         raise ValidationError(f"template: must be one of {', '.join(templates())}.")
-    if Policy.objects.exclude(limits=None).exists():
-        raise actions.TooLate
     actions.use_template(tx, chosen, actions.create_first_project(tx))
 
 

@@ -15,5 +15,7 @@ TOKEN_INDEXES = [
     Index(fields=["project", "expires_at"], name="projects_token_live", condition=Q(revoked_at=None)),
     # What counts the tokens of a policy in the projects of a member.
     Index(fields=["policy", "project"], name="projects_token_uses"),
+    # What counts its live tokens without reading them.
+    Index(fields=["policy", "expires_at"], name="projects_token_having", condition=Q(revoked_at=None)),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
 ]

@@ -142,7 +142,7 @@ def lost_health(lost: list[Instance], fleet: Fleet, now: datetime) -> Iterator[F
     still = len(fleet)
     reports = f"{still} still report{'s' if still == 1 else ''}."
     detail = format_html("{}{}, last seen {}. {}", names, more, last, reports)
-    yield Fact("Lost", f"{len(lately)} lost in the last hour", "bad", detail, list_url(Instance))
+    yield Fact("Instances", f"{len(lately)} lost in the last hour", "bad", detail, list_url(Instance))
 
 
 def meter_health(fleet: list[Instance]) -> Iterable[Fact]:

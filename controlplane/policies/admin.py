@@ -5,6 +5,7 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
@@ -29,9 +30,9 @@ from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
-from controlplane.policies.models import Limit, Policy
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
-from controlplane.policies.scoped_admin import PolicyScope
+from controlplane.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.review.admin import ReviewedPolicies
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
@@ -40,6 +41,7 @@ from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5
+SHADOW = mark_safe(' <span class="sg-tag sg-shadow">shadow</span>')
 
 
 def describe(limit: Limit, holder: str) -> str:
@@ -92,8 +94,8 @@ class LimitInline(StackedInline):
 
 @admin.register(Policy)
 class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
-    list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
-    list_filter = [("project", RowFilter)]
+    list_display = ["slug", "limits_described", "reach", "holders", "overridden", "version", "changed"]
+    list_filter = [ModeFilter, ("project", RowFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
@@ -129,12 +131,14 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
     @display(description="Limits")
     def limits_described(self, policy: Policy) -> str:
         limits = list(policy.limits.all())
-        rows = [(describe(limit, holder_of(policy)),) for limit in limits[:ROWS_OF_LIMITS_SHOWN]]
+        rows = [
+            (describe(limit, holder_of(policy)), SHADOW if limit.mode == "shadow" else "")
+            for limit in limits[:ROWS_OF_LIMITS_SHOWN]
+        ]
         more = len(limits) - len(rows)
-        rows += [(f"and {more} more",)] if more > 0 else []
-        return (
-            format_html('<ul class="sg-limits">{}</ul>', format_html_join("", "<li>{}</li>", rows)) if rows else "none"
-        )
+        rows += [(f"and {more} more", "")] if more > 0 else []
+        items = format_html_join("", "<li>{}{}</li>", rows)
+        return format_html('<ul class="sg-limits">{}</ul>', items) if rows else "none"
 
     @display(description="Applies to")
     def reach(self, policy: Policy) -> str:
@@ -166,6 +170,12 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
             text = f"new tokens of {default} project{'' if default == 1 else 's'}"
             found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
         return links(found)
+
+    @display(description="Overrides")
+    def overridden(self, policy: Policy) -> str:
+        if not policy.raised:
+            return "—"
+        return links([(f"{policy.raised:,}", list_url(Override, f"?q={policy.slug}/"))])
 
     @display(description="Refused by")
     def refused_by(self, policy: Policy) -> str:

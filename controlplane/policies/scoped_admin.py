@@ -3,13 +3,29 @@
 from typing import Any
 
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Model, QuerySet
+from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.http import HttpRequest
+from unfold.contrib.filters.admin import DropdownFilter
 
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import is_operator, projects_of
+from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Token
+
+
+class ModeFilter(DropdownFilter):
+    """A filter that shows the policies of which a limit is in shadow, or of which one is enforced."""
+
+    title = "mode of a limit"
+    parameter_name = "mode"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("shadow", "in shadow"), ("enforce", "enforced")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Policy]) -> QuerySet[Policy]:
+        mode = self.value()
+        return rows.filter(Exists(Limit.objects.filter(policy=OuterRef("pk"), mode=mode))) if mode else rows
 
 
 class PolicyScope:
@@ -27,7 +43,17 @@ class PolicyScope:
         policies = changelist.result_list = list(changelist.result_list)
         self._count_for(request, policies)
         Policy.count_uses(policies, None if is_operator(request.user) else projects_of(request.user))
+        self._count_overrides(request, policies)
         return changelist
+
+    def _count_overrides(self, request: HttpRequest, policies: list[Policy]) -> None:
+        """Set ``raised`` to the number of the overrides of each policy that the user may see."""
+        seen = self.admin_site.get_model_admin(Override).narrowed(Override.objects.all(), request.user)
+        count = CappedCount(seen.filter(limit__policy=OuterRef("pk")))
+        rows = Policy.objects.filter(pk__in=[policy.pk for policy in policies]).order_by()
+        found = dict(rows.annotate(found=count).values_list("pk", "found"))
+        for policy in policies:
+            policy.raised = as_capped(found.get(policy.pk, 0))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Policy | None:
         policy = super().get_object(request, object_id, from_field)

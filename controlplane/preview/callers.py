@@ -1,9 +1,10 @@
 """The callers that a policy concerns, and what is recorded of them."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import batched
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from controlplane.preview.replay import Case, Days, seconds_of_day
 from controlplane.projects.models import Project, Token
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
 from enforcement.model.limits import InvalidLimit, Limit
+
+# Parameters of one statement.
+AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +51,30 @@ class Callers:
     """
     The tokens and projects that have a policy, or everything together for the global policy.
 
-    The requests without a token of a project are a caller of their own, under the policy that it has for them.
+    The requests without a token of a project are a caller of their own, under the policy that it has for them. Of the
+    tokens, only those with recorded requests are read, because a policy may have 500,000 of which few send any.
 
     Args:
         policy: The saved policy. A new one has no callers.
+        span: Of its days, the recorded requests count.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
     """
 
-    def __init__(self, policy: Policy, now: datetime, projects: Collection[str] | None = None) -> None:
+    def __init__(self, policy: Policy, span: Span, now: datetime, projects: Collection[str] | None = None) -> None:
         tokens = Token.objects.live(now).filter(policy=policy.pk)
         seen = Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
         self.policy, self.now, self.visible = policy, now, projects
-        self.projects_of = dict(tokens.values_list("pk", "project_id"))
+        recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
+        self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))
         self.projects = list(seen.filter(policy=policy.pk).values_list("pk", flat=True))
         self.open_projects = list(seen.filter(anonymous_policy=policy.pk).values_list("pk", flat=True))
         self.are_costs_one = True
         everything = [(EVERYTHING, "")] if policy.is_global and projects is None else []
+        # How many have the policy, with those that sent nothing.
+        self.concerned = tokens.count() + len(self.projects) + len(self.open_projects) + len(everything)
         self.all: list[Caller] = [
             *((TOKEN, pk) for pk in self.projects_of),
             *((PROJECT, pk) for pk in self.projects),
@@ -73,9 +82,6 @@ class Callers:
             *everything,
         ]
         self.places = {caller: place for place, caller in enumerate(self.all)}
-
-    def __len__(self) -> int:
-        return len(self.all)
 
     def heads(self, span: Span) -> np.ndarray:
         """
@@ -85,7 +91,7 @@ class Callers:
         """
         first = seconds_of_day(span.days[0])
         found = np.zeros((len(self.all), len(span.days) * 24, len(HEAD)), np.int64)
-        rows = list(self._rows(span.days).values_list("project_id", "token_id", "day", "hours", "allowed", "cost"))
+        rows = list(self._rows(span.days))
         hours = read_hours([row[3] for row in rows])
         self.are_costs_one = all(allowed == cost for *_, allowed, cost in rows)
         for (project, token, day, *_), of_day in zip(rows, hours, strict=True):
@@ -139,25 +145,33 @@ class Callers:
             if place is not None:
                 yield place
 
-    def _rows(self, days: Sequence[date]) -> QuerySet[RecordedDay]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+    def _rows(self, days: Sequence[date]) -> Iterator[tuple[str, str, date, bytes, int, int]]:
+        """Yield the project, token, day, hours, allowed requests and cost of each recorded day of the callers."""
+        rows, names = _days(days), ("project_id", "token_id", "day", "hours", "allowed", "cost")
         if (EVERYTHING, "") in self.places:
-            return rows
-        tokens = Token.objects.live(self.now).filter(policy=self.policy.pk).values("pk")
-        return rows.filter(self._sent_by(tokens, self.projects, self.open_projects))
-
-    @staticmethod
-    def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:
-        """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
-        of_project = Q(project_id__in=projects) & ~Q(token_id="")
-        return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
+            yield from rows.values_list(*names).iterator(chunk_size=AT_ONCE)
+            return
+        yield from rows.filter(_sent_by((), self.projects, self.open_projects)).values_list(*names)
+        others = rows.exclude(project_id__in=self.projects)
+        for tokens in batched(self.projects_of, AT_ONCE):
+            yield from others.filter(token_id__in=tokens).values_list(*names)
 
     def _rows_of(self, chosen: Collection[Caller], days: Sequence[date]) -> Iterable[tuple[str, str, date, bytes]]:
-        rows = RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+        rows = _days(days)
         if (EVERYTHING, "") not in chosen:
             ids = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT, ANONYMOUS))
-            rows = rows.filter(self._sent_by(*ids))
+            rows = rows.filter(_sent_by(*ids))
         return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def _days(days: Sequence[date]) -> QuerySet[RecordedDay]:
+    return RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
+
+
+def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:
+    """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
+    of_project = Q(project_id__in=projects) & ~Q(token_id="")
+    return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
 
 
 def _callers_of(project: str, token: str) -> tuple[Caller, ...]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 
@@ -139,47 +140,77 @@ def preview(
     """
     Return what *limits*, enforced together, would have denied of the callers of a policy.
 
+    The arguments are those of :class:`Recorded`.
+    """
+    return Recorded(policy, now, span, projects).preview(limits)
+
+
+class Recorded:
+    """
+    What is recorded of the callers of a policy. It is read once, for the previews of several limits.
+
     Args:
         policy: Its tokens, projects and overrides count. It need not be saved.
-        limits: Also those in shadow are judged as if they were enforced.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
     """
-    began = time.perf_counter()
-    known_until = recording.fold_few(now)
-    starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
-    place = Span.of(starts, ends)
-    unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
-    judged = [limit for limit in limits if not unknown_about(limit)]
-    callers = Callers(policy, now, projects)
-    empty = Preview(_instant(place.begins), min(ends, known_until), concerned=len(callers), unknown=unknown)
-    if not len(callers):
-        return empty
-    found = _judged(callers, judged, place, empty)
-    return replace(found, took_seconds=time.perf_counter() - began)
 
+    def __init__(
+        self,
+        policy: Policy,
+        now: datetime,
+        span: timedelta | tuple[datetime, datetime] = DAY,
+        projects: Collection[str] | None = None,
+    ) -> None:
+        self._began = time.perf_counter()
+        known_until = recording.fold_few(now)
+        starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
+        self._span = Span.of(starts, ends)
+        self._ends = min(ends, known_until)
+        self._callers = Callers(policy, self._span, now, projects)
 
-def _judged(callers: Callers, limits: Sequence[Limit], span: Span, empty: Preview) -> Preview:
-    heads = callers.heads(span)
-    of_span = heads[:, span.before // HOUR_SECONDS :]
-    requests = of_span[:, :, 0].sum(axis=1)
-    active = int((requests > 0).sum())
-    known = replace(empty, callers=active, requests=int(requests.sum()))
-    if not limits or not active:
-        return known
-    cases = [callers.case(limit) for limit in limits]
-    of_costs = [] if callers.are_costs_one else [OTHER_COSTS]
-    could = np.flatnonzero(np.any([could_deny(case, heads) for case, _ in cases], axis=0))
-    known = replace(
-        known,
-        overrides=max(held for _, held in cases),
-        cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
-        histogram=histogram_of(cases[0][0], of_span, requests > 0),
-    )
-    if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
-        return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
-    outcome = _replayed(callers, could, [case for case, _ in cases], span)
-    return _with_outcome(known, callers, could, outcome, requests, of_span)
+    @cached_property
+    def _heads(self) -> np.ndarray:
+        return self._callers.heads(self._span)
+
+    def preview(self, limits: Sequence[Limit]) -> Preview:
+        """Return what *limits* would have denied. Also those in shadow are judged as if they were enforced."""
+        began, self._began = self._began, 0.0
+        began = began or time.perf_counter()
+        found = self._judged(limits, MOST_AFFECTED)
+        return replace(found, took_seconds=time.perf_counter() - began)
+
+    def affected(self, limits: Sequence[Limit]) -> list[Affected]:
+        """Return all callers of which requests would have been denied, those with most denials first."""
+        return self._judged(limits, None).affected
+
+    def _judged(self, limits: Sequence[Limit], most: int | None) -> Preview:
+        unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
+        limits = [limit for limit in limits if not unknown_about(limit)]
+        callers, span = self._callers, self._span
+        known = Preview(_instant(span.begins), self._ends, concerned=callers.concerned, unknown=unknown)
+        if not callers.concerned:
+            return known
+        heads = self._heads
+        of_span = heads[:, span.before // HOUR_SECONDS :]
+        requests = of_span[:, :, 0].sum(axis=1)
+        active = int((requests > 0).sum())
+        known = replace(known, callers=active, requests=int(requests.sum()))
+        if not limits or not active:
+            return known
+        cases = [callers.case(limit) for limit in limits]
+        of_costs = [] if callers.are_costs_one else [OTHER_COSTS]
+        could = np.flatnonzero(np.any([could_deny(case, heads) for case, _ in cases], axis=0))
+        known = replace(
+            known,
+            overrides=max(held for _, held in cases),
+            cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
+            histogram=histogram_of(cases[0][0], of_span, requests > 0),
+        )
+        if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
+            return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
+        outcome = _replayed(callers, could, [case for case, _ in cases], span)
+        return _with_outcome(known, callers, could, outcome, (requests, of_span), most)
 
 
 def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span) -> Outcome:
@@ -204,10 +235,17 @@ def at_places(case: Case, places: Sequence[int]) -> Case:
 
 
 def _with_outcome(
-    known: Preview, callers: Callers, could: np.ndarray, outcome: Outcome, requests: np.ndarray, heads: np.ndarray
+    known: Preview,
+    callers: Callers,
+    could: np.ndarray,
+    outcome: Outcome,
+    sent: tuple[np.ndarray, np.ndarray],
+    most: int | None,
 ) -> Preview:
+    """Return the preview with what a replay has found, of which it lists *most* callers, or all for None."""
+    requests, heads = sent
     low, likely, high = (getattr(outcome, name).sum(axis=0) for name in ("low", "likely", "high"))
-    order = np.lexsort((could, -likely))[:MOST_AFFECTED]
+    order = np.lexsort((could, -likely))[:most]
     affected = [
         Affected(
             callers.all[could[n]],

@@ -207,7 +207,11 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
 
     @display(description="Status")
     def state(self, token: Token) -> str:
-        return with_suspension(super().state(token), token) if token.is_live else super().state(token)
+        if not token.is_live:
+            return super().state(token)
+        # Rotation has made another token of the same name, which stays.
+        shown = badge("retiring", "warn") if token.replaced_by_id else super().state(token)
+        return with_suspension(shown, token)
 
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:

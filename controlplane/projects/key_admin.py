@@ -17,7 +17,7 @@ from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.projects.actions import issue_management_key, revoke_management_key
 from controlplane.projects.credential_lists import CredentialAdmin
 from controlplane.projects.models import ManagementKey
-from controlplane.projects.scopes import SCOPES
+from controlplane.projects.scopes import PRESETS, SCOPES
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
@@ -43,6 +43,7 @@ class ManagementKeyForm(RecordedForm):
 @admin.register(ManagementKey)
 class ManagementKeyAdmin(CredentialAdmin):
     form = ManagementKeyForm
+    change_form_before_template = "admin/sluicegate/key_presets.html"
     list_display = ["name", "shown_prefix", "state", "scope_list", "last_used", "ends", "created"]
     autocomplete_fields = ["projects"]
     add_fieldsets = [(None, {"fields": ["name", "scopes", "all_projects", "projects", "expires_at"]})]
@@ -60,6 +61,15 @@ class ManagementKeyAdmin(CredentialAdmin):
     project_path = "projects"
     issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
     snippets = staticmethod(key_snippets)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the values of an empty form, with the scopes of the preset that the address names."""
+        scopes = PRESETS.get(request.GET.get("preset", ""), ())
+        return {**super().get_changeform_initial_data(request), "scopes": list(scopes)}
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        presets = {"presets": PRESETS, "preset": request.GET.get("preset")}
+        return super().add_view(request, form_url, {**presets, **(extra_context or {})})
 
     def narrowed(self, rows: QuerySet[ManagementKey], user: Any, kind: str = "view") -> QuerySet[ManagementKey]:
         """Return the keys that are limited to projects of the owner. A key of other projects besides is not his."""

@@ -13,12 +13,13 @@ from django.utils.html import format_html_join
 
 from controlplane.adminkit.site import list_url
 from controlplane.projects.models import Token, TokenQuerySet
+from controlplane.statements.links import statement_url
 from controlplane.usage.models import UsageRow
 
 # The names are those of the newest tokens, because reading all of a million takes seconds.
 NEWEST = 5_000
 VALUES_SHOWN = 200
-MOST_GROUPED = 100_000
+MOST_GROUPED = 50_000
 
 
 def names_of(tokens: TokenQuerySet) -> list[str]:
@@ -76,6 +77,7 @@ class LabelGroups:
         for row in rows:
             row["tokens_url"] = list_url(Token, f"?{label_query(chosen, row['value'])}")
             row["usage_url"] = usage_url(chosen, row["value"])
+            row["month_url"] = statement_url(tagged=f"{chosen}={row['value']}")
         return self.page(
             request,
             "labels.html",

@@ -1,5 +1,7 @@
 """What a management key may do."""
 
+from collections.abc import Mapping
+
 SCOPES = (
     "projects:read",
     "projects:write",
@@ -27,3 +29,11 @@ SCOPES = (
     "emergency:write",
     "*",
 )
+
+# Sets of scopes for the usual programs, by what such a program does.
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "reads everything": tuple(scope for scope in SCOPES if scope.endswith(":read")),
+    "deploys policies": ("projects:read", "policies:read", "policies:write", "overrides:write", "revisions:read"),
+    "issues tokens": ("projects:read", "policies:read", "tokens:read", "tokens:write"),
+    "reads usage": ("projects:read", "tokens:read", "usage:read"),
+}

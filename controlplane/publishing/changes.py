@@ -180,7 +180,7 @@ class Change:
             reason=self.reason[:500],
             request_id=self.actor.request_id[:128],
             change=self.id,
-            project=_project_of(obj),
+            project=_project_of(obj, before, after),
         )
 
     def _touch(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -201,13 +201,14 @@ class Change:
             after["version"] = obj.version
 
 
-def _project_of(obj: models.Model) -> str:
+def _project_of(obj: models.Model, before: Record, after: Record) -> str:
     """Return the id of the project whose members may read the audit of *obj*, or an empty string if only operators."""
     if isinstance(obj, Project):
         return obj.pk
     if isinstance(obj, ManagementKey):
-        # Of a key of several projects, the entries name all of them.
-        projects = [] if obj.all_projects else obj.projects.all()[:2]
+        # Of a key of several projects, the entries name all of them, also if only one is left.
+        named = {slug for record in (before, after) if record for slug in record["projects"]}
+        projects = [] if obj.all_projects or len(named) > 1 else obj.projects.all()[:2]
         return projects[0].pk if len(projects) == 1 else ""
     holder = getattr(obj, "token", None) or getattr(obj, "policy", None) if isinstance(obj, Limit | Override) else None
     # A value that is suspended in one project only has an owner.

@@ -18,17 +18,20 @@ from django.utils.html import format_html
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url, link_to
+from controlplane.core.files import streamed
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
 from controlplane.projects.models import Project, Token
+from controlplane.review.affected import csv_lines
 from controlplane.review.charts import by_hour, plot
 from controlplane.review.reviews import (
     ENFORCE,
     SHADOW,
     Review,
+    in_question,
     review_of,
     review_of_reach,
     start_in_shadow,
@@ -40,8 +43,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
 # The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE = "_start", "_use", "_span", "_range"
-OWN_FIELDS = (START, USE, SPAN, RANGE, "_back", "change_reason", "csrfmiddlewaretoken")
+START, USE, SPAN, RANGE, FILE = "_start", "_use", "_span", "_range", "_file"
+OWN_FIELDS = (START, USE, SPAN, RANGE, FILE, "_back", "change_reason", "csrfmiddlewaretoken")
 SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
 NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
 NO_START = "Choose how to start."
@@ -87,7 +90,7 @@ class ReviewedPolicies:
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
-        if SPAN in request.POST:
+        if SPAN in request.POST or FILE in request.POST:
             request.POST = _without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
@@ -128,7 +131,7 @@ class ReviewedPolicies:
         if policy.is_global == everywhere:
             messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
             return HttpResponseRedirect(change_url(policy))
-        if SPAN in request.POST:
+        if SPAN in request.POST or FILE in request.POST:
             request.POST = _without_decision(request.POST)
         former = former_of(policy) if everywhere else None
         seen = _seen(policy, former)
@@ -163,7 +166,7 @@ class ReviewedPolicies:
         return HttpResponseRedirect(change_url(policy))
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and (USE in request.POST or SPAN in request.POST):
+        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
             request.POST = _without_decision(request.POST)
         try:
             return super().changeform_view(request, *args, **options)
@@ -183,6 +186,8 @@ class ReviewedPolicies:
             return
         saved = Policy.objects.get(pk=policy.pk)
         after = saved.as_record()
+        if FILE in request.POST:  # whoever asks for a file saves nothing
+            raise ReviewNeeded(saved, before, after)
         review = review_of(saved, before, after, visible(request))
         if not review.is_needed:
             return
@@ -208,12 +213,20 @@ class ReviewedPolicies:
         others: bool = True,
         **more: Any,
     ) -> HttpResponse:
-        span = request.POST.get(RANGE, "")
-        span = span if span in SPANS else "24h"
-        now, seen = timezone.now(), visible(request)
+        if FILE in request.POST:
+            return self.affected_file(request, review, after)
+        span, now, seen = _span(request), timezone.now(), visible(request)
         review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
         context = _context(request, review, error, span, offer_shadow=offer_shadow)
         return self.page(request, "preview/review.html", title=f"Review: {review.policy}", **{**context, **more})
+
+    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
+
+        length = SPANS[_span(request)][0]
+        recorded = Recorded(review.policy, timezone.now(), length, visible(request))
+        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
 
 
 def _where(policy: Policy) -> str:
@@ -228,6 +241,12 @@ def former_of(policy: Policy) -> Policy | None:
 def _seen(policy: Policy, former: Policy | None) -> str:
     """Return what names the state that a review of the global policy has shown."""
     return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
+
+
+def _span(request: HttpRequest) -> str:
+    """Return the name of the range of time that the user has chosen for the preview."""
+    span = request.POST.get(RANGE, "")
+    return span if span in SPANS else "24h"
 
 
 def _missing(review: Review, start: str, reason: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Q, Sum
+from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
@@ -29,7 +29,7 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
-    from controlplane.preview.previews import Preview
+    from controlplane.preview.previews import Preview, Recorded
 
 # With more callers, the previews of other quotas would take longer than the page may.
 MOST_COMPARED = 1000
@@ -123,8 +123,12 @@ def review_of(
     if policy.is_global:
         changes = [replace(one, holder=EVERYTHING) for one in changes]
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
-    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk, project__in=seen)
-    uses = Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Q(pk__in=tokens.values("project"))
+    tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk)
+    tokens = tokens if projects is None else tokens.filter(project__in=projects)
+    # Looked for by project, because a policy may have 500,000 tokens.
+    uses = (
+        Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
+    )
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
@@ -168,18 +172,19 @@ def with_preview(
     others: bool = True,
 ) -> Review:
     """Return the review with the preview of the policy after the change, as if each changed limit were enforced."""
-    from controlplane.preview.previews import preview  # numpy, which only a preview needs
+    from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
-    limits = _in_question(review, after)
-    found = preview(review.policy, limits, now, span, projects)
+    limits = in_question(review, after)
+    recorded = Recorded(review.policy, now, span, projects)
+    found = recorded.preview(limits)
     denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, policy_id=review.policy.pk)
     if projects is not None:
         denied = denied.filter(project_id__in=projects)
-    tried = list(_others(review, limits, found, now, span, projects)) if found.has_data and others else []
+    tried = list(_others(review, limits, found, recorded)) if found.has_data and others and span <= DAY else []
     return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
 
 
-def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
+def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     changed = [change.after for change in review.changes if change.after is not None]
     if review.main is not None and review.main.after is not None:
@@ -188,24 +193,15 @@ def _in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     return [*changed, *(limit for limit in kept if not limit.shadow)]
 
 
-def _others(
-    review: Review,
-    limits: Sequence[Limit],
-    found: Preview,
-    now: datetime,
-    span: timedelta,
-    projects: Collection[str] | None,
-) -> Iterator[OtherQuota]:
-    from controlplane.preview.previews import preview  # numpy, which only a preview needs
-
+def _others(review: Review, limits: Sequence[Limit], found: Preview, recorded: Recorded) -> Iterator[OtherQuota]:
     main = review.main
-    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED or span > DAY:
+    if main is None or main.after is None or limits[0] != main.after or found.caught.high > MOST_COMPARED:
         return
     own, old = main.after.quota, main.before.quota if main.before and not main.before.shadow else None
     yield OtherQuota(own, found, "your change")
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
-        tried = preview(review.policy, [Limit.from_json(changed, published=True), *limits[1:]], now, span, projects)
+        tried = recorded.preview([Limit.from_json(changed, published=True), *limits[1:]])
         yield OtherQuota(quota, tried, "now" if quota == old else "")
 
 

@@ -18,6 +18,8 @@ A_PAGE = 25
 # Of one revision in the list. The number of those that are left out is shown, and its page has more of them.
 ENTRIES_SHOWN, ENTRIES_ON_A_PAGE = 3, 100
 LINES_SHOWN = 4
+# A shorter lag would read as none at all.
+LEAST_MS = 50
 # A longer run of folded revisions only says how many they are.
 MOST_SUMMED = 5_000
 
@@ -164,9 +166,9 @@ def _runs(query: Query, gaps: list[Gap]) -> dict[int, list[Row]]:
     ends = [When(number__gt=end, then=Value(place)) for place, (_, end) in enumerate(gaps) if end is not None]
     gap = Case(*ends, default=Value(len(gaps) - 1), output_field=IntegerField())
     sums = between.order_by().annotate(gap=gap).values("gap")
-    sums = sums.annotate(first=Min("number"), last=Max("number"), count=Count("*"))
-    # With a single gap some databases see a constant, by which they do not group, and sum up no rows, too.
-    runs = [run for run in sums if run["count"]]
+    counted = sums.annotate(first=Min("number"), last=Max("number"), count=Count("*"))
+    # Of a single gap, all rows are one group, which is there without rows too.
+    runs = [run for run in counted if run["count"]]
     known = Revision.objects.defer("changes").in_bulk([run[end] for run in runs for end in ("first", "last")])
     found = {run["gap"]: Row(known[run["last"]], first=known[run["first"]], count=run["count"]) for run in runs}
     for place, row in found.items():
@@ -228,7 +230,11 @@ def _tokens_of(entries: Iterable[AuditEntry]) -> dict[str, int]:
 
 def seconds(lag_ms: int | None) -> str:
     """Return a lag in seconds as people read it, such as "0.4 s", or an empty string if it is unknown."""
-    return "" if lag_ms is None else f"{lag_ms / 1000:.1f} s" if lag_ms < 60_000 else f"{lag_ms // 60_000} min"
+    if lag_ms is None:
+        return ""
+    if lag_ms < LEAST_MS:
+        return "less than 0.1 s"
+    return f"{lag_ms / 1000:.1f} s" if lag_ms < 60_000 else f"{lag_ms // 60_000} min"
 
 
 def seconds_since(instant: datetime, now: datetime) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from controlplane.core.instants import exact
 from controlplane.policies.describe import amount
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
@@ -215,8 +216,9 @@ def _quota(record: Record) -> str:
 
 
 def until(instant: str) -> str:
-    """Return an instant of a record as people read it, such as "Fri 27 Nov 2026, 18:00 UTC"."""
+    """Return an instant of a record as every page writes it. A record has the zone of whoever made the change."""
     try:
-        return f"{datetime.fromisoformat(instant):%a %d %b %Y, %H:%M} UTC"
+        at = datetime.fromisoformat(instant)
     except ValueError:
         return instant
+    return exact(at) if at.tzinfo else instant

@@ -1,11 +1,14 @@
-"""The page of statements: what a project, a token or a policy has used in a month, to look at, print and export."""
+"""
+The page of statements: what a project, a token, a policy or a label has used in a month, to look at, print and export.
+"""
 
 import csv
 import io
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
@@ -19,13 +22,16 @@ from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.projects.zones import month_of, next_month
 from controlplane.statements import report
+from controlplane.statements.days import Days, chart, days_of, lines_of
 from controlplane.statements.links import statement_url
 from controlplane.statements.models import MonthRow
 from controlplane.statements.recording import closes_at
 from controlplane.statements.report import Line, Scope
 
 FORMATS = ("csv", "json", "print")
-GROUPS = {"token": "token", "label": "label", "model": "model"}
+GROUPS = ("token", "label", "model", "day")
+# What a statement may be about.
+SUBJECTS = ("project", "token", "policy", "tagged")
 COLUMNS = ("allowed", "denied", "would_deny", "cost", "requests", "input", "cached_input", "cache_write", "output")
 
 
@@ -44,20 +50,22 @@ class StatementAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        query = request.GET
-        month = _month(query.get("month", ""), timezone.now())
-        if not any(query.get(name) for name in ("project", "token", "policy")):
-            return self._overview(request, month)
-        scope = scope_of(request, month)
+        query, now = request.GET, timezone.now()
+        month = _month(query.get("month", ""))
+        if not any(query.get(name) for name in SUBJECTS):
+            return self._overview(request, month or month_of(now, "UTC"))
+        scope = scope_of(request, month, now)
         group, label = _group(query)
         shape = query.get("format", "")
         if shape not in ("", *FORMATS):
             raise Http404
+        days = days_of(scope, now) if group == "day" or shape in ("", "print") else None
         # Files, and the page that is printed, have all lines.
-        lines, more = _grouped(scope, group, label, None if shape else report.LINES_SHOWN)
+        most = None if shape else report.LINES_SHOWN
+        lines, more = (lines_of(days), 0) if group == "day" else _grouped(scope, group, label, most)
         if shape in ("csv", "json"):
             return _csv(scope, lines, group) if shape == "csv" else _json(scope, lines, group)
-        return self._statement(request, scope, (lines, more), group, label, template=shape)
+        return self._statement(request, scope, (lines, more), group, label, days, template=shape)
 
     def _overview(self, request: HttpRequest, month: date) -> HttpResponse:
         """Return a page with the sums of each project that the user may see."""
@@ -75,10 +83,17 @@ class StatementAdmin(ReadOnlyAdmin):
         )
 
     def _statement(
-        self, request: HttpRequest, scope: Scope, found: tuple[list[Line], int], group: str, label: str, template: str
+        self,
+        request: HttpRequest,
+        scope: Scope,
+        found: tuple[list[Line], int],
+        group: str,
+        label: str,
+        days: Days | None,
+        template: str,
     ) -> HttpResponse:
         now, whole = timezone.now(), report.total(scope)
-        given = {name: value for name, value in request.GET.items() if name in ("project", "token", "policy")}
+        given = {name: value for name, value in request.GET.items() if name in SUBJECTS}
         by = {"group": group, **({"label": label} if label else {})}
         month = f"{scope.month:%Y-%m}"
         micros = whole.counts["micros"]
@@ -90,6 +105,7 @@ class StatementAdmin(ReadOnlyAdmin):
             "now": now,
             "whole": whole,
             "money": rounded(micros),
+            **_of_days(days, whole),
             "group": group,
             "label": label,
             "shown": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in found[0]],
@@ -106,30 +122,53 @@ class StatementAdmin(ReadOnlyAdmin):
         return self.page(request, "statement_print.html" if template == "print" else "statement.html", **context)
 
 
-def scope_of(request: HttpRequest, month: date) -> Scope:
+def scope_of(request: HttpRequest, month: date | None, now: datetime) -> Scope:
     """
     Return what the query asks for, or raise Http404 for what the user may not see.
 
-    It names a project by its slug, a token by its id, or a policy by its slug.
+    It names a project by its slug, a token by its id, a policy by its slug, or a label such as team=red.
+
+    Args:
+        month: The first day of the month. None: the present month in the zone of the project.
     """
     query, projects = request.GET, projects_of(request.user)
     if query.get("token"):
         token = Token.objects.filter(pk=query["token"], project__in=projects).select_related("project").first()
         if token is None:
             raise Http404
-        return Scope(month, (token.project_id,), token.project.time_zone, token=token)
+        return _scope(month, now, token.project, token=token)
     policy = None
     if query.get("policy"):
         policy = Policy.objects.filter(slug=query["policy"]).first()
         foreign = policy and policy.project_id and not may(request.user, "viewer", policy.project_id)
         if policy is None or foreign:
             raise Http404
+    label = _tagged(query.get("tagged", ""))
     if query.get("project"):
         project = projects.filter(slug=query["project"]).first()
         if project is None:
             raise Http404
-        return Scope(month, (project.pk,), project.time_zone, policy=policy)
-    return Scope(month, tuple(projects.values_list("pk", flat=True)), "UTC", policy=policy)
+        return _scope(month, now, project, policy=policy, label=label)
+    ids = tuple(projects.values_list("pk", flat=True))
+    return Scope(month or month_of(now, "UTC"), ids, "UTC", policy=policy, label=label)
+
+
+def _scope(month: date | None, now: datetime, project: Project, **fields: Any) -> Scope:
+    zone = project.time_zone
+    return Scope(month or month_of(now, zone), (project.pk,), zone, **fields)
+
+
+def _tagged(text: str) -> tuple[str, str] | None:
+    """Return the name and the value of a label such as team=red, None for an empty string, or raise Http404."""
+    if not text:
+        return None
+    try:
+        name, value = label_of(text)
+    except ValueError as exc:
+        raise Http404 from exc
+    if value is None:
+        raise Http404
+    return name, value
 
 
 def subject_of(scope: Scope) -> str:
@@ -137,14 +176,15 @@ def subject_of(scope: Scope) -> str:
     if scope.token:
         return f"{scope.token.name} of {scope.token.project.slug}"
     owner = Project.objects.filter(pk=scope.projects[0]).first() if len(scope.projects) == 1 else None
-    names = [scope.policy.slug] if scope.policy else []
+    names = ["=".join(scope.label)] if scope.label else []
+    names += [scope.policy.slug] if scope.policy else []
     return " in ".join([*names, owner.slug if owner else "all of your projects"])
 
 
-def _month(text: str, now: Any) -> date:
-    """Return the first day of a month such as 2026-11, the present one for an empty string, or raise Http404."""
+def _month(text: str) -> date | None:
+    """Return the first day of a month such as 2026-11, None for an empty string, or raise Http404."""
     if not text:
-        return month_of(now, "UTC")
+        return None
     try:
         month = date.fromisoformat(f"{text}-01")
     except ValueError as exc:
@@ -186,6 +226,30 @@ def _share(line: Line, whole: Line) -> str:
     return f"{line.counts.get(name, 0) * 100 / whole.counts[name]:.1f} %" if whole.counts[name] else "—"
 
 
+def _of_days(days: Days | None, whole: Line) -> dict[str, Any]:
+    """Return what the page shows of the days. The chart has the money, or the requests if there is none."""
+    if days is None:
+        return {"days": None}
+    name = "micros" if whole.counts["micros"] else "allowed"
+    shown = _short_money if name == "micros" else intcomma
+    found = chart(days, name)
+    for line in found["grid"]:
+        line["text"] = shown(line["value"])
+    for bar in found["bars"]:
+        bar["text"], bar["more"] = (
+            rounded(number) if name == "micros" else f"{number:,} requests"
+            for number in (bar["counted"], bar["counted"] + bar["expected"])
+        )
+    rest = days.rest or {}
+    end = whole.counts[name] + rest.get(name, 0)
+    forecast = (rounded(end) if name == "micros" else f"{end:,} requests") if days.rest else ""
+    return {"days": days, "chart": found, "by": "Money" if name == "micros" else "Requests", "forecast": forecast}
+
+
+def _short_money(micros: int) -> str:
+    return f"{micros // 1_000_000:,}" if micros % 1_000_000 == 0 else amount(micros)
+
+
 def _csv(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
     """Return all lines as CSV, first the grouped ones, then those of limits and the corrections."""
     out = io.StringIO()
@@ -201,7 +265,9 @@ def _csv(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
     ]
     for kind, some in parts:
         for line in some:
-            counts = [line.counts.get(name, 0) for name in (*COLUMNS, "calls")]
+            # Without a sum of costs, because the limits of a policy may have different units.
+            empty = dict.fromkeys(("cost",) if scope.policy and kind != "limit" else (), "")
+            counts = [line.counts.get(name, empty.get(name, 0)) for name in (*COLUMNS, "calls")]
             micros = line.counts.get("micros", 0)
             # A name that begins like a formula must not become one in a spreadsheet.
             name = escaped(line.name)
@@ -223,12 +289,12 @@ def _json(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
         "closed": scope.is_closed(timezone.now()),
         "of": subject_of(scope),
         "total": report.total(scope).counts,
-        f"by_{group}": [_as_json(line) for line in lines],
+        f"by_{group}": [_as_json(line, "zone" if group == "day" else "id") for line in lines],
         "by_limit": [{"limit": line.name, "unit": line.detail, **line.counts} for line in report.by_limit(scope)],
         "corrections": [{"arrived_on": line.name, **line.counts} for line in report.corrections(scope)],
     }
     return JsonResponse(body)
 
 
-def _as_json(line: Line) -> dict[str, Any]:
-    return {"name": line.name, **({"id": line.detail} if line.detail else {}), **line.counts}
+def _as_json(line: Line, detail: str) -> dict[str, Any]:
+    return {"name": line.name, **({detail: line.detail} if line.detail else {}), **line.counts}

@@ -26,7 +26,7 @@ NO_TOKEN = "without a token"
 @dataclass(frozen=True, slots=True)
 class Scope:
     """
-    What a statement is about: one month of one project, of a token in it, or of a policy in some projects.
+    What a statement is about: one month of one project, of a token in it, or of a policy or a label in some projects.
 
     Attributes:
         projects: The ids of the projects that count.
@@ -38,19 +38,23 @@ class Scope:
     zone: str
     token: Token | None = None
     policy: Policy | None = None
+    label: tuple[str, str] | None = None
+
+    def of_tokens(self) -> dict[str, Any]:
+        """Return the condition of the rows of the token, or of the tokens that have the label now."""
+        if self.label:
+            tokens = Token.objects.filter(project__in=self.projects).with_label(*self.label)
+            return {"token_id__in": tokens.order_by().values("pk")}
+        return {"token_id": self.token.pk} if self.token else {}
 
     def usage(self) -> QuerySet[MonthRow]:
-        rows = MonthRow.objects.filter(month=self.month, project_id__in=self.projects)
-        if self.token:
-            rows = rows.filter(token_id=self.token.pk)
+        rows = MonthRow.objects.filter(month=self.month, project_id__in=self.projects, **self.of_tokens())
         return rows.filter(policy_id=self.policy.pk) if self.policy else rows
 
     def metered(self) -> QuerySet[MonthMetered]:
         """Return the metered requests. They belong to no policy, so a statement of a policy has none."""
-        rows = MonthMetered.objects.filter(month=self.month, project_id__in=self.projects)
-        if self.policy:
-            return rows.none()
-        return rows.filter(token_id=self.token.pk) if self.token else rows
+        rows = MonthMetered.objects.filter(month=self.month, project_id__in=self.projects, **self.of_tokens())
+        return rows.none() if self.policy else rows
 
     def is_closed(self, now: datetime) -> bool:
         return now >= closes_at(self.month, self.zone)
@@ -76,9 +80,18 @@ class Line:
 
 
 def total(scope: Scope) -> Line:
-    """Return the sums of everything, with requests counted once and not for each limit."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
-    return Line("Total", counts={**_sum(usage, COUNTS), **_sum(scope.metered(), METERED)})
+    """Return the sums of everything. Requests count once, but under a policy once for each of its limits."""
+    return Line("Total", counts={**_sum(decisions_of(scope), counts_of(scope)), **_sum(scope.metered(), METERED)})
+
+
+def decisions_of(scope: Scope) -> QuerySet[MonthRow]:
+    """Return the rows that count each decision of the scope."""
+    return scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
+
+
+def counts_of(scope: Scope) -> tuple[str, ...]:
+    """Return the counts that have a sum. The costs of the limits of a policy may have different units."""
+    return tuple(name for name in COUNTS if name != "cost") if scope.policy else COUNTS
 
 
 def by_limit(scope: Scope) -> list[Line]:
@@ -98,13 +111,13 @@ def by_token(scope: Scope, at_most: int | None = None) -> tuple[list[Line], int]
 
     A deleted token has its id for a name.
     """
-    usage, metered = scope.usage() if scope.policy else scope.usage().filter(**TOTAL), scope.metered()
+    usage, metered = decisions_of(scope), scope.metered()
     more = 0
     if at_most is not None:
         keys, more = _busiest_tokens(usage, metered, at_most)
         usage, metered = usage.filter(token_id__in=keys), metered.filter(token_id__in=keys)
     lines: dict[str, Line] = {}
-    _merge(lines, usage.annotate(line=F("token_id")), COUNTS)
+    _merge(lines, usage.annotate(line=F("token_id")), counts_of(scope))
     _merge(lines, metered.annotate(line=F("token_id")), METERED)
     names: dict[str, str] = {}
     for some in batched(lines, AT_ONCE):
@@ -131,8 +144,7 @@ def by_label(scope: Scope, name: str) -> list[Line]:
     values = Token.objects.order_by().filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
     line = Subquery(values.values("label")[:1])
     lines: dict[Any, Line] = {}
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
-    _merge(lines, usage.annotate(line=line), COUNTS)
+    _merge(lines, decisions_of(scope).annotate(line=line), counts_of(scope))
     _merge(lines, scope.metered().annotate(line=line), METERED)
     for value, found in lines.items():
         found.name = value if value is not None else f"without the label {name}"
@@ -150,9 +162,8 @@ def by_model(scope: Scope) -> list[Line]:
 
 def corrections(scope: Scope) -> list[Line]:
     """Return the sums of usage that arrived after the month was closed, for each day on which it did."""
-    usage = scope.usage() if scope.policy else scope.usage().filter(**TOTAL)
     lines: dict[str, Line] = {}
-    _merge(lines, usage.exclude(correction="").annotate(line=F("correction")), COUNTS)
+    _merge(lines, decisions_of(scope).exclude(correction="").annotate(line=F("correction")), counts_of(scope))
     _merge(lines, scope.metered().exclude(correction="").annotate(line=F("correction")), METERED)
     for day, line in lines.items():
         line.name = day

@@ -1,6 +1,4 @@
-import csv
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -20,6 +18,7 @@ from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
 from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
+from controlplane.core.files import csv_line, streamed
 from controlplane.core.money import exact, permits
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
@@ -171,19 +170,20 @@ class SumsAdmin(NamedRowsAdmin):
         return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
 
     def export_view(self, request: HttpRequest) -> HttpResponse:
-        """Return a CSV file with the rows of the list, with the same filters."""
+        """Return a CSV file with the rows of the list, with the same filters, written while they are read."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(self.columns)
         try:
-            rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+            # Without the names of the rows of a page.
+            rows = super(NamedRowsAdmin, self).get_changelist_instance(request).queryset[:MOST_ROWS]
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
+        return streamed(self._lines(rows), "usage.csv")
+
+    def _lines(self, rows: QuerySet) -> Iterator[str]:
+        yield csv_line(self.columns)
         for row in rows.values_list(*self.columns).iterator(chunk_size=2000):
-            writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
-        return attachment(text.getvalue(), "usage.csv")
+            yield csv_line([row[0].isoformat(), *map(cell, row[1:])])
 
 
 @admin.register(UsageRow)

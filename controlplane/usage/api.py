@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from django.db.models import QuerySet
@@ -27,6 +28,7 @@ from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
 from controlplane.api.views import ApiView, Listed
+from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
@@ -194,7 +196,7 @@ class CounterSerializer(serializers.Serializer):
     )
     algorithm = serializers.ChoiceField(ALGORITHMS)
     unit = serializers.CharField()
-    mode = serializers.ChoiceField(MODES)
+    mode = serializers.ChoiceField(MODES, help_text="The one in force, which is shadow while the glass is broken.")
     quota = serializers.IntegerField(help_text="With the override applied.")
     partition_by = serializers.ListField(child=serializers.CharField())
     used = serializers.IntegerField(allow_null=True, help_text="It may exceed the quota after an overdraft.")
@@ -272,6 +274,8 @@ class CounterView(ApiView):
         """
         with _as_problems():
             found = counters.counters_of(self.holder())
+        if glass_at(timezone.now()):
+            found = [replace(one, mode="shadow") for one in found]
         return Response(CountersSerializer({"results": found}).data)
 
     @extend_schema(request=ResetSerializer, responses=ResetDoneSerializer)

@@ -18,6 +18,7 @@ from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
 from controlplane.adminkit.times import exact
 from controlplane.core.money import permits, quantity
+from controlplane.explain.emergencies import glass_at
 from controlplane.explain.words import duration
 from controlplane.policies.describe import attribute
 from controlplane.policies.models import Limit, Override, Policy
@@ -115,7 +116,8 @@ class LiveCounters:
         holder = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
         if holder is None or not self.has_view_permission(request, holder):
             return HttpResponse(status=404)
-        context: dict[str, Any] = {"now": timezone.now(), "sees_all": is_operator(request.user)}
+        now = timezone.now()
+        context: dict[str, Any] = {"now": now, "sees_all": is_operator(request.user), "glass": glass_at(now)}
         try:
             context["rows"] = rows_of(holder, counters.counters_of(holder))
         except STORE_ERRORS:
@@ -164,7 +166,8 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
     share = None
     if counter.used is not None and counter.remaining is not None and counter.quota:
         whole = max(counter.quota, counter.used + counter.remaining) if counter.rollover else counter.quota
-        share = min(100, round(100 * counter.used / whole))
+        # Rounded down, as in the list of those that are near a limit, so that 100 % says that nothing is left.
+        share = min(100, 100 * counter.used // whole)
     return {
         "counter": counter,
         "share": share,

@@ -8,9 +8,8 @@ enforcing its limits. Suspended projects are also published as inactive, and it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.model.documents import DocumentReader, InvalidDocument
 from enforcement.model.instants import DAY_SECONDS
@@ -23,8 +22,7 @@ Values = Mapping[str, frozenset[str]]
 _NO_VALUES: Final[Values] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Emergency:
+class Emergency(NamedTuple):
     """
     What operators have suspended, and whether they have broken the glass.
 
@@ -38,7 +36,7 @@ class Emergency:
     glass_from_us: int = 0
     glass_until_us: int = 0
     projects: frozenset[str] = frozenset()
-    values: Mapping[str, Values] = field(default_factory=dict)
+    values: Mapping[str, Values] = MappingProxyType({})
 
     def is_glass_broken(self, now_us: int) -> bool:
         """Return whether every limit is a shadow at an instant, in microseconds since the epoch."""

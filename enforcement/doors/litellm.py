@@ -44,7 +44,7 @@ from enforcement.logs import RateLimitedLogger
 from enforcement.metering.opening import Opening
 from enforcement.metering.prices import TokenCounts
 from enforcement.metering.reported import read_report
-from enforcement.metering.request import MeteredRequest, Unmetered, read_request
+from enforcement.metering.request import FURTHER_MODELS, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.error_shapes import retry_fields
@@ -60,8 +60,6 @@ TOKEN_METADATA: Final = "sluicegate_token"
 
 # LiteLLM puts objects of its own among the fields of a body, and into these.
 _LITELLMS: Final = frozenset({"metadata", "litellm_metadata", "proxy_server_request"})
-# Further models that a client may name, for the case that the first one fails.
-_FURTHER_MODELS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 _JSON: Final = (str, int, float, list, dict)
 
 _HOOKS: Final = (
@@ -285,7 +283,7 @@ def _read(request: Mapping[str, Any], fields: Mapping[str, str], data: Mapping[s
     """Return what a call may cost, by what LiteLLM will send of the body that its client has sent."""
     names = {*(request.get("body") or ()), "model", "stream"}
     model = data.get("model")
-    if (isinstance(model, str) and "," in model) or any(data.get(name) for name in _FURTHER_MODELS):
+    if (isinstance(model, str) and "," in model) or any(data.get(name) for name in FURTHER_MODELS):
         return Unmetered("batch")  # LiteLLM asks each model of such a list
     body = {name: data[name] for name in names - _LITELLMS if isinstance(data.get(name), _JSON)}
     try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import StoreTimeoutError
@@ -19,8 +18,7 @@ SLICE_SECONDS: Final = 0.05
 ENTRIES_PER_READ: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class LogChange:
+class LogChange(NamedTuple):
     """
     One entry of the change log.
 

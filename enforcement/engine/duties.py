@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -55,22 +54,25 @@ class Hooks(Protocol):
         """Replay the charges that could not be replayed when the store came back."""
 
 
-@dataclass(slots=True)
 class Duty:
     """
     One duty of the background thread.
 
-    Attributes:
+    Args:
         name: The noun for it in log lines.
         period: Seconds between two calls of ``act``.
         act: Does it. It may raise redis-py's errors.
+    Attributes:
         due_at: When it is due, in seconds of monotonic time.
     """
 
-    name: str
-    period: float
-    act: Callable[[], None]
-    due_at: float = float("-inf")
+    __slots__ = ("act", "due_at", "name", "period")
+
+    def __init__(self, name: str, period: float, act: Callable[[], None]) -> None:
+        self.name = name
+        self.period = period
+        self.act = act
+        self.due_at = float("-inf")
 
 
 class OnceLogger:

@@ -8,8 +8,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.control.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.engine.store_clock import StoreClock
@@ -28,8 +27,7 @@ LimitReports = Mapping[str, Callable[[], Sequence[Sequence[str]]]]
 logger = logging.getLogger("sluicegate.agent")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Names one instance. Its id is unique in the fleet, and its version is that of this library."""
 
     id: str
@@ -40,7 +38,7 @@ class Identity:
     def of_child(self) -> Identity:
         """Return a new identity for this process, which was forked from the process with the present identity."""
         pid = os.getpid()
-        return replace(self, id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
+        return self._replace(id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
 
 
 class Heartbeat:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -33,20 +32,23 @@ MAX_UNDOING: Final = 10_000
 """Further reservations are lost after their life, and keep their charge."""
 
 
-@dataclass(slots=True)
 class Undoing:
     """
     A reservation to give back if the store has made it, although its request was denied.
 
-    Attributes:
+    Args:
         steps: Returns the commands that give it back, whose result is whether there was one.
         at: When that is tried next, in monotonic seconds.
+    Attributes:
         tries: How often the store has replied that there is none.
     """
 
-    steps: Callable[[], Steps]
-    at: float
-    tries: int = 0
+    __slots__ = ("at", "steps", "tries")
+
+    def __init__(self, steps: Callable[[], Steps], at: float) -> None:
+        self.steps = steps
+        self.at = at
+        self.tries = 0
 
 
 class SlotKeeper:
@@ -88,8 +90,10 @@ class SlotKeeper:
         slots, life = reservation.slots(), reservation.life_seconds
         if not slots and not life:
             return
-        lives = [bound.limit.window_seconds or 1 for bound, _ in slots]
-        interval = min([*lives, life] if life else lives) / 3
+        lives = [life] if life else []
+        if slots:
+            lives += [bound.limit.window_seconds or 1 for bound, _ in slots]
+        interval = min(lives) / 3
         with self._lock:
             for bound, count in slots:
                 self._held.setdefault(bound.key, {})[reservation.ident] = count

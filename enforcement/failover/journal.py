@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction
@@ -27,8 +26,7 @@ GRAIN_US: Final = 100_000
 """Instants are rounded up to this, so that a busy bucket makes one charge and not thousands."""
 
 
-@dataclass(frozen=True, slots=True)
-class JournalCharge:
+class JournalCharge(NamedTuple):
     """Permits to charge to one counter, and the mark of their window."""
 
     key: str
@@ -37,8 +35,7 @@ class JournalCharge:
     permits: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayBatch:
+class ReplayBatch(NamedTuple):
     """
     Charges that are sent in one call.
 
@@ -64,7 +61,7 @@ class ReplayBatch:
 
     def apart(self) -> list[ReplayBatch]:
         """Return one new batch for each charge of this batch, which the store must not have executed."""
-        parts = [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
+        parts = [self._replace(ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
         if self.where is not None:  # the first call removes the record, so the others are remembered by their ids
             parts[1:] = [ReplayBatch(f"{self.ident}.{i}", part.charges) for i, part in enumerate(parts[1:], 1)]
         return parts

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from enforcement.model.algorithms import Counter, FixedWindow, RollingWindow, SlidingLog, SlidingWindow, TokenBucket
 
@@ -23,8 +22,7 @@ _FIELDS: Final[Mapping[str, tuple[type[Counter], tuple[str, ...]]]] = {
 _LETTERS: Final = {kind: letter for letter, (kind, _) in _FIELDS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class SavedCounter:
+class SavedCounter(NamedTuple):
     """
     A local counter.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from enforcement.failover.journal import JournalCharge, Ready, ReplayBatch
@@ -82,7 +81,7 @@ class UnreportedSlots:
 
 def _freeing(batch: ReplayBatch, charge: JournalCharge) -> ReplayBatch:
     """Return a batch that frees slots which were freed here during a call, perhaps too early for the store."""
-    return replace(batch, charges=(replace(charge, permits=-charge.permits),))
+    return batch._replace(charges=(charge._replace(permits=-charge.permits),))
 
 
 __all__ = ["MAX_SLOTS", "SlotName", "UnreportedSlots"]

@@ -8,7 +8,6 @@ Their names contain the version of the interface. A change that older callers wo
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from typing import Final
 
 VERSION: Final = 3
@@ -38,6 +37,8 @@ def function(verb: str) -> str:
 @cache
 def library_source() -> str:
     """Return the source of the library for ``FUNCTION LOAD REPLACE``."""
+    from importlib.resources import files  # many processes only call what is loaded already
+
     here = files(__package__)
     parts = [here.joinpath(part).read_text(encoding="utf-8") for part in _PARTS]
     return "\n".join([f"#!lua name={LIBRARY_NAME}", *parts])

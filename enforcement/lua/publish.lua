@@ -60,7 +60,8 @@ end
 -- KEYS[1]    its heartbeat; KEYS[2] all instances (sorted set, last seen in microseconds).
 -- ARGV[1]    time, as in decide.lua; ARGV[2] id; ARGV[3] JSON; ARGV[4] milliseconds it is believed.
 -- Returns    {time, instances alive}
-local FORGET_AFTER_US = 600000000
+-- Who falls silent without a goodbye is lost, and the control plane shows that for a day.
+local FORGET_AFTER_US = 86400000000
 
 local function heartbeat(keys, args)
   local now = instant(args[1])

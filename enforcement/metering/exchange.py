@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.opening import Opening
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
 from enforcement.metering.streams.encodings import READ_ALWAYS
 from enforcement.metering.usage import Usage
+
+# The provider goes on after its answer, or has sent a part of it only (RFC 9110, 15.3.3 and 15.3.7).
+_NOT_ALL: Final = frozenset({202, 206})
 
 
 class MeteredExchange:
@@ -65,6 +70,8 @@ class MeteredExchange:
 
     def answered(self, status: int, content_encoding: str | None, at_us: int) -> Settlement | None:
         """Note the head of the answer."""
+        if status in _NOT_ALL:
+            self.reservation.unreadable()
         asked = self.opening.asked
         if isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
             self.meter = AnswerMeter(

@@ -15,10 +15,12 @@ TOOL_CALL: Final = "tools/call"
 """The method of the Model Context Protocol that calls a tool."""
 
 _REQUEST: Final = (
-    *("background", "best_of", "cachedContent", "cached_content", "contents", "conversation", "functions"),
+    *("background", "best_of", "cachedContent", "cached_content", "content_policy_fallbacks", "contents"),
+    *("context_window_fallbacks", "conversation", "deferred", "fallback_models", "fallbacks", "functions"),
     *("generationConfig", "generation_config", "input", "instructions", "max_completion_tokens", "max_output_tokens"),
-    *("max_tokens", "messages", "metadata", "model", "n", "previous_response_id", "prompt", "response_format"),
-    *("stream", "stream_options", "suffix", "system", "systemInstruction", "system_instruction", "text", "tools"),
+    *("max_tokens", "messages", "metadata", "model", "models", "n", "previous_response_id", "prompt"),
+    *("response_format", "stream", "stream_options", "suffix", "system", "systemInstruction", "system_instruction"),
+    *("text", "tools"),
 )
 _STREAM_OPTIONS: Final = ("include_usage",)
 _GENERATION: Final = ("candidateCount", "candidate_count", "maxOutputTokens", "max_output_tokens")

@@ -26,6 +26,11 @@ MAX_SESSION_LENGTH: Final = 128
 MCP: Final = "mcp"
 """Format of a call of the Model Context Protocol. It has no tokens."""
 
+FURTHER_MODELS: Final = frozenset(
+    ("models", "fallbacks", "fallback_models", "context_window_fallbacks", "content_policy_fallbacks")
+)
+"""Fields by which routers between here and the provider take other models, if the first one fails or is slow."""
+
 _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
     "openai-chat": ask_chat,
     "openai-responses": ask_response,
@@ -54,7 +59,7 @@ class Unmetered:
     Attributes:
         reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
             ``invalid_json``, ``not_an_object``, ``bad_query``, ``charset``, ``no_model``, ``bad_stream``, ``bad_cap``,
-            ``bad_n`` and ``batch``.
+            ``bad_n`` and ``batch``, which is also that of a request that names several models.
         format: The format that its path names; None if it names none.
         is_lookalike: Another program may find a request to a provider in it, or a call of a tool, although the reason
             is ``format`` or ``websocket``.
@@ -187,7 +192,7 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
-    if route.format == "gemini" and hides_usage(target.partition("?")[2], header("x-goog-fieldmask")):
+    if route.format == "gemini" and hides_usage(target.partition("?")[2], header):
         return Unmetered("bad_query", name)
     if not _is_utf8(header("content-type") or ""):
         return Unmetered("charset", name)
@@ -257,7 +262,16 @@ def _model(route: Route, body: dict[str, Any]) -> str:
     name = model_name(body.get("model") if route.model is None else route.model)
     if name is None:
         raise UnreadableRequest("no_model")
+    if "," in name or route.engine not in (None, name) or not body.keys().isdisjoint(FURTHER_MODELS):
+        _refuse_others(route, body, name)
     return name
+
+
+def _refuse_others(route: Route, body: dict[str, Any], name: str) -> None:
+    """Raise UnreadableRequest if another model than the one whose price is charged may answer."""
+    lists = [body.get(key) or [] for key in FURTHER_MODELS]
+    if "," in name or route.engine not in (None, name) or any(found not in ([], [name]) for found in lists):
+        raise UnreadableRequest("batch")
 
 
 def _stream(body: dict[str, Any]) -> str:
@@ -307,4 +321,4 @@ def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
 
 
-__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]
+__all__ = ["FURTHER_MODELS", "MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]

@@ -12,12 +12,14 @@ from calendar import monthrange
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Final
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import MICROSECOND, from_us, to_us
 from enforcement.model.sizes import MAX_NUMBER
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 CALENDARS: Final = ("minute", "hour", "day", "week", "month", "year", "lifetime")
 
@@ -41,10 +43,18 @@ def is_host_zone(zone: str) -> bool:
 def is_zone(name: object) -> bool:
     """Return whether this is the name of a time zone that this host knows."""
     try:
-        ZoneInfo(name if isinstance(name, str) else "")
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+        _zone(name if isinstance(name, str) else "")
+    except (KeyError, ValueError, OSError):
         return False
     return True
+
+
+def _zone(name: str) -> ZoneInfo:
+    """Return a time zone. Raises KeyError, ValueError or OSError if this host does not know it."""
+    # Most limits have no calendar, and this takes as long to load as several modules of the library.
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
 
 
 def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None) -> Window:
@@ -61,7 +71,7 @@ def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None)
         (start, end) in microseconds since the epoch, with start <= now < end.
     """
     instant = from_us(now_us)
-    tz = ZoneInfo(zone)
+    tz = _zone(zone)
     if calendar in _SHORT:
         return _short_window(instant, tz, _SHORT[calendar])
     start, end = _dated_window(instant, tz, calendar, anchor)
@@ -113,7 +123,7 @@ def start_after(start_us: int, windows: int, calendar: str, zone: str, anchor: A
 
 def _place(start_us: int, calendar: str, zone: str, anchor: Anchor) -> tuple[ZoneInfo, date, int]:
     """Return the time zone, and the day and the step by which :func:`_start` finds the window of this start."""
-    tz = ZoneInfo(zone)
+    tz = _zone(zone)
     day = from_us(start_us).astimezone(tz).date()
     step = max(step for step in (-1, 0, 1) if to_us(_start(day, step, tz, calendar, anchor)) <= start_us)
     return tz, day, step

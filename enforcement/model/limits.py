@@ -301,7 +301,7 @@ class Limit:
                 )
             if not is_integer(self.window_seconds, 1, MAX_WINDOW_SECONDS):
                 raise InvalidLimit("window_seconds", "Must last between a second and a year.")
-        if not is_zone(self.time_zone):
+        if (self.calendar is not None or self.time_zone != "UTC") and not is_zone(self.time_zone):
             raise InvalidLimit("time_zone", "Must be the IANA name of a time zone, like Europe/Berlin.")
         if self.calendar is None and self.time_zone != "UTC":
             raise InvalidLimit("time_zone", "Only a calendar window has a time zone.")

@@ -38,9 +38,8 @@ NO_LABELS: Final[FrozenMapping[str]] = FrozenMapping()
 LABEL_NAME_RULE: Final = f"1 to {MAX_LABEL_NAME_LENGTH} of a-z 0-9 . _ - and begin with a letter"
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
-_LABEL: Final = re.compile(rf"[a-z][a-z0-9._-]{{0,{MAX_LABEL_NAME_LENGTH - 1}}}", re.ASCII)
 # Not str.isprintable(), which differs between versions of Python, and so between a publisher and its readers.
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL: Final = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _WILD: Final = frozenset("*?[")
 _PATH_BEGINS: Final = ("/", *_WILD)
@@ -184,7 +183,7 @@ def is_label(name: str) -> bool:
 
 def may_exist(name: str) -> bool:
     """Return whether an attribute is either no label, or one that a token can have."""
-    return not is_label(name) or _is(_LABEL, name.removeprefix(LABEL_PREFIX))
+    return not is_label(name) or _is_label_name(name.removeprefix(LABEL_PREFIX))
 
 
 def no_label(name: str) -> str:
@@ -210,15 +209,24 @@ def check_labels(labels: object) -> FrozenMapping[str]:
     if len(labels) > MAX_LABELS:
         raise ValueError(f"must be at most {MAX_LABELS}, got {len(labels)}")
     for name, value in labels.items():
-        if not _is(_LABEL, name):
+        if not _is_label_name(name):
             raise ValueError(f"a name must be {LABEL_NAME_RULE}, got {shown(name)}")
         if not isinstance(value, str):
             raise ValueError(f"the value of {name} must be a string, got {shown(value)}")
         if not 0 < len(value) <= MAX_LABEL_LENGTH:
             raise ValueError(f"the value of {name} must have 1 to {MAX_LABEL_LENGTH} characters, got {len(value)}")
-        if _CONTROL.search(value) or value != value.strip():
+        if _has_control(value) or value != value.strip():
             raise ValueError(f"the value of {name} must not have control characters, or a space at either end")
     return FrozenMapping(labels)
+
+
+def _is_label_name(name: object) -> bool:
+    return _is(_NAME, name) and len(str(name)) <= MAX_LABEL_NAME_LENGTH
+
+
+def _has_control(text: str) -> bool:
+    """Return whether a text has a control character, or half of a surrogate pair."""
+    return not _CONTROL.isdisjoint(text) or any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_attributes(attributes: object) -> Attributes:

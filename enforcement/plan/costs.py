@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -20,14 +19,16 @@ A meter names a limit that has rules of its own by :func:`~enforcement.model.met
 """
 
 REQUESTS: Final = "requests"
-_RULES: Final = re.compile(r"(.*):[0-9a-f]{16}", re.ASCII)
+_DIGEST_LENGTH: Final = 16
+_DIGITS: Final = frozenset("0123456789abcdef")
 
 
 @lru_cache(256)
 def _is_name(name: str) -> bool:
     """Return whether costs may have this name, which is a unit or begins with one."""
-    own = _RULES.fullmatch(name)
-    return is_unit(own[1] if own else name)
+    unit, _, digest = name.rpartition(":")
+    has_rules = len(digest) == _DIGEST_LENGTH and _DIGITS.issuperset(digest)
+    return is_unit(unit if has_rules else name)
 
 
 def check_costs(costs: Costs) -> Costs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import NamedTuple
 
 from enforcement.model.documents import Override, Policy, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Identity, Keys, counter_name, earlier_name, name_of
@@ -15,8 +16,7 @@ from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.plan.binding import BoundLimit
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """
     The documents that apply to one token at one revision.
 

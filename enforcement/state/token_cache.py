@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.model.documents import InvalidDocument, Token, parse_token
 from enforcement.usage.usage import TokenUsage
@@ -20,8 +19,7 @@ _SECOND_CHANCES: Final = 16
 Text = str | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentProblem:
+class DocumentProblem(NamedTuple):
     """
     A document that was refused.
 

@@ -91,26 +91,31 @@ def _short(value: str) -> str | tuple[str]:
     return value if len(value) <= _MAX_VALUE_IN_NAME else (fingerprint((value,)),)
 
 
-@dataclass(slots=True)
 class SuspendingPlans(TokenPlans):
     """
     The plans of a token while values of attributes are suspended in its project.
 
-    Attributes:
+    Args:
         suspended: The suspended values by the name of the attribute.
         refuse: Returns a new denial of a request with such a value.
+        plans: The other arguments, which are those of :class:`TokenPlans`.
     """
 
-    suspended: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    refuse: Callable[[], Decision] | None = None
+    __slots__ = ("refuse", "suspended")
+
+    def __init__(
+        self, *, suspended: Mapping[str, frozenset[str]], refuse: Callable[[], Decision], **plans: Any
+    ) -> None:
+        super().__init__(**plans)
+        self.suspended = suspended
+        self.refuse = refuse
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan | Decision:
         """Return a denial if the request has a suspended value, or its plan."""
         for name, values in self.suspended.items():
             if name in attributes and attributes[name] in values:
-                assert self.refuse is not None
                 return self.refuse()
-        return TokenPlans.plan(self, attributes, keys, plan_cache)
+        return super().plan(attributes, keys, plan_cache)
 
 
 def with_lease(plan: LivePlan) -> LivePlan:

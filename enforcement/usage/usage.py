@@ -11,8 +11,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
@@ -42,8 +41,7 @@ TOTAL: Final[Unit] = ("", "", "requests")
 _ALLOWED, _DENIED, _WOULD_DENY, _COST = range(4)
 
 
-@dataclass(frozen=True, slots=True)
-class UsageBatch:
+class UsageBatch(NamedTuple):
     """
     Rows to deliver.
 

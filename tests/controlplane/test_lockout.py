@@ -8,6 +8,8 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 
+from controlplane.policies.models import AuditEntry
+
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "correct horse battery staple"
@@ -146,6 +148,31 @@ def test_the_admin_says_that_an_address_is_locked_out(proxy, states_in_the_admin
     assert sorted(states_in_the_admin()) == ["1 of 5 failures", *["address locked out, 20 failures"] * 20]
     AccessAttempt.objects.filter(ip_address="6.6.6.6").delete()
     assert log_in(PASSWORD, "6.6.6.6").status_code == 302
+
+
+@pytest.mark.parametrize("way", ["page", "list"])
+def test_whoever_ends_a_lock_out_is_in_the_audit(proxy, way):
+    """With the reason, the name and the address, and without what was typed in place of a name."""
+    for name in ("ann", "my-secret-password"):
+        log_in("wrong", "6.6.6.6", name=name)
+    rows = {row.username: row.pk for row in AccessAttempt.objects.all()}
+    client = Client()
+    client.force_login(get_user_model().objects.get(username="ann"))
+
+    sent = {"post": "yes", "change_reason": "typing error"}
+    if way == "page":
+        for pk in rows.values():
+            assert client.post(f"/admin/axes/accessattempt/{pk}/delete/", sent).status_code == 302
+    else:
+        chosen = {"action": "delete_selected", "_selected_action": list(rows.values())}
+        client.post("/admin/axes/accessattempt/", {**chosen, **sent})
+
+    assert not AccessAttempt.objects.exists()
+    entries = AuditEntry.objects.all()
+    assert {(entry.action, entry.reason, entry.before["username"], entry.before["address"]) for entry in entries} == {
+        ("accessattempt.delete", "typing error", name, "6.6.6.6") for name in ("ann", "of no account")
+    }
+    assert "my-secret-password" not in str(list(entries.values()))
 
 
 def test_the_admin_says_that_a_lock_out_is_over(proxy, states_in_the_admin):

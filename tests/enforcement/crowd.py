@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -49,10 +50,14 @@ def main() -> None:
         limiter.peek(limit, key)
     if options.tokens:
         limiter.start()
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     print("ready", flush=True)
     sys.stdin.readline()
     end, rounds = time.monotonic() + options.seconds, 0
-    while (time.monotonic() < end or rounds < options.at_least) and (not options.calls or rounds < options.calls):
+    while not stopped and (
+        (time.monotonic() < end or rounds < options.at_least) and (not options.calls or rounds < options.calls)
+    ):
         rounds += 1
         for who, asked in ask.items():
             began = time.time()
@@ -91,6 +96,11 @@ class Crowd:
         """Let all begin."""
         # Read from the start: whoever finds the pipe full would stop asking.
         self._outputs = [self._threads.submit(process.communicate, "\n", 120) for process in self.processes]
+
+    def stop(self) -> None:
+        """Have all end after their present round."""
+        for process in self.processes:
+            process.terminate()
 
     def ledger(self) -> list[Asked]:
         """Wait until all have ended, of themselves and well, and return what they wrote."""

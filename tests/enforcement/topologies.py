@@ -20,6 +20,7 @@ from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.world import eventually
 
 SERVICE = "store"
+NEVER_MS = 3_600_000
 QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
 
 
@@ -108,6 +109,27 @@ class SentinelTrio(Servers):
     def _named(port: int) -> int:
         with Redis(port=port, decode_responses=True) as sentinel:
             return int(sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+
+    def fail_over_once(self) -> None:
+        """
+        Have one sentinel alone find that the primary is away.
+
+        Two that find it at the same time may both be elected, one after the other. Then a second replica is promoted,
+        and what was written to the first one is lost.
+        """
+        first, *others = self.sentinel_ports
+        self._set(first, "quorum", 1)
+        for port in others:
+            self._set(port, "down-after-milliseconds", NEVER_MS)
+
+    def fail_over_no_more(self) -> None:
+        """Have no sentinel find that the primary is away, although a busy machine may not answer for a second."""
+        self._set(self.sentinel_ports[0], "down-after-milliseconds", NEVER_MS)
+
+    @staticmethod
+    def _set(port: int, name: str, value: int) -> None:
+        with Redis(port=port, decode_responses=True) as sentinel:
+            sentinel.execute_command("SENTINEL", "SET", SERVICE, name, value)
 
     def freeze_sentinel(self, number: int) -> None:
         """Stop a sentinel in its tracks."""

@@ -20,6 +20,8 @@ from tests.postgres import running
 TUNED = {"shared_buffers": "2GB", "effective_cache_size": "6GB", "max_wal_size": "8GB", "autovacuum": "off"}
 TIMES = 5
 BOUND_MS = 300
+# The review of a change replays a day of 10,000 callers, and has a bound of its own.
+REVIEW, REVIEW_MS = "/enforce/", 3_000
 PEOPLE = {"operator": "operator", "owner": "member-0", "viewer": "member-1"}
 FULL, QUICK = (1_000_000, 5_000, 200), (20_000, 500, 40)
 SHOWN = 600
@@ -85,8 +87,13 @@ def _measured(options: argparse.Namespace, made: str) -> int:
     print(text)
     if options.markdown:
         options.markdown.write_text(text + "\n")
-    slow = [one for by in found.values() for one in by.values() if one.cost.seconds * 1000 > BOUND_MS]
+    slow = [url for url, by in found.items() if any(_is_slow(url, one.cost.seconds) for one in by.values())]
     return 1 if slow and not options.quick else 0
+
+
+def _is_slow(url: str, seconds: float) -> bool:
+    """Return whether a page takes longer than it may."""
+    return seconds * 1000 > (REVIEW_MS if REVIEW in url else BOUND_MS)
 
 
 def _visits(urls: list[str], times: int) -> dict[str, dict[str, object]]:
@@ -104,9 +111,9 @@ def _visits(urls: list[str], times: int) -> dict[str, dict[str, object]]:
             visited = measured(client, url, times)
             if visited.status == 200:
                 found[url][person] = visited
-            elif visited.status not in (302, 403, 404):
+            elif visited.status not in (302, 403, 404):  # such as an action on more rows than a job may have
                 raise SystemExit(f"{url} answers {visited.status} to {person}.")
-            if visited.cost.seconds * 1000 > BOUND_MS:
+            if _is_slow(url, visited.cost.seconds):
                 took = f"{visited.cost.seconds * 1000:.0f} ({visited.cost.processor * 1000:.0f}) ms {person} {url}"
                 print(f"{took}\n    {visited.slowest[:SHOWN]}", file=sys.stderr)
     return {url: by for url, by in found.items() if by}
@@ -114,9 +121,9 @@ def _visits(urls: list[str], times: int) -> dict[str, dict[str, object]]:
 
 def report(made: str, found: dict[str, dict[str, object]]) -> str:
     """Return the figures as a page of Markdown."""
-    all_of_them = sorted((one.cost.seconds * 1000 for by in found.values() for one in by.values()), reverse=True)
-    processors = [one.cost.processor for by in found.values() for one in by.values()]
-    busiest, busy = max(processors), sum(one * 1000 > BOUND_MS for one in processors)
+    costs = [one.cost for url, by in found.items() for one in by.values() if REVIEW not in url]
+    all_of_them = sorted((cost.seconds * 1000 for cost in costs), reverse=True)
+    busiest, busy = max(cost.processor for cost in costs), sum(cost.processor * 1000 > BOUND_MS for cost in costs)
     over = sum(ms > BOUND_MS for ms in all_of_them)
     lines = [
         f"{made} {_machine()}",
@@ -124,7 +131,8 @@ def report(made: str, found: dict[str, dict[str, object]]) -> str:
         f"{len(found)} pages, {len(all_of_them)} with each of the people who may see them. {over} take longer than "
         f"{BOUND_MS} ms. The slowest takes {all_of_them[0]:.0f} ms, half of them at most "
         f"{all_of_them[len(all_of_them) // 2]:.0f} ms. By processor time, {busy} take longer, and the slowest "
-        f"{busiest * 1000:.0f} ms. The load of the machine was {os.getloadavg()[1]:.0f}.",
+        f"{busiest * 1000:.0f} ms. Not among them is the review of a change, which replays a day of 10,000 callers and "
+        f"may take {REVIEW_MS / 1000:.0f} s. The load of the machine was {os.getloadavg()[1]:.0f}.",
         "",
         "Each cell: server time (processor time of Python and PostgreSQL), number of queries, time in the database.",
         "",
@@ -132,14 +140,14 @@ def report(made: str, found: dict[str, dict[str, object]]) -> str:
         "| --- |" + " --- |" * len(PEOPLE),
     ]
     for url, by in found.items():
-        cells = [_cell(by[person]) if person in by else "" for person in PEOPLE]
+        cells = [_cell(url, by[person]) if person in by else "" for person in PEOPLE]
         lines.append(f"| `{url.replace('|', '%7C')}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(visited: object) -> str:
+def _cell(url: str, visited: object) -> str:
     cost = visited.cost
-    mark = "**" if cost.seconds * 1000 > BOUND_MS else ""
+    mark = "**" if _is_slow(url, cost.seconds) else ""
     times = f"{mark}{cost.seconds * 1000:.0f} ms{mark} ({cost.processor * 1000:.0f})"
     return f"{times}, {cost.queries}, {cost.in_database * 1000:.0f} ms"
 

@@ -26,6 +26,8 @@ NAMES = ("edge", "batch", "mobile", "partner", "search", "import", "report", "ch
 TEAMS = 50
 HOURS = 48
 LIMITS_OF_A_POLICY = 3
+# The limit of the first policy that is only counted.
+SHADOW = "limit-1"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class Rows:
     def limits(self) -> Iterator[dict[str, Any]]:
         for number in range(self.size.policies * LIMITS_OF_A_POLICY):
             position = number % LIMITS_OF_A_POLICY
-            values = {"name": f"limit-{position}", "quota": 1_000, "window_seconds": 60 * 60**position}
+            # Above what most busy minutes have, and far above what an hour or a day has.
+            values = {"name": f"limit-{position}", "quota": 740 * 60**position, "window_seconds": 60 * 60**position}
+            if values["name"] == SHADOW and number < LIMITS_OF_A_POLICY:
+                values |= {"mode": "shadow", "quota": 740}
             owner = policy(number // LIMITS_OF_A_POLICY)
             yield {"id": f"lim_{number:026d}", "policy_id": owner, "position": position, **values}
 
@@ -245,8 +250,8 @@ class Rows:
 
 
 def _busy_day(number: int) -> dict[str, Any]:
-    """Return what is recorded of a day with a request in most minutes, and some more in one of them."""
-    minutes = [(at, number % 5 + 1, at * number % 60) for at in range(number % 7, 24 * 60, number % 3 + 1)]
+    """Return what is recorded of a day with a request in many minutes, and some more in one of them."""
+    minutes = [(at, 1, at * number % 60) for at in range(number % 7, 24 * 60, number % 3 + 1)]
     minutes.append((600 + number, 40 * number + 1, number))
     rows = [
         (at, sent, sent, 1 << second, [sent if part == second // 10 else 0 for part in range(6)])

@@ -13,6 +13,7 @@ from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from tests.million import data
+from tests.million.measuring import POSTED
 
 # What people type: the start of few and of many names, a part, two letters, a label, an id, and what finds nothing.
 SEARCHES = {
@@ -52,6 +53,10 @@ AUTOCOMPLETED = [
 PLAIN = ["/admin/", "/admin/?range=24h", "/admin/?range=7d", "/admin/search/?s=edge", "/admin/search/?s=edge-70"]
 PLAIN += ["/admin/search/?s=nothing", "/admin/search/?s=ed"]
 PLAIN += ["/admin/projects/token/labels/"]
+# Files, until their first line.
+FILES = ["policies/auditentry/export.csv", "policies/auditentry/export.jsonl"]
+FILES += ["usage/usagerow/export.csv", "usage/meteredrow/export.csv"]
+PLAIN += [f"/admin/{name}" for name in FILES]
 PLAIN += [f"/admin/publishing/revision/?{query}" for query in ("q=edge-70", "q=user-7", "q=nothing", "show=tokens")]
 
 
@@ -60,7 +65,13 @@ def pages() -> Iterator[str]:
     yield from PLAIN
     for name in ("near-limit", "explain-denial"):
         yield reverse(name)
-    yield f"{reverse('explain-denial')}?token={data.token(70)}"
+    for query in (f"token={data.token(3)}", "decision=dec-3"):
+        yield f"{reverse('explain-denial')}?{query}"
+    yield from statements()
+    yield from deletions()
+    yield f"{reverse('admin:policies_policy_enforce', args=[quote(data.policy(0))])}?limit={data.SHADOW}"
+    for kind, pk in (("token", data.token(3)), ("project", data.project(0))):
+        yield f"/admin/policies/override/raise/{kind}/{pk}/"
     for model, page in admin.site._registry.items():
         url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
         yield from (f"{url}{query}" for query in lists(model, page))
@@ -68,6 +79,28 @@ def pages() -> Iterator[str]:
     for app, model, field in AUTOCOMPLETED:
         for term in ("", "edge", "edge-70", "ed", "nothing"):
             yield f"/admin/autocomplete/?app_label={app}&model_name={model}&field_name={field}&term={term}"
+
+
+def statements() -> Iterator[str]:
+    """Yield the pages of statements of a project, a token and a policy, and of a project grouped otherwise."""
+    url = reverse("admin:statements_monthrow_changelist")
+    project = "project=project-0"
+    for query in (f"token={data.token(3)}", "policy=edge-0", project, f"{project}&group=model"):
+        yield f"{url}?{query}"
+    yield f"{url}?{project}&group=label&label=team"
+
+
+def deletions() -> Iterator[str]:
+    """Yield the pages that delete what most depends on, and those that confirm an action on many rows."""
+    for model, pk in ((Project, data.project(0)), (Policy, data.policy(0)), (Token, data.token(3))):
+        yield reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_delete", args=[quote(pk)])
+    tokens, policies = "/admin/projects/token/", "/admin/policies/policy/"
+    ticked = f"index=0&_selected_action={data.token(3)}"
+    for action in ("revoke", "policy", "expiry", "label", "delete"):
+        yield f"{tokens}?q=edge-70{POSTED}action={action}_selected&{ticked}&select_across=1"
+    # A tenth of all tokens, as many as a job may have.
+    yield f"{tokens}?ends=soon{POSTED}action=revoke_selected&{ticked}&select_across=1"
+    yield f"{policies}?q=edge-7{POSTED}action=delete_selected&index=0&select_across=1&_selected_action={data.policy(0)}"
 
 
 def lists(model: type[Model], page: Any) -> Iterator[str]:

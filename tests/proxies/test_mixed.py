@@ -28,6 +28,8 @@ DEADLINE_MS, WAIT_MS = 2 * BUDGET_MS, 4 * BUDGET_MS
 """For an answer of the service, and for which nginx and Envoy wait for it."""
 INSTANCES = 2
 """Processes that decide: our proxy, and the service that nginx and Envoy ask."""
+AT_ONCE = 30
+"""Requests at a time while their times are measured. More would measure how long each waits for the processors."""
 ENVIRONMENT = {"SLUICEGATE_TIMEOUT_MS": str(BUDGET_MS), "SLUICEGATE_FLEET_SIZE": str(INSTANCES)}
 QUOTA = scale(30, 300)
 
@@ -66,27 +68,30 @@ class Stand:
         answer = ask(self.ports[name], "/", f"X-API-Key: {secret}")
         return Seen(name, answer.status, answer.seconds)
 
-    def burst(self, secret: str, number: int) -> list[Seen]:
-        """Send so many requests at once, by the proxies in turn, and return the responses."""
+    def burst(self, secret: str, number: int, at_once: int = 10_000) -> list[Seen]:
+        """Send so many requests, *at_once* at a time, by the proxies in turn, and return the responses."""
         names = list(self.ports)
 
-        async def all_at_once() -> list[Seen]:
-            return await asyncio.gather(*(_one(self, names[i % len(names)], secret) for i in range(number)))
+        async def sent() -> list[Seen]:
+            places = asyncio.Semaphore(at_once)
+            return await asyncio.gather(*(_one(self, names[i % len(names)], secret, places) for i in range(number)))
 
-        return asyncio.run(all_at_once())
+        return asyncio.run(sent())
 
     def left(self, secret: str) -> int:
         with Limiter(self.server.url, timeout=5.0) as limiter:
             return limiter.check(secret, 0).remaining
 
 
-async def _one(stand: Stand, name: str, secret: str) -> Seen:
-    began = time.monotonic()
-    reader, writer = await asyncio.open_connection("127.0.0.1", stand.ports[name])
-    writer.write(f"GET / HTTP/1.1\r\nHost: shop.test\r\nX-API-Key: {secret}\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    return Seen(name, int(answer.split()[1]), time.monotonic() - began)
+async def _one(stand: Stand, name: str, secret: str, places: asyncio.Semaphore) -> Seen:
+    head = f"GET / HTTP/1.1\r\nHost: shop.test\r\nX-API-Key: {secret}\r\nConnection: close\r\n\r\n"
+    async with places:
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.ports[name])
+        writer.write(head.encode())
+        answer = await reader.read()
+        writer.close()
+        return Seen(name, int(answer.split()[1]), time.monotonic() - began)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +171,7 @@ def test_the_store_is_frozen_and_returns(stand: Stand) -> None:
     stand.server.freeze()
     try:
         first = [stand.ask(name, secret) for secret in (scarce, plenty) for name in stand.ports]
-        answers = [*first, *stand.burst(scarce, 3 * QUOTA), *stand.burst(plenty, QUOTA)]
+        answers = [*first, *stand.burst(scarce, 3 * QUOTA, AT_ONCE), *stand.burst(plenty, QUOTA, AT_ONCE)]
     finally:
         stand.server.thaw()
     admitted = len([it for it in (*first[:3], *answers[6 : 6 + 3 * QUOTA]) if it.status == 200])
@@ -178,7 +183,7 @@ def test_the_store_is_frozen_and_returns(stand: Stand) -> None:
     assert 0 < admitted <= INSTANCES * -(-QUOTA // INSTANCES)
     assert [it.status for it in (*first[3:], *answers[6 + 3 * QUOTA :])] == [200] * (3 + QUOTA)
     assert slowest < WAIT_MS / 1_000
-    assert p95 < 2 * BUDGET_MS / 1_000
+    assert p95 < BUDGET_MS / 1_000  # nobody waits for the store once it is known to be away
     print(f"{admitted} of {known} admitted while it was frozen, {INSTANCES} shares of {QUOTA // INSTANCES}")
     assert eventually(lambda: stand.left(plenty) == before - 3 - QUOTA, 30), (before, stand.left(plenty))
     assert stand.left(scarce) == max(0, known - admitted)

@@ -1,4 +1,4 @@
-"""An index that counts the tokens of a policy in some projects, created while other programs write."""
+"""Indexes that count the tokens of a policy, all in some projects and the live ones, created while others write."""
 
 from django.db import migrations, models
 
@@ -12,5 +12,13 @@ class Migration(migrations.Migration):
     operations = [
         indexing.AddIndex(
             model_name="token", index=models.Index(fields=["policy", "project"], name="projects_token_uses")
+        ),
+        indexing.AddIndex(
+            model_name="token",
+            index=models.Index(
+                fields=["policy", "expires_at"],
+                name="projects_token_having",
+                condition=models.Q(("revoked_at", None)),
+            ),
         ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -39,6 +40,10 @@ _REMARKS: Final = frozenset(
 _SCHEMAS: Final = ("responseSchema", "response_schema", "responseJsonSchema", "response_json_schema")
 _DECLARATIONS: Final = frozenset(("functionDeclarations", "function_declarations"))
 _ALTS: Final = frozenset(("json", "sse"))
+# With a dollar sign, Google's APIs also take header fields, the method and the body from the query.
+_PLAIN_DOLLARS: Final = frozenset(("alt", ".xgafv", "prettyPrint"))
+# Header fields that ask for a part of an answer, and for one in base64.
+_CHANGING_ANSWER: Final = ("x-goog-fieldmask", "x-goog-encode-response-if-executable")
 _MEDIA: Final = frozenset(("image", "audio", "video"))
 
 
@@ -66,18 +71,25 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def hides_usage(query: str, mask: str | None) -> bool:
+def hides_usage(query: str, header: Callable[[str], str | None]) -> bool:
     """
     Return whether a request asks for an answer in which no usage can be read.
 
     Args:
         query: The query of the request. Google's APIs take ``alt`` for the format of the answer, ``fields`` for a part
             of it, and ``callback`` for a script around it, each also with a dollar sign before it.
-        mask: The header field ``X-Goog-FieldMask``.
+        header: Return the value of the header field with a name in lower case, or None.
     """
-    asked = [(name.removeprefix("$"), value) for name, value in parse_qsl(query, keep_blank_values=True)]
-    other = any(name == "alt" and value not in _ALTS for name, value in asked)
-    return other or mask is not None or any(name in ("fields", "callback") for name, _ in asked)
+    if any(header(name) is not None for name in _CHANGING_ANSWER):
+        return True
+    return any(_changes_answer(name, value) for name, value in parse_qsl(query, keep_blank_values=True))
+
+
+def _changes_answer(name: str, value: str) -> bool:
+    plain = name.removeprefix("$")
+    if plain == "alt":
+        return value not in _ALTS
+    return plain in ("fields", "callback") or (plain != name and plain not in _PLAIN_DOLLARS)
 
 
 def _read_config(asked: Asked, config: Any, name: str) -> None:

@@ -28,7 +28,8 @@ _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
 def ask_chat(body: dict[str, Any]) -> Asked:
     """Return what a request for a chat completion asks for."""
-    asked = Asked(default_field="/max_completion_tokens")
+    # xAI answers a deferred request at once, and is asked for the completion later.
+    asked = Asked(default_field="/max_completion_tokens", is_background=body.get("deferred") not in (None, False))
     asked.read_caps(body, "", "max_tokens", "max_completion_tokens")
     asked.read_choices(body, "n")
     content = asked.content

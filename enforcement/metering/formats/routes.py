@@ -16,6 +16,10 @@ _LAST_SEGMENTS: Final = {
 _DOTS: Final = frozenset({".", ".."})
 _AZURE: Final = "/openai/deployments/"
 _ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
+_ONE_DEPLOYMENT: Final = re.compile(
+    rf"{_AZURE}[^/]+(?:/extensions)?/(?:chat/completions|completions|embeddings|responses)/"
+)
+_ENGINES: Final = "engines"
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
 _FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
 _SLASHES: Final = re.compile(r"[/\\]")
@@ -26,11 +30,20 @@ _PATH_ENDS: Final = re.compile("[?#]")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path says: the format, and perhaps the model and whether the answer is streamed."""
+    """
+    What a path says.
+
+    Attributes:
+        format: The format.
+        model: The model, whatever the body says. None if the body names it.
+        stream: Whether the answer is streamed, "true" or "false". None if the body says it.
+        engine: A model that some servers take from the path, and others from the body. None if there is none.
+    """
 
     format: str
     model: str | None = None
     stream: str | None = None
+    engine: str | None = None
 
 
 @lru_cache(256)
@@ -66,18 +79,26 @@ def _route_in(segments: list[str]) -> Route | None:
     if last == "messages":
         return Route("anthropic-messages") if before == "v1" else None
     if last == "completions" and before == "chat":
-        return Route("openai-chat", _deployment_in(segments[:-2]))
+        return _openai_route("openai-chat", segments[:-2])
     name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
-    return None if name is None else Route(name, _deployment_in(segments[:-1]))
+    return None if name is None else _openai_route(name, segments[:-1])
+
+
+def _openai_route(format: str, prefix: list[str]) -> Route:
+    engine = None
+    if _ENGINES in prefix:
+        engine = "/".join(prefix[prefix.index(_ENGINES) + 1 :]) or None
+    return Route(format, _deployment_in(prefix), engine=engine)
 
 
 def _is_ambiguous(segments: list[str]) -> bool:
     """
     Return whether a provider may find another format or model in a path than the one that we find.
 
-    Some resolve "..", some take a backslash for a slash, and for Azure "Deployments" is "deployments".
+    Some resolve "..", some take a backslash for a slash, and for Azure "Deployments" is "deployments". To a path with
+    "async", some answer before they generate anything.
     """
-    if any("\\" in segment or segment.partition(";")[0] in _DOTS for segment in segments):
+    if any("\\" in segment or segment.partition(";")[0] in _DOTS for segment in segments) or "async" in segments:
         return True
     names = "/".join(segments)
     if "deployments" not in names.lower():
@@ -85,7 +106,12 @@ def _is_ambiguous(segments: list[str]) -> bool:
     # After "deployments/chat/completions" nobody knows whether "chat" is the deployment.
     if names.endswith("openai/deployments/chat/completions"):
         return True
-    return any(name != _AZURE for name in _ANY_CASE.findall(f"/{names}/"))
+    found = _ANY_CASE.findall(f"/{names}/")
+    if any(name != _AZURE for name in found):
+        return True
+    # Some take all that stands between for the name of the deployment, and some its first part.
+    *_, last = [None, *_ONE_DEPLOYMENT.finditer(f"/{names}/")]
+    return bool(found) and (last is None or last.end() != len(names) + 2)
 
 
 def resembles_route(target: str) -> bool:

@@ -86,6 +86,17 @@ def test_a_deleted_project_leaves_its_entries_with_its_id(project: Project):
     }
 
 
+def test_a_key_that_loses_one_of_its_projects_names_none(project: Project):
+    """Its entry names both, and the members of the other one must not read what was deleted."""
+    ManagementKeyFactory(projects=[project, ProjectFactory(slug="other")])
+
+    with change(actor=ANN) as tx:
+        tx.delete(project)
+
+    entry = AuditEntry.objects.get(action="managementkey.narrow")
+    assert (entry.before["projects"], entry.after["projects"], entry.project) == (["chat", "other"], ["other"], "")
+
+
 @pytest.fixture
 def of_old(project: Project):
     """``of_old(kind, object_id, **record)``: an entry as an earlier version wrote it."""

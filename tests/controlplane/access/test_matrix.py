@@ -28,7 +28,13 @@ STATUSES = {
     "302 302 302 302 302": [
         *("login", "second-factor-code"),
         # To the audit of the row, which is narrowed.
-        *("access_membership_history", "auth_user_history", "policies_override_history", "policies_policy_history"),
+        *(
+            "access_membership_history",
+            "auth_user_history",
+            "axes_accessattempt_history",
+            "policies_override_history",
+            "policies_policy_history",
+        ),
         *("prices_modelprice_history", "projects_managementkey_history", "projects_project_history"),
         "projects_token_history",
         # To the policy of the limit, and to the page of the reservation.
@@ -92,12 +98,12 @@ STATUSES = {
         *("usage_dailyreport_changelist", "usage_dailyreport_change", "usage_dailyreport_page"),
         "usage_dailyreport_csv",
     ],
-    # The policy belongs to a project, so it does not apply everywhere, and cannot.
+    # The policy belongs to a project, so it cannot apply to others.
     "302 403 403 403 302": ["policies_policy_apply_everywhere", "policies_policy_apply_where_attached"],
     "302 302 302 302 200": ["publishing_revision_roll_back"],
     "302 302 302 403 200": ["auth_user_reset_second_factor"],
     "404 404 404 404 200": [
-        *("axes_accessattempt_history", "fleet_instance_history", "publishing_outboxentry_history"),
+        *("fleet_instance_history", "publishing_outboxentry_history"),
         *("publishing_revision_history", "usage_dailyreport_history"),
         # A job of somebody else.
         *("jobs_job_change", "jobs_job_progress", "jobs_job_history"),

@@ -11,7 +11,10 @@ from django_otp.plugins.otp_static.models import StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from controlplane.access import second_factor
+from controlplane.access.second_factor_gate import OPEN
 from controlplane.policies.models import AuditEntry
+from tests.controlplane.access.addresses import address, patterns, row_of
+from tests.controlplane.access.world import installation, tenant
 from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -128,6 +131,17 @@ def test_whoever_has_an_authenticator_is_asked_after_the_password(session, devic
 
     assert (done.status_code, done.url) == (302, "/admin/projects/token/?q=a")
     assert session.get(done.url).status_code == 200
+
+
+def test_the_password_alone_opens_no_address(session, device_key):
+    """Of the whole URL configuration, however it is asked."""
+    world = {**installation(), **tenant("alpha").rows}
+    for pattern in patterns():
+        if pattern.name in (*OPEN, "first-account"):
+            continue
+        url = address(pattern, row_of(pattern, world))
+        for response in (session.get(url), session.post(url, {"post": "yes"})):
+            assert response.url.startswith(CODE), pattern.name
 
 
 def test_a_code_leads_to_no_other_server(session, device_key):

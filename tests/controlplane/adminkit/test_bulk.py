@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
 from controlplane.adminkit.site import RecordedAdmin
+from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import AuditEntry, Policy
@@ -333,6 +334,18 @@ def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
     sent = {"post": "yes", "object_name": "chat"}
     response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", sent, follow=True)
     assert told(response) == ["The project “chat” was deleted successfully. Published as revision 2."]
+
+
+def test_a_suspended_value_is_not_in_the_way_of_its_project(as_ann, told, few):
+    """Nobody deletes suspensions by themselves, so nobody has the right to, and they go with their project."""
+    project = few[0].project
+    Suspension.objects.create(within=project, name="session", value="b7f1c0", reason="scraper", by="ann")
+    page = as_ann.get(f"/admin/projects/project/{project.pk}/delete/").content.decode()
+
+    assert "1 suspension" in page
+    as_ann.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes", "object_name": "chat"})
+
+    assert not Suspension.objects.exists()
 
 
 def test_a_policy_in_use_says_how_many_use_it(as_ann, few):

@@ -632,7 +632,7 @@ def test_usage_leaves_as_csv_without_formulas(as_ann):
 
     UsageRowFactory(limit_name="", token_id="=1+1", at=timezone.now())
 
-    lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").content.decode().splitlines()
+    lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").getvalue().decode().splitlines()
 
     assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
     assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]

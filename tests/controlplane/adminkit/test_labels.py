@@ -90,7 +90,7 @@ def test_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
     row, _ = (UsageRowFactory(token_id=token.pk, period="hour", limit_name="") for token in (red, blue))
 
     assert rows(as_ann, "/admin/usage/usagerow/?label=team%3Dred") == {row.pk}
-    assert blue.pk not in as_ann.get("/admin/usage/usagerow/export.csv?label=team%3Dred").content.decode()
+    assert blue.pk not in as_ann.get("/admin/usage/usagerow/export.csv?label=team%3Dred").getvalue().decode()
 
 
 def test_metered_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
@@ -101,7 +101,7 @@ def test_metered_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
     row, _ = (MeteredRow.objects.create(**key, project_id=it.project_id, token_id=it.pk) for it in (red, blue))
 
     assert rows(as_ann, "/admin/usage/meteredrow/?label=team%3Dred") == {row.pk}
-    assert blue.pk not in as_ann.get("/admin/usage/meteredrow/export.csv?label=team%3Dred").content.decode()
+    assert blue.pk not in as_ann.get("/admin/usage/meteredrow/export.csv?label=team%3Dred").getvalue().decode()
 
 
 @pytest.mark.parametrize("value", ["=red", "Team=red", "team=", "%3D"])

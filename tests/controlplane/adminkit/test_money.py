@@ -47,7 +47,7 @@ def test_usage_and_its_report(as_ann, budget):
     UsageRowFactory(period="day", at=today - timedelta(days=1), cost=-1_850_000, **names)
 
     listed = words(as_ann.get("/admin/usage/usagerow/?period=day&of=limits"))
-    file = as_ann.get("/admin/usage/usagerow/export.csv?period=day&of=limits").content.decode()
+    file = as_ann.get("/admin/usage/usagerow/export.csv?period=day&of=limits").getvalue().decode()
     page = report_render.as_html(report.build(today.date(), today))
 
     assert ("12.34 USD" in listed, "-1.85 USD" in listed) == (True, True)

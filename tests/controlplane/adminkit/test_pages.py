@@ -81,3 +81,16 @@ def test_every_page_leads_to_the_documentation(as_ann):
     """Whoever does not know a word of a form finds the pages beside it."""
     for page in ("/admin/", "/admin/policies/policy/add/"):
         assert 'href="/docs/"' in as_ann.get(page).text
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("auth_user", "People"), ("axes_accessattempt", "Sign-in failures"), ("access_membership", "Memberships")],
+)
+def test_a_list_has_the_title_of_its_entry_in_the_menu(as_ann, name, title):
+    """Also where its model has another name. Those without an entry have the name of their model."""
+    page = as_ann.get(reverse(f"admin:{name}_changelist")).content.decode()
+
+    assert f"{title} | Sluicegate</title>" in page
+    assert f'tracking-tight">{title}</a>' in page

@@ -11,8 +11,10 @@ from playwright.sync_api import ConsoleMessage, Page, Request, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.accessibility import OF_COLOURS, graves
+from tests.scale import scale
 
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 320, "height": 720}
+WIDTHS = scale([320], [390, 320])
 
 # A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.
 AT_REST = """async () => {
@@ -32,6 +34,20 @@ STILL = """
     still.replaceSync('*, *::before, *::after { transition: none !important; animation: none !important; }');
     document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
 """
+
+
+# A text of which each line has a few letters stands in a column that something else has made too narrow.
+SQUEEZED = """() => {
+    const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const text = walk.currentNode.textContent.trim(), range = document.createRange();
+        if (text.length < 8 || walk.currentNode.parentElement.clientWidth === 1) continue;  // or not to be seen
+        range.selectNodeContents(walk.currentNode);
+        const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top))).size;
+        if (lines > 2 && text.length / lines < 5) found.push(text.slice(0, 80));
+    }
+    return found;
+}"""
 
 
 class Walker:
@@ -81,22 +97,34 @@ class Walker:
     def reads(self, text: str) -> None:
         expect(self.page.locator("body")).to_contain_text(text)
 
-    def look(self, name: str) -> None:
-        """Check the page in both lights and on a narrow screen, and take its pictures."""
+    def glance(self, name: str) -> str:
+        """Check the page on a wide screen in the light, and take its picture."""
         self.looked += 1
         name = f"{self.looked:02d}-{name}"
         self._judge(f"{name}-light")
+        self._fits(name, WIDE["width"])
+        return name
+
+    def look(self, name: str) -> None:
+        """Check the page in both lights and on narrow screens, and take its pictures."""
+        name = self.glance(name)
         self.page.evaluate("document.documentElement.classList.add('dark')")
         self._judge(f"{name}-dark", OF_COLOURS)
         self.page.evaluate("document.documentElement.classList.remove('dark')")
-        self.page.set_viewport_size(NARROW)
-        self._picture(f"{name}-320")
-        try:  # a chart is drawn anew some frames after the window has changed
-            self.page.wait_for_function("limit => document.documentElement.scrollWidth <= limit", arg=NARROW["width"])
-        except PlaywrightTimeout:
-            width = self.page.evaluate("document.documentElement.scrollWidth")
-            self.faults.append(f"{name}: {width} px wide on a screen of 320")
+        for width in WIDTHS:
+            self.page.set_viewport_size(NARROW | {"width": width})
+            self._picture(f"{name}-{width}")
+            self._fits(name, width)
         self.page.set_viewport_size(WIDE)
+
+    def _fits(self, name: str, width: int) -> None:
+        """Note if the page has to be scrolled sideways, or if it has a text of a few letters a line."""
+        try:  # a chart is drawn anew some frames after the window has changed
+            self.page.wait_for_function("limit => document.documentElement.scrollWidth <= limit", arg=width)
+        except PlaywrightTimeout:
+            found = self.page.evaluate("document.documentElement.scrollWidth")
+            self.faults.append(f"{name}: {found} px wide on a screen of {width}")
+        self.faults += [f"{name}: squeezed at {width} px: {text}" for text in self.page.evaluate(SQUEEZED)]
 
     def _judge(self, name: str, rules: Sequence[str] = ()) -> None:
         self._picture(name)

@@ -8,12 +8,16 @@ from django.utils import timezone
 
 from controlplane.emergency import tasks
 from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
+from controlplane.emergency.document import PROJECTS_NAMED, emergency_document
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import reconcile
 from controlplane.publishing.rollback import rollback
+from enforcement.control.emergency import parse_emergency
+from enforcement.model.documents import dumps
+from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from tests.controlplane.emergency.conftest import follows
 from tests.factories import ProjectFactory
 
@@ -100,11 +104,46 @@ def test_a_value_is_suspended_once(token, act):
 
 def test_more_values_than_a_document_holds_are_refused(token, act):
     """What is published stays readable."""
-    rows = [Suspension(name="session", value=f"{n:01000}", reason="x", by="ann") for n in range(62)]
+    rows = [Suspension(name="session", value=f"{n:01000}", reason="x", by="ann") for n in range(38)]
     Suspension.objects.bulk_create(rows)
 
     with pytest.raises(ValidationError, match="Too many values are suspended already"):
         act(suspend_value, "session", "y" * 1_000)
+
+
+def test_no_value_is_suspended_that_no_enforcer_would_refuse(token, act):
+    """A list of a document has at most a thousand items."""
+    rows = [Suspension(name="s", value=str(n), reason="x", by="ann") for n in range(MAX_ITEMS_PER_LIST)]
+    Suspension.objects.bulk_create(rows)
+
+    with pytest.raises(ValidationError, match="Too many values are suspended already"):
+        act(suspend_value, "s", "y")
+
+
+def test_a_project_leaves_room_for_others(token, act):
+    """One tenant must not use up what is there for all in an emergency."""
+    rows = [Suspension(within=token.project, name="s", value=f"{n:01000}", reason="x", by="ann") for n in range(9)]
+    Suspension.objects.bulk_create(rows)
+
+    with pytest.raises(ValidationError, match="Too many values are suspended in this project already"):
+        act(suspend_value, "s", "y" * 1_000, token.project)
+    act(suspend_value, "s", "y" * 1_000, ProjectFactory())
+    act(suspend_value, "s", "y" * 1_000)
+
+
+def test_the_glass_can_be_broken_whatever_is_suspended(token, act):
+    """The document has room for it beside as many values and projects as there can be."""
+    rows = [Suspension(name="s", value=f"{n:01000}", reason="x", by="ann") for n in range(37)]
+    projects = [Project(slug=f"p{n}", name="p") for n in range(PROJECTS_NAMED)]
+    Project.objects.bulk_create(projects)
+    Suspension.objects.bulk_create([*rows, *(Suspension(project=p, reason="x", by="ann") for p in projects)])
+    act(suspend_value, "s", "y" * 1_000)
+
+    act(break_glass, timezone.now() + timedelta(hours=1))
+
+    found = parse_emergency(dumps(emergency_document()))
+    assert (len(found.values[""]["s"]), len(found.projects)) == (38, PROJECTS_NAMED)
+    assert found.glass_until_us
 
 
 def test_a_deleted_project_takes_its_suspensions_with_it(token, act, document):

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.access.models import Membership
-from controlplane.emergency.actions import break_glass, suspend, suspend_value
+from controlplane.emergency.actions import break_glass, mend_glass, suspend, suspend_value
 from controlplane.emergency.models import BreakGlass, Suspension
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -177,3 +177,18 @@ def test_lists_find_what_is_suspended(as_ann, act):
     assert found("/admin/projects/token/?status=suspended") == {free.pk}
     assert found("/admin/projects/project/?suspended=yes") == {away.project_id}
     assert found("/admin/projects/project/?suspended=no") == {free.project_id, gone.project_id}
+
+
+def test_live_counters_say_what_is_in_force(as_ann, api, token, act):
+    """A limit that denies is a shadow while the glass is broken, in the admin and over REST, and no longer."""
+
+    def kinds():
+        page = as_ann.get(f"/admin/projects/token/{token.pk}/counters/").content.decode()
+        (counter,) = api("GET", f"counters?token={token.pk}").json()["results"]
+        return "hard, denies" in page, "shadow until" in page, counter["mode"]
+
+    assert kinds() == (True, False, "enforce")
+    act(break_glass, timezone.now() + timedelta(hours=1))
+    assert kinds() == (False, True, "shadow")
+    act(mend_glass)
+    assert kinds() == (True, False, "enforce")

@@ -1,11 +1,17 @@
 """The page that explains a denial, as operators and members of a project use it."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.contrib.auth.models import User
 from django.urls import reverse
 
 from controlplane.access.models import Membership
-from tests.controlplane.explain.conftest import set_quota
+from controlplane.adminkit.times import ZONE_COOKIE
+from controlplane.policies.actions import save_override
+from controlplane.policies.models import Override
+from controlplane.publishing.changes import change
+from tests.controlplane.explain.conftest import ANN, set_quota
 from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,3 +118,16 @@ def test_wrong_questions_are_refused_at_their_field(admin_client, body, field):
 
     assert response.context["form"].errors.keys() == {field}
     assert "found" not in response.context
+
+
+def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied):
+    """The answer to send keeps UTC, because it is for somebody in another place."""
+    limit, ends_at = denied.policy.limits.get(name="per-day"), datetime(2099, 11, 27, 17, 0, tzinfo=UTC)
+    with change(actor=ANN) as tx:
+        save_override(tx, Override(limit=limit, token=denied.token, quota=60, reason="load test", ends_at=ends_at))
+    admin_client.cookies[ZONE_COOKIE] = "Europe/Berlin"
+
+    page = admin_client.post(URL, {"decision": denied.decision}).content.decode()
+
+    assert "An override gives it 60 until 2099-11-27 18:00 Europe/Berlin (17:00 UTC)" in page
+    assert "By now your limit is 60, until 2099-11-27 17:00 UTC." in page

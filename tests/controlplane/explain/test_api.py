@@ -212,18 +212,20 @@ def test_a_key_of_another_project_learns_nothing(call, denied):
     assert unknown.json()["errors"] == answers[1].json()["errors"]
 
 
-def test_a_key_of_the_project_sees_no_sums_over_others(call, denied):
-    """Neither the counter of a global limit, nor the name of the instance."""
+@pytest.mark.parametrize("partition_by", [[], ["ip"]])
+def test_a_key_of_the_project_sees_no_sums_over_others(call, denied, partition_by):
+    """Neither a counter of a global limit, whose attributes anybody may name, nor the name of the instance."""
     from controlplane.policies.actions import set_global_policy
     from tests.factories import LimitFactory, PolicyFactory
 
-    everywhere = LimitFactory(policy=PolicyFactory(slug="guard"), name="all").policy
+    everywhere = LimitFactory(policy=PolicyFactory(slug="guard"), name="all", partition_by=partition_by).policy
     with change(actor=ANN) as tx:
         tx.created(everywhere)
         set_global_policy(tx, everywhere)
     key = ManagementKeyFactory(projects=[denied.token.project])
 
-    found = call("POST", "explain", {"token": denied.token.pk}, key=key).json()
+    asked = {"token": denied.token.pk, "attributes": {"ip": "10.0.0.1"}}
+    found = call("POST", "explain", asked, key=key).json()
     decision = call("POST", "explain", {"decision": denied.decision}, key=key).json()["decision"]
 
     guard = next(limit for limit in found["limits"] if limit["limit"] == "guard/all")

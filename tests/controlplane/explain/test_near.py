@@ -1,5 +1,6 @@
 """Who is near a limit is read live, for those who were active lately, within 200 commands."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -147,6 +148,17 @@ def test_the_overview_and_the_lists_show_them(issue, use, admin_client):
     assert "per-day 5 %" in tokens
     assert [row.pk for row in filtered.context["cl"].result_list] == [token.pk]
     assert "5 of 5" in admin_client.get("/admin/near-limit/").content.decode()
+
+
+def test_those_with_nothing_left_say_when_it_resets(issue, use, admin_client):
+    """Until when somebody is denied is the question after who is."""
+    _, secret = issue({"quota": 10})
+    use(secret, 10)
+
+    page = admin_client.get("/admin/near-limit/").content.decode()
+
+    assert "nothing left" in page
+    assert re.search(r"resets in \d+ (h|min|s)", page)
 
 
 def test_without_the_store_nobody_is_known_to_be_near(issue, use, admin_client, settings):

@@ -1,5 +1,6 @@
 """The pages of tokens, projects and policies show effective limits and the last 24 hours."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import change
+from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of
 from tests.controlplane.explain.conftest import ANN
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory, UsageRowFactory
@@ -118,3 +120,27 @@ def test_bars_fill_the_height_and_each_part_can_be_seen():
     assert [(bar.kind, bar.height) for bar in bars] == [("allowed", 63.9), ("denied", 1.0), ("would", 32.0)]
     assert min(bar.y for bar in bars) == 0
     assert all(bar.y + bar.height <= HEIGHT + 1 for bar in bars)
+
+
+@pytest.mark.parametrize("page", ["counters", "near"])
+def test_a_share_is_rounded_down_everywhere(issue, limiter, admin_client, page):
+    """Two pages about one counter show one number, and 100 % says that nothing is left."""
+    token, secret = issue({"name": "tight", "quota": 1_000})
+    with limiter() as enforcer:
+        enforcer.check(secret, 918)
+    drain(timezone.now())
+    url = f"/admin/projects/token/{token.pk}/counters/" if page == "counters" else "/admin/near-limit/"
+
+    assert "91 %" in admin_client.get(url).content.decode()
+
+
+def test_the_hour_with_most_denials_has_its_number(admin_client):
+    """Most of the denials may well be in the other hours."""
+    token, last = TokenFactory(), start_of("hour", timezone.now())
+    for back in (1, 2, 3):
+        ids = {"project_id": token.project_id, "token_id": token.pk, "period": "hour"}
+        UsageRowFactory(at=last - timedelta(hours=back), denied=10 + back, **ids)
+
+    page = admin_client.get(change_url(token)).content.decode()
+
+    assert re.search(r"36 denied, most in the hour from <time[^>]+>[^<]+</time>: 13\.", page)

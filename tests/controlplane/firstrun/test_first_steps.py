@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 
 from controlplane.adminkit.first_steps import steps
@@ -199,3 +200,25 @@ def test_a_proxy_that_is_away_is_a_sentence(admin_client, settings):
     reply = admin_client.post(f"{PATH}send/", {"secret": TokenFactory().secret})
 
     assert reply.json()["sentence"] == "Nothing answers at http://127.0.0.1:1/v1/hello. Is the proxy running?"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_step_that_several_do_at_once_is_done_once(admin_user):
+    """Each of them gets the page, and no error."""
+    answers = []
+
+    def choose() -> None:
+        client = Client()
+        client.force_login(admin_user)
+        begin.wait()
+        answers.append(client.post(PATH, {"step": "policy", "template": "public-api"}).status_code)
+        connection.close()
+
+    begin, threads = threading.Barrier(4), [threading.Thread(target=choose) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == [302] * 4
+    assert (Policy.objects.count(), Project.objects.count()) == (1, 1)

@@ -14,6 +14,7 @@ from controlplane.fleet.heartbeats import lost_instances
 from controlplane.overview.decisions import chart, without_store
 from controlplane.overview.spans import SPANS
 from controlplane.usage.models import DailyReport
+from enforcement import Limiter
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -120,11 +121,23 @@ def test_lost_instances_are_a_red_line(page, lost):
 
     shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Lost"]
+    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
     assert trouble.text == "2 lost in the last hour"
     assert "us-1" in trouble.detail
     assert "stopped" not in trouble.detail
     assert "0 still report." in trouble.detail
+
+
+def test_those_that_still_report_do_not_let_the_lost_be_forgotten(page, lost, store):
+    """A heartbeat drops from the set only those that nobody asks about any more."""
+    lost("us-1", minutes=31)
+    lost("us-2", minutes=25 * 60)
+
+    with Limiter(store.url, instance="us-3"):
+        shown = page()
+
+    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
+    assert trouble.text == "1 lost in the last hour"
 
 
 def test_an_older_loss_is_in_the_table_only(page, lost):

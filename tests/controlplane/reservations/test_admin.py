@@ -151,7 +151,7 @@ def test_metered_usage_is_listed_and_downloaded(as_ann, reserved):
     as_ann.post(page_of(reserved), TOKENS)
 
     listed = as_ann.get("/admin/usage/meteredrow/").content.decode()
-    file = as_ann.get("/admin/usage/meteredrow/export.csv").content.decode().splitlines()
+    file = as_ann.get("/admin/usage/meteredrow/export.csv").getvalue().decode().splitlines()
 
     assert "exact" in listed
     assert file[0].endswith("requests,input,cached_input,cache_write,output,micros,estimated_input,calls")

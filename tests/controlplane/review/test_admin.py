@@ -1,9 +1,13 @@
 """The step between the form of a policy and its new state."""
 
+import csv
+import io
+
 import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.projects.models import Token
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.factories import (
@@ -244,3 +248,56 @@ def test_the_form_offers_a_new_limit_in_shadow(as_ann, policy):
 
     assert '<option value="shadow" selected>' in page
     assert '<option value="enforce" selected>' not in page
+
+
+def file_of(client, response) -> list[dict[str, str]]:
+    """The lines of the file of a review, and nothing else happens."""
+    fields = ReviewForm(response).fields | {"_file": "csv", "_start": "enforce", "change_reason": "x"}
+    file = client.post(response.request["PATH_INFO"], fields, QUERY_STRING=response.request["QUERY_STRING"])
+    assert file["Content-Disposition"] == 'attachment; filename="free-affected.csv"'
+    assert AuditEntry.objects.count() == 0
+    return list(csv.DictReader(io.StringIO(file.getvalue().decode())))
+
+
+def test_a_file_has_all_callers_that_a_change_would_limit(save, as_ann, limit, sent, monkeypatch):
+    """The most denied first, also those that the page leaves out. Nothing is saved."""
+    monkeypatch.setattr("controlplane.preview.previews.MOST_AFFECTED", 1)
+    for name, requests in (("=web", 15), ("batch", 30), ("quiet", 3)):
+        token = TokenFactory(policy=limit.policy, name=name, project__slug=f"of-{name.strip('=')}")
+        sent(token, requests, minutes_ago=30, now=timezone.now())
+    review = save(fields_of(limit, quota=10))
+
+    lines = file_of(as_ann, review)
+
+    names = ("caller", "name", "project", "requests", "would_deny", "busiest_minute")
+    assert [[line[name] for name in names] for line in lines] == [
+        ["token", "batch", "of-batch", "30", "20", "30"],
+        ["token", "'=web", "of-web", "15", "5", "15"],
+    ]
+    assert "1 more caller: 5 requests." in text_of(review)
+    assert Limit.objects.get().quota == 25
+
+
+def test_a_file_of_a_change_that_limits_nobody_has_its_head_only(save, as_ann, limit, token):
+    """And saves nothing either, although the change needs no review any more."""
+    review = save(fields_of(limit, quota=10))
+    Token.objects.update(policy=None)
+
+    assert file_of(as_ann, review) == []
+    assert Limit.objects.get().quota == 25
+
+
+def test_a_file_has_only_callers_of_the_projects_that_the_user_may_see(client, policy, limit, sent):
+    """Of a shadow limit that is to be enforced, too."""
+    own, other = ProjectFactory(slug="own"), ProjectFactory(slug="other")
+    Policy.objects.update(project=own)
+    Limit.objects.update(mode="shadow", quota=10)
+    for project in (own, other):
+        sent(TokenFactory(project=project, name=project.slug), 30, minutes_ago=30, now=timezone.now())
+    Token.objects.update(policy=policy)
+    client.force_login(MembershipFactory(project=own, role="editor").user)
+
+    review = client.get(f"{POLICIES}{policy.pk}/enforce/?limit=per-minute")
+
+    assert [line["name"] for line in file_of(client, review)] == ["own"]
+    assert Limit.objects.get().mode == "shadow"

@@ -65,11 +65,6 @@ def test_a_change_is_said_in_words(limit, as_ann):
     assert "everything (4 documents, 2 tokens)" in page
 
 
-def test_without_a_revision_the_list_is_empty(as_ann):
-    """As in a new installation, in which nothing was published yet."""
-    assert as_ann.get(LIST).status_code == 200
-
-
 def test_a_time_of_the_list_is_that_of_the_user_with_utc_beside(limit, as_ann):
     """As in every other list."""
     Revision.objects.update(at=datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC))
@@ -245,6 +240,16 @@ def test_a_member_sees_and_undoes_only_changes_of_the_own_projects(limit, client
     seen = client.get(f"{LIST}{ours}/undo/").context["plan"].digest
     client.post(f"{LIST}{ours}/undo/", {"seen": seen, "reason": "back"})
     assert Limit.objects.get(pk=own.pk).quota == 25
+
+
+def test_without_a_revision_the_list_is_empty(as_ann, client):
+    """Of a new installation, and of a member of a project in which nothing was changed yet."""
+    assert as_ann.get(LIST).status_code == 200
+    client.force_login(MembershipFactory(project__slug="chat").user)
+
+    page = client.get(LIST)
+
+    assert (page.status_code, page.content.decode().count("data-revision")) == (200, 0)
 
 
 def test_a_viewer_undoes_nothing(limit, client):

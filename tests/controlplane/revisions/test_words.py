@@ -1,6 +1,7 @@
 """What a change changed is said in words."""
 
 import pytest
+from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
 from controlplane.revisions.words import Names, lines, lines_of
@@ -68,8 +69,19 @@ def test_an_override_says_its_quota_and_end():
     override |= {"reason": "launch", "ends_at": None}
 
     assert said(override, {**override, "quota": 700, "ends_at": "2026-11-27T17:00:00+00:00"}) == [
-        "free/per-day: 500 without an end → 700 until Fri 27 Nov 2026, 17:00 UTC"
+        "free/per-day: 500 without an end → 700 until 2026-11-27 17:00 UTC"
     ]
+
+
+@pytest.mark.parametrize("record", ["2026-11-27T18:00:00+01:00", "2026-11-27T17:00:00+00:00"])
+def test_an_end_is_the_same_instant_whoever_recorded_it(record):
+    """A form reads it in the zone of its user, and the record keeps that. Its reader may have another one."""
+    override = {"id": "ovr_1", "limit": "free/per-day", "quota": 500, "ends_at": None}
+
+    with timezone.override("Europe/Berlin"):
+        assert said(override, {**override, "ends_at": record}) == [
+            "free/per-day: 500 without an end → 500 until 2026-11-27 18:00 Europe/Berlin (17:00 UTC)"
+        ]
 
 
 @pytest.mark.parametrize(

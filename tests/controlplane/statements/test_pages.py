@@ -3,13 +3,14 @@
 import csv
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
 from controlplane.statements import report
+from controlplane.statements.admin import scope_of
 from tests.controlplane.statements.conftest import NOW
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -89,11 +90,14 @@ def test_the_statement_of_a_token_as_json(as_ann, chat):
 
 
 def test_the_statement_of_a_policy_counts_its_limits(as_ann, chat):
-    """In all projects that use it."""
+    """In all projects that use it. Costs of different units have no sum."""
     body = as_ann.get(PAGE, {"policy": "free", "month": "2026-11", "format": "json"}).json()
 
     assert body["of"] == "free in chat"
-    assert (body["total"]["allowed"], body["total"]["cost"], body["total"]["micros"]) == (2_000, 2_000, 0)
+    assert (body["total"]["allowed"], body["by_limit"][0]["cost"], body["total"]["micros"]) == (2_000, 2_000, 0)
+    assert "cost" not in body["total"]
+    lines = lines_of(as_ann.get(PAGE, {"policy": "free", "month": "2026-11", "format": "csv"}))
+    assert {line["kind"]: line["cost"] for line in lines} == {"total": "", "token": "", "limit": "2000"}
 
 
 def test_a_statement_can_be_printed(as_ann, chat):
@@ -169,6 +173,39 @@ def test_a_member_learns_nothing_of_other_projects(client, chat):
     assert client.get(PAGE).status_code == 403
 
 
+def test_the_statement_of_a_label(as_ann, chat):
+    """Of the tokens that have it now, in one project or in all of them. Its page is linked from the label."""
+    for query in ({"project": "chat"}, {}):
+        body = as_ann.get(PAGE, {**query, "tagged": "team=red", "month": "2026-11", "format": "json"}).json()
+        assert (body["of"], body["total"]["allowed"]) == ("team=red in chat", 1_500)
+        assert [line["name"] for line in body["by_token"]] == ["red one"]
+
+    labels = as_ann.get("/admin/projects/token/labels/").content.decode()
+    assert f"{PAGE}?tagged=team%3Dred" in labels
+
+
+@pytest.mark.parametrize("tagged", ["team", "no label=x", "=", "team=" + "x" * 300])
+def test_a_wrong_label_is_not_found(as_ann, chat, tagged):
+    """And does not stand for all tokens."""
+    assert as_ann.get(PAGE, {"project": "chat", "tagged": tagged}).status_code == 404
+
+
+def test_the_present_month_is_that_of_the_project(rf, admin_user):
+    """In Auckland, December has begun while it is November in UTC."""
+    ProjectFactory(slug="far", time_zone="Pacific/Auckland")
+    request = rf.get(PAGE, {"project": "far"})
+    request.user = admin_user
+
+    assert scope_of(request, None, datetime(2026, 11, 30, 12, tzinfo=UTC)).month == date(2026, 12, 1)
+
+
+def test_pages_of_what_has_usage_link_to_its_statement(as_ann, chat):
+    """A policy's too."""
+    policy = chat.tokens_of_test["red"].policy
+
+    assert f"{PAGE}?policy=free" in as_ann.get(f"/admin/policies/policy/{policy.pk}/change/").content.decode()
+
+
 def test_a_page_shows_the_tokens_that_cost_most(as_ann, chat, use, spend, monkeypatch):
     """And how many it leaves out. The files have all of them."""
     monkeypatch.setattr(report, "LINES_SHOWN", 2)
@@ -178,7 +215,8 @@ def test_a_page_shows_the_tokens_that_cost_most(as_ann, chat, use, spend, monkey
 
     page, lines = as_ann.get(PAGE, query).content.decode(), lines_of(as_ann.get(PAGE, {**query, "format": "csv"}))
 
-    assert re.findall(r'<th scope="row">([^<]*)</th>', page)[:3] == ["red one", "many", "Total"]
+    names = re.findall(r'<th scope="row">([^<]*)</th>', page.partition("By token")[2])
+    assert names[:3] == ["red one", "many", "Total"]
     assert "And 2 more, which are in the files." in page
     assert [line["name"] for line in lines if line["kind"] == "token"] == ["red one", "many", "'=blue", "few"]
 

@@ -101,8 +101,7 @@ def test_a_reservation_of_a_longer_life(own_server, limiter):
         limiter.reserve(limits, "k", life=100)
     own_server.kill()
 
-    limiter.open_admission(limits, "k")
-    with pytest.raises(Denied, match="five"):
+    with limiter.admit(limits, "k"), pytest.raises(Denied, match="five"):
         limiter.open_admission(limits, "k")
 
 

@@ -170,6 +170,10 @@ def test_brackets_inside_strings_are_no_levels():
         ("/openai/deployments/cheap/..;/dear/chat/completions", None),
         ("/OpenAI/deployments/dear/chat/completions", None),
         ("/openai/deployments/chat/completions", None),
+        ("/openai/deployments/cheap/dear/chat/completions", None),
+        ("/openai/deployments/cheap/dear/extensions/chat/completions", None),
+        ("/openai/deployments/cheap/v1/messages", None),
+        ("/api/v4/async/chat/completions", None),
         ("/v1/messages/count_tokens", None),
         ("/messages", None),
         ("/proxy/v1/messages/", "anthropic-messages"),
@@ -364,3 +368,32 @@ def test_text_and_parts_are_counted(path, body, text_bytes, parts):
     found = read({"model": "m", **body}, path)
 
     assert (found.text_bytes, found.parts) == (text_bytes, parts)
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"models": ["m", "dear"]}, CHAT),
+        ({"models": "dear"}, CHAT),
+        ({"fallbacks": [{"m": ["dear"]}]}, CHAT),
+        ({"fallback_models": ["dear"]}, CHAT),
+        ({"Models": ["dear"]}, CHAT),
+        ({"model": "m,dear"}, CHAT),
+        ({}, "/engines/dear/chat/completions"),
+        ({}, "/engines/m/x/embeddings"),
+    ],
+)
+def test_a_request_that_names_several_models_is_unmetered(more, path):
+    """The price is that of the one in ``model``, and another one might answer."""
+    assert read({"model": "m", **more}, path).reason in ("batch", "duplicate_key")
+
+
+@pytest.mark.parametrize("more", [{"models": []}, {"models": ["m"], "fallbacks": None}, {"fallback_models": ["m"]}])
+@pytest.mark.parametrize("path", [CHAT, "/engines/m/chat/completions", "/engines/chat/completions"])
+def test_a_model_may_be_named_twice(more, path):
+    assert read({"model": "m", **more}, path).attributes["model"] == "m"
+
+
+@pytest.mark.parametrize(("value", "is_background"), [(True, True), ("true", True), (False, False), (None, False)])
+def test_a_deferred_chat_goes_on_after_its_answer(value, is_background):
+    assert read({"model": "m", "deferred": value}).is_background is is_background

@@ -168,6 +168,11 @@ TWISTS = [
     lambda path: path + "/.", lambda path: path + "?x",
     lambda path: "/v1/images/generations", lambda path: "/v1/audio/transcriptions", lambda path: "/v1/batches",
     lambda path: "/v1/realtime", lambda path: "/healthz/.." + path, lambda path: "/readyz" + path,
+    lambda path: "/v1/files", lambda path: "/v1/threads/runs", lambda path: path + "/x/cancel",
+    lambda path: "/v1/audio/speech", lambda path: "/v1/images/edits", lambda path: "/engines/big-1" + path,
+    lambda path: "/v4/async" + path, lambda path: path + "?$httpHeaders=X-Goog-FieldMask:x",
+    lambda path: path.replace("small/", "small/big-1/"), lambda path: "/v1/responses/compact",
+    lambda path: "http://x:80" + path + "?a=/v1/files", lambda path: path.replace("generate", "batchGenerate"),
 ]  # fmt: skip
 METHODS = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "post", "POST2"]
 HEADS = [
@@ -182,6 +187,15 @@ HEADS = [
     "Transfer-Encoding: identity\r\n",
     "Accept-Encoding: gzip\r\n",
     "Connection: close, content-length\r\n",
+    "Connection: content-type, authorization\r\n",
+    "Range: bytes=0-9\r\nIf-Range: x\r\n",
+    "If-None-Match: *\r\nIf-Modified-Since: Thu, 26 Nov 2026 00:00:00 GMT\r\n",
+    "X-HTTP-Method-Override: POST\r\nX-HTTP-Method: POST\r\n",
+    "Prefer: respond-async\r\n",
+    "TE: trailers\r\nTrailer: Content-Encoding\r\n",
+    "Content-Type: application/json; charset=utf-16\r\n",
+    "Content_Encoding: gzip\r\nContent_Length: 0\r\n",
+    "Expect: 100-continue\r\nExpect: 200-ok\r\n",
 ]
 TYPES = ["application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data; boundary=x",
          "application/x-www-form-urlencoded", ""]  # fmt: skip
@@ -201,6 +215,9 @@ def _plain(dice: random.Random) -> bytes:
     body: dict[str, Any] = {"model": "small", "max_tokens": 20, "messages": [{"role": "user", "content": "x"}]}
     body |= {"input": "x", "prompt": "x", "contents": [{"parts": [{"text": "x"}]}], "stream": dice.random() < 0.3}
     body |= {"background": True} if dice.random() < 0.2 else {}
+    body |= dice.choice(
+        ({}, {}, {}, {"deferred": True}, {"models": ["big-1"]}, {"service_tier": "priority"}, {"store": True})
+    )
     return json.dumps(body).encode()
 
 

@@ -1,0 +1,81 @@
+"""What lists and forms say at a glance: shadow limits, overrides, tokens that were rotated, and usual scopes."""
+
+import re
+
+import pytest
+
+from controlplane.access.roles import EDITOR
+from controlplane.projects.actions import rotate_token
+from controlplane.publishing.changes import Actor, change
+from tests.factories import LimitFactory, MembershipFactory, OverrideFactory, PolicyFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db
+
+POLICIES = "/admin/policies/policy/"
+
+
+def cells(response, name: str) -> list[str]:
+    """The texts of a column of a list."""
+    found = re.findall(rf'<td class="field-{name}[^>]*>(.*?)</td>', response.content.decode(), flags=re.S)
+    return [re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", cell)).strip() for cell in found]
+
+
+def test_a_shadow_limit_has_a_badge(as_ann):
+    """The end of a sentence is overlooked."""
+    policy = PolicyFactory(slug="free")
+    LimitFactory(policy=policy, name="hard")
+    LimitFactory(policy=policy, name="tried", mode="shadow")
+
+    (limits,) = cells(as_ann.get(POLICIES), "limits_described")
+
+    assert [part.strip().endswith("shadow") for part in limits.split("100 requests")[1:]] == [False, True]
+
+
+@pytest.mark.parametrize(("mode", "slugs"), [("shadow", ["tried"]), ("enforce", ["hard"]), ("", ["hard", "tried"])])
+def test_policies_are_filtered_by_the_mode_of_their_limits(as_ann, mode, slugs):
+    """So those of which a verdict is due are found."""
+    LimitFactory(policy__slug="hard")
+    LimitFactory(policy__slug="tried", mode="shadow")
+
+    page = as_ann.get(f"{POLICIES}?mode={mode}").content.decode()
+
+    assert [slug for slug in ("hard", "tried") if f">{slug}</a>" in page] == slugs
+
+
+def test_a_policy_counts_the_overrides_that_one_may_see(as_ann, client):
+    """A member learns nothing of other projects, and the number leads to the overrides."""
+    limit = LimitFactory(policy__slug="free")
+    mine, _ = OverrideFactory(limit=limit), OverrideFactory(limit=limit)
+    whole = as_ann.get(POLICIES)
+    client.force_login(MembershipFactory(project=mine.token.project, role=EDITOR).user)
+
+    assert cells(whole, "overridden") == ["2"]
+    assert cells(client.get(POLICIES), "overridden") == ["1"]
+    assert cells(client.get("/admin/policies/override/?q=free/"), "replaced") == ["500 instead of 100"]
+
+
+def test_a_token_that_was_rotated_is_retiring(as_ann, store):
+    """Of two rows of one name it is seen which stays."""
+    token = TokenFactory(name="ci")
+    with change(actor=Actor("ann", "admin"), reason="quarterly") as tx:
+        rotate_token(tx, token, 3600)
+
+    assert sorted(cells(as_ann.get("/admin/projects/token/"), "state")) == ["active", "retiring"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "scopes"),
+    [
+        ("issues tokens", ["policies:read", "projects:read", "tokens:read", "tokens:write"]),
+        ("", []),
+        ("nope", []),
+    ],
+)
+def test_a_preset_ticks_the_scopes_of_a_usual_program(as_ann, preset, scopes):
+    """They can be changed before the key is made. A name that is none ticks nothing."""
+    page = as_ann.get("/admin/projects/managementkey/add/", {"preset": preset}).content.decode()
+
+    boxes = re.findall(r'<input[^>]*name="scopes"[^>]*>', page)
+    ticked = [re.search('value="([^"]+)"', box)[1] for box in boxes if re.search(r"\schecked[\s>]", box)]
+    assert sorted(ticked) == scopes
+    assert "A program that" in page
