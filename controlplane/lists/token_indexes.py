@@ -18,4 +18,6 @@ TOKEN_INDEXES = [
     # What counts its live tokens without reading them.
     Index(fields=["policy", "expires_at"], name="projects_token_having", condition=Q(revoked_at=None)),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
+    # A project may have none of many.
+    Index(fields=["project", "-created_at"], name="projects_token_gone", condition=Q(revoked_at__isnull=False)),
 ]

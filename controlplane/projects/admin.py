@@ -205,6 +205,14 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(examples)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Token | None = None) -> list[Any]:
+        """Return the fields, of which those who may not change them read two as the list shows them."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        read = {"labels": "label_list", "expires_at": "ends"}
+        return [(title, {**it, "fields": [read.get(name, name) for name in it["fields"]]}) for title, it in fieldsets]
+
     @display(description="Status")
     def state(self, token: Token) -> str:
         if not token.is_live:

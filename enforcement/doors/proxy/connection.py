@@ -90,8 +90,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether it can carry another request, because the last one and its response are complete."""
-        return self.complete and self.request_sent and self._keep_alive and not self.lost
+        """
+        Whether it can carry another request, because the last one and its response are complete.
+
+        What a client has left of its response would be taken for the beginning of the next one.
+        """
+        return self.drained and self.request_sent and self._keep_alive and not self.lost
 
     def begin(self, head: bytes, *, without_body: bool, whole: bool) -> None:
         """

@@ -74,6 +74,30 @@ def test_a_secret_is_sent_in_a_body_and_comes_back_nowhere(admin_client, denied,
     assert denied.secret not in caplog.text
 
 
+@pytest.mark.parametrize("field", ["token", "decision", "request", "attributes"])
+@pytest.mark.parametrize("pasted", ["Bearer {}", '"{}"', "https://api.example/?key={}&x=1", "{}"])
+def test_a_secret_that_is_pasted_anyhow_comes_back_nowhere(admin_client, denied, field, pasted):
+    """With what stood around it, or into the wrong field. In its own field it is found."""
+    text = pasted.format(denied.secret)
+    body = {"token": "kestrel", field: f"authorization = {text}" if field == "attributes" else text}
+    if field == "decision":
+        del body["token"]
+
+    page = admin_client.post(URL, body)
+
+    assert denied.secret[12:] not in page.content.decode()
+    assert field != "token" or page.context["found"].case.token == denied.token
+
+
+def test_a_secret_in_place_of_a_decision_is_not_repeated(api, denied):
+    """Not in the error of REST either, which logs may keep."""
+    answer = api("POST", "explain", {"decision": f"Bearer {denied.secret[:30]}"})
+
+    assert answer.status_code == 400
+    assert denied.secret[12:30] not in answer.content.decode()
+    assert denied.secret[:12] in answer.content.decode()
+
+
 def test_a_member_explains_the_denials_of_their_project(member, denied):
     """Without the names of instances, which all projects share."""
     page = member(denied.token.project).post(URL, {"decision": denied.decision}).content.decode()

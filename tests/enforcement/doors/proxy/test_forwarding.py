@@ -61,3 +61,46 @@ async def test_a_forwarded_request_waits_for_no_collector_of_garbage(scripted, e
         gc.enable()
     pool.close()
     assert sent[-1]["body"] == b"hi"
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+async def test_what_a_client_did_not_take_reaches_no_other_client(scripted, size: int) -> None:
+    """
+    Some servers cancel a request whose client leaves. Its answer may have come whole by then, and waits in the
+    connection; of a long one, the connection also waits to be read on. The next request gets its own answer at once.
+    """
+
+    def answering(peer: Peer) -> None:
+        while peer.head():
+            body = peer.body(2) * (size // 2)
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    upstream = scripted(answering)
+    pool, blocked = Pool(upstream.host, upstream.port, tls=False), asyncio.Event()
+
+    async def visit(body: bytes, *, takes: bool) -> bytes:
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        sent = bytearray()
+
+        async def receive() -> Any:
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.extend(message.get("body", b""))
+            if not takes:
+                blocked.set()
+                await asyncio.Event().wait()
+
+        await Forwarding(pool, 5.0, {"type": "http", "method": "POST"}, receive, send).run(
+            HEAD, RequestFields(length=2), None
+        )
+        return bytes(sent)
+
+    first = asyncio.ensure_future(visit(b"aa", takes=False))
+    async with asyncio.timeout(5):
+        await blocked.wait()
+        await asyncio.sleep(0.05)  # the rest of the answer comes meanwhile
+        first.cancel()
+        await asyncio.wait({first})
+        assert await visit(b"bb", takes=True) == b"bb" * (size // 2)
+    pool.close()
