@@ -168,6 +168,7 @@ class Engine:
             self.outage_copy.open()
             self.health.start()
             self.agent.start()
+            self.slots.go_on()
 
     def prices(self) -> PriceLoader:
         """Return what loads the published prices. The first call begins to."""
@@ -180,6 +181,7 @@ class Engine:
     def stop(self) -> None:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
         self.leases.close()
+        self.slots.stop(STOP_SECONDS)
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
         self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
         self.outage_copy.close(self.agent.fleet_size)

@@ -76,11 +76,33 @@ class SlotKeeper:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self._stopped = False
         self._looks_at = 0.0  # when the thread looks next at what is due, in monotonic seconds
 
     def after_fork(self) -> None:
         """Drop all reservations in a child process, as they belong to the parent."""
         self._begin()
+
+    def stop(self, timeout: float) -> None:
+        """
+        End the thread, and wait at most *timeout* seconds for that.
+
+        What is open then is renewed again once the limiter is started or makes another reservation.
+        """
+        with self._lock:
+            self._stopped = True
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def go_on(self) -> None:
+        """Renew again what was open when this was stopped."""
+        with self._lock:
+            if self._stopped and self._renews:
+                self._stopped = False
+                if self._open or self._undoing:
+                    self._look_at(monotonic())
 
     def keep(self, reservation: Reservation) -> None:
         """
@@ -104,6 +126,7 @@ class SlotKeeper:
 
     def _look_at(self, due: float) -> None:
         """Have the thread look at what is due then, in monotonic seconds, or before. The caller holds the lock."""
+        self._stopped = False
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
             self._looks_at = due
@@ -172,17 +195,21 @@ class SlotKeeper:
             with self._lock:
                 times = [row[0] for row in self._open.values()] + [it.at for it in self._undoing.values()]
                 self._looks_at = min(times, default=monotonic() + 60)
-                self._wake.wait(max(0.0, self._looks_at - monotonic()))
-                if not (self._open or self._undoing):
+                if not self._stopped:  # it may have been stopped while it was not waiting
+                    self._wake.wait(max(0.0, self._looks_at - monotonic()))
+                if self._stopped or not (self._open or self._undoing):
                     self._thread = None  # the next reservation with slots starts another thread
                     return
             for interval, reservation in self._due():
-                self._renew(reservation, interval)
+                if not self._stopped:
+                    self._renew(reservation, interval)
             self._undo_due()
 
     def _undo_due(self) -> None:
         """Try to give back what is due to be given back."""
         for ident, it in [row for row in list(self._undoing.items()) if row[1].at <= monotonic()]:
+            if self._stopped:
+                return
             try:
                 done = run(it.steps(), self._pipe.call)
             except StoreError:

@@ -76,7 +76,7 @@ class RecordedReservation(_WithRecord):
             self._left = True
             yield from self._correcting(rows)
             return
-        slots = [] if self._corrected or self._left else self.slots()
+        slots = () if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):
             self._left = True
             rows += [(bound, -count, 0) for bound, count in slots]

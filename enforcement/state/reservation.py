@@ -49,6 +49,7 @@ class Reservation:
     life_seconds: float = 0.0
     settled_elsewhere = False
     _kept: Sequence[tuple[BoundLimit, int, int]] | None = None
+    _slots: Sequence[tuple[BoundLimit, int]] | None = None
 
     def __init__(
         self, health: Health, denials: Denials, plan: LivePlan, costs: Costs, decision: Decision, ident: str
@@ -167,7 +168,7 @@ class Reservation:
 
     def leaving(self) -> Steps:
         """Yield the commands that free the slots of the reservation, once."""
-        slots = [] if self._left else self.slots()
+        slots = () if self._left else self.slots()
         self._left = True
         if not slots:
             return
@@ -184,8 +185,10 @@ class Reservation:
     def slots(self) -> Sequence[tuple[BoundLimit, int]]:
         """Return the limits whose slots the reservation holds, each with the number of slots."""
         if not self._plan.has_slots:
-            return []
-        return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
+            return ()
+        if self._slots is None:
+            self._slots = [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
+        return self._slots
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
         """

@@ -35,8 +35,8 @@ def look(walker: Walker, name: str) -> None:
 
 
 def pages_of(role: str) -> list[URLPattern]:
-    """Return what this role may open. In a small run, only what the role before it may not."""
-    before = scale(ROLES[ROLES.index(role) - 1] if role != "staff" else "", "")
+    """Return what this role may open and the role before it may not. In a full run, an operator opens everything."""
+    before = "" if role in ("staff", scale("", "operator")) else ROLES[ROLES.index(role) - 1]
     return [
         pattern
         for pattern in patterns()

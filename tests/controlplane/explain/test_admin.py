@@ -145,7 +145,7 @@ def test_wrong_questions_are_refused_at_their_field(admin_client, body, field):
 
 
 def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied):
-    """The answer to send keeps UTC, because it is for somebody in another place."""
+    """With UTC beside, because the answer to send is for somebody who may be in another place."""
     limit, ends_at = denied.policy.limits.get(name="per-day"), datetime(2099, 11, 27, 17, 0, tzinfo=UTC)
     with change(actor=ANN) as tx:
         save_override(tx, Override(limit=limit, token=denied.token, quota=60, reason="load test", ends_at=ends_at))
@@ -154,4 +154,4 @@ def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied)
     page = admin_client.post(URL, {"decision": denied.decision}).content.decode()
 
     assert "An override gives it 60 until 2099-11-27 18:00 Europe/Berlin (17:00 UTC)" in page
-    assert "By now your limit is 60, until 2099-11-27 17:00 UTC." in page
+    assert "By now your limit is 60, until 2099-11-27 18:00 Europe/Berlin (17:00 UTC)." in page
