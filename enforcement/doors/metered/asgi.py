@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.admitting import open_metered, rules_of
+from enforcement.doors.metered.admitting import metered_keys, open_metered, rules_of
 from enforcement.doors.metered.bodies import (
     BodyRoom,
     ClientLeft,
@@ -24,8 +24,8 @@ from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.formats.routes import find_route, resembles_route
-from enforcement.metering.opening import Opening
+from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
+from enforcement.metering.opening import Opening, unmetered
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
@@ -181,10 +181,24 @@ class MeteredGuard:
         if isinstance(asked, MeteredRequest):
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
+        await self._check_path(limiter, token, plan, attributes)
         at_us = limiter.now_us()
         opening, admission = await open_metered(limiter, plan, asked, attributes)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
+
+    async def _check_path(
+        self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes
+    ) -> None:
+        """Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly."""
+        path = attributes.get("path", "")
+        plain = plain_path(path)
+        if plain == path:
+            return
+        other = _admissible(await limiter.find_plan(token, attributes.with_path(plain)))
+        if metered_keys(other) - metered_keys(plan):
+            refused = unmetered(Unmetered("path"))
+            raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
     async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request of a project may cost, and its body or the beginning of it."""
