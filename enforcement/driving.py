@@ -56,6 +56,29 @@ async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], A
         return stop.value
 
 
+async def reply_through(pipe: AwaitedPipe, command: bytes) -> tuple[Any, asyncio.CancelledError | None]:
+    """
+    Send one command, and wait for its reply even if the task is cancelled meanwhile.
+
+    Returns:
+        The reply, or the StoreError in its place, and the cancellation that the caller has to raise again, or None.
+    """
+    calling, cancelled = pipe.call(command), None
+    replying = calling if isinstance(calling, asyncio.Future) else asyncio.ensure_future(calling)
+    while not replying.done():
+        try:
+            await _Uncancelled(replying)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+        except StoreError:
+            break
+    try:
+        reply = replying.result()
+    except StoreError as exc:
+        return exc, cancelled
+    return pipe.trouble(reply) if type(reply) is ReplyError else reply, cancelled
+
+
 async def run_through(
     steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]
 ) -> tuple[Any, asyncio.CancelledError | None]:
@@ -127,4 +150,4 @@ async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))
 
 
-__all__ = ["run", "run_awaited", "run_awaited_within", "run_through", "run_within"]
+__all__ = ["reply_through", "run", "run_awaited", "run_awaited_within", "run_through", "run_within"]

@@ -175,6 +175,10 @@ class OneErrorForm(forms.ModelForm):
         return [error for error in errors if not told.issuperset(error.messages) and not told.update(error.messages)]
 
 
+# The button of a review that leads back to the form.
+BACK = "_back"
+
+
 class RecordedForm(OneErrorForm):
     """A form that remembers which state of the row it was opened on, and asks for a reason."""
 
@@ -202,6 +206,8 @@ class RecordedForm(OneErrorForm):
             # The user has seen the message, so the next save of this form is accepted.
             self.data = self.data.copy()
             self.data[self.add_prefix("seen_version")] = self.present
+        if BACK in self.data:
+            self.add_error(None, "Nothing is saved yet. Change what you like, and save again to review it.")
         return cleaned
 
     def _conflict_message(self) -> str:

@@ -21,6 +21,7 @@ from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 PREFIX = "limits"
 MOST_COST = 10**15
+ONE_DENIAL = "The only sampled denial of the last 7 days that tells it had no such"
 
 
 def advise(policy: Policy, posted: Mapping[str, str], projects: QuerySet[Project], now: datetime) -> dict[str, Any]:
@@ -145,7 +146,9 @@ class _Seen:
             text = f"Not known whether requests have such a {name}: no sampled denial of the last 7 days tells it, and "
             yield Advice(field, f"{text}passed requests are not recorded. A day in shadow shows it.", "info")
         elif not traffic.fits(rule, name, seen):
-            text = f"None of the {seen.total():,} sampled denials of the last 7 days that tell it had such a {name}. "
+            count = seen.total()
+            those = f"None of the {count:,} sampled denials of the last 7 days that tell it had such a"
+            text = f"{those if count > 1 else ONE_DENIAL} {name}. "
             near = traffic.similar(pattern, seen) if pattern else []
             rest = f"Similar ones: {', '.join(near)}." if near else "Passed requests are not recorded."
             yield Advice(field, text + rest)

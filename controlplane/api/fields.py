@@ -11,6 +11,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api.requests import MAX_REASON
+from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Token
@@ -18,8 +19,6 @@ from enforcement.model.matching import LABEL_PREFIX, check_labels
 from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
 
 EVERY_LIMIT = "*"
-# Instants are published in microseconds, and enforcers read integers up to 2**53.
-LATEST = datetime(2255, 1, 1, tzinfo=UTC)
 
 
 class StringField(serializers.CharField):

@@ -22,7 +22,7 @@ from controlplane.core.money import permits
 from controlplane.explain import words
 from controlplane.explain.answer import Explanation, Line, Source, explain
 from controlplane.explain.panels import reach_of
-from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
+from controlplane.explain.question import Case, Reach, Unanswerable, masked, of_decision, of_token, secret_in
 from controlplane.fleet.heartbeats import is_live
 from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy
@@ -30,7 +30,6 @@ from controlplane.publishing.models import Revision
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from enforcement.model.matching import check_attributes, is_label
-from enforcement.model.tokens import SECRET_HEADS
 
 RESULTS = {
     "denied": ("denied", "bad"),
@@ -123,8 +122,9 @@ def explain_view(request: HttpRequest) -> HttpResponse:
 
     Only ids may be in an address, as secrets would stay in logs and in the browser's history.
     """
-    asked = request.POST if request.method == "POST" else _in_address(request)
-    form = QuestionForm(asked or None)
+    asked = request.POST.dict() if request.method == "POST" else _in_address(request)
+    # A secret may be pasted into the wrong field. Only that of the token is read, and none is shown again.
+    form = QuestionForm({name: text if name == "token" else masked(text) for name, text in asked.items()} or None)
     found = _found(form, reach_of(request)) if form.is_bound and form.is_valid() else None
     context = {**admin.site.each_context(request), "title": TITLE, "form": _without_secret(form)}
     context["zone_help"] = f"In the time zone {timezone.get_current_timezone_name()}. If empty, now."
@@ -157,8 +157,8 @@ def _found(form: QuestionForm, reach: Reach) -> Explanation | None:
 
 def _without_secret(form: QuestionForm) -> QuestionForm:
     """Return the form, in which the field of the token is empty if it had a secret, so that no page shows it."""
-    if form.is_bound and form.data.get("token", "").strip().startswith(SECRET_HEADS):
-        form.data = {**form.data.dict(), "token": ""}
+    if form.is_bound and secret_in(form.data.get("token", "")):
+        form.data = {**form.data, "token": ""}
     return form
 
 

@@ -1,6 +1,6 @@
 """The documents that applied to a request, at a revision and now."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ def now_for(case: Case, now: datetime) -> Subject | None:
         subject = HolderDocuments.of(holder, now).as_subject()
     except Forgotten:
         return None
-    return subject if case.token_id else replace(subject, anonymous=True)
+    return subject if case.token_id else subject._replace(anonymous=True)
 
 
 def then_for(case: Case, present: Subject | None) -> State:
@@ -62,7 +62,7 @@ def then_for(case: Case, present: Subject | None) -> State:
     wanted = {pk for *_, pk in subject.attached() if pk}
     policies = _policies(wanted, case.revision)
     missing += () if wanted <= set(policies) else ("a policy of that revision",)
-    return State(case.revision, replace(subject, policies=policies), missing)
+    return State(case.revision, subject._replace(policies=policies), missing)
 
 
 def _token(

@@ -1,6 +1,7 @@
 """What is asked: a decision by its id, or a token with the attributes of a request and a time."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,8 @@ from enforcement.plan.decision_id import DecisionFacts, DecisionKey, InvalidDeci
 
 # More tokens than these are not listed to somebody who has typed the name of several.
 NAMED = 5
+# A secret as people paste it, also with a scheme before it, in quotes, or in an address.
+_SECRET = re.compile(rf"(?:{'|'.join(SECRET_HEADS)})[^\s\"'<>&,;]+")
 
 
 class Unanswerable(LookupError):
@@ -32,8 +35,23 @@ class Unanswerable(LookupError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field, self.reason = field, reason
+        super().__init__(f"{field}: {masked(reason)}")
+        self.field, self.reason = field, masked(reason)
+
+
+def masked(text: str) -> str:
+    """Return a text with only the prefix of each secret in it, because it is shown again."""
+    return _SECRET.sub(lambda found: _prefix_of(found[0]), text)
+
+
+def _prefix_of(secret: str) -> str:
+    return secret if len(secret) <= PREFIX_LENGTH else f"{secret[:PREFIX_LENGTH]}…"
+
+
+def secret_in(text: str) -> str:
+    """Return the secret of a token in a text, or an empty string if there is no more than a prefix."""
+    found = _SECRET.search(text)
+    return found[0] if found and len(found[0]) > PREFIX_LENGTH else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +166,8 @@ def of_token(text: str, at: datetime, reach: Reach, attributes: Mapping[str, str
 
 def _token(text: str, reach: Reach) -> Token:
     tokens = reach.tokens.select_related("project")
-    if text.startswith(SECRET_HEADS) and len(text) > PREFIX_LENGTH:
-        return _by_secret(text, tokens)
+    if secret := secret_in(text):
+        return _by_secret(secret, tokens)
     named = Q(pk=text) | Q(prefix=text) | Q(name=text)
     found = list(tokens.filter(named).order_by("-created_at", "pk")[: NAMED + 1])
     if not found:
@@ -170,4 +188,4 @@ def _by_secret(secret: str, tokens: QuerySet[Token]) -> Token:
     return token
 
 
-__all__ = ["Case", "Reach", "Unanswerable", "of_decision", "of_token"]
+__all__ = ["Case", "Reach", "Unanswerable", "masked", "of_decision", "of_token", "secret_in"]

@@ -40,11 +40,13 @@ def lead(found: Explanation) -> str:
     reason = case.facts.reason
     if reason in REFUSALS:
         return REFUSALS[reason][0].format(who=case.who)
+    if reason == "ok":
+        return "It was allowed" + (" without the store, which was not reachable." if _is_alone(found) else ".")
     if decided is None:
         return _without_limit(found)
     name, limit = _slashed(decided.match.name), decided.match.limit
     sentences: dict[str, Callable[[], str]] = {
-        "limited": lambda: f"{_holder(found, decided)} had used up {amount(limit)} of {name}.",
+        "limited": lambda: _used_up(found, decided),
         "cost_exceeds_capacity": lambda: f"It cost more than {name} admits at all, which is {amount(limit)}.",
         "degraded_denied": lambda: f"The store was not reachable, and {name} denies requests then.",
         "unpriced_model": lambda: f"{name} counts money, and the model had no price.",
@@ -53,9 +55,27 @@ def lead(found: Explanation) -> str:
     return sentences.get(reason, lambda: OTHER[0].format(reason=reason))()
 
 
+def _used_up(found: Explanation, decided: Line) -> str:
+    name, holder = _slashed(decided.match.name), _holder(found, decided)
+    if not _is_alone(found):
+        return f"{holder} had used up {amount(decided.match.limit)} of {name}."
+    holder = holder[0].lower() + holder[1:] if decided.match.scope != "token" else holder
+    return f"The store was not reachable, and {holder} had used up the part of {name} that one process admits alone."
+
+
+def _is_alone(found: Explanation) -> bool:
+    """Return whether a process decided without the store."""
+    return found.case.facts is not None and found.case.facts.source == "fallback"
+
+
 def _holder(found: Explanation, decided: Line) -> str:
     """Return whose requests the limit counts together."""
-    holders = {"global": "All requests together", "project": f"Project {found.case.project}"}
+    project = found.case.project
+    holders = {
+        "global": "All requests together",
+        "project": f"Project {project}",
+        "anonymous": f"Requests without a token of {project}",
+    }
     return holders.get(decided.match.scope, found.case.who)
 
 
@@ -88,7 +108,7 @@ def context(found: Explanation) -> list[str]:
     """Return the sentences that follow the first one: when the next request was possible, and the requests around."""
     decided = found.decided
     sentences = []
-    if decided and found.case.facts and found.case.facts.reason == "limited":
+    if decided and found.case.facts and found.case.facts.reason == "limited" and not _is_alone(found):
         sentences.append(_next_request(decided.match.limit, found.case.at))
     if found.total:
         allowed, denied = found.total["allowed"], found.total["denied"]
@@ -158,9 +178,14 @@ def reply(found: Explanation) -> str:
     reason, decided = case.facts.reason, found.decided
     if reason in REFUSALS:
         return f"Your request at {at} was refused because {REFUSALS[reason][1]}."
+    if reason == "ok":
+        return f"Your request at {at} was allowed."
     name = decided.match.limit.name if decided else case.facts.limit.rpartition("/")[2]
     if reason == "limited" and decided:
         limit = decided.match.limit
+        if _is_alone(found):
+            part = "of which we could give out only a part for a moment"
+            return f"Your request at {at} was limited by {name}, {part}. Please wait for the time in Retry-After."
         sentences = [f"Your request at {at} was limited by {name}: {amount(limit)} were used up."]
         sentences.append(_next_request(limit, case.at).replace("The next request", "The next one"))
         if decided.quota_now is not None and decided.quota_now != limit.quota:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 100
 # A slice begins no other part after this time. On SQLite it keeps all writers waiting, who give up after 3 seconds.
 SLICE_SECONDS = 0.5
+# Between two slices on SQLite. Who waits for its lock looks for it each tenth of a second, and would find it taken.
+GIVE_WAY_SECONDS = 0.15
 # A task returns after this time, so that other tasks of the worker get their turn. The next run goes on.
 TASK_SECONDS = 8.0
 # A slice is tried so often in all, each time after this pause.
@@ -92,11 +94,15 @@ def cancel(job: Job) -> bool:
     return cancelled
 
 
-def run_all(seconds: float = TASK_SECONDS, clock: Callable[[], float] = monotonic) -> int:
+def run_all(
+    seconds: float = TASK_SECONDS, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
+) -> int:
     """Run slices of all active jobs by turns for about so many *seconds*, and return how many ran."""
     until, count = clock() + seconds, 0
     while clock() < until and run_next():
         count += 1
+        if connection.vendor == "sqlite":
+            pause(GIVE_WAY_SECONDS)
     return count
 
 

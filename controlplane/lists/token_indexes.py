@@ -7,6 +7,8 @@ TOKEN_INDEXES = [
     # The columns by which the list is sorted, and the end, by which it is filtered.
     Index(fields=["-created_at", "-id"], name="projects_token_created"),
     Index(fields=["name", "-id"], name="projects_token_name"),
+    # Those of a project may all have names from a few letters on.
+    Index(fields=["project", "name", "-id"], name="projects_token_named"),
     # Half of them may have no end, and these come first, by their ids, when the last ends are wanted.
     Index(fields=["expires_at", "id"], name="projects_token_ends"),
     # The beginning of the secret, in any collation of the database.
@@ -18,4 +20,6 @@ TOKEN_INDEXES = [
     # What counts its live tokens without reading them.
     Index(fields=["policy", "expires_at"], name="projects_token_having", condition=Q(revoked_at=None)),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
+    # A project may have none of many.
+    Index(fields=["project", "-created_at"], name="projects_token_gone", condition=Q(revoked_at__isnull=False)),
 ]

@@ -123,10 +123,16 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
 
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
         fieldsets = super().get_fieldsets(request, obj)
+        if obj and not self.has_change_permission(request, obj):
+            fieldsets = [("Limits", {"fields": ["limits_described"]}), *fieldsets]
         if request.user.has_perm("fleet.view_instance"):
             return fieldsets
         hidden = "refused_by"
         return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
+
+    def get_inlines(self, request: HttpRequest, obj: Policy | None) -> list[type[LimitInline]]:
+        """Return the forms of limits for those who may change them. Others read what the limits do."""
+        return self.inlines if obj is None or self.has_change_permission(request, obj) else []
 
     @display(description="Limits")
     def limits_described(self, policy: Policy) -> str:

@@ -25,7 +25,7 @@ from controlplane.policies.actions import lock_global_policy, replace_limits, sa
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from controlplane.review.api import DryRunQuery, ReplacedOrTried, ReviewSerializer
+from controlplane.review.api import ChoiceTried, DryRunQuery, ReplacedOrTried, ReviewSerializer, review_of_choice
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -228,22 +228,34 @@ class GlobalSerializer(StrictSerializer):
     policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that applies to every request.")
 
 
+GLOBAL_OR_REVIEW = PolymorphicProxySerializer("GlobalOrReview", [GlobalSerializer, ReviewSerializer], None)
+
+
 class GlobalView(ApiView):
     """The policy that applies to every request of every project."""
 
     serializer_class = GlobalSerializer
+    queries = {"update": DryRunQuery}
     scopes = {"retrieve": "policies:read", "update": "policies:write"}
     of_all_projects = ("update",)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self.present()
 
+    @extend_schema(responses=GLOBAL_OR_REVIEW)
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        with self.change() as tx:
-            lock_global_policy()
-            check_precondition(request, GlobalPolicy())
-            set_global_policy(tx, self.read_body().validated_data["policy"])
-            return self.present()
+        try:
+            with self.change() as tx:
+                lock_global_policy()
+                present = GlobalPolicy()
+                check_precondition(request, present)
+                chosen = self.read_body().validated_data["policy"]
+                set_global_policy(tx, chosen)
+                if self.query["dry_run"] == "true":
+                    raise ChoiceTried
+                return self.present()
+        except ChoiceTried:
+            return Response(review_of_choice(chosen, present.policy))
 
     def present(self) -> Response:
         return self.answer(GlobalPolicy())

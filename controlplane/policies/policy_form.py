@@ -23,8 +23,6 @@ DISCONNECTS = {
     "drain": "Read the answer to its end, within bounds, for the reported usage",
 }
 METERING_FIELDS = ("estimate", "default_cap", "part_tokens", "on_disconnect", "clamp_at_least")
-# The button of the review that leads back to the form.
-BACK = "_back"
 METERED_REQUESTS = ("Metered requests", {"fields": list(METERING_FIELDS), "classes": ["collapse", "sg-metering"]})
 
 
@@ -91,8 +89,6 @@ class PolicyForm(RecordedForm):
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data
-        if BACK in self.data:
-            self.add_error(None, "Nothing is saved yet. Change what you like, and save again to review it.")
         self._check_slug(cleaned)
         rules = {name: cleaned[name] for name in METERING_FIELDS if cleaned.get(name) not in (None, "", {})}
         try:

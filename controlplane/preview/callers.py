@@ -1,6 +1,5 @@
 """The callers that a policy concerns, and what is recorded of them."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +10,7 @@ import numpy as np
 from django.db.models import Q, QuerySet
 
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.chunks import HEAD, Chunk, read_hours
+from controlplane.preview.chunks import HEAD, Chunk, DaySum, read_hours
 from controlplane.preview.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay
 from controlplane.preview.replay import Case, Days, seconds_of_day
@@ -59,20 +58,33 @@ class Callers:
         span: Of its days, the recorded requests count.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
+        holder: Only this token or project counts, as if it had the policy.
     """
 
-    def __init__(self, policy: Policy, span: Span, now: datetime, projects: Collection[str] | None = None) -> None:
-        tokens = Token.objects.live(now).filter(policy=policy.pk)
-        seen = Project.objects.all()
+    def __init__(
+        self,
+        policy: Policy,
+        span: Span,
+        now: datetime,
+        projects: Collection[str] | None = None,
+        holder: Caller | None = None,
+    ) -> None:
+        tokens, seen = Token.objects.live(now), Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
+        if holder is None:
+            tokens = tokens.filter(policy=policy.pk)
+            having, admitting = seen.filter(policy=policy.pk), seen.filter(anonymous_policy=policy.pk)
+        else:
+            tokens = tokens.filter(pk=holder[1])
+            having, admitting = seen.filter(pk=holder[1]), seen.none()
         self.policy, self.now, self.visible = policy, now, projects
         recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
         self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))
-        self.projects = list(seen.filter(policy=policy.pk).values_list("pk", flat=True))
-        self.open_projects = list(seen.filter(anonymous_policy=policy.pk).values_list("pk", flat=True))
+        self.projects = list(having.values_list("pk", flat=True))
+        self.open_projects = list(admitting.values_list("pk", flat=True))
         self.are_costs_one = True
-        everything = [(EVERYTHING, "")] if policy.is_global and projects is None else []
+        everything = [(EVERYTHING, "")] if policy.is_global and projects is None and holder is None else []
         # How many have the policy, with those that sent nothing.
         self.concerned = tokens.count() + len(self.projects) + len(self.open_projects) + len(everything)
         self.all: list[Caller] = [
@@ -104,14 +116,17 @@ class Callers:
     def days(self, places: Sequence[int], span: Span) -> list[Days]:
         """Return the recorded days of the callers at these places, whose requests are added up by day."""
         chosen = {self.all[place]: number for number, place in enumerate(places)}
-        found: list[dict[date, list[Chunk]]] = [defaultdict(list) for _ in places]
+        found: list[dict[date, Chunk | DaySum]] = [{} for _ in places]
         for project, token, day, body in self._rows_of(chosen, span.days):
             chunk = Chunk.read(body)
             for caller in _callers_of(project, token):
                 if caller in chosen:
-                    found[chosen[caller]][day].append(chunk)
+                    _add(found[chosen[caller]], day, chunk)
         return [
-            [(seconds_of_day(day), Chunk.joined(chunks)) for day, chunks in sorted(of_caller.items())]
+            [
+                (seconds_of_day(day), held if isinstance(held, Chunk) else held.chunk())
+                for day, held in sorted(of_caller.items())
+            ]
             for of_caller in found
         ]
 
@@ -172,6 +187,18 @@ def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str])
     """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
     of_project = Q(project_id__in=projects) & ~Q(token_id="")
     return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
+
+
+def _add(days: dict[date, Chunk | DaySum], day: date, chunk: Chunk) -> None:
+    """Add a chunk to a day. That of a project adds up those of all of its tokens, of which none is kept."""
+    held = days.setdefault(day, chunk)
+    if held is chunk:
+        return
+    if isinstance(held, Chunk):
+        days[day] = total = DaySum()
+        total.add(held)
+        held = total
+    held.add(chunk)
 
 
 def _callers_of(project: str, token: str) -> tuple[Caller, ...]:

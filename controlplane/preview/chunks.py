@@ -90,11 +90,10 @@ class Chunk:
     @classmethod
     def joined(cls, chunks: Sequence[Self]) -> Self:
         """Return one chunk with the minutes of all, of which those that are the same add up."""
-        if len(chunks) == 1:
-            return chunks[0]
-        numbers = [np.column_stack([one.demand, one.allowed, one.parts]) for one in chunks]
-        minutes, seconds = ([getattr(one, name) for one in chunks] for name in ("minutes", "seconds"))
-        return cls._added(np.concatenate(minutes), np.concatenate(numbers), np.concatenate(seconds))
+        held = DaySum()
+        for one in chunks:
+            held.add(one)
+        return cls(*held.columns())
 
     @property
     def unplaced(self) -> np.ndarray:
@@ -117,6 +116,36 @@ class Chunk:
         of_hour = minutes.reshape(24, 60)
         heads[:, 3], heads[:, 4] = of_hour.max(axis=1), (of_hour[:, 1:] + of_hour[:, :-1]).max(axis=1)
         return np.minimum(heads, MOST).astype("<u4").tobytes()
+
+
+class DaySum:
+    """The sum of many chunks of one day, of which it keeps none."""
+
+    def __init__(self) -> None:
+        self._demand, self._allowed = np.zeros(MINUTES, np.int64), np.zeros(MINUTES, np.int64)
+        self._seconds, self._parts = np.zeros(MINUTES, np.uint64), np.zeros((MINUTES, PARTS), np.int64)
+        self._is_there = np.zeros(MINUTES, bool)
+
+    def add(self, chunk: Chunk) -> None:
+        """Add the minutes of a chunk, each of which it has once."""
+        minutes = chunk.minutes
+        self._is_there[minutes] = True
+        self._demand[minutes] += chunk.demand
+        self._allowed[minutes] += chunk.allowed
+        self._seconds[minutes] |= chunk.seconds
+        self._parts[minutes] += chunk.parts
+
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the fields of a chunk."""
+        minutes = np.flatnonzero(self._is_there)
+        demand, allowed, parts = (
+            np.minimum(column[minutes], MOST) for column in (self._demand, self._allowed, self._parts)
+        )
+        return minutes, demand, allowed, self._seconds[minutes], parts
+
+    def chunk(self) -> Chunk:
+        """Return the sum as a chunk."""
+        return Chunk(*self.columns())
 
 
 def read_hours(rows: Sequence[bytes | memoryview]) -> np.ndarray:

@@ -15,11 +15,11 @@ import numpy as np
 from controlplane.policies.models import Policy
 from controlplane.preview import recording
 from controlplane.preview.callers import Callers, Span, hour_of
-from controlplane.preview.chunks import HEAD
+from controlplane.preview.chunks import HEAD, read_hours
 from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
-from controlplane.preview.kinds import DAY, Caller
-from controlplane.preview.replay import MOST_STEPS, Case, Outcome, replay
+from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
+from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, replay
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
@@ -153,6 +153,7 @@ class Recorded:
         policy: Its tokens, projects and overrides count. It need not be saved.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
+        holder: Only this token or project counts, as if it had the policy.
     """
 
     def __init__(
@@ -161,30 +162,35 @@ class Recorded:
         now: datetime,
         span: timedelta | tuple[datetime, datetime] = DAY,
         projects: Collection[str] | None = None,
+        holder: Caller | None = None,
     ) -> None:
         self._began = time.perf_counter()
         known_until = recording.fold_few(now)
         starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
         self._span = Span.of(starts, ends)
         self._ends = min(ends, known_until)
-        self._callers = Callers(policy, self._span, now, projects)
+        self._callers = Callers(policy, self._span, now, projects, holder)
 
     @cached_property
     def _heads(self) -> np.ndarray:
         return self._callers.heads(self._span)
 
-    def preview(self, limits: Sequence[Limit]) -> Preview:
-        """Return what *limits* would have denied. Also those in shadow are judged as if they were enforced."""
+    def preview(self, limits: Sequence[Limit], steps: int = MOST_STEPS) -> Preview:
+        """
+        Return what *limits* would have denied. Also those in shadow are judged as if they were enforced.
+
+        At most so many *steps* of the reference algorithms are taken.
+        """
         began, self._began = self._began, 0.0
         began = began or time.perf_counter()
-        found = self._judged(limits, MOST_AFFECTED)
+        found = self._judged(limits, MOST_AFFECTED, steps)
         return replace(found, took_seconds=time.perf_counter() - began)
 
     def affected(self, limits: Sequence[Limit]) -> list[Affected]:
         """Return all callers of which requests would have been denied, those with most denials first."""
-        return self._judged(limits, None).affected
+        return self._judged(limits, None, MOST_STEPS).affected
 
-    def _judged(self, limits: Sequence[Limit], most: int | None) -> Preview:
+    def _judged(self, limits: Sequence[Limit], most: int | None, steps: int) -> Preview:
         unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
         limits = [limit for limit in limits if not unknown_about(limit)]
         callers, span = self._callers, self._span
@@ -205,21 +211,31 @@ class Recorded:
             known,
             overrides=max(held for _, held in cases),
             cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
-            histogram=histogram_of(cases[0][0], of_span, requests > 0),
         )
-        if len(could) * span.seconds // PART_SECONDS > MOST_CELLS:
+        is_summary = len(could) * span.seconds // PART_SECONDS > MOST_CELLS
+        outcome = None if is_summary else _replayed(callers, could, [case for case, _ in cases], span, steps, of_span)
+        known = replace(known, histogram=histogram_of(cases[0][0], of_span, requests > 0))
+        if outcome is None:
             return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
-        outcome = _replayed(callers, could, [case for case, _ in cases], span)
         return _with_outcome(known, callers, could, outcome, (requests, of_span), most)
 
 
-def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span) -> Outcome:
-    """Return the outcome of the callers at the places *could*, in that order."""
-    steps, found = MOST_STEPS, []
+def _replayed(
+    callers: Callers, could: np.ndarray, cases: Sequence[Case], span: Span, steps: int, heads: np.ndarray
+) -> Outcome:
+    """
+    Return the outcome of the callers at the places *could*, in that order.
+
+    The *heads* of those that count many tokens together become exact, as they were sums of each token's own peaks.
+    """
+    found = []
     for start in range(0, len(could), CALLERS_AT_ONCE):
         places = could[start : start + CALLERS_AT_ONCE].tolist()
         chosen = [at_places(case, places) for case in cases]
         days, coarse = callers.days(places, span), len(could) > MOST_FINE or span.seconds > LONGEST_FINE
+        for place, of_caller in zip(places, days, strict=True):
+            if callers.all[place][0] in (PROJECT, EVERYTHING):
+                _set_heads(heads[place], of_caller, span)
         outcome, steps = replay(days, chosen, span.begins, span.ends, steps, coarse=coarse)
         found.append(outcome)
     if not found:
@@ -227,6 +243,14 @@ def _replayed(callers: Callers, could: np.ndarray, cases: Sequence[Case], span: 
         return Outcome(nothing, nothing, nothing, 0, True)
     numbers = [np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("low", "likely", "high")]
     return Outcome(*numbers, max(one.step for one in found), all(one.is_whole for one in found))
+
+
+def _set_heads(heads: np.ndarray, days: Days, span: Span) -> None:
+    """Set the heads of a caller, by hour of the span, to those of its recorded days."""
+    for start, chunk in days:
+        first = (start - span.begins) // HOUR_SECONDS
+        inside = slice(max(0, first), max(0, first + 24))
+        heads[inside] = read_hours([chunk.hours()])[0][inside.start - first :][: len(heads[inside])]
 
 
 def at_places(case: Case, places: Sequence[int]) -> Case:
@@ -284,9 +308,24 @@ def could_deny(case: Case, heads: np.ndarray) -> np.ndarray:
     minutes = np.maximum(_pairs(heads[:, :, _MINUTE]).max(axis=1), heads[:, :, _MINUTES].max(axis=1))
     if limit.algorithm == "token_bucket":
         rate = quotas / (limit.window_seconds or 1)
-        spans = ((tens, 0), (minutes, PART_SECONDS), (hours, MINUTE_SECONDS), (sent.sum(axis=1), HOUR_SECONDS))
-        return np.any([most > bursts + rate * least for most, least in spans], axis=0)
+        short, long = ((tens, 0), (minutes, PART_SECONDS)), ((hours, MINUTE_SECONDS), (sent.sum(axis=1), HOUR_SECONDS))
+        at_once, later = (
+            np.any([most > bursts + rate * least for most, least in spans], axis=0) for spans in (short, long)
+        )
+        return at_once | (later & ~_is_refilled(heads[:, :, _MINUTE].max(axis=1), minutes, bursts, rate))
     return _most_in(limit, heads, (tens, minutes, hours)) > quotas
+
+
+def _is_refilled(minute: np.ndarray, pair: np.ndarray, bursts: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """
+    Return of which callers no span of more than a minute could exceed a bucket.
+
+    A span of more than k - 1 and at most k minutes touches k + 1 of them. If no *minute* has more requests than flow
+    in, it exceeds the inflow by at most two minutes. If no *pair* of minutes has, by at most one and a half pairs.
+    """
+    inflow = rate * MINUTE_SECONDS
+    by_minute = (minute <= inflow) & (2 * minute <= bursts)
+    return by_minute | ((pair <= 2 * inflow) & (1.5 * pair <= bursts))
 
 
 def _pairs(numbers: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def replay(
     """
     limits = [case.limit for case in cases]
     step = step_seconds(limits, coarse=coarse or _is_coarse(callers))
-    before = min(MOST_BEFORE, 2 * max(map(window_seconds, limits)))
+    before = min(MOST_BEFORE, max(map(_followed_seconds, limits)))
     origin = begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS
     demand = bins_of(callers, origin, ends, step)
     best = _counters(origin, ends, step, cases, pessimistic=False)
@@ -104,6 +104,12 @@ def replay(
     undecided = _Undecided(origin, begins, ends, step, high, full)
     likely, left = _likely(callers, cases, undecided, (least, most), steps)
     return Outcome(np.minimum(least, likely), likely, np.maximum(most, likely), step, left >= 0), max(left, 0)
+
+
+def _followed_seconds(limit: Limit) -> int:
+    """Return for how long a counter is followed before the span, in which it begins empty."""
+    # What a sliding window denied depends on the window before, and so on what that denied.
+    return window_seconds(limit) * (8 if limit.algorithm == "sliding_window" else 2)
 
 
 def bins_of(callers: Sequence[Days], origin: int, ends: int, step: int) -> np.ndarray:

@@ -38,6 +38,8 @@ def _of(number: Range, whole: int, noun: str) -> str:
 def sentence(preview: Preview) -> str:
     """Return the first sentence of a preview, or that there is no data."""
     if not preview.has_data:
+        if preview.callers and not preview.unknown:
+            return f"No limit is left, so none of the requests in the last {span_of(preview)} would have been limited."
         return NOT_JUDGED if preview.unknown and preview.callers else NO_DATA
     if preview.is_summary:
         return (

@@ -46,12 +46,13 @@ from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.review.attached_admin import ReviewedAttachment
 from controlplane.statements.links import statement_url
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
 
 @admin.register(Project)
-class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, RecordedAdmin):
+class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, ReviewedAttachment, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", SuspendedFilter, NearFilter]
@@ -170,7 +171,9 @@ class TokenStatusFilter(StatusFilter):
 
 
 @admin.register(Token)
-class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, CredentialAdmin):
+class TokenAdmin(
+    UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, ReviewedAttachment, CredentialAdmin
+):
     form = TokenForm
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
@@ -204,6 +207,14 @@ class TokenAdmin(UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters,
     project_path = "project_id"
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(examples)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Token | None = None) -> list[Any]:
+        """Return the fields, of which those who may not change them read two as the list shows them."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        read = {"labels": "label_list", "expires_at": "ends"}
+        return [(title, {**it, "fields": [read.get(name, name) for name in it["fields"]]}) for title, it in fieldsets]
 
     @display(description="Status")
     def state(self, token: Token) -> str:

@@ -11,6 +11,7 @@ from django.db.models.lookups import Exact
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.lists.token_indexes import TOKEN_INDEXES
 from controlplane.projects.scopes import SCOPES
@@ -34,10 +35,13 @@ def isoformat(instant: datetime | None) -> str | None:
 
 
 def check_is_future(field: str, instant: datetime | None) -> None:
-    """Raise ValidationError for *field* if it holds an instant that is over."""
+    """Raise ValidationError for *field* if it holds an instant that is over, or later than enforcers can read."""
     if instant is not None and instant <= timezone.now():
         message = f"Must be in the future, got {instant.isoformat()}."
         raise ValidationError({field: ValidationError(message, code="past")})
+    if instant is not None and instant >= LATEST:
+        message = f"Must be before the year {LATEST.year}, got {instant.isoformat()}."
+        raise ValidationError({field: ValidationError(message, code="range")})
 
 
 class Versioned(models.Model):

@@ -57,6 +57,10 @@ class ReviewNeeded(Exception):
         super().__init__(policy.slug)
         self.policy, self.before, self.after, self.error = policy, before, after, error
 
+    def review(self, projects: set[str] | None) -> Review:
+        """Return the review without its preview, of the projects that the reader may see."""
+        return review_of(self.policy, self.before, self.after, projects)
+
 
 def visible(request: HttpRequest) -> set[str] | None:
     """Return the ids of the projects that the user may see, or None for all of them."""
@@ -65,7 +69,51 @@ def visible(request: HttpRequest) -> set[str] | None:
     return set(projects_of(request.user).values_list("pk", flat=True))
 
 
-class ReviewedPolicies:
+class ReviewedForm:
+    """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
+            request.POST = _without_decision(request.POST)
+        try:
+            return super().changeform_view(request, *args, **options)
+        except ReviewNeeded as needed:
+            request.held_messages = request.change = None
+            return self.review_page(request, needed)
+
+    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
+        """Return the page that shows what a change will do, and asks how to start it."""
+        review = needed.review(visible(request))
+        return self._page_of(request, review, needed.after, needed.error, **more)
+
+    def _page_of(
+        self,
+        request: HttpRequest,
+        review: Review,
+        after: dict[str, Any],
+        error: str,
+        *,
+        offer_shadow: bool = True,
+        others: bool = True,
+        **more: Any,
+    ) -> HttpResponse:
+        if FILE in request.POST:
+            return self.affected_file(request, review, after)
+        span, now, seen = _span(request), timezone.now(), visible(request)
+        review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
+        context = _context(request, review, error, span, offer_shadow=offer_shadow)
+        return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
+
+    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
+
+        length = SPANS[_span(request)][0]
+        recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.holder)
+        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
+
+
+class ReviewedPolicies(ReviewedForm):
     """A mixin for the page of policies, which saves a change of limits that somebody feels only after its review."""
 
     change_form_outer_before_template = "admin/sluicegate/preview/verdicts.html"
@@ -142,7 +190,7 @@ class ReviewedPolicies:
         start, error = request.POST.get(START, ""), ""
         if start:
             reason = request.POST.get("change_reason", "")
-            error = NO_START if start == SHADOW and not offer_shadow else _missing(review, start, reason)
+            error = NO_START if start == SHADOW and not offer_shadow else missing(review, start, reason)
             if not error:
                 return self._set_reach(request, policy, review, reason)
         more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
@@ -165,15 +213,6 @@ class ReviewedPolicies:
             self.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
         return HttpResponseRedirect(change_url(policy))
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
-            request.POST = _without_decision(request.POST)
-        try:
-            return super().changeform_view(request, *args, **options)
-        except ReviewNeeded as needed:
-            request.held_messages = request.change = None
-            return self.review_page(request, needed)
-
     def settle_review(self, request: HttpRequest, policy: Policy) -> None:
         """
         Do nothing if the change, which is saved but not committed, needs no review, or start it as the review says.
@@ -192,41 +231,10 @@ class ReviewedPolicies:
         if not review.is_needed:
             return
         start = request.POST.get(START, "")
-        if error := _missing(review, start, request.change.reason):
+        if error := missing(review, start, request.change.reason):
             raise ReviewNeeded(saved, before, after, error if start else "")
         if start == SHADOW:
             start_in_shadow(request.change, saved, review.changes)
-
-    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
-        """Return the page that shows what a change will do, and asks how to start it."""
-        review = review_of(needed.policy, needed.before, needed.after, visible(request))
-        return self._page_of(request, review, needed.after, needed.error, **more)
-
-    def _page_of(
-        self,
-        request: HttpRequest,
-        review: Review,
-        after: dict[str, Any],
-        error: str,
-        *,
-        offer_shadow: bool = True,
-        others: bool = True,
-        **more: Any,
-    ) -> HttpResponse:
-        if FILE in request.POST:
-            return self.affected_file(request, review, after)
-        span, now, seen = _span(request), timezone.now(), visible(request)
-        review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
-        context = _context(request, review, error, span, offer_shadow=offer_shadow)
-        return self.page(request, "preview/review.html", title=f"Review: {review.policy}", **{**context, **more})
-
-    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
-        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
-        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
-
-        length = SPANS[_span(request)][0]
-        recorded = Recorded(review.policy, timezone.now(), length, visible(request))
-        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
 
 
 def _where(policy: Policy) -> str:
@@ -249,7 +257,7 @@ def _span(request: HttpRequest) -> str:
     return span if span in SPANS else "24h"
 
 
-def _missing(review: Review, start: str, reason: str) -> str:
+def missing(review: Review, start: str, reason: str) -> str:
     """Return what the decision on a review lacks, or nothing."""
     if start not in (SHADOW, ENFORCE) or (start == SHADOW and not review.can_start_in_shadow):
         return NO_START

@@ -11,7 +11,7 @@ from controlplane.api.views import Replaced
 from controlplane.policies.models import Policy
 from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
 from controlplane.review.effects import EFFECTS
-from controlplane.review.reviews import Review, review_of, with_preview
+from controlplane.review.reviews import Review, review_of, review_of_reach, with_preview
 
 
 class LimitChangeSerializer(serializers.Serializer):
@@ -66,6 +66,25 @@ class ReplacedOrTried(Replaced):
             review = review_of(tried.policy, tried.before, tried.after, seen)
             review = with_preview(review, tried.after, timezone.now(), projects=seen, others=False)
             return Response(ReviewSerializer(review_data(review)).data)
+
+
+class ChoiceTried(Exception):
+    """Raised inside the transaction of a choice of the global policy that is only tried."""
+
+
+def review_of_choice(chosen: Policy | None, former: Policy | None) -> dict[str, Any]:
+    """Return the review of making one policy the global one in place of another, as a response sends it."""
+    after: dict[str, Any] = {"limits": []}
+    if chosen == former:
+        review = Review(chosen or Policy(), [], is_global=True, title="Nothing changes")
+    elif chosen is not None:
+        chosen.is_global, after = True, chosen.as_record()
+        review = review_of_reach(chosen, former)
+    else:
+        assert former is not None
+        former.is_global = False
+        review = review_of_reach(former, None)
+    return ReviewSerializer(review_data(with_preview(review, after, timezone.now(), others=False))).data
 
 
 def review_data(review: Review) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.kinds import DAY
+from controlplane.preview.kinds import DAY, Caller
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.effects import (
@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview, Recorded
 
 # With more callers, the previews of other quotas would take longer than the page may.
-MOST_COMPARED = 1000
+MOST_COMPARED = 500
+# Of all of them together about as many as of the preview itself.
+STEPS_OF_OTHERS = 60_000
 SHADOW, ENFORCE = "shadow", "enforce"
 # Whose requests a limit of the global policy counts together.
 EVERYTHING = "all projects together"
@@ -62,6 +64,9 @@ class Review:
         denied_now: Requests that its limits did deny in the same time.
         others: Other quotas of the limit that changes.
         title: What the change does, if that is not told by its limits.
+        holder: The only caller concerned, if it gets or loses the policy, which itself stays as it is.
+        holder_name: The name of that caller.
+        former: The policy that the holder had before, or None.
     """
 
     policy: Policy
@@ -75,6 +80,14 @@ class Review:
     denied_now: int = 0
     others: list[OtherQuota] = field(default_factory=list)
     title: str = ""
+    holder: Caller | None = None
+    holder_name: str = ""
+    former: Policy | None = None
+
+    @property
+    def subject(self) -> str:
+        """What is changed: the policy, or the token or project that gets or loses one."""
+        return self.holder_name or str(self.policy)
 
     @property
     def headline(self) -> str:
@@ -99,7 +112,7 @@ class Review:
     def can_start_in_shadow(self) -> bool:
         """Whether each limit that denies more can be counted first."""
         denying = [change for change in self.changes if change.effect in DENYING]
-        return bool(denying) and all(change.can_start_in_shadow for change in denying)
+        return self.holder is None and bool(denying) and all(change.can_start_in_shadow for change in denying)
 
     @property
     def main(self) -> LimitChange | None:
@@ -175,18 +188,29 @@ def with_preview(
     from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
     limits = in_question(review, after)
-    recorded = Recorded(review.policy, now, span, projects)
+    recorded = Recorded(review.policy, now, span, projects, review.holder)
     found = recorded.preview(limits)
-    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, policy_id=review.policy.pk)
+    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, **_denied_by(review))
     if projects is not None:
         denied = denied.filter(project_id__in=projects)
-    tried = list(_others(review, limits, found, recorded)) if found.has_data and others and span <= DAY else []
+    others = others and found.has_data and review.holder is None and span <= DAY
+    tried = list(_others(review, limits, found, recorded)) if others else []
     return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
+
+
+def _denied_by(review: Review) -> dict[str, Any]:
+    """Return the conditions of the rows of usage that say what is denied as it is now."""
+    if review.holder is None:
+        return {"policy_id": review.policy.pk}
+    kind, pk = review.holder
+    return {"policy_id": review.former.pk if review.former else "-", f"{kind}_id": pk}
 
 
 def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     changed = [change.after for change in review.changes if change.after is not None]
+    if review.holder is not None:
+        changed = [limit for limit in changed if not limit.shadow]  # they stay in shadow
     if review.main is not None and review.main.after is not None:
         changed.sort(key=lambda limit: limit is not review.main.after)
     kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in review.kept]
@@ -201,7 +225,7 @@ def _others(review: Review, limits: Sequence[Limit], found: Preview, recorded: R
     yield OtherQuota(own, found, "your change")
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
-        tried = recorded.preview([Limit.from_json(changed, published=True), *limits[1:]])
+        tried = recorded.preview([Limit.from_json(changed, published=True), *limits[1:]], STEPS_OF_OTHERS)
         yield OtherQuota(quota, tried, "now" if quota == old else "")
 
 

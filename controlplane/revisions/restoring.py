@@ -166,6 +166,18 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
         set_global_policy(tx, policy if wanted["is_global"] else None)
 
 
+def _keep_deleted(wanted: Record, now: Record, of: str, coming: set[str]) -> list[str]:
+    """Keep the present policies in place of those that are deleted by now, and say so in sentences."""
+    kept = []
+    for name in POLICIES:
+        pk = wanted.get(name)
+        if pk in (None, now.get(name), *coming) or Policy.objects.filter(pk=pk).exists():
+            continue
+        wanted[name] = now[name]
+        kept.append(f"{worded(name).capitalize()} of {of} stays, because the former one is deleted.")
+    return kept
+
+
 def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
     project = _locked(Project.objects.filter(pk=span.pk)).first()
     if span.before is None:
@@ -174,6 +186,7 @@ def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Project {span.label} stays deleted, because its tokens are."])
     now = project.as_record()
     wanted, kept = merged(span, now)
+    kept += _keep_deleted(wanted, now, span.label, coming)
     act = partial(_write_fields, project, wanted) if wanted != now else None
     fixed = any(wanted[name] != now[name] for name in Project.FOR_OPERATORS)
     return Restored(None if fixed else project.pk, now, wanted, act, kept)
@@ -189,6 +202,7 @@ def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Token {span.label} stays {token.status}. Issue a new one, which has a new secret."])
     now = token.as_record()
     wanted, kept = merged(span, now)
+    kept += _keep_deleted(wanted, now, span.label, coming)
     if wanted["expires_at"] != now["expires_at"] and _is_past(wanted["expires_at"]):
         wanted["expires_at"] = now["expires_at"]
         kept.append(f"End of {span.label} stays, because the former end is over.")
@@ -228,7 +242,9 @@ def undo_override(span: Span, coming: set[str]) -> Kept | Restored:
         wanted["ends_at"] = now["ends_at"]
         kept.append(f"End of the override {span.label} stays, because the former end is over.")
     act = partial(_write_override, override, wanted) if wanted != now else None
-    return Restored(_owner(override, override.limit), now, wanted, act, kept)
+    becomes_endless = wanted["ends_at"] is None and now["ends_at"] is not None
+    owner = None if becomes_endless else _owner(override, override.limit)
+    return Restored(owner, now, wanted, act, kept)
 
 
 def _owner(override: Override, limit: Limit | None) -> str | None:
@@ -250,12 +266,16 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     limit = _limit_named(record["limit"])
     if not (limit or record["limit"] in coming) or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
+    if limit and Override.objects.filter(limit=limit, token=token, project=project).exists():
+        return Kept([f"The override {span.label} stays ended, because there is another one since."])
 
     def begin(tx: Change) -> None:
         # Only now, because the limit may have come back by the same undo.
         _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
 
-    return Restored(_owner(Override(token=token, project=project), limit), None, record, begin)
+    # Only operators give an override no end.
+    owner = _owner(Override(token=token, project=project), limit) if record["ends_at"] else None
+    return Restored(owner, None, record, begin)
 
 
 def _limit_named(name: str) -> Limit | None:

@@ -17,7 +17,7 @@ from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.restoring import HANDLERS, Kept, Restored, Span
-from controlplane.revisions.words import Line, Names, in_words, lines
+from controlplane.revisions.words import Line, Names, lines, sentence
 
 # A revision with more was a change of very many tokens, or was published after a long outage.
 MOST_ENTRIES = 1000
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def projects(self) -> set[str | None]:
-        """The ids of the projects whose objects are changed back, and None if one is shared by all."""
+        """The ids of the projects whose objects are changed back, and None if only operators may change one."""
         return {step.restored.project for step in self.steps}
 
 
@@ -97,9 +97,9 @@ def plan(entries: Iterable[AuditEntry]) -> Plan:
         if outcome.act is not None:
             result.steps.append(Step(span, outcome, lines(outcome.now, outcome.wanted, names)))
         if span.type == "policy" and outcome.wanted is not None:
-            coming |= {f"{outcome.wanted['slug']}/{limit['name']}" for limit in outcome.wanted["limits"]}
+            coming |= {span.pk, *(f"{outcome.wanted['slug']}/{limit['name']}" for limit in outcome.wanted["limits"])}
     others = [entry for entry in entries if entry.object_type not in HANDLERS]
-    result.stays += [f"{in_words(entry)}. That is not undone here.".capitalize() for entry in others]
+    result.stays += [f"{sentence(entry)} That is not undone here." for entry in others]
     return result
 
 

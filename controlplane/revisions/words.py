@@ -35,6 +35,8 @@ VERBS = {
     "prune": "pruned",
     "new_epoch": "new epoch begun",
 }
+# Types of objects whose name is no word.
+KINDS = {"modelprice": "price of model", "managementkey": "management key", "breakglass": "break glass"}
 # Fields that the amount of a limit contains, such as "25 requests per minute".
 IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")
 POLICIES = ("policy", "anonymous_policy", "token_policy")
@@ -107,7 +109,13 @@ def in_words(entry: AuditEntry) -> str:
     kind, _, deed = entry.action.partition(".")
     if entry.action == "global.set":
         return f"policy {entry.object_label} set or unset as the global policy"
-    return f"{kind} {entry.object_label} {VERBS.get(deed, deed.replace('_', ' '))}"
+    return f"{KINDS.get(kind, kind)} {entry.object_label} {VERBS.get(deed, deed.replace('_', ' '))}"
+
+
+def sentence(entry: AuditEntry) -> str:
+    """Return an audit entry as a sentence, such as "Policy free changed."."""
+    said = in_words(entry)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def lines_of(entry: AuditEntry, names: Names) -> list[Line]:

@@ -108,7 +108,10 @@ class StatementAdmin(ReadOnlyAdmin):
             **_of_days(days, whole),
             "group": group,
             "label": label,
-            "shown": [(one, rounded(one.counts.get("micros", 0)), _share(one, whole)) for one in found[0]],
+            "shown": [
+                (one, rounded(one.counts.get("micros", 0)), _share(one, whole), url)
+                for one, url in zip(found[0], _urls(found[0], group, label, given, month), strict=True)
+            ],
             "more": found[1],
             "limits": [(one, permits(one.counts["cost"], one.detail)) for one in report.by_limit(scope)],
             "corrections": report.corrections(scope),
@@ -120,6 +123,17 @@ class StatementAdmin(ReadOnlyAdmin):
             "files": [(shape, statement_url(**given, **by, month=month, format=shape)) for shape in FORMATS],
         }
         return self.page(request, "statement_print.html" if template == "print" else "statement.html", **context)
+
+
+def _urls(lines: list[Line], group: str, label: str, given: dict[str, str], month: str) -> list[str]:
+    """Return the address of the statement of each line, or an empty string if none has the same numbers."""
+    if group == "token" and "policy" not in given:
+        # The name of a deleted token is its id.
+        known = [line.detail if line.name != line.detail else "" for line in lines]
+        return [statement_url(token=pk, month=month) if pk else "" for pk in known]
+    if group == "label" and not {"tagged", "token"} & given.keys():
+        return [line.label and statement_url(**given, tagged=f"{label}={line.label}", month=month) for line in lines]
+    return [""] * len(lines)
 
 
 def scope_of(request: HttpRequest, month: date | None, now: datetime) -> Scope:

@@ -20,8 +20,8 @@ WEEK_DAYS = 7
 # A day is foretold from the days of the last two weeks with its name.
 HISTORY_DAYS = 2 * WEEK_DAYS
 # A day in a zone is made of 24 hours for each token, which takes too long for more tokens than these.
-MOST_TOKENS_BY_HOUR = 100
-MOST_TOKENS = 2_000
+MOST_TOKENS_BY_HOUR = 50
+MOST_TOKENS = 1_000
 HEIGHT = 130
 
 

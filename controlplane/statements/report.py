@@ -62,11 +62,17 @@ class Scope:
 
 @dataclass(slots=True)
 class Line:
-    """One line of a table, with the sums of usage and of metered requests."""
+    """
+    One line of a table, with the sums of usage and of metered requests.
+
+    Attributes:
+        label: The value of the label, in a table that is grouped by one.
+    """
 
     name: str
     detail: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def requests(self) -> int:
@@ -148,6 +154,7 @@ def by_label(scope: Scope, name: str) -> list[Line]:
     _merge(lines, scope.metered().annotate(line=line), METERED)
     for value, found in lines.items():
         found.name = value if value is not None else f"without the label {name}"
+        found.label = value or ""
     return sorted(lines.values(), key=_busiest)
 
 

@@ -15,7 +15,7 @@ from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
-from controlplane.adminkit.site import ReadOnlyAdmin, link_to, long_name
+from controlplane.adminkit.site import ReadOnlyAdmin, instant, link_to, long_name
 from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
 from controlplane.core.files import csv_line, streamed
@@ -307,8 +307,8 @@ def attachment(text: str, name: str) -> HttpResponse:
 
 @admin.register(DailyReport)
 class DailyReportAdmin(ReadOnlyAdmin):
-    list_display = ["day", "decisions", "denied", "would_deny", "without_store", "formats"]
-    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "would_deny", "without_store", "formats"]
+    list_display = ["date", "decisions", "denied", "would_deny", "without_store", "formats"]
+    fields = readonly_fields = ["date", "created", "decisions", "denied", "would_deny", "without_store", "formats"]
     ordering = ["-day"]
     empty = ("The report of each day is saved here in the following night, as a page and as CSV.", "")
 
@@ -318,6 +318,14 @@ class DailyReportAdmin(ReadOnlyAdmin):
             path("<int:pk>/csv/", self.admin_site.admin_view(self.csv_view), name="usage_dailyreport_csv"),
         ]
         return [*own, *super().get_urls()]
+
+    @display(description="Day", ordering="day")
+    def date(self, report: DailyReport) -> str:
+        return report.day.isoformat()
+
+    @display(description="Created")
+    def created(self, report: DailyReport) -> str:
+        return instant(report.created_at)
 
     @display(description="Decisions")
     def decisions(self, report: DailyReport) -> str:

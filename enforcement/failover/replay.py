@@ -114,12 +114,9 @@ class JournalReplay:
             once_for_ms=REMEMBERED_MS if batch.once else None,
         )
         if batch.where is not None:
-            from enforcement.plan.records import conclude, conclude_open  # most processes record nothing
+            from enforcement.plan.records import conclude  # most processes record nothing
 
-            at_us = batch.open_at_us
-            arguments = (
-                conclude(batch.where, arguments) if at_us is None else conclude_open(batch.where, arguments, at_us)
-            )
+            arguments = conclude(batch.where, arguments, batch.open_at_us)
         elif registered:
             arguments = commands.register_settle(arguments, bounds)
         return resp.pack(arguments)

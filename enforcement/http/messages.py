@@ -292,9 +292,7 @@ class RequestAttributes(Mapping[str, str]):
 
     def beside(self, values: Mapping[str, str]) -> RequestAttributes:
         """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
-        if max(map(len, values.values()), default=0) > MAX_ATTRIBUTE_LENGTH:
-            for name, value in values.items():
-                _check_length(name, value, 400)
+        check_lengths(values)
         made = RequestAttributes.__new__(RequestAttributes)
         made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
         return made
@@ -321,6 +319,13 @@ class RequestAttributes(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def check_lengths(values: Mapping[str, str]) -> None:
+    """Raise Refusal if an attribute from the body of a request is too long."""
+    if max(map(len, values.values()), default=0) > MAX_ATTRIBUTE_LENGTH:
+        for name, value in values.items():
+            _check_length(name, value, 400)
 
 
 def _check_length(name: str, value: str, status: int) -> str:

@@ -96,8 +96,12 @@ class MeteredExchange:
         Args:
             whole: The answer came to its end. False: its connection broke.
         """
-        rest = b"" if self.meter is None else self.meter.finish(whole)
-        return rest, self._tell(at_us) or self.reservation.ended(at_us)
+        meter, reservation = self.meter, self.reservation
+        rest = b"" if meter is None else meter.finish(whole)
+        if meter is not None and meter.is_final and (usage := meter.usage) is not None:
+            # The last word says it all: what was read besides could not change the costs.
+            return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
+        return rest, self._tell(at_us) or reservation.ended(at_us)
 
     def refused(self, status: int | None, at_us: int) -> Settlement | None:
         """Note that the provider did not take the request. *status* is None if there was no connection."""

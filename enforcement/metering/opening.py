@@ -15,11 +15,12 @@ from enforcement.metering.estimate import (
     clamp,
     estimate_request,
 )
-from enforcement.metering.price_documents import price_to_json
+from enforcement.metering.price_documents import price_text
 from enforcement.metering.prices import Price, Prices
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, Metering, cost_name
+from enforcement.model.strict_json import EncodedJSON
 
 WHY_UNMETERED: Mapping[str, str] = {
     "method": "only a POST to a provider has a cost that can be read",
@@ -110,12 +111,14 @@ class Opening:
             about["prices"] = prices
         return about
 
-    def _prices_by_cost(self) -> dict[str, Any]:
-        """Return the price of each limit of money that has one, by the name of its cost."""
+    def _prices_by_cost(self) -> EncodedJSON | None:
+        """Return the price of each limit of money that has one, by the name of its cost, or None if none has one."""
         names = self.terms.names or [cost_name(limit) for limit in self.terms.limits]
         rows = zip(names, self.terms.quotes, strict=True)
         found = {name: quote.price for name, quote in rows if quote and quote.price}
-        return {name: price_to_json(price) for name, price in found.items()}
+        # No name needs escapes in JSON: it is a unit, perhaps with a digest.
+        texts = [f'"{name}":{price_text(price)}' for name, price in found.items()]
+        return EncodedJSON("{" + ",".join(texts) + "}") if texts else None
 
     def clamped(self, room: Sequence[int | None]) -> Opening | None:
         """

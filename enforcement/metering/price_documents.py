@@ -6,9 +6,11 @@ A document is refused as a whole if any part of it breaks a rule. The reader the
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
@@ -71,6 +73,12 @@ def price_to_json(price: Price) -> dict[str, Any]:
         **({} if price.calls is None else {"calls": price.calls}),
         **({"tiers": tiers} if tiers else {}),
     }
+
+
+@lru_cache(1_024)
+def price_text(price: Price) -> str:
+    """Return what :func:`price_to_json` does, encoded. Each reservation of money has it in its record."""
+    return json.dumps(price_to_json(price), separators=(",", ":"))
 
 
 def prices_to_json(prices: Prices) -> dict[str, Any]:
@@ -210,6 +218,7 @@ __all__ = [
     "MAX_TIERS",
     "parse_price",
     "parse_prices",
+    "price_text",
     "price_to_json",
     "prices_to_json",
 ]

@@ -62,6 +62,7 @@ class MeteredTally:
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}
+        self._names: dict[tuple[str, str], str] = {}  # of today, by project and model
         self._day = -1
 
     def settled(self, subject: tuple[str, str], at_us: int, opening: Opening, settlement: Settlement) -> None:
@@ -95,7 +96,8 @@ class MeteredTally:
                 text = 1, asked.text_bytes, fresh + cached + written
             added = [1, fresh, cached, written, counts.output, micros, estimate.input, counts.calls, *text]
         with self._lock:
-            named = self._named(subject[0], minute, model)
+            known = self._names.get((subject[0], model)) if minute // MINUTES_PER_DAY <= self._day else None
+            named = self._named(subject[0], minute, model) if known is None else known
             key = (minute, *subject, named, word, int(approximate), opening.price_revision)
             row = self._rows.get(key)
             if row is not None:
@@ -109,7 +111,7 @@ class MeteredTally:
         """Return the model as rows name it. The caller holds the lock."""
         day = minute // MINUTES_PER_DAY
         if day > self._day:
-            self._day, self._models = day, {}
+            self._day, self._models, self._names = day, {}, {}
         name = model[:MAX_MODEL_LENGTH]
         if not name.isprintable():
             name = "".join(char if char.isprintable() else "?" for char in name)
@@ -117,6 +119,8 @@ class MeteredTally:
         if name not in known and len(known) >= MAX_MODELS:
             return ""
         known.add(name)
+        if name == model:  # others may have the same name, however many they are
+            self._names[project, model] = name
         return name
 
     def take(self, at_most: int) -> list[Row]:

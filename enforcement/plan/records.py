@@ -18,6 +18,7 @@ from enforcement.model.checks import shown
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import OPEN_RESERVATIONS, RECORD, Keys, marker_beside
 from enforcement.model.limits import Limit
+from enforcement.model.strict_json import EncodedJSON
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs
@@ -42,6 +43,7 @@ TOO_MANY: Final = -4
 _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", OUTSIDE_CALENDAR: "calendar"}
 """Why a settlement was not executed, by its reply."""
 _VERSION: Final = 1
+_AS_IT_IS: Final = frozenset((int, EncodedJSON))
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
 
@@ -127,13 +129,29 @@ class RecordedRequest(Request[PlanT]):
 
     def encode(self, now_us: int, *, clock: bool, registers: bool) -> bytes:
         """Return the encoded call that decides the request and records what it charges."""
-        encode = commands.register_arguments if registers else commands.decide_arguments
-        arguments = encode(self, now_us, clock=clock)
-        count = int(arguments[2])
-        keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
-        where, life_us = self._where, max(1, int(self._life_seconds * 1_000_000))
-        head: list[str | int] = ["FCALL", RESERVE, 2 + count, where.index, where.record, *keys]
-        return pack([*head, where.ident, life_us, MAX_RESERVATIONS, self._text(), "1" if registers else "", *numbers])
+        plan, where, life_us = self.plan, self._where, max(1, int(self._life_seconds * 1_000_000))
+        costs = [bound.cost_of(self.costs) for bound in plan.bounds]
+        keys: Sequence[str | int] = plan.touches
+        numbers: list[str | int] = [now_us if clock else "", "1" if self.charge else "0", self.ident]
+        if registers:
+            arguments = commands.register_arguments(self, now_us, clock=clock)
+            count = int(arguments[2])
+            keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
+        else:  # what decide_arguments() returns, which would be copied three times
+            for pair in zip(plan.texts(now_us), costs, strict=True):
+                numbers += pair
+        head = (
+            "FCALL",
+            RESERVE,
+            2 + len(keys),
+            where.index,
+            where.record,
+            *keys,
+            where.ident,
+            life_us,
+            MAX_RESERVATIONS,
+        )
+        return pack((*head, self._text(costs), "1" if registers else "", *numbers))
 
     def read(self, raw: object, *, registers: bool) -> tuple[Reply, Sequence[int]]:
         """
@@ -158,16 +176,15 @@ class RecordedRequest(Request[PlanT]):
             return self.over(plan)
         return super().of_part(plan, ident, charge=charge)
 
-    def _text(self) -> str:
-        """Return what the record has besides what was charged."""
+    def _text(self, costs: Sequence[int]) -> str:
+        """Return what the record has besides what was charged, with the cost of each limit."""
         plan = self.plan
         if plan.fragments is None:
             plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
         # Values are encoded one by one: for a whole object, a new encoder is made each time.
         values = self._about.items()
-        about = [f',"{name}":{value if type(value) is int else _ENCODE(value)}' for name, value in values]
-        costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
-        return f'{self._head}{"".join(about)},"costs":[{costs}],"limits":[{plan.fragments}]}}'
+        about = [f',"{name}":{value if type(value) in _AS_IT_IS else _ENCODE(value)}' for name, value in values]
+        return f'{self._head}{"".join(about)},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
 
 
 def record_head(values: Mapping[str, Any]) -> str:
@@ -338,34 +355,20 @@ def was_open(changed: object) -> bool:
     return changed >= 0
 
 
-def conclude(where: RecordKeys, settling: Sequence[str | int]) -> list[str | int]:
+def conclude(where: RecordKeys, settling: Sequence[str | int], open_at_us: int | None = None) -> list[str | int]:
     """
     Return the arguments of the call that settles a reservation and removes its record.
 
     Args:
         settling: The arguments of :func:`enforcement.plan.commands.settle`, without ``once_for_ms``. If the record is
             gone, nothing happens, as the reservation was settled before.
+        open_at_us: When it must have been open, by the store's clock, in microseconds since the epoch. If it was lost,
+            the reply is :data:`~enforcement.plan.reply.IS_LOST`. None: it is settled also if it is lost.
     """
-    keys, numbers = _with_record(where, settling)
-    return ["FCALL", CONCLUDE, len(keys), *keys, where.ident, *numbers]
-
-
-def conclude_open(where: RecordKeys, settling: Sequence[str | int], at_us: int | None) -> list[str | int]:
-    """
-    Return the arguments of the call that does what that of :func:`conclude` does, if the reservation is open. The reply
-    is :data:`~enforcement.plan.reply.IS_LOST` if it is lost.
-
-    Args:
-        at_us: When it must be open, by the store's clock, microseconds since the epoch. None: now.
-    """
-    keys, numbers = _with_record(where, settling)
-    return ["FCALL", CONCLUDE_OPEN, len(keys), *keys, where.ident, "" if at_us is None else at_us, *numbers]
-
-
-def _with_record(where: RecordKeys, settling: Sequence[str | int]) -> tuple[list[str | int], Sequence[str | int]]:
-    """Return the keys of a call that settles with those of the record before them, and its other arguments."""
     count = int(settling[2])
-    return [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
+    keys, numbers = [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
+    name, more = (CONCLUDE, ()) if open_at_us is None else (CONCLUDE_OPEN, (open_at_us,))
+    return ["FCALL", name, len(keys), *keys, where.ident, *more, *numbers]
 
 
 def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[str | int]:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.driving import run_through
+from enforcement.driving import reply_through, run_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
@@ -157,10 +157,17 @@ class AwaitedAdmitting(Reserving):
         pipe, budget = self._pipe, self._budget
         if not prolongs:  # what is reserved for long may take as long as a look-up
             pipe, budget = self._lookup_pipe, self._engine.settings.lookup_seconds
-        deadline = monotonic() + budget
-        decision, cancelled = await run_through(
-            book.deciding(request), pipe, lambda command: pipe.call_again(command, deadline)
-        )
+        deadline, cancelled = monotonic() + budget, None
+        found: object = book.begin(request) if prolongs else None
+        if type(found) is bytes:
+            came, cancelled = await reply_through(pipe, found)
+            found = book.answered(request, came)
+        if isinstance(found, Decision):
+            decision = found
+        else:
+            steps = book.deciding(request, found)
+            decision, gone = await run_through(steps, pipe, lambda command: pipe.call_again(command, deadline))
+            cancelled = gone or cancelled
         if cancelled is not None:
             if decision.allowed:
                 await seen_through(self._run(book.made(request, decision, prolongs=prolongs).cancelling()))

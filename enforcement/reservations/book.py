@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 
 from enforcement.engine.asking import Asker
@@ -30,6 +31,7 @@ from enforcement.reservations.recorded import RecordedReservation, UncertainRese
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store import resp
+from enforcement.store.errors import StoreError
 from enforcement.usage.usage import TokenUsage
 
 PROLONGED_SECONDS: Final = 60.0
@@ -76,21 +78,60 @@ class ReservationBook:
         head = {"project": project, "token": token, "instance": instance, "revision": plan.revision}
         return tag, record_head(head)
 
-    def deciding(self, request: RecordedRequest[LivePlan]) -> Steps:
+    def begin(self, request: RecordedRequest[LivePlan]) -> Decision | bytes | None:
+        """
+        Return the decision on a request if no call is needed, or the encoded command by which the store decides.
+
+        Returns:
+            None if one command is not enough, so that :meth:`deciding` must be run.
+        Raises:
+            ValueError: As in :meth:`deciding`.
+        """
+        plan, health = request.plan, self._health
+        decision = self._engine.decider.decided_here(request)
+        if decision is not None:
+            return decision
+        is_known = not plan.unregistered or monotonic() < plan.registered_until
+        if health.fallback.owed or not is_known or (plan.spread and health.connector.one_slot_per_call):
+            return None
+        clock = health.clock is not None
+        now_us = health.now_us() if plan.follows_calendar or clock else 0
+        return request.encode(now_us, clock=clock, registers=False)
+
+    def answered(self, request: RecordedRequest[LivePlan], came: object) -> object:
+        """
+        Return the decision that the store has made, by the reply to the command of :meth:`begin`.
+
+        Args:
+            came: The reply, or the StoreError in its place.
+        Returns:
+            If it has made none, the reply or the StoreError with which :meth:`deciding` must be run.
+        """
+        if isinstance(came, StoreError):
+            return came
+        try:
+            decision = self._engine.decider.answer(request.plan, request.costs, True, request.ident, came)
+        except StoreError as exc:
+            return exc
+        return came if decision is None else decision
+
+    def deciding(self, request: RecordedRequest[LivePlan], came: object = None) -> Steps:
         """
         Yield the commands that decide a request and record what they charge, and return the decision.
 
         While the store is away, this process decides, and nothing is recorded.
 
+        Args:
+            came: What :meth:`answered` has returned. None if no command was sent.
         Raises:
             ValueError: The costs are not valid, or limits in code would not count them.
         """
         decider = self._engine.decider
-        decision = decider.decided_here(request)
+        decision = decider.decided_here(request) if came is None else None
         if decision is not None:
             return decision
         try:
-            decision = yield from decider.deciding(request)
+            decision = yield from decider.deciding(request, came)
             if decision.ambiguous and not decision.allowed:
                 # Nobody would settle what the store may have reserved for it.
                 self._engine.slots.undo(request.ident, lambda: self.undoing(request.where.id))

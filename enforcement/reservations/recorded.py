@@ -42,11 +42,10 @@ class _WithRecord(Reservation):
 
     def _concluding(self, rows: Rows) -> Steps:
         """
-        Yield the commands that correct charges and remove the record, and return whether the charges were left as they
-        are, since there was no record, or since a lost one stays.
+        Return the commands that correct charges and remove the record. Their result is whether the charges were left as
+        they are, since there was no record, or since a lost one stays.
         """
-        open_only = self._open_only
-        return (yield from concluding(self._health, rows, self.where, self.decision.bounds, open_only=open_only))
+        return concluding(self._health, rows, self.where, self.decision.bounds, open_only=self._open_only)
 
 
 class RecordedReservation(_WithRecord):
@@ -73,7 +72,11 @@ class RecordedReservation(_WithRecord):
         """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
-        slots = [] if self._corrected or self._left else self.slots()
+        if not self._plan.has_slots:
+            self._left = True
+            yield from self._correcting(rows)
+            return
+        slots = () if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):
             self._left = True
             rows += [(bound, -count, 0) for bound, count in slots]

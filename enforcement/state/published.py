@@ -72,20 +72,26 @@ class DerivedPlans:
     Attributes:
         plans: Plans by token, if they depend only on the documents.
         headers: The same plans by the value of an ``Authorization`` header.
+        metered: By the same value, those with limits that need a meter.
         messages: By the message in which a proxy asks, the same plans, or None for one that depends on attributes, each
             with what was read from the message.
     """
 
-    __slots__ = ("headers", "messages", "plans")
+    __slots__ = ("headers", "messages", "metered", "plans")
 
     def __init__(self) -> None:
         self.plans: dict[object, Any] = {}
         self.headers: dict[bytes, Any] = {}
+        self.metered: dict[bytes, Any] = {}
         self.messages: dict[bytes, tuple[Any, Any]] = {}
 
     def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
         """Add a plan under its token or header, after clearing a cache that is full."""
         _keep(self.headers if header else self.plans, name, plan)
+
+    def keep_metered(self, header: bytes, plan: Any) -> None:
+        """Add a plan with limits that need a meter, after clearing a cache that is full."""
+        _keep(self.metered, header, plan)
 
     def keep_message(self, message: bytes, row: tuple[Any, Any]) -> None:
         """Add what was read from a short message, after clearing a cache that is full."""

@@ -48,6 +48,8 @@ class Reservation:
     where: RecordKeys | None = None
     life_seconds: float = 0.0
     settled_elsewhere = False
+    _kept: Sequence[tuple[BoundLimit, int, int]] | None = None
+    _slots: Sequence[tuple[BoundLimit, int]] | None = None
 
     def __init__(
         self, health: Health, denials: Denials, plan: LivePlan, costs: Costs, decision: Decision, ident: str
@@ -166,7 +168,7 @@ class Reservation:
 
     def leaving(self) -> Steps:
         """Yield the commands that free the slots of the reservation, once."""
-        slots = [] if self._left else self.slots()
+        slots = () if self._left else self.slots()
         self._left = True
         if not slots:
             return
@@ -180,11 +182,13 @@ class Reservation:
         if rows:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
-    def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
+    def slots(self) -> Sequence[tuple[BoundLimit, int]]:
+        """Return the limits whose slots the reservation holds, each with the number of slots."""
         if not self._plan.has_slots:
-            return []
-        return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
+            return ()
+        if self._slots is None:
+            self._slots = [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
+        return self._slots
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
         """
@@ -201,14 +205,16 @@ class Reservation:
                 in_store.append((bound, count))
         return in_store
 
-    def _taken(self) -> list[tuple[BoundLimit, int, int]]:
+    def _taken(self) -> Sequence[tuple[BoundLimit, int, int]]:
         """Return each limit that admitted the request, slots included, with its cost and the mark of its window."""
-        reply = self.decision.reply
-        # The bounds of the decision and not those of the plan, because overflow counters may have been charged.
-        charged = reply.charged(self.decision.bounds)
-        return [(bound, bound.cost_of(self._costs), reply.mark(i)) for i, bound in charged]
+        if self._kept is None:
+            reply = self.decision.reply
+            # The bounds of the decision and not those of the plan, because overflow counters may have been charged.
+            charged = reply.charged(self.decision.bounds)
+            self._kept = [(bound, bound.cost_of(self._costs), reply.mark(i)) for i, bound in charged]
+        return self._kept
 
-    def _charged(self) -> list[tuple[BoundLimit, int, int]]:
+    def _charged(self) -> Sequence[tuple[BoundLimit, int, int]]:
         taken = self._taken()
         return [row for row in taken if row[0].letter != "c"] if self._plan.has_slots else taken
 

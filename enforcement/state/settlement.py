@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from enforcement.failover.health import Health
-from enforcement.model.keys import marker_beside
+from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
@@ -86,14 +86,15 @@ def concluding(
     Returns:
         Whether its charges were left as they are, as the record was gone, or it is lost.
     """
-    if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
-        # The call that removes the record needs a counter of its slot, although that one keeps its charge.
-        rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
-    # The other slots of a cluster know no record, so what lies beside it comes first.
-    beside, *others = health.together(rows)
-    if others:
-        groups = [beside, *others]
-        beside, *others = sorted(groups, key=lambda group: not where.lies_beside(group[0][0].key))
+    beside: Sequence[Row] = rows
+    others: Sequence[Sequence[Row]] = ()
+    if not rows or health.connector.one_slot_per_call:
+        if not any(where.lies_beside(bound.key) for bound, _, _ in rows):
+            # The call that removes the record needs a counter of its slot, although that one keeps its charge.
+            rows = [*rows, (next(bound for bound in bounds if where.lies_beside(bound.key)), 0, 0)]
+        # The other slots of a cluster know no record, so what lies beside it comes first.
+        groups = sorted(health.together(rows), key=lambda group: not where.lies_beside(group[0][0].key))
+        beside, others = groups[0], groups[1:]
     reply = yield from _concluding_beside(health, beside, where, health.now_us() if open_only else None)
     if reply == IS_LOST:
         slots = [row for row in rows if row[0].letter == "c"]
@@ -113,8 +114,6 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
     Args:
         open_at_us: The present instant, if the reservation must be open. None: it is settled also if it is lost.
     """
-    from enforcement.plan.records import conclude, conclude_open  # most processes record nothing
-
     now_us = health.now_us()
 
     def owe() -> None:
@@ -125,13 +124,10 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
             health.fallback.amend(bound, delta, mark, now_us, owed=False)
         owe()
         return None
-    corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in rows]
-    marker, clock = marker_beside(corrections[0].key, where.ident), health.clock and health.clock()
-    command = commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None)
-    # The store knows best what is open now. What it gets later must have been open at this instant.
-    arguments = conclude(where, command) if open_at_us is None else conclude_open(where, command, None)
     try:
-        reply = yield resp.pack(arguments)
+        # The store knows best what is open now. What it gets later must have been open at this instant.
+        clock = health.clock and health.clock()
+        reply = yield _conclude(where, rows, now_us, clock, open_only=open_at_us is not None)
     except StoreError as exc:
         health.failed(exc)
         owe()
@@ -140,6 +136,30 @@ def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, o
     if type(reply) is int and reply in NOT_NOW:
         owe()
     return reply
+
+
+def _conclude(where: RecordKeys, rows: Sequence[Row], now_us: int, clock: int | None, *, open_only: bool) -> bytes:
+    """
+    Return the encoded call of :func:`~enforcement.plan.records.conclude`, without the lists that are between them.
+
+    Args:
+        clock: The time of a test's clock. None: the store uses its own clock.
+        open_only: Whether the reservation must be open now.
+    """
+    from enforcement.plan.records import CONCLUDE, CONCLUDE_OPEN  # most processes record nothing
+
+    keys = [where.index, where.record, marker_beside(rows[0][0].key, where.ident)]
+    dirty: dict[str, None] = {}
+    numbers: list[str | int] = ["" if clock is None else clock, "", where.ident]
+    for bound, delta, mark in rows:
+        spec = bound.spec(now_us)
+        keys.append(bound.key)
+        if spec.durable:
+            dirty[dirty_beside(bound.key)] = None
+        numbers += (spec.text, delta, mark)
+    keys += dirty
+    name, more = (CONCLUDE_OPEN, (where.ident, "")) if open_only else (CONCLUDE, (where.ident,))
+    return resp.pack(("FCALL", name, len(keys), *keys, *more, *numbers))
 
 
 def _owed(rows: Sequence[Row]) -> list[tuple[BoundLimit, int, int]]:

@@ -10,7 +10,11 @@ from tests.repository import ROOT
 
 pytestmark = pytest.mark.django_db
 
-PICTURES = {"index": {"/static/controlplane/architecture.svg", "/static/controlplane/admin.png"}}
+PICTURES = {
+    "index": {"/static/controlplane/architecture.svg", "/static/controlplane/admin.png"},
+    "decision-ids": {"/static/controlplane/admin-explain.png"},
+    "operating": {f"/static/controlplane/admin-{name}.png" for name in ("review", "revisions", "statement", "token")},
+}
 SHOWN_FROM = [ROOT / "README.md", *sorted(docs.FOLDER.glob("*.md"))]
 
 

@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import is_long, reading
-from enforcement.http.messages import RequestAttributes
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
 from enforcement.model.metered import DENY, METERED_UNITS, MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
@@ -67,7 +67,7 @@ def metered_keys(plan: LivePlan) -> frozenset[str]:
 
 
 async def open_metered(
-    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: RequestAttributes
+    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes
 ) -> tuple[Opening, Admission]:
     """
     Charge what a request may cost, and return that beside its admission.
@@ -85,7 +85,7 @@ async def open_metered(
 
 
 async def _opening(
-    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: RequestAttributes
+    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes
 ) -> Opening | Refused:
     if not has_tokens(asked):
         hides = is_hiding(asked)
@@ -104,7 +104,7 @@ async def _opening(
 
 
 async def _admit(
-    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: RequestAttributes
+    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: Attributes
 ) -> tuple[Opening, Admission]:
     """
     Charge a request, and return that with its admission, or raise Denied.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
@@ -19,10 +20,18 @@ from enforcement.doors.metered.bodies import (
     reading,
     sent_on,
 )
-from enforcement.doors.metered.sdks import shape_of, target_of
+from enforcement.doors.metered.sdks import only_authorization, shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
-from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
+from enforcement.http.messages import (
+    PlainResponse,
+    Refusal,
+    RequestAttributes,
+    check_lengths,
+    denial,
+    shows,
+    without_token,
+)
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
 from enforcement.metering.opening import Opening, unmetered
@@ -30,6 +39,7 @@ from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, re
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
+from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
@@ -44,12 +54,16 @@ Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 
 Report = Callable[[Settlement], None]
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class MeteredDoor(Protocol):
     """What the middleware does for a metered request as for any other, see :class:`enforcement.doors.asgi`."""
 
     _headers: str
     _anonymous: Anonymous | None
+    _attributes: Callable[[Scope], Mapping[str, str]] | None
+    _by_usual_fields: bool
 
     def _token(self, request: Scope, /) -> str | None: ...
 
@@ -155,33 +169,51 @@ class MeteredGuard:
             ClientLeft: The client left before its request had come whole.
         """
         door = self._door
-        shown = door._token(scope)
-        token = shown or without_token(shown, door._anonymous)
-        attributes = door._describe(scope)
-        # Nobody without a valid token makes us read a body.
-        plan = _admissible(await limiter.find_plan(token, attributes))
-        if plan.metering is None:
-            raise _NotMetered
-        asked, body = await self._read(scope, receive, plan.subject[0])
+        fields = dict(scope["headers"])
+        keeps = len(fields) == len(scope["headers"]) and door._by_usual_fields and door._attributes is None
+        field = only_authorization(fields) if keeps else None
+        kept: LivePlan | None = None if field is None else limiter.derived.metered.get(field)
+        who = None
+        if kept is None:
+            who = self._who(scope)
+            # Nobody without a valid token makes us read a body.
+            plan = _admissible(await limiter.find_plan(*who))
+            if plan.metering is None:
+                raise _NotMetered
+        else:
+            plan = kept
+        asked, body = await self._read(scope, fields, receive, plan.subject[0])
         try:
-            opening, admission, drains, report = await self._charge(limiter, token, attributes, asked)
+            named = asked.attributes if isinstance(asked, MeteredRequest) else _NONE
+            if who is None and field is not None and limiter.derived.metered.get(field) is plan:
+                check_lengths(named)
+                described: Attributes = _NONE  # no limit of a kept plan looks at one
+            else:  # the documents may have changed while the body came
+                token, attributes = who or self._who(scope)
+                described = attributes.beside(named)
+                plan = _admissible(await limiter.find_plan(token, described))
+                await self._check_path(limiter, token, plan, described)
+                _keep(limiter, field, token, plan)
+            opening, admission, drains, report = await self._charge(limiter, plan, described, asked)
         except BaseException:
             body.pass_on()
             raise
         return opening, admission, body, drains, report
 
+    def _who(self, scope: Scope) -> tuple[str | Anonymous, RequestAttributes]:
+        """Return the token of a request, or what stands for none, and its attributes, or raise Refusal."""
+        door = self._door
+        shown = door._token(scope)
+        return shown or without_token(shown, door._anonymous), door._describe(scope)
+
     async def _charge(
         self,
         limiter: Limiter,
-        token: str | Anonymous,
-        attributes: RequestAttributes,
+        plan: LivePlan,
+        attributes: Attributes,
         asked: MeteredRequest | Unmetered,
     ) -> tuple[Opening, Admission, Drains | None, Report]:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
-        if isinstance(asked, MeteredRequest):
-            attributes = attributes.beside(asked.attributes)
-        plan = _admissible(await limiter.find_plan(token, attributes))
-        await self._check_path(limiter, token, plan, attributes)
         at_us = limiter.now_us()
         opening, admission = await open_metered(limiter, plan, asked, attributes)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
@@ -200,8 +232,15 @@ class MeteredGuard:
             refused = unmetered(Unmetered("path"))
             raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
-    async def _read(self, scope: Scope, receive: Receive, project: str) -> tuple[MeteredRequest | Unmetered, ReadBody]:
-        """Return what a request of a project may cost, and its body or the beginning of it."""
+    async def _read(
+        self, scope: Scope, fields: Mapping[bytes, bytes], receive: Receive, project: str
+    ) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+        """
+        Return what a request of a project may cost, and its body or the beginning of it.
+
+        Args:
+            fields: Its header fields. Of those with one name, the last.
+        """
         target = self._target(scope)
         if scope["type"] == "websocket":
             return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
@@ -213,7 +252,6 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
-        fields = dict(scope["headers"])
         is_once = len(fields) == len(scope["headers"])
 
         def header(name: str) -> str | None:
@@ -229,6 +267,13 @@ class MeteredGuard:
         except BaseException:
             body.pass_on()
             raise
+
+
+def _keep(limiter: Limiter, field: bytes | None, token: str | Anonymous, plan: LivePlan) -> None:
+    """Keep the plan of a token by the field that shows it, if it is the same for every request."""
+    derived = limiter.derived
+    if field is not None and derived.plans.get(token) is plan and shows(field, token):
+        derived.keep_metered(field, plan)
 
 
 def _admissible(plan: LivePlan | Decision) -> LivePlan:

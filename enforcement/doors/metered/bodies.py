@@ -118,38 +118,31 @@ async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom, 
         Refusal: There is no room for it.
     """
     body = ReadBody(b"", whole=False, room=room, project=project)
+    if announced_length(scope) > bound:
+        return body
+    chunks: list[bytes] = []
     try:
-        await _read_into(body, scope, receive, bound, room)
+        while not body.whole and body.taken <= bound:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            chunk = message.get("body", b"")
+            if chunk:
+                room.take(len(chunk), project)
+                body.taken += len(chunk)
+                chunks.append(chunk)
+            body.whole = not message.get("more_body", False)
     except BaseException:
         body.pass_on()
         raise
+    body.data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return body
-
-
-async def _read_into(body: ReadBody, scope: Scope, receive: Receive, bound: int, room: BodyRoom) -> None:
-    if announced_length(scope) > bound:
-        return
-    chunks: list[bytes] = []
-    more = True
-    while more and body.taken <= bound:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        chunk = message.get("body", b"")
-        if chunk:
-            room.take(len(chunk), body.project)
-            body.taken += len(chunk)
-            chunks.append(chunk)
-        more = message.get("more_body", False)
-    body.data, body.whole = chunks[0] if len(chunks) == 1 else b"".join(chunks), not more
 
 
 def announced_length(scope: Scope) -> int:
     """Return the length of the body that the head of a request announces, or 0 if it announces none."""
-    for name, value in scope["headers"]:
-        if name == _LENGTH and value.isdigit():
-            return int(value)
-    return 0
+    value = dict(scope["headers"]).get(_LENGTH, b"")
+    return int(value) if value.isdigit() else 0
 
 
 def is_too_long(scope: Scope, body: ReadBody, bound: int) -> bool:
@@ -159,10 +152,13 @@ def is_too_long(scope: Scope, body: ReadBody, bound: int) -> bool:
 
 def sent_on(scope: Scope, body: bytes) -> Scope:
     """Return the scope of a request whose body was changed, and whose answer must not be compressed."""
-    headers = [
-        (name, b"%d" % len(body) if name == _LENGTH else value) for name, value in scope["headers"] if name != _ACCEPTED
-    ]
-    return {**scope, "headers": [*headers, (_ACCEPTED, b"identity")]}
+    headers, length = scope["headers"], b"%d" % len(body)
+    if (_LENGTH, length) in headers:  # as nearly always, since few bodies are changed
+        headers = [item for item in headers if item[0] != _ACCEPTED] if _ACCEPTED in dict(headers) else [*headers]
+    else:
+        headers = [(name, length if name == _LENGTH else value) for name, value in headers if name != _ACCEPTED]
+    headers.append((_ACCEPTED, b"identity"))
+    return {**scope, "headers": headers}
 
 
 __all__ = [

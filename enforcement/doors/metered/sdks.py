@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from enforcement.http.asgi import Scope, header_of
@@ -12,6 +13,7 @@ from enforcement.metering.request import MCP
 _TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 _TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
 _AUTHORIZATION: Final = b"authorization"
+_OTHER_TOKEN_NAMES: Final = _TOKEN_NAMES - {_AUTHORIZATION}
 assert _TOKEN_FIELDS[0] == _AUTHORIZATION
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
@@ -33,6 +35,11 @@ def token_of(scope: Scope) -> str | None:
         return find_token(present[0][1].decode("latin-1"))
     names = {name for name, _ in present}
     return find_token(*[header_of(scope, name) if name in names else None for name in _TOKEN_FIELDS])
+
+
+def only_authorization(fields: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the value of ``Authorization`` among header fields, or None if another field may hold the token."""
+    return fields.get(_AUTHORIZATION) if _OTHER_TOKEN_NAMES.isdisjoint(fields) else None
 
 
 def target_of(scope: Scope) -> str:
@@ -62,4 +69,4 @@ def shape_of(scope: Scope, format: str | None = None) -> str:
     return next((shape for name, shape in _SIGNS if name in names), "")
 
 
-__all__ = ["shape_of", "target_of", "token_of"]
+__all__ = ["only_authorization", "shape_of", "target_of", "token_of"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from operator import itemgetter
 from time import time_ns
 from typing import Final
 
@@ -15,6 +16,7 @@ from enforcement.metering.settlement import DrainBounds, Settlement
 
 _LENGTH: Final = b"content-length"
 _ENCODING: Final = b"content-encoding"
+_NAME: Final = itemgetter(0)
 
 
 class Drains:
@@ -213,9 +215,10 @@ class MeteredVisit:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
-        headers = list(message.get("headers", ()))
-        encodings = [value for name, value in headers if name.lower() == _ENCODING]
-        encoding = b", ".join(encodings).decode("latin-1") if encodings else None
+        headers, encoding = list(message.get("headers", ())), None
+        if _ENCODING in b"\n".join(map(_NAME, headers)).lower():  # few answers are, and some have many fields
+            encodings = [value for name, value in headers if name.lower() == _ENCODING]
+            encoding = b", ".join(encodings).decode("latin-1")
         over = self.exchange.answered(message["status"], encoding or None, now_us())
         if over is not None:
             await self._settle(over)

@@ -119,6 +119,8 @@ class StreamMeter:
         shape = self._next
         if shape is not None:
             found = shape.text_bytes(chunk)
+            if found < 0:  # several events come together if this process has no time, or the network none
+                found = shape.text_bytes_of_several(chunk)
             if found >= 0:
                 self._read_so_far.text_bytes += found
                 if not self._has_model:  # all such events name the same one

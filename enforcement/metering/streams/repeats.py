@@ -20,6 +20,8 @@ _TEXT: Final = re.compile(
 )
 _NOISE: Final = re.compile(rb'"obfuscation"\s*:\s*"([^"\\\x00-\x1f]*)"|"sequence_number"\s*:\s*([0-9]+)')
 _PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f\x80-\xff]*')
+# Each of these escapes stands for one byte. Nothing is tried twice, however long a text is.
+_SHORT_ESCAPES: Final = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xff]++|\\["\\/bfnrt])*+')
 _PROBE: Final = b"0000000"
 _MAX_CANDIDATES: Final = 4
 _MAX_NUMBER: Final = 18
@@ -61,8 +63,28 @@ class Shape:
             return self._length_between(event, at, end)
         if _PLAIN.fullmatch(event, at, end):
             return self.constant + end - at
+        if _SHORT_ESCAPES.fullmatch(event, at, end):
+            # An escaped backslash has two, and no other escape begins at the second.
+            escapes = event.count(b"\\", at, end) - event.count(b"\\\\", at, end)
+            return self.constant + end - at - escapes
         found = _length_of_string(event[at:end])
         return found if found < 0 else self.constant + found
+
+    def text_bytes_of_several(self, chunk: bytes) -> int:
+        """
+        Return the bytes of the text of a chunk that is nothing but events of this shape, or -1 if it may be another.
+
+        The shape must be that of a whole chunk: no text contains the end of the line with which it ends.
+        """
+        tail, total = self._tail, 0
+        if not chunk.endswith(tail):
+            return -1
+        for event in chunk.split(tail)[:-1]:
+            found = self.text_bytes(event + tail)
+            if found < 0:
+                return -1
+            total += found
+        return total
 
     def _length_between(self, event: bytes, at: int, end: int) -> int:
         """Return the bytes of text as :meth:`text_bytes` does, if something else changes besides."""

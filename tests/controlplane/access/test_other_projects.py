@@ -301,7 +301,8 @@ def test_bulk_actions_reach_only_rows_that_one_may_change(client, alpha, bravo):
     client.post("/admin/projects/token/", {**form, "action": "revoke_selected", "change_reason": "leak"})
 
     assert list(Token.objects.exclude(revoked_at=None)) == [own]
-    client.post("/admin/projects/token/?status=all", {**form, "action": "delete_selected", "change_reason": "leak"})
+    named = {"change_reason": "leak", "asked_name": own.name}
+    client.post("/admin/projects/token/?status=all", {**form, "action": "delete_selected", **named})
     assert set(Token.objects.all()) == {theirs, from_read}
 
 

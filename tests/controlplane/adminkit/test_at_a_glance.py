@@ -1,13 +1,24 @@
 """What lists and forms say at a glance: shadow limits, overrides, tokens that were rotated, and usual scopes."""
 
 import re
+from datetime import date, timedelta
 
 import pytest
+from django.utils import timezone
 
 from controlplane.access.roles import EDITOR
+from controlplane.adminkit.times import exact
 from controlplane.projects.actions import rotate_token
 from controlplane.publishing.changes import Actor, change
-from tests.factories import LimitFactory, MembershipFactory, OverrideFactory, PolicyFactory, TokenFactory
+from controlplane.usage.models import DailyReport
+from tests.factories import (
+    LimitFactory,
+    MembershipFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -79,3 +90,46 @@ def test_a_preset_ticks_the_scopes_of_a_usual_program(as_ann, preset, scopes):
     ticked = [re.search('value="([^"]+)"', box)[1] for box in boxes if re.search(r"\schecked[\s>]", box)]
     assert sorted(ticked) == scopes
     assert "A program that" in page
+
+
+@pytest.fixture
+def viewer(client):
+    """``viewer(project)``: the session of somebody who may only read."""
+
+    def log_in(project):
+        client.force_login(MembershipFactory(project=project).user)
+        return client
+
+    return log_in
+
+
+def test_who_only_reads_a_policy_reads_sentences(viewer):
+    """And no names of fields with their raw values."""
+    limit = LimitFactory(policy__slug="free", policy__project=ProjectFactory(), quota=20)
+
+    page = viewer(limit.policy.project).get(f"{POLICIES}{limit.policy.pk}/change/").content.decode()
+
+    assert "20 requests per minute for each token or project with this policy" in page
+    assert "Window seconds" not in page
+
+
+def test_who_only_reads_a_token_reads_labels_and_times(viewer):
+    """As in the list, with the time on the hour."""
+    ends_at = timezone.now() + timedelta(days=2, hours=1)
+    token = TokenFactory(labels={"team": "red"}, expires_at=ends_at)
+
+    page = viewer(token.project).get(f"/admin/projects/token/{token.pk}/change/").content.decode()
+
+    assert "team=red" in re.sub(r"<[^>]*>", "", page)
+    assert f'title="{exact(ends_at, seconds=True)}"' in page
+    assert "{&quot;team&quot;" not in page
+
+
+def test_a_report_has_its_day_in_one_form(as_ann):
+    """In the list and on its page."""
+    report = DailyReport.objects.create(day=date(2026, 11, 24), csv="", html="")
+
+    for url in ("/admin/usage/dailyreport/", f"/admin/usage/dailyreport/{report.pk}/change/"):
+        page = as_ann.get(url).content.decode()
+        assert "2026-11-24" in page
+        assert "Nov. 24" not in page

@@ -517,13 +517,17 @@ def test_an_override_that_would_do_nothing_is_refused_at_its_field(as_ann, chang
     assert Override.objects.count() == 1
 
 
-def test_a_token_that_has_ended_already_is_not_created(as_ann):
-    """No page shows the secret of a dead token."""
-    fields = {"project": ProjectFactory().pk, "name": "ci", "expires_at": "2020-01-01T00:00"}
+@pytest.mark.parametrize(
+    ("end", "rule"),
+    [("2020-01-01T00:00", "Must be in the future"), ("9999-12-31T23:59", "Must be before the year 2255")],
+)
+def test_a_token_whose_end_no_enforcer_would_take_is_not_created(as_ann, end, rule):
+    """No page shows the secret of a dead token, or of one whose document enforcers refuse."""
+    fields = {"project": ProjectFactory().pk, "name": "ci", "expires_at": end}
 
     response = as_ann.post(f"{TOKENS}add/", fields)
 
-    assert errors_of(response) == {"expires_at": ["Must be in the future, got 2020-01-01T00:00:00+00:00."]}
+    assert errors_of(response) == {"expires_at": [f"{rule}, got {end}:00+00:00."]}
     assert not Token.objects.exists()
 
 

@@ -64,7 +64,7 @@ def why_it_was_denied(walker: Walker, story: Story) -> None:
 def who_is_next(walker: Walker) -> None:
     walker.open("/admin/near-limit/")
     walker.reads("36.71 USD of 40.00 USD")
-    picture(walker, "admin-near", 640)
+    walker.glance("admin-near")
 
 
 def what_holds_for_a_token(walker: Walker, story: Story) -> None:

@@ -14,7 +14,14 @@ from controlplane.lists.counting import MoreThan, as_capped, capped
 from controlplane.lists.paging import CappedPaginator
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.test_lists import TOKENS, text_of
-from tests.factories import LimitFactory, ProjectFactory, TokenFactory
+from tests.factories import (
+    LimitFactory,
+    MembershipFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
 from tests.million import data
 from tests.million.measuring import Cost, visit
 from tests.million.pages import pages
@@ -109,6 +116,25 @@ def test_a_policy_and_a_project_count_their_holders(as_ann):
         assert "3 tokens · 1 project · new tokens of 1 project" in text_of(as_ann.get(url))
     (row,) = as_ann.get("/admin/projects/project/").context["cl"].result_list
     assert row.live_tokens == 2
+
+
+def test_a_deletion_counts_what_goes_with_the_row_and_who_may_not(client):
+    """A member deletes no override of a limit that all projects share, and so no token that has one."""
+    token = TokenFactory(policy=PolicyFactory())
+    OverrideFactory(token=token, limit=LimitFactory(policy=token.policy))
+    client.force_login(MembershipFactory(project=token.project, role="owner").user)
+    url = f"{TOKENS}{token.pk}/delete/"
+
+    refused = client.get(url)
+    posted = client.post(url, {"post": "yes", "object_name": token.name})
+    token.policy.project = token.project
+    token.policy.save()
+    allowed = client.get(url)
+
+    assert "Your account may not delete objects of these kinds" in text_of(refused)
+    assert "override" in text_of(refused)
+    assert (posted.status_code, Token.objects.count()) == (403, 1)
+    assert "this deletes: 1 token, 1 override." in text_of(allowed)
 
 
 @pytest.fixture

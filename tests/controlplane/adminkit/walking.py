@@ -14,7 +14,6 @@ from tests.accessibility import OF_COLOURS, graves
 from tests.scale import scale
 
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 320, "height": 720}
-WIDTHS = scale([320], [390, 320])
 
 # A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.
 AT_REST = """async () => {
@@ -109,9 +108,10 @@ class Walker:
         """Check the page in both lights and on narrow screens, and take its pictures."""
         name = self.glance(name)
         self.page.evaluate("document.documentElement.classList.add('dark')")
-        self._judge(f"{name}-dark", OF_COLOURS)
+        self._judge(f"{name}-dark", scale(OF_COLOURS, ()))
         self.page.evaluate("document.documentElement.classList.remove('dark')")
-        for width in WIDTHS:
+        # Read here and not above, because a conftest.py may be imported before the size of the run is known.
+        for width in scale([320], [390, 320]):
             self.page.set_viewport_size(NARROW | {"width": width})
             self._picture(f"{name}-{width}")
             self._fits(name, width)

@@ -186,6 +186,15 @@ def test_methods_and_attributes_are_compared_as_well(ask, used, denied, rule, te
     assert [one.removesuffix(" A day in shadow shows it.") for one in found] == ([text] if text else [])
 
 
+def test_one_denial_is_one(ask, used):
+    """In the singular."""
+    project = Token.objects.get(policy=used).project_id
+    DeniedRequestFactory(at=timezone.now(), project_id=project, attributes={"path": "/v1/chat"})
+
+    text = f"The only sampled denial of the last 7 days that tells it had no such path. {PASSED}"
+    assert told_of_images(ask, used, match_path="/speech") == [text]
+
+
 def test_what_nothing_tells_is_said_to_be_unknown(ask, used):
     """It is no warning, because such requests may come at any time."""
     told = ask(images(used, match_path="/v1/speech"), policy=used.pk)

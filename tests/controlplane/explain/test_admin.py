@@ -74,6 +74,30 @@ def test_a_secret_is_sent_in_a_body_and_comes_back_nowhere(admin_client, denied,
     assert denied.secret not in caplog.text
 
 
+@pytest.mark.parametrize("field", ["token", "decision", "request", "attributes"])
+@pytest.mark.parametrize("pasted", ["Bearer {}", '"{}"', "https://api.example/?key={}&x=1", "{}"])
+def test_a_secret_that_is_pasted_anyhow_comes_back_nowhere(admin_client, denied, field, pasted):
+    """With what stood around it, or into the wrong field. In its own field it is found."""
+    text = pasted.format(denied.secret)
+    body = {"token": "kestrel", field: f"authorization = {text}" if field == "attributes" else text}
+    if field == "decision":
+        del body["token"]
+
+    page = admin_client.post(URL, body)
+
+    assert denied.secret[12:] not in page.content.decode()
+    assert field != "token" or page.context["found"].case.token == denied.token
+
+
+def test_a_secret_in_place_of_a_decision_is_not_repeated(api, denied):
+    """Not in the error of REST either, which logs may keep."""
+    answer = api("POST", "explain", {"decision": f"Bearer {denied.secret[:30]}"})
+
+    assert answer.status_code == 400
+    assert denied.secret[12:30] not in answer.content.decode()
+    assert denied.secret[:12] in answer.content.decode()
+
+
 def test_a_member_explains_the_denials_of_their_project(member, denied):
     """Without the names of instances, which all projects share."""
     page = member(denied.token.project).post(URL, {"decision": denied.decision}).content.decode()
@@ -121,7 +145,7 @@ def test_wrong_questions_are_refused_at_their_field(admin_client, body, field):
 
 
 def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied):
-    """The answer to send keeps UTC, because it is for somebody in another place."""
+    """With UTC beside, because the answer to send is for somebody who may be in another place."""
     limit, ends_at = denied.policy.limits.get(name="per-day"), datetime(2099, 11, 27, 17, 0, tzinfo=UTC)
     with change(actor=ANN) as tx:
         save_override(tx, Override(limit=limit, token=denied.token, quota=60, reason="load test", ends_at=ends_at))
@@ -130,4 +154,4 @@ def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied)
     page = admin_client.post(URL, {"decision": denied.decision}).content.decode()
 
     assert "An override gives it 60 until 2099-11-27 18:00 Europe/Berlin (17:00 UTC)" in page
-    assert "By now your limit is 60, until 2099-11-27 17:00 UTC." in page
+    assert "By now your limit is 60, until 2099-11-27 18:00 Europe/Berlin (17:00 UTC)." in page

@@ -13,6 +13,7 @@ from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import PublishedDocument
 from controlplane.usage import rollup
+from enforcement import Anonymous
 from enforcement.plan.decision_id import DecisionFacts, DecisionKey
 from tests.controlplane.explain.conftest import ANN, set_quota
 from tests.factories import ManagementKeyFactory, ProjectFactory, TokenFactory
@@ -261,3 +262,48 @@ def test_while_the_glass_is_broken_no_limit_denies(api, denied):
     found = api("POST", "explain", {"token": denied.token.pk}).json()
 
     assert (found["passes_now"], found["blocked_by"]) == (True, [])
+
+
+def summary_of(api, decision):
+    found = api("POST", "explain", {"decision": decision}).json()
+    return found["summary"], found["reply"]
+
+
+def test_an_allowed_request_was_not_denied(api, issue, limiter):
+    """Logs may have the id of such a decision, too."""
+    _, secret = issue({"quota": 2})
+    with limiter() as enforcer:
+        summary, reply = summary_of(api, enforcer.check(secret).id)
+
+    assert summary.startswith("It was allowed.")
+    assert reply.endswith("was allowed.")
+
+
+def test_a_process_that_decides_alone_gives_a_part_of_the_quota(api, issue, limiter, store):
+    """The quota itself was not used up, and a wait until the window ends is not what helps."""
+    _, secret = issue({"quota": 2})
+    with limiter() as enforcer:
+        enforcer.check(secret)
+        store.freeze()
+        decisions = [enforcer.check(secret) for _ in range(4)]
+        store.thaw()
+    allowed, denied = (summary_of(api, decisions[n].id) for n in (0, -1))
+
+    assert allowed[0].startswith("It was allowed without the store, which was not reachable.")
+    assert "kestrel had used up the part of free / per-day that one process admits alone." in denied[0]
+    assert "The next request was possible" not in denied[0]
+    assert "of which we could give out only a part for a moment" in denied[1]
+
+
+def test_requests_without_a_token_are_named_as_such(api, issue, limiter):
+    """Not as one request."""
+    token, _ = issue({"quota": 1})
+    with change(actor=ANN) as tx:
+        before = token.project.as_record()
+        token.project.anonymous_policy = token.policy
+        token.project.save()
+        tx.updated(token.project, before)
+    with limiter() as enforcer:
+        decision = [enforcer.check(Anonymous("chat")) for _ in range(2)][-1]
+
+    assert summary_of(api, decision.id)[0].startswith("Requests without a token of chat had used up 1 request per day")

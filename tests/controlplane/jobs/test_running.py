@@ -39,6 +39,17 @@ def test_a_job_runs_slice_by_slice_until_it_is_done(work, begin):
     assert not running.run_next()
 
 
+def test_slices_give_way_to_other_writers_of_sqlite(work, begin):
+    """They would wait for its lock in vain, if the next slice took it at once. PostgreSQL has no such lock."""
+    work(count_to_three)
+    begin()
+    pauses = []
+
+    running.run_all(60.0, pause=pauses.append)
+
+    assert pauses == [running.GIVE_WAY_SECONDS] * (3 if connection.vendor == "sqlite" else 0)
+
+
 def test_two_jobs_run_by_turns(work, begin):
     """A long job does not keep a short one waiting."""
     work(count_to_three)

@@ -110,6 +110,19 @@ def test_a_project_counts_its_tokens_together(sent):
     assert [(one.caller, one.denied.likely) for one in found.affected] == [(("project", project.pk), 8)]
 
 
+def test_the_busiest_minute_of_a_project_is_one_minute(sent):
+    """Tokens that are busy at different times are not busy together."""
+    policy = PolicyFactory()
+    project = ProjectFactory(policy=policy)
+    for minutes_ago in (5, 7, 9, 25 * 60):
+        sent(TokenFactory(project=project), 12, minutes_ago=minutes_ago)
+
+    found = preview(policy, [PER_MINUTE], NOW)
+
+    assert [(one.requests, one.busiest) for one in found.affected] == [(36, 12)]
+    assert [bar.label for bar in found.histogram.bars if bar.callers] == ["11–12"]
+
+
 def test_requests_without_a_token_are_a_caller_of_their_own(sent):
     """They count under the policy that their project has for them, and not under that of its tokens."""
     policy, anonymous = PolicyFactory(), PolicyFactory()
@@ -191,6 +204,17 @@ def test_a_replay_that_is_too_large_gives_the_summary(policy, tokens, sent, monk
     found = preview(policy, [PER_MINUTE], NOW)
 
     assert "at most 2 of 2 callers" in words.sentence(found)
+
+
+@pytest.mark.parametrize(("requests", "step"), [(20, 0), (31, 10)])
+def test_a_bucket_that_refills_as_fast_needs_no_replay(policy, tokens, sent, requests, step):
+    """Many requests in an hour are no sign of a denial if no minute has more than flow in."""
+    for minute in range(10):
+        sent(tokens[0], requests, minutes_ago=90 + minute)
+
+    found = preview(policy, [Limit(name="a", quota=60, window_seconds=60, algorithm="token_bucket")], NOW)
+
+    assert (found.denied.high, found.step) == (0, step)
 
 
 def test_the_histogram_has_the_callers_by_their_busiest_minute(policy, tokens, sent):

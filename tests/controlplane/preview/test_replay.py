@@ -125,6 +125,17 @@ def test_what_is_denied_before_the_span_leaves_room_within_it():
     assert (outcome.high.sum(axis=0) >= true).all()
 
 
+def test_a_sliding_window_is_followed_from_long_before_the_span():
+    """What it denies in an hour depends on the hour before, and so on all the hours before that."""
+    limit = Limit(quota=400, window_seconds=3600, algorithm="sliding_window")
+    instants = callers(5, 8, seed=8)[-1]
+
+    outcome, _ = replay([recorded(instants)], [case(limit, 1)], BEGINS + 3 * 3600, BEGINS + 4 * 3600)
+
+    true = truly_denied(instants, [limit])[3]
+    assert outcome.low.sum() <= true <= outcome.high.sum()
+
+
 def test_requests_at_an_unknown_second_are_judged_by_the_minute():
     """Without the seconds a minute is one bin, and the range is wider."""
     blurred = [

@@ -1,6 +1,7 @@
 """A preview of recorded hours, held against the same requests with the candidate enforced for real."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from controlplane.preview import recording
 from controlplane.preview.kinds import TOKEN
 from controlplane.preview.models import RecordedMinute
-from controlplane.preview.previews import preview
+from controlplane.preview.previews import Preview, preview
 from controlplane.usage.batches import StreamBatch
 from enforcement import Limit, Limiter
 from enforcement.model.documents import dumps, parse_token
@@ -17,8 +18,21 @@ from enforcement.usage.usage import UsageLog
 from tests.controlplane.preview.traffic import BEGINS, SECOND, callers
 from tests.enforcement.published import token as document
 from tests.factories import PolicyFactory, TokenFactory
+from tests.scale import scale
 
-HOURS = 3
+HOURS, TOKENS = scale((3, 6), (24, 10))
+SLIDING = Limit(name="candidate", quota=8, window_seconds=60, algorithm="sliding_window")
+LIMITS = scale(
+    [SLIDING],
+    [
+        SLIDING,
+        Limit(name="candidate", quota=8, window_seconds=60),
+        Limit(name="candidate", quota=700, window_seconds=3600, algorithm="sliding_window"),
+        Limit(name="candidate", quota=30, window_seconds=90, algorithm="sliding_log"),
+        Limit(name="candidate", quota=20, window_seconds=60, algorithm="token_bucket", burst=30),
+        Limit(name="candidate", quota=9000, calendar="day", time_zone="Asia/Kolkata"),
+    ],
+)
 STARTS = datetime.fromtimestamp(BEGINS, UTC)
 ENDS = STARTS + timedelta(hours=HOURS)
 
@@ -50,27 +64,35 @@ def enforce(url: str, limit: Limit, instants: dict[str, list[int]]) -> Counter[t
     return denied
 
 
+@pytest.mark.proof
 @pytest.mark.django_db(transaction=True)
 def test_what_is_enforced_lies_within_what_the_page_states(store):
     """By token and hour the truth is in the range, and the likely total is within 2 %."""
     policy = PolicyFactory()
-    limit = Limit(name="candidate", quota=8, window_seconds=60, algorithm="sliding_window")
-    tokens = [TokenFactory(policy=policy).pk for _ in range(6)]
-    instants = dict(zip(tokens, callers(6, HOURS, seed=11), strict=True))
+    tokens = [TokenFactory(policy=policy).pk for _ in range(TOKENS)]
+    instants = dict(zip(tokens, callers(TOKENS, HOURS, seed=11), strict=True))
     record(instants)
-    true = enforce(store.url, limit, instants)
+    recording.fold(ENDS + recording.SETTLED)
 
-    likely = 0
-    for hour in range(HOURS):
-        span = (STARTS + timedelta(hours=hour), STARTS + timedelta(hours=hour + 1))
-        found = preview(policy, [limit], ENDS, span)
-        stated = {one.caller: one.denied for one in found.affected}
-        for pk in tokens:
-            if (TOKEN, pk) in stated:
-                assert stated[TOKEN, pk].low <= true[pk, hour] <= stated[TOKEN, pk].high
-            else:
-                assert true[pk, hour] <= found.denied.high - found.denied.likely
-        likely += found.denied.likely
-    assert not RecordedMinute.objects.exists()
-    assert abs(likely - true.total()) <= 0.02 * true.total()
-    assert true.total() > 100
+    for number, limit in enumerate(LIMITS):
+        true = enforce(store.url, replace(limit, name=f"candidate-{number}"), instants)
+
+        likely = 0
+        for hour in range(HOURS):
+            span = (STARTS + timedelta(hours=hour), STARTS + timedelta(hours=hour + 1))
+            found = preview(policy, [limit], ENDS, span)
+            check(found, {pk: true[pk, hour] for pk in tokens})
+            likely += found.denied.likely
+        assert not RecordedMinute.objects.exists()
+        assert abs(likely - true.total()) <= 0.02 * true.total()
+        assert true.total() > 100
+
+
+def check(found: Preview, true: dict[str, int]) -> None:
+    """Assert that the denials of each token lie within what the preview of an hour states."""
+    stated = {one.caller: one.denied for one in found.affected}
+    for pk, denied in true.items():
+        if (TOKEN, pk) in stated:
+            assert stated[TOKEN, pk].low <= denied <= stated[TOKEN, pk].high
+        else:
+            assert denied <= found.denied.high - found.denied.likely

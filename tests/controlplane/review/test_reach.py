@@ -138,3 +138,33 @@ def test_what_is_so_already_or_cannot_be_is_said(review, make_global, policy):
     assert "applies to every request already" in text_of(review(make_global(policy), EVERYWHERE))
     own = PolicyFactory(project=ProjectFactory(slug="chat"))
     assert "cannot apply to other projects" in text_of(review(own, EVERYWHERE))
+
+
+def test_a_program_tries_it_first(api, policy, make_global):
+    """The same review over REST, and nothing is changed."""
+    make_global(LimitFactory(policy__slug="old", name="per-day").policy)
+
+    response = api("PUT", "global?dry_run=true", {"policy": "fleet"})
+    gone = api("PUT", "global?dry_run=true", {"policy": None}).json()
+    same = api("PUT", "global?dry_run=true", {"policy": "old"}).json()
+
+    review = response.json()
+    assert (response.status_code, response.has_header("Sluicegate-Revision")) == (200, False)
+    assert review["headline"] == "fleet applies to every request, in place of old"
+    assert [(one["limit"], one["effect"]) for one in review["changes"]] == [
+        ("per-minute", "new"),
+        ("old/per-day", "removed"),
+    ]
+    assert (review["needs_reason"], gone["headline"]) == (True, "old stops applying to every request")
+    assert (same["headline"], same["changes"]) == ("Nothing changes", [])
+    assert Policy.objects.get(is_global=True).slug == "old"
+
+
+def test_a_dry_run_refuses_what_the_change_would_refuse(api):
+    """The policy of a project cannot be the global one."""
+    PolicyFactory(slug="own", project=ProjectFactory(slug="chat"))
+
+    for query in ("", "?dry_run=true"):
+        assert api("PUT", f"global{query}", {"policy": "own"}).status_code == 400
+    assert api("PUT", "global?dry_run=1", {"policy": None}).json()["errors"][0]["parameter"] == "dry_run"
+    assert api("PUT", "global?dry_run=true", {"policy": None}).json()["headline"] == "Nothing changes"

@@ -28,6 +28,9 @@ def test_a_change_is_reviewed_started_in_shadow_and_enforced(walker, sent):
 
     walker.reads("chat-free gets tighter: 25 becomes 10 (per-minute)")
     walker.look("review")
+    with walker.page.expect_download() as file:
+        walker.page.get_by_role("button", name="All as CSV").click()
+    assert file.value.suggested_filename == "chat-free-affected.csv"
     walker.page.get_by_role("button", name="Use 17").click()
     walker.reads("25 becomes 17")
     walker.page.get_by_label("Enforce now").check()

@@ -299,6 +299,20 @@ def test_an_ended_override_of_a_shared_limit_is_restored_by_operators(limit, cli
     assert client.get(f"{LIST}{ended.revision}/undo/").status_code == 403
 
 
+@pytest.mark.parametrize(("ends", "status"), [(None, 403), (timedelta(days=1), 200)])
+def test_an_override_without_an_end_is_restored_by_operators(limit, client, ends, status):
+    """An editor restores one of the own limits that has an end."""
+    project = ProjectFactory(slug="chat")
+    own = LimitFactory(policy__project=project, policy__slug="chat--own", quota=25)
+    token = TokenFactory(project=project, policy=own.policy)
+    override = OverrideFactory(limit=own, token=token, quota=60, ends_at=ends and timezone.now() + ends)
+    with change(actor=ANN) as ended:
+        end_override(ended, override, timezone.now())
+    client.force_login(MembershipFactory(project=project, role="editor").user)
+
+    assert client.get(f"{LIST}{ended.revision}/undo/").status_code == status
+
+
 def test_the_page_of_a_revision_leads_to_its_undo(limit, as_ann):
     """And an undone one to its undo."""
     number = set_quota(limit, 2)

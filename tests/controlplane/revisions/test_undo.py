@@ -268,3 +268,32 @@ def test_a_revision_without_audit_cannot_be_undone(limit):
     """Of 0.2.0, or of the reconciler."""
     with pytest.raises(ValidationError, match="The audit does not say what this revision changed"):
         undo.entries_to_undo(AuditEntry.objects.all(), Revision.objects.get(number=1))
+
+
+@pytest.mark.parametrize("factory", [ProjectFactory, TokenFactory])
+def test_a_policy_that_is_deleted_since_does_not_come_back(limit, actor, edit, undone, factory):
+    """What else was changed does, and the page says which policy stays."""
+    row = factory(name="before", policy=limit.policy)
+    number = edit(row, name="after", policy=PolicyFactory(slug="other"))
+    with change(actor=actor) as tx:
+        tx.delete(limit.policy)
+
+    _, stays = undone(number)
+
+    row.refresh_from_db()
+    assert (row.name, row.policy.slug) == ("before", "other")
+    assert next(text for text in stays if text.startswith("Policy of")).endswith("because the former one is deleted.")
+
+
+def test_an_override_that_has_a_successor_stays_ended(limit, actor):
+    """The page does not offer what could not be done."""
+    token = TokenFactory(policy=limit.policy)
+    override = OverrideFactory(limit=limit, token=token, quota=60)
+    with change(actor=actor) as tx:
+        end_override(tx, override, timezone.now())
+    OverrideFactory(limit=limit, token=token, quota=99)
+
+    plan = undo.plan(undo.entries_to_undo(AuditEntry.objects.all(), Revision.objects.get(number=tx.revision)))
+
+    assert plan.steps == []
+    assert plan.stays == [f"The override {override} stays ended, because there is another one since."]

@@ -215,7 +215,7 @@ def test_a_page_shows_the_tokens_that_cost_most(as_ann, chat, use, spend, monkey
 
     page, lines = as_ann.get(PAGE, query).content.decode(), lines_of(as_ann.get(PAGE, {**query, "format": "csv"}))
 
-    names = re.findall(r'<th scope="row">([^<]*)</th>', page.partition("By token")[2])
+    names = re.findall(r'<th scope="row">(?:<a [^>]*>)?([^<]*)<', page.partition("By token")[2])
     assert names[:3] == ["red one", "many", "Total"]
     assert "And 2 more, which are in the files." in page
     assert [line["name"] for line in lines if line["kind"] == "token"] == ["red one", "many", "'=blue", "few"]
@@ -228,3 +228,17 @@ def test_the_choice_of_a_month_has_each_month_with_usage(as_ann, chat, use):
     page = as_ann.get(PAGE, {"project": "chat", "month": "2026-11"}).content.decode()
 
     assert re.findall(r'<option value="(\d{4}-\d\d)">', page) == ["2026-11", "2026-08"]
+
+
+def test_lines_lead_to_the_statements_with_their_numbers(as_ann, chat):
+    """Of a token, and of the tokens with a label. Under a policy a token has other numbers, and no link."""
+    red, query = chat.tokens_of_test["red"], {"month": "2026-11"}
+
+    def links(**more):
+        page = as_ann.get(PAGE, {**query, **more}).content.decode()
+        return re.findall(r'<th scope="row"><a class="text-link" href="([^"]*)"', page.partition("By t")[2])
+
+    assert f"{PAGE}?token={red.pk}&amp;month=2026-11" in links(project="chat")
+    tagged = f"{PAGE}?project=chat&amp;tagged=team%3Dred&amp;month=2026-11"
+    assert tagged in links(project="chat", group="label", label="team")
+    assert links(policy="free") == []

@@ -323,6 +323,16 @@ def test_chunks_of_two_events_count_both():
     assert read(chunks)[0]["text_bytes"] == 9
 
 
+def test_events_that_come_together_count_as_if_they_came_apart():
+    """A busy process gets several in a chunk, also with escapes in their text."""
+    texts = ["b", 'say "c"', "d\n", "é", "\\\\n", "/", "ef"]
+    apart = [stream(chat(text)) for text in ("a", "a", *texts)]
+    together = [*apart[:2], b"".join(apart[2:5]), b"".join(apart[5:])]
+
+    assert read(together) == read(apart)
+    assert read(together)[0]["text_bytes"] == 20
+
+
 def test_nothing_counts_after_the_end_of_the_stream():
     """Events of a known shape neither, each in a chunk of its own."""
     chunks = [stream(event) for event in (chat("a"), chat("b"), chat("c"), "[DONE]", chat("d"), chat("e"))]

@@ -11,7 +11,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WsgiMiddleware
 from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, event, whole
-from tests.enforcement.world import PROJECT, fixed
+from tests.enforcement.world import PROJECT, eventually, fixed
 
 PRICE = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}
 TPM, USD = fixed(100_000, name="tpm", unit="tokens"), fixed(10_000_000, name="usd", unit="micros")
@@ -111,6 +111,56 @@ async def test_a_client_that_asked_for_the_usage_gets_it(world, door):
     secret = published(world, TPM)
     answer = await ask(door, secret, {**STREAM, "stream_options": {"include_usage": True}})
     assert b'"usage"' in answer.body
+
+
+async def test_a_further_request_is_judged_by_the_present_documents(world, limiter, door, provider):
+    """The plan of a token is found by its field from the second request on, until the documents change."""
+    secret = published(world, TPM)
+    first = [(await ask(door, secret, HELLO)).status for _ in range(3)]
+    world.publish(world.policy("api", fixed(500, name="tpm", unit="tokens")))
+    assert await asyncio.to_thread(eventually, lambda: not limiter.derived.metered)
+
+    assert first == [200] * 3
+    assert (await ask(door, secret, HELLO)).status == 429
+    assert len(provider.seen) == 3
+
+
+async def test_documents_that_change_while_a_body_comes_count(world, limiter, door, provider):
+    """Its token may have been revoked meanwhile."""
+
+    class Late(list):
+        def pop(self, at):
+            world.publish(world.policy("api", fixed(500, name="tpm", unit="tokens")))
+            assert eventually(lambda: not limiter.derived.metered)
+            return super().pop(at)
+
+    secret = published(world, TPM)
+    await ask(door, secret, HELLO)
+    assert limiter.derived.metered
+    body = {"type": "http.request", "body": json.dumps(HELLO).encode(), "more_body": False}
+    answer = await ask(door, secret, HELLO, messages=Late([body]))
+
+    assert (answer.status, len(provider.seen)) == (429, 1)
+
+
+async def test_a_kept_plan_belongs_to_one_field_alone(world, limiter, door):
+    """A request with a second credential is read anew each time."""
+    secret = published(world, TPM)
+    await ask(door, secret, HELLO)
+    beside = await ask(door, secret, HELLO, headers=[(b"x-api-key", b"sk-of-the-application")])
+    wrong = await ask(door, mint("live"), HELLO)
+
+    assert (beside.status, wrong.status) == (200, 401)
+    assert list(limiter.derived.metered) == [f"Bearer {secret}".encode()]
+
+
+async def test_an_attribute_of_a_body_that_is_too_long_is_refused_every_time(world, door):
+    """Also if the plan of the token is kept."""
+    secret = published(world, TPM)
+    await ask(door, secret, HELLO)
+    call = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "x" * 1_025}}
+
+    assert [(await ask(door, secret, call, "/mcp")).status for _ in range(2)] == [400, 400]
 
 
 async def test_while_it_runs_the_most_it_may_cost_is_charged(world, limiter, door, provider):
