@@ -38,6 +38,7 @@ WHY_UNMETERED: Mapping[str, str] = {
     "bad_cap": "its bound on output tokens is not an integer in range",
     "bad_n": "its number of answers is not an integer in range",
     "batch": "it is a batch of calls, or names several models",
+    "path": "its path can be read in another way, in which further limits apply to it",
     "websocket": "what passes through a WebSocket connection cannot be read",
 }
 """For people: why a request cannot be metered, by the reason of :class:`~enforcement.metering.request.Unmetered`."""

@@ -12,7 +12,7 @@ from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.model.metered import MONEY, Metering
+from enforcement.model.metered import DENY, METERED_UNITS, MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
@@ -58,6 +58,12 @@ def _common(plan: LivePlan) -> _Common:
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
     return _common(plan).rules
+
+
+def metered_keys(plan: LivePlan) -> frozenset[str]:
+    """Return the keys of the counters of a plan that count tokens or money and deny what cannot be metered."""
+    limits = ((bound.key, bound.limit) for bound in plan.bounds)
+    return frozenset(key for key, it in limits if it.unit in METERED_UNITS and it.unmetered == DENY and not it.shadow)
 
 
 async def open_metered(
@@ -123,4 +129,4 @@ def _room(decision: Decision) -> list[int | None]:
     return [state.remaining if state.mode == "enforce" else None for state in decision.limits]
 
 
-__all__ = ["NO_PRICES_YET", "open_metered", "rules_of"]
+__all__ = ["NO_PRICES_YET", "metered_keys", "open_metered", "rules_of"]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors.metered.admitting import open_metered, rules_of
+from enforcement.doors.metered.admitting import metered_keys, open_metered, rules_of
 from enforcement.doors.metered.bodies import (
     BodyRoom,
     ClientLeft,
@@ -33,8 +33,8 @@ from enforcement.http.messages import (
     without_token,
 )
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.formats.routes import find_route, resembles_route
-from enforcement.metering.opening import Opening
+from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
+from enforcement.metering.opening import Opening, unmetered
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
@@ -192,6 +192,7 @@ class MeteredGuard:
                 token, attributes = who or self._who(scope)
                 described = attributes.beside(named)
                 plan = _admissible(await limiter.find_plan(token, described))
+                await self._check_path(limiter, token, plan, described)
                 _keep(limiter, field, token, plan)
             opening, admission, drains, report = await self._charge(limiter, plan, described, asked)
         except BaseException:
@@ -217,6 +218,19 @@ class MeteredGuard:
         opening, admission = await open_metered(limiter, plan, asked, attributes)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
+
+    async def _check_path(
+        self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes
+    ) -> None:
+        """Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly."""
+        path = attributes.get("path", "")
+        plain = plain_path(path)
+        if plain == path:
+            return
+        other = _admissible(await limiter.find_plan(token, attributes.with_path(plain)))
+        if metered_keys(other) - metered_keys(plan):
+            refused = unmetered(Unmetered("path"))
+            raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
     async def _read(
         self, scope: Scope, fields: Mapping[bytes, bytes], receive: Receive, project: str

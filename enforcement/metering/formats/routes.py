@@ -26,6 +26,7 @@ _SLASHES: Final = re.compile(r"[/\\]")
 _MOST_KEPT: Final = 256
 """Characters of the longest path whose route is kept."""
 _PATH_ENDS: Final = re.compile("[?#]")
+_ODD: Final = re.compile(r"//|/\.|[;\\]|./$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +117,16 @@ def _is_ambiguous(segments: list[str]) -> bool:
 
 def resembles_route(target: str) -> bool:
     """Return whether a program that takes paths apart less strictly than :func:`find_route` may find a format."""
-    segments: list[str] = []
-    for written in _SLASHES.split(unquote(_PATH_ENDS.split(target)[0]).casefold()):
-        segment = written.partition(";")[0].strip()
-        if segment == "..":
-            segments = segments[:-1]
-        elif segment not in ("", "."):
-            segments.append(segment)
+    segments = _lenient_segments(unquote(_PATH_ENDS.split(target)[0]).casefold())
     return bool(segments) and (segments[-1].endswith(_FOLDED_GEMINI) or _route_in(segments) is not None)
+
+
+def plain_path(path: str) -> str:
+    """
+    Return the path that a server may find in another one, if it drops empty segments, the slash at the end and what
+    follows a semicolon, resolves "." and "..", and takes a backslash for a slash. Mostly that is the path itself.
+    """
+    return f"/{'/'.join(_lenient_segments(path))}" if _ODD.search(path) else path
 
 
 def _deployment_in(segments: list[str]) -> str | None:
@@ -136,4 +139,15 @@ def _deployment_in(segments: list[str]) -> str | None:
     return None
 
 
-__all__ = ["Route", "find_route", "resembles_route"]
+def _lenient_segments(path: str) -> list[str]:
+    segments: list[str] = []
+    for written in _SLASHES.split(path):
+        segment = written.partition(";")[0].strip()
+        if segment == "..":
+            segments = segments[:-1]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return segments
+
+
+__all__ = ["Route", "find_route", "plain_path", "resembles_route"]

@@ -65,6 +65,50 @@ async def test_a_limit_that_cannot_apply_denies_no_unreadable_body(world, door, 
     assert len(provider.seen) == 1
 
 
+OF_PATH = {**TPM, "match": {"path": "/v1/*"}}
+OF_EACH_PATH = {**TPM, "partition_by": ["path"]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        (OF_PATH, "//v1/chat/completions"),
+        (OF_PATH, "/x/../v1/chat/completions"),
+        (OF_PATH, "/./v1/chat/completions"),
+        (OF_PATH, "/\\v1/chat/completions"),
+        (OF_PATH, "/;a/v1/chat/completions"),
+        (OF_PATH, "//v1/files"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions/"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1//chat/completions"),
+        (OF_EACH_PATH, "/v1/chat/completions/"),
+    ],
+)
+async def test_another_spelling_of_a_path_gets_around_no_limit(world, door, provider, rule, path):
+    """The limit does not match it, and the provider takes it for the plain path."""
+    secret = published(world, rule)
+    answer = await ask(door, secret, HELLO, path)
+    assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
+    assert provider.seen == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        (OF_PATH, CHAT),
+        (OF_PATH, "/v1//chat/completions/"),
+        ({**TPM, "match": {"path": "/v1/chat/completions/"}}, "/v1/chat/completions/"),
+        ({**TPM, "match": {"path": "/v2/*"}}, "//v1/chat/completions"),
+        ({**OF_PATH, "mode": "shadow"}, "//v1/chat/completions"),
+        ({**OF_PATH, "unmetered": "count_only"}, "//v1/chat/completions"),
+        ({**OF_PATH, "unit": "requests"}, "//v1/chat/completions"),
+    ],
+)
+async def test_a_spelling_that_changes_no_limit_passes(world, door, provider, rule, path):
+    secret = published(world, rule)
+    assert (await ask(door, secret, HELLO, path)).status == 200
+    assert len(provider.seen) == 1
+
+
 async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, provider):
     """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
     secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
