@@ -124,7 +124,7 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
         fieldsets = super().get_fieldsets(request, obj)
         if obj and not self.has_change_permission(request, obj):
-            fieldsets = [("Limits", {"fields": ["limits_described"]}), *fieldsets]
+            fieldsets = [("Limits", {"fields": ["limits_by_name"]}), *fieldsets]
         if request.user.has_perm("fleet.view_instance"):
             return fieldsets
         hidden = "refused_by"
@@ -145,6 +145,17 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
         rows += [(f"and {more} more", "")] if more > 0 else []
         items = format_html_join("", "<li>{}{}</li>", rows)
         return format_html('<ul class="sg-limits">{}</ul>', items) if rows else "none"
+
+    @display(description="Limits")
+    def limits_by_name(self, policy: Policy) -> str:
+        """Return all limits with their names, for those who may not open their forms."""
+        holder = holder_of(policy)
+        rows = (
+            (limit.name, describe(limit, holder), SHADOW if limit.mode == "shadow" else "")
+            for limit in policy.limits.all()
+        )
+        items = format_html_join("", "<li><strong>{}</strong>: {}{}</li>", rows)
+        return format_html('<ul class="sg-limits">{}</ul>', items) if items else "none"
 
     @display(description="Applies to")
     def reach(self, policy: Policy) -> str:

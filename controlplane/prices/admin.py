@@ -18,7 +18,7 @@ from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import factors
 from controlplane.prices.actions import delete_price, lock_prices, save_price
-from controlplane.prices.models import ModelFactor, ModelPrice
+from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
@@ -144,6 +144,11 @@ class ModelPriceAdmin(RecordedAdmin):
 
     def delete_model(self, request: HttpRequest, obj: ModelPrice) -> None:
         delete_price(request.change, obj)
+
+    def narrowed(self, rows: QuerySet, user: Any, kind: str = "view") -> QuerySet:
+        """Return those of *rows* to which the user has this access. Nobody changes the prices of the catalogue."""
+        found = super().narrowed(rows, user, kind)
+        return found if kind == "view" else found.filter(source=OPERATOR)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
         for price in queryset:

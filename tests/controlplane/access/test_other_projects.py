@@ -246,6 +246,7 @@ def test_the_slug_and_the_cap_of_a_project_are_for_operators(owner, alpha):
     form = {"name": "Alpha", "slug": "bravo", "partition_cap": "1000000", "active": "on", "time_zone": "UTC"}
     page = owner.get(f"/admin/projects/project/{alpha.project.pk}/change/")
     form["seen_version"] = page.context["adminform"].form.initial["seen_version"]
+    form["policy"] = alpha.project.policy_id or ""
 
     assert owner.post(f"/admin/projects/project/{alpha.project.pk}/change/", form).status_code == 302
 

@@ -104,12 +104,15 @@ def viewer(client):
 
 
 def test_who_only_reads_a_policy_reads_sentences(viewer):
-    """And no names of fields with their raw values."""
-    limit = LimitFactory(policy__slug="free", policy__project=ProjectFactory(), quota=20)
+    """Of every limit with its name, and no names of fields with their raw values."""
+    limit = LimitFactory(name="l0", policy__slug="free", policy__project=ProjectFactory(), quota=20)
+    for number in range(1, 6):
+        LimitFactory(name=f"l{number}", policy=limit.policy)
 
     page = viewer(limit.policy.project).get(f"{POLICIES}{limit.policy.pk}/change/").content.decode()
 
-    assert "20 requests per minute for each token or project with this policy" in page
+    assert "<strong>l0</strong>: 20 requests per minute for each token or project with this policy" in page
+    assert "<strong>l5</strong>" in page
     assert "Window seconds" not in page
 
 

@@ -36,7 +36,7 @@ def test_the_counters_of_a_token(as_ann, api, budget, actor, store):
     page = words(as_ann.get(f"/admin/projects/token/{token.pk}/counters/"))
     (counter,) = api("GET", f"counters?token={token.pk}").json()["results"]
 
-    assert "12.34 USD of 50.00 USD (25 %) 37.66 USD" in page
+    assert "12.34 USD of 50.00 USD (24 %) 37.66 USD" in page
     assert (counter["used"], counter["quota"]) == (12_340_000, 50_000_000)
 
 
