@@ -190,9 +190,9 @@ class MeteredGuard:
                 described: Attributes = _NONE  # no limit of a kept plan looks at one
             else:  # the documents may have changed while the body came
                 token, attributes = who or self._who(scope)
-                described = attributes.beside(named)
-                plan = _admissible(await limiter.find_plan(token, described))
-                await self._check_path(limiter, token, plan, described)
+                described = whole = attributes.beside(named)
+                plan = _admissible(await limiter.find_plan(token, whole))
+                await self._check_path(limiter, token, plan, whole)
                 _keep(limiter, field, token, plan)
             opening, admission, drains, report = await self._charge(limiter, plan, described, asked)
         except BaseException:
