@@ -32,6 +32,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.statements.links import statement_url
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
+from enforcement.model.limits import DAY_SECONDS
 from enforcement.store.client import STORE_ERRORS
 
 SHOWN = 6
@@ -92,7 +93,7 @@ def row_of(row: near.Near, policy: Policy | None) -> dict[str, Any]:
         "quota": permits(row.now.quota, unit),
         "percent": percent(row.share),
         "width": min(100, round(100 * row.share)),
-        "runs_out": runs_out(row.forecast, row.resets_at),
+        "runs_out": runs_out(row.forecast, row.resets_at, shadow=rule.limit.shadow),
         "basis": row.forecast.basis if row.forecast else "",
         "resets": resets(row.resets_at),
     }
@@ -109,15 +110,15 @@ def percent(share: float) -> str:
     return f"{min(int(100 * share), 99) if share < 1 else round(100 * share)} %"
 
 
-def runs_out(forecast: Forecast | None, resets_at: Any) -> SafeString | str:
+def runs_out(forecast: Forecast | None, resets_at: Any, *, shadow: bool = False) -> SafeString | str:
     """Return in words when a limit runs out."""
     now = timezone.now()
     if forecast is None:
-        return "not foretold"
+        return "not known"
     if forecast.at is None:
         return "no, resets first" if resets_at else "no"
     if forecast.at <= now:
-        return badge("nothing left", "bad")
+        return badge("nothing left, in shadow", "warn") if shadow else badge("nothing left, denies", "bad")
     local = timezone.localtime(forecast.at)
     if forecast.is_vague:
         text = f"about {local:%a %d %b} (± a day)"
@@ -134,7 +135,10 @@ def resets(at: datetime | None) -> SafeString | str:
     if at is None:
         return ""
     left = max(1, math.ceil((at - timezone.now()).total_seconds()))
-    return format_html('<time datetime="{}" title="{}">resets in {}</time>', at.isoformat(), exact(at), duration(left))
+    text = f"resets in {duration(left)}"
+    if left >= DAY_SECONDS:
+        text += f", {timezone.localtime(at):%a %d %b, %H:%M}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at), text)
 
 
 class NearFilter(DropdownFilter):

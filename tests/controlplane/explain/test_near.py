@@ -157,8 +157,20 @@ def test_those_with_nothing_left_say_when_it_resets(issue, use, admin_client):
 
     page = admin_client.get("/admin/near-limit/").content.decode()
 
-    assert "nothing left" in page
+    assert "nothing left, denies" in page
     assert re.search(r"resets in \d+ (h|min|s)", page)
+
+
+def test_a_shadow_with_nothing_left_denies_nobody(issue, use, admin_client):
+    """So it does not look as one that denies. A reset that is far away has its date."""
+    _, secret = issue({"quota": 10, "mode": "shadow", "window_seconds": 30 * 86_400})
+    use(secret, 10)
+
+    page = admin_client.get("/admin/near-limit/").content.decode()
+
+    assert "nothing left, in shadow" in page
+    assert "denies" not in page
+    assert re.search(r"resets in [0-9 dhmins]+, [A-Z][a-z]{2} \d\d [A-Z][a-z]{2}, \d\d:\d\d", page)
 
 
 def test_without_the_store_nobody_is_known_to_be_near(issue, use, admin_client, settings):

@@ -224,6 +224,14 @@ def test_overrides_and_unknown_limits_are_said(save, limit, token, sent):
     assert "<dt>Overrides that stay</dt><dd>1</dd>" in page
 
 
+def test_a_caller_with_an_override_is_not_called_limited(save, limit, token, sent):
+    """It stands right of the line, because it sends more, and passes."""
+    OverrideFactory(limit=limit, token=token, quota=60)
+    sent(token, 30, minutes_ago=30, now=timezone.now())
+
+    assert "would be limited, unless an override gives more." in text_of(save(fields_of(limit, quota=10)))
+
+
 def test_an_editor_learns_nothing_of_other_projects(client, sent):
     """Tokens, requests and names of the preview are those of the editor's projects."""
     project = ProjectFactory(slug="chat")
