@@ -171,7 +171,9 @@ class ReviewedPolicies(ReviewedForm):
 
     def reach_view(self, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
         """Show the review of the choice of the global policy, and choose it once that is confirmed."""
-        policy = Policy.objects.get(pk=self.key_of(object_id))
+        policy = self.get_object(request, self.key_of(object_id))
+        if policy is None:
+            raise Http404
         if everywhere and policy.project_id:
             text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
             messages.error(request, text)

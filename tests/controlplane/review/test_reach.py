@@ -168,3 +168,11 @@ def test_a_dry_run_refuses_what_the_change_would_refuse(api):
         assert api("PUT", f"global{query}", {"policy": "own"}).status_code == 400
     assert api("PUT", "global?dry_run=1", {"policy": None}).json()["errors"][0]["parameter"] == "dry_run"
     assert api("PUT", "global?dry_run=true", {"policy": None}).json()["headline"] == "Nothing changes"
+
+
+@pytest.mark.parametrize("to", [EVERYWHERE, ATTACHED])
+def test_a_policy_that_is_gone_is_said_to_be_gone(as_ann, to):
+    """Somebody else has deleted it since the page was opened."""
+    page = as_ann.get(f"{POLICIES}pol_gone/{to}/", follow=True)
+
+    assert "does not exist any more" in [str(one) for one in page.context["messages"]][0]
