@@ -175,4 +175,4 @@ def test_a_policy_that_is_gone_is_said_to_be_gone(as_ann, to):
     """Somebody else has deleted it since the page was opened."""
     page = as_ann.get(f"{POLICIES}pol_gone/{to}/", follow=True)
 
-    assert "does not exist any more" in [str(one) for one in page.context["messages"]][0]
+    assert "does not exist any more" in next(str(one) for one in page.context["messages"])
