@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
+from rest_framework import serializers, status
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import Access
-from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.fields import InstantField, ReferenceField, StrictBooleanField
 from controlplane.api.schema import example
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
+from controlplane.core.requests import request_id
+from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN
 from controlplane.preview.recording import KEPT
 from controlplane.projects.models import Project
+from controlplane.review.replaying import start_replay
+from controlplane.review.reviews import review_of
+from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Affected, Preview
@@ -78,6 +85,10 @@ class PreviewSerializer(serializers.Serializer):
 class PreviewQuestionSerializer(StrictSerializer):
     policy = ReferenceField("policies", help_text="Slug of the policy.")
     to = InstantField(required=False, help_text="End of the range, rounded up to a full hour. If left out, now.")
+    job = StrictBooleanField(
+        default=False,
+        help_text="Whether a job replays it, however many callers there are. Its result has the numbers of a preview.",
+    )
 
     def get_fields(self) -> dict[str, serializers.Field]:
         text = "Start of the range, rounded down to a full hour. If left out, 24 hours before its end."
@@ -94,6 +105,10 @@ class PreviewQuestionSerializer(StrictSerializer):
         return attrs
 
 
+class StartedSerializer(serializers.Serializer):
+    job = serializers.CharField(help_text="Id of the job, whose result has the numbers once it has ended.")
+
+
 class PreviewView(ApiView):
     """Preview whom a policy would deny."""
 
@@ -102,7 +117,7 @@ class PreviewView(ApiView):
     conditional = False
     read_only = True
 
-    @extend_schema(request=PreviewQuestionSerializer, responses=PreviewSerializer)
+    @extend_schema(request=PreviewQuestionSerializer, responses={200: PreviewSerializer, 202: StartedSerializer})
     def preview(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """
         Replay recorded usage, and return whom the limits of a policy would have denied if all of them were enforced.
@@ -110,15 +125,26 @@ class PreviewView(ApiView):
         Nothing is charged. Requests count at the first try. To preview other limits, send them to the policy with
         `dry_run=true`.
         """
-        from controlplane.preview.previews import preview  # numpy, which only a preview needs
+        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
         body = PreviewQuestionSerializer(data=request.data, context=self.get_serializer_context())
         body.is_valid(raise_exception=True)
         asked, now = body.validated_data, timezone.now()
         limits = [limit.as_value() for limit in asked["policy"].limits.all()]
-        span = (asked["from"], asked["to"])
-        found = preview(asked["policy"], limits, now, span, visible_to(self.access))
-        return Response(PreviewSerializer(preview_data(found)).data)
+        recorded = Recorded(asked["policy"], now, (asked["from"], asked["to"]), visible_to(self.access))
+        if asked["job"]:
+            return self._as_job(asked["policy"], limits, recorded.preview_of(limits, []))
+        return Response(PreviewSerializer(preview_data(recorded.preview(limits))).data)
+
+    def _as_job(self, policy: Policy, limits: list[Limit], known: Preview) -> Response:
+        """Start the job, and return its address."""
+        record, seen = policy.as_record(), visible_to(self.access)
+        review = replace(review_of(policy, record, record, seen), preview=known)
+        key = self.access.key
+        author = {"key": key, "created_by": key.name, "channel": "api", "request_id": request_id(self.request)}
+        job = start_replay(review, limits, seen, **author)
+        address = reverse("job-detail", args=[job.pk])
+        return Response({"job": job.pk}, status.HTTP_202_ACCEPTED, headers={"Location": address})
 
 
 def visible_to(access: Access) -> frozenset[str] | None:

@@ -5,7 +5,7 @@ The heads of hours tell at once which callers no limit could have denied. Only t
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -190,34 +190,72 @@ class Recorded:
         """Return all callers of which requests would have been denied, those with most denials first."""
         return self._judged(limits, None, MOST_STEPS).affected
 
+    def suspects(self, limits: Sequence[Limit]) -> list[Caller]:
+        """Return the callers that *limits* could have denied, of which a replay finds out whether they would have."""
+        _, _, could = self._known(limits)
+        return [self._callers.all[place] for place in could]
+
+    def preview_of(self, limits: Sequence[Limit], callers: Iterable[Caller]) -> Preview:
+        """
+        Return the preview in which only some of the callers are replayed, however many there are in all.
+
+        Those that have lost the policy since they were chosen are left out.
+        """
+        known, cases, _ = self._known(limits)
+        places = np.array([self._callers.places[one] for one in callers if one in self._callers.places], np.int64)
+        return self._replayed(known, cases, places, MOST_AFFECTED, MOST_STEPS) if cases else known
+
     def _judged(self, limits: Sequence[Limit], most: int | None, steps: int) -> Preview:
+        known, cases, could = self._known(limits)
+        if not cases:
+            return known
+        if len(could) * self._span.seconds // PART_SECONDS > MOST_CELLS:
+            known = replace(known, histogram=histogram_of(cases[0], self._sent, self._requests > 0))
+            return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
+        return self._replayed(known, cases, could, most, steps)
+
+    @property
+    def _sent(self) -> np.ndarray:
+        """The heads of the hours within the span."""
+        return self._heads[:, self._span.before // HOUR_SECONDS :]
+
+    @property
+    def _requests(self) -> np.ndarray:
+        return self._sent[:, :, 0].sum(axis=1)
+
+    def _replayed(
+        self, known: Preview, cases: Sequence[Case], could: np.ndarray, most: int | None, steps: int
+    ) -> Preview:
+        """Return the preview with the outcome of the callers at the places *could*."""
+        requests, of_span = self._requests, self._sent
+        outcome = _replayed(self._callers, could, cases, self._span, steps, of_span)
+        # The replay has made the heads of some callers exact.
+        known = replace(known, histogram=histogram_of(cases[0], of_span, requests > 0))
+        return _with_outcome(known, self._callers, could, outcome, (requests, of_span), most)
+
+    def _known(self, limits: Sequence[Limit]) -> tuple[Preview, list[Case], np.ndarray]:
+        """Return what is known without a replay, the limits that can be judged, and the places of the suspects."""
+        nobody = np.zeros(0, np.int64)
         unknown = [Unknown(limit.name, reason) for limit in limits if (reason := unknown_about(limit))]
         limits = [limit for limit in limits if not unknown_about(limit)]
         callers, span = self._callers, self._span
         known = Preview(_instant(span.begins), self._ends, concerned=callers.concerned, unknown=unknown)
         if not callers.concerned:
-            return known
-        heads = self._heads
-        of_span = heads[:, span.before // HOUR_SECONDS :]
-        requests = of_span[:, :, 0].sum(axis=1)
+            return known, [], nobody
+        requests = self._requests
         active = int((requests > 0).sum())
         known = replace(known, callers=active, requests=int(requests.sum()))
         if not limits or not active:
-            return known
+            return known, [], nobody
         cases = [callers.case(limit) for limit in limits]
         of_costs = [] if callers.are_costs_one else [OTHER_COSTS]
-        could = np.flatnonzero(np.any([could_deny(case, heads) for case, _ in cases], axis=0))
+        could = np.flatnonzero(np.any([could_deny(case, self._heads) for case, _ in cases], axis=0))
         known = replace(
             known,
             overrides=max(held for _, held in cases),
             cautions=list(dict.fromkeys([*of_costs, *(text for limit in limits for text in cautions_about(limit))])),
         )
-        is_summary = len(could) * span.seconds // PART_SECONDS > MOST_CELLS
-        outcome = None if is_summary else _replayed(callers, could, [case for case, _ in cases], span, steps, of_span)
-        known = replace(known, histogram=histogram_of(cases[0][0], of_span, requests > 0))
-        if outcome is None:
-            return replace(known, is_summary=True, caught=Range(0, 0, len(could)))
-        return _with_outcome(known, callers, could, outcome, (requests, of_span), most)
+        return known, [case for case, _ in cases], could
 
 
 def _replayed(

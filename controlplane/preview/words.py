@@ -44,7 +44,7 @@ def sentence(preview: Preview) -> str:
     if preview.is_summary:
         return (
             f"In the last {span_of(preview)} at most {preview.caught.high:,} of {preview.callers:,} callers would have "
-            "been limited. Too many to replay at once, so choose a shorter span."
+            "been limited. They are too many to replay at once. Replay them as a job, or choose a shorter span."
         )
     callers = _of(preview.caught, preview.callers, "caller")
     requests = _of(preview.denied, preview.requests, "request")

@@ -17,7 +17,7 @@ from django.utils.html import format_html
 
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
-from controlplane.adminkit.site import change_url, link_to
+from controlplane.adminkit.site import actor_of, change_url, link_to
 from controlplane.core.files import streamed
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
@@ -27,6 +27,7 @@ from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Cal
 from controlplane.projects.models import Project, Token
 from controlplane.review.affected import csv_lines
 from controlplane.review.charts import by_hour, plot
+from controlplane.review.replaying import start_replay
 from controlplane.review.reviews import (
     ENFORCE,
     SHADOW,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview
 
 # The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE, FILE = "_start", "_use", "_span", "_range", "_file"
-OWN_FIELDS = (START, USE, SPAN, RANGE, FILE, "_back", "change_reason", "csrfmiddlewaretoken")
+START, USE, SPAN, RANGE, FILE, REPLAY = "_start", "_use", "_span", "_range", "_file", "_replay"
+# Who presses one of these decides nothing yet.
+ASKING = (USE, SPAN, FILE, REPLAY)
+OWN_FIELDS = (START, RANGE, *ASKING, "_back", "change_reason", "csrfmiddlewaretoken")
 SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
 NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
 NO_START = "Choose how to start."
@@ -73,7 +76,7 @@ class ReviewedForm:
     """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and any(name in request.POST for name in (USE, SPAN, FILE)):
+        if request.method == "POST" and any(name in request.POST for name in ASKING):
             request.POST = _without_decision(request.POST)
         try:
             return super().changeform_view(request, *args, **options)
@@ -101,8 +104,17 @@ class ReviewedForm:
             return self.affected_file(request, review, after)
         span, now, seen = _span(request), timezone.now(), visible(request)
         review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
+        if REPLAY in request.POST:
+            return self.replay_job(request, review, after)
         context = _context(request, review, error, span, offer_shadow=offer_shadow)
         return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
+
+    def replay_job(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+        """Start the job that replays what the preview only summarises, and return a redirect to its page."""
+        by = actor_of(request)
+        author = {"user": request.user, "created_by": by.name, "channel": by.channel, "request_id": by.request_id}
+        job = start_replay(review, in_question(review, after), visible(request), **author)
+        return HttpResponseRedirect(change_url(job))
 
     def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
         """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
@@ -138,7 +150,7 @@ class ReviewedPolicies(ReviewedForm):
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
-        if SPAN in request.POST or FILE in request.POST:
+        if any(name in request.POST for name in ASKING):
             request.POST = _without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
@@ -181,7 +193,7 @@ class ReviewedPolicies(ReviewedForm):
         if policy.is_global == everywhere:
             messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
             return HttpResponseRedirect(change_url(policy))
-        if SPAN in request.POST or FILE in request.POST:
+        if any(name in request.POST for name in ASKING):
             request.POST = _without_decision(request.POST)
         former = former_of(policy) if everywhere else None
         seen = _seen(policy, former)
@@ -227,7 +239,7 @@ class ReviewedPolicies(ReviewedForm):
             return
         saved = Policy.objects.get(pk=policy.pk)
         after = saved.as_record()
-        if FILE in request.POST:  # whoever asks for a file saves nothing
+        if FILE in request.POST or REPLAY in request.POST:  # whoever asks for more saves nothing
             raise ReviewNeeded(saved, before, after)
         review = review_of(saved, before, after, visible(request))
         if not review.is_needed:

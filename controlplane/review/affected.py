@@ -26,7 +26,7 @@ def csv_lines(recorded: Recorded, limits: Sequence[Limit]) -> Iterator[str]:
     """Yield the head, and then a line of CSV for each caller that *limits* would have denied, the most denied first."""
     yield csv_line(COLUMNS)
     for some in batched(recorded.affected(limits), AT_ONCE):
-        names = _names([one.caller for one in some])
+        names = named([one.caller for one in some])
         for one in some:
             kind, pk = one.caller
             denied = (one.denied.likely, one.denied.low, one.denied.high)
@@ -34,7 +34,7 @@ def csv_lines(recorded: Recorded, limits: Sequence[Limit]) -> Iterator[str]:
             yield csv_line(map(cell, values))
 
 
-def _names(callers: Sequence[Caller]) -> dict[Caller, tuple[str, str]]:
+def named(callers: Sequence[Caller]) -> dict[Caller, tuple[str, str]]:
     """Return the name and the slug of the project of each caller. One that is deleted by now is left out."""
     tokens = Token.objects.filter(pk__in=[pk for kind, pk in callers if kind == TOKEN])
     projects = Project.objects.filter(pk__in=[pk for kind, pk in callers if kind in (PROJECT, ANONYMOUS)])

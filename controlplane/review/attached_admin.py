@@ -6,7 +6,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 
 from controlplane.policies.models import Policy
-from controlplane.review.admin import FILE, START, ReviewedForm, ReviewNeeded, missing
+from controlplane.review.admin import FILE, REPLAY, START, ReviewedForm, ReviewNeeded, missing
 from controlplane.review.attaching import attachment_review, limits_of
 from controlplane.review.reviews import Review
 
@@ -34,5 +34,5 @@ class ReviewedAttachment(ReviewedForm):
         chosen = policies.get(row.policy_id)
         review, start = attachment_review(row, policies.get(before["policy"]), chosen), request.POST.get(START, "")
         error = missing(review, start, request.change.reason)
-        if FILE in request.POST or (review.is_needed and error):
+        if FILE in request.POST or REPLAY in request.POST or (review.is_needed and error):
             raise AttachmentNeedsReview(review, chosen, error if start else "")

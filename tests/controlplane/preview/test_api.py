@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from controlplane.jobs import running
+from controlplane.jobs.models import Job
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -76,3 +78,38 @@ def test_a_limited_key_learns_nothing_of_other_projects(call, token, sent):
 
     assert (reply["callers"], reply["requests"]) == (1, 12)
     assert token.pk not in str(reply)
+
+
+def test_a_job_replays_it_for_a_key(api, token):
+    """However many callers there are. Its result has the numbers of the preview."""
+    started = api("POST", "preview", {"policy": "free", "job": True})
+    while running.run_next():
+        pass
+
+    job = api("GET", started["Location"].removeprefix("/api/v1/")).json()
+    assert (started.status_code, started.json()) == (202, {"job": job["id"]})
+    assert (job["state"], job["done"], job["title"]) == ("done", 1, "Replay 24 hours of free")
+    assert job["result"]["would_deny"]["requests"] == {"low": 20, "likely": 20, "high": 20}
+    assert [one["id"] for one in job["result"]["most_affected"]] == [token.pk]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_job_of_a_limited_key_sees_its_projects(call, limit, token, sent, revoked):
+    """Of a shared policy, only the own callers are judged. A key that was revoked meanwhile learns nothing."""
+    project = ProjectFactory(slug="own")
+    key = ManagementKeyFactory(scopes=["usage:read", "jobs:read"], projects=[project])
+    own = TokenFactory(project=project, policy=limit.policy)
+    sent(own, 15, minutes_ago=90, now=timezone.now())
+
+    started = call("POST", "preview", {"policy": "free", "job": True}, key=key)
+    if revoked:
+        key.revoke(timezone.now())
+    while running.run_next():
+        pass
+
+    job = Job.objects.get(pk=started.json()["job"])
+    if revoked:
+        assert (job.state, job.result) == ("failed", {})
+    else:
+        assert [one["id"] for one in job.result["most_affected"]] == [own.pk]
+        assert call("GET", f"jobs/{job.pk}", key=key).status_code == 200
