@@ -13,6 +13,7 @@ from controlplane.access.scope import is_operator, projects_of
 from controlplane.jobs import running
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
+from controlplane.policies.describe import sentence
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import Caller
@@ -81,7 +82,9 @@ def replay_parts(job: Job) -> bool:
         job.result = _together(job.result, found)
     if running.has_more_parts(job):
         return False
-    job.result = _in_words(job.result, known)
+    of_whom = "all projects together" if policy.is_global else "each token or project"
+    judged = [f"{limit.name}: {sentence(limit, of_whom)}" for limit in limits]
+    job.result = {"limits": judged, **_in_words(job.result, known)}
     return True
 
 

@@ -70,6 +70,7 @@ def test_the_job_replays_each_caller(as_ann, ask, tokens, monkeypatch):
         *(("t4", 13), ("t3", 8), ("t2", 3)),
     ]
     shown = text_of(as_ann.get(page.request["PATH_INFO"]))
+    assert "per-minute: 12 requests per minute for each token" in shown
     assert "In the last 24 hours 3 of 5 callers and 24 of 75 requests would have been limited." in shown
     assert ">t4</a>" in as_ann.get(page.request["PATH_INFO"]).text
 
