@@ -81,3 +81,15 @@ def test_no_template_calls_a_local_time_utc():
 
     assert pages
     assert wrong == []
+
+
+@pytest.mark.django_db
+def test_what_django_writes_itself_has_the_form_of_all_others(admin_client):
+    """Such as the instants on the page of a row that can only be read."""
+    row = UsageRowFactory(at=NOON.replace(second=0))
+    admin_client.cookies[ZONE_COOKIE] = "Europe/Berlin"
+
+    page = admin_client.get(f"/admin/usage/usagerow/{row.pk}/change/").text
+
+    assert "2026-11-24 13:00:00 +0100" in page
+    assert "p.m." not in page

@@ -1,0 +1,1 @@
+"""How Django writes dates and times where a page does not do it itself, by language."""
