@@ -49,6 +49,7 @@ SUMMARIES = {
     "prices_factors_list": "List the factors of models",
     "revisions_rollback": "Roll back to a revision",
     "revisions_undo": "Undo a revision",
+    "projects_tokens_list": "List the tokens of a project",
     "tokens_revoke": "Revoke a token",
     "tokens_rotate": "Rotate a token",
     "tokens_suspend": "Suspend a token",
@@ -81,7 +82,7 @@ DESCRIPTIONS = {
     "suspensions_create": "Suspend a value of an attribute, so that every proxy refuses it within a second.",
     "suspensions_destroy": "End the suspension, so that every proxy lets it in again within a second.",
     "suspensions_retrieve": "Return the suspension.",
-    "break_glass_retrieve": "Return the reason and the end, or null for each if every limit is as it was saved.",
+    "break_glass_retrieve": "Return the end and the reason. The end is null if every limit is as it was saved.",
     "break_glass_update": "Make every published limit a shadow, until the end or a deletion. Repeating it gives "
     "another end.",
     "break_glass_destroy": "Enforce every limit again. If the glass is whole, this changes nothing.",

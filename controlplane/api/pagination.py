@@ -30,17 +30,24 @@ class CursorPage(BasePagination):
         more, page = len(found) > size, found[:size]
         if backwards:
             page.reverse()
-        self._next = self._link(page, -1, False) if (backwards or more) and page else None
-        self._previous = self._link(page, 0, True) if (more if backwards else edge) and page else None
+        self._next = self._cursor(page[-1], backwards=False) if (backwards or more) and page else None
+        self._previous = self._cursor(page[0], backwards=True) if (more if backwards else edge) and page else None
         return page
 
     def get_paginated_response(self, data: Any) -> Response:
-        return Response({"results": data, "next": self._next, "previous": self._previous})
+        links = {"next": self._link(self._next), "previous": self._link(self._previous)}
+        # The names of relations are those of the registry, in which a previous page is "prev".
+        named = [
+            f'<{links[name]}>; rel="{rel}"' for name, rel in (("next", "next"), ("previous", "prev")) if links[name]
+        ]
+        headers = {"Link": ", ".join(named)} if named else {}
+        return Response({"results": data, **links, "next_cursor": self._next}, headers=headers)
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         link = {"type": ["string", "null"], "format": "uri"}
-        properties = {"results": schema, "next": link, "previous": link}
-        return {"type": "object", "required": ["results", "next", "previous"], "properties": properties}
+        cursor = {"type": ["string", "null"], "description": "The `cursor` of the next page. Null on the last one."}
+        properties = {"results": schema, "next": link, "previous": link, "next_cursor": cursor}
+        return {"type": "object", "required": [*properties], "properties": properties}
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         return []  # the parameters are fields of the view's query
@@ -53,10 +60,12 @@ class CursorPage(BasePagination):
             raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid_cursor")]}) from exc
         return backwards, edge
 
-    def _link(self, page: list[Model], position: int, backwards: bool) -> str:
-        edge = [_plain(page[position], name.lstrip("-")) for name in self._ordering]
-        cursor = signing.dumps([backwards, edge], salt=self._salt)
-        return replace_query_param(self._request.build_absolute_uri(), "cursor", cursor)
+    def _cursor(self, row: Model, *, backwards: bool) -> str:
+        edge = [_plain(row, name.lstrip("-")) for name in self._ordering]
+        return signing.dumps([backwards, edge], salt=self._salt)
+
+    def _link(self, cursor: str | None) -> str | None:
+        return cursor and replace_query_param(self._request.build_absolute_uri(), "cursor", cursor)
 
 
 def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:

@@ -24,7 +24,7 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Send `Authorization: Bearer sg_mgmt_...` with every request. Each operation names the scope that the key needs.
 - Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field.
 - Unknown fields and parameters are refused. No value is converted, so `"1"` is not a number.
-- Lists have pages. Follow `next`.
+- Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
@@ -93,6 +93,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
+LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
 LOCATION = _header("Location", "The address of the new object.", [201])
 
 
@@ -153,6 +154,8 @@ class AutoSchema(Base):
             parameters.append(IF_MATCH)
         if self._has_etag() and self.method != "DELETE":
             parameters.append(ETAG)
+        if self.view.action == "list":
+            parameters.append(LINK)
         if self._creates():
             parameters.append(LOCATION)
         return parameters

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 from django.db.models import Model, QuerySet
 from rest_framework import status
 from rest_framework.exceptions import NotFound
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
+from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
@@ -107,6 +109,11 @@ class ApiView(GenericViewSet):
             headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
         return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
 
+    def get_parsers(self) -> list[BaseParser]:
+        """Return the parsers of the request, or of the action that the OpenAPI document describes."""
+        is_patch = getattr(self, "action", "") == "partial_update" or getattr(self.request, "method", "") == "PATCH"
+        return [*super().get_parsers(), *([MergePatchParser()] if is_patch else [])]
+
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "access": getattr(self.request, "auth", None)}
 
@@ -131,7 +138,14 @@ class ApiView(GenericViewSet):
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
-        serializer = self.get_serializer(instance, data=self.request.data, partial=partial)
+        data = self.request.data
+        if partial and is_merge_patch(self.request) and isinstance(data, Mapping):
+            shown = self.get_serializer(instance).data
+            objects = {
+                name: merged(shown.get(name), value) for name, value in data.items() if isinstance(value, Mapping)
+            }
+            data = {**data, **objects}
+        serializer = self.get_serializer(instance, data=data, partial=partial)
         serializer.is_valid(raise_exception=True)
         return serializer
 

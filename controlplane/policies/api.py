@@ -366,6 +366,7 @@ class AuditQuery(ListQuery):
     actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
     action = serializers.CharField(required=False, help_text="For example policy.update.")
     object = serializers.CharField(required=False, help_text="Id of the changed object.")
+    request_id = serializers.CharField(required=False, help_text="The `X-Request-Id` of the request that made it.")
     since = InstantField(required=False)
     until = InstantField(required=False)
 
@@ -379,7 +380,14 @@ class AuditView(Listed, ApiView):
     scopes = {"list": "audit:read"}
     of_all_projects = ("*",)
 
-    FILTERS = {"actor": "actor", "action": "action", "object": "object_id", "since": "at__gte", "until": "at__lt"}
+    FILTERS = {
+        "actor": "actor",
+        "action": "action",
+        "object": "object_id",
+        "request_id": "request_id",
+        "since": "at__gte",
+        "until": "at__lt",
+    }
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}

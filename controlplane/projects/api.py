@@ -26,6 +26,7 @@ from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Proj
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
+from enforcement.model.tokens import PREFIX_LENGTH
 
 SUSPENDED = "Whether every proxy refuses it for now."
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
@@ -184,12 +185,36 @@ class TokenQuery(ListQuery):
     )
 
 
+class AnyTokenQuery(TokenQuery):
+    project = ReferenceField("projects", required=False, help_text="Slug of the project.")
+    policy = ReferenceField("policies", required=False, help_text="Slug of the token's own policy.")
+    name = serializers.CharField(required=False, max_length=200, help_text="The whole name.")
+    prefix = serializers.CharField(
+        required=False, max_length=PREFIX_LENGTH, help_text="The beginning of the secret, as a token shows it."
+    )
+
+
 class TokenView(ApiView):
     serializer_class = TokenSerializer
     ordering = ("-id",)
 
     def get_queryset(self) -> QuerySet[Token]:
         return self.access.tokens().select_related("project", "policy", "suspension")
+
+    def chosen(self, tokens: QuerySet[Token]) -> QuerySet[Token]:
+        """Return those of the tokens that the query of a list asks for."""
+        names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]
+        found = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
+        match self.query.get("status"):
+            case "active":
+                return found.live(timezone.now())
+            case "suspended":
+                return found.live(timezone.now()).exclude(suspension=None)
+            case "revoked":
+                return found.exclude(revoked_at=None)
+            case "expired":
+                return found.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
+        return found
 
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret
@@ -205,17 +230,7 @@ class ProjectTokenView(Listed, TokenView):
     queries = {"list": TokenQuery}
 
     def get_queryset(self) -> QuerySet[Token]:
-        found = with_labels(super().get_queryset().filter(project=self.project()), self.query)
-        match self.query.get("status"):
-            case "active":
-                return found.live(timezone.now())
-            case "suspended":
-                return found.live(timezone.now()).exclude(suspension=None)
-            case "revoked":
-                return found.exclude(revoked_at=None)
-            case "expired":
-                return found.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
-        return found
+        return self.chosen(super().get_queryset().filter(project=self.project()))
 
     def project(self) -> Project:
         found = self.access.projects().filter(slug=self.kwargs["slug"]).first()
@@ -235,12 +250,14 @@ class ProjectTokenView(Listed, TokenView):
             return self.issued(token, secret)
 
 
-class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
+class SingleTokenView(SuspendableView, Listed, Retrieved, Updated, Deleted, TokenView):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
     lookup_value_regex = TOKEN_ID
+    queries = {"list": AnyTokenQuery}
     scopes = {
+        "list": "tokens:read",
         "retrieve": "tokens:read",
         "partial_update": "tokens:write",
         "destroy": "tokens:write",
@@ -249,6 +266,10 @@ class SingleTokenView(SuspendableView, Retrieved, Updated, Deleted, TokenView):
         "suspend": "tokens:write",
         "resume": "tokens:write",
     }
+
+    def get_queryset(self) -> QuerySet[Token]:
+        rows = super().get_queryset()
+        return self.chosen(rows) if self.action == "list" else rows
 
     @extend_schema(request=NoBody, responses=TokenSerializer)
     @action(detail=True, methods=["post"])

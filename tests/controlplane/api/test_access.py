@@ -76,6 +76,7 @@ RULES = {
     ("projects/theirs/resume", "POST"): Rule("projects:write", 200, MISSING, 200),
     ("projects/theirs/tokens", "GET"): Rule("tokens:read", 200, MISSING, 200),
     ("projects/theirs/tokens", "POST"): Rule("tokens:write", 201, MISSING, 201, {"name": "New"}),
+    ("tokens", "GET"): Rule("tokens:read", 200, 200, 200),
     ("tokens/{token}", "GET"): Rule("tokens:read", 200, MISSING, 200),
     ("tokens/{token}", "PATCH"): Rule("tokens:write", 200, MISSING, 200, {"name": "New"}),
     ("tokens/{token}", "DELETE"): Rule("tokens:write", 204, MISSING, 204),

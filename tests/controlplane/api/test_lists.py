@@ -3,7 +3,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from controlplane.policies.models import AuditEntry
-from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -176,3 +176,66 @@ def test_the_audit_is_searched_by_an_index(api, query):
 
     assert len(plan) == 1, plan
     assert plan[0].startswith("SEARCH policies_auditentry USING INDEX policies_audit_")
+
+
+def test_a_page_links_to_its_neighbours_for_programs_that_read_headers(api):
+    """Link as in RFC 8288, and the cursor alone, so that nobody cuts it out of an address."""
+    for slug in ("a", "b", "c"):
+        ProjectFactory(slug=slug)
+    first = api("GET", "projects?page_size=1")
+    second = api("GET", f"projects?page_size=1&cursor={first.json()['next_cursor']}")
+    third = api("GET", second.json()["next"].removeprefix("http://testserver"))
+
+    assert first["Link"] == f'<{first.json()["next"]}>; rel="next"'
+    assert [row["slug"] for row in second.json()["results"]] == ["b"]
+    assert second["Link"].split(", ")[1] == f'<{second.json()["previous"]}>; rel="prev"'
+    assert (third.json()["next_cursor"], "next" in third["Link"]) == (None, False)
+
+
+def test_a_list_of_one_page_has_no_link(api):
+    """An empty header would be no header."""
+    assert "Link" not in api("GET", "projects")
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["old", "batch", "web"]),
+        ("project=chat", ["batch", "web"]),
+        ("policy=free", ["web"]),
+        ("name=web", ["web"]),
+        ("label.team=red", ["batch"]),
+        ("status=revoked", ["old"]),
+        ("project=chat&status=revoked", []),
+        ("name=we", []),
+    ],
+)
+def test_tokens_of_all_projects_are_listed_and_filtered(api, query, names):
+    """Those that the key may see, the newest first."""
+    chat = ProjectFactory(slug="chat")
+    web = TokenFactory(project=chat, name="web", policy=PolicyFactory(slug="free"))
+    TokenFactory(project=chat, name="batch", labels={"team": "red"})
+    TokenFactory(name="old", revoked=True)
+
+    assert [row["name"] for row in api("GET", f"tokens?{query}").json()["results"]] == names
+    assert [row["name"] for row in api("GET", f"tokens?prefix={web.prefix}").json()["results"]] == ["web"]
+
+
+def test_a_limited_key_lists_the_tokens_of_its_projects(call):
+    """And is told nothing of a project that is not one of them."""
+    own = TokenFactory(name="own")
+    other = TokenFactory(name="other")
+    key = ManagementKeyFactory(projects=[own.project])
+
+    assert [row["name"] for row in call("GET", "tokens", key=key).json()["results"]] == ["own"]
+    assert call("GET", f"tokens?project={other.project.slug}", key=key).status_code == 400
+
+
+def test_the_audit_is_found_by_the_request_that_made_it(api):
+    """The id stands in the response and in the log."""
+    request_id = api("POST", "projects", {"slug": "one", "name": "One"})["X-Request-Id"]
+    api("POST", "projects", {"slug": "two", "name": "Two"})
+
+    found = api("GET", f"audit?request_id={request_id}").json()["results"]
+
+    assert [row["object"]["label"] for row in found] == ["one"]

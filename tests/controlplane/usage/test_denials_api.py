@@ -43,6 +43,7 @@ def test_a_denial_names_what_people_know(api):
         ],
         "next": None,
         "previous": None,
+        "next_cursor": None,
     }
 
 
