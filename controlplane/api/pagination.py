@@ -35,13 +35,7 @@ class CursorPage(BasePagination):
         return page
 
     def get_paginated_response(self, data: Any) -> Response:
-        links = {"next": self._link(self._next), "previous": self._link(self._previous)}
-        # The names of relations are those of the registry, in which a previous page is "prev".
-        named = [
-            f'<{links[name]}>; rel="{rel}"' for name, rel in (("next", "next"), ("previous", "prev")) if links[name]
-        ]
-        headers = {"Link": ", ".join(named)} if named else {}
-        return Response({"results": data, **links, "next_cursor": self._next}, headers=headers)
+        return page_of(self._request, data, self._next, self._previous)
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         link = {"type": ["string", "null"], "format": "uri"}
@@ -64,8 +58,24 @@ class CursorPage(BasePagination):
         edge = [_plain(row, name.lstrip("-")) for name in self._ordering]
         return signing.dumps([backwards, edge], salt=self._salt)
 
-    def _link(self, cursor: str | None) -> str | None:
-        return cursor and replace_query_param(self._request.build_absolute_uri(), "cursor", cursor)
+
+def page_of(request: Request, data: Any, following: str | None, previous: str | None = None, **more: Any) -> Response:
+    """
+    Return the response with a page of a list.
+
+    Args:
+        following: The cursor of the next page, or None if there is none. So is *previous*.
+        more: Other members of the body.
+    """
+    links = {name: _link(request, cursor) for name, cursor in (("next", following), ("previous", previous))}
+    # The names of relations are those of the registry, in which a previous page is "prev".
+    named = [f'<{links[name]}>; rel="{rel}"' for name, rel in (("next", "next"), ("previous", "prev")) if links[name]]
+    headers = {"Link": ", ".join(named)} if named else {}
+    return Response({"results": data, **links, "next_cursor": following, **more}, headers=headers)
+
+
+def _link(request: Request, cursor: str | None) -> str | None:
+    return cursor and replace_query_param(request.build_absolute_uri(), "cursor", cursor)
 
 
 def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:

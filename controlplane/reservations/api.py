@@ -14,11 +14,10 @@ from rest_framework.decorators import action
 from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.utils.urls import replace_query_param
 
 from controlplane.api.authentication import LimitedKey
 from controlplane.api.fields import InstantField, ProjectField, ReasonField, StrictIntegerField
-from controlplane.api.pagination import CursorPage
+from controlplane.api.pagination import CursorPage, page_of
 from controlplane.api.problems import Conflict, InvalidQuery, StoreUnavailable
 from controlplane.api.ranges import PROJECT
 from controlplane.api.serializers import ListQuery, StrictSerializer
@@ -212,12 +211,8 @@ class ReservationView(Listed, ApiView):
             edge = self._edge(query["cursor"])
             rows = [row for row in rows if [row.at.isoformat(), row.pk] > edge]
         page, more = rows[: query["page_size"]], len(rows) > query["page_size"]
-        data = {"results": self._data(page), "next": self._next(page[-1]) if more else None, "previous": None}
-        return Response({**data, "truncated": found.truncated})
-
-    def _next(self, row: Reservation) -> str:
-        cursor = signing.dumps([row.at.isoformat(), row.pk], salt="cursor:unsettled")
-        return replace_query_param(self.request.build_absolute_uri(), "cursor", cursor)
+        cursor = signing.dumps([page[-1].at.isoformat(), page[-1].pk], salt="cursor:unsettled") if more else None
+        return page_of(self.request, self._data(page), cursor, truncated=found.truncated)
 
     def _edge(self, cursor: str) -> Sequence[str]:
         try:

@@ -14,6 +14,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
 from controlplane.access.models import Membership
+from controlplane.api.parsers import MergePatchParser
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
@@ -139,6 +140,8 @@ def test_api_keeps_what_its_document_promises(case: Any, key: Any) -> None:
         case.headers.pop("If-Match", None)
     if PLAIN.fullmatch(case.headers.get("Idempotency-Key", "")):
         case.headers["Idempotency-Key"] = str(uuid4())  # one that was used belongs to another request
+    if case.media_type == MergePatchParser.media_type and case.meta.is_negative_at(ParameterLocation.BODY):
+        case.media_type = "application/json"  # in a merge patch, null is never wrong inside of an object
     wrong_key = case.meta.is_negative_at(ParameterLocation.HEADER)
 
     response = case.call_and_validate(headers={} if wrong_key else {"Authorization": f"Bearer {key.secret}"})
