@@ -45,6 +45,13 @@ BOUNDED = {
     "/admin/reservations/reservation/",
     "/admin/statements/monthrow/",
 }
+# These ask more, but no more than so often: a statement for each folded row of the list, of which a page has at most
+# 51, and for the list behind a file of a member, which reads its keys first.
+BY_PARTS = {
+    "/admin/publishing/revision/": 100,
+    "/admin/usage/usagerow/export.csv": 10,
+    "/admin/usage/meteredrow/export.csv": 10,
+}
 # A page that reads all projects or policies reads at least so many rows more.
 MORE_PROJECTS = 120
 
@@ -74,10 +81,11 @@ def test_no_page_asks_more_of_the_database_with_more_rows():
     # In order, because the address of a row may have another key.
     pairs = [(page, before, after) for before, (page, after) in zip(few.values(), more.items(), strict=True)]
     queries = {page: (before.queries, after.queries) for page, before, after in pairs}
-    assert {page: pair for page, pair in queries.items() if pair[1] > pair[0] + KEYS} == {}
+    grown = {page: pair for page, pair in queries.items() if pair[1] > pair[0] + KEYS}
+    assert {page: pair for page, pair in grown.items() if pair[1] > BY_PARTS.get(page[1], 0)} == {}
     rows = {page: (before.rows, after.rows) for page, before, after in pairs if page[0] == "operator"}
-    grown = {page[1] for page, pair in rows.items() if pair[1] > pair[0] + MORE_PROJECTS // 2}
-    assert grown <= BOUNDED
+    longer = {page[1] for page, pair in rows.items() if pair[1] > pair[0] + MORE_PROJECTS // 2}
+    assert longer <= BOUNDED
 
 
 def test_a_long_list_says_that_it_was_not_counted_to_its_end(as_ann, monkeypatch):
