@@ -32,6 +32,8 @@ class ReviewedAttachment(ReviewedForm):
             return
         policies = Policy.objects.in_bulk([pk for pk in (before["policy"], row.policy_id) if pk])
         chosen = policies.get(row.policy_id)
+        if not policies or (row.policy_id and chosen is None):
+            return  # deleted since the form was checked: the commit fails, and the form says so at its field
         review, start = attachment_review(row, policies.get(before["policy"]), chosen), request.POST.get(START, "")
         error = missing(review, start, request.change.reason)
         if FILE in request.POST or REPLAY in request.POST or (review.is_needed and error):
