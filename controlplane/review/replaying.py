@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.jobs import running
@@ -49,9 +50,12 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
         "to": found.ends.isoformat(),
         "all_projects": projects is None,
     }
-    concerned = Project.objects.filter(slug__in=review.projects)
     seen = None if projects is None else set(projects)
-    suspects = _recorded(arguments, review.policy, seen, found.ends).suspects(limits)
+    suspects = _recorded(arguments, review.policy, seen, timezone.now()).suspects(limits)
+    # Whoever may not see all of them may not see the result, which names callers.
+    concerned = Project.objects.all() if seen is None else Project.objects.filter(pk__in=seen)
+    if not review.policy.is_global:
+        concerned = concerned.filter(slug__in=review.projects)
     return running.start(
         JOB,
         f"Replay {words.span_of(found)} of {review.subject}",

@@ -113,3 +113,16 @@ def test_a_job_of_a_limited_key_sees_its_projects(call, limit, token, sent, revo
     else:
         assert [one["id"] for one in job.result["most_affected"]] == [own.pk]
         assert call("GET", f"jobs/{job.pk}", key=key).status_code == 200
+
+
+def test_the_job_of_a_global_policy_is_for_those_who_may_see_every_project(api, call, limit, token):
+    """Its result names callers of all projects, also if one alone has the policy besides."""
+    limit.policy.is_global = True
+    limit.policy.save()
+    ProjectFactory(slug="other")
+    key = ManagementKeyFactory(scopes=["jobs:read"], projects=[token.project])
+
+    job = api("POST", "preview", {"policy": "free", "job": True}).json()["job"]
+
+    assert api("GET", f"jobs/{job}").status_code == 200
+    assert call("GET", f"jobs/{job}", key=key).status_code == 404
