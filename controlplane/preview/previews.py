@@ -130,21 +130,6 @@ class Preview:
         return max(0, self.denied.likely - sum(one.denied.likely for one in self.affected))
 
 
-def preview(
-    policy: Policy,
-    limits: Sequence[Limit],
-    now: datetime,
-    span: timedelta | tuple[datetime, datetime] = DAY,
-    projects: Collection[str] | None = None,
-) -> Preview:
-    """
-    Return what *limits*, enforced together, would have denied of the callers of a policy.
-
-    The arguments are those of :class:`Recorded`.
-    """
-    return Recorded(policy, now, span, projects).preview(limits)
-
-
 class Recorded:
     """
     What is recorded of the callers of a policy. It is read once, for the previews of several limits.

@@ -5,9 +5,10 @@ import pytest
 from controlplane.preview import words
 from controlplane.preview.kinds import DAY, WEEK
 from controlplane.preview.models import RecordedMinute
-from controlplane.preview.previews import Range, preview
+from controlplane.preview.previews import Range
 from enforcement.model.limits import Limit, Match
 from tests.controlplane.preview.conftest import NOW
+from tests.controlplane.preview.traffic import preview
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

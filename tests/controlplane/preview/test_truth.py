@@ -9,13 +9,13 @@ import pytest
 from controlplane.preview import recording
 from controlplane.preview.kinds import TOKEN
 from controlplane.preview.models import RecordedMinute
-from controlplane.preview.previews import Preview, preview
+from controlplane.preview.previews import Preview
 from controlplane.usage.batches import StreamBatch
 from enforcement import Limit, Limiter
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import TokenEntry
 from enforcement.usage.usage import UsageLog
-from tests.controlplane.preview.traffic import BEGINS, SECOND, callers
+from tests.controlplane.preview.traffic import BEGINS, SECOND, callers, preview
 from tests.enforcement.published import token as document
 from tests.factories import PolicyFactory, TokenFactory
 from tests.scale import scale

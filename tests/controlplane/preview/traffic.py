@@ -3,8 +3,11 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from controlplane.policies.models import Policy
 from controlplane.preview.chunks import Chunk
+from controlplane.preview.previews import Preview, Recorded
 from controlplane.preview.replay import Days
 from enforcement.model.algorithms import Reference
 from enforcement.model.limits import Limit
@@ -13,6 +16,11 @@ from enforcement.plan.binding import BoundLimit
 DAY = 86_400
 BEGINS = 1_795_478_400  # 2026-11-24 00:00 UTC
 SECOND = 1_000_000
+
+
+def preview(policy: Policy, limits: Sequence[Limit], *asked: Any, **named: Any) -> Preview:
+    """What *limits* would have denied of the callers of a policy; the other arguments are those of Recorded."""
+    return Recorded(policy, *asked, **named).preview(limits)
 
 
 def poisson(rng: random.Random, rate: float, hours: int) -> Iterator[float]:
