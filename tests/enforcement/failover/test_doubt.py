@@ -131,7 +131,7 @@ async def test_a_late_reply_fails_no_call_that_has_time_left(path):
     """The second call is sent half a budget later: the reply before it is late, and its own comes in time."""
     async with aio.Limiter(path.url, timeout=0.4) as limiter:
         await limiter.peek(WIDE, "k")
-        path.delay, path.mode = 0.5, "delay"
+        path.only, path.delay, path.mode = b"_decide", 0.5, "delay"
         first = asyncio.create_task(limiter.hit(WIDE, "k"))
         await asyncio.to_thread(eventually, lambda: path.hit)
         await asyncio.sleep(0.2)  # not for time to pass: the call must be that much younger

@@ -70,7 +70,7 @@ async def test_calls_in_flight_are_not_sent_again_by_a_limiter_that_is_closed(pa
     """The store may have executed them. And a connection that is opened for them is one that nobody closes."""
     limiter = aio.Limiter(path.url, timeout=3.0)
     await limiter.hit(WIDE, "closed")
-    path.mode = "swallow"
+    path.only, path.mode = b"_decide", "swallow"
     calls = [asyncio.create_task(limiter.hit(WIDE, "closed")) for _ in range(5)]
     await asyncio.to_thread(eventually, lambda: path.hit)
     path.mode = "pass"
@@ -218,7 +218,7 @@ async def test_a_task_cancelled_while_it_is_admitted_gives_back(path, times):
     limits = [Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60), WIDE]
     key = f"cancelled-{times}"
     await limiter.peek(limits, key)
-    path.delay, path.mode = 0.05, "delay"
+    path.only, path.delay, path.mode = b"_decide", 0.05, "delay"
 
     async def enter() -> None:
         async with limiter.admit(limits, key):
