@@ -66,8 +66,8 @@ check: lint
 
 # Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
 test: install
-	env -u DATABASE_URL $(PYTEST) --update-tiers
-	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
+	$(BIN)/python -m tests.postgres $(PYTEST) --ask-again tests/controlplane --ignore=tests/controlplane/stack
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof
