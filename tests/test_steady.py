@@ -35,7 +35,8 @@ def outcome(folder: Path, tests: str, *options: str) -> subprocess.CompletedProc
 
 def test_one_that_passes_alone_each_time_is_named(tmp_path: Path) -> None:
     """It ran once with the others, and then as often as it must pass."""
-    done = outcome(tmp_path, "def test_unsteady(): run('a', {0})\ndef test_other(): run('b', set())\n", "--ask-again", "-n2")
+    tests = "def test_unsteady(): run('a', {0})\ndef test_other(): run('b', set())\n"
+    done = outcome(tmp_path, tests, "--ask-again", "-n2")
 
     assert done.returncode == 0, done.stdout
     assert "unsteady: these failed beside others and passed alone\n  test_it.py::test_unsteady\n" in done.stdout
