@@ -15,7 +15,12 @@ def without_secrets(logger: Any, method: str, line: str | MutableMapping[str, An
     Return a log line in which "***" follows the prefix of each secret in place of the rest. This is a processor of
     structlog, and the last.
     """
-    return _SECRET.sub(r"\1***", str(line))
+    return hide_secrets(str(line))
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text in which "***" follows the prefix of each secret in place of the rest."""
+    return _SECRET.sub(r"\1***", text)
 
 
 # Text of a client is written with \u escapes, so it cannot start a line or control the terminal.
