@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 # A token or a management key, also in the encoding of an address. What people may see of it stays.
-_SECRET = re.compile(r"(sg(?:_|%5f)(?:live|mgmt)(?:_|%5f)[0-9a-z]{0,4})[0-9a-z%]*", re.IGNORECASE)
+_SECRET = re.compile(r"(sg(?:_|%5f)(?:live|mgmt)(?:_|%5f)[0-9a-z]{0,4}+)[0-9a-z%]+", re.IGNORECASE)
 
 
 def without_secrets(logger: Any, method: str, line: str | MutableMapping[str, Any]) -> str:
