@@ -149,7 +149,9 @@ class AutoSchema(Base):
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.method in WRITES and not self.view.read_only:
-            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
+            parameters += [REASON, REVISION]
+        if self._is_repeatable():
+            parameters += [IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._has_etag() and self.method != "DELETE":
@@ -192,12 +194,15 @@ class AutoSchema(Base):
         yield from (400, 401, 403, 405, 406, 500, 503)
         if "{" in self.path or self.view.holder_in_query:
             yield 404
-        if self.method in WRITES and not self.view.read_only:
+        if self._is_repeatable():
             yield from (409, 422)
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)
         if self._is_conditional():
             yield 412
+
+    def _is_repeatable(self) -> bool:
+        return self.method in WRITES and (not self.view.read_only or self.view.starts_jobs)
 
     def _has_etag(self) -> bool:
         single = ("create", "retrieve", "update", "partial_update", "destroy")

@@ -380,8 +380,9 @@ def test_a_key_of_all_projects_says_so(as_ann):
 def test_a_revoked_token_is_published_as_such(as_ann, store):
     """The dialog's answer leads back to the token."""
     token = TokenFactory()
+    sent = {"_form_submitted": "on", "reason": "leaked"}
 
-    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", {"_form_submitted": "on", "reason": "leaked"})
+    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", sent, headers={"HX-Request": "true"})
 
     assert response.headers["HX-Redirect"] == f"/admin/projects/token/{token.pk.replace('_', '_5F')}/change/"
     assert Token.objects.get().status == "revoked"
