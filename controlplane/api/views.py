@@ -82,7 +82,7 @@ class ApiView(GenericViewSet):
 
     def _make_repeatable(self, request: Request) -> None:
         """Have a change that names an idempotency key made once. A dry run changes nothing, and runs each time."""
-        if request.method not in WRITES or self.read_only or self.query.get("dry_run"):
+        if request.method not in WRITES or self.read_only or self.query.get("dry_run") == "true":
             return
         if name := idempotency_key_of(request):
             method = request.method.lower()
