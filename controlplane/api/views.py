@@ -110,7 +110,7 @@ class ApiView(GenericViewSet):
         """Return whether a request is to change something, or to start a job."""
         if self.read_only:
             return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
-        return request.method in WRITES and not self.query.get("dry_run")
+        return request.method in WRITES and self.query.get("dry_run") != "true"
 
     def as_problems(self) -> AbstractContextManager[None]:
         """Return a context that raises errors of a change, also those after its commit, as errors of REST."""

@@ -18,6 +18,7 @@ from controlplane.policies.describe import sentence
 from controlplane.policies.models import Policy
 from controlplane.preview import words
 from controlplane.preview.kinds import PROJECT, Caller
+from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Project
 from controlplane.review.affected import named
 from controlplane.review.reviews import Review
@@ -45,7 +46,7 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
         "policy": review.policy.pk,
         "is_global": review.policy.is_global,
         "limits": [limit.to_json() for limit in limits],
-        "holder": review.holder,
+        "supposed": review.supposed.to_json(),
         "from": found.starts.isoformat(),
         "to": found.ends.isoformat(),
         "all_projects": projects is None,
@@ -99,8 +100,7 @@ def _recorded(arguments: Mapping[str, Any], policy: Policy, seen: set[str] | Non
     from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
     span = datetime.fromisoformat(arguments["from"]), datetime.fromisoformat(arguments["to"])
-    holder = arguments["holder"]
-    return Recorded(policy, now, span, seen, tuple(holder) if holder else None)
+    return Recorded(policy, now, span, seen, Supposed.from_json(arguments["supposed"]))
 
 
 def _limits(arguments: Mapping[str, Any]) -> list[Limit]:

@@ -466,7 +466,7 @@ def test_an_override_is_saved_by_the_same_verb_as_elsewhere(as_ann, store):
     token = TokenFactory(policy=limit.policy)
     fields = {"limit": limit.pk, "token": token.pk, "quota": 500, "reason": "launch", "ends_at": "2027-01-01T00:00"}
 
-    as_ann.post("/admin/policies/override/add/", fields)
+    enforce(as_ann, as_ann.post("/admin/policies/override/add/", fields))
 
     override = Override.objects.get()
     assert (override.created_by, override.quota, override.ends_at.year) == ("ann", 500, 2027)
