@@ -84,7 +84,7 @@ REASON = OpenApiParameter(
     # The pattern is that of the characters which every client can put into a header. Those of UTF-8 are more.
     description="The reason, in UTF-8, which the audit keeps.",
 )
-REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
+REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 202, 204])
 IDEMPOTENCY_KEY = OpenApiParameter(
     KEY_HEADER,
     {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!#-~]+$"},
@@ -94,7 +94,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
-LOCATION = _header("Location", "The address of the new object.", [201])
+LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
 
 
 def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class AutoSchema(Base):
         return self.method == "POST" and self.view.action != "create"
 
     def _creates(self) -> bool:
-        return "201" in map(str, self._codes())
+        return not {"201", "202"}.isdisjoint(map(str, self._codes()))
 
     def _codes(self) -> list[Any]:
         serializers = self.get_response_serializers()
