@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
     "controlplane.projects",
+    "controlplane.keys",
     "controlplane.idempotency",
     "controlplane.access",
     "controlplane.policies",

@@ -18,8 +18,9 @@ from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
 from controlplane.core.requests import log_author
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from enforcement.model import tokens
 
 logger = logging.getLogger(__name__)

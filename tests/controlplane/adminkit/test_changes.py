@@ -10,8 +10,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision

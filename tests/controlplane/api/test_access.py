@@ -15,8 +15,8 @@ from django.utils import timezone
 from controlplane import api_urls
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
-from controlplane.projects.models import ManagementKey
-from controlplane.projects.scopes import SCOPES
+from controlplane.keys.models import ManagementKey
+from controlplane.keys.scopes import SCOPES
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import Reservation
 from tests.factories import (

@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from controlplane.keys.actions import issue_management_key
 from controlplane.policies.describe import seconds_of
-from controlplane.projects.actions import issue_management_key
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 

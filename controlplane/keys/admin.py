@@ -14,10 +14,10 @@ from controlplane.access.roles import OWNER
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
-from controlplane.projects.actions import issue_management_key, revoke_management_key
+from controlplane.keys.actions import issue_management_key, revoke_management_key
+from controlplane.keys.models import ManagementKey
+from controlplane.keys.scopes import PRESETS, SCOPES
 from controlplane.projects.credential_lists import CredentialAdmin
-from controlplane.projects.models import ManagementKey
-from controlplane.projects.scopes import PRESETS, SCOPES
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
