@@ -9,6 +9,7 @@ from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
+from controlplane.keys.api import KeyView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
@@ -36,6 +37,7 @@ router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
+router.register("management-keys", KeyView, "management-key")
 router.register("jobs", JobView, "job")
 router.register("suspensions", SuspensionView, "suspension")
 

@@ -148,7 +148,14 @@ class CredentialQuerySet(models.QuerySet):
 
 
 class Credential(models.Model):
-    """A secret of which only the digest is stored."""
+    """
+    A secret of which only the digest is stored.
+
+    Attributes:
+        LASTING: The fields that stay as they are once the credential has ended.
+    """
+
+    LASTING: tuple[str, ...] = ("name", "expires_at")
 
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
@@ -166,11 +173,9 @@ class Credential(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     def clean(self) -> None:
-        """Raise ValidationError for an end that is over, and for another name or end of an ended credential."""
+        """Raise ValidationError for an end that is over, and for a changed field of an ended credential."""
         former = type(self).objects.filter(pk=self.pk).first()
-        changed = [
-            name for name in ("name", "expires_at") if not former or getattr(former, name) != getattr(self, name)
-        ]
+        changed = [name for name in self.LASTING if not former or getattr(former, name) != getattr(self, name)]
         if former and not former.is_live and changed:
             what = self._meta.verbose_name
             message = f"Must not be changed, because this {what} is {former.status}. Create another {what}."
@@ -190,6 +195,32 @@ class Credential(models.Model):
     @property
     def is_live(self) -> bool:
         return self.status == "active"
+
+    def check_rotation(self, overlap_seconds: int) -> None:
+        """
+        Raise ValidationError if a credential was rotated before or has ended, or the overlap is not from 0 to 30 days.
+        """
+        what = self._meta.verbose_name
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
+            message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
+            raise ValidationError({"overlap_seconds": message})
+        if self.replaced_by_id:
+            raise ValidationError(f"This {what} was already rotated to {self.replaced_by_id}.", "already_rotated")
+        if not self.is_live:
+            message = f"This {what} is {self.status}. Only an active {what} can be rotated."
+            raise ValidationError(message, f"{what.replace(' ', '_')}_not_live")
+
+    def renewed_end(self, now: datetime) -> datetime | None:
+        """Return the end of a credential that replaces this one and has its life span, or None if this one has none."""
+        return self.expires_at and now + (self.expires_at - self.created_at)
+
+    def retire(self, now: datetime, end: datetime) -> None:
+        """Revoke this credential if *end* is not after *now*, else save the earlier of *end* and its own end."""
+        if end <= now:
+            self.revoked_at = now
+        else:
+            self.expires_at = min(end, self.expires_at or end)
+        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
 
     def set_secret(self, kind: str) -> str:
         """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
@@ -236,16 +267,9 @@ class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
             ValidationError: The token was rotated before, is revoked or expired, or the overlap is not from 0 to 30
                 days.
         """
-        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
-            message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
-            raise ValidationError({"overlap_seconds": message})
-        if token.replaced_by_id:
-            raise ValidationError(f"This token was already rotated to {token.replaced_by_id}.", "already_rotated")
-        if not token.is_live:
-            message = f"This token is {token.status}. Only an active token can be rotated."
-            raise ValidationError(message, "token_not_live")
+        token.check_rotation(overlap_seconds)
         now = timezone.now()
-        expires_at = token.expires_at and now + (token.expires_at - token.created_at)
+        expires_at = token.renewed_end(now)
         # The name of an old token may break the present rule, which is no reason to keep its secret in use.
         name = escaped(token.name)[:200]
         kept = {"policy": token.policy, "labels": token.labels}
@@ -294,14 +318,6 @@ class Token(Credential):
             if found := unprintable(value):
                 message = f"The value of {name} must have printable characters only, but contains {found}."
                 raise ValidationError({"labels": message})
-
-    def retire(self, now: datetime, end: datetime) -> None:
-        """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""
-        if end <= now:
-            self.revoked_at = now
-        else:
-            self.expires_at = min(end, self.expires_at or end)
-        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
 
     def as_record(self) -> dict[str, Any]:
         fields = {"project": self.project_id, "name": self.name, "prefix": self.prefix, "policy": self.policy_id}

@@ -18,6 +18,7 @@ from controlplane.api.parsers import MergePatchParser
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
@@ -27,6 +28,7 @@ from controlplane.reservations.models import SETTLED, Reservation
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
+    ManagementKeyFactory,
     MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
@@ -100,6 +102,7 @@ def rows() -> dict[str, dict[str, str]]:
     )
     job = Job.objects.first() or running.start("test", "Count", created_by="ann", channel="api")
     suspended = Suspension.objects.first() or Suspension.objects.create(token=token, reason="x", by="ann")
+    made = ManagementKey.objects.exclude(name="ann").filter(revoked_at=None).first() or ManagementKeyFactory()
     member = Membership.objects.first() or MembershipFactory(project=project)
     if not AuditEntry.objects.exists():
         with change(actor=Actor("ann", "api")) as tx:
@@ -119,6 +122,7 @@ def rows() -> dict[str, dict[str, str]]:
         "jobs": {"id": job.pk},
         "suspensions": {"id": suspended.pk},
         "memberships": {"id": member.pk},
+        "management-keys": {"id": made.pk},
     }
 
 

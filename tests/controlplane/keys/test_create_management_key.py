@@ -52,6 +52,13 @@ def test_a_key_ends_when_it_should(text, end):
     assert abs(ManagementKey.objects.get().expires_at - end) < timedelta(minutes=1)
 
 
+def test_a_key_is_limited_to_the_networks_that_are_named():
+    """Each has one spelling."""
+    create("--all-projects", "--networks", "192.0.2.7, 2001:DB8::/32")
+
+    assert ManagementKey.objects.get().networks == ["192.0.2.7/32", "2001:db8::/32"]
+
+
 def test_the_creation_is_audited():
     """Who can change policies is itself a change that is written down."""
     create("--all-projects")
