@@ -67,6 +67,8 @@ SUMMARIES = {
     "break_glass_retrieve": "Read whether the glass is broken",
     "break_glass_update": "Break the glass",
     "break_glass_destroy": "Mend the glass",
+    "me_retrieve": "Read the own token",
+    "me_usage_retrieve": "Read the own usage",
     "usage_list": "List usage",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",

@@ -148,6 +148,8 @@ def test_api_keeps_what_its_document_promises(case: Any, key: Any) -> None:
         case.media_type = "application/json"  # in a merge patch, null is never wrong inside of an object
     wrong_key = case.meta.is_negative_at(ParameterLocation.HEADER)
 
-    response = case.call_and_validate(headers={} if wrong_key else {"Authorization": f"Bearer {key.secret}"})
+    secret = TokenFactory().secret if case.path.startswith("/api/v1/me/") or case.path == "/api/v1/me" else key.secret
+
+    response = case.call_and_validate(headers={} if wrong_key else {"Authorization": f"Bearer {secret}"})
     if case.method != "GET" and response.status_code < 300:
         present.clear()  # something may have been deleted or renamed
