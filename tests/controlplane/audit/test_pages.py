@@ -10,8 +10,8 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from controlplane.audit import chain
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.models import ManagementKey
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.audit.test_chain import LATER
 from tests.factories import LimitFactory, MembershipFactory, ProjectFactory, TokenFactory, UserFactory
