@@ -194,6 +194,7 @@ def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, tit
             *(Unknown(str(other), ELSEWHERE) for other in sorted(others, key=str)),
         ],
         denied_by={"policy_id": policy.pk, **_rows_of(own)},
+        may_be_light=True,
     )
 
 
@@ -258,18 +259,15 @@ def _rows_of(parts: Sequence[Part]) -> dict[str, object]:
 
 
 def _limits(policy: Policy, main: Sequence[Limit]) -> list[LimitValue]:
-    """Return the limits of a policy that are judged, the *main* ones first, without others in shadow."""
+    """Return the limits of a policy that deny, the *main* ones first. Those in shadow stay there."""
     names = [limit.pk for limit in main]
-    rows = sorted(policy.limits.all(), key=lambda limit: limit.pk not in names)
     found = []
-    for row in rows:
+    for row in sorted(policy.limits.all(), key=lambda limit: limit.pk not in names):
         try:
-            value = row.as_value()
+            found.append(row.as_value())
         except InvalidLimit:  # another program has written to the table
             continue
-        if row.pk in names or not value.shadow:
-            found.append(value)
-    return found
+    return [value for value in found if not value.shadow]
 
 
 def _project_of(holder: Token | Project) -> str:
