@@ -116,6 +116,7 @@ class PreviewView(ApiView):
     serializer_class = PreviewSerializer
     conditional = False
     read_only = True
+    starts_jobs = True
 
     @extend_schema(request=PreviewQuestionSerializer, responses={200: PreviewSerializer, 202: StartedSerializer})
     def preview(self, request: Request, *args: Any, **kwargs: Any) -> Response:
