@@ -1,6 +1,6 @@
 """The reviews of a policy that is given to tokens, a project, or its requests without a token, or taken from them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from controlplane.review.effects import ADMITTED, REFUSED, SAME, LimitChange, ch
 from controlplane.review.fields import FieldChange
 from controlplane.review.reviews import Review
 from enforcement.model.limits import Limit
+from enforcement.model.matching import is_label
 
 # Of whom a limit of the policy for them counts the requests together.
 WITHOUT = "all requests without a token"
@@ -58,7 +59,8 @@ def anonymous_review(project: Project, former: Policy | None, policy: Policy | N
     name = f"Requests without a token of {project}"
     changes: list[Any]
     if former and policy:
-        changes, title = changes_of(limits_of(former), limits_of(policy)), _title(name, former, policy, verb="get")
+        title = _title(name, former, policy, verb="get")
+        changes = changes_of(_without_labels(former), _without_labels(policy))
         changes = [replace(change, holder=WITHOUT) for change in changes]
     elif policy:
         title = f"{name} are admitted under the policy {policy}, where a proxy admits them"
@@ -76,7 +78,7 @@ def anonymous_review(project: Project, former: Policy | None, policy: Policy | N
         title=title,
         of_whom=str(project),
         supposed=Supposed(holders=frozenset([(ANONYMOUS, project.pk)])),
-        judged=_enforced(policy, changes) if policy else [NONE_PASSES],
+        judged=_enforced(_without_labels(policy), changes) if policy else [NONE_PASSES],
         denied_by={"policy_id": former.pk if former else "-", "project_id": project.pk, "token_id": ""},
     )
 
@@ -127,7 +129,7 @@ def together(reviews: Iterable[Review]) -> Review | None:
     )
 
 
-def limits_of(policy: Policy | None) -> list[dict[str, object]]:
+def limits_of(policy: Policy | None) -> list[dict[str, Any]]:
     """Return the limits of a policy as its record has them, or none."""
     return policy.as_record()["limits"] if policy else []
 
@@ -138,14 +140,14 @@ def _review(former: Policy | None, policy: Policy | None, changes: Sequence[Any]
         policy=policy or former or Policy(),
         changes=felt,
         kept=[change.name for change in changes if change.effect == SAME and change.after is not None],
-        judged=_enforced(policy, felt),
+        judged=_enforced(limits_of(policy), felt),
     )
 
 
-def _enforced(policy: Policy | None, changes: Sequence[Any]) -> list[Limit]:
-    """Return the limits of a policy that deny, those that change first. Others stay in shadow."""
+def _enforced(limits: Sequence[Mapping[str, Any]], changes: Sequence[Any]) -> list[Limit]:
+    """Return those of the limits of a record that deny, those that change first. Others stay in shadow."""
     changed = [change.name for change in changes]
-    values = [change.after for change in changes_of([], limits_of(policy)) if change.after is not None]
+    values = [change.after for change in changes_of([], limits) if change.after is not None]
     return sorted((value for value in values if not value.shadow), key=lambda value: value.name not in changed)
 
 
@@ -165,8 +167,17 @@ def _live_tokens(holder: Token | Project) -> int:
     return live.filter(project=holder).count() if holder.active else 0
 
 
+def _without_labels(policy: Policy | None) -> list[dict[str, Any]]:
+    """Return the limits of a policy that look at no label, because the others do not count requests without a token."""
+    return [
+        limit
+        for limit in limits_of(policy)
+        if not any(map(is_label, (*limit.get("partition_by", ()), *limit.get("match", {}).get("attributes", {}))))
+    ]
+
+
 def _under(policy: Policy) -> str:
-    limits = [change.after for change in changes_of([], limits_of(policy)) if change.after is not None]
+    limits = [change.after for change in changes_of([], _without_labels(policy)) if change.after is not None]
     return f"admitted under {policy}: {'; '.join(sentence(limit, WITHOUT) for limit in limits) or 'no limit'}"
 
 
