@@ -29,7 +29,7 @@ NEAR = 0.8
 ACTIVE = timedelta(minutes=5)
 # A forecast by hours says nothing of a shorter window.
 HOUR = timedelta(seconds=HOUR_SECONDS)
-MOST_CANDIDATES = 1_000
+MOST_CANDIDATES = 600
 MOST_FORETOLD = 100
 NEVER = datetime.max.replace(tzinfo=UTC)
 
