@@ -79,6 +79,23 @@ def test_what_is_for_everybody_is_limited_by_address(call, limited, path):
     assert call("GET", path).json()["code"] == "rate_limited"
 
 
+@pytest.mark.parametrize(
+    ("trusted", "found"),
+    [(["10.0.0.1"], [401, 401, 401, 429, 401]), ([], [401, 401, 401, 429, 429])],
+)
+def test_a_proxy_in_front_says_whose_limit_it_is_if_it_is_trusted(client, limited, settings, caplog, trusted, found):
+    """Otherwise all its clients share one, which the log says, and whose remedy it names."""
+    settings.TRUSTED_PROXIES = trusted
+    clients = ["192.0.2.1"] * 4 + ["192.0.2.2"]
+
+    answers = [
+        client.get("/api/v1/projects", headers={"X-Forwarded-For": one}, REMOTE_ADDR="10.0.0.1") for one in clients
+    ]
+
+    assert [answer.status_code for answer in answers] == found
+    assert ("SLUICEGATE_TRUSTED_PROXIES" in caplog.text) is not trusted
+
+
 def test_a_key_that_is_used_from_elsewhere_is_charged_to_the_address(call, limited):
     """Whoever has stolen it does not use up its limit."""
     key = ManagementKeyFactory(networks=["192.0.2.0/24"])
