@@ -42,6 +42,7 @@ SLUGS = (
     "when-redis-is-away",
     "deployment",
     "operating",
+    "alerts",
     "access",
     "settings",
     "contributing",

@@ -43,6 +43,8 @@ CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 # The address at which clients reach the proxies, for the examples in the admin.
 PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
+# Networks that messages about alerts are sent to, besides public addresses.
+ALERT_NETWORKS = env.networks("SLUICEGATE_ALERT_NETWORKS")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -70,6 +72,8 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.overrides",
     "controlplane.jobs",
+    "controlplane.webhooks",
+    "controlplane.alerts",
     "controlplane.prices",
     "controlplane.emergency",
     "controlplane.publishing",

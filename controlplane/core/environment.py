@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,18 @@ def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """Return the values in a variable, which are separated by commas, or the default."""
     given = [item for item in map(str.strip, string(name).split(",")) if item]
     return given or list(default)
+
+
+def networks(name: str) -> list[str]:
+    """Return the networks in a variable, or raise ImproperlyConfigured if one of them is none, such as 10.0.0.1/8."""
+    given = items(name)
+    for one in given:
+        try:
+            ip_network(one)
+        except ValueError:
+            rule = "must be networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
+            raise ImproperlyConfigured(f"{name}: {rule}, got {shown(one)}.") from None
+    return given
 
 
 def http_url(name: str) -> str:

@@ -82,7 +82,7 @@ def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    names, is_cut = _candidates(reach, now)
+    names, is_cut = candidates(reach, now)
     tokens = list(reach.tokens.filter(pk__in={token for _, token in names if token}).select_related("project"))
     projects = reach.projects.filter(pk__in={project for project, _ in names})
     held = held_by(_in_order(tokens, names), projects, now)
@@ -107,7 +107,7 @@ def share_of(held: Held, count: Now) -> float:
     return count.used / whole if whole else 0.0
 
 
-def _candidates(reach: Reach, now: datetime) -> tuple[list[tuple[str, str]], bool]:
+def candidates(reach: Reach, now: datetime) -> tuple[list[tuple[str, str]], bool]:
     """Return the (project, token) that were active lately, those with denials first, and whether there are more."""
     recent = UsageRow.objects.filter(period="minute", at__gte=start_of("minute", now - ACTIVE), limit_name="")
     sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))

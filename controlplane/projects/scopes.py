@@ -27,6 +27,10 @@ SCOPES = (
     "jobs:cancel",
     "emergency:read",
     "emergency:write",
+    "alerts:read",
+    "alerts:write",
+    "webhooks:read",
+    "webhooks:write",
     "*",
 )
 
