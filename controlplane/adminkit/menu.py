@@ -54,7 +54,7 @@ def _activity() -> list[dict[str, Any]]:
         _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision", pending),
         _menu("Alerts", "notifications", "alerts_alertevent_changelist", "alerts.view_alertevent"),
         _menu("Alert rules", "rule", "alerts_alertrule_changelist", "alerts.view_alertrule"),
-        _menu("Webhooks", "webhook", "webhooks_destination_changelist", "webhooks.view_destination"),
+        _menu("Destinations", "send", "webhooks_destination_changelist", "webhooks.view_destination"),
         _menu("Emergency", "emergency", "emergency_suspension_changelist", ""),
         _menu("Jobs", "checklist", "jobs_job_changelist", ""),
         _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),

@@ -16,6 +16,7 @@ from controlplane.adminkit.forms import DurationField, RecordedForm, WordsField
 from controlplane.adminkit.site import ReadOnlyAdmin, RecordedAdmin, badge, instant, link_to, table
 from controlplane.alerts.kinds import KINDS
 from controlplane.alerts.models import RESOLVED, AlertEvent, AlertRule
+from controlplane.prices.price_form import AmountField
 from controlplane.webhooks.models import Delivery
 
 
@@ -31,10 +32,17 @@ class ThresholdsField(WordsField):
 
 class AlertRuleForm(RecordedForm):
     thresholds = ThresholdsField(
-        required=False, label="Thresholds in per cent", help_text="For a share of a limit, such as 50, 80, 100."
+        required=False,
+        label="Thresholds in per cent",
+        help_text="For shares, such as 50, 80, 100. If empty, the usual ones.",
+    )
+    amount = AmountField(
+        required=False, label="Amount of money in a month", help_text="For what is spent, such as 500 or 12.50."
     )
     within_seconds = DurationField(
-        required=False, label="How long before", help_text="For what ends soon, such as 7 days."
+        required=False,
+        label="Time to look ahead or back",
+        help_text="Ahead for what ends or runs out, such as 7 days. Back for denials, such as 5 minutes.",
     )
     cool_down_seconds = DurationField(
         label="Cool-down",
@@ -44,6 +52,8 @@ class AlertRuleForm(RecordedForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
+        if cleaned.get("thresholds") == [] and cleaned.get("kind") in KINDS:
+            cleaned["thresholds"] = list(KINDS[cleaned["kind"]].thresholds)
         if {"destinations", "kind"} <= cleaned.keys():  # otherwise the field reports its own error
             rule = AlertRule(project=cleaned.get("project"), kind=cleaned["kind"])
             rule.check_destinations(cleaned["destinations"])
@@ -60,7 +70,7 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
     autocomplete_fields = ["project", "destinations"]
     readonly_fields = ["events"]
     add_fieldsets = [
-        (None, {"fields": ["name", "project", "kind", "limit", "thresholds", "within_seconds"]}),
+        (None, {"fields": ["name", "project", "kind", "limit", "thresholds", "amount", "within_seconds"]}),
         ("Who is told", {"fields": ["destinations", "cool_down_seconds", "recovery", "active"]}),
     ]
     fieldsets = [*add_fieldsets, ("Use", {"fields": ["events"]})]
@@ -89,7 +99,7 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
     def watches(self, rule: AlertRule) -> str:
         return KINDS[rule.kind].words if rule.kind in KINDS else rule.kind
 
-    @display(description="Webhooks")
+    @display(description="Destinations")
     def told(self, rule: AlertRule) -> str:
         return ", ".join(str(one) for one in rule.destinations.all()) or "nobody, events are listed only"
 
@@ -147,4 +157,4 @@ class AlertEventAdmin(ReadOnlyAdmin):
     def messages(self, event: AlertEvent) -> str:
         rows = Delivery.objects.filter(message_id=event.pk).select_related("destination")
         found = [(str(row.destination), badge(row.state), row.result) for row in rows]
-        return table(("Webhook", "State", "Last attempt"), found) if found else "none"
+        return table(("Destination", "State", "Last attempt"), found) if found else "none"

@@ -9,10 +9,9 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
-from controlplane.alerts.kinds import KINDS, usual_thresholds
+from controlplane.alerts.kinds import KINDS, LONGEST
 from controlplane.alerts.models import (
     EVERY_LIMIT,
-    MAX_SECONDS,
     MOST_THRESHOLDS,
     AlertEvent,
     AlertRule,
@@ -66,25 +65,31 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
     limit = serializers.CharField(
         default=EVERY_LIMIT, max_length=128, help_text="policy-slug/limit-name, or * for each."
     )
-    thresholds = ThresholdsField(default=usual_thresholds, help_text="Per cent, for `usage`.")
+    thresholds = ThresholdsField(
+        required=False, help_text="Per cent, for `usage`, `denials`, `would_deny` and `spend`, which have usual ones."
+    )
     webhooks = WebhooksField(source="destinations", default=list, help_text="Ids of webhooks of the same project.")
 
     class Meta:
         model = AlertRule
         fields = [
-            *("id", "name", "project", "kind", "limit", "thresholds", "within_seconds", "cool_down_seconds"),
-            *("recovery", "active", "webhooks", "created_at"),
+            *("id", "name", "project", "kind", "limit", "thresholds", "within_seconds", "amount"),
+            *("cool_down_seconds", "recovery", "active", "webhooks", "created_at"),
         ]
         read_only_fields = ["created_at"]
         extra_kwargs = {
-            "within_seconds": {"help_text": f"For `expiring`. From 60 to {MAX_SECONDS}.", "default": None},
-            "cool_down_seconds": {"help_text": f"At most {MAX_SECONDS}.", "default": 3_600},
+            "within_seconds": {"help_text": f"How far to look ahead or back. From 60 to {LONGEST}.", "default": None},
+            "amount": {"help_text": "For `spend`, in millionths of the currency.", "default": None},
+            "cool_down_seconds": {"help_text": f"At most {LONGEST}.", "default": 3_600},
         }
 
     def candidate(self, attrs: dict[str, Any]) -> AlertRule:
         return super().candidate({name: value for name, value in attrs.items() if name != "destinations"})
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        former = self.instance
+        if "thresholds" not in attrs and not (former and former.thresholds):
+            attrs = {**attrs, "thresholds": list(KINDS[attrs.get("kind") or former.kind].thresholds)}
         super().validate(attrs)
         rule = self.candidate(attrs)
         rule.clean()  # which sets what the kind does not have
@@ -93,7 +98,7 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
             rule.check_destinations(list(rule.destinations.all()) if told is None else told)
         except InvalidModel as exc:
             raise ValidationError(self._by_name(model_errors(exc))) from exc
-        kept = {name: getattr(rule, name) for name in ("limit", "thresholds", "within_seconds")}
+        kept = {name: getattr(rule, name) for name in ("limit", "thresholds", "within_seconds", "amount")}
         return {**attrs, **kept}
 
 

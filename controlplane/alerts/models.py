@@ -7,17 +7,16 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from controlplane.alerts.kinds import KINDS, usual_thresholds
+from controlplane.alerts.kinds import KINDS, LONGEST, Kind, usual_thresholds
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.webhooks.models import Destination
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.sizes import MAX_NUMBER
 
 EVERY_LIMIT = "*"
 MOST_THRESHOLDS = 10
-MAX_SECONDS = 90 * DAY_SECONDS
 RAISED, RESOLVED = "raised", "resolved"
 
 
@@ -28,6 +27,8 @@ class AlertRule(models.Model):
     Attributes:
         project: Whose tokens and limits are watched. None: those of all projects, or the installation.
         limit: "policy-slug/limit-name", or "*" for each of them.
+        within_seconds: How far a rule looks ahead or back, if its kind does.
+        amount: Of money, in millionths, of which a share is spent.
         cool_down_seconds: For so long after an event there is no other one of the same rule and subject, unless it is
             of a higher threshold.
         evaluated_at: When those states were looked at from which the last events were decided.
@@ -52,9 +53,12 @@ class AlertRule(models.Model):
     )
     thresholds = models.JSONField(default=usual_thresholds, blank=True)
     within_seconds = models.PositiveIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(60), MaxValueValidator(MAX_SECONDS)]
+        null=True, blank=True, validators=[MinValueValidator(60), MaxValueValidator(LONGEST)]
     )
-    cool_down_seconds = models.PositiveIntegerField(default=3_600, validators=[MaxValueValidator(MAX_SECONDS)])
+    amount = models.BigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(MAX_NUMBER)]
+    )
+    cool_down_seconds = models.PositiveIntegerField(default=3_600, validators=[MaxValueValidator(LONGEST)])
     recovery = models.BooleanField(
         "say when it is over", default=True, help_text="Nothing is said when something has ended."
     )
@@ -63,7 +67,6 @@ class AlertRule(models.Model):
         Destination,
         blank=True,
         related_name="rules",
-        verbose_name="webhooks",
         help_text="Those of the same project. Without any, events are only listed here.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -85,9 +88,20 @@ class AlertRule(models.Model):
             raise ValidationError({"project": ValidationError(message, code="rule")})
         if kind.thresholds:
             check_thresholds(self.thresholds)
+        if kind.limits:
             self._check_limit()
-        else:
-            self.thresholds, self.limit = [], EVERY_LIMIT
+        if kind.amount and self.amount is None:
+            raise ValidationError({"amount": ValidationError("Must be an amount of money above 0.", code="required")})
+        if kind.within and (self.within_seconds or 0) > kind.most_within:
+            message = f"Must be at most {kind.most_within} seconds for this kind, got {self.within_seconds}."
+            raise ValidationError({"within_seconds": ValidationError(message, code="max_value")})
+        self._drop_foreign(kind)
+
+    def _drop_foreign(self, kind: Kind) -> None:
+        """Set the fields that the kind does not have to what they are without a value."""
+        self.thresholds = self.thresholds if kind.thresholds else []
+        self.limit = self.limit if kind.limits else EVERY_LIMIT
+        self.amount = self.amount if kind.amount else None
         self.within_seconds = (self.within_seconds or kind.within) if kind.within else None
 
     def _check_limit(self) -> None:
@@ -113,7 +127,7 @@ class AlertRule(models.Model):
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"name": self.name, "project": self.project_id, "kind": self.kind, "limit": self.limit}
-        numbers = {"thresholds": self.thresholds, "within_seconds": self.within_seconds}
+        numbers = {"thresholds": self.thresholds, "within_seconds": self.within_seconds, "amount": self.amount}
         more = {"cool_down_seconds": self.cool_down_seconds, "recovery": self.recovery, "active": self.active}
         told = sorted(self.destinations.values_list("pk", flat=True))
         return {"id": self.pk, **fields, **numbers, **more, "destinations": told}

@@ -7,24 +7,38 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
+from controlplane.alerts import counted
 from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
-from controlplane.alerts.kinds import EXPIRING, LOST, OUTAGE, USAGE
+from controlplane.alerts.kinds import (
+    DENIALS,
+    EXPIRING,
+    FORECAST,
+    LOST,
+    OUTAGE,
+    RESERVATIONS,
+    ROLLOUT,
+    SPEND,
+    UNMETERED,
+    UNPRICED,
+    USAGE,
+    WOULD_DENY,
+)
 from controlplane.alerts.looking import Look
 from controlplane.alerts.models import EVERY_LIMIT, AlertEvent, AlertRule
 from controlplane.core.money import permits
 from controlplane.explain.counts import window_of
 from controlplane.explain.holders import Held
 from controlplane.explain.live import Now
-from controlplane.explain.near import share_of
+from controlplane.explain.near import Near, nearest, share_of
 from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Override
 from controlplane.projects.models import ManagementKey, Token, isoformat
 from enforcement.store.client import STORE_ERRORS
 
-# After an outage, instances need some seconds to report again.
-SETTLED = timedelta(seconds=60)
 NAMED = 5
+# From this used share on, a forecast is made. Of less, it says little.
+FORETOLD_FROM = 0.25
 # Of one kind of row in one look. The next look finds the others.
 MOST_ENDING = 500
 
@@ -46,6 +60,35 @@ def _usage(look: Look, rule: AlertRule) -> Found:
     found = [finding for held, count in watched if (finding := _used(rule, held, count, look.now))]
     subjects = frozenset(_subject(held) for held, _ in watched)
     return Found(found, counters.is_whole, subjects)
+
+
+def _forecast(look: Look, rule: AlertRule) -> Found:
+    """Find the limits that will be used up before they reset, and soon. Those that are used up already are left out."""
+    if look.away:
+        return UNKNOWN
+    counters = look.counters()
+    watched = [(held, count) for held, count in counters.rows if _is_watched(rule, held)]
+    until = look.now + timedelta(seconds=rule.within_seconds or 0)
+    foretold = [one for one in nearest(watched, look.now, FORETOLD_FROM) if one.forecast and one.now.remaining]
+    found = [_running_out(one, at) for one in foretold if (at := one.forecast.at) and at <= until]
+    return Found(found, counters.is_whole, frozenset(_subject(held) for held, _ in watched))
+
+
+def _running_out(near: Near, at: datetime) -> Finding:
+    held, count, name = near.held, near.now, f"{_limit_of(near.held)} of {_holder(near.held)}"
+    window = window_of(held.rule.limit, at)
+    basis = near.forecast.basis if near.forecast else ""
+    text = f"{permits(count.remaining, held.rule.limit.unit)} are left. It is foretold from {basis}."
+    return Finding(
+        _subject(held),
+        f"{name} will be used up on {at:%Y-%m-%d %H:%M} UTC",
+        f"{name} will not be used up soon",
+        1,
+        window[0].isoformat() if window else "lifetime",
+        window[1] if window else None,
+        _project_of(held),
+        {**_facts(held, count), "used_up_at": isoformat(at), "text": text},
+    )
 
 
 def _is_watched(rule: AlertRule, held: Held) -> bool:
@@ -75,9 +118,6 @@ def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> Finding | N
     name, unit = f"{_limit_of(held)} of {_holder(held)}", limit.unit
     shadow = ", a shadow limit," if limit.mode == "shadow" else ""
     resets_at = None if count.reset_ms is None else now + timedelta(milliseconds=count.reset_ms)
-    facts = {"limit": _limit_of(held), "quota": count.quota, "used": count.used, "remaining": count.remaining}
-    if held.holder is not None:
-        facts |= {"holder": held.holder.pk}
     return Finding(
         _subject(held),
         f"{name}{shadow} has reached {level} %",
@@ -87,12 +127,17 @@ def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> Finding | N
         window[1] if window else None,
         _project_of(held),
         {
-            **facts,
-            "unit": unit,
+            **_facts(held, count),
             "resets_at": isoformat(resets_at),
             "text": f"{permits(count.used, unit)} of {permits(count.quota, unit)} are used.",
         },
     )
+
+
+def _facts(held: Held, count: Now) -> dict[str, Any]:
+    facts = {"limit": _limit_of(held), "quota": count.quota, "used": count.used, "remaining": count.remaining}
+    whose = {"holder": held.holder.pk} if held.holder is not None else {}
+    return {**facts, **whose, "unit": held.rule.limit.unit}
 
 
 def _holder(held: Held) -> str:
@@ -111,7 +156,7 @@ def _outage(look: Look, rule: AlertRule) -> Found:
 
 def _lost(look: Look, rule: AlertRule) -> Found:
     """Find the hosts with instances that send no heartbeat and have not said goodbye."""
-    if look.steady_since is None or look.now - look.steady_since < SETTLED:
+    if not counted.is_settled(look):
         return UNKNOWN
     alive = {instance.pk for instance in live_instances(look.client)}
     by_host: defaultdict[str, list[Instance]] = defaultdict(list)
@@ -172,7 +217,15 @@ def _ending(row: Token | Override | ManagementKey) -> Finding:
 
 _WATCHERS: dict[str, Callable[[Look, AlertRule], Found]] = {
     USAGE: _usage,
+    FORECAST: _forecast,
+    DENIALS: counted.denials,
+    WOULD_DENY: counted.would_deny,
+    SPEND: counted.spend,
+    RESERVATIONS: counted.reservations,
     EXPIRING: _expiring,
     OUTAGE: _outage,
     LOST: _lost,
+    ROLLOUT: counted.rollout,
+    UNPRICED: counted.unpriced,
+    UNMETERED: counted.unmetered,
 }

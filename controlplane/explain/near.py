@@ -90,9 +90,13 @@ def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST
     return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
 
 
-def nearest(counters: Iterable[tuple[Held, Now]], now: datetime) -> list[Near]:
-    """Return those of the counters that are near their limit, with forecasts, the most urgent first."""
-    full = [(held, count) for held, count in counters if share_of(held, count) >= NEAR]
+def nearest(counters: Iterable[tuple[Held, Now]], now: datetime, least: float = NEAR) -> list[Near]:
+    """
+    Return those of the counters of which a share of at least *least* is used, with forecasts, the most urgent first.
+
+    Of the fullest 100, those of long windows are foretold from their history.
+    """
+    full = [(held, count) for held, count in counters if share_of(held, count) >= least]
     full.sort(key=lambda pair: -share_of(*pair))
     foretold = [held for held, _ in full[:MOST_FORETOLD]]
     history = _history(foretold, now)

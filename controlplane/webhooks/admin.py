@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -9,12 +10,13 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminPasswordWidget
 
 from controlplane.access.roles import EDITOR, OWNER
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
-from controlplane.adminkit.forms import ReasonDialog
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm, WordsField
 from controlplane.adminkit.site import (
     ChangingAdmin,
     ReadOnlyAdmin,
@@ -31,6 +33,7 @@ from controlplane.adminkit.site import (
 )
 from controlplane.webhooks import actions
 from controlplane.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination
+from controlplane.webhooks.targets import MAX_URL_LENGTH
 
 STATES = {PENDING: "warn", DELIVERED: "good", FAILED: "bad"}
 
@@ -41,26 +44,53 @@ def verification(request: HttpRequest, secret: str) -> list[tuple[str, str, str]
     return [("python", "Python", code)]
 
 
+class DestinationForm(RecordedForm):
+    emails = WordsField(required=False, label="E-mail addresses", help_text="Of an e-mail, with commas between them.")
+    service_url = forms.CharField(
+        required=False,
+        max_length=MAX_URL_LENGTH,
+        label="URL of the service",
+        widget=UnfoldAdminPasswordWidget,  # its secrets are not shown again
+        help_text="Of a chat or pager, as apprise has it, such as slack://TokenA/TokenB/TokenC. It is kept encrypted. "
+        "If empty, the former one stays.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if cleaned.get("service_url") and cleaned.get("kind") == Destination.CHAT:
+            self.instance.set_service(cleaned["service_url"])
+        return cleaned
+
+
 @admin.register(Destination)
 class DestinationAdmin(NamedDeletion, SecretAdmin):
-    list_display = ["name", "whose", "url", "state", "last_sent"]
-    list_filter = [("project", RowFilter), "active"]
+    form = DestinationForm
+    list_display = ["name", "whose", "kind", "shown_address", "state", "last_sent"]
+    list_filter = [("project", RowFilter), ("kind", ChoicesDropdownFilter), "active"]
     list_select_related = ["project"]
     search_fields = ["name", "url"]
     autocomplete_fields = ["project"]
-    readonly_fields = ["whose", "sent", "rotated"]
-    add_fieldsets = [(None, {"fields": ["name", "project", "url", "active"]})]
-    fieldsets = [(None, {"fields": ["name", "whose", "url", "active"]}), ("Use", {"fields": ["sent", "rotated"]})]
+    readonly_fields = ["whose", "shown_address", "sent", "rotated"]
+    own_fields = ("kind", "url", "emails", "service_url", "active")
+    add_fieldsets = [(None, {"fields": ["name", "project", *own_fields]})]
+    fieldsets = [(None, {"fields": ["name", "whose", *own_fields]}), ("Use", {"fields": ["sent", "rotated"]})]
     actions_detail = ["test", "rotate"]
     project_path = "project_id"
     roles = {"view": EDITOR, "add": OWNER, "change": OWNER, "delete": OWNER}
     snippets = staticmethod(verification)
-    empty = ("A webhook is an address that gets a signed request for each alert.", "Add a webhook")
+    empty = (
+        "A destination gets the messages of alerts: a webhook, e-mail addresses, or a chat.",
+        "Add a destination",
+    )
 
     def get_fieldsets(self, request: HttpRequest, obj: Destination | None = None) -> list[Any]:
         if obj is None:
             return [*self.add_fieldsets, (None, {"fields": ["change_reason"]})]
-        return super().get_fieldsets(request, obj)
+        fieldsets = super().get_fieldsets(request, obj)
+        if self.has_change_permission(request, obj):
+            return fieldsets
+        seen = [name if name != "service_url" else "shown_address" for name in fieldsets[0][1]["fields"]]
+        return [(None, {"fields": seen}), *fieldsets[1:]]
 
     def has_test_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return self.has_change_permission(request, object_id)
@@ -70,6 +100,8 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
     def response_add(
         self, request: HttpRequest, obj: Destination, post_url_continue: str | None = None
     ) -> HttpResponse:
+        if obj.kind != Destination.WEBHOOK:
+            return super().response_add(request, obj, post_url_continue)
         self.message_user(request, f"{obj} was created.", messages.SUCCESS)
         return self._secret_page(request, obj)
 
@@ -82,7 +114,7 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
         permissions=["test"],
         icon="send",
         dialog={
-            "title": "Send a test to this webhook",
+            "title": "Send a test to this destination",
             "description": "It is sent within seconds, and says that nothing is wrong.",
             "form_class": ReasonDialog,
             "form_submit_text": "Send test",
@@ -120,6 +152,10 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
     def whose(self, row: Destination) -> str:
         return link_to(row.project) if row.project else "none, of the installation"
 
+    @display(description="Address")
+    def shown_address(self, row: Destination) -> str:
+        return row.address
+
     @display(description="State", ordering="active")
     def state(self, row: Destination) -> str:
         return badge("active", "good") if row.active else badge("inactive")
@@ -152,7 +188,7 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
     project_path = "destination__project_id"
     linked_filters = ("destination",)
     roles = {"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
-    empty = ("Each message to a webhook appears here, with every attempt to send it.", "")
+    empty = ("Each message to a destination appears here, with every attempt to send it.", "")
 
     def has_replay_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return self.allows(request, "change", object_id)
@@ -178,7 +214,7 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
             self.message_user(request, "The message is sent again within seconds.")
         return done(change_url(delivery))
 
-    @display(description="Webhook")
+    @display(description="Destination")
     def to(self, row: Delivery) -> str:
         return link_to(row.destination)
 

@@ -77,7 +77,7 @@ def tenant(name: str) -> Tenant:
     value = Suspension.objects.create(within=project, name="session", value=f"{name}-session", by=f"{name}-actor")
     job = running.start("test", f"Change {name}", projects=[project], created_by=f"{name}-actor", channel="admin")
     rows = [project, policy, limit, token, usage, denial, metered, lost, month, value, job]
-    rows += _alerts(project, name)
+    rows += alerted(project, name)
     rows += [OverrideFactory(limit=limit, token=token, reason=f"{name}-override")]
     rows += [ManagementKeyFactory(projects=[project], name=f"{name}-key")]
     rows += [MembershipFactory(project=project, user__username=f"{name}-member", role="viewer")]
@@ -85,7 +85,7 @@ def tenant(name: str) -> Tenant:
     return Tenant(project, {f"{row._meta.app_label}_{row._meta.model_name}": row for row in rows})
 
 
-def _alerts(project: Project, name: str) -> list[Model]:
+def alerted(project: Project, name: str) -> list[Model]:
     """Return a webhook of the project, a rule that tells it, one event, and the message about it."""
     webhook = DestinationFactory(project=project, name=f"{name}-webhook", url=f"https://{name}.example/hook")
     rule = AlertRuleFactory(project=project, name=f"{name}-rule", told=[webhook])

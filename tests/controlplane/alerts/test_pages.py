@@ -34,7 +34,9 @@ def test_a_rule_is_added_on_the_page(as_ann, store):
     [
         ({"thresholds": "80, 50"}, "thresholds"),
         ({"thresholds": "many"}, "thresholds"),
-        ({"thresholds": ""}, "thresholds"),
+        ({"kind": "denials", "within_seconds": "2 hours"}, "within_seconds"),
+        ({"kind": "spend"}, "amount"),
+        ({"kind": "spend", "amount": "-1"}, "amount"),
         ({"limit": "free/none"}, "limit"),
         ({"cool_down_seconds": "soon"}, "cool_down_seconds"),
         ({"kind": "expiring", "within_seconds": "1 second"}, "within_seconds"),
@@ -45,6 +47,14 @@ def test_a_wrong_rule_is_an_error_at_its_field(as_ann, store, wrong, field):
 
     assert page.context["adminform"].form.errors.keys() == {field}
     assert not AlertRule.objects.exists()
+
+
+def test_thresholds_that_nobody_chooses_are_the_usual_ones(as_ann, store):
+    as_ann.post(f"{RULES}add/", {**FORM, "kind": "denials", "thresholds": ""})
+    as_ann.post(f"{RULES}add/", {**FORM, "kind": "spend", "thresholds": "", "amount": "12.50"})
+
+    rules = AlertRule.objects.order_by("kind").values_list("thresholds", "within_seconds", "amount")
+    assert list(rules) == [([10], 300, None), ([50, 80, 100], None, 12_500_000)]
 
 
 def test_a_webhook_of_another_project_cannot_be_chosen(as_ann, store):

@@ -25,7 +25,13 @@ def address(row, name="change"):
 
 def test_a_webhook_is_added_and_its_secret_shown_once(as_ann, store):
     project = ProjectFactory()
-    form = {"name": "ops", "project": project.pk, "url": "https://alerts.example/hook", "active": "on"}
+    form = {
+        "name": "ops",
+        "kind": "webhook",
+        "project": project.pk,
+        "url": "https://alerts.example/hook",
+        "active": "on",
+    }
 
     page = as_ann.post(f"{LIST}add/", form)
 
@@ -37,7 +43,7 @@ def test_a_webhook_is_added_and_its_secret_shown_once(as_ann, store):
 
 @pytest.mark.parametrize("url", ["http://user:password@a.example/", "https://0177.0.0.1/", "alerts.example"])
 def test_a_wrong_url_is_an_error_at_its_field(as_ann, store, url):
-    page = as_ann.post(f"{LIST}add/", {"name": "ops", "url": url, "active": "on"})
+    page = as_ann.post(f"{LIST}add/", {"name": "ops", "kind": "webhook", "url": url, "active": "on"})
 
     assert page.context["adminform"].form.errors.keys() == {"url"}
     assert not Destination.objects.exists()
