@@ -45,6 +45,7 @@ SLUGS = (
     "operating",
     "service-levels",
     "retention",
+    "alerts",
     "access",
     "settings",
     "contributing",
