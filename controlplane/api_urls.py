@@ -11,7 +11,8 @@ from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
 from controlplane.keys.api import KeyView
-from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
+from controlplane.overrides.api import OverrideView
+from controlplane.policies.api import AuditView, GlobalView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView

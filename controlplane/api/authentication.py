@@ -57,6 +57,17 @@ class Access:
         """Whether every project to which the key was limited is deleted."""
         return not self.all_projects and not self.project_ids
 
+    @property
+    def reach(self) -> list[str] | None:
+        """The ids of the projects that the key may see, or None for all of them."""
+        return None if self.all_projects else sorted(self.project_ids)
+
+    def covers(self, reach: list[str] | None) -> bool:
+        """Return whether the key may see all projects of an earlier *reach* that still exist."""
+        if self.all_projects:
+            return True
+        return reach is not None and not Project.objects.filter(pk__in={*reach} - self.project_ids).exists()
+
     def projects(self) -> QuerySet[Project]:
         return self.within(Project.objects.all(), "pk")
 

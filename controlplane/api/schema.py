@@ -86,7 +86,7 @@ REASON = OpenApiParameter(
     # The pattern is that of the characters which every client can put into a header. Those of UTF-8 are more.
     description="The reason, in UTF-8, which the audit keeps.",
 )
-REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
+REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 202, 204])
 IDEMPOTENCY_KEY = OpenApiParameter(
     KEY_HEADER,
     {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!#-~]+$"},
@@ -96,7 +96,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
-LOCATION = _header("Location", "The address of the new object.", [201])
+LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
 
 
 def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -157,7 +157,9 @@ class AutoSchema(Base):
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.method in WRITES and not self.view.read_only:
-            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
+            parameters += [REASON, REVISION]
+        if self._is_repeatable():
+            parameters += [IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._has_etag() and self.method != "DELETE":
@@ -200,12 +202,15 @@ class AutoSchema(Base):
         yield from (400, 401, 403, 405, 406, 429, 500, 503)
         if "{" in self.path or self.view.holder_in_query:
             yield 404
-        if self.method in WRITES and not self.view.read_only:
+        if self._is_repeatable():
             yield from (409, 422)
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)
         if self._is_conditional():
             yield 412
+
+    def _is_repeatable(self) -> bool:
+        return self.method in WRITES and (not self.view.read_only or self.view.starts_jobs)
 
     def _has_etag(self) -> bool:
         single = ("create", "retrieve", "update", "partial_update", "destroy")
@@ -218,7 +223,7 @@ class AutoSchema(Base):
         return self.method == "POST" and self.view.action != "create"
 
     def _creates(self) -> bool:
-        return "201" in map(str, self._codes())
+        return not {"201", "202"}.isdisjoint(map(str, self._codes()))
 
     def _codes(self) -> list[Any]:
         serializers = self.get_response_serializers()

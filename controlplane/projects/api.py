@@ -22,6 +22,7 @@ from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, 
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
+from controlplane.projects.bulk import is_large, start_deletion
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import DAY_SECONDS
@@ -83,6 +84,10 @@ class ProjectSerializer(CleanModelSerializer):
         return value
 
 
+class DeletionSerializer(serializers.Serializer):
+    job = serializers.CharField(help_text="Id of the job that deletes the project.")
+
+
 class SuspendableView:
     """The actions of a resource that suspend and resume it."""
 
@@ -127,6 +132,24 @@ class ProjectView(SuspendableView, Listed, Created, Retrieved, Replaced, Deleted
 
     def get_queryset(self) -> QuerySet[Project]:
         return self.access.projects().select_related("policy", "anonymous_policy", "token_policy", "suspension")
+
+    @extend_schema(responses={204: None, 202: DeletionSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """
+        Delete the project, together with what belongs to it.
+
+        If it has more than 500 tokens, it becomes inactive, and a job deletes it. The response is then 202.
+        """
+        with self.change() as tx:
+            project = self.for_writing()
+            if not is_large([project.pk]):
+                tx.delete(project)
+                return Response(status=status.HTTP_204_NO_CONTENT)
+            key, by = self.access.key, tx.actor
+            named = {"created_by": by.name, "channel": by.channel, "request_id": by.request_id, "reason": tx.reason}
+            job = start_deletion(tx, project, key=key, **named)
+            address = reverse("job-detail", args=[job.pk])
+            return Response({"job": job.pk}, status.HTTP_202_ACCEPTED, headers={"Location": address})
 
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")

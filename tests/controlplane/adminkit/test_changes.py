@@ -412,8 +412,9 @@ def test_a_key_of_all_projects_says_so(as_ann):
 def test_a_revoked_token_is_published_as_such(as_ann, store):
     """The dialog's answer leads back to the token."""
     token = TokenFactory()
+    sent = {"_form_submitted": "on", "reason": "leaked"}
 
-    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", {"_form_submitted": "on", "reason": "leaked"})
+    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", sent, headers={"HX-Request": "true"})
 
     assert response.headers["HX-Redirect"] == f"/admin/projects/token/{token.pk.replace('_', '_5F')}/change/"
     assert Token.objects.get().status == "revoked"
@@ -497,7 +498,7 @@ def test_an_override_is_saved_by_the_same_verb_as_elsewhere(as_ann, store):
     token = TokenFactory(policy=limit.policy)
     fields = {"limit": limit.pk, "token": token.pk, "quota": 500, "reason": "launch", "ends_at": "2027-01-01T00:00"}
 
-    as_ann.post("/admin/policies/override/add/", fields)
+    enforce(as_ann, as_ann.post("/admin/policies/override/add/", fields))
 
     override = Override.objects.get()
     assert (override.created_by, override.quota, override.ends_at.year) == ("ann", 500, 2027)
