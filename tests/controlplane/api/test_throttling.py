@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from controlplane import api_urls
 from controlplane.api import throttling
+from controlplane.api.documentation import Documentation
 from controlplane.fleet.heartbeats import live_instances
 from enforcement.model.keys import MAX_PREFIX_LENGTH, Keys, rest_prefix
+from tests.controlplane.api.test_access import routes
 from tests.factories import ManagementKeyFactory
 
 pytestmark = pytest.mark.django_db
@@ -136,6 +139,13 @@ def test_each_limit_can_be_switched_off(call, key, limited, settings, switched):
     assert {response.status_code for response in found} == {200 if options else 401}
     assert not any("RateLimit" in response for response in found)
     assert not throttling._limiters
+
+
+def test_every_address_is_limited():
+    """A new view is, too. The page of documentation is made of a file."""
+    views = {pattern.callback.cls for _, pattern in routes(api_urls.urlpatterns)}
+
+    assert {view for view in views if not issubclass(view, throttling.ThrottledView)} == {Documentation}
 
 
 @pytest.mark.parametrize("prefix", ["s:", "sg:", "a-prefix-of-16-c"])
