@@ -23,6 +23,7 @@ from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.throttling import ThrottledView
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
@@ -54,7 +55,7 @@ class Later(Response):
         return self
 
 
-class ApiView(GenericViewSet):
+class ApiView(ThrottledView, GenericViewSet):
     """
     The base class of a resource.
 
@@ -110,7 +111,7 @@ class ApiView(GenericViewSet):
         """Return whether a request is to change something, or to start a job."""
         if self.read_only:
             return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
-        return request.method in WRITES and not self.query.get("dry_run")
+        return request.method in WRITES and self.query.get("dry_run") != "true"
 
     def as_problems(self) -> AbstractContextManager[None]:
         """Return a context that raises errors of a change, also those after its commit, as errors of REST."""

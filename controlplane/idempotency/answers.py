@@ -15,7 +15,7 @@ from django.db import DatabaseError, OperationalError, transaction
 from django.utils import timezone
 
 from controlplane.idempotency.models import KeptAnswer
-from controlplane.projects.models import ManagementKey
+from controlplane.keys.models import ManagementKey
 
 # PostgreSQL's "lock not available". SQLite has one writer at a time, so a repetition waits there and is then answered.
 LOCKED = "55P03"

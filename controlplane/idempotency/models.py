@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.utils import timezone
 
-from controlplane.projects.models import ManagementKey
+from controlplane.keys.models import ManagementKey
 
 MAX_NAME = 255
 KEPT = timedelta(hours=24)
