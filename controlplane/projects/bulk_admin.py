@@ -170,7 +170,9 @@ class BulkActions:
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         count = tokens.count()
-        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
+        # Not by a subquery, for which the database would read the tokens of each project.
+        owners = set(tokens.order_by().values_list("project", flat=True).distinct())
+        projects = list(Project.objects.filter(pk__in=owners).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
         form = form_class(request.POST if asked else None, projects=projects, name=name)
