@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from controlplane.adminkit.deletion import chosen
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import InstantInput
-from controlplane.adminkit.selection import selection
+from controlplane.adminkit.selection import selected_keys, selection
 from controlplane.adminkit.site import actor_of, change_url
 from controlplane.adminkit.times import zone_name
 from controlplane.core.text import PRINTABLE, unprintable
@@ -218,7 +218,7 @@ class BulkActions:
         job = running.start(
             bulk.JOB,
             title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
-            ids=tokens.order_by("pk").values_list("pk", flat=True),
+            ids=selected_keys(request, tokens),
             projects=projects,
             arguments=arguments,
             **_author(request),
