@@ -20,6 +20,7 @@ from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
 from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, replay
+from controlplane.preview.supposed import SAVED, Supposed
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
@@ -138,7 +139,7 @@ class Recorded:
         policy: Its tokens, projects and overrides count. It need not be saved.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
-        holder: Only this token or project counts, as if it had the policy.
+        supposed: The state after a change.
     """
 
     def __init__(
@@ -147,14 +148,14 @@ class Recorded:
         now: datetime,
         span: timedelta | tuple[datetime, datetime] = DAY,
         projects: Collection[str] | None = None,
-        holder: Caller | None = None,
+        supposed: Supposed = SAVED,
     ) -> None:
         self._began = time.perf_counter()
         known_until = recording.fold_few(now)
         starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
         self._span = Span.of(starts, ends)
         self._ends = min(ends, known_until)
-        self._callers = Callers(policy, self._span, now, projects, holder)
+        self._callers = Callers(policy, self._span, now, projects, supposed)
 
     @cached_property
     def _heads(self) -> np.ndarray:

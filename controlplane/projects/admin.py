@@ -35,7 +35,6 @@ from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
     issue_token,
     revoke_token,

@@ -31,6 +31,9 @@ from enforcement.model.tokens import PREFIX_LENGTH
 
 SUSPENDED = "Whether every proxy refuses it for now."
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
+# What decides which limits apply to a token. Whoever may only issue tokens leaves it to the project.
+DECIDING, DECIDING_SCOPE = ("policy", "labels"), "tokens:write"
+UNSET = object()
 
 
 @example(slug="chat", name="Chat", policy="free")
@@ -183,6 +186,17 @@ class TokenSerializer(CleanModelSerializer):
         token.project = token.project if self.instance else self.context["project"]
         return token
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        deciding = [name for name in DECIDING if name in attrs and attrs[name] != self._present(name)]
+        if deciding and not self.context["access"].key.allows(DECIDING_SCOPE):
+            message = f"Must be left out by a key without the scope {DECIDING_SCOPE}, because it decides limits."
+            raise ValidationError({name: [ErrorDetail(message, code="insufficient_scope")] for name in deciding})
+        return super().validate(attrs)
+
+    def _present(self, name: str) -> Any:
+        """Return what the field is without the request, of a new token UNSET for the policy, which is then chosen."""
+        return getattr(self.instance, name) if self.instance else {"labels": {}}.get(name, UNSET)
+
 
 class IssuedTokenSerializer(TokenSerializer):
     secret = serializers.CharField(read_only=True, help_text="Shown in this response only.")
@@ -249,7 +263,7 @@ class TokenView(ApiView):
 class ProjectTokenView(Listed, TokenView):
     """Tokens of a project. Only the response to the creation contains the secret."""
 
-    scopes = {"list": "tokens:read", "create": "tokens:write"}
+    scopes = {"list": "tokens:read", "create": "tokens:issue"}
     queries = {"list": TokenQuery}
 
     def get_queryset(self) -> QuerySet[Token]:
@@ -282,10 +296,10 @@ class SingleTokenView(SuspendableView, Listed, Retrieved, Updated, Deleted, Toke
     scopes = {
         "list": "tokens:read",
         "retrieve": "tokens:read",
-        "partial_update": "tokens:write",
+        "partial_update": "tokens:issue",
         "destroy": "tokens:write",
-        "revoke": "tokens:write",
-        "rotate": "tokens:write",
+        "revoke": "tokens:issue",
+        "rotate": "tokens:issue",
         "suspend": "tokens:write",
         "resume": "tokens:write",
     }
