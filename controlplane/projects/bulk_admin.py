@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from controlplane.adminkit.deletion import chosen
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import BACK, InstantInput
-from controlplane.adminkit.selection import selection
+from controlplane.adminkit.selection import selected_keys, selection
 from controlplane.adminkit.site import actor_of, change_url
 from controlplane.adminkit.times import zone_name
 from controlplane.core.text import PRINTABLE, unprintable
@@ -174,7 +174,9 @@ class BulkActions:
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         count = tokens.count()
-        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
+        # Not by a subquery, for which the database would read the tokens of each project.
+        owners = set(tokens.order_by().values_list("project", flat=True).distinct())
+        projects = list(Project.objects.filter(pk__in=owners).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
         form = form_class(request.POST if asked else None, projects=projects, name=name)
@@ -238,7 +240,7 @@ class BulkActions:
         job = running.start(
             bulk.JOB,
             title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
-            ids=tokens.order_by("pk").values_list("pk", flat=True),
+            ids=selected_keys(request, tokens),
             projects=projects,
             arguments=arguments,
             **_author(request),

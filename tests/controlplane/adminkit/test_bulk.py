@@ -4,6 +4,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
@@ -372,13 +373,15 @@ def test_a_policy_in_use_says_how_many_use_it(as_ann, few):
     assert page.count("<li>Token: ") == 20
 
 
-@pytest.mark.parametrize("given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}])
+@pytest.mark.parametrize(
+    "given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}, {"post": ""}]
+)
 def test_the_deletion_of_a_project_or_policy_asks_for_its_name(as_ann, store, given):
     """Without it, nothing is deleted, and the page says what to type."""
     rows = ProjectFactory(slug="chat"), PolicyFactory(slug="chat")
     for row in rows:
         model = row._meta.model_name
-        url = f"/admin/{row._meta.app_label}/{model}/{row.pk}/delete/"
+        url = f"/admin/{row._meta.app_label}/{model}/{quote(row.pk)}/delete/"
         page = as_ann.post(url, {"post": "yes", "change_reason": "x", **given}).content.decode()
         assert "Type chat to delete. Nothing is deleted yet." in page
 
