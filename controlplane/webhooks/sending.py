@@ -1,6 +1,7 @@
 """Send one message to one destination, once. What fails is said in a sentence, and nothing is raised."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +11,13 @@ from time import monotonic
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 
+from controlplane.core.text import visible
 from controlplane.webhooks import connecting, sealing, services, signing
 from controlplane.webhooks.models import Delivery, Destination
 from controlplane.webhooks.targets import networks
 from enforcement.settings import VERSION
+
+logger = logging.getLogger(__name__)
 
 GONE = 410
 MAIL_SECONDS = 10
@@ -38,7 +42,12 @@ class Outcome:
 def send(delivery: Delivery, secrets: list[str], now: datetime) -> Outcome:
     """Send a message, and return the outcome. The database is not used, so this may run in another thread."""
     began = monotonic()
-    found = _SENDERS[delivery.destination.kind](delivery, secrets, now)
+    try:
+        found = _SENDERS[delivery.destination.kind](delivery, secrets, now)
+    except Exception as exc:  # noqa: BLE001  (one message must not keep all others waiting)
+        # Without its text, which may have the URL of a service.
+        logger.error("The message %s could not be sent: %s", delivery.pk, type(exc).__name__)
+        found = Outcome(False, "An error of the server. Its log says more.")
     return Outcome(found.ok, found.result, found.is_final, round((monotonic() - began) * 1000))
 
 
@@ -96,9 +105,9 @@ def _to_service(delivery: Delivery, secrets: list[str], now: datetime) -> Outcom
 
 
 def _words(delivery: Delivery) -> tuple[str, str]:
-    """Return the title and the text of a message for people."""
+    """Return the title and the text of a message for people, without line breaks, which names of models may have."""
     data = json.loads(delivery.body).get("data", {})
-    return data.get("title", delivery.kind), data.get("text", "")
+    return visible(data.get("title", delivery.kind)), visible(data.get("text", ""))
 
 
 Sender = Callable[[Delivery, list[str], datetime], Outcome]

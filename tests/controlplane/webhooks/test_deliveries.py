@@ -56,6 +56,20 @@ def test_the_signature_is_that_of_standard_webhooks():
     assert found["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+def test_another_implementation_verifies_a_message(delivery, receiver):
+    """With the secret that the page shows, and with none other."""
+    standardwebhooks = pytest.importorskip("standardwebhooks")
+    send_now(delivery)
+    (request,) = receiver.requests
+
+    verified = standardwebhooks.Webhook(actions.secret(delivery.destination)).verify(request.body, request.headers)
+
+    assert verified == BODY
+    other = standardwebhooks.Webhook(signing.secret_of("whk_other", 1))
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        other.verify(request.body, request.headers)
+
+
 @pytest.mark.parametrize(
     ("answer", "result"),
     [
@@ -141,6 +155,18 @@ def test_one_destination_leaves_room_for_others(webhook):
 
     assert len(claimed) == deliveries.AT_ONCE_TO_ONE + 1
     assert other.pk in {one.destination_id for one in claimed}
+
+
+def test_a_message_that_cannot_be_sent_keeps_no_other_waiting(delivery, receiver, webhook):
+    """A row that another program has written, for example."""
+    Delivery.objects.filter(pk=delivery.pk).update(body="\ud800".encode("utf-8", "replace").decode(), message_id="\n")
+    (other,) = deliveries.enqueue([webhook()], "evt_2", "test", BODY)
+    deliveries.run()
+
+    for row in (delivery, other):
+        row.refresh_from_db()
+    assert (delivery.state, delivery.result) == ("pending", "An error of the server. Its log says more.")
+    assert other.state == DELIVERED
 
 
 def test_nothing_is_sent_to_an_inactive_webhook(delivery, webhook):
