@@ -48,6 +48,16 @@ class Versioned(models.Model):
     """A row that counts its changes. Only change() increases the number."""
 
     version = models.PositiveIntegerField(default=1, editable=False)
+    # Empty if people change it here. Otherwise a change here lasts only until the file is applied again.
+    managed_by = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[PRINTABLE],
+        editable=False,
+        help_text="Where its file is, if it is managed from files. Empty if it is not.",
+    )
 
     class Meta:
         abstract = True
@@ -125,7 +135,8 @@ class Project(Versioned):
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
         policies = {"anonymous_policy": self.anonymous_policy_id, "token_policy": self.token_policy_id}
         more = {**policies, "partition_cap": self.partition_cap, "time_zone": self.time_zone}
-        return {"id": self.pk, **fields, **more, "version": self.version}
+        managed = {"managed_by": self.managed_by} if self.managed_by else {}
+        return {"id": self.pk, **fields, **more, **managed, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
