@@ -14,6 +14,7 @@ from controlplane.core.ids import new_id
 from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.lists.token_indexes import TOKEN_INDEXES
+from controlplane.managed.marks import Managed
 from controlplane.projects.scopes import SCOPES
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
@@ -44,20 +45,10 @@ def check_is_future(field: str, instant: datetime | None) -> None:
         raise ValidationError({field: ValidationError(message, code="range")})
 
 
-class Versioned(models.Model):
+class Versioned(Managed):
     """A row that counts its changes. Only change() increases the number."""
 
     version = models.PositiveIntegerField(default=1, editable=False)
-    # Empty if people change it here. Otherwise a change here lasts only until the file is applied again.
-    managed_by = models.CharField(
-        max_length=200,
-        blank=True,
-        default="",
-        db_default="",
-        validators=[PRINTABLE],
-        editable=False,
-        help_text="Where its file is, if it is managed from files. Empty if it is not.",
-    )
 
     class Meta:
         abstract = True

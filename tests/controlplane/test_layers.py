@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    *("access", "audit", "emergency", "explain", "fleet", "jobs", "overrides", "policies", "preview"),
+    *("access", "audit", "emergency", "explain", "fleet", "jobs", "managed", "overrides", "policies", "preview"),
     *("prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage"),
 )
 
