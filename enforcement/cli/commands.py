@@ -78,6 +78,7 @@ REMOTE: Final = (
     _remote("usage", "show decisions and permits over time"),
     _remote("top", "show the busiest tokens"),
     _remote("tail", "show a sample of denials as they come"),
+    _remote("simulate", "show whom a policy file would have limited"),
     _remote("completion", "print what makes a shell complete commands"),
 )
 """The commands that need a control plane, or files for it. ``explain`` can ask one too."""

@@ -14,16 +14,23 @@ from typing import Annotated, Final, Literal
 import typer
 
 from enforcement.cli.commands import COMMANDS
-from enforcement.cli.remote import access_commands, file_commands, live_commands
+from enforcement.cli.remote import access_commands, file_commands, live_commands, simulate_command
 from enforcement.cli.remote.account import NoAccount
-from enforcement.cli.remote.applying import InvalidPlan
-from enforcement.cli.remote.policy_file import InvalidFiles
+from enforcement.cli.remote.files.applying import InvalidPlan
+from enforcement.cli.remote.files.policy_file import InvalidFiles
+from enforcement.cli.remote.files.yaml_source import InvalidFile
 from enforcement.cli.remote.rest import RequestRefused, ServerAway
 from enforcement.cli.remote.screen import safe
-from enforcement.cli.remote.yaml_source import InvalidFile
+from enforcement.cli.remote.simulation import TooManyCounters
+from enforcement.cli.remote.traffic import InvalidTraffic
 
 FAILED: Final = 2
 INTERRUPTED: Final = 130
+PROBLEMS: Final = (
+    *(NoAccount, ServerAway, RequestRefused),
+    *(InvalidFile, InvalidFiles, InvalidPlan, InvalidTraffic, TooManyCounters),
+)
+"""Errors whose text says everything that a person has to know."""
 COMPLETE: Final = "_SLUICEGATE_COMPLETE"
 
 # Its pretty tracebacks would show local variables, such as the key.
@@ -35,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _commands in (access_commands, file_commands, live_commands):
+for _commands in (access_commands, file_commands, live_commands, simulate_command):
     _commands.register(app)
 
 
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (NoAccount, ServerAway, RequestRefused, InvalidFile, InvalidFiles, InvalidPlan) as exc:
+    except PROBLEMS as exc:
         return _failed(arguments, "\n".join(map(safe, str(exc).splitlines())))
     except BrokenPipeError:
         raise  # the program that runs the commands ends quietly

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-from enforcement.cli.remote import file_schema
 from enforcement.cli.remote.account import account
-from enforcement.cli.remote.applying import (
+from enforcement.cli.remote.files import schema as file_schema
+from enforcement.cli.remote.files.applying import (
     ApplyReport,
     FilePlan,
     carry_out,
@@ -21,14 +21,14 @@ from enforcement.cli.remote.applying import (
     plan_from,
     reviews,
 )
-from enforcement.cli.remote.applying import Moved as StateMoved
+from enforcement.cli.remote.files.applying import Moved as StateMoved
+from enforcement.cli.remote.files.policy_file import InvalidFiles, read_file
+from enforcement.cli.remote.files.present import read_present
+from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
+from enforcement.cli.remote.files.yaml_source import InvalidFile
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
-from enforcement.cli.remote.policy_file import InvalidFiles, read_file
-from enforcement.cli.remote.present import read_present
 from enforcement.cli.remote.rest import ControlPlane
 from enforcement.cli.remote.screen import show, show_json
-from enforcement.cli.remote.steps import SIGNS, PlanStep, Wanted
-from enforcement.cli.remote.yaml_source import InvalidFile
 
 DIFFERS, MOVED, STOPPED = 1, 3, 4
 MAX_PLAN_BYTES: Final = 16 * 1_048_576

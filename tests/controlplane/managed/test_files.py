@@ -8,7 +8,7 @@ from controlplane.core.text import unprintable
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project
 from enforcement.cli import main
-from enforcement.cli.remote.file_fields import HIDDEN
+from enforcement.cli.remote.files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.controlplane.managed.conftest import FILE
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory

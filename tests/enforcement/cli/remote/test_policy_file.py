@@ -13,11 +13,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from enforcement.cli import main
-from enforcement.cli.remote.file_schema import schema
-from enforcement.cli.remote.policy_file import InvalidFiles, PolicyFile, parse
-from enforcement.cli.remote.present import PresentState
-from enforcement.cli.remote.steps import Wanted, steps_between
-from enforcement.cli.remote.yaml_source import InvalidFile
+from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, parse
+from enforcement.cli.remote.files.present import PresentState
+from enforcement.cli.remote.files.schema import schema
+from enforcement.cli.remote.files.steps import Wanted, steps_between
+from enforcement.cli.remote.files.yaml_source import InvalidFile
 from tests.repository import ROOT
 
 FILE = """\

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from enforcement.cli.remote.file_fields import OVERRIDE, POLICY, PROJECT, FileField, with_defaults
-from enforcement.cli.remote.policy_file import PolicyFile
-from enforcement.cli.remote.present import PresentState
+from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, FileField, with_defaults
+from enforcement.cli.remote.files.policy_file import PolicyFile
+from enforcement.cli.remote.files.present import PresentState
 from enforcement.model.limits import Limit
 
 CREATE, CHANGE, DELETE = "create", "change", "delete"

@@ -14,8 +14,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from enforcement.cli.remote.account import Account
-from enforcement.cli.remote.policy_file import InvalidFiles, PolicyFile, from_values
-from enforcement.cli.remote.present import (
+from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, from_values
+from enforcement.cli.remote.files.present import (
     PresentState,
     of_override,
     of_policy,
@@ -23,8 +23,7 @@ from enforcement.cli.remote.present import (
     one_or_none,
     read_present,
 )
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
-from enforcement.cli.remote.steps import (
+from enforcement.cli.remote.files.steps import (
     CHANGE,
     CREATE,
     DELETE,
@@ -33,6 +32,7 @@ from enforcement.cli.remote.steps import (
     Wanted,
     steps_between,
 )
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
 
 FORMAT: Final = "sluicegate-plan/1"
 _PATHS: Final = {"project": "projects", "policy": "policies", "override": "overrides"}

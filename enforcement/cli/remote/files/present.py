@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from enforcement.cli.remote.file_fields import OVERRIDE, POLICY, PROJECT, read_limit, read_metering, without_defaults
-from enforcement.cli.remote.policy_file import PolicyFile
+from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, read_limit, read_metering, without_defaults
+from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
 
 Row = Mapping[str, Any]

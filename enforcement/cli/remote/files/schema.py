@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.cli.remote.file_fields import OVERRIDE, POLICY, PROJECT, REQUIRED, FileField
-from enforcement.cli.remote.policy_file import VERSION
+from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, REQUIRED, FileField
+from enforcement.cli.remote.files.policy_file import VERSION
 from enforcement.model.calendars import CALENDARS
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MAX_NUMBER, MAX_WINDOW_SECONDS, MODES, STORE_FAILURES
 from enforcement.model.metered import DISCONNECTS, ESTIMATES, MAX_OUTPUT_CAP, PARTS, UNMETERED

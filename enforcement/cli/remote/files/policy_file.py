@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
 
-from enforcement.cli.remote.file_fields import (
+from enforcement.cli.remote.files.fields import (
     OVERRIDE,
     POLICY,
     PROJECT,
@@ -21,7 +21,7 @@ from enforcement.cli.remote.file_fields import (
     read_limit,
     without_defaults,
 )
-from enforcement.cli.remote.yaml_source import MAX_BYTES, InvalidFile, Path, YamlFile, dump_yaml, read_yaml
+from enforcement.cli.remote.files.yaml_source import MAX_BYTES, InvalidFile, Path, YamlFile, dump_yaml, read_yaml
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
