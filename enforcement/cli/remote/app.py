@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, Final, Literal
 
 import typer
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command, whose name is the first of the arguments, and return the exit status."""
     if arguments[0] == "complete":
         return _completed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a plot or a name
     try:
         app(list(arguments), prog_name="sluicegate")
     except SystemExit as exc:
@@ -58,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except PROBLEMS as exc:
         return _failed(arguments, "\n".join(map(safe, str(exc).splitlines())))
+    except UnicodeError:
+        return _failed(arguments, "Arguments and variables must be UTF-8.")
     except BrokenPipeError:
         raise  # the program that runs the commands ends quietly
     except OSError as exc:

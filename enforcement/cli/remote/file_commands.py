@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Annotated, Final
+from uuid import uuid4
 
 import typer
 
@@ -31,6 +32,7 @@ from enforcement.cli.remote.rest import ControlPlane
 from enforcement.cli.remote.screen import show, show_json
 
 DIFFERS, MOVED, STOPPED = 1, 3, 4
+MAX_MARK: Final = 200
 MAX_PLAN_BYTES: Final = 16 * 1_048_576
 
 PolicyPath = Annotated[str, typer.Argument(metavar="FILE", help="A policy file.")]
@@ -177,7 +179,11 @@ def _wanted(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overri
     if managed_by and no_mark:
         raise typer.BadParameter("Must not be combined with --no-mark.", param_hint="--managed-by")
     mark = "" if no_mark else managed_by or file
-    return Wanted(mark[:200], bool(managed_by), prune, prune_overrides)
+    if len(mark) > MAX_MARK:
+        raise typer.BadParameter(
+            f"Must have at most {MAX_MARK} characters, got {len(mark)}.", param_hint="--managed-by"
+        )
+    return Wanted(mark, bool(managed_by), prune, prune_overrides)
 
 
 def _text_of(path: str) -> str:
@@ -265,8 +271,7 @@ def undo(
 
 def _undone(server: ControlPlane, revision: int, reason: str, seen: str) -> dict[str, object]:
     body = {"reason": reason, "plan": seen}
-    # One key for one plan, so that nobody undoes it twice.
-    found: dict[str, object] = server.change("POST", f"revisions/{revision}/undo", body, key=f"undo-{seen}").body
+    found: dict[str, object] = server.change("POST", f"revisions/{revision}/undo", body, key=str(uuid4())).body
     return found
 
 

@@ -197,3 +197,10 @@ def test_a_wrong_label_is_refused(cli, label):
 def test_no_traceback_has_the_key(key):
     """Python shows the repr of values in the errors of some calls."""
     assert key.secret not in repr(account.Account("https://limits.example", key.secret))
+
+
+def test_arguments_that_are_no_text_are_one_sentence(cli):
+    """As a shell hands over bytes that are not UTF-8."""
+    found = cli("tokens", "create", "chat", "\udcff")
+
+    assert (found.status, found.err) == (2, "sluicegate tokens: Arguments and variables must be UTF-8.\n")

@@ -11,7 +11,7 @@ from enforcement.cli import main
 from enforcement.cli.remote.files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.controlplane.managed.conftest import FILE
-from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
 
 CREATED = ["create project chat", "create policy chat--burst", "create policy chat--free", "change project chat"]
 STEPS = [*CREATED, "create override chat--free/per-minute"]
@@ -180,14 +180,44 @@ def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy,
 
 def test_a_refused_step_stops_the_rest(cli, chat):
     """The error of the control plane names the field and the rule."""
-    ProjectFactory(slug="chat")
-    LimitFactory(policy=PolicyFactory(slug="chat--free"))  # which belongs to all projects
+    chat.write_text(FILE.replace("  policy: chat--free\n", "  policy: chat--none\n"))
 
     found = cli("apply", "chat.yaml", "--yes")
 
     assert found.status == 4
-    assert "Stopped at: create policy chat--free\n  400 validation_error: The request is not valid. slug: " in found.err
-    assert "Done: create policy chat--burst\nNot tried: change project chat, create override" in found.err
+    assert "Stopped at: change project chat\n  400 validation_error: The request is not valid. policy: " in found.err
+    assert "Done: create project chat, create policy chat--burst, create policy chat--free\n" in found.err
+    assert found.err.endswith("Not tried: create override chat--free/per-minute\n")
+
+
+def test_a_policy_of_somebody_else_is_not_taken(cli, chat):
+    """A plan finds that out before anything is changed."""
+    PolicyFactory(slug="chat--free")
+    found = cli("apply", "chat.yaml", "--yes")
+
+    assert (found.status, Project.objects.count()) == (2, 0)
+    assert "policy chat--free: Must be another slug, because this one is of a policy of all projects." in found.err
+
+
+def test_a_plan_that_was_undone_is_made_again(cli, chat):
+    """Its changes are not taken for those that were made before."""
+    cli("plan", "chat.yaml", "--out", "plan.json")
+    cli("apply", "--plan", "plan.json", "--yes")
+    Project.objects.get().delete()
+    Override.objects.all().delete()
+
+    assert cli("apply", "--plan", "plan.json", "--yes").status == 0
+    assert Project.objects.count() == 1
+
+
+def test_a_key_that_only_reads_can_plan(cli, chat, monkeypatch):
+    """Without what the control plane says of a change, which it would have to try."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    reader = ManagementKeyFactory(scopes=["projects:read", "policies:read"])
+    monkeypatch.setenv("SLUICEGATE_KEY", reader.secret)
+
+    assert "quota 60 -> 30\nPlan: " in cli("plan", "chat.yaml").out
 
 
 def test_a_wrong_file_changes_nothing(cli, chat):
@@ -219,8 +249,6 @@ def test_shared_policies_are_a_file_of_their_own(cli, tmp_path):
 
 def test_a_limited_key_plans_without_a_base_revision(cli, chat, call, monkeypatch, key):
     """It may not read revisions. What it may not write is refused by the control plane."""
-    from tests.factories import ManagementKeyFactory
-
     project = ProjectFactory(slug="chat", name="Chat")
     limited = ManagementKeyFactory(all_projects=False, projects=[project])
     monkeypatch.setenv("SLUICEGATE_KEY", limited.secret)

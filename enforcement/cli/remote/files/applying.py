@@ -64,7 +64,8 @@ class FilePlan:
         url: The control plane that it was made for.
         revision: The newest revision when it was made. None if the key may not read it.
         digest: Names the state that the plan was made for.
-        ident: The beginning of the idempotency keys of its steps.
+        ident: The beginning of the idempotency keys of its steps. It is not saved, because a plan that is applied again
+            after its changes were undone must make them again.
     """
 
     file: PolicyFile
@@ -83,7 +84,6 @@ class FilePlan:
             "format": FORMAT,
             "url": self.url,
             "base": {"revision": self.revision, "state": self.digest},
-            "id": self.ident,
             "options": options,
             "steps": [step.to_json() for step in self.changes.steps],
             "stays": self.changes.stays,
@@ -120,10 +120,19 @@ class ApplyReport:
 
 
 def make_plan(server: ControlPlane, file: PolicyFile, wanted: Wanted) -> FilePlan:
-    """Return the plan for the present state. Raises ServerAway and RequestRefused."""
+    """Return the plan for the present state. Raises ServerAway, RequestRefused and InvalidPlan."""
     present = read_present(server, file.project["slug"] if file.project else None)
     changes = steps_between(present, file, wanted)
+    _check_names(server, changes)
     return FilePlan(file, wanted, changes, server.url, present.revision, present.digest, present=present)
+
+
+def _check_names(server: ControlPlane, changes: PlannedChanges) -> None:
+    """Raise InvalidPlan if a policy that is to be created has the slug of one that belongs elsewhere."""
+    for step in changes.steps:
+        if step.kind == "policy" and step.action == CREATE and (found := one_or_none(server, f"policies/{step.name}")):
+            owner = f"the project {found.body['project']}" if found.body["project"] else "all projects"
+            raise InvalidPlan(f"policy {step.name}: Must be another slug, because this one is of a policy of {owner}.")
 
 
 def plan_from(text: str) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Acc
     """
     try:
         file, wanted = from_values(values["file"]), Wanted(**values["options"])
-        base, ident, url = values["base"]["state"], str(values["id"]), values["url"]
+        base, url = values["base"]["state"], values["url"]
     except KeyError as exc:
         raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written, but has no {exc}.") from None
     except (InvalidFiles, TypeError) as exc:
@@ -158,7 +167,6 @@ def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Acc
     if plan.digest != base:
         was, now = values["base"].get("revision"), plan.revision
         raise Moved(f"{file.title} was changed after the plan was made (revision {was} then, {now} now).")
-    plan.ident = ident
     return plan
 
 
@@ -223,7 +231,8 @@ def reviews(server: ControlPlane, plan: FilePlan) -> dict[str, dict[str, Any]]:
     """
     Return what the control plane says of each policy that changes, by its slug.
 
-    It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately.
+    It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
+    needs the scope to make the change. Without it, nothing is returned.
 
     Raises:
         RequestRefused: The change breaks a rule.
@@ -232,7 +241,12 @@ def reviews(server: ControlPlane, plan: FilePlan) -> dict[str, dict[str, Any]]:
     found = {}
     for step in plan.changes.steps:
         if step.kind == "policy" and step.action == CHANGE and step.body and set(step.body) != {"managed_by"}:
-            found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
+            try:
+                found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
+            except RequestRefused as exc:
+                if exc.status != 403:
+                    raise
+                return {}  # a key that may only read plans all the same
     return found
 
 
