@@ -4,11 +4,11 @@ from controlplane.core.text import PRINTABLE
 
 
 class Migration(migrations.Migration):
-    dependencies = [("projects", "0011_tokens_of_project")]
+    dependencies = [("policies", "0012_audit_newest")]
 
     operations = [
         migrations.AddField(
-            model_name="project",
+            model_name="policy",
             name="managed_by",
             field=models.CharField(
                 blank=True,

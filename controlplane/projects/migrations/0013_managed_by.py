@@ -4,11 +4,11 @@ from controlplane.core.text import PRINTABLE
 
 
 class Migration(migrations.Migration):
-    dependencies = [("policies", "0011_audit_search")]
+    dependencies = [("projects", "0012_key_networks")]
 
     operations = [
         migrations.AddField(
-            model_name="policy",
+            model_name="project",
             name="managed_by",
             field=models.CharField(
                 blank=True,
