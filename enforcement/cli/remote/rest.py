@@ -23,7 +23,8 @@ PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 READING_PAUSES: Final = (0.2,)
 PAGE: Final = 200
 # Codes of errors that say that the same request may succeed soon.
-_SOON: Final = frozenset({"request_running", "database_unavailable"})
+_SOON: Final = frozenset({"request_running", "database_unavailable", "rate_limited"})
+MOST_PAUSE: Final = 60.0
 _AWAY: Final = frozenset({502, 503, 504})
 
 
@@ -48,11 +49,12 @@ class RequestRefused(Exception):
         status: The status of the response.
         code: The code of the problem, such as ``precondition_failed``.
         request_id: Names the request in the log of the control plane.
+        pause: Seconds until a new attempt is worthwhile, as the response says. 0 if it does not.
     """
 
-    def __init__(self, status: int, code: str, detail: str, request_id: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, request_id: str, pause: float = 0) -> None:
         super().__init__(detail)
-        self.status, self.code, self.request_id = status, code, request_id
+        self.status, self.code, self.request_id, self.pause = status, code, request_id, pause
 
     def __str__(self) -> str:
         about = f" (request {self.request_id})" if self.request_id else ""
@@ -162,6 +164,7 @@ class ControlPlane:
             except RequestRefused as exc:
                 if pause is None or exc.code not in _SOON:
                     raise
+                pause = max(pause, min(exc.pause, MOST_PAUSE))
             self._sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -202,8 +205,9 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
         replayed = headers.get("Idempotency-Replayed") == "true"
         return RestReply(body, headers.get("ETag", ""), headers.get("Sluicegate-Revision", ""), replayed)
     if isinstance(body, Mapping) and "code" in body:
-        detail = str(body.get("detail", ""))
-        raise RequestRefused(response.status_code, str(body["code"]), detail, str(body.get("request_id", "")))
+        after = response.headers.get("Retry-After", "")
+        about = str(body.get("detail", "")), str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
+        raise RequestRefused(response.status_code, str(body["code"]), *about)
     if response.status_code in _AWAY:
         raise ServerAway(f"{url} is away: {response.status_code} from a server in front of it.", sent=True)
     if response.is_redirect:

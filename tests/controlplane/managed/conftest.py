@@ -106,17 +106,21 @@ def chat(tmp_path) -> Any:
     return path
 
 
+LIMITED = b'{"status": 429, "code": "rate_limited", "detail": "Too many requests."}'
+
+
 @dataclass
 class Lossy:
     """
     A server in front of another one. It counts changes, from 0.
 
     ``responses`` are those whose response is lost after they were made. ``away_from`` is the first that is not made, as
-    is none after it.
+    is none after it. ``limited`` are those that are refused because there were too many before.
     """
 
     url: str = ""
     responses: set[int] = field(default_factory=set)
+    limited: set[int] = field(default_factory=set)
     away_from: int | None = None
     seen: int = -1
 
@@ -140,6 +144,13 @@ def _served(lossy: Lossy, upstream: str) -> Iterator[str]:
             lossy.seen += self.command != "GET"
             if self.command != "GET" and lossy.away_from is not None and lossy.seen >= lossy.away_from:
                 self.close_connection = True
+                return
+            if self.command != "GET" and lossy.seen in lossy.limited:
+                self.send_response(429)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(LIMITED)))
+                self.end_headers()
+                self.wfile.write(LIMITED)
                 return
             with closing(HTTPConnection(upstream, timeout=60)) as connection:
                 connection.request(self.command, self.path, body or None, dict(self.headers))

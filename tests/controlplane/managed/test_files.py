@@ -162,6 +162,15 @@ def test_a_lost_response_makes_no_change_twice(cli, chat, lossy, monkeypatch):
     assert cli("diff", "chat.yaml").status == 0
 
 
+def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat, lossy, monkeypatch):
+    """As long as its response says, so that a large file is not left half applied."""
+    monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
+    lossy.limited = {1, 2, 4}
+
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert AuditEntry.objects.count() == len(STEPS)
+
+
 @pytest.mark.parametrize("number", range(len(STEPS)))
 def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy, monkeypatch, number):
     """It says what was done, what may have been, and what was not tried. Another apply does the rest."""
