@@ -199,6 +199,10 @@ class RecordedForm(OneErrorForm):
         # Computed now, before Django copies the posted values into the row.
         self.present = "" if self.instance._state.adding else version_of(self.instance)
         self.initial["seen_version"] = self.present
+        reason = self.fields.get("change_reason")
+        if reason is not None and getattr(self.instance, "managed_by", ""):
+            reason.required = True
+            reason.help_text = "Required, because this is managed from files. The audit keeps the reason."
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

@@ -8,6 +8,9 @@ APPS = (
     *("preview", "prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage"),
     *("access", "alerts", "audit", "emergency", "explain", "fleet", "jobs", "overrides", "policies", "preview"),
     *("prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage", "webhooks"),
+    *("access", "audit", "consumers", "emergency", "explain", "fleet", "jobs", "keys", "managed", "overrides"),
+    *("policies", "preview", "prices", "projects", "publishing", "reservations", "review", "revisions"),
+    *("statements", "usage"),
 )
 
 
