@@ -56,18 +56,19 @@ env:
 up: install
 	@$(BIN)/python manage.py up
 
-# Three workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
+# Four workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
 # share servers, and the longest files come first.
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
 	env -u DATABASE_URL $(PYTEST) --fast
 
-# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
+# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again. Neither do those
+# with a browser: a page is the same whatever the database, and the queries behind it have tests without one.
 test: install
-	env -u DATABASE_URL $(PYTEST) --update-tiers
-	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
+	$(BIN)/python -m tests.postgres $(PYTEST) --ask-again --no-browser tests/controlplane --ignore=tests/controlplane/stack
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof
@@ -95,11 +96,11 @@ lock:
 	@test -x var/lock/bin/uv || { python=$$($(FIND_PYTHON)); "$$python" -m venv var/lock; var/lock/bin/pip install --quiet 'uv>=0.13,<1'; }
 	$(COMPILE) --python-version 3.12 --all-extras --group dev -o $(REQUIREMENTS)/dev.txt
 	$(COMPILE) --python-version 3.12 --extra controlplane --extra embedded -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/controlplane.txt
-	$(COMPILE) --python-version 3.11 --extra proxy -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/proxy.txt
+	$(COMPILE) --python-version 3.11 --extra proxy --extra service -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/proxy.txt
 	for extra in flask starlette; do \
 		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt
-	for group in envoy litellm metering protobuf proxies sdks; do \
+	for group in clients envoy litellm metering protobuf proxies sdks; do \
 		$(COMPILE_GROUP) $$group -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$group.txt; done
 
 clean:

@@ -86,6 +86,7 @@ INSTALLED_APPS = [
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
     "controlplane.projects",
+    "controlplane.keys",
     "controlplane.idempotency",
     "controlplane.access",
     "controlplane.policies",
@@ -115,7 +116,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.core.csp.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "controlplane.core.requests.CommonForHosts",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django_otp.middleware.OTPMiddleware",
@@ -281,6 +282,11 @@ if HTTPS:
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 
 # REST -----------------------------------------------------------------------------------------------------------------
+
+# How many requests one management key, the token of one consumer, and one address without either of them may send.
+REST_RATE = env.rate("SLUICEGATE_REST_RATE", "1200/minute")
+REST_CONSUMER_RATE = env.rate("SLUICEGATE_REST_CONSUMER_RATE", "60/minute")
+REST_FAILURE_RATE = env.rate("SLUICEGATE_REST_FAILURE_RATE", "60/minute")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.api.authentication.ManagementKeyAuthentication"],

@@ -11,9 +11,10 @@ from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS, VIEWER
 from controlplane.alerts.models import AlertRule
 from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelFactor, ModelPrice
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DeniedRequest, UsageRow
 from controlplane.webhooks.models import Destination
 

@@ -32,8 +32,9 @@ from controlplane.explain.live import Now
 from controlplane.explain.near import Near, nearest, share_of
 from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Override
-from controlplane.projects.models import ManagementKey, Token, isoformat
+from controlplane.projects.models import Token, isoformat
 from enforcement.store.client import STORE_ERRORS
 
 NAMED = 5

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Any, ClassVar
@@ -17,11 +18,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from controlplane.api.authentication import Access
+from controlplane.api.authentication import Access, LimitedKey
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.throttling import ThrottledView
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
@@ -35,10 +37,25 @@ REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
 # What belongs to the object of a response. All other headers belong to one response.
 KEPT_HEADERS = ("ETag", "Location")
+# Objects whose members have names that clients choose, so that a label may have any name.
+NAMED_BY_CLIENTS = ("labels", "attributes")
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
-class ApiView(GenericViewSet):
+class Later(Response):
+    """A response to a change that reaches the store after the commit, whose body *read* returns also before."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        super().__init__(read())
+        self._read = read
+
+    def read_again(self) -> Response:
+        """Return the response itself, with the body as it is now."""
+        self.data = self._read()
+        return self
+
+
+class ApiView(ThrottledView, GenericViewSet):
     """
     The base class of a resource.
 
@@ -48,6 +65,7 @@ class ApiView(GenericViewSet):
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
         conditional: Whether single objects have an ETag, which If-Match may name.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
+        starts_jobs: Whether a POST that changes nothing starts a job if its body says so.
         holder_in_query: Whether the query names the object, so that the response may be 404.
     """
 
@@ -58,6 +76,7 @@ class ApiView(GenericViewSet):
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
     read_only: ClassVar[bool] = False
+    starts_jobs: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
 
@@ -82,32 +101,54 @@ class ApiView(GenericViewSet):
 
     def _make_repeatable(self, request: Request) -> None:
         """Have a change that names an idempotency key made once. A dry run changes nothing, and runs each time."""
-        if request.method not in WRITES or self.read_only or self.query.get("dry_run"):
+        if not self.changes_something(request):
             return
         if name := idempotency_key_of(request):
             method = request.method.lower()
             setattr(self, method, partial(self._once, name, getattr(self, method)))
+
+    def changes_something(self, request: Request) -> bool:
+        """Return whether a request is to change something, or to start a job."""
+        if self.read_only:
+            return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
+        return request.method in WRITES and self.query.get("dry_run") != "true"
+
+    def as_problems(self) -> AbstractContextManager[None]:
+        """Return a context that raises errors of a change, also those after its commit, as errors of REST."""
+        return nullcontext()
 
     def _once(self, name: str, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the response of *act*, or what was kept of an earlier one, in which every secret is null."""
         made: list[Response] = []
 
         def run() -> Answer:
-            made.append(act(request, *args, **kwargs))
-            return _kept(made[0], self.tx)
+            made.append(response := act(request, *args, **kwargs))
+            read = (lambda: self._kept(response.read_again())) if isinstance(response, Later) else None
+            return replace(self._kept(response), read=read)
 
         try:
-            answer = answer_once(self.access.key, name, fingerprint(request), run)
+            with self.as_problems():
+                answer = answer_once(self.access.key, name, fingerprint(request), run)
         except ReusedKeyError as exc:
             raise IdempotencyKeyReused from exc
         except StillRunningError as exc:
             raise RequestRunning from exc
         if made:
             return made[0]
+        if not self.access.covers(answer.reach):
+            raise LimitedKey("This key was limited to fewer projects after it made this change.")
         headers = {**answer.headers, REPLAYED_HEADER: "true"}
         if answer.change:
             headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
         return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
+
+    def _kept(self, response: Response) -> Answer:
+        """Return what is kept of a response for repetitions of its request."""
+        body = json.loads(JSONRenderer().render(response.data)) if response.data is not None else None
+        headers = {name: response[name] for name in KEPT_HEADERS if name in response}
+        text = "" if body is None else json.dumps(_without_secrets(body), ensure_ascii=False)
+        change, reach = self.tx.id if self.tx else "", self.access.reach
+        return Answer(response.status_code, text, headers, change, reach)
 
     def get_parsers(self) -> list[BaseParser]:
         """Return the parsers of the request, or of the action that the OpenAPI document describes."""
@@ -190,18 +231,11 @@ def revision_header(revision: int | None) -> str:
     return str(last_revision())
 
 
-def _kept(response: Response, tx: Change | None) -> Answer:
-    """Return what is kept of a response for repetitions of its request."""
-    body = json.loads(JSONRenderer().render(response.data)) if response.data is not None else None
-    headers = {name: response[name] for name in KEPT_HEADERS if name in response}
-    text = "" if body is None else json.dumps(_without_secrets(body), ensure_ascii=False)
-    return Answer(response.status_code, text, headers, tx.id if tx else "")
-
-
 def _without_secrets(value: Any) -> Any:
-    """Return a copy of JSON in which each member named "secret" is null."""
+    """Return a copy of JSON in which each member named "secret" is null. Clients name the members of some objects."""
     if isinstance(value, dict):
-        return {name: None if name == "secret" else _without_secrets(one) for name, one in value.items()}
+        named = {name: one if name in NAMED_BY_CLIENTS else _without_secrets(one) for name, one in value.items()}
+        return {**named, "secret": None} if "secret" in named else named
     return [_without_secrets(one) for one in value] if isinstance(value, list) else value
 
 

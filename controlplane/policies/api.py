@@ -1,4 +1,4 @@
-"""The REST resources of policies with their limits, the global policy, overrides, and the audit."""
+"""The REST resources of policies with their limits, the global policy, and the audit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationE
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField
+from controlplane.api.fields import InstantField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
@@ -20,10 +20,10 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, check_precondition
 from controlplane.core.text import slug_error
-from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
+from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ChoiceTried, DryRunQuery, ReplacedOrTried, ReviewSerializer, review_of_choice
@@ -32,13 +32,10 @@ from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
-OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.
 NULLABLE = ("window_seconds", "calendar", "anchor", "burst", "rollover")
 
 
-# Who may not change a limit for all projects may not change it for one of them.
-SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
 
 
@@ -266,69 +263,6 @@ class GlobalPolicy:
 
     def as_record(self) -> dict[str, Any]:
         return {"policy": self.policy and self.policy.pk}
-
-
-@example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
-class OverrideSerializer(CleanModelSerializer):
-    limit = LimitReferenceField(help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or null.")
-    project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
-
-    class Meta:
-        model = Override
-        fields = [
-            *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
-            *("created_by", "created_at"),
-        ]
-        extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
-        read_only_fields = ["created_by"]
-
-    def validate_limit(self, limit: Limit) -> Limit:
-        if not self.context["access"].owns(limit.policy.project_id):
-            raise ValidationError([ErrorDetail(SHARED_LIMIT, code="key_limited_to_projects")])
-        return limit
-
-
-class OverrideQuery(ListQuery):
-    limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
-    project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
-
-
-class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
-    """Another quota for one limit of one token or project, with a reason and an optional end."""
-
-    serializer_class = OverrideSerializer
-    lookup_field = "id"
-    lookup_value_regex = OVERRIDE_ID
-    ordering = ("-id",)
-    queries = {"list": OverrideQuery}
-    scopes = {
-        "list": "policies:read",
-        "retrieve": "policies:read",
-        "create": "overrides:write",
-        "partial_update": "overrides:write",
-        "destroy": "overrides:write",
-    }
-
-    def get_queryset(self) -> QuerySet[Override]:
-        chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
-        rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
-        return rows.filter(**chosen)
-
-    def check_writable(self, obj: Override) -> None:
-        if not self.access.owns(obj.limit.policy.project_id):
-            raise PermissionDenied(SHARED_LIMIT)
-
-    def save_new(self, tx: Change, serializer: Any) -> Override:
-        override = Override(**serializer.validated_data)
-        save_override(tx, override)
-        return override
-
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        override = serializer.candidate(serializer.validated_data)
-        if override.as_record() != before:
-            save_override(tx, override)
 
 
 @extend_schema_field({"type": ["object", "null"], "additionalProperties": True})

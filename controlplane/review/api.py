@@ -1,5 +1,6 @@
 """The review of a change over REST: the change is tried, undone, and answered by what it would do."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.utils import timezone
@@ -10,6 +11,7 @@ from controlplane.api.serializers import QuerySerializer
 from controlplane.api.views import Replaced
 from controlplane.policies.models import Policy
 from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
+from controlplane.publishing.changes import Change
 from controlplane.review.effects import EFFECTS
 from controlplane.review.reviews import Review, review_of, review_of_reach, with_preview
 
@@ -17,6 +19,7 @@ from controlplane.review.reviews import Review, review_of, review_of_reach, with
 class LimitChangeSerializer(serializers.Serializer):
     limit = serializers.CharField(source="name")
     effect = serializers.ChoiceField(EFFECTS)
+    note = serializers.CharField(help_text="When the change holds, in words. If empty, from now on.")
     before = serializers.CharField(source="was", help_text="In words.")
     after = serializers.CharField(source="becomes", help_text="In words.")
 
@@ -24,7 +27,7 @@ class LimitChangeSerializer(serializers.Serializer):
 class ReviewSerializer(serializers.Serializer):
     headline = serializers.CharField()
     changes = LimitChangeSerializer(many=True)
-    tokens = serializers.IntegerField(help_text="Live tokens that have the policy.")
+    tokens = serializers.IntegerField(help_text="Live tokens whose requests it may deny.")
     projects = serializers.ListField(child=serializers.CharField(), help_text="Slugs of the projects concerned.")
     overrides = serializers.IntegerField(help_text="Overrides that stay.")
     needs_reason = serializers.BooleanField(help_text="Whether requests may be denied that passed before.")
@@ -47,6 +50,38 @@ class DryRun(Exception):
     def __init__(self, policy: Policy, before: dict[str, Any]) -> None:
         super().__init__(policy.slug)
         self.policy, self.before, self.after = policy, before, policy.as_record()
+
+
+class Tried(Exception):
+    """
+    Raised inside the transaction of a change that is only tried, so that it is undone.
+
+    Args:
+        review: What the change would do, without its preview.
+        after: The record of the policy that counts after the change.
+    """
+
+    def __init__(self, review: Review, after: Mapping[str, Any] | None = None) -> None:
+        super().__init__(review.headline)
+        self.made, self.after = review, after or {"limits": []}
+
+
+class Trying:
+    """A mixin for a view whose changes are undone with ``dry_run=true``, after all rules were checked."""
+
+    @property
+    def is_dry_run(self) -> bool:
+        return self.query.get("dry_run") == "true"
+
+    def tried(self, act: Callable[[Change], Review]) -> Response:
+        """Return the review of what *act* does in a change that is undone."""
+        try:
+            with self.change() as tx:
+                raise Tried(act(tx))
+        except Tried as tried:
+            seen = visible_to(self.access)
+            review = with_preview(tried.made, tried.after, timezone.now(), projects=seen, others=False)
+            return Response(ReviewSerializer(review_data(review)).data)
 
 
 class ReplacedOrTried(Replaced):
@@ -91,4 +126,5 @@ def review_data(review: Review) -> dict[str, Any]:
     """Return a review with its preview as the values that its serializer writes."""
     assert review.preview is not None
     names = ("headline", "changes", "tokens", "projects", "overrides", "needs_reason", "denied_now")
-    return {**{name: getattr(review, name) for name in names}, "preview": preview_data(review.preview)}
+    told = {name: getattr(review, name) for name in names}
+    return {**told, "preview": preview_data(review.preview, shadow=not review.of_whom)}

@@ -1,7 +1,7 @@
 """The REST resources of usage, sampled denials and the present counters."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from controlplane.api.fields import (
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
-from controlplane.api.views import ApiView, Listed
+from controlplane.api.views import ApiView, Later, Listed
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -257,6 +257,9 @@ class CounterView(ApiView):
     conditional = False
     holder_in_query = True
 
+    def as_problems(self) -> AbstractContextManager[None]:
+        return _as_problems()
+
     def holder(self) -> Token | Project:
         rows = {"token": (self.access.tokens(), "pk"), "project": (self.access.projects(), "slug")}
         ((name, value),) = self.query.items()
@@ -289,7 +292,7 @@ class CounterView(ApiView):
             if limit:
                 self.check_resettable(limit, counters.HolderDocuments.of(holder, timezone.now()))
             done = counters.reset(tx, holder, limit)
-        return Response({"reset": done.count})
+        return Later(lambda: {"reset": done.count})
 
     def check_resettable(self, limit: Limit, subject: counters.HolderDocuments) -> None:
         """
