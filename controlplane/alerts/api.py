@@ -78,7 +78,12 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
         ]
         read_only_fields = ["created_at"]
         extra_kwargs = {
-            "within_seconds": {"help_text": f"How far to look ahead or back. From 60 to {LONGEST}.", "default": None},
+            "within_seconds": {
+                "help_text": f"How far to look ahead or back. From 60 to {LONGEST}.",
+                "default": None,
+                "min_value": 60,
+                "max_value": LONGEST,
+            },
             "amount": {"help_text": "For `spend`, in millionths of the currency.", "default": None},
             "cool_down_seconds": {"help_text": f"At most {LONGEST}.", "default": 3_600},
         }
