@@ -10,12 +10,13 @@ from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationE
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.fields import MANAGED_BY, InstantField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
     ListQuery,
+    OwnProject,
     StrictSerializer,
     unknown_field,
 )
@@ -107,7 +108,7 @@ class MeteringField(serializers.Field):
 
 
 @example(slug="free", name="Free", limits=[PER_MINUTE])
-class PolicySerializer(CleanModelSerializer):
+class PolicySerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -125,9 +126,9 @@ class PolicySerializer(CleanModelSerializer):
         model = Policy
         fields = [
             *("id", "slug", "name", "description", "project", "is_global"),
-            *("version", "created_at", "updated_at", "limits", "metering"),
+            *("managed_by", "version", "created_at", "updated_at", "limits", "metering"),
         ]
-        extra_kwargs = {"description": {"default": ""}}
+        extra_kwargs = {"description": {"default": ""}, "managed_by": MANAGED_BY}
         read_only_fields = ["is_global", "version"]
 
     def candidate(self, attrs: dict[str, Any]) -> Policy:
@@ -146,12 +147,6 @@ class PolicySerializer(CleanModelSerializer):
         if error := slug_error(slug, project.slug):
             message = f"{error}, because this key is limited to projects."
             raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
-
-    def validate_project(self, project: Project | None) -> Project | None:
-        if not self.context["access"].owns(project and project.pk):
-            message = "Must be one of the projects to which this key is limited."
-            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return project
 
 
 class PolicyQuery(ListQuery):
