@@ -46,6 +46,7 @@ SLUGS = (
     "operating",
     "service-levels",
     "retention",
+    "alerts",
     "access",
     "settings",
     "contributing",

@@ -15,8 +15,8 @@ from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdmin
 
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.describe import in_words, seconds_of
-from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
+from controlplane.revisions.words import Names, lines_of
 
 
 class DurationField(forms.CharField):
@@ -223,7 +223,7 @@ class RecordedForm(OneErrorForm):
             return f"This {what} was changed after you opened it. Your changes are not saved. Check it and save again."
         now = timezone.now()
         ago = "just now" if now - last.at < timedelta(minutes=1) else f"{timesince(last.at, now, depth=1)} ago"
-        changes = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
+        changes = "; ".join(map(str, lines_of(last, Names.of([last]))[:6]))
         return (
             f"{last.actor} changed this {what} {ago}" + (f" ({changes})" if changes else "") + ". Your changes are "
             "not saved yet. The fields below hold your values. If you save again, they replace that change."

@@ -16,6 +16,7 @@ from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
     ListQuery,
+    OwnProject,
     StrictSerializer,
     unknown_field,
 )
@@ -107,7 +108,7 @@ class MeteringField(serializers.Field):
 
 
 @example(slug="free", name="Free", limits=[PER_MINUTE])
-class PolicySerializer(CleanModelSerializer):
+class PolicySerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -146,12 +147,6 @@ class PolicySerializer(CleanModelSerializer):
         if error := slug_error(slug, project.slug):
             message = f"{error}, because this key is limited to projects."
             raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
-
-    def validate_project(self, project: Project | None) -> Project | None:
-        if not self.context["access"].owns(project and project.pk):
-            message = "Must be one of the projects to which this key is limited."
-            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return project
 
 
 class PolicyQuery(ListQuery):

@@ -133,11 +133,12 @@ class Project(Versioned):
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens, policies, memberships, suspensions and overrides that are deleted with this project."""
+        """Yield all rows with a record of their own that are deleted with this project."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
         yield from self.memberships.select_related("user", "project")
         yield from self.suspended_values.all()
+        yield from (*self.alert_rules.all(), *self.destinations.all())
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")

@@ -4,7 +4,7 @@ from controlplane.core.text import PRINTABLE
 
 
 class Migration(migrations.Migration):
-    dependencies = [("policies", "0012_audit_newest")]
+    dependencies = [("policies", "0011_audit_search")]
 
     operations = [
         migrations.AddField(
