@@ -69,6 +69,20 @@ class StrictBooleanField(serializers.BooleanField):
         return data
 
 
+@extend_schema_field({"type": "string", "enum": ["true", "false"]})
+class QueryBooleanField(serializers.ChoiceField):
+    """A boolean in a query, whose text has only "true" and "false"."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(["true", "false"], **options)
+
+    def to_internal_value(self, data: Any) -> bool:
+        return super().to_internal_value(data) == "true"
+
+    def to_representation(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
 class InstantField(serializers.DateTimeField):
     """An instant as RFC 3339 writes it. A client sends it with an offset and receives it in UTC."""
 

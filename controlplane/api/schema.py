@@ -16,6 +16,7 @@ from controlplane.api.operations import description_of, summary_of
 from controlplane.api.problems import MEDIA_TYPE
 from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
+from controlplane.api.writes.trials import TrialSerializer
 from controlplane.idempotency.models import MAX_NAME
 
 DESCRIPTION = """
@@ -27,6 +28,7 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
+- With `dry_run=true`, a change is checked and nothing is written. The response says what it would do.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
   `Idempotency-Replayed: true` and without secrets. The key with another request is refused with 422.
 - A request that is no valid HTTP is refused with 400 by the HTTP server, without a problem document.
@@ -67,7 +69,7 @@ def example(**body: Any) -> Callable[[type], type]:
     return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
 
 
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
+JSON = "application/json"
 CONDITIONAL = ("PUT", "PATCH", "DELETE")
 
 
@@ -148,7 +150,7 @@ class AutoSchema(Base):
     def get_override_parameters(self) -> list[Any]:
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
-        if self.method in WRITES and not self.view.read_only:
+        if self.view.is_change():
             parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
@@ -175,6 +177,8 @@ class AutoSchema(Base):
 
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
+        if self.view.is_change():
+            self._add_trial(bodies)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         if "204" in bodies:
             bodies["204"]["headers"] = self._get_response_headers_for_code("204", direction)
@@ -188,11 +192,21 @@ class AutoSchema(Base):
             bodies[status] = {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
         return dict(sorted(bodies.items()))
 
+    def _add_trial(self, bodies: dict[str, Any]) -> None:
+        """Add the response to a dry run, whose status is 200 whatever that of the change is."""
+        kinds = dict.fromkeys([self.view.trials.get(self.view.action, TrialSerializer), TrialSerializer])
+        schemas = [self.resolve_serializer(kind, "response").ref for kind in kinds]
+        if "200" in bodies:
+            schemas.insert(0, bodies["200"]["content"][JSON]["schema"])
+        else:
+            bodies["200"] = {"description": "The response with dry_run=true."}
+        bodies["200"]["content"] = {JSON: {"schema": {"anyOf": schemas} if schemas[1:] else schemas[0]}}
+
     def _errors(self) -> Iterator[int]:
         yield from (400, 401, 403, 405, 406, 500, 503)
         if "{" in self.path or self.view.holder_in_query:
             yield 404
-        if self.method in WRITES and not self.view.read_only:
+        if self.view.is_change():
             yield from (409, 422)
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)

@@ -12,7 +12,6 @@ from django.db.models import Model, QuerySet
 from rest_framework import status
 from rest_framework.exceptions import NotFound
 from rest_framework.parsers import BaseParser
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
@@ -21,7 +20,8 @@ from controlplane.api.authentication import Access
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
-from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer, WriteQuery
+from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
@@ -47,6 +47,7 @@ class ApiView(GenericViewSet):
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
         conditional: Whether single objects have an ETag, which If-Match may name.
+        trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
         holder_in_query: Whether the query names the object, so that the response may be 404.
     """
@@ -54,6 +55,7 @@ class ApiView(GenericViewSet):
     scopes: ClassVar[dict[str, str]] = {}
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     of_all_projects: ClassVar[tuple[str, ...]] = ()
+    trials: ClassVar[dict[str, type[TrialSerializer]]] = {}
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
@@ -72,21 +74,38 @@ class ApiView(GenericViewSet):
         return "*" in self.of_all_projects or self.action in self.of_all_projects
 
     def query_class(self) -> type[QuerySerializer]:
-        return self.queries.get(self.action, ListQuery if self.action == "list" else NoQuery)
+        usual = WriteQuery if self.is_change() else ListQuery if self.action == "list" else NoQuery
+        return self.queries.get(self.action, usual)
+
+    def is_change(self) -> bool:
+        """Return whether the request, or the one that the OpenAPI document describes, changes something."""
+        return getattr(self.request, "method", "") in WRITES and not self.read_only
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if request.method in self.allowed_methods:
             self.query = self.query_class().read(request.query_params, self.get_serializer_context())
-            self._make_repeatable(request)
+            if self.is_change():
+                self._wrap_change(request)
 
-    def _make_repeatable(self, request: Request) -> None:
-        """Have a change that names an idempotency key made once. A dry run changes nothing, and runs each time."""
-        if request.method not in WRITES or self.read_only or self.query.get("dry_run"):
-            return
-        if name := idempotency_key_of(request):
-            method = request.method.lower()
+    def _wrap_change(self, request: Request) -> None:
+        """Have a change undone in the end if it is only tried, or made once if it names an idempotency key."""
+        method = request.method.lower()
+        if self.query["dry_run"]:
+            setattr(self, method, partial(self._try, getattr(self, method)))
+        elif name := idempotency_key_of(request):
             setattr(self, method, partial(self._once, name, getattr(self, method)))
+
+    def _try(self, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return what *act* would do. Nothing of it is kept, and what follows a commit does not happen."""
+        with trial() as tried:
+            tried.note(act(request, *args, **kwargs), self.tx, self.access)
+        self.tx = None
+        return Response({**tried.as_data(self.access), **self.review(tried)})
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        """Return what a view adds to the response to a dry run. The rows are again as they were."""
+        return {}
 
     def _once(self, name: str, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the response of *act*, or what was kept of an earlier one, in which every secret is null."""
@@ -192,17 +211,10 @@ def revision_header(revision: int | None) -> str:
 
 def _kept(response: Response, tx: Change | None) -> Answer:
     """Return what is kept of a response for repetitions of its request."""
-    body = json.loads(JSONRenderer().render(response.data)) if response.data is not None else None
+    body = as_json(response)
     headers = {name: response[name] for name in KEPT_HEADERS if name in response}
-    text = "" if body is None else json.dumps(_without_secrets(body), ensure_ascii=False)
+    text = "" if body is None else json.dumps(without_secrets(body), ensure_ascii=False)
     return Answer(response.status_code, text, headers, tx.id if tx else "")
-
-
-def _without_secrets(value: Any) -> Any:
-    """Return a copy of JSON in which each member named "secret" is null."""
-    if isinstance(value, dict):
-        return {name: None if name == "secret" else _without_secrets(one) for name, one in value.items()}
-    return [_without_secrets(one) for one in value] if isinstance(value, list) else value
 
 
 def etag(obj: Model) -> str:

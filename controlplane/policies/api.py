@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 from rest_framework.request import Request
@@ -19,13 +19,14 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
 from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from controlplane.review.api import ChoiceTried, DryRunQuery, ReplacedOrTried, ReviewSerializer, review_of_choice
+from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -163,17 +164,15 @@ class PolicyQuery(ListQuery):
     )
 
 
-POLICY_OR_REVIEW = PolymorphicProxySerializer("PolicyOrReview", [PolicySerializer, ReviewSerializer], None)
-
-
-class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
+class PolicyView(ReviewedPolicy, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
-    queries = {"list": PolicyQuery, "update": DryRunQuery, "partial_update": DryRunQuery}
+    queries = {"list": PolicyQuery}
+    trials = dict.fromkeys(("create", "update", "partial_update"), ReviewedTrialSerializer)
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
@@ -198,14 +197,6 @@ class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
         # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
 
-    @extend_schema(responses=POLICY_OR_REVIEW)
-    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return super().update(request, *args, **kwargs)
-
-    @extend_schema(responses=POLICY_OR_REVIEW)
-    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return super().partial_update(request, *args, **kwargs)
-
     def save_new(self, tx: Change, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")
         policy = serializer.save()
@@ -228,34 +219,27 @@ class GlobalSerializer(StrictSerializer):
     policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that applies to every request.")
 
 
-GLOBAL_OR_REVIEW = PolymorphicProxySerializer("GlobalOrReview", [GlobalSerializer, ReviewSerializer], None)
-
-
 class GlobalView(ApiView):
     """The policy that applies to every request of every project."""
 
     serializer_class = GlobalSerializer
-    queries = {"update": DryRunQuery}
+    trials = {"update": ReviewedTrialSerializer}
     scopes = {"retrieve": "policies:read", "update": "policies:write"}
     of_all_projects = ("update",)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self.present()
 
-    @extend_schema(responses=GLOBAL_OR_REVIEW)
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        try:
-            with self.change() as tx:
-                lock_global_policy()
-                present = GlobalPolicy()
-                check_precondition(request, present)
-                chosen = self.read_body().validated_data["policy"]
-                set_global_policy(tx, chosen)
-                if self.query["dry_run"] == "true":
-                    raise ChoiceTried
-                return self.present()
-        except ChoiceTried:
-            return Response(review_of_choice(chosen, present.policy))
+        with self.change() as tx:
+            lock_global_policy()
+            check_precondition(request, GlobalPolicy())
+            self.chosen = self.read_body().validated_data["policy"]
+            set_global_policy(tx, self.chosen)
+            return self.present()
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return review_of_choice(self.chosen, GlobalPolicy().policy)
 
     def present(self) -> Response:
         return self.answer(GlobalPolicy())

@@ -24,6 +24,7 @@ from controlplane.emergency.models import is_suspended
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 from enforcement.model.tokens import PREFIX_LENGTH
@@ -103,7 +104,7 @@ class SuspendableView:
             return self.answer(self.as_written(row))
 
 
-class ProjectView(SuspendableView, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+class ProjectView(ReviewedHolder, SuspendableView, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
@@ -111,6 +112,7 @@ class ProjectView(SuspendableView, Listed, Created, Retrieved, Replaced, Deleted
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
     of_all_projects = ("create",)
+    trials = dict.fromkeys(("update", "partial_update"), ReviewedTrialSerializer)
     scopes = {
         "list": "projects:read",
         "retrieve": "projects:read",
@@ -250,12 +252,13 @@ class ProjectTokenView(Listed, TokenView):
             return self.issued(token, secret)
 
 
-class SingleTokenView(SuspendableView, Listed, Retrieved, Updated, Deleted, TokenView):
+class SingleTokenView(ReviewedHolder, SuspendableView, Listed, Retrieved, Updated, Deleted, TokenView):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
     lookup_value_regex = TOKEN_ID
     queries = {"list": AnyTokenQuery}
+    trials = {"partial_update": ReviewedTrialSerializer}
     scopes = {
         "list": "tokens:read",
         "retrieve": "tokens:read",

@@ -81,6 +81,11 @@ class Change:
         return not (self._recorded or self._touched)
 
     @property
+    def touched(self) -> frozenset[tuple[str, str]]:
+        """What has to be published, by kind and id as the outbox names it."""
+        return frozenset(self._touched)
+
+    @property
     def outcome(self) -> str:
         """What became of a committed change, in a sentence."""
         if self.is_empty:

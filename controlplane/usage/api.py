@@ -26,7 +26,7 @@ from controlplane.api.fields import (
 )
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
-from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
+from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer, WriteQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
@@ -228,10 +228,14 @@ class HolderQuery(QuerySerializer):
     project = serializers.CharField(required=False, max_length=63, help_text="Slug of a project, if no token is given.")
 
     def validate(self, attrs: dict[str, str]) -> dict[str, str]:
-        if len(attrs) != 1:
+        if ("token" in attrs) == ("project" in attrs):
             message = "Exactly one of token and project must be given."
             raise ValidationError({"token": [ErrorDetail(message, code="one_of_two")]})
         return attrs
+
+
+class ResetQuery(HolderQuery, WriteQuery):
+    pass
 
 
 class ResetSerializer(StrictSerializer):
@@ -252,18 +256,18 @@ class CounterView(ApiView):
     """The present counters of limits."""
 
     serializer_class = CountersSerializer
-    queries = {"retrieve": HolderQuery, "reset": HolderQuery}
+    queries = {"retrieve": HolderQuery, "reset": ResetQuery}
     scopes = {"retrieve": "counters:read", "reset": "counters:reset"}
     conditional = False
     holder_in_query = True
 
     def holder(self) -> Token | Project:
-        rows = {"token": (self.access.tokens(), "pk"), "project": (self.access.projects(), "slug")}
-        ((name, value),) = self.query.items()
-        found, column = rows[name]
-        holder = found.filter(**{column: value}).first()
+        if "token" in self.query:
+            name, holder = "token", self.access.tokens().filter(pk=self.query["token"]).first()
+        else:
+            name, holder = "project", self.access.projects().filter(slug=self.query["project"]).first()
         if holder is None:
-            raise NotFound(f"There is no {name} {value!r}.")
+            raise NotFound(f"There is no {name} {self.query[name]!r}.")
         return holder
 
     @extend_schema(responses=CountersSerializer)
