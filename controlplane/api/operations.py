@@ -59,6 +59,8 @@ SUMMARIES = {
     "reservations_settle": "Settle a reservation by hand",
     "reservations_release": "Give back a reservation",
     "jobs_destroy": "Cancel a job",
+    "projects_update": "Create or replace a project",
+    "policies_update": "Create or replace a policy",
     "suspensions_create": "Suspend a value of an attribute",
     "suspensions_destroy": "Resume what is suspended",
     "break_glass_retrieve": "Read whether the glass is broken",
@@ -69,7 +71,13 @@ SUMMARIES = {
     "usage_models_list": "List the usage of each model",
     "usage_labels_list": "List the usage of each value of a label",
 }
+CREATED_OR_REPLACED = (
+    "Replace all fields of the {one}, or create it under the slug in the address. A field that is left out gets its "
+    "default. With `If-None-Match: *` it is only created, and with `If-Match` only replaced."
+)
 DESCRIPTIONS = {
+    "projects_update": CREATED_OR_REPLACED.format(one="project"),
+    "policies_update": CREATED_OR_REPLACED.format(one="policy") + " A limit that keeps its name keeps its usage.",
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
     "prices_factors_list": "Return a page of the factors that correct typical estimates.",

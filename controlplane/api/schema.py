@@ -79,6 +79,7 @@ def _header(name: str, description: str, statuses: list[int] | bool = False) -> 
 
 
 IF_MATCH = _header("If-Match", "The ETag that you read. The change is made only if it is still valid.")
+IF_NONE_MATCH = _header("If-None-Match", "With `*`, the object is created only if it is not there.")
 REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
@@ -154,6 +155,8 @@ class AutoSchema(Base):
             parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
+        if self._creates_by_put():
+            parameters.append(IF_NONE_MATCH)
         if self._has_etag() and self.method != "DELETE":
             parameters.append(ETAG)
         if self.view.action == "list":
@@ -225,6 +228,13 @@ class AutoSchema(Base):
 
     def _creates(self) -> bool:
         return "201" in map(str, self._codes())
+
+    def _creates_by_put(self) -> bool:
+        return self.method == "PUT" and self.view.creates_by_put
+
+    def get_response_serializers(self) -> Any:
+        found = super().get_response_serializers()
+        return {200: found, 201: found} if self._creates_by_put() else found
 
     def _codes(self) -> list[Any]:
         serializers = self.get_response_serializers()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
 from rest_framework import status
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -23,7 +23,7 @@ from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer, WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
 from controlplane.core.requests import ID_HEADER, request_id
-from controlplane.core.transactions import snapshot
+from controlplane.core.transactions import snapshot, take_turn
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
@@ -46,6 +46,7 @@ class ApiView(GenericViewSet):
         scopes: The scope that a key needs for each action. No key may do an action without a scope.
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
+        creates_by_put: Whether PUT creates an object that is not there.
         conditional: Whether single objects have an ETag, which If-Match may name.
         trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
@@ -59,6 +60,7 @@ class ApiView(GenericViewSet):
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
+    creates_by_put: ClassVar[bool] = False
     read_only: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
@@ -223,20 +225,26 @@ def etag(obj: Model) -> str:
     return f'"{obj.pk}-{version}"'
 
 
-def check_precondition(request: Request, obj: Model) -> None:
+def check_precondition(request: Request, obj: Model | None) -> None:
     """
-    Raise PreconditionFailed if the row does not match the request's If-Match (RFC 9110, 13.1.1).
+    Raise PreconditionFailed if the row, or None for no row, is not what If-Match and If-None-Match of the request ask.
 
     Raises:
-        PreconditionFailed: The row was changed after the client read it. The response has its present tag.
+        PreconditionFailed: The row was changed after the client read it, or one of the two must not be there (RFC 9110,
+            13.1.1 and 13.1.2). The response has the present tag.
     """
-    expected = request.headers.get("If-Match")
-    if expected is None or expected.strip() == "*":
-        return
-    # The strong comparison that RFC 9110 demands here: a weak tag never matches.
-    strong = {f'"{tag}"' for weak, tag in _ETAG.findall(expected) if not weak}
-    if etag(obj) not in strong:
-        raise PreconditionFailed(headers={"ETag": etag(obj)})
+    headers, tag = request.headers, etag(obj) if obj else ""
+    if "If-Match" in headers and not _names(headers["If-Match"], tag, weakly=False):
+        raise PreconditionFailed(headers={"ETag": tag} if tag else {})
+    if "If-None-Match" in headers and _names(headers["If-None-Match"], tag, weakly=True):
+        raise PreconditionFailed(headers={"ETag": tag})
+
+
+def _names(expected: str, tag: str, *, weakly: bool) -> bool:
+    """Return whether a condition names a tag, which is empty for no row. A weak tag counts only if *weakly*."""
+    if expected.strip() == "*":
+        return bool(tag)
+    return tag in {f'"{named}"' for weak, named in _ETAG.findall(expected) if weakly or not weak}
 
 
 class Listed:
@@ -278,10 +286,13 @@ class Updated:
 
     def _update(self, *, partial: bool) -> Response:
         with self.change() as tx:
-            obj = self.for_writing()
-            before = obj.as_record()
-            self.save_changed(tx, self.read_body(obj, partial=partial), before)
-            return self.answer(self.as_written(obj))
+            return self._write(tx, partial=partial)
+
+    def _write(self, tx: Change, *, partial: bool) -> Response:
+        obj = self.for_writing()
+        before = obj.as_record()
+        self.save_changed(tx, self.read_body(obj, partial=partial), before)
+        return self.answer(self.as_written(obj))
 
     def for_writing(self) -> Model:
         """
@@ -314,6 +325,44 @@ class Updated:
 class Replaced(Updated):
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self._update(partial=False)
+
+
+class CreatedOrReplaced(Created, Replaced):
+    """
+    A replacement that creates what is not there.
+
+    Of two at once, the second replaces what the first has created.
+    """
+
+    creates_by_put = True
+
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            if self._is_there():
+                return self._write(tx, partial=False)
+            if not (self.access.all_projects or self.may_create()):
+                raise NotFound  # as for an object that the key may not see
+            take_turn(f"create {request.path}")
+            if self._is_there():
+                return self._write(tx, partial=False)
+            check_precondition(request, None)
+            obj = self.as_written(self.save_new(tx, self._read_new()))
+            return self.answer(obj, status.HTTP_201_CREATED, {"Location": request.path})
+
+    def may_create(self) -> bool:
+        """Return whether a key that is limited to projects may create an object at the address."""
+        return False
+
+    def _is_there(self) -> bool:
+        return self.get_queryset().filter(**self.lookup()).exists()
+
+    def _read_new(self) -> Any:
+        """Return a serializer with the body, or raise ValidationError if it has another name than the address."""
+        body, (name,) = self.read_body(), self.lookup()
+        if body.validated_data[name] != self.lookup()[name]:
+            message = f"Must be {self.lookup()[name]!r} as in the address, where there is nothing yet."
+            raise ValidationError({name: [ErrorDetail(message, code="rule")]})
+        return body
 
 
 class Deleted:

@@ -19,7 +19,16 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.api.views import (
+    ApiView,
+    Created,
+    CreatedOrReplaced,
+    Deleted,
+    Listed,
+    Retrieved,
+    Updated,
+    check_precondition,
+)
 from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
 from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
@@ -164,7 +173,7 @@ class PolicyQuery(ListQuery):
     )
 
 
-class PolicyView(ReviewedPolicy, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+class PolicyView(ReviewedPolicy, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
@@ -188,6 +197,10 @@ class PolicyView(ReviewedPolicy, Listed, Created, Retrieved, Replaced, Deleted, 
             owner = self.query["project"]
             return found.filter(project__slug=owner) if owner else found.filter(project=None)
         return found
+
+    def may_create(self) -> bool:
+        projects = self.access.projects().values_list("slug", flat=True)
+        return any(not slug_error(self.kwargs["slug"], project) for project in projects)
 
     def check_writable(self, obj: Policy) -> None:
         if not self.access.owns(obj.project_id):

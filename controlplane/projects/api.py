@@ -18,7 +18,7 @@ from controlplane.api.fields import LabelQueryField, LabelsField, ReferenceField
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated, etag
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
@@ -104,7 +104,7 @@ class SuspendableView:
             return self.answer(self.as_written(row))
 
 
-class ProjectView(ReviewedHolder, SuspendableView, Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+class ProjectView(ReviewedHolder, SuspendableView, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
