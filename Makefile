@@ -56,18 +56,19 @@ env:
 up: install
 	@$(BIN)/python manage.py up
 
-# Three workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
+# Four workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
 # share servers, and the longest files come first.
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
 	env -u DATABASE_URL $(PYTEST) --fast
 
-# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
+# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again. Neither do those
+# with a browser: a page is the same whatever the database, and the queries behind it have tests without one.
 test: install
-	env -u DATABASE_URL $(PYTEST) --update-tiers
-	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
+	$(BIN)/python -m tests.postgres $(PYTEST) --ask-again --no-browser tests/controlplane --ignore=tests/controlplane/stack
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof

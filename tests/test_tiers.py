@@ -70,7 +70,8 @@ def test_new_files_come_first_then_long_ones_and_browsers_last(lists, monkeypatc
     items = [SimpleNamespace(path=tiers.HERE / name, fixturenames=()) for name in names]
     items[3].fixturenames = ("browser", "page")
 
-    tiers.pytest_collection_modifyitems(SimpleNamespace(workerinput={}), items)
+    config = SimpleNamespace(workerinput={}, option=SimpleNamespace(no_browser=False))
+    tiers.pytest_collection_modifyitems(config, items)
 
     assert [item.path.name for item in items] == ["test_new.py", "test_s.py", "test_f.py", "test_page.py"]
 

@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--proof", action="store_true", help="run costly tests with their full numbers (see tests/scale.py)"
     )
+    group.addoption("--no-browser", action="store_true", help="leave out tests with a browser")
     group.addoption("--update-tiers", action="store_true", help="rewrite tests/fast.txt and tests/slow.txt at the end")
 
 
@@ -99,9 +100,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
     starts a loop of its own could not run after it.
     """
+    if config.option.no_browser:
+        config.hook.pytest_deselected(items=list(filter(_browses, items)))
+        items[:] = [item for item in items if not _browses(item)]
     seconds = _expected() if hasattr(config, "workerinput") else {}
-    browsing = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
+    browsing = {item.path for item in items if _browses(item)}
     items.sort(key=lambda item: (item.path in browsing, -seconds.get(_name(item.path), 0.0)))
+
+
+def _browses(item: pytest.Item) -> bool:
+    return "browser" in getattr(item, "fixturenames", ())
 
 
 def _expected() -> dict[str, float]:

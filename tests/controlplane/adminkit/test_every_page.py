@@ -1,37 +1,21 @@
 """Every page of the admin in a real browser, for each role. The addresses come from the URL configuration."""
 
-import re
-
 import pytest
 from django.contrib.auth.models import User
 from django.urls import URLPattern
-from playwright.sync_api import expect
 
 from tests.controlplane.access.addresses import address, patterns, row_of
 from tests.controlplane.access.test_matrix import EXPECTED, ROLES
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.story import ZONE, told
-from tests.controlplane.adminkit.walking import Walker
 from tests.factories import UserFactory
 from tests.scale import scale
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
-# Files to save, answers for scripts, and what opens in a dialog.
+# Files to save, and answers for scripts. test_every_dialog.py opens what opens in a dialog.
 NO_PAGES = ("csv", "jsonl", "jsi18n", "counters", "search", "state", "progress", "history")
-DIALOGS = {
-    "projects_token_change": ["Reset counters", "Suspend", "Rotate", "Revoke"],
-    "projects_project_change": ["Reset counters", "Suspend"],
-    "projects_managementkey_change": ["Revoke"],
-    "policies_policy_change": ["Copy"],
-    "publishing_revision_change": ["Roll back to this revision"],
-    "auth_user_change": ["Reset second factor"],
-}
 NAMES = {"viewer": "ines", "editor": "jonas", "owner": "priya", "operator": "ann", "staff": "visitor"}
-
-
-def look(walker: Walker, name: str) -> None:
-    scale(walker.glance, walker.look)(name)
 
 
 def pages_of(role: str) -> list[URLPattern]:
@@ -64,26 +48,4 @@ def test_every_page_is_sound_for_each_role(walker, store, settings):
                 # The others are what a dialog shows, or the row is one that all projects share.
                 if answer.ok and "<html" in answer.text():
                     walker.open(url)
-                    look(walker, f"{role}-{pattern.name}")
-
-
-@pytest.mark.browser_context_args(timezone_id=ZONE)
-def test_every_dialog_and_panel_is_sound(walker, store, settings):
-    """Opened from its page, and the filters of each list."""
-    settings.ENVIRONMENT_NAME = "production"
-    page = walker.page
-    with told(store.url) as story:
-        walker.log_in("ann", PASSWORD)
-        for pattern in patterns():
-            url = address(pattern, row_of(pattern, story.rows))
-            for title in DIALOGS.get(pattern.name, []):
-                walker.open(url)
-                page.get_by_role("link", name=title, exact=True).click()
-                expect(page.get_by_role("dialog")).to_be_visible()
-                look(walker, f"{pattern.name}-{title.split()[0].lower()}")
-            if pattern.name.endswith("_changelist"):
-                walker.open(url)
-                filters = page.get_by_role("button", name=re.compile("^Filters"))
-                if filters.count():
-                    filters.first.click()
-                    look(walker, f"{pattern.name}-filters")
+                    scale(walker.glance, walker.look)(f"{role}-{pattern.name}")

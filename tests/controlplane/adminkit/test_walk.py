@@ -6,7 +6,6 @@ import time
 
 import pytest
 import redis
-from django.contrib.auth.models import User
 from django.utils import timezone
 from playwright.sync_api import expect
 
@@ -16,17 +15,13 @@ from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.drain import drain
-from controlplane.usage.models import DailyReport
 from enforcement import Limiter
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.walking import NARROW, WIDE, Walker
 from tests.factories import (
     LimitFactory,
-    ManagementKeyFactory,
-    OverrideFactory,
     ProjectFactory,
     TokenFactory,
-    UsageRowFactory,
 )
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
@@ -125,46 +120,6 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         walker.look("dashboard")
         walker.open("/admin/fleet/instance/")
         walker.look("instances")
-
-
-def test_every_page_of_a_used_installation_is_sound(walker, store):
-    """Lists, forms and reports that the walk above does not come by."""
-    override, key = OverrideFactory(), ManagementKeyFactory()
-    row = UsageRowFactory(token_id=override.token.pk, project_id=override.token.project_id, at=timezone.now())
-    report = DailyReport.objects.create(
-        day=row.at.date(), csv="a,b", html="<!doctype html><html lang=en><title>Report</title>"
-    )
-    with change(actor=Actor("ann", "admin")) as tx:
-        before = override.limit.policy.as_record()
-        override.limit.policy.limits.update(quota=7)
-        tx.updated(Policy.objects.get(), before)
-    walker.log_in("ann", PASSWORD)
-    paths = {
-        "projects": "projects/project/",
-        "tokens": "projects/token/",
-        "keys": "projects/managementkey/",
-        "key": f"projects/managementkey/{key.pk}/change/",
-        "key-form": "projects/managementkey/add/",
-        "policy": f"policies/policy/{Policy.objects.get().pk}/change/",
-        "policy-delete": f"policies/policy/{Policy.objects.get().pk}/delete/",
-        "overrides": "policies/override/",
-        "override": f"policies/override/{override.pk}/change/",
-        "usage": "usage/usagerow/?period=minute",
-        "reports": "usage/dailyreport/",
-        "report": f"usage/dailyreport/{report.pk}/change/",
-        "audit": "policies/auditentry/",
-        "audit-entry": f"policies/auditentry/{AuditEntry.objects.get().pk}/change/",
-        "outbox": "publishing/outboxentry/",
-        "users": "auth/user/",
-        "user": f"auth/user/{User.objects.get().pk}/change/",
-        "memberships": "access/membership/",
-        "add-membership": "access/membership/add/",
-        "refused": "axes/accessattempt/",
-        "empty": "projects/token/?status=revoked",
-    }
-    for name, path in paths.items():
-        walker.open(f"/admin/{path}")
-        walker.look(name)
 
 
 def test_the_documentation_of_the_api_runs_under_its_policy(walker):
