@@ -5,11 +5,12 @@ from rest_framework.routers import SimpleRouter
 
 from controlplane.access.api import MembershipView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
+from controlplane.audit.api import AuditView
 from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
-from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
+from controlplane.policies.api import GlobalView, OverrideView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView

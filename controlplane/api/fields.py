@@ -130,10 +130,16 @@ class ReferenceField(serializers.Field):
         if not isinstance(data, str):
             self.fail("invalid")
         rows: Callable[[], QuerySet[Any]] = getattr(self.context["access"], self.rows)
-        found = self.find(rows(), data)
+        found = self._known(data) or self.find(rows(), data)
         if found is None:
             self.fail("does_not_exist", kind=rows().model._meta.verbose_name, value=data)
+        if "known" in self.context:
+            self.context["known"][self.rows, self.by, data] = found
         return found
+
+    def _known(self, value: str) -> Model | None:
+        """Return the row that an earlier item of a batch has named, or None."""
+        return self.context.get("known", {}).get((self.rows, self.by, value))
 
     def find(self, rows: QuerySet[Any], value: str) -> Model | None:
         """Return the row that *value* names, or None."""

@@ -59,6 +59,7 @@ SUMMARIES = {
     "reservations_settle": "Settle a reservation by hand",
     "reservations_release": "Give back a reservation",
     "jobs_destroy": "Cancel a job",
+    **{f"{name}_batch": f"Create several {name}" for name in ("projects", "tokens", "policies", "overrides")},
     "projects_update": "Create or replace a project",
     "policies_update": "Create or replace a policy",
     "suspensions_create": "Suspend a value of an attribute",

@@ -16,6 +16,7 @@ from controlplane.api.operations import description_of, summary_of
 from controlplane.api.problems import MEDIA_TYPE
 from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
+from controlplane.api.writes.batches import ADDRESS
 from controlplane.api.writes.trials import TrialSerializer
 from controlplane.idempotency.models import MAX_NAME
 
@@ -161,7 +162,7 @@ class AutoSchema(Base):
             parameters.append(ETAG)
         if self.view.action == "list":
             parameters.append(LINK)
-        if self._creates():
+        if self._creates() and self.view.action != ADDRESS:
             parameters.append(LOCATION)
         return parameters
 
@@ -221,7 +222,8 @@ class AutoSchema(Base):
         return self.view.conditional and self.view.action in single
 
     def _is_conditional(self) -> bool:
-        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and self._is_verb())
+        of_one = self._is_verb() and self.view.action != ADDRESS
+        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and of_one)
 
     def _is_verb(self) -> bool:
         return self.method == "POST" and self.view.action != "create"

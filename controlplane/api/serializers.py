@@ -128,6 +128,8 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     }
     # Fields of the model that the view sets, and no client.
     clean_exclude: tuple[str, ...] = ()
+    # Other arguments of full_clean().
+    clean_options: Mapping[str, bool] = {}
 
     def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
         """
@@ -148,7 +150,7 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         candidate = self.candidate(attrs)
         try:
-            candidate.full_clean(exclude=self.clean_exclude)
+            candidate.full_clean(exclude=self.clean_exclude, **self.clean_options)
         except InvalidModel as exc:
             raise ValidationError(self._by_name(model_errors(exc))) from exc
         return attrs

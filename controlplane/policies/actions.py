@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import BrokenRules, Change
 from enforcement.model.documents import Policy as PolicyValue
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
@@ -53,6 +53,46 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
     tx.record("global.set", policy, before=before, after=policy.as_record())
 
 
+def create_policies(tx: Change, policies: Sequence[tuple[Policy, Sequence[LimitValue]]]) -> None:
+    """
+    Save new policies, whose fields are clean, with their limits and audit entries, with few statements.
+
+    Raises:
+        BrokenRules: Limits of one or more policies break a rule of :func:`replace_limits`.
+    """
+    limits, broken = [], {}
+    for number, (policy, values) in enumerate(policies):
+        try:
+            limits += _new_limits(policy, values)
+        except ValidationError as exc:
+            broken[number] = exc
+    if broken:
+        raise BrokenRules(broken)
+    Policy.objects.bulk_create([policy for policy, _ in policies])
+    Limit.objects.bulk_create(limits)
+    written = Policy.objects.prefetch_related("limits").in_bulk([policy.pk for policy, _ in policies])
+    tx.record_many("policy.create", ((policy, None, policy.as_record()) for policy in written.values()))
+
+
+def _new_limits(policy: Policy, values: Sequence[LimitValue]) -> list[Limit]:
+    """Return the limits of a new policy, checked and unsaved, or raise ValidationError."""
+    _check_names(policy, values)
+    limits = [Limit(policy=policy, position=position) for position in range(len(values))]
+    for limit, value in zip(limits, values, strict=True):
+        limit.assign(value)
+        limit.clean_fields(exclude=["policy"])
+        limit.check_alone()
+    Limit.check_together(limits)
+    return limits
+
+
+def _check_names(policy: Policy, values: Sequence[LimitValue]) -> None:
+    try:
+        PolicyValue(policy.pk, policy.slug, tuple(values))
+    except InvalidLimit as exc:
+        raise ValidationError({exc.field: exc.reason}) from exc
+
+
 def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, restored: bool = False) -> None:
     """
     Replace the limits of *policy* by *values*, in their order.
@@ -64,10 +104,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
     Raises:
         ValidationError: There are more than 32 limits, two have the same name, or a limit breaks a rule of the model.
     """
-    try:
-        PolicyValue(policy.pk, policy.slug, tuple(values))
-    except InvalidLimit as exc:
-        raise ValidationError({exc.field: exc.reason}) from exc
+    _check_names(policy, values)
     names = {value.name for value in values}
     kept = {limit.name: limit for limit in policy.limits.all()}
     for name in kept.keys() - names:

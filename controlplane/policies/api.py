@@ -1,16 +1,16 @@
-"""The REST resources of policies with their limits, the global policy, overrides, and the audit."""
+"""The REST resources of policies with their limits, the global policy, and overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField
+from controlplane.api.fields import LimitReferenceField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
@@ -29,10 +29,17 @@ from controlplane.api.views import (
     Updated,
     check_precondition,
 )
+from controlplane.api.writes.batches import Batched, batch_of, of_items
 from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
-from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.actions import (
+    create_policies,
+    lock_global_policy,
+    replace_limits,
+    save_override,
+    set_global_policy,
+)
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
@@ -167,25 +174,35 @@ class PolicySerializer(CleanModelSerializer):
         return project
 
 
+class PolicyItemSerializer(PolicySerializer):
+    """The same for one of many, whose rows were read before and whose slugs are looked up together."""
+
+    clean_exclude = ("project",)
+    clean_options = {"validate_unique": False, "validate_constraints": False}
+
+
 class PolicyQuery(ListQuery):
     project = serializers.CharField(
         required=False, allow_blank=True, help_text="Slug of the owning project. If empty, the shared policies."
     )
 
 
-class PolicyView(ReviewedPolicy, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+@batch_of(PolicyItemSerializer, PolicySerializer)
+class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
+    unique = "slug"
     queries = {"list": PolicyQuery}
     trials = dict.fromkeys(("create", "update", "partial_update"), ReviewedTrialSerializer)
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
         "create": "policies:write",
+        "batch": "policies:write",
         "update": "policies:write",
         "partial_update": "policies:write",
         "destroy": "policies:write",
@@ -216,6 +233,14 @@ class PolicyView(ReviewedPolicy, Listed, CreatedOrReplaced, Retrieved, Deleted, 
         replace_limits(tx, policy, values)
         tx.created(policy)
         return policy
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+        self.check_free(items)
+        limits = [item.pop("limits") for item in items]
+        policies = [Policy(**item) for item in items]
+        with of_items():
+            create_policies(tx, list(zip(policies, limits, strict=True)))
+        return self.all_as_written(policies)
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         values = serializer.validated_data.pop("limits", None)
@@ -291,13 +316,21 @@ class OverrideSerializer(CleanModelSerializer):
         return limit
 
 
+class OverrideItemSerializer(OverrideSerializer):
+    """The same for one of many, whose rules are checked when it is saved, as earlier items count for them."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return attrs
+
+
 class OverrideQuery(ListQuery):
     limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
     token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
     project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
 
 
-class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
+@batch_of(OverrideItemSerializer, OverrideSerializer)
+class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
     """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
@@ -309,6 +342,7 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
         "list": "policies:read",
         "retrieve": "policies:read",
         "create": "overrides:write",
+        "batch": "overrides:write",
         "partial_update": "overrides:write",
         "destroy": "overrides:write",
     }
@@ -323,7 +357,10 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
             raise PermissionDenied(SHARED_LIMIT)
 
     def save_new(self, tx: Change, serializer: Any) -> Override:
-        override = Override(**serializer.validated_data)
+        return self.save_item(tx, serializer.validated_data)
+
+    def save_item(self, tx: Change, values: dict[str, Any]) -> Override:
+        override = Override(**values)
         save_override(tx, override)
         return override
 
@@ -331,61 +368,3 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
         override = serializer.candidate(serializer.validated_data)
         if override.as_record() != before:
             save_override(tx, override)
-
-
-@extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
-class RecordField(serializers.JSONField):
-    """The fields of a row at a time, or null if there was none."""
-
-
-class AuditSerializer(serializers.ModelSerializer):
-    at = InstantField()
-    object = serializers.SerializerMethodField()
-    before = RecordField(help_text="The object before the change. Null if the change created it.")
-    after = RecordField(help_text="The object after the change. Null if the change deleted it.")
-
-    class Meta:
-        model = AuditEntry
-        fields = ["id", "at", "actor", "channel", "action", "object", "before", "after", "reason", "request_id"]
-
-    @extend_schema_field(
-        {
-            "type": "object",
-            "properties": {name: {"type": "string"} for name in ("type", "id", "label")},
-            "required": ["type", "id", "label"],
-        }
-    )
-    def get_object(self, entry: AuditEntry) -> dict[str, str]:
-        return {"type": entry.object_type, "id": entry.object_id, "label": entry.object_label}
-
-
-class AuditQuery(ListQuery):
-    actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
-    action = serializers.CharField(required=False, help_text="For example policy.update.")
-    object = serializers.CharField(required=False, help_text="Id of the changed object.")
-    request_id = serializers.CharField(required=False, help_text="The `X-Request-Id` of the request that made it.")
-    since = InstantField(required=False)
-    until = InstantField(required=False)
-
-
-class AuditView(Listed, ApiView):
-    """Changes with their author, time and reason, newest first."""
-
-    serializer_class = AuditSerializer
-    ordering = ("-id",)
-    queries = {"list": AuditQuery}
-    scopes = {"list": "audit:read"}
-    of_all_projects = ("*",)
-
-    FILTERS = {
-        "actor": "actor",
-        "action": "action",
-        "object": "object_id",
-        "request_id": "request_id",
-        "since": "at__gte",
-        "until": "at__lt",
-    }
-
-    def get_queryset(self) -> QuerySet[AuditEntry]:
-        chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return AuditEntry.objects.filter(**chosen)

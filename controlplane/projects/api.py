@@ -1,6 +1,6 @@
 """The REST resources of projects and their tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError as InvalidModel
@@ -19,9 +19,10 @@ from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated, etag
+from controlplane.api.writes.batches import Batched, batch_of
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
-from controlplane.projects.actions import issue_token, revoke_token, rotate_token
+from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
@@ -81,6 +82,13 @@ class ProjectSerializer(CleanModelSerializer):
         return value
 
 
+class ProjectItemSerializer(ProjectSerializer):
+    """The same for one of many, whose rows were read before and whose slugs are looked up together."""
+
+    clean_exclude = ("policy", "anonymous_policy", "token_policy")
+    clean_options = {"validate_unique": False, "validate_constraints": False}
+
+
 class SuspendableView:
     """The actions of a resource that suspend and resume it."""
 
@@ -104,19 +112,22 @@ class SuspendableView:
             return self.answer(self.as_written(row))
 
 
-class ProjectView(ReviewedHolder, SuspendableView, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+@batch_of(ProjectItemSerializer, ProjectSerializer)
+class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
-    of_all_projects = ("create",)
+    of_all_projects = ("create", "batch")
+    unique = "slug"
     trials = dict.fromkeys(("update", "partial_update"), ReviewedTrialSerializer)
     scopes = {
         "list": "projects:read",
         "retrieve": "projects:read",
         "create": "projects:write",
+        "batch": "projects:write",
         "update": "projects:write",
         "partial_update": "projects:write",
         "destroy": "projects:write",
@@ -126,6 +137,13 @@ class ProjectView(ReviewedHolder, SuspendableView, Listed, CreatedOrReplaced, Re
 
     def get_queryset(self) -> QuerySet[Project]:
         return self.access.projects().select_related("policy", "anonymous_policy", "token_policy", "suspension")
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Project]:
+        """Save the projects with few statements."""
+        self.check_free(items)
+        projects = Project.objects.bulk_create([Project(**item) for item in items])
+        tx.record_many("project.create", ((project, None, project.as_record()) for project in projects))
+        return self.all_as_written(projects)
 
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
@@ -168,6 +186,17 @@ class IssuedTokenSerializer(TokenSerializer):
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "secret"]
+
+
+class TokenItemSerializer(TokenSerializer):
+    """The same for one of many, which names its project, and whose rows were read before."""
+
+    project = ReferenceField("projects", help_text="Slug of the project.")
+    clean_exclude = (*TokenSerializer.clean_exclude, "project", "policy")
+    clean_options = {"validate_unique": False, "validate_constraints": False}
+
+    def candidate(self, attrs: dict[str, Any]) -> Token:
+        return Token(**{"policy": attrs["project"].token_policy, **attrs})
 
 
 class RotationSerializer(StrictSerializer):
@@ -252,7 +281,8 @@ class ProjectTokenView(Listed, TokenView):
             return self.issued(token, secret)
 
 
-class SingleTokenView(ReviewedHolder, SuspendableView, Listed, Retrieved, Updated, Deleted, TokenView):
+@batch_of(TokenItemSerializer, IssuedTokenSerializer)
+class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieved, Updated, Deleted, TokenView):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
@@ -262,6 +292,7 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Listed, Retrieved, Update
     scopes = {
         "list": "tokens:read",
         "retrieve": "tokens:read",
+        "batch": "tokens:write",
         "partial_update": "tokens:write",
         "destroy": "tokens:write",
         "revoke": "tokens:write",
@@ -297,6 +328,15 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Listed, Retrieved, Update
             except InvalidModel as exc:
                 raise Conflict(exc.message, exc.code) from exc
             return self.issued(issued, secret)
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Token]:
+        """Save the tokens with few statements, and return them with their secrets."""
+        tokens = [Token(**{"policy": item["project"].token_policy, **item}) for item in items]
+        secrets = issue_tokens(tx, tokens)
+        issued = self.all_as_written(tokens)
+        for token, secret in zip(issued, secrets, strict=True):
+            token.secret = secret
+        return issued
 
     def read_nothing(self) -> None:
         NoBody(data=self.request.data).is_valid(raise_exception=True)

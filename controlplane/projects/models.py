@@ -177,7 +177,7 @@ class Credential(models.Model):
 
     def clean(self) -> None:
         """Raise ValidationError for an end that is over, and for another name or end of an ended credential."""
-        former = type(self).objects.filter(pk=self.pk).first()
+        former = None if self._state.adding else type(self).objects.filter(pk=self.pk).first()
         changed = [
             name for name in ("name", "expires_at") if not former or getattr(former, name) != getattr(self, name)
         ]

@@ -36,6 +36,14 @@ class Actor:
     request_id: str = ""
 
 
+class BrokenRules(Exception):
+    """Raised if some of many rows break a rule of their model. ``by_place`` has a ValidationError for each of them."""
+
+    def __init__(self, by_place: dict[int, ValidationError]) -> None:
+        super().__init__(f"{len(by_place)} rows break a rule")
+        self.by_place = by_place
+
+
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """

@@ -58,6 +58,11 @@ class Rule:
     query: str = ""
 
 
+def items(item: dict[str, Any]) -> dict[str, Any]:
+    """The body of a batch with one item."""
+    return {"items": [item]}
+
+
 POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 COSTS = {"costs": {"requests": 1}, **REASON}
@@ -68,6 +73,10 @@ PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
     ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
+    ("projects/batch", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, items(NAMED)),
+    ("tokens/batch", "POST"): Rule("tokens:write", 201, 400, 201, items({"name": "New", "project": "theirs"})),
+    ("policies/batch", "POST"): Rule("policies:write", 201, 400, 201, items(OWN_POLICY)),
+    ("overrides/batch", "POST"): Rule("overrides:write", 201, 400, 201, items(OVERRIDE)),
     ("projects/theirs", "GET"): Rule("projects:read", 200, MISSING, 200),
     ("projects/theirs", "PUT"): Rule("projects:write", 200, MISSING, 200, {**NAMED, "slug": "theirs"}),
     ("projects/theirs", "PATCH"): Rule("projects:write", 200, MISSING, 200, {"name": "New"}),

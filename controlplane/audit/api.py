@@ -1,0 +1,68 @@
+"""The REST resource of the audit."""
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from controlplane.api.fields import InstantField
+from controlplane.api.serializers import ListQuery
+from controlplane.api.views import ApiView, Listed
+from controlplane.policies.models import AuditEntry
+
+
+@extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
+class RecordField(serializers.JSONField):
+    """The fields of a row at a time, or null if there was none."""
+
+
+class AuditSerializer(serializers.ModelSerializer):
+    at = InstantField()
+    object = serializers.SerializerMethodField()
+    before = RecordField(help_text="The object before the change. Null if the change created it.")
+    after = RecordField(help_text="The object after the change. Null if the change deleted it.")
+
+    class Meta:
+        model = AuditEntry
+        fields = ["id", "at", "actor", "channel", "action", "object", "before", "after", "reason", "request_id"]
+
+    @extend_schema_field(
+        {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in ("type", "id", "label")},
+            "required": ["type", "id", "label"],
+        }
+    )
+    def get_object(self, entry: AuditEntry) -> dict[str, str]:
+        return {"type": entry.object_type, "id": entry.object_id, "label": entry.object_label}
+
+
+class AuditQuery(ListQuery):
+    actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
+    action = serializers.CharField(required=False, help_text="For example policy.update.")
+    object = serializers.CharField(required=False, help_text="Id of the changed object.")
+    request_id = serializers.CharField(required=False, help_text="The `X-Request-Id` of the request that made it.")
+    since = InstantField(required=False)
+    until = InstantField(required=False)
+
+
+class AuditView(Listed, ApiView):
+    """Changes with their author, time and reason, newest first."""
+
+    serializer_class = AuditSerializer
+    ordering = ("-id",)
+    queries = {"list": AuditQuery}
+    scopes = {"list": "audit:read"}
+    of_all_projects = ("*",)
+
+    FILTERS = {
+        "actor": "actor",
+        "action": "action",
+        "object": "object_id",
+        "request_id": "request_id",
+        "since": "at__gte",
+        "until": "at__lt",
+    }
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
+        return AuditEntry.objects.filter(**chosen)
