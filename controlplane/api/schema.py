@@ -18,6 +18,7 @@ from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.writes.batches import ADDRESS
 from controlplane.api.writes.trials import TrialSerializer
+from controlplane.api.writes.waiting import HEADER
 from controlplane.idempotency.models import MAX_NAME
 
 DESCRIPTION = """
@@ -96,6 +97,12 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     description="A text of your choice, new for each change. Repetitions with it do not make the change again.",
 )
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
+WAITED = _header(
+    HEADER,
+    "With `wait`, `true` if every live instance runs the revision with the change, else `false`, and the numbers of "
+    "all `instances` and of those `behind`. A key that is limited to projects gets no numbers.",
+    [200, 201, 202, 204],
+)
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
 LOCATION = _header("Location", "The address of the new object.", [201])
@@ -153,7 +160,7 @@ class AutoSchema(Base):
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.view.is_change():
-            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED]
+            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED, WAITED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._creates_by_put():

@@ -92,15 +92,6 @@ class NoQuery(QuerySerializer):
     pass
 
 
-class WriteQuery(QuerySerializer):
-    """The query of every change."""
-
-    dry_run = fields.QueryBooleanField(
-        default=False,
-        help_text="With true, every rule is checked and nothing is changed. The response says what would be.",
-    )
-
-
 class ListQuery(QuerySerializer):
     page_size = serializers.IntegerField(min_value=1, max_value=200, default=50, help_text="Results in a page.")
     cursor = serializers.CharField(

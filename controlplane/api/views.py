@@ -20,8 +20,10 @@ from controlplane.api.authentication import Access
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
-from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer, WriteQuery
+from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.writes.queries import WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
+from controlplane.api.writes.waiting import HEADER, USUAL_SECONDS, acknowledgement_of
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot, take_turn
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
@@ -64,6 +66,8 @@ class ApiView(GenericViewSet):
     read_only: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
+    # The id of the change that this request or an earlier one has made.
+    made = ""
 
     @property
     def access(self) -> Access:
@@ -95,8 +99,20 @@ class ApiView(GenericViewSet):
         method = request.method.lower()
         if self.query["dry_run"]:
             setattr(self, method, partial(self._try, getattr(self, method)))
-        elif name := idempotency_key_of(request):
+            return
+        if name := idempotency_key_of(request):
             setattr(self, method, partial(self._once, name, getattr(self, method)))
+        if "wait" in self.query:
+            setattr(self, method, partial(self._wait, getattr(self, method)))
+
+    def _wait(self, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the response of *act* after every live instance has its change, or the time is over."""
+        response = act(request, *args, **kwargs)
+        found = acknowledgement_of(self.made, self.query.get("timeout", USUAL_SECONDS))
+        if found.revision is not None:
+            response[REVISION_HEADER] = str(found.revision)
+        response[HEADER] = found.header(with_numbers=self.access.all_projects)
+        return response
 
     def _try(self, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return what *act* would do. Nothing of it is kept, and what follows a commit does not happen."""
@@ -125,7 +141,7 @@ class ApiView(GenericViewSet):
             raise RequestRunning from exc
         if made:
             return made[0]
-        headers = {**answer.headers, REPLAYED_HEADER: "true"}
+        headers, self.made = {**answer.headers, REPLAYED_HEADER: "true"}, answer.change
         if answer.change:
             headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
         return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
@@ -142,7 +158,7 @@ class ApiView(GenericViewSet):
         response = super().finalize_response(request, response, *args, **kwargs)
         response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
-        if self.tx and not response.exception:
+        if self.tx and not response.exception and REVISION_HEADER not in response:
             response[REVISION_HEADER] = revision_header(self.tx.revision)
         return response
 
@@ -155,7 +171,7 @@ class ApiView(GenericViewSet):
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
             yield tx
-        self.tx = tx
+        self.tx, self.made = tx, tx.id
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""

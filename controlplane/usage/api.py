@@ -26,8 +26,9 @@ from controlplane.api.fields import (
 )
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
-from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer, WriteQuery
+from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
 from controlplane.api.views import ApiView, Listed
+from controlplane.api.writes.queries import WriteQuery
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -231,7 +232,7 @@ class HolderQuery(QuerySerializer):
         if ("token" in attrs) == ("project" in attrs):
             message = "Exactly one of token and project must be given."
             raise ValidationError({"token": [ErrorDetail(message, code="one_of_two")]})
-        return attrs
+        return super().validate(attrs)
 
 
 class ResetQuery(HolderQuery, WriteQuery):
