@@ -96,7 +96,7 @@ lock:
 	@test -x var/lock/bin/uv || { python=$$($(FIND_PYTHON)); "$$python" -m venv var/lock; var/lock/bin/pip install --quiet 'uv>=0.13,<1'; }
 	$(COMPILE) --python-version 3.12 --all-extras --group dev -o $(REQUIREMENTS)/dev.txt
 	$(COMPILE) --python-version 3.12 --extra controlplane --extra embedded -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/controlplane.txt
-	$(COMPILE) --python-version 3.11 --extra proxy -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/proxy.txt
+	$(COMPILE) --python-version 3.11 --extra proxy --extra service -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/proxy.txt
 	for extra in flask starlette; do \
 		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from django.conf import settings
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
+from django.middleware.common import CommonMiddleware
 from django.utils.log import log_response
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
 
@@ -17,6 +18,10 @@ from enforcement.http.addresses import TrustedProxies
 
 ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+# What probes and Prometheus ask for, at the address of a container instead of a name of ALLOWED_HOSTS.
+MONITORING = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 def request_id(request: Any) -> str:
@@ -101,3 +106,10 @@ class NoNullCharacters:
         fields = [value for _, values in request.POST.lists() for value in values]
         if any("\0" in text for text in (request.path_info, unquote(request.META["QUERY_STRING"]), *fields)):
             raise BadRequest("The request has a null character.")
+
+
+class CommonForHosts(CommonMiddleware):
+    """Refuses other hosts than those of ALLOWED_HOSTS, but for monitoring, whose answers have no address in them."""
+
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        return None if request.path in MONITORING else super().process_request(request)

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, parse_identity, parse_revision
 from enforcement.model.keys import Keys
-from enforcement.store.client import cause_of, connect
+from enforcement.store.client import STORE_ERRORS, cause_of, connect
 
 # A task may wait longer than a request, and a full publication takes several seconds.
 TASK_TIMEOUT_SECONDS = 10.0
@@ -45,6 +45,14 @@ def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
 def _connection(url: str, timeout: float) -> redis.Redis:
     # Other programs may have written bytes that are not UTF-8. They are read as a wrong value, which is then repaired.
     return connect(url, timeout=timeout, encoding_errors="replace")
+
+
+def answers() -> bool:
+    """Return whether the store responds in the time that a request may wait."""
+    try:
+        return bool(connection(settings.PUBLISH_TIMEOUT_SECONDS).ping())
+    except STORE_ERRORS:
+        return False
 
 
 def keys() -> Keys:

@@ -1,10 +1,14 @@
+from datetime import timedelta
+
 import pytest
 from django.db import DatabaseError, connection
 from django.test import Client
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from controlplane.core.store import keys
 from controlplane.publishing.models import Revision
-from tests.factories import ProjectFactory, TokenFactory
+from tests.factories import ModelPriceFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -127,3 +131,42 @@ def test_the_networks_of_metrics_can_be_chosen(settings):
 
     settings.METRICS_NETWORKS = []
     assert Client(REMOTE_ADDR="8.8.8.8").get("/metrics").status_code == 403
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/docs/", 400)])
+def test_probes_need_not_know_a_name_of_the_host(settings, path, status):
+    """They ask a container at its address, and each refusal would be an error in the log."""
+    settings.ALLOWED_HOSTS = ["limits.example"]
+
+    assert Client(raise_request_exception=False).get(path, headers={"Host": "10.1.2.3:8000"}).status_code == status
+
+
+def test_metrics_say_how_late_publishing_usage_and_prices_are(call, store, client_of_store):
+    """By the last revision whose numbers are final, the oldest report in the stream, and the newest price."""
+    Revision.objects.create(number=5, is_counted=True, lag_ms=1_250)
+    Revision.objects.create(number=6)
+    hour_ago = timezone.now() - timedelta(hours=1)
+    ModelPriceFactory(changed_at=hour_ago - timedelta(hours=1))
+    ModelPriceFactory(changed_at=hour_ago)
+    for second in (0, 5):
+        client_of_store.xadd(keys().usage, {"rows": "x"}, id=f"{int(hour_ago.timestamp()) + second}000-0")
+
+    found = numbers(call)
+
+    assert found["sluicegate_publish_lag_seconds"] == 1.25
+    assert found["sluicegate_usage_waiting"] == 2
+    assert 3_600 <= found["sluicegate_drain_lag_seconds"] < 4_000
+    assert 3_600 <= found["sluicegate_price_age_seconds"] < 4_000
+
+
+def test_metrics_of_what_is_not_known_are_absent(call, store):
+    """A zero would be taken for a price of just now. Of usage it is known that none waits."""
+    found = numbers(call)
+
+    assert not {"sluicegate_publish_lag_seconds", "sluicegate_price_age_seconds"} & set(found)
+    assert (found["sluicegate_usage_waiting"], found["sluicegate_drain_lag_seconds"]) == (0, 0)
+
+
+def test_metrics_of_usage_are_absent_without_the_store(call):
+    """Nobody knows what waits there."""
+    assert not {"sluicegate_usage_waiting", "sluicegate_drain_lag_seconds"} & set(numbers(call))

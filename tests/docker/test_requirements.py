@@ -62,11 +62,12 @@ def run_with_only(requirements: str, home: Path, store_url: str, *arguments: str
         ("controlplane.txt", WORKER, "No nodes replied within time constraint"),
         ("controlplane.txt", ("-m", "controlplane", "migrate", "--no-input", "-v", "0"), ""),
         ("proxy.txt", ("-c", "from enforcement.doors.proxy import create_app as make; import uvicorn; make()"), ""),
+        ("proxy.txt", ("-c", "import enforcement.cli.serve, enforcement.cli.servers, h2corn"), ""),
         ("flask.txt", ("-c", "import enforcement.doors.flask"), ""),
         ("starlette.txt", ("-c", "import enforcement.doors.starlette"), ""),
         ("base.txt", ("-m", "enforcement", "doctor"), "shared counter"),
     ],
-    ids=["web", "worker", "migrate", "proxy", "flask", "starlette", "base"],
+    ids=["web", "worker", "migrate", "proxy", "service", "flask", "starlette", "base"],
 )
 def test_pinned_packages_suffice(store, tmp_path, requirements, arguments, output):
     """An image has only these, and so has who installs the extra."""

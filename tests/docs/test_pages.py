@@ -110,4 +110,4 @@ def test_the_present_page_is_marked(client):
     page = client.get("/docs/operating/").text
 
     assert re.findall(r'<a href="([^"]+)" aria-current="page">', page) == ["/docs/operating/"]
-    assert 'rel="prev" href="/docs/deployment/"' in page
+    assert 'rel="prev" href="/docs/kubernetes/"' in page

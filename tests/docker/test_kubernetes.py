@@ -1,0 +1,187 @@
+"""The manifests in docker/kubernetes/, held to the schemas of Kubernetes, to each other and to docker/compose.yaml."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.docker.compose import load, read_dockerfile
+from tests.docker.test_files import SECRETS
+from tests.repository import ROOT
+
+FOLDER = ROOT / "docker" / "kubernetes"
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+VERSIONS = ("1.30", "1.37")
+NAME = "app.kubernetes.io/name"
+
+Manifest = dict[str, Any]
+
+
+def manifests() -> list[Manifest]:
+    """Return all documents of the files that the kustomization names."""
+    return [one for file in KUSTOMIZATION["resources"] for one in yaml.safe_load_all((FOLDER / file).read_text())]
+
+
+def of_kind(*kinds: str) -> list[Manifest]:
+    found = [one for one in manifests() if one["kind"] in kinds]
+    assert found
+    return found
+
+
+def name_of(one: Manifest) -> str:
+    return f"{one['kind']} {one['metadata']['name']}"
+
+
+WORKLOADS = of_kind("Deployment", "Job")
+DEPLOYMENTS = {one["metadata"]["name"]: one for one in of_kind("Deployment")}
+
+
+def pod_of(workload: Manifest) -> dict[str, Any]:
+    return workload["spec"]["template"]["spec"]
+
+
+def container_of(workload: Manifest) -> dict[str, Any]:
+    (container,) = pod_of(workload)["containers"]
+    return container
+
+
+def test_every_file_is_applied() -> None:
+    """A file that nobody names would be a manifest that nobody has."""
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {*KUSTOMIZATION["resources"], "kustomization.yaml"}
+
+
+@pytest.mark.parametrize("one", manifests(), ids=name_of)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_has_the_shape_that_kubernetes_asks_for(one: Manifest, version: str) -> None:
+    """Strictly, so that a misspelt field is found too."""
+    kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_control_a_misspelt_field_is_found() -> None:
+    """The schemas are there, and they forbid what they do not know."""
+    one = dict(of_kind("Service")[0])
+    one["spec"] = one["spec"] | {"selectr": {}}
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("one", WORKLOADS, ids=name_of)
+def test_a_pod_has_no_rights_that_it_does_not_need(one: Manifest) -> None:
+    """No root, no writable image, no capability, no account of the cluster, no more memory than it says."""
+    pod, container = pod_of(one), container_of(one)
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("one", WORKLOADS, ids=name_of)
+def test_secrets_are_named_and_never_written(one: Manifest) -> None:
+    """Enforcers know the store by their own account, and neither the database nor the key of the sessions."""
+    secrets = {source["secretRef"]["name"] for source in container_of(one)["envFrom"] if "secretRef" in source}
+    header = (FOLDER / "kustomization.yaml").read_text()
+
+    assert all(f"create secret generic {name} " in header for name in secrets)
+    expected = {
+        "decision-service": {"sluicegate-enforcer"},
+        "proxy": {"sluicegate-enforcer"},
+        "worker": {"sluicegate-control-plane", "sluicegate-worker"},
+        "beat": {"sluicegate-control-plane", "sluicegate-worker"},
+    }
+    usual = {"sluicegate-control-plane", "sluicegate-publisher"}
+    assert secrets == expected.get(one["metadata"]["name"], usual)
+    written = [entry["name"] for entry in container_of(one).get("env", [])]
+    assert not [name for name in written if re.search("PASSWORD|SECRET|KEY|URL", name) and "UPSTREAM" not in name]
+
+
+def test_settings_are_those_of_the_documentation() -> None:
+    """A name that nothing reads would be a setting that does nothing."""
+    settings = (ROOT / "templates" / "docs" / "settings.md").read_text()
+    literals = [literal for one in KUSTOMIZATION["configMapGenerator"] for literal in one["literals"]]
+
+    assert literals
+    assert [literal for literal in literals if f"`{literal.partition('=')[0]}`" not in settings] == []
+
+
+def test_processes_are_started_as_elsewhere() -> None:
+    """As the images and docker/compose.yaml start them, so that what is tried there holds here."""
+    services = load(SECRETS)["services"]
+    docker = ROOT / "docker"
+
+    command = {name: container_of(one)["command"] for name, one in DEPLOYMENTS.items()}
+    assert command["web"] == list(read_dockerfile(docker / "Dockerfile")[""].command)
+    assert command["worker"] == services["worker"]["command"]
+    assert command["beat"] == services["beat"]["command"]
+    assert command["proxy"] == list(read_dockerfile(docker / "Dockerfile.proxy")["proxy"].command)
+    (migrate,) = of_kind("Job")
+    assert container_of(migrate)["command"] == services["migrate"]["command"]
+
+
+def test_there_is_one_beat_at_any_time() -> None:
+    """Two would send each task twice, also for the moment of an upgrade."""
+    beat = DEPLOYMENTS["beat"]["spec"]
+
+    assert (beat["replicas"], beat["strategy"]) == (1, {"type": "Recreate"})
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind("HorizontalPodAutoscaler")}
+    assert scaled == set(DEPLOYMENTS) - {"beat"}
+    assert [name for name in scaled if "replicas" in DEPLOYMENTS[name]["spec"]] == [], "two would decide the number"
+
+
+def test_selectors_find_their_pods() -> None:
+    """A service, a budget or a policy that selects nothing protects nothing, and says nothing."""
+    labels = {one["spec"]["template"]["metadata"]["labels"][NAME] for one in WORKLOADS}
+    for one in manifests():
+        spec = one["spec"]
+        selector = spec.get("selector") or spec.get("podSelector") or {}
+        chosen = {value for key, value in selector.get("matchLabels", selector).items() if key == NAME}
+        for expression in selector.get("matchExpressions", []):
+            assert (expression["key"], expression["operator"]) == (NAME, "In")
+            chosen |= set(expression["values"])
+        assert chosen <= labels, name_of(one)
+        assert chosen or one["kind"] in ("HorizontalPodAutoscaler", "Job") or one["metadata"]["name"] == "nothing"
+
+
+def test_ports_are_those_on_which_processes_listen() -> None:
+    """A service sends to the port by its name, a policy allows it by its number."""
+    for name, one in DEPLOYMENTS.items():
+        ports = [port["containerPort"] for port in container_of(one).get("ports", [])]
+        said = re.findall(r"(?:--port |0\.0\.0\.0:)(\d+)", " ".join(container_of(one)["command"]))
+        assert [str(port) for port in ports] == said, name
+    allowed = {
+        port["port"]
+        for policy in of_kind("NetworkPolicy")
+        for rule in policy["spec"].get("ingress", [])
+        for port in rule["ports"]
+    }
+    assert allowed == {8000, 8080, 9000}
+
+
+def test_nothing_is_allowed_that_no_policy_names() -> None:
+    """The policy for all pods allows nothing. No rule has an empty list of peers, which would mean everybody."""
+    (nothing,) = [one for one in of_kind("NetworkPolicy") if one["metadata"]["name"] == "nothing"]
+
+    assert nothing["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in of_kind("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            assert rule["from"], name_of(policy)
+
+
+def test_a_pod_that_ends_has_time_to_finish() -> None:
+    """Longer than it answers after the signal, and than a task or a stream may take to end."""
+    grace = {name: pod_of(one)["terminationGracePeriodSeconds"] for name, one in DEPLOYMENTS.items()}
+    serve = container_of(DEPLOYMENTS["decision-service"])["command"]
+
+    assert grace["decision-service"] > int(serve[serve.index("--drain") + 1]) + 5
+    assert f"{grace['worker']}s" == load(SECRETS)["services"]["worker"]["stop_grace_period"]
