@@ -25,7 +25,8 @@ DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
 
 - Send `Authorization: Bearer sg_mgmt_...` with every request. Each operation names the scope that the key needs.
-- Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field.
+- Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field,
+  and [`type`](/docs/problems/) leads to a page that says what to do.
 - Unknown fields and parameters are refused. No value is converted, so `"1"` is not a number.
 - Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
@@ -41,8 +42,13 @@ PROBLEM: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "code", "detail", "instance", "request_id"],
     "properties": {
-        "type": {"type": "string", "format": "uri", "example": "urn:sluicegate:problem:validation_error"},
-        "title": {"type": "string", "description": "The reason phrase of the status."},
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "The address of a page that explains it, at this server.",
+            "example": "/docs/problems/validation_error",
+        },
+        "title": {"type": "string", "description": "What happened, the same for every problem of the type."},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "code": {"type": "string", "description": "The kind of error, for programs. Codes do not change."},
         "detail": {"type": "string", "description": "What is wrong, for people."},
