@@ -153,6 +153,9 @@ class AutoSchema(Base):
     def get_tags(self) -> list[str]:
         return ["tokens"] if self.path.endswith("/tokens") else super().get_tags()
 
+    def is_deprecated(self) -> bool:
+        return self.view.action in self.view.deprecated
+
     def get_summary(self) -> str:
         return summary_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
 
@@ -186,6 +189,8 @@ class AutoSchema(Base):
         if direction == "request" and isinstance(serializer, StrictSerializer):
             schema["additionalProperties"] = False
         for name, shown in schema.get("properties", {}).items():
+            if name in getattr(serializer, "deprecated", ()):
+                shown["deprecated"] = True
             if shown.get("oneOf", [])[1:] == [EMPTY] and re.search(shown["oneOf"][0].get("pattern", "^$"), ""):
                 schema["properties"][name] = shown["oneOf"][0]  # an empty string would match both
         if direction == "response" and "properties" in schema:

@@ -12,6 +12,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api import fields
+from controlplane.api.contract.deprecation import Deprecation, note
 from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
 
@@ -24,10 +25,18 @@ def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
 
 
 class StrictSerializer(serializers.Serializer):
-    """A serializer that refuses unknown fields, and read-only fields with a changed value."""
+    """
+    A serializer that refuses unknown fields, and read-only fields with a changed value.
+
+    ``deprecated`` has the fields that will be removed. The response to a request that uses one says so.
+    """
+
+    deprecated: Mapping[str, Deprecation] = {}
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         errors = self._surplus(data) if isinstance(data, Mapping) else {}
+        for name in self.deprecated.keys() & (data if isinstance(data, Mapping) else ()):
+            note(self.context["request"], self.deprecated[name])
         try:
             value = super().to_internal_value(data)
         except ValidationError as exc:

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
+from controlplane.api.contract.deprecation import Deprecation, headers_of, noted
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
@@ -49,6 +50,7 @@ class ApiView(GenericViewSet):
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
         creates_by_put: Whether PUT creates an object that is not there.
+        deprecated: The actions that will be removed.
         conditional: Whether single objects have an ETag, which If-Match may name.
         trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
@@ -59,6 +61,7 @@ class ApiView(GenericViewSet):
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     of_all_projects: ClassVar[tuple[str, ...]] = ()
     trials: ClassVar[dict[str, type[TrialSerializer]]] = {}
+    deprecated: ClassVar[Mapping[str, Deprecation]] = {}
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
@@ -158,6 +161,9 @@ class ApiView(GenericViewSet):
         response = super().finalize_response(request, response, *args, **kwargs)
         response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
+        of_action = [self.deprecated[self.action]] if self.action in self.deprecated else []
+        for name, value in headers_of([*of_action, *noted(request)]).items():
+            response[name] = f"{response[name]}, {value}" if name in response else value
         if self.tx and not response.exception and REVISION_HEADER not in response:
             response[REVISION_HEADER] = revision_header(self.tx.revision)
         return response
