@@ -199,6 +199,8 @@ class AutoSchema(Base):
 
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
+        if self._creates_one():
+            bodies["201"]["links"] = self._links()
         if self.view.is_change():
             self._add_trial(bodies)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -255,6 +257,19 @@ class AutoSchema(Base):
     def get_response_serializers(self) -> Any:
         found = super().get_response_serializers()
         return {200: found, 201: found} if self._creates_by_put() else found
+
+    def _creates_one(self) -> bool:
+        return self._creates_by_put() or self.view.action == "create"
+
+    def _links(self) -> dict[str, Any]:
+        """Return the operations of a new object, by their actions (OpenAPI 3.1, link object)."""
+        view = self.view.view_of_one or type(self.view)
+        name = view.lookup_field
+        return {
+            action: {"operationId": f"{self.get_tags()[0]}_{action}", "parameters": {name: f"$response.body#/{name}"}}
+            for action in ("retrieve", "partial_update", "destroy")
+            if action in view.scopes
+        }
 
     def _codes(self) -> list[Any]:
         serializers = self.get_response_serializers()

@@ -51,6 +51,7 @@ class ApiView(GenericViewSet):
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
         creates_by_put: Whether PUT creates an object that is not there.
         deprecated: The actions that will be removed.
+        view_of_one: The view of single objects, if it is another one.
         conditional: Whether single objects have an ETag, which If-Match may name.
         trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
@@ -66,6 +67,7 @@ class ApiView(GenericViewSet):
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     conditional: ClassVar[bool] = True
     creates_by_put: ClassVar[bool] = False
+    view_of_one: ClassVar[Any] = None
     read_only: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None

@@ -340,3 +340,6 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
 
     def read_nothing(self) -> None:
         NoBody(data=self.request.data).is_valid(raise_exception=True)
+
+
+ProjectTokenView.view_of_one = SingleTokenView
