@@ -101,7 +101,7 @@ lock:
 	for extra in flask starlette; do \
 		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt
-	for group in envoy litellm metering protobuf proxies sdks; do \
+	for group in clients envoy litellm metering protobuf proxies sdks; do \
 		$(COMPILE_GROUP) $$group -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$group.txt; done
 
 clean:

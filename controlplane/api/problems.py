@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from controlplane.api.problem_types import TYPES
+from controlplane.core.logs import hide_secrets
 from controlplane.core.requests import request_id
 
 logger = logging.getLogger(__name__)
@@ -184,8 +185,8 @@ def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str
         "title": known.title if known else HTTPStatus(code_of_http).phrase,
         "status": code_of_http,
         "code": code,
-        "detail": detail,
-        "instance": request.path,
+        "detail": hide_secrets(detail),
+        "instance": hide_secrets(request.path),
         "request_id": request_id(request),
     }
 
@@ -204,7 +205,8 @@ def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str 
 
 def _error(place: str, path: tuple[str | int, ...], detail: exceptions.ErrorDetail) -> dict[str, str]:
     where = str(path[0]) if place == "parameter" and path else pointer(path)
-    return {place: where, "code": detail.code or "invalid", "detail": str(detail)}
+    # Who misplaces a secret may keep the answer in a log.
+    return {place: hide_secrets(where), "code": detail.code or "invalid", "detail": hide_secrets(str(detail))}
 
 
 def pointer(path: tuple[str | int, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 # A token or a management key, also in the encoding of an address. What people may see of it stays.
-_SECRET = re.compile(r"(sg(?:_|%5f)(?:live|mgmt)(?:_|%5f)[0-9a-z]{0,4})[0-9a-z%]*", re.IGNORECASE)
+_SECRET = re.compile(r"(sg(?:_|%5f)(?:live|mgmt)(?:_|%5f)[0-9a-z]{0,4}+)[0-9a-z%]+", re.IGNORECASE)
 
 
 def without_secrets(logger: Any, method: str, line: str | MutableMapping[str, Any]) -> str:
@@ -15,7 +15,12 @@ def without_secrets(logger: Any, method: str, line: str | MutableMapping[str, An
     Return a log line in which "***" follows the prefix of each secret in place of the rest. This is a processor of
     structlog, and the last.
     """
-    return _SECRET.sub(r"\1***", str(line))
+    return hide_secrets(str(line))
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text in which "***" follows the prefix of each secret in place of the rest."""
+    return _SECRET.sub(r"\1***", text)
 
 
 # Text of a client is written with \u escapes, so it cannot start a line or control the terminal.

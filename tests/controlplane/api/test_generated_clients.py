@@ -1,0 +1,111 @@
+"""Clients that others generate from our OpenAPI document do the main job against a real server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django.live_server_helper import LiveServer
+
+from tests.apart import FOLDER, program, python_of
+from tests.repository import ROOT
+from tests.requires import require
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CLIENTS = Path(__file__).parent / "clients"
+SEEN = {
+    "policy": ["api", "The API", [60]],
+    "project": ["chat", "api", "true"],
+    "problems": [400, 412],
+    "secrets": [True, True],
+    "tokens": ["renamed", True, 90],
+    "projects": ["chat"],
+}
+ACTIONS = {"policy.create", "project.create", "token.create", "token.update", "token.revoke", "override.delete"}
+
+
+@pytest.fixture
+def document(call: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "openapi.json"
+    path.write_text(call("GET", "openapi.json").text)
+    return path
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Return what a command prints, or fail the test with its complaints."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+def judge(printed: str) -> None:
+    """Hold what a client has seen to what it did. Its pages have all tokens, each once, the newest first."""
+    seen = json.loads(printed)
+    pages, actions = seen.pop("pages"), set(seen.pop("actions"))
+
+    assert seen == SEEN
+    assert [len(page) for page in pages] == [2, 2]
+    assert sorted(name for page in pages for name in page) == ["renamed", "token-0", "token-0", "token-2"]
+    assert actions >= ACTIONS
+
+
+def test_a_client_of_python_does_the_main_job(live_server: LiveServer, store, key, document, tmp_path) -> None:
+    """As openapi-python-client makes it, without a warning that something was left out."""
+    ruff = {"PATH": f"{python_of('clients').parent}{os.pathsep}{os.environ['PATH']}"}
+    made = tmp_path / "sluicegate_client"
+    generate = [program("clients", "openapi-python-client"), "generate", "--path", document, "--output-path", made]
+
+    said = run(*generate, "--meta", "none", "--fail-on-warning", cwd=tmp_path, **ruff)
+    assert "Warning" not in said
+
+    script = [python_of("clients"), CLIENTS / "main_job.py", live_server.url, key.secret]
+    judge(run(*script, cwd=tmp_path, PYTHONPATH=str(tmp_path)))
+
+
+def packages_of_npm() -> Path:
+    """Return a folder with the packages of the lock file, which are kept until it changes."""
+    npm = require(shutil.which("npm"), "npm is missing: install it with 'apt-get install npm'.")
+    lock = (CLIENTS / "package-lock.json").read_bytes()
+    folder = FOLDER / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
+    if not (folder / "stamp").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(CLIENTS / name, folder)
+        run(npm, "ci", "--no-audit", "--no-fund", cwd=folder)
+        (folder / "stamp").touch()
+    return folder
+
+
+def test_a_client_of_typescript_does_the_main_job(live_server: LiveServer, store, key, document, tmp_path) -> None:
+    """As openapi-typescript describes it. The compiler finds each field that the script uses."""
+    packages = packages_of_npm()
+    for name in ("node_modules", "package.json"):
+        (tmp_path / name).symlink_to(packages / name)
+    shutil.copy(CLIENTS / "main_job.ts", tmp_path)
+    beside = packages / "node_modules" / ".bin"
+
+    run(beside / "openapi-typescript", document, "--default-non-nullable=false", "-o", "sluicegate.ts", cwd=tmp_path)
+    options = "--strict --noEmitOnError --target es2022 --module nodenext --skipLibCheck --outDir out --types node"
+    run(beside / "tsc", *options.split(), "main_job.ts", cwd=tmp_path)
+    (tmp_path / "out" / "package.json").write_text('{"type": "module"}')
+
+    judge(run("node", "out/main_job.js", live_server.url, key.secret, cwd=tmp_path))
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    """So it installs from any mirror. Each package has the hash of its archive."""
+    packages = json.loads((CLIENTS / "package-lock.json").read_text())["packages"]
+
+    assert ROOT in CLIENTS.parents
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
