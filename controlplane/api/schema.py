@@ -28,6 +28,7 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field,
   and [`type`](/docs/problems/) leads to a page that says what to do.
 - Unknown fields and parameters are refused. No value is converted, so `"1"` is not a number.
+- Some lists have `order` and `search`.
 - Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.

@@ -1,11 +1,9 @@
 """The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
 from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
@@ -18,10 +16,12 @@ from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
 from controlplane.api.contract.deprecation import Deprecation, headers_of, noted
+from controlplane.api.lists.ordering import Orders, columns_of
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
-from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
+from controlplane.api.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.writes.conditions import check_precondition, etag
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
 from controlplane.api.writes.waiting import HEADER, USUAL_SECONDS, acknowledgement_of
@@ -31,14 +31,12 @@ from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunnin
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision, revision_of
-from enforcement.model.documents import dumps
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
 # What belongs to the object of a response. All other headers belong to one response.
 KEPT_HEADERS = ("ETag", "Location")
-_ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 class ApiView(GenericViewSet):
@@ -49,6 +47,7 @@ class ApiView(GenericViewSet):
         scopes: The scope that a key needs for each action. No key may do an action without a scope.
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
+        orders: The columns of each order of the list that a query may ask for.
         creates_by_put: Whether PUT creates an object that is not there.
         deprecated: The actions that will be removed.
         view_of_one: The view of single objects, if it is another one.
@@ -65,6 +64,7 @@ class ApiView(GenericViewSet):
     deprecated: ClassVar[Mapping[str, Deprecation]] = {}
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
+    orders: ClassVar[Orders] = {}
     conditional: ClassVar[bool] = True
     creates_by_put: ClassVar[bool] = False
     view_of_one: ClassVar[Any] = None
@@ -156,6 +156,10 @@ class ApiView(GenericViewSet):
         is_patch = getattr(self, "action", "") == "partial_update" or getattr(self.request, "method", "") == "PATCH"
         return [*super().get_parsers(), *([MergePatchParser()] if is_patch else [])]
 
+    def list_order(self) -> tuple[str, ...]:
+        """Return the columns by which a list is ordered, which are unique together."""
+        return columns_of(self.query["order"], self.orders) if "order" in self.query else self.ordering
+
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "access": getattr(self.request, "auth", None)}
 
@@ -241,34 +245,6 @@ def _kept(response: Response, tx: Change | None) -> Answer:
     headers = {name: response[name] for name in KEPT_HEADERS if name in response}
     text = "" if body is None else json.dumps(without_secrets(body), ensure_ascii=False)
     return Answer(response.status_code, text, headers, tx.id if tx else "")
-
-
-def etag(obj: Model) -> str:
-    """Return the entity tag of a row, made from its version, or from a digest if the row counts no versions."""
-    version = getattr(obj, "version", None) or sha256(dumps(obj.as_record()).encode()).hexdigest()[:16]
-    return f'"{obj.pk}-{version}"'
-
-
-def check_precondition(request: Request, obj: Model | None) -> None:
-    """
-    Raise PreconditionFailed if the row, or None for no row, is not what If-Match and If-None-Match of the request ask.
-
-    Raises:
-        PreconditionFailed: The row was changed after the client read it, or one of the two must not be there (RFC 9110,
-            13.1.1 and 13.1.2). The response has the present tag.
-    """
-    headers, tag = request.headers, etag(obj) if obj else ""
-    if "If-Match" in headers and not _names(headers["If-Match"], tag, weakly=False):
-        raise PreconditionFailed(headers={"ETag": tag} if tag else {})
-    if "If-None-Match" in headers and _names(headers["If-None-Match"], tag, weakly=True):
-        raise PreconditionFailed(headers={"ETag": tag})
-
-
-def _names(expected: str, tag: str, *, weakly: bool) -> bool:
-    """Return whether a condition names a tag, which is empty for no row. A weak tag counts only if *weakly*."""
-    if expected.strip() == "*":
-        return bool(tag)
-    return tag in {f'"{named}"' for weak, named in _ETAG.findall(expected) if weakly or not weak}
 
 
 class Listed:

@@ -4,9 +4,11 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from controlplane.api.fields import InstantField
+from controlplane.api.fields import InstantField, ProjectField
+from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
+from controlplane.audit.searching import AuditSearch
 from controlplane.policies.models import AuditEntry
 
 
@@ -40,9 +42,18 @@ class AuditQuery(ListQuery):
     actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
     action = serializers.CharField(required=False, help_text="For example policy.update.")
     object = serializers.CharField(required=False, help_text="Id of the changed object.")
+    object_type = serializers.CharField(required=False, max_length=32, help_text="For example policy.")
+    channel = serializers.ChoiceField([name for name, _ in AuditEntry.CHANNELS], required=False)
+    project = ProjectField(help_text="Slug or id of the project that is concerned.")
     request_id = serializers.CharField(required=False, help_text="The `X-Request-Id` of the request that made it.")
     since = InstantField(required=False)
     until = InstantField(required=False)
+    search = SearchField("actor, action, object and reason, or the id of an object or request")
+    order = OrderField("at", usual="-at")
+
+
+class EntrySearch(AuditSearch):
+    model = AuditEntry
 
 
 class AuditView(Listed, ApiView):
@@ -50,6 +61,7 @@ class AuditView(Listed, ApiView):
 
     serializer_class = AuditSerializer
     ordering = ("-id",)
+    orders = {"at": ("id",)}  # ids rise with the time
     queries = {"list": AuditQuery}
     scopes = {"list": "audit:read"}
     of_all_projects = ("*",)
@@ -58,6 +70,9 @@ class AuditView(Listed, ApiView):
         "actor": "actor",
         "action": "action",
         "object": "object_id",
+        "object_type": "object_type",
+        "channel": "channel",
+        "project": "project",
         "request_id": "request_id",
         "since": "at__gte",
         "until": "at__lt",
@@ -65,4 +80,4 @@ class AuditView(Listed, ApiView):
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return AuditEntry.objects.filter(**chosen)
+        return found_by(EntrySearch(), AuditEntry.objects.filter(**chosen), self.query)

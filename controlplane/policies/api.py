@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import LimitReferenceField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
+from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
@@ -27,11 +28,12 @@ from controlplane.api.views import (
     Listed,
     Retrieved,
     Updated,
-    check_precondition,
 )
 from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.conditions import check_precondition
 from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
+from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.actions import (
     create_policies,
     lock_global_policy,
@@ -185,6 +187,12 @@ class PolicyQuery(ListQuery):
     project = serializers.CharField(
         required=False, allow_blank=True, help_text="Slug of the owning project. If empty, the shared policies."
     )
+    search = SearchField("slug, name or description")
+    order = OrderField("slug", "name", "created_at", "updated_at", usual="slug")
+
+
+class PolicySearch(IndexedSearch):
+    model, beginnings, has_few_rows = Policy, ("slug", "name", "description"), True
 
 
 @batch_of(PolicyItemSerializer, PolicySerializer)
@@ -195,6 +203,12 @@ class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, 
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
+    orders = {
+        "slug": ("slug",),
+        "name": ("name", "id"),
+        "created_at": ("created_at", "id"),
+        "updated_at": ("updated_at", "id"),
+    }
     unique = "slug"
     queries = {"list": PolicyQuery}
     trials = dict.fromkeys(("create", "update", "partial_update"), ReviewedTrialSerializer)
@@ -210,6 +224,7 @@ class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, 
 
     def get_queryset(self) -> QuerySet[Policy]:
         found = self.access.policies().select_related("project").prefetch_related("limits")
+        found = found_by(PolicySearch(), found, self.query)
         if "project" in self.query:
             owner = self.query["project"]
             return found.filter(project__slug=owner) if owner else found.filter(project=None)

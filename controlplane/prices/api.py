@@ -14,7 +14,8 @@ from controlplane.api.fields import InstantField, StringField
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery
-from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
+from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
 from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice

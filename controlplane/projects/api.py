@@ -14,14 +14,24 @@ from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import LabelQueryField, LabelsField, ReferenceField, StrictIntegerField, with_labels
+from controlplane.api.fields import (
+    LabelQueryField,
+    LabelsField,
+    QueryBooleanField,
+    ReferenceField,
+    StrictIntegerField,
+    with_labels,
+)
+from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated, etag
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.batches import Batched, batch_of
+from controlplane.api.writes.conditions import etag
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
+from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
@@ -82,6 +92,17 @@ class ProjectSerializer(CleanModelSerializer):
         return value
 
 
+class ProjectSearch(IndexedSearch):
+    model, beginnings, has_few_rows = Project, ("slug", "name"), True
+
+
+class ProjectQuery(ListQuery):
+    policy = ReferenceField("policies", required=False, help_text="Slug of the project's policy.")
+    active = QueryBooleanField(required=False)
+    search = SearchField("slug or name")
+    order = OrderField("slug", "name", "created_at", usual="slug")
+
+
 class ProjectItemSerializer(ProjectSerializer):
     """The same for one of many, whose rows were read before and whose slugs are looked up together."""
 
@@ -120,6 +141,8 @@ class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrRep
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
+    orders = {"slug": ("slug",), "name": ("name", "id"), "created_at": ("created_at", "id")}
+    queries = {"list": ProjectQuery}
     of_all_projects = ("create", "batch")
     unique = "slug"
     trials = dict.fromkeys(("update", "partial_update"), ReviewedTrialSerializer)
@@ -136,7 +159,11 @@ class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrRep
     }
 
     def get_queryset(self) -> QuerySet[Project]:
-        return self.access.projects().select_related("policy", "anonymous_policy", "token_policy", "suspension")
+        rows = self.access.projects().select_related("policy", "anonymous_policy", "token_policy", "suspension")
+        if self.action != "list":
+            return rows
+        chosen = {name: self.query[name] for name in ("policy", "active") if name in self.query}
+        return found_by(ProjectSearch(), rows.filter(**chosen), self.query)
 
     def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Project]:
         """Save the projects with few statements."""
@@ -215,6 +242,13 @@ class TokenQuery(ListQuery):
         help_text="Suspended tokens are active too.",
     )
 
+    search = SearchField("the name, the prefix or the id")
+    order = OrderField("name", "created_at", usual="-created_at")
+
+
+class TokenSearch(IndexedSearch):
+    model, beginnings, exact_beginnings, wholes = Token, ("name",), ("prefix",), ("id",)
+
 
 class AnyTokenQuery(TokenQuery):
     project = ReferenceField("projects", required=False, help_text="Slug of the project.")
@@ -228,6 +262,8 @@ class AnyTokenQuery(TokenQuery):
 class TokenView(ApiView):
     serializer_class = TokenSerializer
     ordering = ("-id",)
+    # As the indexes have them.
+    orders = {"name": ("name", "-id"), "created_at": ("created_at", "id")}
 
     def get_queryset(self) -> QuerySet[Token]:
         return self.access.tokens().select_related("project", "policy", "suspension")
@@ -235,6 +271,7 @@ class TokenView(ApiView):
     def chosen(self, tokens: QuerySet[Token]) -> QuerySet[Token]:
         """Return those of the tokens that the query of a list asks for."""
         names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]
+        tokens = found_by(TokenSearch(), tokens, self.query)
         found = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
         match self.query.get("status"):
             case "active":
