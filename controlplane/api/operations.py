@@ -68,6 +68,8 @@ SUMMARIES = {
     "break_glass_update": "Break the glass",
     "break_glass_destroy": "Mend the glass",
     "usage_list": "List usage",
+    "usage_export": "Export usage",
+    "audit_export": "Export audit entries",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",
     "usage_labels_list": "List the usage of each value of a label",

@@ -149,6 +149,8 @@ class AutoSchema(Base):
 
     def get_operation_id(self) -> str:
         name = super().get_operation_id()
+        if self.view.action == "export":
+            return name.removesuffix("_retrieve")
         return name.removesuffix("_create") if self._is_verb() else name
 
     def get_tags(self) -> list[str]:

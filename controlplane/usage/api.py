@@ -1,6 +1,6 @@
 """The REST resources of usage, sampled denials and the present counters."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,6 +24,7 @@ from controlplane.api.fields import (
     UsageLimitField,
     with_labels,
 )
+from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
@@ -85,14 +86,19 @@ class UsageSerializer(serializers.ModelSerializer):
         return f"{policy}/{row.limit_name}" if row.limit_name else None
 
 
-class UsageView(Listed, ApiView):
+class UsageExportQuery(ExportQuery, UsageQuery):
+    pass
+
+
+class UsageView(Exported, Listed, ApiView):
     """Decisions and permits by minute, hour or day, oldest first."""
 
     serializer_class = UsageSerializer
     pagination_class = RangePage
     ordering = ("at", "id")
-    queries = {"list": UsageQuery}
-    scopes = {"list": "usage:read"}
+    file_name = "usage"
+    queries = {"list": UsageQuery, "export": UsageExportQuery}
+    scopes = {"list": "usage:read", "export": "usage:read"}
 
     def get_queryset(self) -> QuerySet[UsageRow]:
         query = self.query
@@ -110,6 +116,9 @@ class UsageView(Listed, ApiView):
 
     def _page(self) -> Response:
         return page_of_range(self.query, _named_page(self))
+
+    def as_records(self, rows: Sequence[UsageRow]) -> Any:
+        return _named(self, rows)
 
 
 class DenialQuery(ListQuery):
@@ -332,12 +341,16 @@ def _as_problems() -> Iterator[None]:
 
 def _named_page(view: ApiView) -> Response:
     """Return a page of a list whose serializer needs the slugs of the projects and policies of its rows."""
-    page = view.paginate_queryset(view.get_queryset())
-    context = {**view.get_serializer_context(), "slugs": _slugs(page)}
-    return view.get_paginated_response(view.serializer_class(page, many=True, context=context).data)
+    return view.get_paginated_response(_named(view, view.paginate_queryset(view.get_queryset())))
 
 
-def _slugs(page: list[UsageRow | DeniedRequest]) -> dict[str, str]:
+def _named(view: ApiView, rows: Sequence[UsageRow | DeniedRequest]) -> Any:
+    """Return rows as a client reads them, with the slugs of their projects and policies."""
+    context = {**view.get_serializer_context(), "slugs": _slugs(rows)}
+    return view.serializer_class(rows, many=True, context=context).data
+
+
+def _slugs(page: Sequence[UsageRow | DeniedRequest]) -> dict[str, str]:
     """Return the slugs of the projects and policies of a page as a dictionary by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})

@@ -147,6 +147,8 @@ RULES = {
     ("break-glass", "PUT"): Rule("emergency:write", 200, FORBIDDEN, FORBIDDEN, {"seconds": 60, **REASON}),
     ("break-glass", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+    ("audit/export", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+    ("usage/export", "GET"): Rule("usage:read", 200, 200, 200),
 }
 # For everybody: neither says anything about what is kept here.
 PUBLIC = {"openapi.json", "docs/", ""}
