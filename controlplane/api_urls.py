@@ -19,6 +19,7 @@ from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
 from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
 from controlplane.revisions.api import UndoView
+from controlplane.statements.api import StatementView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -37,6 +38,7 @@ router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
+router.register("statements", StatementView, "statement")
 router.register("jobs", JobView, "job")
 router.register("suspensions", SuspensionView, "suspension")
 

@@ -148,6 +148,7 @@ RULES = {
     ("break-glass", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
     ("audit/export", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+    ("statements/export", "GET"): Rule("usage:read", 200, 200, 200),
     ("usage/export", "GET"): Rule("usage:read", 200, 200, 200),
 }
 # For everybody: neither says anything about what is kept here.
