@@ -100,8 +100,8 @@ DESCRIPTIONS = {
     "break_glass_destroy": "Enforce every limit again. If the glass is whole, this changes nothing.",
     "usage_export": "Stream the usage that the query chooses.",
     "audit_export": "Stream the entries that the query chooses, with their place in the chain.",
-    "statements_export": "Stream the statement that the query chooses. Each line has a `kind`: total, the group, limit, "
-    "or correction for what arrived after the month was closed.",
+    "statements_export": "Stream the statement that the query chooses. Each line has a `kind`: total, the group, "
+    "limit, or correction for what arrived after the month was closed.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",
     "usage_labels_list": "Return the totals of each value of a label.",
