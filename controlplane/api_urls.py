@@ -6,11 +6,14 @@ from rest_framework.routers import SimpleRouter
 from controlplane.access.api import MembershipView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
 from controlplane.audit.api import AuditView
+from controlplane.consumers.api import ConsumerView
 from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
-from controlplane.policies.api import GlobalView, OverrideView, PolicyView
+from controlplane.keys.api import KeyView
+from controlplane.overrides.api import OverrideView
+from controlplane.policies.api import GlobalView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
@@ -39,6 +42,7 @@ router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
 router.register("statements", StatementView, "statement")
+router.register("management-keys", KeyView, "management-key")
 router.register("jobs", JobView, "job")
 router.register("suspensions", SuspensionView, "suspension")
 
@@ -68,6 +72,8 @@ urlpatterns = [
     re_path(r"^revisions/(?P<number>[0-9]{1,18})/undo$", UndoView.as_view({"post": "undo"}), name="revision-undo"),
     path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
     path("preview", PreviewView.as_view({"post": "preview"}), name="preview"),
+    path("me", ConsumerView.as_view({"get": "me"}), name="me"),
+    path("me/usage", ConsumerView.as_view({"get": "usage"}), name="me-usage"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),
     path("docs/", Documentation.as_view(), name="api-docs"),
     re_path("", NoSuchPath.as_view()),

@@ -2,7 +2,16 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_init, worker_ready
+from celery.signals import (
+    beat_init,
+    before_task_publish,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_init,
+    worker_ready,
+)
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
@@ -36,3 +45,29 @@ def check_all(**_: Any) -> None:
 @setup_logging.connect
 def keep_logging(**_: Any) -> None:
     """Do nothing. With a receiver of this signal, Celery keeps the logging of the settings."""
+
+
+# The names of what a task takes over from the log lines of the request that sent it.
+TAKEN_OVER = ("request_id", "actor", "channel")
+
+
+@before_task_publish.connect
+def send_request_id(headers: dict[str, Any] | None = None, **_: Any) -> None:
+    """Send the id of the present request along with a task, for the log lines of the task. Beat has none to send."""
+    found = get_contextvars()
+    if headers is not None:
+        headers.update({f"log_{name}": found[name] for name in TAKEN_OVER if name in found})
+
+
+@task_prerun.connect
+def log_task(task_id: str, task: Any, **_: Any) -> None:
+    """Add the task to every log line that is written for it, and the request that sent it, if there was one."""
+    clear_contextvars()  # a process runs many tasks
+    sent = {**(task.request.headers or {}), **vars(task.request)}
+    taken = {name: sent[f"log_{name}"] for name in TAKEN_OVER if sent.get(f"log_{name}")}
+    bind_contextvars(task=task.name, task_id=task_id, **taken)
+
+
+@task_postrun.connect
+def forget_task(**_: Any) -> None:
+    clear_contextvars()

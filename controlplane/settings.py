@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
     "controlplane.projects",
+    "controlplane.keys",
     "controlplane.idempotency",
     "controlplane.access",
     "controlplane.policies",
@@ -258,6 +259,11 @@ if HTTPS:
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 
 # REST -----------------------------------------------------------------------------------------------------------------
+
+# How many requests one management key, the token of one consumer, and one address without either of them may send.
+REST_RATE = env.rate("SLUICEGATE_REST_RATE", "1200/minute")
+REST_CONSUMER_RATE = env.rate("SLUICEGATE_REST_CONSUMER_RATE", "60/minute")
+REST_FAILURE_RATE = env.rate("SLUICEGATE_REST_FAILURE_RATE", "60/minute")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.api.authentication.ManagementKeyAuthentication"],

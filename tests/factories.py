@@ -10,9 +10,10 @@ from django.utils import timezone
 from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS, VIEWER
 from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelFactor, ModelPrice
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DeniedRequest, UsageRow
 
 

@@ -10,6 +10,8 @@ os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789abcdef" * 4)
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 # A port where nothing listens: a test that wants the store asks for it.
 os.environ["SLUICEGATE_REDIS_URL"] = "redis://127.0.0.1:1/0"
+# So that no test needs the store for its requests; tests of the limits of REST set these themselves.
+os.environ |= {f"SLUICEGATE_REST_{name}RATE": "off" for name in ("", "CONSUMER_", "FAILURE_")}
 
 from controlplane.settings import *  # noqa: F403  (the key must be there before the settings are read)
 from controlplane.settings import DATABASES

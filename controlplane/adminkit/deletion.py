@@ -108,10 +108,16 @@ class NamedDeletion:
         return response
 
     def _name_of(self, request: HttpRequest, rows: QuerySet) -> str:
-        if request.POST.get("select_across") != "1":
-            rows = rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
+        rows = chosen(request, rows)
         count = rows.count()
         return self.asked_name(rows.first()) if count == 1 else f"{count} {self.opts.verbose_name_plural}"
+
+
+def chosen(request: HttpRequest, rows: QuerySet) -> QuerySet:
+    """Return those of the rows of a list that an action was asked for, which are the ticked ones or all."""
+    if request.POST.get("select_across") == "1":
+        return rows
+    return rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
 
 
 class _Asked:

@@ -6,9 +6,10 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.safestring import mark_safe
 from unfold.decorators import action as theme_action
 
-from controlplane.adminkit.site import ModelAdmin, done, in_dialog, list_url
+from controlplane.adminkit.site import ModelAdmin, change_url, done, in_dialog, list_url
 
 
 def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
@@ -16,7 +17,7 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
     Return a decorator for an action on the page of a row, with the *options* of the theme's decorator.
 
     Another user may delete the row while its dialog is open. The action then leads to the list, and says so. A row
-    that the user may not see gets the same response.
+    that the user may not see gets the same response. Opened by its address alone, a dialog is a page.
     """
 
     def decorate(function: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -26,14 +27,26 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
         def outer(page: ModelAdmin, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
             if "object_id" in kw and not page.sees(request, page.key_of(kw["object_id"])):
                 return _gone(page, request)
+            if "object_id" in kw and not in_dialog(request):
+                request.dialog_back = change_url(page.model(pk=page.key_of(kw["object_id"])))
             try:
-                return inner(page, request, *args, **kw)
+                response = inner(page, request, *args, **kw)
             except page.model.DoesNotExist:
                 return _gone(page, request)
+            return response if in_dialog(request) else _as_page(page, request, response, options.get("dialog"))
 
         return outer
 
     return decorate
+
+
+def _as_page(page: ModelAdmin, request: HttpRequest, response: HttpResponse, dialog: Any) -> HttpResponse:
+    """Return the response of an action as a browser needs it without the script of the dialogs."""
+    if "HX-Redirect" in response:
+        return HttpResponseRedirect(response["HX-Redirect"])
+    if dialog is None or type(response) is not HttpResponse:
+        return response  # a page already, such as that of a new secret
+    return page.page(request, "dialog.html", title=dialog["title"], dialog=mark_safe(response.text))
 
 
 def _gone(page: ModelAdmin, request: HttpRequest) -> HttpResponse:

@@ -177,6 +177,7 @@ class OneErrorForm(forms.ModelForm):
 
 # The button of a review that leads back to the form.
 BACK = "_back"
+NOTHING_SAVED = "Nothing is saved yet. Change what you like, and save again to review it."
 
 
 class RecordedForm(OneErrorForm):
@@ -207,7 +208,7 @@ class RecordedForm(OneErrorForm):
             self.data = self.data.copy()
             self.data[self.add_prefix("seen_version")] = self.present
         if BACK in self.data:
-            self.add_error(None, "Nothing is saved yet. Change what you like, and save again to review it.")
+            self.add_error(None, NOTHING_SAVED)
         return cleaned
 
     def _conflict_message(self) -> str:

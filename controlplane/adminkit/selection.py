@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
@@ -40,14 +41,15 @@ def _searched(request: HttpRequest, model: type[Model]) -> Iterator[tuple[str, s
     """
     Yield the search and the filters of the list that the rows were chosen from, as names and values.
 
-    The id of a row, such as that of a project, is replaced by the row's name, which each of the selected rows shows.
+    The id of a row, such as that of a project, is replaced by the row's name if the user may see that row.
     """
     for parameter, value in request.GET.items():
         if not value or parameter in NO_FILTERS:
             continue
         name, _, lookup = parameter.partition("__")
         if lookup in ("id__exact", "pk__exact") and (other := _related(model, name)):
-            value = str(other._default_manager.filter(pk=value).first() or value)
+            seen = admin.site.get_model_admin(other).narrowed(other._default_manager.all(), request.user)
+            value = str(seen.filter(pk=value).first() or value)
         yield NAMES.get(parameter, name if lookup in ("id__exact", "exact") else parameter), value
 
 

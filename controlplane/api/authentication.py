@@ -17,9 +17,10 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
-from controlplane.core.requests import log_author
+from controlplane.core.requests import came_through_unknown_proxy, client_address, log_author
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from enforcement.model import tokens
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,17 @@ class Access:
     def reaches_nothing(self) -> bool:
         """Whether every project to which the key was limited is deleted."""
         return not self.all_projects and not self.project_ids
+
+    @property
+    def reach(self) -> list[str] | None:
+        """The ids of the projects that the key may see, or None for all of them."""
+        return None if self.all_projects else sorted(self.project_ids)
+
+    def covers(self, reach: list[str] | None) -> bool:
+        """Return whether the key may see all projects of an earlier *reach* that still exist."""
+        if self.all_projects:
+            return True
+        return reach is not None and not Project.objects.filter(pk__in={*reach} - self.project_ids).exists()
 
     def projects(self) -> QuerySet[Project]:
         return self.within(Project.objects.all(), "pk")
@@ -105,6 +117,7 @@ class ManagementKeyAuthentication(BaseAuthentication):
         Raises:
             AuthenticationFailed: The header holds no live key. The message is the same for an unknown, a revoked and an
                 expired key.
+            ForeignNetwork: The key is limited to networks, and the client is in none of them.
         """
         header = request.headers.get("Authorization")
         if header is None:
@@ -112,8 +125,11 @@ class ManagementKeyAuthentication(BaseAuthentication):
         scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer":
             raise AuthenticationFailed("Authorization must use the scheme Bearer, as in: Bearer sg_mgmt_...")
-        key = self.key(secret.strip(), timezone.now())
+        now = timezone.now()
+        key = self.key(secret.strip(), now)
         log_author(key.name, "api")
+        _check_network(key, request)
+        _remember_use(key, now)
         return AnonymousUser(), Access.of(key)
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
@@ -126,11 +142,28 @@ class ManagementKeyAuthentication(BaseAuthentication):
         key = ManagementKey.objects.live(now).filter(digest=digest).first()
         if key is None or not hmac.compare_digest(key.digest, digest):
             raise AuthenticationFailed(UNKNOWN)
-        _remember_use(key, now)
         return key
 
     def authenticate_header(self, request: Request) -> str:
         return f'{REALM}, error="invalid_token"' if request.headers.get("Authorization") else REALM
+
+
+def _check_network(key: ManagementKey, request: Request) -> None:
+    """Raise ForeignNetwork unless the client is in a network of the key. Only trusted proxies say who the client is."""
+    if key.networks is None:
+        return
+    address = client_address(request)
+    if key.allows_from(address):
+        return
+    if came_through_unknown_proxy(request):
+        # A client may also have invented the header, so the key stays refused.
+        logger.warning(
+            "The management key %s is refused from %s. The request was forwarded. If this is the address of a proxy, "
+            "add it to SLUICEGATE_TRUSTED_PROXIES.",
+            key,
+            address,
+        )
+    raise ForeignNetwork(f"This key may not be used from {address or 'an unknown address'}.")
 
 
 def _remember_use(key: ManagementKey, now: datetime) -> None:
@@ -170,6 +203,13 @@ class HasScope(BasePermission):
         if view.concerns_all_projects() and not access.all_projects:
             raise LimitedKey
         return True
+
+
+class ForeignNetwork(Problem):
+    """Raised if a key that is limited to networks is used from elsewhere."""
+
+    status_code = 403
+    default_code = "network_not_allowed"
 
 
 class InsufficientScope(Problem):

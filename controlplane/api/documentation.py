@@ -11,12 +11,12 @@ from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from controlplane.api.schema import DESCRIPTION
+from controlplane.api.throttling import ThrottledView
 
 
-class OpenApi(SpectacularAPIView):
+class OpenApi(ThrottledView, SpectacularAPIView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
     renderer_classes = (OpenApiJsonRenderer2,)
@@ -32,7 +32,7 @@ class Documentation(SpectacularSwaggerSplitView):
 
 
 @extend_schema(exclude=True)
-class Index(APIView):
+class Index(ThrottledView):
     """The list of resources, for people who open the address of the API."""
 
     authentication_classes = ()
@@ -48,7 +48,7 @@ class Index(APIView):
 
 
 @extend_schema(exclude=True)
-class NoSuchPath(APIView):
+class NoSuchPath(ThrottledView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from controlplane.api.parsers import is_merge_patch
 from controlplane.core.text import unprintable
 from controlplane.idempotency.models import MAX_NAME
 from enforcement.model.documents import dumps
@@ -64,6 +65,6 @@ def idempotency_key_of(request: Any) -> str:
 
 
 def fingerprint(request: Any) -> str:
-    """Return the SHA-256 of method, address and body of a request, in hex. Equal JSON has one fingerprint."""
-    asked = [request.method, request.get_full_path(), request.data]
+    """Return the SHA-256 of what a request asks, in hex. Equal JSON has one fingerprint, and a merge patch another."""
+    asked = [request.method, request.get_full_path(), request.data, is_merge_patch(request)]
     return sha256(dumps(asked).encode()).hexdigest()

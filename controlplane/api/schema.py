@@ -35,6 +35,8 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - With `dry_run=true`, a change is checked and nothing is written. The response says what it would do.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
   `Idempotency-Replayed: true` and without secrets. The key with another request is refused with 422.
+- `RateLimit-Policy` says how many requests a key may send, and `RateLimit` how many are left. Beyond that, the answer
+  is 429, with `Retry-After`. Requests without a valid key are limited for each address.
 - A request that is no valid HTTP is refused with 400 by the HTTP server, without a problem document.
 - `openapi-typescript` makes fields with a default required, unless you call it with `--default-non-nullable=false`.
 """
@@ -78,6 +80,7 @@ def example(**body: Any) -> Callable[[type], type]:
     return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
 
 
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
 JSON = "application/json"
 CONDITIONAL = ("PUT", "PATCH", "DELETE")
 
@@ -96,7 +99,7 @@ REASON = OpenApiParameter(
     # The pattern is that of the characters which every client can put into a header. Those of UTF-8 are more.
     description="The reason, in UTF-8, which the audit keeps.",
 )
-REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
+REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 202, 204])
 IDEMPOTENCY_KEY = OpenApiParameter(
     KEY_HEADER,
     {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!#-~]+$"},
@@ -112,7 +115,7 @@ WAITED = _header(
 )
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
-LOCATION = _header("Location", "The address of the new object.", [201])
+LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
 
 
 def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -130,6 +133,11 @@ HEADERS = {
 ERROR_HEADERS = {
     "401": _of_responses("WWW-Authenticate", "The scheme Bearer, with the reason if a key was sent."),
     "405": _of_responses("Allow", "The methods of this address."),
+    "429": {
+        **_of_responses("Retry-After", "Seconds until a new attempt is worthwhile."),
+        **_of_responses("RateLimit-Policy", "The limit, as in draft-ietf-httpapi-ratelimit-headers."),
+        **_of_responses("RateLimit", "What is left of it."),
+    },
     "503": _of_responses("Retry-After", "Seconds until a new attempt is worthwhile."),
 }
 # What the HTTP server answers before a view sees the request.
@@ -165,14 +173,17 @@ class AutoSchema(Base):
     def get_description(self) -> str:
         """Return a text that says what the operation does, what the resource is, and which scope is needed."""
         own = description_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
-        scope = f"Scope: `{self.view.required_scope()}`."
+        needed = self.view.required_scope()
+        scope = f"Scope: `{needed}`." if needed else ""
         return "\n\n".join(filter(None, [own, super().get_description(), scope]))
 
     def get_override_parameters(self) -> list[Any]:
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.view.is_change():
-            parameters += [REASON, REVISION, IDEMPOTENCY_KEY, REPLAYED, WAITED]
+            parameters += [REASON, REVISION, WAITED]
+        if self._is_repeatable():
+            parameters += [IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._creates_by_put():
@@ -230,15 +241,18 @@ class AutoSchema(Base):
         bodies["200"]["content"] = {JSON: {"schema": {"anyOf": schemas} if schemas[1:] else schemas[0]}}
 
     def _errors(self) -> Iterator[int]:
-        yield from (400, 401, 403, 405, 406, 500, 503)
+        yield from (400, 401, 403, 405, 406, 429, 500, 503)
         if "{" in self.path or self.view.holder_in_query:
             yield 404
-        if self.view.is_change():
+        if self._is_repeatable():
             yield from (409, 422)
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (411, 413, 415)
         if self._is_conditional():
             yield 412
+
+    def _is_repeatable(self) -> bool:
+        return self.method in WRITES and (not self.view.read_only or self.view.starts_jobs)
 
     def _has_etag(self) -> bool:
         single = ("create", "retrieve", "update", "partial_update", "destroy")
@@ -252,7 +266,7 @@ class AutoSchema(Base):
         return self.method == "POST" and self.view.action != "create"
 
     def _creates(self) -> bool:
-        return "201" in map(str, self._codes())
+        return not {"201", "202"}.isdisjoint(map(str, self._codes()))
 
     def _creates_by_put(self) -> bool:
         return self.method == "PUT" and self.view.creates_by_put
@@ -267,9 +281,9 @@ class AutoSchema(Base):
     def _links(self) -> dict[str, Any]:
         """Return the operations of a new object, by their actions (OpenAPI 3.1, link object)."""
         view = self.view.view_of_one or type(self.view)
-        name = view.lookup_field
+        name, resource = view.lookup_field, self.get_tags()[0].replace("-", "_")
         return {
-            action: {"operationId": f"{self.get_tags()[0]}_{action}", "parameters": {name: f"$response.body#/{name}"}}
+            action: {"operationId": f"{resource}_{action}", "parameters": {name: f"$response.body#/{name}"}}
             for action in ("retrieve", "partial_update", "destroy")
             if action in view.scopes
         }

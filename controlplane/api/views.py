@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,13 +15,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from controlplane.api.authentication import Access
+from controlplane.api.authentication import Access, LimitedKey
 from controlplane.api.contract.deprecation import Deprecation, headers_of, noted
 from controlplane.api.lists.ordering import Orders, columns_of
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.throttling import ThrottledView
 from controlplane.api.writes.conditions import check_precondition, etag
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
@@ -39,7 +41,20 @@ REPLAYED_HEADER = "Idempotency-Replayed"
 KEPT_HEADERS = ("ETag", "Location")
 
 
-class ApiView(GenericViewSet):
+class Later(Response):
+    """A response to a change that reaches the store after the commit, whose body *read* returns also before."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        super().__init__(read())
+        self._read = read
+
+    def read_again(self) -> Response:
+        """Return the response itself, with the body as it is now."""
+        self.data = self._read()
+        return self
+
+
+class ApiView(ThrottledView, GenericViewSet):
     """
     The base class of a resource.
 
@@ -54,6 +69,7 @@ class ApiView(GenericViewSet):
         conditional: Whether single objects have an ETag, which If-Match may name.
         trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
+        starts_jobs: Whether a POST that changes nothing starts a job if its body says so.
         holder_in_query: Whether the query names the object, so that the response may be 404.
     """
 
@@ -69,6 +85,7 @@ class ApiView(GenericViewSet):
     creates_by_put: ClassVar[bool] = False
     view_of_one: ClassVar[Any] = None
     read_only: ClassVar[bool] = False
+    starts_jobs: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
     # The id of the change that this request or an earlier one has made.
@@ -96,13 +113,13 @@ class ApiView(GenericViewSet):
         super().initial(request, *args, **kwargs)
         if request.method in self.allowed_methods:
             self.query = self.query_class().read(request.query_params, self.get_serializer_context())
-            if self.is_change():
+            if self.is_change() or self.starts_job(request):
                 self._wrap_change(request)
 
     def _wrap_change(self, request: Request) -> None:
         """Have a change undone in the end if it is only tried, or made once if it names an idempotency key."""
         method = request.method.lower()
-        if self.query["dry_run"]:
+        if self.query.get("dry_run"):
             setattr(self, method, partial(self._try, getattr(self, method)))
             return
         if name := idempotency_key_of(request):
@@ -130,26 +147,46 @@ class ApiView(GenericViewSet):
         """Return what a view adds to the response to a dry run. The rows are again as they were."""
         return {}
 
+    def starts_job(self, request: Request) -> bool:
+        """Return whether a request that changes nothing is to start a job."""
+        return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
+
+    def as_problems(self) -> AbstractContextManager[None]:
+        """Return a context that raises errors of a change, also those after its commit, as errors of REST."""
+        return nullcontext()
+
     def _once(self, name: str, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the response of *act*, or what was kept of an earlier one, in which every secret is null."""
         made: list[Response] = []
 
         def run() -> Answer:
-            made.append(act(request, *args, **kwargs))
-            return _kept(made[0], self.tx)
+            made.append(response := act(request, *args, **kwargs))
+            read = (lambda: self._kept(response.read_again())) if isinstance(response, Later) else None
+            return replace(self._kept(response), read=read)
 
         try:
-            answer = answer_once(self.access.key, name, fingerprint(request), run)
+            with self.as_problems():
+                answer = answer_once(self.access.key, name, fingerprint(request), run)
         except ReusedKeyError as exc:
             raise IdempotencyKeyReused from exc
         except StillRunningError as exc:
             raise RequestRunning from exc
         if made:
             return made[0]
+        if not self.access.covers(answer.reach):
+            raise LimitedKey("This key was limited to fewer projects after it made this change.")
         headers, self.made = {**answer.headers, REPLAYED_HEADER: "true"}, answer.change
         if answer.change:
             headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
         return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
+
+    def _kept(self, response: Response) -> Answer:
+        """Return what is kept of a response for repetitions of its request."""
+        body = as_json(response)
+        headers = {name: response[name] for name in KEPT_HEADERS if name in response}
+        text = "" if body is None else json.dumps(without_secrets(body), ensure_ascii=False)
+        change, reach = self.tx.id if self.tx else "", self.access.reach
+        return Answer(response.status_code, text, headers, change, reach)
 
     def get_parsers(self) -> list[BaseParser]:
         """Return the parsers of the request, or of the action that the OpenAPI document describes."""
@@ -237,14 +274,6 @@ def revision_header(revision: int | None) -> str:
     if OutboxEntry.objects.filter(revision=None).exists():
         return "pending"
     return str(last_revision())
-
-
-def _kept(response: Response, tx: Change | None) -> Answer:
-    """Return what is kept of a response for repetitions of its request."""
-    body = as_json(response)
-    headers = {name: response[name] for name in KEPT_HEADERS if name in response}
-    text = "" if body is None else json.dumps(without_secrets(body), ensure_ascii=False)
-    return Answer(response.status_code, text, headers, tx.id if tx else "")
 
 
 class Listed:

@@ -9,6 +9,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.model.checks import shown
+from enforcement.model.limits import Limit
 
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # Other databases are not tested, and decide some races in another way.
@@ -48,6 +49,18 @@ def currency(name: str, default: str) -> str:
     given = string(name, default)
     if not (len(given) == 3 and given.isascii() and given.isalpha() and given.isupper()):
         raise ImproperlyConfigured(f"{name}: must be three capital letters such as USD, got {shown(given)}.")
+    return given
+
+
+def rate(name: str, default: str) -> str:
+    """Return the rate in a variable, or "" for "off". Raises ImproperlyConfigured for what is no rate."""
+    given = string(name, default)
+    if given == "off":
+        return ""
+    try:
+        Limit.parse(given)
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"{name}: must be a rate such as {default}, or off, got {shown(given)}.") from exc
     return given
 
 

@@ -3,10 +3,12 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.utils import timezone
 
-from controlplane.projects.models import ManagementKey
+from controlplane.keys.models import ManagementKey
 
 MAX_NAME = 255
 KEPT = timedelta(hours=24)
+# What follows a commit takes less. After that, its process is dead.
+ENDING = timedelta(seconds=30)
 
 
 class KeptAnswerQuerySet(models.QuerySet["KeptAnswer"]):
@@ -25,11 +27,12 @@ class KeptAnswer(models.Model):
     Attributes:
         owner: The management key that made the request. Others may use the same name for something else.
         name: The idempotency key.
-        fingerprint: SHA-256 of method, address and body.
+        fingerprint: SHA-256 of method, address and body. It is empty until the change is committed.
         status: Status of the response, or null while there is none.
         headers: The headers that belong to the response's object.
         body: The response's JSON, in which every secret is null.
         change: The id of the change, which leads to its revision.
+        reach: The ids of the projects that the key could see then, or null for all of them.
     """
 
     owner = models.ForeignKey(ManagementKey, models.CASCADE, related_name="+")
@@ -39,6 +42,7 @@ class KeptAnswer(models.Model):
     headers = models.JSONField(default=dict)
     body = models.TextField(blank=True)
     change = models.CharField(max_length=40, blank=True)
+    reach = models.JSONField(null=True)
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     objects = KeptAnswerQuerySet.as_manager()
@@ -52,3 +56,7 @@ class KeptAnswer(models.Model):
     def holds(self, now: datetime) -> bool:
         """Return whether there is a response that is still kept."""
         return self.status is not None and self.created_at > now - KEPT
+
+    def is_ending(self, now: datetime) -> bool:
+        """Return whether the change is committed, and a process still does what follows the commit."""
+        return self.status is None and bool(self.fingerprint) and self.created_at > now - ENDING

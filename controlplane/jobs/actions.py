@@ -22,15 +22,20 @@ def author_of(job: Job) -> Actor:
     return Actor(job.created_by, job.channel, job.request_id)
 
 
-def check_author(job: Job) -> None:
+def check_author(job: Job, role: str = EDITOR, scope: str = "") -> None:
     """
     Do nothing if whoever started the job may still change rows of all projects that it concerns.
 
+    Args:
+        role: The least role that a user needs in each of them.
+        scope: The scope that a management key needs. No key may do a job without one.
     Raises:
-        ValidationError: The user is gone, may not log in to the admin any more, or has a lower role now.
+        ValidationError: The user or the key is gone, or may do less now.
     """
-    concerned = job.projects.order_by("slug")
+    concerned, key = job.projects.order_by("slug"), job.key
     if job.user is not None and job.user.is_staff:
-        concerned = concerned.exclude(pk__in=projects_of(job.user, EDITOR).values("pk"))
+        concerned = concerned.exclude(pk__in=projects_of(job.user, role).values("pk"))
+    elif scope and key is not None and key.is_live and key.allows(scope):
+        concerned = concerned.none() if key.all_projects else concerned.exclude(pk__in=key.projects.values("pk"))
     if lost := concerned.first():
         raise ValidationError(f"{job.created_by} may not change {lost} any more. What was done until then stays done.")

@@ -7,7 +7,8 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
-from controlplane.projects.models import ManagementKey, Project
+from controlplane.keys.models import ManagementKey
+from controlplane.projects.models import Project
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 ACTIVE = (WAITING, RUNNING)

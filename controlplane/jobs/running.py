@@ -17,6 +17,7 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from structlog.contextvars import bound_contextvars
 
 from controlplane.jobs.kinds import kind_of
 from controlplane.jobs.models import ACTIVE, CANCELLED, DONE, FAILED, RUNNING, Job, JobPart
@@ -142,7 +143,13 @@ def _run_beside(job: Job) -> bool:
 
 
 def _work(job: Job) -> None:
-    """Run one slice of *job*, and set its new state without saving it."""
+    """Run one slice of *job*, and set its new state without saving it. Its log lines name who started it."""
+    request = {"request_id": job.request_id} if job.request_id else {}
+    with bound_contextvars(job=job.pk, actor=job.created_by, channel=job.channel, **request):
+        _slice(job)
+
+
+def _slice(job: Job) -> None:
     job.touched_at, kind = timezone.now(), kind_of(job)
     if kind is None:
         return _fail(job, "This release does not know jobs of this kind.")

@@ -1,5 +1,6 @@
 """The list and the form of overrides, and the page that raises a limit of a token or project."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -30,6 +31,7 @@ from controlplane.policies.models import Override
 from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.review.override_admin import ReviewedOverrides
 
 HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
 
@@ -54,7 +56,7 @@ class StateFilter(DropdownFilter):
 
 
 @admin.register(Override)
-class OverrideAdmin(OverrideScope, RecordedAdmin):
+class OverrideAdmin(ReviewedOverrides, OverrideScope, RecordedAdmin):
     form = OverrideForm
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
@@ -99,6 +101,7 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
     def delete_selected(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
         """Delete some hundred at once, or start a job, of which the page that asks says so."""
         is_job = rows.count() > bulk.MOST_IN_A_REQUEST
+        self.settle_selected(request, rows, is_job=is_job)
         if is_job and request.POST.get("post"):
             return self._start_deletion(request, rows)
         response = delete_selected(self, request, rows)
@@ -172,7 +175,10 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
         """Do nothing, because save_override() has recorded the change."""
 
     def raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
-        """Return the page that raises a limit of a token or project, or raise it."""
+        """Return the page that raises a limit of a token or project, or raise it, or the review of what that lowers."""
+        return self.reviewed(request, partial(self._raise_view, request, pk, kind))
+
+    def _raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
         holder, now = self._holder(request, kind, pk), timezone.now()
         offered = offers(holder, now)
         if not is_operator(request.user):
@@ -213,10 +219,11 @@ class OverrideAdmin(OverrideScope, RecordedAdmin):
 
     def _raise(self, request: HttpRequest, form: RaiseForm) -> bool:
         """Save the override, tell the user how that went, and return whether it is saved."""
-        override = form.override()
+        override, former = form.override(), form.former
         try:
             with self.changing(request, override.reason) as tx:
                 save_override(tx, override)
+                self.settle_raise(request, former, override)
                 quota = permits(override.quota, override.limit.unit)
                 self.message_user(request, f"{override.limit} is raised to {quota}.", messages.SUCCESS)
         except ValidationError as exc:

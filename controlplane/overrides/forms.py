@@ -1,6 +1,7 @@
 """The form of an override, and the one that raises a limit of a token or project."""
 
 import hashlib
+from copy import copy
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -11,7 +12,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm
 from controlplane.core.money import permits
 from controlplane.core.text import PRINTABLE
 from controlplane.overrides import ends
@@ -104,6 +105,8 @@ class RaiseForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         given = self.cleaned_data
+        if BACK in self.data:
+            self.add_error(None, NOTHING_SAVED)
         offer = self.offers.get(given.get("limit", ""))
         if offer and "quota" in given:
             try:
@@ -128,12 +131,17 @@ class RaiseForm(forms.Form):
             except ValidationError as exc:
                 self.add_error(None, exc)
 
+    @property
+    def former(self) -> Override | None:
+        """The present override of the limit that a valid form names, or None."""
+        return self.offers[self.cleaned_data["limit"]].override
+
     def override(self) -> Override:
-        """Return the override that a valid form asks for. It is the present one of the limit if there is one."""
+        """Return the override that a valid form asks for, as a copy of the present one of the limit if there is one."""
         given = self.cleaned_data
         offer = self.offers[given["limit"]]
         name = "token" if isinstance(self.holder, Token) else "project"
-        found = offer.override or Override(limit=offer.limit, **{name: self.holder})
+        found = copy(offer.override) or Override(limit=offer.limit, **{name: self.holder})
         found.quota, found.ends_at, found.reason = given["quota"], given["ends_at"], given["reason"]
         return found
 

@@ -8,9 +8,10 @@ from django.db.models import Q, QuerySet
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
+from controlplane.keys.models import ManagementKey
 from controlplane.lists.counting import capped
 from controlplane.policies.models import Override
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 
 WITHIN = timedelta(days=7)
 USED = timedelta(days=1)

@@ -1,4 +1,4 @@
-"""The REST resources of policies with their limits, the global policy, and overrides."""
+"""The REST resources of policies with their limits, and of the global policy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationE
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import LimitReferenceField, ReferenceField
+from controlplane.api.fields import ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
@@ -20,28 +20,14 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import (
-    ApiView,
-    Created,
-    CreatedOrReplaced,
-    Deleted,
-    Listed,
-    Retrieved,
-    Updated,
-)
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
 from controlplane.api.writes.batches import Batched, batch_of, of_items
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
 from controlplane.lists.searching import IndexedSearch
-from controlplane.policies.actions import (
-    create_policies,
-    lock_global_policy,
-    replace_limits,
-    save_override,
-    set_global_policy,
-)
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.policies.actions import create_policies, lock_global_policy, replace_limits, set_global_policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
@@ -50,13 +36,10 @@ from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
-OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.
 NULLABLE = ("window_seconds", "calendar", "anchor", "burst", "rollover")
 
 
-# Who may not change a limit for all projects may not change it for one of them.
-SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
 
 
@@ -308,78 +291,3 @@ class GlobalPolicy:
 
     def as_record(self) -> dict[str, Any]:
         return {"policy": self.policy and self.policy.pk}
-
-
-@example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
-class OverrideSerializer(CleanModelSerializer):
-    limit = LimitReferenceField(help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or null.")
-    project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
-
-    class Meta:
-        model = Override
-        fields = [
-            *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
-            *("created_by", "created_at"),
-        ]
-        extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
-        read_only_fields = ["created_by"]
-
-    def validate_limit(self, limit: Limit) -> Limit:
-        if not self.context["access"].owns(limit.policy.project_id):
-            raise ValidationError([ErrorDetail(SHARED_LIMIT, code="key_limited_to_projects")])
-        return limit
-
-
-class OverrideItemSerializer(OverrideSerializer):
-    """The same for one of many, whose rules are checked when it is saved, as earlier items count for them."""
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        return attrs
-
-
-class OverrideQuery(ListQuery):
-    limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
-    project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
-
-
-@batch_of(OverrideItemSerializer, OverrideSerializer)
-class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
-    """Another quota for one limit of one token or project, with a reason and an optional end."""
-
-    serializer_class = OverrideSerializer
-    lookup_field = "id"
-    lookup_value_regex = OVERRIDE_ID
-    ordering = ("-id",)
-    queries = {"list": OverrideQuery}
-    scopes = {
-        "list": "policies:read",
-        "retrieve": "policies:read",
-        "create": "overrides:write",
-        "batch": "overrides:write",
-        "partial_update": "overrides:write",
-        "destroy": "overrides:write",
-    }
-
-    def get_queryset(self) -> QuerySet[Override]:
-        chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
-        rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
-        return rows.filter(**chosen)
-
-    def check_writable(self, obj: Override) -> None:
-        if not self.access.owns(obj.limit.policy.project_id):
-            raise PermissionDenied(SHARED_LIMIT)
-
-    def save_new(self, tx: Change, serializer: Any) -> Override:
-        return self.save_item(tx, serializer.validated_data)
-
-    def save_item(self, tx: Change, values: dict[str, Any]) -> Override:
-        override = Override(**values)
-        save_override(tx, override)
-        return override
-
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        override = serializer.candidate(serializer.validated_data)
-        if override.as_record() != before:
-            save_override(tx, override)

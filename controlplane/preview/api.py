@@ -116,6 +116,7 @@ class PreviewView(ApiView):
     serializer_class = PreviewSerializer
     conditional = False
     read_only = True
+    starts_jobs = True
 
     @extend_schema(request=PreviewQuestionSerializer, responses={200: PreviewSerializer, 202: StartedSerializer})
     def preview(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -152,12 +153,12 @@ def visible_to(access: Access) -> frozenset[str] | None:
     return None if access.all_projects else access.project_ids
 
 
-def preview_data(found: Preview) -> dict[str, Any]:
-    """Return a preview as the values that its serializer writes."""
+def preview_data(found: Preview, *, shadow: bool = True) -> dict[str, Any]:
+    """Return a preview as the values that its serializer writes. *shadow* is as for ``words.sentence``."""
     slugs = dict(Project.objects.filter(pk__in=_ids(found)).values_list("pk", "slug"))
     would_deny = {"callers": found.caught, "requests": found.denied} if found.has_data else None
     return {
-        "summary": words.sentence(found),
+        "summary": words.sentence(found, shadow=shadow),
         "from": found.starts,
         "to": found.ends,
         "concerned": found.concerned,

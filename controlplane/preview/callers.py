@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import batched
+from itertools import batched, chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from controlplane.preview.chunks import HEAD, Chunk, DaySum, read_hours
 from controlplane.preview.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay
 from controlplane.preview.replay import Case, Days, seconds_of_day
+from controlplane.preview.supposed import SAVED, Supposed, overridden
 from controlplane.projects.models import Project, Token
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS
 from enforcement.model.limits import InvalidLimit, Limit
@@ -58,7 +59,7 @@ class Callers:
         span: Of its days, the recorded requests count.
         now: Tokens that have ended before are left out.
         projects: The ids of the projects that the reader may see. None: all of them.
-        holder: Only this token or project counts, as if it had the policy.
+        supposed: The state after a change.
     """
 
     def __init__(
@@ -67,24 +68,27 @@ class Callers:
         span: Span,
         now: datetime,
         projects: Collection[str] | None = None,
-        holder: Caller | None = None,
+        supposed: Supposed = SAVED,
     ) -> None:
         tokens, seen = Token.objects.live(now), Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
-        if holder is None:
+        if supposed.project is not None:
+            tokens, seen = tokens.filter(project=supposed.project), seen.filter(pk=supposed.project)
+        if supposed.holders is None:
             tokens = tokens.filter(policy=policy.pk)
             having, admitting = seen.filter(policy=policy.pk), seen.filter(anonymous_policy=policy.pk)
         else:
-            tokens = tokens.filter(pk=holder[1])
-            having, admitting = seen.filter(pk=holder[1]), seen.none()
-        self.policy, self.now, self.visible = policy, now, projects
+            tokens = tokens.filter(pk__in=supposed.ids(TOKEN))
+            having, admitting = (seen.filter(pk__in=supposed.ids(kind)) for kind in (PROJECT, ANONYMOUS))
+        self.policy, self.now, self.visible, self.supposed = policy, now, projects, supposed
         recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
         self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))
         self.projects = list(having.values_list("pk", flat=True))
         self.open_projects = list(admitting.values_list("pk", flat=True))
         self.are_costs_one = True
-        everything = [(EVERYTHING, "")] if policy.is_global and projects is None and holder is None else []
+        everyone = projects is None and not supposed.is_narrowed
+        everything = [(EVERYTHING, "")] if policy.is_global and everyone else []
         # How many have the policy, with those that sent nothing.
         self.concerned = tokens.count() + len(self.projects) + len(self.open_projects) + len(everything)
         self.all: list[Caller] = [
@@ -145,14 +149,17 @@ class Callers:
         present = Q(ends_at=None) | Q(ends_at__gt=self.now)
         rows = Override.objects.filter(present, limit__policy=self.policy.pk, limit__name=limit.name)
         found: dict[Caller, Limit] = {}
-        for override in rows:
-            holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
-            fields = {"quota": override.quota} | ({"burst": override.burst} if override.burst else {})
+        for holder, quota, burst in chain(map(_numbers, rows.exclude(pk__in=self.supposed.gone)), self._assumed(limit)):
             try:
-                found[holder] = Limit.from_json({**limit.to_json(), **fields}, published=True)
-            except InvalidLimit:  # enforcers would leave it out too
+                found[holder] = overridden(limit, quota, burst)
+            except InvalidLimit:  # enforcers cannot have it either
                 continue
         return found
+
+    def _assumed(self, limit: Limit) -> Iterator[tuple[Caller, int, int | None]]:
+        for one in self.supposed.overrides:
+            if one.limit == limit.name:
+                yield one.holder, one.quota, one.burst
 
     def _places(self, project: str, token: str) -> Iterable[int]:
         for caller in _callers_of(project, token):
@@ -177,6 +184,12 @@ class Callers:
             ids = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT, ANONYMOUS))
             rows = rows.filter(_sent_by(*ids))
         return rows.values_list("project_id", "token_id", "day", "body").iterator(chunk_size=500)
+
+
+def _numbers(override: Override) -> tuple[Caller, int, int | None]:
+    """Return the holder, the quota and the burst of a saved override."""
+    holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
+    return holder, override.quota, override.burst
 
 
 def _days(days: Sequence[date]) -> QuerySet[RecordedDay]:

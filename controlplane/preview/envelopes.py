@@ -1,13 +1,18 @@
 """
-The least and the most requests that limits may have denied, when only the requests of each bin of time are known.
+The least and the most requests that limits may have admitted, when only the requests of each bin of time are known.
 
 All callers are replayed at once, one bin after the other, as columns of numpy. The optimistic pass lets the requests of
 a bin come when the counters have most room, the pessimistic one when they have least. The exact arithmetic is that of
 `enforcement.model.algorithms`; `controlplane.preview.replay` asks it where the two passes differ.
+
+What a pass has admitted since its beginning is a bound at each of its bins, also of several limits together: how many
+requests a limit lets pass by some time grows with what was admitted before, and never shrinks. So the truth, which lies
+between the two passes at one bin, lies between them at the next one. What one bin admits is no such bound. There the
+truth may have more room than the optimistic pass, because it has admitted less until then.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
@@ -19,11 +24,11 @@ Numbers = np.ndarray
 class Counters(Protocol):
     """The counters of all callers under one limit."""
 
-    def room(self, at: int) -> Numbers: ...
-    def add(self, admitted: Numbers, demand: Numbers) -> None: ...
+    def room(self, at: int) -> Numbers:
+        """Return how many requests may pass in the bin that begins *at* so many seconds. It may be below 0."""
 
-    def part(self, worst: Any) -> None:
-        """Take the better state of these optimistic counters and the pessimistic *worst*, and give those the worse."""
+    def add(self, charged: Numbers) -> None:
+        """Charge what passed in this bin. A pessimistic counter also takes more, such as all that was sent."""
 
 
 class FixedCounters:
@@ -48,16 +53,13 @@ class FixedCounters:
         self.earlier = left + (self.touched - 2) * self.quota
         return self.earlier + self.quota
 
-    def add(self, admitted: Numbers, demand: Numbers) -> None:
+    def add(self, charged: Numbers) -> None:
         if self.touched == 1:
-            self.used = self.used + admitted
-        elif self.pessimistic:  # what is denied as if it came before the last window counts as if it came in it
-            self.used = np.minimum(demand, self.quota)
+            self.used = np.minimum(self.used + charged, self.quota)
+        elif self.pessimistic:  # all of it may have come in the last window
+            self.used = np.minimum(charged, self.quota)
         else:
-            self.used = np.maximum(admitted - self.earlier, 0)
-
-    def part(self, worst: Self) -> None:
-        self.used, worst.used = np.minimum(self.used, worst.used), np.maximum(self.used, worst.used)
+            self.used = np.maximum(charged - self.earlier, 0)
 
 
 class SlidingCounters:
@@ -80,21 +82,12 @@ class SlidingCounters:
         # The requests may also come when the next window has begun, and all of this one still counts.
         return np.minimum(room, self.quota - np.maximum(self.current - 1, 0)) if self.touched > 1 else room
 
-    def add(self, admitted: Numbers, demand: Numbers) -> None:
+    def add(self, charged: Numbers) -> None:
         if self.touched > 1 and not self.pessimistic:  # as many as fit have come before the last window
-            admitted = np.maximum(admitted - self.quota * (self.touched - 1), 0)
-        self.current = np.minimum(self.current + admitted, self.quota)
+            charged = np.maximum(charged - self.quota * (self.touched - 1), 0)
+        self.current = np.minimum(self.current + charged, self.quota)
         if self.touched > 1 and self.pessimistic:  # it counts for both windows
-            self.window, self.previous, self.current = self.window + 1, self.current, np.minimum(admitted, self.quota)
-
-    def part(self, worst: Self) -> None:
-        if self.window == worst.window:
-            self.current, worst.current = (
-                np.minimum(self.current, worst.current),
-                np.maximum(self.current, worst.current),
-            )
-            earlier = self.previous, worst.previous
-            self.previous, worst.previous = np.minimum(*earlier), np.maximum(*earlier)
+            self.window, self.previous, self.current = self.window + 1, self.current, np.minimum(charged, self.quota)
 
     def _room(self, left: int) -> Numbers:
         share = -(-self.previous * left // self.length)
@@ -110,7 +103,6 @@ class LogCounters:
     """The sliding log, with a window of whole bins that is a little too short or too long."""
 
     def __init__(self, quota: Numbers, length: int, step: int, *, pessimistic: bool) -> None:
-        self.quota = quota
         bins = -(-length // step) + 1 if pessimistic else max(1, length // step)
         # A window shorter than a bin passes several times while a bin lasts.
         self.most = quota * (step // length + 1) if length < step and not pessimistic else quota
@@ -120,27 +112,12 @@ class LogCounters:
 
     def room(self, at: int) -> Numbers:
         self.used = self.used - self.kept[self.place]
-        self.kept[self.place] = 0
         return self.most - self.used
 
-    def add(self, admitted: Numbers, demand: Numbers) -> None:
-        self.kept[self.place] = admitted
-        self.used = self.used + admitted
+    def add(self, charged: Numbers) -> None:
+        self.kept[self.place] = charged
+        self.used = self.used + charged
         self.place = (self.place + 1) % len(self.kept)
-
-    def part(self, worst: Self) -> None:
-        # By what each has admitted since a bin, because the pessimistic window is one bin longer.
-        best, most = self._since(), worst._since()
-        longest = np.vstack([best, *[best[-1:]] * (len(most) - len(best))])
-        self._begin(np.minimum(best, most[: len(best)]))
-        worst._begin(np.maximum(longest, most))
-
-    def _since(self) -> Numbers:
-        """Return what was admitted since each bin that is kept, the last one first."""
-        return np.roll(self.kept, -self.place, axis=0)[::-1].cumsum(axis=0)
-
-    def _begin(self, since: Numbers) -> None:
-        self.kept, self.place, self.used = np.diff(since, axis=0, prepend=0)[::-1].copy(), 0, since[-1]
 
 
 class BucketCounters:
@@ -159,22 +136,18 @@ class BucketCounters:
         level = self.level if self.pessimistic else self.level + self.inflow
         return np.floor(level + 1e-9).astype(np.int64)
 
-    def add(self, admitted: Numbers, demand: Numbers) -> None:
-        if self.pessimistic:
-            self.level = np.maximum(np.minimum(self.burst, self.level + self.inflow) - demand, 0)
+    def add(self, charged: Numbers) -> None:
+        if self.pessimistic:  # the requests come at the end, when nothing flows in any more
+            self.level = np.maximum(np.minimum(self.burst, self.level + self.inflow) - charged, 0)
         else:
-            spent = np.maximum(self.level - admitted, self.level % 1)
-            self.level = np.minimum(self.burst, spent + self.inflow)
-
-    def part(self, worst: Self) -> None:
-        self.level, worst.level = np.maximum(self.level, worst.level), np.minimum(self.level, worst.level)
+            self.level = np.minimum(self.burst, self.level - charged + self.inflow)
 
 
-def denied(demand: Numbers, begins: int, step: int, counters: Sequence[Counters]) -> tuple[Numbers, Numbers | None]:
+def admitted(
+    demand: Numbers, begins: int, step: int, counters: Sequence[Counters], turn: int
+) -> tuple[Numbers, Numbers]:
     """
-    Return the denied requests by bin and caller, in the shape of *demand*, and which buckets are full before each bin.
-
-    The latter is None if there is no bucket. A window forgets by itself, but a bucket that is used may never fill.
+    Return how many requests of each caller are admitted before the bin *turn*, and in all bins.
 
     Args:
         demand: Requests by bin and caller.
@@ -182,19 +155,45 @@ def denied(demand: Numbers, begins: int, step: int, counters: Sequence[Counters]
         step: Seconds of a bin.
         counters: A request must find room in all of them.
     """
-    found = np.empty_like(demand)
+    total = np.zeros(demand.shape[1], np.int64)
+    before = total.copy()
+    for number, wanted in enumerate(demand):
+        if number == turn:
+            before = total.copy()
+        passed = np.minimum(wanted, _room(counters, begins + number * step))
+        for one in counters:
+            one.add(passed)
+        total += passed
+    return before, total
+
+
+def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counters]) -> tuple[Numbers, Numbers | None]:
+    """
+    Return whether requests may be denied, by bin and caller, and which buckets are surely full before each bin.
+
+    The latter is None if there is no bucket. A window forgets by itself, but a bucket that is used may never fill.
+
+    Args:
+        counters: Pessimistic ones, to which all requests are charged. No counter ever has less room.
+    """
+    found = np.empty(demand.shape, bool)
     buckets = [one for one in counters if isinstance(one, BucketCounters)]
     full = np.ones(demand.shape, bool) if buckets else None
-    for number in range(len(demand)):
-        wanted = demand[number].astype(np.int64)
+    for number, wanted in enumerate(demand):
         for bucket in buckets:
             full[number] &= bucket.is_full
-        rooms = [one.room(begins + number * step) for one in counters]
-        admitted = np.minimum(wanted, np.maximum(np.minimum.reduce(rooms), 0))
+        found[number] = wanted > _room(counters, begins + number * step)
         for one in counters:
-            one.add(admitted, wanted)
-        found[number] = wanted - admitted
+            one.add(wanted)
     return found, full
+
+
+def _room(counters: Sequence[Counters], at: int) -> Numbers:
+    """Return how many requests find room in all counters, at least 0."""
+    least, *others = [one.room(at) for one in counters]
+    for room in others:
+        least = np.minimum(least, room)
+    return np.maximum(least, 0)
 
 
 def counters_of(

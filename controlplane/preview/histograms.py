@@ -68,14 +68,17 @@ def histogram_of(case: Case, heads: np.ndarray, active: np.ndarray) -> Histogram
         HOUR_SECONDS: heads[:, :, 0].max(axis=1),
         DAY_SECONDS: heads[:, :, 0].sum(axis=1),
     }[moment][active]
-    edges = edges_of(case.limit.quota)
+    quotas = set(np.array(case.quotas)[active].tolist())
+    # Of callers that all have the same override, the line is where theirs is.
+    quota = quotas.pop() if len(quotas) == 1 else case.limit.quota
+    edges = edges_of(quota)
     places = np.searchsorted(edges, busiest, "left")
     callers = np.bincount(places, minlength=len(edges) + 1).tolist()
     bars = [
         Bar(least, most, callers[place])
         for place, (least, most) in enumerate(zip([1, *(e + 1 for e in edges)], [*edges, None], strict=True))
     ]
-    return Histogram(MOMENTS[moment], case.limit.quota, bars, moment == length)
+    return Histogram(MOMENTS[moment], quota, bars, moment == length)
 
 
 def edges_of(quota: int) -> list[int]:

@@ -20,6 +20,7 @@ from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
 from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, replay
+from controlplane.preview.supposed import SAVED, Supposed
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
@@ -138,7 +139,7 @@ class Recorded:
         policy: Its tokens, projects and overrides count. It need not be saved.
         span: A length of time that ends now, or its start and end.
         projects: The ids of the projects that the reader may see. None: all of them.
-        holder: Only this token or project counts, as if it had the policy.
+        supposed: The state after a change.
     """
 
     def __init__(
@@ -147,14 +148,14 @@ class Recorded:
         now: datetime,
         span: timedelta | tuple[datetime, datetime] = DAY,
         projects: Collection[str] | None = None,
-        holder: Caller | None = None,
+        supposed: Supposed = SAVED,
     ) -> None:
         self._began = time.perf_counter()
         known_until = recording.fold_few(now)
         starts, ends = span if isinstance(span, tuple) else (hour_of(known_until) - span, known_until)
         self._span = Span.of(starts, ends)
         self._ends = min(ends, known_until)
-        self._callers = Callers(policy, self._span, now, projects, holder)
+        self._callers = Callers(policy, self._span, now, projects, supposed)
 
     @cached_property
     def _heads(self) -> np.ndarray:
@@ -254,7 +255,7 @@ def _replayed(
     found = []
     for start in range(0, len(could), CALLERS_AT_ONCE):
         places = could[start : start + CALLERS_AT_ONCE].tolist()
-        chosen = [at_places(case, places) for case in cases]
+        chosen = [case.at(places) for case in cases]
         days, coarse = callers.days(places, span), len(could) > MOST_FINE or span.seconds > LONGEST_FINE
         for place, of_caller in zip(places, days, strict=True):
             if callers.all[place][0] in (PROJECT, EVERYTHING):
@@ -262,9 +263,9 @@ def _replayed(
         outcome, steps = replay(days, chosen, span.begins, span.ends, steps, coarse=coarse)
         found.append(outcome)
     if not found:
-        nothing = np.zeros((span.seconds // HOUR_SECONDS, 0), np.int64)
+        nothing = np.zeros(0, np.int64)
         return Outcome(nothing, nothing, nothing, 0, True)
-    numbers = [np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("low", "likely", "high")]
+    numbers = [np.concatenate([getattr(one, name) for one in found]) for name in ("low", "likely", "high")]
     return Outcome(*numbers, max(one.step for one in found), all(one.is_whole for one in found))
 
 
@@ -274,11 +275,6 @@ def _set_heads(heads: np.ndarray, days: Days, span: Span) -> None:
         first = (start - span.begins) // HOUR_SECONDS
         inside = slice(max(0, first), max(0, first + 24))
         heads[inside] = read_hours([chunk.hours()])[0][inside.start - first :][: len(heads[inside])]
-
-
-def at_places(case: Case, places: Sequence[int]) -> Case:
-    """Return a case of the callers at some places only."""
-    return Case(case.limit, [case.quotas[n] for n in places], [case.bursts[n] for n in places])
 
 
 def _with_outcome(
@@ -291,7 +287,7 @@ def _with_outcome(
 ) -> Preview:
     """Return the preview with what a replay has found, of which it lists *most* callers, or all for None."""
     requests, heads = sent
-    low, likely, high = (getattr(outcome, name).sum(axis=0) for name in ("low", "likely", "high"))
+    low, likely, high = outcome.low, outcome.likely, outcome.high
     order = np.lexsort((could, -likely))[:most]
     affected = [
         Affected(

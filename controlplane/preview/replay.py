@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import batched
 from typing import Any
 
 import numpy as np
 
 from controlplane.preview.chunks import Chunk
-from controlplane.preview.envelopes import Counters, counters_of, denied
+from controlplane.preview.envelopes import Counters, admitted, counters_of, deniable
 from controlplane.preview.judging import MOST_BEFORE, is_exact, starts_of, step_seconds, window_seconds
 from enforcement.model.algorithms import ALGORITHMS, Spec
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
@@ -26,6 +27,8 @@ from enforcement.usage.spread import PART_SECONDS, PARTS
 MOST_STEPS = 250_000
 # With more requests than this at an unknown second, ten seconds would be a false precision.
 COARSE_SHARE = 0.01
+# Callers of whom is found out together where requests may be denied.
+LOOKED_AT_ONCE = 500
 # In a longer window it makes no difference at which of ten seconds a request comes.
 FINE_BELOW = 600
 
@@ -49,11 +52,15 @@ class Case:
             fields["burst"] = int(self.bursts[number])
         return Limit.from_json(fields, published=True)
 
+    def at(self, numbers: Sequence[int]) -> "Case":
+        """Return the case of some of the callers only."""
+        return Case(self.limit, [self.quotas[n] for n in numbers], [self.bursts[n] for n in numbers])
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    Requests that would have been denied, by hour and caller.
+    Requests that would have been denied, by caller.
 
     Attributes:
         low: With the most favourable order of requests within a bin of time.
@@ -91,25 +98,56 @@ def replay(
     limits = [case.limit for case in cases]
     step = step_seconds(limits, coarse=coarse or _is_coarse(callers))
     before = min(MOST_BEFORE, max(map(_followed_seconds, limits)))
-    origin = begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS
-    demand = bins_of(callers, origin, ends, step)
-    best = _counters(origin, ends, step, cases, pessimistic=False)
+    bins = _Bins(callers, begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS, begins, ends, step)
+    most_before, most = bins.admitted(cases, pessimistic=False)
     if all(is_exact(limit, step) for limit in limits):
-        low, _ = denied(demand, origin, step, best)
-        exact = _by_hour(low, origin, begins, step)
+        exact = bins.sent - (most - most_before)
         return Outcome(exact, exact, exact, step, True), steps
-    worst = _counters(origin, ends, step, cases, pessimistic=True)
-    low, high, full = _bounds(demand, origin, begins, step, best, worst)
-    least, most = (_by_hour(one, origin, begins, step) for one in (np.minimum(low, high), high))
-    undecided = _Undecided(origin, begins, ends, step, high, full)
-    likely, left = _likely(callers, cases, undecided, (least, most), steps)
-    return Outcome(np.minimum(least, likely), likely, np.maximum(most, likely), step, left >= 0), max(left, 0)
+    least_before, least = bins.admitted(cases, pessimistic=True)
+    # What was admitted before the span is not known, but bounded, too.
+    low, high = bins.sent - (most - least_before), bins.sent - (least - most_before)
+    low, high = np.maximum(low, 0), np.minimum(high, bins.sent)
+    likely, left = _likely(bins, cases, (low, high), steps)
+    return Outcome(np.minimum(low, likely), likely, np.maximum(high, likely), step, left >= 0), max(left, 0)
 
 
 def _followed_seconds(limit: Limit) -> int:
     """Return for how long a counter is followed before the span, in which it begins empty."""
-    # What a sliding window denied depends on the window before, and so on what that denied.
-    return window_seconds(limit) * (8 if limit.algorithm == "sliding_window" else 2)
+    # What a sliding window denied depends on the window before, and so on what that denied. What a bucket holds depends
+    # on all that came since it was full.
+    return window_seconds(limit) * (8 if limit.algorithm in ("sliding_window", "token_bucket") else 2)
+
+
+class _Bins:
+    """The requests of callers by bins of time, from *origin* on. Those before *begins* only fill the counters."""
+
+    def __init__(self, callers: Sequence[Days], origin: int, begins: int, ends: int, step: int) -> None:
+        self.callers, self.origin, self.begins, self.ends, self.step = callers, origin, begins, ends, step
+        self.demand = bins_of(callers, origin, ends, step)
+        self.turn = (begins - origin) // step
+        self.sent = self.demand[self.turn :].sum(axis=0, dtype=np.int64)
+
+    def admitted(self, cases: Sequence[Case], *, pessimistic: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the most, or if *pessimistic* the least, that is admitted before the span and in all, by caller."""
+        return admitted(self.demand, self.origin, self.step, self._counters(cases, pessimistic=pessimistic), self.turn)
+
+    def undecided(self, cases: Sequence[Case], numbers: Sequence[int]) -> "_Undecided":
+        """Return where requests of the callers with these *numbers* may be denied."""
+        counters = self._counters([case.at(numbers) for case in cases], pessimistic=True)
+        chosen = np.ascontiguousarray(self.demand[:, numbers])
+        return _Undecided(self.origin, self.step, *deniable(chosen, self.origin, self.step, counters))
+
+    def _counters(self, cases: Sequence[Case], *, pessimistic: bool) -> list[Counters]:
+        return [
+            counters_of(
+                case.limit,
+                (np.array(case.quotas, np.int64), np.array(case.bursts, np.int64)),
+                np.array(starts_of(case.limit, self.origin, self.ends), np.int64),
+                self.step,
+                pessimistic=pessimistic,
+            )
+            for case in cases
+        ]
 
 
 def bins_of(callers: Sequence[Days], origin: int, ends: int, step: int) -> np.ndarray:
@@ -141,49 +179,11 @@ def _is_coarse(callers: Sequence[Days]) -> bool:
     return unplaced > COARSE_SHARE * sum(int(chunk.demand.sum()) for days in callers for _, chunk in days)
 
 
-def _counters(origin: int, ends: int, step: int, cases: Sequence[Case], *, pessimistic: bool) -> list[Counters]:
-    return [
-        counters_of(
-            case.limit,
-            (np.array(case.quotas, np.int64), np.array(case.bursts, np.int64)),
-            np.array(starts_of(case.limit, origin, ends), np.int64),
-            step,
-            pessimistic=pessimistic,
-        )
-        for case in cases
-    ]
-
-
-def _bounds(
-    demand: np.ndarray, origin: int, begins: int, step: int, best: Sequence[Counters], worst: Sequence[Counters]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """
-    Return the least and the most denied requests by bin and caller, and which buckets are full before each bin.
-
-    What is denied before the span leaves room within it, so both passes begin the span with the best and the worst of
-    their two states.
-    """
-    turn = (begins - origin) // step
-    (low, _), (high, full) = (denied(demand[:turn], origin, step, one) for one in (best, worst))
-    for one, other in zip(best, worst, strict=True):
-        one.part(other)
-    (low_after, _), (high_after, full_after) = (denied(demand[turn:], begins, step, one) for one in (best, worst))
-    lows, highs = np.concatenate([low, low_after]), np.concatenate([high, high_after])
-    return lows, highs, None if full is None else np.concatenate([full, full_after])
-
-
-def _by_hour(bins: np.ndarray, origin: int, begins: int, step: int) -> np.ndarray:
-    counted = bins[(begins - origin) // step :]
-    return counted.reshape(-1, HOUR_SECONDS // step, bins.shape[1]).sum(axis=1, dtype=np.int64)
-
-
 @dataclass(frozen=True, slots=True)
 class _Undecided:
-    """Where the pessimistic pass denies requests, by bin and caller, and which buckets are full before a bin."""
+    """Where requests may be denied, by bin and caller, and which buckets are surely full before a bin."""
 
     origin: int
-    begins: int
-    ends: int
     step: int
     denied: np.ndarray
     full: np.ndarray | None
@@ -210,28 +210,24 @@ class _Undecided:
 
 
 def _likely(
-    callers: Sequence[Days],
-    cases: Sequence[Case],
-    undecided: _Undecided,
-    bounds: tuple[np.ndarray, np.ndarray],
-    steps: int,
+    bins: _Bins, cases: Sequence[Case], bounds: tuple[np.ndarray, np.ndarray], steps: int
 ) -> tuple[np.ndarray, int]:
-    """Return the likely denials by hour and caller, and the steps left, which are below 0 if they did not suffice."""
+    """Return the likely denials by caller, and the steps left, which are below 0 if they did not suffice."""
     low, high = bounds
     found = (low + high) // 2
-    left_open = np.flatnonzero((low != high).any(axis=0))
-    for number in left_open[np.argsort(-high[:, left_open].sum(axis=0), kind="stable")]:
-        limits = [case.of(number) for case in cases]
-        regions = undecided.regions(number, 2 * max(map(window_seconds, limits)))
-        fine = min(map(window_seconds, limits)) < FINE_BELOW
-        events = _events(callers[number], regions, undecided.ends, fine=fine)
-        if len(events) > steps:
-            return found, -1
-        steps -= len(events)
-        found[:, number] = 0
-        for second, count in _first_try(limits, events):
-            if second >= undecided.begins:
-                found[(second - undecided.begins) // HOUR_SECONDS, number] += count
+    left_open = np.flatnonzero(low != high)
+    left_open = left_open[np.argsort(-high[left_open], kind="stable")].tolist()
+    for some in batched(left_open, LOOKED_AT_ONCE):
+        undecided = bins.undecided(cases, some)
+        for place, number in enumerate(some):
+            limits = [case.of(number) for case in cases]
+            regions = undecided.regions(place, 2 * max(map(window_seconds, limits)))
+            fine = min(map(window_seconds, limits)) < FINE_BELOW
+            events = _events(bins.callers[number], regions, bins.ends, fine=fine)
+            if len(events) > steps:
+                return found, -1
+            steps -= len(events)
+            found[number] = sum(count for second, count in _first_try(limits, events) if second >= bins.begins)
     return found, steps
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview, Range
 
-NO_DATA = "No data: nothing was recorded for the callers of this policy. A day in shadow gives an answer."
-NOT_JUDGED = "No data: recorded usage cannot judge this. A day in shadow gives an answer."
+NO_DATA = "No data: nothing was recorded for the callers of this policy."
+NOT_JUDGED = "No data: recorded usage cannot judge this."
+SHADOW = "A day in shadow gives an answer."
 
 
 def span_of(preview: Preview) -> str:
@@ -35,12 +36,18 @@ def _of(number: Range, whole: int, noun: str) -> str:
     return f"about {number.likely:,} of {whole:,} {noun} ({number.low:,} to {number.high:,})"
 
 
-def sentence(preview: Preview) -> str:
-    """Return the first sentence of a preview, or that there is no data."""
+def sentence(preview: Preview, *, shadow: bool = True) -> str:
+    """
+    Return the first sentence of a preview, or that there is no data.
+
+    Args:
+        shadow: Whether a limit in shadow could find out what the preview cannot tell.
+    """
     if not preview.has_data:
         if preview.callers and not preview.unknown:
             return f"No limit is left, so none of the requests in the last {span_of(preview)} would have been limited."
-        return NOT_JUDGED if preview.unknown and preview.callers else NO_DATA
+        nothing = NOT_JUDGED if preview.unknown and (preview.callers or not preview.concerned) else NO_DATA
+        return f"{nothing} {SHADOW}" if shadow else nothing
     if preview.is_summary:
         return (
             f"In the last {span_of(preview)} at most {preview.caught.high:,} of {preview.callers:,} callers would have "

@@ -1,5 +1,5 @@
 """
-Changes of tokens and management keys. Admin, API and commands call these functions with an open change.
+Changes of tokens. Admin, API and commands call these functions with an open change.
 
     with change(actor=actor, reason=reason) as tx:
         token, secret = issue_token(tx, project=project, name="ci")
@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from controlplane.policies.models import Override
-from controlplane.projects.models import ManagementKey, Token
+from controlplane.projects.models import Token
 from controlplane.publishing.changes import AT_ONCE, Change
 
 
@@ -94,27 +94,3 @@ def locked_tokens(tokens: QuerySet[Token], **conditions: Any) -> list[Token]:
     # are outside, because PostgreSQL checks only those again after it has waited for a lock.
     rows = Token.objects.select_for_update().filter(pk__in=tokens.order_by().values("pk"), **conditions)
     return list(rows.order_by("pk"))
-
-
-def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
-    """
-    Save a new management key with its audit entry, and return it with its secret.
-
-    Args:
-        fields: name, scopes, projects and expires_at of the key.
-    Raises:
-        ValidationError: A scope is unknown or a field breaks a rule of the model.
-    """
-    key, secret = ManagementKey.objects.issue(**fields)
-    tx.created(key)
-    return key, secret
-
-
-def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """
-    Revoke the management key with an audit entry, so that REST refuses it, or do nothing if it is revoked already.
-    """
-    if key.revoked_at is None:
-        before = key.as_record()
-        key.revoke(timezone.now())
-        tx.record("managementkey.revoke", key, before=before, after=key.as_record())

@@ -35,13 +35,12 @@ from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import key_admin  # noqa: F401  (registers the pages of management keys)
 from controlplane.projects.actions import (
     issue_token,
     revoke_token,
     rotate_token,
 )
-from controlplane.projects.bulk_admin import BulkActions
+from controlplane.projects.bulk_admin import BulkActions, DeletedByJob
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
@@ -52,7 +51,16 @@ from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, 
 
 
 @admin.register(Project)
-class ProjectAdmin(UsageDay, NamedDeletion, NearestLimit, Suspendable, LiveCounters, ReviewedAttachment, RecordedAdmin):
+class ProjectAdmin(
+    UsageDay,
+    DeletedByJob,
+    NamedDeletion,
+    NearestLimit,
+    Suspendable,
+    LiveCounters,
+    ReviewedAttachment,
+    RecordedAdmin,
+):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", SuspendedFilter, NearFilter]

@@ -33,6 +33,7 @@ from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
 from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
+from controlplane.projects.bulk import is_large, start_deletion
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
@@ -42,6 +43,9 @@ from enforcement.model.tokens import PREFIX_LENGTH
 
 SUSPENDED = "Whether every proxy refuses it for now."
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
+# What decides which limits apply to a token. Whoever may only issue tokens leaves it to the project.
+DECIDING, DECIDING_SCOPE = ("policy", "labels"), "tokens:write"
+UNSET = object()
 
 
 @example(slug="chat", name="Chat", policy="free")
@@ -110,6 +114,10 @@ class ProjectItemSerializer(ProjectSerializer):
     clean_options = {"validate_unique": False, "validate_constraints": False}
 
 
+class DeletionSerializer(serializers.Serializer):
+    job = serializers.CharField(help_text="Id of the job that deletes the project.")
+
+
 class SuspendableView:
     """The actions of a resource that suspend and resume it."""
 
@@ -172,6 +180,24 @@ class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrRep
         tx.record_many("project.create", ((project, None, project.as_record()) for project in projects))
         return self.all_as_written(projects)
 
+    @extend_schema(responses={204: None, 202: DeletionSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """
+        Delete the project, together with what belongs to it.
+
+        If it has more than 500 tokens, it becomes inactive, and a job deletes it. The response is then 202.
+        """
+        with self.change() as tx:
+            project = self.for_writing()
+            if not is_large([project.pk]):
+                tx.delete(project)
+                return Response(status=status.HTTP_204_NO_CONTENT)
+            key, by = self.access.key, tx.actor
+            named = {"created_by": by.name, "channel": by.channel, "request_id": by.request_id, "reason": tx.reason}
+            job = start_deletion(tx, project, key=key, **named)
+            address = reverse("job-detail", args=[job.pk])
+            return Response({"job": job.pk}, status.HTTP_202_ACCEPTED, headers={"Location": address})
+
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
 class TokenSerializer(CleanModelSerializer):
@@ -206,6 +232,17 @@ class TokenSerializer(CleanModelSerializer):
         token = super().candidate(attrs)
         token.project = token.project if self.instance else self.context["project"]
         return token
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        deciding = [name for name in DECIDING if name in attrs and attrs[name] != self._present(name)]
+        if deciding and not self.context["access"].key.allows(DECIDING_SCOPE):
+            message = f"Must be left out by a key without the scope {DECIDING_SCOPE}, because it decides limits."
+            raise ValidationError({name: [ErrorDetail(message, code="insufficient_scope")] for name in deciding})
+        return super().validate(attrs)
+
+    def _present(self, name: str) -> Any:
+        """Return what the field is without the request, of a new token UNSET for the policy, which is then chosen."""
+        return getattr(self.instance, name) if self.instance else {"labels": {}}.get(name, UNSET)
 
 
 class IssuedTokenSerializer(TokenSerializer):
@@ -294,7 +331,7 @@ class TokenView(ApiView):
 class ProjectTokenView(Listed, TokenView):
     """Tokens of a project. Only the response to the creation contains the secret."""
 
-    scopes = {"list": "tokens:read", "create": "tokens:write"}
+    scopes = {"list": "tokens:read", "create": "tokens:issue"}
     queries = {"list": TokenQuery}
 
     def get_queryset(self) -> QuerySet[Token]:
@@ -329,11 +366,11 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
     scopes = {
         "list": "tokens:read",
         "retrieve": "tokens:read",
-        "batch": "tokens:write",
-        "partial_update": "tokens:write",
+        "batch": "tokens:issue",
+        "partial_update": "tokens:issue",
         "destroy": "tokens:write",
-        "revoke": "tokens:write",
-        "rotate": "tokens:write",
+        "revoke": "tokens:issue",
+        "rotate": "tokens:issue",
         "suspend": "tokens:write",
         "resume": "tokens:write",
     }

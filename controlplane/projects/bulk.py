@@ -1,23 +1,25 @@
-"""Changes of many tokens at once: at once for some hundred, and as a job for more."""
+"""Changes of many tokens, which a request makes if they are some hundred, and a job if they are more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import batched
+from time import monotonic
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
+from controlplane.access.roles import OWNER
+from controlplane.jobs import running
 from controlplane.jobs.actions import author_of, check_author
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
-from controlplane.jobs.running import has_more_parts, parts_in_time
 from controlplane.policies.models import Policy
 from controlplane.projects.actions import delete_tokens, locked_tokens, revoke_tokens
-from controlplane.projects.models import Token, check_is_future
+from controlplane.projects.models import Project, Token, check_is_future
 from controlplane.publishing.changes import AT_ONCE, Change, change
 
-JOB = "tokens"
+JOB, DELETION = "tokens", "project deletion"
 # More tokens than this are changed by a job, and more than a job may have by none.
 MOST_IN_A_REQUEST = 500
 MOST_IN_A_JOB = 100_000
@@ -125,8 +127,61 @@ def change_parts(job: Job) -> bool:
     check_author(job)
     changed = job.result.get("changed", 0)
     with change(actor=author_of(job), reason=job.reason) as tx:
-        for ids in parts_in_time(job):
+        for ids in running.parts_in_time(job):
             tokens = Token.objects.filter(pk__in=ids, project__in=job.projects.all())
             changed += DEEDS[job.arguments["deed"]](tx, tokens, job.arguments)
     job.result = {"changed": changed, "left as they were": job.done - changed}
-    return not has_more_parts(job)
+    return not running.has_more_parts(job)
+
+
+def is_large(projects: Iterable[str] | QuerySet) -> bool:
+    """Return whether the projects with these ids have so many tokens together that only a job deletes them."""
+    tokens = Token.objects.filter(project__in=projects)
+    return tokens.order_by()[: MOST_IN_A_REQUEST + 1].count() > MOST_IN_A_REQUEST
+
+
+def start_deletion(tx: Change, project: Project, **author: Any) -> Job:
+    """
+    Make a project inactive, start the job that deletes it with all of its tokens, and return the job.
+
+    The caller has locked the project. If such a job waits or runs already, that one is returned.
+
+    Args:
+        author: The fields of the job that say who started it, and the reason.
+    """
+    present = Job.objects.active().filter(kind=DELETION, projects=project).first()
+    if present is not None:
+        return present
+    if project.active:
+        # Proxies refuse all of its tokens from now on, and not one part after the other.
+        before = project.as_record()
+        project.active = False
+        project.save(update_fields=["active"])
+        tx.updated(project, before)
+    total = Token.objects.filter(project=project).count()
+    return running.start(DELETION, f"Delete the project {project}", projects=[project], total=total, **author)
+
+
+@kind(DELETION)
+def delete_some(job: Job) -> bool:
+    """
+    Delete some more tokens of a project, or the project itself once it has none, and return whether it is deleted.
+
+    Tokens that somebody adds meanwhile are deleted, too.
+
+    Raises:
+        ValidationError: Whoever started the job may not do that any more.
+    """
+    project = job.projects.select_for_update(of=("self",)).first()
+    if project is None:
+        return True  # somebody else has deleted it meanwhile
+    check_author(job, OWNER, "projects:write")
+    until, tokens = monotonic() + running.SLICE_SECONDS, Token.objects.filter(project=project).order_by("pk")
+    with change(actor=author_of(job), reason=job.reason) as tx:
+        while some := list(tokens.values_list("pk", flat=True)[: running.AT_ONCE]):
+            job.done += delete_tokens(tx, Token.objects.filter(pk__in=some))
+            if monotonic() >= until:
+                return False
+        tx.delete(project)
+    job.result = {"deleted tokens": job.done}
+    return True

@@ -1,5 +1,5 @@
 """
-The actions on many tokens in their list.
+The actions on many tokens in their list, and the deletion of a project with many tokens.
 
 An action asks with the number of the tokens, the first of them and the search that found them. It changes some hundred
 at once. For more, it starts a job, and leads to its page.
@@ -14,6 +14,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from controlplane.adminkit.deletion import chosen
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.forms import InstantInput
 from controlplane.adminkit.selection import selection
@@ -212,20 +213,53 @@ class BulkActions:
         projects: list[Project],
     ) -> HttpResponse:
         """Start the job, and lead to the page that shows its progress."""
-        actor = actor_of(request)
         job = running.start(
             bulk.JOB,
             title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
             ids=tokens.order_by("pk").values_list("pk", flat=True),
             projects=projects,
-            user=request.user,
-            created_by=actor.name,
-            channel=actor.channel,
-            request_id=actor.request_id,
-            reason=request.change.reason,
             arguments=arguments,
+            **_author(request),
         )
         return HttpResponseRedirect(change_url(job))
+
+
+class DeletedByJob:
+    """A mixin for the page of projects. A job deletes one that has many tokens."""
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        is_job = bulk.is_large([self.key_of(object_id)])
+        return super().delete_view(request, object_id, {**(extra_context or {}), "is_job": is_job})
+
+    def delete_model(self, request: HttpRequest, obj: Project) -> None:
+        request.job = None
+        if bulk.is_large([obj.pk]):
+            request.job = bulk.start_deletion(request.change, obj, **_author(request))
+        else:
+            super().delete_model(request, obj)
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: str) -> HttpResponse:
+        if request.job is None:
+            return super().response_delete(request, obj_display, obj_id)
+        text = f"{obj_display} is inactive, and a job deletes it with all of its tokens."
+        self.message_user(request, text, messages.SUCCESS)
+        return HttpResponseRedirect(change_url(request.job))
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Project]) -> HttpResponse | None:
+        is_deletion = request.POST.get("action") == "delete_selected"
+        if is_deletion and bulk.is_large(chosen(request, queryset).order_by().values("pk")):
+            most = bulk.MOST_IN_A_REQUEST
+            text = f"These projects have more than {most:,} tokens together. Delete each of them on its own page."
+            messages.error(request, text)
+            return None
+        return super().response_action(request, queryset)
+
+
+def _author(request: HttpRequest) -> dict[str, Any]:
+    """Return the fields of a job that say who started it, and why."""
+    actor, reason = actor_of(request), request.change.reason
+    named = {"created_by": actor.name, "channel": actor.channel, "request_id": actor.request_id}
+    return {"user": request.user, **named, "reason": reason}
 
 
 def _outcome(deed: str, changed: int, count: int) -> str:

@@ -1,4 +1,4 @@
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from controlplane.core.ids import new_id
 from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.lists.token_indexes import TOKEN_INDEXES
-from controlplane.projects.scopes import SCOPES
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
@@ -141,15 +140,6 @@ class Project(Versioned):
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")
 
-    def narrowed_keys(self) -> "models.QuerySet[ManagementKey]":
-        """
-        Return a query of the live keys that are limited to this project, which locks them until the transaction ends.
-
-        Without the lock, two deletions at once would each find the project of the other among those that are left.
-        """
-        limited = self.managementkey_set.filter(all_projects=False, revoked_at=None)
-        return limited.order_by("pk").select_for_update(of=("self",))
-
 
 class CredentialQuerySet(models.QuerySet):
     def live(self, now: datetime) -> "CredentialQuerySet":
@@ -158,7 +148,14 @@ class CredentialQuerySet(models.QuerySet):
 
 
 class Credential(models.Model):
-    """A secret of which only the digest is stored."""
+    """
+    A secret of which only the digest is stored.
+
+    Attributes:
+        LASTING: The fields that stay as they are once the credential has ended.
+    """
+
+    LASTING: tuple[str, ...] = ("name", "expires_at")
 
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
@@ -176,11 +173,9 @@ class Credential(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     def clean(self) -> None:
-        """Raise ValidationError for an end that is over, and for another name or end of an ended credential."""
+        """Raise ValidationError for an end that is over, and for a changed field of an ended credential."""
         former = None if self._state.adding else type(self).objects.filter(pk=self.pk).first()
-        changed = [
-            name for name in ("name", "expires_at") if not former or getattr(former, name) != getattr(self, name)
-        ]
+        changed = [name for name in self.LASTING if not former or getattr(former, name) != getattr(self, name)]
         if former and not former.is_live and changed:
             what = self._meta.verbose_name
             message = f"Must not be changed, because this {what} is {former.status}. Create another {what}."
@@ -200,6 +195,32 @@ class Credential(models.Model):
     @property
     def is_live(self) -> bool:
         return self.status == "active"
+
+    def check_rotation(self, overlap_seconds: int) -> None:
+        """
+        Raise ValidationError if a credential was rotated before or has ended, or the overlap is not from 0 to 30 days.
+        """
+        what = self._meta.verbose_name
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
+            message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
+            raise ValidationError({"overlap_seconds": message})
+        if self.replaced_by_id:
+            raise ValidationError(f"This {what} was already rotated to {self.replaced_by_id}.", "already_rotated")
+        if not self.is_live:
+            message = f"This {what} is {self.status}. Only an active {what} can be rotated."
+            raise ValidationError(message, f"{what.replace(' ', '_')}_not_live")
+
+    def renewed_end(self, now: datetime) -> datetime | None:
+        """Return the end of a credential that replaces this one and has its life span, or None if this one has none."""
+        return self.expires_at and now + (self.expires_at - self.created_at)
+
+    def retire(self, now: datetime, end: datetime) -> None:
+        """Revoke this credential if *end* is not after *now*, else save the earlier of *end* and its own end."""
+        if end <= now:
+            self.revoked_at = now
+        else:
+            self.expires_at = min(end, self.expires_at or end)
+        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
 
     def set_secret(self, kind: str) -> str:
         """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
@@ -246,16 +267,9 @@ class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
             ValidationError: The token was rotated before, is revoked or expired, or the overlap is not from 0 to 30
                 days.
         """
-        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
-            message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
-            raise ValidationError({"overlap_seconds": message})
-        if token.replaced_by_id:
-            raise ValidationError(f"This token was already rotated to {token.replaced_by_id}.", "already_rotated")
-        if not token.is_live:
-            message = f"This token is {token.status}. Only an active token can be rotated."
-            raise ValidationError(message, "token_not_live")
+        token.check_rotation(overlap_seconds)
         now = timezone.now()
-        expires_at = token.expires_at and now + (token.expires_at - token.created_at)
+        expires_at = token.renewed_end(now)
         # The name of an old token may break the present rule, which is no reason to keep its secret in use.
         name = escaped(token.name)[:200]
         kept = {"policy": token.policy, "labels": token.labels}
@@ -305,14 +319,6 @@ class Token(Credential):
                 message = f"The value of {name} must have printable characters only, but contains {found}."
                 raise ValidationError({"labels": message})
 
-    def retire(self, now: datetime, end: datetime) -> None:
-        """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""
-        if end <= now:
-            self.revoked_at = now
-        else:
-            self.expires_at = min(end, self.expires_at or end)
-        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
-
     def as_record(self) -> dict[str, Any]:
         fields = {"project": self.project_id, "name": self.name, "prefix": self.prefix, "policy": self.policy_id}
         labels = {"labels": self.labels} if self.labels else {}
@@ -326,73 +332,3 @@ class Token(Credential):
     def dependents(self) -> Iterator[models.Model]:
         """Yield the overrides of this token, which are deleted with this row."""
         yield from self.overrides.select_related("limit__policy")
-
-
-class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
-    def issue(self, *, projects: Iterable[Project] = (), **fields: Any) -> tuple["ManagementKey", str]:
-        """
-        Save a new key with the given name, scopes, all_projects and expires_at, and return it with its secret.
-
-        Raises:
-            ValidationError: A scope is unknown, a field breaks a rule of the model, or the key has neither
-                all_projects nor a project, or both. Nothing is saved.
-        """
-        projects = list(projects)
-        key = self.model(**fields)
-        key.check_reach(projects)
-        secret = key.set_secret("mgmt")
-        key.full_clean()
-        key.save(force_insert=True)
-        key.projects.set(projects)
-        return key, secret
-
-
-class ManagementKey(Credential):
-    """The credential of a program that uses the REST API."""
-
-    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
-    scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
-    all_projects = models.BooleanField(
-        default=False, help_text="Whether the key works for every project, also for those that are created later."
-    )
-    projects = models.ManyToManyField(
-        Project, blank=True, help_text="The projects for which the key works. If they are deleted, it works for none."
-    )
-
-    objects = ManagementKeyManager()
-
-    def clean(self) -> None:
-        super().clean()
-        if not isinstance(self.scopes, list) or not self.scopes:
-            raise ValidationError({"scopes": f"Must be a list of at least one scope, got {self.scopes!r}."})
-        unknown = [scope for scope in self.scopes if scope not in SCOPES]
-        if unknown:
-            message = f"Must be from {', '.join(SCOPES)}, got {', '.join(map(str, unknown))}."
-            raise ValidationError({"scopes": message})
-
-    def check_reach(self, projects: Collection[Project]) -> None:
-        """Raise ValidationError unless the key has either all_projects or some of *projects*."""
-        if self.all_projects and projects:
-            raise ValidationError({"projects": "Must be empty for a key that works for every project."})
-        if not self.all_projects and not projects:
-            raise ValidationError({"projects": "Name at least one project, or choose all projects."})
-
-    def allows(self, scope: str) -> bool:
-        """Return whether the key has this scope."""
-        return "*" in self.scopes or scope in self.scopes
-
-    def revoke(self, now: datetime) -> None:
-        self.revoked_at = now
-        self.save(update_fields=["revoked_at"])
-
-    def as_record(self) -> dict[str, Any]:
-        fields = {"name": self.name, "prefix": self.prefix, "scopes": self.scopes}
-        ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
-        reach = {"all_projects": self.all_projects, "projects": [project.slug for project in self.projects.all()]}
-        return {"id": self.pk, **fields, **ends, **reach}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know management keys."""
-        yield from ()
-
-    dependents = touches

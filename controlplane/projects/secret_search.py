@@ -8,7 +8,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.urls import URLPattern, path
 
 from controlplane.adminkit.site import change_url, list_url
-from controlplane.projects.models import ManagementKey, Token
+from controlplane.keys.models import ManagementKey
+from controlplane.projects.models import Token
 from enforcement.model.tokens import PREFIX_LENGTH, SECRET_HEADS, digest, is_well_formed
 
 

@@ -18,6 +18,7 @@ from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import rollback
 from controlplane.publishing.models import Revision
+from enforcement.model.sizes import MAX_NUMBER
 
 
 class RevisionSerializer(serializers.ModelSerializer):
@@ -76,7 +77,9 @@ class RevisionQuery(ListQuery):
     kind = serializers.ChoiceField(Revision.KINDS, required=False, help_text="What it changed.")
     since = InstantField(required=False)
     until = InstantField(required=False)
-    above = serializers.IntegerField(required=False, min_value=0, help_text="Only revisions after this number.")
+    above = serializers.IntegerField(
+        required=False, min_value=0, max_value=MAX_NUMBER, help_text="Only revisions after this number."
+    )
     order = OrderField("revision", usual="-revision")
 
 

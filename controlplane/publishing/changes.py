@@ -16,8 +16,9 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Override
-from controlplane.projects.models import ManagementKey, Project, Versioned
+from controlplane.projects.models import Project, Versioned
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 
@@ -122,7 +123,8 @@ class Change:
         Raises:
             RestrictedError: A project or token still uses this policy.
         """
-        narrowed = [(key, key.as_record()) for key in obj.narrowed_keys()] if isinstance(obj, Project) else []
+        limited = ManagementKey.objects.narrowed_with(obj) if isinstance(obj, Project) else ()
+        narrowed = [(key, key.as_record()) for key in limited]
         self.record(f"{obj._meta.model_name}.delete", obj, before=obj.as_record(), after=None)
         self.record_deleted(obj.dependents())
         obj.delete()

@@ -1,7 +1,7 @@
 """The REST resources of reservations and of metered usage."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from controlplane.api.pagination import CursorPage, page_of
 from controlplane.api.problems import Conflict, InvalidQuery, StoreUnavailable
 from controlplane.api.ranges import PROJECT
 from controlplane.api.serializers import ListQuery, StrictSerializer
-from controlplane.api.views import ApiView, Listed
+from controlplane.api.views import ApiView, Later, Listed
 from controlplane.projects.models import Project
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, STATES, UNSETTLED, Reservation
@@ -171,6 +171,9 @@ class ReservationView(Listed, ApiView):
         "release": "reservations:settle",
     }
 
+    def as_problems(self) -> AbstractContextManager[None]:
+        return as_problems()
+
     def get_queryset(self) -> QuerySet[Reservation]:
         query = self.query
         rows = self.access.within(Reservation.objects.filter(state=query["state"]), "project_id")
@@ -268,7 +271,7 @@ class ReservationView(Listed, ApiView):
             self.found()
             with self.change(body["reason"]) as tx:
                 row = actions.settle(tx, self.kwargs["pk"], order, charges_global=self.access.all_projects)
-        return Response(self._data([row])[0])
+        return Later(lambda: self._data([row])[0])
 
 
 @contextmanager

@@ -1,128 +1,40 @@
-"""The step between the form of a policy and its new state, which shows what the change will do."""
+"""The reviews of a changed policy, of a shadow limit that is enforced, and of the choice of the global policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
-from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import version_of
-from controlplane.adminkit.site import actor_of, change_url, link_to
-from controlplane.core.files import streamed
-from controlplane.fleet.heartbeats import fleet_now
+from controlplane.adminkit.site import change_url
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
-from controlplane.preview.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, WEEK, Caller
-from controlplane.projects.models import Project, Token
-from controlplane.review.affected import csv_lines
-from controlplane.review.charts import by_hour, plot
-from controlplane.review.replaying import start_replay
-from controlplane.review.reviews import (
-    ENFORCE,
-    SHADOW,
-    Review,
-    in_question,
-    review_of,
-    review_of_reach,
-    start_in_shadow,
-    with_preview,
+from controlplane.preview.kinds import TOKEN
+from controlplane.review.charts import by_hour
+from controlplane.review.pages import (
+    ASKING,
+    FILE,
+    NO_REASON,
+    NO_START,
+    REPLAY,
+    START,
+    ReviewedForm,
+    ReviewNeeded,
+    missing,
+    names_of,
+    visible,
+    without_decision,
 )
+from controlplane.review.reviews import SHADOW, Review, review_of, review_of_reach, start_in_shadow
 from controlplane.review.verdicts import Verdict, enforced, verdicts_of
-
-if TYPE_CHECKING:  # numpy, which only a preview needs
-    from controlplane.preview.previews import Preview
-
-# The fields that the review adds to those of the form.
-START, USE, SPAN, RANGE, FILE, REPLAY = "_start", "_use", "_span", "_range", "_file", "_replay"
-# Who presses one of these decides nothing yet.
-ASKING = (USE, SPAN, FILE, REPLAY)
-OWN_FIELDS = (START, RANGE, *ASKING, "_back", "change_reason", "csrfmiddlewaretoken")
-SPANS = {"24h": (DAY, "24 hours"), "7d": (WEEK, "7 days")}
-NO_REASON = "Say why, because requests may be denied that passed before. The audit keeps the reason."
-NO_START = "Choose how to start."
-
-
-class ReviewNeeded(Exception):
-    """Raised inside the transaction of a change, which is undone, because nobody has confirmed its review."""
-
-    def __init__(self, policy: Policy, before: dict[str, Any], after: dict[str, Any], error: str = "") -> None:
-        super().__init__(policy.slug)
-        self.policy, self.before, self.after, self.error = policy, before, after, error
-
-    def review(self, projects: set[str] | None) -> Review:
-        """Return the review without its preview, of the projects that the reader may see."""
-        return review_of(self.policy, self.before, self.after, projects)
-
-
-def visible(request: HttpRequest) -> set[str] | None:
-    """Return the ids of the projects that the user may see, or None for all of them."""
-    if is_operator(request.user):
-        return None
-    return set(projects_of(request.user).values_list("pk", flat=True))
-
-
-class ReviewedForm:
-    """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method == "POST" and any(name in request.POST for name in ASKING):
-            request.POST = _without_decision(request.POST)
-        try:
-            return super().changeform_view(request, *args, **options)
-        except ReviewNeeded as needed:
-            request.held_messages = request.change = None
-            return self.review_page(request, needed)
-
-    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
-        """Return the page that shows what a change will do, and asks how to start it."""
-        review = needed.review(visible(request))
-        return self._page_of(request, review, needed.after, needed.error, **more)
-
-    def _page_of(
-        self,
-        request: HttpRequest,
-        review: Review,
-        after: dict[str, Any],
-        error: str,
-        *,
-        offer_shadow: bool = True,
-        others: bool = True,
-        **more: Any,
-    ) -> HttpResponse:
-        if FILE in request.POST:
-            return self.affected_file(request, review, after)
-        span, now, seen = _span(request), timezone.now(), visible(request)
-        review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
-        if REPLAY in request.POST:
-            return self.replay_job(request, review, after)
-        context = _context(request, review, error, span, offer_shadow=offer_shadow)
-        return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
-
-    def replay_job(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
-        """Start the job that replays what the preview only summarises, and return a redirect to its page."""
-        by = actor_of(request)
-        author = {"user": request.user, "created_by": by.name, "channel": by.channel, "request_id": by.request_id}
-        job = start_replay(review, in_question(review, after), visible(request), **author)
-        return HttpResponseRedirect(change_url(job))
-
-    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
-        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
-        from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
-
-        length = SPANS[_span(request)][0]
-        recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.holder)
-        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
 
 
 class ReviewedPolicies(ReviewedForm):
@@ -151,7 +63,7 @@ class ReviewedPolicies(ReviewedForm):
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
         if any(name in request.POST for name in ASKING):
-            request.POST = _without_decision(request.POST)
+            request.POST = without_decision(request.POST)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
         if values is None:
@@ -194,7 +106,7 @@ class ReviewedPolicies(ReviewedForm):
             messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
             return HttpResponseRedirect(change_url(policy))
         if any(name in request.POST for name in ASKING):
-            request.POST = _without_decision(request.POST)
+            request.POST = without_decision(request.POST)
         former = former_of(policy) if everywhere else None
         seen = _seen(policy, former)
         policy.is_global = everywhere
@@ -263,96 +175,6 @@ def former_of(policy: Policy) -> Policy | None:
 def _seen(policy: Policy, former: Policy | None) -> str:
     """Return what names the state that a review of the global policy has shown."""
     return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
-
-
-def _span(request: HttpRequest) -> str:
-    """Return the name of the range of time that the user has chosen for the preview."""
-    span = request.POST.get(RANGE, "")
-    return span if span in SPANS else "24h"
-
-
-def missing(review: Review, start: str, reason: str) -> str:
-    """Return what the decision on a review lacks, or nothing."""
-    if start not in (SHADOW, ENFORCE) or (start == SHADOW and not review.can_start_in_shadow):
-        return NO_START
-    return NO_REASON if review.needs_reason and not reason.strip() else ""
-
-
-def _without_decision(posted: QueryDict) -> QueryDict:
-    """Return the posted fields with the quota or the range that the user wants to see, so that it is reviewed again."""
-    changed = posted.copy()
-    changed.pop(START, None)
-    if span := changed.pop(SPAN, None):
-        changed[RANGE] = span[0]
-    name, _, quota = changed.pop(USE, [""])[0].rpartition("=")
-    for field in list(changed):
-        if field.startswith("limits-") and field.endswith("-name") and changed[field] == name:
-            changed[field.removesuffix("name") + "quota"] = quota
-    return changed
-
-
-def _context(request: HttpRequest, review: Review, error: str, span: str, *, offer_shadow: bool) -> dict[str, Any]:
-    found = review.preview
-    assert found is not None
-    posted = request.POST
-    fields = [(name, value) for name, values in posted.lists() for value in values if name not in OWN_FIELDS]
-    instances = len(fleet_now()) if request.user.has_perm("fleet.view_instance") else None
-    offer_shadow = offer_shadow and review.can_start_in_shadow
-    start = posted.get(START, "") or (SHADOW if offer_shadow else ENFORCE)
-    return {
-        "offer_shadow": offer_shadow,
-        "seen_version": "" if "seen_version" in posted else version_of(review.policy),
-        "review": review,
-        "policy": review.policy,
-        "policy_url": change_url(review.policy),
-        "fields": [*fields, (RANGE, span)],
-        "error": error,
-        "reason": posted.get("change_reason", ""),
-        "start": start,
-        "verb": "Start in shadow" if start == SHADOW else _verb(review),
-        "enforce_verb": _verb(review),
-        "instances": instances,
-        "environment_name": settings.ENVIRONMENT_NAME,
-        "spans": [(name, text, name == span) for name, (_, text) in SPANS.items()],
-        **preview_context(found),
-    }
-
-
-def _verb(review: Review) -> str:
-    return "Enforce now" if review.needs_reason else "Apply now"
-
-
-def preview_context(found: Preview) -> dict[str, Any]:
-    """Return what the template of a preview shows."""
-    return {
-        "preview": found,
-        "sentence": words.sentence(found),
-        "resolution": words.resolution(found),
-        "gaps": words.gaps(found),
-        "plot": plot(found.histogram) if found.histogram else None,
-        "affected": list(_rows(found)),
-        "span_text": words.span_of(found),
-    }
-
-
-def _rows(found: Preview) -> Iterable[dict[str, Any]]:
-    names = names_of([one.caller for one in found.affected])
-    for one in found.affected:
-        share = words.percent(one.denied.likely, one.requests)
-        yield {"link": names.get(one.caller, one.caller[1] or "everything together"), "share": share, "row": one}
-
-
-def names_of(callers: Iterable[Caller]) -> dict[Caller, str]:
-    """Return links to callers. One that is deleted by now is left out."""
-    ids: dict[str, list[str]] = {TOKEN: [], PROJECT: [], ANONYMOUS: []}
-    for kind, pk in callers:
-        ids.setdefault(kind, []).append(pk)
-    tokens, projects = Token.objects.in_bulk(ids[TOKEN]), Project.objects.in_bulk(ids[PROJECT] + ids[ANONYMOUS])
-    linked = {(TOKEN, pk): link_to(token, token.name) for pk, token in tokens.items()}
-    for pk, project in projects.items():
-        linked[PROJECT, pk] = format_html("project {}", link_to(project))
-        linked[ANONYMOUS, pk] = format_html("requests without a token of {}", link_to(project))
-    return linked
 
 
 def verdict_context(verdict: Verdict) -> dict[str, Any]:

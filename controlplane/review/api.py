@@ -1,10 +1,12 @@
 """The review of a change over REST, in the response to a dry run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
 
+from controlplane.api.authentication import Access
 from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.policies.models import Policy
 from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
@@ -16,6 +18,7 @@ from controlplane.review.reviews import Review, review_of, review_of_reach, with
 class LimitChangeSerializer(serializers.Serializer):
     limit = serializers.CharField(source="name")
     effect = serializers.ChoiceField(EFFECTS)
+    note = serializers.CharField(help_text="When the change holds, in words. If empty, from now on.")
     before = serializers.CharField(source="was", help_text="In words.")
     after = serializers.CharField(source="becomes", help_text="In words.")
 
@@ -23,7 +26,7 @@ class LimitChangeSerializer(serializers.Serializer):
 class ReviewSerializer(serializers.Serializer):
     headline = serializers.CharField()
     changes = LimitChangeSerializer(many=True)
-    tokens = serializers.IntegerField(help_text="Live tokens that have the policy.")
+    tokens = serializers.IntegerField(help_text="Live tokens whose requests it may deny.")
     projects = serializers.ListField(child=serializers.CharField(), help_text="Slugs of the projects concerned.")
     overrides = serializers.IntegerField(help_text="Overrides that stay.")
     needs_reason = serializers.BooleanField(help_text="Whether requests may be denied that passed before.")
@@ -60,8 +63,7 @@ class ReviewedPolicy(Reviewed):
             return {}
         present, seen = Policy.objects.filter(pk=self.tried.pk).first(), visible_to(self.access)
         before = present.as_record() if present else {"limits": []}
-        review = review_of(self.tried, before, self.after, seen)
-        return of_review(with_preview(review, self.after, timezone.now(), projects=seen, others=False))
+        return previewed(review_of(self.tried, before, self.after, seen), self.access, self.after)
 
 
 class ReviewedHolder(Reviewed):
@@ -71,9 +73,19 @@ class ReviewedHolder(Reviewed):
         present = type(self.tried).objects.filter(pk=self.tried.pk).first() if self.tried else None
         if present is None or present.policy_id == self.tried.policy_id:
             return {}
-        review, seen = attachment_review(present, present.policy, self.tried.policy), visible_to(self.access)
-        after = {"limits": limits_of(self.tried.policy)}
-        return of_review(with_preview(review, after, timezone.now(), projects=seen, others=False))
+        review = attachment_review(present, present.policy, self.tried.policy)
+        return previewed(review, self.access, {"limits": limits_of(self.tried.policy)})
+
+
+def previewed(review: Review, access: Access, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Return a review, after adding its preview, as the members of a response that describe it.
+
+    Args:
+        after: The record of the policy that counts after the change.
+    """
+    after = after or {"limits": []}
+    return of_review(with_preview(review, after, timezone.now(), projects=visible_to(access), others=False))
 
 
 def review_of_choice(chosen: Policy | None, former: Policy | None) -> dict[str, Any]:
@@ -95,5 +107,6 @@ def of_review(review: Review) -> dict[str, Any]:
     """Return a review with its preview as the members of a response that describe it."""
     assert review.preview is not None
     names = ("headline", "changes", "tokens", "projects", "overrides", "needs_reason", "denied_now")
-    found = {**{name: getattr(review, name) for name in names}, "preview": preview_data(review.preview)}
+    told = {name: getattr(review, name) for name in names}
+    found = {**told, "preview": preview_data(review.preview, shadow=not review.of_whom)}
     return ReviewSerializer(found).data

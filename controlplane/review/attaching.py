@@ -4,6 +4,7 @@ from django.utils import timezone
 
 from controlplane.policies.models import Override, Policy
 from controlplane.preview.kinds import PROJECT, TOKEN
+from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Project, Token
 from controlplane.review.effects import SAME, changes_of
 from controlplane.review.reviews import Review
@@ -29,9 +30,9 @@ def attachment_review(holder: Token | Project, former: Policy | None, policy: Po
         projects=[project.slug] if tokens else [],
         overrides=Override.objects.filter(limit__policy=present, **{kind: holder}).count(),
         title=_title(f"{kind.capitalize()} {holder}", former, policy),
-        holder=(kind, holder.pk),
-        holder_name=str(holder),
-        former=former,
+        of_whom=str(holder),
+        supposed=Supposed(holders=frozenset([(kind, holder.pk)])),
+        denied_by={"policy_id": former.pk if former else "-", f"{kind}_id": holder.pk},
     )
 
 

@@ -37,6 +37,7 @@ class LimitChange:
 
     Attributes:
         holder: Whose requests the limit counts together, in words.
+        note: When the change holds, or for whom, in words. Empty: from now on, for everybody concerned.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LimitChange:
     after: Limit | None
     effect: str
     holder: str = "each token or project"
+    note: str = ""
 
     @property
     def was(self) -> str:
@@ -140,8 +142,8 @@ def headline(policy: str, changes: Sequence[LimitChange]) -> str:
     }
     if first.effect in texts:
         return texts[first.effect] + more
-    assert first.before is not None
-    assert first.after is not None
+    if first.before is None or first.after is None:  # a field that is no limit
+        return f"{policy} changes ({first.name}){more}"
     numbers = f"{first.before.quota:,} becomes {first.after.quota:,}"
     what = f": {numbers} ({first.name})" if first.before.quota != first.after.quota else f" ({first.name})"
     verb = "changes" if first.effect == CHANGED else f"gets {first.effect}"

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
+from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.access.scope import is_operator, projects_of
@@ -17,7 +18,8 @@ from controlplane.jobs.models import Job
 from controlplane.policies.describe import sentence
 from controlplane.policies.models import Policy
 from controlplane.preview import words
-from controlplane.preview.kinds import Caller
+from controlplane.preview.kinds import ANONYMOUS, PROJECT, TOKEN, Caller
+from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Project
 from controlplane.review.affected import named
 from controlplane.review.reviews import Review
@@ -45,7 +47,7 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
         "policy": review.policy.pk,
         "is_global": review.policy.is_global,
         "limits": [limit.to_json() for limit in limits],
-        "holder": review.holder,
+        "supposed": review.supposed.to_json(),
         "from": found.starts.isoformat(),
         "to": found.ends.isoformat(),
         "all_projects": projects is None,
@@ -54,7 +56,12 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
     suspects = _recorded(arguments, review.policy, seen, timezone.now()).suspects(limits)
     # Whoever may not see all of them may not see the result, which names callers.
     concerned = Project.objects.all() if seen is None else Project.objects.filter(pk__in=seen)
-    if not review.policy.is_global:
+    if (supposed := review.supposed).holders is not None:
+        of_tokens = Project.objects.filter(tokens__in=supposed.ids(TOKEN))
+        concerned = concerned.filter(Q(pk__in=[*supposed.ids(PROJECT), *supposed.ids(ANONYMOUS)]) | Q(pk__in=of_tokens))
+    elif supposed.project is not None:
+        concerned = concerned.filter(pk=supposed.project)
+    elif not review.policy.is_global:
         concerned = concerned.filter(slug__in=review.projects)
     return running.start(
         JOB,
@@ -79,7 +86,7 @@ def replay_parts(job: Job) -> bool:
         raise ValidationError("The policy was deleted.")
     policy.is_global = job.arguments["is_global"]  # perhaps it is what the review was about
     limits = _limits(job.arguments)
-    recorded = _recorded(job.arguments, policy, _seen(job), job.created_at)
+    recorded = _recorded(job.arguments, policy, _concerned(job, _seen(job)), job.created_at)
     known = recorded.preview_of(limits, [])  # reads what all parts of this slice need
     for ids in running.parts_in_time(job):
         found = recorded.preview_of(limits, [_caller(one) for one in ids])
@@ -96,8 +103,7 @@ def _recorded(arguments: Mapping[str, Any], policy: Policy, seen: set[str] | Non
     from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
     span = datetime.fromisoformat(arguments["from"]), datetime.fromisoformat(arguments["to"])
-    holder = arguments["holder"]
-    return Recorded(policy, now, span, seen, tuple(holder) if holder else None)
+    return Recorded(policy, now, span, seen, Supposed.from_json(arguments["supposed"]))
 
 
 def _limits(arguments: Mapping[str, Any]) -> list[Limit]:
@@ -118,6 +124,18 @@ def _seen(job: Job) -> set[str] | None:
         if limited:
             return set(job.key.projects.values_list("pk", flat=True))
     raise ValidationError(f"{job.created_by} may not see all of these projects any more.")
+
+
+def _concerned(job: Job, seen: set[str] | None) -> set[str] | None:
+    """
+    Return the ids of the projects that the result may tell of, or None for all of them.
+
+    Another project may have got the policy meanwhile. Whoever may see all projects of the job may not see that one.
+    """
+    if job.arguments["is_global"]:
+        return seen
+    own = set(job.projects.values_list("pk", flat=True))
+    return own if seen is None else own & seen
 
 
 def _caller(name: str) -> Caller:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Exists, OuterRef, Q, Sum
@@ -12,7 +13,9 @@ from django.utils import timezone
 
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.kinds import DAY, Caller
+from controlplane.preview.judging import Unknown
+from controlplane.preview.kinds import DAY
+from controlplane.preview.supposed import SAVED, Supposed
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.effects import (
@@ -25,6 +28,7 @@ from controlplane.review.effects import (
     changes_of,
     headline,
 )
+from controlplane.review.fields import METERING, FieldChange, metering_changes
 from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
@@ -64,13 +68,15 @@ class Review:
         denied_now: Requests that its limits did deny in the same time.
         others: Other quotas of the limit that changes.
         title: What the change does, if that is not told by its limits.
-        holder: The only caller concerned, if it gets or loses the policy, which itself stays as it is.
-        holder_name: The name of that caller.
-        former: The policy that the holder had before, or None.
+        of_whom: The name of the token or project that is changed, if the policy itself stays as it is.
+        supposed: The state after the change, which the preview judges.
+        judged: The limits that the preview judges. None: those that change, and those that are enforced as they are.
+        cannot: What recorded usage cannot tell, besides the limits of which the preview finds that out.
+        denied_by: The conditions of the rows of usage that say what is denied as it is now. None: those of the policy.
     """
 
     policy: Policy
-    changes: list[LimitChange]
+    changes: list[LimitChange | FieldChange]
     kept: list[str] = field(default_factory=list)
     tokens: int = 0
     projects: list[str] = field(default_factory=list)
@@ -80,14 +86,16 @@ class Review:
     denied_now: int = 0
     others: list[OtherQuota] = field(default_factory=list)
     title: str = ""
-    holder: Caller | None = None
-    holder_name: str = ""
-    former: Policy | None = None
+    of_whom: str = ""
+    supposed: Supposed = SAVED
+    judged: list[Limit] | None = None
+    cannot: list[Unknown] = field(default_factory=list)
+    denied_by: dict[str, Any] | None = None
 
     @property
     def subject(self) -> str:
-        """What is changed: the policy, or the token or project that gets or loses one."""
-        return self.holder_name or str(self.policy)
+        """What is changed: the policy, or the token or project that has it."""
+        return self.of_whom or str(self.policy)
 
     @property
     def headline(self) -> str:
@@ -109,15 +117,26 @@ class Review:
         return any(change.effect in DENYING for change in self.changes)
 
     @property
+    def is_light(self) -> bool:
+        """Whether words and numbers are enough, because overrides let more pass, and nothing less."""
+        return self.judged is not None and not self.needs_reason
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal characters that stand for what the change does."""
+        told = [(one.name, one.was, one.becomes, one.effect, one.note) for one in self.changes]
+        return sha256(repr(told).encode()).hexdigest()[:32]
+
+    @property
     def can_start_in_shadow(self) -> bool:
         """Whether each limit that denies more can be counted first."""
         denying = [change for change in self.changes if change.effect in DENYING]
-        return self.holder is None and bool(denying) and all(change.can_start_in_shadow for change in denying)
+        return not self.of_whom and bool(denying) and all(change.can_start_in_shadow for change in denying)
 
     @property
     def main(self) -> LimitChange | None:
         """The change of which the preview shows the busiest moments and other quotas."""
-        found = [change for change in self.changes if change.after is not None]
+        found = [one for one in self.changes if isinstance(one, LimitChange) and one.after is not None]
         return next((change for change in found if change.is_felt), found[0] if found else None)
 
 
@@ -142,12 +161,14 @@ def review_of(
     uses = (
         Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
     )
+    metered = list(metering_changes(before, after))
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
         policy=policy,
-        changes=[change for change in changes if change.effect != SAME],
+        changes=[*(change for change in changes if change.effect != SAME), *metered],
         kept=[change.name for change in changes if change.effect == SAME and change.after is not None],
+        cannot=[METERING] if metered else [],
         tokens=tokens.count(),
         projects=sorted(seen.filter(uses).values_list("slug", flat=True)),
         overrides=overrides.filter(Q(project__in=seen) | Q(token__project__in=seen)).count(),
@@ -188,28 +209,33 @@ def with_preview(
     from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
     limits = in_question(review, after)
-    recorded = Recorded(review.policy, now, span, projects, review.holder)
+    recorded = Recorded(review.policy, now, span, projects, review.supposed)
     found = recorded.preview(limits)
-    denied = UsageRow.objects.filter(period="hour", at__gte=found.starts, at__lt=found.ends, **_denied_by(review))
-    if projects is not None:
-        denied = denied.filter(project_id__in=projects)
-    others = others and found.has_data and review.holder is None and span <= DAY
+    found = replace(found, unknown=[*review.cannot, *found.unknown])
+    others = others and found.has_data and not review.of_whom and span <= DAY
     tried = list(_others(review, limits, found, recorded)) if others else []
-    return replace(review, preview=found, denied_now=denied.aggregate(sum=Sum("denied"))["sum"] or 0, others=tried)
+    return replace(review, preview=found, denied_now=_denied(review, found.starts, found.ends, projects), others=tried)
 
 
-def _denied_by(review: Review) -> dict[str, Any]:
-    """Return the conditions of the rows of usage that say what is denied as it is now."""
-    if review.holder is None:
-        return {"policy_id": review.policy.pk}
-    kind, pk = review.holder
-    return {"policy_id": review.former.pk if review.former else "-", f"{kind}_id": pk}
+def with_denied(review: Review, now: datetime, projects: Collection[str] | None = None) -> Review:
+    """Return the review with what was denied in the last 24 hours, and no preview."""
+    return replace(review, denied_now=_denied(review, now - DAY, now, projects))
+
+
+def _denied(review: Review, starts: datetime, ends: datetime, projects: Collection[str] | None) -> int:
+    conditions = {"policy_id": review.policy.pk} if review.denied_by is None else review.denied_by
+    rows = UsageRow.objects.filter(period="hour", at__gte=starts, at__lt=ends, **conditions)
+    if projects is not None:
+        rows = rows.filter(project_id__in=projects)
+    return rows.aggregate(sum=Sum("denied"))["sum"] or 0
 
 
 def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
+    if review.judged is not None:
+        return review.judged
     changed = [change.after for change in review.changes if change.after is not None]
-    if review.holder is not None:
+    if review.of_whom:
         changed = [limit for limit in changed if not limit.shadow]  # they stay in shadow
     if review.main is not None and review.main.after is not None:
         changed.sort(key=lambda limit: limit is not review.main.after)

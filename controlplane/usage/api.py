@@ -1,7 +1,7 @@
 """The REST resources of usage, sampled denials and the present counters."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
-from controlplane.api.views import ApiView, Listed
+from controlplane.api.views import ApiView, Later, Listed
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
@@ -271,6 +271,9 @@ class CounterView(ApiView):
     conditional = False
     holder_in_query = True
 
+    def as_problems(self) -> AbstractContextManager[None]:
+        return _as_problems()
+
     def holder(self) -> Token | Project:
         if "token" in self.query:
             name, holder = "token", self.access.tokens().filter(pk=self.query["token"]).first()
@@ -303,7 +306,7 @@ class CounterView(ApiView):
             if limit:
                 self.check_resettable(limit, counters.HolderDocuments.of(holder, timezone.now()))
             done = counters.reset(tx, holder, limit)
-        return Response({"reset": done.count})
+        return Later(lambda: {"reset": done.count})
 
     def check_resettable(self, limit: Limit, subject: counters.HolderDocuments) -> None:
         """

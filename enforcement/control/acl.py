@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from enforcement.model.keys import Keys
+from enforcement.model.keys import Keys, rest_prefix
 
 BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 """Removes all earlier rights of an account. Each list of rules begins with it."""
@@ -31,6 +31,7 @@ _PUBLISH: Final = "fcall del get hdel hget hgetall hlen hmget hset set type unli
 # The functions that settle a reservation send these besides those that read.
 _SETTLE: Final = "pexpire set setrange zadd zrem zremrangebyscore"
 _CHECKPOINT: Final = "fcall get sadd scard set setrange srem sscan"
+_OWN_FLEET: Final = "hget hgetall hmget xadd xread"
 _LOCK: Final = "del eval get incr set"
 _CACHE: Final = "del exists expire get mget persist pexpire pttl set ttl unlink"
 # Celery's transport for Redis sends these. All but the channels are restricted to the keys of the broker.
@@ -90,6 +91,8 @@ def publisher(keys: Keys) -> Rules:
         _selector(_SETTLE, *_below(keys, "proj_*"), *_below(keys, "global")),
         _selector("mget zrevrange", f"%R~{_literal(keys.instance(''))}*", f"%R~{_literal(keys.instances)}"),
         _selector(_CACHE, f"~{_literal(keys.prefix)}cache:*"),
+        # The limits of REST itself. Its processes are a fleet of their own, with keys that no enforcer has.
+        _selector(f"fcall {_READ_COUNTERS} {_WRITE_COUNTERS} {_OWN_FLEET}", f"~{_literal(rest_prefix(keys.prefix))}*"),
     ]
 
 

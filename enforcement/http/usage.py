@@ -43,14 +43,18 @@ def as_page(answer: PlainResponse, method: str) -> PlainResponse:
     return replace(answer, headers=(*answer.headers, _NO_STORE), body=b"" if method == "HEAD" else answer.body)
 
 
-def usage_page(own: OwnLimits) -> PlainResponse:
-    """Return a new response with the limits of a consumer as JSON. The page "Own limits" lists the members."""
-    document = {
+def usage_document(own: OwnLimits) -> dict[str, Any]:
+    """Return the limits of a consumer as a new dictionary of JSON values. The page "Own limits" lists the members."""
+    return {
         "at": _instant(own.at_us),
         "revision": own.revision,
         "limits": [_limit(limit, own.at_us) for limit in own.limits],
     }
-    body = json.dumps(document).encode()
+
+
+def usage_page(own: OwnLimits) -> PlainResponse:
+    """Return a new response with the limits of a consumer as JSON."""
+    body = json.dumps(usage_document(own)).encode()
     return PlainResponse(200, (("Content-Type", "application/json"), ("Content-Length", str(len(body)))), body)
 
 
@@ -108,4 +112,4 @@ def _instant(microseconds: int) -> str | None:
         return None
 
 
-__all__ = ["USAGE_PATH", "as_page", "check_method", "unreadable", "usage_page"]
+__all__ = ["USAGE_PATH", "as_page", "check_method", "unreadable", "usage_document", "usage_page"]

@@ -36,6 +36,18 @@ WHOLE: Final = "whole"
 """Member of a dirty set that is not a counter. It says that the store has all checkpointed counters of the tag."""
 
 
+def rest_prefix(prefix: str) -> str:
+    """
+    Return the prefix of the keys by which the control plane limits requests to its own REST API.
+
+    It begins as the prefix of the fleet does. With the same prefix, the control plane would be a member of the fleet.
+    """
+    longer = f"{prefix}rest:"
+    if len(longer) <= MAX_PREFIX_LENGTH:
+        return longer
+    return f"{prefix[: MAX_PREFIX_LENGTH - 7]}{hashlib.sha256(prefix.encode()).hexdigest()[:6]}:"
+
+
 class Keys:
     """The keys with one prefix. Fleets that share a store have different prefixes."""
 

@@ -17,8 +17,9 @@ from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
 from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
 from controlplane.projects.actions import issue_token
-from controlplane.projects.models import ManagementKey, Project
+from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer

@@ -27,6 +27,11 @@ def manage(settings, *arguments: str, **variables: str) -> subprocess.CompletedP
     ("name", "value", "sentence"),
     [
         ("SLUICEGATE_HTTPS", "tru", "SLUICEGATE_HTTPS: must be true or false, got 'tru'."),
+        (
+            "SLUICEGATE_REST_RATE",
+            "many",
+            "SLUICEGATE_REST_RATE: must be a rate such as 1200/minute, or off, got 'many'.",
+        ),
         ("DEBUG", "2", "DEBUG: must be true or false, got '2'."),
         ("DATABASE_URL", "postgres//h/n", "DATABASE_URL: must begin with postgres:// or sqlite:///."),
         ("DATABASE_URL", "mysql://u:p@h/n", "DATABASE_URL: must begin with postgres:// or sqlite:///."),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    *("access", "audit", "emergency", "explain", "fleet", "jobs", "overrides", "policies", "preview"),
-    *("prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage"),
+    *("access", "audit", "consumers", "emergency", "explain", "fleet", "jobs", "keys", "overrides", "policies"),
+    *("preview", "prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage"),
 )
 
 

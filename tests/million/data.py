@@ -12,10 +12,11 @@ from django.db import models, transaction
 from controlplane.access.models import Membership
 from controlplane.access.roles import EDITOR, OPERATORS, OWNER, VIEWER
 from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.preview.chunks import Chunk
 from controlplane.preview.models import RecordedDay
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.statements.models import MonthMetered, MonthRow

@@ -29,6 +29,9 @@ OF_ALL = ("global", "emergency", "prices", "all")
 # A key that may not read the audit learns nothing of other keys and of people.
 OF_OPERATORS = ("managementkey", "membership", "user")
 
+# Objects whose members have names that clients choose, so that a label may have any name.
+NAMED_BY_CLIENTS = ("labels", "attributes")
+
 _ANY: dict[str, Any] = {"description": "Any JSON value."}
 
 
@@ -118,9 +121,10 @@ def as_json(response: Response) -> Any:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a copy of JSON in which each member named "secret" is null."""
+    """Return a copy of JSON in which each member named "secret" is null. Clients name the members of some objects."""
     if isinstance(value, dict):
-        return {name: None if name == "secret" else without_secrets(one) for name, one in value.items()}
+        named = {name: one if name in NAMED_BY_CLIENTS else without_secrets(one) for name, one in value.items()}
+        return {**named, "secret": None} if "secret" in named else named
     return [without_secrets(one) for one in value] if isinstance(value, list) else value
 
 

@@ -21,11 +21,12 @@ from controlplane.fleet.heartbeats import live_instances
 from controlplane.fleet.models import Instance
 from controlplane.fleet.tasks import collect_heartbeats
 from controlplane.jobs import running
+from controlplane.keys.actions import issue_management_key
 from controlplane.policies.actions import replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.preview import recording
 from controlplane.prices.models import ModelPrice
-from controlplane.projects.actions import issue_management_key, issue_token, rotate_token
+from controlplane.projects.actions import issue_token, rotate_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision

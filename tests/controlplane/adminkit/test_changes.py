@@ -10,8 +10,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision
@@ -369,6 +370,37 @@ def test_the_form_of_a_key_asks_what_it_may_reach(as_ann, chosen, message):
     assert not ManagementKey.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept", "shown"),
+    [
+        ("192.0.2.7, 2001:DB8::/32", ["192.0.2.7/32", "2001:db8::/32"], "192.0.2.7/32, 2001:db8::/32"),
+        ("", None, "everywhere"),
+    ],
+)
+def test_a_key_may_be_limited_to_networks(as_ann, typed, kept, shown):
+    """The list and the page show from where it may be used."""
+    fields = {"name": "ci", "scopes": ["*"], "all_projects": "on", "networks": typed}
+
+    as_ann.post("/admin/projects/managementkey/add/", fields)
+
+    key = ManagementKey.objects.get()
+    assert key.networks == kept
+    for path in ("", f"{key.pk}/change/"):
+        assert shown in as_ann.get(f"/admin/projects/managementkey/{path}").content.decode()
+
+
+def test_a_key_of_no_network_is_refused(as_ann):
+    """The message names the field, the rule and what was typed."""
+    fields = {"name": "ci", "scopes": ["*"], "all_projects": "on", "networks": "office"}
+
+    response = as_ann.post("/admin/projects/managementkey/add/", fields)
+
+    assert errors_of(response) == {
+        "networks": ["Must be networks such as 192.0.2.0/24 or 2001:db8::/32, got 'office'."]
+    }
+    assert not ManagementKey.objects.exists()
+
+
 def test_a_key_of_all_projects_says_so(as_ann):
     """On its page, and in the audit."""
     as_ann.post("/admin/projects/managementkey/add/", {"name": "ci", "scopes": ["*"], "all_projects": "on"})
@@ -380,8 +412,9 @@ def test_a_key_of_all_projects_says_so(as_ann):
 def test_a_revoked_token_is_published_as_such(as_ann, store):
     """The dialog's answer leads back to the token."""
     token = TokenFactory()
+    sent = {"_form_submitted": "on", "reason": "leaked"}
 
-    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", {"_form_submitted": "on", "reason": "leaked"})
+    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", sent, headers={"HX-Request": "true"})
 
     assert response.headers["HX-Redirect"] == f"/admin/projects/token/{token.pk.replace('_', '_5F')}/change/"
     assert Token.objects.get().status == "revoked"
@@ -465,7 +498,7 @@ def test_an_override_is_saved_by_the_same_verb_as_elsewhere(as_ann, store):
     token = TokenFactory(policy=limit.policy)
     fields = {"limit": limit.pk, "token": token.pk, "quota": 500, "reason": "launch", "ends_at": "2027-01-01T00:00"}
 
-    as_ann.post("/admin/policies/override/add/", fields)
+    enforce(as_ann, as_ann.post("/admin/policies/override/add/", fields))
 
     override = Override.objects.get()
     assert (override.created_by, override.quota, override.ends_at.year) == ("ann", 500, 2027)

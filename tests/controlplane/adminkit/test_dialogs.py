@@ -47,6 +47,40 @@ def test_an_action_on_a_deleted_row_says_so(as_ann, store, page, action, in_dial
     assert not AuditEntry.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("page", "action"),
+    [
+        *(("projects/token", "rotate"), ("projects/token", "revoke"), ("projects/token", "suspend")),
+        *(("projects/project", "reset_counters"), ("projects/managementkey", "revoke"), ("policies/policy", "copy")),
+    ],
+)
+def test_a_dialog_opened_by_its_address_is_a_page(as_ann, page, action):
+    """With the frame of the admin, a way back to the row, and a form that needs no script."""
+    row = ROWS[page]()
+    change = f"/admin/{page}/{row.pk.replace('_', '_5F')}/change/"
+
+    opened = as_ann.get(f"/admin/{page}/{row.pk}/{action}/")
+    refused = as_ann.post(f"/admin/{page}/{row.pk}/{action}/", {"_form_submitted": "on"})
+
+    for shown in (opened, refused):
+        assert shown.text.count("<html") == 1
+        assert f'href="{change}"' in shown.text
+        assert "hx-post" not in shown.text.partition('id="dialog"')[2].partition("</form>")[0]
+    assert "This field is required." in refused.text
+    assert "<html" not in as_ann.get(f"/admin/{page}/{row.pk}/{action}/", headers={"HX-Request": "true"}).text
+
+
+def test_a_dialog_that_is_a_page_leads_back_to_the_row(as_ann):
+    """An empty response, which a script would follow, would be an empty page."""
+    token = TokenFactory()
+
+    done = as_ann.post(f"/admin/projects/token/{token.pk}/revoke/", {"_form_submitted": "on", "reason": "leaked"})
+
+    change = f"/admin/projects/token/{token.pk.replace('_', '_5F')}/change/"
+    assert (done.status_code, done["Location"]) == (302, change)
+    assert not Token.objects.get().is_live
+
+
 @pytest.fixture
 def revoking(walker):
     """The dialog that revokes a token, open and filled in."""

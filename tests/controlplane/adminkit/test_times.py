@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from controlplane.adminkit.times import ZONE_COOKIE, exact, zone_of
 from controlplane.policies.models import Override
+from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import OverrideFactory, UsageRowFactory
 from tests.repository import ROOT
 
@@ -43,7 +44,8 @@ def test_a_form_reads_and_shows_the_zone_of_the_user(admin_client):
     form = admin_client.get(path).context["adminform"].form
     posted = {"limit": override.limit.pk, "token": override.token.pk, "quota": 7, "reason": "A launch"}
 
-    admin_client.post(path, posted | {"seen_version": form["seen_version"].value(), "ends_at": "2099-11-27T18:00"})
+    fields = posted | {"seen_version": form["seen_version"].value(), "ends_at": "2099-11-27T18:00"}
+    enforce(admin_client, admin_client.post(path, fields))
 
     assert Override.objects.get().ends_at == datetime(2099, 11, 27, 17, 0, tzinfo=UTC)
     page = admin_client.get(path).text

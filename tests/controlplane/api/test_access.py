@@ -15,8 +15,8 @@ from django.utils import timezone
 from controlplane import api_urls
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
-from controlplane.projects.models import ManagementKey
-from controlplane.projects.scopes import SCOPES
+from controlplane.keys.models import ManagementKey
+from controlplane.keys.scopes import IMPLIED, SCOPES
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import Reservation
 from tests.factories import (
@@ -69,12 +69,13 @@ COSTS = {"costs": {"requests": 1}, **REASON}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
 VALUE = {"project": None, "name": "session", "value": "bad", **REASON}
 MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
+KEY = {"name": "New", "scopes": ["keys:write"], "projects": ["theirs"]}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
     ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
     ("projects/batch", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, items(NAMED)),
-    ("tokens/batch", "POST"): Rule("tokens:write", 201, 400, 201, items({"name": "New", "project": "theirs"})),
+    ("tokens/batch", "POST"): Rule("tokens:issue", 201, 400, 201, items({"name": "New", "project": "theirs"})),
     ("policies/batch", "POST"): Rule("policies:write", 201, 400, 201, items(OWN_POLICY)),
     ("overrides/batch", "POST"): Rule("overrides:write", 201, 400, 201, items(OVERRIDE)),
     ("projects/theirs", "GET"): Rule("projects:read", 200, MISSING, 200),
@@ -84,15 +85,15 @@ RULES = {
     ("projects/theirs/suspend", "POST"): Rule("projects:write", 200, MISSING, 200),
     ("projects/theirs/resume", "POST"): Rule("projects:write", 200, MISSING, 200),
     ("projects/theirs/tokens", "GET"): Rule("tokens:read", 200, MISSING, 200),
-    ("projects/theirs/tokens", "POST"): Rule("tokens:write", 201, MISSING, 201, {"name": "New"}),
+    ("projects/theirs/tokens", "POST"): Rule("tokens:issue", 201, MISSING, 201, {"name": "New"}),
     ("tokens", "GET"): Rule("tokens:read", 200, 200, 200),
     ("tokens/{token}", "GET"): Rule("tokens:read", 200, MISSING, 200),
-    ("tokens/{token}", "PATCH"): Rule("tokens:write", 200, MISSING, 200, {"name": "New"}),
+    ("tokens/{token}", "PATCH"): Rule("tokens:issue", 200, MISSING, 200, {"name": "New"}),
     ("tokens/{token}", "DELETE"): Rule("tokens:write", 204, MISSING, 204),
-    ("tokens/{token}/revoke", "POST"): Rule("tokens:write", 200, MISSING, 200),
+    ("tokens/{token}/revoke", "POST"): Rule("tokens:issue", 200, MISSING, 200),
     ("tokens/{token}/suspend", "POST"): Rule("tokens:write", 200, MISSING, 200),
     ("tokens/{token}/resume", "POST"): Rule("tokens:write", 200, MISSING, 200),
-    ("tokens/{token}/rotate", "POST"): Rule("tokens:write", 201, MISSING, 201),
+    ("tokens/{token}/rotate", "POST"): Rule("tokens:issue", 201, MISSING, 201),
     ("policies", "GET"): Rule("policies:read", 200, 200, 200),
     ("policies", "POST"): Rule("policies:write", 201, 400, 201, OWN_POLICY),
     ("policies/theirs", "GET"): Rule("policies:read", 200, MISSING, 200),
@@ -122,6 +123,12 @@ RULES = {
     ("memberships/{membership}", "GET"): Rule("memberships:read", 200, MISSING, 200),
     ("memberships/{membership}", "PATCH"): Rule("memberships:write", 200, MISSING, 200, {"role": "owner"}),
     ("memberships/{membership}", "DELETE"): Rule("memberships:write", 204, MISSING, 204),
+    ("management-keys", "GET"): Rule("keys:read", 200, 200, 200),
+    ("management-keys", "POST"): Rule("keys:write", 201, 400, 201, KEY),
+    ("management-keys/{key}", "GET"): Rule("keys:read", 200, MISSING, 200),
+    ("management-keys/{key}", "PATCH"): Rule("keys:write", 200, MISSING, 200, {"name": "New"}),
+    ("management-keys/{key}/revoke", "POST"): Rule("keys:write", 200, MISSING, 200),
+    ("management-keys/{key}/rotate", "POST"): Rule("keys:write", 201, MISSING, 201),
     ("instances", "GET"): Rule("instances:read", 200, FORBIDDEN, FORBIDDEN),
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("usage/metered", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
@@ -153,6 +160,8 @@ RULES = {
 }
 # For everybody: neither says anything about what is kept here.
 PUBLIC = {"openapi.json", "docs/", ""}
+# For tokens of consumers, see tests/controlplane/consumers.
+OF_CONSUMERS = {"me", "me/usage"}
 EXAMPLES = {
     "projects": {"slug": "theirs"},
     "tokens": {"id": "{token}"},
@@ -164,6 +173,7 @@ EXAMPLES = {
     "memberships": {"id": "{membership}"},
     "jobs": {"id": "{job}"},
     "suspensions": {"id": "{suspension}"},
+    "management-keys": {"id": "{key}"},
 }
 
 
@@ -192,7 +202,7 @@ def existing() -> set[tuple[str, str]]:
     return {
         (address(route), method.upper())
         for route, pattern in routes(api_urls.urlpatterns)
-        if address(route) not in PUBLIC
+        if address(route) not in PUBLIC | OF_CONSUMERS
         for method in pattern.callback.actions
         if method != "head"
     }
@@ -221,6 +231,7 @@ def ids(store) -> dict[str, str]:
     UserFactory(username="eve")
     made = {"token": token, "override": override, "price": ModelPriceFactory(), "reservation": lost, "job": job}
     made["membership"] = MembershipFactory(project=project)
+    made["key"] = ManagementKeyFactory(scopes=["keys:write"], projects=[project])
     made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
     return {name: row.pk for name, row in made.items()}
 
@@ -248,7 +259,8 @@ def test_nobody_is_refused_as_nobody(call, ids, route, method):
 @every_route
 def test_every_scope_but_the_right_one_is_refused(call, ids, route, method):
     """A key that may do all the rest may not do this."""
-    others = [scope for scope in SCOPES if scope not in (RULES[route, method].scope, "*")]
+    right = RULES[route, method].scope
+    others = [scope for scope in SCOPES if scope not in (right, IMPLIED.get(right), "*")]
 
     assert asked(call, route, method, ids, key_of(*others)) == 403
 

@@ -5,7 +5,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.projects.models import ManagementKey
+from controlplane.keys.models import ManagementKey
 from enforcement.model import tokens
 from tests.factories import ManagementKeyFactory, TokenFactory
 

@@ -3,8 +3,9 @@
 import pytest
 from django.core.management import CommandError, call_command
 
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import change
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 

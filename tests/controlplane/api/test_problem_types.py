@@ -4,8 +4,9 @@ import ast
 
 import pytest
 
-from controlplane.api.problem_types import TYPES
+from controlplane.api.contract.problem_types import TYPES
 from controlplane.error_pages import ERRORS
+from controlplane.keys.bounds import CODE as EXCEEDS
 from tests.factories import ProjectFactory
 from tests.repository import ROOT
 
@@ -16,7 +17,9 @@ OF_FRAMEWORK = {
     *("authentication_failed", "not_authenticated", "permission_denied", "not_found", "method_not_allowed"),
     *("not_acceptable", "unsupported_media_type", "parse_error", "validation_error", "server_error"),
 }
-OF_MODELS = {"already_rotated", "token_not_live"}
+OF_MODELS = {"already_rotated", "token_not_live", EXCEEDS}
+# Why a proxy refuses a token, which the addresses of consumers tell in the same words.
+OF_PROXIES = {"token_required", "unknown_token", "revoked", "expired", "inactive_project", "suspended"}
 
 
 def raised() -> dict[str, str]:
@@ -32,7 +35,8 @@ def raised() -> dict[str, str]:
 def of_class(node: ast.ClassDef) -> list[str]:
     """The code of the problems of a class."""
     assigned = [item for item in node.body if isinstance(item, ast.Assign)]
-    return [item.value.value for item in assigned if ast.unparse(item.targets[0]) == "default_code"]
+    codes = [item.value for item in assigned if ast.unparse(item.targets[0]) == "default_code"]
+    return [code.value for code in codes if isinstance(code, ast.Constant)]
 
 
 def of_call(node: ast.AST) -> list[str]:
@@ -46,7 +50,7 @@ def of_call(node: ast.AST) -> list[str]:
 
 def test_every_code_has_a_page_and_every_page_a_code():
     """A new problem is explained, or this fails."""
-    known = set(raised()) | OF_FRAMEWORK | OF_MODELS | {problem[0] for problem, _ in ERRORS.values()}
+    known = set(raised()) | OF_FRAMEWORK | OF_MODELS | OF_PROXIES | {problem[0] for problem, _ in ERRORS.values()}
 
     assert known == set(TYPES)
 

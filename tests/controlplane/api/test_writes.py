@@ -6,8 +6,9 @@ import threading
 import pytest
 from django.db import connection
 
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,

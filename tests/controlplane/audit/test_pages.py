@@ -7,10 +7,11 @@ import re
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection, transaction
 
 from controlplane.audit import chain
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.models import ManagementKey
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.audit.test_chain import LATER
 from tests.factories import LimitFactory, MembershipFactory, ProjectFactory, TokenFactory, UserFactory
@@ -98,6 +99,18 @@ def test_the_export_is_not_read_at_once(as_ann, three, django_assert_num_queries
     assert response.streaming
     with django_assert_num_queries(2):
         assert len(list(response.streaming_content)) == 3
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="indexes of PostgreSQL")
+def test_the_export_begins_before_it_has_sorted_all(three):
+    """Its first lines come from an index in their order."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_sort = off")
+        plan = AuditEntry.objects.all().explain()
+
+    assert "policies_audit_newest" in plan
+    assert "Sort" not in plan
 
 
 @pytest.mark.parametrize(("address", "status"), [("export.xml", 404), ("export.csv?nonsense=1", 400)])

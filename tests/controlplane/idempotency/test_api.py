@@ -183,6 +183,40 @@ def test_who_may_no_longer_change_gets_no_kept_response(api, key):
     assert create(api).status_code == 403
 
 
+def test_who_may_see_less_now_gets_no_kept_response(api, key):
+    """The response is about projects that the key does not reach any more. One that is deleted is none of them."""
+    chat, other = ProjectFactory(slug="chat"), ProjectFactory(slug="other")
+    create(api, body={"name": "ci"}, path=TOKENS)
+    key.all_projects = False
+    key.save()
+    key.projects.set([chat, other])
+    assert create(api, body={"name": "ci"}, path=TOKENS).json()["code"] == "key_limited_to_projects"
+
+    create(api, "b", {"name": "ci"}, TOKENS)
+    key.projects.set([chat])
+    assert create(api, "b", {"name": "ci"}, TOKENS).status_code == 403
+    other.delete()
+    assert create(api, "b", {"name": "ci"}, TOKENS)["Idempotency-Replayed"] == "true"
+
+
+def test_a_label_may_have_the_name_of_a_secret(api):
+    """It is none, so a repetition shows it."""
+    ProjectFactory(slug="chat")
+
+    first, again = (create(api, body={"name": "ci", "labels": {"secret": "no"}}, path=TOKENS) for _ in range(2))
+
+    assert again.json() == {**first.json(), "secret": None}
+
+
+def test_a_merge_patch_is_another_request(api):
+    """The same body says something else: its null takes a label away, and plain JSON refuses it."""
+    token = TokenFactory(labels={"team": "red", "tier": "gold"})
+    patch = partial(api, "PATCH", f"tokens/{token.pk}", {"labels": {"team": "blue"}}, idempotency_key="a")
+
+    assert patch().json()["labels"] == {"team": "blue"}
+    assert patch(content_type="application/merge-patch+json").json()["code"] == "idempotency_key_reused"
+
+
 def test_twenty_at_once_make_one_object(web, key, store):
     """All of them get the response of the one that was first, at the latest when they ask again."""
     ProjectFactory(slug="chat")

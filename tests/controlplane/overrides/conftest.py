@@ -2,6 +2,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.controlplane.preview.conftest import sent
+
+__all__ = ["as_ann", "sent"]
+
 
 @pytest.fixture
 def as_ann(client: Client, db: None) -> Client:

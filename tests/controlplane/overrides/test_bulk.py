@@ -6,6 +6,7 @@ from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.overrides import bulk
 from controlplane.policies.models import AuditEntry, Override
+from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -34,8 +35,11 @@ def all_of(rows, **more):
 
 
 def test_few_are_deleted_at_once(as_ann, rows):
-    """Each is in the audit, with the reason."""
-    as_ann.post(LIST, all_of(rows, post="yes", change_reason="over"))
+    """After their review. Each is in the audit, with the reason."""
+    review = as_ann.post(LIST, all_of(rows, post="yes", change_reason="over"))
+    assert "3 overrides are deleted" in review.content.decode()
+
+    enforce(as_ann, review, "over")
 
     assert not Override.objects.exists()
     assert AuditEntry.objects.filter(action="override.delete", reason="over").count() == 3
@@ -47,8 +51,8 @@ def test_many_are_deleted_by_a_job(as_ann, rows, monkeypatch):
     monkeypatch.setattr(bulk, "MOST_IN_A_REQUEST", 2)
     monkeypatch.setattr(running, "AT_ONCE", 2)
 
-    asked = as_ann.post(LIST, all_of(rows)).content.decode()
-    response = as_ann.post(LIST, all_of(rows, post="yes", change_reason="over"))
+    review = as_ann.post(LIST, all_of(rows))
+    asked, response = review.content.decode(), enforce(as_ann, review, "over")
     job = Job.objects.get()
     kept = Override.objects.count()
     running.run_all(10.0)
@@ -68,7 +72,7 @@ def test_a_job_deletes_no_override_that_its_author_may_not_change_any_more(clien
     limit = LimitFactory(policy=PolicyFactory(project=member.project))
     row = OverrideFactory(limit=limit, token=TokenFactory(project=member.project))
     client.force_login(member.user)
-    client.post(LIST, all_of([row], post="yes"))
+    enforce(client, client.post(LIST, all_of([row])))
     member.delete()
 
     running.run_all(10.0)

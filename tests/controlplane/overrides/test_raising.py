@@ -13,6 +13,7 @@ from controlplane.projects.actions import issue_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
+from tests.controlplane.adminkit.reviews import ReviewForm, enforce
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -89,7 +90,7 @@ def test_a_present_override_is_changed(as_ann, token, limit, store):
     OverrideFactory(limit=limit, token=token, quota=60, ends_at=timezone.now() + TOMORROW)
     assert "already raised from 25" in as_ann.get(url(token)).content.decode()
 
-    as_ann.post(url(token), form(as_ann, token, quota="1,200"))
+    as_ann.post(url(token), form(as_ann, token, quota="1,200", until="never"))
 
     assert Override.objects.get().quota == 1200
     assert AuditEntry.objects.first().action == "override.update"
@@ -302,7 +303,7 @@ def test_the_form_of_an_override_asks_for_one_reason(as_ann, token, limit, store
     assert "change_reason" not in page
 
     fields = {"limit": limit.pk, "token": token.pk, "quota": 60, "reason": "SUP-2", "ends_at": end}
-    as_ann.post("/admin/policies/override/add/", fields)
+    enforce(as_ann, as_ann.post("/admin/policies/override/add/", fields))
 
     assert AuditEntry.objects.get().reason == Override.objects.get().reason == "SUP-2"
 
@@ -317,4 +318,30 @@ def test_an_override_that_somebody_else_has_changed_is_not_overwritten(as_ann, t
     assert "already raised from 25" in response.content.decode()
     assert list(errors(response)) == ["seen"]
     assert Override.objects.get().quota == 80
-    assert as_ann.post(url(token), form(as_ann, token, quota="100")).status_code == 302
+    assert as_ann.post(url(token), form(as_ann, token, quota="100", until="never")).status_code == 302
+
+
+def test_a_raise_that_gives_less_than_before_is_reviewed(as_ann, token, limit, store):
+    """More than the policy gives is less than the override gave. The review has the reason already."""
+    OverrideFactory(limit=limit, token=token, quota=80)
+
+    review = as_ann.post(url(token), form(as_ann, token, until="never"))
+
+    page = review.content.decode()
+    assert "80 becomes 60" in page
+    assert ("<strong>Reason:</strong> SUP-1" in page, 'name="change_reason"' in page) == (True, False)
+    assert Override.objects.get().quota == 80
+    back = as_ann.post(url(token), ReviewForm(review).fields | {"_back": "1"}).content.decode()
+    assert "Nothing is saved yet." in back
+    assert enforce(as_ann, review).status_code == 302
+    assert (Override.objects.get().quota, AuditEntry.objects.first().reason) == (60, "SUP-1")
+
+
+def test_a_raise_that_ends_earlier_is_reviewed(as_ann, token, limit, store):
+    """From then on it takes away what it gave."""
+    OverrideFactory(limit=limit, token=token, quota=60)
+    end = timezone.now() + TOMORROW
+
+    page = as_ann.post(url(token), form(as_ann, token, quota="90", until="other", ends_at=f"{end:%Y-%m-%dT%H:%M}"))
+
+    assert f"60 becomes 25 from {end:%Y-%m-%d %H:%M} UTC on" in page.content.decode()

@@ -93,6 +93,14 @@ def test_a_job_replays_it_for_a_key(api, token):
     assert [one["id"] for one in job["result"]["most_affected"]] == [token.pk]
 
 
+def test_a_repetition_starts_no_second_job(api, token):
+    """The first response may be lost although the job was started."""
+    first, again = (api("POST", "preview", {"policy": "free", "job": True}, idempotency_key="a") for _ in range(2))
+
+    assert (again.status_code, again.json(), again["Location"]) == (202, first.json(), first["Location"])
+    assert Job.objects.count() == 1
+
+
 @pytest.mark.parametrize("revoked", [False, True])
 def test_a_job_of_a_limited_key_sees_its_projects(call, limit, token, sent, revoked):
     """Of a shared policy, only the own callers are judged. A key that was revoked meanwhile learns nothing."""

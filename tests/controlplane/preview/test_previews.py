@@ -60,7 +60,7 @@ def test_nothing_recorded_is_no_data_and_not_zero(policy, tokens):
     """Silence says nothing about a limit."""
     found = preview(policy, [PER_MINUTE], NOW)
 
-    assert (found.has_data, words.sentence(found)) == (False, words.NO_DATA)
+    assert (found.has_data, words.sentence(found)) == (False, f"{words.NO_DATA} {words.SHADOW}")
 
 
 UNKNOWN = [
@@ -82,7 +82,7 @@ def test_a_limit_that_cannot_be_judged_says_why(policy, tokens, sent, limit, rea
     found = preview(policy, [limit], NOW)
 
     assert [one.reason for one in found.unknown] == [reason]
-    assert (found.has_data, words.sentence(found)) == (False, words.NOT_JUDGED)
+    assert (found.has_data, words.sentence(found)) == (False, f"{words.NOT_JUDGED} {words.SHADOW}")
 
 
 def test_an_override_is_respected_until_it_ends(policy, tokens, sent):

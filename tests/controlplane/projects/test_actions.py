@@ -2,15 +2,10 @@ import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.actions import issue_token, revoke_management_key, revoke_token, rotate_token
-from controlplane.projects.models import ManagementKey
+from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
-from tests.factories import (
-    ManagementKeyFactory,
-    ProjectFactory,
-    TokenFactory,
-)
+from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -78,14 +73,3 @@ def test_rotation_publishes_both_tokens(actor, store, token_document):
     assert token_document(issued.digest)["expires_at_us"] is None
     assert token_document(token.digest)["expires_at_us"] > timezone.now().timestamp() * 1e6
     assert actions() == ["token.rotate", "token.create"]
-
-
-def test_a_management_key_is_revoked_without_a_publication(actor, store):
-    """Enforcers do not know management keys."""
-    key = ManagementKeyFactory()
-
-    with change(actor=actor) as tx:
-        revoke_management_key(tx, key)
-
-    assert ManagementKey.objects.get().status == "revoked"
-    assert (tx.revision, actions(), outbox()) == (None, ["managementkey.revoke"], set())

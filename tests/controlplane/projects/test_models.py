@@ -4,9 +4,9 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.projects.models import ManagementKey, Token
+from controlplane.projects.models import Token
 from enforcement.model.tokens import digest, is_well_formed
-from tests.factories import ManagementKeyFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -126,34 +126,6 @@ def test_a_slug_has_one_spelling(slug):
         ProjectFactory(slug=slug)
 
     assert list(refused.value.message_dict) == ["slug"]
-
-
-@pytest.mark.parametrize("scopes", [[], ["projects:reed"], "projects:read", {"projects:read": 1}, [1], [[]]])
-def test_a_management_key_has_known_scopes(scopes):
-    """A scope that nothing checks for is refused when the key is made."""
-    with pytest.raises(ValidationError) as refused:
-        ManagementKeyFactory(scopes=scopes)
-
-    assert list(refused.value.message_dict) == ["scopes"]
-
-
-def test_a_management_key_allows_its_scopes_only():
-    """A key without the scope may not, and the star may all."""
-    reader, all_powerful = ManagementKeyFactory(scopes=["projects:read"]), ManagementKeyFactory(scopes=["*"])
-
-    assert reader.allows("projects:read")
-    assert not reader.allows("projects:write")
-    assert all_powerful.allows("projects:write")
-
-
-def test_a_management_key_is_issued_for_its_projects():
-    """A key can be bound to some projects."""
-    project = ProjectFactory()
-
-    key, secret = ManagementKey.objects.issue(name="ci", scopes=["tokens:read"], projects=[project])
-
-    assert secret.startswith("sg_mgmt_")
-    assert list(key.projects.all()) == [project]
 
 
 def test_two_changes_at_once_do_not_share_a_version():

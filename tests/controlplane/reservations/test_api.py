@@ -5,6 +5,7 @@ One test kills a real process. The others have reservations of this process, who
 """
 
 import json
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -134,6 +135,28 @@ def test_a_later_operator_is_told_that_it_is_settled(api, reserved):
 
     assert (answer.status_code, answer.json()["code"]) == (409, "already_settled")
     assert answer.json()["detail"] == "The reservation is settled already. Nothing was changed."
+
+
+def test_a_settlement_is_repeated_with_its_last_state(api, reserved, used):
+    """The counters follow the commit, and the kept response is the one from after that."""
+    settle = partial(api, "POST", f"reservations/{reserved}/settle", PROVIDER_SAYS, idempotency_key="a")
+    first = settle()
+    charged = used()
+
+    again = settle()
+
+    assert (first.status_code, first.json()["state"]) == (200, "settled")
+    assert (again.json(), again["Idempotency-Replayed"]) == (first.json(), "true")
+    assert used() == charged
+
+
+def test_a_settlement_that_came_too_late_is_no_success_with_a_key(api, reserved, client_of_store, monkeypatch):
+    """Its process has settled it at the same moment, which only the call after the commit finds out."""
+    monkeypatch.setattr("controlplane.reservations.actions.settle_reservation", lambda *args, **options: None)
+
+    for _ in range(2):
+        late = api("POST", f"reservations/{reserved}/settle", PROVIDER_SAYS, idempotency_key="a")
+        assert (late.status_code, late.json()["code"]) == (409, "already_settled")
 
 
 def test_a_limited_key_reaches_only_its_project(api, call, reserved):

@@ -6,10 +6,20 @@ from django.utils import timezone
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import Limit
+from controlplane.review.attaching import attachment_review
+from controlplane.review.replaying import start_replay
+from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.controlplane.adminkit.test_lists import text_of
-from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    MembershipFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -98,3 +108,33 @@ def test_a_policy_that_is_deleted_meanwhile_ends_the_job(as_ann, ask, tokens, li
     run(job := Job.objects.get())
 
     assert (job.state, job.error) == ("failed", "The policy was deleted.")
+
+
+def test_a_project_that_gets_the_policy_meanwhile_is_not_told_of(as_ann, call, monkeypatch, sent):
+    """Whoever may see the projects of the job may not see that one, so the result does not count its requests."""
+    now, policy = timezone.now(), LimitFactory(policy__slug="shared", quota=25).policy
+    first, later = TokenFactory(policy=policy), TokenFactory()
+    for token in (first, later):
+        sent(token, 40, minutes_ago=30, now=now)
+    key = ManagementKeyFactory(projects=[first.project])
+    everything = ManagementKeyFactory()
+
+    started = call("POST", "preview", {"policy": "shared", "job": True}, key=everything).json()["job"]
+    later.policy = policy
+    later.save()
+    run(Job.objects.get())
+
+    result = call("GET", f"jobs/{started}", key=key).json()["result"]
+    assert (result["callers"], result["requests"]) == (1, 40)
+
+
+def test_a_job_of_one_token_belongs_to_its_project(as_ann, tokens, limit, monkeypatch):
+    """Also if nobody would feel the change now, so that whoever leaves the project does not see it any more."""
+    tokens[0].revoked_at = timezone.now()
+    tokens[0].save()
+    review = attachment_review(tokens[0], limit.policy, None)
+    review = with_preview(review, {"limits": []}, timezone.now())
+
+    job = start_replay(review, [], None, created_by="ann", channel="admin")
+
+    assert list(job.projects.all()) == [limit.policy.project]

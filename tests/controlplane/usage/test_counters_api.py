@@ -241,3 +241,37 @@ def test_counters_of_a_project_that_is_deleted_meanwhile_are_not_found(api, secr
         with connection.execute_wrapper(deleting):
             response = api("GET", "counters?project=chat")
         assert response.status_code == 404
+
+
+def test_a_reset_with_a_key_is_done_once(api, token, used, secret, store):
+    """The number of counters is known after the commit, in the first response and in its repetition."""
+
+    def reset():
+        return api("POST", f"counters/reset?token={token}", {"reason": "goodwill"}, idempotency_key="a")
+
+    first = reset()
+    with Limiter(store.url) as limiter:
+        assert limiter.check(secret).allowed
+    again = reset()
+
+    assert (first.status_code, first.json()) == (200, {"reset": 1})
+    assert (again.json(), again["Idempotency-Replayed"]) == ({"reset": 1}, "true")
+    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 1, 99)
+    assert AuditEntry.objects.filter(action="counters.reset").count() == 1
+
+
+def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token, used, monkeypatch):
+    """The response says so, as without a key, and the same request finishes it."""
+
+    def failing(*args, **options):
+        raise redis.ConnectionError("closed")
+
+    def reset():
+        return api("POST", f"counters/reset?token={token}", {"reason": "x"}, idempotency_key="a")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("enforcement.control.inspection.reset_counters", failing)
+        response = reset()
+
+    assert (response.status_code, response.json()["code"]) == (503, "reset_unfinished")
+    assert (reset().json(), "Idempotency-Replayed" in reset()) == ({"reset": 1}, True)

@@ -23,7 +23,7 @@ from enforcement.control.reservations import (
 )
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import function, library_source
-from enforcement.model.keys import Keys
+from enforcement.model.keys import Keys, rest_prefix
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
 from tests.enforcement.command_table import CommandTable
@@ -445,6 +445,21 @@ def test_the_control_plane_settles_reservations(server, accounts, limiter, accou
     states = limiter.check(secret, 0, {"u": "ann"}).limits
     assert [state.remaining for state in states] == [7] * 5 + [9, 7]
     assert refused(accounts) == []
+
+
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_window", "sliding_log", "token_bucket"])
+def test_the_control_plane_limits_its_own_requests(server, accounts, algorithm):
+    """Under a prefix of its own it decides, reports that it is alive, and is refused nothing."""
+    limit = Limit(name="rest", quota=2, window_seconds=86_400, algorithm=algorithm)
+    own = Keys(rest_prefix(KEYS.prefix))
+    with Limiter(url_of(server, "publisher"), timeout=5.0, prefix=own.prefix) as limiter:
+        decisions = [limiter.hit(limit, "rest:mgk_1") for _ in range(3)]
+        assert eventually(lambda: accounts.client.exists(own.instances))
+
+    assert [decision.allowed for decision in decisions] == [True, True, False]
+    assert {decision.source for decision in decisions[:2]} == {"store"}
+    assert refused(accounts) == []
+    assert not accounts.client.exists(KEYS.instances)
 
 
 @pytest.mark.parametrize("account", ["publisher", "worker"])

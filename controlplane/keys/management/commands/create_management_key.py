@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from controlplane.keys.actions import issue_management_key
 from controlplane.policies.describe import seconds_of
-from controlplane.projects.actions import issue_management_key
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 
@@ -25,6 +25,10 @@ class Command(BaseCommand):
         reach.add_argument("--projects", help="slugs of the projects for which the key works, with commas between them")
         reach.add_argument("--all-projects", action="store_true", help="let the key work for every project")
         parser.add_argument(
+            "--networks",
+            help="from where the key may be used, for example 192.0.2.0/24,2001:db8::/32; if left out, from everywhere",
+        )
+        parser.add_argument(
             "--expires",
             help='when the key ends, as a duration such as "90 days" or a time such as 2027-12-31T00:00:00Z; '
             "if left out, never",
@@ -33,6 +37,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         reach = {"all_projects": options["all_projects"], "projects": _projects(_names(options["projects"] or ""))}
         fields = {"name": options["name"], "scopes": _names(options["scopes"]), "expires_at": _end(options["expires"])}
+        fields["networks"] = None if options["networks"] is None else _names(options["networks"])
         try:
             with change(actor=Actor("create_management_key", "command")) as tx:
                 _, secret = issue_management_key(tx, **fields, **reach)

@@ -13,11 +13,11 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 from controlplane.access.roles import OWNER
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.dialogs import action
-from controlplane.adminkit.forms import ReasonDialog, RecordedForm
-from controlplane.projects.actions import issue_management_key, revoke_management_key
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm, WordsField
+from controlplane.keys.actions import issue_management_key, revoke_management_key
+from controlplane.keys.models import ManagementKey
+from controlplane.keys.scopes import PRESETS, SCOPES
 from controlplane.projects.credential_lists import CredentialAdmin
-from controlplane.projects.models import ManagementKey
-from controlplane.projects.scopes import PRESETS, SCOPES
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
@@ -32,6 +32,13 @@ class ManagementKeyForm(RecordedForm):
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         help_text="What a program may do with this key. Choose only the scopes that it needs.",
     )
+    networks = WordsField(
+        required=False,
+        help_text="From where the key may be used, such as 192.0.2.0/24, 2001:db8::/32. If empty, from everywhere.",
+    )
+
+    def clean_networks(self) -> list[str] | None:
+        return self.cleaned_data["networks"] or None
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
@@ -44,18 +51,23 @@ class ManagementKeyForm(RecordedForm):
 class ManagementKeyAdmin(CredentialAdmin):
     form = ManagementKeyForm
     change_form_before_template = "admin/sluicegate/key_presets.html"
-    list_display = ["name", "shown_prefix", "state", "scope_list", "last_used", "ends", "created"]
+    list_display = ["name", "shown_prefix", "state", "scope_list", "network_list", "last_used", "ends", "created"]
     autocomplete_fields = ["projects"]
-    add_fieldsets = [(None, {"fields": ["name", "scopes", "all_projects", "projects", "expires_at"]})]
+    add_fieldsets = [(None, {"fields": ["name", "scopes", "all_projects", "projects", "networks", "expires_at"]})]
     fieldsets = [
         (
             None,
-            {"fields": ["name", "state", "shown_prefix", "scope_list", "project_list", "ends", "last_used", "created"]},
+            {
+                "fields": [
+                    *("name", "state", "shown_prefix", "scope_list", "project_list", "network_list"),
+                    *("ends", "last_used", "created"),
+                ]
+            },
         )
     ]
     has_few_rows = True
     searches = ("Name, id, beginning of the secret",) * 2
-    issued = ("name", "scopes", "all_projects", "projects", "expires_at")
+    issued = ("name", "scopes", "all_projects", "projects", "networks", "expires_at")
     empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
     roles = dict.fromkeys(("view", "add", "change", "delete"), OWNER)
     project_path = "projects"
@@ -75,11 +87,7 @@ class ManagementKeyAdmin(CredentialAdmin):
         """Return the keys that are limited to projects of the owner. A key of other projects besides is not his."""
         if is_operator(user):
             return rows
-        owned = projects_of(user, OWNER).values("pk")
-        within = ManagementKey.projects.through.objects.filter(project__in=owned)
-        beyond = ManagementKey.projects.through.objects.exclude(project__in=owned)
-        keys = {"pk__in": within.values("managementkey")}
-        return rows.filter(all_projects=False, **keys).exclude(pk__in=beyond.values("managementkey"))
+        return rows.within(projects_of(user, OWNER).values("pk"))
 
     def get_exclude(self, request: HttpRequest, obj: ManagementKey | None = None) -> list[str]:
         return [] if is_operator(request.user) else ["all_projects"]
@@ -103,6 +111,10 @@ class ManagementKeyAdmin(CredentialAdmin):
     @display(description="Scopes")
     def scope_list(self, key: ManagementKey) -> str:
         return "everything" if "*" in key.scopes else ", ".join(key.scopes)
+
+    @display(description="Used from")
+    def network_list(self, key: ManagementKey) -> str:
+        return "everywhere" if key.networks is None else ", ".join(key.networks)
 
     @display(description="Projects")
     def project_list(self, key: ManagementKey) -> str:

@@ -6,6 +6,7 @@ SCOPES = (
     "projects:read",
     "projects:write",
     "tokens:read",
+    "tokens:issue",
     "tokens:write",
     "policies:read",
     "policies:write",
@@ -27,13 +28,17 @@ SCOPES = (
     "jobs:cancel",
     "emergency:read",
     "emergency:write",
+    "keys:read",
+    "keys:write",
     "*",
 )
+# Scopes that come with a greater one.
+IMPLIED: Mapping[str, str] = {"tokens:issue": "tokens:write"}
 
 # Sets of scopes for the usual programs, by what such a program does.
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "reads everything": tuple(scope for scope in SCOPES if scope.endswith(":read")),
     "deploys policies": ("projects:read", "policies:read", "policies:write", "overrides:write", "revisions:read"),
-    "issues tokens": ("projects:read", "policies:read", "tokens:read", "tokens:write"),
+    "issues tokens": ("projects:read", "policies:read", "tokens:read", "tokens:issue"),
     "reads usage": ("projects:read", "tokens:read", "usage:read"),
 }

@@ -74,6 +74,19 @@ TYPES = {
         "It cannot be reached, or another change kept it busy for too long. Nothing was changed.",
         f"Wait as `Retry-After` says. {_SAFE}",
     ),
+    "exceeds_own_key": ProblemType(
+        403,
+        "The other key may do more than the key that asks",
+        "A key changes, rotates and revokes only keys that are no more than itself. `detail` names in what the other "
+        "one is more.",
+        "Use a key with these scopes, projects and networks, and no earlier end.",
+    ),
+    "expired": ProblemType(
+        401,
+        "The token has expired",
+        "Every proxy refuses it, and so does this address of consumers.",
+        "Get a new token from whoever gave you this one.",
+    ),
     "https_required": ProblemType(
         403,
         "This address is served over HTTPS only",
@@ -91,6 +104,12 @@ TYPES = {
         "The object is still used",
         "Others need it, for example a token its policy. `detail` names some of them.",
         "Give these another object first, then repeat the deletion.",
+    ),
+    "inactive_project": ProblemType(
+        403,
+        "The project is not active",
+        "Its tokens are refused everywhere for now.",
+        "Ask whoever runs the project.",
     ),
     "insufficient_scope": ProblemType(
         403,
@@ -122,6 +141,12 @@ TYPES = {
         "The address does not have this method",
         "The header `Allow` names the methods that it has.",
         "Use one of them. The reference lists what each address can do.",
+    ),
+    "network_not_allowed": ProblemType(
+        403,
+        "The management key may not be used from this address",
+        "The key is limited to networks. `detail` has the address that was seen.",
+        "Send the request from one of these networks, or have an owner of the key change them.",
     ),
     "not_acceptable": ProblemType(
         406,
@@ -167,6 +192,13 @@ TYPES = {
         "Prices of the catalogue are replaced when it is read again, so they are not changed by hand.",
         "Set a price of your own for the same model, which comes before that of the catalogue.",
     ),
+    "rate_limited": ProblemType(
+        429,
+        "Too many requests to the API",
+        "Each key has a limit, and so has each address without a valid key. `RateLimit` says how many requests are "
+        "left.",
+        f"Wait as `Retry-After` says. {_SAFE}",
+    ),
     "request_running": ProblemType(
         409,
         "The first request with this Idempotency-Key has not ended",
@@ -178,6 +210,12 @@ TYPES = {
         "The reset is recorded but not finished",
         "The store or the database became unavailable after the audit entry was written. Counters may be as before.",
         "Send the reset again when the store is back. A second reset does no harm.",
+    ),
+    "revoked": ProblemType(
+        401,
+        "The token was revoked",
+        "Every proxy refuses it, and so does this address of consumers.",
+        "Get a new token from whoever gave you this one.",
     ),
     "server_error": ProblemType(
         500,
@@ -203,17 +241,35 @@ TYPES = {
         "Redis or Valkey does not answer, and this request needs it. Nothing was changed.",
         "Wait as `Retry-After` says, and try again.",
     ),
+    "suspended": ProblemType(
+        403,
+        "The access is suspended",
+        "The token, its project or one of its labels is suspended for now.",
+        "Ask whoever runs the project.",
+    ),
     "token_not_live": ProblemType(
         409,
         "The token has ended",
         "A token that is revoked or expired cannot be rotated.",
         "Create a new token.",
     ),
+    "token_required": ProblemType(
+        401,
+        "A token is required",
+        "This address is for consumers, who show a token of a project and not a management key.",
+        "Send `Authorization: Bearer sg_live_...`.",
+    ),
     "too_many_items": ProblemType(
         413,
         "The batch has too many items",
         "One request creates up to 1,000 objects. Nothing was created.",
         "Send the items in several batches, each with an `Idempotency-Key` of its own.",
+    ),
+    "unknown_token": ProblemType(
+        401,
+        "The token is not known",
+        "It is no token of a project, or was deleted.",
+        "Check it, or get a new one from whoever gave you this one.",
     ),
     "unreadable": ProblemType(
         409,

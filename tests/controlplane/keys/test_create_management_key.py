@@ -5,8 +5,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.models import ManagementKey
 from enforcement.model.tokens import digest
 from tests.factories import ProjectFactory
 
@@ -50,6 +50,13 @@ def test_a_key_ends_when_it_should(text, end):
 
     end = end or timezone.now() + timedelta(days=90)
     assert abs(ManagementKey.objects.get().expires_at - end) < timedelta(minutes=1)
+
+
+def test_a_key_is_limited_to_the_networks_that_are_named():
+    """Each has one spelling."""
+    create("--all-projects", "--networks", "192.0.2.7, 2001:DB8::/32")
+
+    assert ManagementKey.objects.get().networks == ["192.0.2.7/32", "2001:db8::/32"]
 
 
 def test_the_creation_is_audited():

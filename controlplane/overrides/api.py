@@ -1,0 +1,123 @@
+"""The REST resource of overrides, whose changes may only be tried."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
+
+from controlplane.api.fields import LimitReferenceField, ReferenceField
+from controlplane.api.schema import example
+from controlplane.api.serializers import CleanModelSerializer, ListQuery
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
+from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.trials import Trial
+from controlplane.policies.actions import create_overrides, save_override
+from controlplane.policies.models import Limit, Override
+from controlplane.publishing.changes import Change
+from controlplane.review.api import ReviewedTrialSerializer, previewed
+from controlplane.review.overriding import override_review
+from controlplane.review.reviews import Review
+
+OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
+# Who may not change a limit for all projects may not change it for one of them.
+SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
+
+
+@example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
+class OverrideSerializer(CleanModelSerializer):
+    limit = LimitReferenceField(help_text="policy-slug/limit-name")
+    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or null.")
+    project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
+
+    class Meta:
+        model = Override
+        fields = [
+            *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
+            *("created_by", "created_at"),
+        ]
+        extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
+        read_only_fields = ["created_by"]
+
+    def validate_limit(self, limit: Limit) -> Limit:
+        if not self.context["access"].owns(limit.policy.project_id):
+            raise ValidationError([ErrorDetail(SHARED_LIMIT, code="key_limited_to_projects")])
+        return limit
+
+
+class OverrideQuery(ListQuery):
+    limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
+    token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
+    project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
+
+
+class OverrideItemSerializer(OverrideSerializer):
+    """The same for one of many, whose rules are checked when it is saved, as earlier items count for them."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return attrs
+
+
+@batch_of(OverrideItemSerializer, OverrideSerializer)
+class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
+    """Another quota for one limit of one token or project, with a reason and an optional end."""
+
+    serializer_class = OverrideSerializer
+    # What the dry run of a change finds, and the override before it.
+    found: Review | None = None
+    former: Override | None = None
+    lookup_field = "id"
+    lookup_value_regex = OVERRIDE_ID
+    ordering = ("-id",)
+    queries = {"list": OverrideQuery}
+    trials = dict.fromkeys(("create", "partial_update", "destroy"), ReviewedTrialSerializer)
+    scopes = {
+        "list": "policies:read",
+        "retrieve": "policies:read",
+        "create": "overrides:write",
+        "batch": "overrides:write",
+        "partial_update": "overrides:write",
+        "destroy": "overrides:write",
+    }
+
+    def get_queryset(self) -> QuerySet[Override]:
+        chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
+        rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
+        return rows.filter(**chosen)
+
+    def check_writable(self, obj: Override) -> None:
+        if not self.access.owns(obj.limit.policy.project_id):
+            raise PermissionDenied(SHARED_LIMIT)
+
+    def for_writing(self) -> Override:
+        self.former = super().for_writing()
+        if self.action == "destroy" and self.query["dry_run"]:
+            self.found = override_review(self.former, None, timezone.now())
+        return self.former
+
+    def as_written(self, obj: Override) -> Override:
+        written = super().as_written(obj)
+        if self.query["dry_run"]:
+            self.found = override_review(self.former, written, timezone.now())
+        return written
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return previewed(self.found, self.access) if self.found else {}
+
+    def save_new(self, tx: Change, serializer: Any) -> Override:
+        override = Override(**serializer.validated_data)
+        save_override(tx, override)
+        return override
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Override]:
+        """Save the overrides with few statements."""
+        overrides = [Override(**item) for item in items]
+        with of_items():
+            create_overrides(tx, overrides)
+        return self.all_as_written(overrides)
+
+    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+        override = serializer.candidate(serializer.validated_data)
+        if override.as_record() != before:
+            save_override(tx, override)

@@ -1,0 +1,276 @@
+"""
+The review of overrides that are given, changed or ended.
+
+Which quota a holder has, depends on the time: its override may end, and then that of its project counts, or the limit
+itself. So each change is told for each stretch of time between two ends.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby, pairwise
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from controlplane.core.instants import exact
+from controlplane.core.money import permits
+from controlplane.policies.models import Limit, Override, Policy
+from controlplane.preview.judging import Unknown
+from controlplane.preview.kinds import PROJECT, TOKEN, Caller
+from controlplane.preview.supposed import Supposed, SupposedOverride, overridden
+from controlplane.projects.models import Project, Token
+from controlplane.review.effects import DENYING, SAME, LimitChange, effect
+from controlplane.review.reviews import Review
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
+
+# With more overrides at once, nobody reads what becomes of each.
+MOST_TOLD = 20
+Key = tuple[str, Caller]
+"""Id of a limit, and the holder of an override of it."""
+Rows = Mapping[Key, Override]
+
+SHARED = "{} shares its counter with others, and whose requests came first is not recorded."
+TOO_MANY = "They are too many for one page. Their numbers are in the list."
+ELSEWHERE = "The overrides of this policy are not replayed here. Change those of one policy at a time to see it."
+
+
+@dataclass(slots=True)
+class Part:
+    """What becomes of one limit for one holder of an override, with the start of each change."""
+
+    limit: Limit
+    holder: Token | Project
+    changes: list[tuple[datetime, LimitChange]] = field(default_factory=list)
+
+    @property
+    def caller(self) -> Caller:
+        return (TOKEN if isinstance(self.holder, Token) else PROJECT), self.holder.pk
+
+    @property
+    def denies(self) -> bool:
+        """Whether requests of the holder may be denied that passed before."""
+        return any(change.effect in DENYING for _, change in self.changes)
+
+    @property
+    def shared(self) -> str:
+        """Why recorded usage cannot judge all of it, or nothing."""
+        policy = self.limit.policy
+        if isinstance(self.holder, Project):
+            return SHARED.format(f"The project {self.holder}") if policy.is_global else ""
+        is_shared = policy.is_global or self.holder.project.policy_id == policy.pk
+        return SHARED.format(f"The token {self.holder.name}") if is_shared else ""
+
+
+def override_review(former: Override | None, override: Override | None, now: datetime) -> Review:
+    """
+    Return the review of the change of one override, without a preview.
+
+    Args:
+        former: The override as it was, or None for a new one.
+        override: The override as it will be, or None if it ends.
+    """
+    given = override or former
+    assert given is not None
+    parts, states = _parts([(former, override)], now)
+    holder = given.token or given.project
+    does = "changes" if former and override else "ends" if former else "begins"
+    return _review(parts, states, now, f"The override of {given.limit} for {_name(holder)} {does}")
+
+
+def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0) -> Review:
+    """
+    Return the review of the deletion of some overrides, at least one, without a preview.
+
+    Args:
+        more: How many other overrides are deleted with them, of which the review does not tell.
+    """
+    if len(overrides) == 1 and not more:
+        return override_review(overrides[0], None, now)
+    parts, states = _parts([(one, None) for one in overrides], now)
+    review = _review(parts, states, now, f"{len(overrides) + more:,} overrides are deleted")
+    if more:
+        review.cannot.append(Unknown(f"{more:,} more overrides", TOO_MANY))
+    return review
+
+
+def _parts(
+    pairs: Sequence[tuple[Override | None, Override | None]], now: datetime
+) -> tuple[list[Part], tuple[Rows, Rows]]:
+    """Return what becomes of each limit and holder, and the overrides of these before and after the change."""
+    before, after = ([pair[side] for pair in pairs if pair[side]] for side in (0, 1))
+    rows = {_key(one): one for one in _others([*before, *after], now)}
+    states = rows | {_key(one): one for one in before}, rows | {_key(one): one for one in after}
+    touched = {_key(one): Part(one.limit, one.token or one.project) for one in (*after, *before)}
+    for part in touched.values():
+        part.changes = list(_changes(part, states, now))
+    return list(touched.values()), states
+
+
+def _others(changed: Sequence[Override], now: datetime) -> QuerySet[Override]:
+    """Return the overrides in force of the same limits and of the same holders, or of the projects of these."""
+    tokens = {one.token_id for one in changed if one.token_id}
+    projects = {one.token.project_id if one.token_id else one.project_id for one in changed}
+    rows = Override.objects.filter(limit__in={one.limit_id for one in changed}).exclude(ends_at__lte=now)
+    return rows.filter(Q(token__in=tokens) | Q(project__in=projects)).exclude(pk__in=[one.pk for one in changed])
+
+
+def _key(override: Override) -> Key:
+    holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
+    return override.limit_id, holder
+
+
+def _changes(part: Part, states: tuple[Rows, Rows], now: datetime) -> Iterator[tuple[datetime, LimitChange]]:
+    """Yield each change of a limit with its start. Stretches of time with the same change are one."""
+    keys = [(part.limit.pk, caller) for caller in _callers(part.holder)]
+    ends = {rows[key].ends_at for rows in states for key in keys if key in rows}
+    starts = [now, *sorted(end for end in ends if end is not None and end > now)]
+    stretches = [(start, *(_value(part.limit, rows, keys, start) for rows in states)) for start in starts]
+    found = [next(same) for _, same in groupby(stretches, lambda stretch: stretch[1:])]
+    for (start, before, after), following in pairwise([*found, None]):
+        assert start is not None
+        what = effect(before, after)
+        if what != SAME:
+            when = _when(start if start > now else None, following[0] if following else None)
+            yield start, LimitChange(str(part.limit), before, after, what, _name(part.holder), when)
+
+
+def _callers(holder: Token | Project) -> list[Caller]:
+    """Return whose overrides count for a holder, the first of them before the second."""
+    return [(TOKEN, holder.pk), (PROJECT, holder.project_id)] if isinstance(holder, Token) else [(PROJECT, holder.pk)]
+
+
+def _value(limit: Limit, rows: Rows, keys: Iterable[Key], at: datetime) -> LimitValue | None:
+    """Return a limit as the holder of the overrides with these keys has it at an instant, or None if it is invalid."""
+    try:
+        value = limit.as_value()
+    except InvalidLimit:  # another program has written to the table
+        return None
+    for key in keys:
+        row = rows.get(key)
+        if row is not None and (row.ends_at is None or row.ends_at > at):
+            try:
+                return overridden(value, row.quota, row.burst)
+            except InvalidLimit:  # the limit was changed since, so that the numbers do not fit it any more
+                continue
+    return value
+
+
+def _when(start: datetime | None, end: datetime | None) -> str:
+    since = f"from {exact(start)}" if start else ""
+    until = f"until {exact(end)}" if end else "on" if start else ""
+    return " ".join(filter(None, [since, until]))
+
+
+def _name(holder: Token | Project) -> str:
+    return f"the token {holder.name}" if isinstance(holder, Token) else f"the project {holder}"
+
+
+def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, title: str) -> Review:
+    changed = [part for part in parts if part.changes] or list(parts)
+    # Of several policies, the one is replayed of which more is denied than before.
+    judged = next((part for part in changed if part.denies), changed[0])
+    policy = judged.limit.policy
+    own = [part for part in changed if part.limit.policy_id == policy.pk]
+    denying = [start for part in own for start, change in part.changes if change.effect in DENYING]
+    changes = sorted(
+        (change for part in changed for _, change in part.changes), key=lambda it: it.effect not in DENYING
+    )
+    tokens, projects = _concerned(changed, now)
+    others = {part.limit.policy for part in changed} - {policy}
+    return Review(
+        policy=policy,
+        changes=changes,
+        kept=[limit.name for limit in policy.limits.all() if limit.pk not in {part.limit.pk for part in own}],
+        tokens=tokens.count(),
+        projects=sorted(projects.values_list("slug", flat=True)),
+        overrides=len(states[0].keys() & states[1].keys() - {(part.limit.pk, part.caller) for part in parts}),
+        title=title + _numbers(changes[:1] if len(parts) == 1 else []),
+        of_whom=_whom(parts),
+        supposed=_supposed(own, states, min(denying, default=now)),
+        judged=_limits(policy, [part.limit for part in own]),
+        cannot=[
+            *(Unknown(str(part.limit), part.shared) for part in own if part.shared),
+            *(Unknown(str(other), ELSEWHERE) for other in sorted(others, key=str)),
+        ],
+        denied_by={"policy_id": policy.pk, **_rows_of(own)},
+    )
+
+
+def _whom(parts: Sequence[Part]) -> str:
+    holders = {part.caller: part.holder for part in parts}
+    return str(next(iter(holders.values()))) if len(holders) == 1 else f"{len(holders):,} tokens and projects"
+
+
+def _numbers(changes: Sequence[LimitChange]) -> str:
+    for change in changes:
+        if change.before and change.after and change.before.quota != change.after.quota:
+            was, becomes = (permits(one.quota, one.unit) for one in (change.before, change.after))
+            return f": {was} becomes {becomes}{f' {change.note}' if change.note else ''}"
+    return ""
+
+
+def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], QuerySet[Project]]:
+    """Return the live tokens whose requests the changed limits count with the changed numbers, and their projects."""
+    concerned = Q(pk__in=[part.holder.pk for part in parts if isinstance(part.holder, Token)])
+    anonymous = Q(pk__in=())
+    for limit in {part.limit for part in parts}:
+        projects = [part.holder.pk for part in parts if isinstance(part.holder, Project) and part.limit == limit]
+        if not projects:
+            continue
+        own = Override.objects.filter(limit=limit, token=OuterRef("pk")).exclude(ends_at__lte=now)
+        having = Q(policy=limit.policy_id) | Q(project__policy=limit.policy_id)
+        concerned |= Q(project__in=projects) & ~Exists(own) & (~Q(pk=None) if limit.policy.is_global else having)
+        anonymous |= Q(pk__in=projects, anonymous_policy=limit.policy_id)
+    tokens = Token.objects.live(now).filter(concerned, project__active=True)
+    return tokens, Project.objects.filter(Exists(tokens.order_by().filter(project=OuterRef("pk"))) | anonymous)
+
+
+def _supposed(parts: Sequence[Part], states: tuple[Rows, Rows], at: datetime) -> Supposed:
+    """Return the state after the change at an instant, narrowed to the holders as far as these can be listed."""
+    before, after = states
+    limits = {part.limit.pk: part.limit.name for part in parts}
+    there = [
+        SupposedOverride(holder, limits[pk], row.quota, row.burst)
+        for (pk, holder), row in after.items()
+        if pk in limits and (row.ends_at is None or row.ends_at > at)
+    ]
+    holders, project = _narrowed(parts)
+    return Supposed(holders, project, frozenset(row.pk for row in (*before.values(), *after.values())), tuple(there))
+
+
+def _narrowed(parts: Sequence[Part]) -> tuple[frozenset[Caller] | None, str | None]:
+    """Return the callers that the changed limits count, or the only project whose callers they are."""
+    if all(isinstance(part.holder, Token) for part in parts):
+        # The counters of the others are shared.
+        return frozenset(part.caller for part in parts if part.holder.policy_id == part.limit.policy_id), None
+    projects = {_project_of(part.holder) for part in parts}
+    if len(projects) == 1:
+        return None, projects.pop()
+    return frozenset() if parts[0].limit.policy.is_global else None, None
+
+
+def _rows_of(parts: Sequence[Part]) -> dict[str, object]:
+    """Return the conditions of the rows of usage of the holders."""
+    if all(isinstance(part.holder, Token) for part in parts):
+        return {"token_id__in": [part.holder.pk for part in parts]}
+    return {"project_id__in": [_project_of(part.holder) for part in parts]}
+
+
+def _limits(policy: Policy, main: Sequence[Limit]) -> list[LimitValue]:
+    """Return the limits of a policy that are judged, the *main* ones first, without others in shadow."""
+    names = [limit.pk for limit in main]
+    rows = sorted(policy.limits.all(), key=lambda limit: limit.pk not in names)
+    found = []
+    for row in rows:
+        try:
+            value = row.as_value()
+        except InvalidLimit:  # another program has written to the table
+            continue
+        if row.pk in names or not value.shadow:
+            found.append(value)
+    return found
+
+
+def _project_of(holder: Token | Project) -> str:
+    return holder.project_id if isinstance(holder, Token) else holder.pk

@@ -1,0 +1,69 @@
+"""From where a management key may be used."""
+
+import pytest
+
+from controlplane.keys.models import ManagementKey
+from tests.factories import ManagementKeyFactory
+
+pytestmark = pytest.mark.django_db
+
+
+def answered(client, key: ManagementKey, peer: str, **headers: str) -> tuple[int, str]:
+    sent = {"Authorization": f"Bearer {key.secret}", **headers}
+    response = client.get("/api/v1/projects", headers=sent, REMOTE_ADDR=peer)
+    return response.status_code, response.json().get("code", "")
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [
+        ("192.0.2.7", (200, "")),
+        ("::ffff:192.0.2.7", (200, "")),
+        ("2001:db8::7", (200, "")),
+        ("192.0.3.7", (403, "network_not_allowed")),
+        ("2001:db9::7", (403, "network_not_allowed")),
+        ("", (403, "network_not_allowed")),  # a Unix socket
+    ],
+)
+def test_a_key_is_refused_from_elsewhere(client, peer, expected):
+    """Both versions of IP, and an unknown address is elsewhere."""
+    key = ManagementKeyFactory(networks=["192.0.2.0/24", "2001:db8::/32"])
+
+    assert answered(client, key, peer) == expected
+
+
+def test_a_key_without_networks_is_used_from_everywhere(client):
+    """Also over a Unix socket."""
+    assert [answered(client, ManagementKeyFactory(), peer)[0] for peer in ("203.0.113.1", "")] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "status"),
+    [
+        ("10.0.0.1", "192.0.2.7", 200),
+        ("10.0.0.1", "203.0.113.1", 403),
+        ("10.0.0.1", "192.0.2.7, 203.0.113.1", 403),  # only the last hop was written by the trusted proxy
+        ("203.0.113.1", "192.0.2.7", 403),  # anyone can send the header
+    ],
+)
+def test_only_a_trusted_proxy_says_who_the_client_is(client, settings, peer, forwarded, status):
+    """As for the limits of log-ins."""
+    settings.TRUSTED_PROXIES = ["10.0.0.0/8"]
+    key = ManagementKeyFactory(networks=["192.0.2.0/24"])
+
+    assert answered(client, key, peer, **{"X-Forwarded-For": forwarded})[0] == status
+
+
+def test_a_list_that_was_emptied_by_hand_allows_nobody(client):
+    """An empty list never means everywhere."""
+    key = ManagementKeyFactory(networks=["192.0.2.0/24"])
+    ManagementKey.objects.update(networks=[])
+
+    assert answered(client, key, "192.0.2.7") == (403, "network_not_allowed")
+
+
+def test_a_refused_use_is_no_use(client):
+    """The page of the key does not show it as used."""
+    answered(client, ManagementKeyFactory(networks=["192.0.2.0/24"]), "203.0.113.1")
+
+    assert ManagementKey.objects.get().last_used_at is None
