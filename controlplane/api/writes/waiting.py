@@ -89,6 +89,6 @@ def _look(change: str, revision: int | None) -> Acknowledgement:
 
 def _revision_with(change: str) -> int | None:
     """Return the revision with a change, the last one if enforcers need not know it, or None while it is pending."""
-    if OutboxEntry.objects.filter(change=change).exists():
+    if change and OutboxEntry.objects.filter(change=change).exists():
         return publisher.revision_of(change)
     return publisher.last_revision()
