@@ -5,9 +5,10 @@ import pytest
 from controlplane.access.models import Membership
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects import bulk
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
 from tests.factories import (
