@@ -20,7 +20,8 @@ from controlplane.api.fields import StrictIntegerField, StringField
 from controlplane.api.problems import Conflict, Problem, model_errors
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, Listed, Retrieved, Updated, etag
+from controlplane.api.views import ApiView, Listed, Retrieved, Updated
+from controlplane.api.writes.conditions import etag
 from controlplane.keys import networks
 from controlplane.keys.actions import issue_management_key, revoke_management_key, rotate_management_key
 from controlplane.keys.bounds import CODE, excess

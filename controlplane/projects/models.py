@@ -177,7 +177,7 @@ class Credential(models.Model):
 
     def clean(self) -> None:
         """Raise ValidationError for an end that is over, and for a changed field of an ended credential."""
-        former = type(self).objects.filter(pk=self.pk).first()
+        former = None if self._state.adding else type(self).objects.filter(pk=self.pk).first()
         changed = [name for name in self.LASTING if not former or getattr(former, name) != getattr(self, name)]
         if former and not former.is_live and changed:
             what = self._meta.verbose_name

@@ -59,6 +59,11 @@ class Rule:
     query: str = ""
 
 
+def items(item: dict[str, Any]) -> dict[str, Any]:
+    """The body of a batch with one item."""
+    return {"items": [item]}
+
+
 POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
 COSTS = {"costs": {"requests": 1}, **REASON}
@@ -72,6 +77,10 @@ PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
     ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
+    ("projects/batch", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, items(NAMED)),
+    ("tokens/batch", "POST"): Rule("tokens:issue", 201, 400, 201, items({"name": "New", "project": "theirs"})),
+    ("policies/batch", "POST"): Rule("policies:write", 201, 400, 201, items(OWN_POLICY)),
+    ("overrides/batch", "POST"): Rule("overrides:write", 201, 400, 201, items(OVERRIDE)),
     ("projects/theirs", "GET"): Rule("projects:read", 200, MISSING, 200),
     ("projects/theirs", "PUT"): Rule("projects:write", 200, MISSING, 200, {**NAMED, "slug": "theirs"}),
     ("projects/theirs", "PATCH"): Rule("projects:write", 200, MISSING, 200, {"name": "New"}),
@@ -165,6 +174,9 @@ RULES = {
     ("break-glass", "PUT"): Rule("emergency:write", 200, FORBIDDEN, FORBIDDEN, {"seconds": 60, **REASON}),
     ("break-glass", "DELETE"): Rule("emergency:write", 204, FORBIDDEN, FORBIDDEN),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+    ("audit/export", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+    ("statements/export", "GET"): Rule("usage:read", 200, 200, 200),
+    ("usage/export", "GET"): Rule("usage:read", 200, 200, 200),
 }
 # For everybody: neither says anything about what is kept here.
 PUBLIC = {"openapi.json", "docs/", ""}
