@@ -12,6 +12,7 @@ from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
 from enforcement import Limiter
+from tests.controlplane.access.world import alerted
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -74,6 +75,15 @@ BODIES = {
     "POST revisions/{number}/undo": {"reason": "x"},
     "POST reservations/{id}/settle": {"costs": {"requests": 2}, "reason": "x"},
     "POST reservations/{id}/release": {"reason": "x"},
+    "POST alert-rules": {"name": "New", "project": "chat", "kind": "usage"},
+    "PATCH alert-rules/{id}": {"name": "Other"},
+    "DELETE alert-rules/{id}": None,
+    "POST webhooks": {"name": "New", "project": "chat", "url": "https://alerts.example/"},
+    "PATCH webhooks/{id}": {"name": "Other"},
+    "POST webhooks/{id}/rotate": {},
+    "POST webhooks/{id}/test": {},
+    "DELETE webhooks/{id}": None,
+    "POST deliveries/{id}/replay": {},
 }
 
 
@@ -100,7 +110,11 @@ def names(store, actor, free) -> dict[str, dict[str, str]]:
     with Limiter(store.url, timeout=1.0) as limiter:
         reservation = limiter.reserve(secret, costs=5, life=3600).id
     UserFactory(username="bob")
+    webhook, rule, _, delivery = alerted(project, "chat")
     return {
+        "alert-rules": {"id": rule.pk},
+        "webhooks": {"id": webhook.pk},
+        "deliveries": {"id": delivery.pk},
         "projects": {"slug": "chat"},
         "policies": {"slug": "free"},
         "tokens": {"id": token.pk},
