@@ -15,31 +15,28 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import (
-    LabelQueryField,
     LabelsField,
-    QueryBooleanField,
     ReferenceField,
     StrictIntegerField,
     with_labels,
 )
-from controlplane.api.lists.ordering import OrderField, SearchField, found_by
+from controlplane.api.lists.ordering import found_by
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
-from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
+from controlplane.api.serializers import CleanModelSerializer, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.batches import Batched, batch_of
 from controlplane.api.writes.conditions import etag
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
-from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
 from controlplane.projects.bulk import is_large, start_deletion
+from controlplane.projects.listing import AnyTokenQuery, ProjectQuery, ProjectSearch, TokenQuery, TokenSearch
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
-from enforcement.model.tokens import PREFIX_LENGTH
 
 SUSPENDED = "Whether every proxy refuses it for now."
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
@@ -94,17 +91,6 @@ class ProjectSerializer(CleanModelSerializer):
             message = "Must not be changed by a key that is limited to projects."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
         return value
-
-
-class ProjectSearch(IndexedSearch):
-    model, beginnings, has_few_rows = Project, ("slug", "name"), True
-
-
-class ProjectQuery(ListQuery):
-    policy = ReferenceField("policies", required=False, help_text="Slug of the project's policy.")
-    active = QueryBooleanField(required=False)
-    search = SearchField("slug or name")
-    order = OrderField("slug", "name", "created_at", usual="slug")
 
 
 class ProjectItemSerializer(ProjectSerializer):
@@ -268,31 +254,6 @@ class RotationSerializer(StrictSerializer):
         default=DAY_SECONDS,
         max_value=MAX_OVERLAP_SECONDS,
         help_text="How long the old token stays valid. With 0 it is revoked at once.",
-    )
-
-
-class TokenQuery(ListQuery):
-    labels = LabelQueryField()
-    status = serializers.ChoiceField(
-        ["active", "suspended", "revoked", "expired"],
-        required=False,
-        help_text="Suspended tokens are active too.",
-    )
-
-    search = SearchField("the name, the prefix or the id")
-    order = OrderField("name", "created_at", usual="-created_at")
-
-
-class TokenSearch(IndexedSearch):
-    model, beginnings, exact_beginnings, wholes = Token, ("name",), ("prefix",), ("id",)
-
-
-class AnyTokenQuery(TokenQuery):
-    project = ReferenceField("projects", required=False, help_text="Slug of the project.")
-    policy = ReferenceField("policies", required=False, help_text="Slug of the token's own policy.")
-    name = serializers.CharField(required=False, max_length=200, help_text="The whole name.")
-    prefix = serializers.CharField(
-        required=False, max_length=PREFIX_LENGTH, help_text="The beginning of the secret, as a token shows it."
     )
 
 

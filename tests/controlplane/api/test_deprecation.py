@@ -6,7 +6,8 @@ import pytest
 from drf_spectacular.generators import SchemaGenerator
 
 from controlplane.api.contract.deprecation import Deprecation, headers_of
-from controlplane.projects.api import ProjectSerializer, ProjectView, TokenQuery
+from controlplane.projects.api import ProjectSerializer, ProjectView
+from controlplane.projects.listing import TokenQuery
 from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db
