@@ -76,8 +76,7 @@ class ApiView(ThrottledView, GenericViewSet):
     starts_jobs: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
-    # The id of the change that this request or an earlier one has made.
-    made = ""
+    made = ""  # the id of the change that this request or an earlier one has made
 
     @property
     def access(self) -> Access:
@@ -94,7 +93,7 @@ class ApiView(ThrottledView, GenericViewSet):
         return self.queries.get(self.action, usual)
 
     def is_change(self) -> bool:
-        """Return whether the request, or the one that the OpenAPI document describes, changes something."""
+        """Return whether the request, or the one that the document describes, changes something."""
         return getattr(self.request, "method", "") in WRITES and not self.read_only
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
