@@ -38,6 +38,7 @@ SLUGS = (
     "tokens-and-money",
     "provider-formats",
     "rest-by-example",
+    "command-line",
     "connecting-redis",
     "when-redis-is-away",
     "deployment",

@@ -22,6 +22,7 @@ from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, OwnProject
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
 from controlplane.webhooks.models import Destination
+from enforcement.model.sizes import MAX_NUMBER
 
 RULE_ID = "alr_[0-9a-z]{1,36}"
 EVENT_ID = "evt_[0-9a-z]{1,36}"
@@ -78,9 +79,20 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
         ]
         read_only_fields = ["created_at"]
         extra_kwargs = {
-            "within_seconds": {"help_text": f"How far to look ahead or back. From 60 to {LONGEST}.", "default": None},
-            "amount": {"help_text": "For `spend`, in millionths of the currency.", "default": None},
-            "cool_down_seconds": {"help_text": f"At most {LONGEST}.", "default": 3_600},
+            "within_seconds": {
+                "help_text": f"How far to look ahead or back. From 60 to {LONGEST}.",
+                "default": None,
+                "min_value": 60,
+                "max_value": LONGEST,
+            },
+            # Their rules are named again, since the document would not have those of the model.
+            "amount": {
+                "help_text": "For `spend`, in millionths of the currency.",
+                "default": None,
+                "min_value": 1,
+                "max_value": MAX_NUMBER,
+            },
+            "cool_down_seconds": {"help_text": f"At most {LONGEST}.", "default": 3_600, "max_value": LONGEST},
         }
 
     def candidate(self, attrs: dict[str, Any]) -> AlertRule:

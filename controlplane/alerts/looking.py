@@ -88,7 +88,7 @@ class Look:
 
     def _read(self) -> Counters:
         reach = self._reach()
-        names, _ = near.candidates(reach, self.now)
+        names, _ = near.candidates_of(reach, self.now)
         pending = self._pending()
         ids = [pk for pk in (*pending, *(token for _, token in names)) if pk]
         tokens = {token.pk: token for token in reach.tokens.filter(pk__in=ids).select_related("project")}

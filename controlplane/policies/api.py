@@ -10,7 +10,7 @@ from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationE
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.fields import MANAGED_BY, InstantField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
@@ -126,9 +126,9 @@ class PolicySerializer(OwnProject, CleanModelSerializer):
         model = Policy
         fields = [
             *("id", "slug", "name", "description", "project", "is_global"),
-            *("version", "created_at", "updated_at", "limits", "metering"),
+            *("managed_by", "version", "created_at", "updated_at", "limits", "metering"),
         ]
-        extra_kwargs = {"description": {"default": ""}}
+        extra_kwargs = {"description": {"default": ""}, "managed_by": MANAGED_BY}
         read_only_fields = ["is_global", "version"]
 
     def candidate(self, attrs: dict[str, Any]) -> Policy:

@@ -14,7 +14,14 @@ from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import LabelQueryField, LabelsField, ReferenceField, StrictIntegerField, with_labels
+from controlplane.api.fields import (
+    MANAGED_BY,
+    LabelQueryField,
+    LabelsField,
+    ReferenceField,
+    StrictIntegerField,
+    with_labels,
+)
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
@@ -61,9 +68,10 @@ class ProjectSerializer(CleanModelSerializer):
         model = Project
         fields = [
             *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
-            *("active", "suspended", "partition_cap", "time_zone", "version", "created_at"),
+            *("active", "suspended", "partition_cap", "time_zone", "managed_by", "version", "created_at"),
         ]
         extra_kwargs = {
+            "managed_by": MANAGED_BY,
             "active": {"default": True},
             "time_zone": {"default": "UTC", "allow_blank": False},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
