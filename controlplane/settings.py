@@ -311,7 +311,7 @@ SPECTACULAR_SETTINGS = {
     "SERVERS": [{"url": "/"}],
     # Names of sets of values that would have a checksum in theirs.
     "ENUM_NAME_OVERRIDES": {
-        "WebhookKindEnum": "controlplane.webhooks.models.Destination.KINDS",
+        "WebhookKindEnum": "controlplane.webhooks.api.KINDS",
         "PeriodEnum": "controlplane.usage.periods.PERIODS",
     },
     # Requests and responses differ in read-only fields and in the secret of a token.

@@ -25,6 +25,8 @@ WEBHOOK_ID = "whk_[0-9a-z]{1,36}"
 DELIVERY_ID = "dlv_[0-9a-z]{1,36}"
 OF_THE_INSTALLATION = "Slug of the project. Null: it is of the installation, for keys of all projects."
 
+KINDS = [name for name, _ in Destination.KINDS]
+
 
 @extend_schema_field({"type": "array", "maxItems": MOST_EMAILS, "items": {"type": "string", "format": "email"}})
 class EmailsField(serializers.JSONField):
@@ -35,7 +37,7 @@ class EmailsField(serializers.JSONField):
 class WebhookSerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField("projects", allow_null=True, help_text=OF_THE_INSTALLATION)
 
-    kind = serializers.ChoiceField([name for name, _ in Destination.KINDS], default=Destination.WEBHOOK)
+    kind = serializers.ChoiceField(KINDS, default=Destination.WEBHOOK)
     emails = EmailsField(default=list, help_text="Of `email`: the addresses.")
     service = serializers.CharField(read_only=True, help_text="Of `chat`: the service, such as slack.")
     service_url = StringField(
