@@ -86,6 +86,7 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.repository
 	$(BIN)/python -m tests.house
+	$(BIN)/python -m tests.openapi
 
 # Each file serves every platform and Python version. The smaller files take their versions from dev.txt.
 RESOLVE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate

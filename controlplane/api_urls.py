@@ -4,7 +4,9 @@ from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
 from controlplane.access.api import MembershipView
+from controlplane.alerts.api import AlertEventView, AlertRuleView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
+from controlplane.audit.api import AuditView
 from controlplane.consumers.api import ConsumerView
 from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
@@ -12,16 +14,19 @@ from controlplane.fleet.api import InstanceView
 from controlplane.jobs.api import JobView
 from controlplane.keys.api import KeyView
 from controlplane.overrides.api import OverrideView
-from controlplane.policies.api import AuditView, GlobalView, PolicyView
+from controlplane.policies.api import GlobalView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
-from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
+from controlplane.projects.api import ProjectView
 from controlplane.projects.models import SLUG_PATTERN
+from controlplane.projects.token_api import ProjectTokenView, SingleTokenView
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
 from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
 from controlplane.revisions.api import UndoView
+from controlplane.statements.api import StatementView
 from controlplane.usage.api import CounterView, DenialView, UsageView
+from controlplane.webhooks.api import DeliveryView, WebhookView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("projects", ProjectView, "project")
@@ -39,8 +44,13 @@ router.register("usage", UsageView, "usage")
 router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
+router.register("statements", StatementView, "statement")
 router.register("management-keys", KeyView, "management-key")
 router.register("jobs", JobView, "job")
+router.register("alert-rules", AlertRuleView, "alert-rule")
+router.register("alert-events", AlertEventView, "alert-event")
+router.register("webhooks", WebhookView, "webhook")
+router.register("deliveries", DeliveryView, "delivery")
 router.register("suspensions", SuspensionView, "suspension")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.

@@ -14,6 +14,8 @@ from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
+from controlplane.api.contract.problem_types import TYPES
+
 FOLDER: Path = settings.TEMPLATES_DIR / "docs"
 INDEX = "index"
 # In the order in which they are read.
@@ -38,6 +40,7 @@ SLUGS = (
     "tokens-and-money",
     "provider-formats",
     "rest-by-example",
+    "command-line",
     "connecting-redis",
     "when-redis-is-away",
     "deployment",
@@ -45,11 +48,13 @@ SLUGS = (
     "operating",
     "service-levels",
     "retention",
+    "alerts",
     "access",
     "settings",
     "contributing",
 )
 EXTENSIONS = ("fenced_code", "tables", "toc", "sane_lists")
+_KINDS = sorted(TYPES.items())
 _LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
 _IMAGE = re.compile(r'src="\.\./\.\./controlplane/static/([a-z/-]+\.(?:svg|png))"')
 # Comments tell the tests how to run a block of code. Pages do not show them.
@@ -89,6 +94,31 @@ def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
     return render(request, "docs/page.html", context)
 
 
+@require_safe
+def problems(request: HttpRequest) -> HttpResponse:
+    """Return the response with the list of all kinds of problems of REST."""
+    rows = [
+        f"| [`{code}`]({reverse('problem', args=[code])}) | {kind.status} | {kind.title} |" for code, kind in _KINDS
+    ]
+    head = "# Problems\n\nWhat REST answers if it refuses a request. `code` and `type` name the kind.\n\n"
+    return _problem_page(request, "\n".join([f"{head}| code | status | what happened |\n| --- | --- | --- |", *rows]))
+
+
+@require_safe
+def problem(request: HttpRequest, code: str) -> HttpResponse:
+    """Return the response with the page of one kind of problem, or raise Http404 if there is no such kind."""
+    kind = TYPES.get(code)
+    if kind is None:
+        raise Http404("There is no such kind of problem.")
+    text = f"# {kind.title}\n\n`{code}`, status {kind.status}.\n\n{kind.meaning}\n\n**What to do.** {kind.remedy}\n\n"
+    return _problem_page(request, f"{text}[All problems]({reverse('problems')})")
+
+
+def _problem_page(request: HttpRequest, text: str) -> HttpResponse:
+    page = _converted("problems", text)
+    return render(request, "docs/page.html", {"page": page, "pages": [load(other) for other in SLUGS]})
+
+
 def page_url(slug: str) -> str:
     """Return the address of a page of the documentation."""
     return reverse("docs") if slug == INDEX else reverse("docs-page", args=[slug])
@@ -99,7 +129,10 @@ def load(slug: str) -> Page:
     """
     Return a page of the documentation, read from its file. Its text is part of this project, so its HTML is trusted.
     """
-    text = _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8"))
+    return _converted(slug, _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8")))
+
+
+def _converted(slug: str, text: str) -> Page:
     reader = markdown.Markdown(extensions=EXTENSIONS)
     html = _IMAGE.sub(_to_static, _LINK.sub(_to_page, _scrollable(reader.convert(text))))
     (heading,) = reader.toc_tokens

@@ -43,6 +43,27 @@ CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 # The address at which clients reach the proxies, for the examples in the admin.
 PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
+# Networks that messages about alerts are sent to, besides public addresses.
+ALERT_NETWORKS = env.networks("SLUICEGATE_ALERT_NETWORKS")
+# Chats and pagers, by their names in apprise. Each of these has a fixed host.
+ALERT_SERVICES = env.items(
+    "SLUICEGATE_ALERT_SERVICES",
+    [
+        "discord",
+        "gchat",
+        "opsgenie",
+        "pagerduty",
+        "pagertree",
+        "pover",
+        "signl4",
+        "slack",
+        "splunk",
+        "tgram",
+        "wxteams",
+    ],
+)
+globals().update(env.mail("SLUICEGATE_EMAIL_URL"))
+DEFAULT_FROM_EMAIL = env.string("SLUICEGATE_EMAIL_FROM", "sluicegate@localhost")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -71,6 +92,8 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.overrides",
     "controlplane.jobs",
+    "controlplane.webhooks",
+    "controlplane.alerts",
     "controlplane.prices",
     "controlplane.emergency",
     "controlplane.publishing",
@@ -286,6 +309,11 @@ SPECTACULAR_SETTINGS = {
     "LICENSE": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
     # The server that sent the document.
     "SERVERS": [{"url": "/"}],
+    # Names of sets of values that would have a checksum in theirs.
+    "ENUM_NAME_OVERRIDES": {
+        "WebhookKindEnum": "controlplane.webhooks.api.KINDS",
+        "PeriodEnum": "controlplane.usage.periods.PERIODS",
+    },
     # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,
     # The docs page sends no request to another host.

@@ -26,5 +26,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("metrics", health.metrics),
     path("docs/", docs.page, name="docs"),
+    path("docs/problems/", docs.problems, name="problems"),
+    path("docs/problems/<slug:code>", docs.problem, name="problem"),
     path("docs/<slug:slug>/", docs.page, name="docs-page"),
 ]

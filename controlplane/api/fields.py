@@ -19,6 +19,14 @@ from enforcement.model.matching import LABEL_PREFIX, check_labels
 from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
 
 EVERY_LIMIT = "*"
+# Options of the field of a project or policy. A model's field that no form edits is read-only without them.
+MANAGED_BY: dict[str, Any] = {
+    "read_only": False,
+    "required": False,
+    "allow_blank": True,
+    "max_length": 200,
+    "validators": [PRINTABLE],
+}
 
 
 class StringField(serializers.CharField):
@@ -69,6 +77,20 @@ class StrictBooleanField(serializers.BooleanField):
         return data
 
 
+@extend_schema_field({"type": "string", "enum": ["true", "false"]})
+class QueryBooleanField(serializers.ChoiceField):
+    """A boolean in a query, whose text has only "true" and "false"."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(["true", "false"], **options)
+
+    def to_internal_value(self, data: Any) -> bool:
+        return super().to_internal_value(data) == "true"
+
+    def to_representation(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
 class InstantField(serializers.DateTimeField):
     """An instant as RFC 3339 writes it. A client sends it with an offset and receives it in UTC."""
 
@@ -116,10 +138,16 @@ class ReferenceField(serializers.Field):
         if not isinstance(data, str):
             self.fail("invalid")
         rows: Callable[[], QuerySet[Any]] = getattr(self.context["access"], self.rows)
-        found = self.find(rows(), data)
+        found = self._known(data) or self.find(rows(), data)
         if found is None:
             self.fail("does_not_exist", kind=rows().model._meta.verbose_name, value=data)
+        if "known" in self.context:
+            self.context["known"][self.rows, self.by, data] = found
         return found
+
+    def _known(self, value: str) -> Model | None:
+        """Return the row that an earlier item of a batch has named, or None."""
+        return self.context.get("known", {}).get((self.rows, self.by, value))
 
     def find(self, rows: QuerySet[Any], value: str) -> Model | None:
         """Return the row that *value* names, or None."""

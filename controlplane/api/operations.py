@@ -24,6 +24,10 @@ RESOURCES = {
     "denials": Words("sampled denial", "sampled denials"),
     "jobs": Words("job", "jobs"),
     "management-keys": Words("management key", "management keys"),
+    "alert-rules": Words("alert rule", "alert rules"),
+    "alert-events": Words("alert event", "alert events"),
+    "webhooks": Words("webhook", "webhooks"),
+    "deliveries": Words("delivery", "deliveries"),
     "suspensions": Words("suspension", "suspensions"),
     "audit": Words("audit entry", "audit entries"),
     "global": Words("global policy", "global policies"),
@@ -62,19 +66,34 @@ SUMMARIES = {
     "reservations_settle": "Settle a reservation by hand",
     "reservations_release": "Give back a reservation",
     "jobs_destroy": "Cancel a job",
+    **{f"{name}_batch": f"Create several {name}" for name in ("projects", "tokens", "policies", "overrides")},
+    "projects_update": "Create or replace a project",
+    "policies_update": "Create or replace a policy",
     "suspensions_create": "Suspend a value of an attribute",
     "suspensions_destroy": "Resume what is suspended",
+    "webhooks_rotate": "Rotate the secret of a webhook",
+    "webhooks_test": "Send a test to a webhook",
+    "deliveries_replay": "Send a message again",
     "break_glass_retrieve": "Read whether the glass is broken",
     "break_glass_update": "Break the glass",
     "break_glass_destroy": "Mend the glass",
     "me_retrieve": "Read the own token",
     "me_usage_retrieve": "Read the own usage",
     "usage_list": "List usage",
+    "usage_export": "Export usage",
+    "audit_export": "Export audit entries",
+    "statements_export": "Export a statement",
     "usage_metered_list": "List metered usage",
     "usage_models_list": "List the usage of each model",
     "usage_labels_list": "List the usage of each value of a label",
 }
+CREATED_OR_REPLACED = (
+    "Replace all fields of the {one}, or create it under the slug in the address. A field that is left out gets its "
+    "default. With `If-None-Match: *` it is only created, and with `If-Match` only replaced."
+)
 DESCRIPTIONS = {
+    "projects_update": CREATED_OR_REPLACED.format(one="project"),
+    "policies_update": CREATED_OR_REPLACED.format(one="policy") + " A limit that keeps its name keeps its usage.",
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
     "prices_factors_list": "Return a page of the factors that correct typical estimates.",
@@ -87,10 +106,16 @@ DESCRIPTIONS = {
     "suspensions_create": "Suspend a value of an attribute, so that every proxy refuses it within a second.",
     "suspensions_destroy": "End the suspension, so that every proxy lets it in again within a second.",
     "suspensions_retrieve": "Return the suspension.",
+    "alert_events_retrieve": "Return the event.",
+    "deliveries_retrieve": "Return the delivery with its last attempts, and with the message.",
     "break_glass_retrieve": "Return the end and the reason. The end is null if every limit is as it was saved.",
     "break_glass_update": "Make every published limit a shadow, until the end or a deletion. Repeating it gives "
     "another end.",
     "break_glass_destroy": "Enforce every limit again. If the glass is whole, this changes nothing.",
+    "usage_export": "Stream the usage that the query chooses.",
+    "audit_export": "Stream the entries that the query chooses, with their place in the chain.",
+    "statements_export": "Stream the statement that the query chooses. Each line has a `kind`: total, the group, "
+    "limit, or correction for what arrived after the month was closed.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",
     "usage_labels_list": "Return the totals of each value of a label.",

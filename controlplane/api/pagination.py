@@ -21,8 +21,8 @@ class CursorPage(BasePagination):
     """
 
     def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Model]:
-        self._request, self._ordering = request, view.ordering
-        self._salt = f"cursor:{view.ordering}:{request.path}"
+        self._request, self._ordering = request, view.list_order()
+        self._salt = f"cursor:{self._ordering}:{request.path}"
         size, cursor = view.query["page_size"], view.query.get("cursor")
         backwards, edge = self._read(cursor) if cursor else (False, None)
         rows = _beyond(queryset, self._ordering, edge, backwards)[: size + 1]

@@ -11,10 +11,12 @@ from django.core.exceptions import ValidationError as InvalidModel
 from django.db import IntegrityError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
+from controlplane.api.contract.problem_types import TYPES
 from controlplane.core.logs import hide_secrets
 from controlplane.core.requests import request_id
 
@@ -176,10 +178,11 @@ def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
 
 
 def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str, Any]:
-    """Return the document of a problem as a new dictionary."""
+    """Return the document of a problem as a new dictionary. Its type is the address of a page that explains it."""
+    known = TYPES.get(code)
     return {
-        "type": f"urn:sluicegate:problem:{code}",
-        "title": HTTPStatus(code_of_http).phrase,
+        "type": reverse("problem", args=[code]) if known else "about:blank",
+        "title": known.title if known else HTTPStatus(code_of_http).phrase,
         "status": code_of_http,
         "code": code,
         "detail": hide_secrets(detail),

@@ -16,17 +16,23 @@ from controlplane.api.operations import description_of, summary_of
 from controlplane.api.problems import MEDIA_TYPE
 from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
+from controlplane.api.writes.batches import ADDRESS
+from controlplane.api.writes.trials import TrialSerializer
+from controlplane.api.writes.waiting import HEADER
 from controlplane.idempotency.models import MAX_NAME
 
 DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
 
 - Send `Authorization: Bearer sg_mgmt_...` with every request. Each operation names the scope that the key needs.
-- Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field.
+- Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field,
+  and [`type`](/docs/problems/) leads to a page that says what to do.
 - Unknown fields and parameters are refused. No value is converted, so `"1"` is not a number.
+- Some lists have `order` and `search`.
 - Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
+- With `dry_run=true`, a change is checked and nothing is written. The response says what it would do.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
   `Idempotency-Replayed: true` and without secrets. The key with another request is refused with 422.
 - `RateLimit-Policy` says how many requests a key may send, and `RateLimit` how many are left. Beyond that, the answer
@@ -39,8 +45,13 @@ PROBLEM: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "code", "detail", "instance", "request_id"],
     "properties": {
-        "type": {"type": "string", "format": "uri", "example": "urn:sluicegate:problem:validation_error"},
-        "title": {"type": "string", "description": "The reason phrase of the status."},
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "The address of a page that explains it, at this server.",
+            "example": "/docs/problems/validation_error",
+        },
+        "title": {"type": "string", "description": "What happened, the same for every problem of the type."},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "code": {"type": "string", "description": "The kind of error, for programs. Codes do not change."},
         "detail": {"type": "string", "description": "What is wrong, for people."},
@@ -70,6 +81,7 @@ def example(**body: Any) -> Callable[[type], type]:
 
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
+JSON = "application/json"
 CONDITIONAL = ("PUT", "PATCH", "DELETE")
 
 
@@ -79,6 +91,7 @@ def _header(name: str, description: str, statuses: list[int] | bool = False) -> 
 
 
 IF_MATCH = _header("If-Match", "The ETag that you read. The change is made only if it is still valid.")
+IF_NONE_MATCH = _header("If-None-Match", "With `*`, the object is created only if it is not there.")
 REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
@@ -94,6 +107,12 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     description="A text of your choice, new for each change. Repetitions with it do not make the change again.",
 )
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
+WAITED = _header(
+    HEADER,
+    "With `wait`, `true` if every live instance runs the revision with the change, else `false`, and the numbers of "
+    "all `instances` and of those `behind`. A key that is limited to projects gets no numbers.",
+    [200, 201, 202, 204],
+)
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
 LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
@@ -138,10 +157,15 @@ class AutoSchema(Base):
 
     def get_operation_id(self) -> str:
         name = super().get_operation_id()
+        if self.view.action == "export":
+            return name.removesuffix("_retrieve")
         return name.removesuffix("_create") if self._is_verb() else name
 
     def get_tags(self) -> list[str]:
         return ["tokens"] if self.path.endswith("/tokens") else super().get_tags()
+
+    def is_deprecated(self) -> bool:
+        return self.view.action in self.view.deprecated
 
     def get_summary(self) -> str:
         return summary_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
@@ -156,17 +180,19 @@ class AutoSchema(Base):
     def get_override_parameters(self) -> list[Any]:
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
-        if self.method in WRITES and not self.view.read_only:
-            parameters += [REASON, REVISION]
+        if self.view.is_change():
+            parameters += [REASON, REVISION, WAITED]
         if self._is_repeatable():
             parameters += [IDEMPOTENCY_KEY, REPLAYED]
         if self._is_conditional():
             parameters.append(IF_MATCH)
+        if self._creates_by_put():
+            parameters.append(IF_NONE_MATCH)
         if self._has_etag() and self.method != "DELETE":
             parameters.append(ETAG)
         if self.view.action == "list":
             parameters.append(LINK)
-        if self._creates():
+        if self._creates() and self.view.action != ADDRESS:
             parameters.append(LOCATION)
         return parameters
 
@@ -177,6 +203,8 @@ class AutoSchema(Base):
         if direction == "request" and isinstance(serializer, StrictSerializer):
             schema["additionalProperties"] = False
         for name, shown in schema.get("properties", {}).items():
+            if name in getattr(serializer, "deprecated", ()):
+                shown["deprecated"] = True
             if shown.get("oneOf", [])[1:] == [EMPTY] and re.search(shown["oneOf"][0].get("pattern", "^$"), ""):
                 schema["properties"][name] = shown["oneOf"][0]  # an empty string would match both
         if direction == "response" and "properties" in schema:
@@ -185,6 +213,10 @@ class AutoSchema(Base):
 
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
+        if self._creates_one():
+            bodies["201"]["links"] = self._links()
+        if self.view.is_change():
+            self._add_trial(bodies)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         if "204" in bodies:
             bodies["204"]["headers"] = self._get_response_headers_for_code("204", direction)
@@ -197,6 +229,16 @@ class AutoSchema(Base):
         for status, description in SERVER_ERRORS.items():
             bodies[status] = {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
         return dict(sorted(bodies.items()))
+
+    def _add_trial(self, bodies: dict[str, Any]) -> None:
+        """Add the response to a dry run, whose status is 200 whatever that of the change is."""
+        kinds = dict.fromkeys([self.view.trials.get(self.view.action, TrialSerializer), TrialSerializer])
+        schemas = [self.resolve_serializer(kind, "response").ref for kind in kinds]
+        if "200" in bodies:
+            schemas.insert(0, bodies["200"]["content"][JSON]["schema"])
+        else:
+            bodies["200"] = {"description": "The response with dry_run=true."}
+        bodies["200"]["content"] = {JSON: {"schema": {"anyOf": schemas} if schemas[1:] else schemas[0]}}
 
     def _errors(self) -> Iterator[int]:
         yield from (400, 401, 403, 405, 406, 429, 500, 503)
@@ -217,13 +259,34 @@ class AutoSchema(Base):
         return self.view.conditional and self.view.action in single
 
     def _is_conditional(self) -> bool:
-        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and self._is_verb())
+        of_one = self._is_verb() and self.view.action != ADDRESS
+        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and of_one)
 
     def _is_verb(self) -> bool:
         return self.method == "POST" and self.view.action != "create"
 
     def _creates(self) -> bool:
         return not {"201", "202"}.isdisjoint(map(str, self._codes()))
+
+    def _creates_by_put(self) -> bool:
+        return self.method == "PUT" and self.view.creates_by_put
+
+    def get_response_serializers(self) -> Any:
+        found = super().get_response_serializers()
+        return {200: found, 201: found} if self._creates_by_put() else found
+
+    def _creates_one(self) -> bool:
+        return self._creates_by_put() or self.view.action == "create"
+
+    def _links(self) -> dict[str, Any]:
+        """Return the operations of a new object, by their actions (OpenAPI 3.1, link object)."""
+        view = self.view.view_of_one or type(self.view)
+        name, resource = view.lookup_field, self.get_tags()[0].replace("-", "_")
+        return {
+            action: {"operationId": f"{resource}_{action}", "parameters": {name: f"$response.body#/{name}"}}
+            for action in ("retrieve", "partial_update", "destroy")
+            if action in view.scopes
+        }
 
     def _codes(self) -> list[Any]:
         serializers = self.get_response_serializers()

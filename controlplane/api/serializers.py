@@ -12,6 +12,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api import fields
+from controlplane.api.contract.deprecation import Deprecation, note
 from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
 
@@ -24,10 +25,18 @@ def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
 
 
 class StrictSerializer(serializers.Serializer):
-    """A serializer that refuses unknown fields, and read-only fields with a changed value."""
+    """
+    A serializer that refuses unknown fields, and read-only fields with a changed value.
+
+    ``deprecated`` has the fields that will be removed. The response to a request that uses one says so.
+    """
+
+    deprecated: Mapping[str, Deprecation] = {}
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         errors = self._surplus(data) if isinstance(data, Mapping) else {}
+        for name in self.deprecated.keys() & (data if isinstance(data, Mapping) else ()):
+            note(self.context["request"], self.deprecated[name])
         try:
             value = super().to_internal_value(data)
         except ValidationError as exc:
@@ -101,6 +110,16 @@ class ListQuery(QuerySerializer):
     )
 
 
+class OwnProject:
+    """A mixin for a serializer whose field ``project`` says to whom the row belongs. A limited key must own it."""
+
+    def validate_project(self, project: models.Model | None) -> models.Model | None:
+        if not self.context["access"].owns(project and project.pk):
+            message = "Must be one of the projects to which this key is limited."
+            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
+        return project
+
+
 class NoBody(StrictSerializer):
     pass
 
@@ -119,6 +138,8 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     }
     # Fields of the model that the view sets, and no client.
     clean_exclude: tuple[str, ...] = ()
+    # Other arguments of full_clean().
+    clean_options: Mapping[str, bool] = {}
 
     def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
         """
@@ -139,7 +160,7 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         candidate = self.candidate(attrs)
         try:
-            candidate.full_clean(exclude=self.clean_exclude)
+            candidate.full_clean(exclude=self.clean_exclude, **self.clean_options)
         except InvalidModel as exc:
             raise ValidationError(self._by_name(model_errors(exc))) from exc
         return attrs

@@ -1,58 +1,45 @@
 """The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
 from rest_framework import status
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.parsers import BaseParser
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access, LimitedKey
+from controlplane.api.contract.deprecation import Deprecation, headers_of, noted
+from controlplane.api.lists.ordering import Orders, columns_of
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
-from controlplane.api.problems import Conflict, IdempotencyKeyReused, PreconditionFailed, RequestRunning
+from controlplane.api.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.api.throttling import ThrottledView
+from controlplane.api.writes.conditions import check_precondition, etag
+from controlplane.api.writes.later import Later
+from controlplane.api.writes.queries import WriteQuery
+from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
+from controlplane.api.writes.waiting import HEADER, USUAL_SECONDS, acknowledgement_of
 from controlplane.core.requests import ID_HEADER, request_id
-from controlplane.core.transactions import snapshot
+from controlplane.core.transactions import snapshot, take_turn
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision, revision_of
-from enforcement.model.documents import dumps
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
 # What belongs to the object of a response. All other headers belong to one response.
 KEPT_HEADERS = ("ETag", "Location")
-# Objects whose members have names that clients choose, so that a label may have any name.
-NAMED_BY_CLIENTS = ("labels", "attributes")
-_ETAG = re.compile(r'(W/)?"([^"]*)"')
-
-
-class Later(Response):
-    """A response to a change that reaches the store after the commit, whose body *read* returns also before."""
-
-    def __init__(self, read: Callable[[], Any]) -> None:
-        super().__init__(read())
-        self._read = read
-
-    def read_again(self) -> Response:
-        """Return the response itself, with the body as it is now."""
-        self.data = self._read()
-        return self
 
 
 class ApiView(ThrottledView, GenericViewSet):
@@ -63,7 +50,12 @@ class ApiView(ThrottledView, GenericViewSet):
         scopes: The scope that a key needs for each action. No key may do an action without a scope.
         queries: The query of each action that has one. All other parameters are refused.
         of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
+        orders: The columns of each order of the list that a query may ask for.
+        creates_by_put: Whether PUT creates an object that is not there.
+        deprecated: The actions that will be removed.
+        view_of_one: The view of single objects, if it is another one.
         conditional: Whether single objects have an ETag, which If-Match may name.
+        trials: The response to a dry run of each action whose view adds something to the usual one.
         read_only: Whether POST changes nothing, as it asks something that must not be in an address.
         starts_jobs: Whether a POST that changes nothing starts a job if its body says so.
         holder_in_query: Whether the query names the object, so that the response may be 404.
@@ -72,13 +64,19 @@ class ApiView(ThrottledView, GenericViewSet):
     scopes: ClassVar[dict[str, str]] = {}
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     of_all_projects: ClassVar[tuple[str, ...]] = ()
+    trials: ClassVar[dict[str, type[TrialSerializer]]] = {}
+    deprecated: ClassVar[Mapping[str, Deprecation]] = {}
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
+    orders: ClassVar[Orders] = {}
     conditional: ClassVar[bool] = True
+    creates_by_put: ClassVar[bool] = False
+    view_of_one: ClassVar[Any] = None
     read_only: ClassVar[bool] = False
     starts_jobs: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
+    made = ""  # the id of the change that this request or an earlier one has made
 
     @property
     def access(self) -> Access:
@@ -91,27 +89,54 @@ class ApiView(ThrottledView, GenericViewSet):
         return "*" in self.of_all_projects or self.action in self.of_all_projects
 
     def query_class(self) -> type[QuerySerializer]:
-        return self.queries.get(self.action, ListQuery if self.action == "list" else NoQuery)
+        usual = WriteQuery if self.is_change() else ListQuery if self.action == "list" else NoQuery
+        return self.queries.get(self.action, usual)
+
+    def is_change(self) -> bool:
+        """Return whether the request, or the one that the document describes, changes something."""
+        return getattr(self.request, "method", "") in WRITES and not self.read_only
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if request.method in self.allowed_methods:
             self.query = self.query_class().read(request.query_params, self.get_serializer_context())
-            self._make_repeatable(request)
+            if self.is_change() or self.starts_job(request):
+                self._wrap_change(request)
 
-    def _make_repeatable(self, request: Request) -> None:
-        """Have a change that names an idempotency key made once. A dry run changes nothing, and runs each time."""
-        if not self.changes_something(request):
+    def _wrap_change(self, request: Request) -> None:
+        """Have a change undone in the end if it is only tried, or made once if it names an idempotency key."""
+        method = request.method.lower()
+        if self.query.get("dry_run"):
+            setattr(self, method, partial(self._try, getattr(self, method)))
             return
         if name := idempotency_key_of(request):
-            method = request.method.lower()
             setattr(self, method, partial(self._once, name, getattr(self, method)))
+        if "wait" in self.query:
+            setattr(self, method, partial(self._wait, getattr(self, method)))
 
-    def changes_something(self, request: Request) -> bool:
-        """Return whether a request is to change something, or to start a job."""
-        if self.read_only:
-            return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
-        return request.method in WRITES and self.query.get("dry_run") != "true"
+    def _wait(self, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the response of *act* after every live instance has its change, or the time is over."""
+        response = act(request, *args, **kwargs)
+        found = acknowledgement_of(self.made, self.query.get("timeout", USUAL_SECONDS))
+        if found.revision is not None:
+            response[REVISION_HEADER] = str(found.revision)
+        response[HEADER] = found.header(with_numbers=self.access.all_projects)
+        return response
+
+    def _try(self, act: Callable[..., Response], request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return what *act* would do. Nothing of it is kept, and what follows a commit does not happen."""
+        with trial() as tried:
+            tried.note(act(request, *args, **kwargs), self.tx, self.access)
+        self.tx = None
+        return Response({**tried.as_data(self.access), **self.review(tried)})
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        """Return what a view adds to the response to a dry run. The rows are again as they were."""
+        return {}
+
+    def starts_job(self, request: Request) -> bool:
+        """Return whether a request that changes nothing is to start a job."""
+        return self.starts_jobs and isinstance(request.data, Mapping) and request.data.get("job") is True
 
     def as_problems(self) -> AbstractContextManager[None]:
         """Return a context that raises errors of a change, also those after its commit, as errors of REST."""
@@ -137,16 +162,16 @@ class ApiView(ThrottledView, GenericViewSet):
             return made[0]
         if not self.access.covers(answer.reach):
             raise LimitedKey("This key was limited to fewer projects after it made this change.")
-        headers = {**answer.headers, REPLAYED_HEADER: "true"}
+        headers, self.made = {**answer.headers, REPLAYED_HEADER: "true"}, answer.change
         if answer.change:
             headers[REVISION_HEADER] = revision_header(revision_of(answer.change))
         return Response(json.loads(answer.body) if answer.body else None, answer.status, headers=headers)
 
     def _kept(self, response: Response) -> Answer:
         """Return what is kept of a response for repetitions of its request."""
-        body = json.loads(JSONRenderer().render(response.data)) if response.data is not None else None
+        body = as_json(response)
         headers = {name: response[name] for name in KEPT_HEADERS if name in response}
-        text = "" if body is None else json.dumps(_without_secrets(body), ensure_ascii=False)
+        text = "" if body is None else json.dumps(without_secrets(body), ensure_ascii=False)
         change, reach = self.tx.id if self.tx else "", self.access.reach
         return Answer(response.status_code, text, headers, change, reach)
 
@@ -155,6 +180,10 @@ class ApiView(ThrottledView, GenericViewSet):
         is_patch = getattr(self, "action", "") == "partial_update" or getattr(self.request, "method", "") == "PATCH"
         return [*super().get_parsers(), *([MergePatchParser()] if is_patch else [])]
 
+    def list_order(self) -> tuple[str, ...]:
+        """Return the columns by which a list is ordered, which are unique together."""
+        return columns_of(self.query["order"], self.orders) if "order" in self.query else self.ordering
+
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "access": getattr(self.request, "auth", None)}
 
@@ -162,7 +191,10 @@ class ApiView(ThrottledView, GenericViewSet):
         response = super().finalize_response(request, response, *args, **kwargs)
         response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
-        if self.tx and not response.exception:
+        of_action = [self.deprecated[self.action]] if self.action in self.deprecated else []
+        for name, value in headers_of([*of_action, *noted(request)]).items():
+            response[name] = f"{response[name]}, {value}" if name in response else value
+        if self.tx and not response.exception and REVISION_HEADER not in response:
             response[REVISION_HEADER] = revision_header(self.tx.revision)
         return response
 
@@ -175,7 +207,7 @@ class ApiView(ThrottledView, GenericViewSet):
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
             yield tx
-        self.tx = tx
+        self.tx, self.made = tx, tx.id
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
@@ -231,36 +263,6 @@ def revision_header(revision: int | None) -> str:
     return str(last_revision())
 
 
-def _without_secrets(value: Any) -> Any:
-    """Return a copy of JSON in which each member named "secret" is null. Clients name the members of some objects."""
-    if isinstance(value, dict):
-        named = {name: one if name in NAMED_BY_CLIENTS else _without_secrets(one) for name, one in value.items()}
-        return {**named, "secret": None} if "secret" in named else named
-    return [_without_secrets(one) for one in value] if isinstance(value, list) else value
-
-
-def etag(obj: Model) -> str:
-    """Return the entity tag of a row, made from its version, or from a digest if the row counts no versions."""
-    version = getattr(obj, "version", None) or sha256(dumps(obj.as_record()).encode()).hexdigest()[:16]
-    return f'"{obj.pk}-{version}"'
-
-
-def check_precondition(request: Request, obj: Model) -> None:
-    """
-    Raise PreconditionFailed if the row does not match the request's If-Match (RFC 9110, 13.1.1).
-
-    Raises:
-        PreconditionFailed: The row was changed after the client read it. The response has its present tag.
-    """
-    expected = request.headers.get("If-Match")
-    if expected is None or expected.strip() == "*":
-        return
-    # The strong comparison that RFC 9110 demands here: a weak tag never matches.
-    strong = {f'"{tag}"' for weak, tag in _ETAG.findall(expected) if not weak}
-    if etag(obj) not in strong:
-        raise PreconditionFailed(headers={"ETag": etag(obj)})
-
-
 class Listed:
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with snapshot():
@@ -300,10 +302,13 @@ class Updated:
 
     def _update(self, *, partial: bool) -> Response:
         with self.change() as tx:
-            obj = self.for_writing()
-            before = obj.as_record()
-            self.save_changed(tx, self.read_body(obj, partial=partial), before)
-            return self.answer(self.as_written(obj))
+            return self._write(tx, partial=partial)
+
+    def _write(self, tx: Change, *, partial: bool) -> Response:
+        obj = self.for_writing()
+        before = obj.as_record()
+        self.save_changed(tx, self.read_body(obj, partial=partial), before)
+        return self.answer(self.as_written(obj))
 
     def for_writing(self) -> Model:
         """
@@ -336,6 +341,44 @@ class Updated:
 class Replaced(Updated):
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self._update(partial=False)
+
+
+class CreatedOrReplaced(Created, Replaced):
+    """
+    A replacement that creates what is not there.
+
+    Of two at once, the second replaces what the first has created.
+    """
+
+    creates_by_put = True
+
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            if self._is_there():
+                return self._write(tx, partial=False)
+            if not (self.access.all_projects or self.may_create()):
+                raise NotFound  # as for an object that the key may not see
+            take_turn(f"create {request.path}")
+            if self._is_there():
+                return self._write(tx, partial=False)
+            check_precondition(request, None)
+            obj = self.as_written(self.save_new(tx, self._read_new()))
+            return self.answer(obj, status.HTTP_201_CREATED, {"Location": request.path})
+
+    def may_create(self) -> bool:
+        """Return whether a key that is limited to projects may create an object at the address."""
+        return False
+
+    def _is_there(self) -> bool:
+        return self.get_queryset().filter(**self.lookup()).exists()
+
+    def _read_new(self) -> Any:
+        """Return a serializer with the body, or raise ValidationError if it has another name than the address."""
+        body, (name,) = self.read_body(), self.lookup()
+        if body.validated_data[name] != self.lookup()[name]:
+            message = f"Must be {self.lookup()[name]!r} as in the address, where there is nothing yet."
+            raise ValidationError({name: [ErrorDetail(message, code="rule")]})
+        return body
 
 
 class Deleted:

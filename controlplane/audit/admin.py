@@ -20,8 +20,8 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, t
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
+from controlplane.audit.searching import AuditSearch
 from controlplane.core.files import streamed
-from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
@@ -38,7 +38,7 @@ EXPORTS: dict[str, tuple[Lines, str]] = {
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
+class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
     list_display_links = ["when"]
     list_filter = [
@@ -48,7 +48,6 @@ class AuditEntryAdmin(IndexedSearch, ReadOnlyAdmin):
         ("channel", ChoicesDropdownFilter),
         ("at", InstantRangeFilter),
     ]
-    beginnings, parts, wholes = ("actor", "action", "object_label"), ("reason",), ("object_id", "request_id")
     searches = (
         "Actor, action, object, reason, or a whole id",
         "Beginning of an actor, action or object, or a whole id",

@@ -88,7 +88,7 @@ def near_list(
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    names, is_cut = _candidates(reach, now, candidates)
+    names, is_cut = candidates_of(reach, now, candidates)
     tokens = list(reach.tokens.filter(pk__in={token for _, token in names if token}).select_related("project"))
     projects = reach.projects.filter(pk__in={project for project, _ in names})
     held = held_by(_in_order(tokens, names), projects, now)
@@ -96,9 +96,13 @@ def near_list(
     return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
 
 
-def nearest(counters: Iterable[tuple[Held, Now]], now: datetime) -> list[Near]:
-    """Return those of the counters that are near their limit, with forecasts, the most urgent first."""
-    full = [(held, count) for held, count in counters if share_of(held, count) >= NEAR]
+def nearest(counters: Iterable[tuple[Held, Now]], now: datetime, least: float = NEAR) -> list[Near]:
+    """
+    Return those of the counters of which a share of at least *least* is used, with forecasts, the most urgent first.
+
+    Of the fullest 100, those of long windows are foretold from their history.
+    """
+    full = [(held, count) for held, count in counters if share_of(held, count) >= least]
     full.sort(key=lambda pair: -share_of(*pair))
     foretold = [held for held, _ in full[:MOST_FORETOLD]]
     history = _history(foretold, now)
@@ -113,7 +117,7 @@ def share_of(held: Held, count: Now) -> float:
     return count.used / whole if whole else 0.0
 
 
-def _candidates(reach: Reach, now: datetime, most: int) -> tuple[list[tuple[str, str]], bool]:
+def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> tuple[list[tuple[str, str]], bool]:
     """Return *most* (project, token) that were active lately, those with denials first, and whether there are more."""
     recent = UsageRow.objects.filter(period="minute", at__gte=start_of("minute", now - ACTIVE), limit_name="")
     sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))

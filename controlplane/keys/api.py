@@ -20,7 +20,8 @@ from controlplane.api.fields import StrictIntegerField, StringField
 from controlplane.api.problems import Conflict, Problem, model_errors
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, Listed, Retrieved, Updated, etag
+from controlplane.api.views import ApiView, Listed, Retrieved, Updated
+from controlplane.api.writes.conditions import etag
 from controlplane.keys import networks
 from controlplane.keys.actions import issue_management_key, revoke_management_key, rotate_management_key
 from controlplane.keys.bounds import CODE, excess
@@ -209,8 +210,8 @@ class KeyView(Listed, Retrieved, Updated, ApiView):
         own = locked.get(self.access.key.pk)
         if own is None or not own.is_live:
             raise AuthenticationFailed(UNKNOWN)
-        if not own.allows(self.required_scope()):
-            raise InsufficientScope(f"This key lacks the scope {self.required_scope()}.")
+        if not own.allows(self.scopes[self.action]):
+            raise InsufficientScope(self.scopes[self.action])
         self.request.auth = Access.of(own)
 
     def for_writing(self) -> ManagementKey:

@@ -1,22 +1,22 @@
 """The REST resource of overrides, whose changes may only be tried."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
-from rest_framework.request import Request
-from rest_framework.response import Response
 
 from controlplane.api.fields import LimitReferenceField, ReferenceField
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
-from controlplane.policies.actions import save_override
+from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.trials import Trial
+from controlplane.policies.actions import create_overrides, save_override
 from controlplane.policies.models import Limit, Override
 from controlplane.publishing.changes import Change
-from controlplane.review.api import DryRunQuery, ReviewSerializer, Trying
+from controlplane.review.api import ReviewedTrialSerializer, previewed
 from controlplane.review.overriding import override_review
 from controlplane.review.reviews import Review
 
@@ -52,21 +52,31 @@ class OverrideQuery(ListQuery):
     project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
 
 
-OVERRIDE_OR_REVIEW = PolymorphicProxySerializer("OverrideOrReview", [OverrideSerializer, ReviewSerializer], None)
+class OverrideItemSerializer(OverrideSerializer):
+    """The same for one of many, whose rules are checked when it is saved, as earlier items count for them."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return attrs
 
 
-class OverrideView(Trying, Listed, Created, Retrieved, Updated, Deleted, ApiView):
+@batch_of(OverrideItemSerializer, OverrideSerializer)
+class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
     """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
+    # What the dry run of a change finds, and the override before it.
+    found: Review | None = None
+    former: Override | None = None
     lookup_field = "id"
     lookup_value_regex = OVERRIDE_ID
     ordering = ("-id",)
-    queries = {"list": OverrideQuery, **dict.fromkeys(("create", "partial_update", "destroy"), DryRunQuery)}
+    queries = {"list": OverrideQuery}
+    trials = dict.fromkeys(("create", "partial_update", "destroy"), ReviewedTrialSerializer)
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
         "create": "overrides:write",
+        "batch": "overrides:write",
         "partial_update": "overrides:write",
         "destroy": "overrides:write",
     }
@@ -80,38 +90,32 @@ class OverrideView(Trying, Listed, Created, Retrieved, Updated, Deleted, ApiView
         if not self.access.owns(obj.limit.policy.project_id):
             raise PermissionDenied(SHARED_LIMIT)
 
-    @extend_schema(responses={201: OverrideSerializer, 200: ReviewSerializer})
-    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        if not self.is_dry_run:
-            return super().create(request, *args, **kwargs)
+    def for_writing(self) -> Override:
+        self.former = super().for_writing()
+        if self.action == "destroy" and self.query["dry_run"]:
+            self.found = override_review(self.former, None, timezone.now())
+        return self.former
 
-        def save(tx: Change) -> Review:
-            return override_review(None, self.as_written(self.save_new(tx, self.read_body())), timezone.now())
+    def as_written(self, obj: Override) -> Override:
+        written = super().as_written(obj)
+        if self.query["dry_run"]:
+            self.found = override_review(self.former, written, timezone.now())
+        return written
 
-        return self.tried(save)
-
-    @extend_schema(responses=OVERRIDE_OR_REVIEW)
-    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        if not self.is_dry_run:
-            return super().partial_update(request, *args, **kwargs)
-
-        def save(tx: Change) -> Review:
-            former = self.for_writing()
-            self.save_changed(tx, self.read_body(former, partial=True), former.as_record())
-            return override_review(former, self.as_written(former), timezone.now())
-
-        return self.tried(save)
-
-    @extend_schema(responses={204: None, 200: ReviewSerializer})
-    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        if not self.is_dry_run:
-            return super().destroy(request, *args, **kwargs)
-        return self.tried(lambda tx: override_review(self.for_writing(), None, timezone.now()))
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return previewed(self.found, self.access) if self.found else {}
 
     def save_new(self, tx: Change, serializer: Any) -> Override:
         override = Override(**serializer.validated_data)
         save_override(tx, override)
         return override
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Override]:
+        """Save the overrides with few statements."""
+        overrides = [Override(**item) for item in items]
+        with of_items():
+            create_overrides(tx, overrides)
+        return self.all_as_written(overrides)
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         override = serializer.candidate(serializer.validated_data)

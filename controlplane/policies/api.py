@@ -1,31 +1,37 @@
-"""The REST resources of policies with their limits, the global policy, and the audit."""
+"""The REST resources of policies with their limits, and of the global policy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.db.models import QuerySet
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
+from django.db.models import Model, QuerySet
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.fields import MANAGED_BY, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
+from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
     ListQuery,
+    OwnProject,
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, check_precondition
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
+from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.conditions import check_precondition
+from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
-from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.lists.searching import IndexedSearch
+from controlplane.policies.actions import create_policies, lock_global_policy, replace_limits, set_global_policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from controlplane.review.api import ChoiceTried, DryRunQuery, ReplacedOrTried, ReviewSerializer, review_of_choice
+from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -107,7 +113,7 @@ class MeteringField(serializers.Field):
 
 
 @example(slug="free", name="Free", limits=[PER_MINUTE])
-class PolicySerializer(CleanModelSerializer):
+class PolicySerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -125,9 +131,9 @@ class PolicySerializer(CleanModelSerializer):
         model = Policy
         fields = [
             *("id", "slug", "name", "description", "project", "is_global"),
-            *("version", "created_at", "updated_at", "limits", "metering"),
+            *("managed_by", "version", "created_at", "updated_at", "limits", "metering"),
         ]
-        extra_kwargs = {"description": {"default": ""}}
+        extra_kwargs = {"description": {"default": ""}, "managed_by": MANAGED_BY}
         read_only_fields = ["is_global", "version"]
 
     def candidate(self, attrs: dict[str, Any]) -> Policy:
@@ -147,34 +153,48 @@ class PolicySerializer(CleanModelSerializer):
             message = f"{error}, because this key is limited to projects."
             raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
 
-    def validate_project(self, project: Project | None) -> Project | None:
-        if not self.context["access"].owns(project and project.pk):
-            message = "Must be one of the projects to which this key is limited."
-            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return project
+
+class PolicyItemSerializer(PolicySerializer):
+    """The same for one of many, whose rows were read before and whose slugs are looked up together."""
+
+    clean_exclude = ("project",)
+    clean_options = {"validate_unique": False, "validate_constraints": False}
 
 
 class PolicyQuery(ListQuery):
     project = serializers.CharField(
         required=False, allow_blank=True, help_text="Slug of the owning project. If empty, the shared policies."
     )
+    search = SearchField("slug, name or description")
+    order = OrderField("slug", "name", "created_at", "updated_at", usual="slug")
 
 
-POLICY_OR_REVIEW = PolymorphicProxySerializer("PolicyOrReview", [PolicySerializer, ReviewSerializer], None)
+class PolicySearch(IndexedSearch):
+    model, beginnings, has_few_rows = Policy, ("slug", "name", "description"), True
 
 
-class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
+@batch_of(PolicyItemSerializer, PolicySerializer)
+class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
     lookup_field = "slug"
     lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
-    queries = {"list": PolicyQuery, "update": DryRunQuery, "partial_update": DryRunQuery}
+    orders = {
+        "slug": ("slug",),
+        "name": ("name", "id"),
+        "created_at": ("created_at", "id"),
+        "updated_at": ("updated_at", "id"),
+    }
+    unique = "slug"
+    queries = {"list": PolicyQuery}
+    trials = dict.fromkeys(("create", "update", "partial_update"), ReviewedTrialSerializer)
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
         "create": "policies:write",
+        "batch": "policies:write",
         "update": "policies:write",
         "partial_update": "policies:write",
         "destroy": "policies:write",
@@ -182,10 +202,15 @@ class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
 
     def get_queryset(self) -> QuerySet[Policy]:
         found = self.access.policies().select_related("project").prefetch_related("limits")
+        found = found_by(PolicySearch(), found, self.query)
         if "project" in self.query:
             owner = self.query["project"]
             return found.filter(project__slug=owner) if owner else found.filter(project=None)
         return found
+
+    def may_create(self) -> bool:
+        projects = self.access.projects().values_list("slug", flat=True)
+        return any(not slug_error(self.kwargs["slug"], project) for project in projects)
 
     def check_writable(self, obj: Policy) -> None:
         if not self.access.owns(obj.project_id):
@@ -195,20 +220,20 @@ class PolicyView(Listed, Created, Retrieved, ReplacedOrTried, Deleted, ApiView):
         # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
 
-    @extend_schema(responses=POLICY_OR_REVIEW)
-    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return super().update(request, *args, **kwargs)
-
-    @extend_schema(responses=POLICY_OR_REVIEW)
-    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return super().partial_update(request, *args, **kwargs)
-
     def save_new(self, tx: Change, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")
         policy = serializer.save()
         replace_limits(tx, policy, values)
         tx.created(policy)
         return policy
+
+    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+        self.check_free(items)
+        limits = [item.pop("limits") for item in items]
+        policies = [Policy(**item) for item in items]
+        with of_items():
+            create_policies(tx, list(zip(policies, limits, strict=True)))
+        return self.all_as_written(policies)
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         values = serializer.validated_data.pop("limits", None)
@@ -225,34 +250,27 @@ class GlobalSerializer(StrictSerializer):
     policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that applies to every request.")
 
 
-GLOBAL_OR_REVIEW = PolymorphicProxySerializer("GlobalOrReview", [GlobalSerializer, ReviewSerializer], None)
-
-
 class GlobalView(ApiView):
     """The policy that applies to every request of every project."""
 
     serializer_class = GlobalSerializer
-    queries = {"update": DryRunQuery}
+    trials = {"update": ReviewedTrialSerializer}
     scopes = {"retrieve": "policies:read", "update": "policies:write"}
     of_all_projects = ("update",)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self.present()
 
-    @extend_schema(responses=GLOBAL_OR_REVIEW)
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        try:
-            with self.change() as tx:
-                lock_global_policy()
-                present = GlobalPolicy()
-                check_precondition(request, present)
-                chosen = self.read_body().validated_data["policy"]
-                set_global_policy(tx, chosen)
-                if self.query["dry_run"] == "true":
-                    raise ChoiceTried
-                return self.present()
-        except ChoiceTried:
-            return Response(review_of_choice(chosen, present.policy))
+        with self.change() as tx:
+            lock_global_policy()
+            check_precondition(request, GlobalPolicy())
+            self.chosen = self.read_body().validated_data["policy"]
+            set_global_policy(tx, self.chosen)
+            return self.present()
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return review_of_choice(self.chosen, GlobalPolicy().policy)
 
     def present(self) -> Response:
         return self.answer(GlobalPolicy())
@@ -268,61 +286,3 @@ class GlobalPolicy:
 
     def as_record(self) -> dict[str, Any]:
         return {"policy": self.policy and self.policy.pk}
-
-
-@extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
-class RecordField(serializers.JSONField):
-    """The fields of a row at a time, or null if there was none."""
-
-
-class AuditSerializer(serializers.ModelSerializer):
-    at = InstantField()
-    object = serializers.SerializerMethodField()
-    before = RecordField(help_text="The object before the change. Null if the change created it.")
-    after = RecordField(help_text="The object after the change. Null if the change deleted it.")
-
-    class Meta:
-        model = AuditEntry
-        fields = ["id", "at", "actor", "channel", "action", "object", "before", "after", "reason", "request_id"]
-
-    @extend_schema_field(
-        {
-            "type": "object",
-            "properties": {name: {"type": "string"} for name in ("type", "id", "label")},
-            "required": ["type", "id", "label"],
-        }
-    )
-    def get_object(self, entry: AuditEntry) -> dict[str, str]:
-        return {"type": entry.object_type, "id": entry.object_id, "label": entry.object_label}
-
-
-class AuditQuery(ListQuery):
-    actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
-    action = serializers.CharField(required=False, help_text="For example policy.update.")
-    object = serializers.CharField(required=False, help_text="Id of the changed object.")
-    request_id = serializers.CharField(required=False, help_text="The `X-Request-Id` of the request that made it.")
-    since = InstantField(required=False)
-    until = InstantField(required=False)
-
-
-class AuditView(Listed, ApiView):
-    """Changes with their author, time and reason, newest first."""
-
-    serializer_class = AuditSerializer
-    ordering = ("-id",)
-    queries = {"list": AuditQuery}
-    scopes = {"list": "audit:read"}
-    of_all_projects = ("*",)
-
-    FILTERS = {
-        "actor": "actor",
-        "action": "action",
-        "object": "object_id",
-        "request_id": "request_id",
-        "since": "at__gte",
-        "until": "at__lt",
-    }
-
-    def get_queryset(self) -> QuerySet[AuditEntry]:
-        chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return AuditEntry.objects.filter(**chosen)

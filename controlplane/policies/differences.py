@@ -16,12 +16,15 @@ def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
 
     A field of a limit is named by the limit, as in ``limits.per-minute.quota``.
     """
+    return [(name, _as_text(old), _as_text(new)) for name, old, new in changed_fields(before, after)]
+
+
+def changed_fields(before: Record, after: Record) -> list[tuple[str, Any, Any]]:
+    """Return what :func:`differences` returns with the values themselves, None for one that is not there."""
     old, new = dict(_flat(before or {})), dict(_flat(after or {}))
     names = dict.fromkeys([*old, *new])
     return [
-        (name, _as_text(old.get(name)), _as_text(new.get(name)))
-        for name in names
-        if old.get(name) != new.get(name) and name not in IGNORED
+        (name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name) and name not in IGNORED
     ]
 
 

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -119,6 +119,7 @@ class Policy(Versioned):
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
         limits = [limit.as_value().to_json() for limit in self.limits.all()]
         more = {"metering": self.metering} if self.metering else {}
+        more |= {"managed_by": self.managed_by} if self.managed_by else {}
         return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:
@@ -174,6 +175,10 @@ class Limit(models.Model):
         return f"{self.policy.slug}/{self.name}"
 
     def clean(self) -> None:
+        self.check_alone()
+        self.check_together([*Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk), self])
+
+    def check_alone(self) -> None:
         """Raise ValidationError if an enforcer would refuse the limit. The rules are those of the library's value."""
         try:
             LimitValue.from_json(self.as_json(), published=self.restored)
@@ -181,14 +186,13 @@ class Limit(models.Model):
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
         if self.charge_as and self.unpriced != CHARGE_AS:
             raise ValidationError({"charge_as": "Must be empty, unless unpriced models are charged as another one."})
-        self._check_policy()
 
-    def _check_policy(self) -> None:
-        """Raise ValidationError if the policy with this limit would not fit into one document."""
-        others = list(Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk))
-        if len(others) >= MAX_LIMITS_PER_POLICY:
+    @staticmethod
+    def check_together(limits: "Collection[Limit]") -> None:
+        """Raise ValidationError if a policy with these limits would not fit into one document."""
+        if len(limits) > MAX_LIMITS_PER_POLICY:
             raise ValidationError(f"A policy must have at most {MAX_LIMITS_PER_POLICY} limits.")
-        if len(json.dumps([limit.as_json() for limit in (*others, self)])) > MAX_POLICY_BYTES:
+        if len(json.dumps([limit.as_json() for limit in limits])) > MAX_POLICY_BYTES:
             raise ValidationError(f"The limits of a policy must have at most {MAX_POLICY_BYTES} characters of JSON.")
 
     def as_json(self) -> dict[str, Any]:

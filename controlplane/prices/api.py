@@ -11,10 +11,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import InstantField, StringField
-from controlplane.api.problems import Conflict, PreconditionFailed
+from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery
-from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated, check_precondition
+from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
+from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
 from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice
@@ -139,10 +140,7 @@ class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
             serializer = self.read_body()
             price = serializer.candidate(serializer.validated_data)
             former = ModelPrice.objects.filter(pk=price.pk).first()
-            if former is not None:
-                check_precondition(request, former)
-            elif "If-Match" in request.headers:
-                raise PreconditionFailed
+            check_precondition(request, former)
             save_price(tx, price)
             written = self.as_written(price)
             if former is not None:

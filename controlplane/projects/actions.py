@@ -5,6 +5,7 @@ Changes of tokens. Admin, API and commands call these functions with an open cha
         token, secret = issue_token(tx, project=project, name="ci")
 """
 
+from collections.abc import Sequence
 from itertools import batched
 from typing import Any
 
@@ -29,6 +30,14 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     token, secret = Token.objects.issue(**fields)
     tx.created(token)
     return token, secret
+
+
+def issue_tokens(tx: Change, tokens: Sequence[Token]) -> list[str]:
+    """Save new tokens, which are clean, with their audit entries and few statements, and return their secrets."""
+    secrets = [token.set_secret("live") for token in tokens]
+    Token.objects.bulk_create(tokens, batch_size=AT_ONCE)
+    tx.record_many("token.create", ((token, None, token.as_record()) for token in tokens))
+    return secrets
 
 
 def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:

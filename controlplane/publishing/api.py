@@ -11,12 +11,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import InstantField, ReasonField
-from controlplane.api.serializers import StrictSerializer
+from controlplane.api.lists.ordering import OrderField
+from controlplane.api.serializers import ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import rollback
 from controlplane.publishing.models import Revision
+from enforcement.model.sizes import MAX_NUMBER
 
 
 class RevisionSerializer(serializers.ModelSerializer):
@@ -70,6 +72,17 @@ class RolledBackSerializer(serializers.Serializer):
     )
 
 
+class RevisionQuery(ListQuery):
+    channel = serializers.CharField(required=False, max_length=10, help_text="Of its author, for example api.")
+    kind = serializers.ChoiceField(Revision.KINDS, required=False, help_text="What it changed.")
+    since = InstantField(required=False)
+    until = InstantField(required=False)
+    above = serializers.IntegerField(
+        required=False, min_value=0, max_value=MAX_NUMBER, help_text="Only revisions after this number."
+    )
+    order = OrderField("revision", usual="-revision")
+
+
 class RevisionView(Listed, ApiView):
     """Published states, newest first. A roll-back is a new revision."""
 
@@ -77,12 +90,16 @@ class RevisionView(Listed, ApiView):
     lookup_field = "number"
     lookup_value_regex = "[0-9]{1,18}"
     ordering = ("-number",)
+    orders = {"revision": ("number",)}
+    queries = {"list": RevisionQuery}
+    FILTERS = {"channel": "channel", "kind": "kind", "since": "at__gte", "until": "at__lt", "above": "number__gt"}
     conditional = False
     of_all_projects = ("*",)
     scopes = {"list": "revisions:read", "retrieve": "revisions:read", "rollback": "revisions:write"}
 
     def get_queryset(self) -> QuerySet[Revision]:
-        return Revision.objects.defer("changes") if self.action == "list" else Revision.objects.all()
+        chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
+        return Revision.objects.defer("changes").filter(**chosen) if self.action == "list" else Revision.objects.all()
 
     @cached_property
     def fleet(self) -> list[Instance]:

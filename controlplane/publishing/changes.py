@@ -37,6 +37,14 @@ class Actor:
     request_id: str = ""
 
 
+class BrokenRules(Exception):
+    """Raised if some of many rows break a rule of their model. ``by_place`` has a ValidationError for each of them."""
+
+    def __init__(self, by_place: dict[int, ValidationError]) -> None:
+        super().__init__(f"{len(by_place)} rows break a rule")
+        self.by_place = by_place
+
+
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
@@ -80,6 +88,11 @@ class Change:
     def is_empty(self) -> bool:
         """Whether nothing was recorded or has to be published, because every value is as it was."""
         return not (self._recorded or self._touched)
+
+    @property
+    def touched(self) -> frozenset[tuple[str, str]]:
+        """What has to be published, by kind and id as the outbox names it."""
+        return frozenset(self._touched)
 
     @property
     def outcome(self) -> str:

@@ -1,17 +1,16 @@
-"""The review of a change over REST: the change is tried, undone, and answered by what it would do."""
+"""The review of a change over REST, in the response to a dry run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.response import Response
 
-from controlplane.api.serializers import QuerySerializer
-from controlplane.api.views import Replaced
+from controlplane.api.authentication import Access
+from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.policies.models import Policy
 from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
-from controlplane.publishing.changes import Change
+from controlplane.review.attaching import attachment_review, limits_of
 from controlplane.review.effects import EFFECTS
 from controlplane.review.reviews import Review, review_of, review_of_reach, with_preview
 
@@ -35,80 +34,62 @@ class ReviewSerializer(serializers.Serializer):
     preview = PreviewSerializer()
 
 
-class DryRunQuery(QuerySerializer):
-    # The text of a query has no boolean.
-    dry_run = serializers.ChoiceField(
-        ["true", "false"],
-        default="false",
-        help_text="With true, nothing is changed. The response is the review of the change, with its preview.",
-    )
+class ReviewedTrialSerializer(ReviewSerializer, TrialSerializer):
+    pass
 
 
-class DryRun(Exception):
-    """Raised inside the transaction of a change that is only tried, so that it is undone."""
+class Reviewed:
+    """A mixin for views whose dry runs are answered by a review with its preview, too."""
 
-    def __init__(self, policy: Policy, before: dict[str, Any]) -> None:
-        super().__init__(policy.slug)
-        self.policy, self.before, self.after = policy, before, policy.as_record()
+    tried: Any = None
+
+    def as_written(self, obj: Any) -> Any:
+        """Return the row, and keep it for the review."""
+        self.tried = super().as_written(obj)
+        return self.tried
 
 
-class Tried(Exception):
+class ReviewedPolicy(Reviewed):
+    """The same for policies."""
+
+    def as_written(self, obj: Policy) -> Policy:
+        written = super().as_written(obj)
+        if self.query["dry_run"]:
+            self.after = written.as_record()
+        return written
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        if self.tried is None:  # a deletion, which is refused for a policy that is used
+            return {}
+        present, seen = Policy.objects.filter(pk=self.tried.pk).first(), visible_to(self.access)
+        before = present.as_record() if present else {"limits": []}
+        return previewed(review_of(self.tried, before, self.after, seen), self.access, self.after)
+
+
+class ReviewedHolder(Reviewed):
+    """The same for tokens and projects, which may get another policy."""
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        present = type(self.tried).objects.filter(pk=self.tried.pk).first() if self.tried else None
+        if present is None or present.policy_id == self.tried.policy_id:
+            return {}
+        review = attachment_review(present, present.policy, self.tried.policy)
+        return previewed(review, self.access, {"limits": limits_of(self.tried.policy)})
+
+
+def previewed(review: Review, access: Access, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    Raised inside the transaction of a change that is only tried, so that it is undone.
+    Return a review, after adding its preview, as the members of a response that describe it.
 
     Args:
-        review: What the change would do, without its preview.
         after: The record of the policy that counts after the change.
     """
-
-    def __init__(self, review: Review, after: Mapping[str, Any] | None = None) -> None:
-        super().__init__(review.headline)
-        self.made, self.after = review, after or {"limits": []}
-
-
-class Trying:
-    """A mixin for a view whose changes are undone with ``dry_run=true``, after all rules were checked."""
-
-    @property
-    def is_dry_run(self) -> bool:
-        return self.query.get("dry_run") == "true"
-
-    def tried(self, act: Callable[[Change], Review]) -> Response:
-        """Return the review of what *act* does in a change that is undone."""
-        try:
-            with self.change() as tx:
-                raise Tried(act(tx))
-        except Tried as tried:
-            seen = visible_to(self.access)
-            review = with_preview(tried.made, tried.after, timezone.now(), projects=seen, others=False)
-            return Response(ReviewSerializer(review_data(review)).data)
-
-
-class ReplacedOrTried(Replaced):
-    """Changes that are undone with ``dry_run=true``, after all rules were checked."""
-
-    def _update(self, *, partial: bool) -> Response:
-        if self.query["dry_run"] == "false":
-            return super()._update(partial=partial)
-        try:
-            with self.change() as tx:
-                policy = self.for_writing()
-                before = policy.as_record()
-                self.save_changed(tx, self.read_body(policy, partial=partial), before)
-                raise DryRun(self.as_written(policy), before)
-        except DryRun as tried:
-            seen = visible_to(self.access)
-            review = review_of(tried.policy, tried.before, tried.after, seen)
-            review = with_preview(review, tried.after, timezone.now(), projects=seen, others=False)
-            return Response(ReviewSerializer(review_data(review)).data)
-
-
-class ChoiceTried(Exception):
-    """Raised inside the transaction of a choice of the global policy that is only tried."""
+    after = after or {"limits": []}
+    return of_review(with_preview(review, after, timezone.now(), projects=visible_to(access), others=False))
 
 
 def review_of_choice(chosen: Policy | None, former: Policy | None) -> dict[str, Any]:
-    """Return the review of making one policy the global one in place of another, as a response sends it."""
+    """Return the review of making one policy the global one in place of another, as members of a response."""
     after: dict[str, Any] = {"limits": []}
     if chosen == former:
         review = Review(chosen or Policy(), [], is_global=True, title="Nothing changes")
@@ -119,12 +100,13 @@ def review_of_choice(chosen: Policy | None, former: Policy | None) -> dict[str, 
         assert former is not None
         former.is_global = False
         review = review_of_reach(former, None)
-    return ReviewSerializer(review_data(with_preview(review, after, timezone.now(), others=False))).data
+    return of_review(with_preview(review, after, timezone.now(), others=False))
 
 
-def review_data(review: Review) -> dict[str, Any]:
-    """Return a review with its preview as the values that its serializer writes."""
+def of_review(review: Review) -> dict[str, Any]:
+    """Return a review with its preview as the members of a response that describe it."""
     assert review.preview is not None
     names = ("headline", "changes", "tokens", "projects", "overrides", "needs_reason", "denied_now")
     told = {name: getattr(review, name) for name in names}
-    return {**told, "preview": preview_data(review.preview, shadow=not review.of_whom)}
+    found = {**told, "preview": preview_data(review.preview, shadow=not review.of_whom)}
+    return ReviewSerializer(found).data

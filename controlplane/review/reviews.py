@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
 MOST_COMPARED = 500
 # Of all of them together about as many as of the preview itself.
 STEPS_OF_OTHERS = 60_000
+# Nobody reads what becomes of more limits on a page.
+MOST_TOLD = 40
 SHADOW, ENFORCE = "shadow", "enforce"
 # Whose requests a limit of the global policy counts together.
 EVERYTHING = "all projects together"
@@ -73,6 +75,7 @@ class Review:
         judged: The limits that the preview judges. None: those that change, and those that are enforced as they are.
         cannot: What recorded usage cannot tell, besides the limits of which the preview finds that out.
         denied_by: The conditions of the rows of usage that say what is denied as it is now. None: those of the policy.
+        may_be_light: Whether words and numbers are enough if nothing is denied that passed before.
     """
 
     policy: Policy
@@ -91,6 +94,7 @@ class Review:
     judged: list[Limit] | None = None
     cannot: list[Unknown] = field(default_factory=list)
     denied_by: dict[str, Any] | None = None
+    may_be_light: bool = False
 
     @property
     def subject(self) -> str:
@@ -100,6 +104,16 @@ class Review:
     @property
     def headline(self) -> str:
         return self.title or headline(self.policy.slug, self.changes)
+
+    @property
+    def told(self) -> list[LimitChange | FieldChange]:
+        """The first changes, which a page has room for."""
+        return self.changes[:MOST_TOLD]
+
+    @property
+    def untold(self) -> int:
+        """The number of the other changes."""
+        return len(self.changes) - len(self.told)
 
     @property
     def concerns_nobody(self) -> bool:
@@ -118,8 +132,8 @@ class Review:
 
     @property
     def is_light(self) -> bool:
-        """Whether words and numbers are enough, because overrides let more pass, and nothing less."""
-        return self.judged is not None and not self.needs_reason
+        """Whether words and numbers are enough, because more passes than before, and nothing less."""
+        return self.may_be_light and not self.needs_reason
 
     @property
     def digest(self) -> str:

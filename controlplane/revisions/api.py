@@ -11,23 +11,15 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import ReasonField, StringField
 from controlplane.api.problems import Conflict
-from controlplane.api.serializers import QuerySerializer, StrictSerializer
+from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
+from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import Revision
 from controlplane.revisions.undo import Changed, Plan, apply, locked
 from controlplane.revisions.undo import plan as plan_of
 
 CHANGED = "Something was changed after the plan was made. Ask for a new plan with dry_run=true."
-
-
-class UndoQuery(QuerySerializer):
-    # The text of a query has no boolean.
-    dry_run = serializers.ChoiceField(
-        ["true", "false"],
-        default="false",
-        help_text="With true, nothing is changed. The response says what the undo would do.",
-    )
 
 
 class UndoSerializer(StrictSerializer):
@@ -64,15 +56,15 @@ class UndoneSerializer(serializers.Serializer):
     stays = serializers.ListField(child=serializers.CharField(), help_text="What stays as it is, in sentences.")
 
 
-class Tried(Exception):
-    """Raised inside the transaction of an undo that is only tried, so that it is undone itself."""
+class UndoTrialSerializer(UndoneSerializer, TrialSerializer):
+    pass
 
 
 class UndoView(ApiView):
     """The undo of one revision."""
 
     serializer_class = UndoSerializer
-    queries = {"undo": UndoQuery}
+    trials = {"undo": UndoTrialSerializer}
     scopes = {"undo": "revisions:write"}
     lookup_field = "number"
     conditional = False
@@ -102,13 +94,11 @@ class UndoView(ApiView):
         return Response(UndoneSerializer({**done, "steps": plan.steps, "stays": plan.stays}).data)
 
     def _undo(self, revision: Revision, body: dict[str, Any]) -> Plan:
-        """Undo a revision, or only try it if the query says so, and return what was done."""
-        try:
-            with self.change(body["reason"]) as tx:
-                plan = plan_of(locked(AuditEntry.objects.all(), revision))
-                apply(tx, plan, revision, body.get("plan", plan.digest))
-                if self.query["dry_run"] == "true":
-                    raise Tried
-        except Tried:
-            pass
+        """Undo a revision, and return what was done."""
+        with self.change(body["reason"]) as tx:
+            plan = plan_of(locked(AuditEntry.objects.all(), revision))
+            apply(tx, plan, revision, body.get("plan", plan.digest))
         return plan
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return tried.result

@@ -1,6 +1,6 @@
 """The REST resources of usage, sampled denials and the present counters."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,10 +24,13 @@ from controlplane.api.fields import (
     UsageLimitField,
     with_labels,
 )
+from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
-from controlplane.api.views import ApiView, Later, Listed
+from controlplane.api.views import ApiView, Listed
+from controlplane.api.writes.later import Later
+from controlplane.api.writes.queries import WriteQuery
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -84,14 +87,19 @@ class UsageSerializer(serializers.ModelSerializer):
         return f"{policy}/{row.limit_name}" if row.limit_name else None
 
 
-class UsageView(Listed, ApiView):
+class UsageExportQuery(ExportQuery, UsageQuery):
+    pass
+
+
+class UsageView(Exported, Listed, ApiView):
     """Decisions and permits by minute, hour or day, oldest first."""
 
     serializer_class = UsageSerializer
     pagination_class = RangePage
     ordering = ("at", "id")
-    queries = {"list": UsageQuery}
-    scopes = {"list": "usage:read"}
+    file_name = "usage"
+    queries = {"list": UsageQuery, "export": UsageExportQuery}
+    scopes = {"list": "usage:read", "export": "usage:read"}
 
     def get_queryset(self) -> QuerySet[UsageRow]:
         query = self.query
@@ -109,6 +117,9 @@ class UsageView(Listed, ApiView):
 
     def _page(self) -> Response:
         return page_of_range(self.query, _named_page(self))
+
+    def as_records(self, rows: Sequence[UsageRow]) -> Any:
+        return _named(self, rows)
 
 
 class DenialQuery(ListQuery):
@@ -228,10 +239,14 @@ class HolderQuery(QuerySerializer):
     project = serializers.CharField(required=False, max_length=63, help_text="Slug of a project, if no token is given.")
 
     def validate(self, attrs: dict[str, str]) -> dict[str, str]:
-        if len(attrs) != 1:
+        if ("token" in attrs) == ("project" in attrs):
             message = "Exactly one of token and project must be given."
             raise ValidationError({"token": [ErrorDetail(message, code="one_of_two")]})
-        return attrs
+        return super().validate(attrs)
+
+
+class ResetQuery(HolderQuery, WriteQuery):
+    pass
 
 
 class ResetSerializer(StrictSerializer):
@@ -252,7 +267,7 @@ class CounterView(ApiView):
     """The present counters of limits."""
 
     serializer_class = CountersSerializer
-    queries = {"retrieve": HolderQuery, "reset": HolderQuery}
+    queries = {"retrieve": HolderQuery, "reset": ResetQuery}
     scopes = {"retrieve": "counters:read", "reset": "counters:reset"}
     conditional = False
     holder_in_query = True
@@ -261,12 +276,12 @@ class CounterView(ApiView):
         return _as_problems()
 
     def holder(self) -> Token | Project:
-        rows = {"token": (self.access.tokens(), "pk"), "project": (self.access.projects(), "slug")}
-        ((name, value),) = self.query.items()
-        found, column = rows[name]
-        holder = found.filter(**{column: value}).first()
+        if "token" in self.query:
+            name, holder = "token", self.access.tokens().filter(pk=self.query["token"]).first()
+        else:
+            name, holder = "project", self.access.projects().filter(slug=self.query["project"]).first()
         if holder is None:
-            raise NotFound(f"There is no {name} {value!r}.")
+            raise NotFound(f"There is no {name} {self.query[name]!r}.")
         return holder
 
     @extend_schema(responses=CountersSerializer)
@@ -330,12 +345,16 @@ def _as_problems() -> Iterator[None]:
 
 def _named_page(view: ApiView) -> Response:
     """Return a page of a list whose serializer needs the slugs of the projects and policies of its rows."""
-    page = view.paginate_queryset(view.get_queryset())
-    context = {**view.get_serializer_context(), "slugs": _slugs(page)}
-    return view.get_paginated_response(view.serializer_class(page, many=True, context=context).data)
+    return view.get_paginated_response(_named(view, view.paginate_queryset(view.get_queryset())))
 
 
-def _slugs(page: list[UsageRow | DeniedRequest]) -> dict[str, str]:
+def _named(view: ApiView, rows: Sequence[UsageRow | DeniedRequest]) -> Any:
+    """Return rows as a client reads them, with the slugs of their projects and policies."""
+    context = {**view.get_serializer_context(), "slugs": _slugs(rows)}
+    return view.serializer_class(rows, many=True, context=context).data
+
+
+def _slugs(page: Sequence[UsageRow | DeniedRequest]) -> dict[str, str]:
     """Return the slugs of the projects and policies of a page as a dictionary by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})

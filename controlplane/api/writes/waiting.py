@@ -1,0 +1,94 @@
+"""Waiting until every live instance runs the revision that contains a change."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from time import monotonic, sleep
+
+from django.conf import settings
+
+from controlplane.core import store
+from controlplane.fleet import heartbeats
+from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry
+from enforcement.store.client import STORE_ERRORS
+
+ACKNOWLEDGED = "acknowledged"
+HEADER = "Sluicegate-Acknowledged"
+MOST_SECONDS = 10
+USUAL_SECONDS = 5
+# An instance reports a new revision after a tenth of a second. The pauses become longer, up to half a second.
+FIRST_PAUSE, LONGER, LAST_PAUSE = 0.05, 1.5, 0.5
+# A request that waits keeps a thread of its process, which has four. Others are answered without waiting.
+_turns = BoundedSemaphore(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """
+    How far a change has come.
+
+    Attributes:
+        revision: The revision that contains it, or None while it is pending.
+        instances: How many live instances there are. None if the store did not say.
+        behind: How many of them run an earlier revision.
+    """
+
+    revision: int | None
+    instances: int | None = None
+    behind: int = 0
+
+    @property
+    def is_everywhere(self) -> bool:
+        return self.revision is not None and self.instances is not None and not self.behind
+
+    def header(self, *, with_numbers: bool) -> str:
+        """Return the value of the header, in which a key limited to projects does not find the size of the fleet."""
+        text = "true" if self.is_everywhere else "false"
+        if self.instances is None or not with_numbers:
+            return text
+        return f"{text}; instances={self.instances}; behind={self.behind}"
+
+
+def acknowledgement_of(
+    change: str,
+    seconds: float,
+    clock: Callable[[], float] = monotonic,
+    pause: Callable[[float], None] = sleep,
+) -> Acknowledgement:
+    """
+    Wait until every live instance runs the revision with this change, at most so many *seconds*, and say who does.
+
+    The heartbeats are read from the store. SQL is asked only while the change is pending.
+    """
+    until, length = clock() + seconds, FIRST_PAUSE
+    may_wait = _turns.acquire(blocking=False)
+    try:
+        found = _look(change, None)
+        while may_wait and not found.is_everywhere and (left := until - clock()) > 0:
+            pause(min(length, left))
+            length = min(length * LONGER, LAST_PAUSE)
+            found = _look(change, found.revision)
+        return found
+    finally:
+        if may_wait:
+            _turns.release()
+
+
+def _look(change: str, revision: int | None) -> Acknowledgement:
+    revision = _revision_with(change) if revision is None else revision
+    if revision is None:
+        return Acknowledgement(None)
+    try:
+        fleet = heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except STORE_ERRORS:
+        return Acknowledgement(revision)
+    having, instances = heartbeats.acknowledged(revision, fleet)
+    return Acknowledgement(revision, instances, instances - having)
+
+
+def _revision_with(change: str) -> int | None:
+    """Return the revision with a change, the last one if enforcers need not know it, or None while it is pending."""
+    if change and OutboxEntry.objects.filter(change=change).exists():
+        return publisher.revision_of(change)
+    return publisher.last_revision()
