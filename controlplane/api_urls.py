@@ -4,6 +4,7 @@ from django.urls import include, path, re_path
 from rest_framework.routers import SimpleRouter
 
 from controlplane.access.api import MembershipView
+from controlplane.alerts.api import AlertEventView, AlertRuleView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
 from controlplane.audit.api import AuditView
 from controlplane.consumers.api import ConsumerView
@@ -24,6 +25,7 @@ from controlplane.reservations.metered import LabelUsageView, MeteredView, Model
 from controlplane.revisions.api import UndoView
 from controlplane.statements.api import StatementView
 from controlplane.usage.api import CounterView, DenialView, UsageView
+from controlplane.webhooks.api import DeliveryView, WebhookView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("projects", ProjectView, "project")
@@ -44,6 +46,10 @@ router.register("audit", AuditView, "audit")
 router.register("statements", StatementView, "statement")
 router.register("management-keys", KeyView, "management-key")
 router.register("jobs", JobView, "job")
+router.register("alert-rules", AlertRuleView, "alert-rule")
+router.register("alert-events", AlertEventView, "alert-event")
+router.register("webhooks", WebhookView, "webhook")
+router.register("deliveries", DeliveryView, "delivery")
 router.register("suspensions", SuspensionView, "suspension")
 
 # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.

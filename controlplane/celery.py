@@ -34,6 +34,14 @@ def check_settings(**_: Any) -> None:
         raise SystemExit(str(exc)) from exc  # Celery only logs any other exception of a receiver
 
 
+@beat_init.connect
+def watch_outages(**_: Any) -> None:
+    """Start the watch for outages of the store in beat, because a worker gets no task while its broker is away."""
+    from controlplane.alerts.evaluating import start_watching
+
+    start_watching()
+
+
 @worker_ready.connect
 def check_all(**_: Any) -> None:
     """Log all warnings of the checks when a worker starts. Every installation has a worker."""

@@ -101,6 +101,26 @@ SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
+    "evaluate-alerts": {
+        "task": "controlplane.alerts.tasks.evaluate",
+        "schedule": timedelta(seconds=30),
+        "options": {"expires": 30},
+    },
+    "prune-alerts": {
+        "task": "controlplane.alerts.tasks.prune",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
+    "deliver-messages": {
+        "task": "controlplane.webhooks.tasks.deliver",
+        "schedule": timedelta(seconds=2),
+        "options": {"expires": 2},
+    },
+    "prune-deliveries": {
+        "task": "controlplane.webhooks.tasks.prune",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
     # Every hour, although it looks at whole days, so that a missed run is made up soon.
     "learn-factors": {
         "task": "controlplane.prices.tasks.learn_factors",

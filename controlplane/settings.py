@@ -43,6 +43,27 @@ CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 # The address at which clients reach the proxies, for the examples in the admin.
 PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")
+# Networks that messages about alerts are sent to, besides public addresses.
+ALERT_NETWORKS = env.networks("SLUICEGATE_ALERT_NETWORKS")
+# Chats and pagers, by their names in apprise. Each of these has a fixed host.
+ALERT_SERVICES = env.items(
+    "SLUICEGATE_ALERT_SERVICES",
+    [
+        "discord",
+        "gchat",
+        "opsgenie",
+        "pagerduty",
+        "pagertree",
+        "pover",
+        "signl4",
+        "slack",
+        "splunk",
+        "tgram",
+        "wxteams",
+    ],
+)
+globals().update(env.mail("SLUICEGATE_EMAIL_URL"))
+DEFAULT_FROM_EMAIL = env.string("SLUICEGATE_EMAIL_FROM", "sluicegate@localhost")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -71,6 +92,8 @@ INSTALLED_APPS = [
     "controlplane.policies",
     "controlplane.overrides",
     "controlplane.jobs",
+    "controlplane.webhooks",
+    "controlplane.alerts",
     "controlplane.prices",
     "controlplane.emergency",
     "controlplane.publishing",

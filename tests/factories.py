@@ -9,12 +9,14 @@ from django.utils import timezone
 
 from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS, VIEWER
+from controlplane.alerts.models import AlertRule
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DeniedRequest, UsageRow
+from controlplane.webhooks.models import Destination
 
 
 class CleanFactory(factory.django.DjangoModelFactory):
@@ -116,6 +118,31 @@ class MembershipFactory(CleanFactory):
     user = factory.SubFactory(UserFactory)
     project = factory.SubFactory(ProjectFactory)
     role = VIEWER
+
+
+class DestinationFactory(CleanFactory):
+    class Meta:
+        model = Destination
+
+    name = factory.Sequence(lambda n: f"webhook-{n}")
+    url = "https://alerts.example/hook"
+
+
+class AlertRuleFactory(CleanFactory):
+    """A rule that tells the webhooks in ``told``."""
+
+    class Meta:
+        model = AlertRule
+        skip_postgeneration_save = True
+
+    name = factory.Sequence(lambda n: f"rule-{n}")
+    kind = "usage"
+
+    @factory.post_generation
+    def told(self, create: bool, chosen: Any, **_: Any) -> None:
+        if create and chosen:
+            self.check_destinations(chosen)
+            self.destinations.set(chosen)
 
 
 class CredentialFactory(CleanFactory):

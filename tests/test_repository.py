@@ -72,12 +72,13 @@ def test_requirement_files_agree_on_every_version() -> None:
         if tested.get(package, version) != version
     ]
 
-    assert differing == []
+    # The generator of a client forbids our version of typer. It is in no image.
+    assert differing == [("clients.txt", "typer")]
 
 
 def test_sets_of_requirements_are_complete() -> None:
     """One file for each thing that is installed."""
-    names = ["base", "controlplane", "dev", "envoy", "flask", "litellm", "metering", "protobuf", "proxies", "proxy"]
-    names += ["sdks", "starlette"]
+    names = ["base", "clients", "controlplane", "dev", "envoy", "flask", "litellm", "metering", "protobuf", "proxies"]
+    names += ["proxy", "sdks", "starlette"]
 
     assert [path.stem for path in REQUIREMENTS] == names

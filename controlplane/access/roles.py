@@ -20,6 +20,7 @@ _READ = (
     "statements.view_monthrow",
     *("reservations.view_reservation", "publishing.view_revision"),
     *("prices.view_modelprice", "prices.view_modelfactor"),
+    *("alerts.view_alertrule", "alerts.view_alertevent"),
 )
 _EDIT = (
     "projects.change_project",
@@ -28,9 +29,12 @@ _EDIT = (
     *("policies.add_limit", "policies.change_limit", "policies.delete_limit"),
     *("policies.add_override", "policies.change_override", "policies.delete_override"),
     "reservations.change_reservation",
+    *("alerts.add_alertrule", "alerts.change_alertrule", "alerts.delete_alertrule"),
+    *("webhooks.view_destination", "webhooks.view_delivery", "webhooks.change_delivery"),
 )
 _OWN = (
     "projects.delete_project",
+    *("webhooks.add_destination", "webhooks.change_destination", "webhooks.delete_destination"),
     *("projects.view_managementkey", "projects.add_managementkey", "projects.change_managementkey"),
     "auth.view_user",
     *("access.view_membership", "access.add_membership", "access.change_membership", "access.delete_membership"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.utils import quote
+from django.contrib.admin.utils import quote, unquote
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
@@ -92,16 +92,17 @@ class NamedDeletion:
         return str(row)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        row = self.get_object(request, object_id)
-        asked = _Asked(request, "" if row is None else self.asked_name(row))
+        row = self.get_object(request, unquote(object_id))
+        # Django deletes for any field that is posted.
+        asked = _Asked(request, "" if row is None else self.asked_name(row), request.method == "POST")
         if asked.refuses:
-            request.POST = QueryDict()  # Django deletes for any field that is posted
+            request.POST = QueryDict()
         return super().delete_view(request, object_id, {**(extra_context or {}), **asked.context})
 
     def response_action(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
         if request.POST.get("action") != "delete_selected":
             return super().response_action(request, queryset)
-        asked = _Asked(request, self._name_of(request, queryset))
+        asked = _Asked(request, self._name_of(request, queryset), bool(request.POST.get("post")))
         response = super().response_action(request, queryset)
         if isinstance(response, TemplateResponse):
             response.context_data |= asked.context
@@ -123,10 +124,10 @@ def chosen(request: HttpRequest, rows: QuerySet) -> QuerySet:
 class _Asked:
     """The name that a deletion asks for. If it is confirmed without that, the request becomes one that asks again."""
 
-    def __init__(self, request: HttpRequest, name: str) -> None:
+    def __init__(self, request: HttpRequest, name: str, confirms: bool) -> None:
         self.context: dict[str, Any] = {"asked_name": name, "given_name": request.POST.get(FIELD, "")}
-        self.refuses = bool(request.POST.get("post")) and request.POST.get(FIELD, "").strip() != name
+        self.refuses = confirms and request.POST.get(FIELD, "").strip() != name
         if self.refuses:
             request.POST = request.POST.copy()
-            request.POST.pop("post")
+            request.POST.pop("post", None)
             self.context["name_error"] = f"Type {name} to delete. Nothing is deleted yet."

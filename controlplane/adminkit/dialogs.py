@@ -33,20 +33,24 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
                 response = inner(page, request, *args, **kw)
             except page.model.DoesNotExist:
                 return _gone(page, request)
-            return response if in_dialog(request) else _as_page(page, request, response, options.get("dialog"))
+            return response if in_dialog(request) else _as_page(page, request, response, kw, options.get("dialog"))
 
         return outer
 
     return decorate
 
 
-def _as_page(page: ModelAdmin, request: HttpRequest, response: HttpResponse, dialog: Any) -> HttpResponse:
+def _as_page(
+    page: ModelAdmin, request: HttpRequest, response: HttpResponse, kw: dict[str, Any], dialog: Any
+) -> HttpResponse:
     """Return the response of an action as a browser needs it without the script of the dialogs."""
     if "HX-Redirect" in response:
         return HttpResponseRedirect(response["HX-Redirect"])
     if dialog is None or type(response) is not HttpResponse:
         return response  # a page already, such as that of a new secret
-    return page.page(request, "dialog.html", title=dialog["title"], dialog=mark_safe(response.text))
+    row = page.get_queryset(request).filter(pk=page.key_of(kw["object_id"])).first()
+    title = f"{dialog['title']}: {row}"
+    return page.page(request, "dialog.html", title=title, original=row, dialog=mark_safe(response.text))
 
 
 def _gone(page: ModelAdmin, request: HttpRequest) -> HttpResponse:

@@ -15,8 +15,8 @@ from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdmin
 
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.describe import in_words, seconds_of
-from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
+from controlplane.revisions.words import Names, lines_of
 
 
 class DurationField(forms.CharField):
@@ -199,6 +199,10 @@ class RecordedForm(OneErrorForm):
         # Computed now, before Django copies the posted values into the row.
         self.present = "" if self.instance._state.adding else version_of(self.instance)
         self.initial["seen_version"] = self.present
+        reason = self.fields.get("change_reason")
+        if reason is not None and getattr(self.instance, "managed_by", ""):
+            reason.required = True
+            reason.help_text = "Required, because this is managed from files. The audit keeps the reason."
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -219,7 +223,7 @@ class RecordedForm(OneErrorForm):
             return f"This {what} was changed after you opened it. Your changes are not saved. Check it and save again."
         now = timezone.now()
         ago = "just now" if now - last.at < timedelta(minutes=1) else f"{timesince(last.at, now, depth=1)} ago"
-        changes = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
+        changes = "; ".join(map(str, lines_of(last, Names.of([last]))[:6]))
         return (
             f"{last.actor} changed this {what} {ago}" + (f" ({changes})" if changes else "") + ". Your changes are "
             "not saved yet. The fields below hold your values. If you save again, they replace that change."

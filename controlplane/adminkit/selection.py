@@ -61,16 +61,34 @@ def _related(model: type[Model], name: str) -> type[Model] | None:
 
 
 def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
-    """Return whether the selected rows differ from those that a user has seen, if any. *rows* is the whole list."""
+    """
+    Return whether the selected rows differ from those that a user has seen, if any. *rows* is the whole list.
+
+    The request keeps their keys for selected_keys().
+    """
     seen = request.POST.get("selection")
     if seen is None:
         return False
     if request.POST.get("select_across") != "1":
         rows = rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
-    return seen != digest_of(rows)
+    request.selected_keys = _keys_of(rows)
+    return seen != _digest_of(request.selected_keys)
+
+
+def selected_keys(request: HttpRequest, rows: QuerySet) -> list[str]:
+    """Return the keys of the selected *rows*, which may be 100,000, without reading them a second time."""
+    kept: list[str] | None = getattr(request, "selected_keys", None)
+    return _keys_of(rows) if kept is None else kept
 
 
 def digest_of(rows: QuerySet) -> str:
     """Return a digest of the primary keys of *rows*."""
-    keys = sorted(map(str, rows.order_by().values_list("pk", flat=True)))
+    return _digest_of(_keys_of(rows))
+
+
+def _keys_of(rows: QuerySet) -> list[str]:
+    return sorted(map(str, rows.order_by().values_list("pk", flat=True)))
+
+
+def _digest_of(keys: list[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]

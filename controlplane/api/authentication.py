@@ -196,8 +196,7 @@ class HasScope(BasePermission):
         if scope is None:
             return False
         if not access.key.allows(scope):
-            header = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
-            raise InsufficientScope(f"This key lacks the scope {scope}.", headers=header)
+            raise InsufficientScope(scope)
         if access.reaches_nothing:
             raise LimitedKey("Every project to which this key was limited is deleted.")
         if view.concerns_all_projects() and not access.all_projects:
@@ -213,8 +212,14 @@ class ForeignNetwork(Problem):
 
 
 class InsufficientScope(Problem):
+    """Raised if a key lacks a scope, which the response names."""
+
     status_code = 403
     default_code = "insufficient_scope"
+
+    def __init__(self, scope: str) -> None:
+        header = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
+        super().__init__(f"This key lacks the scope {scope}.", headers=header)
 
 
 class BearerScheme(OpenApiAuthenticationExtension):

@@ -19,6 +19,14 @@ from enforcement.model.matching import LABEL_PREFIX, check_labels
 from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
 
 EVERY_LIMIT = "*"
+# Options of the field of a project or policy. A model's field that no form edits is read-only without them.
+MANAGED_BY: dict[str, Any] = {
+    "read_only": False,
+    "required": False,
+    "allow_blank": True,
+    "max_length": 200,
+    "validators": [PRINTABLE],
+}
 
 
 class StringField(serializers.CharField):

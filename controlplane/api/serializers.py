@@ -110,6 +110,16 @@ class ListQuery(QuerySerializer):
     )
 
 
+class OwnProject:
+    """A mixin for a serializer whose field ``project`` says to whom the row belongs. A limited key must own it."""
+
+    def validate_project(self, project: models.Model | None) -> models.Model | None:
+        if not self.context["access"].owns(project and project.pk):
+            message = "Must be one of the projects to which this key is limited."
+            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
+        return project
+
+
 class NoBody(StrictSerializer):
     pass
 

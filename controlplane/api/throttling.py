@@ -5,6 +5,7 @@ They have a prefix of their own in the store. So the processes of the control pl
 their documents, which do not exist, are not those of the proxies.
 """
 
+import logging
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,11 +18,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from controlplane.api.problems import Problem
-from controlplane.core.requests import client_address
+from controlplane.core.requests import came_through_unknown_proxy, client_address
 from enforcement import Limit, Limiter
 from enforcement.http.addresses import network_of
 from enforcement.model.keys import rest_prefix
 from enforcement.plan.decision import Decision
+
+logger = logging.getLogger(__name__)
 
 # A decision that takes longer is not waited for, and the request passes.
 BUDGET_SECONDS = 0.01
@@ -106,7 +109,17 @@ class ThrottledView(APIView):
         address = client_address(request)
         # A client has all of its IPv6 network. Those who are not known share one counter.
         holder = network_of(address) if address else "unknown"
-        self.decision = charge(ADDRESS, settings.REST_FAILURE_RATE, holder)
+        try:
+            self.decision = charge(ADDRESS, settings.REST_FAILURE_RATE, holder)
+        except RateLimited:
+            if came_through_unknown_proxy(request):
+                # A client may also have invented the header.
+                logger.warning(
+                    "Requests without a valid key from %s are refused. The request was forwarded. If this is the "
+                    "address of a proxy, all its clients share one limit, so add it to SLUICEGATE_TRUSTED_PROXIES.",
+                    address,
+                )
+            raise
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)

@@ -57,8 +57,6 @@ class AuditEntry(models.Model):
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
             # The search for a request.
             models.Index(fields=["request_id"], name="policies_audit_request", condition=~models.Q(request_id="")),
-            # All of them in order, which the export of the audit reads to its end.
-            models.Index(fields=["-at", "-id"], name="policies_audit_newest"),
             # What the members of a project see.
             models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from itertools import batched
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from controlplane.audit.chain import FIELDS
 from controlplane.audit.models import AuditSeal
@@ -19,13 +18,31 @@ AT_ONCE = 500
 
 def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
     """Yield each entry as a dictionary, with its place in the chain and its digest if it is sealed."""
-    for entries in batched(rows.iterator(chunk_size=AT_ONCE), AT_ONCE):
+    for entries in _newest_first(rows):
         seals = AuditSeal.objects.filter(entry_id__in=[entry.pk for entry in entries]).in_bulk(field_name="entry_id")
         for entry in entries:
             sealed = seals.get(entry.pk)
             place = {"number": sealed and sealed.number, "digest": sealed and sealed.digest}
             own = {name: getattr(entry, name) for name in FIELDS}
             yield {**place, "id": entry.pk, "at": entry.at.isoformat(timespec="microseconds"), **own}
+
+
+def _newest_first(rows: QuerySet[AuditEntry]) -> Iterator[list[AuditEntry]]:
+    """
+    Yield the entries, some at a time, the newest first.
+
+    Each query begins behind the last entry. A cursor that outlives its transaction, as that of an iterator does, makes
+    PostgreSQL read and keep all rows before the first line.
+    """
+    rows = rows.order_by("-at", "-pk")
+    entries = list(rows[:AT_ONCE])
+    while entries:
+        yield entries
+        if len(entries) < AT_ONCE:
+            return
+        at, pk = entries[-1].at, entries[-1].pk
+        # The first condition lets the database begin at this time in its index.
+        entries = list(rows.filter(Q(at__lt=at) | Q(pk__lt=pk), at__lte=at)[:AT_ONCE])
 
 
 def json_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:

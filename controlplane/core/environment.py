@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -14,6 +15,7 @@ from enforcement.model.limits import Limit
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # Other databases are not tested, and decide some races in another way.
 _DATABASES = ("postgres", "postgresql", "sqlite")
+MAIL_PORTS = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
 
 
 def string(name: str, default: str = "") -> str:
@@ -36,12 +38,50 @@ def items(name: str, default: Sequence[str] = ()) -> list[str]:
     return given or list(default)
 
 
+def networks(name: str) -> list[str]:
+    """Return the networks in a variable, or raise ImproperlyConfigured if one of them is none, such as 10.0.0.1/8."""
+    given = items(name)
+    for one in given:
+        try:
+            ip_network(one)
+        except ValueError:
+            rule = "must be networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
+            raise ImproperlyConfigured(f"{name}: {rule}, got {shown(one)}.") from None
+    return given
+
+
 def http_url(name: str) -> str:
     """Return the address in a variable, or an empty string. Raises ImproperlyConfigured unless it is http or https."""
     given = string(name)
     if given and not (given.startswith(("http://", "https://")) and urlsplit(given).hostname and given.isprintable()):
         raise ImproperlyConfigured(f"{name}: must begin with http:// or https:// and name a host, got {shown(given)}.")
     return given
+
+
+def mail(name: str) -> dict[str, Any]:
+    """
+    Return the mail server that a variable names, by the names of Django's settings. The host is empty without one.
+
+    Raises:
+        ImproperlyConfigured: The address cannot be used. The message does not show it, because it may have a password.
+    """
+    given = string(name).strip()
+    parts, scheme = urlsplit(given), given.partition("://")[0]
+    rule = f"{name}: must have the form smtp+tls://USER:PASSWORD@HOST:587, smtp+ssl://... or smtp://..."
+    try:
+        port = parts.port
+    except ValueError:
+        raise ImproperlyConfigured(f"{rule}; write @ / ? # in a password as %40 and so on.") from None
+    if given and not (scheme in MAIL_PORTS and parts.hostname and parts.path in ("", "/")):
+        raise ImproperlyConfigured(f"{rule}; write @ / ? # in a password as %40 and so on.")
+    return {
+        "EMAIL_HOST": parts.hostname or "",
+        "EMAIL_PORT": port or MAIL_PORTS.get(scheme, 25),
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_TLS": scheme == "smtp+tls",
+        "EMAIL_USE_SSL": scheme == "smtp+ssl",
+    }
 
 
 def currency(name: str, default: str) -> str:

@@ -50,6 +50,8 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        # Its lines would have parts of URLs with secrets. What failed is in the list of messages.
+        "apprise": {"level": "CRITICAL", "propagate": False},
         # Each run of a task would write three lines, several times a second. Failures have a higher level and stay.
         **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
     },

@@ -29,7 +29,9 @@ NEAR = 0.8
 ACTIVE = timedelta(minutes=5)
 # A forecast by hours says nothing of a shorter window.
 HOUR = timedelta(seconds=HOUR_SECONDS)
-MOST_CANDIDATES = 1_000
+MOST_CANDIDATES = 600
+# On a page that shows the first of them beside much else.
+FEW_CANDIDATES = 200
 MOST_FORETOLD = 100
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -75,14 +77,18 @@ class NearList:
     is_cut: bool
 
 
-def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST_COMMANDS) -> NearList:
+def near_list(
+    reach: Reach, now: datetime, client: redis.Redis, most: int = MOST_COMMANDS, candidates: int = MOST_CANDIDATES
+) -> NearList:
     """
     Return those who are near a limit and whom the asker may see, from *most* commands. Nothing is charged.
 
+    Args:
+        candidates: How many tokens and projects are looked at.
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    names, is_cut = _candidates(reach, now)
+    names, is_cut = candidates_of(reach, now, candidates)
     tokens = list(reach.tokens.filter(pk__in={token for _, token in names if token}).select_related("project"))
     projects = reach.projects.filter(pk__in={project for project, _ in names})
     held = held_by(_in_order(tokens, names), projects, now)
@@ -90,9 +96,13 @@ def near_list(reach: Reach, now: datetime, client: redis.Redis, most: int = MOST
     return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
 
 
-def nearest(counters: Iterable[tuple[Held, Now]], now: datetime) -> list[Near]:
-    """Return those of the counters that are near their limit, with forecasts, the most urgent first."""
-    full = [(held, count) for held, count in counters if share_of(held, count) >= NEAR]
+def nearest(counters: Iterable[tuple[Held, Now]], now: datetime, least: float = NEAR) -> list[Near]:
+    """
+    Return those of the counters of which a share of at least *least* is used, with forecasts, the most urgent first.
+
+    Of the fullest 100, those of long windows are foretold from their history.
+    """
+    full = [(held, count) for held, count in counters if share_of(held, count) >= least]
     full.sort(key=lambda pair: -share_of(*pair))
     foretold = [held for held, _ in full[:MOST_FORETOLD]]
     history = _history(foretold, now)
@@ -107,18 +117,18 @@ def share_of(held: Held, count: Now) -> float:
     return count.used / whole if whole else 0.0
 
 
-def _candidates(reach: Reach, now: datetime) -> tuple[list[tuple[str, str]], bool]:
-    """Return the (project, token) that were active lately, those with denials first, and whether there are more."""
+def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> tuple[list[tuple[str, str]], bool]:
+    """Return *most* (project, token) that were active lately, those with denials first, and whether there are more."""
     recent = UsageRow.objects.filter(period="minute", at__gte=start_of("minute", now - ACTIVE), limit_name="")
     sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))
     busiest = sums.values_list("project_id", "token_id").annotate(no=Sum("denied"), yes=Sum("allowed"))
-    rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: MOST_CANDIDATES + 1]
+    rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: most + 1]
     names = [(project, token) for project, token, *_ in rows]
     sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="")
     sampled = sampled if reach.everything else sampled.filter(project_id__in=reach.projects.values("pk"))
-    pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:MOST_CANDIDATES]
+    pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:most]
     both = list(dict.fromkeys([*pairs, *names]))
-    return both[:MOST_CANDIDATES], len(both) > MOST_CANDIDATES
+    return both[:most], len(both) > most
 
 
 def _in_order(tokens: list[Token], names: list[tuple[str, str]]) -> list[Token]:

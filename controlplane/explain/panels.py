@@ -47,10 +47,10 @@ def reach_of(request: HttpRequest) -> Reach:
     return Reach(projects, Token.objects.filter(project__in=projects), is_operator(request.user))
 
 
-def near_card(request: HttpRequest, most: int = SHOWN) -> dict[str, Any]:
-    """Return what the template near.html shows of those near a limit, at most *most* of them."""
+def near_card(request: HttpRequest, most: int = SHOWN, candidates: int = near.FEW_CANDIDATES) -> dict[str, Any]:
+    """Return what the template near.html shows of those near a limit, at most *most* of so many *candidates*."""
     now = timezone.now()
-    found = near_of(request)
+    found = near_of(request, candidates)
     if found is None:
         return {"away": True, "now": now}
     known = Policy.objects.in_bulk({row.held.rule.policy.id for row in found.rows[:most]})
@@ -59,12 +59,13 @@ def near_card(request: HttpRequest, most: int = SHOWN) -> dict[str, Any]:
     return {"rows": rows, "count": len(found.rows), "found": found, "now": now, "url": url, "near": near.NEAR}
 
 
-def near_of(request: HttpRequest) -> near.NearList | None:
+def near_of(request: HttpRequest, candidates: int = near.MOST_CANDIDATES) -> near.NearList | None:
     """Return those near a limit whom the user may see, read once for a request, or None without the store."""
     if not hasattr(request, "near_limits"):
         try:
             most = MOST_COMMANDS - COLUMN_COMMANDS
-            request.near_limits = near.near_list(reach_of(request), timezone.now(), counters.client(), most)
+            reach, now = reach_of(request), timezone.now()
+            request.near_limits = near.near_list(reach, now, counters.client(), most, candidates)
         except STORE_ERRORS:
             request.near_limits = None
     return request.near_limits
@@ -73,7 +74,7 @@ def near_of(request: HttpRequest) -> near.NearList | None:
 @permission_required(VIEWER)
 def near_view(request: HttpRequest) -> HttpResponse:
     """Return the page with everybody who is near a limit and whom the user may see."""
-    card = near_card(request, near.MOST_CANDIDATES)
+    card = near_card(request, near.MOST_CANDIDATES, near.MOST_CANDIDATES)
     context = {**admin.site.each_context(request), "title": TITLE, "near": card}
     response = TemplateResponse(request, "admin/sluicegate/near_page.html", context)
     response["Cache-Control"] = "no-store"

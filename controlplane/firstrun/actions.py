@@ -1,7 +1,9 @@
 """What the first steps create: an account, a project, policies of a template, and a token."""
 
+from contextlib import suppress
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.utils import timezone
@@ -12,6 +14,10 @@ from controlplane.core.transactions import take_turn
 from controlplane.firstrun.catalogue import Template
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Policy
+from controlplane.prices import catalogue
+from controlplane.prices.actions import apply_catalogue, lock_prices
+from controlplane.prices.differences import between
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, Change, change
@@ -62,6 +68,8 @@ def use_template(tx: Change, template: Template, project: Project) -> list[Polic
     """
     Save and return the policies of the template. Tokens of *project* that are created without a policy get the first.
 
+    If they count money and no model has a price, the prices of the catalogue are saved, too.
+
     Raises:
         TooLate: There is a policy with limits already.
         ValidationError: A policy with one of the slugs exists.
@@ -87,7 +95,18 @@ def use_template(tx: Change, template: Template, project: Project) -> list[Polic
     project.full_clean()
     project.save()
     tx.updated(project, before)
+    if template.needs_prices:
+        _take_prices(tx)
     return policies
+
+
+def _take_prices(tx: Change) -> None:
+    """Save the prices of the catalogue, unless there are prices or it has none in the currency of this installation."""
+    lock_prices()
+    if ModelPrice.objects.exists() or settings.CURRENCY != catalogue.CURRENCY:
+        return
+    with suppress(catalogue.Unavailable):
+        apply_catalogue(tx, between([], catalogue.read().prices))
 
 
 def create_first_token(tx: Change, project: Project) -> tuple[Token, str]:

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from controlplane.adminkit.snippets import Sample
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.metered import MONEY
 
 _FILE = Path(__file__).with_name("templates.json")
 
@@ -26,16 +28,22 @@ class Template:
     """
     Some policies for a common case, and a request that falls under the first of them.
 
-    ``anonymous`` says that the first policy is also for requests without a token.
+    Attributes:
+        sample: That request.
+        anonymous: Whether the first policy is also for requests without a token.
     """
 
     id: str
     title: str
     detail: str
-    method: str
-    path: str
+    sample: Sample
     anonymous: bool
     policies: tuple[PolicyTemplate, ...]
+
+    @property
+    def needs_prices(self) -> bool:
+        """Whether a limit counts money, so that a model without a price is denied."""
+        return any(limit.unit == MONEY for policy in self.policies for limit in policy.limits)
 
 
 @cache
@@ -50,5 +58,6 @@ def _template(row: dict[str, Any]) -> Template:
         for it in row["policies"]
     )
     sample = row["sample"]
-    anonymous = row.get("anonymous", False)
-    return Template(row["id"], row["title"], row["detail"], sample["method"], sample["path"], anonymous, policies)
+    body = json.dumps(sample["body"]) if "body" in sample else ""
+    request = Sample(sample["method"], sample["path"], body, sample.get("costs", {}))
+    return Template(row["id"], row["title"], row["detail"], request, row.get("anonymous", False), policies)

@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
@@ -25,12 +26,13 @@ from controlplane.access.scope import is_operator
 from controlplane.adminkit.first_link import is_valid
 from controlplane.adminkit.first_steps import steps
 from controlplane.adminkit.site import actor_of
-from controlplane.adminkit.snippets import UNKNOWN_SECRET, proxy_url, token_snippets
+from controlplane.adminkit.snippets import UNKNOWN_SECRET, Sample, proxy_url, token_snippets
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import request_id
 from controlplane.firstrun import actions
-from controlplane.firstrun.catalogue import Template, templates
+from controlplane.firstrun.catalogue import templates
 from controlplane.policies.models import Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.publishing.changes import Change, change
 from enforcement.model.tokens import is_well_formed
 
@@ -118,6 +120,10 @@ def _use_template(request: HttpRequest, tx: Change) -> None:
     if chosen is None:
         raise ValidationError(f"template: must be one of {', '.join(templates())}.")
     actions.use_template(tx, chosen, actions.create_first_project(tx))
+    if chosen.needs_prices and not ModelPrice.objects.exists():
+        url = reverse("admin:prices_modelprice_changelist")
+        text = 'No model has a price, so requests under this policy are denied. <a href="{}">Set prices</a> first.'
+        messages.warning(request, format_html(text, url))
 
 
 def _create_token(request: HttpRequest, tx: Change) -> str:
@@ -138,7 +144,7 @@ def _page(request: HttpRequest, secret: str = "") -> HttpResponse:
         "current": current,
         "templates": templates().values(),
         "secret": secret,
-        "snippets": token_snippets(secret or UNKNOWN_SECRET, sample.method, sample.path),
+        "snippets": token_snippets(secret or UNKNOWN_SECRET, sample),
         "may_send": bool(secret) and _is_here(),
         "sample": sample,
         "has_token": next(step.done for step in found if step.name == "token"),
@@ -146,11 +152,11 @@ def _page(request: HttpRequest, secret: str = "") -> HttpResponse:
     return TemplateResponse(request, "admin/sluicegate/first_steps.html", context)
 
 
-def _sample() -> Template:
-    """Return the template whose request is the example, which is the one in use or else the first."""
+def _sample() -> Sample:
+    """Return the request that is the example, which is that of the template in use or else of the first one."""
     slugs = set(Policy.objects.values_list("slug", flat=True))
     used = (template for template in templates().values() if template.policies[0].slug in slugs)
-    return next(used, next(iter(templates().values())))
+    return next(used, next(iter(templates().values()))).sample
 
 
 @never_cache
@@ -171,7 +177,7 @@ def send_first_request(request: HttpRequest) -> HttpResponse:
     if not (_is_here() and is_well_formed(secret)):
         raise PermissionDenied
     sample = _sample()
-    return JsonResponse({"sentence": _send(f"{proxy_url()}{sample.path}", sample.method, secret)})
+    return JsonResponse({"sentence": _send(f"{proxy_url()}{sample.path}", sample, secret)})
 
 
 def _is_here() -> bool:
@@ -179,9 +185,9 @@ def _is_here() -> bool:
     return urlsplit(proxy_url()).hostname in THIS_MACHINE
 
 
-def _send(url: str, method: str, secret: str) -> str:
-    body = b"{}" if method == "POST" else None
-    sent = urllib.request.Request(url, data=body, method=method, headers=_fields(secret, body))
+def _send(url: str, sample: Sample, secret: str) -> str:
+    body = (sample.body or "{}").encode() if sample.method == "POST" else None
+    sent = urllib.request.Request(url, data=body, method=sample.method, headers=_fields(secret, body))
     try:
         with urllib.request.urlopen(sent, timeout=SEND_TIMEOUT_SECONDS) as response:
             return f"The proxy answered with status {response.status}."

@@ -210,8 +210,8 @@ class KeyView(Listed, Retrieved, Updated, ApiView):
         own = locked.get(self.access.key.pk)
         if own is None or not own.is_live:
             raise AuthenticationFailed(UNKNOWN)
-        if not own.allows(self.required_scope()):
-            raise InsufficientScope(f"This key lacks the scope {self.required_scope()}.")
+        if not own.allows(self.scopes[self.action]):
+            raise InsufficientScope(self.scopes[self.action])
         self.request.auth = Access.of(own)
 
     def for_writing(self) -> ManagementKey:

@@ -30,6 +30,10 @@ SCOPES = (
     "emergency:write",
     "keys:read",
     "keys:write",
+    "alerts:read",
+    "alerts:write",
+    "webhooks:read",
+    "webhooks:write",
     "*",
 )
 # Scopes that come with a greater one.

@@ -94,26 +94,23 @@ def shadow_limits(projects: QuerySet[Project] | None) -> int:
 
 
 def most_denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the tokens with most denials, each as a dictionary with a link and the counts."""
-    whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
-    # Grouped are only the rows with denials, because of a million tokens few are denied.
-    denied = whole.filter(denied__gt=0).values("token_id").annotate(total=Sum("denied")).order_by("-total")
-    names = [row["token_id"] for row in denied[:TOP]]
-    top = _most_denied(whole.filter(token_id__in=names).values("token_id"))
+    """Return the tokens with most denials, each as a dictionary with a link and their number."""
+    top = _most_denied(rows.filter(policy_id="", limit_name="").exclude(token_id=""), "token_id")
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
     return [row | {"link": _link(known, row["token_id"]), "query": f"token_id={row['token_id']}"} for row in top]
 
 
 def most_denying_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the limits with most denials, each as a dictionary with a link to its policy and the counts."""
-    top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
+    """Return the limits with most denials, each as a dictionary with a link to its policy and their number."""
+    top = _most_denied(rows.exclude(limit_name=""), "policy_id", "limit_name")
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
 
 
-def _most_denied(rows: Any) -> list[dict[str, Any]]:
-    sums = rows.annotate(denied=Sum("denied"), allowed=Sum("allowed")).filter(denied__gt=0)
-    top = list(sums.order_by("-denied")[:TOP])
+def _most_denied(rows: QuerySet[UsageRow], *names: str) -> list[dict[str, Any]]:
+    # Grouped are only the rows with denials, because of a million tokens few are denied.
+    sums = rows.filter(denied__gt=0).values(*names).annotate(total=Sum("denied")).order_by("-total")
+    top = [{**row, "denied": row["total"]} for row in sums[:TOP]]
     most = max((row["denied"] for row in top), default=1)
     return [row | {"share": round(100 * row["denied"] / most)} for row in top]
 

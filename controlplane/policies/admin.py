@@ -26,6 +26,7 @@ from controlplane.adminkit.site import (
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
+from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
@@ -93,8 +94,8 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
-    list_display = ["slug", "limits_described", "reach", "holders", "overridden", "version", "changed"]
+class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
+    list_display = ["slug", "limits_described", "reach_listed", "holders", "overridden", "version", "changed"]
     list_filter = [ModeFilter, ("project", RowFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
@@ -166,6 +167,10 @@ class PolicyAdmin(NamedDeletion, UsageDay, PolicyScope, ReviewedPolicies, Record
             if policy.project
             else "the tokens and projects that use it"
         )
+
+    @display(description="Applies to")
+    def reach_listed(self, policy: Policy) -> str:
+        return with_mark(self.reach(policy), policy)
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:

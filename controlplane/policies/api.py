@@ -10,13 +10,14 @@ from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationE
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import ReferenceField
+from controlplane.api.fields import MANAGED_BY, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
     ListQuery,
+    OwnProject,
     StrictSerializer,
     unknown_field,
 )
@@ -112,7 +113,7 @@ class MeteringField(serializers.Field):
 
 
 @example(slug="free", name="Free", limits=[PER_MINUTE])
-class PolicySerializer(CleanModelSerializer):
+class PolicySerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -130,9 +131,9 @@ class PolicySerializer(CleanModelSerializer):
         model = Policy
         fields = [
             *("id", "slug", "name", "description", "project", "is_global"),
-            *("version", "created_at", "updated_at", "limits", "metering"),
+            *("managed_by", "version", "created_at", "updated_at", "limits", "metering"),
         ]
-        extra_kwargs = {"description": {"default": ""}}
+        extra_kwargs = {"description": {"default": ""}, "managed_by": MANAGED_BY}
         read_only_fields = ["is_global", "version"]
 
     def candidate(self, attrs: dict[str, Any]) -> Policy:
@@ -151,12 +152,6 @@ class PolicySerializer(CleanModelSerializer):
         if error := slug_error(slug, project.slug):
             message = f"{error}, because this key is limited to projects."
             raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
-
-    def validate_project(self, project: Project | None) -> Project | None:
-        if not self.context["access"].owns(project and project.pk):
-            message = "Must be one of the projects to which this key is limited."
-            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        return project
 
 
 class PolicyItemSerializer(PolicySerializer):

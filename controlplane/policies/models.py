@@ -119,6 +119,7 @@ class Policy(Versioned):
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
         limits = [limit.as_value().to_json() for limit in self.limits.all()]
         more = {"metering": self.metering} if self.metering else {}
+        more |= {"managed_by": self.managed_by} if self.managed_by else {}
         return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:

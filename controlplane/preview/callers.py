@@ -73,14 +73,16 @@ class Callers:
         tokens, seen = Token.objects.live(now), Project.objects.all()
         if projects is not None:
             tokens, seen = tokens.filter(project__in=projects), seen.filter(pk__in=projects)
-        if supposed.project is not None:
-            tokens, seen = tokens.filter(project=supposed.project), seen.filter(pk=supposed.project)
-        if supposed.holders is None:
-            tokens = tokens.filter(policy=policy.pk)
-            having, admitting = seen.filter(policy=policy.pk), seen.filter(anonymous_policy=policy.pk)
-        else:
-            tokens = tokens.filter(pk__in=supposed.ids(TOKEN))
-            having, admitting = (seen.filter(pk__in=supposed.ids(kind)) for kind in (PROJECT, ANONYMOUS))
+        conditions = {
+            TOKEN: Q(policy=policy.pk),
+            PROJECT: Q(policy=policy.pk),
+            ANONYMOUS: Q(anonymous_policy=policy.pk),
+        }
+        for kind, condition in conditions.items() if supposed.is_narrowed else ():
+            within = Q(**{"project__in" if kind == TOKEN else "pk__in": supposed.projects})
+            conditions[kind] = Q(pk__in=supposed.ids(kind)) | (condition & within)
+        tokens = tokens.filter(conditions[TOKEN])
+        having, admitting = seen.filter(conditions[PROJECT]), seen.filter(conditions[ANONYMOUS])
         self.policy, self.now, self.visible, self.supposed = policy, now, projects, supposed
         recorded = _days(span.days).exclude(token_id="").order_by().values("token_id")
         self.projects_of = dict(tokens.filter(pk__in=recorded).values_list("pk", "project_id"))

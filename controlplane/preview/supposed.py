@@ -25,21 +25,21 @@ class Supposed:
     The state after a change, as far as it differs from what is saved.
 
     Attributes:
-        holders: Only these callers count, as if they had the policy. None: those that have it.
-        project: Only callers of the project with this id count. None: those of all projects.
+        holders: These callers count, as if they had the policy, and no others. None: all that have it.
+        projects: With *holders*, those that have the policy in the projects with these ids count, too.
         gone: Ids of saved overrides that do not count.
         overrides: Overrides that count in their place.
     """
 
     holders: frozenset[Caller] | None = None
-    project: str | None = None
+    projects: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
     overrides: tuple[SupposedOverride, ...] = ()
 
     @property
     def is_narrowed(self) -> bool:
         """Whether some callers do not count though they have the policy."""
-        return self.holders is not None or self.project is not None
+        return self.holders is not None
 
     def ids(self, kind: str) -> list[str]:
         """Return the ids of the holders of a kind."""
@@ -49,7 +49,7 @@ class Supposed:
         """Return the state as values that a job keeps."""
         return {
             "holders": None if self.holders is None else sorted(self.holders),
-            "project": self.project,
+            "projects": sorted(self.projects),
             "gone": sorted(self.gone),
             "overrides": [[*one.holder, one.limit, one.quota, one.burst] for one in self.overrides],
         }
@@ -60,7 +60,7 @@ class Supposed:
         holders = found["holders"]
         return cls(
             None if holders is None else frozenset((kind, pk) for kind, pk in holders),
-            found["project"],
+            frozenset(found["projects"]),
             frozenset(found["gone"]),
             tuple(SupposedOverride((kind, pk), *numbers) for kind, pk, *numbers in found["overrides"]),
         )

@@ -45,7 +45,7 @@ def sentence(preview: Preview, *, shadow: bool = True) -> str:
     """
     if not preview.has_data:
         if preview.callers and not preview.unknown:
-            return f"No limit is left, so none of the requests in the last {span_of(preview)} would have been limited."
+            return f"No limit denies anything, so none of the requests in the last {span_of(preview)} would be limited."
         nothing = NOT_JUDGED if preview.unknown and (preview.callers or not preview.concerned) else NO_DATA
         return f"{nothing} {SHADOW}" if shadow else nothing
     if preview.is_summary:

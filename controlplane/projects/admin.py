@@ -33,6 +33,7 @@ from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
+from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.actions import (
@@ -58,6 +59,7 @@ class ProjectAdmin(
     NearestLimit,
     Suspendable,
     LiveCounters,
+    ManagedPage,
     ReviewedAttachment,
     RecordedAdmin,
 ):
@@ -97,7 +99,8 @@ class ProjectAdmin(
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
-        return with_suspension(badge("active", "good") if project.active else badge("inactive", "bad"), project)
+        shown = badge("active", "good") if project.active else badge("inactive", "bad")
+        return with_mark(with_suspension(shown, project), project)
 
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, project: Project) -> str:

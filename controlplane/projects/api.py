@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import (
+    MANAGED_BY,
     LabelsField,
     ReferenceField,
     StrictIntegerField,
@@ -70,9 +71,10 @@ class ProjectSerializer(CleanModelSerializer):
         model = Project
         fields = [
             *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
-            *("active", "suspended", "partition_cap", "time_zone", "version", "created_at"),
+            *("active", "suspended", "partition_cap", "time_zone", "managed_by", "version", "created_at"),
         ]
         extra_kwargs = {
+            "managed_by": MANAGED_BY,
             "active": {"default": True},
             "time_zone": {"default": "UTC", "allow_blank": False},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},

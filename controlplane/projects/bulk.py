@@ -1,6 +1,7 @@
 """Changes of many tokens, which a request makes if they are some hundred, and a job if they are more."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from datetime import datetime
 from itertools import batched
 from time import monotonic
@@ -79,18 +80,25 @@ def set_label(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) ->
 
     A token that has as many labels as it may have stays as it is.
     """
-    name, value = arguments["name"], arguments["value"]
 
     def edit(token: Token) -> bool:
-        others = {label: it for label, it in token.labels.items() if label != name}
-        token.labels = others if value is None else {**others, name: value}
-        try:
-            token.check_labels()
-        except ValidationError:
-            return False
+        token.labels = labels_with(token, arguments)
         return True
 
     return _change(tx, tokens, edit, "labels")
+
+
+def labels_with(token: Token, arguments: dict[str, Any]) -> dict[str, str]:
+    """Return the labels of a token as ``set_label`` makes them, which are the present ones if it may not have more."""
+    name, value = arguments["name"], arguments["value"]
+    others = {label: it for label, it in token.labels.items() if label != name}
+    changed = copy(token)
+    changed.labels = others if value is None else {**others, name: value}
+    try:
+        changed.check_labels()
+    except ValidationError:
+        return token.labels
+    return changed.labels
 
 
 DEEDS: dict[str, Deed] = {

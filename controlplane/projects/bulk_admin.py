@@ -12,12 +12,13 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.deletion import chosen
 from controlplane.adminkit.filters import label_of
-from controlplane.adminkit.forms import InstantInput
-from controlplane.adminkit.selection import selection
+from controlplane.adminkit.forms import BACK, InstantInput
+from controlplane.adminkit.selection import selected_keys, selection
 from controlplane.adminkit.site import actor_of, change_url
 from controlplane.adminkit.times import zone_name
 from controlplane.core.text import PRINTABLE, unprintable
@@ -25,6 +26,9 @@ from controlplane.jobs import running
 from controlplane.policies.models import Policy
 from controlplane.projects import bulk
 from controlplane.projects.models import Project, Token, check_is_future, isoformat
+from controlplane.review.attaching import tokens_review
+from controlplane.review.labelling import labels_review
+from controlplane.review.pages import settle
 
 
 class BulkForm(forms.Form):
@@ -170,20 +174,40 @@ class BulkActions:
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         count = tokens.count()
-        projects = list(Project.objects.filter(pk__in=tokens.order_by().values("project")).order_by("slug"))
+        # Not by a subquery, for which the database would read the tokens of each project.
+        owners = set(tokens.order_by().values_list("project", flat=True).distinct())
+        projects = list(Project.objects.filter(pk__in=owners).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
         form = form_class(request.POST if asked else None, projects=projects, name=name)
         noun = f"{count:,} token{'' if count == 1 else 's'}"
-        if not (asked and form.is_valid()):
+        if BACK in request.POST or not (asked and form.is_valid()):
             title = f"{verb} {noun}"
             return self._ask(request, tokens, deed, form, title, effect, projects)
         request.change.reason = form.cleaned_data["change_reason"]
+        self._settle(request, tokens, deed, form.arguments())
         if count > bulk.MOST_IN_A_REQUEST:
             return self._start(request, tokens, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
         changed = bulk.DEEDS[deed](request.change, tokens, form.arguments())
         self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
         return None
+
+    def _settle(self, request: HttpRequest, tokens: QuerySet[Token], deed: str, given: dict[str, Any]) -> None:
+        """
+        Do nothing if the deed needs no review, or if it is confirmed.
+
+        Raises:
+            MadeReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
+        """
+        now = timezone.now()
+        if deed == "policy":
+            policy = Policy.objects.filter(pk=given["policy"]).first()
+            settle(request, tokens_review(tokens, policy, now), request.change.reason)
+        elif deed == "label":
+            rows = Token.objects.select_related("project").filter(pk__in=tokens.order_by().values("pk"))
+            some = rows.order_by("pk")[: bulk.MOST_IN_A_REQUEST]
+            changed = [(token, token.labels, bulk.labels_with(token, given)) for token in some]
+            settle(request, labels_review(changed, now), request.change.reason)
 
     def _ask(
         self,
@@ -216,7 +240,7 @@ class BulkActions:
         job = running.start(
             bulk.JOB,
             title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
-            ids=tokens.order_by("pk").values_list("pk", flat=True),
+            ids=selected_keys(request, tokens),
             projects=projects,
             arguments=arguments,
             **_author(request),

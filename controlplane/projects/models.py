@@ -14,6 +14,7 @@ from controlplane.core.ids import new_id
 from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.lists.token_indexes import TOKEN_INDEXES
+from controlplane.managed.marks import Managed
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
@@ -43,7 +44,7 @@ def check_is_future(field: str, instant: datetime | None) -> None:
         raise ValidationError({field: ValidationError(message, code="range")})
 
 
-class Versioned(models.Model):
+class Versioned(Managed):
     """A row that counts its changes. Only change() increases the number."""
 
     version = models.PositiveIntegerField(default=1, editable=False)
@@ -124,18 +125,20 @@ class Project(Versioned):
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
         policies = {"anonymous_policy": self.anonymous_policy_id, "token_policy": self.token_policy_id}
         more = {**policies, "partition_cap": self.partition_cap, "time_zone": self.time_zone}
-        return {"id": self.pk, **fields, **more, "version": self.version}
+        managed = {"managed_by": self.managed_by} if self.managed_by else {}
+        return {"id": self.pk, **fields, **more, **managed, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens, policies, memberships, suspensions and overrides that are deleted with this project."""
+        """Yield all rows with a record of their own that are deleted with this project."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
         yield from self.memberships.select_related("user", "project")
         yield from self.suspended_values.all()
+        yield from (*self.alert_rules.all(), *self.destinations.all())
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)
         yield from overrides.select_related("limit__policy", "token", "project")

@@ -12,6 +12,8 @@ from enforcement.model.sizes import MAX_NAME_LENGTH
 CANDIDATE = ".candidate"
 
 TIGHTER, LOOSER, ENFORCED, SHADOWED = "tighter", "looser", "enforced", "shadow only"
+# Of requests without a token, which are refused if there is no policy for them.
+ADMITTED, REFUSED = "admitted", "refused"
 NEW, NEW_SHADOW, REMOVED, CHANGED, WATCHED, SAME = (
     "new",
     "new, in shadow",
@@ -21,9 +23,9 @@ NEW, NEW_SHADOW, REMOVED, CHANGED, WATCHED, SAME = (
     "same",
 )
 # Effects on what is denied. Of the others enforcers deny as much as before.
-FELT = (TIGHTER, LOOSER, ENFORCED, SHADOWED, NEW, REMOVED, CHANGED)
+FELT = (TIGHTER, LOOSER, ENFORCED, SHADOWED, NEW, REMOVED, CHANGED, ADMITTED, REFUSED)
 # Effects of which a request may be denied that passed before, so somebody has to say why.
-DENYING = (TIGHTER, ENFORCED, NEW, CHANGED)
+DENYING = (TIGHTER, ENFORCED, NEW, CHANGED, REFUSED)
 # Effects that a candidate can measure beside the limit as it was.
 BESIDE = (TIGHTER, CHANGED)
 EFFECTS = (*FELT, NEW_SHADOW, WATCHED)

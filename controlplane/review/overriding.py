@@ -194,6 +194,7 @@ def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, tit
             *(Unknown(str(other), ELSEWHERE) for other in sorted(others, key=str)),
         ],
         denied_by={"policy_id": policy.pk, **_rows_of(own)},
+        may_be_light=True,
     )
 
 
@@ -227,27 +228,20 @@ def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], Q
 
 
 def _supposed(parts: Sequence[Part], states: tuple[Rows, Rows], at: datetime) -> Supposed:
-    """Return the state after the change at an instant, narrowed to the holders as far as these can be listed."""
+    """Return the state after the change at an instant, narrowed to the holders, whose limits are of one policy."""
     before, after = states
+    policy = parts[0].limit.policy_id
     limits = {part.limit.pk: part.limit.name for part in parts}
     there = [
         SupposedOverride(holder, limits[pk], row.quota, row.burst)
         for (pk, holder), row in after.items()
         if pk in limits and (row.ends_at is None or row.ends_at > at)
     ]
-    holders, project = _narrowed(parts)
-    return Supposed(holders, project, frozenset(row.pk for row in (*before.values(), *after.values())), tuple(there))
-
-
-def _narrowed(parts: Sequence[Part]) -> tuple[frozenset[Caller] | None, str | None]:
-    """Return the callers that the changed limits count, or the only project whose callers they are."""
-    if all(isinstance(part.holder, Token) for part in parts):
-        # The counters of the others are shared.
-        return frozenset(part.caller for part in parts if part.holder.policy_id == part.limit.policy_id), None
-    projects = {_project_of(part.holder) for part in parts}
-    if len(projects) == 1:
-        return None, projects.pop()
-    return frozenset() if parts[0].limit.policy.is_global else None, None
+    # The counters of the other tokens are shared.
+    holders = [part.caller for part in parts if isinstance(part.holder, Token) and part.holder.policy_id == policy]
+    projects = [part.holder.pk for part in parts if isinstance(part.holder, Project)]
+    gone = frozenset(row.pk for row in (*before.values(), *after.values()))
+    return Supposed(frozenset(holders), frozenset(projects), gone, tuple(there))
 
 
 def _rows_of(parts: Sequence[Part]) -> dict[str, object]:
@@ -258,18 +252,15 @@ def _rows_of(parts: Sequence[Part]) -> dict[str, object]:
 
 
 def _limits(policy: Policy, main: Sequence[Limit]) -> list[LimitValue]:
-    """Return the limits of a policy that are judged, the *main* ones first, without others in shadow."""
+    """Return the limits of a policy that deny, the *main* ones first. Those in shadow stay there."""
     names = [limit.pk for limit in main]
-    rows = sorted(policy.limits.all(), key=lambda limit: limit.pk not in names)
     found = []
-    for row in rows:
+    for row in sorted(policy.limits.all(), key=lambda limit: limit.pk not in names):
         try:
-            value = row.as_value()
+            found.append(row.as_value())
         except InvalidLimit:  # another program has written to the table
             continue
-        if row.pk in names or not value.shadow:
-            found.append(value)
-    return found
+    return [value for value in found if not value.shadow]
 
 
 def _project_of(holder: Token | Project) -> str:

@@ -58,9 +58,8 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
     concerned = Project.objects.all() if seen is None else Project.objects.filter(pk__in=seen)
     if (supposed := review.supposed).holders is not None:
         of_tokens = Project.objects.filter(tokens__in=supposed.ids(TOKEN))
-        concerned = concerned.filter(Q(pk__in=[*supposed.ids(PROJECT), *supposed.ids(ANONYMOUS)]) | Q(pk__in=of_tokens))
-    elif supposed.project is not None:
-        concerned = concerned.filter(pk=supposed.project)
+        named = [*supposed.ids(PROJECT), *supposed.ids(ANONYMOUS), *supposed.projects]
+        concerned = concerned.filter(Q(pk__in=named) | Q(pk__in=of_tokens))
     elif not review.policy.is_global:
         concerned = concerned.filter(slug__in=review.projects)
     return running.start(

@@ -73,6 +73,7 @@ class Review:
         judged: The limits that the preview judges. None: those that change, and those that are enforced as they are.
         cannot: What recorded usage cannot tell, besides the limits of which the preview finds that out.
         denied_by: The conditions of the rows of usage that say what is denied as it is now. None: those of the policy.
+        may_be_light: Whether words and numbers are enough if nothing is denied that passed before.
     """
 
     policy: Policy
@@ -91,6 +92,7 @@ class Review:
     judged: list[Limit] | None = None
     cannot: list[Unknown] = field(default_factory=list)
     denied_by: dict[str, Any] | None = None
+    may_be_light: bool = False
 
     @property
     def subject(self) -> str:
@@ -118,8 +120,8 @@ class Review:
 
     @property
     def is_light(self) -> bool:
-        """Whether words and numbers are enough, because overrides let more pass, and nothing less."""
-        return self.judged is not None and not self.needs_reason
+        """Whether words and numbers are enough, because more passes than before, and nothing less."""
+        return self.may_be_light and not self.needs_reason
 
     @property
     def digest(self) -> str:

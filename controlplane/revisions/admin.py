@@ -22,7 +22,7 @@ from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, chan
 from controlplane.core.text import PRINTABLE
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.differences import differences
+from controlplane.policies.differences import NOTHING
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing import publisher
 from controlplane.publishing.acknowledgements import lag_ms
@@ -30,7 +30,7 @@ from controlplane.publishing.models import Revision
 from controlplane.publishing.rollback import rollback
 from controlplane.revisions import listing, undo
 from controlplane.revisions.links import object_urls
-from controlplane.revisions.words import in_words
+from controlplane.revisions.words import Line, Names, details, in_words
 
 INSTANCES, SHOWN_INSTANCES = "fleet.view_instance", 200
 CHOICES = (
@@ -127,11 +127,11 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     @display(description="Changed")
     def what_changed(self, revision: Revision) -> str:
-        rows = []
+        rows, names = [], Names.of(one.entry for one in revision.row.entries)
         for one in revision.row.entries:
-            fields = differences(one.entry.before, one.entry.after) or [("—", "—", "—")]
-            names = [link_to(one.entry, in_words(one.entry)), *[""] * (len(fields) - 1)]
-            rows += [(name, *field) for name, field in zip(names, fields, strict=True)]
+            lines = details(one.entry, names) or [Line(NOTHING, old=NOTHING, new=NOTHING)]
+            links = [link_to(one.entry, in_words(one.entry)), *[""] * (len(lines) - 1)]
+            rows += [(link, line.what, line.old, line.new) for link, line in zip(links, lines, strict=True)]
         if revision.row.more:
             rows.append((f"and {revision.row.more:,} more, which the audit has", "", "", ""))
         return table(("Change", "Field", "Before", "After"), rows) if rows else contents(revision)

@@ -20,11 +20,13 @@ from enforcement.model.limits import Limit as LimitValue
 MISSING = object()
 # What each kind of object gets back. Other fields say what happened to it, such as that it was revoked.
 FIELDS = {
-    "policy": ("slug", "name", "description", "metering", "is_global"),
-    "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone"),
+    "policy": ("slug", "name", "description", "metering", "managed_by", "is_global"),
+    "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone", "managed_by"),
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("quota", "burst", "reason", "ends_at"),
 }
+# Fields that a record leaves out if they are empty.
+EMPTY: Record = {"labels": {}, "managed_by": ""}
 # Fields that differ after every change, or whose parts are looked at one by one.
 UNSAID = ("id", "version", "limits")
 
@@ -154,7 +156,7 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
         policy = Policy.objects.get(pk=policy.pk)  # a step before this one may have changed which policy is global
     before = None if policy._state.adding else policy.as_record()
     policy.slug, policy.name, policy.description = wanted["slug"], wanted["name"], wanted["description"]
-    policy.metering = wanted.get("metering", {})
+    policy.metering, policy.managed_by = wanted.get("metering", {}), wanted.get("managed_by", "")
     policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
     policy.save()
     values = [LimitValue.from_json(limit_of(limit), published=True) for limit in wanted["limits"]]
@@ -214,7 +216,7 @@ def _write_fields(row: models.Model, wanted: Record, tx: Change) -> None:
     """Save the fields of a project or token as a record has them."""
     before = row.as_record()
     for name in FIELDS[row._meta.model_name]:
-        value = wanted.get(name, {}) if name == "labels" else wanted[name]
+        value = wanted.get(name, EMPTY[name]) if name in EMPTY else wanted[name]
         if name == "expires_at":
             value = _instant(value)
         setattr(row, f"{name}_id" if name in POLICIES else name, value)

@@ -7,6 +7,7 @@ from typing import Any
 
 from controlplane.core.instants import exact
 from controlplane.policies.describe import amount
+from controlplane.policies.describe import in_words as duration
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project
@@ -51,6 +52,7 @@ WORDS = {
     "partition_cap": "values for each limit",
     "expires_at": "end",
     "ends_at": "end",
+    "window_seconds": "window",
     "on_store_failure": "when the store is away",
 }
 MODES = {"enforce": "enforced", "shadow": "in shadow"}
@@ -77,9 +79,14 @@ class Line:
     old: str = ""
     new: str = ""
 
+    @property
+    def what(self) -> str:
+        """What the values belong to, such as "per-minute: counted for each", or an empty string."""
+        return ": ".join(filter(None, (self.part, " ".join(filter(None, (self.text, self.field))))))
+
     def __str__(self) -> str:
         values = " → ".join(filter(None, (self.old, self.new)))
-        return ": ".join(filter(None, (self.part, " ".join(filter(None, (self.text, self.field))), values)))
+        return ": ".join(filter(None, (self.what, values)))
 
 
 class Names:
@@ -162,6 +169,19 @@ def limit_of(record: Record) -> Record:
     return {name: value for name, value in record.items() if name not in ("id", "policy", "position")}
 
 
+def details(entry: AuditEntry, names: Names) -> list[Line]:
+    """Return a line for each field that an audit entry has another value of, also of what is new or gone."""
+    before, after = entry.before or {}, entry.after or {}
+    old, new = ({limit["name"]: limit for limit in record.get("limits", [])} for record in (before, after))
+    limits = {name: differences(old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new])}
+    others = differences({**before, "limits": []}, {**after, "limits": []})
+    return [
+        Line(part, "", worded(field), *(_value(field, value, names) for value in values))
+        for part, found in {"": others, **limits}.items()
+        for field, *values in found
+    ]
+
+
 def _limits(before: Record, after: Record) -> Iterator[Line]:
     """Yield what differs between the limits of two records of a policy."""
     old, new = ({limit["name"]: limit for limit in record.get("limits", [])} for record in (before, after))
@@ -197,6 +217,8 @@ def _fields(before: Record, after: Record, names: Names) -> Iterator[Line]:
 def _value(field: str, value: str, names: Names) -> str:
     if field.endswith("_at") and value != NOTHING:
         return until(value)
+    if field.endswith("_seconds") and value.isdecimal():
+        return duration(int(value))
     return names.shown(value)
 
 

@@ -19,11 +19,14 @@ USAGE_ERROR: Final = 2
 CUT_OFF: Final = 141
 """Exit status if the reader of the output is gone, as in ``sluicegate doctor | head``. Shells use 128 + SIGPIPE."""
 
+COMPLETE: Final = "_SLUICEGATE_COMPLETE"
+"""Set by a shell that completes a command line. See ``sluicegate completion``."""
+
 _EXIT_STATUS: Final = """\
 exit status:
   0  done
   1  a problem was found
-  2  the command line or a variable is wrong, an extra is missing, or the store cannot be read
+  2  the command line or a variable is wrong, an extra is missing, or the store or control plane cannot be read
 
 `sluicegate COMMAND --help` lists the options of a command.
 """
@@ -33,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    if not words:
+    completes = COMPLETE in os.environ
+    if not words and not completes:
         parser.print_help(sys.stderr)
         return USAGE_ERROR
-    command: commands.Command = parser.parse_args(words[:1]).command
     try:
-        status = command.run(words[1:])
+        status = commands.complete() if completes else parser.parse_args(words[:1]).command.run(words[1:])
         sys.stdout.flush()
     except commands.MissingExtra as exc:
         print(exc, file=sys.stderr)
@@ -57,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sluicegate",
         usage="%(prog)s [-h] [--version] COMMAND ...",
-        description=f"Inspect a store, and prove what Sluicegate enforces.\n\ncommands:\n{rows}",
+        description="Inspect a store, prove what Sluicegate enforces, and change what a control plane has.\n\n"
+        f"commands:\n{rows}",
         epilog=_EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -26,6 +26,7 @@ class Command:
         module: Has a function ``main(arguments)`` that returns the exit status.
         extra: The extra of the package whose libraries the module imports; None if it needs none.
         aliases: Former names. They work, and the help does not list them.
+        named: Whether ``main`` gets the name of the command before its arguments, for a module of several.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Command:
     module: str
     extra: str | None = None
     aliases: tuple[str, ...] = ()
+    named: bool = False
 
     @property
     def summary(self) -> str:
@@ -53,8 +55,33 @@ class Command:
             if self.extra is None or (exc.name or "").startswith("enforcement"):
                 raise
             raise MissingExtra(self.name, self.extra) from exc
-        return int(module.main(arguments))
+        return int(module.main([self.name, *arguments] if self.named else arguments))
 
+
+def _remote(name: str, summary: str) -> Command:
+    """Return a command that calls a control plane."""
+    return Command(name, summary, "enforcement.cli.remote.app", extra="cli", named=True)
+
+
+REMOTE: Final = (
+    _remote("login", "save the address of a control plane and a key"),
+    _remote("logout", "delete what login has saved"),
+    _remote("whoami", "show which control plane and key are used"),
+    _remote("validate", "check policy files"),
+    _remote("export", "write a project as a policy file"),
+    _remote("diff", "compare a policy file with the control plane"),
+    _remote("plan", "show what applying a policy file would do"),
+    _remote("apply", "change the control plane to what a policy file says"),
+    _remote("undo", "change back what a revision changed"),
+    _remote("schema", "print the JSON Schema of policy files"),
+    _remote("tokens", "list, create, rotate and revoke tokens"),
+    _remote("usage", "show decisions and permits over time"),
+    _remote("top", "show the busiest tokens"),
+    _remote("tail", "show a sample of denials as they come"),
+    _remote("simulate", "show whom a policy file would have limited"),
+    _remote("completion", "print what makes a shell complete commands"),
+)
+"""The commands that need a control plane, or files for it. ``explain`` can ask one too."""
 
 COMMANDS: Final = (
     Command("doctor", "examine a store, and prove that two processes share a counter", "enforcement.cli.doctor"),
@@ -63,6 +90,7 @@ COMMANDS: Final = (
     Command("serve", "answer proxies that are not written in Python", "enforcement.cli.serve"),
     Command("convert", "translate the rules of another rate limit service", "enforcement.cli.convert", extra="cli"),
     Command("proof", "prove a limit by counting", "enforcement.proof.command", aliases=("ledger",)),
+    *REMOTE,
 )
 """In the order of the help."""
 
@@ -72,4 +100,14 @@ def find(name: str) -> Command | None:
     return next((command for command in COMMANDS if name in (command.name, *command.aliases)), None)
 
 
-__all__ = ["COMMANDS", "Command", "MissingExtra", "find"]
+def explain_remotely(arguments: Sequence[str]) -> int:
+    """Ask the control plane for an explanation, and return the exit status. Raises MissingExtra."""
+    return _remote("explain", "").run(arguments)
+
+
+def complete() -> int:
+    """Answer a shell that completes a command line, and return the exit status. Raises MissingExtra."""
+    return _remote("complete", "").run(())
+
+
+__all__ = ["COMMANDS", "REMOTE", "Command", "MissingExtra", "complete", "explain_remotely", "find"]

@@ -17,8 +17,10 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from enforcement.cli.commands import explain_remotely
 from enforcement.cli.explain_decision import explain_decision
 from enforcement.cli.options import add_store, names_of, settings_of
+from enforcement.cli.remote.account import is_logged_in
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
 from enforcement.model.documents import Project, Token
@@ -73,6 +75,8 @@ class Explanation:
 
 def main(arguments: Sequence[str]) -> int:
     """Explain a token or a decision id, print the explanation, and return the exit status."""
+    if asks_control_plane(arguments):
+        return explain_remotely(arguments)
     options = _parser().parse_args(arguments)
     token = (sys.stdin.readline() if options.token == "-" else options.token).strip()
     try:
@@ -96,6 +100,12 @@ def main(arguments: Sequence[str]) -> int:
     return PASSES if explanation.verdict == "ok" else REFUSED
 
 
+def asks_control_plane(arguments: Sequence[str]) -> bool:
+    """Return whether a control plane answers, which it does if one is known and no option names a store."""
+    names_store = any(word.partition("=")[0] in ("--redis", "--prefix", "--store") for word in arguments)
+    return not names_store and is_logged_in()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sluicegate explain",
@@ -110,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a token as a client sends it, or the id of a decision (dec_...) from a denial; "
         "- reads it from standard input, where no list of processes shows it",
     )
+    parser.add_argument("--store", action="store_true", help="ask the store, also after `sluicegate login`")
     add_store(parser)
     return parser
 

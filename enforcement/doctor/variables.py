@@ -19,6 +19,9 @@ LIBRARY: Final = (
     "SLUICEGATE_STATE_DIR",
     "SLUICEGATE_TIMEOUT_MS",
     "SLUICEGATE_VALKEY_BINARY",
+    # Only the commands that call a control plane read these.
+    "SLUICEGATE_KEY",
+    "SLUICEGATE_URL",
     # Only the proxy and the decision service read these.
     "SLUICEGATE_ANONYMOUS_PROJECT",
     "SLUICEGATE_ATTRIBUTES_HEADER",

@@ -27,8 +27,9 @@ from django.test import Client
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
+from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Policy
-from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.projects.models import Project, Token
 from controlplane.usage.drain import drain
 from enforcement.embedded import free_port
 from tests.controlplane.access.addresses import is_of_a_row, patterns

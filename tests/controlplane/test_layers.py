@@ -4,8 +4,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    *("access", "audit", "consumers", "emergency", "explain", "fleet", "jobs", "keys", "overrides", "policies"),
-    *("preview", "prices", "projects", "publishing", "reservations", "review", "revisions", "statements", "usage"),
+    *("access", "alerts", "audit", "consumers", "emergency", "explain", "fleet", "jobs", "keys", "managed"),
+    *("overrides", "policies", "preview", "prices", "projects", "publishing", "reservations", "review"),
+    *("revisions", "statements", "usage", "webhooks"),
 )
 
 

@@ -18,7 +18,7 @@ from tests.postgres import running
 
 # A quarter of the memory of a small server for a database. The rest is as it is installed.
 TUNED = {"shared_buffers": "2GB", "effective_cache_size": "6GB", "max_wal_size": "8GB", "autovacuum": "off"}
-TIMES = 5
+TIMES = 3
 BOUND_MS = 300
 # The review of a change replays a day of 10,000 callers, and has a bound of its own.
 REVIEW, REVIEW_MS = "/enforce/", 3_000

@@ -36,7 +36,7 @@ STATUSES = {
             "policies_policy_history",
         ),
         *("prices_modelprice_history", "projects_managementkey_history", "projects_project_history"),
-        "projects_token_history",
+        *("projects_token_history", "alerts_alertrule_history", "webhooks_destination_history"),
         # To the policy of the limit, and to the page of the reservation.
         *("policies_limit_change", "policies_limit_delete", "reservations_reservation_change"),
     ],
@@ -52,6 +52,8 @@ STATUSES = {
         *("usage_meteredrow_changelist", "usage_meteredrow_change", "usage_meteredrow_csv"),
         *("usage_deniedrequest_changelist", "usage_deniedrequest_change", "reservations_reservation_changelist"),
         *("emergency_suspension_changelist", "statements_monthrow_changelist", "statements_monthrow_change"),
+        *("alerts_alertrule_changelist", "alerts_alertrule_change", "alerts_alertevent_changelist"),
+        "alerts_alertevent_change",
         # Of revisions, those that changed something of the projects of the member.
         *("publishing_revision_changelist", "policies_auditentry_csv", "policies_auditentry_jsonl"),
         "projects_token_labels",
@@ -61,7 +63,7 @@ STATUSES = {
         *("app_list", "projects_project_counters", "projects_token_counters", "policies_auditentry_history"),
         *("policies_limit_history", "usage_usagerow_history", "usage_meteredrow_history"),
         *("usage_deniedrequest_history", "reservations_reservation_history", "emergency_suspension_history"),
-        "statements_monthrow_history",
+        *("statements_monthrow_history", "alerts_alertevent_history"),
     ],
     "403 302 302 302 302": ["reservations_settle"],
     # This one changed nothing of them, so operators are led to its page, and it does not exist for others.
@@ -70,7 +72,9 @@ STATUSES = {
     # Editors change.
     "403 403 200 200 200": [
         *("projects_token_add", "projects_token_delete", "policies_policy_add", "policies_policy_delete"),
-        *("policies_override_add", "policies_override_delete"),
+        *("policies_override_add", "policies_override_delete", "alerts_alertrule_add", "alerts_alertrule_delete"),
+        *("webhooks_destination_changelist", "webhooks_destination_change", "webhooks_delivery_changelist"),
+        "webhooks_delivery_change",
     ],
     "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],  # nothing is suspended
     "302 403 200 200 200": [
@@ -85,8 +89,12 @@ STATUSES = {
         *("access_membership_changelist", "access_membership_add", "access_membership_change"),
         *("access_membership_delete", "auth_user_changelist", "auth_user_change", "projects_project_delete"),
         *("projects_managementkey_changelist", "projects_managementkey_add", "projects_managementkey_change"),
+        *("webhooks_destination_add", "webhooks_destination_delete"),
     ],
     "302 302 302 200 200": ["projects_managementkey_revoke"],
+    "302 302 200 200 200": ["webhooks_delivery_replay"],
+    "302 302 403 200 200": ["webhooks_destination_test", "webhooks_destination_rotate"],
+    "404 404 200 200 200": ["webhooks_delivery_history"],
     # Operators run the installation.
     "403 403 403 403 200": [
         *("first-steps", "first-steps-state"),
@@ -119,7 +127,8 @@ STATUSES = {
         *("usage_dailyreport_delete", "usage_deniedrequest_add", "usage_deniedrequest_delete"),
         *("usage_meteredrow_add", "usage_meteredrow_delete", "usage_usagerow_add", "usage_usagerow_delete"),
         *("jobs_job_add", "jobs_job_delete", "emergency_suspension_add", "emergency_suspension_delete"),
-        *("statements_monthrow_add", "statements_monthrow_delete"),
+        *("statements_monthrow_add", "statements_monthrow_delete", "alerts_alertevent_add"),
+        *("alerts_alertevent_delete", "webhooks_delivery_add", "webhooks_delivery_delete"),
     ],
     "404 404 404 404 404": ["view_on_site"],
     # Without the name of a shadow limit.

@@ -9,6 +9,8 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+from controlplane.alerts.deciding import decide
+from controlplane.alerts.findings import Finding, Found
 from controlplane.emergency.models import Suspension
 from controlplane.fleet.models import Instance
 from controlplane.jobs import running
@@ -19,8 +21,11 @@ from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.statements.models import MonthRow
 from controlplane.usage.models import DailyReport, MeteredRow
+from controlplane.webhooks.models import Delivery
 from tests.factories import (
+    AlertRuleFactory,
     DeniedRequestFactory,
+    DestinationFactory,
     LimitFactory,
     ManagementKeyFactory,
     MembershipFactory,
@@ -72,11 +77,20 @@ def tenant(name: str) -> Tenant:
     value = Suspension.objects.create(within=project, name="session", value=f"{name}-session", by=f"{name}-actor")
     job = running.start("test", f"Change {name}", projects=[project], created_by=f"{name}-actor", channel="admin")
     rows = [project, policy, limit, token, usage, denial, metered, lost, month, value, job]
+    rows += alerted(project, name)
     rows += [OverrideFactory(limit=limit, token=token, reason=f"{name}-override")]
     rows += [ManagementKeyFactory(projects=[project], name=f"{name}-key")]
     rows += [MembershipFactory(project=project, user__username=f"{name}-member", role="viewer")]
     rows += [rows[-1].user, AuditEntry.objects.get(change=tx.id)]
     return Tenant(project, {f"{row._meta.app_label}_{row._meta.model_name}": row for row in rows})
+
+
+def alerted(project: Project, name: str) -> list[Model]:
+    """Return a webhook of the project, a rule that tells it, one event, and the message about it."""
+    webhook = DestinationFactory(project=project, name=f"{name}-webhook", url=f"https://{name}.example/hook")
+    rule = AlertRuleFactory(project=project, name=f"{name}-rule", told=[webhook])
+    (event,) = decide(rule, Found([Finding("s", f"{name}-title", project=project.pk)]), timezone.now())
+    return [webhook, rule, event, Delivery.objects.get(message_id=event.pk)]
 
 
 def installation() -> dict[str, Model]:

@@ -38,6 +38,7 @@ from controlplane.usage.drain import drain
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from controlplane.usage.periods import start_of
 from enforcement import Limiter
+from tests.controlplane.access.world import alerted
 from tests.factories import MembershipFactory, ModelPriceFactory
 
 MAREN, JONAS = Actor("maren", "admin"), Actor("jonas", "admin")
@@ -286,6 +287,7 @@ def _afterwards(story: Story) -> None:
         store.connection().zadd(store.keys().instances, {f"us-iad-{number}": int(seen.timestamp() * 1_000_000)})
     for pattern, price in (("gpt-4o", 2_500_000), ("gpt-4o-mini", 150_000)):
         ModelPriceFactory(pattern=pattern, input=price, output=4 * price)
+    alerted(chat, "chat")
     AccessAttempt.objects.create(username="maren", ip_address="192.0.2.1", failures_since_start=2)
     day = (now - timedelta(days=1)).date()
     daily_reports.write(day, now)
@@ -327,7 +329,7 @@ def _rows(story: Story) -> dict[str, Model]:
     rows += [Revision.objects.order_by("-number")[2], ModelPrice.objects.first(), AccessAttempt.objects.first()]
     rows += [chat.memberships.first(), chat.memberships.first().user, chat.suspended_values.first()]
     rows += [found for found in (OutboxEntry.objects.first(),) if found]
-    for model in ("DailyReport", "Job", "ManagementKey"):
+    for model in ("DailyReport", "Job", "ManagementKey", "Destination", "Delivery", "AlertRule", "AlertEvent"):
         rows += [_first(model)]
     return {f"{row._meta.app_label}_{row._meta.model_name}": row for row in rows}
 

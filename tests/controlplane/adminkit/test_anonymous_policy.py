@@ -7,6 +7,7 @@ import pytest
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
+from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -24,7 +25,7 @@ def save(as_ann, project, policy):
 def test_it_is_chosen_in_the_form_and_audited(as_ann, store):
     """And the page of the policy says who uses it."""
     project, policy = ProjectFactory(), PolicyFactory(slug="guests")
-    save(as_ann, project, policy.pk)
+    enforce(as_ann, save(as_ann, project, policy.pk))
 
     entry = AuditEntry.objects.get(action="project.update")
     assert Project.objects.get().anonymous_policy == policy

@@ -77,7 +77,7 @@ def test_a_token_that_was_rotated_is_retiring(as_ann, store):
 @pytest.mark.parametrize(
     ("preset", "scopes"),
     [
-        ("issues tokens", ["policies:read", "projects:read", "tokens:read", "tokens:write"]),
+        ("issues tokens", ["policies:read", "projects:read", "tokens:issue", "tokens:read"]),
         ("", []),
         ("nope", []),
     ],

@@ -4,6 +4,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
@@ -16,6 +17,7 @@ from controlplane.projects import bulk
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
+from tests.controlplane.adminkit.reviews import enforce
 from tests.controlplane.usage.conftest import environment, run_python, start  # noqa: F401  (fixtures)
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -161,7 +163,6 @@ def test_a_token_that_was_revoked_meanwhile_is_recorded_once(as_ann, told, store
 @pytest.mark.parametrize(
     ("action", "field", "value", "told_there", "changed"),
     [
-        ("policy_selected", "policy", "gold", "60 tokens changed.", {"policy__slug": "gold"}),
         ("expiry_selected", "expires_at", "2099-12-31T10:00", "60 tokens changed.", {"expires_at__year": 2099}),
         ("label_selected", "label", "team=red", "60 tokens changed.", {"labels__team": "red"}),
         ("label_selected", "label", "team", "0 tokens changed. 60 stayed as they were.", {"labels": {}}),
@@ -169,7 +170,6 @@ def test_a_token_that_was_revoked_meanwhile_is_recorded_once(as_ann, told, store
 )
 def test_some_tokens_are_changed_at_once(as_ann, told, few, action, field, value, told_there, changed):
     """Each is in the audit with what it was and is, and is published once."""
-    PolicyFactory(slug="gold")
     asked = tick_all(as_ann, action)
     response = confirm(as_ann, asked, **{field: value, "change_reason": "new contract"})
 
@@ -177,6 +177,19 @@ def test_some_tokens_are_changed_at_once(as_ann, told, few, action, field, value
     assert Token.objects.filter(**changed).count() == 60
     entries = AuditEntry.objects.filter(action="token.update", reason="new contract")
     assert entries.count() == (60 if told_there.startswith("60") else 0)
+
+
+def test_some_tokens_get_another_policy_after_its_review(as_ann, told, few):
+    """The review is one press more, and what it confirms is the same selection."""
+    PolicyFactory(slug="gold")
+    review = confirm(as_ann, tick_all(as_ann, "policy_selected"), policy="gold", change_reason="new contract")
+    assert not AuditEntry.objects.exists()
+
+    response = enforce(as_ann, review, "new contract", follow=True)
+
+    assert told(response)[0].startswith("60 tokens changed.")
+    assert Token.objects.filter(policy__slug="gold").count() == 60
+    assert AuditEntry.objects.filter(action="token.update", reason="new contract").count() == 60
 
 
 def test_what_tokens_cannot_have_is_refused_before_anything_is_done(as_ann, few):
@@ -360,13 +373,15 @@ def test_a_policy_in_use_says_how_many_use_it(as_ann, few):
     assert page.count("<li>Token: ") == 20
 
 
-@pytest.mark.parametrize("given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}])
+@pytest.mark.parametrize(
+    "given", [{}, {"object_name": ""}, {"object_name": "Chat"}, {"object_name": "chat-2"}, {"post": ""}]
+)
 def test_the_deletion_of_a_project_or_policy_asks_for_its_name(as_ann, store, given):
     """Without it, nothing is deleted, and the page says what to type."""
     rows = ProjectFactory(slug="chat"), PolicyFactory(slug="chat")
     for row in rows:
         model = row._meta.model_name
-        url = f"/admin/{row._meta.app_label}/{model}/{row.pk}/delete/"
+        url = f"/admin/{row._meta.app_label}/{model}/{quote(row.pk)}/delete/"
         page = as_ann.post(url, {"post": "yes", "change_reason": "x", **given}).content.decode()
         assert "Type chat to delete. Nothing is deleted yet." in page
 

@@ -753,3 +753,19 @@ def test_a_name_that_another_user_takes_at_the_same_moment_is_told_at_its_field(
         response = as_ann.post(f"{PROJECTS}add/", {**NEW_PROJECT, "slug": "chat"})
 
     assert errors_of(response)["slug"] == ["Project with this Slug already exists."]
+
+
+def test_a_conflict_says_in_words_what_somebody_else_changed(as_ann):
+    """By what the limit allowed and allows now, and not by the names of columns."""
+    limit = LimitFactory(policy__slug="free", name="per-minute", quota=25)
+    form = policy_fields(limit.policy, fields_of(limit, quota=9), initial=1)
+    with change(actor=ANN) as tx:
+        before = limit.policy.as_record()
+        limit.quota = 12
+        limit.save()
+        tx.updated(Policy.objects.get(), before)
+
+    page = as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", form)
+
+    assert "ann changed this policy just now" in page.text
+    assert "(per-minute: 25 requests per minute → 12 requests per minute)" in page.text

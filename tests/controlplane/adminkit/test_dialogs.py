@@ -65,6 +65,7 @@ def test_a_dialog_opened_by_its_address_is_a_page(as_ann, page, action):
     for shown in (opened, refused):
         assert shown.text.count("<html") == 1
         assert f'href="{change}"' in shown.text
+        assert f": {row} |" in shown.text  # its title names the row
         assert "hx-post" not in shown.text.partition('id="dialog"')[2].partition("</form>")[0]
     assert "This field is required." in refused.text
     assert "<html" not in as_ann.get(f"/admin/{page}/{row.pk}/{action}/", headers={"HX-Request": "true"}).text

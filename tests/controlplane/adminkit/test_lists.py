@@ -207,6 +207,8 @@ def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
         ("axes/accessattempt", "Sign-in failures"),
         ("emergency/suspension", "Emergency"),
         ("access/membership", "Memberships"),
+        ("alerts/alertevent", "Alerts"),
+        ("webhooks/destination", "Destinations"),
     ],
 )
 def test_a_page_has_the_title_of_the_menu(as_ann, address, path):

@@ -19,6 +19,7 @@ from controlplane.keys.models import ManagementKey
 from controlplane.keys.scopes import IMPLIED, SCOPES
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import Reservation
+from tests.controlplane.access.world import alerted
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -70,6 +71,8 @@ OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1,
 VALUE = {"project": None, "name": "session", "value": "bad", **REASON}
 MEMBER = {"user": "eve", "project": "theirs", "role": "viewer"}
 KEY = {"name": "New", "scopes": ["keys:write"], "projects": ["theirs"]}
+ALERT = {"name": "New", "project": "theirs", "kind": "usage"}
+WEBHOOK = {"name": "New", "project": "theirs", "url": "https://alerts.example/"}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
@@ -146,6 +149,23 @@ RULES = {
     ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
+    ("alert-rules", "GET"): Rule("alerts:read", 200, 200, 200),
+    ("alert-rules", "POST"): Rule("alerts:write", 201, 400, 201, ALERT),
+    ("alert-rules/{rule}", "GET"): Rule("alerts:read", 200, MISSING, 200),
+    ("alert-rules/{rule}", "PATCH"): Rule("alerts:write", 200, MISSING, 200, {"name": "New"}),
+    ("alert-rules/{rule}", "DELETE"): Rule("alerts:write", 204, MISSING, 204),
+    ("alert-events", "GET"): Rule("alerts:read", 200, 200, 200),
+    ("alert-events/{event}", "GET"): Rule("alerts:read", 200, MISSING, 200),
+    ("webhooks", "GET"): Rule("webhooks:read", 200, 200, 200),
+    ("webhooks", "POST"): Rule("webhooks:write", 201, 400, 201, WEBHOOK),
+    ("webhooks/{webhook}", "GET"): Rule("webhooks:read", 200, MISSING, 200),
+    ("webhooks/{webhook}", "PATCH"): Rule("webhooks:write", 200, MISSING, 200, {"name": "New"}),
+    ("webhooks/{webhook}", "DELETE"): Rule("webhooks:write", 204, MISSING, 204),
+    ("webhooks/{webhook}/rotate", "POST"): Rule("webhooks:write", 200, MISSING, 200),
+    ("webhooks/{webhook}/test", "POST"): Rule("webhooks:write", 201, MISSING, 201),
+    ("deliveries", "GET"): Rule("webhooks:read", 200, 200, 200),
+    ("deliveries/{delivery}", "GET"): Rule("webhooks:read", 200, MISSING, 200),
+    ("deliveries/{delivery}/replay", "POST"): Rule("webhooks:write", 200, MISSING, 200),
     ("suspensions", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
     ("suspensions", "POST"): Rule("emergency:write", 201, FORBIDDEN, FORBIDDEN, VALUE),
     ("suspensions/{suspension}", "GET"): Rule("emergency:read", 200, FORBIDDEN, FORBIDDEN),
@@ -174,6 +194,10 @@ EXAMPLES = {
     "jobs": {"id": "{job}"},
     "suspensions": {"id": "{suspension}"},
     "management-keys": {"id": "{key}"},
+    "alert-rules": {"id": "{rule}"},
+    "alert-events": {"id": "{event}"},
+    "webhooks": {"id": "{webhook}"},
+    "deliveries": {"id": "{delivery}"},
 }
 
 
@@ -233,6 +257,7 @@ def ids(store) -> dict[str, str]:
     made["membership"] = MembershipFactory(project=project)
     made["key"] = ManagementKeyFactory(scopes=["keys:write"], projects=[project])
     made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
+    made |= zip(("webhook", "rule", "event", "delivery"), alerted(project, "theirs"), strict=True)
     return {name: row.pk for name, row in made.items()}
 
 

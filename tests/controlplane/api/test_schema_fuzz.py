@@ -15,6 +15,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
 from controlplane.access.models import Membership
+from controlplane.alerts.models import AlertEvent, AlertRule
 from controlplane.api.parsers import MergePatchParser
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
@@ -26,6 +27,8 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import SETTLED, Reservation
+from controlplane.webhooks.models import Delivery, Destination
+from tests.controlplane.access.world import alerted
 from tests.factories import (
     DeniedRequestFactory,
     LimitFactory,
@@ -50,6 +53,7 @@ RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
     *("does_not_apply", "past", "ended", "invalid_metering", "currency", "empty"),
+    *("url", "required", "emails", "no_mail_server", "foreign"),
     "invalid_label",  # of spaces at either end and of characters that are not printable
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
@@ -124,7 +128,17 @@ def rows() -> dict[str, dict[str, str]]:
         "suspensions": {"id": suspended.pk},
         "memberships": {"id": member.pk},
         "management-keys": {"id": made.pk},
+        **alerts_of(project),
     }
+
+
+def alerts_of(project: Project) -> dict[str, dict[str, str]]:
+    """Return a row of each resource of alerts, made where there is none."""
+    if not (Delivery.objects.exists() and AlertEvent.objects.exists()):
+        alerted(project, "chat")
+    rows = Destination.objects.last(), AlertRule.objects.last(), AlertEvent.objects.last(), Delivery.objects.last()
+    names = ("webhooks", "alert-rules", "alert-events", "deliveries")
+    return {name: {"id": row.pk} for name, row in zip(names, rows, strict=True)}
 
 
 schema = schemathesis.pytest.from_fixture("openapi")

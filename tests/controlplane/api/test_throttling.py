@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from controlplane import api_urls
 from controlplane.api import throttling
+from controlplane.api.documentation import Documentation
 from controlplane.fleet.heartbeats import live_instances
 from enforcement.model.keys import MAX_PREFIX_LENGTH, Keys, rest_prefix
+from tests.controlplane.api.test_access import routes
 from tests.factories import ManagementKeyFactory
 
 pytestmark = pytest.mark.django_db
@@ -79,6 +82,23 @@ def test_what_is_for_everybody_is_limited_by_address(call, limited, path):
     assert call("GET", path).json()["code"] == "rate_limited"
 
 
+@pytest.mark.parametrize(
+    ("trusted", "found"),
+    [(["10.0.0.1"], [401, 401, 401, 429, 401]), ([], [401, 401, 401, 429, 429])],
+)
+def test_a_proxy_in_front_says_whose_limit_it_is_if_it_is_trusted(client, limited, settings, caplog, trusted, found):
+    """Otherwise all its clients share one, which the log says, and whose remedy it names."""
+    settings.TRUSTED_PROXIES = trusted
+    clients = ["192.0.2.1"] * 4 + ["192.0.2.2"]
+
+    answers = [
+        client.get("/api/v1/projects", headers={"X-Forwarded-For": one}, REMOTE_ADDR="10.0.0.1") for one in clients
+    ]
+
+    assert [answer.status_code for answer in answers] == found
+    assert ("SLUICEGATE_TRUSTED_PROXIES" in caplog.text) is not trusted
+
+
 def test_a_key_that_is_used_from_elsewhere_is_charged_to_the_address(call, limited):
     """Whoever has stolen it does not use up its limit."""
     key = ManagementKeyFactory(networks=["192.0.2.0/24"])
@@ -119,6 +139,13 @@ def test_each_limit_can_be_switched_off(call, key, limited, settings, switched):
     assert {response.status_code for response in found} == {200 if options else 401}
     assert not any("RateLimit" in response for response in found)
     assert not throttling._limiters
+
+
+def test_every_address_is_limited():
+    """A new view is, too. The page of documentation is made of a file."""
+    views = {pattern.callback.cls for _, pattern in routes(api_urls.urlpatterns)}
+
+    assert {view for view in views if not issubclass(view, throttling.ThrottledView)} == {Documentation}
 
 
 @pytest.mark.parametrize("prefix", ["s:", "sg:", "a-prefix-of-16-c"])

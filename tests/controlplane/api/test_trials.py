@@ -4,6 +4,7 @@ import pytest
 import redis
 from django.apps import apps
 
+from controlplane.alerts.models import AlertRule
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.keys.models import ManagementKey
@@ -11,7 +12,9 @@ from controlplane.policies.models import Policy
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
+from controlplane.webhooks.models import Delivery, Destination
 from enforcement import Limiter
+from tests.controlplane.access.world import alerted
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -54,6 +57,15 @@ BODIES = {
     "PATCH management-keys/{id}": {"name": "renamed"},
     "POST management-keys/{id}/revoke": {},
     "POST management-keys/{id}/rotate": {},
+    "POST webhooks": {"name": "new", "project": "chat", "kind": "webhook", "url": "https://hooks.example/new"},
+    "PATCH webhooks/{id}": {"name": "renamed"},
+    "DELETE webhooks/{id}": None,
+    "POST webhooks/{id}/rotate": {},
+    "POST webhooks/{id}/test": {},
+    "POST deliveries/{id}/replay": {},
+    "POST alert-rules": {"name": "new", "project": "chat", "kind": "usage", "thresholds": [80]},
+    "PATCH alert-rules/{id}": {"name": "renamed"},
+    "DELETE alert-rules/{id}": None,
     "PUT global": {"policy": "free"},
     "POST overrides": {"limit": "free/per-day", "project": "chat", "quota": 7, "reason": "x"},
     "PATCH overrides/{id}": {"quota": 8},
@@ -100,6 +112,7 @@ def names(store, actor, free) -> dict[str, dict[str, str]]:
     with Limiter(store.url, timeout=1.0) as limiter:
         reservation = limiter.reserve(secret, costs=5, life=3600).id
     UserFactory(username="bob")
+    alerted(project, "chat")
     return {
         "projects": {"slug": "chat"},
         "policies": {"slug": "free"},
@@ -110,6 +123,9 @@ def names(store, actor, free) -> dict[str, dict[str, str]]:
         "suspensions": {"id": Suspension.objects.create(token=TokenFactory(project=project), reason="x", by="x").pk},
         "jobs": {"id": running.start("test", "Count", created_by="ann", channel="api").pk},
         "management-keys": {"id": ManagementKeyFactory(scopes=["tokens:read"]).pk},
+        "webhooks": {"id": Destination.objects.first().pk},
+        "deliveries": {"id": Delivery.objects.first().pk},
+        "alert-rules": {"id": AlertRule.objects.first().pk},
         "counters": {"token": token.pk},
         "revisions": {"number": "2"},
         "reservations": {"id": reservation},

@@ -7,9 +7,11 @@ import re
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection, transaction
+from django.db import connection
+from django.forms import model_to_dict
+from django.test.utils import CaptureQueriesContext
 
-from controlplane.audit import chain
+from controlplane.audit import chain, export
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
@@ -101,16 +103,21 @@ def test_the_export_is_not_read_at_once(as_ann, three, django_assert_num_queries
         assert len(list(response.streaming_content)) == 3
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="indexes of PostgreSQL")
-def test_the_export_begins_before_it_has_sorted_all(three):
-    """Its first lines come from an index in their order."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute("SET LOCAL enable_sort = off")
-        plan = AuditEntry.objects.all().explain()
+def test_the_export_reads_some_entries_at_a_time(as_ann, entry, monkeypatch):
+    """Each of them once, also those of one instant, and no more than the next lines need."""
+    monkeypatch.setattr(export, "AT_ONCE", 2)
+    first_three = [entry(number) for number in (1, 2, 3)]
+    for number in (4, 5, 6):
+        values = {**model_to_dict(first_three[-1]), "id": f"aud_{number:06d}", "at": first_three[-1].at}
+        AuditEntry.objects.create(**values)
 
-    assert "policies_audit_newest" in plan
-    assert "Sort" not in plan
+    lines = export.json_lines(AuditEntry.objects.all())
+    with CaptureQueriesContext(connection) as first:
+        newest = json.loads(next(lines))["id"]
+    rest = [json.loads(line)["id"] for line in lines]
+
+    assert [newest, *rest] == [f"aud_{number:06d}" for number in (6, 5, 4, 3, 2, 1)]
+    assert [query["sql"].count("LIMIT 2") for query in first.captured_queries] == [1, 0]
 
 
 @pytest.mark.parametrize(("address", "status"), [("export.xml", 404), ("export.csv?nonsense=1", 400)])

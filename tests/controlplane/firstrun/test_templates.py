@@ -8,8 +8,10 @@ from controlplane.firstrun.actions import create_first_project, create_first_tok
 from controlplane.firstrun.catalogue import templates
 from controlplane.policies.describe import amount, sentence
 from controlplane.policies.models import Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.publishing.changes import Actor, change
 from enforcement import Denied, Limiter
+from tests.factories import ModelPriceFactory
 
 ANN = Actor("ann", "admin")
 
@@ -51,6 +53,7 @@ def test_a_template_denies_what_it_promises_to(name, store):
 @pytest.mark.django_db
 def test_the_budget_counts_requests_llm_tokens_and_money():
     """A model without a price, and a request that no meter reads, are denied, which is the safe default."""
+    own = ModelPriceFactory()
     with change(actor=ANN) as tx:
         (policy,) = use_template(tx, templates()["llm-budget"], create_first_project(tx))
 
@@ -59,6 +62,7 @@ def test_the_budget_counts_requests_llm_tokens_and_money():
         "60,000 tokens per minute for each token or project, refilled at a steady rate, with bursts of up to 60,000",
         "50.00 USD (50,000,000 micros) per calendar month for each token or project, in the time zone UTC",
     ]
+    assert list(ModelPrice.objects.all()) == [own]  # the catalogue is taken only if there is no price at all
 
 
 @pytest.mark.django_db(transaction=True)

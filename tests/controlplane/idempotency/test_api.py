@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from controlplane.idempotency.models import KeptAnswer
 from controlplane.idempotency.tasks import prune_answers
@@ -243,6 +244,19 @@ def test_a_running_request_is_not_waited_for(web, key):
     assert (answer.status_code, answer.body["code"]) == (409, "request_running")
     assert answer.headers["Retry-After"] == "1"
     assert web("POST", "projects", CHAT, key=key, Idempotency_Key="a").status_code == 201
+
+
+def test_what_follows_a_commit_is_not_waited_for_and_not_for_ever(api, key):
+    """Meanwhile a repetition is told to wait. If its process was killed, a later one does it again."""
+    create(api)
+    asked = KeptAnswer.objects.get().fingerprint
+    Project.objects.all().delete()
+    KeptAnswer.objects.update(status=None, fingerprint=asked, created_at=timezone.now())
+    assert create(api).json()["code"] == "request_running"
+
+    KeptAnswer.objects.update(created_at=timezone.now() - timedelta(seconds=31))
+    assert "Idempotency-Replayed" not in create(api)
+    assert Project.objects.count() == 1
 
 
 def test_a_token_is_rotated_once(api):

@@ -1,6 +1,7 @@
 """A project with many tokens is deleted by a job, some tokens at a time."""
 
 import pytest
+from django.contrib.admin.utils import quote
 
 from controlplane.access.models import Membership
 from controlplane.jobs import running
@@ -42,7 +43,7 @@ def chat(store, monkeypatch):
 
 
 def url_of(project):
-    return f"/admin/projects/project/{project.pk}/delete/"
+    return f"/admin/projects/project/{quote(project.pk)}/delete/"
 
 
 def test_its_page_starts_a_job_that_deletes_all_of_it(as_ann, told, chat, document, client_of_store):  # noqa: F811

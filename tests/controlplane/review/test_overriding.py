@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import Override
+from controlplane.policies.models import Limit, Override
+from controlplane.preview import words
 from controlplane.review.overriding import deletion_review, override_review
 from controlplane.review.reviews import with_preview
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
@@ -177,3 +178,14 @@ def test_a_burst_of_an_earlier_algorithm_leaves_the_quota(limit, token, sent, no
     Override.objects.update(burst=50)
 
     assert told(override_review(Override.objects.get(), None, now)) == [(10, 25, "looser", "")]
+
+
+def test_a_limit_in_shadow_denies_nothing_with_any_override(limit, token, sent, now):
+    """So the change needs no review, and a dry run says that nothing would be limited."""
+    sent(token, 30, minutes_ago=30, now=now)
+    Limit.objects.update(mode="shadow")
+
+    review = override_review(None, Override(limit=Limit.objects.get(), token=token, quota=10), now)
+
+    assert (told(review), review.is_needed) == ([(25, 10, "changed, in shadow", "")], False)
+    assert "No limit denies anything" in words.sentence(previewed(review, now))

@@ -4,7 +4,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
-from controlplane.revisions.words import Names, lines, lines_of
+from controlplane.revisions.words import Names, details, lines, lines_of
 from tests.factories import PolicyFactory
 
 pytestmark = pytest.mark.django_db
@@ -93,3 +93,16 @@ def test_other_deeds_are_said_in_a_word(action, expected):
     entry = AuditEntry(action=action, before={"id": "tok_1"}, after={"id": "tok_1"})
 
     assert [str(line) for line in lines_of(entry, Names([]))] == [expected]
+
+
+def test_every_field_has_its_name_in_words():
+    """The page of a revision has all of them, also of what is new, and no name of a column."""
+    entry = AuditEntry(before=None, after=with_limit(match={"methods": ["GET"]}, partition_by=["ip"]))
+
+    assert [str(line) for line in details(entry, Names([]))] == [
+        *("id: — → pol_1", "slug: — → chat-free", "name: — → Free", "applies to every request: — → no"),
+        *("per-minute: name: — → per-minute", "per-minute: algorithm: — → fixed_window", "per-minute: quota: — → 25"),
+        *("per-minute: window: — → 1 minute", "per-minute: methods: — → GET", "per-minute: counted for each: — → ip"),
+    ]
+    revoked = AuditEntry(before={"revoked_at": None}, after={"revoked_at": "2026-11-26T12:00:00+00:00"})
+    assert [line.what for line in details(revoked, Names([]))] == ["revoked at"]

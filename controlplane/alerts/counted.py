@@ -1,0 +1,160 @@
+"""What the kinds of rules find that need only the rows of the control plane."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Sum
+
+from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
+from controlplane.alerts.looking import Look
+from controlplane.alerts.models import AlertRule
+from controlplane.core.money import rounded
+from controlplane.fleet.models import Instance
+from controlplane.prices.seen import MOST_SHOWN, seen_lately
+from controlplane.projects.models import Project, isoformat
+from controlplane.projects.zones import month_of, next_month, start_of_month
+from controlplane.publishing.models import Revision
+from controlplane.reservations.models import ReservationCount
+from controlplane.statements.models import MonthMetered
+from controlplane.usage.models import UsageRow
+from controlplane.usage.periods import start_of
+
+# A share of fewer requests says little.
+LEAST_REQUESTS = 20
+# After an outage, instances need some seconds to report again.
+SETTLED = timedelta(seconds=60)
+NAMED = 5
+
+
+def is_settled(look: Look) -> bool:
+    """Return whether the store has been there for so long that every living instance has reported."""
+    return look.steady_since is not None and look.now - look.steady_since >= SETTLED
+
+
+def denials(look: Look, rule: AlertRule) -> Found:
+    """Find the projects of which a share of the requests was denied lately."""
+    return _share(look, rule, "denied", "are denied")
+
+
+def would_deny(look: Look, rule: AlertRule) -> Found:
+    """Find the projects of which shadow limits would have denied a share of the requests lately."""
+    return _share(look, rule, "would_deny", "would be denied by shadow limits")
+
+
+def _share(look: Look, rule: AlertRule, column: str, words: str) -> Found:
+    since = start_of("minute", look.now - timedelta(seconds=rule.within_seconds or 0))
+    rows = UsageRow.objects.filter(period="minute", at__gte=since, policy_id="", limit_name="")
+    rows = rows.filter(project_id=rule.project_id) if rule.project_id else rows
+    sums = {"yes": Sum("allowed"), "no": Sum("denied"), "found": Sum(column)}
+    counts = {row["project_id"]: row for row in rows.order_by().values("project_id").annotate(**sums)}
+    found = []
+    for project in Project.objects.filter(pk__in=counts).order_by("slug"):
+        row = counts[project.pk]
+        total = row["yes"] + row["no"]
+        reached = [level for level in rule.thresholds if row["found"] * 100 >= level * total]
+        if total < LEAST_REQUESTS or not reached:
+            continue
+        text = f"{row['found']:,} of {total:,} requests since {since:%Y-%m-%d %H:%M} UTC."
+        facts = {"requests": total, column: row["found"], "since": isoformat(since), "text": text}
+        titles = f"{reached[-1]} % of the requests of {project} {words}", f"Fewer requests of {project} {words}"
+        found.append(Finding(subject_of("project", project.pk), *titles, reached[-1], project=project.pk, data=facts))
+    return Found(found)
+
+
+def spend(look: Look, rule: AlertRule) -> Found:
+    """Find that a share of an amount is spent in the present month, by a project or by all of them together."""
+    zone, whose = (rule.project.time_zone, str(rule.project)) if rule.project else ("UTC", "all projects")
+    month, amount = month_of(look.now, zone), rule.amount or 0
+    rows = MonthMetered.objects.filter(month=month)
+    rows = rows.filter(project_id=rule.project_id) if rule.project_id else rows
+    spent = rows.aggregate(sum=Sum("micros"))["sum"] or 0
+    reached = [level for level in rule.thresholds if amount and spent * 100 >= level * amount]
+    if not reached:
+        return Found([])
+    ends_at = start_of_month(next_month(month), zone)
+    facts = {"spent_micros": spent, "amount_micros": amount, "month": f"{month:%Y-%m}", "resets_at": isoformat(ends_at)}
+    text = f"{rounded(spent)} of {rounded(amount)} in {month:%Y-%m}."
+    titles = f"{whose} spent {reached[-1]} % of {rounded(amount)}", f"A new month began for {whose}"
+    finding = Finding(
+        *("spend", *titles, reached[-1], f"{month:%Y-%m}", ends_at, rule.project_id), data={**facts, "text": text}
+    )
+    return Found([finding])
+
+
+def reservations(look: Look, rule: AlertRule) -> Found:
+    """Find the projects with reservations that their process has lost."""
+    counts = {row.project_id: row.lost for row in ReservationCount.objects.filter(lost__gt=0)}
+    projects = Project.objects.filter(pk__in=counts).order_by("slug")
+    projects = projects.filter(pk=rule.project_id) if rule.project_id else projects
+    return Found([_lost_of(project, counts[project.pk]) for project in projects])
+
+
+def _lost_of(project: Project, lost: int) -> Finding:
+    words = f"{lost:,} reservation{'' if lost == 1 else 's'}"
+    text = "Their estimates stay charged until somebody settles them, or gives them back."
+    titles = f"{words} of {project} {'is' if lost == 1 else 'are'} lost", f"No reservation of {project} is lost"
+    return Finding(subject_of("project", project.pk), *titles, project=project.pk, data={"lost": lost, "text": text})
+
+
+def unpriced(look: Look, rule: AlertRule) -> Found:
+    """Find the models without a price that requests asked for lately."""
+    projects = Project.objects.filter(pk=rule.project_id) if rule.project_id else None
+    seen = seen_lately(look.now, projects=projects)
+    found = []
+    for one in seen:
+        if one.price is None:
+            text = f"{one.requests:,} requests in 30 days. A limit of money denies them, unless it says otherwise."
+            titles = f"The model {one.model} has no price", f"The model {one.model} has a price"
+            facts = {"model": one.model, "requests": one.requests, "text": text}
+            found.append(Finding(subject_of("model", one.model), *titles, project=rule.project_id, data=facts))
+    return Found(found, everything=len(seen) < MOST_SHOWN)
+
+
+def unmetered(look: Look, rule: AlertRule) -> Found:
+    """Find the limits that count nothing on some instance."""
+    if not is_settled(look):
+        return UNKNOWN
+    names = {name for one in Instance.objects.running(look.now).only("unmetered") for name in one.unmetered}
+    text = "Requests give no cost in its unit, so it admits everything."
+    return Found(
+        [
+            Finding(
+                subject_of("limit", name),
+                f"The limit {name} counts nothing",
+                f"The limit {name} counts again",
+                data={"limit": name, "text": text},
+            )
+            for name in sorted(names)
+        ]
+    )
+
+
+def rollout(look: Look, rule: AlertRule) -> Found:
+    """Find that instances lack a revision that was published some time ago."""
+    if not is_settled(look):
+        return UNKNOWN
+    due = _due(look.now - timedelta(seconds=rule.within_seconds or 0))
+    if due is None:
+        return Found([])
+    late = list(_late(due, look.now))
+    if not late:
+        return Found([])
+    names = sorted(one.pk for one in late)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    text = f"{', '.join(names[:NAMED])}{more} report an earlier one."
+    count = f"{len(names)} instance{'' if len(names) == 1 else 's'}"
+    titles = f"Revision {due.number} is not live on {count}", "Every instance has the revision that is due"
+    return Found([Finding("rollout", *titles, data={"revision": due.number, "instances": names[:100], "text": text})])
+
+
+def _due(before: datetime) -> Revision | None:
+    """Return the last revision that was published by then."""
+    return Revision.objects.filter(published_at__lte=before).defer("changes").order_by("-number").first()
+
+
+def _late(due: Revision, now: datetime) -> Iterator[Any]:
+    """Yield the running instances without the revision. One that has just started is still reading it."""
+    for one in Instance.objects.running(now).filter(revision__lt=due.number):
+        if one.started_at is None or now - one.started_at >= SETTLED:
+            yield one

@@ -1,0 +1,149 @@
+"""
+Which findings are events.
+
+The events of a rule, the end of earlier ones, and the messages about them are one transaction. Whoever decides first
+writes when the states were looked at. So of two looks at the same time, or of a worker that was held up, the older one
+decides nothing, and each event has one row, one id, and one message a destination.
+"""
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+
+from controlplane.alerts.findings import Finding, Found
+from controlplane.alerts.kinds import KINDS
+from controlplane.alerts.models import RAISED, RESOLVED, AlertEvent, AlertRule
+from controlplane.projects.models import Project
+from controlplane.webhooks.deliveries import body_of, enqueue
+
+KEPT = timedelta(days=90)
+# Of one decision, so that its transaction is short. The next look decides on the others.
+MOST_EVENTS = 500
+
+
+def decide(rule: AlertRule, found: Found, now: datetime) -> list[AlertEvent]:
+    """
+    Save the events that follow from what was found, with their messages, and return them.
+
+    Args:
+        now: When the look began. Nothing is decided if a later one has decided already.
+    """
+    is_open = Q(state=RAISED, resolved_at=None)
+    if not found.findings and not AlertEvent.objects.filter(is_open, rule=rule).exists():
+        return []  # most looks end here, without a transaction, which on SQLite would block other writers
+    with transaction.atomic():
+        earlier = Q(evaluated_at=None) | Q(evaluated_at__lt=now)
+        if not AlertRule.objects.filter(earlier, pk=rule.pk, active=True).update(evaluated_at=now):
+            return []
+        past = _past(rule, found, now)
+        by_subject = {finding.subject: finding for finding in found.findings}
+        events: list[AlertEvent] = []
+        for subject in dict.fromkeys([*by_subject, *past]):
+            if len(events) >= MOST_EVENTS:
+                break
+            events += _of_subject(rule, by_subject.get(subject), past[subject], found, now)
+        AlertEvent.objects.bulk_create(events)
+        _tell(rule, events)
+    return events
+
+
+def _past(rule: AlertRule, found: Found, now: datetime) -> defaultdict[str, list[AlertEvent]]:
+    """Return the raised events that are open, of the present period, or within the cool-down, by subject."""
+    subjects = [finding.subject for finding in found.findings]
+    periods = {finding.period for finding in found.findings if finding.period}
+    recent = Q(subject__in=subjects) & (Q(at__gt=_cooled_at(rule, now)) | Q(period__in=periods))
+    rows = AlertEvent.objects.filter(Q(resolved_at=None) | recent, rule=rule, state=RAISED)
+    past: defaultdict[str, list[AlertEvent]] = defaultdict(list)
+    for event in rows.order_by("-at", "-id"):
+        past[event.subject].append(event)
+    return past
+
+
+def _cooled_at(rule: AlertRule, now: datetime) -> datetime:
+    return now - timedelta(seconds=rule.cool_down_seconds)
+
+
+def _of_subject(
+    rule: AlertRule, finding: Finding | None, past: list[AlertEvent], found: Found, now: datetime
+) -> list[AlertEvent]:
+    """Return the new events of one subject. Those of its earlier events that are over are saved as such."""
+    still = [event for event in past if event.resolved_at is None]
+    level = finding.level if finding else 0
+    over: list[AlertEvent] = []
+    if still and level < min(event.level for event in still):
+        if finding is None and not found.says_over(still[0], now):
+            return []
+        highest = max(still, key=lambda event: event.level)
+        over = [_resolved(highest, now)] if rule.recovery else []
+        _close(still, now)
+        still = []
+    if finding is None or not _is_new(rule, finding, past, now):
+        return over
+    event = _raised(rule, finding, past, now)
+    _close([one for one in still if one.period != event.period], now)
+    return [*over, event]
+
+
+def _is_new(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: datetime) -> bool:
+    """Return whether there is no event of this level or a higher one in the period or within the cool-down."""
+    cooled_at, period = _cooled_at(rule, now), _period(finding, past, now)
+    return not any(one.level >= finding.level and (one.period == period or one.at > cooled_at) for one in past)
+
+
+def _period(finding: Finding, past: list[AlertEvent], now: datetime) -> str:
+    """Return the key of the period. Without a window, it is when the events began that are open, or now."""
+    if finding.period:
+        return finding.period
+    still = [event for event in past if event.resolved_at is None]
+    return still[0].period if still else now.isoformat()
+
+
+def _raised(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: datetime) -> AlertEvent:
+    return AlertEvent(
+        rule=rule,
+        project_id=finding.project,
+        kind=rule.kind,
+        subject=finding.subject,
+        period=_period(finding, past, now),
+        level=finding.level,
+        title=finding.title[:500],
+        over=finding.over[:500],
+        data=dict(finding.data),
+        at=now,
+        ends_at=finding.ends_at,
+        resolved_at=None if KINDS[rule.kind].recovers else now,
+    )
+
+
+def _resolved(event: AlertEvent, now: datetime) -> AlertEvent:
+    names = ("rule_id", "project_id", "kind", "subject", "period", "level", "data")
+    kept: dict[str, Any] = {name: getattr(event, name) for name in names}
+    return AlertEvent(**kept, state=RESOLVED, title=event.over or f"Over: {event.title}"[:500], at=now, resolved_at=now)
+
+
+def _close(events: list[AlertEvent], now: datetime) -> None:
+    AlertEvent.objects.filter(pk__in=[event.pk for event in events]).update(resolved_at=now)
+    for event in events:
+        event.resolved_at = now
+
+
+def _tell(rule: AlertRule, events: list[AlertEvent]) -> None:
+    """Save the messages about events. Those about one event all have its id and the same body."""
+    destinations = list(rule.destinations.filter(active=True)) if events else []
+    if not destinations:
+        return
+    slugs = dict(Project.objects.filter(pk__in={event.project_id for event in events}).values_list("pk", "slug"))
+    for event in events:
+        kind = f"alert.{event.kind}.{event.state}"
+        about = {"id": event.pk, "rule": rule.name, "project": slugs.get(event.project_id), "state": event.state}
+        data = {**about, "level": event.level, "title": event.title, **event.data}
+        enqueue(destinations, event.pk, kind, body_of(kind, event.at, data))
+
+
+def prune(now: datetime) -> int:
+    """Delete the events of which the last is over for 90 days and whose period is too, and return their number."""
+    old = AlertEvent.objects.filter(at__lt=now - KEPT).exclude(resolved_at=None).exclude(ends_at__gt=now)
+    return old.delete()[1].get("alerts.AlertEvent", 0)

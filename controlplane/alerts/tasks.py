@@ -1,0 +1,22 @@
+"""
+The periodic tasks of this app.
+
+A task may run twice, even at the same time. Of two looks at the same time, only one decides.
+"""
+
+from celery import shared_task
+from django.utils import timezone
+
+from controlplane.alerts import deciding, evaluating
+
+
+@shared_task
+def evaluate() -> int:
+    """Look once for all active rules, and return the number of new events."""
+    return evaluating.evaluate(timezone.now())
+
+
+@shared_task
+def prune() -> int:
+    """Delete the events that have been over for 90 days, and return their number."""
+    return deciding.prune(timezone.now())

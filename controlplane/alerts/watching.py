@@ -1,0 +1,232 @@
+"""What each kind of rule finds in one look."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from controlplane.alerts import counted
+from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
+from controlplane.alerts.kinds import (
+    DENIALS,
+    EXPIRING,
+    FORECAST,
+    LOST,
+    OUTAGE,
+    RESERVATIONS,
+    ROLLOUT,
+    SPEND,
+    UNMETERED,
+    UNPRICED,
+    USAGE,
+    WOULD_DENY,
+)
+from controlplane.alerts.looking import Look
+from controlplane.alerts.models import EVERY_LIMIT, AlertEvent, AlertRule
+from controlplane.core.money import permits
+from controlplane.explain.counts import window_of
+from controlplane.explain.holders import Held
+from controlplane.explain.live import Now
+from controlplane.explain.near import Near, nearest, share_of
+from controlplane.fleet.heartbeats import live_instances, lost_instances
+from controlplane.fleet.models import Instance
+from controlplane.keys.models import ManagementKey
+from controlplane.policies.models import Override
+from controlplane.projects.models import Token, isoformat
+from enforcement.store.client import STORE_ERRORS
+
+NAMED = 5
+# From this used share on, a forecast is made. Of less, it says little.
+FORETOLD_FROM = 0.25
+# Of one kind of row in one look. The next look finds the others.
+MOST_ENDING = 500
+
+
+def find(look: Look, rule: AlertRule) -> Found:
+    """Return what a rule finds. If the store is needed and unavailable, nothing is found and nothing is over."""
+    try:
+        return _WATCHERS[rule.kind](look, rule)
+    except STORE_ERRORS:
+        return UNKNOWN
+
+
+def _usage(look: Look, rule: AlertRule) -> Found:
+    """Find the limits of which a threshold is reached."""
+    if look.away:
+        return UNKNOWN
+    counters = look.counters()
+    watched = [(held, count) for held, count in counters.rows if _is_watched(rule, held)]
+    found = [finding for held, count in watched if (finding := _used(rule, held, count, look.now))]
+    subjects = frozenset(_subject(held) for held, _ in watched)
+    return Found(found, counters.is_whole, subjects)
+
+
+def _forecast(look: Look, rule: AlertRule) -> Found:
+    """Find the limits that will be used up before they reset, and soon. Those that are used up already are left out."""
+    if look.away:
+        return UNKNOWN
+    counters = look.counters()
+    watched = [(held, count) for held, count in counters.rows if _is_watched(rule, held)]
+    until = look.now + timedelta(seconds=rule.within_seconds or 0)
+    foretold = [one for one in nearest(watched, look.now, FORETOLD_FROM) if one.forecast and one.now.remaining]
+    found = [_running_out(one, at) for one in foretold if (at := one.forecast.at) and at <= until]
+    return Found(found, counters.is_whole, frozenset(_subject(held) for held, _ in watched))
+
+
+def _running_out(near: Near, at: datetime) -> Finding:
+    held, count, name = near.held, near.now, f"{_limit_of(near.held)} of {_holder(near.held)}"
+    window = window_of(held.rule.limit, at)
+    basis = near.forecast.basis if near.forecast else ""
+    text = f"{permits(count.remaining, held.rule.limit.unit)} are left. It is foretold from {basis}."
+    return Finding(
+        _subject(held),
+        f"{name} will be used up on {at:%Y-%m-%d %H:%M} UTC",
+        f"{name} will not be used up soon",
+        1,
+        window[0].isoformat() if window else "lifetime",
+        window[1] if window else None,
+        _project_of(held),
+        {**_facts(held, count), "used_up_at": isoformat(at), "text": text},
+    )
+
+
+def _is_watched(rule: AlertRule, held: Held) -> bool:
+    if rule.project_id and _project_of(held) != rule.project_id:
+        return False
+    return rule.limit in (EVERY_LIMIT, _limit_of(held))
+
+
+def _project_of(held: Held) -> str | None:
+    return held.holder.project_id if isinstance(held.holder, Token) else held.holder and held.holder.pk
+
+
+def _limit_of(held: Held) -> str:
+    return f"{held.rule.policy.slug}/{held.rule.limit.name}"
+
+
+def _subject(held: Held) -> str:
+    return subject_of(*held.key, *(held.rule.labels[name] for name in held.rule.limit.partition_by))
+
+
+def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> Finding | None:
+    # Rounded, because a share such as 0.29 times 100 is a little less than 29.
+    reached = [level for level in rule.thresholds if round(share_of(held, count) * 100, 9) >= level]
+    if not reached:
+        return None
+    limit, level, window = held.rule.limit, reached[-1], window_of(held.rule.limit, now)
+    name, unit = f"{_limit_of(held)} of {_holder(held)}", limit.unit
+    shadow = ", a shadow limit," if limit.mode == "shadow" else ""
+    resets_at = None if count.reset_ms is None else now + timedelta(milliseconds=count.reset_ms)
+    return Finding(
+        _subject(held),
+        f"{name}{shadow} has reached {level} %",
+        f"{name} is below {rule.thresholds[0]} % again",
+        level,
+        "lifetime" if limit.calendar == "lifetime" else window[0].isoformat() if window else "",
+        window[1] if window else None,
+        _project_of(held),
+        {
+            **_facts(held, count),
+            "resets_at": isoformat(resets_at),
+            "text": f"{permits(count.used, unit)} of {permits(count.quota, unit)} are used.",
+        },
+    )
+
+
+def _facts(held: Held, count: Now) -> dict[str, Any]:
+    facts = {"limit": _limit_of(held), "quota": count.quota, "used": count.used, "remaining": count.remaining}
+    whose = {"holder": held.holder.pk} if held.holder is not None else {}
+    return {**facts, **whose, "unit": held.rule.limit.unit}
+
+
+def _holder(held: Held) -> str:
+    if held.holder is None:
+        return "all requests"
+    return f"{held.holder.name} ({held.holder.project})" if isinstance(held.holder, Token) else str(held.holder)
+
+
+def _outage(look: Look, rule: AlertRule) -> Found:
+    """Find that the store does not answer."""
+    if not look.away:
+        return Found([])
+    text = f"{look.away} Proxies decide by each limit's rule, and changes are published when it is back."
+    return Found([Finding("store", "The store is not reachable", "The store is reachable again", data={"text": text})])
+
+
+def _lost(look: Look, rule: AlertRule) -> Found:
+    """Find the hosts with instances that send no heartbeat and have not said goodbye."""
+    if not counted.is_settled(look):
+        return UNKNOWN
+    alive = {instance.pk for instance in live_instances(look.client)}
+    by_host: defaultdict[str, list[Instance]] = defaultdict(list)
+    for instance in lost_instances(look.now, look.client):
+        if instance.pk not in alive:
+            by_host[instance.host or instance.pk].append(instance)
+    return Found([_lost_at(host, gone) for host, gone in sorted(by_host.items())])
+
+
+def _lost_at(host: str, gone: list[Instance]) -> Finding:
+    names = sorted(instance.pk for instance in gone)
+    last = max(instance.seen_at for instance in gone)
+    count = f"{len(gone)} instance{'' if len(gone) == 1 else 's'}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    text = f"{', '.join(names[:NAMED])}{more}, last seen {last:%Y-%m-%d %H:%M:%S} UTC."
+    facts = {"host": host, "instances": names[:100], "last_seen_at": isoformat(last), "text": text}
+    return Finding(subject_of("host", host), f"{count} lost on {host}", f"No instance is lost on {host}", data=facts)
+
+
+def _expiring(look: Look, rule: AlertRule) -> Found:
+    """Find what ends within the time of the rule and was not told of yet."""
+    until, whose = look.now + timedelta(seconds=rule.within_seconds or 0), rule.project_id
+    told = AlertEvent.objects.filter(rule=rule, ends_at__gt=look.now).values("subject")
+    ends: dict[str, Any] = {"expires_at__gt": look.now, "expires_at__lte": until, "revoked_at": None}
+    # A token that was rotated ends because it is replaced.
+    tokens = Token.objects.filter(**ends, replaced_by=None, **({"project": whose} if whose else {}))
+    overrides = Override.objects.filter(ends_at__gt=look.now, ends_at__lte=until)
+    if whose:
+        overrides = overrides.filter(Q(project=whose) | Q(token__project=whose))
+    # A key may be of several projects, so only operators are told of it.
+    keys = ManagementKey.objects.none() if whose else ManagementKey.objects.filter(**ends)
+    rows = [
+        *_first(tokens.select_related("project"), told, "expires_at"),
+        *_first(overrides.select_related("limit__policy", "token__project", "project"), told, "ends_at"),
+        *_first(keys, told, "expires_at"),
+    ]
+    return Found(list(map(_ending, rows)))
+
+
+def _first(rows: QuerySet[Any], told: QuerySet[Any], column: str) -> Iterator[Any]:
+    yield from rows.exclude(pk__in=told).order_by(column, "pk")[:MOST_ENDING]
+
+
+def _ending(row: Token | Override | ManagementKey) -> Finding:
+    ends_at = row.ends_at if isinstance(row, Override) else row.expires_at
+    what, project = row._meta.verbose_name, None
+    if isinstance(row, Token):
+        project = row.project_id
+    elif isinstance(row, Override):
+        project = row.project_id or row.token.project_id
+    name = str(row) if isinstance(row, Override) else row.name
+    text = f"It ends on {ends_at:%Y-%m-%d %H:%M} UTC."
+    facts = {"object": what, "object_id": row.pk, "ends_at": isoformat(ends_at), "text": text}
+    return Finding(
+        row.pk, f"The {what} {name} ends soon", period=ends_at.isoformat(), ends_at=ends_at, project=project, data=facts
+    )
+
+
+_WATCHERS: dict[str, Callable[[Look, AlertRule], Found]] = {
+    USAGE: _usage,
+    FORECAST: _forecast,
+    DENIALS: counted.denials,
+    WOULD_DENY: counted.would_deny,
+    SPEND: counted.spend,
+    RESERVATIONS: counted.reservations,
+    EXPIRING: _expiring,
+    OUTAGE: _outage,
+    LOST: _lost,
+    ROLLOUT: counted.rollout,
+    UNPRICED: counted.unpriced,
+    UNMETERED: counted.unmetered,
+}

@@ -1,0 +1,1 @@
+"""Objects that are managed from files, and how their pages say so."""

@@ -1,0 +1,55 @@
+"""
+What people do with webhooks. Admin and API call these functions with an open change.
+
+    with change(actor=actor, reason=reason) as tx:
+        secret = rotate(tx, destination)
+"""
+
+from django.utils import timezone
+
+from controlplane.publishing.changes import Change
+from controlplane.webhooks.deliveries import enqueue_test
+from controlplane.webhooks.models import PENDING, Delivery, Destination
+from controlplane.webhooks.signing import secret_of
+
+
+def secret(destination: Destination) -> str:
+    """Return the present secret of a webhook, which is shown when it is made and when it is rotated."""
+    return secret_of(destination.pk, destination.generation)
+
+
+def rotate(tx: Change, destination: Destination) -> str:
+    """
+    Give a webhook another secret with an audit entry, and return that secret.
+
+    For 24 hours, messages are signed with the former one too.
+    """
+    row = Destination.objects.select_for_update().get(pk=destination.pk)
+    before = row.as_record()
+    row.generation, row.rotated_at = row.generation + 1, timezone.now()
+    row.save(update_fields=["generation", "rotated_at"])
+    tx.record("destination.rotate", row, before=before, after=row.as_record())
+    return secret(row)
+
+
+def test(tx: Change, destination: Destination) -> Delivery:
+    """Save a test message to a webhook with an audit entry, and return its delivery."""
+    delivery = enqueue_test(destination, tx.actor.name)
+    tx.record("destination.test", destination, before=None, after={"message": delivery.message_id})
+    return delivery
+
+
+def replay(tx: Change, delivery: Delivery) -> Delivery:
+    """
+    Make a message due now with an audit entry, and return it. It keeps its id and its body.
+
+    One that waits for its first attempt is due already, and stays as it is.
+    """
+    row = Delivery.objects.select_for_update(of=("self",)).select_related("destination").get(pk=delivery.pk)
+    before = row.as_record()
+    if row.state == PENDING and row.attempts == 0:
+        return row
+    row.state, row.attempts, row.next_at, row.delivered_at = PENDING, 0, timezone.now(), None
+    row.save(update_fields=["state", "attempts", "next_at", "delivered_at"])
+    tx.record("delivery.replay", row, before=before, after=row.as_record())
+    return row

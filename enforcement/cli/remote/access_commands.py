@@ -1,0 +1,209 @@
+"""The commands that log in, and those about tokens."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+from uuid import uuid4
+
+import typer
+
+from enforcement.cli.remote import account as accounts
+from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.cli.remote.screen import show, show_json, show_table
+
+REFUSED: Final = 1
+_TOKEN_ID: Final = re.compile(r"tok_[0-9a-z]{1,36}", re.ASCII)
+
+tokens = typer.Typer(help="List, create, rotate and revoke tokens.", no_args_is_help=True, rich_markup_mode=None)
+PrintSecret = Annotated[bool, typer.Option("--print-secret", help="Print the secret instead of writing a file.")]
+SecretFile = Annotated[
+    str, typer.Option("--secret-file", help="Where the secret is written. Default: a file in the settings' folder.")
+]
+TokenId = Annotated[str, typer.Argument(metavar="ID", help="Id of a token, such as tok_01j...")]
+
+
+def login(
+    url: Annotated[str, typer.Argument(help="Address of the control plane, such as https://limits.example.")],
+    key_stdin: Annotated[bool, typer.Option("--key-stdin", help="Read the key from standard input.")] = False,
+    trace: Trace = False,
+) -> None:
+    """Save the address of a control plane and a management key, which is asked for."""
+    address = accounts.check_url(url)
+    if accounts.is_clear(address):
+        show(f"Warning: {address} is not encrypted, so that the key can be read on the way.", error=True)
+    if not key_stdin and not sys.stdin.isatty():
+        raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--key-stdin")
+    # Not an option, because other users of a machine see the arguments of each process.
+    key = (sys.stdin.readline() if key_stdin else getpass.getpass("Management key: ")).strip()
+    checked = accounts.account({accounts.URL_VARIABLE: address, accounts.KEY_VARIABLE: key})
+    with control_plane(trace, checked) as server:
+        if not _is_accepted(server):
+            show(f"{address} does not accept this key. Nothing was saved.", error=True)
+            raise typer.Exit(REFUSED)
+    show(f"Logged in to {address}. The key is in {accounts.save(checked)}.")
+
+
+def _is_accepted(server: ControlPlane) -> bool:
+    """Return whether the control plane knows the key, which may still lack scopes."""
+    try:
+        server.get("projects", page_size=1)
+    except RequestRefused as exc:
+        if exc.status == 403:
+            return True
+        if exc.status == 401:
+            return False
+        raise
+    return True
+
+
+def logout() -> None:
+    """Delete what `login` has saved. The key itself stays valid."""
+    show("Logged out." if accounts.forget() else "Nobody was logged in.")
+
+
+def whoami(as_json: AsJson = False, trace: Trace = False) -> None:
+    """Show which control plane is used, where the key is from, and whether it is accepted."""
+    known: Account = accounts.account()
+    with control_plane(trace, known) as server:
+        accepted = _is_accepted(server)
+    if as_json:
+        show_json({"url": known.url, "key_from": known.source, "accepted": accepted})
+    else:
+        show(f"{known.url}, with the key from {known.source}, which is {'' if accepted else 'not '}accepted.")
+    raise typer.Exit(0 if accepted else REFUSED)
+
+
+@tokens.command("list")
+def list_tokens(
+    project: Annotated[str, typer.Option(help="Slug of a project.")] = "",
+    status: Annotated[str, typer.Option(help="active, suspended, revoked or expired.")] = "",
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """List tokens."""
+    with control_plane(trace) as server:
+        rows = list(server.rows("tokens", project=project or None, status=status or None))
+    if as_json:
+        show_json({"results": rows})
+        return
+    head = ("id", "project", "name", "prefix", "policy", "status", "expires_at", "last_used_at")
+    show_table(head, ([row[name] for name in head] for row in rows))
+
+
+@tokens.command("create")
+def create_token(
+    project: Annotated[str, typer.Argument(help="Slug of the project.")],
+    name: Annotated[str, typer.Argument(help="Name of the token.")],
+    policy: Annotated[str, typer.Option(help="Slug of its policy. Default: that of new tokens of the project.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="A label such as team=red. May be repeated.")] = None,
+    expires_at: Annotated[str, typer.Option(help="Its end, such as 2027-12-31T00:00:00Z. Default: none.")] = "",
+    print_secret: PrintSecret = False,
+    secret_file: SecretFile = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Create a token. Its secret goes to a file that only you can read."""
+    body: dict[str, Any] = {"name": name, "labels": _labels(label or [])}
+    body |= {"policy": policy} if policy else {}
+    body |= {"expires_at": expires_at} if expires_at else {}
+    with control_plane(trace) as server:
+        reply = server.change("POST", f"projects/{project}/tokens", body, key=str(uuid4()), reason=reason)
+    _hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
+
+
+@tokens.command("rotate")
+def rotate_token(
+    token: TokenId,
+    overlap_seconds: Annotated[int, typer.Option(min=0, help="How long the old secret stays valid.")] = 86_400,
+    print_secret: PrintSecret = False,
+    secret_file: SecretFile = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Replace a token by one with the same name, policy, labels and overrides."""
+    body = {"overlap_seconds": overlap_seconds}
+    with control_plane(trace) as server:
+        path = f"tokens/{_checked(token)}/rotate"
+        reply = server.change("POST", path, body, key=str(uuid4()), reason=reason)
+    _hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
+
+
+@tokens.command("revoke")
+def revoke_token(
+    token: TokenId, reason: Reason = "", yes: Yes = False, as_json: AsJson = False, trace: Trace = False
+) -> None:
+    """Revoke a token, so that every proxy refuses it."""
+    path = f"tokens/{_checked(token)}/revoke"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
+        typer.confirm(f"Revoke {token}? This cannot be undone.", abort=True, err=True)
+    with control_plane(trace) as server:
+        reply = server.change("POST", path, {}, key=str(uuid4()), reason=reason)
+    if as_json:
+        show_json(reply.body)
+    else:
+        show(f"{reply.body['name']} ({token}) is {reply.body['status']}.")
+
+
+def _checked(token: str) -> str:
+    """Return the id of a token, which becomes a part of an address."""
+    if not _TOKEN_ID.fullmatch(token):
+        # It is not shown, because it may be a secret.
+        raise typer.BadParameter("Must be the id of a token, which begins with tok_.", param_hint="ID")
+    return token
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name in labels:
+            raise typer.BadParameter(
+                f"Must be a name and a value such as team=red, each once, got {one!r}.", param_hint="--label"
+            )
+        labels[name] = value
+    return labels
+
+
+def _hand_over(reply: RestReply, *, print_secret: bool, path: str, as_json: bool) -> None:
+    """Print what was created, and write its secret to a file unless it is to be printed."""
+    token = dict(reply.body)
+    secret = token.pop("secret")
+    if secret is None:
+        # The first response was lost, and a secret is sent once.
+        text = f"{token['name']} ({token['id']}) was created, but its secret was lost with the response. Rotate it."
+        show(text, error=True)
+        raise typer.Exit(REFUSED)
+    if print_secret:
+        show_json({**token, "secret": secret}) if as_json else print(secret)
+        return
+    target = Path(path) if path else accounts.folder() / "secrets" / token["id"]
+    try:
+        accounts.write_private(target, secret + "\n")
+    except OSError as exc:
+        text = f"{token['name']} ({token['id']}) was created, but its secret cannot be written. Rotate it. {target}: "
+        show(text + str(exc.strerror), error=True)
+        raise typer.Exit(REFUSED) from None
+    if as_json:
+        show_json({**token, "secret_file": str(target)})
+    else:
+        show(f"{token['name']} ({token['id']}). Its secret is in {target}.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    for command in (login, logout, whoami):
+        app.command(command.__name__)(command)
+    app.add_typer(tokens, name="tokens")
+
+
+__all__ = ["register"]

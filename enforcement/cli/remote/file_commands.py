@@ -1,0 +1,293 @@
+"""The commands about policy files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+from uuid import uuid4
+
+import typer
+
+from enforcement.cli.remote.account import account
+from enforcement.cli.remote.files import schema as file_schema
+from enforcement.cli.remote.files.applying import (
+    ApplyReport,
+    FilePlan,
+    carry_out,
+    check_base,
+    confirmed_plan,
+    make_plan,
+    plan_from,
+    reviews,
+)
+from enforcement.cli.remote.files.applying import Moved as StateMoved
+from enforcement.cli.remote.files.policy_file import InvalidFiles, read_file
+from enforcement.cli.remote.files.present import read_present
+from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
+from enforcement.cli.remote.files.yaml_source import InvalidFile
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
+from enforcement.cli.remote.rest import ControlPlane
+from enforcement.cli.remote.screen import show, show_json
+
+DIFFERS, MOVED, STOPPED = 1, 3, 4
+MAX_MARK: Final = 200
+MAX_PLAN_BYTES: Final = 16 * 1_048_576
+
+PolicyPath = Annotated[str, typer.Argument(metavar="FILE", help="A policy file.")]
+Mark = Annotated[
+    str, typer.Option("--managed-by", help="Where the file is, which marks its objects. Default: the path as given.")
+]
+Unmarked = Annotated[bool, typer.Option("--no-mark", help="Mark nothing as managed from files.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete policies that were managed from files and are not in it.")]
+PruneOverrides = Annotated[
+    bool, typer.Option("--prune-overrides", help="Delete overrides of the project that are not in the file.")
+]
+
+
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Policy files.")], as_json: AsJson = False
+) -> None:
+    """Check policy files without a control plane. Exit status 1 if something is wrong."""
+    found: list[InvalidFile] = []
+    for name in files:
+        try:
+            read_file(name)
+        except InvalidFiles as exc:
+            found += exc.errors
+        except InvalidFile as exc:
+            found.append(exc)
+    if as_json:
+        rows = [{"file": one.file, "line": one.line, "field": one.field, "reason": one.reason} for one in found]
+        show_json({"valid": not found, "errors": rows})
+    else:
+        show(*map(str, found), error=True)
+        if not found:
+            show(f"{len(files)} valid file{'' if len(files) == 1 else 's'}.")
+    raise typer.Exit(DIFFERS if found else 0)
+
+
+def schema() -> None:
+    """Print the JSON Schema of policy files, for editors."""
+    sys.stdout.write(file_schema.text())
+
+
+def export(
+    project: Annotated[str, typer.Argument(help="Slug of the project.")] = "",
+    shared: Annotated[bool, typer.Option("--shared", help="The policies that all projects share.")] = False,
+    out: Annotated[str, typer.Option("--out", "-o", help="Write this file. Default: standard output.")] = "",
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Write a project, or the shared policies, as a policy file."""
+    if bool(project) == shared:
+        raise typer.BadParameter("Exactly one of a project and --shared must be given.", param_hint="PROJECT")
+    with control_plane(trace) as server:
+        present = read_present(server, None if shared else project)
+        if project and present.file.project is None:
+            raise typer.BadParameter(f"There is no project {project!r}.", param_hint="PROJECT")
+        text = json.dumps(present.file.as_values(), indent=2) + "\n"
+        if not as_json:
+            text = present.file.to_yaml(f"{server.url}{file_schema.ADDRESS}")
+    if out:
+        Path(out).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+
+
+def diff(file: PolicyPath, as_json: AsJson = False, trace: Trace = False) -> None:
+    """Show what differs between a policy file and the control plane. Exit status 1 if something does."""
+    wanted, found = Wanted(), read_file(file)
+    with control_plane(trace) as server:
+        plan = make_plan(server, found, wanted)
+    if as_json:
+        rows = [step.to_json() for step in plan.changes.steps]
+        show_json({"differs": bool(rows), "steps": rows, "stays": plan.changes.stays})
+    else:
+        _show_steps(plan.changes.steps, plan.changes.stays)
+        if not plan.changes.steps:
+            show("No difference.")
+    raise typer.Exit(DIFFERS if plan.changes.steps else 0)
+
+
+def plan(
+    file: PolicyPath,
+    out: Annotated[str, typer.Option("--out", "-o", help="Save the plan for `apply --plan`.")] = "",
+    managed_by: Mark = "",
+    no_mark: Unmarked = False,
+    prune: Prune = False,
+    prune_overrides: PruneOverrides = False,
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Show what applying a policy file would do, and whom it would have denied lately. Nothing is changed."""
+    found = read_file(file)
+    with control_plane(trace) as server:
+        made = make_plan(server, found, _wanted(file, managed_by, no_mark, prune, prune_overrides))
+        tried = reviews(server, made)
+    if out:
+        Path(out).write_text(json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        show_json({**made.to_json(), "reviews": tried})
+        return
+    _show_plan(made, {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()})
+    follow = f"--plan {out}" if out else file
+    show("" if not made.changes.steps else f"Nothing was changed. Apply it with: sluicegate apply {follow}")
+
+
+def apply(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="A policy file.")] = "",
+    saved: Annotated[str, typer.Option("--plan", help="A plan that `plan --out` has saved.")] = "",
+    base: Annotated[int | None, typer.Option(min=0, help="Do nothing unless this is the newest revision.")] = None,
+    managed_by: Mark = "",
+    no_mark: Unmarked = False,
+    prune: Prune = False,
+    prune_overrides: PruneOverrides = False,
+    reason: Reason = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """
+    Change the control plane to what a policy file says.
+
+    Exit status 3 if something was changed after the plan, so that nothing was done. 4 if it stopped after some changes.
+    """
+    if bool(file) == bool(saved):
+        raise typer.BadParameter("Exactly one of a file and --plan must be given.", param_hint="FILE")
+    if saved and (managed_by or no_mark or prune or prune_overrides):
+        raise typer.BadParameter("A saved plan has these options already. Make a new plan.", param_hint="--plan")
+    known = account()
+    with control_plane(trace, known) as server:
+        try:
+            if saved:
+                made = confirmed_plan(server, plan_from(_text_of(saved)), known)
+            else:
+                wanted = _wanted(file, managed_by, no_mark, prune, prune_overrides)
+                made = make_plan(server, read_file(file), wanted)
+            check_base(made, base)
+        except StateMoved as exc:
+            show(f"Nothing was changed. {exc}", error=True)
+            raise typer.Exit(MOVED) from None
+        _confirm(made, yes=yes, quiet=as_json)
+        report = carry_out(server, made, reason or f"sluicegate apply {file or saved}"[:500], _tell(quiet=as_json))
+    _show_report(report, as_json=as_json)
+
+
+def _wanted(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overrides: bool) -> Wanted:
+    if managed_by and no_mark:
+        raise typer.BadParameter("Must not be combined with --no-mark.", param_hint="--managed-by")
+    mark = "" if no_mark else managed_by or file
+    if len(mark) > MAX_MARK:
+        raise typer.BadParameter(
+            f"Must have at most {MAX_MARK} characters, got {len(mark)}.", param_hint="--managed-by"
+        )
+    return Wanted(mark, bool(managed_by), prune, prune_overrides)
+
+
+def _text_of(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_PLAN_BYTES)
+
+
+def _confirm(made: FilePlan, *, yes: bool, quiet: bool) -> None:
+    """Show the plan, and end the command unless the person agrees. Without a terminal, --yes must say so."""
+    if not quiet:
+        _show_plan(made, {})
+    if yes or not made.changes.steps:
+        return
+    if quiet or not sys.stdin.isatty():
+        raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
+    typer.confirm("Apply this?", abort=True, err=True)
+
+
+def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
+    def told(step: PlanStep, revision: str) -> None:
+        if not quiet:
+            show(f"Done: {step.title}{f' (revision {revision})' if revision else ''}", error=True)
+
+    return told
+
+
+def _show_plan(made: FilePlan, reviewed: dict[str, str]) -> None:
+    base = "unknown" if made.revision is None else made.revision
+    show(f"{made.file.title}, base revision {base}")
+    _show_steps(made.changes.steps, made.changes.stays, reviewed)
+    counts = {action: sum(step.action == action for step in made.changes.steps) for action in SIGNS}
+    total = ", ".join(f"{count} to {action}" for action, count in counts.items())
+    show(f"Plan: {total}." if made.changes.steps else "Nothing to change.")
+
+
+def _show_steps(steps: list[PlanStep], stays: list[str], reviewed: dict[str, str] | None = None) -> None:
+    for step in steps:
+        show(f"{SIGNS[step.action]} {step.kind} {step.name}", *(f"    {line}" for line in step.words))
+        if reviewed and step.name in reviewed and step.kind == "policy":
+            show(f"    {reviewed[step.name]}")
+    show(*stays, error=True)
+
+
+def _show_report(report: ApplyReport, *, as_json: bool) -> None:
+    if as_json:
+        show_json(report.to_json())
+    elif report.stopped_at is None:
+        show(f"Done: {len(report.done)} change{'' if len(report.done) == 1 else 's'}.")
+    else:
+        show(f"Stopped at: {report.stopped_at.title}", f"  {report.problem}", error=True)
+        for title, steps in (("Done", [step for step, _ in report.done]), ("Not tried", report.left)):
+            show(f"{title}: {', '.join(step.title for step in steps) or 'nothing'}", error=True)
+    if report.stopped_at is not None:
+        raise typer.Exit(MOVED if report.moved and not report.done else STOPPED)
+
+
+def undo(
+    revision: Annotated[int, typer.Argument(min=1, help="The revision to undo.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit. Required.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Change back what one revision changed, and nothing that was changed since."""
+    with control_plane(trace) as server:
+        tried = server.ask(f"revisions/{revision}/undo", {"reason": reason}, dry_run="true")
+        if not as_json:
+            _show_undo(tried)
+        if dry_run:
+            if as_json:
+                show_json(tried)
+            return
+        if not yes:
+            if as_json or not sys.stdin.isatty():
+                raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
+            typer.confirm("Undo this?", abort=True, err=True)
+        done = _undone(server, revision, reason, tried["plan"])
+    if as_json:
+        show_json(done)
+    else:
+        now = done["revision"]
+        show(f"Undone as revision {now}." if now else "Undone. The change is pending, or there was nothing to undo.")
+
+
+def _undone(server: ControlPlane, revision: int, reason: str, seen: str) -> dict[str, object]:
+    body = {"reason": reason, "plan": seen}
+    found: dict[str, object] = server.change("POST", f"revisions/{revision}/undo", body, key=str(uuid4())).body
+    return found
+
+
+def _show_undo(tried: dict[str, object]) -> None:
+    for one in tried["objects"]:  # type: ignore[attr-defined]
+        show(f"~ {one['type']} {one['label']}")
+        for line in one["changes"]:
+            what = " ".join(filter(None, [line["part"], line["field"], line["text"]]))
+            show(f"    {what}: {line['before']} -> {line['after']}" if not line["text"] else f"    {what}")
+    show(*tried["stays"], error=True)  # type: ignore[misc]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    for command in (validate, schema, export, diff, plan, apply, undo):
+        app.command(command.__name__)(command)
+
+
+__all__ = ["register"]

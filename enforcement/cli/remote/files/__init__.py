@@ -1,0 +1,1 @@
+"""Policy files: what they say, how they differ from a control plane, and how they are applied."""

@@ -1,0 +1,264 @@
+"""
+Make a plan of what a policy file changes, and carry it out.
+
+Every change is made only if its object is still as the plan has seen it. If one is refused or its outcome is unknown,
+nothing more is done, and the report says exactly what was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, from_values
+from enforcement.cli.remote.files.present import (
+    PresentState,
+    of_override,
+    of_policy,
+    of_project,
+    one_or_none,
+    read_present,
+)
+from enforcement.cli.remote.files.steps import (
+    CHANGE,
+    CREATE,
+    DELETE,
+    PlannedChanges,
+    PlanStep,
+    Wanted,
+    steps_between,
+)
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
+
+FORMAT: Final = "sluicegate-plan/1"
+_PATHS: Final = {"project": "projects", "policy": "policies", "override": "overrides"}
+_READ: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "project": of_project,
+    "policy": of_policy,
+    "override": of_override,
+}
+_MAY_BE_DONE: Final = "It may have been made. Make a new plan, which shows whether it was."
+
+
+class Moved(Exception):
+    """Something was changed after the plan was made. Nothing was changed by the step that found it."""
+
+
+class InvalidPlan(ValueError):
+    """A plan file that cannot be read."""
+
+
+@dataclass(slots=True)
+class FilePlan:
+    """
+    What a policy file changes of one state.
+
+    Attributes:
+        file: What is wanted.
+        wanted: The options that the plan was made with.
+        changes: The steps.
+        url: The control plane that it was made for.
+        revision: The newest revision when it was made. None if the key may not read it.
+        digest: Names the state that the plan was made for.
+        ident: The beginning of the idempotency keys of its steps. It is not saved, because a plan that is applied again
+            after its changes were undone must make them again.
+    """
+
+    file: PolicyFile
+    wanted: Wanted
+    changes: PlannedChanges
+    url: str
+    revision: int | None
+    digest: str
+    ident: str = field(default_factory=lambda: str(uuid4()))
+    present: PresentState | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, from which :func:`plan_from` reads it."""
+        options = {name: getattr(self.wanted, name) for name in Wanted.__dataclass_fields__}
+        return {
+            "format": FORMAT,
+            "url": self.url,
+            "base": {"revision": self.revision, "state": self.digest},
+            "options": options,
+            "steps": [step.to_json() for step in self.changes.steps],
+            "stays": self.changes.stays,
+            "file": self.file.as_values(),
+        }
+
+
+@dataclass(slots=True)
+class ApplyReport:
+    """
+    What became of a plan.
+
+    Attributes:
+        done: The steps that were made, with the revision that published each.
+        stopped_at: The step that was not made, or may have been. None if all were made.
+        problem: Why it stopped.
+        moved: Whether it stopped because something was changed meanwhile.
+        left: The steps after that, which were not tried.
+    """
+
+    done: list[tuple[PlanStep, str]] = field(default_factory=list)
+    stopped_at: PlanStep | None = None
+    problem: str = ""
+    moved: bool = False
+    left: list[PlanStep] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "done": [{**step.to_json(), "revision": revision} for step, revision in self.done],
+            "stopped_at": self.stopped_at and self.stopped_at.to_json(),
+            "problem": self.problem,
+            "left": [step.to_json() for step in self.left],
+        }
+
+
+def make_plan(server: ControlPlane, file: PolicyFile, wanted: Wanted) -> FilePlan:
+    """Return the plan for the present state. Raises ServerAway, RequestRefused and InvalidPlan."""
+    present = read_present(server, file.project["slug"] if file.project else None)
+    changes = steps_between(present, file, wanted)
+    _check_names(server, changes)
+    return FilePlan(file, wanted, changes, server.url, present.revision, present.digest, present=present)
+
+
+def _check_names(server: ControlPlane, changes: PlannedChanges) -> None:
+    """Raise InvalidPlan if a policy that is to be created has the slug of one that belongs elsewhere."""
+    for step in changes.steps:
+        if step.kind == "policy" and step.action == CREATE and (found := one_or_none(server, f"policies/{step.name}")):
+            owner = f"the project {found.body['project']}" if found.body["project"] else "all projects"
+            raise InvalidPlan(f"policy {step.name}: Must be another slug, because this one is of a policy of {owner}.")
+
+
+def plan_from(text: str) -> dict[str, Any]:
+    """Return the values of a plan file. Raises InvalidPlan."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InvalidPlan("Must be a file that `sluicegate plan --out` has written.")
+    return values
+
+
+def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Account) -> FilePlan:
+    """
+    Return a saved plan, made again for the present state.
+
+    Raises:
+        InvalidPlan: It is damaged, or for another control plane.
+        Moved: The state is no longer the one that it was made for.
+    """
+    try:
+        file, wanted = from_values(values["file"]), Wanted(**values["options"])
+        base, url = values["base"]["state"], values["url"]
+    except KeyError as exc:
+        raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written, but has no {exc}.") from None
+    except (InvalidFiles, TypeError) as exc:
+        raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written: {exc}") from None
+    if url != account.url:
+        raise InvalidPlan(f"Must be a plan for {account.url}, got one for {url}.")
+    plan = make_plan(server, file, wanted)
+    if plan.digest != base:
+        was, now = values["base"].get("revision"), plan.revision
+        raise Moved(f"{file.title} was changed after the plan was made (revision {was} then, {now} now).")
+    return plan
+
+
+def check_base(plan: FilePlan, base: int | None) -> None:
+    """Raise Moved unless the newest revision is *base*. None stands for any revision."""
+    if base is not None and plan.revision != base:
+        now = "unknown, as the key may not read it" if plan.revision is None else plan.revision
+        raise Moved(f"The newest revision must be {base}, and is {now}.")
+
+
+def carry_out(
+    server: ControlPlane, plan: FilePlan, reason: str, told: Callable[[PlanStep, str], None] = lambda step, done: None
+) -> ApplyReport:
+    """
+    Make the changes of a plan in their order, and return what became of it.
+
+    Args:
+        reason: For the audit.
+        told: Called after each step with the revision that published it.
+    """
+    report, steps = ApplyReport(), plan.changes.steps
+    for index, step in enumerate(steps):
+        try:
+            revision = _make(server, plan, step, f"{plan.ident}-{index}", reason)
+        except (Moved, RequestRefused, ServerAway) as exc:
+            report.stopped_at, report.left = step, steps[index + 1 :]
+            report.moved = isinstance(exc, Moved)
+            report.problem = f"{exc} {_MAY_BE_DONE}" if isinstance(exc, ServerAway) and exc.sent else str(exc)
+            return report
+        report.done.append((step, revision))
+        told(step, revision)
+    return report
+
+
+def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason: str) -> str:
+    """
+    Make one change, and return the revision that published it.
+
+    Raises:
+        Moved: Its object is not as the plan has seen it.
+        RequestRefused, ServerAway: It was refused, or its outcome is unknown.
+    """
+    if step.action == CREATE:
+        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason).revision
+    ident = plan.present.ids[step.name] if step.kind == "override" and plan.present else step.name
+    path = f"{_PATHS[step.kind]}/{ident}"
+    found = one_or_none(server, path)
+    if found is None:
+        raise Moved(f"{step.kind} {step.name} was deleted after the plan was made.")
+    if _READ[step.kind](found.body) != step.before:
+        raise Moved(f"{step.kind} {step.name} was changed after the plan was made.")
+    method = "DELETE" if step.action == DELETE else "PATCH"
+    try:
+        return server.change(method, path, step.body, key=key, etag=found.etag, reason=reason).revision
+    except RequestRefused as exc:
+        if exc.status == 412:
+            raise Moved(f"{step.kind} {step.name} was changed at the same moment.") from exc
+        raise
+
+
+def reviews(server: ControlPlane, plan: FilePlan) -> dict[str, dict[str, Any]]:
+    """
+    Return what the control plane says of each policy that changes, by its slug.
+
+    It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
+    needs the scope to make the change. Without it, nothing is returned.
+
+    Raises:
+        RequestRefused: The change breaks a rule.
+        ServerAway: It gave no response.
+    """
+    found = {}
+    for step in plan.changes.steps:
+        if step.kind == "policy" and step.action == CHANGE and step.body and set(step.body) != {"managed_by"}:
+            try:
+                found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
+            except RequestRefused as exc:
+                if exc.status != 403:
+                    raise
+                return {}  # a key that may only read plans all the same
+    return found
+
+
+__all__ = [
+    "ApplyReport",
+    "FilePlan",
+    "InvalidPlan",
+    "Moved",
+    "carry_out",
+    "check_base",
+    "confirmed_plan",
+    "make_plan",
+    "plan_from",
+    "reviews",
+]

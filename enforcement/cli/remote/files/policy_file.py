@@ -1,0 +1,235 @@
+"""
+A policy file: the project, policies and overrides that one YAML file describes.
+
+Its canonical form leaves out every default and has one order, so that equal files are equal texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Final
+
+from enforcement.cli.remote.files.fields import (
+    OVERRIDE,
+    POLICY,
+    PROJECT,
+    REQUIRED,
+    FileField,
+    InvalidField,
+    read_limit,
+    without_defaults,
+)
+from enforcement.cli.remote.files.yaml_source import MAX_BYTES, InvalidFile, Path, YamlFile, dump_yaml, read_yaml
+from enforcement.model.checks import shown
+from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+
+VERSION: Final = "sluicegate/v1"
+MAX_POLICIES: Final = 1_000
+TOP: Final = ("apiVersion", "project", "shared", "policies", "overrides")
+
+
+class InvalidFiles(ValueError):
+    """Everything that is wrong in a file. Its ``errors`` are in the order of their lines."""
+
+    def __init__(self, errors: Iterable[InvalidFile]) -> None:
+        self.errors = sorted(errors, key=lambda error: error.line)
+        super().__init__("\n".join(map(str, self.errors)))
+
+
+@dataclass(slots=True)
+class PolicyFile:
+    """
+    What a policy file says, in its canonical form.
+
+    Attributes:
+        project: The fields of the project without defaults. None for the policies that all projects share.
+        policies: The fields of each policy, by its slug.
+        overrides: The overrides that the project itself has, by "policy-slug/limit-name".
+    """
+
+    project: dict[str, Any] | None = None
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What the file is about, in words."""
+        return f"project {self.project['slug']}" if self.project else "shared policies"
+
+    def as_values(self) -> dict[str, Any]:
+        """Return the file as JSON values in the canonical order."""
+        values: dict[str, Any] = {"apiVersion": VERSION}
+        values |= {"project": self.project} if self.project else {"shared": True}
+        policies = [self.policies[slug] for slug in sorted(self.policies)]
+        overrides = [self.overrides[limit] for limit in sorted(self.overrides)]
+        return {**values, "policies": policies, **({"overrides": overrides} if overrides else {})}
+
+    def to_yaml(self, schema: str = "") -> str:
+        """Return the canonical text of the file, with the address of its schema in a comment for editors."""
+        head = f"# yaml-language-server: $schema={schema}\n" if schema else ""
+        return head + dump_yaml(self.as_values())
+
+
+def parse(name: str, text: str) -> PolicyFile:
+    """
+    Return what the text of a policy file says.
+
+    Args:
+        name: The name of the file, for errors.
+    Raises:
+        InvalidFile: It is no YAML that such a file may be.
+        InvalidFiles: It breaks rules, each of which is named with its line.
+    """
+    return from_source(read_yaml(name, text))
+
+
+def from_values(values: Any) -> PolicyFile:
+    """Return what JSON values of a policy file say. Raises InvalidFiles."""
+    return from_source(YamlFile("plan", values))
+
+
+def from_source(source: YamlFile) -> PolicyFile:
+    """Return what a policy file says. Raises InvalidFiles."""
+    reader = _Reader(source)
+    found = reader.file()
+    if reader.errors:
+        raise InvalidFiles(reader.errors)
+    return found
+
+
+def read_file(path: str) -> PolicyFile:
+    """
+    Return what a policy file on the disk says.
+
+    Raises:
+        OSError: It cannot be read.
+        InvalidFile, InvalidFiles: It breaks rules.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise InvalidFile(path, 1, "", f"Must have at most {MAX_BYTES} bytes.")
+    try:
+        text = raw.decode("utf-8-sig")  # editors of some systems begin a file with a byte order mark
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise InvalidFile(path, line, "", f"Must be UTF-8, got the byte 0x{raw[exc.start]:02X}.") from None
+    return parse(path, text)
+
+
+class _Reader:
+    """Reads the values of a file, and collects what is wrong with them."""
+
+    def __init__(self, source: YamlFile) -> None:
+        self.source = source
+        self.errors: list[InvalidFile] = []
+
+    def refuse(self, path: Path, reason: str) -> None:
+        self.errors.append(self.source.error(path, reason))
+
+    def file(self) -> PolicyFile:
+        found, values = PolicyFile(), self.source.values
+        if not isinstance(values, Mapping):
+            self.refuse((), f"Must be a mapping of {', '.join(TOP)}, got {shown(values)}.")
+            return found
+        self._unknown(values, TOP, ())
+        if values.get("apiVersion") != VERSION:
+            self.refuse(("apiVersion",), f"Must be {VERSION}, got {shown(values.get('apiVersion'))}.")
+        if ("project" in values) == ("shared" in values):
+            self.refuse((), "Exactly one of project and shared must be given.")
+        elif "project" in values:
+            found.project = self._fields(values["project"], PROJECT, ("project",))
+        elif values["shared"] is not True:
+            self.refuse(("shared",), f"Must be true, got {shown(values['shared'])}.")
+        self._policies(found, values)
+        self._overrides(found, values)
+        return found
+
+    def _policies(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+        for index, value in enumerate(self._list(values, "policies", MAX_POLICIES)):
+            path: Path = ("policies", index)
+            policy = self._fields(value, POLICY, path)
+            if policy is None:
+                continue
+            if policy["slug"] in found.policies:
+                self.refuse((*path, "slug"), f"Must be given once, got {policy['slug']} twice.")
+            policy["limits"] = self._limits(policy["limits"], (*path, "limits"))
+            found.policies[policy["slug"]] = policy
+
+    def _limits(self, values: Any, path: Path) -> list[dict[str, Any]]:
+        if not isinstance(values, list) or len(values) > MAX_LIMITS_PER_POLICY:
+            self.refuse(path, f"Must be a list of at most {MAX_LIMITS_PER_POLICY} limits.")
+            return []
+        limits, names = [], set()
+        for index, value in enumerate(values):
+            limit = self._limit(value, (*path, index))
+            if limit is None:
+                continue
+            if limit["name"] in names:
+                self.refuse((*path, index, "name"), f"Must be given once in a policy, got {limit['name']} twice.")
+            names.add(limit["name"])
+            limits.append(limit)
+        return limits
+
+    def _limit(self, value: Any, path: Path) -> dict[str, Any] | None:
+        if isinstance(value, Mapping) and self._unknown(value, sorted(Limit.FIELDS), path):
+            return None
+        try:
+            return read_limit(value)
+        except InvalidField as exc:
+            self.refuse((*path, *exc.path), str(exc))
+        return None
+
+    def _overrides(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+        if "overrides" in values and found.project is None and "shared" in values:
+            self.refuse(("overrides",), "Must be left out of a file of shared policies, as a project has an override.")
+        for index, value in enumerate(self._list(values, "overrides", 200)):
+            path: Path = ("overrides", index)
+            override = self._fields(value, OVERRIDE, path)
+            if override is None:
+                continue
+            if override["limit"] in found.overrides:
+                self.refuse((*path, "limit"), f"Must be given once, got {override['limit']} twice.")
+            found.overrides[override["limit"]] = override
+
+    def _list(self, values: Mapping[str, Any], name: str, most: int) -> list[Any]:
+        value = values.get(name, [])
+        if isinstance(value, list) and len(value) <= most:
+            return value
+        self.refuse((name,), f"Must be a list of at most {most:,} mappings.")
+        return []
+
+    def _fields(self, value: Any, fields: Mapping[str, FileField], path: Path) -> dict[str, Any] | None:
+        """Return the fields of a mapping without defaults, or None if something is wrong with them."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, f"Must be a mapping, got {shown(value)}.")
+            return None
+        before = len(self.errors)
+        self._unknown(value, list(fields), path)
+        found = {}
+        for name, rule in fields.items():
+            if name not in value:
+                if rule.default is REQUIRED:
+                    self.refuse((*path, name), "Is required.")
+                continue
+            try:
+                found[name] = rule.read(value[name])
+            except InvalidField as exc:
+                self.refuse((*path, name, *exc.path), str(exc))
+        return without_defaults(found, fields) if len(self.errors) == before else None
+
+    def _unknown(self, value: Mapping[str, Any], known: Iterable[str], path: Path) -> bool:
+        """Refuse the names of a mapping that are not known, and return whether there are any."""
+        known = list(known)
+        unknown = [name for name in value if name not in known]
+        for name in unknown:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"Must be one of: {', '.join(known)}."
+            self.refuse((*path, name), f"Unknown field. {hint}")
+        return bool(unknown)
+
+
+__all__ = ["VERSION", "InvalidFiles", "PolicyFile", "from_source", "from_values", "parse", "read_file"]

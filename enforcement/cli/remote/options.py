@@ -1,0 +1,35 @@
+"""The options that several commands have, and what they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from enforcement.cli.remote.account import Account, account
+from enforcement.cli.remote.rest import ControlPlane, trace_to
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Trace = Annotated[bool, typer.Option("--trace", help="Print each request on standard error, without secrets.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit.")]
+
+
+@contextmanager
+def control_plane(trace: bool = False, of: Account | None = None) -> Iterator[ControlPlane]:
+    """
+    Yield the control plane to use, and close its connections afterwards.
+
+    Raises:
+        NoAccount: None is known.
+    """
+    server = ControlPlane(of or account(), trace=trace_to(trace))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+__all__ = ["AsJson", "Reason", "Trace", "Yes", "control_plane"]

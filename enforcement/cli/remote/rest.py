@@ -1,0 +1,226 @@
+"""
+Call the REST API of a control plane.
+
+A change has an idempotency key, so that it is sent again if its response is lost, and is made once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TextIO
+
+import httpx2
+
+from enforcement.cli.remote.account import Account
+from enforcement.settings import VERSION
+
+TIMEOUT_SECONDS: Final = 30.0
+# Waits between attempts of a change, which must not stay half done. A control plane that is restarted is back by then.
+PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+READING_PAUSES: Final = (0.2,)
+PAGE: Final = 200
+# Codes of errors that say that the same request may succeed soon.
+_SOON: Final = frozenset({"request_running", "database_unavailable", "rate_limited"})
+MOST_PAUSE: Final = 60.0
+_AWAY: Final = frozenset({502, 503, 504})
+
+
+class ServerAway(Exception):
+    """
+    The control plane gave no usable response.
+
+    Attributes:
+        sent: Whether a request was sent that it may have executed.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class RequestRefused(Exception):
+    """
+    The control plane refused a request.
+
+    Attributes:
+        status: The status of the response.
+        code: The code of the problem, such as ``precondition_failed``.
+        request_id: Names the request in the log of the control plane.
+        pause: Seconds until a new attempt is worthwhile, as the response says. 0 if it does not.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, request_id: str, pause: float = 0) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.request_id, self.pause = status, code, request_id, pause
+
+    def __str__(self) -> str:
+        about = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.status} {self.code}: {super().__str__()}{about}"
+
+
+@dataclass(frozen=True, slots=True)
+class RestReply:
+    """
+    A response.
+
+    Attributes:
+        body: Its JSON. None if it has none.
+        etag: Names the state of the object, for ``If-Match``. Empty if there is none.
+        revision: The revision that published the change, or ``pending``. Empty if nothing was changed.
+        replayed: Whether it is the response to an earlier request with the same idempotency key.
+    """
+
+    body: Any
+    etag: str = ""
+    revision: str = ""
+    replayed: bool = False
+
+
+class ControlPlane:
+    """
+    The REST API of one control plane.
+
+    Args:
+        account: Where it is, and the key.
+        trace: Where requests are written, without secrets. None: nowhere.
+        sleep: Waits for some seconds between attempts.
+    """
+
+    def __init__(
+        self, account: Account, *, trace: TextIO | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.url = account.url
+        self._trace, self._sleep = trace, sleep
+        self._client = httpx2.Client(
+            base_url=f"{account.url}/api/v1/",
+            headers={"Authorization": f"Bearer {account.key}", "User-Agent": f"sluicegate/{VERSION}"},
+            timeout=TIMEOUT_SECONDS,
+            # A redirect to another server would take the key with it.
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: Any) -> RestReply:
+        """Return one object or page. Raises ServerAway and RequestRefused."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._repeated(READING_PAUSES, "GET", path, params=given)
+
+    def pages(self, path: str, **query: Any) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows of each page of a list. Raises ServerAway and RequestRefused."""
+        query = {"page_size": PAGE, **query}
+        while True:
+            page = self.get(path, **query).body
+            yield page["results"]
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
+            query["cursor"] = cursor
+
+    def rows(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """Yield each row of a list. Raises ServerAway and RequestRefused."""
+        for page in self.pages(path, **query):
+            yield from page
+
+    def ask(self, path: str, body: Any, method: str = "POST", **query: Any) -> Any:
+        """Return the JSON of the response to a request that changes nothing. Raises ServerAway and RequestRefused."""
+        return self._repeated(READING_PAUSES, method, path, params=query, json=body).body
+
+    def change(
+        self, method: str, path: str, body: Any = None, *, key: str, etag: str = "", reason: str = ""
+    ) -> RestReply:
+        """
+        Make a change once, however often it has to be sent.
+
+        Args:
+            key: The idempotency key.
+            etag: The state of the object that is changed. Empty: any state.
+            reason: For the audit.
+        Raises:
+            RequestRefused: Nothing was changed.
+            ServerAway: If it was sent, the change may have been made.
+        """
+        headers = {"Idempotency-Key": key}
+        headers |= {"If-Match": etag} if etag else {}
+        sent: dict[str, Any] = {} if body is None else {"json": body}
+        encoded = {name.encode(): value.encode() for name, value in headers.items()}
+        if reason:
+            encoded[b"Sluicegate-Reason"] = reason.encode()
+        return self._repeated(PAUSES, method, path, headers=encoded, **sent)
+
+    def _repeated(self, pauses: tuple[float, ...], method: str, path: str, **options: Any) -> RestReply:
+        sent = False
+        for pause in (*pauses, None):
+            try:
+                return self._once(method, path, **options)
+            except ServerAway as exc:
+                sent = sent or exc.sent
+                if pause is None:
+                    raise ServerAway(str(exc), sent=sent) from None
+            except RequestRefused as exc:
+                if pause is None or exc.code not in _SOON:
+                    raise
+                pause = max(pause, min(exc.pause, MOST_PAUSE))
+            self._sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, method: str, path: str, **options: Any) -> RestReply:
+        begun = time.monotonic()
+        try:
+            response = self._client.request(method, path, **options)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol) as exc:
+            raise ServerAway(f"{self.url} cannot be reached: {_reason(exc)}.", sent=False) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
+            raise ServerAway(f"{self.url} gave no whole response: {_reason(exc)}.", sent=True) from None
+        self._told(method, response, time.monotonic() - begun)
+        return _read(response, self.url)
+
+    def _told(self, method: str, response: httpx2.Response, seconds: float) -> None:
+        """Write one line about a request, with neither its headers nor its body, which may have secrets."""
+        if self._trace is not None:
+            about = response.headers.get("X-Request-Id", "")
+            line = f"{method} {response.request.url.path} {response.status_code} {seconds * 1000:.0f} ms {about}"
+            print(line.rstrip(), file=self._trace)
+
+
+def _reason(exc: Exception) -> str:
+    """Return what is wrong in words. The text of an error may be empty, and never has a header."""
+    return str(exc).rstrip(".") or type(exc).__name__
+
+
+def _read(response: httpx2.Response, url: str) -> RestReply:
+    """Return a response, or raise the error that it is."""
+    body = None
+    if response.content:
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+    if response.is_success and (body is not None or not response.content):
+        headers = response.headers
+        replayed = headers.get("Idempotency-Replayed") == "true"
+        return RestReply(body, headers.get("ETag", ""), headers.get("Sluicegate-Revision", ""), replayed)
+    if isinstance(body, Mapping) and "code" in body:
+        after = response.headers.get("Retry-After", "")
+        about = str(body.get("detail", "")), str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
+        raise RequestRefused(response.status_code, str(body["code"]), *about)
+    if response.status_code in _AWAY:
+        raise ServerAway(f"{url} is away: {response.status_code} from a server in front of it.", sent=True)
+    if response.is_redirect:
+        raise RequestRefused(
+            response.status_code, "redirect", f"{url} redirects. Log in to the address it leads to.", ""
+        )
+    detail = f"{url} is no control plane of Sluicegate, because its response is no JSON."
+    raise RequestRefused(response.status_code, "no_control_plane", detail, "")
+
+
+def trace_to(enabled: bool) -> TextIO | None:
+    """Return where ``--trace`` writes."""
+    return sys.stderr if enabled else None
+
+
+__all__ = ["ControlPlane", "RequestRefused", "RestReply", "ServerAway", "trace_to"]

@@ -1,0 +1,102 @@
+"""
+What a terminal shows.
+
+Names come from other people, so that no character of them may do anything but be seen. Results go to standard output,
+and all else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+BARS: Final = " ▁▂▃▄▅▆▇█"
+_STYLES: Final = {"+": "green", "~": "yellow", "-": "red"}
+
+
+def safe(value: object) -> str:
+    r"""Return a value as text, with an escape such as ``\x1b`` in place of each character that is not printable."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
+
+
+def show(*lines: str, error: bool = False) -> None:
+    """Print lines, each of which may begin with the sign of a change, which gives it a colour on a terminal."""
+    console = _console(error=error)
+    for line in lines:
+        style = _STYLES.get(line.lstrip()[:1], "") if line.lstrip()[1:2] == " " else ""
+        console.print(Text(safe(line), style), soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object. Control characters in it are escaped, as JSON does."""
+    # The escapes of JSON leave characters that turn the direction of a line.
+    print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def show_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in columns that are as wide as they have to be."""
+    show(*table_lines(head, rows))
+
+
+def table_lines(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table. Numbers are aligned to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [all(isinstance(value, int) for value in column) for column in _columns(cells, len(head))]
+    texts = [[safe(name) for name in head], *([_shown(value) for value in row] for row in cells)]
+    widths = [max(cell_len(row[index]) for row in texts) for index in range(len(head))]
+    return ["  ".join(_padded(row[i], widths[i], right=numeric[i]) for i in range(len(head))).rstrip() for row in texts]
+
+
+def _columns(cells: list[list[Any]], count: int) -> Iterator[list[Any]]:
+    return ([row[index] for row in cells] for index in range(count))
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, int) and not isinstance(value, bool) else safe("-" if value is None else value)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _padded(text: str, width: int, *, right: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
+def bars(numbers: Sequence[int]) -> str:
+    """Return a plot of numbers in one line, a character each. Only 0 is shown as a blank."""
+    most = max(numbers, default=0)
+    return "".join(BARS[-(-number * (len(BARS) - 1) // most)] if number else BARS[0] for number in numbers)
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Progress]:
+    """Show on a terminal how much of some work is done. The block calls ``update(0, completed=...)``."""
+    console = _console(error=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        shown.add_task(what, total=total)
+        yield shown
+
+
+def _console(*, error: bool = False) -> Console:
+    """Return a console for the present standard output or error. Names are shown as they are, and never as markup."""
+    stream = sys.stderr if error else sys.stdout
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+__all__ = ["bars", "progress", "safe", "show", "show_json", "show_table", "table_lines"]

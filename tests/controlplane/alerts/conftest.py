@@ -1,0 +1,12 @@
+from controlplane.alerts.evaluating import evaluate
+from controlplane.alerts.models import AlertEvent
+from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
+from tests.controlplane.explain.conftest import issue, limiter  # noqa: F401  (fixtures)
+from tests.controlplane.webhooks.conftest import receiver, webhook  # noqa: F401  (fixtures)
+
+__all__ = ["evaluate", "listed"]
+
+
+def listed(**lookup) -> list[tuple[str, int]]:
+    """Return the state and the level of each event, the first one first."""
+    return list(AlertEvent.objects.filter(**lookup).order_by("at", "id").values_list("state", "level"))

@@ -1,0 +1,299 @@
+"""``sluicegate plan`` and ``apply``: a file becomes true, and nothing stays half done in silence."""
+
+import json
+
+import pytest
+
+from controlplane.core.text import unprintable
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.projects.models import Project
+from enforcement.cli import main
+from enforcement.cli.remote.files.fields import HIDDEN
+from tests.controlplane.conftest import at_once
+from tests.controlplane.managed.conftest import FILE
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
+
+CREATED = ["create project chat", "create policy chat--burst", "create policy chat--free", "change project chat"]
+STEPS = [*CREATED, "create override chat--free/per-minute"]
+
+
+def quota(name="per-minute"):
+    return Limit.objects.get(name=name).quota
+
+
+def test_an_applied_file_is_what_an_export_writes(cli, chat):
+    """Character by character, but for the comment that names the schema. A diff is then empty, and a plan too."""
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    exported = cli("export", "chat").out.partition("\n")
+
+    assert exported[0].startswith("# yaml-language-server: $schema=http://")
+    assert exported[2] == FILE
+    assert cli("diff", "chat.yaml").out == "No difference.\n"
+    assert cli("plan", "chat.yaml").out.splitlines()[1] == "Nothing to change."
+    assert cli("apply", "chat.yaml", "--json").status == 0
+
+
+def test_what_a_file_describes_is_marked(cli, chat):
+    """With the path as it was given, or what the person says. The audit has the reason."""
+    cli("apply", "chat.yaml", "--yes", "--reason", "the new plän")
+
+    assert {*Policy.objects.values_list("managed_by", flat=True), Project.objects.get().managed_by} == {"chat.yaml"}
+    assert {entry.reason for entry in AuditEntry.objects.all()} == {"the new plän"}
+
+    cli("apply", "chat.yaml", "--yes", "--managed-by", "git.example/limits")
+    assert {*Policy.objects.values_list("managed_by", flat=True)} == {"git.example/limits"}
+
+
+def test_nothing_is_marked_if_a_person_says_so(cli, chat):
+    """As for a file that is applied once."""
+    cli("apply", "chat.yaml", "--yes", "--no-mark")
+
+    assert Project.objects.get().managed_by == ""
+    assert cli("plan", "chat.yaml", "--no-mark").out.splitlines()[1] == "Nothing to change."
+
+
+def test_a_plan_says_what_changes_and_changes_nothing(cli, chat):
+    """In words, with what the control plane says of each policy."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("mode: shadow", "mode: enforce"))
+
+    shown = cli("plan", "chat.yaml").out
+
+    assert (
+        "~ policy chat--free\n    limit per-minute: quota 60 -> 30\n    limit per-month: mode shadow -> enforce\n"
+        in shown
+    )
+    assert "free gets tighter" in shown
+    assert "Plan: 0 to create, 1 to change, 0 to delete." in shown
+    assert quota() == 60
+    assert cli("diff", "chat.yaml").status == 1
+
+
+def test_nobody_can_be_asked_without_a_terminal(cli, chat):
+    """So the option that says yes is required, and nothing is changed without it."""
+    found = cli("apply", "chat.yaml")
+
+    assert found.status == 2
+    assert "--yes" in found.err
+    assert not Project.objects.exists()
+
+
+def test_what_is_not_in_the_file_stays_unless_it_is_pruned(cli, chat):
+    """And a policy that no file managed stays even then."""
+    cli("apply", "chat.yaml", "--yes")
+    PolicyFactory(slug="chat--own", project=Project.objects.get())
+    chat.write_text(FILE.split("policies:")[0].replace("  policy: chat--free\n", ""))
+
+    kept = cli("apply", "chat.yaml", "--yes")
+    number = Policy.objects.count(), Override.objects.count()
+    cli("apply", "chat.yaml", "--yes", "--prune", "--prune-overrides")
+
+    assert "Policy chat--burst is not in the file, and stays without --prune." in kept.err
+    assert number == (3, 1)
+    assert [policy.slug for policy in Policy.objects.all()] == ["chat--own"]
+    assert not Override.objects.exists()
+
+
+def test_a_saved_plan_is_refused_after_a_change(cli, chat, api):
+    """Exit status 3 says that nothing was done."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    cli("plan", "chat.yaml", "--out", "plan.json")
+    api("PATCH", "policies/chat--burst", {"name": "Other"})
+
+    found = cli("apply", "--plan", "plan.json", "--yes")
+
+    assert (found.status, quota()) == (3, 60)
+    assert found.err.startswith("Nothing was changed. project chat was changed after the plan was made (revision")
+
+
+def test_a_saved_plan_is_applied_without_its_file(cli, chat, api):
+    """Changes elsewhere do not matter, as tokens of other projects are issued all the time."""
+    cli("plan", "chat.yaml", "--out", "plan.json")
+    chat.unlink()
+    api("POST", "projects", {"slug": "shop", "name": "Shop"})
+
+    assert cli("apply", "--plan", "plan.json", "--yes").status == 0
+    assert quota() == 60
+
+
+def test_with_a_base_every_revision_counts(cli, chat, store, api):
+    """For who wants nothing to have happened at all."""
+    assert cli("apply", "chat.yaml", "--yes", "--base", "1").status == 3
+    assert cli("apply", "chat.yaml", "--yes", "--base", "0").status == 0
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '{"format": "sluicegate-plan/1"}', "\x00"])
+def test_a_file_that_is_no_plan_is_refused(cli, tmp_path, text):
+    """In one sentence."""
+    (tmp_path / "plan.json").write_text(text)
+    found = cli("apply", "--plan", "plan.json", "--yes")
+
+    assert found.status == 2
+    assert found.err.startswith("sluicegate apply: Must be a file that `sluicegate plan --out` has written")
+
+
+def test_of_two_applies_at_once_one_is_refused(cli, chat, monkeypatch):
+    """Both are of the same plan. What is there afterwards is what the plan says, and every change was made once."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("quota: 10\n", "quota: 20\n"))
+    cli("plan", "chat.yaml", "--out", "one.json")
+    cli("plan", "chat.yaml", "--out", "two.json")
+    before = AuditEntry.objects.count()
+
+    statuses = at_once(
+        [lambda name=name: main(["apply", "--plan", name, "--yes"]) for name in ("one.json", "two.json")]
+    )
+
+    # Which of them begins a step first is not certain, but no step was made by both.
+    assert set(statuses) <= {0, 3, 4}
+    assert AuditEntry.objects.count() <= before + 2
+    assert main(["apply", "chat.yaml", "--yes"]) == 0
+    assert (quota(), quota("per-second"), AuditEntry.objects.count()) == (30, 20, before + 2)
+
+
+def test_a_lost_response_makes_no_change_twice(cli, chat, lossy, monkeypatch):
+    """The change is sent again with its idempotency key, and gets the response that was lost."""
+    monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
+    lossy.responses = {0, 2, 5}
+
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert AuditEntry.objects.count() == len(STEPS)
+    assert cli("diff", "chat.yaml").status == 0
+
+
+def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat, lossy, monkeypatch):
+    """As long as its response says, so that a large file is not left half applied."""
+    monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
+    lossy.limited = {1, 2, 4}
+
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert AuditEntry.objects.count() == len(STEPS)
+
+
+@pytest.mark.parametrize("number", range(len(STEPS)))
+def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy, monkeypatch, number):
+    """It says what was done, what may have been, and what was not tried. Another apply does the rest."""
+    monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
+    lossy.away_from = number
+    report = cli("apply", "chat.yaml", "--yes", "--json")
+    found = json.loads(report.out)
+    lossy.away_from = None
+
+    titles = [[f"{step['action']} {step['kind']} {step['name']}" for step in found[name]] for name in ("done", "left")]
+    assert (report.status, titles) == (4, [STEPS[:number], STEPS[number + 1 :]])
+    assert "It may have been made. Make a new plan, which shows whether it was." in found["problem"]
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert cli("diff", "chat.yaml").status == 0
+
+
+def test_a_refused_step_stops_the_rest(cli, chat):
+    """The error of the control plane names the field and the rule."""
+    chat.write_text(FILE.replace("  policy: chat--free\n", "  policy: chat--none\n"))
+
+    found = cli("apply", "chat.yaml", "--yes")
+
+    assert found.status == 4
+    assert "Stopped at: change project chat\n  400 validation_error: The request is not valid. policy: " in found.err
+    assert "Done: create project chat, create policy chat--burst, create policy chat--free\n" in found.err
+    assert found.err.endswith("Not tried: create override chat--free/per-minute\n")
+
+
+def test_a_policy_of_somebody_else_is_not_taken(cli, chat):
+    """A plan finds that out before anything is changed."""
+    PolicyFactory(slug="chat--free")
+    found = cli("apply", "chat.yaml", "--yes")
+
+    assert (found.status, Project.objects.count()) == (2, 0)
+    assert "policy chat--free: Must be another slug, because this one is of a policy of all projects." in found.err
+
+
+def test_a_plan_that_was_undone_is_made_again(cli, chat):
+    """Its changes are not taken for those that were made before."""
+    cli("plan", "chat.yaml", "--out", "plan.json")
+    cli("apply", "--plan", "plan.json", "--yes")
+    Project.objects.get().delete()
+    Override.objects.all().delete()
+
+    assert cli("apply", "--plan", "plan.json", "--yes").status == 0
+    assert Project.objects.count() == 1
+
+
+def test_a_key_that_only_reads_can_plan(cli, chat, monkeypatch):
+    """Without what the control plane says of a change, which it would have to try."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    reader = ManagementKeyFactory(scopes=["projects:read", "policies:read"])
+    monkeypatch.setenv("SLUICEGATE_KEY", reader.secret)
+
+    assert "quota 60 -> 30\nPlan: " in cli("plan", "chat.yaml").out
+
+
+def test_a_wrong_file_changes_nothing(cli, chat):
+    """And no request is sent."""
+    chat.write_text(FILE.replace("quota: 60\n", "quota: sixty\n"))
+    found = cli("apply", "chat.yaml", "--yes", "--trace")
+
+    assert found.status == 2
+    assert found.err == (
+        "sluicegate apply: chat.yaml:32: policies[1].limits[0].quota: Must be an integer from 0 to 9007199254740991, "
+        "got 'sixty'.\n"
+    )
+
+
+def test_shared_policies_are_a_file_of_their_own(cli, tmp_path):
+    """Which has no project."""
+    LimitFactory(policy=PolicyFactory(slug="free", name="Free"), name="per-minute", quota=5)
+    PolicyFactory(slug="chat--own", project=ProjectFactory(slug="chat"))
+
+    assert cli("export", "--shared", "--out", "shared.yaml").status == 0
+    text = (tmp_path / "shared.yaml").read_text()
+    (tmp_path / "shared.yaml").write_text(text.replace("quota: 5", "quota: 6"))
+
+    assert "shared: true" in text
+    assert "chat--own" not in text
+    assert cli("apply", "shared.yaml", "--yes").status == 0
+    assert quota() == 6
+
+
+def test_a_limited_key_plans_without_a_base_revision(cli, chat, call, monkeypatch, key):
+    """It may not read revisions. What it may not write is refused by the control plane."""
+    project = ProjectFactory(slug="chat", name="Chat")
+    limited = ManagementKeyFactory(all_projects=False, projects=[project])
+    monkeypatch.setenv("SLUICEGATE_KEY", limited.secret)
+
+    assert cli("plan", "chat.yaml").out.startswith("project chat, base revision unknown\n")
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert cli("diff", "chat.yaml").status == 0
+
+
+def test_names_cannot_control_the_terminal(cli, chat):
+    """A row of an older version may have such a name. It is shown, and obeyed by nothing."""
+    ProjectFactory(slug="chat", name="Chat")
+    Project.objects.update(name="x\x1b[2J\u202e[red]y")
+
+    shown = cli("diff", "chat.yaml").out
+
+    assert "name: x\\x1b[2J\\u202e[red]y -> Chat" in shown
+
+
+def test_an_undo_is_shown_before_it_is_made(cli, chat, store):
+    """The revision is that of the last change."""
+    cli("apply", "chat.yaml", "--yes")
+    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    done = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["done"]
+    revision = done[0]["revision"]
+
+    tried = cli("undo", revision, "--reason", "too tight", "--dry-run")
+    between = quota()
+    undone = cli("undo", revision, "--reason", "too tight", "--yes")
+
+    assert "chat--free" in tried.out
+    assert (between, undone.status, quota()) == (30, 0, 60)
+
+
+def test_the_command_line_refuses_the_characters_that_the_control_plane_refuses():
+    """Both have the rule, as the command does without the control plane."""
+    differ = [code for code in range(0x110000) if bool(HIDDEN.match(chr(code))) != bool(unprintable(chr(code)))]
+
+    assert differ == []

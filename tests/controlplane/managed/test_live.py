@@ -1,0 +1,129 @@
+"""``sluicegate usage``, ``top``, ``tail``, ``explain`` and ``completion``."""
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from controlplane.usage.models import UsageRow
+from tests.factories import DeniedRequestFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+
+@pytest.fixture
+def token():
+    return TokenFactory(project__slug="chat", name="ci")
+
+
+def use(token, minutes, **numbers):
+    at = timezone.now().replace(second=0, microsecond=0) - timedelta(minutes=minutes)
+    fields = {"project_id": token.project_id, "token_id": token.pk, "unit": "requests", "allowed": 0, "denied": 0}
+    return UsageRow.objects.create(period="minute", at=at, **{**fields, **numbers})
+
+
+def test_usage_is_a_table_and_a_plot(cli, token):
+    """A character for each minute, of which the highest is the largest number."""
+    for minutes, allowed in ((3, 4), (2, 8), (1, 1)):
+        use(token, minutes, allowed=allowed, denied=int(minutes == 2), cost=allowed)
+    found = cli("usage", "--project", "chat")
+
+    assert found.out.splitlines()[0].split() == ["at", "allowed", "denied", "would_deny", "cost"]
+    assert found.out.splitlines()[-2:] == ["allowed  ▄█▁", "denied    █ "]
+    assert found.err.startswith("By the minute, from ")
+
+
+def test_usage_has_one_row_for_each_token(cli, token):
+    """Summed up over all pages. As JSON, it has every row."""
+    for minutes in range(1, 4):
+        use(token, minutes, allowed=2)
+    use(TokenFactory(project=token.project), 1, denied=1)
+
+    assert cli("usage", "--by", "token").out.splitlines()[1].split() == [token.pk, "6", "0", "0", "0"]
+    found = json.loads(cli("usage", "--json").out)
+    assert (len(found["results"]), found["step"]) == (4, "minute")
+
+
+def test_a_wrong_range_is_refused_by_its_name(cli):
+    """With the rule of the control plane, and exit status 2."""
+    found = cli("usage", "--from", "yesterday")
+
+    assert found.status == 2
+    assert "from: Must be an RFC 3339 time with an offset" in found.err
+
+
+def test_top_begins_with_who_is_denied_most(cli, token):
+    """Once, if the output is no terminal."""
+    busy = TokenFactory(project=token.project)
+    use(busy, 1, allowed=100)
+    use(token, 1, allowed=1, denied=5)
+
+    lines = cli("top").out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == [token.pk, busy.pk]
+    assert lines[-1] == "2 tokens in the last 10 minutes. Usage arrives about a minute late."
+
+
+def test_tail_says_that_it_is_a_sample(cli, token):
+    """The oldest first, each in a line, whatever its values are."""
+    now = timezone.now()
+    DeniedRequestFactory(at=now - timedelta(seconds=9), project_id=token.project_id, token_id=token.pk)
+    DeniedRequestFactory(at=now, project_id=token.project_id, token_id=token.pk, attributes={"ip": "\x1b[2J"})
+
+    found = cli("tail", "--once")
+    rows = [json.loads(line) for line in cli("tail", "--once", "--json").out.splitlines()]
+
+    assert found.err.startswith("This is a sample. Most denials are not in it, so do not count them.")
+    assert len(found.out.splitlines()) == 2
+    assert "ip=\\x1b[2J" in found.out.splitlines()[1]
+    assert rows[0]["at"] < rows[1]["at"]
+
+
+def test_explain_asks_the_control_plane_if_one_is_known(cli, token, store):
+    """By the id of a token, with its limits. The exit status says whether a request would pass."""
+    token.policy = LimitFactory(policy=PolicyFactory(slug="free"), name="none", quota=0).policy
+    token.save()
+    from controlplane.publishing import publisher
+
+    publisher.publish_all()
+    found = cli("explain", token.pk, "-a", "path=/v1")
+
+    assert found.status == 1
+    assert "free/none" in found.out
+    assert cli("explain", token.pk, "--json").out.startswith("{")
+
+
+@pytest.mark.parametrize("option", [["--store"], ["--redis", "redis://127.0.0.1:1/0"], ["--prefix=x:"]])
+def test_explain_asks_the_store_if_an_option_names_it(cli, token, option, monkeypatch):
+    """Which is away here, so that the error names it."""
+    monkeypatch.setenv("SLUICEGATE_REDIS_URL", "redis://127.0.0.1:1/0")
+    found = cli("explain", "sg_live_" + "x" * 30, *option)
+
+    assert found.status in (1, 2)
+    assert "control plane" not in found.err
+    assert "api/v1" not in found.err
+
+
+def test_a_decision_that_nobody_knows_is_an_error_with_its_field(cli, store):
+    """As the control plane says it."""
+    ProjectFactory()
+    found = cli("explain", "dec_x")
+
+    assert found.status == 2
+    assert "decision: " in found.err
+
+
+def test_a_shell_completes_commands_and_options(tmp_path):
+    """Also those that have a parser of their own, by their names."""
+    words = [sys.executable, "-m", "enforcement"]
+
+    def completed(line):
+        variables = {"_SLUICEGATE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        environment = {"PYTHONPATH": ":".join(sys.path), **variables}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("sluicegate d") == ["diff", "doctor"]
+    assert "--prune" in completed("sluicegate apply --pr")
+    script = subprocess.run([*words, "completion", "fish"], capture_output=True, text=True, check=True)
+    assert "complete --command sluicegate" in script.stdout

@@ -1,0 +1,314 @@
+"""Policy files: what they may say, which line an error names, and one canonical text for each meaning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from enforcement.cli import main
+from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, parse
+from enforcement.cli.remote.files.present import PresentState
+from enforcement.cli.remote.files.schema import schema
+from enforcement.cli.remote.files.steps import Wanted, steps_between
+from enforcement.cli.remote.files.yaml_source import InvalidFile
+from tests.repository import ROOT
+
+FILE = """\
+apiVersion: sluicegate/v1
+project:
+  slug: chat
+  policy: chat--free
+policies:
+  - slug: chat--free
+    limits:
+      - name: per-minute
+        algorithm: fixed_window
+        quota: 60
+        window_seconds: 60
+overrides:
+  - limit: chat--free/per-minute
+    quota: 600
+    reason: launch week
+"""
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def errors_of(text: str) -> list[str]:
+    """Return the errors of a file, each as line, field and rule."""
+    try:
+        parse("f.yaml", text)
+    except InvalidFiles as exc:
+        return [str(error) for error in exc.errors]
+    except InvalidFile as exc:
+        return [str(exc)]
+    return []
+
+
+def changed(old: str, new: str) -> str:
+    assert FILE.count(old) == 1
+    return FILE.replace(old, new)
+
+
+def test_a_file_is_its_own_canonical_text() -> None:
+    """With every default left out, and one order."""
+    assert parse("f.yaml", FILE).to_yaml() == FILE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("quota: 60\n", "quota: 1.5\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
+        ("quota: 60\n", "quota: 060\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
+        ("quota: 60\n", "quota: yes\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
+        ("quota: 60\n", "qouta: 60\n", "10: policies[0].limits[0].qouta: Unknown field. Did you mean quota?"),
+        ("policies:", "polices:", "5: polices: Unknown field. Did you mean policies?"),
+        ("window_seconds: 60", "window_seconds: 0", "11: policies[0].limits[0].window_seconds: Must last between"),
+        ("window_seconds: 60", "quota: 61", "11: policies[0].limits[0].quota: Must be given once."),
+        ("  slug: chat\n", "  slug: no way\n", "3: project.slug: Must be 1 to 63 lower-case letters"),
+        ("  slug: chat\n", "  slug: 007\n  active: no\n", "4: project.active: Must be true or false, got 'no'."),
+        ("  slug: chat\n", "  name: Chat\n", "2: project.slug: Is required."),
+        (
+            "  slug: chat\n",
+            '  slug: chat\n  name: "a\\u202eb"\n',
+            "4: project.name: Must have printable characters only",
+        ),
+        ("quota: 600", "ends_at: 2026-12-31\n    quota: 600", "14: overrides[0].ends_at: Must be an RFC 3339 time"),
+        ("reason: launch week", "reason: 12", "15: overrides[0].reason: Must be a string, got 12. Put it in quotes."),
+        ("reason: launch week", "reason: [", "16: Must be YAML: "),
+        ("reason: launch week", "? [a]\n    : b", "15: overrides[0]: A key must be a string, got a list or a mapping."),
+        ("reason: launch week", "<<: {a: 1}", "15: overrides[0].<<: Unknown field."),
+        ("reason: launch week", "reason: !!python/name:os.system x", "15: Must have no tag"),
+        ("reason: launch week", "reason: &a x", "15: Must have no anchor and no alias."),
+        ("reason: launch week", "reason: x\n---\na: b", "16: Must be YAML: but found another document."),
+        ("reason: launch week", "reason: x\x07", "15: Must not contain the character U+0007."),
+        ("reason: launch week", f"reason: {'[' * 20}{']' * 20}", "15: overrides[0].reason"),
+        ("sluicegate/v1", "sluicegate/v2", "1: apiVersion: Must be sluicegate/v1, got 'sluicegate/v2'."),
+    ],
+)
+def test_an_error_names_line_field_and_rule(old: str, new: str, error: str) -> None:
+    """A file is wrong as a whole, and nothing in it is guessed."""
+    found = errors_of(changed(old, new))
+
+    assert any(one.startswith(f"f.yaml:{error}") for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "f.yaml:1: Must be a mapping of apiVersion"),
+        ("- a\n", "f.yaml:1: Must be a mapping of apiVersion"),
+        ("apiVersion: sluicegate/v1\n", "f.yaml:1: Exactly one of project and shared must be given."),
+        ("[" * 5_000, "f.yaml:1: Must be nested at most 12 levels deep."),
+        ("apiVersion: sluicegate/v1\nshared: no\n", "f.yaml:2: shared: Must be true, got 'no'."),
+        ("apiVersion: sluicegate/v1\nshared: true\noverrides: []\n", "f.yaml:3: overrides: Must be left out"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "f.yaml:1: Must have no anchor and no alias."),
+    ],
+    ids=["empty", "list", "neither", "deep", "no", "overrides", "aliases"],
+)
+def test_a_file_that_is_no_policy_file_is_refused(text: str, error: str) -> None:
+    """Also one that only costs memory or depth."""
+    assert errors_of(text)[0].startswith(error)
+
+
+def test_every_error_of_a_file_is_named() -> None:
+    """In the order of their lines, so that a person mends all of them at once."""
+    text = changed("slug: chat\n", "slug: Chat\n").replace("quota: 600", "quota: -1").replace("60\n", "x\n", 1)
+
+    assert [int(one.split(":")[1]) for one in errors_of(text)] == [3, 10, 14]
+
+
+def test_two_objects_of_one_name_are_refused() -> None:
+    """None of them would win in silence."""
+    twice = FILE.replace("overrides:\n", "  - {slug: chat--free, limits: []}\noverrides:\n")
+    limit = "      - {name: per-minute, quota: 1, window_seconds: 1}\n"
+
+    assert errors_of(twice) == ["f.yaml:12: policies[1].slug: Must be given once, got chat--free twice."]
+    assert "got per-minute twice" in errors_of(FILE.replace("overrides:\n", f"{limit}overrides:\n"))[0]
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + FILE, FILE.replace("\n", "\r\n")], ids=["bom", "crlf"])
+def test_marks_and_line_ends_of_other_systems_are_read(text: str, tmp_path: Any, capsys: Any) -> None:
+    """A byte order mark, and CRLF."""
+    (tmp_path / "f.yaml").write_bytes(text.encode())
+
+    assert main(["validate", str(tmp_path / "f.yaml")]) == 0
+    assert capsys.readouterr().out == "1 valid file.\n"
+
+
+def test_validate_names_what_is_wrong_in_each_file(tmp_path: Any, capsys: Any) -> None:
+    """Also in bytes that are no text, and as JSON. Escapes of a terminal are shown and not obeyed."""
+    (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")
+    (tmp_path / "b.yaml").write_text(changed("quota: 60\n", '"qu\\e[2J": 60\n'))
+    names = [str(tmp_path / name) for name in ("a.yaml", "b.yaml")]
+
+    assert main(["validate", *names]) == 1
+    shown = capsys.readouterr().err
+    assert main(["validate", "--json", *names]) == 1
+    rows = json.loads(capsys.readouterr().out)["errors"]
+
+    assert "a.yaml:2: Must be UTF-8, got the byte 0xFF." in shown
+    assert "\x1b" not in shown
+    assert "\\x1b[2J: Unknown field" in shown
+    assert {row["line"] for row in rows} == {2, 10}
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Any, capsys: Any) -> None:
+    """And the exit status says that nothing was checked."""
+    assert main(["validate", str(tmp_path / "none.yaml")]) == 2
+    assert capsys.readouterr().err == f"sluicegate validate: {tmp_path}/none.yaml: No such file or directory\n"
+
+
+# What a file may say.
+
+# Without a search for the smallest failure, which takes minutes.
+PHASES = [Phase.explicit, Phase.generate]
+
+TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=12).filter(str.strip)
+# Words that some reader of YAML takes for something else.
+WORDS = TEXT | st.sampled_from(
+    ["no", "on", "null", "~", "010", "1e3", "22:22", "2026-12-31", "- a", "a: b", "#a", "'", " a "]
+)
+ATTRIBUTES = st.sampled_from(["model", "no", "null"])
+NAMES = st.sampled_from(["a", "no", "x-1", "null", "10"])
+LIMITS = st.fixed_dictionaries(
+    {"quota": st.integers(0, 10**6), "window_seconds": st.integers(1, 86_400)},
+    optional={
+        "algorithm": st.sampled_from(["fixed_window", "sliding_window", "sliding_log", "token_bucket"]),
+        "mode": st.sampled_from(["enforce", "shadow"]),
+        "unit": st.sampled_from(["requests", "tokens"]),
+        "partition_by": st.just(["ip"]),
+        "match": st.fixed_dictionaries(
+            {}, optional={"path": st.just("/v1/*"), "attributes": st.dictionaries(ATTRIBUTES, WORDS, max_size=3)}
+        ),
+        "burst": st.none(),
+    },
+)
+POLICIES = st.dictionaries(
+    NAMES,
+    st.tuples(WORDS, st.text(st.sampled_from("ab \n:#-"), max_size=12), st.dictionaries(NAMES, LIMITS, max_size=3)),
+    max_size=3,
+)
+
+
+@st.composite
+def files(draw: Any) -> PolicyFile:
+    """Return any policy file, read from JSON, which is YAML too."""
+    policies = [
+        {
+            "slug": slug,
+            "name": name,
+            "description": text,
+            "limits": [{"name": one, **limit} for one, limit in limits.items()],
+        }
+        for slug, (name, text, limits) in draw(POLICIES).items()
+    ]
+    project = {
+        "slug": draw(NAMES),
+        "name": draw(WORDS),
+        "active": draw(st.booleans()),
+        "policy": draw(st.none() | NAMES),
+    }
+    overrides = draw(st.dictionaries(NAMES, st.tuples(st.integers(0, 9), WORDS), max_size=2))
+    rows = [{"limit": f"{name}/a", "quota": quota, "reason": why} for name, (quota, why) in overrides.items()]
+    values = {"apiVersion": "sluicegate/v1", "project": project, "policies": policies, "overrides": rows}
+    return parse("f.yaml", json.dumps(values, ensure_ascii=False))
+
+
+@settings(max_examples=25, deadline=None, phases=PHASES)
+@given(files())
+def test_reading_what_was_written_changes_nothing(file: PolicyFile) -> None:
+    """So an export that is read again is equal, and its text is canonical."""
+    text = file.to_yaml("https://limits.example/schema.json")
+
+    assert parse("f.yaml", text) == file
+    assert parse("f.yaml", text).to_yaml("https://limits.example/schema.json") == text
+    jsonschema.validate(file.as_values(), schema())
+
+
+@settings(max_examples=10, deadline=None, phases=PHASES)
+@given(files())
+def test_a_file_does_not_differ_from_itself(file: PolicyFile) -> None:
+    """The steps from a state to the file that describes it are none."""
+    assert steps_between(PresentState(file), file, Wanted(), NOW).steps == []
+
+
+@settings(max_examples=25, deadline=None, phases=PHASES)
+@given(files(), files())
+def test_two_files_that_differ_lead_to_steps(one: PolicyFile, other: PolicyFile) -> None:
+    """The control of the property above, where nothing is only left out."""
+    assert one.project is not None
+    other = replace(other, project={**(other.project or {}), "slug": one.project["slug"]})
+    said = (other.project, other.policies, other.overrides)
+    has = (
+        one.project,
+        {k: one.policies.get(k) for k in other.policies},
+        {k: one.overrides.get(k) for k in other.overrides},
+    )
+
+    assert bool(steps_between(PresentState(one), other, Wanted(), NOW).steps) == (said != has)
+
+
+def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
+    """The control plane serves the file that `sluicegate schema` prints."""
+    assert main(["schema"]) == 0
+    path = ROOT / "controlplane" / "static" / "controlplane" / "policy-file.schema.json"
+
+    assert path.read_text() == capsys.readouterr().out
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("quota: 60\n", "quota: 100\n", ["limit per-minute: quota 60 -> 100"]),
+        ("quota: 60\n", "quota: 60\n        mode: shadow\n", ["limit per-minute: mode enforce -> shadow"]),
+        (
+            "name: per-minute",
+            "name: per-hour",
+            ["- limit per-minute, with its overrides", "+ limit per-hour: 60 requests in 60 s (fixed_window)"],
+        ),
+        ("quota: 600", "quota: 700", ["quota: 600 -> 700"]),
+        ("  policy: chat--free\n", "  active: false\n", ["policy: chat--free -> none", "active: yes -> no"]),
+    ],
+)
+def test_a_step_says_in_words_what_changes(old: str, new: str, words: list[str]) -> None:
+    """One line for each value."""
+    steps = steps_between(PresentState(parse("f", FILE)), parse("f", changed(old, new)), Wanted(), NOW).steps
+
+    assert list(steps[0].words) == words
+
+
+def test_nothing_is_deleted_unless_somebody_says_so() -> None:
+    """And a policy that no file has managed stays even then."""
+    present, empty = PresentState(parse("f", FILE)), parse("f", "apiVersion: sluicegate/v1\nproject: {slug: chat}\n")
+    present.marks = {"": "", "chat--free": ""}
+    prune = Wanted(prune=True, prune_overrides=True)
+
+    kept = steps_between(present, empty, Wanted(), NOW)
+    unmanaged = steps_between(present, empty, prune, NOW)
+    present.marks["chat--free"] = "chat.yaml"
+    managed = steps_between(present, empty, prune, NOW)
+
+    assert [step.title for step in kept.steps] == ["change project chat"]
+    assert kept.stays[-1] == "Policy chat--free is not in the file, and stays without --prune."
+    assert unmanaged.stays == ["Policy chat--free is not in the file, and stays, because no file has managed it."]
+    assert [step.title for step in managed.steps][1:] == [
+        "delete override chat--free/per-minute",
+        "delete policy chat--free",
+    ]
+
+
+def test_an_override_that_has_ended_is_not_made_again() -> None:
+    """The plan says that it can be removed from the file."""
+    ended = parse("f", FILE + "    ends_at: 2026-11-30T00:00:00+01:00\n")
+    planned = steps_between(PresentState(PolicyFile()), ended, Wanted(), NOW)
+
+    assert [step.kind for step in planned.steps] == ["project", "policy", "project"]
+    assert planned.stays == ["The override of chat--free/per-minute has ended at 2026-11-29T23:00:00Z. Remove it."]
