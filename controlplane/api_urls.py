@@ -17,8 +17,9 @@ from controlplane.overrides.api import OverrideView
 from controlplane.policies.api import GlobalView, PolicyView
 from controlplane.preview.api import PreviewView
 from controlplane.prices.api import PRICE_ID, FactorView, PriceView
-from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
+from controlplane.projects.api import ProjectView
 from controlplane.projects.models import SLUG_PATTERN
+from controlplane.projects.token_api import ProjectTokenView, SingleTokenView
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
 from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView

@@ -309,6 +309,11 @@ SPECTACULAR_SETTINGS = {
     "LICENSE": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
     # The server that sent the document.
     "SERVERS": [{"url": "/"}],
+    # Names of sets of values that would have a checksum in theirs.
+    "ENUM_NAME_OVERRIDES": {
+        "WebhookKindEnum": "controlplane.webhooks.api.KINDS",
+        "PeriodEnum": "controlplane.usage.periods.PERIODS",
+    },
     # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,
     # The docs page sends no request to another host.

@@ -151,7 +151,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
 
     @display(description="Facts")
     def facts(self, event: AlertEvent) -> str:
-        return table(("Name", "Value"), sorted(event.data.items()))
+        return table(("Name", "Value"), sorted(event.data.items())) if event.data else "none"
 
     @display(description="Messages")
     def messages(self, event: AlertEvent) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import redis
 from django.db.models import Q
 
-from controlplane.alerts.kinds import OUTAGE
+from controlplane.alerts.kinds import KINDS
 from controlplane.alerts.models import RAISED, AlertEvent, AlertRule, Steadiness
 from controlplane.core import store
 from controlplane.explain import near
@@ -101,8 +101,8 @@ class Look:
         return Counters(rows, len(rows) == len(held))
 
     def _reach(self) -> Reach:
-        """Return the projects that rules watch, which are all of them if one rule has no project."""
-        watched = [rule.project_id for rule in self.rules if rule.kind != OUTAGE]
+        """Return the projects of which rules watch limits, which are all of them if one such rule has no project."""
+        watched = [rule.project_id for rule in self.rules if KINDS[rule.kind].limits]
         if None in watched:
             return Reach(Project.objects.all(), Token.objects.all(), True)
         projects = Project.objects.filter(pk__in=watched)

@@ -60,7 +60,7 @@ class AlertRule(models.Model):
     )
     cool_down_seconds = models.PositiveIntegerField(default=3_600, validators=[MaxValueValidator(LONGEST)])
     recovery = models.BooleanField(
-        "say when it is over", default=True, help_text="Nothing is said when something has ended."
+        "say when it is over", default=True, help_text="A token that has ended is not told of."
     )
     active = models.BooleanField(default=True, help_text="An inactive rule has no new events.")
     destinations = models.ManyToManyField(

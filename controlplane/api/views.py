@@ -24,6 +24,7 @@ from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.api.throttling import ThrottledView
 from controlplane.api.writes.conditions import check_precondition, etag
+from controlplane.api.writes.later import Later
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
 from controlplane.api.writes.waiting import HEADER, USUAL_SECONDS, acknowledgement_of
@@ -39,19 +40,6 @@ REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
 # What belongs to the object of a response. All other headers belong to one response.
 KEPT_HEADERS = ("ETag", "Location")
-
-
-class Later(Response):
-    """A response to a change that reaches the store after the commit, whose body *read* returns also before."""
-
-    def __init__(self, read: Callable[[], Any]) -> None:
-        super().__init__(read())
-        self._read = read
-
-    def read_again(self) -> Response:
-        """Return the response itself, with the body as it is now."""
-        self.data = self._read()
-        return self
 
 
 class ApiView(ThrottledView, GenericViewSet):

@@ -18,7 +18,7 @@ AT_ONCE = 500
 
 def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
     """Yield each entry as a dictionary, with its place in the chain and its digest if it is sealed."""
-    for entries in _newest_first(rows):
+    for entries in _in_pages(rows):
         seals = AuditSeal.objects.filter(entry_id__in=[entry.pk for entry in entries]).in_bulk(field_name="entry_id")
         for entry in entries:
             sealed = seals.get(entry.pk)
@@ -27,22 +27,25 @@ def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
             yield {**place, "id": entry.pk, "at": entry.at.isoformat(timespec="microseconds"), **own}
 
 
-def _newest_first(rows: QuerySet[AuditEntry]) -> Iterator[list[AuditEntry]]:
+def _in_pages(rows: QuerySet[AuditEntry]) -> Iterator[list[AuditEntry]]:
     """
-    Yield the entries, some at a time, the newest first.
+    Yield the entries, some at a time, the oldest first if the rows rise by ``at`` or ``id``, else the newest.
 
     Each query begins behind the last entry. A cursor that outlives its transaction, as that of an iterator does, makes
     PostgreSQL read and keep all rows before the first line.
     """
-    rows = rows.order_by("-at", "-pk")
+    rising = rows.query.order_by[:1] in (("at",), ("id",))
+    rows = rows.order_by("at", "pk") if rising else rows.order_by("-at", "-pk")
+    behind = "gt" if rising else "lt"
     entries = list(rows[:AT_ONCE])
     while entries:
         yield entries
         if len(entries) < AT_ONCE:
             return
         at, pk = entries[-1].at, entries[-1].pk
-        # The first condition lets the database begin at this time in its index.
-        entries = list(rows.filter(Q(at__lt=at) | Q(pk__lt=pk), at__lte=at)[:AT_ONCE])
+        # The condition of the time alone lets the database begin there in its index.
+        later = Q(**{f"at__{behind}": at}) | Q(**{f"pk__{behind}": pk})
+        entries = list(rows.filter(later, **{f"at__{behind}e": at})[:AT_ONCE])
 
 
 def json_lines(rows: QuerySet[AuditEntry]) -> Iterator[str]:

@@ -16,6 +16,8 @@ from controlplane.projects.models import Project, Token
 WITHIN = timedelta(days=7)
 USED = timedelta(days=1)
 FEW = 500
+# Counted no further, because the tokens in use may be few of the many that end.
+MOST = 1_000
 
 
 def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
@@ -40,7 +42,7 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
 
 def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:
     """Return the title, the number with a link to the list, and the next one."""
-    count = capped(rows)
+    count = capped(rows, MOST)
     next_one = _first(rows, column, count)
     return {
         "title": title,

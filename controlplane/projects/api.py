@@ -1,42 +1,34 @@
-"""The REST resources of projects and their tokens."""
+"""The REST resource of projects."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.core.exceptions import ValidationError as InvalidModel
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.urls import reverse
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
-from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import (
     MANAGED_BY,
-    LabelsField,
+    QueryBooleanField,
     ReferenceField,
-    StrictIntegerField,
-    with_labels,
 )
-from controlplane.api.lists.ordering import found_by
-from controlplane.api.problems import Conflict
+from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
-from controlplane.api.serializers import CleanModelSerializer, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Updated
+from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
 from controlplane.api.writes.batches import Batched, batch_of
-from controlplane.api.writes.conditions import etag
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import is_suspended
-from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
+from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.bulk import is_large, start_deletion
-from controlplane.projects.listing import AnyTokenQuery, ProjectQuery, ProjectSearch, TokenQuery, TokenSearch
-from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
+from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
-from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SUSPENDED = "Whether every proxy refuses it for now."
@@ -93,6 +85,17 @@ class ProjectSerializer(CleanModelSerializer):
             message = "Must not be changed by a key that is limited to projects."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
         return value
+
+
+class ProjectSearch(IndexedSearch):
+    model, beginnings, has_few_rows = Project, ("slug", "name"), True
+
+
+class ProjectQuery(ListQuery):
+    policy = ReferenceField("policies", required=False, help_text="Slug of the project's policy.")
+    active = QueryBooleanField(required=False)
+    search = SearchField("slug or name")
+    order = OrderField("slug", "name", "created_at", usual="slug")
 
 
 class ProjectItemSerializer(ProjectSerializer):
@@ -185,198 +188,3 @@ class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrRep
             job = start_deletion(tx, project, key=key, **named)
             address = reverse("job-detail", args=[job.pk])
             return Response({"job": job.pk}, status.HTTP_202_ACCEPTED, headers={"Location": address})
-
-
-@example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
-class TokenSerializer(CleanModelSerializer):
-    project = serializers.SlugField(source="project.slug", read_only=True)
-    policy = ReferenceField(
-        "policies",
-        allow_null=True,
-        required=False,
-        help_text="Slug of the token's policy. If left out, a new token gets the token_policy of its project. If null, "
-        "it has none.",
-    )
-    labels = LabelsField(required=False, help_text="All labels of the token. A change replaces them.")
-    status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
-    replaced_by = serializers.CharField(
-        source="replaced_by_id", read_only=True, allow_null=True, help_text="Id of the token that a rotation made."
-    )
-    suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
-    clean_exclude = ("digest", "prefix")
-
-    def get_suspended(self, token: Token) -> bool:
-        return is_suspended(token)
-
-    class Meta:
-        model = Token
-        fields = [
-            *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended"),
-            *("expires_at", "revoked_at", "replaced_by", "last_used_at", "created_at"),
-        ]
-        extra_kwargs = {"expires_at": {"default": None}}
-
-    def candidate(self, attrs: dict[str, Any]) -> Token:
-        token = super().candidate(attrs)
-        token.project = token.project if self.instance else self.context["project"]
-        return token
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        deciding = [name for name in DECIDING if name in attrs and attrs[name] != self._present(name)]
-        if deciding and not self.context["access"].key.allows(DECIDING_SCOPE):
-            message = f"Must be left out by a key without the scope {DECIDING_SCOPE}, because it decides limits."
-            raise ValidationError({name: [ErrorDetail(message, code="insufficient_scope")] for name in deciding})
-        return super().validate(attrs)
-
-    def _present(self, name: str) -> Any:
-        """Return what the field is without the request, of a new token UNSET for the policy, which is then chosen."""
-        return getattr(self.instance, name) if self.instance else {"labels": {}}.get(name, UNSET)
-
-
-class IssuedTokenSerializer(TokenSerializer):
-    secret = serializers.CharField(read_only=True, help_text="Shown in this response only.")
-
-    class Meta(TokenSerializer.Meta):
-        fields = [*TokenSerializer.Meta.fields, "secret"]
-
-
-class TokenItemSerializer(TokenSerializer):
-    """The same for one of many, which names its project, and whose rows were read before."""
-
-    project = ReferenceField("projects", help_text="Slug of the project.")
-    clean_exclude = (*TokenSerializer.clean_exclude, "project", "policy")
-    clean_options = {"validate_unique": False, "validate_constraints": False}
-
-    def candidate(self, attrs: dict[str, Any]) -> Token:
-        return Token(**{"policy": attrs["project"].token_policy, **attrs})
-
-
-class RotationSerializer(StrictSerializer):
-    overlap_seconds = StrictIntegerField(
-        default=DAY_SECONDS,
-        max_value=MAX_OVERLAP_SECONDS,
-        help_text="How long the old token stays valid. With 0 it is revoked at once.",
-    )
-
-
-class TokenView(ApiView):
-    serializer_class = TokenSerializer
-    ordering = ("-id",)
-    # As the indexes have them.
-    orders = {"name": ("name", "-id"), "created_at": ("created_at", "id")}
-
-    def get_queryset(self) -> QuerySet[Token]:
-        return self.access.tokens().select_related("project", "policy", "suspension")
-
-    def chosen(self, tokens: QuerySet[Token]) -> QuerySet[Token]:
-        """Return those of the tokens that the query of a list asks for."""
-        names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]
-        tokens = found_by(TokenSearch(), tokens, self.query)
-        found = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
-        match self.query.get("status"):
-            case "active":
-                return found.live(timezone.now())
-            case "suspended":
-                return found.live(timezone.now()).exclude(suspension=None)
-            case "revoked":
-                return found.exclude(revoked_at=None)
-            case "expired":
-                return found.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
-        return found
-
-    def issued(self, token: Token, secret: str) -> Response:
-        token.secret = secret
-        data = IssuedTokenSerializer(token, context=self.get_serializer_context()).data
-        headers = {"Location": reverse("token-detail", args=[token.pk]), "ETag": etag(token)}
-        return Response(data, status.HTTP_201_CREATED, headers=headers)
-
-
-class ProjectTokenView(Listed, TokenView):
-    """Tokens of a project. Only the response to the creation contains the secret."""
-
-    scopes = {"list": "tokens:read", "create": "tokens:issue"}
-    queries = {"list": TokenQuery}
-
-    def get_queryset(self) -> QuerySet[Token]:
-        return self.chosen(super().get_queryset().filter(project=self.project()))
-
-    def project(self) -> Project:
-        found = self.access.projects().filter(slug=self.kwargs["slug"]).first()
-        if found is None:
-            raise NotFound
-        return found
-
-    @extend_schema(responses={201: IssuedTokenSerializer})
-    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        with self.change() as tx:
-            project = self.project()
-            serializer = TokenSerializer(
-                data=request.data, context={**self.get_serializer_context(), "project": project}
-            )
-            serializer.is_valid(raise_exception=True)
-            token, secret = issue_token(tx, project=project, **serializer.validated_data)
-            return self.issued(token, secret)
-
-
-@batch_of(TokenItemSerializer, IssuedTokenSerializer)
-class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieved, Updated, Deleted, TokenView):
-    """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
-
-    lookup_field = "id"
-    lookup_value_regex = TOKEN_ID
-    queries = {"list": AnyTokenQuery}
-    trials = {"partial_update": ReviewedTrialSerializer}
-    scopes = {
-        "list": "tokens:read",
-        "retrieve": "tokens:read",
-        "batch": "tokens:issue",
-        "partial_update": "tokens:issue",
-        "destroy": "tokens:write",
-        "revoke": "tokens:issue",
-        "rotate": "tokens:issue",
-        "suspend": "tokens:write",
-        "resume": "tokens:write",
-    }
-
-    def get_queryset(self) -> QuerySet[Token]:
-        rows = super().get_queryset()
-        return self.chosen(rows) if self.action == "list" else rows
-
-    @extend_schema(request=NoBody, responses=TokenSerializer)
-    @action(detail=True, methods=["post"])
-    def revoke(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Revoke the token, so that every proxy refuses it. Repeating this changes nothing."""
-        self.read_nothing()
-        with self.change() as tx:
-            token = self.for_writing()
-            revoke_token(tx, token)
-            return self.answer(self.as_written(token))
-
-    @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
-    @action(detail=True, methods=["post"])
-    def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Replace the token by one with the same name, policy, labels, overrides and life span."""
-        serializer = RotationSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        with self.change() as tx:
-            token = self.for_writing()
-            try:
-                issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
-            except InvalidModel as exc:
-                raise Conflict(exc.message, exc.code) from exc
-            return self.issued(issued, secret)
-
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Token]:
-        """Save the tokens with few statements, and return them with their secrets."""
-        tokens = [Token(**{"policy": item["project"].token_policy, **item}) for item in items]
-        secrets = issue_tokens(tx, tokens)
-        issued = self.all_as_written(tokens)
-        for token, secret in zip(issued, secrets, strict=True):
-            token.secret = secret
-        return issued
-
-    def read_nothing(self) -> None:
-        NoBody(data=self.request.data).is_valid(raise_exception=True)
-
-
-ProjectTokenView.view_of_one = SingleTokenView

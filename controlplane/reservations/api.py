@@ -21,7 +21,8 @@ from controlplane.api.pagination import CursorPage, page_of
 from controlplane.api.problems import Conflict, InvalidQuery, StoreUnavailable
 from controlplane.api.ranges import PROJECT
 from controlplane.api.serializers import ListQuery, StrictSerializer
-from controlplane.api.views import ApiView, Later, Listed
+from controlplane.api.views import ApiView, Listed
+from controlplane.api.writes.later import Later
 from controlplane.projects.models import Project
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, STATES, UNSETTLED, Reservation

@@ -1,6 +1,6 @@
 """The reviews of a policy that is given to tokens, a project, or its requests without a token, or taken from them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Project, Token
 from controlplane.review.effects import ADMITTED, REFUSED, SAME, LimitChange, changes_of
 from controlplane.review.fields import FieldChange
+from controlplane.review.labelling import labels_review
 from controlplane.review.reviews import Review
 from enforcement.model.limits import Limit
 from enforcement.model.matching import is_label
@@ -109,6 +110,30 @@ def tokens_review(tokens: QuerySet[Token], policy: Policy | None, now: datetime)
         denied_by={"policy_id__in": list(formers), "token_id__in": ids},
         may_be_light=True,
     )
+
+
+def row_review(row: Token | Project, before: Mapping[str, Any], now: datetime) -> Review | None:
+    """
+    Return the review of what enforcers notice of the change of a row, or None if that is nothing.
+
+    Args:
+        row: As it is after the change.
+        before: Its record before.
+    """
+    return together(_reviews(row, before, now))
+
+
+def _reviews(row: Token | Project, before: Mapping[str, Any], now: datetime) -> Iterator[Review]:
+    fields = [name for name in ("policy", "anonymous_policy") if name in before]
+    pairs = {name: (before[name], getattr(row, f"{name}_id")) for name in fields}
+    policies = Policy.objects.in_bulk({pk for pair in pairs.values() for pk in pair if pk})
+    for name, (former, chosen) in pairs.items():
+        if former == chosen or (chosen and chosen not in policies):
+            continue  # one that was deleted since the form was checked makes the commit fail, and the form says so
+        review_of = attachment_review if name == "policy" else anonymous_review
+        yield review_of(row, policies.get(former), policies.get(chosen))
+    if isinstance(row, Token) and before.get("labels", {}) != row.labels:
+        yield labels_review([(row, before.get("labels", {}), row.labels)], now)
 
 
 def together(reviews: Iterable[Review]) -> Review | None:

@@ -35,8 +35,7 @@ class ReviewedOverrides(ReviewedForm):
             MadeReviewNeeded: It takes something away, and nobody has confirmed that yet.
         """
         review = override_review(former, override, timezone.now())
-        if review.needs_reason:
-            settle(request, review, override.reason, own_reason=override.reason)
+        settle(request, review, override.reason, light=False, own_reason=override.reason)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         view = partial(super().delete_view, request, object_id, extra_context)

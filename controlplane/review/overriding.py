@@ -24,8 +24,6 @@ from controlplane.review.reviews import Review
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
-# With more overrides at once, nobody reads what becomes of each.
-MOST_TOLD = 20
 Key = tuple[str, Caller]
 """Id of a limit, and the holder of an override of it."""
 Rows = Mapping[Key, Override]

@@ -82,18 +82,27 @@ class MadeReviewNeeded(ReviewNeeded):
 
 
 def settle(
-    request: HttpRequest, review: Review, reason: str, after: Mapping[str, Any] | None = None, **more: Any
+    request: HttpRequest,
+    review: Review,
+    reason: str,
+    after: Mapping[str, Any] | None = None,
+    *,
+    light: bool = True,
+    **more: Any,
 ) -> None:
     """
     Do nothing if the change that a review tells of needs none, or if it is confirmed as it is.
 
     The change may be saved already, in a transaction that the exception undoes.
 
+    Args:
+        light: Whether a change that only lets more pass needs its review, too.
     Raises:
         MadeReviewNeeded: Nobody has confirmed the change yet, or it would do something else by now.
     """
     start, asked = request.POST.get(START, ""), FILE in request.POST or REPLAY in request.POST
-    if not review.is_needed and not asked:
+    needed = review.is_needed and (light or not review.is_light)
+    if not needed and not asked:
         return
     error = missing(review, start, reason)
     if start and not error and request.POST.get(SEEN) != review.digest:

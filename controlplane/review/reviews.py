@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
 MOST_COMPARED = 500
 # Of all of them together about as many as of the preview itself.
 STEPS_OF_OTHERS = 60_000
+# Nobody reads what becomes of more limits on a page.
+MOST_TOLD = 40
 SHADOW, ENFORCE = "shadow", "enforce"
 # Whose requests a limit of the global policy counts together.
 EVERYTHING = "all projects together"
@@ -102,6 +104,16 @@ class Review:
     @property
     def headline(self) -> str:
         return self.title or headline(self.policy.slug, self.changes)
+
+    @property
+    def told(self) -> list[LimitChange | FieldChange]:
+        """The first changes, which a page has room for."""
+        return self.changes[:MOST_TOLD]
+
+    @property
+    def untold(self) -> int:
+        """The number of the other changes."""
+        return len(self.changes) - len(self.told)
 
     @property
     def concerns_nobody(self) -> bool:

@@ -28,7 +28,8 @@ from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
-from controlplane.api.views import ApiView, Later, Listed
+from controlplane.api.views import ApiView, Listed
+from controlplane.api.writes.later import Later
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy

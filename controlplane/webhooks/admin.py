@@ -1,5 +1,6 @@
 """The pages of webhooks, and the list of what was sent to them."""
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -31,6 +32,7 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.adminkit.times import at
 from controlplane.webhooks import actions
 from controlplane.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination
 from controlplane.webhooks.targets import MAX_URL_LENGTH
@@ -240,5 +242,10 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     @display(description="Attempts")
     def attempts_made(self, row: Delivery) -> str:
-        rows = [(one["at"][:19].replace("T", " "), f"{one['ms']} ms", one["result"]) for one in reversed(row.log)]
-        return table(("UTC", "Took", "Result"), rows) if rows else "none yet"
+        rows = [(_exactly(one["at"]), f"{one['ms']} ms", one["result"]) for one in reversed(row.log)]
+        return table(("When", "Took", "Result"), rows) if rows else "none yet"
+
+
+def _exactly(text: str) -> str:
+    """Return the time of an attempt as every page writes it."""
+    return at(datetime.fromisoformat(text), "second")

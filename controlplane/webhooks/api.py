@@ -16,8 +16,7 @@ from controlplane.api.fields import InstantField, ReferenceField, StringField
 from controlplane.api.problems import model_errors
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, OwnProject
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
-from controlplane.api.writes.conditions import etag
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, etag
 from controlplane.webhooks import actions
 from controlplane.webhooks.models import MOST_EMAILS, Delivery, Destination
 from controlplane.webhooks.targets import MAX_URL_LENGTH
@@ -25,6 +24,8 @@ from controlplane.webhooks.targets import MAX_URL_LENGTH
 WEBHOOK_ID = "whk_[0-9a-z]{1,36}"
 DELIVERY_ID = "dlv_[0-9a-z]{1,36}"
 OF_THE_INSTALLATION = "Slug of the project. Null: it is of the installation, for keys of all projects."
+
+KINDS = [name for name, _ in Destination.KINDS]
 
 
 @extend_schema_field({"type": "array", "maxItems": MOST_EMAILS, "items": {"type": "string", "format": "email"}})
@@ -36,7 +37,7 @@ class EmailsField(serializers.JSONField):
 class WebhookSerializer(OwnProject, CleanModelSerializer):
     project = ReferenceField("projects", allow_null=True, help_text=OF_THE_INSTALLATION)
 
-    kind = serializers.ChoiceField([name for name, _ in Destination.KINDS], default=Destination.WEBHOOK)
+    kind = serializers.ChoiceField(KINDS, default=Destination.WEBHOOK)
     emails = EmailsField(default=list, help_text="Of `email`: the addresses.")
     service = serializers.CharField(read_only=True, help_text="Of `chat`: the service, such as slack.")
     service_url = StringField(

@@ -173,6 +173,7 @@ class Delivery(models.Model):
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        verbose_name_plural = "deliveries"
         constraints = [
             models.UniqueConstraint(fields=["destination", "message_id"], name="webhooks_message_once_a_destination")
         ]

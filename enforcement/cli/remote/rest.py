@@ -19,7 +19,7 @@ from enforcement.settings import VERSION
 
 TIMEOUT_SECONDS: Final = 30.0
 # Waits between attempts of a change, which must not stay half done. A control plane that is restarted is back by then.
-PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 READING_PAUSES: Final = (0.2,)
 PAGE: Final = 200
 # Codes of errors that say that the same request may succeed soon.

@@ -7,7 +7,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 from controlplane.api.contract.deprecation import Deprecation, headers_of
 from controlplane.projects.api import ProjectSerializer, ProjectView
-from controlplane.projects.listing import TokenQuery
+from controlplane.projects.token_api import TokenQuery
 from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db

@@ -4,7 +4,6 @@ import pytest
 import redis
 from django.apps import apps
 
-from controlplane.alerts.models import AlertRule
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.keys.models import ManagementKey
@@ -12,7 +11,6 @@ from controlplane.policies.models import Policy
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
-from controlplane.webhooks.models import Delivery, Destination
 from enforcement import Limiter
 from tests.controlplane.access.world import alerted
 from tests.factories import (
@@ -57,15 +55,6 @@ BODIES = {
     "PATCH management-keys/{id}": {"name": "renamed"},
     "POST management-keys/{id}/revoke": {},
     "POST management-keys/{id}/rotate": {},
-    "POST webhooks": {"name": "new", "project": "chat", "kind": "webhook", "url": "https://hooks.example/new"},
-    "PATCH webhooks/{id}": {"name": "renamed"},
-    "DELETE webhooks/{id}": None,
-    "POST webhooks/{id}/rotate": {},
-    "POST webhooks/{id}/test": {},
-    "POST deliveries/{id}/replay": {},
-    "POST alert-rules": {"name": "new", "project": "chat", "kind": "usage", "thresholds": [80]},
-    "PATCH alert-rules/{id}": {"name": "renamed"},
-    "DELETE alert-rules/{id}": None,
     "PUT global": {"policy": "free"},
     "POST overrides": {"limit": "free/per-day", "project": "chat", "quota": 7, "reason": "x"},
     "PATCH overrides/{id}": {"quota": 8},
@@ -86,6 +75,15 @@ BODIES = {
     "POST revisions/{number}/undo": {"reason": "x"},
     "POST reservations/{id}/settle": {"costs": {"requests": 2}, "reason": "x"},
     "POST reservations/{id}/release": {"reason": "x"},
+    "POST alert-rules": {"name": "New", "project": "chat", "kind": "usage"},
+    "PATCH alert-rules/{id}": {"name": "Other"},
+    "DELETE alert-rules/{id}": None,
+    "POST webhooks": {"name": "New", "project": "chat", "url": "https://alerts.example/"},
+    "PATCH webhooks/{id}": {"name": "Other"},
+    "POST webhooks/{id}/rotate": {},
+    "POST webhooks/{id}/test": {},
+    "DELETE webhooks/{id}": None,
+    "POST deliveries/{id}/replay": {},
 }
 
 
@@ -112,8 +110,11 @@ def names(store, actor, free) -> dict[str, dict[str, str]]:
     with Limiter(store.url, timeout=1.0) as limiter:
         reservation = limiter.reserve(secret, costs=5, life=3600).id
     UserFactory(username="bob")
-    alerted(project, "chat")
+    webhook, rule, _, delivery = alerted(project, "chat")
     return {
+        "alert-rules": {"id": rule.pk},
+        "webhooks": {"id": webhook.pk},
+        "deliveries": {"id": delivery.pk},
         "projects": {"slug": "chat"},
         "policies": {"slug": "free"},
         "tokens": {"id": token.pk},
@@ -123,9 +124,6 @@ def names(store, actor, free) -> dict[str, dict[str, str]]:
         "suspensions": {"id": Suspension.objects.create(token=TokenFactory(project=project), reason="x", by="x").pk},
         "jobs": {"id": running.start("test", "Count", created_by="ann", channel="api").pk},
         "management-keys": {"id": ManagementKeyFactory(scopes=["tokens:read"]).pk},
-        "webhooks": {"id": Destination.objects.first().pk},
-        "deliveries": {"id": Delivery.objects.first().pk},
-        "alert-rules": {"id": AlertRule.objects.first().pk},
         "counters": {"token": token.pk},
         "revisions": {"number": "2"},
         "reservations": {"id": reservation},

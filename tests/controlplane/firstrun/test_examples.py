@@ -97,7 +97,8 @@ def test_the_examples_lead_to_a_first_decision(admin_client, store, settings):
     port = free_port()
     settings.PROXY_URL = f"http://127.0.0.1:{port}"
     admin_client.post(PATH, {"step": "policy", "template": "llm-budget"})
-    codes = {name: code for name, _, code in admin_client.post(PATH, {"step": "token"}).context["snippets"]}
+    page = admin_client.post(PATH, {"step": "token"})
+    codes = {name: code for name, _, code in page.context["snippets"]}
     environment = {**os.environ, "SLUICEGATE_REDIS_URL": store.url}
 
     with proxy(store.url, port):
@@ -109,6 +110,8 @@ def test_the_examples_lead_to_a_first_decision(admin_client, store, settings):
         assert asked.stdout.startswith("<Decision ok by store:"), asked.stdout
         assert "counts" not in asked.stderr  # no limit that got no cost in its unit
         until(store.url, "2 allowed and 0 denied")
+        reply = admin_client.post(f"{PATH}send/", {"secret": page.context["secret"]})
+        assert reply.json() == {"sentence": "The proxy answered with status 200."}
 
 
 def test_without_a_catalogue_the_page_says_what_is_missing(admin_client, settings):

@@ -14,6 +14,7 @@ from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageBatch
 from enforcement import Limiter
+from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db
@@ -78,9 +79,8 @@ def test_live_proxies_are_named(admin_client, store):
     admin_client.post(PATH, {"step": "project"})
     with Limiter(store.url, instance="proxy-1") as limiter:
         assert limiter.start()
-        named = next(step.detail for step in steps() if step.name == "proxy")
 
-    assert named == "proxy-1 reports"
+        assert eventually(lambda: next(step.detail for step in steps() if step.name == "proxy") == "proxy-1 reports")
 
 
 def test_the_first_decision_turns_the_last_step_green(admin_client):

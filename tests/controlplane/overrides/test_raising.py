@@ -345,3 +345,15 @@ def test_a_raise_that_ends_earlier_is_reviewed(as_ann, token, limit, store):
     page = as_ann.post(url(token), form(as_ann, token, quota="90", until="other", ends_at=f"{end:%Y-%m-%dT%H:%M}"))
 
     assert f"60 becomes 25 from {end:%Y-%m-%d %H:%M} UTC on" in page.content.decode()
+
+
+def test_a_press_for_the_file_raises_nothing(as_ann, token, limit, store):
+    """Also if there is nothing left to review, because somebody else has lowered the override meanwhile."""
+    OverrideFactory(limit=limit, token=token, quota=80)
+    review = as_ann.post(url(token), form(as_ann, token, until="never"))
+    Override.objects.update(quota=50)
+
+    fields = {**ReviewForm(review).fields, "seen": as_ann.get(url(token)).context["form"].present, "_file": "csv"}
+    as_ann.post(url(token), fields)
+
+    assert Override.objects.get().quota == 50

@@ -147,6 +147,17 @@ def test_selected_overrides_are_reviewed_together(as_ann, override):
     assert not Override.objects.exists()
 
 
+def test_a_long_selection_is_told_in_part(as_ann, override, monkeypatch):
+    """The page says how many changes it leaves out."""
+    monkeypatch.setattr("controlplane.review.reviews.MOST_TOLD", 1)
+    others = [OverrideFactory(limit=override.limit, token=TokenFactory(policy=override.limit.policy)) for _ in range(2)]
+    chosen = {"action": "delete_selected", "_selected_action": [row.pk for row in (override, *others)]}
+
+    page = text_of(as_ann.post(LIST, chosen))
+
+    assert ("3 overrides are deleted" in page, "And 2 more." in page, page.count("<del>")) == (True, True, 1)
+
+
 def test_a_selection_that_has_changed_is_reviewed_again(as_ann, override):
     """Nothing is deleted that nobody has seen."""
     chosen = {"action": "delete_selected", "_selected_action": [override.pk], "select_across": "1"}
