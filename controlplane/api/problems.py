@@ -11,7 +11,6 @@ from django.core.exceptions import ValidationError as InvalidModel
 from django.db import IntegrityError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.urls import reverse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
@@ -22,6 +21,8 @@ from controlplane.core.requests import request_id
 
 logger = logging.getLogger(__name__)
 
+# Below it is a page for each type. A constant, because this answers in applications with other addresses too.
+PAGES = "/docs/problems/"
 MEDIA_TYPE = "application/problem+json"
 # The codes of problems that differ from the code of the exception.
 CODES = {"invalid": "validation_error", "error": "server_error"}
@@ -181,7 +182,7 @@ def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str
     """Return the document of a problem as a new dictionary. Its type is the address of a page that explains it."""
     known = TYPES.get(code)
     return {
-        "type": reverse("problem", args=[code]) if known else "about:blank",
+        "type": f"{PAGES}{code}" if known else "about:blank",
         "title": known.title if known else HTTPStatus(code_of_http).phrase,
         "status": code_of_http,
         "code": code,

@@ -32,9 +32,10 @@ PROXY = [
     for path in (ROOT / "enforcement" / "doors" / "proxy").glob("*.py")
     if path.name != "websocket.py"  # the extra 'websocket' brings what it needs
 ]
-# The demo runs on a machine with the extra 'cli'. A command imports its server when it is called, and an answer in an
-# encoding imports its decoder, or is settled by its estimate.
-ELSEWHERE = {"demo": {"httpx2"}, "cli": {"h2corn", "uvicorn"}, "streams": {"brotli", "backports"}}
+REMOTE = {"httpx2", "rich", "typer", "yaml"}
+# The demo and the commands for a control plane run on a machine with the extra 'cli'. A command imports its server when
+# it is called, and an answer in an encoding imports its decoder, or is settled by its estimate.
+ELSEWHERE = {"demo": {"httpx2"}, "cli": {"h2corn", "uvicorn"}, "streams": {"brotli", "backports"}, "remote": REMOTE}
 
 
 @pytest.fixture(scope="module")
