@@ -41,6 +41,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 PROMPT, COMPLETION, TOOL = "canary-prompt-7f3e", "canary-completion-7f3e", "canary-tool-argument-7f3e"
 CREDENTIAL, PASSWORD = "canary-credential-7f3e", "canary-Password-7f3e"
+CHAT_TOKEN = "TIiajkdnlazkcCanary7f3eX"
 CHAT = "/v1/chat/completions"
 
 
@@ -183,8 +184,26 @@ def issue_and_rotate(seen: Seen, api: Any, canaries: dict[str, str]) -> dict[str
     seen.add("POST repeated", api("POST", "projects/chat/tokens", {"name": "desk"}, **again).content.decode())
     rotated = api("POST", f"tokens/{first['id']}/rotate", {"overlap_seconds": 60}).json()
     secrets = {"token 1": first["secret"], "token 2": rotated["secret"]}
-    canaries |= secrets
+    canaries |= secrets | webhooks(seen, api)
     return secrets
+
+
+def webhooks(seen: Seen, api: Any) -> dict[str, str]:
+    """Make a signed webhook and a chat, change and try them, and return their secrets."""
+    made = api("POST", "webhooks", {"name": "ops", "project": "chat", "url": "https://alerts.example/hook"}).json()
+    chat = {
+        "name": "room",
+        "project": "chat",
+        "kind": "chat",
+        "service_url": f"slack://T1JJ3T3L2/A1BRTD4JD/{CHAT_TOKEN}",
+    }
+    answers = [api("POST", "webhooks", chat)]
+    assert answers[0].status_code == 201, answers[0].content
+    for webhook in (made["id"], answers[0].json()["id"]):
+        answers += [api("PATCH", f"webhooks/{webhook}", {"active": False}), api("POST", f"webhooks/{webhook}/test", {})]
+    answers += [api("POST", "webhooks", {**chat, "service_url": f"unknown://{CHAT_TOKEN}"}), api("GET", "deliveries")]
+    seen.add("webhooks", "".join(answer.content.decode() for answer in answers))
+    return {"webhook": made["secret"], "chat": CHAT_TOKEN}
 
 
 def misplace(seen: Seen, call: Any, api: Any, secrets: dict[str, str]) -> None:
@@ -249,7 +268,17 @@ def look_at_everything(seen: Seen, call: Any, api: Any, secret: str) -> None:
             name, args = pattern.name, [row.pk] if row and is_of_a_row(pattern) else []
             answer = client.get(reversed_or_none(name, args) or "/admin/")
             seen.add(f"page {name}", b"".join(answer).decode("utf-8", "replace"))
-    for path in ("projects", "tokens", "policies", "usage", "usage/metered", "denials", "audit", "revisions", "prices"):
+    for path in (
+        "projects",
+        "tokens",
+        "policies",
+        "usage",
+        "usage/metered",
+        "denials",
+        "audit",
+        "revisions",
+        "webhooks",
+    ):
         seen.add(f"GET {path}", api("GET", path).content.decode())
     seen.add("metrics", call("GET", "/metrics").content.decode())
 
