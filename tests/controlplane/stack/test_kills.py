@@ -204,15 +204,16 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, database: str) -> None:
 
 
 def answers(client: Client) -> bool:
-    """Whether each proxy knows the token. These requests are counted as the others."""
+    """Whether each proxy listens and knows the token. These requests are counted as the others."""
     found = []
     for address in client.addresses:
         connection = http.client.HTTPConnection(address, timeout=20)
-        connection.request("GET", "/v1/x", headers={"Authorization": f"Bearer {client.secret}"})
-        found.append(connection.getresponse().status)
+        with suppress(ConnectionRefusedError):
+            connection.request("GET", "/v1/x", headers={"Authorization": f"Bearer {client.secret}"})
+            found.append(connection.getresponse().status)
         connection.close()
     client.statuses.update(status for status in found if status == 200)
-    return found == [200] * 3
+    return found == [200] * len(client.addresses)
 
 
 def seen_in_sql(database: str) -> int:
