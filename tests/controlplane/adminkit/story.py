@@ -132,9 +132,10 @@ def told(url: str) -> Iterator[Story]:
 
 
 def friday(now: datetime) -> datetime:
-    """Return the next Friday at 18:00 in Berlin."""
-    local = now.astimezone(BERLIN).replace(hour=18, minute=0, second=0, microsecond=0)
-    return local + timedelta(days=(4 - local.weekday()) % 7 or 7)
+    """Return the next Friday at 18:00 in Berlin, which may be today."""
+    local = now.astimezone(BERLIN)
+    evening = local.replace(hour=18, minute=0, second=0, microsecond=0) + timedelta(days=(4 - local.weekday()) % 7)
+    return evening if evening > local else evening + timedelta(days=7)
 
 
 def _people(story: Story) -> None:
@@ -260,7 +261,9 @@ def _afterwards(story: Story) -> None:
     kestrel, chat, now = story.tokens["kestrel-desk"], story.projects["chat"], story.now
     limit = story.policies["chat-free"].limits.get(name="per-minute")
     with change(actor=JONAS, reason="load test, SUP-4471") as tx:
-        override = Override(limit=limit, token=kestrel, quota=60, reason="load test, SUP-4471", ends_at=friday(now))
+        override = Override(
+            limit=limit, token=kestrel, quota=60, reason="load test, SUP-4471", ends_at=friday(now + timedelta(hours=1))
+        )
         save_override(tx, override)
     with change(actor=MAREN, reason="quarterly") as tx:
         rotate_token(tx, story.tokens["pinehall-ci"], 86_400)
