@@ -1,17 +1,9 @@
 """The examples of the first steps, run as they are printed."""
 
-import http.server
-import json
 import os
 import re
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import redis
@@ -22,6 +14,8 @@ from controlplane.policies.models import Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.usage.drain import drain
 from enforcement.embedded import free_port
+from tests.controlplane.ready_proxy import Upstream, ready_proxy
+from tests.enforcement.world import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,50 +28,13 @@ ANSWER = {
 }
 
 
-class Provider(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Provider(Upstream):
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
+        self.body()
+        self.reply(ANSWER)
 
     def do_GET(self) -> None:
-        text = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def proxy(store_url: str, port: int) -> Iterator[None]:
-    """A proxy in front of a provider, as `make up` starts it."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider) as provider:
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
-        own = {"SLUICEGATE_UPSTREAM_URL": f"http://127.0.0.1:{provider.server_port}", "SLUICEGATE_INSTANCE": "proxy-1"}
-        environment = {**os.environ, **own, "SLUICEGATE_REDIS_URL": store_url}
-        command = [sys.executable, "-m", "enforcement", "proxy", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment)
-        try:
-            while not is_ready(f"http://127.0.0.1:{port}/readyz"):
-                assert process.poll() is None
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
-            provider.shutdown()
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return urllib.request.urlopen(url, timeout=5).status == 200
-    except OSError:  # also the HTTPError of a proxy that is not ready
-        return False
+        self.reply(ANSWER)
 
 
 def decisions(store_url: str) -> str:
@@ -87,12 +44,7 @@ def decisions(store_url: str) -> str:
     return steps()[-1].detail.partition(",")[0]
 
 
-def until(store_url: str, detail: str) -> None:
-    while decisions(store_url) != detail:
-        time.sleep(0.05)
-
-
-def test_the_examples_lead_to_a_first_decision(admin_client, store, settings):
+def test_the_examples_lead_to_a_first_decision(admin_client, store, settings, tmp_path):
     """A stranger pastes them, and the waiting turns green, for a budget of money too, which needs a body and prices."""
     port = free_port()
     settings.PROXY_URL = f"http://127.0.0.1:{port}"
@@ -101,15 +53,15 @@ def test_the_examples_lead_to_a_first_decision(admin_client, store, settings):
     codes = {name: code for name, _, code in page.context["snippets"]}
     environment = {**os.environ, "SLUICEGATE_REDIS_URL": store.url}
 
-    with proxy(store.url, port):
+    with ready_proxy(store.url, port, Provider, tmp_path / "log", SLUICEGATE_INSTANCE="proxy-1"):
         sent = subprocess.run(["bash", "-c", codes["curl"]], capture_output=True, text=True, timeout=60, check=True)
         assert sent.stdout.startswith("HTTP/1.1 200 OK"), sent.stdout
-        until(store.url, "1 allowed and 0 denied")
+        assert eventually(lambda: decisions(store.url) == "1 allowed and 0 denied", 60)
         run = [sys.executable, "-c", codes["python"]]
         asked = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=True)
         assert asked.stdout.startswith("<Decision ok by store:"), asked.stdout
         assert "counts" not in asked.stderr  # no limit that got no cost in its unit
-        until(store.url, "2 allowed and 0 denied")
+        assert eventually(lambda: decisions(store.url) == "2 allowed and 0 denied", 60)
         reply = admin_client.post(f"{PATH}send/", {"secret": page.context["secret"]})
         assert reply.json() == {"sentence": "The proxy answered with status 200."}
 
