@@ -75,8 +75,13 @@ def test_a_member_sees_the_rules_and_events_of_the_own_projects(client, store):
         decide(rule, Found([Finding("s", f"{rule}-title", project=member.project.pk)]), timezone.now())[0]
         for rule in rules
     ]
+    DestinationFactory(project=member.project, name="own-webhook")
+    for project in (rules[1].project, None):
+        DestinationFactory(project=project, name="foreign-webhook")
     client.force_login(member.user)
 
+    form = client.get(f"{RULES}add/").text
+    assert ("own-webhook" in form, "foreign-webhook" in form) == (True, False)
     assert [str(row) for row in client.get(RULES).context["cl"].result_list] == ["own"]
     assert [str(row) for row in client.get(EVENTS).context["cl"].result_list] == ["own-title"]
     statuses = [client.get(reverse("admin:alerts_alertevent_change", args=[row.pk])).status_code for row in events]
