@@ -109,8 +109,8 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 REPLAYED = _header("Idempotency-Replayed", "`true` if an earlier request made the change.", [200, 201, 202, 204])
 WAITED = _header(
     HEADER,
-    "With `wait`, `true` if every live instance runs the revision with the change, else `false`, and the numbers of "
-    "all `instances` and of those `behind`. A key that is limited to projects gets no numbers.",
+    "With `wait`, `true` if there are live instances and all run the revision with the change, else `false`, and the "
+    "numbers of all `instances` and of those `behind`. A key that is limited to projects gets no numbers.",
     [200, 201, 202, 204],
 )
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])

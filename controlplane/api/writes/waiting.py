@@ -40,7 +40,13 @@ class Acknowledgement:
 
     @property
     def is_everywhere(self) -> bool:
-        return self.revision is not None and self.instances is not None and not self.behind
+        """Whether there are live instances, and all of them run it. A fleet that nobody sees may run anything."""
+        return self.revision is not None and bool(self.instances) and not self.behind
+
+    @property
+    def may_come(self) -> bool:
+        """Whether it is worth to look again."""
+        return self.revision is None or self.instances is None or self.behind > 0
 
     def header(self, *, with_numbers: bool) -> str:
         """Return the value of the header, in which a key limited to projects does not find the size of the fleet."""
@@ -65,7 +71,7 @@ def acknowledgement_of(
     may_wait = _turns.acquire(blocking=False)
     try:
         found = _look(change, None)
-        while may_wait and not found.is_everywhere and (left := until - clock()) > 0:
+        while may_wait and found.may_come and (left := until - clock()) > 0:
             pause(min(length, left))
             length = min(length * LONGER, LAST_PAUSE)
             found = _look(change, found.revision)

@@ -60,11 +60,12 @@ def test_the_response_comes_when_the_fleet_has_the_change(api, store):
     assert response["Sluicegate-Acknowledged"] == "true; instances=1; behind=0"
 
 
-def test_nobody_to_wait_for_is_everybody(api, store):
-    """Without an instance there is none behind."""
-    response = api("POST", "projects?wait=acknowledged", CHAT)
+def test_nobody_is_not_everybody(store, clock):
+    """Without a live instance nothing says that the change is anywhere, and there is nobody to wait for."""
+    found = acknowledgement_of("", 5.0, clock, clock.pause)
 
-    assert response["Sluicegate-Acknowledged"] == "true; instances=0; behind=0"
+    assert (found.is_everywhere, found.header(with_numbers=True)) == (False, "false; instances=0; behind=0")
+    assert clock.pauses == []
 
 
 def test_the_time_is_bounded(api, store, reports):
@@ -142,7 +143,9 @@ def test_a_limited_key_does_not_learn_the_size_of_the_fleet(call, store):
     """Instances serve every project."""
     key = ManagementKeyFactory(projects=[ProjectFactory(slug="chat")])
 
-    response = call("PATCH", "projects/chat?wait=acknowledged", {"name": "New"}, key=key)
+    with Limiter(store.url, timeout=1.0) as limiter:
+        limiter.check("sg_live_unknown", attributes={})
+        response = call("PATCH", "projects/chat?wait=acknowledged&timeout=10", {"name": "New"}, key=key)
 
     assert response["Sluicegate-Acknowledged"] == "true"
 
