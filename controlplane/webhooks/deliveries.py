@@ -113,9 +113,8 @@ def save(delivery: Delivery, outcome: Outcome, now: datetime) -> None:
     if outcome.is_final or delivery.attempts > len(PAUSES):
         row.filter(next_at=claim_of).update(state=FAILED, **fields)
         return
-    pause = PAUSES[delivery.attempts - 1] * random.uniform(
-        1.0, 1.2
-    )  # those that failed together need not come back together
+    # Those that failed together need not come back together.
+    pause = PAUSES[delivery.attempts - 1] * random.uniform(1.0, 1.2)
     row.filter(next_at=claim_of).update(next_at=now + pause, **fields)
 
 
