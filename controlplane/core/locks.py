@@ -29,6 +29,12 @@ RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
+# KEYS: lock. ARGV: time to live in milliseconds.
+PROLONG = """
+local owner = redis.call('GET', KEYS[1])
+if owner then redis.call('SET', KEYS[1], owner, 'PX', ARGV[1]) end
+return owner and 1 or 0
+"""
 
 
 @contextmanager
@@ -50,6 +56,15 @@ def hold(client: redis.Redis, name: str, *, ttl_ms: int, wait_ms: int = 0) -> It
         if fence is not None:
             with suppress(*STORE_ERRORS):
                 client.eval(RELEASE, 1, keys().lock(name), owner)
+
+
+def prolong(client: redis.Redis, name: str, ttl_ms: int) -> None:
+    """
+    Give the holder of a lock *ttl_ms* more from now on, whoever it is. Raises one of STORE_ERRORS.
+
+    A process that has lost the lock meanwhile prolongs that of the next holder, which costs others only time.
+    """
+    client.eval(PROLONG, 1, keys().lock(name), ttl_ms)
 
 
 def _acquire(client: redis.Redis, name: str, owner: str, ttl_ms: int, deadline: float) -> int | None:

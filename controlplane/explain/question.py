@@ -10,8 +10,8 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 
 from controlplane.projects.models import Project, Token
+from controlplane.publishing.installation import decision_secret
 from controlplane.publishing.models import Revision
-from controlplane.publishing.publisher import decision_secret
 from controlplane.usage.models import DeniedRequest
 from enforcement.model.checks import is_secret
 from enforcement.model.instants import from_us

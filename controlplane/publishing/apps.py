@@ -9,4 +9,4 @@ class PublishingConfig(AppConfig):
 
     def ready(self) -> None:
         from controlplane import checks  # noqa: F401  (registers them)
-        from controlplane.publishing import checks as own_checks  # noqa: F401
+        from controlplane.publishing import installation  # noqa: F401

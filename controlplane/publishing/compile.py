@@ -8,9 +8,10 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import batched
 from typing import Any
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 
 from controlplane.core.instants import microseconds
 from controlplane.emergency.document import emergency_document
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # An expired token stays published for a day, so that its holder gets the reason "expired" and not "unknown".
 EXPIRED_FOR = timedelta(days=1)
+# A reader that is stopped in the middle has this many rows of tokens in memory.
+ROWS_AT_ONCE = 1000
+_OF_A_TOKEN = ("pk", "project_id", "name", "policy_id", "revoked_at", "expires_at", "labels", "suspension__pk")
 
 Document = dict[str, Any]
 PriceDocument = Callable[[int], Document | None]
@@ -90,13 +94,19 @@ def count_documents() -> int:
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:
     """Return the documents of tokens by digest, with None for a token that is deleted or expired for over a day."""
     digests = set(digests)
-    compiled = dict(_tokens(Token.objects.filter(digest__in=digests), now))
+    compiled = dict(_tokens(_rows(Token.objects.filter(digest__in=digests), now)))
     return {digest: compiled.get(digest) for digest in digests}
 
 
 def all_tokens(now: datetime) -> Iterator[tuple[str, Document]]:
     """Yield the digest and the document of each token that is published."""
-    return _tokens(Token.objects.order_by("pk"), now)
+    rows = _rows(Token.objects.order_by("pk"), now).iterator(chunk_size=ROWS_AT_ONCE)
+    return _tokens(rows, in_order=True)
+
+
+def tokens_after(pk: str, now: datetime, most: int) -> dict[str, Document]:
+    """Return the documents of the first *most* published tokens whose ids follow *pk*, in that order, by digest."""
+    return dict(_tokens(_rows(Token.objects.filter(pk__gt=pk).order_by("pk"), now)[:most], in_order=True))
 
 
 def published_among(digests: Iterable[str], now: datetime) -> set[str]:
@@ -141,7 +151,7 @@ def _last_published(name: str) -> Document | None:
 
 
 def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
-    rows = projects.select_related("suspension").prefetch_related(_with_limits())
+    rows = projects.select_related("suspension").prefetch_related(Prefetch("overrides", _overrides_with_limits()))
     return {f"project:{project.pk}": _project(project) for project in rows}
 
 
@@ -153,7 +163,8 @@ def _project(project: Project) -> Document:
     more: Document = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
     if project.anonymous_policy_id:  # left out for the same reason
         more["anonymous_policy"] = project.anonymous_policy_id
-    return {"schema": SCHEMA, **fields, **more, "overrides": _overrides(project)}
+    overrides = [_override(override) for override in project.overrides.all()]
+    return {"schema": SCHEMA, **fields, **more, "overrides": overrides}
 
 
 def _global() -> dict[str, Document]:
@@ -161,30 +172,56 @@ def _global() -> dict[str, Document]:
     return {"global": {"schema": SCHEMA, "policy": policy}}
 
 
-def _tokens(rows: QuerySet[Token], now: datetime) -> Iterator[tuple[str, Document]]:
-    rows = _published(rows, now).select_related("suspension").prefetch_related(_with_limits())
-    for token in rows.iterator(chunk_size=1000):
-        yield token.digest, _token(token)
+def _rows(rows: QuerySet[Token], now: datetime) -> QuerySet[Token, tuple[Any, ...]]:
+    """Return a query of the published ones of these tokens, as the values that _tokens() reads."""
+    # A model instance for each of a million tokens takes more time than all the rest.
+    return _published(rows, now).values_list("digest", *_OF_A_TOKEN)
+
+
+def _tokens(rows: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[tuple[str, Document]]:
+    """Yield the digest and the document of each of these rows. *in_order*: They are in the order of their ids."""
+    for batch in batched(rows, ROWS_AT_ONCE):
+        overrides = _overrides_of_tokens([row[1] for row in batch], in_order=in_order)
+        for digest, pk, *values in batch:
+            yield digest, _token(pk, overrides.get(pk, []), *values)
 
 
 def _published(rows: QuerySet[Token], now: datetime) -> QuerySet[Token]:
     return rows.exclude(expires_at__lte=now - EXPIRED_FOR)
 
 
-def _token(token: Token) -> Document:
-    fields = {"id": token.pk, "project": token.project_id, "name": token.name, "policy": token.policy_id}
-    ends = {"revoked": token.revoked_at is not None, "expires_at_us": microseconds(token.expires_at)}
-    labels = {"labels": token.labels} if token.labels else {}  # left out for the reason given in _project()
-    suspended = {"suspended": True} if is_suspended(token) else {}
-    return {"schema": SCHEMA, **fields, **ends, **labels, **suspended, "overrides": _overrides(token)}
+def _token(
+    pk: str,
+    overrides: list[Document],
+    project: str,
+    name: str,
+    policy: str | None,
+    revoked_at: datetime | None,
+    expires_at: datetime | None,
+    labels: dict[str, str],
+    suspension: str | None,
+) -> Document:
+    fields = {"id": pk, "project": project, "name": name, "policy": policy}
+    ends = {"revoked": revoked_at is not None, "expires_at_us": microseconds(expires_at)}
+    # Left out if there is none, for the reason given in _project().
+    more: Document = {"labels": labels} if labels else {}
+    if suspension is not None:
+        more["suspended"] = True
+    return {"schema": SCHEMA, **fields, **ends, **more, "overrides": overrides}
 
 
-def _with_limits() -> Prefetch:
-    return Prefetch("overrides", Override.objects.select_related("limit").order_by("pk"))
+def _overrides_of_tokens(tokens: list[str], *, in_order: bool) -> dict[str, list[Document]]:
+    """Return the overrides of each of these tokens that has some, by the id of the token."""
+    # Few tokens have any, and a list of a thousand ids takes longer than what they have.
+    chosen = Q(token_id__gte=tokens[0], token_id__lte=tokens[-1]) if in_order else Q(token__in=tokens)
+    found: dict[str, list[Document]] = {}
+    for override in _overrides_with_limits().filter(chosen):
+        found.setdefault(override.token_id or "", []).append(_override(override))
+    return found
 
 
-def _overrides(holder: Project | Token) -> list[Document]:
-    return [_override(override) for override in holder.overrides.all()]
+def _overrides_with_limits() -> QuerySet[Override]:
+    return Override.objects.select_related("limit").order_by("pk")
 
 
 def _override(override: Override) -> Document:

@@ -1,9 +1,21 @@
-"""The installation that a store belongs to, so that two databases do not publish over each other without a word."""
+"""
+The installation that a store belongs to, so that two databases do not publish over each other without a word.
+
+The secret of its decision ids is here too.
+"""
+
+import hashlib
+import hmac
+from typing import Any
 
 import redis
+from django.conf import settings
+from django.core import checks
+from django.db import DatabaseError
 
 from controlplane.core import store
 from controlplane.publishing.models import Installation, OutboxEntry
+from enforcement.store.client import STORE_ERRORS
 
 
 def other_owner(client: redis.Redis) -> str | None:
@@ -42,3 +54,31 @@ def sentence(owner: str) -> str:
         f"The store belongs to another installation of the control plane ({owner}). Use another store or another "
         "SLUICEGATE_PREFIX, or take it over: manage.py publish --all --new-epoch --reason TEXT"
     )
+
+
+def write_decision_key(client: redis.Redis) -> None:
+    """
+    Write the secret by which enforcers make decision ids to the store.
+
+    It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
+    that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
+    """
+    client.set(store.keys().decision_key, decision_secret(settings.SECRET_KEY))
+
+
+def decision_secret(secret_key: str) -> str:
+    """Return the secret of decision ids that follows from a ``SECRET_KEY``."""
+    return hmac.digest(secret_key.encode(), b"sluicegate decision key", hashlib.sha256).hex()
+
+
+@checks.register("store", deploy=True)
+def store_is_ours(**_: Any) -> list[checks.CheckMessage]:
+    """Warn if the store belongs to another installation."""
+    try:
+        owner = other_owner(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except (*STORE_ERRORS, DatabaseError):
+        return []  # another check reports the store, and before the first migration there is no table
+    if owner is None:
+        return []
+    message, hint = sentence(owner).split(". ", 1)
+    return [checks.Warning(f"{message}. Nothing is published.", f"{hint}.", id="sluicegate.W009")]

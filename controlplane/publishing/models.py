@@ -1,9 +1,14 @@
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 
 from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+
+# Outbox entries of one publication.
+BATCH = 5000
 
 
 class Installation(models.Model):
@@ -124,3 +129,39 @@ class OutboxEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.object_id}"
+
+
+@dataclass(slots=True)
+class Work:
+    """The outbox entries of one publication, and the objects that they name."""
+
+    entries: list[OutboxEntry]
+    wanted: set[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wanted = {(entry.kind, entry.object_id) for entry in self.entries}
+
+    @classmethod
+    def pending(cls, among: Iterable[str] = OutboxEntry.NAMES) -> "Work":
+        """Return a new Work with the oldest outbox entries of these kinds that are not published yet, at most BATCH."""
+        entries = OutboxEntry.objects.filter(revision=None)
+        if among is not OutboxEntry.NAMES:
+            entries = entries.filter(kind__in=among)
+        return cls(list(entries.order_by("pk")[:BATCH]))
+
+    def ids(self, kind: str) -> list[str]:
+        """Return the object ids of the entries of this kind."""
+        return [object_id for wanted, object_id in self.wanted if wanted == kind]
+
+    @property
+    def changes(self) -> list[str]:
+        """The ids of the changes that the entries belong to."""
+        return list(dict.fromkeys(entry.change for entry in self.entries if entry.change))
+
+    @property
+    def by(self) -> str:
+        return ", ".join(dict.fromkeys(entry.by for entry in self.entries if entry.by))[:200]
+
+    @property
+    def channel(self) -> str:
+        return self.entries[-1].channel if self.entries else ""

@@ -7,14 +7,9 @@ store accepts once. A publisher that is refused compiled too early and starts ag
 compiled after everything that the store already has.
 """
 
-import hashlib
-import hmac
 import logging
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import batched
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -29,10 +24,11 @@ from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation, kept, kinds
-from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing import compile, installation, kept, kinds, rebuild
+from controlplane.publishing.models import OutboxEntry, Revision, Work
+from controlplane.publishing.rebuild import Progress
 from controlplane.usage import checkpoints
-from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
+from enforcement.control.publication import Publication, publish_call, publish_whole_call, refused_by, tags_of
 from enforcement.model.documents import MAX_EPOCH, StateName, epoch_of, with_epoch
 from enforcement.store.client import STORE_ERRORS, call_function
 
@@ -42,9 +38,10 @@ LOCK = "publish"
 # The time for which a killed publisher blocks the others. A publisher that is slower is stopped by its revision.
 LOCK_TTL_MS = 5000
 LOCK_WAIT_MS = 250
-BATCH = 5000
 ATTEMPTS = 5
-# Writing all documents takes about 70 microseconds for each token. A request writes at most so many.
+# The kinds of outbox entries that a publication of single documents can contain.
+PARTS = tuple(name for name in OutboxEntry.NAMES if name not in ("all", "epoch"))
+# Writing all tokens takes about 30 microseconds for each. A request writes at most so many.
 TOKENS_IN_A_REQUEST = 1000
 
 
@@ -52,37 +49,23 @@ class Postponed(RuntimeError):
     """Raised if nothing can be published now. The outbox keeps the pending changes."""
 
 
-@dataclass(slots=True)
-class Work:
-    """The outbox entries of one publication, and the objects that they name."""
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a publication is made of: the state of the store, the last one in SQL, and the outbox entries."""
 
-    entries: list[OutboxEntry]
-    wanted: set[tuple[str, str]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.wanted = {(entry.kind, entry.object_id) for entry in self.entries}
-
-    @classmethod
-    def pending(cls) -> "Work":
-        """Return a new Work with the oldest outbox entries that are not published yet, at most BATCH of them."""
-        return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
-
-    def ids(self, kind: str) -> list[str]:
-        """Return the object ids of the entries of this kind."""
-        return [object_id for wanted, object_id in self.wanted if wanted == kind]
+    state: store.StoreState
+    last: StateName
+    work: Work
 
     @property
-    def changes(self) -> list[str]:
-        """The ids of the changes that the entries belong to."""
-        return list(dict.fromkeys(entry.change for entry in self.entries if entry.change))
+    def is_elsewhere(self) -> bool:
+        """Whether the store is at another revision than SQL, because one of the two was emptied or restored."""
+        return self.state.name != self.last
 
     @property
-    def by(self) -> str:
-        return ", ".join(dict.fromkeys(entry.by for entry in self.entries if entry.by))[:200]
-
-    @property
-    def channel(self) -> str:
-        return self.entries[-1].channel if self.entries else ""
+    def has_others(self) -> bool:
+        """Whether the store has documents of another state, and so may have tokens that SQL has deleted since."""
+        return bool(self.state.fields) and self.is_elsewhere
 
 
 def publish_promptly() -> None:
@@ -95,7 +78,9 @@ def publish_promptly() -> None:
         logger.warning("The change is published later: %s", exc)
 
 
-def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
+def publish_pending(
+    client: redis.Redis | None = None, *, most_tokens: int | None = None, progress: Progress | None = None
+) -> int | None:
     """
     Publish the outbox, and return the number of the last new revision, or None if there is none.
 
@@ -108,12 +93,12 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
     client = client or store.connection()
     revision = None
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS, wait_ms=LOCK_WAIT_MS) as fence:
-        while fence and (published := publish_next(client, most_tokens)):
+        while fence and (published := publish_next(client, most_tokens, progress)):
             revision = published
     return revision
 
 
-def publish_all(*, by: str = "", channel: str = "task") -> int | None:
+def publish_all(*, by: str = "", channel: str = "task", progress: Progress | None = None) -> int | None:
     """
     Write every document to the store, and return the revision's number, also if another publisher has written it.
 
@@ -123,10 +108,10 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
         One of STORE_ERRORS: The store is unavailable. The publication stays pending.
     """
     entry = OutboxEntry.objects.create(kind="all", by=by, channel=channel)
-    return publish_pending() or _revision_with(entry)
+    return publish_pending(progress=progress) or _revision_with(entry)
 
 
-def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
+def begin_epoch(*, by: str, channel: str, reason: str, progress: Progress | None = None) -> int | None:
     """
     Write every document in a new epoch, and return the revision, or None if another publisher is still at work.
 
@@ -147,7 +132,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
             before={"epoch": before.epoch, "revision": before.revision},
             reason=reason,
         )
-    return publish_pending() or _revision_with(entry)
+    return publish_pending(progress=progress) or _revision_with(entry)
 
 
 def _revision_with(entry: OutboxEntry) -> int | None:
@@ -172,7 +157,7 @@ def last_state() -> StateName:
     return StateName(*found) if found else StateName(0, 0)
 
 
-def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
+def publish_next(client: redis.Redis, most_tokens: int | None = None, progress: Progress | None = None) -> int | None:
     """
     Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
@@ -182,21 +167,60 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
         One of STORE_ERRORS: The store is unavailable.
         Postponed: Nothing can be published now, or the store belongs to another installation.
     """
-    if OutboxEntry.objects.filter(revision=None).exists():
-        check_owner(client)
-    for _ in range(ATTEMPTS):
-        # Read before anything is read from SQL, as the docstring of this module explains.
-        state = store.StoreState.read(client)
-        with snapshot():
-            work = Work.pending()
-            if not work.entries:
-                return None
-            publication = _compile(client, work, state, most_tokens)
-        _restore_counters(client, state, publication, most_tokens)
-        if _send(client, publication):
-            checkpoints.forget(client, publication.documents)
-            return _mark(work, publication)
+    if not OutboxEntry.objects.filter(revision=None).exists():
+        return None
+    check_owner(client)
+    rebuilt = rebuild.Rebuild(LOCK, LOCK_TTL_MS, progress)
+    with rebuilt.ended(client):
+        for _ in range(ATTEMPTS):
+            # Read before anything is read from SQL, as the docstring of this module explains.
+            state = store.StoreState.read(client)
+            with snapshot():
+                basis = Basis(state, last_state(), Work.pending())
+                if not basis.work.entries:
+                    return None
+                full = _is_full(basis, most_tokens)
+                publication = _compile(client, basis, full) if rebuilt.mark or not full else None
+            if publication is None:
+                _write_tokens(client, rebuilt)
+            elif revision := _publish(client, basis, publication, rebuilt, most_tokens):
+                return revision
     raise Postponed(f"Other publishers came first in {ATTEMPTS} attempts.")
+
+
+def _publish(
+    client: redis.Redis,
+    basis: Basis,
+    publication: Publication,
+    rebuilt: rebuild.Rebuild | None = None,
+    most_tokens: int | None = None,
+) -> int | None:
+    """Publish what was compiled, and return the revision, or None if the store refused it."""
+    _restore_counters(client, basis, publication, most_tokens)
+    if not _send(client, publication, rebuilt):
+        return None
+    checkpoints.forget(client, publication.documents)
+    return _mark(basis, publication, rebuilt.tokens if rebuilt and publication.full else 0)
+
+
+def _write_tokens(client: redis.Redis, rebuilt: rebuild.Rebuild) -> None:
+    """Write the tokens of a full publication, and meanwhile publish the changes that need not wait for its end."""
+    try:
+        rebuilt.write(client, timezone.now(), lambda: _publish_meanwhile(client))
+    except rebuild.Busy as exc:
+        raise Postponed(str(exc)) from exc
+
+
+def _publish_meanwhile(client: redis.Redis) -> None:
+    """Publish the oldest pending changes during a rebuild, unless the store is at another revision than SQL."""
+    check_owner(client)
+    state = store.StoreState.read(client)
+    with snapshot():
+        basis = Basis(state, last_state(), Work.pending(among=PARTS))
+        if not basis.work.entries or state.is_empty or basis.is_elsewhere:
+            return
+        publication = _compile(client, basis, full=False)
+    _publish(client, basis, publication)
 
 
 def check_owner(client: redis.Redis) -> None:
@@ -209,34 +233,49 @@ def check_owner(client: redis.Redis) -> None:
         raise Postponed(installation.sentence(owner))
 
 
-def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:
+def _is_full(basis: Basis, most_tokens: int | None) -> bool:
     """
-    Return the publication for these outbox entries, or for all rows if the store is at another revision than SQL.
+    Return whether everything must be published, because it was requested or the store is at another revision than SQL.
+
+    Raises:
+        Postponed: That are more than *most_tokens* tokens, or the revision of the store cannot be trusted.
+    """
+    requested = any(kind in ("all", "epoch") for kind, _ in basis.work.wanted)
+    full = basis.state.is_empty or basis.is_elsewhere or requested
+    if full and most_tokens is not None and (basis.has_others or _has_more_tokens(most_tokens)):
+        raise Postponed("The whole store must be written, which takes too long for a request.")
+    revision = basis.state.revision
+    if not heartbeats.is_plausible(revision, basis.last):
+        raise Postponed(f"The store has revision {revision}, which is not plausible. The reconciler removes it.")
+    return full
+
+
+def _has_more_tokens(most: int) -> bool:
+    return Token.objects.all()[: most + 1].count() > most
+
+
+def _compile(client: redis.Redis, basis: Basis, full: bool) -> Publication:
+    """
+    Return the publication for these outbox entries, or if *full* for all rows but those of tokens.
 
     A store in another state than SQL was emptied or restored from a backup, or SQL was. Then everything is published,
     after every state that SQL, the store or a live instance has, as instances never obey an earlier one.
     """
-    last, now = last_state(), timezone.now()
+    last, work, now = basis.last, basis.work, timezone.now()
     begins = ("epoch", "") in work.wanted
-    full = state.is_empty or state.name != last or begins or ("all", "") in work.wanted
-    # A store with documents of another state may have tokens of it, too, which SQL has deleted since.
-    has_others = bool(state.fields) and state.name != last
-    if most_tokens is not None and (has_others or (full and Token.objects.count() > most_tokens)):
-        raise Postponed("The whole store must be written, which takes too long for a request.")
-    if not heartbeats.is_plausible(state.revision, last):
-        raise Postponed(f"The store has revision {state.revision}, which is not plausible. The reconciler removes it.")
-    states = [last, state.name, *([heartbeats.highest_state(last, client)] if full else [])]
+    states = [last, basis.state.name, *([heartbeats.highest_state(last, client)] if full else [])]
     epoch = min(max(known.epoch for known in states) + begins, MAX_EPOCH)
     documents = compile.all_documents() if full else compile.documents(work.wanted)
-    tokens: dict[str, compile.Document | None] = dict.fromkeys(unknown_tokens(client, now)) if has_others else {}
-    tokens |= compile.all_tokens(now) if full else ()
+    unknown: dict[str, compile.Document | None] = {}
+    if full and basis.has_others:
+        unknown = dict.fromkeys(rebuild.unknown_tokens(client, now))
     revision = max(known.revision for known in states) + 1
     return Publication(
         revision=revision,
         now_us=microseconds(now),
         documents=documents,
-        # Needed in a full publication too, because a deleted token is not among all tokens.
-        tokens=compile.tokens(work.ids("token"), now) | tokens,
+        # In a full publication too, because a rebuild does not write deleted tokens, and tokens change during it.
+        tokens=unknown | compile.tokens(work.ids("token"), now),
         resets=compile.resets(work.ids("reset")),
         prices=compile.prices(revision) if full or ("prices", "") in work.wanted else (),
         full=full,
@@ -246,22 +285,7 @@ def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_toke
     )
 
 
-def unknown_tokens(client: redis.Redis, now: datetime) -> Iterator[str]:
-    """
-    Yield the digest of each token in the store that SQL does not publish, because it was deleted or expired long ago.
-
-    Such tokens come from a restored backup of the store. All keys are scanned, so no request waits for this.
-
-    Raises:
-        One of STORE_ERRORS: The store is unavailable.
-    """
-    keys = store.keys()
-    for batch in batched(client.scan_iter(match=keys.token("*"), count=TOKENS_IN_A_REQUEST), TOKENS_IN_A_REQUEST):
-        digests = {key.rpartition(":")[2] for key in batch if key != keys.revision}
-        yield from digests - compile.published_among(digests, now)
-
-
-def _restore_counters(client: redis.Redis, state: store.StoreState, publication: Publication, most: int | None) -> None:
+def _restore_counters(client: redis.Redis, basis: Basis, publication: Publication, most: int | None) -> None:
     """
     Restore the durable counters that the store has lost, before the publication lets enforcers trust it.
 
@@ -271,7 +295,7 @@ def _restore_counters(client: redis.Redis, state: store.StoreState, publication:
     there = [name for name, document in publication.documents.items() if document is not None]
     tags = checkpoints.all_tags() if publication.full else tags_of(there)
     # A store at an older revision was emptied or restored from a backup, and may have old counts in every tag.
-    if state.revision >= last_revision():
+    if basis.state.revision >= basis.last.revision:
         tags = checkpoints.missing(client, tags)
     if most is not None and checkpoints.number(tags) > most:
         raise Postponed("The store lost more counters than a request can restore in time.")
@@ -283,48 +307,40 @@ def _restore_counters(client: redis.Redis, state: store.StoreState, publication:
         raise Postponed(f"The store lost counters that only the worker may restore: {exc}") from exc
 
 
-def _send(client: redis.Redis, publication: Publication) -> bool:
+def _send(client: redis.Redis, publication: Publication, rebuilt: rebuild.Rebuild | None) -> bool:
     """
     Send the publication to the store, and return whether the store accepted it.
 
-    It refuses a publication if it has this revision or a later one, or if it was emptied.
+    It refuses a publication if it has this revision or a later one, if it was emptied, or if it has lost the tokens of
+    a rebuild, which then begins again.
     """
-    if refused_by(call_function(client, *publish_call(publication, store.keys()))) is not None:
-        return False
-    write_decision_key(client)
-    return True
+    call = publish_call(publication, store.keys())
+    if rebuilt and publication.full:
+        call = publish_whole_call(publication, rebuilt.mark, store.keys())
+    refused = refused_by(call_function(client, *call))
+    if refused is None:
+        installation.write_decision_key(client)
+    elif rebuilt and refused < 0:
+        rebuilt.mark = ""
+    return refused is None
 
 
-def write_decision_key(client: redis.Redis) -> None:
-    """
-    Write the secret by which enforcers make decision ids to the store.
-
-    It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
-    that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
-    """
-    client.set(store.keys().decision_key, decision_secret(settings.SECRET_KEY))
-
-
-def decision_secret(secret_key: str) -> str:
-    """Return the secret of decision ids that follows from a ``SECRET_KEY``."""
-    return hmac.digest(secret_key.encode(), b"sluicegate decision key", hashlib.sha256).hex()
-
-
-def _mark(work: Work, publication: Publication) -> int:
+def _mark(basis: Basis, publication: Publication, rewritten: int) -> int:
     """
     Save the revision that the store has accepted, and return its number.
 
     After a crash before this, the same state is published again as the next revision.
     """
-    now = timezone.now()
+    now, work = timezone.now(), basis.work
     with transaction.atomic():
         revision = Revision.objects.create(
             number=publication.revision,
-            epoch=_epoch_of(publication),
+            # Only a full publication can begin another epoch than that of the last revision.
+            epoch=epoch_of(publication.store_id) if publication.full else basis.last.epoch,
             at=now,
             by=work.by,
             channel=work.channel,
-            changes={**_changes(publication), "ids": work.changes},
+            changes={**_changes(publication, rewritten), "ids": work.changes},
             published_at=now,
             kind=kinds.kind_of(publication, work.changes),
         )
@@ -347,19 +363,14 @@ def _changed_tokens(work: Work, publication: Publication) -> dict[str, compile.D
     return {f"token:{document['id']}": document for document in documents if document}
 
 
-def _epoch_of(publication: Publication) -> int:
-    """Return the epoch of a publication. Only a full one can begin another epoch than that of the last revision."""
-    return epoch_of(publication.store_id) if publication.full else last_state().epoch
-
-
-def _changes(publication: Publication) -> dict[str, Any]:
+def _changes(publication: Publication, rewritten: int) -> dict[str, Any]:
     """Return the part of a publication that people may read, with tokens by id and prefix, and without digests."""
     digests = [] if publication.full else list(publication.tokens)
     return {
         "full": publication.full,
         "documents": publication.documents,
         "tokens": list(Token.objects.filter(digest__in=digests).order_by("pk").values("id", "prefix")),
-        "token_count": len(publication.tokens),
+        "token_count": rewritten or len(publication.tokens),
         "resets": publication.resets,
         **({"prices": True} if publication.prices else {}),
     }

@@ -12,7 +12,7 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.publishing import compile, publisher
+from controlplane.publishing import compile, installation, publisher, rebuild
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
 from enforcement.store.client import load_library
@@ -41,7 +41,7 @@ def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[
         publisher.check_owner(client)
         repairs = [*_restore_library(client), *_remove_invalid(client)]
         _publish_what_is_pending(client)
-        publisher.write_decision_key(client)  # a store of 0.2 has none
+        installation.write_decision_key(client)  # a store of 0.2 has none
         differences = _emptied_or_set_back(client) or (list(_differing(client)) if full else [])
         repairs += _repair(client, differences)
     for repair in repairs:
@@ -177,7 +177,7 @@ def queue_unknown_tokens() -> int:
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    unknown = list(publisher.unknown_tokens(store.connection(), timezone.now()))
+    unknown = list(rebuild.unknown_tokens(store.connection(), timezone.now()))
     OutboxEntry.objects.bulk_create(
         OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown
     )

@@ -18,6 +18,9 @@ from enforcement.model.keys import GLOBAL_TAG, Keys
 MAX_LOGGED_BYTES: Final = 262_144
 """Changes up to this size are written to the change log. After larger ones, readers load everything."""
 
+MARK_TTL_MS: Final = 300_000
+"""How long a store keeps the mark of a rebuild after each part. After one that was killed, others wait for so long."""
+
 _DAY_MS: Final = DAY_SECONDS * 1_000
 
 Document = Mapping[str, Any]
@@ -95,9 +98,43 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
     return function("publish"), [keys.documents, keys.log, *names], args
 
 
+def write_tokens_call(
+    tokens: Mapping[str, Document], state: tuple[str, str], mark: str, keys: Keys, *, begins: bool
+) -> StoreCall:
+    """
+    Return the call that writes a part of the tokens of a rebuild, ahead of the publication that ends it.
+
+    The store refuses it if another state was published after *state* was read, because these tokens may then be older
+    than those that it has.
+
+    Args:
+        tokens: Digest to document.
+        state: The store's revision and identity, each "" if it has none, read before the tokens were read from SQL.
+        mark: A random string that names the rebuild. The store loses it with the tokens that were written before.
+        begins: Whether this is the first part, which needs a store without a mark.
+    """
+    args: list[str | int] = [mark, MARK_TTL_MS, "1" if begins else "", *state]
+    for token in tokens.values():
+        args += [_text(token), _expiry(token)]
+    return function("write_tokens"), [keys.documents, keys.rebuild, *map(keys.token, tokens)], args
+
+
+def publish_whole_call(publication: Publication, mark: str, keys: Keys) -> StoreCall:
+    """
+    Return the call that ends a rebuild with a publication, whose tokens are only those that changed meanwhile.
+
+    The store refuses it if the mark is gone, because it then lacks the tokens that were written before.
+    """
+    _, names, args = publish_call(publication, keys)
+    return function("publish_whole"), [keys.rebuild, *names], [mark, *args]
+
+
 def refused_by(reply: Sequence[int]) -> int | None:
-    """Return None if the store accepted the revision, else the revision that it has, or 0 if it has none."""
-    return None if reply[0] == 1 else reply[1]
+    """
+    Return None if the store accepted the revision, else the revision that it has, or 0 if it has none, or -1 if it has
+    no mark of the rebuild.
+    """
+    return None if reply[0] == 1 else -1 if reply[0] == -1 else reply[1]
 
 
 def _changes(publication: Publication) -> str:

@@ -16,6 +16,20 @@ local function epoch_of(identity)
   return tonumber(string.match(identity, '^[^.]+%.([1-9]%d?%d?%d?%d?%d?)$') or '0')
 end
 
+-- Write the keys from first on. From args[at] on, each has a pair of text ('' removes) and end in milliseconds ('' none).
+local function write_pairs(keys, args, first, at)
+  for i = first, #keys do
+    if args[at] == '' then
+      redis.call('UNLINK', keys[i])
+    elseif args[at + 1] == '' then
+      redis.call('SET', keys[i], args[at])
+    else
+      redis.call('SET', keys[i], args[at], 'PXAT', args[at + 1])
+    end
+    at = at + 2
+  end
+end
+
 local function publish(keys, args)
   local revision = tonumber(args[1])
   local present = tonumber(redis.call('HGET', keys[1], 'revision') or '0')
@@ -40,20 +54,40 @@ local function publish(keys, args)
     end
     at = at + 2
   end
-  for i = 3, #keys do
-    if args[at] == '' then
-      redis.call('UNLINK', keys[i])
-    elseif args[at + 1] == '' then
-      redis.call('SET', keys[i], args[at])
-    else
-      redis.call('SET', keys[i], args[at], 'PXAT', args[at + 1])
-    end
-    at = at + 2
-  end
+  write_pairs(keys, args, 3, at)
   redis.call('HSET', keys[1], 'revision', args[1], 'published_at_us', args[2], 'store_id', identity)
   -- Beside the tokens too: one command reads a token and tells whether the store has any.
   redis.call('SET', (string.gsub(keys[1], 'documents$', 'token:revision')), args[1] .. ' ' .. identity)
   return {1, revision}
+end
+
+-- Write tokens of a state that publish_whole publishes later. All tokens in one call would keep the store from deciding.
+-- KEYS[1]    documents (hash); KEYS[2] mark of the rebuild (string); KEYS[2+i] document of token i.
+-- ARGV[1]    mark of this rebuild; ARGV[2] milliseconds for which the mark is kept; ARGV[3] '1': the rebuild begins.
+-- ARGV[4]    revision and ARGV[5] identity of the store, as read before the tokens were read from SQL ('' none).
+-- ARGV[6...] a pair for each token, as in publish.
+-- Returns    1: written. 0: another state was published since, so the tokens may be older than those that are here.
+--            -1: the mark is gone, and with it all that was written before. -2: another rebuild has its mark here.
+local function write_tokens(keys, args)
+  local mark = redis.call('GET', keys[2]) or ''
+  if mark ~= args[1] and not (mark == '' and args[3] == '1') then return mark == '' and -1 or -2 end
+  if (redis.call('HGET', keys[1], 'revision') or '') ~= args[4] then return 0 end
+  if (redis.call('HGET', keys[1], 'store_id') or '') ~= args[5] then return 0 end
+  redis.call('SET', keys[2], args[1], 'PX', args[2])
+  write_pairs(keys, args, 3, 6)
+  return 1
+end
+
+-- Publish a state whose tokens were written by write_tokens, as publish does.
+-- KEYS[1]    mark of the rebuild; the others are those of publish.
+-- ARGV[1]    mark of this rebuild; the others are those of publish.
+-- Returns    as publish, or {-1, 0}: the mark is not here, because the store was emptied since. Nothing was written.
+local function publish_whole(keys, args)
+  local marked = table.remove(keys, 1)
+  if redis.call('GET', marked) ~= table.remove(args, 1) then return {-1, 0} end
+  local reply = publish(keys, args)
+  if reply[1] == 1 then redis.call('UNLINK', marked) end
+  return reply
 end
 
 -- Say that an instance lives.

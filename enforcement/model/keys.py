@@ -53,7 +53,7 @@ class Keys:
 
     __slots__ = (
         *("decision_key", "denials", "documents", "installation", "instances", "log", "prefix", "prices"),
-        "usage",
+        *("rebuild", "usage"),
     )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
@@ -69,6 +69,7 @@ class Keys:
         self.installation = f"{prefix}{{doc}}:installation"
         self.log = f"{prefix}{{doc}}:log"
         self.prices = f"{prefix}{{doc}}:prices"
+        self.rebuild = f"{prefix}{{doc}}:rebuild"
         self.instances = f"{prefix}{{fleet}}:instances"
         self.denials = f"{prefix}{{usage}}:denials"
         self.usage = f"{prefix}{{usage}}:stream"

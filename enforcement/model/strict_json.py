@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 20
+# json.dumps would make an encoder for each call with such options.
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 """Levels of nesting that a document may have."""
 
 
@@ -66,7 +68,7 @@ def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, An
 
 def dumps(value: Any) -> str:
     """Return a value as canonical JSON, which has sorted fields, no blanks and only ASCII characters."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def check_strings(value: Any, depth: int = 1) -> None:

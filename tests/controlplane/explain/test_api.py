@@ -11,6 +11,7 @@ from controlplane.policies.models import Override
 from controlplane.projects.actions import revoke_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
+from controlplane.publishing.installation import decision_secret
 from controlplane.publishing.models import PublishedDocument
 from controlplane.usage import rollup
 from enforcement import Anonymous
@@ -147,7 +148,7 @@ def _older(denied, age):
     """The same decision, of which the id says that it is older."""
     from django.conf import settings
 
-    key = DecisionKey(publisher.decision_secret(settings.SECRET_KEY))
+    key = DecisionKey(decision_secret(settings.SECRET_KEY))
     facts = key.open(denied.decision)
     fields = {name: getattr(facts, name) for name in DecisionFacts.__slots__}
     return key.seal(DecisionFacts(**{**fields, "at_ms": facts.at_ms - int(age.total_seconds() * 1_000)}))

@@ -5,7 +5,7 @@ from django.core.management import CommandError, call_command
 
 from controlplane.core.store import keys
 from controlplane.publishing import installation, publisher, tasks
-from controlplane.publishing.checks import store_is_ours
+from controlplane.publishing.installation import store_is_ours
 from controlplane.publishing.models import Installation, OutboxEntry
 from controlplane.publishing.reconcile import reconcile
 from tests.factories import ProjectFactory

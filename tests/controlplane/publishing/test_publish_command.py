@@ -72,7 +72,7 @@ def test_a_worker_may_publish_first(store, monkeypatch, options):
     """What the command has asked for is published all the same, and it says so."""
     publish_pending = publisher.publish_pending
 
-    def after_the_worker():
+    def after_the_worker(**_):
         publish_pending()
         return publish_pending()
 

@@ -173,21 +173,22 @@ def test_a_crash_after_the_store_took_it_publishes_again(store, client_of_store,
 def test_a_publisher_that_was_overtaken_compiles_again(store, document, monkeypatch):
     """A slow publisher cannot put an older state over a newer one: the store refuses it, and it starts over."""
     limit = LimitFactory(name="minute", quota=100)
+    publisher.publish_all()
     ask_for("policy", limit.policy_id)
     send, overtaken = publisher._send, []
 
-    def overtake_once(client, publication):
+    def overtake_once(client, publication, rebuilt):
         if not overtaken:
             overtaken.append(publication.revision)
             Limit.objects.update(quota=200)
             ask_for("policy", limit.policy_id)
             publisher.publish_next(client)
-        return send(client, publication)
+        return send(client, publication, rebuilt)
 
     monkeypatch.setattr(publisher, "_send", overtake_once)
     publisher.publish_pending()
 
-    assert overtaken == [1]
+    assert overtaken == [2]
     assert document(f"policy:{limit.policy_id}")["limits"][0]["quota"] == 200
 
 

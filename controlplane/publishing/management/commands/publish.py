@@ -1,7 +1,8 @@
+import time
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
@@ -10,6 +11,31 @@ from enforcement.model.documents import MAX_EPOCH
 from enforcement.store.client import STORE_ERRORS
 
 MOST_REASON = 500
+WIDTH = 30
+REDRAWN_SECONDS = 0.1
+
+
+class Bar:
+    """A progress bar on a terminal, in one line that is drawn again and again."""
+
+    def __init__(self, output: OutputWrapper) -> None:
+        self.output = output
+        self.began = self.drawn = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.drawn < REDRAWN_SECONDS and done < total:
+            return
+        self.drawn, share = now, min(done / total, 1) if total else 1
+        filled, left = round(share * WIDTH), (now - self.began) * (1 / share - 1) if share else 0
+        bar = "#" * filled + "-" * (WIDTH - filled)
+        text = f"[{bar}] {share:4.0%}  {done:,} of {total:,} tokens, about {left:.0f} s left"
+        # The escape sequence clears the rest of a longer line from before.
+        self.output.write(f"\r{text}\x1b[K", ending="")
+        self.output.flush()
+
+    def clear(self) -> None:
+        self.output.write("\r\x1b[K", ending="")
 
 
 class Command(BaseCommand):
@@ -43,11 +69,17 @@ class Command(BaseCommand):
         unknown = queue_unknown_tokens()
         if unknown:
             self.stdout.write(f"Deleting {unknown} tokens that are not in SQL.")
-        if reason:
-            if publisher.last_state().epoch >= MAX_EPOCH:
-                raise CommandError(f"--new-epoch: must not follow epoch {MAX_EPOCH}, which is the last one.")
-            return publisher.begin_epoch(by="publish --all --new-epoch", channel="command", reason=reason)
-        return publisher.publish_all(by="publish --all", channel="command")
+        if reason and publisher.last_state().epoch >= MAX_EPOCH:
+            raise CommandError(f"--new-epoch: must not follow epoch {MAX_EPOCH}, which is the last one.")
+        bar = Bar(self.stderr) if self.stderr.isatty() else None
+        try:
+            if reason:
+                by = "publish --all --new-epoch"
+                return publisher.begin_epoch(by=by, channel="command", reason=reason, progress=bar)
+            return publisher.publish_all(by="publish --all", channel="command", progress=bar)
+        finally:
+            if bar:
+                bar.clear()
 
 
 def _reason_of(options: dict[str, Any]) -> str:

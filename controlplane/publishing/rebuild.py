@@ -1,0 +1,124 @@
+"""
+The tokens of a full publication, which are written in parts ahead of it.
+
+All of them in one call would keep the store from deciding for seconds, and fill the memory of this process. Enforcers
+obey the parts with the publication that ends the rebuild. Each part is read from SQL after the state of the store, and
+the store refuses it if another publisher came in between. A mark in the store shows that no part of it was lost.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import batched
+
+import redis
+
+from controlplane.core import store
+from controlplane.core.locks import prolong
+from controlplane.projects.models import Token
+from controlplane.publishing import compile
+from enforcement.control.publication import write_tokens_call
+from enforcement.store.client import STORE_ERRORS, call_function
+
+# The store makes no other decision while it writes a part, which takes about 3 milliseconds.
+TOKENS_AT_ONCE = 1000
+# How often the lock is prolonged, and changes that came during the rebuild are published.
+PAUSE_SECONDS = 0.5
+# Publications that may come first between two parts. More of them are not published one at a time.
+ATTEMPTS = 20
+
+Progress = Callable[[int, int], None]
+"""Gets the number of tokens that are written, and the number of all."""
+
+
+class Busy(RuntimeError):
+    """Raised if other publishers write to the store, so that this one must wait."""
+
+
+@dataclass(slots=True)
+class Rebuild:
+    """
+    A rebuild of the store.
+
+    Attributes:
+        mark: Names it in the store. Empty: no token was written yet, or they were lost.
+        tokens: The number of tokens that were written.
+    """
+
+    lock: str
+    lock_ttl_ms: int
+    progress: Progress | None = None
+    mark: str = ""
+    tokens: int = 0
+
+    def write(self, client: redis.Redis, now: datetime, meanwhile: Callable[[], None]) -> None:
+        """
+        Write all published tokens to the store. If the store is emptied meanwhile, ``mark`` is empty afterwards.
+
+        Args:
+            meanwhile: Called between two parts, often enough that a change does not wait for long.
+        Raises:
+            Busy: Another publisher rebuilds the store, or others publish without a pause.
+            One of STORE_ERRORS: The store is unavailable.
+        """
+        total = Token.objects.count() if self.progress else 0
+        self.mark, self.tokens = secrets.token_hex(16), 0
+        last: str | None = ""
+        paused = time.monotonic()
+        while last is not None:
+            last = self._write_after(last, client, now)
+            if self.progress:
+                self.progress(self.tokens, total)
+            if time.monotonic() - paused > PAUSE_SECONDS:
+                prolong(client, self.lock, self.lock_ttl_ms)
+                meanwhile()
+                paused = time.monotonic()
+
+    def _write_after(self, last: str, client: redis.Redis, now: datetime) -> str | None:
+        """Write the next tokens after the id *last*, and return the id of the last one of them, or None at the end."""
+        for _ in range(ATTEMPTS):
+            # Read before the tokens are, as publisher.py explains.
+            state = store.StoreState.read(client)
+            part = compile.tokens_after(last, now, TOKENS_AT_ONCE)
+            name = str(state.revision or ""), state.store_id
+            call = write_tokens_call(part, name, self.mark, store.keys(), begins=not last)
+            reply = call_function(client, *call)
+            if reply == 1:
+                self.tokens += len(part)
+                return next(reversed(part.values()))["id"] if part else None
+            if reply == -1:
+                self.mark = ""
+                return None
+            if reply == -2:
+                raise Busy("Another publisher writes all tokens.")
+        raise Busy(f"Other publishers came first in {ATTEMPTS} attempts.")
+
+    @contextmanager
+    def ended(self, client: redis.Redis) -> Iterator[None]:
+        """Run the block, and then remove the mark if it is still this one, so that no other rebuild waits for it."""
+        try:
+            yield
+        finally:
+            if self.mark:
+                with suppress(*STORE_ERRORS):
+                    key = store.keys().rebuild
+                    if client.get(key) == self.mark:
+                        client.delete(key)
+
+
+def unknown_tokens(client: redis.Redis, now: datetime) -> Iterator[str]:
+    """
+    Yield the digest of each token in the store that SQL does not publish, because it was deleted or expired long ago.
+
+    Such tokens come from a restored backup of the store. All keys are scanned, so no request waits for this.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    keys = store.keys()
+    for batch in batched(client.scan_iter(match=keys.token("*"), count=TOKENS_AT_ONCE), TOKENS_AT_ONCE):
+        digests = {key.rpartition(":")[2] for key in batch if key != keys.revision}
+        yield from digests - compile.published_among(digests, now)

@@ -1,0 +1,130 @@
+"""A full publication writes its tokens in parts, while others change, publish, or empty the store."""
+
+import pytest
+from django.utils import timezone
+
+from controlplane.core import store as store_of
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher, rebuild
+from controlplane.publishing.models import OutboxEntry, Revision
+from tests.factories import ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MARK = "sg:{doc}:rebuild"
+
+
+@pytest.fixture
+def tokens(store, monkeypatch) -> list[Token]:
+    """Five tokens in the order in which they are written, of which a part has two."""
+    monkeypatch.setattr(rebuild, "TOKENS_AT_ONCE", 2)
+    monkeypatch.setattr(rebuild, "PAUSE_SECONDS", -1)
+    project = ProjectFactory()
+    made = [TokenFactory(project=project) for _ in range(5)]
+    publisher.publish_all()
+    return sorted(made, key=lambda token: token.pk)
+
+
+def after_part(monkeypatch, number: int, act) -> None:
+    """Call *act* once, after so many parts were written."""
+    write, seen = rebuild.Rebuild._write_after, []
+
+    def written(self, *arguments):
+        last = write(self, *arguments)
+        seen.append(last)
+        if len(seen) == number:
+            act()
+        return last
+
+    monkeypatch.setattr(rebuild.Rebuild, "_write_after", written)
+
+
+def revoke(token: Token) -> None:
+    Token.objects.filter(pk=token.pk).update(revoked_at=timezone.now())
+    OutboxEntry.objects.create(kind="token", object_id=token.digest)
+
+
+def test_every_token_is_written_once(tokens, token_document, client_of_store, monkeypatch):
+    """The last part may be full, half full or empty. Nothing of the rebuild is left, and its number is told."""
+    client_of_store.delete(*[f"sg:{{doc}}:token:{token.digest}" for token in tokens])
+    told = []
+
+    number = publisher.publish_all(progress=lambda *numbers: told.append(numbers))
+
+    assert [token_document(token.digest)["id"] for token in tokens] == [token.pk for token in tokens]
+    assert told == [(2, 5), (4, 5), (5, 5), (5, 5)]
+    assert Revision.objects.get(pk=number).changes["token_count"] == 5
+    assert not client_of_store.exists(MARK)
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_a_token_that_is_revoked_meanwhile_does_not_wait_for_the_end(tokens, token_document, monkeypatch, place):
+    """It is published between two parts, whether it is in one that was written or in one that is still to be."""
+    seen = []
+    after_part(monkeypatch, 1, lambda: revoke(tokens[place]))
+    after_part(monkeypatch, 2, lambda: seen.append(token_document(tokens[place].digest)["revoked"]))
+
+    assert publisher.publish_all() == 3
+    assert seen == [True]
+    assert token_document(tokens[place].digest)["revoked"]
+
+
+def test_an_outdated_part_is_refused_and_read_again(tokens, token_document, client_of_store, monkeypatch):
+    """Another publisher revokes a token after the part with it was read: the part must not bring it back."""
+    read, others = rebuild.compile.tokens_after, []
+
+    def overtaken(*arguments):
+        part = read(*arguments)
+        if tokens[2].digest in part and not others:
+            others.append(revoke(tokens[2]))
+            publisher._publish_meanwhile(store_of.connection())
+        return part
+
+    monkeypatch.setattr(rebuild, "PAUSE_SECONDS", 60)
+    monkeypatch.setattr(rebuild.compile, "tokens_after", overtaken)
+
+    assert publisher.publish_all() == 3
+    assert token_document(tokens[2].digest)["revoked"]
+
+
+@pytest.mark.parametrize("part", [1, 4])
+def test_a_store_that_is_emptied_meanwhile_gets_everything(tokens, token_document, client_of_store, monkeypatch, part):
+    """Between two parts, and after the last one: the tokens that were written before are written again."""
+    after_part(monkeypatch, part, client_of_store.flushall)
+
+    publisher.publish_all()
+
+    assert all(token_document(token.digest) for token in tokens)
+
+
+def test_a_store_that_was_empty_and_is_emptied_again_gets_everything(
+    tokens, token_document, client_of_store, monkeypatch
+):
+    """Its state is the same before and after, so only the mark shows that tokens were lost."""
+    client_of_store.flushall()
+    after_part(monkeypatch, 2, client_of_store.flushall)
+
+    publisher.publish_all()
+
+    assert all(token_document(token.digest) for token in tokens)
+
+
+def test_a_second_rebuild_waits_for_the_first(tokens, client_of_store, monkeypatch):
+    """Two that begin in turns would never end. What the second one should do stays pending."""
+    client_of_store.set(MARK, "another", px=60_000)
+
+    with pytest.raises(publisher.Postponed, match="Another publisher writes all tokens"):
+        publisher.publish_all()
+    assert client_of_store.get(MARK) == "another"
+
+    client_of_store.delete(MARK)
+    assert publisher.publish_pending() == 2
+
+
+def test_a_rebuild_that_fails_leaves_no_mark(tokens, client_of_store, monkeypatch):
+    """The next one can begin at once."""
+    after_part(monkeypatch, 1, lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        publisher.publish_all()
+    assert not client_of_store.exists(MARK)
