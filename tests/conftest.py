@@ -8,7 +8,7 @@ from django.test import TransactionTestCase
 from enforcement.embedded import ValkeyServer
 from tests.emptying import empty
 
-pytest_plugins = ["tests.steady", "tests.tiers"]
+pytest_plugins = ["tests.browsers", "tests.steady", "tests.tiers"]
 
 HOUR_SECONDS = 3_600
 NEAR_THE_HOUR_SECONDS = 15

@@ -12,7 +12,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     Return the result of a coroutine, run in a thread of its own.
 
-    After a test with a browser, Playwright's own loop goes on in the main thread until the session ends.
+    In a test with a browser, Playwright's own loop runs in the main thread.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()

@@ -63,17 +63,16 @@ def test_a_file_whose_tests_were_skipped_and_that_is_in_no_list_stays_out(lists)
     assert [path.read_text() for path in lists] == ["tests/test_f.py\n", "tests/test_s.py 4.0\n"]
 
 
-def test_new_files_come_first_then_long_ones_and_browsers_last(lists, monkeypatch) -> None:
+def test_new_files_come_first_then_long_ones(lists, monkeypatch) -> None:
     """A file of unknown length that came last would keep one worker while the others have nothing left."""
-    names = ["test_f.py", "test_s.py", "test_new.py", "test_page.py"]
+    names = ["test_f.py", "test_s.py", "test_new.py"]
     monkeypatch.setattr(tiers, "test_files", lambda: {f"tests/{name}" for name in names})
-    items = [SimpleNamespace(path=tiers.HERE / name, fixturenames=()) for name in names]
-    items[3].fixturenames = ("browser", "page")
+    items = [SimpleNamespace(nodeid=f"tests/{name}::test_it") for name in names]
 
     config = SimpleNamespace(workerinput={}, option=SimpleNamespace(no_browser=False))
     tiers.pytest_collection_modifyitems(config, items)
 
-    assert [item.path.name for item in items] == ["test_new.py", "test_s.py", "test_f.py", "test_page.py"]
+    assert [item.nodeid[6:] for item in items] == [f"{name}.py::test_it" for name in ("test_new", "test_s", "test_f")]
 
 
 def test_whatever_has_full_numbers_is_a_proof() -> None:

@@ -7,6 +7,7 @@ that a run on two workers can begin with the longest. ``make test`` brings both 
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.browsers import browses
 from tests.scale import VARIABLE
 
 HERE = Path(__file__).parent
@@ -39,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all tests are collected: of what is made meanwhile hardly anything is garbage
     config.addinivalue_line("markers", "proof(times=1): has a costly form, with full numbers or run so many times")
     if config.option.proof:
         os.environ[VARIABLE] = "1"
@@ -95,21 +98,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Put new and long files first where workers share them, and files with browser tests last.
+    Put new and long files first where workers share them.
 
-    Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
-    starts a loop of its own could not run after it.
+    Those with a browser mostly compute and the others mostly wait, so that both take less time beside each other.
     """
     if config.option.no_browser:
-        config.hook.pytest_deselected(items=list(filter(_browses, items)))
-        items[:] = [item for item in items if not _browses(item)]
-    seconds = _expected() if hasattr(config, "workerinput") else {}
-    browsing = {item.path for item in items if _browses(item)}
-    items.sort(key=lambda item: (item.path in browsing, -seconds.get(_name(item.path), 0.0)))
+        config.hook.pytest_deselected(items=list(filter(browses, items)))
+        items[:] = [item for item in items if not browses(item)]
+    if hasattr(config, "workerinput"):
+        seconds = _expected()
+        items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0.0))
 
 
-def _browses(item: pytest.Item) -> bool:
-    return "browser" in getattr(item, "fixturenames", ())
+def pytest_collection_finish() -> None:
+    """Keep the tests out of every later garbage collection: there are 10,000, and all live to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def _expected() -> dict[str, float]:
