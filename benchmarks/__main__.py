@@ -1,6 +1,6 @@
 """
-``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models, and
-``admin`` the pages of the admin.
+``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models,
+``admin`` the pages of the admin, and ``drain`` how usage gets into the database.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the four commands. Return its exit code."""
+    """Run one of the five commands. Return its exit code."""
     # Each command imports what it needs: comparing trees needs no peers and no matplotlib.
     if arguments[:1] == ["compare"]:
         from benchmarks.compare import command
@@ -23,6 +23,10 @@ def main(arguments: list[str]) -> int:
         from benchmarks import admin
 
         return admin.main(arguments[1:])
+    if arguments[:1] == ["drain"]:
+        from benchmarks import drain
+
+        return drain.main(arguments[1:])
     from benchmarks import bench
 
     return bench.main(arguments)

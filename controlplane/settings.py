@@ -185,6 +185,11 @@ else:
 # The longest time that a request waits for one reply of the store. After that, Celery publishes the change.
 PUBLISH_TIMEOUT_SECONDS = 0.25
 
+# How many tasks drain usage at the same time. SQLite has one writer, and each further one would only wait for it.
+DRAINS = env.integer("SLUICEGATE_DRAINS", 2, most=16)
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DRAINS = 1
+
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",

@@ -32,6 +32,14 @@ def flag(name: str) -> bool:
     return _FLAGS[given.strip().lower()]
 
 
+def integer(name: str, default: int, most: int) -> int:
+    """Return an integer from 1 to *most*, or raise ImproperlyConfigured for anything else."""
+    given = string(name, str(default))
+    if not given.isascii() or not given.isdecimal() or not 1 <= int(given[:10]) <= most:
+        raise ImproperlyConfigured(f"{name}: must be an integer from 1 to {most}, got {shown(given)}.")
+    return int(given)
+
+
 def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """Return the values in a variable, which are separated by commas, or the default."""
     given = [item for item in map(str.strip, string(name).split(",")) if item]

@@ -3,22 +3,47 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cache
+from itertools import batched
+from operator import add
 from typing import Any
 
 from django.db import connection, models
+
+# A statement has at most 32766 parameters in SQLite, and a row has at most twenty. PostgreSQL gets a parameter for each
+# column, and reads larger statements a little faster.
+ROWS_A_STATEMENT = {"sqlite": 1_000, "postgresql": 5_000}
+
+
+Keyed = tuple[Sequence[Any], Sequence[int]]
+
+Sums = dict[Any, dict[tuple[Any, ...], Sequence[int]]]
+"""Numbers by their group, such as a minute, and by a key within it."""
+
+
+def summed(rows: Iterable[tuple[Any, tuple[Any, ...], Sequence[int]]]) -> Sums:
+    """Return the sums of rows of a group, a key and numbers, as new dictionaries. No sequence of *rows* is changed."""
+    sums: Sums = {}
+    for group, key, numbers in rows:
+        by_key = sums.get(group)
+        if by_key is None:
+            by_key = sums[group] = {}
+        held = by_key.get(key)
+        by_key[key] = numbers if held is None else tuple(map(add, held, numbers))
+    return sums
 
 
 def add_up(
     model: type[models.Model],
     key: Sequence[str],
     names: Sequence[str],
-    rows: Iterable[tuple[Sequence[Any], Sequence[int]]],
+    rows: Iterable[Keyed],
     merged_by: Mapping[str, str] | None = None,
 ) -> None:
     """
-    Insert rows, or add their numbers to those of the row with the same key, in one statement.
+    Insert rows, or add their numbers to those of the row with the same key.
 
-    The upsert of Django's ORM can replace a value but not add to it.
+    The upsert of Django's ORM can replace a value but not add to it. Two transactions at the same time must have their
+    rows in the same order, because each waits for the rows that the other one has locked.
 
     Args:
         key: The columns of the model's unique constraint. The first of each pair of *rows* has their values.
@@ -26,32 +51,35 @@ def add_up(
         merged_by: The operators of columns whose numbers are not added, such as ``|`` for bits.
     """
     table, columns = model._meta.db_table, (*key, *names)
-    whole = [(*values, *numbers) for values, numbers in rows]
     operators = merged_by or {}
     added = ", ".join(f"{name} = {table}.{name} {operators.get(name, '+')} excluded.{name}" for name in names)
-    source, parameters = _by_columns(model, columns, whole) if connection.vendor == "postgresql" else _by_rows(whole)
-    statement = (
-        f"INSERT INTO {table} ({', '.join(columns)}) {source} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added}"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
+    for some in batched(rows, ROWS_A_STATEMENT[connection.vendor]):
+        source, parameters = _by_columns(model, columns, some) if connection.vendor == "postgresql" else _by_rows(some)
+        statement = (
+            f"INSERT INTO {table} ({', '.join(columns)}) {source} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added}"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
 
 
-def _by_columns(
-    model: type[models.Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> tuple[str, list[Any]]:
+def _by_columns(model: type[models.Model], columns: Sequence[str], rows: Sequence[Keyed]) -> tuple[str, list[Any]]:
     """Return the source of the rows as an array for each column, which PostgreSQL reads faster than many values."""
     arrays = ", ".join(f"%s::{kind}[]" for kind in _kinds(model, tuple(columns)))
-    return f"SELECT * FROM unnest({arrays})", [_array(values) for values in zip(*rows, strict=True)]
+    keys, numbers = zip(*rows, strict=True)
+    values = (*zip(*keys, strict=True), *zip(*numbers, strict=True))
+    return f"SELECT * FROM unnest({arrays})", [_array(column) for column in values]
 
 
 def _array(values: Sequence[Any]) -> str:
     """Return values of one type as PostgreSQL writes an array. The driver would take several times as long for it."""
+    if isinstance(values[0], date):  # few different ones, which take long to write
+        written = {value: str(value) for value in set(values)}
+        return f"{{{','.join(map(written.__getitem__, values))}}}"
     if not isinstance(values[0], str):
         return f"{{{','.join(map(str, values))}}}"
-    if any("\\" in value or '"' in value for value in values):
-        values = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
     joined = '","'.join(values)
+    if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
+        joined = '","'.join([value.replace("\\", "\\\\").replace('"', '\\"') for value in values])
     return f'{{"{joined}"}}'
 
 
@@ -62,9 +90,10 @@ def _kinds(model: type[models.Model], columns: tuple[str, ...]) -> list[str]:
     return ["text" if kind.startswith("varchar") else kind for kind in kinds]
 
 
-def _by_rows(rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
-    one_row = f"({', '.join(['%s'] * len(rows[0]))})"
-    return f"VALUES {', '.join([one_row] * len(rows))}", [_adapted(value) for row in rows for value in row]
+def _by_rows(rows: Sequence[Keyed]) -> tuple[str, list[Any]]:
+    whole = [(*values, *numbers) for values, numbers in rows]
+    one_row = f"({', '.join(['%s'] * len(whole[0]))})"
+    return f"VALUES {', '.join([one_row] * len(whole))}", [_adapted(value) for row in whole for value in row]
 
 
 def _adapted(value: Any) -> Any:

@@ -46,8 +46,7 @@ def add(rows: Iterable[Row], now: datetime) -> None:
         for place, number in enumerate(parts):
             held[4 + place] += number
     # Sorted, so that two drains at the same time lock common rows in the same order.
-    for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
-        add_up(RecordedMinute, RecordedMinute.KEY, RecordedMinute.COUNTS, some, {"seconds": "|"})
+    add_up(RecordedMinute, RecordedMinute.KEY, RecordedMinute.COUNTS, sorted(sums.items()), {"seconds": "|"})
 
 
 def fold(now: datetime) -> int:

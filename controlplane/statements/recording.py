@@ -5,25 +5,18 @@ They are increased in the transaction that counts a batch, minute by minute. So 
 equal to what the enforcers have counted.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
-from itertools import batched
-from typing import Any
 
-from controlplane.core.upserts import add_up
+from controlplane.core.upserts import Sums, add_up, summed
 from controlplane.projects.models import Project
 from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
-from controlplane.usage.batches import METERED_COUNTS, Row, SettledRow
+from controlplane.usage.batches import METERED_COUNTS, SettledRow
 
 # Usage of an instance that was cut off arrives when it is back. After this time, a month changes by corrections only.
 OPEN_FOR = timedelta(days=3)
-# A statement has at most 32766 parameters in SQLite, and a row has at most twelve.
-ROWS_A_STATEMENT = 1000
 _PLACES = tuple(METERED_COUNTS.index(name) for name in MonthMetered.COUNTS)
-
-Sums = dict[tuple[Any, ...], list[int]]
 
 
 def closes_at(month: date, zone: str) -> datetime:
@@ -31,15 +24,20 @@ def closes_at(month: date, zone: str) -> datetime:
     return start_of_month(next_month(month), zone) + OPEN_FOR
 
 
-def add(rows: Sequence[Row], now: datetime) -> None:
-    """Add usage to the sums of its months. The caller's transaction ensures that this happens once."""
-    _add(MonthRow, _Months(now), ((row.at, row.names, row.counts) for row in rows))
+def add(minutes: Sums, now: datetime) -> None:
+    """
+    Add the usage of minutes to the sums of its months. The caller's transaction ensures that this happens once.
+
+    Args:
+        minutes: The counts by their minute, and by their names in the order of ``controlplane.usage.batches.NAMES``.
+    """
+    rows = ((at, names, counts) for at, by_names in minutes.items() for names, counts in by_names.items())
+    _add(MonthRow, _Months(now), rows)
 
 
-def add_metered(rows: Sequence[SettledRow], now: datetime) -> None:
+def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
-    counts = ((row.at, row.names[:3], _kept(row.counts)) for row in rows)
-    _add(MonthMetered, _Months(now), counts)
+    _add(MonthMetered, _Months(now), ((row.at, row.names[:3], _kept(row.counts)) for row in rows))
 
 
 def _kept(counts: Sequence[int]) -> list[int]:
@@ -68,13 +66,14 @@ class _Months:
 def _add(
     model: type[MonthRow | MonthMetered],
     months: _Months,
-    rows: Iterable[tuple[datetime, Sequence[str], Sequence[int]]],
+    rows: Iterable[tuple[datetime, tuple[str, ...], Sequence[int]]],
 ) -> None:
-    sums: Sums = defaultdict(lambda: [0] * len(model.COUNTS))
-    for at, names, counts in rows:
-        month, correction = months.of(names[0], at)
-        held = sums[(month, *names, correction)]
-        held[:] = map(sum, zip(held, counts, strict=True))
-    # Sorted, so that two drains at the same time lock common rows in the same order.
-    for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
-        add_up(model, model.KEY, model.COUNTS, some)
+    sums = summed((months.of(names[0], at), names, counts) for at, names, counts in rows)
+    add_up(model, model.KEY, model.COUNTS, _sorted(sums))
+
+
+def _sorted(sums: Sums) -> Iterator[tuple[tuple[date | str, ...], Sequence[int]]]:
+    """Yield each key and its counts, sorted, so that two drains at the same time lock common rows in the same order."""
+    for month, correction in sorted(sums):
+        for names, counts in sorted(sums[month, correction].items()):
+            yield (month, *names, correction), counts

@@ -1,9 +1,10 @@
 """The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from operator import le
+from typing import Any, NamedTuple, Self
 
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
@@ -35,8 +36,7 @@ class InvalidBatch(ValueError):
     """Raised for an entry that cannot be counted. The message names the wrong field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """
     The usage of one token under one limit in one minute.
 
@@ -104,10 +104,11 @@ class StreamBatch:
         """
         batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
-        rows = [_row(number, row, now) for number, row in enumerate(_load(fields.get("rows"), "rows"))]
+        minutes = _Minutes(now)
+        rows = [_row(number, row, minutes) for number, row in enumerate(_load(fields.get("rows"), "rows"))]
         rows = _with_spreads(rows, _load(fields.get("spread", "[]"), "spread"))
         settled = _load(fields.get("metered", "[]"), "metered")
-        metered = [_settled(f"metered[{number}]", row, now) for number, row in enumerate(settled)]
+        metered = [_settled(f"metered[{number}]", row, minutes) for number, row in enumerate(settled)]
         return cls(entry, batch_id, instance, tuple(rows), tuple(metered))
 
 
@@ -169,7 +170,7 @@ def _load(text: str | None, name: str) -> list[Any]:
     return rows
 
 
-def _settled(where: str, row: Any, now: datetime) -> SettledRow:
+def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
     width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
     whole = width + len(TEXT_NAMES)
     if not isinstance(row, list) or len(row) not in (width, whole):
@@ -179,7 +180,7 @@ def _settled(where: str, row: Any, now: datetime) -> SettledRow:
     if type(approximate) is not int or approximate not in (0, 1):
         raise InvalidBatch(f"{where}.approximate: must be 0 or 1, got {approximate!r:.40}.")
     return SettledRow(
-        _minute(minute, f"{where}.minute", now),
+        minutes.read(minute, where),
         tuple(
             _text(value, f"{where}.{name}", _width(MeteredRow, name), may_be_empty=name in MAY_BE_EMPTY)
             for name, value in zip(METERED_NAMES, texts, strict=True)
@@ -190,44 +191,68 @@ def _settled(where: str, row: Any, now: datetime) -> SettledRow:
     )
 
 
-def _row(number: int, row: Any, now: datetime) -> Row:
+def _row(number: int, row: Any, minutes: "_Minutes") -> Row:
     if not isinstance(row, list) or len(row) != 1 + len(NAMES) + len(COUNTS):
         raise InvalidBatch(f"rows[{number}]: must be a list of {1 + len(NAMES) + len(COUNTS)} fields.")
-    minute, names, counts = row[0], row[1 : 1 + len(NAMES)], row[1 + len(NAMES) :]
-    return Row(
-        at=_minute(minute, f"rows[{number}].minute", now),
-        names=tuple(
-            _text(value, f"rows[{number}].{name}", _width(UsageRow, name), may_be_empty=name in MAY_BE_EMPTY)
-            for name, value in zip(NAMES, names, strict=True)
-        ),
-        counts=tuple(
-            _count(value, f"rows[{number}].{name}", LEAST[name]) for name, value in zip(COUNTS, counts, strict=True)
-        ),
-    )
+    names, counts = tuple(row[1 : 1 + len(NAMES)]), tuple(row[1 + len(NAMES) :])
+    at = minutes.read(row[0], "rows[%d]", number)
+    if not (_are_names(names) and _are_counts(counts)):
+        # Looked at one by one, to name the field. Only a cost below 0 passes here and not there.
+        for name, value, width in zip(NAMES, names, _WIDTHS, strict=True):
+            _text(value, f"rows[{number}].{name}", width, may_be_empty=name in MAY_BE_EMPTY)
+        for name, value in zip(COUNTS, counts, strict=True):
+            _count(value, f"rows[{number}].{name}", LEAST[name])
+    return Row(at, names, counts)
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    """Return whether the names of a row are right, without saying which of them is wrong."""
+    try:
+        is_printable = "".join(names).isprintable()
+    except TypeError:
+        return False
+    return bool(is_printable and names[0] and names[4] and all(map(le, map(len, names), _WIDTHS)))
+
+
+def _are_counts(counts: Sequence[Any]) -> bool:
+    """Return whether these are integers from 0 to MAX_COUNT."""
+    return set(map(type, counts)) == {int} and min(counts) >= 0 and max(counts) <= MAX_COUNT
 
 
 def _with_spreads(rows: list[Row], spreads: list[Any]) -> list[Row]:
     """Return the rows with their spreads, each of which names its row by the index."""
-    found: dict[int, tuple[int, ...]] = {}
     for number, values in enumerate(spreads):
-        where = f"spread[{number}]"
         if not isinstance(values, list) or len(values) != 2 + PARTS:
-            raise InvalidBatch(f"{where}: must be a list of {2 + PARTS} integers.")
+            raise InvalidBatch(f"spread[{number}]: must be a list of {2 + PARTS} integers.")
         index, seconds, *parts = values
-        if type(index) is not int or not 0 <= index < len(rows) or not rows[index].is_total or index in found:
-            raise InvalidBatch(f"{where}.row: must be the index of a row without a limit, once, got {index!r:.40}.")
+        if type(index) is not int or not 0 <= index < len(rows) or not rows[index].is_total or rows[index].spread:
+            message = f"must be the index of a row without a limit, once, got {index!r:.40}."
+            raise InvalidBatch(f"spread[{number}].row: {message}")
         if type(seconds) is not int or not 0 <= seconds < 2**MINUTE_SECONDS:
-            raise InvalidBatch(f"{where}.seconds: must be {MINUTE_SECONDS} bits, got {seconds!r:.40}.")
-        found[index] = (seconds, *(_count(value, f"{where}.requests", 0) for value in parts))
-    return [replace(row, spread=found[index]) if index in found else row for index, row in enumerate(rows)]
+            raise InvalidBatch(f"spread[{number}].seconds: must be {MINUTE_SECONDS} bits, got {seconds!r:.40}.")
+        if not _are_counts(parts):
+            for value in parts:
+                _count(value, f"spread[{number}].requests", 0)
+        rows[index] = rows[index]._replace(spread=(seconds, *parts))
+    return rows
 
 
-def _minute(value: Any, where: str, now: datetime) -> datetime:
-    earliest, latest = ((now + distance).timestamp() // 60 for distance in (-MOST_BEHIND, MOST_AHEAD))
-    if type(value) is not int or not earliest <= value <= latest:
-        message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {value!r:.40}."
-        raise InvalidBatch(f"{where}: {message}")
-    return datetime.fromtimestamp(value * 60, UTC)
+class _Minutes:
+    """The minutes that usage may have at *now*."""
+
+    def __init__(self, now: datetime) -> None:
+        self._earliest, self._latest = ((now + by).timestamp() // 60 for by in (-MOST_BEHIND, MOST_AHEAD))
+        self._known: dict[int, datetime] = {}
+
+    def read(self, value: Any, where: str, *numbers: int) -> datetime:
+        """Return a minute, by its number since the epoch, as a datetime. An error says *where* it is."""
+        if type(value) is not int or not self._earliest <= value <= self._latest:
+            message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {value!r:.40}."
+            raise InvalidBatch(f"{where % numbers}.minute: {message}")
+        found = self._known.get(value)
+        if found is None:
+            found = self._known[value] = datetime.fromtimestamp(value * 60, UTC)
+        return found
 
 
 def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> str:
@@ -245,3 +270,6 @@ def _count(value: Any, where: str, least: int) -> int:
 
 def _width(model: type, field: str) -> int:
     return model._meta.get_field(field).max_length
+
+
+_WIDTHS = tuple(_width(UsageRow, name) for name in NAMES)

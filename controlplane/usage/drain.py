@@ -1,43 +1,49 @@
 """
-Transfer of the usage stream to SQL, in which each entry is counted exactly once.
+Transfer of the usage stream to SQL by several processes at once, in which each entry is counted exactly once.
 
-An entry is deleted from the stream after the commit that counts it. If a process dies between the two, the entry stays
-in the stream. The next drain then finds its id in UsageBatch and only deletes it. The lock keeps two drains from doing
-the same work. If the lock fails, the unique id lets only one of them commit.
+A consumer group of the stream gives each entry to one drain. An entry is deleted after the commit that counts it. If a
+process dies between the two, the entry stays in the stream, and the next drain finds its id in UsageBatch and only
+deletes it. If two drains have one entry, the unique id lets only one of them commit.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import batched
 
 import redis
-from django.db import DataError, IntegrityError, models, transaction
+from django.conf import settings
+from django.db import DataError, IntegrityError, OperationalError, models, transaction
 
 from controlplane.core import store
 from controlplane.core.locks import hold
+from controlplane.core.transactions import take_turn
 from controlplane.preview import recording
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
 from controlplane.usage.batches import InvalidBatch, StreamBatch, parse_denials
 from controlplane.usage.models import DeniedRequest, UsageBatch
+from controlplane.usage.stream.claims import Claims, Entry
 
 logger = logging.getLogger(__name__)
 
 LOCK = "drain"
 # A run stops after this time and the next one continues, so that a long queue of usage does not delay publications.
 MOST_SECONDS = 10
-# The time for which a killed drain blocks the next one. It is longer than a run.
+# A run beside the first one is shorter, because a worker may have only two processes for all tasks.
+MOST_SECONDS_BESIDE = 2
+# The time for which a killed drain blocks the next one in its place. It is longer than a run.
 LOCK_TTL_MS = 15_000
 ENTRIES_AT_ONCE = 100
 ATTEMPTS = 3
 TOKENS_AT_ONCE = 1000
 REJECTED_KEPT = 1000
 REJECTED_BYTES = 16_384
+DEADLOCK = "40P01"
 
 
 @dataclass(slots=True)
@@ -57,41 +63,61 @@ def rejected_key() -> str:
     return f"{store.keys().usage}:rejected"
 
 
-def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
+def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], object] = lambda: None) -> DrainResult:
     """
     Count the entries of the usage stream for at most MOST_SECONDS, and return a DrainResult of how many were counted,
     repeated and rejected.
 
+    Args:
+        more: Called once if there is more to count than one drain reads at once, so that another one may help.
     Raises:
         One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.
     """
     client = client or store.connection()
     done = DrainResult()
-    deadline = time.monotonic() + MOST_SECONDS
-    with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
-        while fence and time.monotonic() < deadline:
-            entries = client.xrange(store.keys().usage, count=ENTRIES_AT_ONCE)
-            if not entries:
-                break
-            _drain(client, entries, now, done)
-        while fence and time.monotonic() < deadline:
-            entries = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
-            if not entries:
-                break
-            _drain_denials(client, entries, now)
+    with _place(client) as place:
+        if place is not None:
+            _drain_in(place, client, now, done, more)
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
 
 
-def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult) -> None:
-    batches = list(_readable(client, entries, now, done))
+@contextmanager
+def _place(client: redis.Redis) -> Iterator[int | None]:
+    """Hold the first free one of the places for drains during the block, and yield its number, or None."""
+    for place in range(settings.DRAINS):
+        # A worker of an earlier version knows only the first one.
+        with hold(client, f"{LOCK}-{place}" if place else LOCK, ttl_ms=LOCK_TTL_MS) as fence:
+            if fence:
+                yield place
+                return
+    yield None
+
+
+def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult, more: Callable[[], object]) -> None:
+    deadline = time.monotonic() + (MOST_SECONDS_BESIDE if place else MOST_SECONDS)
+    claims, has_called = Claims(client, store.keys().usage, place), False
+    while time.monotonic() < deadline and (entries := claims.take(ENTRIES_AT_ONCE)):
+        if len(entries) == ENTRIES_AT_ONCE and not has_called:
+            more()
+            has_called = True
+        _drain(claims, entries, now, done)
+    while not place and time.monotonic() < deadline:
+        entries = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
+        if not entries:
+            break
+        _drain_denials(client, entries, now)
+
+
+def _drain(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> None:
+    batches = list(_readable(claims, entries, now, done))
     try:
-        _count_and_delete(client, batches, now, done)
+        _count_and_delete(claims, batches, now, done)
     except DataError:
         # One batch has a value that the database cannot store, so each batch is now counted alone.
         for batch in batches:
-            _count_or_reject(client, batch, dict(entries)[batch.entry], now, done)
+            _count_or_reject(claims, batch, dict(entries)[batch.entry], now, done)
 
 
 def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
@@ -109,31 +135,36 @@ def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]
         client.xdel(store.keys().denials, entry)
 
 
-def _readable(
-    client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult
-) -> Iterator[StreamBatch]:
+def _readable(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> Iterator[StreamBatch]:
     for entry, fields in entries:
         try:
+            _refuse_forgotten(entry, now)
             yield StreamBatch.parse(entry, fields, now)
         except InvalidBatch as exc:
-            _reject(client, entry, fields, str(exc), done)
+            _reject(claims, entry, fields, str(exc), done)
+
+
+def _refuse_forgotten(entry: str, now: datetime) -> None:
+    """Refuse an entry that may have been counted before the ids that are still kept, as in a restored store."""
+    if int(entry.partition("-")[0]) / 1000 < (now - rollup.BATCHES_KEPT).timestamp():
+        raise InvalidBatch(f"entry: must be at most {rollup.BATCHES_KEPT.days} days old.")
 
 
 def _count_or_reject(
-    client: redis.Redis, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
+    claims: Claims, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
 ) -> None:
     try:
-        _count_and_delete(client, [batch], now, done)
+        _count_and_delete(claims, [batch], now, done)
     except DataError as exc:
-        _reject(client, batch.entry, fields, str(exc), done)
+        _reject(claims, batch.entry, fields, str(exc), done)
 
 
-def _count_and_delete(client: redis.Redis, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
+def _count_and_delete(claims: Claims, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
     if not batches:
         return
     counted = count(batches, now)
     note_use_of_tokens(counted)
-    client.xdel(store.keys().usage, *(batch.entry for batch in batches))
+    claims.delete([batch.entry for batch in batches])
     done.counted += len(counted)
     done.repeated += len(batches) - len(counted)
 
@@ -145,11 +176,17 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     Raises:
         DataError: A number or string is too large for the database. Nothing is counted.
         IntegrityError: Other drains came first in three attempts.
+        OperationalError: The database is unavailable, or ended a deadlock in three attempts.
     """
     for _ in range(ATTEMPTS - 1):
-        # Another drain may commit one of these ids after this drain has read them, so read them again.
-        with suppress(IntegrityError):
+        try:
             return _count_new(batches, now)
+        except IntegrityError:
+            pass  # another drain has committed one of these ids since this drain read them, so read them again
+        except OperationalError as exc:
+            if getattr(exc.__cause__, "sqlstate", "") != DEADLOCK:
+                raise
+            # Drains lock rows in one order. Others, which erase a project for example, have an order of their own.
     return _count_new(batches, now)
 
 
@@ -157,8 +194,8 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
 def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     ids = [batch.id for batch in batches]
     known = set(UsageBatch.objects.filter(batch_id__in=ids).values_list("batch_id", flat=True))
-    # By id, because the stream may contain a batch twice. Sorted, so that two drains at the same time wait for each
-    # other in the same order.
+    # By id, because the stream may contain a batch twice. Sorted as all rows are: of two drains at once
+    # only one waits for the other then.
     unknown = {batch.id: batch for batch in reversed(batches) if batch.id not in known}
     new = [batch for _, batch in sorted(unknown.items())]
     UsageBatch.objects.bulk_create(
@@ -183,16 +220,15 @@ def note_use_of_tokens(batches: list[StreamBatch]) -> None:
     for at, ids in sorted(tokens_of_minute.items()):
         # Only to a later minute, because the batches of a token come from many instances in any order.
         older = models.Q(last_used_at=None) | models.Q(last_used_at__lt=at)
-        for some in batched(ids, TOKENS_AT_ONCE):
-            Token.objects.filter(older, pk__in=some).update(last_used_at=at)
+        for some in batched(sorted(ids), TOKENS_AT_ONCE):
+            with transaction.atomic():
+                take_turn("note use of tokens")  # two would lock the same tokens, each in an order of its own
+                Token.objects.filter(older, pk__in=some).update(last_used_at=at)
 
 
-def _reject(client: redis.Redis, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
+def _reject(claims: Claims, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
     """Move an entry to the stream of rejected entries, where a person can read it."""
     kept = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
-    with client.pipeline(transaction=True) as pipe:
-        pipe.xadd(rejected_key(), {**kept, "entry": entry, "reason": reason[:500]}, maxlen=REJECTED_KEPT)
-        pipe.xdel(store.keys().usage, entry)
-        pipe.execute()
+    claims.move(entry, {**kept, "entry": entry, "reason": reason[:500]}, rejected_key(), REJECTED_KEPT)
     done.rejected += 1
     logger.error("The usage entry %s was rejected and moved to %s: %s", entry, rejected_key(), reason[:500])

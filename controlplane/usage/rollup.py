@@ -6,15 +6,12 @@ minutes, and a day the sum of its hours. Late rows need no second roll-up, two d
 each other's sums, and a row whose minutes are already pruned still counts for its hour and day.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from itertools import batched
-from typing import Any
 
 from django.db.models import QuerySet
 
-from controlplane.core.upserts import add_up
+from controlplane.core.upserts import Sums, add_up, summed
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
@@ -23,19 +20,14 @@ from controlplane.usage.periods import KEPT, start_of
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
-# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has at most eighteen.
-ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
-
-Sums = dict[tuple[Any, ...], list[int]]
-"""Sums by the key of their row, which is the period, its start and the other columns of the model's ``KEY``."""
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
-    rows = list(rows)
-    months.add(rows, now)
-    _add(UsageRow, COUNTS, ((row.at, row.names, row.counts) for row in rows), now)
+    minutes = summed((row.at, row.names, row.counts) for row in rows)
+    months.add(minutes, now)
+    _add(UsageRow, COUNTS, minutes, now)
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
@@ -43,32 +35,20 @@ def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     rows = list(rows)
     months.add_metered(rows, now)
     whole = ((row.at, row.key, (*row.counts, *[0] * (len(METERED_COUNTS) - len(row.counts)))) for row in rows)
-    _add(MeteredRow, METERED_COUNTS, whole, now)
+    _add(MeteredRow, METERED_COUNTS, summed(whole), now)
 
 
-def _add(
-    model: type[UsageRow | MeteredRow],
-    names: Sequence[str],
-    rows: Iterable[tuple[datetime, tuple[Any, ...], Sequence[int]]],
-    now: datetime,
-) -> None:
-    sums: Sums = defaultdict(lambda: [0] * len(names))
-    for at, key, counts in rows:
-        for period in _open_periods(at, now):
-            held = sums[(period, start_of(period, at), *key)]
-            held[:] = map(sum, zip(held, counts, strict=True))
+def _add(model: type[UsageRow | MeteredRow], names: Sequence[str], minutes: Sums, now: datetime) -> None:
+    sums = {("minute", at): by_key for at, by_key in minutes.items()}
+    finer = minutes
+    for period in ("hour", "day"):
+        longer = ((start_of(period, at), key, counts) for at, by_key in finer.items() for key, counts in by_key.items())
+        finer = summed(longer)
+        sums |= {(period, at): by_key for at, by_key in finer.items()}
+    open_ones = ((period, at) for period, at in sums if at >= now - KEPT[period])
     # Sorted, so that two drains at the same time lock common rows in the same order.
-    for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
-        add_up(model, model.KEY, names, some)
-
-
-def _open_periods(at: datetime, now: datetime) -> list[str]:
-    """
-    Return those of ``minute``, ``hour`` and ``day`` in which a row for *at* is still kept at *now*.
-
-    Rows of the others would be pruned at once.
-    """
-    return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
+    rows = (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
+    add_up(model, model.KEY, names, rows)
 
 
 def prune(now: datetime) -> int:

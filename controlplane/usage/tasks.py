@@ -5,9 +5,11 @@ A task may run twice, even at the same time. Unique ids of batches and unique da
 """
 
 import logging
+from contextlib import suppress
 
 from celery import shared_task
 from django.utils import timezone
+from kombu.exceptions import OperationalError
 
 from controlplane.usage import checkpoints, rollup
 from controlplane.usage import daily_reports as reports
@@ -22,12 +24,19 @@ def drain() -> int:
     """
     Count the entries of the usage stream, and return how many were counted, or 0 after an error of the store. The next
     run is the retry.
+
+    If there are many, it asks for another drain, which works beside this one if there is a place and a free process.
     """
     try:
-        return drainer.drain(timezone.now()).counted
+        return drainer.drain(timezone.now(), more=_ask_for_another).counted
     except STORE_ERRORS as exc:
         logger.warning("The usage stream was not drained completely: %s", reported(exc))
         return 0
+
+
+def _ask_for_another() -> None:
+    with suppress(OperationalError):  # the broker is unavailable, and this drain goes on alone
+        drain.apply_async(expires=2, retry=False)
 
 
 @shared_task

@@ -111,6 +111,8 @@ def worker(keys: Keys) -> Rules:
         "allchannels",
         _selector(_CHECKPOINT, *_counters(keys)),
         _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}"),
+        # Several drains share the stream by a consumer group.
+        _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}"),
         _selector("xadd", f"~{usage}:rejected"),
         _selector("zremrangebyscore", f"~{_literal(keys.instances)}"),
         _selector(_BROKER, f"~{_literal(keys.prefix)}celery:*", "allchannels"),

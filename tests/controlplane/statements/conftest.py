@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controlplane.statements import recording
-from controlplane.usage.batches import Row, SettledRow
+from controlplane.usage.batches import SettledRow
 from tests.controlplane.adminkit.conftest import ann, as_ann  # noqa: F401  (fixtures)
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -21,7 +21,7 @@ def use(db: None) -> Callable[..., None]:
         policy, _, name = limit.partition("/")
         names = (project.pk, token, policy, name, "requests")
         numbers = tuple(counts.get(count, 0) for count in ("allowed", "denied", "would_deny", "cost"))
-        recording.add([Row(at, names, numbers)], now)
+        recording.add({at: {names: numbers}}, now)
 
     return add
 

@@ -14,6 +14,7 @@ from controlplane.usage.models import UsageBatch, UsageRow
 from enforcement.store.client import STORE_ERRORS
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
 from tests.factories import TokenFactory
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,8 +86,9 @@ def test_more_than_one_read_is_drained(report_usage, client_of_store):
     assert (total(), client_of_store.xlen(USAGE)) == (120, 0)
 
 
-def test_another_drain_at_work_is_left_alone(report_usage, client_of_store):
-    """The lock saves two from doing the same."""
+def test_as_many_drains_work_as_there_are_places(report_usage, client_of_store, settings):
+    """The lock of a place keeps a second drain out of it."""
+    settings.DRAINS = 1
     report_usage("proxy-1-1", row())
 
     with hold(client_of_store, "drain", ttl_ms=60_000):
@@ -165,16 +167,9 @@ def test_a_store_that_is_away_fails_no_task(store):
 DIES_BEFORE_DELETING = """
 import os, signal
 from datetime import datetime
-import redis
-from controlplane.core import store
-from controlplane.usage.drain import drain
-
-class Dies(redis.Redis):
-    def xdel(self, *args):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-client = Dies(connection_pool=store.connection().connection_pool)
-drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"), client)
+from controlplane.usage import drain
+drain.Claims.delete = lambda claims, entries: os.kill(os.getpid(), signal.SIGKILL)
+drain.drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"))
 """
 
 
@@ -243,6 +238,91 @@ def test_drains_at_once_count_once_though_the_lock_fails(report_usage, run_pytho
     assert [process.wait() for process in drains] == [0, 0, 0]
     assert [total(period) for period in ("minute", "hour", "day")] == [600, 600, 600]
     assert (UsageBatch.objects.count(), client_of_store.xlen(USAGE)) == (300, 0)
+
+
+DRAINS_UNTIL_EMPTY = """
+import os, signal, time
+from django.conf import settings
+from django.utils import timezone
+from controlplane.core import store
+from controlplane.usage import drain
+
+settings.DRAINS, drain.ENTRIES_AT_ONCE = 2, 10
+client, usage = store.connection(), store.keys().usage
+add = drain.rollup.add
+
+def die(*arguments):
+    client.set("begun", 1)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if {dies} == "before the commit":
+    drain.rollup.add = lambda rows, now: (add(rows, now), die())
+elif {dies} == "before deleting":
+    drain.Claims.delete = die
+else:
+    while not client.get("begun"):
+        time.sleep(0.01)
+while client.xlen(usage):
+    drain.drain(timezone.now())
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("dies", ["before the commit", "before deleting"])
+def test_two_drains_of_which_one_is_killed_count_each_row_once(report_usage, run_python, client_of_store, dies):
+    """The other one goes on beside it, and whoever comes into its place does the rest."""
+    minute, batches = int(drainer.time.time() // 60), scale(60, 2_000)
+    for number in range(batches):
+        report_usage(f"proxy-1-{number}", row(minute), row(minute, token=f"tok_{number % 7}"))
+
+    killed, other = (run_python(DRAINS_UNTIL_EMPTY.format(dies=repr(when))) for when in (dies, ""))
+    assert killed.wait() == -signal.SIGKILL
+    for place in ("drain", "drain-1"):
+        client_of_store.delete(f"sg:{{lock}}:{place}")  # as its time to live would, later
+
+    assert other.wait() == 0
+    assert [total(period) for period in ("minute", "hour", "day")] == [2 * batches] * 3
+    assert (UsageBatch.objects.count(), client_of_store.xlen(USAGE)) == (batches, 0)
+
+
+def test_two_drains_with_one_batch_count_it_once(report_usage, client_of_store):
+    """As an entry that is in the stream twice, or that an abandoned drain has, too."""
+    report_usage("proxy-1-1", row())
+    report_usage("proxy-1-1", row())
+    first, second = (drainer.Claims(client_of_store, USAGE, place) for place in (0, 1))
+    both = [(claims, claims.take(1)) for claims in (first, second)]
+    done = DrainResult()
+
+    for claims, entries in both:
+        drainer._drain(claims, entries, NOON, done)
+
+    assert (done, total(), client_of_store.xlen(USAGE)) == (DrainResult(counted=1, repeated=1), 1, 0)
+
+
+def test_another_drain_is_asked_for_if_there_is_much(report_usage):
+    """Once for each run, and not for what one drain reads at once."""
+    asked = []
+    for number in range(250):
+        report_usage(f"proxy-1-{number}", row())
+
+    drain(NOON, more=lambda: asked.append("more"))
+    report_usage("proxy-2-1", row())
+    drain(NOON, more=lambda: asked.append("again"))
+
+    assert (asked, total()) == (["more"], 251)
+
+
+def test_an_entry_that_is_older_than_the_known_ids_is_refused(client_of_store):
+    """A store that was restored from a copy of weeks ago brings back what was counted and forgotten."""
+    at = NOON - timedelta(days=7, seconds=1)
+    fields = {"id": "proxy-1-1", "instance": "proxy-1", "rows": json.dumps([row()])}
+    client_of_store.xadd(USAGE, fields, id=f"{int(at.timestamp() * 1000)}-0")
+    client_of_store.xadd(USAGE, {**fields, "id": "proxy-1-2"}, id=f"{int(at.timestamp() * 1000) + 2000}-0")
+
+    assert drain(NOON) == DrainResult(counted=1, rejected=1)
+    [(_, kept)] = client_of_store.xrange(REJECTED)
+    assert (kept["id"], kept["reason"]) == ("proxy-1-1", "entry: must be at most 7 days old.")
 
 
 def test_usage_late_by_days_is_counted_where_it_is_still_kept(report_usage):

@@ -1,0 +1,287 @@
+"""
+``python -m benchmarks drain``: how many rows of usage workers bring from the store into PostgreSQL.
+
+It starts a PostgreSQL and a store of its own. Each worker is a process that drains as Celery's task does, until the
+stream is empty. Processor time is that of the workers and of all processes of the database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from enforcement.embedded import ValkeyServer
+from tests.postgres import running
+
+ROOT = Path(__file__).resolve().parents[2]
+USAGE = "sg:{usage}:stream"
+TUNED = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
+# A thousand rows are the most that an enforcer puts into a batch. A token has a row of its own and one of each limit.
+BATCH_ROWS, LIMITS, MINUTES = 999, 2, 5
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many batches are drained, of how many tokens, projects and instances."""
+
+    batches: int
+    tokens: int
+    projects: int = 50
+    instances: int = 20
+
+    @property
+    def rows(self) -> int:
+        return self.batches * BATCH_ROWS
+
+
+FULL, QUICK = Size(batches=300, tokens=20_000), Size(batches=20, tokens=1_000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took: seconds of wall, and of processor time of all workers and of the database."""
+
+    workers: int
+    rows: int
+    wall: float
+    worker_cpu: float
+    database_cpu: float
+
+    @property
+    def database_share(self) -> float:
+        return self.database_cpu / (self.database_cpu + self.worker_cpu)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the measurement and print its table. Return 0."""
+    options = _options(arguments)
+    size = QUICK if options.quick else FULL
+    with ValkeyServer(persistent=False) as store, running(**TUNED) as url:
+        environment = {
+            "DATABASE_URL": url,
+            "SLUICEGATE_REDIS_URL": store.url,
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+        }
+        os.environ |= environment
+        import django
+
+        django.setup()
+        _prepare(size)
+        # Alternated, so that a noisy minute of the machine does not fall on one of them only.
+        runs = [_run(size, workers) for _ in range(options.times) for workers in options.workers]
+    print(table(runs))
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks drain", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rows: shows that it runs")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers (default: 1 2)")
+    parser.add_argument("--times", type=int, default=3, help="runs of each; the median is shown (default: 3)")
+    return parser.parse_args(arguments)
+
+
+def _prepare(size: Size) -> None:
+    """Create the tables and the tokens, of which the drain notes when they were last used."""
+    from django.core.management import call_command
+
+    from controlplane.projects.models import Project, Token
+
+    call_command("migrate", verbosity=0)
+    Project.objects.bulk_create(Project(pk=_project(n), slug=f"project-{n}", name=f"{n}") for n in range(size.projects))
+    Token.objects.bulk_create(
+        (
+            Token(
+                pk=_token(n),
+                project_id=_project(n % size.projects),
+                name=f"{n}",
+                digest=f"{n:064d}",
+                prefix="sg_live_1",
+            )
+            for n in range(size.tokens)
+        ),
+        batch_size=5_000,
+    )
+
+
+def _project(number: int) -> str:
+    return f"proj_{number:026d}"
+
+
+def _token(number: int) -> str:
+    return f"tok_{number:026d}"
+
+
+def _fill(size: Size, seed: int) -> int:
+    """Write the batches of a fleet to the stream as enforcers do, and return the requests that they count."""
+    import redis
+
+    drawn, requests = random.Random(seed), 0
+    minute = int(time.time() // 60)
+    with redis.Redis.from_url(os.environ["SLUICEGATE_REDIS_URL"]) as client:
+        for number in range(size.batches):
+            instance = f"host-{number % size.instances}-1234"
+            rows, spread = [], []
+            for token in drawn.sample(range(size.tokens), BATCH_ROWS // (1 + LIMITS)):
+                names = (minute - drawn.randrange(MINUTES), _project(token % size.projects), _token(token))
+                allowed = drawn.randrange(1, 50)
+                requests += allowed
+                counts, policy = (allowed, 1, 0, allowed), f"pol_{token % 40:026d}"
+                rows += [[*names, policy, f"limit-{limit}", "requests", *counts] for limit in range(LIMITS)]
+                spread.append([len(rows), 7 << drawn.randrange(50), allowed, 1, 0, 0, 0, 0])
+                rows.append([*names, "", "", "requests", *counts])
+            text, more = (json.dumps(values, separators=(",", ":")) for values in (rows, spread))
+            fields = {"id": f"{instance}-{seed:08x}-{number}", "instance": instance, "rows": text, "spread": more}
+            client.xadd(USAGE, fields)  # type: ignore[arg-type]
+    return requests
+
+
+def _empty() -> None:
+    from django.db import connection
+
+    tables = "usage_usagerow, usage_meteredrow, usage_usagebatch, statements_monthrow, preview_recordedminute"
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {tables}")
+        cursor.execute("UPDATE projects_token SET last_used_at = NULL")
+        cursor.execute("VACUUM ANALYZE projects_token")
+        cursor.execute("CHECKPOINT")
+
+
+def _run(size: Size, workers: int) -> Run:
+    """Drain one full stream by some workers, and return what it took."""
+    from django.db.models import Sum
+
+    from controlplane.usage.models import UsageRow
+
+    _empty()
+    requests = _fill(size, seed=secrets.randbits(30))
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", "from tests.draining.__main__ import work; work()"]
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(workers)
+        ]
+        for process in processes:
+            assert _line(process.stdout) == "ready"
+        database, began = _database_cpu(), time.monotonic()
+        for process in processes:
+            _write(process.stdin)
+        done = [json.loads(_line(process.stdout)) for process in processes]
+        wall, database = time.monotonic() - began, _database_cpu() - database
+        for process in processes:
+            _write(process.stdin)
+    for period in ("minute", "hour", "day"):
+        found = UsageRow.objects.filter(period=period, limit_name="").aggregate(n=Sum("allowed"))["n"]
+        if found != requests:
+            raise RuntimeError(f"{period}: {found} requests in SQL, {requests} in the stream.")
+    return Run(workers, size.rows, wall, sum(one["cpu"] for one in done), database)
+
+
+def _line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline().strip()
+
+
+def _write(stream: IO[str] | None) -> None:
+    assert stream is not None
+    stream.write("\n")
+    stream.flush()
+
+
+def work() -> None:
+    """Drain until the stream is empty, and print the processor time of it. It is one worker of the measurement."""
+    import django
+
+    django.setup()
+    from django.db import connection
+    from django.utils import timezone
+
+    from controlplane.core import store
+    from controlplane.usage.drain import drain
+
+    client = store.connection()
+    client.ping()
+    connection.ensure_connection()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    before = _own_cpu()
+    while client.xlen(USAGE):
+        if not drain(timezone.now()):
+            time.sleep(0.05)
+    print(json.dumps({"cpu": _own_cpu() - before}), flush=True)
+    # Its connection stays open meanwhile: the time of a process of the database that has ended could not be read.
+    sys.stdin.readline()
+
+
+def _own_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _database_cpu() -> float:
+    """Return the seconds of processor time that all processes of the database have used."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        backend = cursor.fetchone()[0]
+    server = int(_stat(backend)[1])
+    return sum(_cpu(pid) for pid in [server, *_children(server)])
+
+
+def _children(parent: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := _stat(int(entry.name))) and int(found[1]) == parent:
+            yield int(entry.name)
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of a process from its state on, or an empty list if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu(pid: int) -> float:
+    found = _stat(pid)
+    return (int(found[11]) + int(found[12])) / TICKS if found else 0.0
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Return a table of the medians for each number of workers."""
+    lines = [
+        "| workers | rows/s, wall | by one | rows per CPU second: workers | with the database | its share |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    by_workers = {n: [run for run in runs if run.workers == n] for n in sorted({run.workers for run in runs})}
+    one = 0.0
+    for workers, some in by_workers.items():
+        wall = statistics.median(run.rows / run.wall for run in some)
+        one = one or wall
+        own = statistics.median(run.rows / run.worker_cpu for run in some)
+        every = statistics.median(run.rows / (run.worker_cpu + run.database_cpu) for run in some)
+        share = statistics.median(run.database_share for run in some)
+        lines.append(f"| {workers} | {wall:,.0f} | {wall / one:.2f} | {own:,.0f} | {every:,.0f} | {share:.0%} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
