@@ -1,7 +1,8 @@
 """Strict fields, which accept only a value of their own JSON type and never convert, trim or round it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import batched
 from typing import Any
 
 from django.db.models import Model, Q, QuerySet
@@ -19,6 +20,8 @@ from enforcement.model.matching import LABEL_PREFIX, check_labels
 from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
 
 EVERY_LIMIT = "*"
+# Rows that one statement looks up.
+AT_ONCE = 500
 # Options of the field of a project or policy. A model's field that no form edits is read-only without them.
 MANAGED_BY: dict[str, Any] = {
     "read_only": False,
@@ -126,32 +129,38 @@ class ReferenceField(serializers.Field):
     Args:
         rows: The name of the method of Access that returns the rows.
         by: The column that names a row.
+        related: The foreign keys of a row to read with it.
     """
 
     default_error_messages = {"invalid": "Must be a string.", "does_not_exist": "There is no {kind} {value!r}."}
 
-    def __init__(self, rows: str, by: str = "slug", **options: Any) -> None:
+    def __init__(self, rows: str, by: str = "slug", related: tuple[str, ...] = (), **options: Any) -> None:
         super().__init__(**options)
-        self.rows, self.by = rows, by
+        self.rows, self.by, self.related = rows, by, related
 
     def to_internal_value(self, data: Any) -> Model:
         if not isinstance(data, str):
             self.fail("invalid")
-        rows: Callable[[], QuerySet[Any]] = getattr(self.context["access"], self.rows)
-        found = self._known(data) or self.find(rows(), data)
+        known, key = self.context.get("known", {}), (self.rows, self.by, data)
+        found = known[key] if key in known else self.find([data]).get(data)
         if found is None:
-            self.fail("does_not_exist", kind=rows().model._meta.verbose_name, value=data)
-        if "known" in self.context:
-            self.context["known"][self.rows, self.by, data] = found
+            self.fail("does_not_exist", kind=self.visible().model._meta.verbose_name, value=data)
         return found
 
-    def _known(self, value: str) -> Model | None:
-        """Return the row that an earlier item of a batch has named, or None."""
-        return self.context.get("known", {}).get((self.rows, self.by, value))
+    def visible(self) -> QuerySet[Any]:
+        """Return a query of the rows that the key may see, with the rows that every use of them reads."""
+        rows: Callable[[], QuerySet[Any]] = getattr(self.context["access"], self.rows)
+        return rows().select_related(*self.related) if self.related else rows()
 
-    def find(self, rows: QuerySet[Any], value: str) -> Model | None:
-        """Return the row that *value* names, or None."""
-        return rows.filter(**{self.by: value}).first()
+    def look_up(self, values: Iterable[str]) -> None:
+        """Find the rows that the items of a batch name, with few statements, before each item is read."""
+        for some in batched(set(values), AT_ONCE):
+            found = self.find(some)
+            self.context["known"].update({(self.rows, self.by, value): found.get(value) for value in some})
+
+    def find(self, values: Sequence[str]) -> dict[str, Model]:
+        """Return the rows that *values* name, by name, without those that are not there."""
+        return {getattr(row, self.by): row for row in self.visible().filter(**{f"{self.by}__in": values})}
 
     def to_representation(self, value: Model) -> str:
         return getattr(value, self.by)
@@ -162,11 +171,15 @@ class LimitReferenceField(ReferenceField):
     """A reference to a limit, written as "policy-slug/limit-name". The name may contain slashes."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("limits", **options)
+        super().__init__("limits", related=("policy",), **options)
 
-    def find(self, rows: QuerySet[Limit], value: str) -> Limit | None:
-        policy, _, name = value.partition("/")
-        return rows.select_related("policy").filter(policy__slug=policy, name=name).first()
+    def find(self, values: Sequence[str]) -> dict[str, Model]:
+        slugs, names = {value.partition("/")[0] for value in values}, {value.partition("/")[2] for value in values}
+        # Other pairs of these slugs and names are there too. Their rows are not read.
+        rows = self.visible().order_by().filter(policy__slug__in=slugs, name__in=names)
+        pairs = rows.values_list("pk", "policy__slug", "name")
+        wanted = [pk for pk, slug, name in pairs if f"{slug}/{name}" in values]
+        return {str(limit): limit for some in batched(wanted, AT_ONCE) for limit in self.visible().filter(pk__in=some)}
 
     def to_representation(self, value: Limit) -> str:
         return str(value)

@@ -13,7 +13,8 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.batches import Batched, batch_of, of_items
 from controlplane.api.writes.trials import Trial
-from controlplane.policies.actions import create_overrides, save_override
+from controlplane.overrides.creating import create_overrides
+from controlplane.policies.actions import save_override
 from controlplane.policies.models import Limit, Override
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedTrialSerializer, previewed
@@ -28,7 +29,9 @@ SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this
 @example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
 class OverrideSerializer(CleanModelSerializer):
     limit = LimitReferenceField(help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or null.")
+    token = ReferenceField(
+        "tokens", by="id", related=("project",), allow_null=True, default=None, help_text="Id of the token, or null."
+    )
     project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
 
     class Meta:

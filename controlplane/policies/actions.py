@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
-from django.db.models import Count
 from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
-from controlplane.policies.models import MAX_OVERRIDES, Limit, Override, Policy
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import BrokenRules, Change
 from enforcement.model.documents import Policy as PolicyValue
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
-
-TOO_MANY_OVERRIDES = ValidationError(f"A token or project must have at most {MAX_OVERRIDES} overrides.")
 
 
 def lock_global_policy() -> None:
@@ -166,49 +163,6 @@ def save_override(tx: Change, override: Override) -> None:
     for kind, object_id in former.touches():  # the former holder, which may be another one
         tx.touch(kind, object_id)
     tx.updated(override, former.as_record())
-
-
-def create_overrides(tx: Change, overrides: Sequence[Override]) -> None:
-    """
-    Save new overrides with their audit entries, with few statements.
-
-    Raises:
-        BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
-    """
-    wanted = [(one.limit_id, one.token_id, one.project_id) for one in overrides]
-    named, limits = set(wanted), {limit for limit, _, _ in wanted}
-    for over in Override.objects.filter(limit__in=limits, ends_at__lte=timezone.now()):
-        if (over.limit_id, over.token_id, over.project_id) in named:
-            end_override(tx, over, over.ends_at)  # it must not be in the way of the next
-    broken: dict[int, ValidationError] = {}
-    seen: set[tuple[str, ...]] = set()
-    for place, override in enumerate(overrides):
-        override.created_by = tx.actor.name[:200]
-        try:
-            override.clean_fields(exclude=["limit", "token", "project"])
-            override.clean()
-            if wanted[place] in seen:
-                raise ValidationError({"limit": ValidationError("Must not be that of another item.", code="unique")})
-        except ValidationError as exc:
-            broken[place] = exc
-        seen.add(wanted[place])
-    if not broken:
-        Override.objects.bulk_create(overrides)
-        broken = dict.fromkeys(_crowded(overrides), TOO_MANY_OVERRIDES)
-    if broken:
-        raise BrokenRules(broken)
-    tx.record_many("override.create", ((one, None, one.as_record()) for one in overrides))
-
-
-def _crowded(overrides: Sequence[Override]) -> list[int]:
-    """Return the places of saved overrides whose holder has more than it may have."""
-    full = set()
-    for column in ("token_id", "project_id"):
-        holders = {getattr(one, column) for one in overrides} - {None}
-        counts = Override.objects.filter(**{f"{column}__in": holders}).order_by().values(column)
-        crowded = counts.annotate(count=Count("pk")).filter(count__gt=MAX_OVERRIDES)
-        full |= set(crowded.values_list(column, flat=True))
-    return [place for place, one in enumerate(overrides) if (one.token_id or one.project_id) in full]
 
 
 def end_override(tx: Change, override: Override, now: datetime) -> None:

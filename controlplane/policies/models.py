@@ -95,7 +95,8 @@ class Policy(Versioned):
             policy.uses = found.get(policy.pk, (0, 0, 0, 0))
 
     def clean(self) -> None:
-        former = Policy.objects.filter(pk=self.pk).values_list("project", flat=True)
+        # A new one, of which a request may create 1,000, has no row to compare it with.
+        former = () if self._state.adding else Policy.objects.filter(pk=self.pk).values_list("project", flat=True)
         if former and former[0] != self.project_id:
             # Tokens of other projects may use the policy already.
             message = "Must not be changed after the creation."
@@ -317,37 +318,56 @@ class Override(models.Model):
         return f"{self.limit} for {self.token or self.project}"
 
     def clean(self) -> None:
+        self.check_alone()
+        if not Limit.objects.filter(pk=self.limit_id).exists() or self.quota is None:
+            return  # the field itself reports the error
+        policy, project = self.limit.policy_id, self.project_id
+        applies = self.applies_at_once or bool(
+            project and Token.objects.filter(project=project, policy=policy).exists()
+        )
+        others = Override.objects.filter(token=self.token_id, project=project).exclude(pk=self.pk)
+        self.check_among(others.filter(limit=self.limit_id).first(), others.count(), applies=applies)
+
+    def check_alone(self) -> None:
+        """Raise ValidationError for what no other row decides."""
         if (self.token_id is None) == (self.project_id is None):
             # At the field that is missing, or that is too many. The constraint, which names none, is then not checked.
             field = "token" if self.token_id is None else "project"
             raise ValidationError({field: ValidationError(self.ONE_HOLDER, code="one_of_two")})
         check_is_future("ends_at", self.ends_at)
-        if not Limit.objects.filter(pk=self.limit_id).exists() or self.quota is None:
-            return  # the field itself reports the error
-        self._check_limit()
-        others = Override.objects.filter(token=self.token_id, project=self.project_id).exclude(pk=self.pk)
-        if present := others.filter(limit=self.limit_id).first():
+
+    @property
+    def applies_at_once(self) -> bool:
+        """Whether the limit applies to the holder. That of a project may also apply by the policies of its tokens."""
+        policy, project = self.limit.policy, self.project or self.token.project
+        own = self.token.policy_id if self.token else project.anonymous_policy_id
+        return policy.is_global or policy.pk in (own, project.policy_id)
+
+    def check_among(self, present: "Override | None", others: int, *, applies: bool) -> None:
+        """
+        Raise ValidationError if the override would do nothing, is there already, or would not fit.
+
+        Args:
+            present: The override of the same limit and holder.
+            others: The number of the other overrides of the holder.
+            applies: Whether the limit applies to the holder.
+        """
+        self._check_limit(applies)
+        if present:
             message = f"{present} already exists, with the quota {present.quota} and the id {present.pk}. Change that."
             raise ValidationError({"limit": ValidationError(message, code="unique")})
-        if others.count() >= MAX_OVERRIDES:
+        if others >= MAX_OVERRIDES:
             raise ValidationError(f"A token or project must have at most {MAX_OVERRIDES} overrides.")
         try:
             self.limit.as_value(**self.changes())
         except InvalidLimit as exc:
             raise ValidationError({exc.field if exc.field in ("quota", "burst") else "limit": exc.reason}) from exc
 
-    def _check_limit(self) -> None:
-        """Raise ValidationError if the limit does not apply to the holder, because the override would do nothing."""
+    def _check_limit(self, applies: bool) -> None:
         policy, project = self.limit.policy, self.project or self.token.project
         if policy.project_id not in (None, project.pk):
             raise ValidationError({"limit": "Must not be a limit of another project's policy."})
-        having = Token.objects.filter(project=project, policy=policy)
-        attached = [project.policy_id]
-        if self.token_id:
-            having = having.filter(pk=self.token_id)
-        else:
-            attached.append(project.anonymous_policy_id)
-        if not (policy.is_global or policy.pk in attached or having.exists()):
+        if not applies:
             policies = "the policy of its project" if self.token_id else "a policy of its tokens"
             message = (
                 f"Must apply to {self.token or project}. Neither its policy nor {policies} nor the global policy is "

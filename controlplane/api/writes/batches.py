@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from controlplane.api.fields import ReferenceField
 from controlplane.api.problems import Conflict, Problem, model_errors
 from controlplane.api.serializers import StrictSerializer
 from controlplane.publishing.changes import BrokenRules, Change
@@ -112,13 +113,21 @@ class Batched:
         items = data.get(ITEMS) if isinstance(data, Mapping) else None
         if isinstance(items, list) and len(items) > MOST_ITEMS:
             raise TooManyItems(f"The body must have at most {MOST_ITEMS:,} items, got {len(items):,}.")
-        # Items that name the same row look it up once.
         body = self.batch_body(data=data, context={**self.get_serializer_context(), "known": {}})
+        self._look_up(body, items)
         body.is_valid(raise_exception=True)
         values = body.validated_data[ITEMS]
         if self.unique:
             self._refuse(_twins([value[self.unique] for value in values]), "Must not be that of another item.")
         return values
+
+    @staticmethod
+    def _look_up(body: StrictSerializer, items: Any) -> None:
+        """Find all rows that the items name, so that reading an item needs no statement."""
+        objects = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+        for name, field in body.fields[ITEMS].child.fields.items():
+            if isinstance(field, ReferenceField) and not field.read_only:
+                field.look_up(item[name] for item in objects if isinstance(item.get(name), str))
 
     def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         """Answer for the object whose slug is "batch", if there is one, as it has the address of the batch."""

@@ -1,0 +1,106 @@
+"""The creation of many overrides with few statements, by the rules of the model."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import batched
+
+from django.core.exceptions import ValidationError
+from django.db.models import Count, Exists, Q, QuerySet
+from django.utils import timezone
+
+from controlplane.policies.actions import end_override
+from controlplane.policies.models import Override, Policy
+from controlplane.projects.models import Token
+from controlplane.publishing.changes import BrokenRules, Change
+
+# What one statement asks about.
+AT_ONCE = 100
+
+Place = tuple[str, str | None, str | None]
+Holder = tuple[str | None, str | None]
+
+
+def create_overrides(tx: Change, overrides: Sequence[Override]) -> None:
+    """
+    Save new overrides with their audit entries. The number of statements does not depend on that of the overrides.
+
+    Raises:
+        BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
+    """
+    now = timezone.now()
+    present = {_place(one): one for one in _at_places(overrides).select_related("limit__policy", "token", "project")}
+    for over in [one for one in present.values() if one.ends_at and one.ends_at <= now]:
+        end_override(tx, over, over.ends_at)  # it must not be in the way of the next
+        del present[_place(over)]
+    for override in overrides:
+        override.created_by = tx.actor.name[:200]
+    if broken := _broken(overrides, present):
+        raise BrokenRules(broken)
+    Override.objects.bulk_create(overrides)
+    tx.record_many("override.create", ((one, None, one.as_record()) for one in overrides))
+
+
+def _broken(overrides: Sequence[Override], present: dict[Place, Override]) -> dict[int, ValidationError]:
+    """Return the errors of overrides by their places. *present* are the overrides that are in force."""
+    sound: dict[int, Override] = {}
+    broken: dict[int, ValidationError] = {}
+    for place, override in enumerate(overrides):
+        try:
+            override.clean_fields(exclude=["limit", "token", "project"])
+            override.check_alone()
+            sound[place] = override
+        except ValidationError as exc:
+            broken[place] = exc
+    by_tokens = _with_tokens([one for one in sound.values() if one.project_id and not one.applies_at_once])
+    counts = _counts(list(sound.values()))
+    seen: set[Place] = set()
+    for place, override in sound.items():
+        applies = override.applies_at_once or (override.project_id, override.limit.policy_id) in by_tokens
+        try:
+            override.check_among(present.get(_place(override)), counts[_holder(override)] - 1, applies=applies)
+            if _place(override) in seen:
+                raise ValidationError({"limit": ValidationError("Must not be that of another item.", code="unique")})
+        except ValidationError as exc:
+            broken[place] = exc
+        seen.add(_place(override))
+    return dict(sorted(broken.items()))
+
+
+def _place(override: Override) -> Place:
+    return override.limit_id, override.token_id, override.project_id
+
+
+def _holder(override: Override) -> Holder:
+    return override.token_id, override.project_id
+
+
+def _of_holders(overrides: Sequence[Override]) -> QuerySet[Override]:
+    tokens, projects = {one.token_id for one in overrides} - {None}, {one.project_id for one in overrides} - {None}
+    return Override.objects.filter(Q(token__in=tokens) | Q(project__in=projects)).order_by()
+
+
+def _at_places(overrides: Sequence[Override]) -> QuerySet[Override]:
+    """Return a query of the overrides in force that have a limit of one and a holder of one of these."""
+    return _of_holders(overrides).filter(limit__in={one.limit_id for one in overrides})
+
+
+def _counts(overrides: Sequence[Override]) -> Counter[Holder]:
+    """Return how many overrides each holder would have."""
+    present = _of_holders(overrides).values_list("token", "project").annotate(Count("pk"))
+    return Counter({(token, project): count for token, project, count in present}) + Counter(map(_holder, overrides))
+
+
+def _with_tokens(overrides: Sequence[Override]) -> set[tuple[str, str]]:
+    """Return the (project, policy) pairs of these for which the project has tokens with the policy."""
+    pairs = list({(one.project_id, one.limit.policy_id) for one in overrides})
+    return {pair for some in batched(pairs, AT_ONCE) for pair in _existing(some)}
+
+
+def _existing(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    # One statement with a column for each pair, so that each stops at the first token that it finds.
+    columns = {
+        f"pair_{number}": Exists(Token.objects.filter(project=project, policy=policy))
+        for number, (project, policy) in enumerate(pairs)
+    }
+    row = Policy.objects.filter(pk=pairs[0][1]).annotate(**columns).values_list(*columns).first()
+    yield from (pair for pair, exists in zip(pairs, row or (), strict=False) if exists)
