@@ -17,10 +17,13 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
-from controlplane.core.requests import came_through_unknown_proxy, client_address, log_author
+from controlplane.api.requests import MAX_REASON
+from controlplane.core.requests import came_through_unknown_proxy, client_address, log_author, request_id
+from controlplane.core.text import escaped
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
+from controlplane.publishing.changes import Actor, change
 from enforcement.model import tokens
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,9 @@ UNKNOWN = "This key is unknown, revoked or expired."
 REALM = 'Bearer realm="sluicegate"'
 # A key in steady use costs one write a minute.
 USED_PRECISION = timedelta(minutes=1)
+# A key that is refused for what another program has written is noted in the audit so often at most.
+NOTED_EVERY = timedelta(days=1)
+MALFORMED = "managementkey.malformed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +159,12 @@ def _check_network(key: ManagementKey, request: Request) -> None:
     if key.networks is None:
         return
     address = client_address(request)
-    if key.allows_from(address):
-        return
+    try:
+        if key.allows_from(address):
+            return
+    except ValueError as exc:
+        _note_malformed(key, request, str(exc))
+        raise ForeignNetwork("The networks of this key are not valid, so that it may be used from nowhere.") from exc
     if came_through_unknown_proxy(request):
         # A client may also have invented the header, so the key stays refused.
         logger.warning(
@@ -164,6 +174,17 @@ def _check_network(key: ManagementKey, request: Request) -> None:
             address,
         )
     raise ForeignNetwork(f"This key may not be used from {address or 'an unknown address'}.")
+
+
+def _note_malformed(key: ManagementKey, request: Request, rule: str) -> None:
+    """Say in the log, and once a day in the audit, that a key is refused for what another program has written."""
+    logger.error("The management key %s is refused, because its networks are not valid: %s", key, rule)
+    lately = timezone.now() - NOTED_EVERY
+    if AuditEntry.objects.filter(action=MALFORMED, object_id=key.pk, at__gt=lately).exists():
+        return
+    reason = f"Its networks are not valid, so that it is refused: {rule}"
+    with change(actor=Actor(key.name, "api", request_id(request)), reason=escaped(reason)[:MAX_REASON]) as tx:
+        tx.record(MALFORMED, key, before=key.as_record(), after=key.as_record())
 
 
 def _remember_use(key: ManagementKey, now: datetime) -> None:

@@ -16,6 +16,7 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm, WordsField
 from controlplane.keys.actions import issue_management_key, revoke_management_key
 from controlplane.keys.models import ManagementKey
+from controlplane.keys.networks import as_stored
 from controlplane.keys.scopes import PRESETS, SCOPES
 from controlplane.projects.credential_lists import CredentialAdmin
 
@@ -114,7 +115,8 @@ class ManagementKeyAdmin(CredentialAdmin):
 
     @display(description="Used from")
     def network_list(self, key: ManagementKey) -> str:
-        return "everywhere" if key.networks is None else ", ".join(key.networks)
+        shown = as_stored(key.networks)
+        return "everywhere" if shown is None else ", ".join(shown) or "nowhere"
 
     @display(description="Projects")
     def project_list(self, key: ManagementKey) -> str:

@@ -68,13 +68,20 @@ class ProjectsField(serializers.Field):
         return [project.slug for project in value.all()]
 
 
+class NetworksField(serializers.ListField):
+    """Networks, which another program may have written in a form that nobody can set."""
+
+    def to_representation(self, data: Any) -> Any:
+        return networks.as_stored(data)
+
+
 @example(name="ci", scopes=["policies:read", "policies:write"], projects=["chat"], networks=["192.0.2.0/24"])
 class KeySerializer(CleanModelSerializer):
     scopes = serializers.ListField(
         child=serializers.ChoiceField(SCOPES), allow_empty=False, max_length=len(SCOPES), help_text="What it may do."
     )
     projects = ProjectsField(default=list, help_text="Slugs. Empty only for a key of all projects, or of deleted ones.")
-    networks = serializers.ListField(
+    networks = NetworksField(
         child=StringField(),
         allow_null=True,
         allow_empty=False,

@@ -49,7 +49,10 @@ def _networks(own: ManagementKey, key: ManagementKey) -> str:
     bounds = f"Must lie in the networks of your own key, which are {', '.join(own.networks)}"
     if key.networks is None:
         return f"{bounds}."
-    outside = networks.beyond(key.networks, own.networks)
+    try:
+        outside = networks.beyond(networks.normal(key.networks), own.networks)
+    except ValueError:  # another program has written them
+        outside = networks.as_stored(key.networks) or ["an empty list"]
     return f"{bounds}, unlike {', '.join(outside)}." if outside else ""
 
 

@@ -128,7 +128,12 @@ class ManagementKey(Credential):
         return any(held in self.scopes for held in ("*", scope, IMPLIED.get(scope)))
 
     def allows_from(self, address: str | None) -> bool:
-        """Return whether the key may be used from an address, which is None if it is unknown."""
+        """
+        Return whether the key may be used from an address, which is None if it is unknown.
+
+        Raises:
+            ValueError: Another program has written networks that no key may have.
+        """
         return self.networks is None or networks.contain(self.networks, address)
 
     def revoke(self, now: datetime) -> None:

@@ -24,12 +24,25 @@ def normal(networks: Any) -> list[str]:
     return list(dict.fromkeys(str(_network(text)) for text in networks))
 
 
-def contain(networks: Iterable[str], address: str | None) -> bool:
-    """Return whether an address lies in one of the networks. An unknown one, which is None, lies in none."""
+def contain(networks: Any, address: str | None) -> bool:
+    """
+    Return whether an address lies in one of the networks. An unknown one, which is None, lies in none.
+
+    Raises:
+        ValueError: Another program has written what no key may have.
+    """
+    allowed = normal(networks) if networks != [] else []  # a list that was emptied by hand allows nobody
     if address is None:
         return False
     ip = ip_address(address)
-    return any(ip in ip_network(network) for network in networks)
+    return any(ip in ip_network(network) for network in allowed)
+
+
+def as_stored(networks: Any) -> list[str] | None:
+    """Return stored networks for people to read, also those that another program has written. None is everywhere."""
+    if networks is None:
+        return None
+    return [str(network) for network in networks] if isinstance(networks, list) else [str(networks)]
 
 
 def beyond(networks: Iterable[str], bounds: Iterable[str]) -> list[str]:

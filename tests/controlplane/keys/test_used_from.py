@@ -2,6 +2,7 @@
 
 import pytest
 
+from controlplane.audit.entries import AuditEntry
 from controlplane.keys.models import ManagementKey
 from tests.factories import ManagementKeyFactory
 
@@ -67,3 +68,42 @@ def test_a_refused_use_is_no_use(client):
     answered(client, ManagementKeyFactory(networks=["192.0.2.0/24"]), "203.0.113.1")
 
     assert ManagementKey.objects.get().last_used_at is None
+
+
+@pytest.mark.parametrize("written", [["office"], ["192.0.2.7/24"], [None], [7], "0.0.0.0/0", {"0.0.0.0/0": 1}, 7, True])
+def test_a_list_that_was_damaged_by_hand_allows_nobody(client, api, caplog, written):
+    """The log and the audit say why, and every page of the key can be read, so that somebody can mend it."""
+    damaged = ManagementKeyFactory(name="ci")
+    ManagementKey.objects.filter(pk=damaged.pk).update(networks=written)
+
+    assert [answered(client, damaged, peer) for peer in ("192.0.2.7", "")] == [(403, "network_not_allowed")] * 2
+
+    assert "its networks are not valid" in caplog.text
+    (entry,) = AuditEntry.objects.filter(object_id=damaged.pk)  # of two refusals
+    assert (entry.action, "not valid" in entry.reason) == ("managementkey.malformed", True)
+    shown = api("GET", f"management-keys/{damaged.pk}").json()["networks"]
+    assert isinstance(shown, list)
+    assert shown
+    assert all(isinstance(one, str) for one in shown)
+    own = ManagementKeyFactory(networks=["127.0.0.0/8"])
+    refused = client.patch(
+        f"/api/v1/management-keys/{damaged.pk}",
+        {"name": "x"},
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {own.secret}"},
+    )
+    assert (refused.status_code, refused.json()["code"]) == (403, "exceeds_own_key")
+    mended = api("PATCH", f"management-keys/{damaged.pk}", {"networks": ["192.0.2.0/24"]})
+    assert mended.status_code == 200
+    assert answered(client, damaged, "192.0.2.7") == (200, "")
+
+
+def test_the_admin_shows_a_damaged_list(admin_client):
+    """As it was written."""
+    key = ManagementKeyFactory(name="ci")
+    ManagementKey.objects.filter(pk=key.pk).update(networks=[7, "office"])
+
+    page = admin_client.get("/admin/projects/managementkey/")
+
+    assert page.status_code == 200
+    assert "7, office" in page.text
