@@ -59,8 +59,13 @@ class BodyField(serializers.JSONField):
     """The body of a response."""
 
 
+@extend_schema_field({"type": "boolean", "const": True})
+class AlwaysTrueField(serializers.BooleanField):
+    """A field by which generated clients tell a response from the others of its operation."""
+
+
 class TrialSerializer(serializers.Serializer):
-    dry_run = serializers.BooleanField(help_text="Always true.")
+    dry_run = AlwaysTrueField(help_text="Always true. No other response has this field.")
     status = serializers.IntegerField(min_value=200, max_value=299, help_text="The status without dry_run.")
     result = BodyField(help_text="The body without dry_run, without secrets. Null if it has none.")
     tokens = serializers.IntegerField(help_text="Live tokens that are concerned.")

@@ -23,6 +23,7 @@ CLIENTS = Path(__file__).parent / "clients"
 SEEN = {
     "policy": ["api", "The API", [60]],
     "project": ["chat", "api", "true"],
+    "tried": [True, 201, 1, ["name"]],
     "problems": [400, 412],
     "secrets": [True, True],
     "tokens": ["renamed", True, 90],

@@ -19,10 +19,15 @@ from sluicegate_client.models import (
     OverrideRequest,
     PatchedPolicyRequest,
     PatchedTokenRequest,
+    PoliciesPartialUpdateDryRun,
+    Policy,
     PolicyRequest,
     Problem,
     ProjectRequest,
+    ProjectsCreateDryRun,
+    ReviewedTrial,
     TokenRequest,
+    Trial,
 )
 
 url, key = sys.argv[1:]
@@ -32,6 +37,14 @@ limit = {"name": "per-minute", "algorithm": "fixed_window", "quota": 60, "window
 with client:
     policy = policies_create.sync(
         client=client, body=PolicyRequest.from_dict({"slug": "api", "name": "API", "limits": [limit]})
+    )
+    trial = projects_create.sync(
+        client=client,
+        body=ProjectRequest(slug="tried", name="Tried", policy="api"),
+        dry_run=ProjectsCreateDryRun.TRUE,
+    )
+    trial_of_change = policies_partial_update.sync(
+        client=client, slug="api", body=PatchedPolicyRequest(name="Tried"), dry_run=PoliciesPartialUpdateDryRun.TRUE
     )
     project = projects_create.sync(
         client=client, body=ProjectRequest(slug="chat", name="Chat", policy="api"), idempotency_key='"once"'
@@ -68,6 +81,10 @@ with client:
     audit = audit_list.sync(client=client, page_size=100)
     projects = projects_list.sync(client=client)
 
+# A change answers with what it has done, or with what it would do.
+assert isinstance(trial, Trial), trial
+assert isinstance(trial_of_change, ReviewedTrial), trial_of_change
+assert isinstance(fresh, Policy), fresh
 assert isinstance(taken, Problem), taken
 assert isinstance(lost, Problem), lost
 print(
@@ -75,6 +92,12 @@ print(
         {
             "policy": [policy.slug, fresh.name, [limit.quota for limit in policy.limits]],
             "project": [project.slug, project.policy, again.headers.get("Idempotency-Replayed")],
+            "tried": [
+                trial.dry_run,
+                trial.status,
+                trial.changed,
+                [change.field for one in trial_of_change.diff for change in one.changes],
+            ],
             "problems": [taken.status, lost.status],
             "secrets": [secret.startswith("sg_live_") for secret in (tokens[0].secret, rotated.secret)],
             "tokens": [renamed.name, revoked.revoked_at is not None, override.quota],

@@ -13,10 +13,24 @@ function certain<T>(value: T | undefined, error: unknown): T {
 
 type Schemas = components["schemas"];
 
-// A change answers with the object, or with what it would do if it has ?dry_run=true.
-function object<T extends object, K extends string>(value: T, name: K): Extract<T, Record<K, unknown>> {
-  if (!(name in value)) throw new Error(`no ${name} in ${JSON.stringify(value)}`);
-  return value as Extract<T, Record<K, unknown>>;
+// A change answers with what it has done, or with what it would do if it has ?dry_run=true. Only then there is a field
+// dry_run, by which the compiler tells the two types apart.
+type Tried = Schemas["Trial"] | Schemas["ReviewedTrial"];
+
+function isTried<T extends object>(value: T): value is Extract<T, { dry_run: true }> {
+  return "dry_run" in value;
+}
+
+function done<T extends object>(value: T | undefined, error: unknown): Exclude<T, { dry_run: true }> {
+  const found = certain(value, error);
+  if (isTried(found)) throw new Error(`only tried: ${JSON.stringify(found)}`);
+  return found as Exclude<T, { dry_run: true }>;
+}
+
+function tried<T extends object>(value: T | undefined, error: unknown): Extract<T, Tried> {
+  const found = certain(value, error);
+  if (!isTried(found)) throw new Error(`not tried: ${JSON.stringify(found)}`);
+  return found as Extract<T, Tried>;
 }
 
 function problem(error: unknown): Schemas["Problem"] {
@@ -31,12 +45,24 @@ const madePolicy = await client.POST("/api/v1/policies", {
     limits: [{ name: "per-minute", algorithm: "fixed_window", quota: 60, window_seconds: 60 }],
   },
 });
-const policy = object(certain(madePolicy.data, madePolicy.error), "slug");
+const policy = done(madePolicy.data, madePolicy.error);
+
+const trial = await client.POST("/api/v1/projects", {
+  params: { query: { dry_run: "true" } },
+  body: { slug: "tried", name: "Tried", policy: "api" },
+});
+const onlyTried = tried(trial.data, trial.error);
+const always: true = onlyTried.dry_run;
+const trialOfChange = await client.PATCH("/api/v1/policies/{slug}", {
+  params: { path: { slug: "api" }, query: { dry_run: "true" } },
+  body: { name: "Tried" },
+});
+const changedFields = tried(trialOfChange.data, trialOfChange.error).diff.flatMap((one) => one.changes);
 
 const chat = { slug: "chat", name: "Chat", policy: "api" };
 const once = { params: { header: { "Idempotency-Key": '"once"' } }, body: chat };
 const madeProject = await client.POST("/api/v1/projects", once);
-const project = object(certain(madeProject.data, madeProject.error), "slug");
+const project = done(madeProject.data, madeProject.error);
 const again = await client.POST("/api/v1/projects", once);
 const taken = await client.POST("/api/v1/projects", { body: { slug: "chat", name: "Chat" } });
 
@@ -46,20 +72,20 @@ for (let i = 0; i < 3; i++) {
     params: { path: { slug: "chat" } },
     body: { name: `token-${i}` },
   });
-  tokens.push(object(certain(made.data, made.error), "secret"));
+  tokens.push(done(made.data, made.error));
 }
 const byId = (at: number) => ({ path: { id: tokens[at].id } });
 const rotation = await client.POST("/api/v1/tokens/{id}/rotate", { params: byId(0) });
-const rotated = object(certain(rotation.data, rotation.error), "secret");
+const rotated = done(rotation.data, rotation.error);
 const renaming = await client.PATCH("/api/v1/tokens/{id}", { params: byId(1), body: { name: "renamed" } });
-const renamed = object(certain(renaming.data, renaming.error), "name");
+const renamed = done(renaming.data, renaming.error);
 const revocation = await client.POST("/api/v1/tokens/{id}/revoke", { params: byId(2) });
-const revoked = object(certain(revocation.data, revocation.error), "revoked_at");
+const revoked = done(revocation.data, revocation.error);
 
 const raised = await client.POST("/api/v1/overrides", {
   body: { limit: "api/per-minute", token: tokens[1].id, quota: 90, reason: "a launch" },
 });
-const override = object(certain(raised.data, raised.error), "quota");
+const override = done(raised.data, raised.error);
 await client.DELETE("/api/v1/overrides/{id}", { params: { path: { id: override.id } } });
 
 const slug = { path: { slug: "api" } };
@@ -72,7 +98,7 @@ const changed = await client.PATCH("/api/v1/policies/{slug}", {
   params: { ...slug, header: { "If-Match": seen.response.headers.get("ETag")! } },
   body: { name: "The API" },
 });
-const fresh = object(certain(changed.data, changed.error), "name");
+const fresh = done(changed.data, changed.error);
 
 const pages: string[][] = [];
 let cursor: string | undefined;
@@ -91,6 +117,7 @@ console.log(
   JSON.stringify({
     policy: [policy.slug, fresh.name, policy.limits!.map((limit) => limit.quota)],
     project: [project.slug, project.policy, again.response.headers.get("Idempotency-Replayed")],
+    tried: [always, onlyTried.status, onlyTried.changed, changedFields.map((one) => one.field)],
     problems: [problem(taken.error).status, problem(lost.error).status],
     secrets: [tokens[0].secret, rotated.secret].map((secret) => secret.startsWith("sg_live_")),
     tokens: [renamed.name, revoked.revoked_at !== null, override.quota],
