@@ -22,6 +22,7 @@ from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
 from controlplane.core.money import permits
 from controlplane.jobs import running
+from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides import bulk
 from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.overrides.links import raise_name, raise_url
@@ -56,7 +57,7 @@ class StateFilter(DropdownFilter):
 
 
 @admin.register(Override)
-class OverrideAdmin(ReviewedOverrides, OverrideScope, RecordedAdmin):
+class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin):
     form = OverrideForm
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
@@ -151,7 +152,7 @@ class OverrideAdmin(ReviewedOverrides, OverrideScope, RecordedAdmin):
 
     @display(description="Applies to", ordering="token__name")
     def holder(self, override: Override) -> str:
-        return link_to(override.token or override.project)
+        return with_mark(link_to(override.token or override.project), override)
 
     @display(description="Quota")
     def replaced(self, override: Override) -> str:

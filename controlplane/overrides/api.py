@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 
-from controlplane.api.fields import LimitReferenceField, ReferenceField
+from controlplane.api.fields import MANAGED_BY, LimitReferenceField, ReferenceField
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
@@ -38,9 +38,13 @@ class OverrideSerializer(CleanModelSerializer):
         model = Override
         fields = [
             *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
-            *("created_by", "created_at"),
+            *("managed_by", "created_by", "created_at"),
         ]
-        extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
+        extra_kwargs = {
+            "burst": {"default": None, "min_value": 1},
+            "ends_at": {"default": None},
+            "managed_by": MANAGED_BY,
+        }
         read_only_fields = ["created_by"]
 
     def validate_limit(self, limit: Limit) -> Limit:
@@ -53,6 +57,7 @@ class OverrideQuery(ListQuery):
     limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
     token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
     project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
+    token_project = ReferenceField("projects", required=False, help_text="Slug of the project whose token has it.")
 
 
 class OverrideItemSerializer(OverrideSerializer):
@@ -86,6 +91,8 @@ class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiVie
 
     def get_queryset(self) -> QuerySet[Override]:
         chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
+        if "token_project" in self.query:
+            chosen["token__project"] = self.query["token_project"]
         rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
         return rows.filter(**chosen)
 

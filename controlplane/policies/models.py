@@ -13,6 +13,7 @@ from controlplane.audit.entries import AppendOnly, AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.lists.counting import CappedCount, as_capped
+from controlplane.managed.marks import Managed
 from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
@@ -272,7 +273,7 @@ class LiveOverrides(models.Manager):
         return super().get_queryset().filter(ended_at=None)
 
 
-class Override(models.Model):
+class Override(Managed):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ovr"), editable=False)
     limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
     token = models.ForeignKey(Token, models.CASCADE, null=True, blank=True, related_name="overrides")
@@ -387,8 +388,9 @@ class Override(models.Model):
     def as_record(self) -> dict[str, Any]:
         holder = {"token": self.token_id, "project": self.project_id}
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
-        ended = {"ended_at": isoformat(self.ended_at)} if self.ended_at else {}
-        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **ended}
+        more = {"ended_at": isoformat(self.ended_at)} if self.ended_at else {}
+        more |= {"managed_by": self.managed_by} if self.managed_by else {}
+        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **more}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()

@@ -23,7 +23,7 @@ FIELDS = {
     "policy": ("slug", "name", "description", "metering", "managed_by", "is_global"),
     "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone", "managed_by"),
     "token": ("name", "policy", "labels", "expires_at"),
-    "override": ("quota", "burst", "reason", "ends_at"),
+    "override": ("quota", "burst", "reason", "ends_at", "managed_by"),
 }
 # Fields that a record leaves out if they are empty.
 EMPTY: Record = {"labels": {}, "managed_by": ""}
@@ -288,7 +288,8 @@ def _limit_named(name: str) -> Limit | None:
 
 def _write_override(override: Override, wanted: Record, tx: Change) -> None:
     for name in FIELDS["override"]:
-        setattr(override, name, _instant(wanted[name]) if name == "ends_at" else wanted[name])
+        value = wanted.get(name, EMPTY.get(name))
+        setattr(override, name, _instant(value) if name == "ends_at" else value)
     save_override(tx, override)
 
 

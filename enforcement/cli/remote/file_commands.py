@@ -23,7 +23,7 @@ from enforcement.cli.remote.files.applying import (
     reviews,
 )
 from enforcement.cli.remote.files.applying import Moved as StateMoved
-from enforcement.cli.remote.files.policy_file import InvalidFiles, read_file
+from enforcement.cli.remote.files.policy_file import MAX_TOKEN_OVERRIDES, InvalidFiles, read_file
 from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import InvalidFile
@@ -42,7 +42,10 @@ Mark = Annotated[
 Unmarked = Annotated[bool, typer.Option("--no-mark", help="Mark nothing as managed from files.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Delete policies that were managed from files and are not in it.")]
 PruneOverrides = Annotated[
-    bool, typer.Option("--prune-overrides", help="Delete overrides of the project that are not in the file.")
+    bool,
+    typer.Option(
+        "--prune-overrides", help="Delete overrides of the project that are not in the file, and of its tokens."
+    ),
 ]
 
 
@@ -76,6 +79,10 @@ def schema() -> None:
 def export(
     project: Annotated[str, typer.Argument(help="Slug of the project.")] = "",
     shared: Annotated[bool, typer.Option("--shared", help="The policies that all projects share.")] = False,
+    no_token_overrides: Annotated[
+        bool,
+        typer.Option("--no-token-overrides", help="Leave the overrides of tokens out, which then stay as they are."),
+    ] = False,
     out: Annotated[str, typer.Option("--out", "-o", help="Write this file. Default: standard output.")] = "",
     as_json: AsJson = False,
     trace: Trace = False,
@@ -84,9 +91,12 @@ def export(
     if bool(project) == shared:
         raise typer.BadParameter("Exactly one of a project and --shared must be given.", param_hint="PROJECT")
     with control_plane(trace) as server:
-        present = read_present(server, None if shared else project)
+        present = read_present(server, None if shared else project, tokens=not no_token_overrides)
         if project and present.file.project is None:
             raise typer.BadParameter(f"There is no project {project!r}.", param_hint="PROJECT")
+        if len(present.file.token_overrides or ()) > MAX_TOKEN_OVERRIDES:
+            text = f"Must be given, as the project has more than {MAX_TOKEN_OVERRIDES:,} overrides of tokens."
+            raise typer.BadParameter(text, param_hint="--no-token-overrides")
         text = json.dumps(present.file.as_values(), indent=2) + "\n"
         if not as_json:
             text = present.file.to_yaml(f"{server.url}{file_schema.ADDRESS}")

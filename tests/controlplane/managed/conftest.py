@@ -62,6 +62,7 @@ overrides:
     quota: 600
     reason: launch week
     ends_at: '2099-01-01T00:00:00Z'
+token_overrides: []
 """
 
 

@@ -17,6 +17,7 @@ from enforcement.cli.remote.account import Account
 from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, from_values
 from enforcement.cli.remote.files.present import (
     PresentState,
+    of_global,
     of_override,
     of_policy,
     of_project,
@@ -36,10 +37,12 @@ from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
 
 FORMAT: Final = "sluicegate-plan/1"
 _PATHS: Final = {"project": "projects", "policy": "policies", "override": "overrides"}
+_GLOBAL: Final = "global"
 _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "project": of_project,
     "policy": of_policy,
     "override": of_override,
+    _GLOBAL: of_global,
 }
 _MAY_BE_DONE: Final = "It may have been made. Make a new plan, which shows whether it was."
 
@@ -120,10 +123,13 @@ class ApplyReport:
 
 
 def make_plan(server: ControlPlane, file: PolicyFile, wanted: Wanted) -> FilePlan:
-    """Return the plan for the present state. Raises ServerAway, RequestRefused and InvalidPlan."""
-    present = read_present(server, file.project["slug"] if file.project else None)
+    """Return the plan for the present state. Raises ServerAway, RequestRefused, InvalidPlan and InvalidFiles."""
+    slug = file.project["slug"] if file.project else None
+    present = read_present(server, slug, tokens=file.token_overrides is not None)
     changes = steps_between(present, file, wanted)
     _check_names(server, changes)
+    _check_global(present, file)
+    _check_tokens(server, file, changes)
     return FilePlan(file, wanted, changes, server.url, present.revision, present.digest, present=present)
 
 
@@ -133,6 +139,30 @@ def _check_names(server: ControlPlane, changes: PlannedChanges) -> None:
         if step.kind == "policy" and step.action == CREATE and (found := one_or_none(server, f"policies/{step.name}")):
             owner = f"the project {found.body['project']}" if found.body["project"] else "all projects"
             raise InvalidPlan(f"policy {step.name}: Must be another slug, because this one is of a policy of {owner}.")
+
+
+def _check_global(present: PresentState, file: PolicyFile) -> None:
+    """Raise InvalidFiles if the global policy would be none of the shared policies."""
+    chosen = file.chosen_global[0] if file.chosen_global else None
+    if chosen is not None and chosen not in {*file.policies, *present.file.policies}:
+        reason = f"Must be a policy that all projects share. There is none with the slug {chosen}."
+        raise InvalidFiles([file.error((_GLOBAL,), reason)])
+
+
+def _check_tokens(server: ControlPlane, file: PolicyFile, changes: PlannedChanges) -> None:
+    """Raise InvalidFiles, with the lines, if overrides are to be created for tokens that the project does not have."""
+    new = {step.name for step in changes.steps if step.kind == "override" and step.action == CREATE}
+    known: dict[str, bool] = {}
+    errors = []
+    for index, (key, override) in enumerate((file.token_overrides or {}).items()):
+        token = override["token"]
+        if key in new and token not in known:
+            found = one_or_none(server, f"tokens/{token}")
+            known[token] = found is not None and found.body["project"] == (file.project or {}).get("slug")
+        if key in new and not known[token]:
+            errors.append(file.error(("token_overrides", index, "token"), f"There is no token {token} in the project."))
+    if errors:
+        raise InvalidFiles(errors)
 
 
 def plan_from(text: str) -> dict[str, Any]:
@@ -212,13 +242,13 @@ def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason
     if step.action == CREATE:
         return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason).revision
     ident = plan.present.ids[step.name] if step.kind == "override" and plan.present else step.name
-    path = f"{_PATHS[step.kind]}/{ident}"
+    path = _GLOBAL if step.kind == _GLOBAL else f"{_PATHS[step.kind]}/{ident}"
     found = one_or_none(server, path)
     if found is None:
         raise Moved(f"{step.kind} {step.name} was deleted after the plan was made.")
     if _READ[step.kind](found.body) != step.before:
         raise Moved(f"{step.kind} {step.name} was changed after the plan was made.")
-    method = "DELETE" if step.action == DELETE else "PATCH"
+    method = "DELETE" if step.action == DELETE else "PUT" if step.kind == _GLOBAL else "PATCH"
     try:
         return server.change(method, path, step.body, key=key, etag=found.etag, reason=reason).revision
     except RequestRefused as exc:

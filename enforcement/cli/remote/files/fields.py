@@ -20,6 +20,8 @@ HIDDEN: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\\ud800-\\udfff\U000e0000-\U000e007f]"
 )
+TOKEN_ID_PATTERN: Final = "tok_[0-9a-z]{1,36}"
+_TOKEN_ID: Final = re.compile(TOKEN_ID_PATTERN, re.ASCII)
 _LINES: Final = dict.fromkeys(map(ord, "\n\r\t"), " ")
 REQUIRED: Final = object()
 """In place of a default."""
@@ -132,6 +134,13 @@ def _limit_name(value: Any) -> str:
     return str(value)
 
 
+def _token_id(value: Any) -> str:
+    # It is not shown, because it may be a secret.
+    if not isinstance(value, str) or not _TOKEN_ID.fullmatch(value):
+        raise InvalidField("Must be the id of a token, which begins with tok_.")
+    return value
+
+
 def read_metering(value: Any) -> dict[str, Any]:
     """Return the rules for metered requests without their defaults. Raises InvalidField."""
     try:
@@ -204,6 +213,22 @@ OVERRIDE: Final = {
     "ends_at": FileField(_or_none(_instant), None, {"type": ["string", "null"], "format": "date-time"}),
 }
 
+TOKEN_OVERRIDE: Final = {
+    "token": FileField(_token_id, REQUIRED, {"type": "string", "pattern": f"^{TOKEN_ID_PATTERN}$"}),
+    **OVERRIDE,
+}
+GLOBAL: Final = FileField(
+    _slug_or_none,
+    None,
+    {**_REFERENCE, "description": "The policy of every request of every project, or null for none."},
+)
+
+
+def override_key(override: Mapping[str, Any]) -> str:
+    """Return what names an override: its limit, and the token if it is of one."""
+    limit, token = override["limit"], override.get("token")
+    return f"{limit} of {token}" if token else str(limit)
+
 
 def without_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) -> dict[str, Any]:
     """Return values in the order of their fields, without those that have the default."""
@@ -222,13 +247,16 @@ def with_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) ->
 
 
 __all__ = [
+    "GLOBAL",
     "NULLABLE",
     "OVERRIDE",
     "POLICY",
     "PROJECT",
     "REQUIRED",
+    "TOKEN_OVERRIDE",
     "FileField",
     "InvalidField",
+    "override_key",
     "read_limit",
     "read_metering",
     "read_slug",

@@ -12,12 +12,15 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from enforcement.cli.remote.files.fields import (
+    GLOBAL,
     OVERRIDE,
     POLICY,
     PROJECT,
     REQUIRED,
+    TOKEN_OVERRIDE,
     FileField,
     InvalidField,
+    override_key,
     read_limit,
     without_defaults,
 )
@@ -28,7 +31,9 @@ from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 VERSION: Final = "sluicegate/v1"
 MAX_POLICIES: Final = 1_000
-TOP: Final = ("apiVersion", "project", "shared", "policies", "overrides")
+MAX_OVERRIDES: Final = 200
+MAX_TOKEN_OVERRIDES: Final = 5_000
+TOP: Final = ("apiVersion", "project", "shared", "global", "policies", "overrides", "token_overrides")
 
 
 class InvalidFiles(ValueError):
@@ -48,11 +53,28 @@ class PolicyFile:
         project: The fields of the project without defaults. None for the policies that all projects share.
         policies: The fields of each policy, by its slug.
         overrides: The overrides that the project itself has, by "policy-slug/limit-name".
+        token_overrides: Those of its tokens, by "policy-slug/limit-name of token-id". None if the file leaves them out,
+            so that they stay as they are.
+        chosen_global: The slug of the policy that applies to every request, in a tuple, which has None for no policy.
+            Empty if the file leaves it out, so that it stays as it is.
+        source: The values with their lines, for errors that only a control plane finds.
     """
 
     project: dict[str, Any] | None = None
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    token_overrides: dict[str, dict[str, Any]] | None = None
+    chosen_global: tuple[str | None, ...] = ()
+    source: YamlFile | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def all_overrides(self) -> dict[str, dict[str, Any]]:
+        """The overrides of the project and those of its tokens."""
+        return {**self.overrides, **(self.token_overrides or {})}
+
+    def error(self, path: Path, reason: str) -> InvalidFile:
+        """Return an error of the value at a path."""
+        return (self.source or YamlFile("plan")).error(path, reason)
 
     @property
     def title(self) -> str:
@@ -64,8 +86,13 @@ class PolicyFile:
         values: dict[str, Any] = {"apiVersion": VERSION}
         values |= {"project": self.project} if self.project else {"shared": True}
         policies = [self.policies[slug] for slug in sorted(self.policies)]
-        overrides = [self.overrides[limit] for limit in sorted(self.overrides)]
-        return {**values, "policies": policies, **({"overrides": overrides} if overrides else {})}
+        values |= {"global": self.chosen_global[0]} if self.chosen_global else {}
+        values["policies"] = policies
+        if self.overrides:
+            values["overrides"] = [self.overrides[limit] for limit in sorted(self.overrides)]
+        if self.token_overrides is not None:
+            values["token_overrides"] = [self.token_overrides[key] for key in sorted(self.token_overrides)]
+        return values
 
     def to_yaml(self, schema: str = "") -> str:
         """Return the canonical text of the file, with the address of its schema in a comment for editors."""
@@ -131,7 +158,7 @@ class _Reader:
         self.errors.append(self.source.error(path, reason))
 
     def file(self) -> PolicyFile:
-        found, values = PolicyFile(), self.source.values
+        found, values = PolicyFile(source=self.source), self.source.values
         if not isinstance(values, Mapping):
             self.refuse((), f"Must be a mapping of {', '.join(TOP)}, got {shown(values)}.")
             return found
@@ -144,9 +171,23 @@ class _Reader:
             found.project = self._fields(values["project"], PROJECT, ("project",))
         elif values["shared"] is not True:
             self.refuse(("shared",), f"Must be true, got {shown(values['shared'])}.")
+        self._global(found, values)
         self._policies(found, values)
-        self._overrides(found, values)
+        found.overrides = self._overrides(values, "overrides", OVERRIDE, MAX_OVERRIDES)
+        if "token_overrides" in values:
+            found.token_overrides = self._overrides(values, "token_overrides", TOKEN_OVERRIDE, MAX_TOKEN_OVERRIDES)
+        self._limits_of_overrides(found, values)
         return found
+
+    def _global(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+        if "global" not in values:
+            return
+        if "project" in values:
+            self.refuse(("global",), "Must be left out of the file of a project, as it is for every project.")
+        try:
+            found.chosen_global = (GLOBAL.read(values["global"]),)
+        except InvalidField as exc:
+            self.refuse(("global",), str(exc))
 
     def _policies(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
         for index, value in enumerate(self._list(values, "policies", MAX_POLICIES)):
@@ -183,17 +224,31 @@ class _Reader:
             self.refuse((*path, *exc.path), str(exc))
         return None
 
-    def _overrides(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
-        if "overrides" in values and found.project is None and "shared" in values:
-            self.refuse(("overrides",), "Must be left out of a file of shared policies, as a project has an override.")
-        for index, value in enumerate(self._list(values, "overrides", 200)):
-            path: Path = ("overrides", index)
-            override = self._fields(value, OVERRIDE, path)
+    def _overrides(
+        self, values: Mapping[str, Any], name: str, fields: Mapping[str, FileField], most: int
+    ) -> dict[str, dict[str, Any]]:
+        if name in values and "project" not in values and "shared" in values:
+            self.refuse((name,), "Must be left out of a file of shared policies, as a project has an override.")
+        found: dict[str, dict[str, Any]] = {}
+        for index, value in enumerate(self._list(values, name, most)):
+            override = self._fields(value, fields, (name, index))
             if override is None:
                 continue
-            if override["limit"] in found.overrides:
-                self.refuse((*path, "limit"), f"Must be given once, got {override['limit']} twice.")
-            found.overrides[override["limit"]] = override
+            if override_key(override) in found:
+                self.refuse((name, index, "limit"), f"Must be given once, got {override_key(override)} twice.")
+            found[override_key(override)] = override
+        return found
+
+    def _limits_of_overrides(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+        """Refuse an override of a limit that its policy in the file does not have, if nothing else is wrong."""
+        if self.errors:
+            return
+        names = {slug: {limit["name"] for limit in policy["limits"]} for slug, policy in found.policies.items()}
+        for name in ("overrides", "token_overrides"):
+            for index, override in enumerate(values.get(name, [])):
+                slug, _, limit = override["limit"].partition("/")
+                if slug in names and limit not in names[slug]:
+                    self.refuse((name, index, "limit"), f"Must be a limit of the policy {slug}, which has no {limit}.")
 
     def _list(self, values: Mapping[str, Any], name: str, most: int) -> list[Any]:
         value = values.get(name, [])

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, read_limit, read_metering, without_defaults
+from enforcement.cli.remote.files.fields import (
+    OVERRIDE,
+    POLICY,
+    PROJECT,
+    TOKEN_OVERRIDE,
+    override_key,
+    read_limit,
+    read_metering,
+    without_defaults,
+)
 from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
 
@@ -23,8 +33,8 @@ class PresentState:
     Attributes:
         file: It in the form of a policy file. Without its project if that does not exist.
         revision: The newest revision. None if the key may not read it.
-        marks: Where the file is, for the project (by "") and each policy (by its slug). Empty for what is not managed
-            from files.
+        marks: Where the file is, for the project (by ""), each policy (by its slug) and each override (by its key).
+            Empty for what is not managed from files.
         ids: The id of each override.
         versions: The version of the project and of each policy, by the names of *marks*.
     """
@@ -56,17 +66,28 @@ def of_policy(row: Row) -> dict[str, Any]:
 
 
 def of_override(row: Row) -> dict[str, Any]:
-    """Return an override of a project as a policy file has it."""
-    values = {name: row[name] for name in OVERRIDE}
+    """Return an override of a project or token as a policy file has it."""
+    fields = TOKEN_OVERRIDE if row["token"] else OVERRIDE
+    values = {name: row[name] for name in fields}
     if values["ends_at"] is not None:
         values["ends_at"] = OVERRIDE["ends_at"].read(values["ends_at"])
-    return without_defaults(values, OVERRIDE)
+    return without_defaults(values, fields)
 
 
-def read_present(server: ControlPlane, slug: str | None) -> PresentState:
+def of_global(row: Row) -> dict[str, Any]:
+    """Return the choice of the global policy."""
+    return {"policy": row["policy"]}
+
+
+def read_present(
+    server: ControlPlane, slug: str | None, *, tokens: bool = True, now: datetime | None = None
+) -> PresentState:
     """
     Return the present state of a project, or for None of the shared policies.
 
+    Args:
+        tokens: Whether the overrides of tokens are read, of which a project may have very many.
+        now: What has ended by then is left out.
     Raises:
         ServerAway, RequestRefused: It cannot be read.
     """
@@ -80,10 +101,25 @@ def read_present(server: ControlPlane, slug: str | None) -> PresentState:
     for row in server.rows("policies", project=slug or ""):
         found.file.policies[row["slug"]] = of_policy(row)
         found.marks[row["slug"]], found.versions[row["slug"]] = row["managed_by"], row["version"]
-    for override in server.rows("overrides", project=slug) if slug is not None else ():
-        found.file.overrides[override["limit"]] = of_override(override)
-        found.ids[override["limit"]] = override["id"]
+    if slug is None:
+        found.file.chosen_global = (server.get("global").body["policy"],)
+        return found
+    now = now or datetime.now(UTC)
+    found.file.overrides = _overrides(found, server.rows("overrides", project=slug), now)
+    if tokens:
+        found.file.token_overrides = _overrides(found, server.rows("overrides", token_project=slug), now)
     return found
+
+
+def _overrides(found: PresentState, rows: Iterable[Row], now: datetime) -> dict[str, dict[str, Any]]:
+    """Return overrides by what names them, and note their ids and marks."""
+    overrides = {}
+    for row in rows:
+        if row["ends_at"] is not None and datetime.fromisoformat(row["ends_at"]) <= now:
+            continue  # it counts no longer, and the next one may begin
+        key = override_key(row)
+        overrides[key], found.ids[key], found.marks[key] = of_override(row), row["id"], row["managed_by"]
+    return overrides
 
 
 def newest_revision(server: ControlPlane) -> int | None:
@@ -107,4 +143,13 @@ def one_or_none(server: ControlPlane, path: str) -> RestReply | None:
         raise
 
 
-__all__ = ["PresentState", "newest_revision", "of_override", "of_policy", "of_project", "one_or_none", "read_present"]
+__all__ = [
+    "PresentState",
+    "newest_revision",
+    "of_global",
+    "of_override",
+    "of_policy",
+    "of_project",
+    "one_or_none",
+    "read_present",
+]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, REQUIRED, FileField
-from enforcement.cli.remote.files.policy_file import VERSION
+from enforcement.cli.remote.files.fields import GLOBAL, OVERRIDE, POLICY, PROJECT, REQUIRED, TOKEN_OVERRIDE, FileField
+from enforcement.cli.remote.files.policy_file import MAX_OVERRIDES, MAX_TOKEN_OVERRIDES, VERSION
 from enforcement.model.calendars import CALENDARS
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MAX_NUMBER, MAX_WINDOW_SECONDS, MODES, STORE_FAILURES
 from enforcement.model.metered import DISCONNECTS, ESTIMATES, MAX_OUTPUT_CAP, PARTS, UNMETERED
@@ -85,7 +85,14 @@ def schema() -> dict[str, Any]:
         "project": _of_fields(PROJECT),
         "shared": {"const": True, "description": "In place of a project: its policies are shared by all projects."},
         "policies": {"type": "array", "items": policy},
-        "overrides": {"type": "array", "items": _of_fields(OVERRIDE)},
+        "global": {**GLOBAL.schema, "description": "With shared only. If left out, the choice stays as it is."},
+        "overrides": {"type": "array", "items": _of_fields(OVERRIDE), "maxItems": MAX_OVERRIDES},
+        "token_overrides": {
+            "type": "array",
+            "items": _of_fields(TOKEN_OVERRIDE),
+            "maxItems": MAX_TOKEN_OVERRIDES,
+            "description": "The overrides of tokens of the project. If left out, they stay as they are.",
+        },
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, FileField, with_defaults
+from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, TOKEN_OVERRIDE, FileField, with_defaults
 from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.files.present import PresentState
 from enforcement.model.limits import Limit
@@ -27,8 +27,8 @@ class PlanStep:
 
     Attributes:
         action: ``create``, ``change`` or ``delete``.
-        kind: ``project``, ``policy`` or ``override``.
-        name: The slug, or "policy-slug/limit-name" of an override.
+        kind: ``project``, ``policy``, ``override``, or ``global`` for the choice of the global policy.
+        name: The slug, the key of an override, or ``policy`` after ``global``.
         words: What changes, a line each.
         before: The object before, in the form of a policy file. None if it does not exist.
         body: What REST takes. None for a deletion.
@@ -58,10 +58,11 @@ class Wanted:
     What a person wants beside the file.
 
     Attributes:
-        mark: Where the file is, which marks the project and its policies. Empty: nothing is marked.
+        mark: Where the file is, which marks the project, its policies and overrides. Empty: nothing is marked.
         renames_mark: Whether an object gets the mark that has another one.
         prune: Whether policies are deleted that are managed from files and not in the file any more.
-        prune_overrides: Whether overrides of the project are deleted that are not in the file.
+        prune_overrides: Whether overrides of the project, and of its tokens if the file has such, are deleted that are
+            not in the file.
     """
 
     mark: str = ""
@@ -95,11 +96,12 @@ def steps_between(
     for slug in sorted(file.policies):
         found.steps += _policy_step(present, slug, file, wanted)
     found.steps += attachment
-    for limit in sorted(file.overrides):
-        if _has_ended(file.overrides[limit], now):
-            found.stays.append(f"The override of {limit} has ended at {file.overrides[limit]['ends_at']}. Remove it.")
+    found.steps += _global_step(present, file)
+    for key, override in sorted(file.all_overrides.items()):
+        if _has_ended(override, now):
+            found.stays.append(f"The override of {key} has ended at {override['ends_at']}. Remove it.")
             continue
-        found.steps += _override_step(present, limit, file)
+        found.steps += _override_step(present, key, file, wanted)
     _prune(found, present, file, wanted)
     return found
 
@@ -153,29 +155,42 @@ def _policy_step(present: PresentState, slug: str, file: PolicyFile, wanted: Wan
     return [PlanStep(CHANGE, "policy", slug, tuple(words), before, {**changed, **mark}, gone)]
 
 
-def _override_step(present: PresentState, limit: str, file: PolicyFile) -> list[PlanStep]:
+def _global_step(present: PresentState, file: PolicyFile) -> list[PlanStep]:
+    if not file.chosen_global or file.chosen_global == present.file.chosen_global:
+        return []
+    (chosen,), former = file.chosen_global, present.file.chosen_global[0] if present.file.chosen_global else None
+    words = f"policy of every request: {_value(former)} -> {_value(chosen)}"
+    return [PlanStep(CHANGE, "global", "policy", (words,), {"policy": former}, {"policy": chosen})]
+
+
+def _override_step(present: PresentState, key: str, file: PolicyFile, wanted: Wanted) -> list[PlanStep]:
     assert file.project is not None
-    override, before = file.overrides[limit], present.file.overrides.get(limit)
-    body = with_defaults(override, OVERRIDE)
+    override, before = file.all_overrides[key], present.file.all_overrides.get(key)
+    fields, mark = TOKEN_OVERRIDE if "token" in override else OVERRIDE, _mark(present, key, wanted)
+    body = with_defaults(override, fields)
     if before is None:
-        words = tuple(_said(override, OVERRIDE))
-        return [PlanStep(CREATE, "override", limit, words, None, {**body, "project": file.project["slug"]})]
-    words = tuple(_differences(before, override, OVERRIDE))
-    changed = {name: value for name, value in body.items() if value != with_defaults(before, OVERRIDE)[name]}
-    return [PlanStep(CHANGE, "override", limit, words, before, changed)] if words else []
+        words = tuple(_said(override, fields, ("token",)))
+        holder = {} if "token" in override else {"project": file.project["slug"]}
+        return [PlanStep(CREATE, "override", key, words, None, {**body, **holder, **mark})]
+    words = (*_differences(before, override, fields), *_marked(present, key, mark))
+    changed = {name: value for name, value in body.items() if value != with_defaults(before, fields)[name]}
+    return [PlanStep(CHANGE, "override", key, words, before, {**changed, **mark})] if words else []
 
 
 def _prune(found: PlannedChanges, present: PresentState, file: PolicyFile, wanted: Wanted) -> None:
     """Add the deletion of what is not in the file, or a sentence that says that it stays."""
-    for limit in sorted(present.file.overrides.keys() - file.overrides.keys()):
-        slug, _, name = limit.partition("/")
+    if present.file.chosen_global != (None,) and present.file.chosen_global and not file.chosen_global:
+        found.stays.append(f"The global policy is {present.file.chosen_global[0]}, of which the file says nothing.")
+    there = present.file.overrides if file.token_overrides is None else present.file.all_overrides
+    for key in sorted(there.keys() - file.all_overrides.keys()):
+        slug, _, name = there[key]["limit"].partition("/")
         policy = file.policies.get(slug)
         if policy is not None and all(one["name"] != name for one in policy["limits"]):
             continue  # it is deleted with its limit, which the step of the policy says
         if wanted.prune_overrides:
-            found.steps.append(PlanStep(DELETE, "override", limit, (), present.file.overrides[limit]))
+            found.steps.append(PlanStep(DELETE, "override", key, (), there[key]))
         else:
-            found.stays.append(f"The override of {limit} is not in the file, and stays without --prune-overrides.")
+            found.stays.append(f"The override of {key} is not in the file, and stays without --prune-overrides.")
     for slug in sorted(present.file.policies.keys() - file.policies.keys()):
         if wanted.prune and present.marks[slug]:
             found.steps.append(PlanStep(DELETE, "policy", slug, (), present.file.policies[slug]))

@@ -89,6 +89,13 @@ def test_a_file_is_its_own_canonical_text() -> None:
         ("reason: launch week", "reason: x\n---\na: b", "16: Must be YAML: but found another document."),
         ("reason: launch week", "reason: x\x07", "15: Must not contain the character U+0007."),
         ("reason: launch week", f"reason: {'[' * 20}{']' * 20}", "15: overrides[0].reason"),
+        (
+            "overrides:\n",
+            "token_overrides:\n  - token: sg_live_secret\n    limit: a/b\n    quota: 1\n    reason: x\noverrides:\n",
+            "13: token_overrides[0].token: Must be the id of a token, which begins with tok_.",
+        ),
+        ("chat--free/per-minute", "chat--free/per-hour", "13: overrides[0].limit: Must be a limit of the policy"),
+        ("policies:", "global: chat--free\npolicies:", "5: global: Must be left out of the file of a project"),
         ("sluicegate/v1", "sluicegate/v2", "1: apiVersion: Must be sluicegate/v1, got 'sluicegate/v2'."),
     ],
 )
@@ -215,14 +222,34 @@ def files(draw: Any) -> PolicyFile:
         "active": draw(st.booleans()),
         "policy": draw(st.none() | NAMES),
     }
-    overrides = draw(st.dictionaries(NAMES, st.tuples(st.integers(0, 9), WORDS), max_size=2))
-    rows = [{"limit": f"{name}/a", "quota": quota, "reason": why} for name, (quota, why) in overrides.items()]
-    values = {"apiVersion": "sluicegate/v1", "project": project, "policies": policies, "overrides": rows}
+    values = {"apiVersion": "sluicegate/v1", "project": project, "policies": policies}
+    limits = {f"{one['slug']}/{limit['name']}" for one in policies for limit in one["limits"]} | {"elsewhere/a"}
+    override = st.fixed_dictionaries(
+        {"limit": st.sampled_from(sorted(limits)), "quota": st.integers(0, 9), "reason": WORDS},
+        optional={"ends_at": st.just("2099-01-01T01:00:00+01:00"), "burst": st.just(3)},
+    )
+    values["overrides"] = draw(st.lists(override, max_size=2, unique_by=lambda one: one["limit"]))
+    of_token = st.builds(lambda one, token: {**one, "token": f"tok_{token}"}, override, st.sampled_from("ab"))
+    if draw(st.booleans()):
+        unique = st.lists(of_token, max_size=3, unique_by=lambda one: (one["limit"], one["token"]))
+        values["token_overrides"] = draw(unique)
+    return parse("f.yaml", json.dumps(values, ensure_ascii=False))
+
+
+@st.composite
+def shared_files(draw: Any) -> PolicyFile:
+    """Return any file of shared policies, which may choose the global policy, or none, or say nothing of it."""
+    policies = [
+        {"slug": slug, "limits": [{"name": one, **limit} for one, limit in limits.items()]}
+        for slug, (_, _, limits) in draw(POLICIES).items()
+    ]
+    values = {"apiVersion": "sluicegate/v1", "shared": True, "policies": policies}
+    values |= draw(st.fixed_dictionaries({}, optional={"global": st.none() | NAMES}))
     return parse("f.yaml", json.dumps(values, ensure_ascii=False))
 
 
 @settings(max_examples=25, deadline=None, phases=PHASES)
-@given(files())
+@given(files() | shared_files())
 def test_reading_what_was_written_changes_nothing(file: PolicyFile) -> None:
     """So an export that is read again is equal, and its text is canonical."""
     text = file.to_yaml("https://limits.example/schema.json")
@@ -233,7 +260,7 @@ def test_reading_what_was_written_changes_nothing(file: PolicyFile) -> None:
 
 
 @settings(max_examples=10, deadline=None, phases=PHASES)
-@given(files())
+@given(files() | shared_files())
 def test_a_file_does_not_differ_from_itself(file: PolicyFile) -> None:
     """The steps from a state to the file that describes it are none."""
     assert steps_between(PresentState(file), file, Wanted(), NOW).steps == []
@@ -245,11 +272,11 @@ def test_two_files_that_differ_lead_to_steps(one: PolicyFile, other: PolicyFile)
     """The control of the property above, where nothing is only left out."""
     assert one.project is not None
     other = replace(other, project={**(other.project or {}), "slug": one.project["slug"]})
-    said = (other.project, other.policies, other.overrides)
+    said = (other.project, other.policies, other.all_overrides)
     has = (
         one.project,
         {k: one.policies.get(k) for k in other.policies},
-        {k: one.overrides.get(k) for k in other.overrides},
+        {k: one.all_overrides.get(k) for k in other.all_overrides},
     )
 
     assert bool(steps_between(PresentState(one), other, Wanted(), NOW).steps) == (said != has)
@@ -280,7 +307,8 @@ def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
 )
 def test_a_step_says_in_words_what_changes(old: str, new: str, words: list[str]) -> None:
     """One line for each value."""
-    steps = steps_between(PresentState(parse("f", FILE)), parse("f", changed(old, new)), Wanted(), NOW).steps
+    before, after = (text.replace("limit: chat--free", "limit: elsewhere") for text in (FILE, changed(old, new)))
+    steps = steps_between(PresentState(parse("f", before)), parse("f", after), Wanted(), NOW).steps
 
     assert list(steps[0].words) == words
 
@@ -312,3 +340,53 @@ def test_an_override_that_has_ended_is_not_made_again() -> None:
 
     assert [step.kind for step in planned.steps] == ["project", "policy", "project"]
     assert planned.stays == ["The override of chat--free/per-minute has ended at 2026-11-29T23:00:00Z. Remove it."]
+
+
+TOKENS = """\
+token_overrides:
+  - token: tok_1
+    limit: chat--free/per-minute
+    quota: 700
+    reason: trial
+  - token: tok_2
+    limit: chat--free/per-minute
+    quota: 800
+    reason: trial
+"""
+
+
+def test_overrides_of_tokens_that_are_left_out_stay() -> None:
+    """Even if overrides are pruned. An empty list says that there are none."""
+    present, prune = PresentState(parse("f", FILE + TOKENS)), Wanted(prune_overrides=True)
+
+    left_out = steps_between(present, parse("f", FILE), prune, NOW)
+    one = steps_between(present, parse("f", FILE + TOKENS.replace("tok_2", "tok_3").replace("700", "701")), prune, NOW)
+    none = steps_between(present, parse("f", FILE + "token_overrides: []\n"), prune, NOW)
+
+    assert (left_out.steps, left_out.stays) == ([], [])
+    assert [step.title for step in one.steps] == [
+        "change override chat--free/per-minute of tok_1",
+        "create override chat--free/per-minute of tok_3",
+        "delete override chat--free/per-minute of tok_2",
+    ]
+    assert one.steps[1].body == {**(one.steps[1].body or {}), "token": "tok_3", "quota": 800}
+    assert "project" not in (one.steps[1].body or {})
+    assert [step.action for step in none.steps] == ["delete", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [("global: b\n", "a -> b"), ("global: null\n", "a -> none"), ("global: a\n", ""), ("", "")],
+)
+def test_the_global_policy_is_chosen_by_the_shared_file_only(chosen: str, words: str) -> None:
+    """A file that says nothing of it leaves it as it is, and the plan says which it is."""
+    head = "apiVersion: sluicegate/v1\nshared: true\n"
+    policies = "policies:\n  - slug: a\n    limits: []\n  - slug: b\n    limits: []\n"
+    present = PresentState(parse("f", f"{head}global: a\n{policies}"))
+
+    found = steps_between(present, parse("f", head + chosen + policies), Wanted(), NOW)
+
+    assert [line for step in found.steps for line in step.words] == (
+        [f"policy of every request: {words}"] if words else []
+    )
+    assert bool(found.stays) == (chosen == "")

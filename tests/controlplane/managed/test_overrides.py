@@ -1,0 +1,122 @@
+"""The overrides of tokens and the global policy in policy files."""
+
+import pytest
+from django.utils import timezone
+
+from controlplane.policies.models import Override, Policy
+from tests.controlplane.managed.conftest import FILE
+from tests.factories import (
+    ManagementKeyFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UserFactory,
+)
+
+SHARED = """\
+apiVersion: sluicegate/v1
+shared: true
+global: everybody
+policies:
+  - slug: everybody
+    limits:
+      - name: per-second
+        algorithm: fixed_window
+        quota: 1000
+        window_seconds: 1
+"""
+
+
+@pytest.fixture
+def tokens(cli, chat):
+    """Two tokens of a project that the file describes."""
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    project = ProjectFactory._meta.model.objects.get(slug="chat")
+    return [TokenFactory(project=project, name=name) for name in ("arm", "leg")]
+
+
+def with_tokens(tokens, *quotas):
+    rows = [
+        f"  - token: {token.pk}\n    limit: chat--free/per-minute\n    quota: {quota}\n    reason: trial\n"
+        for token, quota in zip(sorted(tokens, key=lambda token: token.pk), quotas, strict=False)
+    ]
+    return FILE.replace("token_overrides: []\n", "token_overrides:\n" + "".join(rows))
+
+
+def test_overrides_of_tokens_are_applied_and_exported(cli, chat, tokens):
+    """They are marked, and the export is the file. One that has ended is not exported."""
+    chat.write_text(with_tokens(tokens, 700, 800))
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    found = dict(Override.objects.exclude(token=None).values_list("token", "quota"))
+
+    assert found == {tokens[0].pk: 700, tokens[1].pk: 800}
+    assert {*Override.objects.values_list("managed_by", flat=True)} == {"chat.yaml"}
+    assert cli("export", "chat").out.partition("\n")[2] == chat.read_text()
+    assert cli("diff", "chat.yaml").status == 0
+
+    Override.objects.filter(quota=800).update(ends_at=timezone.now())
+    chat.write_text(with_tokens(tokens, 700))
+    assert cli("export", "chat").out.partition("\n")[2] == chat.read_text()
+    assert "token_overrides" not in cli("export", "chat", "--no-token-overrides").out
+
+
+def test_an_override_for_no_token_names_its_line(cli, chat, tokens):
+    """Also for a token of another project. Nothing is changed."""
+    for token in (TokenFactory(), TokenFactory.build()):
+        chat.write_text(with_tokens([token], 700).replace("quota: 60\n", "quota: 30\n"))
+        line = chat.read_text().splitlines().index(f"  - token: {token.pk}") + 1
+
+        found = cli("apply", "chat.yaml", "--yes")
+
+        assert found.status == 2
+        where = f"chat.yaml:{line}: token_overrides[0].token"
+        assert found.err == f"sluicegate apply: {where}: There is no token {token.pk} in the project.\n"
+    assert Policy.objects.get(slug="chat--free").limits.get(name="per-minute").quota == 60
+
+
+def test_the_shared_file_chooses_the_global_policy(cli, tmp_path):
+    """Before a policy that was chosen is deleted, and null chooses none."""
+    PolicyFactory(slug="former", managed_by="shared.yaml", is_global=True)
+    path = tmp_path / "shared.yaml"
+    path.write_text(SHARED)
+
+    done = cli("apply", "shared.yaml", "--yes", "--prune")
+
+    assert (done.status, [*Policy.objects.values_list("slug", "is_global")]) == (0, [("everybody", True)])
+    assert cli("export", "--shared").out.partition("\n")[2] == SHARED
+    path.write_text(SHARED.replace("global: everybody\n", ""))
+    assert "The global policy is everybody, of which the file says nothing." in cli("diff", "shared.yaml").err
+    path.write_text(SHARED.replace("everybody\npolicies", "null\npolicies"))
+    assert cli("apply", "shared.yaml", "--yes").status == 0
+    assert not Policy.objects.filter(is_global=True).exists()
+    path.write_text(SHARED.replace("everybody\npolicies", "nobody\npolicies"))
+    assert "shared.yaml:3: global: Must be a policy that all projects share." in cli("plan", "shared.yaml").err
+
+
+def test_a_key_of_one_project_may_not_choose_the_global_policy(cli, tmp_path, monkeypatch):
+    """The shared file is for keys of all projects, as REST has it."""
+    PolicyFactory(slug="everybody")
+    limited = ManagementKeyFactory(projects=[ProjectFactory()])
+    (tmp_path / "shared.yaml").write_text(SHARED)
+    monkeypatch.setenv("SLUICEGATE_KEY", limited.secret)
+
+    found = cli("apply", "shared.yaml", "--yes")
+
+    assert found.status == 4
+    assert not Policy.objects.filter(is_global=True).exists()
+
+
+@pytest.mark.django_db
+def test_the_admin_says_that_an_override_is_managed(client):
+    """Its form is read-only until somebody chooses to edit it anyway."""
+    override = OverrideFactory(managed_by="limits/chat.yaml")
+    client.force_login(UserFactory(operator=True))
+    page = f"/admin/policies/override/{override.pk}/change/"
+
+    kept, anyway = client.get(page).text, client.get(f"{page}?edit=anyway").text
+
+    assert "limits/chat.yaml" in kept
+    assert 'name="quota"' not in kept
+    assert 'name="quota"' in anyway
+    assert "from files" in client.get("/admin/policies/override/").text
