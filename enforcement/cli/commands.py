@@ -75,6 +75,7 @@ REMOTE: Final = (
     _remote("undo", "change back what a revision changed"),
     _remote("schema", "print the JSON Schema of policy files"),
     _remote("tokens", "list, create, rotate and revoke tokens"),
+    _remote("keys", "list, create, change, rotate and revoke management keys"),
     _remote("usage", "show decisions and permits over time"),
     _remote("top", "show the busiest tokens"),
     _remote("tail", "show a sample of denials as they come"),

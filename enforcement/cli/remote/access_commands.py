@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import re
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -13,24 +12,22 @@ import typer
 
 from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
-from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused
 from enforcement.cli.remote.screen import show, show_json, show_table
+from enforcement.cli.remote.secret_files import REFUSED, PrintSecret, SecretFile, checked_id, hand_over
 
-REFUSED: Final = 1
 _TOKEN_ID: Final = re.compile(r"tok_[0-9a-z]{1,36}", re.ASCII)
+RULE: Final = "Must be the id of a token, which begins with tok_."
 
 tokens = typer.Typer(help="List, create, rotate and revoke tokens.", no_args_is_help=True, rich_markup_mode=None)
-PrintSecret = Annotated[bool, typer.Option("--print-secret", help="Print the secret instead of writing a file.")]
-SecretFile = Annotated[
-    str, typer.Option("--secret-file", help="Where the secret is written. Default: a file in the settings' folder.")
-]
 TokenId = Annotated[str, typer.Argument(metavar="ID", help="Id of a token, such as tok_01j...")]
 
 
 def login(
     url: Annotated[str, typer.Argument(help="Address of the control plane, such as https://limits.example.")],
     key_stdin: Annotated[bool, typer.Option("--key-stdin", help="Read the key from standard input.")] = False,
+    as_json: AsJson = False,
     trace: Trace = False,
 ) -> None:
     """Save the address of a control plane and a management key, which is asked for."""
@@ -46,7 +43,11 @@ def login(
         if not _is_accepted(server):
             show(f"{address} does not accept this key. Nothing was saved.", error=True)
             raise typer.Exit(REFUSED)
-    show(f"Logged in to {address}. The key is in {accounts.save(checked)}.")
+    saved = str(accounts.save(checked))
+    if as_json:
+        show_json({"url": address, "saved_in": saved})
+    else:
+        show(f"Logged in to {address}. The key is in {saved}.")
 
 
 def _is_accepted(server: ControlPlane) -> bool:
@@ -62,9 +63,13 @@ def _is_accepted(server: ControlPlane) -> bool:
     return True
 
 
-def logout() -> None:
+def logout(as_json: AsJson = False) -> None:
     """Delete what `login` has saved. The key itself stays valid."""
-    show("Logged out." if accounts.forget() else "Nobody was logged in.")
+    forgotten = accounts.forget()
+    if as_json:
+        show_json({"logged_out": forgotten})
+    else:
+        show("Logged out." if forgotten else "Nobody was logged in.")
 
 
 def whoami(as_json: AsJson = False, trace: Trace = False) -> None:
@@ -115,7 +120,7 @@ def create_token(
     body |= {"expires_at": expires_at} if expires_at else {}
     with control_plane(trace) as server:
         reply = server.change("POST", f"projects/{project}/tokens", body, key=str(uuid4()), reason=reason)
-    _hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
+    hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
 
 
 @tokens.command("rotate")
@@ -131,9 +136,9 @@ def rotate_token(
     """Replace a token by one with the same name, policy, labels and overrides."""
     body = {"overlap_seconds": overlap_seconds}
     with control_plane(trace) as server:
-        path = f"tokens/{_checked(token)}/rotate"
+        path = f"tokens/{checked_id(token, _TOKEN_ID, RULE)}/rotate"
         reply = server.change("POST", path, body, key=str(uuid4()), reason=reason)
-    _hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
+    hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
 
 
 @tokens.command("revoke")
@@ -141,25 +146,14 @@ def revoke_token(
     token: TokenId, reason: Reason = "", yes: Yes = False, as_json: AsJson = False, trace: Trace = False
 ) -> None:
     """Revoke a token, so that every proxy refuses it."""
-    path = f"tokens/{_checked(token)}/revoke"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
-        typer.confirm(f"Revoke {token}? This cannot be undone.", abort=True, err=True)
+    path = f"tokens/{checked_id(token, _TOKEN_ID, RULE)}/revoke"
+    confirm(f"Revoke {token}? This cannot be undone.", yes=yes)
     with control_plane(trace) as server:
         reply = server.change("POST", path, {}, key=str(uuid4()), reason=reason)
     if as_json:
         show_json(reply.body)
     else:
         show(f"{reply.body['name']} ({token}) is {reply.body['status']}.")
-
-
-def _checked(token: str) -> str:
-    """Return the id of a token, which becomes a part of an address."""
-    if not _TOKEN_ID.fullmatch(token):
-        # It is not shown, because it may be a secret.
-        raise typer.BadParameter("Must be the id of a token, which begins with tok_.", param_hint="ID")
-    return token
 
 
 def _labels(given: list[str]) -> dict[str, str]:
@@ -172,31 +166,6 @@ def _labels(given: list[str]) -> dict[str, str]:
             )
         labels[name] = value
     return labels
-
-
-def _hand_over(reply: RestReply, *, print_secret: bool, path: str, as_json: bool) -> None:
-    """Print what was created, and write its secret to a file unless it is to be printed."""
-    token = dict(reply.body)
-    secret = token.pop("secret")
-    if secret is None:
-        # The first response was lost, and a secret is sent once.
-        text = f"{token['name']} ({token['id']}) was created, but its secret was lost with the response. Rotate it."
-        show(text, error=True)
-        raise typer.Exit(REFUSED)
-    if print_secret:
-        show_json({**token, "secret": secret}) if as_json else print(secret)
-        return
-    target = Path(path) if path else accounts.folder() / "secrets" / token["id"]
-    try:
-        accounts.write_private(target, secret + "\n")
-    except OSError as exc:
-        text = f"{token['name']} ({token['id']}) was created, but its secret cannot be written. Rotate it. {target}: "
-        show(text + str(exc.strerror), error=True)
-        raise typer.Exit(REFUSED) from None
-    if as_json:
-        show_json({**token, "secret_file": str(target)})
-    else:
-        show(f"{token['name']} ({token['id']}). Its secret is in {target}.")
 
 
 def register(app: typer.Typer) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from enforcement.cli.commands import COMMANDS
-from enforcement.cli.remote import access_commands, file_commands, live_commands, simulate_command
+from enforcement.cli.remote import access_commands, file_commands, key_commands, live_commands, simulate_command
 from enforcement.cli.remote.account import NoAccount
 from enforcement.cli.remote.files.applying import InvalidPlan
 from enforcement.cli.remote.files.policy_file import InvalidFiles
@@ -43,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _commands in (access_commands, file_commands, live_commands, simulate_command):
+for _commands in (access_commands, key_commands, file_commands, live_commands, simulate_command):
     _commands.register(app)
 
 

@@ -5,7 +5,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
+from controlplane.keys.models import ManagementKey
 from controlplane.projects.models import Token
 from enforcement.cli.remote import account
 from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
@@ -204,3 +206,66 @@ def test_arguments_that_are_no_text_are_one_sentence(cli):
     found = cli("tokens", "create", "chat", "\udcff")
 
     assert (found.status, found.err) == (2, "sluicegate tokens: Arguments and variables must be UTF-8.\n")
+
+
+def test_keys_are_created_changed_rotated_and_revoked(cli):
+    """Each by one command, with its secret in a file for its owner alone."""
+    ProjectFactory(slug="chat")
+    made = json.loads(cli("keys", "create", "ci", "--scope", "usage:read", "--project", "chat", "--json").out)
+    secret = Path(made["secret_file"]).read_text().strip()
+    changed = cli("keys", "change", made["id"], "--network", "192.0.2.0/24", "--network", "2001:db8::/32", "--json")
+    rotated = cli("keys", "rotate", made["id"], "--overlap-seconds", "0", "--print-secret")
+    listed = cli("keys", "list", "--name", "ci")
+    asked = cli("keys", "revoke", made["id"])
+    active = json.loads(cli("keys", "list", "--name", "ci", "--status", "active", "--json").out)["results"]
+    revoked = cli("keys", "revoke", active[0]["id"], "--yes", "--reason", "leaked")
+
+    assert (mode(made["secret_file"]), secret.startswith("sg_mgmt_")) == (0o600, True)
+    assert json.loads(changed.out)["networks"] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert rotated.out.startswith("sg_mgmt_")
+    assert "192.0.2.0/24,2001:db8::/32  usage:read" in listed.out
+    assert (asked.status, revoked.status, len(active)) == (2, 0, 1)
+    assert not ManagementKey.objects.filter(name="ci").live(timezone.now()).exists()
+
+
+def test_the_own_key_is_rotated_with_its_login(cli, key, logged_out):
+    """Later commands use the new key, and no file but that of the login has it."""
+    cli("login", logged_out, "--key-stdin", stdin=key.secret)
+
+    found = cli("keys", "rotate", key.pk, "--overlap-seconds", "0", "--log-in", "--json")
+
+    assert found.status == 0
+    assert "sg_mgmt_" not in found.out.replace(json.loads(found.out)["prefix"], "")
+    assert cli("whoami").status == 0
+    assert not ManagementKey.objects.live(timezone.now()).filter(pk=key.pk).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["revoke", "sg_mgmt_secret", "--yes"],
+        ["rotate", "../policies/x"],
+        ["change", "mgk_1"],
+        ["change", "mgk_1", "--project", "chat", "--all-projects"],
+        ["change", "mgk_1", "--network", "::/0", "--from-everywhere"],
+        ["create", "ci", "--scope", "nothing"],
+        ["create", "ci", "--scope", "usage:read"],
+        ["rotate", "mgk_1", "--log-in", "--print-secret"],
+    ],
+)
+def test_a_wrong_command_about_keys_changes_nothing(cli, key, words):
+    """By the command, or by the control plane."""
+    found = cli("keys", *words)
+
+    assert (found.status, ManagementKey.objects.count()) == (2, 1)
+    assert "secret" not in found.err or "--print-secret" in words
+
+
+def test_a_key_makes_none_that_is_more_than_itself(cli, monkeypatch):
+    """As REST has it."""
+    own = ManagementKeyFactory(projects=[ProjectFactory(slug="chat")], scopes=["keys:write", "usage:read"])
+    monkeypatch.setenv("SLUICEGATE_KEY", own.secret)
+
+    assert cli("keys", "create", "ci", "--scope", "policies:write", "--project", "chat").status == 2
+    assert cli("keys", "create", "ci", "--scope", "usage:read", "--all-projects").status == 2
+    assert cli("keys", "create", "ci", "--scope", "usage:read", "--project", "chat").status == 0
