@@ -7,7 +7,14 @@ from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry, Override
 from controlplane.publishing.models import OutboxEntry
-from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,3 +117,17 @@ def test_a_change_that_is_not_tried_is_made_once(api, token, store):
 
     assert [one.status_code for one in replies] == [201, 201]
     assert (Override.objects.count(), AuditEntry.objects.count()) == (1, 1)
+
+
+def test_the_overrides_of_the_tokens_of_a_project_are_listed(api, call, override):
+    """Not those of the project itself, and not those of a project that the key may not see."""
+    chat, limit = override.token.project, override.limit
+    OverrideFactory(limit=limit, token=None, project=chat)
+    other = OverrideFactory(limit=limit, token__policy=limit.policy)
+    limited = ManagementKeyFactory(projects=[other.token.project])
+
+    found = api("GET", "overrides?token_project=chat").json()["results"]
+    foreign = call("GET", "overrides?token_project=chat", key=limited)
+
+    assert [one["id"] for one in found] == [override.pk]
+    assert (foreign.status_code, foreign.json()["errors"][0]["code"]) == (400, "does_not_exist")
