@@ -6,16 +6,20 @@ minutes, and a day the sum of its hours. Late rows need no second roll-up, two d
 each other's sums, and a row whose minutes are already pruned still counts for its hour and day.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
 from controlplane.core.upserts import Sums, add_up, summed
+from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
+
+logger = logging.getLogger(__name__)
 
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
@@ -52,15 +56,24 @@ def _add(model: type[UsageRow | MeteredRow], names: Sequence[str], minutes: Sums
 
 
 def prune(now: datetime) -> int:
-    """Delete the usage rows, sampled denials and batch ids that are no longer kept, and return their number."""
-    old = [
-        model.objects.filter(period=period, at__lt=now - kept)
-        for model in (UsageRow, MeteredRow)
-        for period, kept in KEPT.items()
-    ]
+    """
+    Delete the usage rows, sampled denials and batch ids that are no longer kept, and return their number.
+
+    On PostgreSQL, the rows of a past day are dropped with their partition and not counted.
+    """
+    old = []
+    for model, table in tables().items():
+        if dropped := table.maintain(now):
+            logger.info("Usage: dropped of %s: %s", table.name, ", ".join(dropped))
+        old += [model.objects.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)
+
+
+def tables() -> dict[type[UsageRow | MeteredRow], PartitionedTable]:
+    """Return the tables that have partitions on PostgreSQL, by their model."""
+    return {model: PartitionedTable(model._meta.db_table, KEPT) for model in (UsageRow, MeteredRow)}
 
 
 def _delete(rows: QuerySet) -> int:

@@ -58,4 +58,4 @@ def without_indexes(*tables: type[models.Model]) -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SET maintenance_work_mem = '512MB'")
         for _, definition in found:
-            cursor.execute(definition)
+            cursor.execute(definition.replace(" ON ONLY ", " ON "))  # those of all partitions of a table, too

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 from django.db.models import Sum
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,9 @@ from controlplane.usage.periods import start_of
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import UsageRowFactory
 
+NOTHING = dict.fromkeys(("minute", "hour", "day"), timedelta())
+LONGEST = {**NOTHING, "minute": timedelta(days=1), "hour": timedelta(days=31)}
+WITHIN_A_PARTITION = LONGEST if connection.vendor == "postgresql" else NOTHING
 NAMES = ("proj_1", "tok_1", "", "", "requests")
 
 
@@ -65,9 +69,9 @@ class RollUp(TestCase):
     ("period", "kept"), [("minute", timedelta(hours=48)), ("hour", timedelta(days=90)), ("day", timedelta(days=730))]
 )
 def test_rows_are_pruned_when_their_time_is_over(period, kept):
-    """Minutes stay for two days, hours for ninety, days for two years."""
+    """Minutes stay for two days, hours for ninety, days for two years. With partitions, to the end of the last one."""
     UsageRowFactory(period=period, at=NOON - kept)
-    UsageRowFactory(period=period, at=NOON - kept - timedelta(minutes=1))
+    UsageRowFactory(period=period, at=NOON - kept - (WITHIN_A_PARTITION[period] or timedelta(minutes=1)))
 
     assert rollup.prune(NOON) == 1
     assert UsageRow.objects.get().at == NOON - kept
@@ -78,7 +82,7 @@ def test_pruning_minutes_leaves_hours_and_days():
     """The sums of what is pruned stay."""
     rollup.add([Row(NOON, NAMES, (5, 0, 0, 5))], NOON)
 
-    rollup.prune(NOON + timedelta(hours=49))
+    rollup.prune(NOON + timedelta(hours=49) + WITHIN_A_PARTITION["minute"])
 
     assert set(UsageRow.objects.values_list("period", "allowed")) == {("hour", 5), ("day", 5)}
 

@@ -1,0 +1,168 @@
+"""Partitions of usage by time: made ahead, filled by late rows too, and dropped."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from controlplane.lists.partitions import Partition
+from controlplane.statements import erasing
+from controlplane.usage import rollup
+from controlplane.usage.batches import Row
+from controlplane.usage.models import MeteredRow, UsageRow
+from tests.factories import UsageRowFactory
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL has partitions"),
+]
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+TABLE = rollup.tables()[UsageRow]
+NAMES = ("proj_1", "tok_1", "", "", "requests")
+
+
+@pytest.fixture
+def midnight() -> datetime:
+    return timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture(autouse=True)
+def as_made_by_the_migration():
+    """Partitions outlive a test, and others prune at times that are far ahead. So they are made again."""
+    _make_again()
+    yield
+    _make_again()
+
+
+def _make_again() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM usage_usagerow")
+        for name in TABLE._present():
+            if name.startswith(("minute_2", "hour_2")):
+                cursor.execute(f"DROP TABLE usage_usagerow_{name}")
+    TABLE.maintain(timezone.now())
+
+
+def placed() -> list[tuple[str, int]]:
+    """Return the end of the name of the partition of each row, and what it counts, by time."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tableoid::regclass::text, allowed FROM usage_usagerow ORDER BY at, allowed")
+        return [(name.removeprefix("usage_usagerow_"), allowed) for name, allowed in cursor.fetchall()]
+
+
+def day_of(at: datetime) -> str:
+    return f"minute_{at:%Y%m%d}"
+
+
+def test_the_minute_of_midnight_belongs_to_the_day_that_begins(midnight):
+    for at, allowed in ((midnight - MINUTE, 1), (midnight, 2)):
+        UsageRowFactory(at=at, allowed=allowed)
+
+    assert placed() == [(day_of(midnight - DAY), 1), (day_of(midnight), 2)]
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"), [((2026, 12, 1), (2027, 1, 1)), ((2028, 2, 1), (2028, 3, 1)), ((2026, 1, 1), (2026, 2, 1))]
+)
+def test_months_end_where_the_next_one_begins(begins, ends):
+    begins, ends = (datetime(*day, tzinfo=UTC) for day in (begins, ends))
+
+    assert Partition.of("hour", begins) == Partition.of("hour", ends - HOUR) == Partition("hour", begins, ends)
+
+
+def test_rows_of_any_time_are_counted(midnight):
+    """An hour ahead, late by a day, and so late that only an hour or a day is kept of them."""
+    late = [midnight + DAY + HOUR, midnight - DAY, midnight - 5 * DAY, midnight - 400 * DAY]
+
+    for _ in range(2):
+        rollup.add([Row(at, NAMES, (1, 0, 0, 1)) for at in late], midnight + 12 * HOUR)
+
+    by_period = {period: UsageRow.objects.filter(period=period).count() for period in ("minute", "hour", "day")}
+    assert by_period == {"minute": 2, "hour": 3, "day": 4}
+    assert set(UsageRow.objects.values_list("allowed", flat=True)) == {2}
+
+
+def test_a_partition_takes_over_the_rows_that_came_before_it(midnight):
+    """As after days without a worker, whose first drain comes before the task that makes partitions."""
+    ahead = midnight + 9 * DAY
+    UsageRowFactory(at=ahead - MINUTE, allowed=1)
+    UsageRowFactory(at=ahead, allowed=2)
+    assert [name for name, _ in placed()] == ["minute_other", "minute_other"]
+
+    rollup.prune(ahead + HOUR)
+    UsageRowFactory(at=ahead + MINUTE, allowed=3)
+
+    assert placed() == [(day_of(ahead - DAY), 1), (day_of(ahead), 2), (day_of(ahead), 3)]
+
+
+def test_days_that_are_over_are_dropped(midnight):
+    """Rows are not deleted one by one: the space of a partition is free at once."""
+    for back in range(3):
+        UsageRowFactory(at=midnight - back * DAY)
+    UsageRowFactory(period="hour", at=midnight - 2 * DAY)
+
+    assert TABLE.maintain(midnight + DAY + HOUR) == [day_of(midnight - 2 * DAY)]
+    assert TABLE.maintain(midnight + DAY + HOUR) == []
+    assert sorted(UsageRow.objects.values_list("period", flat=True)) == ["hour", "minute", "minute"]
+
+
+def test_rows_in_the_default_partition_are_deleted(midnight):
+    old = midnight - 30 * DAY
+    UsageRowFactory(at=old)
+    UsageRowFactory(period="hour", at=midnight - 900 * DAY)
+
+    assert rollup.prune(midnight) == 2
+    assert not UsageRow.objects.exists()
+
+
+def test_a_reader_that_takes_long_delays_a_partition_only(midnight, caplog, monkeypatch):
+    """The next run tries again, and nobody waits behind it for more than two seconds."""
+    monkeypatch.setattr("controlplane.lists.partitions.LOCK_TIMEOUT_MS", 50)
+    UsageRowFactory(at=midnight - 2 * DAY)
+    reader = connection.copy()
+    try:
+        reader.set_autocommit(False)
+        with reader.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM usage_usagerow")
+        assert TABLE.maintain(midnight + DAY + HOUR) == []
+        reader.rollback()
+    finally:
+        reader.close()
+
+    assert "was not changed" in caplog.text
+    assert TABLE.maintain(midnight + DAY + HOUR) == [day_of(midnight - 2 * DAY)]
+
+
+def test_a_deleted_project_is_erased_from_all_partitions(midnight):
+    for at, period in ((midnight, "minute"), (midnight - 30 * DAY, "minute"), (midnight, "hour"), (midnight, "day")):
+        UsageRowFactory(at=at, period=period, project_id="proj_gone")
+    UsageRowFactory(at=midnight, project_id="proj_1")
+
+    assert erasing.erase("proj_gone")["usagerow"] == 4
+    assert UsageRow.objects.get().project_id == "proj_1"
+
+
+def test_an_upgrade_keeps_the_rows_and_their_ids(midnight):
+    """Back and forth, on tables with rows; what no later release would show is left behind."""
+    MeteredRow.objects.create(period="day", at=midnight, project_id="proj_1", settled_as="exact", micros=7)
+    migrate("0008_calls")
+    plain = [UsageRowFactory(at=midnight - back * DAY, allowed=back) for back in range(3)]
+    gone = UsageRowFactory(at=midnight - 9 * DAY)
+    plain.append(UsageRowFactory(at=midnight - 9 * DAY, period="day"))
+
+    migrate("0009_partitions")
+
+    assert set(UsageRow.objects.values_list("pk", "at")) == {
+        (row.pk, row.at) for row in plain if row.at > midnight - 2 * DAY or row.period == "day"
+    }
+    assert UsageRowFactory(at=midnight, token_id="tok_new").pk > gone.pk
+    assert MeteredRow.objects.get().micros == 7
+    assert placed()[-1][0] == day_of(midnight)
+
+
+def migrate(name: str) -> None:
+    executor = MigrationExecutor(connection)
+    executor.migrate([("usage", name)])
