@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import random
 import re
 import sys
@@ -69,6 +70,7 @@ class Source:
         return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
 
 
+@functools.cache
 def sources(tree: str, root: Path = ROOT) -> list[Source]:
     """Return the Python files of a tree. Migrations are left out, since Django writes them."""
     paths = [path for path in sorted((root / tree).rglob("*.py")) if "migrations" not in path.parts]
