@@ -31,6 +31,11 @@ SCHEDULE = {
         "schedule": timedelta(seconds=5),
         "options": {"expires": 5},
     },
+    "end-suspensions": {
+        "task": "controlplane.emergency.tasks.end_suspensions",
+        "schedule": timedelta(seconds=5),
+        "options": {"expires": 5},
+    },
     "expire-tokens": {
         "task": "controlplane.projects.tasks.expire_tokens",
         "schedule": timedelta(minutes=1),

@@ -26,6 +26,7 @@ from controlplane.alerts.kinds import (
 from controlplane.alerts.looking import Look
 from controlplane.alerts.models import EVERY_LIMIT, AlertEvent, AlertRule
 from controlplane.core.money import permits
+from controlplane.emergency.models import Suspension, concerning
 from controlplane.explain.counts import window_of
 from controlplane.explain.holders import Held
 from controlplane.explain.live import Now
@@ -34,7 +35,7 @@ from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Override
-from controlplane.projects.models import Token, isoformat
+from controlplane.projects.models import Project, Token, isoformat
 from enforcement.store.client import STORE_ERRORS
 
 NAMED = 5
@@ -187,11 +188,15 @@ def _expiring(look: Look, rule: AlertRule) -> Found:
     overrides = Override.objects.filter(ends_at__gt=look.now, ends_at__lte=until)
     if whose:
         overrides = overrides.filter(Q(project=whose) | Q(token__project=whose))
+    suspensions = Suspension.objects.filter(ends_at__gt=look.now, ends_at__lte=until)
+    if whose:
+        suspensions = suspensions.filter(concerning(Project.objects.filter(pk=whose)))
     # A key may be of several projects, so only operators are told of it.
     keys = ManagementKey.objects.none() if whose else ManagementKey.objects.filter(**ends)
     rows = [
         *_first(tokens.select_related("project"), told, "expires_at"),
         *_first(overrides.select_related("limit__policy", "token__project", "project"), told, "ends_at"),
+        *_first(suspensions.select_related("token__project", "project", "within"), told, "ends_at"),
         *_first(keys, told, "expires_at"),
     ]
     return Found(list(map(_ending, rows)))
@@ -201,14 +206,16 @@ def _first(rows: QuerySet[Any], told: QuerySet[Any], column: str) -> Iterator[An
     yield from rows.exclude(pk__in=told).order_by(column, "pk")[:MOST_ENDING]
 
 
-def _ending(row: Token | Override | ManagementKey) -> Finding:
-    ends_at = row.ends_at if isinstance(row, Override) else row.expires_at
+def _ending(row: Token | Override | Suspension | ManagementKey) -> Finding:
+    ends_at = row.ends_at if isinstance(row, Override | Suspension) else row.expires_at
     what, project = row._meta.verbose_name, None
     if isinstance(row, Token):
         project = row.project_id
     elif isinstance(row, Override):
         project = row.project_id or row.token.project_id
-    name = str(row) if isinstance(row, Override) else row.name
+    elif isinstance(row, Suspension):
+        project = row.owner_id
+    name = str(row) if isinstance(row, Override | Suspension) else row.name
     text = f"It ends on {ends_at:%Y-%m-%d %H:%M} UTC."
     facts = {"object": what, "object_id": row.pk, "ends_at": isoformat(ends_at), "text": text}
     return Finding(

@@ -22,12 +22,11 @@ from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
 from controlplane.audit.searching import AuditSearch
 from controlplane.core.files import streamed
-from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.links import object_urls
 from controlplane.revisions.restoring import HANDLERS
-from controlplane.revisions.words import VERBS, Names, lines_of
+from controlplane.revisions.words import KINDS, VERBS, Names, details, lines_of
 
 LINES_SHOWN = 3
 Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
@@ -112,7 +111,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
 
     @display(description="Object", ordering="object_label")
     def object_link(self, entry: AuditEntry) -> str:
-        label = f"{entry.object_type} {entry.object_label}"
+        label = f"{KINDS.get(entry.object_type, entry.object_type)} {entry.object_label}"
         return format_html('<a class="text-link" href="{}">{}</a>', entry.url, label) if entry.url else label
 
     @display(description="Changed")
@@ -133,7 +132,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
 
     @display(description="Changes")
     def all_changes(self, entry: AuditEntry) -> str:
-        rows = differences(entry.before, entry.after)
+        rows = [(_capital(line.what), line.old, line.new) for line in details(entry, Names.of([entry]))]
         return table(("Field", "Before", "After"), rows) if rows else "—"
 
     @display(description="Seal")
@@ -152,3 +151,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         lines, kind = EXPORTS[form]
         return streamed(lines(rows), f"audit.{form}", kind)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

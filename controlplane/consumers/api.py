@@ -1,5 +1,6 @@
 """The REST resources of consumers, who show a token of a project and see what concerns it, and nothing of others."""
 
+from math import ceil
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
@@ -15,25 +16,28 @@ from rest_framework.response import Response
 from controlplane.api.fields import InstantField
 from controlplane.api.problems import Problem, StoreUnavailable
 from controlplane.api.views import ApiView
-from controlplane.consumers.limits import limits_of, refusal_of, usage_of
+from controlplane.consumers.limits import limits_of, refusal_of, resumed_at, usage_of
 from controlplane.core.requests import log_author
 from controlplane.projects.models import Token
 from enforcement.http.messages import DENIAL_FIELD, challenge
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.decision import STATUSES
-from enforcement.plan.sentences import title
+from enforcement.plan.sentences import sentence
 from enforcement.store.client import STORE_ERRORS
 
 
 class TokenRefused(Problem):
     """Raised for a token that every proxy refuses, with the status, the code and the header of their denials."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, wait_seconds: int | None = None) -> None:
         self.status_code = STATUSES[reason]
         headers = {DENIAL_FIELD: reason}
         if self.status_code == 401:
             headers["WWW-Authenticate"] = challenge(reason)
-        super().__init__(f"{title(reason)}.", reason, headers)
+        wait_ms = None if wait_seconds is None else wait_seconds * 1_000
+        if wait_seconds is not None:
+            headers["Retry-After"] = str(wait_seconds)
+        super().__init__(sentence(self.status_code, reason, None, wait_ms), reason, headers)
 
 
 class TokenAuthentication(BaseAuthentication):
@@ -50,8 +54,10 @@ class TokenAuthentication(BaseAuthentication):
         if token is None:
             raise TokenRefused("unknown_token")
         log_author(token.pk, "api")
-        if reason := refusal_of(token, timezone.now()):
-            raise TokenRefused(reason)
+        now = timezone.now()
+        if reason := refusal_of(token, now):
+            end = resumed_at(token, now) if reason == "suspended" else None
+            raise TokenRefused(reason, end and max(1, ceil((end - now).total_seconds())))
         return AnonymousUser(), token
 
 

@@ -11,7 +11,8 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.transactions import snapshot
-from controlplane.explain.emergencies import glass_at, suspended_label
+from controlplane.emergency.models import is_suspended
+from controlplane.explain.emergencies import glass_at, suspended_labels
 from controlplane.fleet.models import Instance
 from controlplane.projects.models import Token
 from controlplane.publishing.publisher import last_revision
@@ -32,13 +33,20 @@ def refusal_of(token: Token, now: datetime) -> str:
     project = token.project
     if token.revoked_at:
         return "revoked"
-    if hasattr(token, "suspension") or hasattr(project, "suspension"):
+    if is_suspended(token, now) or is_suspended(project, now):
         return "suspended"
     if not project.active:
         return "inactive_project"
-    if suspended_label(token):
+    if suspended_labels(token, now):
         return "suspended"
     return "expired" if token.expires_at and token.expires_at <= now else ""
+
+
+def resumed_at(token: Token, now: datetime) -> datetime | None:
+    """Return when the last suspension of a suspended token ends by itself, or None if one has no end."""
+    own = [row.suspension for row in (token, token.project) if is_suspended(row, now)]
+    ends = [row.ends_at for row in own or suspended_labels(token, now)]
+    return None if None in ends else max(ends, default=None)
 
 
 def limits_of(token: Token) -> list[dict[str, Any]]:

@@ -2,44 +2,61 @@
 What people do in an emergency. Admin, API and tasks call these functions with an open change.
 
     with change(actor=actor, reason=reason) as tx:
-        suspend(tx, token=token)
+        suspend(tx, token, ends_at)
 """
 
 from datetime import datetime
+from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import check_room
-from controlplane.emergency.models import BreakGlass, Suspension
-from controlplane.projects.models import Project, Token
+from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
+from controlplane.projects.models import Project, Token, isoformat
 from controlplane.publishing.changes import Actor, Change, change
 
 TURN = "emergency"
+OVER = "its time is over"
+ENDED_AT_ONCE = 500
 
 
-def suspend(tx: Change, subject: Token | Project) -> Suspension:
-    """Suspend a token or a project with an audit entry, and return its suspension, which may be older."""
+def suspend(tx: Change, subject: Token | Project, ends_at: datetime | None = None) -> Suspension:
+    """
+    Suspend a token or a project with an audit entry, and return its suspension, which may be older.
+
+    One that is suspended already stays so, with its reason and its end.
+
+    Raises:
+        ValidationError: The end is over.
+    """
     take_turn(TURN)
     owner = {subject._meta.model_name: subject}
-    found, created = Suspension.objects.get_or_create(
-        **owner, defaults={"reason": tx.reason[:500], "by": tx.actor.name}
-    )
-    if created:
-        _record(tx, "suspend", subject)
-    return found
+    _end_those_over(tx, Suspension.objects.filter(**owner))
+    if found := Suspension.objects.filter(**owner).first():
+        return found
+    made = Suspension(**owner, ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
+    made.clean()
+    made.save()
+    _record(tx, "suspend", subject, {"suspended": False}, _suspended(made))
+    return made
 
 
-def suspend_value(tx: Change, name: str, value: str, within: Project | None = None) -> Suspension:
+def suspend_value(
+    tx: Change, name: str, value: str, within: Project | None = None, ends_at: datetime | None = None
+) -> Suspension:
     """
     Suspend a value of an attribute in a project, or in all of them, with an audit entry.
 
     Raises:
-        ValidationError: No request can have such an attribute, the value is suspended already, or there are too many.
+        ValidationError: No request can have such an attribute, the end is over, the value is suspended already, or
+            there are too many.
     """
     take_turn(TURN)
-    row = Suspension(within=within, name=name, value=value, reason=tx.reason[:500], by=tx.actor.name)
+    _end_those_over(tx, Suspension.objects.filter(within=within, name=name, value=value, token=None, project=None))
+    row = Suspension(within=within, name=name, value=value, ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
     row.full_clean()
     row.save()
     check_room(within)
@@ -48,22 +65,77 @@ def suspend_value(tx: Change, name: str, value: str, within: Project | None = No
 
 
 def resume(tx: Change, suspension: Suspension) -> None:
-    """End a suspension with an audit entry, or do nothing if somebody else has ended it."""
+    """End a suspension with an audit entry, and keep it as history. Do nothing if somebody else has ended it."""
     take_turn(TURN)
-    if not Suspension.objects.filter(pk=suspension.pk).exists():
+    if present := Suspension.objects.filter(pk=suspension.pk).first():
+        _end_suspension(tx, present, timezone.now())
+
+
+def set_end(tx: Change, suspension: Suspension, ends_at: datetime | None) -> None:
+    """
+    Give a suspension another end with an audit entry, or do nothing if it has this one or was ended meanwhile.
+
+    Raises:
+        ValidationError: The end is over, or there is no room for it.
+    """
+    take_turn(TURN)
+    present = Suspension.objects.filter(pk=suspension.pk).first()
+    if present is None or present.ends_at == ends_at:
         return
-    subject = suspension.token or suspension.project
+    before, was = present.as_record(), _suspended(present)
+    present.ends_at = ends_at
+    present.clean()
+    present.save(update_fields=["ends_at"])
+    if subject := present.token or present.project:
+        _record(tx, "suspend", subject, was, _suspended(present))
+        return
+    check_room(present.within)
+    tx.updated(present, before)
+
+
+def end_suspensions(now: datetime) -> int:
+    """
+    Take back the suspensions whose end is over, and return their number.
+
+    Enforcers have lifted them by themselves, so nothing depends on when this runs.
+    """
+    over = Suspension.objects.filter(ends_at__lte=now).order_by("ends_at", "pk")
+    if not over.exists():
+        return 0  # most runs end here, without a transaction, which on SQLite would block other writers
+    with change(actor=Actor("end_suspensions", "task"), reason=OVER) as tx:
+        take_turn(TURN)
+        return _end_those_over(tx, over[:ENDED_AT_ONCE])
+
+
+def _end_those_over(tx: Change, rows: QuerySet[Suspension]) -> int:
+    now = timezone.now()
+    over = [row for row in rows.select_related("token", "project", "within") if not row.is_in_force(now)]
+    for row in over:
+        _end_suspension(tx, row, now)
+    return len(over)
+
+
+def _end_suspension(tx: Change, suspension: Suspension, now: datetime) -> None:
+    ended_at = min(filter(None, (now, suspension.ends_at)))
+    EndedSuspension.of(suspension, ended_at, tx.actor.name).save()
+    subject, was = suspension.token or suspension.project, _suspended(suspension)
     if subject is None:
         tx.delete(suspension)
         return
     suspension.delete()
-    _record(tx, "resume", subject)
+    _record(tx, "resume", subject, was, {"suspended": False})
 
 
-def _record(tx: Change, deed: str, subject: Token | Project) -> None:
-    kind, was = subject._meta.model_name, deed == "resume"
+def _suspended(suspension: Suspension) -> dict[str, Any]:
+    """Return what the audit entry of a token or project says of its suspension."""
+    end = {"suspended_until": isoformat(suspension.ends_at)} if suspension.ends_at else {}
+    return {"suspended": True, **end}
+
+
+def _record(tx: Change, deed: str, subject: Token | Project, was: dict[str, Any], now: dict[str, Any]) -> None:
+    kind = subject._meta.model_name
     subject = type(subject).objects.get(pk=subject.pk)
-    before, after = ({**subject.as_record(), "suspended": suspended} for suspended in (was, not was))
+    before, after = ({**subject.as_record(), **state} for state in (was, now))
     tx.record(f"{kind}.{deed}", subject, before=before, after=after)
     if kind == "project":
         tx.touch("emergency")
@@ -112,7 +184,7 @@ def end_glass(now: datetime) -> bool:
     """
     if not BreakGlass.objects.filter(ended_at=None, ends_at__lte=now).exists():
         return False  # most runs end here, without a transaction, which on SQLite would block other writers
-    with change(actor=Actor("end_glass", "task"), reason="its time is over") as tx:
+    with change(actor=Actor("end_glass", "task"), reason=OVER) as tx:
         take_turn(TURN)
         glass = BreakGlass.present()
         return glass is not None and glass.ends_at <= now and _end(tx, now)

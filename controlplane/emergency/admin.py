@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -16,13 +16,33 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.access.scope import EDITOR, is_member, is_operator, may, projects_of
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, link_to, list_url
 from controlplane.core.text import PRINTABLE
-from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend_value
-from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.emergency import ends
+from controlplane.emergency.actions import break_glass, mend_glass, resume, set_end, suspend_value
+from controlplane.emergency.models import ALL_PROJECTS, BreakGlass, EndedSuspension, Suspended, Suspension, concerning
+from controlplane.emergency.suspending import EndField, until
 from controlplane.fleet import heartbeats
 from controlplane.fleet.heartbeats import Fleet
 from controlplane.projects.models import Project
 
-LENGTHS = {"900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "43200": "12 hours", "86400": "24 hours"}
+LENGTHS = {
+    "900": "In 15 minutes",
+    "3600": ends.NAMES[ends.HOUR],
+    "14400": "In 4 hours",
+    "43200": "In 12 hours",
+    "86400": "In 24 hours",
+}
+# Ended suspensions that the page shows. The audit and REST have all.
+ENDED_SHOWN = 50
+
+
+class EndForm(forms.Form):
+    """A form that gives a suspension another end."""
+
+    ends_at = EndField(label="Another end")
+
+    def __init__(self, *args: Any, row: Suspension, **options: Any) -> None:
+        super().__init__(*args, prefix=row.pk, **options)
+        self.fields["ends_at"].widget.attrs["aria-label"] = f"Another end of {row}"
 
 
 class ReasonForm(forms.Form):
@@ -32,7 +52,7 @@ class ReasonForm(forms.Form):
 class GlassForm(ReasonForm):
     length = forms.ChoiceField(
         choices=[("", "Choose"), *LENGTHS.items()],
-        label="End it by itself after",
+        label="Ends",
         widget=UnfoldAdminSelectWidget,
         error_messages={"required": "Choose an end. At most 24 hours."},
     )
@@ -43,7 +63,8 @@ class ValueForm(ReasonForm):
     name = forms.CharField(max_length=64, label="Attribute", widget=UnfoldAdminTextInputWidget)
     value = forms.CharField(max_length=1024, label="Value", strip=False, widget=UnfoldAdminTextInputWidget)
     within = forms.ModelChoiceField(Project.objects.none(), label="Project", widget=UnfoldAdminSelectWidget)
-    field_order = ["name", "value", "within", "reason"]
+    ends_at = EndField()
+    field_order = ["name", "value", "within", "ends_at", "reason"]
 
     def __init__(self, *args: Any, user: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -68,13 +89,15 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Suspension]:
         return super().get_queryset(request).select_related("token__project", "project", "within")
 
-    def narrowed(self, rows: QuerySet[Suspension], user: Any, kind: str = "view") -> QuerySet[Suspension]:
+    def _ended(self, request: HttpRequest) -> QuerySet[EndedSuspension]:
+        rows = EndedSuspension.objects.select_related("token__project", "project", "within")
+        return self.narrowed(rows, request.user)
+
+    def narrowed(self, rows: QuerySet[Any], user: Any, kind: str = "view") -> QuerySet[Any]:
         """Return what concerns the projects of the user, which is also what is suspended in all projects."""
         if is_operator(user):
             return rows
-        own = projects_of(user).values("pk")
-        shared = Q(token=None, project=None, within=None)
-        return rows.filter(shared | Q(project__in=own) | Q(token__project__in=own) | Q(within__in=own))
+        return rows.filter(ALL_PROJECTS | concerning(projects_of(user).values("pk")))
 
     def get_urls(self) -> list[URLPattern]:
         posts = {
@@ -82,6 +105,7 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
             "glass/break/": (self.break_view, "break"),
             "glass/mend/": (self.mend_view, "mend"),
             "<str:pk>/resume/": (self.resume_view, "resume"),
+            "<str:pk>/end/": (self.end_view, "end"),
         }
         view = self.admin_site.admin_view
         own = [
@@ -107,14 +131,18 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
     ) -> HttpResponse:
         user, now, glass = request.user, timezone.now(), BreakGlass.present()
         broken = glass if glass and glass.is_broken(now) else None
-        rows = list(self.get_queryset(request)[:500])
+        rows = list(self.get_queryset(request).in_force(now)[:500])
+        # With those whose end is over, which the task takes back within seconds.
+        over = self.get_queryset(request).filter(ends_at__lte=now)
+        ended = [*over[:ENDED_SHOWN], *self._ended(request)[:ENDED_SHOWN]]
         context = {
             "title": "Emergency",
             "glass": broken,
             "fleet": _fleet_sentence(heartbeats.fleet_now(), broken) if is_operator(user) else "",
             "may_break": is_operator(user),
             "may_suspend": is_member(user, EDITOR),
-            "rows": [(row, _kind(row), _link(row), may(user, EDITOR, row.owner_id)) for row in rows],
+            "rows": [(*_shown(row), may(user, EDITOR, row.owner_id) and EndForm(row=row)) for row in rows],
+            "ended": list(map(_shown, ended)),
             "glass_form": glass_form or GlassForm(prefix="glass"),
             "value_form": value_form or ValueForm(user=user, prefix="value"),
             "now": now,
@@ -129,7 +157,7 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         with self.changing(request, form.cleaned_data["reason"]) as tx:
             ends_at = timezone.now() + timedelta(seconds=int(form.cleaned_data["length"]))
             break_glass(tx, ends_at)
-            self.message_user(request, f"Every limit is a shadow until {ends_at:%Y-%m-%d %H:%M} UTC.")
+            self.message_user(request, f"Every limit is a shadow{until(ends_at)}.")
         return HttpResponseRedirect(list_url(Suspension))
 
     def mend_view(self, request: HttpRequest) -> HttpResponse:
@@ -148,18 +176,34 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         given = form.cleaned_data
         try:
             with self.changing(request, given["reason"]) as tx:
-                row = suspend_value(tx, given["name"], given["value"], given["within"])
-                self.message_user(request, f"{row} is suspended.")
+                row = suspend_value(tx, given["name"], given["value"], given["within"], given["ends_at"])
+                self.message_user(request, f"{row} is suspended{until(row.ends_at)}.")
         except ValidationError as exc:
             _add(form, exc)
             return self._page(request, value_form=form)
         return HttpResponseRedirect(list_url(Suspension))
 
-    def resume_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+    def end_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """Give a suspension another end, or none."""
+        row = self._row(request, pk)
+        form = EndForm(request.POST, row=row)
+        if not form.is_valid():
+            return self._page(request)
+        ends_at = form.cleaned_data["ends_at"]
+        with self.changing(request, request.POST.get("reason", "")) as tx:
+            set_end(tx, row, ends_at)
+            self.message_user(request, f"{row} is suspended{until(ends_at) or ' until somebody resumes it'}.")
+        return HttpResponseRedirect(list_url(Suspension))
+
+    def _row(self, request: HttpRequest, pk: str) -> Suspension:
         row = self.get_queryset(request).filter(pk=pk).first()
         if row is None:
             raise Http404
         self._check(request, row.owner_id)
+        return row
+
+    def resume_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        row = self._row(request, pk)
         with self.changing(request, request.POST.get("reason", "")) as tx:
             resume(tx, row)
             self.message_user(request, f"{row} is resumed.")
@@ -176,13 +220,17 @@ def _add(form: forms.Form, exc: ValidationError) -> None:
         form.add_error(name if name in form.fields else None, errors)
 
 
-def _kind(row: Suspension) -> str:
+def _shown(row: Suspended) -> tuple[Suspended, str, str]:
+    return row, _kind(row), _link(row)
+
+
+def _kind(row: Suspended) -> str:
     if row.token:
         return f"token of {row.token.project}"
     return "project" if row.project else f"value in {row.within or 'all projects'}"
 
 
-def _link(row: Suspension) -> str:
+def _link(row: Suspended) -> str:
     subject = row.token or row.project
     return link_to(subject) if subject else str(row)
 

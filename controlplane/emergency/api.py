@@ -15,7 +15,7 @@ from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed, Retrieved
 from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend_value
-from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspended, Suspension
 from controlplane.projects.models import Project
 from enforcement.control.emergency import MAX_GLASS_SECONDS
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
@@ -24,6 +24,7 @@ SUSPENSION_ID = "sus_[0-9a-z]{1,36}"
 KINDS = ("token", "project", "value")
 # A shorter time is a mistake in the unit.
 LEAST_GLASS_SECONDS = 60
+WRITTEN = ("name", "value", "within", "ends_at")
 
 
 @extend_schema_field({"type": "string"})
@@ -50,20 +51,38 @@ class SuspensionSerializer(CleanModelSerializer):
     )
     value = StringField(max_length=MAX_ATTRIBUTE_LENGTH, help_text="The value that every proxy refuses.")
     reason = ReasonField()
+    ended_at = serializers.SerializerMethodField(help_text="When it ended. Null while it is in force.")
+    ended_by = serializers.SerializerMethodField(help_text="Who resumed it, or the task that did so at its end.")
 
     @extend_schema_field({"type": "string", "enum": list(KINDS)})
-    def get_kind(self, row: Suspension) -> str:
-        if row.token_id:
-            return "token"
-        return "project" if row.project_id else "value"
+    def get_kind(self, row: Suspended) -> str:
+        return row.kind
+
+    @extend_schema_field(InstantField(allow_null=True))
+    def get_ended_at(self, row: Suspended) -> str | None:
+        if isinstance(row, EndedSuspension):
+            return InstantField().to_representation(row.ended_at)  # type: ignore[no-any-return]
+        over = not row.is_in_force(timezone.now())
+        return InstantField().to_representation(row.ends_at) if over else None
+
+    @extend_schema_field({"type": "string", "nullable": True})
+    def get_ended_by(self, row: Suspended) -> str | None:
+        return row.ended_by if isinstance(row, EndedSuspension) else None
 
     class Meta:
         model = Suspension
-        fields = ["id", "kind", "project", "token", "name", "value", "reason", "by", "at"]
+        fields = [
+            *("id", "kind", "project", "token", "name", "value", "reason", "ends_at"),
+            *("by", "at", "ended_at", "ended_by"),
+        ]
         read_only_fields = ["by", "at"]
+        extra_kwargs = {
+            "ends_at": {"default": None, "help_text": "When it ends by itself in every proxy. Null: it has no end."}
+        }
 
 
 class SuspensionQuery(ListQuery):
+    state = serializers.ChoiceField(["live", "ended"], default="live", help_text="Ended ones are kept as history.")
     kind = serializers.ChoiceField(list(KINDS), required=False)
     project = ReferenceField("projects", required=False, help_text="Slug of the project that is concerned.")
 
@@ -86,7 +105,10 @@ class SuspensionView(Listed, Retrieved, ApiView):
     of_all_projects = ("*",)
 
     def get_queryset(self) -> QuerySet[Suspension]:
-        rows = Suspension.objects.select_related("token__project", "project", "within")
+        model = EndedSuspension if self.query.get("state") == "ended" else Suspension
+        rows = model.objects.select_related("token__project", "project", "within")
+        if self.query.get("state") == "live":
+            rows = rows.in_force(timezone.now())
         if kind := self.query.get("kind"):
             of = {"token": {"token": None}, "project": {"project": None}}.get(kind)
             rows = rows.exclude(**of) if of else rows.filter(token=None, project=None)
@@ -94,13 +116,21 @@ class SuspensionView(Listed, Retrieved, ApiView):
             rows = rows.concerning(project)
         return rows
 
+    def get_object(self) -> Suspension:
+        """Return the row, which may be one of the history if it is only read."""
+        if self.action == "retrieve":
+            rows = EndedSuspension.objects.select_related("token__project", "project", "within")
+            if ended := rows.filter(pk=self.kwargs["id"]).first():
+                return ended
+        return super().get_object()
+
     def answer(self, obj: Suspension, code: int = 200, headers: dict[str, str] | None = None) -> Response:
         return Response(self.get_serializer(obj).data, code, headers=headers)
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         given = self.read_body().validated_data
         with self.change(given["reason"]) as tx:
-            row = self.as_written(suspend_value(tx, given["name"], given["value"], given["within"]))
+            row = self.as_written(suspend_value(tx, *(given[name] for name in WRITTEN)))
             return self.answer(row, status.HTTP_201_CREATED, {"Location": f"{request.path}/{row.pk}"})
 
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -1,5 +1,6 @@
 """The document of an emergency, made from rows in SQL."""
 
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -10,9 +11,9 @@ from controlplane.projects.models import Project
 from enforcement.model.documents import SCHEMA, dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 
-VALUE = ("within", "name", "value")
+VALUE = ("within", "name", "value", "ends_at")
 # More would not fit beside the values. The other suspended projects are refused too, as inactive.
-PROJECTS_NAMED = 500
+PROJECTS_NAMED = 250
 # For all suspended values. The rest of the document's 65,536 bytes is for the projects and for the glass, which must
 # always fit, also in an emergency in which many values are suspended already.
 MOST_BYTES = 40_000
@@ -26,16 +27,28 @@ def emergency_document() -> dict[str, Any] | None:
 
     It depends on rows alone, and not on the time. Otherwise the store would differ from SQL as soon as a glass ends.
     """
-    suspended = Suspension.objects.filter(token=None).order_by("at", "pk")
-    projects = suspended.exclude(project=None).values_list("project", flat=True)[:PROJECTS_NAMED]
+    suspended = Suspension.objects.filter(token=None).exclude(project=None).order_by("at", "pk")
+    projects = list(suspended.values_list("project", "ends_at", "project__active")[:PROJECTS_NAMED])
+    endless = [project for project, ends_at, _ in projects if ends_at is None]
+    ending = [_ending(*row) for row in projects if row[1] is not None]
     glass = BreakGlass.present()
-    found = {"break_glass": glass and _glass(glass), "projects": list(projects), "values": _values()}
+    found = {"break_glass": glass and _glass(glass), "projects": endless, "values": _values()}
+    # Left out if it is empty, because an enforcer of an earlier state refuses a document with this field.
+    found |= {"ending_projects": ending} if ending else {}
     return {"schema": SCHEMA, **found} if any(found.values()) else None
 
 
-def _values() -> list[dict[str, str | None]]:
+def _ending(project: str, ends_at: datetime, active: bool) -> dict[str, Any]:
+    """Return a suspended project with its end, and what it is then, which its own document does not say yet."""
+    return {"id": project, "ends_at_us": microseconds(ends_at), "active": active}
+
+
+def _values() -> list[dict[str, Any]]:
     values = Suspension.objects.filter(token=None, project=None).order_by("at", "pk")
-    return [{"project": within, "name": name, "value": it} for within, name, it in values.values_list(*VALUE)]
+    return [
+        {"project": within, "name": name, "value": it, **({"ends_at_us": microseconds(ends_at)} if ends_at else {})}
+        for within, name, it, ends_at in values.values_list(*VALUE)
+    ]
 
 
 def check_room(within: Project | None) -> None:
@@ -53,7 +66,7 @@ def check_room(within: Project | None) -> None:
         raise _too_many("")
 
 
-def _length(values: list[dict[str, str | None]]) -> int:
+def _length(values: list[dict[str, Any]]) -> int:
     return len(dumps({"values": values}).encode())
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, unprintable
-from controlplane.projects.models import Project, Token, isoformat
+from controlplane.projects.models import Project, Token, check_is_future, isoformat
 from enforcement.control.emergency import MAX_GLASS_SECONDS
 from enforcement.model.matching import is_attribute_name, may_exist
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
@@ -18,19 +18,83 @@ from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LEN
 MAX_GLASS = timedelta(seconds=MAX_GLASS_SECONDS)
 
 
-class SuspensionQuerySet(models.QuerySet["Suspension"]):
+# A value that is suspended in all projects.
+ALL_PROJECTS = Q(token=None, project=None, within=None)
+
+
+def concerning(projects: models.QuerySet[Project]) -> Q:
+    """Return the condition under which a suspension is of these projects or in them."""
+    return Q(project__in=projects) | Q(token__project__in=projects) | Q(within__in=projects)
+
+
+class SuspensionQuerySet(models.QuerySet["Suspended"]):
     def concerning(self, project: Project) -> "SuspensionQuerySet":
         """Return a query of what is suspended of this project or in it, without what is in all projects."""
         return self.filter(Q(project=project) | Q(token__project=project) | Q(within=project))
 
+    def in_force(self, now: datetime) -> "SuspensionQuerySet":
+        """Return a query of those whose end is not over. Enforcers ignore the others, and a task ends them."""
+        return self.exclude(ends_at__lte=now)
 
-class Suspension(models.Model):
+    def of_values(self, project: Project) -> "SuspensionQuerySet":
+        """Return a query of the values that are suspended in a project, also of those that are in all of them."""
+        return self.filter(Q(within=None) | Q(within=project), token=None, project=None)
+
+
+class Suspended(models.Model):
     """
-    A token, a project, or a value of an attribute, that every proxy refuses for now.
+    What a suspension and one that has ended have in common.
 
     Attributes:
         within: Of a value, the project in which it is suspended. None: in all projects.
+        ends_at: When it ends by itself, in every proxy and without the control plane. None: it has no end.
     """
+
+    token: Token | None
+    token_id: str | None
+    project: Project | None
+    project_id: str | None
+    within: Project | None
+    within_id: str | None
+
+    name = models.CharField(
+        "attribute",
+        max_length=MAX_ATTRIBUTE_NAME_LENGTH,
+        blank=True,
+        help_text="The attribute as proxies name it, such as session, ip, header.x-id or label.team.",
+    )
+    value = models.CharField(max_length=MAX_ATTRIBUTE_LENGTH, blank=True)
+    reason = models.CharField(max_length=500, validators=[PRINTABLE])
+    by = models.CharField(max_length=200, editable=False)
+    at = models.DateTimeField(default=timezone.now, editable=False)
+    ends_at = models.DateTimeField(null=True, blank=True)
+
+    objects = SuspensionQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        if self.token_id:
+            return str(self.token)
+        return str(self.project) if self.project_id else f"{self.name} = {self.value}"
+
+    @property
+    def owner_id(self) -> str | None:
+        """The id of the project that is concerned, or None if all of them are."""
+        return self.token.project_id if self.token else self.project_id or self.within_id
+
+    @property
+    def kind(self) -> str:
+        """``token``, ``project`` or ``value``."""
+        return "token" if self.token_id else "project" if self.project_id else "value"
+
+    def is_in_force(self, now: datetime) -> bool:
+        return self.ends_at is None or now < self.ends_at
+
+
+class Suspension(Suspended):
+    """A token, a project, or a value of an attribute, that every proxy refuses for now."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "sus"), editable=False)
     token = models.OneToOneField(Token, models.CASCADE, null=True, editable=False, related_name="suspension")
@@ -44,18 +108,6 @@ class Suspension(models.Model):
         verbose_name="project",
         help_text="If empty, the value is refused in all projects.",
     )
-    name = models.CharField(
-        "attribute",
-        max_length=MAX_ATTRIBUTE_NAME_LENGTH,
-        blank=True,
-        help_text="The attribute as proxies name it, such as session, ip, header.x-id or label.team.",
-    )
-    value = models.CharField(max_length=MAX_ATTRIBUTE_LENGTH, blank=True)
-    reason = models.CharField(max_length=500, validators=[PRINTABLE])
-    by = models.CharField(max_length=200, editable=False)
-    at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = SuspensionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-at", "-id"]
@@ -75,13 +127,9 @@ class Suspension(models.Model):
             ),
         ]
 
-    def __str__(self) -> str:
-        if self.token_id:
-            return str(self.token)
-        return str(self.project) if self.project_id else f"{self.name} = {self.value}"
-
     def clean(self) -> None:
-        """Raise ValidationError for an attribute that no request can have."""
+        """Raise ValidationError for an end that is over, or for an attribute that no request can have."""
+        check_is_future("ends_at", self.ends_at)
         if self.token_id or self.project_id:
             return
         if not (is_attribute_name(self.name) and may_exist(self.name)):
@@ -93,16 +141,13 @@ class Suspension(models.Model):
         if not self.value:
             raise ValidationError({"value": "Must not be empty."})
 
-    @property
-    def owner_id(self) -> str | None:
-        """The id of the project that is concerned, or None if all of them are."""
-        return self.token.project_id if self.token else self.project_id or self.within_id
-
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         subject = {"token": self.token_id, "project": self.project_id}
         value = {"within": self.within_id, "name": self.name, "value": self.value}
-        return {"id": self.pk, **{name: it for name, it in {**subject, **value}.items() if it}, "reason": self.reason}
+        end = {"ends_at": isoformat(self.ends_at)}
+        told = {name: it for name, it in {**subject, **value, **end}.items() if it}
+        return {"id": self.pk, **told, "reason": self.reason}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield the outbox entries that a change of this row needs."""
@@ -117,9 +162,40 @@ class Suspension(models.Model):
         yield from ()
 
 
-def is_suspended(subject: Token | Project) -> bool:
+def suspension_of(subject: Token | Project) -> Suspension | None:
+    """Return the suspension of a token or project, whose end may be over for some seconds, or None."""
+    return getattr(subject, "suspension", None)
+
+
+def is_suspended(subject: Token | Project, now: datetime) -> bool:
     """Return whether every proxy refuses a token or project for now. It does not look at the project of a token."""
-    return getattr(subject, "suspension", None) is not None
+    suspension = suspension_of(subject)
+    return suspension is not None and suspension.is_in_force(now)
+
+
+def suspended(now: datetime) -> Q:
+    """Return the condition under which tokens or projects are suspended."""
+    return Q(suspension__isnull=False) & (Q(suspension__ends_at=None) | Q(suspension__ends_at__gt=now))
+
+
+class EndedSuspension(Suspended):
+    """A suspension that is over, which is kept as history. It has the id that it had."""
+
+    id = models.CharField(primary_key=True, max_length=40, editable=False)
+    token = models.ForeignKey(Token, models.CASCADE, null=True, related_name="ended_suspensions")
+    project = models.ForeignKey(Project, models.CASCADE, null=True, related_name="ended_suspensions")
+    within = models.ForeignKey(Project, models.CASCADE, null=True, related_name="ended_values")
+    ended_at = models.DateTimeField()
+    ended_by = models.CharField(max_length=200)
+
+    class Meta:
+        ordering = ["-ended_at", "-id"]
+
+    @classmethod
+    def of(cls, suspension: Suspension, ended_at: datetime, ended_by: str) -> "EndedSuspension":
+        """Return a new row for a suspension that ends now, or that ended at its end."""
+        kept = {field.attname: getattr(suspension, field.attname) for field in suspension._meta.concrete_fields}
+        return cls(**kept, ended_at=ended_at, ended_by=ended_by)
 
 
 class BreakGlass(models.Model):

@@ -1,7 +1,7 @@
 """
-The periodic task of this app.
+The periodic tasks of this app.
 
-A task may run twice, even at the same time. A glass ends once.
+A task may run twice, even at the same time. A glass and a suspension end once.
 """
 
 from celery import shared_task
@@ -14,3 +14,9 @@ from controlplane.emergency import actions
 def end_glass() -> bool:
     """Take back the document of a glass whose end is over, and return whether there was one."""
     return actions.end_glass(timezone.now())
+
+
+@shared_task
+def end_suspensions() -> int:
+    """Take back the suspensions whose end is over, and return their number."""
+    return actions.end_suspensions(timezone.now())

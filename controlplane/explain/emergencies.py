@@ -1,11 +1,14 @@
 """What an emergency changes for a request: suspensions, and a glass that is broken."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import chain
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
+from django.utils import timezone
 
-from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.core.instants import exact
+from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspended, Suspension
 from controlplane.explain.question import Case
 from controlplane.projects.models import Project, Token
 from enforcement.model.matching import LABEL_PREFIX
@@ -20,30 +23,53 @@ def glass_at(at: datetime) -> BreakGlass | None:
 
 def suspension_of(case: Case, present: Subject | None) -> str:
     """Return in words what of a request like that of the case is suspended now, or an empty string."""
-    token, project = case.token, case.project
-    if token and Suspension.objects.filter(token=token).exists():
-        return "the token is suspended"
-    if project is None:
-        return ""
-    if Suspension.objects.filter(project=project).exists():
-        return "the project is suspended"
     labels = present.token.labels if present and present.token else {}
-    known: Mapping[str, str] = {**case.attributes, **{LABEL_PREFIX + name: value for name, value in labels.items()}}
-    found = _suspended_value(project, known)
-    return f"the value {found[1]} of {found[0]} is suspended" if found else ""
+    found = next(_found(Suspension.objects.in_force(timezone.now()), case, labels), None)
+    if found is None:
+        return ""
+    end = f" until {exact(found.ends_at)}" if found.ends_at else ", until somebody resumes it"
+    return f"{_subject(found)} is suspended{end} ({found.reason})"
 
 
-def suspended_label(token: Token) -> tuple[str, str] | None:
-    """Return the name and the value of a suspended label of a token, or None if it has none."""
-    known = {LABEL_PREFIX + name: value for name, value in token.labels.items()}
-    return _suspended_value(token.project, known)
+def suspension_then(case: Case) -> str:
+    """Return in a sentence what of the request of a case was suspended at its time, or an empty string."""
+    labels, at = case.token.labels if case.token else {}, case.at
+    ended = EndedSuspension.objects.filter(at__lte=at, ended_at__gte=at)
+    found = next(chain(_found(Suspension.objects.filter(at__lte=at), case, labels), _found(ended, case, labels)), None)
+    if found is None:
+        return ""
+    end = f"until {exact(found.ends_at)}" if found.ends_at else "without an end"
+    what = _subject(found)
+    return f"{what[0].upper()}{what[1:]} was suspended {end} by {found.by}: {found.reason.rstrip('.')}."
 
 
-def _suspended_value(project: Project, known: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the name and the value of the first of these attributes whose value is suspended, or None."""
-    values = Suspension.objects.filter(Q(within=None) | Q(within=project), token=None, project=None)
-    rows = values.filter(name__in=known).values_list("name", "value") if known else ()
-    return next(((name, value) for name, value in rows if known[name] == value), None)
+def _found(rows: QuerySet[Suspended], case: Case, labels: Mapping[str, str]) -> Iterator[Suspended]:
+    """Yield those of the suspensions that a request like that of a case falls under, its own one first."""
+    token, project = case.token, case.project
+    if token:
+        yield from rows.filter(token=token)
+    if project:
+        yield from rows.filter(project=project)
+        yield from _values(rows, project, {**case.attributes, **_of_labels(labels)})
 
 
-__all__ = ["glass_at", "suspended_label", "suspension_of"]
+def _subject(found: Suspended) -> str:
+    return f"the value {found.value} of {found.name}" if found.kind == "value" else f"the {found.kind}"
+
+
+def suspended_labels(token: Token, now: datetime) -> list[Suspended]:
+    """Return the suspensions in force of the labels of a token."""
+    return list(_values(Suspension.objects.in_force(now), token.project, _of_labels(token.labels)))
+
+
+def _of_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    return {LABEL_PREFIX + name: value for name, value in labels.items()}
+
+
+def _values(rows: QuerySet[Suspended], project: Project, known: Mapping[str, str]) -> Iterator[Suspended]:
+    """Yield the suspensions of a value that one of these attributes has."""
+    found = rows.of_values(project).filter(name__in=known) if known else ()
+    yield from (row for row in found if known[row.name] == row.value)
+
+
+__all__ = ["glass_at", "suspended_labels", "suspension_of", "suspension_then"]

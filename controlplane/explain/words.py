@@ -7,6 +7,7 @@ from controlplane.core.instants import exact
 from controlplane.core.money import permits
 from controlplane.explain.answer import Explanation, Line
 from controlplane.explain.counts import window_of
+from controlplane.explain.emergencies import suspension_then
 from controlplane.policies.describe import amount
 from enforcement.model.limits import Limit
 
@@ -38,6 +39,8 @@ def lead(found: Explanation) -> str:
     if case.facts is None:
         return _of_a_time(found)
     reason = case.facts.reason
+    if reason == "suspended" and (known := suspension_then(case)):
+        return known
     if reason in REFUSALS:
         return REFUSALS[reason][0].format(who=case.who)
     if reason == "ok":

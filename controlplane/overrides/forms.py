@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm
 from controlplane.core.money import permits
 from controlplane.core.text import PRINTABLE
-from controlplane.overrides import ends
+from controlplane.emergency import ends
 from controlplane.overrides.raising import Offer, Offers
 from controlplane.policies.models import Override
 from controlplane.projects.models import Project, Token, check_is_future

@@ -8,6 +8,7 @@ from django.db.models import Q, QuerySet
 from controlplane.access.scope import is_operator
 from controlplane.adminkit.filters import ENDING, ENDING_AND_USED, EndsFilter
 from controlplane.adminkit.site import instant, link_to, list_url
+from controlplane.emergency.models import ALL_PROJECTS, Suspension, concerning
 from controlplane.keys.models import ManagementKey
 from controlplane.lists.counting import capped
 from controlplane.policies.models import Override
@@ -34,6 +35,11 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
         own = Q() if everything else Q(token__project__in=projects) | Q(project__in=projects)
         overrides = Override.objects.filter(own, ends_at__gt=now, ends_at__lte=until)
         found.append(_row("Overrides", overrides.select_related("limit__policy"), "ends_at", ENDING, now))
+    suspended = Suspension.objects.filter(ends_at__gt=now, ends_at__lte=until)
+    if not everything:
+        suspended = suspended.filter(concerning(projects) | ALL_PROJECTS)
+    if suspended.exists():  # rarer than the others, which say so if there are none
+        found.append(_row("Suspensions", suspended, "ends_at", "", now))
     if user.has_perm("projects.view_managementkey"):
         keys = ManagementKey.objects.live(now).filter(expires_at__lte=until)
         found.append(_row("Management keys", keys, "expires_at", ENDING, now))
@@ -49,7 +55,7 @@ def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, no
         "note": note,
         "count": count,
         "shown": f"{count:,}",
-        "url": list_url(rows.model, f"?{EndsFilter.parameter_name}={choice}"),
+        "url": list_url(rows.model, f"?{EndsFilter.parameter_name}={choice}" if choice else ""),
         "next": link_to(next_one) if next_one else "",
         "ends": instant(getattr(next_one, column), now) if next_one else "",
     }

@@ -30,6 +30,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
+from controlplane.emergency.models import suspended
 from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.lists.counting import CappedCount, as_capped
@@ -177,7 +178,7 @@ class TokenStatusFilter(StatusFilter):
 
     def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
         if self.value() == "suspended":
-            return rows.live(timezone.now()).exclude(suspension=None)
+            return rows.live(timezone.now()).filter(suspended(timezone.now()))
         return super().queryset(request, rows)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.urls import reverse
-from drf_spectacular.utils import extend_schema
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
 from rest_framework.decorators import action
 from rest_framework.exceptions import ErrorDetail, ValidationError
@@ -14,16 +15,17 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import (
     MANAGED_BY,
+    InstantField,
     QueryBooleanField,
     ReferenceField,
 )
 from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
-from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
+from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
 from controlplane.api.writes.batches import Batched, batch_of
-from controlplane.emergency.actions import resume, suspend
-from controlplane.emergency.models import is_suspended
+from controlplane.emergency.actions import resume, set_end, suspend
+from controlplane.emergency.models import is_suspended, suspension_of
 from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.bulk import is_large, start_deletion
 from controlplane.projects.models import SLUG_PATTERN, Project
@@ -31,7 +33,35 @@ from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
-SUSPENDED = "Whether every proxy refuses it for now."
+
+class WithSuspension(serializers.Serializer):
+    """A mixin for what can be suspended."""
+
+    suspended = serializers.SerializerMethodField(help_text="Whether every proxy refuses it for now.")
+    suspended_until = serializers.SerializerMethodField(
+        help_text="When its suspension ends by itself. Null without an end, and if it is not suspended."
+    )
+
+    def get_suspended(self, row: Any) -> bool:
+        return is_suspended(row, timezone.now())
+
+    @extend_schema_field(InstantField(allow_null=True))
+    def get_suspended_until(self, row: Any) -> str | None:
+        if not is_suspended(row, timezone.now()) or row.suspension.ends_at is None:
+            return None
+        found: str = InstantField().to_representation(row.suspension.ends_at)
+        return found
+
+
+class EndSerializer(StrictSerializer):
+    ends_at = InstantField(
+        required=False,
+        allow_null=True,
+        help_text="When the suspension ends by itself. If it is null or left out, it has no end. Of what is suspended "
+        "already, it changes the end, and left out it changes nothing.",
+    )
+
+
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
 # What decides which limits apply to a token. Whoever may only issue tokens leaves it to the project.
 DECIDING, DECIDING_SCOPE = ("policy", "labels"), "tokens:write"
@@ -39,7 +69,7 @@ UNSET = object()
 
 
 @example(slug="chat", name="Chat", policy="free")
-class ProjectSerializer(CleanModelSerializer):
+class ProjectSerializer(WithSuspension, CleanModelSerializer):
     policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the project's policy.")
     anonymous_policy = ReferenceField(
         "policies",
@@ -54,16 +84,20 @@ class ProjectSerializer(CleanModelSerializer):
         help_text="Slug of the policy of each new token that is created without one. Existing tokens stay as they are.",
     )
 
-    suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
-
-    def get_suspended(self, project: Project) -> bool:
-        return is_suspended(project)
-
     class Meta:
         model = Project
         fields = [
             *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
-            *("active", "suspended", "partition_cap", "time_zone", "managed_by", "version", "created_at"),
+            *(
+                "active",
+                "suspended",
+                "suspended_until",
+                "partition_cap",
+                "time_zone",
+                "managed_by",
+                "version",
+                "created_at",
+            ),
         ]
         extra_kwargs = {
             "managed_by": MANAGED_BY,
@@ -112,24 +146,35 @@ class DeletionSerializer(serializers.Serializer):
 class SuspendableView:
     """The actions of a resource that suspend and resume it."""
 
-    @extend_schema(request=NoBody)
+    @extend_schema(request=EndSerializer)
     @action(detail=True, methods=["post"])
     def suspend(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Suspend it for now, so that every proxy refuses it within a second. Repeating this changes nothing."""
-        return self._suspend(request, suspend)
+        """
+        Suspend it for now, so that every proxy refuses it within a second, until ``ends_at`` or until it is resumed.
+        Repeating this changes nothing but the end, if there is one in the body.
+        """
+        body = EndSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        return self._suspend(lambda tx, row: _suspend_until(tx, row, body.validated_data))
 
     @extend_schema(request=NoBody)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """End the suspension, so that every proxy lets it in again. Without one, this changes nothing."""
-        return self._suspend(request, lambda tx, row: is_suspended(row) and resume(tx, row.suspension))
-
-    def _suspend(self, request: Request, deed: Callable[[Change, Any], Any]) -> Response:
         NoBody(data=request.data).is_valid(raise_exception=True)
+        return self._suspend(lambda tx, row: suspension_of(row) and resume(tx, row.suspension))
+
+    def _suspend(self, deed: Callable[[Change, Any], Any]) -> Response:
         with self.change() as tx:
             row = self.for_writing()
             deed(tx, row)
             return self.answer(self.as_written(row))
+
+
+def _suspend_until(tx: Change, row: Any, given: dict[str, Any]) -> None:
+    found = suspend(tx, row, given.get("ends_at"))
+    if "ends_at" in given:
+        set_end(tx, found, given["ends_at"])
 
 
 @batch_of(ProjectItemSerializer, ProjectSerializer)

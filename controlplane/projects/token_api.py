@@ -28,10 +28,10 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
 from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.batches import Batched, batch_of
 from controlplane.api.writes.conditions import etag
-from controlplane.emergency.models import is_suspended
+from controlplane.emergency.models import suspended
 from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
-from controlplane.projects.api import SUSPENDED, SuspendableView
+from controlplane.projects.api import SuspendableView, WithSuspension
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
@@ -45,7 +45,7 @@ UNSET = object()
 
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
-class TokenSerializer(CleanModelSerializer):
+class TokenSerializer(WithSuspension, CleanModelSerializer):
     project = serializers.SlugField(source="project.slug", read_only=True)
     policy = ReferenceField(
         "policies",
@@ -59,16 +59,12 @@ class TokenSerializer(CleanModelSerializer):
     replaced_by = serializers.CharField(
         source="replaced_by_id", read_only=True, allow_null=True, help_text="Id of the token that a rotation made."
     )
-    suspended = serializers.SerializerMethodField(help_text=SUSPENDED)
     clean_exclude = ("digest", "prefix")
-
-    def get_suspended(self, token: Token) -> bool:
-        return is_suspended(token)
 
     class Meta:
         model = Token
         fields = [
-            *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended"),
+            *("id", "project", "name", "prefix", "policy", "labels", "status", "suspended", "suspended_until"),
             *("expires_at", "revoked_at", "replaced_by", "last_used_at", "created_at"),
         ]
         extra_kwargs = {"expires_at": {"default": None}}
@@ -159,7 +155,7 @@ class TokenView(ApiView):
             case "active":
                 return found.live(timezone.now())
             case "suspended":
-                return found.live(timezone.now()).exclude(suspension=None)
+                return found.live(timezone.now()).filter(suspended(timezone.now()))
             case "revoked":
                 return found.exclude(revoked_at=None)
             case "expired":

@@ -15,7 +15,7 @@ from django.db.models import Prefetch, Q, QuerySet
 
 from controlplane.core.instants import microseconds
 from controlplane.emergency.document import emergency_document
-from controlplane.emergency.models import is_suspended
+from controlplane.emergency.models import suspension_of
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 EXPIRED_FOR = timedelta(days=1)
 # A reader that is stopped in the middle has this many rows of tokens in memory.
 ROWS_AT_ONCE = 1000
-_OF_A_TOKEN = ("pk", "project_id", "name", "policy_id", "revoked_at", "expires_at", "labels", "suspension__pk")
+_OF_A_TOKEN = (
+    *("pk", "project_id", "name", "policy_id", "revoked_at", "expires_at", "labels"),
+    *("suspension__pk", "suspension__ends_at"),
+)
 
 Document = dict[str, Any]
 PriceDocument = Callable[[int], Document | None]
@@ -48,15 +51,17 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     """
     Return the documents of the wanted (kind, id) pairs by name, with None for a deleted row.
 
-    The kinds are "policy", "project", "global" and "emergency", whose document is None without an emergency.
+    The kinds are "policy", "project", "global" and "emergency", whose document is None without an emergency. It comes
+    with each suspended project too, because it says whether that one is active after its suspension.
     """
     wanted = set(wanted)
     found: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
     found |= _policies(Policy.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "policy"]))
-    found |= _projects(Project.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "project"]))
+    projects = _with_overrides(Project.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "project"]))
+    found |= _projects(projects)
     if any(kind == "global" for kind, _ in wanted):
         found |= _global()
-    if any(kind == "emergency" for kind, _ in wanted):
+    if any(kind == "emergency" for kind, _ in wanted) or any(map(suspension_of, projects)):
         found["emergency"] = emergency_document()
     return found
 
@@ -65,7 +70,7 @@ def all_documents() -> dict[str, Document]:
     """Return the documents of all policies and projects, the global one, and that of an emergency, by name."""
     emergency = emergency_document()
     shared = _global() | ({"emergency": emergency} if emergency else {})
-    return _policies(Policy.objects.all()) | _projects(Project.objects.all()) | shared
+    return _policies(Policy.objects.all()) | _projects(_with_overrides(Project.objects.all())) | shared
 
 
 def prices(revision: int) -> tuple[Document | None, ...]:
@@ -150,14 +155,17 @@ def _last_published(name: str) -> Document | None:
     return revision and revision.changes["documents"][name]
 
 
-def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
-    rows = projects.select_related("suspension").prefetch_related(Prefetch("overrides", _overrides_with_limits()))
-    return {f"project:{project.pk}": _project(project) for project in rows}
+def _with_overrides(projects: QuerySet[Project]) -> QuerySet[Project]:
+    return projects.select_related("suspension").prefetch_related(Prefetch("overrides", _overrides_with_limits()))
+
+
+def _projects(projects: Iterable[Project]) -> dict[str, Document]:
+    return {f"project:{project.pk}": _project(project) for project in projects}
 
 
 def _project(project: Project) -> Document:
     # An enforcer that does not know suspensions refuses the tokens of an inactive project.
-    active = project.active and not is_suspended(project)
+    active = project.active and suspension_of(project) is None
     fields = {"id": project.pk, "slug": project.slug, "active": active, "policy": project.policy_id}
     # Left out if it is the default, because older enforcers refuse a document with this field.
     more: Document = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
@@ -200,13 +208,15 @@ def _token(
     expires_at: datetime | None,
     labels: dict[str, str],
     suspension: str | None,
+    suspended_until: datetime | None,
 ) -> Document:
     fields = {"id": pk, "project": project, "name": name, "policy": policy}
     ends = {"revoked": revoked_at is not None, "expires_at_us": microseconds(expires_at)}
     # Left out if there is none, for the reason given in _project().
     more: Document = {"labels": labels} if labels else {}
-    if suspension is not None:
+    if suspension is not None:  # whose end may be over, as a document depends on rows alone and not on the time
         more["suspended"] = True
+        more |= {"suspended_until_us": microseconds(suspended_until)} if suspended_until else {}
     return {"schema": SCHEMA, **fields, **ends, **more, "overrides": overrides}
 
 

@@ -33,7 +33,8 @@ def rollback(tx: Change, number: int) -> None:
     for name, document in documents.items():
         if name.startswith("policy:") and document:
             _restore_policy(tx, document)
-    suspended = (documents.get("emergency") or {}).get("projects", [])
+    emergency = documents.get("emergency") or {}
+    suspended = [*emergency.get("projects", []), *(row["id"] for row in emergency.get("ending_projects", []))]
     for name, document in documents.items():
         if name.startswith("project:") and document:
             _restore_project(tx, document, suspended=document["id"] in suspended)

@@ -10,7 +10,7 @@ from controlplane.policies.describe import amount
 from controlplane.policies.describe import in_words as duration
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
-from controlplane.projects.models import Project
+from controlplane.projects.models import Project, Token
 from enforcement.model.limits import InvalidLimit, Limit
 
 VERBS = {
@@ -41,6 +41,8 @@ KINDS = {"modelprice": "price of model", "managementkey": "management key", "bre
 # Fields that the amount of a limit contains, such as "25 requests per minute".
 IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")
 POLICIES = ("policy", "anonymous_policy", "token_policy")
+PROJECTS = ("project", "within")
+TOKENS = ("token", "replaced_by")
 WORDS = {
     "match.methods": "methods",
     "match.path": "path",
@@ -52,9 +54,25 @@ WORDS = {
     "partition_cap": "values for each limit",
     "expires_at": "end",
     "ends_at": "end",
+    "suspended_until": "suspended until",
     "window_seconds": "window",
+    "within": "in project",
+    "token": "token",
+    "charge_on": "charged responses",
+    "charge_as": "charged as",
+    "time_zone": "time zone",
+    "zone": "time zone",
+    "replaced_by": "replaced by",
+    "managed_by": "managed by",
+    "unmetered": "requests without a cost",
+    "revoked_at": "revoked",
+    "ended_at": "ended",
+    "began_at": "began",
     "on_store_failure": "when the store is away",
 }
+# Fields whose values are words of the program, such as "sliding_window".
+ENUMS = ("algorithm", "consistency", "on_store_failure", "unmetered", "channel")
+NUMBERS = ("quota", "burst", "partition_cap", "rollover")
 MODES = {"enforce": "enforced", "shadow": "in shadow"}
 
 Record = dict[str, Any]
@@ -90,16 +108,19 @@ class Line:
 
 
 class Names:
-    """The present slugs of the policies and projects that records name by their ids."""
+    """The present slugs of the policies and projects, and names of the tokens, that records name by their ids."""
 
     def __init__(self, records: Iterable[Record | None]) -> None:
         policies: set[str] = set()
         projects: set[str] = set()
+        tokens: set[str] = set()
         for record in filter(None, records):
             policies |= {record[name] for name in POLICIES if isinstance(record.get(name), str)}
-            projects |= {record["project"]} if isinstance(record.get("project"), str) else set()
-        self._slugs = dict(Policy.objects.filter(pk__in=policies).values_list("pk", "slug"))
-        self._slugs |= dict(Project.objects.filter(pk__in=projects).values_list("pk", "slug"))
+            projects |= {record[name] for name in PROJECTS if isinstance(record.get(name), str)}
+            tokens |= {record[name] for name in TOKENS if isinstance(record.get(name), str)}
+        self._slugs = dict(Policy.objects.filter(pk__in=policies).values_list("pk", "slug")) if policies else {}
+        self._slugs |= dict(Project.objects.filter(pk__in=projects).values_list("pk", "slug")) if projects else {}
+        self._slugs |= dict(Token.objects.filter(pk__in=tokens).values_list("pk", "name")) if tokens else {}
 
     @classmethod
     def of(cls, entries: Iterable[AuditEntry]) -> "Names":
@@ -107,7 +128,7 @@ class Names:
         return cls(record for entry in entries for record in (entry.before, entry.after))
 
     def shown(self, value: str) -> str:
-        """Return the slug of a policy or project with this id, or the value itself."""
+        """Return the slug of a policy or project or the name of a token with this id, or the value itself."""
         return self._slugs.get(value, value)
 
 
@@ -130,7 +151,13 @@ def lines_of(entry: AuditEntry, names: Names) -> list[Line]:
     deed = entry.action.partition(".")[2]
     if deed in ("create", "delete", "update", "rollback", "undo", "set"):
         return lines(entry.before, entry.after, names)
-    return [Line(text=VERBS.get(deed, deed.replace("_", " ")))]
+    return [Line(text=VERBS.get(deed, deed.replace("_", " ")) + _end_of(deed, entry.after or {}))]
+
+
+def _end_of(deed: str, after: Record) -> str:
+    """Return until when something is suspended or the glass is broken, or an empty string for any other change."""
+    end = {"suspend": after.get("suspended_until"), "break": after.get("ends_at")}.get(deed)
+    return f", until {until(end)}" if end else ""
 
 
 def lines(before: Record | None, after: Record | None, names: Names) -> list[Line]:
@@ -215,11 +242,15 @@ def _fields(before: Record, after: Record, names: Names) -> Iterator[Line]:
 
 
 def _value(field: str, value: str, names: Names) -> str:
-    if field.endswith("_at") and value != NOTHING:
+    if field.endswith(("_at", "_until")) and value != NOTHING:
         return until(value)
     if field.endswith("_seconds") and value.isdecimal():
         return duration(int(value))
-    return names.shown(value)
+    if field == "mode":
+        return MODES.get("enforce" if value == NOTHING else value, value)  # a record leaves out the usual mode
+    if field in ENUMS:
+        return value.replace("_", " ")
+    return f"{int(value):,}" if field in NUMBERS and value.isdecimal() else names.shown(value)
 
 
 def worded(field: str) -> str:

@@ -21,10 +21,11 @@ from enforcement.cli.commands import explain_remotely
 from enforcement.cli.explain_decision import explain_decision
 from enforcement.cli.options import add_store, names_of, settings_of
 from enforcement.cli.remote.account import is_logged_in
+from enforcement.control.emergency import last_end
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
 from enforcement.model.documents import Project, Token
-from enforcement.model.instants import time_reply_us
+from enforcement.model.instants import from_us, time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.decision_id import PREFIX, InvalidDecisionId
@@ -64,6 +65,7 @@ class Explanation:
         token: None if the store does not know the token.
         project: None if the store does not know the token.
         counters: Empty if the token itself is refused, so that no limit was read.
+        suspended_until_us: When its suspension ends, microseconds since the epoch. None: it has no end.
     """
 
     verdict: str
@@ -71,6 +73,7 @@ class Explanation:
     token: Token | None = None
     project: Project | None = None
     counters: Sequence[LiveCounter] = ()
+    suspended_until_us: int | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -151,7 +154,9 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     refusal = _refusal(state, entry.token, subject.project, now_us)
     counters = () if refusal else _counters(client, keys, subject, now_us)
     verdict = refusal or ("limited" if any(map(_denies, counters)) else "ok")
-    return Explanation(verdict, state.revision, entry.token, subject.project, counters)
+    suspensions = state.emergency.suspensions(entry.token, now_us) if refusal == "suspended" else [None]
+    until_us = last_end(suspensions)
+    return Explanation(verdict, state.revision, entry.token, subject.project, counters, until_us)
 
 
 def _subject(state: Snapshot, token: Token) -> Subject:
@@ -178,9 +183,9 @@ def _counters(client: Redis, keys: Keys, subject: Subject, now_us: int) -> Seque
 def _refusal(state: Snapshot, token: Token, project: Project, now_us: int) -> str | None:
     if token.revoked:
         return "revoked"
-    if token.suspended or project.id in state.emergency.projects:
+    if state.emergency.suspensions(token, now_us):
         return "suspended"
-    if not project.active:
+    if not state.emergency.is_active(project):
         return "inactive_project"
     return "expired" if token.expires_at_us is not None and now_us >= token.expires_at_us else None
 
@@ -200,6 +205,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         "revision": explanation.revision,
         "token": token and token.id,
         "project": project and project.slug,
+        "suspended_until_us": explanation.suspended_until_us,
         "limits": [asdict(counter) for counter in explanation.counters],
     }
 
@@ -207,7 +213,9 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
 def _lines(explanation: Explanation) -> Iterator[str]:
     token, project = explanation.token, explanation.project
     who = f"token {token.id} ({token.name}) of project {project.slug}" if token and project else "no such token"
-    yield f"{explanation.verdict}: {who}, revision {explanation.revision}"
+    until_us = explanation.suspended_until_us
+    end = f" until {from_us(until_us):%Y-%m-%d %H:%M:%S} UTC" if until_us else ""
+    yield f"{explanation.verdict}{end}: {who}, revision {explanation.revision}"
     if not explanation.counters:
         return
     heads = ("limit", "applies to", "algorithm", "quota", "left", "resets in")

@@ -167,6 +167,7 @@ class Token:
         labels: Its labels by name, such as ``{"team": "red"}``.
         suspended: Whether an operator has suspended it for now. An older enforcer refuses such a document, and with it
             the token.
+        suspended_until_us: When its suspension ends, microseconds since the epoch. None: it has no end.
     """
 
     id: str
@@ -178,6 +179,7 @@ class Token:
     overrides: tuple[Override, ...] = ()
     labels: FrozenMapping[str] = NO_LABELS
     suspended: bool = False
+    suspended_until_us: int | None = None
 
 
 def loads(text: str | bytes) -> dict[str, Any]:
@@ -239,7 +241,7 @@ def parse_project(text: str | bytes) -> Project:
 def parse_token(text: str | bytes) -> Token:
     """Return the token that a JSON document describes. Labels and suspension are optional. Raises InvalidDocument."""
     names = {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"}
-    data = DocumentReader(text, names, optional={"labels", "suspended"})
+    data = DocumentReader(text, names, optional={"labels", "suspended", "suspended_until_us"})
     return Token(
         id=data.string("id"),
         project=data.string("project"),
@@ -250,6 +252,7 @@ def parse_token(text: str | bytes) -> Token:
         overrides=data.overrides(),
         labels=data.labels(),
         suspended=data.boolean("suspended") if "suspended" in data.data else False,
+        suspended_until_us=data.integer("suspended_until_us") if "suspended_until_us" in data.data else None,
     )
 
 

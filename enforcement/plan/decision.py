@@ -39,6 +39,8 @@ STATUSES: Final = {
 """The HTTP status that belongs to each reason."""
 
 _REFUSED_RETRY_MS: Final = 1_000
+# Denials that no limit decides, and that a wait may help.
+_WITHOUT_LIMIT: Final = ("degraded_denied", "too_many_reservations", "suspended")
 _UNKNOWN: Final = "not computed yet"
 _NO_TROUBLE: Final = ("", False)
 
@@ -65,6 +67,7 @@ class Decision:
         "_id",
         "_limit",
         "_states",
+        "_suspended",
         "_trouble",
         "allowed",
         "held",
@@ -224,8 +227,8 @@ class Decision:
     @property
     def retry_after_ms(self) -> int | None:
         """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
-        if self.reason in ("degraded_denied", "too_many_reservations"):
-            return _REFUSED_RETRY_MS
+        if self.reason in _WITHOUT_LIMIT:
+            return _resumed_ms(self) if self.reason == "suspended" else _REFUSED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
@@ -278,7 +281,7 @@ class Decision:
             "status": self.status,
             "code": self.reason,
         }
-        if self.status == 429 or hasattr(self, "_detail"):
+        if self.status == 429 or hasattr(self, "_detail") or hasattr(self, "_suspended"):
             body["detail"] = said
         if kind != "about:blank":
             rows = zip(labels(self.plan), self.limits, strict=True)
@@ -333,6 +336,25 @@ def because(decision: Decision, detail: str) -> Decision:
     """Set the sentence that says to the client why a request is denied, and return the decision."""
     decision._detail = detail  # type: ignore[attr-defined]
     return decision
+
+
+def until(decision: Decision, ends_at_us: int | None, now_us: int) -> Decision:
+    """Set when a suspension ends that refuses a request, if it has an end, and return the decision."""
+    if ends_at_us is not None:
+        decision._suspended = ends_at_us, now_us  # type: ignore[attr-defined]
+    return decision
+
+
+def suspended_until_us(decision: Decision) -> int | None:
+    """Return when the suspension ends that refuses a request, microseconds since the epoch. None: it has no end."""
+    # Only denials because of a suspension with an end have this attribute.
+    ends_at_us: int | None = getattr(decision, "_suspended", (None, 0))[0]
+    return ends_at_us
+
+
+def _resumed_ms(decision: Decision) -> int | None:
+    ends_at_us, now_us = getattr(decision, "_suspended", (None, 0))
+    return None if ends_at_us is None else max(1, -(-(ends_at_us - now_us) // 1_000))
 
 
 def _said(decision: Decision) -> str:

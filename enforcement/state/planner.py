@@ -12,14 +12,14 @@ has a plan for each set of attribute values, in a cache that all tokens share (:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.control.emergency import Values
+from enforcement.control.emergency import Values, is_in_force, last_end
 from enforcement.model.documents import Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
@@ -29,7 +29,7 @@ from enforcement.model.partitions import RETRY_SECONDS
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, bind_pairs, pairs_of, several_of
-from enforcement.plan.decision import Decision
+from enforcement.plan.decision import Decision, suspended_until_us, until
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
@@ -177,13 +177,17 @@ class Planner:
         if plans is None or entry.generation != self._documents.generation:
             plans = self._compile(entry)
         if isinstance(plans, Decision):
-            return self.refusal(plans.reason, subject)  # each denial is a decision of its own
+            if is_in_force(suspended_until_us(plans), self._now_us()):
+                return self._again(plans, subject)
+            plans = self._compile(entry)
+            if isinstance(plans, Decision):
+                return self._again(plans, subject)
         if token.expires_at_us is not None and self._now_us() >= token.expires_at_us:
             return self.refusal("expired", subject)
         if plans.until_us is not None and self._now_us() >= plans.until_us:
             plans = self._compile(entry)
             if isinstance(plans, Decision):  # a document has come since
-                return self.refusal(plans.reason, subject)
+                return self._again(plans, subject)
         if plans.always is not None:
             return plans.always
         return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.plan_cache)
@@ -211,6 +215,15 @@ class Planner:
         source = "fallback" if reason == "degraded_denied" else "documents"
         revision = self._documents.current.revision
         return Decision(False, reason, source, RefusedPlan(revision=revision, ids=self._ids, subject=subject))
+
+    def _again(self, denial: Decision, subject: tuple[str, str]) -> Decision:
+        """Return a denial for the same reason, because each is a decision of its own."""
+        found, ends_at_us = self.refusal(denial.reason, subject), suspended_until_us(denial)
+        return found if ends_at_us is None else until(found, ends_at_us, self._now_us())
+
+    def _suspension(self, ends: Iterable[int | None], subject: tuple[str, str] = ("", "")) -> Decision:
+        """Return a new denial because of some suspensions, until the last of them ends."""
+        return until(self.refusal("suspended", subject), last_end(ends), self._now_us())
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
@@ -254,12 +267,12 @@ class Planner:
             subject = Subject(project, holder, state.policies, state.global_policy, anonymous)
         if token.revoked:
             made: Any = self.refusal("revoked")
-        elif token.suspended or token.project in state.emergency.projects:
-            made = self.refusal("suspended")
+        elif ends := state.emergency.suspensions(token, now_us):
+            made = self._suspension(ends)
         elif project is None or subject is None or not _complete(subject):
             # A document is not loaded yet, or cannot be read. Its limits are unknown, so nothing can be admitted.
             made = self.refusal("degraded_denied")
-        elif not project.active:
+        elif not state.emergency.is_active(project):
             made = self.refusal("inactive_project")
         elif anonymous and project.anonymous_policy is None:
             made = self.refusal("token_required")
@@ -282,7 +295,8 @@ class Planner:
         usage = self._usage.of(entry, units)
         testers = tuple(rule.limit.match.compile(rule.limit.partition_by) for rule in rules)
         ends += [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
-        always, metering, suspended = None, metering_of(rules), emergency.values_in(entry.token.project)
+        always, metering, suspended = None, metering_of(rules), emergency.values_in(entry.token.project, now_us)
+        ends += [end for values in suspended.values() for end in values.values() if end is not None]
         if not any(testers) and not suspended:
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
             always = with_lease(
@@ -307,9 +321,10 @@ class Planner:
 
     def _suspending(self, token: Token, made: Mapping[str, Any], suspended: Values) -> SuspendingPlans | Decision:
         """Return the plans of a token while values are suspended, or a denial if one of its labels has such a value."""
-        refuse = partial(self.refusal, "suspended", (token.project, token.id))
-        if any(value in suspended.get(LABEL_PREFIX + name, ()) for name, value in token.labels.items()):
-            return refuse()
+        refuse = partial(self._suspension, subject=(token.project, token.id))
+        by_label = [(suspended.get(LABEL_PREFIX + name, {}), value) for name, value in token.labels.items()]
+        if ends := [values[value] for values, value in by_label if value in values]:
+            return refuse(ends)
         if not BODY_ATTRIBUTES.isdisjoint(suspended):
             # Doors that meter read bodies then, whatever the limits look at, and refuse what may hide such a value.
             metering = tuple(dict.fromkeys(rule.policy.metering for rule in made["rules"])) or (DEFAULT_METERING,)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
 from typing import Any, Final
 
+from enforcement.control.emergency import Values
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
@@ -96,26 +97,26 @@ class SuspendingPlans(TokenPlans):
     The plans of a token while values of attributes are suspended in its project.
 
     Args:
-        suspended: The suspended values by the name of the attribute.
-        refuse: Returns a new denial of a request with such a value.
+        suspended: The suspended values by the name of the attribute, each with the end of its suspension.
+        refuse: Returns a new denial of a request with such a value, until an end or without one.
         plans: The other arguments, which are those of :class:`TokenPlans`.
     """
 
     __slots__ = ("refuse", "suspended")
 
-    def __init__(
-        self, *, suspended: Mapping[str, frozenset[str]], refuse: Callable[[], Decision], **plans: Any
-    ) -> None:
+    def __init__(self, *, suspended: Values, refuse: Callable[[Iterable[int | None]], Decision], **plans: Any) -> None:
         super().__init__(**plans)
         self.suspended = suspended
         self.refuse = refuse
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan | Decision:
         """Return a denial if the request has a suspended value, or its plan."""
-        for name, values in self.suspended.items():
-            if name in attributes and attributes[name] in values:
-                return self.refuse()
-        return super().plan(attributes, keys, plan_cache)
+        found = [
+            values[attributes[name]]
+            for name, values in self.suspended.items()
+            if name in attributes and attributes[name] in values
+        ]
+        return self.refuse(found) if found else super().plan(attributes, keys, plan_cache)
 
 
 def with_lease(plan: LivePlan) -> LivePlan:

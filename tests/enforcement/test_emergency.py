@@ -28,9 +28,11 @@ def limiter(server, world):
     limiter.close()
 
 
-def emergency(glass=None, projects=(), values=()):
-    rows = [{"project": project, "name": name, "value": value} for project, name, value in values]
-    return {"emergency": {"schema": 1, "break_glass": glass, "projects": list(projects), "values": rows}}
+def emergency(glass=None, projects=(), values=(), **ending):
+    """Return the document. A value has a project, a name, a value, and perhaps an end."""
+    names = ("project", "name", "value", "ends_at_us")
+    rows = [dict(zip(names, value, strict=False)) for value in values]
+    return {"emergency": {"schema": 1, "break_glass": glass, "projects": list(projects), "values": rows, **ending}}
 
 
 def reason(limiter, secret, **attributes):
@@ -100,6 +102,84 @@ def test_nothing_suspended_costs_a_plain_check_nothing(limiter, world):
     limiter.check(secret)
 
     assert secret in limiter._documents.derived.plans
+
+
+@pytest.fixture
+def ending(server, world):
+    """``ending(secret, seconds, **attributes)``: the decision of a limiter whose clock goes on by so many seconds."""
+    clock = Clock(NOON)
+    with Limiter(server.url, timeout=1.0, clock=clock) as limiter:
+        limiter.start(0.0)
+        world.followers.append(limiter)
+
+        def check(secret, seconds=0.0, **attributes):
+            clock.advance(seconds=seconds)
+            return limiter.check(secret, attributes=attributes)
+
+        yield check
+
+
+def test_a_suspension_of_a_token_ends_by_itself(world, ending):
+    """At its end, without a document that says so. Until then the denial says how long to wait."""
+    secret = world.everything(fixed(9))
+    document = world.token("pol_api")
+    world.publish(tokens={secret: {**document, "suspended": True, "suspended_until_us": NOON_US + HOUR_US}})
+
+    found = [ending(secret), ending(secret, 3_599.5), ending(secret, 0.5)]
+
+    assert [it.reason for it in found] == ["suspended", "suspended", "ok"]
+    assert [it.retry_after_ms for it in found] == [3_600_000, 500, None]
+    assert found[0].headers() == {"Retry-After": "3600"}
+    assert found[0].problem()["detail"] == "The access is suspended. Try again in 3600 s."
+    assert found[0].problem("openai")["error"]["message"] == "The access is suspended. Try again in 3600 s."
+
+
+def test_a_suspension_of_a_project_ends_by_itself(world, ending):
+    """Its own document says inactive until the control plane has resumed it. Requests without a token follow, too."""
+    secret = world.everything(fixed(9))
+    project = world.project(active=False, anonymous_policy="pol_api")
+    row = {"id": PROJECT, "ends_at_us": NOON_US + HOUR_US, "active": True}
+    world.publish({**project, **emergency(ending_projects=[row])})
+
+    assert [ending(it).reason for it in (secret, Anonymous("shop"))] == ["suspended", "suspended"]
+    assert [ending(it, 1_800).reason for it in (secret, Anonymous("shop"))] == ["suspended", "ok"]
+    assert ending(secret).reason == "ok"
+
+
+def test_a_project_that_is_inactive_too_stays_so(world, ending):
+    """The end of its suspension does not make it active."""
+    secret = world.everything(fixed(9))
+    row = {"id": PROJECT, "ends_at_us": NOON_US + HOUR_US, "active": False}
+    world.publish({**world.project(active=False), **emergency(ending_projects=[row])})
+
+    assert [ending(secret).reason, ending(secret, 3_600).reason] == ["suspended", "inactive_project"]
+
+
+def test_a_suspension_of_a_value_ends_by_itself(world, ending):
+    """In its project, also of a label. After it, the token has one plan for all its requests again."""
+    secret = world.everything(fixed(9), labels={"team": "red"})
+    end = NOON_US + HOUR_US
+    world.publish(emergency(values=[(PROJECT, "session", "bad", end), (None, "session", "bad", end + HOUR_US)]))
+    found = [ending(secret, session="bad"), ending(secret, 3_600, session="bad"), ending(secret, session="good")]
+    assert [it.reason for it in found] == ["suspended", "suspended", "ok"]
+    assert [it.retry_after_ms for it in found] == [7_200_000, 3_600_000, None]
+    assert ending(secret, 3_600, session="bad").reason == "ok"
+
+    world.publish(emergency(values=[(PROJECT, "label.team", "red", end + 3 * HOUR_US)]))
+    assert [ending(secret).reason, ending(secret, 7_200).reason] == ["suspended", "ok"]
+
+
+def test_the_longest_of_several_suspensions_counts(world, ending):
+    """One without an end has no time to wait for."""
+    secret = world.everything(fixed(9))
+    token = {**world.token("pol_api"), "suspended": True, "suspended_until_us": NOON_US + HOUR_US}
+    world.publish(emergency(projects=[PROJECT]), tokens={secret: token})
+    assert (ending(secret).reason, ending(secret).retry_after_ms) == ("suspended", None)
+
+    row = {"id": PROJECT, "ends_at_us": NOON_US + 2 * HOUR_US, "active": True}
+    world.publish(emergency(ending_projects=[row]))
+    assert ending(secret).retry_after_ms == 7_200_000
+    assert ending(secret, 3_600).retry_after_ms == 3_600_000
 
 
 def test_a_broken_glass_makes_every_limit_a_shadow(limiter, world):
@@ -175,6 +255,10 @@ DOCUMENT = emergency(BROKEN, [PROJECT], [(None, "session", "x")])["emergency"]
         ({"values": [{"project": None, "name": "", "value": "x"}]}, "a name must have 1 to 64"),
         ({"values": [{"project": None, "name": "x", "value": 1}]}, "a value must have at most 1024"),
         ({"values": ["x"]}, "values: must be an object"),
+        ({"values": [{"project": None, "name": "x", "value": "y", "ends_at_us": None}]}, "ends_at_us"),
+        ({"ending_projects": [PROJECT]}, "ending_projects: must be an object"),
+        ({"ending_projects": [{"id": PROJECT, "ends_at_us": 1}]}, "active: is required"),
+        ({"ending_projects": [{"id": PROJECT, "ends_at_us": "1", "active": True}]}, "ends_at_us"),
         ({"schema": 2}, "schema: must be 1"),
         ({"more": 1}, "more: unknown field"),
     ],

@@ -138,7 +138,7 @@ STATUSES = {
         *("policy-advice", "first-steps-send"),
         *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
         *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
-        *("emergency_suspension_mend", "emergency_suspension_resume"),
+        *("emergency_suspension_mend", "emergency_suspension_resume", "emergency_suspension_end"),
     ],
 }
 ROLES = ["staff", "viewer", "editor", "owner", "operator"]

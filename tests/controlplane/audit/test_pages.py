@@ -205,3 +205,27 @@ def test_a_list_needs_few_statements(as_ann, entry, django_assert_max_num_querie
 
     with django_assert_max_num_queries(16):
         assert len(found(as_ann.get(LIST))) == count
+
+
+def test_an_entry_says_what_was_changed_in_the_words_of_the_pages(as_ann, entry):
+    """Neither the names of columns nor ids, where there is a name. The export has the record as it is."""
+    project, token = ProjectFactory(slug="chat"), TokenFactory(name="kestrel")
+    limit = {"name": "per-minute", "algorithm": "sliding_window", "quota": 25, "window_seconds": 60}
+    before = {"project": None, "is_global": False, "token": token.pk, "ends_at": None, "limits": [limit]}
+    changed = {**limit, "quota": 25_000, "window_seconds": 3600, "mode": "shadow", "on_store_failure": "deny"}
+    after = {**before, "project": project.pk, "is_global": True, "ends_at": "2026-11-27T17:00:00+00:00"}
+    entry(1, action="policy.update", object_type="policy", before=before, after={**after, "limits": [changed]})
+
+    page = as_ann.get(f"{LIST}aud_000001/change/").content.decode()
+
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", page)
+    assert rows == [
+        ("Project", "—", "chat"),
+        ("Applies to every request", "no", "yes"),
+        ("End", "—", "2026-11-27 17:00 UTC"),
+        ("Per-minute: quota", "25", "25,000"),
+        ("Per-minute: window", "1 minute", "1 hour"),
+        ("Per-minute: mode", "enforced", "in shadow"),
+        ("Per-minute: when the store is away", "—", "deny"),
+    ]
+    assert '"quota": 25000' in exported(as_ann, "jsonl").replace('\\"', '"')

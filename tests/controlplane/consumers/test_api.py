@@ -119,6 +119,10 @@ def test_the_own_token_is_read_without_the_store(call, secret, store):
 REFUSED = {
     "revoked": lambda api, token: api("POST", f"tokens/{token.pk}/revoke"),
     "suspended": lambda api, token: api("POST", f"tokens/{token.pk}/suspend"),
+    "suspended until": lambda api, token: [
+        api("POST", f"{it}/suspend", {"ends_at": f"2254-0{month}-01T00:00:00Z"})
+        for month, it in enumerate(("projects/chat", f"tokens/{token.pk}"), 1)
+    ],
     "suspended project": lambda api, token: api("POST", "projects/chat/suspend"),
     "inactive_project": lambda api, token: api("PATCH", "projects/chat", {"active": False}),
     "suspended label": lambda api, token: api(
@@ -145,6 +149,7 @@ def test_a_refused_token_is_answered_as_by_the_proxies(api, call, secret, store,
     assert (response.status_code, response.json()["code"]) == (expected.status, json.loads(expected.body)["code"])
     for name in ("Sluicegate-Denial", "WWW-Authenticate"):
         assert response.headers.get(name) == fields.get(name), name
+    assert abs(int(response.get("Retry-After", 0)) - int(fields.get("Retry-After", 0))) <= 10
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.emergency import tasks
-from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
+from controlplane.emergency.actions import break_glass, mend_glass, resume, set_end, suspend, suspend_value
 from controlplane.emergency.document import PROJECTS_NAMED, emergency_document
-from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.models import OutboxEntry
@@ -20,6 +20,8 @@ from enforcement.model.documents import dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from tests.controlplane.emergency.conftest import follows
 from tests.factories import ProjectFactory
+
+LATEST = timezone.now() + timedelta(days=365)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,6 +69,103 @@ def test_what_is_suspended_already_stays_so(token, act):
 
     assert Suspension.objects.get().reason == "first"
     assert AuditEntry.objects.filter(action="token.suspend").count() == 1
+
+
+@pytest.mark.parametrize("what", ["token", "project", "value"])
+def test_a_suspension_ends_by_itself_while_the_control_plane_is_away(token, act, limiter, what):
+    """Within a second or two of its end, because the document has it: nothing of the control plane runs here."""
+    end = timezone.now() + timedelta(seconds=2)
+    match what:
+        case "value":
+            act(suspend_value, "session", "bad", token.project, end)
+        case _:
+            act(suspend, getattr(token, what, token), end)
+    assert follows(limiter, "suspended", token.secret, session="bad")
+    wait_ms = limiter.check(token.secret, attributes={"session": "bad"}).retry_after_ms
+
+    while limiter.check(token.secret, costs=0, attributes={"session": "bad"}).reason == "suspended":
+        assert timezone.now() < end + timedelta(seconds=2)
+
+    assert timezone.now() >= end - timedelta(milliseconds=50)  # the clock of the store is estimated
+    assert 0 < wait_ms <= 2_000
+    assert Suspension.objects.count() == 1
+
+
+def over(suspension):
+    """Move a suspension two hours back, so that it has ended an hour ago, and return its end."""
+    begun = timezone.now() - timedelta(hours=2)
+    Suspension.objects.filter(pk=suspension.pk).update(at=begun, ends_at=begun + timedelta(hours=1))
+    return begun + timedelta(hours=1)
+
+
+def test_the_task_takes_back_what_is_over_once(token, act, document, token_document):
+    """It becomes history, the documents are as they were, and the audit says whose time was over."""
+    before = [token_document(token.digest), document(f"project:{token.project_id}")]
+    made = [act(suspend, it, in_an_hour()) for it in (token, token.project)]
+    made.append(act(suspend_value, "session", "bad", None, in_an_hour()))
+    assert (tasks.end_suspensions(), Suspension.objects.count()) == (0, 3)
+    assert [row["id"] for row in document("emergency")["ending_projects"]] == [token.project_id]
+    ends = [over(row) for row in made]
+
+    assert (tasks.end_suspensions(), tasks.end_suspensions()) == (3, 0)
+
+    kept = {row.pk: row for row in EndedSuspension.objects.all()}
+    assert [kept[row.pk].ended_at for row in made] == ends
+    assert {(row.by, row.ended_by) for row in kept.values()} == {("ann", "end_suspensions")}
+    assert [token_document(token.digest), document(f"project:{token.project_id}")] == before
+    assert document("emergency") is None
+    found = AuditEntry.objects.filter(actor="end_suspensions", reason="its time is over").order_by("action")
+    assert [entry.action for entry in found] == ["project.resume", "suspension.delete", "token.resume"]
+
+
+def test_what_is_over_is_suspended_again_before_the_task_runs(token, act):
+    """The former one is history then."""
+    first = act(suspend, token, in_an_hour())
+    over(first)
+
+    second = act(suspend, token, reason="again")
+
+    assert (Suspension.objects.get(), second.reason) == (second, "again")
+    assert EndedSuspension.objects.get().pk == first.pk
+
+
+def test_a_suspension_gets_another_end_and_loses_it(token, act, token_document):
+    """With an audit entry each, that says the end before and after, and none if it is the same."""
+    made, later = act(suspend, token, in_an_hour()), in_an_hour() + timedelta(hours=1)
+    for end in (later, later, None):
+        act(set_end, made, end)
+
+    assert "suspended_until_us" not in token_document(token.digest)
+    found = [entry.after.get("suspended_until") for entry in AuditEntry.objects.filter(action="token.suspend")]
+    assert [end is None for end in sorted(found, key=str)] == [False, False, True]
+    with pytest.raises(ValidationError, match="Must be in the future"):
+        act(set_end, made, timezone.now())
+
+
+def test_an_end_that_is_over_suspends_nothing(token, act):
+    """Neither a token nor a value."""
+    for action, subject in ((suspend, [token]), (suspend_value, ["session", "bad", None])):
+        with pytest.raises(ValidationError, match="Must be in the future"):
+            act(action, *subject, timezone.now())
+
+    assert not Suspension.objects.exists()
+
+
+def test_a_project_that_is_made_inactive_while_it_is_suspended_stays_so(token, act, limiter, document):
+    """The document of the emergency says so, because that of the project says inactive already."""
+    act(suspend, token.project, in_an_hour())
+    assert document("emergency")["ending_projects"][0]["active"] is True
+
+    def deactivate(tx):
+        project, before = token.project, token.project.as_record()
+        project.active = False
+        project.save()
+        tx.updated(project, before)
+
+    act(deactivate)
+
+    assert document("emergency")["ending_projects"][0]["active"] is False
+    assert reconcile(full=True) == []
 
 
 def test_a_value_is_suspended_and_resumed(token, act, limiter):
@@ -133,16 +232,18 @@ def test_a_project_leaves_room_for_others(token, act):
 
 def test_the_glass_can_be_broken_whatever_is_suspended(token, act):
     """The document has room for it beside as many values and projects as there can be."""
-    rows = [Suspension(name="s", value=f"{n:01000}", reason="x", by="ann") for n in range(37)]
+    rows = [Suspension(name="s", value=f"{n:01000}", reason="x", by="ann", ends_at=LATEST) for n in range(36)]
     projects = [Project(slug=f"p{n}", name="p") for n in range(PROJECTS_NAMED)]
     Project.objects.bulk_create(projects)
-    Suspension.objects.bulk_create([*rows, *(Suspension(project=p, reason="x", by="ann") for p in projects)])
+    Suspension.objects.bulk_create(
+        [*rows, *(Suspension(project=p, reason="x", by="ann", ends_at=LATEST) for p in projects)]
+    )
     act(suspend_value, "s", "y" * 1_000)
 
     act(break_glass, timezone.now() + timedelta(hours=1))
 
     found = parse_emergency(dumps(emergency_document()))
-    assert (len(found.values[""]["s"]), len(found.projects)) == (38, PROJECTS_NAMED)
+    assert (len(found.values[""]["s"]), len(found.projects)) == (37, PROJECTS_NAMED)
     assert found.glass_until_us
 
 

@@ -33,12 +33,51 @@ def test_a_token_and_a_project_are_suspended_and_resumed(api, store, path):
     assert list(entries) == [(f"{kind}.suspend", "leaked?"), (f"{kind}.resume", "leaked?")]
 
 
-def test_a_suspension_has_no_body(api, store):
-    """A field in it is refused, and nothing is suspended."""
-    answer = api("POST", f"tokens/{TokenFactory().pk}/suspend", {"until": "tomorrow"})
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"until": "tomorrow"}, "#/until", "unknown_field"),
+        ({"ends_at": "tomorrow"}, "#/ends_at", "invalid"),
+        ({"ends_at": 5}, "#/ends_at", "invalid"),
+        ({"ends_at": "2026-11-01T00:00:00Z"}, "#/ends_at", "past"),
+        ({"ends_at": "2255-06-01T00:00:00Z"}, "#/ends_at", "range"),
+    ],
+)
+def test_a_wrong_end_suspends_nothing(api, store, body, pointer, code):
+    """The answer names the field."""
+    answer = api("POST", f"tokens/{TokenFactory().pk}/suspend", body)
 
     assert answer.status_code == 400
+    assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [(pointer, code)]
     assert not Suspension.objects.exists()
+
+
+@pytest.mark.parametrize("path", ["tokens/{token}", "projects/{project}"])
+def test_a_suspension_has_an_end_that_can_be_changed(api, store, path):
+    """A repetition without an end keeps it, and null takes it away."""
+    path = path.format(token=TokenFactory(project__slug="chat").pk, project="chat")
+    bodies = [{"ends_at": "2254-06-01T02:00:00+02:00"}, None, {"ends_at": "2254-07-01T00:00:00Z"}, {"ends_at": None}]
+
+    found = [api("POST", f"{path}/suspend", body).json() for body in bodies]
+
+    ends = ["2254-06-01T00:00:00Z", "2254-06-01T00:00:00Z", "2254-07-01T00:00:00Z", None]
+    assert [(it["suspended"], it["suspended_until"]) for it in found] == [(True, end) for end in ends]
+
+
+def test_an_ended_suspension_is_history(api, store, act):
+    """It is listed apart, and read at its address, with who ended it."""
+    body = {"project": None, "name": "ip", "value": "192.0.2.1", "reason": "x", "ends_at": "2254-06-01T00:00:00Z"}
+    made = api("POST", "suspensions", body).json()
+    assert (made["ends_at"], made["ended_at"], made["ended_by"]) == (body["ends_at"], None, None)
+    api("DELETE", f"suspensions/{made['id']}")
+
+    ended = api("GET", f"suspensions/{made['id']}").json()
+
+    assert api("GET", "suspensions").json()["results"] == []
+    assert api("GET", "suspensions?state=ended").json()["results"] == [ended]
+    assert ended["ended_by"]
+    assert ended == {**made, "ended_at": ended["ended_at"], "ended_by": ended["ended_by"]}
+    assert api("DELETE", f"suspensions/{made['id']}").status_code == 404
 
 
 def test_a_value_is_suspended_and_resumed(api, token, limiter):

@@ -1,7 +1,7 @@
 """The page of an emergency, the banner, and the buttons on the pages of tokens and projects."""
 
 import json
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from controlplane.access.models import Membership
 from controlplane.emergency.actions import break_glass, mend_glass, suspend, suspend_value
+from controlplane.emergency.ends import quick_end
 from controlplane.emergency.models import BreakGlass, Suspension
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -86,17 +87,35 @@ def test_a_token_is_suspended_and_resumed_on_its_page(as_ann, token):
     """Each button is there when it has something to do."""
     pages = [reverse(f"admin:projects_token_{name}", args=[token.pk]) for name in ("change", "suspend", "resume")]
     page, dialog, other = pages
-    sent = {"_form_submitted": "on", "reason": "leaked?"}
+    sent = {"_form_submitted": "on", "reason": "leaked?", "ends_at": "friday"}
     assert other not in as_ann.get(page).content.decode()
 
     as_ann.post(dialog, sent)
 
-    assert Suspension.objects.get().reason == "leaked?"
+    found = Suspension.objects.get()
+    assert (found.reason, found.ends_at) == ("leaked?", quick_end("friday", timezone.now(), UTC))
     shown = as_ann.get(page).content.decode()
-    assert "suspended" in shown
+    assert f"until {found.ends_at:%Y-%m-%d} 18:00 UTC" in shown
     assert dialog not in shown
     as_ann.post(other, sent)
     assert not Suspension.objects.exists()
+    history = as_ann.get(PAGE).content.decode()
+    assert "Suspended before" in history
+    assert "by ann" in history
+
+
+def test_a_suspension_gets_another_end_on_the_page(as_ann, act, told, token):
+    """Or none. A word that is no end changes nothing."""
+    row = act(suspend, token)
+    address = f"{PAGE}{row.pk}/end/"
+
+    assert "until" in told(as_ann.post(address, {f"{row.pk}-ends_at": "hour"}, follow=True))[0]
+    row.refresh_from_db()
+    assert timedelta(minutes=59) < row.ends_at - timezone.now() <= timedelta(hours=1)
+    as_ann.post(address, {f"{row.pk}-ends_at": "tomorrow"})
+    assert Suspension.objects.get().ends_at == row.ends_at
+    assert "until somebody resumes it" in told(as_ann.post(address, {f"{row.pk}-ends_at": ""}, follow=True))[0]
+    assert Suspension.objects.get().ends_at is None
 
 
 def test_a_suspended_row_says_so_in_its_list(as_ann, act, token):

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from controlplane.overrides.ends import in_words, quick_end
+from controlplane.emergency.ends import in_words, quick_end
 
 BERLIN, TOKYO = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Tokyo")
 
@@ -17,6 +17,7 @@ def at(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("name", "now", "zone", "expected"),
     [
+        ("hour", "2026-11-24 23:30", BERLIN, "2026-11-25 00:30"),
         ("today", "2026-11-24 12:00", BERLIN, "2026-11-24 23:00"),
         # It is tomorrow already there.
         ("today", "2026-11-24 23:30", BERLIN, "2026-11-25 23:00"),

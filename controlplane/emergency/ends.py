@@ -1,10 +1,10 @@
-"""The ends that people usually give an override, in their own time zone."""
+"""The ends that people usually give an override or a suspension, in their own time zone."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-TODAY, FRIDAY, MONTH = "today", "friday", "month"
-NAMES = {TODAY: "End of today", FRIDAY: "Friday 18:00", MONTH: "End of the month"}
+HOUR, TODAY, FRIDAY, MONTH = "hour", "today", "friday", "month"
+NAMES = {HOUR: "In one hour", TODAY: "End of today", FRIDAY: "Friday 18:00", MONTH: "End of the month"}
 _FRIDAY, _EVENING = 4, time(18)
 
 
@@ -13,13 +13,15 @@ def quick_end(name: str, now: datetime, zone: ZoneInfo) -> datetime:
     Return the next end of this name after *now*, in UTC.
 
     Args:
-        name: ``today`` is the next midnight, ``friday`` the next Friday at 18:00, and ``month`` the midnight before the
-            first day of the next month.
+        name: ``hour`` is an hour from now, ``today`` the next midnight, ``friday`` the next Friday at 18:00, and
+            ``month`` the midnight before the first day of the next month.
         zone: The zone whose clock counts. A day in which its clock changes is shorter or longer.
     Raises:
         KeyError: There is no such name.
     """
     local = now.astimezone(zone)
+    if name == HOUR:
+        return (now + timedelta(hours=1)).astimezone(UTC)
     days = {
         TODAY: (local.date() + timedelta(days=1), time()),
         FRIDAY: (_next_friday(local), _EVENING),
