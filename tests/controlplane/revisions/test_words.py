@@ -101,8 +101,8 @@ def test_every_field_has_its_name_in_words():
 
     assert [str(line) for line in details(entry, Names([]))] == [
         *("id: — → pol_1", "slug: — → chat-free", "name: — → Free", "applies to every request: — → no"),
-        *("per-minute: name: — → per-minute", "per-minute: algorithm: — → fixed_window", "per-minute: quota: — → 25"),
+        *("per-minute: name: — → per-minute", "per-minute: algorithm: — → fixed window", "per-minute: quota: — → 25"),
         *("per-minute: window: — → 1 minute", "per-minute: methods: — → GET", "per-minute: counted for each: — → ip"),
     ]
     revoked = AuditEntry(before={"revoked_at": None}, after={"revoked_at": "2026-11-26T12:00:00+00:00"})
-    assert [line.what for line in details(revoked, Names([]))] == ["revoked at"]
+    assert [line.what for line in details(revoked, Names([]))] == ["revoked"]
