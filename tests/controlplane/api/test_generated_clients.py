@@ -103,6 +103,27 @@ def test_a_client_of_typescript_does_the_main_job(live_server: LiveServer, store
     judge(run("node", "out/main_job.js", live_server.url, key.secret, cwd=tmp_path))
 
 
+def problems_of(document: Path, folder: Path) -> list[str]:
+    """Return the rules of Redocly's set "recommended" that a document breaks, of warnings too. It asks no server."""
+    redocly = packages_of_npm() / "node_modules" / ".bin" / "redocly"
+    silent = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
+    command = [redocly, "lint", "--extends", "recommended", "--format", "json", document]
+    printed = subprocess.run(
+        command, cwd=folder, env={**os.environ, **silent}, capture_output=True, text=True, timeout=120, check=False
+    )
+    return [problem["ruleId"] for problem in json.loads(printed.stdout)["problems"]]
+
+
+def test_the_document_keeps_the_rules_that_redocly_recommends(document, tmp_path) -> None:
+    """All of them, without an exception of our own. A document that breaks one is refused."""
+    broken = json.loads(document.read_text())
+    del broken["paths"]["/api/v1/tokens"]["get"]["operationId"]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+
+    assert problems_of(document, tmp_path) == []
+    assert problems_of(tmp_path / "broken.json", tmp_path) == ["operation-operationId"]
+
+
 def test_the_lock_file_names_no_registry() -> None:
     """So it installs from any mirror. Each package has the hash of its archive."""
     packages = json.loads((CLIENTS / "package-lock.json").read_text())["packages"]
