@@ -20,11 +20,13 @@ from controlplane.core import store
 from controlplane.core.locks import prolong
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
-from enforcement.control.publication import write_tokens_call
+from enforcement.control.publication import LOST, TAKEN, WRITTEN, write_tokens_call
 from enforcement.store.client import STORE_ERRORS, call_function
 
-# The store makes no other decision while it writes a part, which takes about 3 milliseconds.
+# Tokens of a part, which is read from SQL at once.
 TOKENS_AT_ONCE = 1000
+# The store decides nothing while it writes these, which takes about 3 milliseconds.
+WRITTEN_AT_ONCE = 250
 # How often the lock is prolonged, and changes that came during the rebuild are published.
 PAUSE_SECONDS = 0.5
 # Publications that may come first between two parts. More of them are not published one at a time.
@@ -83,18 +85,30 @@ class Rebuild:
             # Read before the tokens are, as publisher.py explains.
             state = store.StoreState.read(client)
             part = compile.tokens_after(last, now, TOKENS_AT_ONCE)
-            name = str(state.revision or ""), state.store_id
-            call = write_tokens_call(part, name, self.mark, store.keys(), begins=not last)
-            reply = call_function(client, *call)
-            if reply == 1:
+            reply = self._send(part, state, client, begins=not last)
+            if reply == WRITTEN:
                 self.tokens += len(part)
                 return next(reversed(part.values()))["id"] if part else None
-            if reply == -1:
+            if reply == LOST:
                 self.mark = ""
                 return None
-            if reply == -2:
+            if reply == TAKEN:
                 raise Busy("Another publisher writes all tokens.")
         raise Busy(f"Other publishers came first in {ATTEMPTS} attempts.")
+
+    def _send(
+        self, part: dict[str, compile.Document], state: store.StoreState, client: redis.Redis, *, begins: bool
+    ) -> int:
+        """Write a part, and return the reply of the store to the last call, which is that it refused if it did."""
+        name, keys = (str(state.revision or ""), state.store_id), store.keys()
+        reply = WRITTEN
+        # Also without any token, so that the store has the mark.
+        for some in batched(part.items(), WRITTEN_AT_ONCE) if part else [()]:
+            reply = call_function(client, *write_tokens_call(dict(some), name, self.mark, keys, begins=begins))
+            if reply != WRITTEN:
+                break
+            begins = False  # a store that is emptied from now on must refuse the rest
+        return reply
 
     @contextmanager
     def ended(self, client: redis.Redis) -> Iterator[None]:

@@ -21,6 +21,12 @@ MAX_LOGGED_BYTES: Final = 262_144
 MARK_TTL_MS: Final = 300_000
 """How long a store keeps the mark of a rebuild after each part. After one that was killed, others wait for so long."""
 
+WRITTEN, OVERTAKEN, LOST, TAKEN = 1, 0, -1, -2
+"""
+Replies of the store to a part of a rebuild: it is written, another state was published since, what was written before
+is lost, or another rebuild is going on.
+"""
+
 _DAY_MS: Final = DAY_SECONDS * 1_000
 
 Document = Mapping[str, Any]

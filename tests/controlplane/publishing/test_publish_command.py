@@ -78,3 +78,20 @@ def test_a_worker_may_publish_first(store, monkeypatch, options):
 
     monkeypatch.setattr(publisher, "publish_pending", after_the_worker)
     assert publish(*options) == "Published revision 1.\n"
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("screen", "drawn"), [(Terminal, True), (StringIO, False)])
+def test_a_terminal_shows_how_far_a_rebuild_is(store, screen, drawn):
+    """In a file there is no bar, and the line on a terminal is cleared at the end."""
+    TokenFactory()
+    errors = screen()
+
+    call_command("publish", "--all", stdout=StringIO(), stderr=errors)
+
+    assert ("100%  1 of 1 tokens" in errors.getvalue()) is drawn
+    assert errors.getvalue().endswith("\r\x1b[K") is drawn
