@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 
 from django.core.exceptions import ValidationError
 from django.utils import timezone
@@ -60,18 +61,20 @@ def create_policies(tx: Change, policies: Sequence[tuple[Policy, Sequence[LimitV
     Raises:
         BrokenRules: Limits of one or more policies break a rule of :func:`replace_limits`.
     """
-    limits, broken = [], {}
+    limits: list[list[Limit]] = []
+    broken = {}
     for number, (policy, values) in enumerate(policies):
         try:
-            limits += _new_limits(policy, values)
+            limits.append(_new_limits(policy, values))
         except ValidationError as exc:
             broken[number] = exc
     if broken:
         raise BrokenRules(broken)
-    Policy.objects.bulk_create([policy for policy, _ in policies])
-    Limit.objects.bulk_create(limits)
-    written = Policy.objects.prefetch_related("limits").in_bulk([policy.pk for policy, _ in policies])
-    tx.record_many("policy.create", ((policy, None, policy.as_record()) for policy in written.values()))
+    created = Policy.objects.bulk_create([policy for policy, _ in policies])
+    Limit.objects.bulk_create(chain.from_iterable(limits))
+    # With the limits that are at hand, so that the records need not read them again.
+    records = [policy.as_record(own) for policy, own in zip(created, limits, strict=True)]
+    tx.record_many("policy.create", zip(created, [None] * len(created), records, strict=True))
 
 
 def _new_limits(policy: Policy, values: Sequence[LimitValue]) -> list[Limit]:

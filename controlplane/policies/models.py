@@ -117,12 +117,12 @@ class Policy(Versioned):
         except InvalidMetering:
             return DEFAULT_METERING
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self, limits: "Collection[Limit] | None" = None) -> dict[str, Any]:
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
-        limits = [limit.as_value().to_json() for limit in self.limits.all()]
+        shown = [limit.as_value().to_json() for limit in (self.limits.all() if limits is None else limits)]
         more = {"metering": self.metering} if self.metering else {}
         more |= {"managed_by": self.managed_by} if self.managed_by else {}
-        return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
+        return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": shown}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""

@@ -215,6 +215,8 @@ def test_policies_are_created_together(api, store):
     assert [one["limits"][0]["quota"] for one in response.json()["results"]] == [5] * 3
     assert (Policy.objects.count(), Revision.objects.count()) == (3, 1)
     assert [error["pointer"] for error in twice.json()["errors"]] == ["#/items/0/limits"]
+    entries = dict(AuditEntry.objects.filter(action="policy.create").values_list("object_id", "after"))
+    assert entries == {policy.pk: policy.as_record() for policy in Policy.objects.all()}
 
 
 def test_overrides_are_created_together(api, store, chat):
