@@ -261,7 +261,7 @@ def test_each_wrong_override_is_named(api, store, chat):
         ("#/items/2/limit", "does_not_apply"),
         ("#/items/3/limit", "unique"),
         ("#/items/4/ends_at", "past"),
-        ("#/items/5/burst", "invalid"),
+        ("#/items/5/burst", "rule"),
         ("#/items/6/token", "one_of_two"),
     ]
     assert Override.objects.count() == 2
