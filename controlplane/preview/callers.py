@@ -10,7 +10,7 @@ import numpy as np
 from django.db.models import Q, QuerySet
 
 from controlplane.policies.models import Override, Policy
-from controlplane.preview.chunks import HEAD, Chunk, DaySum, read_hours
+from controlplane.preview.chunks import HEAD, Chunk, DaySum, StoredChunk, read_hours
 from controlplane.preview.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay
 from controlplane.preview.replay import Case, Days, seconds_of_day
@@ -119,18 +119,22 @@ class Callers:
         start = (span.begins - span.before - first) // HOUR_SECONDS
         return found[:, start : start + (span.ends - span.begins + span.before) // HOUR_SECONDS]
 
-    def days(self, places: Sequence[int], span: Span) -> list[Days]:
-        """Return the recorded days of the callers at these places, whose requests are added up by day."""
+    def days(self, places: Sequence[int], span: Span, *, stored: bool = False) -> list[Days]:
+        """
+        Return the recorded days of the callers at these places, whose requests are added up by day.
+
+        Those of tokens are kept as they are *stored*, if that is asked for, which takes less memory.
+        """
         chosen = {self.all[place]: number for number, place in enumerate(places)}
-        found: list[dict[date, Chunk | DaySum]] = [{} for _ in places]
+        found: list[dict[date, Chunk | StoredChunk | DaySum]] = [{} for _ in places]
         for project, token, day, body in self._rows_of(chosen, span.days):
-            chunk = Chunk.read(body)
+            chunk = StoredChunk(bytes(body)) if stored else Chunk.read(body)
             for caller in _callers_of(project, token):
                 if caller in chosen:
                     _add(found[chosen[caller]], day, chunk)
         return [
             [
-                (seconds_of_day(day), held if isinstance(held, Chunk) else held.chunk())
+                (seconds_of_day(day), held.chunk() if isinstance(held, DaySum) else held)
                 for day, held in sorted(of_caller.items())
             ]
             for of_caller in found
@@ -204,16 +208,16 @@ def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str])
     return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")
 
 
-def _add(days: dict[date, Chunk | DaySum], day: date, chunk: Chunk) -> None:
+def _add(days: dict[date, Chunk | StoredChunk | DaySum], day: date, chunk: Chunk | StoredChunk) -> None:
     """Add a chunk to a day. That of a project adds up those of all of its tokens, of which none is kept."""
     held = days.setdefault(day, chunk)
     if held is chunk:
         return
-    if isinstance(held, Chunk):
+    if not isinstance(held, DaySum):
         days[day] = total = DaySum()
-        total.add(held)
+        total.add(held.whole())
         held = total
-    held.add(chunk)
+    held.add(chunk.whole())
 
 
 def _callers_of(project: str, token: str) -> tuple[Caller, ...]:

@@ -11,6 +11,7 @@ between the two passes at one bin, lies between them at the next one. What one b
 truth may have more room than the optimistic pass, because it has admitted less until then.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -35,14 +36,16 @@ class FixedCounters:
     """Windows whose starts are known, which are aligned to the epoch or follow a calendar."""
 
     def __init__(self, quota: Numbers, starts: Numbers, step: int, *, pessimistic: bool) -> None:
-        self.quota, self.starts, self.step, self.pessimistic = quota, starts, step, pessimistic
+        self.quota, self.step, self.pessimistic = quota, step, pessimistic
+        # A list, because numpy takes several times as long to look for one number.
+        self.starts: list[int] = starts.tolist()
         self.used = np.zeros_like(quota)
         self.window, self.touched = -1, 1
         self.earlier = self.used
 
     def room(self, at: int) -> Numbers:
-        first = int(np.searchsorted(self.starts, at, "right"))
-        last = int(np.searchsorted(self.starts, at + self.step - 1, "right"))
+        first = bisect_right(self.starts, at)
+        last = bisect_right(self.starts, at + self.step - 1, first)
         if first != self.window:
             self.used = np.zeros_like(self.quota)
         self.window, self.touched = last, last - first + 1
@@ -157,9 +160,10 @@ def admitted(
     """
     total = np.zeros(demand.shape[1], np.int64)
     before = total.copy()
-    for number, wanted in enumerate(demand):
+    for number, counts in enumerate(demand):
         if number == turn:
             before = total.copy()
+        wanted = counts.astype(np.int64)  # once, and not in each operation
         passed = np.minimum(wanted, _room(counters, begins + number * step))
         for one in counters:
             one.add(passed)
@@ -179,7 +183,8 @@ def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counter
     found = np.empty(demand.shape, bool)
     buckets = [one for one in counters if isinstance(one, BucketCounters)]
     full = np.ones(demand.shape, bool) if buckets else None
-    for number, wanted in enumerate(demand):
+    for number, counts in enumerate(demand):
+        wanted = counts.astype(np.int64)
         for bucket in buckets:
             full[number] &= bucket.is_full
         found[number] = wanted > _room(counters, begins + number * step)

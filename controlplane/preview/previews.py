@@ -19,14 +19,17 @@ from controlplane.preview.chunks import HEAD, read_hours
 from controlplane.preview.histograms import Histogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
 from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
-from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, replay
+from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, followed_seconds, replay
 from controlplane.preview.supposed import SAVED, Supposed
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US, from_us
 from enforcement.model.limits import Limit
 from enforcement.usage.spread import PART_SECONDS
 
 MOST_AFFECTED = 10
-CALLERS_AT_ONCE = 1000
+# Callers that are replayed together, in bins of ten seconds or of minutes, and their bins. More at once take less time
+# and more memory, which is 4 bytes a bin.
+CALLERS_AT_ONCE, COARSE_AT_ONCE = 1_000, 5_000
+CELLS_AT_ONCE = 15_000_000
 # With more callers to replay, or a longer span, bins are minutes, so that a preview takes no longer.
 MOST_FINE = 2500
 LONGEST_FINE = 2 * DAY_SECONDS
@@ -252,11 +255,16 @@ def _replayed(
 
     The *heads* of those that count many tokens together become exact, as they were sums of each token's own peaks.
     """
-    found = []
-    for start in range(0, len(could), CALLERS_AT_ONCE):
-        places = could[start : start + CALLERS_AT_ONCE].tolist()
+    found, at_once = [], CALLERS_AT_ONCE
+    coarse = len(could) > MOST_FINE or span.seconds > LONGEST_FINE
+    # The days of which no counter remembers anything are not read.
+    span = replace(span, before=followed_seconds([case.limit for case in cases]))
+    if coarse:
+        at_once = min(COARSE_AT_ONCE, CELLS_AT_ONCE * MINUTE_SECONDS // (span.before + span.seconds))
+    for start in range(0, len(could), at_once):
+        places = could[start : start + at_once].tolist()
         chosen = [case.at(places) for case in cases]
-        days, coarse = callers.days(places, span), len(could) > MOST_FINE or span.seconds > LONGEST_FINE
+        days = callers.days(places, span, stored=coarse)
         for place, of_caller in zip(places, days, strict=True):
             if callers.all[place][0] in (PROJECT, EVERYTHING):
                 _set_heads(heads[place], of_caller, span)
@@ -274,7 +282,7 @@ def _set_heads(heads: np.ndarray, days: Days, span: Span) -> None:
     for start, chunk in days:
         first = (start - span.begins) // HOUR_SECONDS
         inside = slice(max(0, first), max(0, first + 24))
-        heads[inside] = read_hours([chunk.hours()])[0][inside.start - first :][: len(heads[inside])]
+        heads[inside] = read_hours([chunk.whole().hours()])[0][inside.start - first :][: len(heads[inside])]
 
 
 def _with_outcome(

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import batched
+from itertools import batched, chain
 from typing import Any
 
 import numpy as np
 
-from controlplane.preview.chunks import Chunk
+from controlplane.preview.chunks import Chunk, StoredChunk
 from controlplane.preview.envelopes import Counters, admitted, counters_of, deniable
 from controlplane.preview.judging import MOST_BEFORE, is_exact, starts_of, step_seconds, window_seconds
 from enforcement.model.algorithms import ALGORITHMS, Spec
@@ -32,7 +32,7 @@ LOOKED_AT_ONCE = 500
 # In a longer window it makes no difference at which of ten seconds a request comes.
 FINE_BELOW = 600
 
-Days = Sequence[tuple[int, Chunk]]
+Days = Sequence[tuple[int, Chunk | StoredChunk]]
 """The recorded days of one caller, each with the second since the epoch at which it begins."""
 
 
@@ -97,8 +97,7 @@ def replay(
     """
     limits = [case.limit for case in cases]
     step = step_seconds(limits, coarse=coarse or _is_coarse(callers))
-    before = min(MOST_BEFORE, max(map(_followed_seconds, limits)))
-    bins = _Bins(callers, begins - -(-before // HOUR_SECONDS) * HOUR_SECONDS, begins, ends, step)
+    bins = _Bins(callers, begins - followed_seconds(limits), begins, ends, step)
     most_before, most = bins.admitted(cases, pessimistic=False)
     if all(is_exact(limit, step) for limit in limits):
         exact = bins.sent - (most - most_before)
@@ -111,11 +110,13 @@ def replay(
     return Outcome(np.minimum(low, likely), likely, np.maximum(high, likely), step, left >= 0), max(left, 0)
 
 
-def _followed_seconds(limit: Limit) -> int:
-    """Return for how long a counter is followed before the span, in which it begins empty."""
+def followed_seconds(limits: Sequence[Limit]) -> int:
+    """Return for how long counters are followed before the span, in whole hours. They begin empty."""
     # What a sliding window denied depends on the window before, and so on what that denied. What a bucket holds depends
     # on all that came since it was full.
-    return window_seconds(limit) * (8 if limit.algorithm in ("sliding_window", "token_bucket") else 2)
+    several = ("sliding_window", "token_bucket")
+    longest = max(window_seconds(limit) * (8 if limit.algorithm in several else 2) for limit in limits)
+    return -(-min(MOST_BEFORE, longest) // HOUR_SECONDS) * HOUR_SECONDS
 
 
 class _Bins:
@@ -155,13 +156,15 @@ def bins_of(callers: Sequence[Days], origin: int, ends: int, step: int) -> np.nd
     found = np.zeros((len(callers), (ends - origin) // step), np.uint32)
     of_minute = MINUTE_SECONDS // step
     for number, days in enumerate(callers):
-        for start, chunk in days:
-            places = (start - origin) // step + chunk.minutes * of_minute
+        for start, held in days:
+            chunk = held if of_minute == 1 else held.whole()
+            minutes, demand = chunk.by_minute()
+            places = (start - origin) // step + minutes * of_minute
             inside = slice(*np.searchsorted(places, (0, found.shape[1])))
             if of_minute == 1:
-                found[number, places[inside]] = chunk.demand[inside]
+                found[number, places[inside]] = demand[inside]
             else:
-                found[number, places[inside, None] + np.arange(PARTS)] = _placed(chunk)[inside]
+                found[number, places[inside, None] + np.arange(PARTS)] = _placed(chunk.whole())[inside]
     return np.ascontiguousarray(found.T)
 
 
@@ -175,8 +178,11 @@ def _placed(chunk: Chunk) -> np.ndarray:
 
 
 def _is_coarse(callers: Sequence[Days]) -> bool:
-    unplaced = sum(int(chunk.unplaced.sum()) for days in callers for _, chunk in days)
-    return unplaced > COARSE_SHARE * sum(int(chunk.demand.sum()) for days in callers for _, chunk in days)
+    unplaced = demand = 0
+    for _, held in chain.from_iterable(callers):
+        chunk = held.whole()
+        unplaced, demand = unplaced + int(chunk.unplaced.sum()), demand + int(chunk.demand.sum())
+    return unplaced > COARSE_SHARE * demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +224,8 @@ def _likely(
     left_open = np.flatnonzero(low != high)
     left_open = left_open[np.argsort(-high[left_open], kind="stable")].tolist()
     for some in batched(left_open, LOOKED_AT_ONCE):
+        if not steps:
+            return found, -1  # each caller takes at least one
         undecided = bins.undecided(cases, some)
         for place, number in enumerate(some):
             limits = [case.of(number) for case in cases]
@@ -238,7 +246,8 @@ def _events(days: Days, regions: np.ndarray, ends: int, *, fine: bool) -> list[l
     They are spread evenly over the active seconds of their ten seconds, or come together if this is not *fine*.
     """
     found = []
-    for start, chunk in days:
+    for start, held in days:
+        chunk = held.whole()
         begins = start + chunk.minutes * MINUTE_SECONDS
         nearest = np.searchsorted(regions[:, 1], begins, "right")
         inside = (nearest < len(regions)) & (begins < ends)
@@ -273,17 +282,21 @@ def _first_try(limits: Sequence[Limit], events: Sequence[Sequence[int]]) -> Iter
             kept = [ALGORITHMS[spec.letter]() for spec in specs] if region != present else [one for one, _ in counters]
             counters, present = list(zip(kept, specs, strict=True)), region
             renewed = min((spec.windows[2] for spec in specs if spec.windows), default=math.inf)
-        room: float = count
+        admitted = count
         for counter, spec in counters:
             counter.read(now, spec)
             counter.last = now  # as a charge of nothing would set it, so that no time is counted twice
-            room = min(room, counter.room())
-        admitted = max(0, math.floor(room))
-        if admitted:
+            room = counter.room()
+            if room < admitted:
+                admitted = math.floor(room)
+        if admitted > 0:
             for counter, _ in counters:
                 counter.add(admitted, "")
-        if admitted < count:
+            if admitted == count:
+                continue
             yield second, count - admitted
+        else:
+            yield second, count
 
 
 def seconds_of_day(day: date) -> int:
