@@ -50,9 +50,9 @@ class Instance(models.Model):
     glass_until = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
-    unmetered = models.JSONField(default=list)
-    unsupported = models.JSONField(default=list)
-    problems = models.JSONField(default=list)
+    unmetered = models.JSONField(default=list, db_default=[])
+    unsupported = models.JSONField(default=list, db_default=[])
+    problems = models.JSONField(default=list, db_default=[])
 
     objects = InstanceQuerySet.as_manager()
 

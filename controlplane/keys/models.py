@@ -80,7 +80,9 @@ class ManagementKey(Credential):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
     scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
     all_projects = models.BooleanField(
-        default=False, help_text="Whether the key works for every project, also for those that are created later."
+        default=False,
+        db_default=False,
+        help_text="Whether the key works for every project, also for those that are created later.",
     )
     projects = models.ManyToManyField(
         Project, blank=True, help_text="The projects for which the key works. If they are deleted, it works for none."

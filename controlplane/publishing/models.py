@@ -39,7 +39,7 @@ class Revision(models.Model):
     KINDS = tuple((kind, kind) for kind in (FULL, POLICY, OVERRIDE, TOKEN, OTHER))
 
     number = models.BigIntegerField(primary_key=True)
-    epoch = models.PositiveIntegerField(default=0)
+    epoch = models.PositiveIntegerField(default=0, db_default=0)
     at = models.DateTimeField(default=timezone.now)
     by = models.CharField(max_length=200, blank=True)
     channel = models.CharField(max_length=10, blank=True)

@@ -79,6 +79,7 @@ class Migration(migrations.Migration):
             model_name="managementkey",
             name="all_projects",
             field=models.BooleanField(
+                db_default=False,
                 default=False,
                 help_text="Whether the key works for every project, also for those that are created later.",
             ),

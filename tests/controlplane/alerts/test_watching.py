@@ -1,7 +1,7 @@
 """What rules find: in the store, in its absence, and among the rows of the control plane."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -20,6 +20,7 @@ from tests.factories import (
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
+    UsageRowFactory,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -53,6 +54,49 @@ def test_usage_of_a_token_is_found_at_each_threshold(issue, use):
     assert event.project == token.project
     told = (event.data["quota"], event.data["used"], event.data["remaining"], event.data["text"])
     assert told == (10, 10, 0, "10 of 10 are used.")
+
+
+@pytest.fixture
+def recorded(issue, use):
+    """A quota of 100 permits of which 60 are used, and 5 in each of the like hours of a week ago."""
+
+    def make(hour):
+        token, secret = issue({"quota": 100, "window_seconds": None, "calendar": "lifetime"})
+        use(secret, 60)
+        ids = {"project_id": token.project_id, "token_id": token.pk, "policy_id": token.policy_id}
+        for hours in range(-1, 25):
+            at = hour + timedelta(hours=hours) - timedelta(days=7)
+            UsageRowFactory(period="hour", at=at, limit_name="per-day", cost=5, **ids)
+        return token
+
+    return make
+
+
+def test_what_will_be_used_up_is_told_of_once(recorded):
+    """
+    40 are left and 5 an hour are used, so they end in 8 hours.
+
+    A rule for the next six hours tells nothing of it, one for the next day tells it once, and again when it is over.
+    """
+    now = timezone.now()
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    token = recorded(hour)
+    AlertRuleFactory(kind="forecast", within_seconds=6 * 3_600)
+    rule = AlertRuleFactory(kind="forecast", within_seconds=86_400)
+
+    for seconds in range(3):
+        evaluate(now + timedelta(seconds=seconds))
+
+    (event,) = AlertEvent.objects.all()
+    used_up_at = datetime.fromisoformat(event.data["used_up_at"])
+    assert (event.rule, event.subject, event.state) == (rule, event.subject, "raised")
+    assert abs(now + timedelta(hours=8) - used_up_at) < timedelta(minutes=1)
+    assert event.data["text"] == "40 are left. It is foretold from the same hours of the last weeks."
+    OverrideFactory(limit=token.policy.limits.get(), token=token, quota=10_000)
+    evaluate(now + timedelta(minutes=5))
+
+    assert listed() == [("raised", 1), ("resolved", 1)]
+    assert AlertEvent.objects.first().title == "free/per-day of kestrel (chat) will not be used up soon"
 
 
 def test_a_raised_quota_ends_an_alert(issue, use):

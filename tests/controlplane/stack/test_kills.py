@@ -8,7 +8,6 @@ there once, and the usage in SQL is what clients have seen, request by request.
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import random
 import signal
@@ -19,13 +18,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from tests import postgres
+from tests.controlplane.stack.parts import Api, counted, rows
 from tests.controlplane.stack.running import Run, checkout, eventually, up
 from tests.scale import scale
 
@@ -34,38 +32,7 @@ pytestmark = pytest.mark.proof
 WRITERS, KILLS, SEED = scale(4, 20), scale(4, 100), 20261126
 KILLED = ("web", "worker", "beat", "valkey")
 SCOPES = "projects:read,projects:write,policies:read,policies:write,tokens:read,tokens:write"
-ANSWERED = range(200, 500)
 LIMIT = {"name": "daily", "algorithm": "fixed_window", "quota": 1_000_000_000, "window_seconds": 86_400}
-
-
-class Api:
-    """A program that calls REST over one connection at a time, and is told nothing when a process is killed."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self.address, self.key = urlsplit(url).netloc, key
-
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
-        """Return status, header fields and body. Raises OSError or HTTPException if there is no whole response."""
-        connection = http.client.HTTPConnection(self.address, timeout=20)
-        try:
-            sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **headers}
-            connection.request(method, f"/api/v1/{path}", None if body is None else json.dumps(body), sent)
-            response = connection.getresponse()
-            text = response.read()
-            return response.status, dict(response.getheaders()), json.loads(text) if text else None
-        finally:
-            connection.close()
-
-    def until_answered(self, method: str, path: str, body: Any, stop: float, **headers: str) -> tuple[int, Any]:
-        """Repeat a call until it is answered by something else than a server error."""
-        while True:
-            with suppress(OSError, http.client.HTTPException, ValueError):
-                status, _, found = self.call(method, path, body, **headers)
-                # 409: an earlier repetition is still running. 429: the program calls too often.
-                if status in ANSWERED and status not in (409, 429):
-                    return status, found
-            assert time.monotonic() < stop, f"{method} {path} was never answered"
-            time.sleep(0.05)
 
 
 class Writer:
@@ -166,11 +133,6 @@ def prepared(run: Run) -> tuple[Api, str]:
     return api, token["secret"]
 
 
-def rows(url: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute(query).fetchall()
-
-
 def test_kills_lose_and_double_nothing(tmp_path: Path, database: str) -> None:
     """Web, worker, beat and the store are killed in turns that only the seed knows."""
     chance, done, folder = random.Random(SEED), threading.Event(), checkout(tmp_path)
@@ -194,13 +156,13 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, database: str) -> None:
             lambda: rows(database, "SELECT count(*) FROM publishing_outboxentry WHERE revision_id IS NULL")[0] == (0,)
         )
     with up(folder, {"DATABASE_URL": database}) as run:
-        assert eventually(lambda: seen_in_sql(database) >= client.statuses.total())
+        assert eventually(lambda: counted(database) >= client.statuses.total())
         verified = run.manage("verify_audit")
     hold_tokens(database, writers)
     hold_increments(database, writers)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert set(client.statuses) == {200}
-    assert seen_in_sql(database) == client.statuses.total()
+    assert counted(database) == client.statuses.total()
 
 
 def answers(client: Client) -> bool:
@@ -214,11 +176,6 @@ def answers(client: Client) -> bool:
         connection.close()
     client.statuses.update(status for status in found if status == 200)
     return found == [200] * len(client.addresses)
-
-
-def seen_in_sql(database: str) -> int:
-    query = "SELECT coalesce(sum(allowed), 0) FROM usage_usagerow WHERE period = 'minute' AND limit_name = ''"
-    return int(rows(database, query)[0][0])
 
 
 def hold_tokens(database: str, writers: list[Writer]) -> None:
