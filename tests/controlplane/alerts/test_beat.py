@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def store() -> Iterator[ValkeyServer]:
 
 def looks_after(database: Path, last: str) -> str:
     """Return the time of the latest look after *last*, or an empty string if there was none."""
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         found = connection.execute("SELECT max(looked_at) FROM alerts_steadiness").fetchone()[0] or ""
     return found if found > last else ""
 
