@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from enforcement.store.topology import Topology
 from tests.docker.compose import load, read_dockerfile
 from tests.docker.test_files import SECRETS
 from tests.repository import ROOT
@@ -18,12 +20,25 @@ KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 VERSIONS = ("1.30", "1.37")
 NAME = "app.kubernetes.io/name"
 
+STORES = {path.name: path for path in (FOLDER / "stores").iterdir()}
+# The ports of each kind of store, and whether the control plane has another server as its broker.
+STORE_PORTS = {"server": ({6379}, False), "managed": ({6379, 6380}, False)}
+STORE_PORTS |= {"sentinel": ({6379, 26379}, True), "cluster": ({6379}, True)}
+
 Manifest = dict[str, Any]
 
 
+def read(folder: Path) -> list[Manifest]:
+    """Return all documents of the files that the kustomization in a folder names."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return [one for file in kustomization["resources"] for one in yaml.safe_load_all((folder / file).read_text())]
+
+
 def manifests() -> list[Manifest]:
-    """Return all documents of the files that the kustomization names."""
-    return [one for file in KUSTOMIZATION["resources"] for one in yaml.safe_load_all((FOLDER / file).read_text())]
+    """Return all documents that are applied as they come, with the store that is chosen."""
+    return [
+        one for folder in (FOLDER, *(FOLDER / name for name in KUSTOMIZATION["components"])) for one in read(folder)
+    ]
 
 
 def of_kind(*kinds: str) -> list[Manifest]:
@@ -34,6 +49,15 @@ def of_kind(*kinds: str) -> list[Manifest]:
 
 def name_of(one: Manifest) -> str:
     return f"{one['kind']} {one['metadata']['name']}"
+
+
+def chosen_by(selector: Manifest) -> set[str]:
+    """Return the names of the pods that a selector finds."""
+    chosen = {value for key, value in selector.get("matchLabels", selector).items() if key == NAME}
+    for expression in selector.get("matchExpressions", []):
+        assert (expression["key"], expression["operator"]) == (NAME, "In")
+        chosen |= set(expression["values"])
+    return chosen
 
 
 WORKLOADS = of_kind("Deployment", "Job")
@@ -51,7 +75,9 @@ def container_of(workload: Manifest) -> dict[str, Any]:
 
 def test_every_file_is_applied() -> None:
     """A file that nobody names would be a manifest that nobody has."""
-    assert {path.name for path in FOLDER.glob("*.yaml")} == {*KUSTOMIZATION["resources"], "kustomization.yaml"}
+    for folder in (FOLDER, *STORES.values()):
+        named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+        assert {path.name for path in folder.glob("*.yaml")} == {*named, "kustomization.yaml"}
 
 
 @pytest.mark.parametrize("one", manifests(), ids=name_of)
@@ -59,6 +85,44 @@ def test_every_file_is_applied() -> None:
 def test_it_has_the_shape_that_kubernetes_asks_for(one: Manifest, version: str) -> None:
     """Strictly, so that a misspelt field is found too."""
     kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("store", STORE_PORTS)
+def test_each_kind_of_store_can_be_chosen(store: str, version: str) -> None:
+    """It lets all parts reach the ports of the store and nothing else, and has a scheme that the library knows."""
+    ports, has_broker = STORE_PORTS[store]
+    text = (STORES[store] / "kustomization.yaml").read_text()
+    kustomization, policies = yaml.safe_load(text), read(STORES[store])
+    for one in policies:
+        kubernetes_validate.validate(one, version, strict=True)
+        assert (one["kind"], one["spec"]["policyTypes"]) == ("NetworkPolicy", ["Egress"])
+    by_name = {one["metadata"]["name"]: one["spec"] for one in policies}
+
+    assert kustomization["kind"] == "Component"
+    assert chosen_by(by_name["store"]["podSelector"]) == {*DEPLOYMENTS, "migrate"}
+    assert {port["port"] for rule in by_name["store"]["egress"] for port in rule["ports"]} == ports
+    assert ("broker" in by_name) is has_broker
+    if has_broker:
+        assert chosen_by(by_name["broker"]["podSelector"]) == {"web", "worker", "beat", "migrate"}
+    address = text.splitlines()[0].partition("SLUICEGATE_REDIS_URL=")[2]
+    assert address
+    Topology.parse(address)
+
+
+def test_only_the_chosen_store_is_reached() -> None:
+    """No policy beside those of stores/ opens the port of a store, so that a narrower one is narrower."""
+    opened = [
+        port["port"]
+        for one in read(FOLDER)
+        if one["kind"] == "NetworkPolicy"
+        for rule in one["spec"].get("egress", [])
+        for port in rule["ports"]
+    ]
+
+    assert set(STORES) == set(STORE_PORTS)
+    assert len(KUSTOMIZATION["components"]) == 1
+    assert not {6379, 6380, 26379} & set(opened)
 
 
 def test_control_a_misspelt_field_is_found() -> None:
@@ -144,11 +208,7 @@ def test_selectors_find_their_pods() -> None:
     labels = {one["spec"]["template"]["metadata"]["labels"][NAME] for one in WORKLOADS}
     for one in manifests():
         spec = one["spec"]
-        selector = spec.get("selector") or spec.get("podSelector") or {}
-        chosen = {value for key, value in selector.get("matchLabels", selector).items() if key == NAME}
-        for expression in selector.get("matchExpressions", []):
-            assert (expression["key"], expression["operator"]) == (NAME, "In")
-            chosen |= set(expression["values"])
+        chosen = chosen_by(spec.get("selector") or spec.get("podSelector") or {})
         assert chosen <= labels, name_of(one)
         assert chosen or one["kind"] in ("HorizontalPodAutoscaler", "Job") or one["metadata"]["name"] == "nothing"
 
