@@ -116,7 +116,7 @@ def _differing(client: redis.Redis) -> Iterator[Difference]:
     with snapshot():
         expected = compile.all_documents()
     for name in sorted((found.keys() | expected.keys()) - set(OWN_FIELDS)):
-        if _parsed(found.get(name)) != expected.get(name):
+        if as_document(found.get(name)) != expected.get(name):
             kind, _, object_id = name.partition(":")
             yield kind, object_id, f"the document {name} differed"
     if _prices_differ(client):
@@ -131,7 +131,7 @@ def _prices_differ(client: redis.Redis) -> bool:
     kind = client.type(key)
     if kind not in ("string", "none"):
         return True
-    found = _parsed(client.get(key))
+    found = as_document(client.get(key))
     revision = found.get("revision") if isinstance(found, dict) else None
     for expected in compile.prices(revision if isinstance(revision, int) else 1):
         return found != expected
@@ -145,7 +145,7 @@ def _differing_tokens(client: redis.Redis, batch: Iterable[tuple[str, compile.Do
             pipe.get(store.keys().token(digest))
         found = pipe.execute()
     for (digest, expected), text in zip(batch, found, strict=True):
-        if _parsed(text) != expected:
+        if as_document(text) != expected:
             yield "token", digest, f"the token {expected['id']} differed"
 
 
@@ -160,7 +160,7 @@ def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
     return [line for _, _, line in differences]
 
 
-def _parsed(text: str | None) -> object:
+def as_document(text: str | None) -> object:
     """Return the JSON value of a document, or the string itself if it is not JSON, which equals no document."""
     if text is None:
         return None

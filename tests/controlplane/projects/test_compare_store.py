@@ -1,0 +1,94 @@
+"""What the store has and a restored database has not."""
+
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.actions import revoke_token
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import publisher
+from controlplane.publishing.changes import Actor, change
+from controlplane.publishing.models import Revision
+from tests.factories import TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def compare(*options: str) -> list[str]:
+    output = StringIO()
+    call_command("compare_store", *options, stdout=output)
+    return output.getvalue().splitlines()
+
+
+@pytest.fixture
+def restored(store):
+    """One token was revoked, one deleted and one issued after the backup that SQL is now."""
+    names = ("kept", "revoked", "deleted")
+    kept, revoked, deleted = (TokenFactory(name=name) for name in names)
+    publisher.publish_all()
+    backup = Revision.objects.get().number
+    with change(actor=Actor("ann", "command")) as tx:
+        revoke_token(tx, revoked)
+        tx.delete(deleted)
+        tx.created(TokenFactory(name="issued", project=kept.project))
+    Token.objects.filter(name="issued").delete()
+    Token.objects.filter(name="revoked").update(revoked_at=None)
+    deleted.save(force_insert=True)
+    Revision.objects.filter(number__gt=backup).delete()
+    return {token.name: token for token in Token.objects.all()}
+
+
+def test_what_would_be_accepted_again_is_named(restored):
+    """Each token with its id, and nothing of the one that did not change."""
+    said = compare()
+
+    assert "1 tokens are only in the store, and will be refused as unknown." in said
+    assert sorted(line for line in said if line.startswith("The token")) == [
+        f"The token deleted ({restored['deleted'].pk}) was deleted.",
+        f"The token revoked ({restored['revoked'].pk}) was revoked.",
+    ]
+    assert said[-1].startswith("If the database is published, 2 tokens are accepted again.")
+
+
+def test_they_are_revoked_with_a_reason_and_nothing_is_published_yet(restored, token_document):
+    """The operator publishes when the differences are settled. Afterwards nothing differs."""
+    assert compare("--revoke", "--reason", "restored")[-1] == "Revoked 2 tokens."
+
+    assert set(Token.objects.filter(revoked_at=None).values_list("name", flat=True)) == {"kept"}
+    assert set(AuditEntry.objects.filter(reason="restored").values_list("action", flat=True)) == {"token.revoke"}
+    assert token_document(restored["deleted"].digest) is None
+    publisher.publish_all()
+    assert compare()[1:] == ["No token would be accepted that the store refuses."]
+
+
+def test_a_document_that_differs_is_named(restored):
+    project = restored["kept"].project
+    Project.objects.filter(pk=project.pk).update(active=False)
+
+    assert [line for line in compare() if line.startswith("The document")] == [
+        f"The document project:{project.pk} differs."
+    ]
+
+
+def test_an_empty_store_says_nothing(store):
+    """It would name every token as deleted."""
+    TokenFactory()
+
+    with pytest.raises(CommandError, match="The store is empty"):
+        compare()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--revoke"], "1 to 500 characters, got 0"),
+        (["--reason", "x"], "only used with --revoke"),
+        (["--revoke", "--reason", "x" * 501], "got 501"),
+        (["--revoke", "--reason", "a\x00b"], "--reason: "),
+    ],
+)
+def test_a_revocation_needs_a_reason(options, message):
+    with pytest.raises(CommandError, match=message):
+        compare(*options)
