@@ -47,6 +47,7 @@ SLUGS = (
     "kubernetes",
     "operating",
     "service-levels",
+    "capacity",
     "retention",
     "alerts",
     "access",
