@@ -4,11 +4,17 @@ from collections.abc import Iterator
 import pytest
 import redis
 from django.test import TransactionTestCase
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from enforcement.embedded import ValkeyServer
 from tests.emptying import empty
 
-pytest_plugins = ["tests.browsers", "tests.steady", "tests.tiers"]
+pytest_plugins = ["tests.browsers", "tests.databases", "tests.steady", "tests.tiers"]
+
+# How long an example takes says more about what else the machine does than about the example.
+hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("busy")
 
 HOUR_SECONDS = 3_600
 NEAR_THE_HOUR_SECONDS = 15
