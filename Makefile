@@ -56,10 +56,10 @@ env:
 up: install
 	@$(BIN)/python manage.py up
 
-# Six workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
-# share servers, and the longest files come first. Bytecode is kept, also where the environment forbids it: without it,
-# each worker rewrites the assertions of all tests, and each process compiles all modules.
-PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder
+# More workers than cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file share
+# servers, and the longest files come first. Bytecode is kept, also where the environment forbids it: without it, each
+# worker rewrites the assertions of all tests, and each process compiles all modules.
+PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
@@ -72,8 +72,9 @@ ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser tests/co
 SAME := access advice firstrun managed api/test_access.py api/test_documentation.py api/test_generated_clients.py \
 	api/test_schema_fuzz.py test_canary.py test_checks.py test_environment.py test_lockout.py test_settings.py
 
+# Six workers here, of which most wait at any time. Tests on PostgreSQL and costly forms compute more, and have four.
 test: install
-	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
+	env -u DATABASE_URL $(PYTEST) -n 6 --ask-again --update-tiers
 	$(ON_POSTGRESQL) --ask-again $(addprefix --ignore=tests/controlplane/,$(SAME))
 
 proof: install
