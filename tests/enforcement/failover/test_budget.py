@@ -12,6 +12,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.model.tokens import mint
 from enforcement.store.breaker import FAILURES_IN_A_ROW
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.stalls import timed
 from tests.enforcement.world import World, eventually, fixed
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=86_400)
@@ -42,12 +43,6 @@ def published(world, count):
     return secrets
 
 
-def seconds(act):
-    """Return what something returns, and how long it takes."""
-    began = time.monotonic()
-    return act(), time.monotonic() - began
-
-
 class Spoilt:
     """The ways in which a decision takes more than one call."""
 
@@ -68,7 +63,7 @@ def test_further_calls_have_what_the_first_one_left(own_server, world, path, how
         limiter._engine.agent.stop()  # it would load the functions
         path.delay, path.mode = LATE, "delay"
         getattr(Spoilt, how)(own_server, world.client)
-        decision, took = seconds(lambda: limiter.hit(WIDE, "k"))
+        decision, took = timed(lambda: limiter.hit(WIDE, "k"))
         path.mode = "pass"
         world.client.replicaof("NO", "ONE")
 
@@ -100,7 +95,7 @@ def test_an_unknown_token_has_a_budget_of_its_own(world, path, lookup, reason):
     [secret] = published(world, 1)
     with Limiter(path.url, timeout=BUDGET, lookup=lookup) as limiter:
         path.delay, path.mode = (LATE if reason == "ok" else 0.4), "delay"
-        decision, took = seconds(lambda: limiter.check(secret))
+        decision, took = timed(lambda: limiter.check(secret))
 
     assert decision.reason == reason
     assert took < lookup + BUDGET + LATE / 2
@@ -111,7 +106,7 @@ def test_a_token_that_does_not_exist_is_known_within_its_budget(world, path):
     published(world, 1)
     with Limiter(path.url, timeout=0.025, lookup=0.6) as limiter:
         path.delay, path.mode = LATE, "delay"
-        decision, took = seconds(lambda: limiter.check(mint("live")))
+        decision, took = timed(lambda: limiter.check(mint("live")))
 
     assert decision.reason == "unknown_token"
     assert took < 0.6
@@ -217,7 +212,7 @@ def test_look_ups_that_fail_leave_decisions_with_the_store_and_come_back(world, 
     with Limiter(path.url, timeout=0.1, lookup=0.1) as limiter:
         assert limiter.check(known).source == "store"
         path.only, path.mode = b"MGET", "swallow"
-        decisions = [(*seconds(lambda secret=secret: limiter.check(secret)), limiter.check(known)) for secret in others]
+        decisions = [(*timed(lambda secret=secret: limiter.check(secret)), limiter.check(known)) for secret in others]
         waited = sum(took > BUDGET / 6 for _, took, _ in decisions)
         path.mode = "pass"
         healed = eventually(lambda: limiter.check(others[0]).reason == "ok")
@@ -239,11 +234,11 @@ def test_a_store_that_is_gone_costs_one_look_up(world, own_server):
         while not limiter.stats().outages:
             limiter.check(known)
         time.sleep(1.1)  # since the last look-up that was answered
-        spans = [seconds(lambda secret=secret: limiter.check(secret))[1] for secret in others]
+        spans = [timed(lambda secret=secret: limiter.check(secret))[1] for secret in others]
         own_server.thaw()
         healed = eventually(lambda: limiter.check(others[0]).source == "store")
 
-    assert spans[0] > 0.25
+    assert spans[0] > 0.15
     assert sorted(spans)[-2] < 0.1
     assert healed
 

@@ -21,6 +21,7 @@ from enforcement.model.tokens import mint
 from enforcement.store import absence
 from enforcement.store.client import connect, load_library
 from enforcement.store.cluster.monitor import ClusterMonitor
+from tests.enforcement.stalls import Stalls
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
@@ -151,35 +152,6 @@ class Store:
 
     def not_paused_for_writes(self):
         self.admin.client_unpause()
-
-
-class Stalls:
-    """Notes when this machine did not run this process: then a thread that only sleeps wakes up late, too."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[float, float]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "Stalls":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        last = time.monotonic()
-        while not self._over.wait(0.005):
-            now = time.monotonic()
-            if now - last > 0.03:  # shorter ones are those of threads that take turns
-                self._found.append((last + 0.005, now))
-            last = now
-
-    def without(self, began: float, ended: float) -> float:
-        """Return how long something took, without what the machine took. Called at the end."""
-        return ended - began - sum(max(0.0, min(end, ended) - max(start, began)) for start, end in self._found)
 
 
 # How it is spoilt, and the cause that has to be told.

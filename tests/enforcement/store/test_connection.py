@@ -15,6 +15,7 @@ from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.resp import pack
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.stalls import Stalls, timed
 from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
@@ -35,9 +36,7 @@ def test_a_spoiled_reply_becomes_a_fallback_in_time(path, mode, delay):
     assert limiter.hit(WIDE, "k").source == "store"
     path.mode, path.delay = mode, delay
 
-    began = time.monotonic()
-    decision = limiter.hit(WIDE, "k")
-    took = time.monotonic() - began
+    decision, took = timed(lambda: limiter.hit(WIDE, "k"))
     path.mode = "pass"
 
     assert path.hit
@@ -56,13 +55,12 @@ async def test_asyncio_falls_back_in_time_too(path, mode, delay):
     assert (await limiter.hit(WIDE, "k")).source == "store"
     path.mode, path.delay = mode, delay
 
-    began = time.monotonic()
-    decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(20)))
-    took = time.monotonic() - began
+    with Stalls() as stalls:
+        decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(20)))
 
     assert path.hit
     assert {decision.source for decision in decisions} == {"fallback"}
-    assert took < 0.05 * 3 + 0.1
+    assert stalls.seconds < 0.05 * 3 + 0.1
     await limiter.close()
 
 
@@ -82,13 +80,6 @@ async def test_calls_in_flight_are_not_sent_again_by_a_limiter_that_is_closed(pa
     assert not limiter._pipe._links
     with Limiter(path.url, timeout=1.0) as other:
         assert other.peek(WIDE, "closed").remaining == WIDE.quota - 6
-
-
-def decide_in(limiter):
-    """Return a decision, and how long it took."""
-    began = time.monotonic()
-    decision = limiter.hit(WIDE, "k")
-    return decision, time.monotonic() - began
 
 
 async def test_a_call_after_one_whose_time_was_over_keeps_its_budget(path):
@@ -126,7 +117,7 @@ def test_connecting_is_part_of_the_budget(server, world, path):
     world.client.execute_command("ACL SETUSER", "greeted", "on", ">secret", "~*", "+@all")
     path.mode, path.delay = "delay", 0.3
     limiter = Limiter(path.url.replace("redis://", "redis://greeted:secret@"), timeout=0.5)
-    decision, took = decide_in(limiter)
+    decision, took = timed(lambda: limiter.hit(WIDE, "k"))
     limiter.close()
 
     assert path.hit >= 1
@@ -139,7 +130,7 @@ def test_a_reply_in_pieces_has_no_more_time_than_a_whole_one(server, world, path
     limiter = Limiter(path.url, timeout=0.3)
     limiter.hit(WIDE, "k")
     path.mode, path.delay = "drip", 0.1
-    decision, took = decide_in(limiter)
+    decision, took = timed(lambda: limiter.hit(WIDE, "k"))
     limiter.close()
 
     assert (decision.source, decision.cause) == ("fallback", "timeout")
@@ -154,7 +145,7 @@ def test_a_connection_that_took_all_the_time_is_not_tried_again():
             while True:  # nobody accepts: the queue fills, and then callers are not answered
                 callers.enter_context(socket.create_connection(("127.0.0.1", port), 0.1))
         limiter = Limiter(f"redis://127.0.0.1:{port}/0", timeout=0.3)
-        decision, took = decide_in(limiter)
+        decision, took = timed(lambda: limiter.hit(WIDE, "k"))
         limiter.close()
 
     assert (decision.source, decision.cause, decision.ambiguous) == ("fallback", "timeout", False)
