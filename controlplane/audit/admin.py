@@ -22,11 +22,12 @@ from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
 from controlplane.audit.searching import AuditSearch
 from controlplane.core.files import streamed
+from controlplane.core.instants import exact
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.links import object_urls
 from controlplane.revisions.restoring import HANDLERS
-from controlplane.revisions.words import KINDS, VERBS, Names, details, lines_of
+from controlplane.revisions.words import KINDS, Names, details, lines_of, verb
 
 LINES_SHOWN = 3
 Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
@@ -54,7 +55,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
     project_path = "project"
     linked_filters = ("object_type", "object_id")
     fields = readonly_fields = [
-        *("when", "author", "deed", "object_link", "object_id", "reason", "request_id"),
+        *("exactly", "author", "deed", "object_link", "object_id", "reason", "request_id"),
         *("published", "all_changes", "sealed"),
     ]
     list_before_template = "admin/sluicegate/revisions/audit_export.html"
@@ -100,14 +101,18 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
     def when(self, entry: AuditEntry) -> str:
         return instant(entry.at)
 
+    @display(description="When")
+    def exactly(self, entry: AuditEntry) -> str:
+        return exact(entry.at, seconds=True)
+
     @display(description="By", ordering="actor")
     def author(self, entry: AuditEntry) -> str:
         return format_html('{}<span class="sg-small">{}</span>', entry.actor, entry.get_channel_display())
 
     @display(description="What happened", ordering="action")
     def deed(self, entry: AuditEntry) -> str:
-        ending = entry.action.rpartition(".")[2]
-        return "set or unset as the global policy" if ending == "set" else VERBS.get(ending, ending.replace("_", " "))
+        set_globally = entry.action.endswith(".set")
+        return "set or unset as the global policy" if set_globally else verb(entry)
 
     @display(description="Object", ordering="object_label")
     def object_link(self, entry: AuditEntry) -> str:

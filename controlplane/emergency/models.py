@@ -92,6 +92,11 @@ class Suspended(models.Model):
     def is_in_force(self, now: datetime) -> bool:
         return self.ends_at is None or now < self.ends_at
 
+    @property
+    def in_force_now(self) -> bool:
+        """Whether every proxy refuses it, for templates."""
+        return self.is_in_force(timezone.now())
+
 
 class Suspension(Suspended):
     """A token, a project, or a value of an attribute, that every proxy refuses for now."""

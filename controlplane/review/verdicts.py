@@ -130,7 +130,8 @@ def _verdict(
     by_token = (
         own.order_by().values("token_id").annotate(**{name: Sum(name) for name in ("allowed", "denied", "would_deny")})
     )
-    watched = [Watched(row["token_id"], row["allowed"] + row["denied"], row["would_deny"]) for row in by_token]
+    asked = _asked(limit, own, starts, now)
+    watched = [Watched(row["token_id"], _requests(row, asked), row["would_deny"]) for row in by_token]
     enforced = by_name.get(limit.name.removesuffix(CANDIDATE)) if limit.name.endswith(CANDIDATE) else None
     denied = rows.filter(limit_name=enforced.name).aggregate(sum=Sum("denied"))["sum"] if enforced else 0
     affected = sorted((one for one in watched if one.would_deny), key=lambda one: (-one.would_deny, one.token_id))
@@ -148,6 +149,26 @@ def _verdict(
         affected=affected[:MOST_AFFECTED],
         hours=list(_hours(own)),
     )
+
+
+def _requests(row: Mapping[str, Any], asked: Mapping[str, int]) -> int:
+    """
+    Return how many requests of a token the limit of *row* has judged.
+
+    It also judges those that another limit denies, and counts in ``would_deny`` alone which of them it would have
+    denied. So the number of all requests is taken, if every request is judged.
+    """
+    return max(row["allowed"] + row["denied"], row["would_deny"], asked.get(row["token_id"], 0))
+
+
+def _asked(limit: Limit, own: QuerySet[UsageRow], starts: datetime, now: datetime) -> dict[str, int]:
+    """Return the requests of each token in the rows *own* of a limit, or nothing if it does not match all of them."""
+    value = limit.as_value()
+    if value.match.compile(value.partition_by) is not None:
+        return {}
+    totals = UsageRow.objects.filter(policy_id="", limit_name="", at__lte=now, token_id__in=own.values("token_id"))
+    sums = _from(totals, starts, now).order_by().values("token_id").annotate(sum=Sum("allowed") + Sum("denied"))
+    return dict(sums.values_list("token_id", "sum"))
 
 
 def _from(rows: QuerySet[UsageRow], starts: datetime, now: datetime) -> QuerySet[UsageRow]:

@@ -37,7 +37,14 @@ VERBS = {
     "new_epoch": "new epoch begun",
 }
 # Types of objects whose name is no word.
-KINDS = {"modelprice": "price of model", "managementkey": "management key", "breakglass": "break glass"}
+KINDS = {
+    "modelprice": "price of model",
+    "managementkey": "management key",
+    "breakglass": "break glass",
+    "suspension": "value",
+}
+# What was done to a value is not that its suspension was created.
+OF_A_VALUE = {"create": "suspended", "delete": "resumed", "update": "suspended with another end"}
 # Fields that the amount of a limit contains, such as "25 requests per minute".
 IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")
 POLICIES = ("policy", "anonymous_policy", "token_policy")
@@ -134,10 +141,17 @@ class Names:
 
 def in_words(entry: AuditEntry) -> str:
     """Return an audit entry in words, such as "policy free changed"."""
-    kind, _, deed = entry.action.partition(".")
+    kind = entry.action.partition(".")[0]
     if entry.action == "global.set":
         return f"policy {entry.object_label} set or unset as the global policy"
-    return f"{KINDS.get(kind, kind)} {entry.object_label} {VERBS.get(deed, deed.replace('_', ' '))}"
+    return f"{KINDS.get(kind, kind)} {entry.object_label} {verb(entry)}"
+
+
+def verb(entry: AuditEntry) -> str:
+    """Return in words what an audit entry says was done to its object, such as "changed"."""
+    kind, _, deed = entry.action.partition(".")
+    own = OF_A_VALUE.get(deed, "") if kind == "suspension" else ""
+    return own or VERBS.get(deed, deed.replace("_", " "))
 
 
 def sentence(entry: AuditEntry) -> str:
@@ -148,7 +162,9 @@ def sentence(entry: AuditEntry) -> str:
 
 def lines_of(entry: AuditEntry, names: Names) -> list[Line]:
     """Return what an audit entry says was changed, at least one line."""
-    deed = entry.action.partition(".")[2]
+    kind, _, deed = entry.action.partition(".")
+    if kind == "suspension":
+        return [Line(text=verb(entry) + _end_of("break", entry.after or {}))]
     if deed in ("create", "delete", "update", "rollback", "undo", "set"):
         return lines(entry.before, entry.after, names)
     return [Line(text=VERBS.get(deed, deed.replace("_", " ")) + _end_of(deed, entry.after or {}))]

@@ -13,6 +13,7 @@ from django.utils import timezone
 from playwright.sync_api import Locator
 
 from controlplane.access.models import Membership
+from controlplane.emergency.models import Suspension
 from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.conftest import PASSWORD
@@ -77,6 +78,7 @@ def test_each_task_of_a_day_can_be_done(walker: Walker, store, settings):
         "undo_a_change": 3,
         "tighten_in_shadow": 2,
         "revoke_a_leaked_token": 2,
+        "suspend_until_friday": 3,
         "rotate_a_token": 3,
         "reset_a_counter": 2,
         "account_for_a_month": 3,
@@ -169,6 +171,16 @@ def revoke_a_leaked_token(operator: Operator) -> None:
     operator.walker.reads("is revoked. Published as revision")
 
 
+def suspend_until_friday(operator: Operator) -> None:
+    operator.start(operator.token_page("fjordline-batch"))
+    operator.follow("Suspend")
+    operator.choose("Ends", "friday")
+    operator.page.locator("#dialog input[name=reason]").fill("INC-91")
+    operator.press("Suspend")
+    operator.walker.reads("Suspended until")
+    assert Suspension.objects.get(token=operator.story.tokens["fjordline-batch"]).ends_at == friday(timezone.now())
+
+
 def rotate_a_token(operator: Operator) -> None:
     operator.start(operator.token_page("dunmore-pos"))
     operator.follow("Rotate")
@@ -242,6 +254,7 @@ TASKS = [
     undo_a_change,
     tighten_in_shadow,
     revoke_a_leaked_token,
+    suspend_until_friday,
     rotate_a_token,
     reset_a_counter,
     account_for_a_month,

@@ -1,6 +1,7 @@
 """The page of an emergency, the banner, and the buttons on the pages of tokens and projects."""
 
 import json
+import re
 from datetime import UTC, timedelta
 
 import pytest
@@ -102,6 +103,20 @@ def test_a_token_is_suspended_and_resumed_on_its_page(as_ann, token):
     history = as_ann.get(PAGE).content.decode()
     assert "Suspended before" in history
     assert "by ann" in history
+
+
+def test_a_page_says_first_that_its_row_is_refused(as_ann, act, token):
+    """Until when, by whom and why, for a suspended token and project. One that is over says nothing."""
+    end = timezone.now() + timedelta(hours=3, minutes=1)
+    rows = [act(suspend, it, end, reason="leaked in a log") for it in (token, token.project)]
+    pages = [reverse(f"admin:projects_{it._meta.model_name}_change", args=[it.pk]) for it in (token, token.project)]
+
+    for page in pages:
+        shown = " ".join(re.sub(r"<[^>]*>", " ", as_ann.get(page).content.decode()).split())
+        assert f"Suspended until {end:%Y-%m-%d %H:%M} UTC , 3" in shown
+        assert "Every proxy refuses it. ann: leaked in a log" in shown
+    Suspension.objects.filter(pk__in=[row.pk for row in rows]).update(ends_at=timezone.now())
+    assert not any("sg-refused" in as_ann.get(page).content.decode() for page in pages)
 
 
 def test_a_suspension_gets_another_end_on_the_page(as_ann, act, told, token):

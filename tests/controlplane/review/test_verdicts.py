@@ -68,6 +68,15 @@ def test_the_verdict_says_what_shadow_saw(as_ann, policy, shadow, saw):
     assert '/enforce/?limit=per-minute.candidate">Enforce 10 requests' in page
 
 
+def test_requests_that_another_limit_denied_are_requests_too(as_ann, policy, shadow, saw):
+    """A shadow limit would have denied some of them as well, so that it would deny more than were admitted."""
+    web = TokenFactory(policy=policy)
+    row = saw("per-minute.candidate", web, 26, 32)
+    UsageRowFactory(period="hour", at=row.at, project_id=web.project_id, token_id=web.pk, allowed=26, denied=38)
+
+    assert "would have denied 32 of 64 requests (50.0 %), of 1 of 1 caller." in page_of(as_ann, policy)
+
+
 @pytest.mark.parametrize(("requests", "days"), [(49, 3), (100, 0.5)])
 def test_little_is_too_early(as_ann, policy, shadow, saw, requests, days):
     """Under 50 requests, or under 24 hours, there is no verdict and no main button."""
