@@ -90,7 +90,9 @@ def _rows(row: Token | Project | Policy) -> QuerySet[UsageRow]:
 
 
 def _hour(at: datetime, counts: Mapping[str, int]) -> Hour:
-    return Hour(at, *(counts.get(name, 0) for name in COUNTS))
+    allowed, denied, would_deny = (counts.get(name, 0) for name in COUNTS)
+    # The rows of shadow limits also count what they would have denied of the requests that another limit denied.
+    return Hour(at, allowed, denied, min(would_deny, allowed))
 
 
 def bars_of(hours: tuple[Hour, ...]) -> list[Bar]:

@@ -182,7 +182,9 @@ def _from(rows: QuerySet[UsageRow], starts: datetime, now: datetime) -> QuerySet
 def _hours(rows: QuerySet[UsageRow]) -> Iterable[dict[str, Any]]:
     names = ("allowed", "denied", "would_deny")
     for row in rows.order_by("at").values("at").annotate(**{f"sum_{name}": Sum(name) for name in names}):
-        yield {"at": row["at"], **{name: row[f"sum_{name}"] for name in names}}
+        counts = {name: row[f"sum_{name}"] for name in names}
+        # Those that another limit denied are in the last number only, see _requests().
+        yield {"at": row["at"], **counts, "allowed": max(counts["allowed"], counts["would_deny"])}
 
 
 def watched_since(policy: Policy, name: str) -> datetime:

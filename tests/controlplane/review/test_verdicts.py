@@ -74,7 +74,11 @@ def test_requests_that_another_limit_denied_are_requests_too(as_ann, policy, sha
     row = saw("per-minute.candidate", web, 26, 32)
     UsageRowFactory(period="hour", at=row.at, project_id=web.project_id, token_id=web.pk, allowed=26, denied=38)
 
-    assert "would have denied 32 of 64 requests (50.0 %), of 1 of 1 caller." in page_of(as_ann, policy)
+    page = page_of(as_ann, policy)
+
+    assert "would have denied 32 of 64 requests (50.0 %), of 1 of 1 caller." in page
+    assert "<rect" in page
+    assert 'height="-' not in page
 
 
 @pytest.mark.parametrize(("requests", "days"), [(49, 3), (100, 0.5)])
