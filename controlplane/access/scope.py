@@ -1,14 +1,16 @@
 """What a user of the admin may see and change. Every list, count and export of the admin asks here."""
 
+from collections.abc import Callable
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.db.models import QuerySet
 
 from controlplane.access.models import Membership
 from controlplane.access.roles import EDITOR, OPERATORS, OWNER, ROLES, VIEWER, at_least
 from controlplane.projects.models import Project
 
-__all__ = ["EDITOR", "OWNER", "VIEWER", "is_member", "is_operator", "may", "projects_of"]
+__all__ = ["EDITOR", "OWNER", "VIEWER", "is_member", "is_operator", "keeps_access", "may", "projects_of"]
 
 
 def is_operator(user: Any) -> bool:
@@ -55,12 +57,35 @@ def is_member(user: Any, role: str = VIEWER) -> bool:
     return is_operator(user) or any(held in enough for held in _roles(user).values())
 
 
+def keeps_access(user: Any, permission: str) -> Callable[[], bool]:
+    """
+    Return a function that reads anew whether the user still sees all projects that they see now.
+
+    Args:
+        permission: What the user must still be permitted, as ``has_perm`` takes it.
+    """
+    began = None if is_operator(user) else set(_roles(user))
+
+    def keeps() -> bool:
+        present = get_user_model().objects.filter(pk=user.pk, is_active=True, is_staff=True).first()
+        if present is None or not present.has_perm(permission):
+            return False
+        if is_operator(present):
+            return True
+        # A project that was deleted meanwhile was not taken from the user.
+        return began is not None and not Project.objects.filter(pk__in=began - set(_roles(present))).exists()
+
+    return keeps
+
+
 def _roles(user: Any) -> dict[str, str]:
     """Return the user's role in each of the projects by the project's id."""
-    if not user.is_active:
-        return {}
+    return _kept(user, "roles", lambda: _read_roles(user)) if user.is_active else {}
+
+
+def _read_roles(user: Any) -> dict[str, str]:
     rows = Membership.objects.filter(user=user.pk, role__in=ROLES).order_by()
-    return _kept(user, "roles", lambda: dict(rows.values_list("project_id", "role")))
+    return dict(rows.values_list("project_id", "role"))
 
 
 def _kept(user: Any, name: str, read: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -105,6 +106,18 @@ class Access:
     def within(self, rows: QuerySet[Any], column: str) -> QuerySet[Any]:
         """Return a query of the rows whose *column* names a project that the key may see."""
         return rows if self.all_projects else rows.filter(**{f"{column}__in": self.project_ids})
+
+
+def keeps_access(access: Access, scope: str | None) -> Callable[[], bool]:
+    """Return a function that reads anew whether the key is live, has the scope, and sees all that it sees now."""
+
+    def keeps() -> bool:
+        key = ManagementKey.objects.live(timezone.now()).filter(pk=access.key.pk).first()
+        if key is None or scope is None or not key.allows(scope):
+            return False
+        return Access.of(key).covers(access.reach)
+
+    return keeps
 
 
 class LimitedKey(Problem):

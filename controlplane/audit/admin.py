@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import EDITOR, may
+from controlplane.access.scope import EDITOR, keeps_access, may
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
 from controlplane.audit.export import csv_lines, json_lines
@@ -155,7 +155,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         lines, kind = EXPORTS[form]
-        return streamed(lines(rows), f"audit.{form}", kind)
+        return streamed(lines(rows), f"audit.{form}", keeps_access(request.user, "policies.view_auditentry"), kind)
 
 
 def _capital(text: str) -> str:

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDi
 from django.utils import timezone
 from django.utils.html import format_html
 
-from controlplane.access.scope import is_operator, projects_of
+from controlplane.access.scope import is_operator, keeps_access, projects_of
 from controlplane.adminkit.forms import BACK, version_of
 from controlplane.adminkit.site import actor_of, change_url, link_to
 from controlplane.core.files import streamed
@@ -178,7 +178,11 @@ class ReviewedForm:
 
         length = SPANS[_span(request)][0]
         recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
-        return streamed(csv_lines(recorded, in_question(review, after)), f"{review.policy.slug}-affected.csv")
+        lines, may_go_on = (
+            csv_lines(recorded, in_question(review, after)),
+            keeps_access(request.user, "policies.view_policy"),
+        )
+        return streamed(lines, f"{review.policy.slug}-affected.csv", may_go_on)
 
 
 def _span(request: HttpRequest) -> str:

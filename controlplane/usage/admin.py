@@ -4,6 +4,7 @@ from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.auth import get_permission_codename
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -13,7 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import is_operator
+from controlplane.access.scope import is_operator, keeps_access
 from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, instant, link_to, long_name
 from controlplane.adminkit.times import stacked
@@ -178,7 +179,8 @@ class SumsAdmin(NamedRowsAdmin):
             rows = super(NamedRowsAdmin, self).get_changelist_instance(request).queryset[:MOST_ROWS]
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
-        return streamed(self._lines(rows), "usage.csv")
+        permission = f"{self.opts.app_label}.{get_permission_codename('view', self.opts)}"
+        return streamed(self._lines(rows), "usage.csv", keeps_access(request.user, permission))
 
     def _lines(self, rows: QuerySet) -> Iterator[str]:
         yield csv_line(self.columns)

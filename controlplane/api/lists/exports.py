@@ -14,6 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 
+from controlplane.api.authentication import keeps_access
 from controlplane.api.serializers import QuerySerializer
 from controlplane.core.files import csv_line, streamed
 from controlplane.usage.report_render import cell
@@ -72,7 +73,8 @@ class Exported:
         kind = self.query.get("format", accepted)
         records = self.records()
         lines = csv_lines(self.columns(), records) if kind == CSV else json_lines(records)
-        return streamed(lines, f"{self.file_name}.{kind}", f"{TYPES[kind]}; charset=utf-8")
+        name, may_go_on = f"{self.file_name}.{kind}", keeps_access(self.access, self.required_scope())
+        return streamed(lines, name, may_go_on, f"{TYPES[kind]}; charset=utf-8")
 
     def columns(self) -> Sequence[str]:
         """Return the names of the members of each record."""
