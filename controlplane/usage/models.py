@@ -56,6 +56,12 @@ class UsageRow(models.Model):
             models.Index(fields=["period", "at"]),
             models.Index(fields=["project_id", "period", "at"]),
             models.Index(fields=["token_id", "period", "at"]),
+            # For the Overview. No index has the counts as columns, because each update would change it.
+            models.Index(
+                fields=["period", "at"], name="usage_row_decisions", condition=models.Q(policy_id="", limit_name="")
+            ),
+            # Few rows have denials. Only an update that changes their number changes this one.
+            models.Index(fields=["period", "at"], name="usage_row_denials", condition=models.Q(denied__gt=0)),
         ]
 
     def __str__(self) -> str:
