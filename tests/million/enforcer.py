@@ -16,12 +16,12 @@ def resident() -> int:
 
 def main(url: str) -> None:
     tokens = sys.stdin.read().split()
-    with Limiter(url) as limiter:
+    with Limiter(url, timeout=1) as limiter:
         limiter.start()
         gc.collect()
         before = resident()
-        if not all(limiter.check(token).limits for token in tokens):
-            raise SystemExit("A token was not found in time.")
+        if any(limiter.check(token).source != "store" for token in tokens):
+            raise SystemExit("The store did not decide in time, so the fallback did, which takes memory of its own.")
         time.sleep(2)  # for the flush of what was counted
         gc.collect()
         print(before, resident())
