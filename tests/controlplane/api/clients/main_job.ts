@@ -15,8 +15,6 @@ type Schemas = components["schemas"];
 
 // A change answers with what it has done, or with what it would do if it has ?dry_run=true. Only then there is a field
 // dry_run, by which the compiler tells the two types apart.
-type Tried = Schemas["Trial"] | Schemas["ReviewedTrial"];
-
 function isTried<T extends object>(value: T): value is Extract<T, { dry_run: true }> {
   return "dry_run" in value;
 }
@@ -27,10 +25,10 @@ function done<T extends object>(value: T | undefined, error: unknown): Exclude<T
   return found as Exclude<T, { dry_run: true }>;
 }
 
-function tried<T extends object>(value: T | undefined, error: unknown): Extract<T, Tried> {
+function tried<T extends object>(value: T | undefined, error: unknown): Extract<T, { dry_run: true }> {
   const found = certain(value, error);
   if (!isTried(found)) throw new Error(`not tried: ${JSON.stringify(found)}`);
-  return found as Extract<T, Tried>;
+  return found;
 }
 
 function problem(error: unknown): Schemas["Problem"] {
