@@ -19,6 +19,8 @@ TOKEN_INDEXES = [
     Index(fields=["policy", "project"], name="projects_token_uses"),
     # What counts its live tokens without reading them.
     Index(fields=["policy", "expires_at"], name="projects_token_having", condition=Q(revoked_at=None)),
+    # What counts those that nobody has used for long. A use changes it once a day.
+    Index(fields=["last_used_on", "created_at"], name="projects_token_unused", condition=Q(revoked_at=None)),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
     # A project may have none of many.
     Index(fields=["project", "-created_at"], name="projects_token_gone", condition=Q(revoked_at__isnull=False)),

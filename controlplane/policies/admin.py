@@ -26,7 +26,8 @@ from controlplane.adminkit.site import (
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.managed.pages import ManagedPage, with_mark
+from controlplane.glance.policies import ManagedFilter, PolicyColumns, TrafficFilter
+from controlplane.managed.pages import ManagedPage
 from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
@@ -94,9 +95,12 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyScope, ReviewedPolicies, RecordedAdmin):
-    list_display = ["slug", "limits_described", "reach_listed", "holders", "overridden", "version", "changed"]
-    list_filter = [ModeFilter, ("project", RowFilter)]
+class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicyScope, ReviewedPolicies, RecordedAdmin):
+    list_display = [
+        *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
+        *("managed", "published", "changed"),
+    ]
+    list_filter = [TrafficFilter, ModeFilter, ("project", RowFilter), ManagedFilter]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
@@ -167,10 +171,6 @@ class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyScope, ReviewedPol
             if policy.project
             else "the tokens and projects that use it"
         )
-
-    @display(description="Applies to")
-    def reach_listed(self, policy: Policy) -> str:
-        return with_mark(self.reach(policy), policy)
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:

@@ -33,6 +33,8 @@ from controlplane.adminkit.snippets import token_snippets
 from controlplane.emergency.models import suspended
 from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
+from controlplane.glance.tags import tag
+from controlplane.glance.tokens import Hygiene, HygieneFilter
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides.links import raise_limit
@@ -184,16 +186,25 @@ class TokenStatusFilter(StatusFilter):
 
 @admin.register(Token)
 class TokenAdmin(
-    UsageDay, BulkActions, NearestLimit, Suspendable, LiveCounters, LabelledRows, ReviewedAttachment, CredentialAdmin
+    UsageDay,
+    BulkActions,
+    NearestLimit,
+    Suspendable,
+    LiveCounters,
+    Hygiene,
+    LabelledRows,
+    ReviewedAttachment,
+    CredentialAdmin,
 ):
     form = TokenForm
     list_display = [
-        *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
+        *("name", "shown_prefix", "project_link", "state", "owner", "policy_link", "label_list"),
         *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
         TokenStatusFilter,
         EndsFilter,
+        HygieneFilter,
         NearFilter,
         ("project", RowFilter),
         ("policy", RowFilter),
@@ -233,7 +244,8 @@ class TokenAdmin(
         if not token.is_live:
             return super().state(token)
         # Rotation has made another token of the same name, which stays.
-        shown = badge("retiring", "warn") if token.replaced_by_id else super().state(token)
+        retiring = tag("retiring", "autorenew", "warn", "Another token has replaced it, and it ends by itself.")
+        shown = retiring if token.replaced_by_id else super().state(token)
         return with_suspension(shown, token)
 
     @display(description="Project", ordering="project__slug")

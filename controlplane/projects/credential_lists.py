@@ -7,6 +7,8 @@ from django.contrib import messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import mark_safe
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
@@ -14,18 +16,22 @@ from controlplane.access.scope import projects_of
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
-from controlplane.adminkit.site import SecretAdmin, badge, change_url, done, instant
+from controlplane.adminkit.site import SecretAdmin, change_url, done, instant, links, list_url
+from controlplane.glance.tags import tag
 from controlplane.lists.searching import IndexedSearch
-from controlplane.projects.label_groups import LabelGroups, linked_labels
+from controlplane.projects.label_groups import LabelGroups, label_query, linked_labels
 from controlplane.projects.models import Credential, Token
 from controlplane.projects.secret_search import SecretSearch
 from controlplane.publishing.changes import Change
 
-STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
+STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
+UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets was kept">–</span>')
 # A word that is in the slugs of more projects than this finds the tokens of the first ones.
 MOST_PROJECTS = 100
 # The default life of a credential, so that one that nobody renews ends by itself.
 EXPIRY_DAYS = 90
+# The label that says who is responsible for a token.
+OWNER_LABEL = "owner"
 
 
 class StatusFilter(DropdownFilter):
@@ -61,13 +67,14 @@ class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
         """Return the name alone, because the beginning of the secret is cumbersome to type."""
         return row.name
 
-    @display(description="Secret begins with")
+    @display(description="Secret")
     def shown_prefix(self, credential: Credential) -> str:
-        return f"{credential.prefix}…"
+        """Return the beginning and the end of the secret, which is all that is known of it."""
+        return format_html("{}…{}", credential.prefix, credential.secret_end or UNKNOWN_END)
 
     @display(description="Status")
     def state(self, credential: Credential) -> str:
-        return badge(credential.status, STATUS[credential.status])
+        return tag(credential.status, *STATUS[credential.status])
 
     @display(description="Last used", ordering="last_used_at")
     def last_used(self, credential: Credential) -> str:
@@ -123,7 +130,13 @@ class TokenForm(RecordedForm):
 
 
 class LabelledRows(LabelGroups):
-    """A mixin for the list of tokens, which shows their labels, finds them and groups by them."""
+    """A mixin for the list of tokens, which shows their labels and their owner, finds them and groups by them."""
+
+    @display(description="Owner")
+    def owner(self, token: Token) -> str:
+        """Return the value of the label "owner", with a link to the tokens of the same owner."""
+        name = token.labels.get(OWNER_LABEL)
+        return links([(name, list_url(Token, f"?{label_query(OWNER_LABEL, name)}"))]) if name else "—"
 
     @display(description="Labels")
     def label_list(self, token: Token) -> str:

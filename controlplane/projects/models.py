@@ -163,6 +163,10 @@ class Credential(models.Model):
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)
+    # Empty if it was created before the end was kept.
+    secret_end = models.CharField(
+        "end of the secret", max_length=tokens.END_LENGTH, blank=True, default="", db_default="", editable=False
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -229,6 +233,7 @@ class Credential(models.Model):
         """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
         secret = tokens.mint(kind)
         self.digest, self.prefix = tokens.digest(secret), secret[: tokens.PREFIX_LENGTH]
+        self.secret_end = secret[-tokens.END_LENGTH :]
         return secret
 
 
@@ -299,6 +304,9 @@ class Token(Credential):
     replaced_by = models.OneToOneField(
         "self", models.SET_NULL, null=True, editable=False, related_name="+", help_text="The token that rotation made."
     )
+
+    # The day of the last use in UTC. An index of the instant itself would have to be written at each use.
+    last_used_on = models.DateField(null=True, editable=False)
 
     objects = TokenManager()
 

@@ -206,6 +206,7 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     rollup.add(rows, now)
     rollup.add_metered(settled, now)
     recording.add(rows, now)
+    rollup.add_policies(rows, now)
     return new
 
 
@@ -223,7 +224,7 @@ def note_use_of_tokens(batches: list[StreamBatch]) -> None:
         for some in batched(sorted(ids), TOKENS_AT_ONCE):
             with transaction.atomic():
                 take_turn("note use of tokens")  # two would lock the same tokens, each in an order of its own
-                Token.objects.filter(older, pk__in=some).update(last_used_at=at)
+                Token.objects.filter(older, pk__in=some).update(last_used_at=at, last_used_on=at.date())
 
 
 def _reject(claims: Claims, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:

@@ -122,6 +122,34 @@ class MeteredRow(models.Model):
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.model or '(unknown model)'}"
 
 
+class PolicyCount(models.Model):
+    """
+    The decisions by the limits of one policy about the requests of one project in one minute or day.
+
+    It has what the list of policies shows of all its rows at once, which UsageRow has for each token. Each limit
+    counts, so one request may count several times. Minutes are kept for two hours, and days for two years.
+    """
+
+    KEY = ("period", "at", "policy_id", "project_id")
+
+    period = models.CharField(max_length=6, choices=[("minute", "minute"), ("day", "day")])
+    at = models.DateTimeField()
+    policy_id = models.CharField(max_length=40)
+    project_id = models.CharField(max_length=40)
+    allowed = models.BigIntegerField(default=0)
+    denied = models.BigIntegerField(default=0)
+    would_deny = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["period", "at", "policy_id", "project_id"], name="usage_policy_once_a_key")
+        ]
+        indexes = [models.Index(fields=["policy_id", "period", "at"], name="usage_policy_period")]
+
+    def __str__(self) -> str:
+        return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.policy_id}"
+
+
 class DeniedRequest(models.Model):
     """
     One denial from the samples of the enforcers. Most denials are in no sample, so rows must not be counted.

@@ -7,7 +7,7 @@ each other's sums, and a row whose minutes are already pruned still counts for i
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
@@ -16,7 +16,7 @@ from controlplane.core.upserts import Sums, add_up, summed
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
-from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, MeteredRow, PolicyCount, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
 DELETED_AT_ONCE = 5000
+# Of the sums of policies. The list of policies shows the last hour of minutes, of which some come late.
+POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
@@ -32,6 +34,16 @@ def add(rows: Iterable[Row], now: datetime) -> None:
     minutes = summed((row.at, row.names, row.counts) for row in rows)
     months.add(minutes, now)
     _add(UsageRow, COUNTS, minutes, now)
+
+
+def add_policies(rows: Iterable[Row], now: datetime) -> None:
+    """
+    Add *rows* to the sums of policies, which few rows have for all tokens.
+
+    The caller does this last in its transaction, because other drains that add to the same sums wait for its end.
+    """
+    of = ((row.at, (row.names[2], row.names[0]), row.counts[:-1]) for row in rows if row.names[2])
+    _add(PolicyCount, COUNTS[:-1], summed(of), now, POLICIES_KEPT)
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
@@ -42,14 +54,20 @@ def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     _add(MeteredRow, METERED_COUNTS, summed(whole), now)
 
 
-def _add(model: type[UsageRow | MeteredRow], names: Sequence[str], minutes: Sums, now: datetime) -> None:
+def _add(
+    model: type[UsageRow | MeteredRow | PolicyCount],
+    names: Sequence[str],
+    minutes: Sums,
+    now: datetime,
+    kept: Mapping[str, timedelta] = KEPT,
+) -> None:
     sums = {("minute", at): by_key for at, by_key in minutes.items()}
     finer = minutes
     for period in ("hour", "day"):
         longer = ((start_of(period, at), key, counts) for at, by_key in finer.items() for key, counts in by_key.items())
         finer = summed(longer)
         sums |= {(period, at): by_key for at, by_key in finer.items()}
-    open_ones = ((period, at) for period, at in sums if at >= now - KEPT[period])
+    open_ones = ((period, at) for period, at in sums if period in kept and at >= now - kept[period])
     # Sorted, so that two drains at the same time lock common rows in the same order.
     rows = (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
     add_up(model, model.KEY, names, rows)
@@ -66,6 +84,7 @@ def prune(now: datetime) -> int:
         if dropped := table.maintain(now):
             logger.info("Usage: dropped of %s: %s", table.name, ", ".join(dropped))
         old += [model.objects.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
+    old += [PolicyCount.objects.filter(period=period, at__lt=now - kept) for period, kept in POLICIES_KEPT.items()]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)

@@ -17,6 +17,12 @@ ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 KINDS: Final = ("live", "mgmt")
 PREFIX_LENGTH: Final = 12
 """Characters of a token that people may see, which are the kind and four more."""
+END_LENGTH: Final = 4
+"""
+Characters at the end of a token that people may see, too.
+
+They are of the checksum. Whoever knows both ends still has to guess more than 200 of the 256 bits.
+"""
 
 _BODY_LENGTH: Final = 43  # 62**43 > 2**256
 _CHECK_LENGTH: Final = 6  # 62**6 > 2**32

@@ -20,7 +20,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.statements.models import MonthMetered, MonthRow
-from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
+from controlplane.usage.models import DeniedRequest, MeteredRow, PolicyCount, UsageRow
 from tests.million.loading import load, trust_keys
 
 NAMES = ("edge", "batch", "mobile", "partner", "search", "import", "report", "chat", "crawler", "billing")
@@ -111,6 +111,7 @@ class Rows:
                 "expires_at": end and self.now + timedelta(days=end, seconds=number % 80_000),
                 "revoked_at": self.now if number % 20 == 7 else None,
                 "last_used_at": self.now - timedelta(seconds=number % 1_000_003) if number % 5 else None,
+                "last_used_on": (self.now - timedelta(seconds=number % 1_000_003)).date() if number % 5 else None,
             }
 
     def overrides(self) -> Iterator[dict[str, Any]]:
@@ -194,6 +195,22 @@ class Rows:
             keys = {"project_id": project(self.project_of(of)), "token_id": token(of)}
             yield {"period": period, "at": at, **keys, **named, **counts}
 
+    def policy_counts(self) -> Iterator[dict[str, Any]]:
+        """Yield the sums of most policies in the last hour and on some days, of the first one in every project."""
+        minute = self.now.replace(second=0, microsecond=0)
+        for number in range(self.size.policies):
+            if number % 10 == 9:
+                continue  # nothing has ever matched it
+            of = range(self.size.projects) if number == 0 else [number % self.size.projects]
+            for owner in of:
+                keys = {"policy_id": policy(number), "project_id": project(owner)}
+                for back in range(60):
+                    counts = {"allowed": 5 * back, "denied": back % 7 if number % 20 == 0 else 0}
+                    yield {"period": "minute", "at": minute - timedelta(minutes=back), **keys, **counts}
+                for back in range(number % 40, number % 40 + 3):
+                    day = minute.replace(hour=0, minute=0) - timedelta(days=back)
+                    yield {"period": "day", "at": day, **keys, "allowed": 500, "denied": 5}
+
     def metered(self) -> Iterator[dict[str, Any]]:
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         for number in range(self.size.tokens // 10):
@@ -276,6 +293,7 @@ def fill(size: Size, now: datetime) -> None:
         (Revision, rows.revisions()),
         (PublishedChange, rows.published()),
         (UsageRow, rows.sums()),
+        (PolicyCount, rows.policy_counts()),
         (MeteredRow, rows.metered()),
         (DeniedRequest, rows.denials()),
         (RecordedDay, rows.recorded()),

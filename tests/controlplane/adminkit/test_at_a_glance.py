@@ -27,7 +27,8 @@ POLICIES = "/admin/policies/policy/"
 
 def cells(response, name: str) -> list[str]:
     """The texts of a column of a list."""
-    found = re.findall(rf'<td class="field-{name}[^>]*>(.*?)</td>', response.content.decode(), flags=re.S)
+    page = re.sub(r"<span [^>]*aria-hidden[^>]*>[^<]*</span>", "", response.content.decode())
+    found = re.findall(rf'<td class="field-{name}[^>]*>(.*?)</td>', page, flags=re.S)
     return [re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", cell)).strip() for cell in found]
 
 
