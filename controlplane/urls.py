@@ -6,6 +6,7 @@ from controlplane import docs, health
 from controlplane.advice.views import advice
 from controlplane.explain.admin import explain_view
 from controlplane.explain.panels import near_view
+from controlplane.frame.switcher import choose_view
 
 handler400 = "controlplane.error_pages.bad_request"
 handler403 = "controlplane.error_pages.permission_denied"
@@ -20,6 +21,7 @@ urlpatterns = [
     path("admin/policies/policy/advice/", admin.site.admin_view(advice), name="policy-advice"),
     path("admin/explain/", admin.site.admin_view(explain_view), name="explain-denial"),
     path("admin/near-limit/", admin.site.admin_view(near_view), name="near-limit"),
+    path("admin/choose-project/", admin.site.admin_view(choose_view), name="choose-project"),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),

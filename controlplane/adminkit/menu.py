@@ -6,12 +6,18 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse_lazy
 
+from controlplane.frame.switcher import Choice, carried, choice, chosen
+
 register = template.Library()
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """Return the groups of the menu with their entries, as the theme expects them."""
-    return [
+    """
+    Return the groups of the menu with their entries, as the theme expects them.
+
+    Lists that can be narrowed to a project begin with the one that the user works in.
+    """
+    groups = [
         {
             "items": [
                 _menu("Overview", "dashboard", "index", ""),
@@ -22,6 +28,17 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": "Activity", "items": _activity()},
         {"title": "Access", "items": _access()},
     ]
+    project = chosen(request)
+    for entry in (entry for group in groups for entry in group["items"]):
+        if query := carried(entry.get("name", ""), project):
+            entry["link"] = f"{entry['link']}{query}"
+    return groups
+
+
+@register.simple_tag(takes_context=True)
+def project_choice(context: dict[str, Any]) -> Choice:
+    """Return what the frame offers for the choice of a project."""
+    return choice(context["request"])
 
 
 @register.filter
@@ -79,7 +96,7 @@ def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict
         name: The URL name of the page in the admin.
         badge: The dotted path of the function that returns the badge's text.
     """
-    entry = _entry(title, icon, reverse_lazy(f"admin:{name}"))
+    entry = _entry(title, icon, reverse_lazy(f"admin:{name}")) | {"name": name}
     entry["permission"] = lambda request: not right or request.user.has_perm(right)
     return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})
 

@@ -41,7 +41,13 @@ ACTIONS = {
 }
 HAVE_ACTIONS = ("projects.token", "projects.project", "policies.policy")
 # Verbs without an object, with the entry of the menu that they mean.
-PAGES = {"explain": "Explain a denial", "undo": "Revisions", "break": "Emergency", "suspend": "Emergency"}
+PAGES = {
+    "explain": "Explain a denial",
+    "switch": "Choose a project",
+    "undo": "Revisions",
+    "break": "Emergency",
+    "suspend": "Emergency",
+}
 SHOWN, SHOWN_OF_A_VERB = 20, 5
 
 
@@ -63,6 +69,8 @@ def _commands(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
     entries = [entry for group in navigation(request) for entry in group["items"]]
     near = {"title": "Near a limit", "link": reverse("near-limit"), "icon": "speed"}
     entries.append({**near, "permission": lambda request: is_member(request.user)})
+    place = {"title": "Choose a project", "link": reverse("choose-project"), "icon": "apartment"}
+    entries.append({**place, "permission": lambda request: is_member(request.user)})
     for entry in entries:
         is_meant = _begin(rest, entry["title"]) if verb in OPEN else PAGES.get(verb) == entry["title"]
         if is_meant and entry.get("permission", lambda _: True)(request):

@@ -42,7 +42,7 @@ STATUSES = {
     ],
     # Members read.
     "403 200 200 200 200": [
-        *("explain-denial", "near-limit", "projects_token_labels", "publishing_revision_changelist"),
+        *("explain-denial", "near-limit", "choose-project", "projects_token_labels", "publishing_revision_changelist"),
         *("policies_auditentry_csv", "policies_auditentry_jsonl"),
         *("projects_project_changelist", "projects_project_change", "projects_token_changelist"),
         *("projects_token_change", "policies_policy_changelist", "policies_policy_change"),
