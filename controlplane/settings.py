@@ -91,6 +91,7 @@ INSTALLED_APPS = [
     "controlplane.access",
     "controlplane.policies",
     "controlplane.overrides",
+    "controlplane.drafts",
     "controlplane.jobs",
     "controlplane.webhooks",
     "controlplane.alerts",

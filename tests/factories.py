@@ -10,6 +10,8 @@ from django.utils import timezone
 from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS, VIEWER
 from controlplane.alerts.models import AlertRule
+from controlplane.core.ids import new_id
+from controlplane.drafts.models import PolicyDraft
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
@@ -50,6 +52,33 @@ class PolicyFactory(CleanFactory):
 
     slug = factory.Sequence(lambda n: f"policy-{n}")
     name = factory.Sequence(lambda n: f"Policy {n}")
+
+
+class PolicyDraftFactory(CleanFactory):
+    """A draft of a new policy, or of a change of the one in ``policy``, with the limits in ``limits``."""
+
+    class Meta:
+        model = PolicyDraft
+
+    class Params:
+        limits = ()
+
+    policy_key = factory.LazyAttribute(lambda made: made.policy.pk if made.policy else new_id("pol"))
+    policy = None
+    project = factory.LazyAttribute(lambda made: made.policy.project if made.policy else None)
+    slug = factory.LazyAttributeSequence(lambda made, n: made.policy.slug if made.policy else f"draft-{n}")
+    content = factory.LazyAttribute(
+        lambda made: {
+            "slug": made.slug,
+            "name": made.slug,
+            "description": "",
+            "metering": {},
+            "limits": [limit if isinstance(limit, dict) else limit.as_json() for limit in made.limits],
+            "ids": {},
+        }
+    )
+    based_on = factory.LazyAttribute(lambda made: made.policy.version if made.policy else None)
+    saved_by = "ann"
 
 
 class LimitFactory(CleanFactory):

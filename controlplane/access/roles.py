@@ -21,6 +21,7 @@ _READ = (
     *("reservations.view_reservation", "publishing.view_revision"),
     *("prices.view_modelprice", "prices.view_modelfactor"),
     *("alerts.view_alertrule", "alerts.view_alertevent"),
+    "drafts.view_policydraft",
 )
 _EDIT = (
     "projects.change_project",

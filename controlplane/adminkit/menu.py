@@ -53,6 +53,7 @@ def _limits() -> list[dict[str, Any]]:
         _menu("Projects", "apartment", "projects_project_changelist", "projects.view_project"),
         _menu("Tokens", "key", "projects_token_changelist", "projects.view_token"),
         _menu("Policies", "tune", "policies_policy_changelist", "policies.view_policy"),
+        _menu("Drafts", "edit_note", "drafts_policydraft_changelist", "drafts.view_policydraft"),
         _menu("Models and prices", "payments", "prices_modelprice_changelist", "prices.view_modelprice"),
         _menu("Overrides", "alt_route", "policies_override_changelist", "policies.view_override"),
     ]

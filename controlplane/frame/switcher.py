@@ -26,6 +26,7 @@ KEY = "project"
 FILTERS = {
     "policies_policy_changelist": "project__id__exact",
     "projects_token_changelist": "project__id__exact",
+    "drafts_policydraft_changelist": "project__id__exact",
     "usage_usagerow_changelist": "project_id",
     "usage_meteredrow_changelist": "project_id",
     "usage_deniedrequest_changelist": "project_id",

@@ -14,6 +14,7 @@ from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator, projects_of
+from controlplane.adminkit.site import instant
 from controlplane.glance.tags import tag
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
@@ -108,7 +109,7 @@ class PolicyColumns:
             return tag("no limits", "remove")
         if modes == {"shadow"}:
             return tag("in shadow", "visibility", "shadow", "It denies nothing, and counts what it would deny.")
-        return tag("enforced, part in shadow", "rule") if "shadow" in modes else tag("enforced", "shield", "good")
+        return tag("part in shadow", "rule") if "shadow" in modes else tag("enforced", "shield", "good")
 
     @display(description="Last hour")
     def last_hour(self, policy: Policy) -> SafeString | str:
@@ -131,15 +132,18 @@ class PolicyColumns:
     @display(description="Managed by")
     def managed(self, policy: Policy) -> SafeString | str:
         if not policy.managed_by:
-            return "admin, REST"
+            return "by hand"
         return tag("from files", "description", title=policy.managed_by)
 
-    @display(description="Published")
+    @display(description="Published", ordering="updated_at")
     def published(self, policy: Policy) -> SafeString | str:
-        """Return the revision that has published the policy as it is, or that it waits."""
+        """Return the revision that has published the policy as it is, or that it waits, and when it was changed."""
         if policy.waits:
-            return tag("waiting", "schedule", "warn", "It is published when the store is available.")
-        return f"revision {policy.published_in:,}" if policy.published_in else "yes"
+            shown = tag("waiting", "schedule", "warn", "It is published when the store is available.")
+        else:
+            shown = f"revision {policy.published_in:,}" if policy.published_in else "yes"
+        changed = format_html('<span class="sg-faint sg-block">changed {}</span>', instant(policy.updated_at))
+        return format_html("{} {}", shown, changed)
 
 
 def waiting_of(policies: Iterable[Policy]) -> set[str]:

@@ -23,6 +23,7 @@ from controlplane.adminkit.site import (
     links,
     list_url,
 )
+from controlplane.drafts.pages import DraftedPolicies
 from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
@@ -95,10 +96,12 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicyScope, ReviewedPolicies, RecordedAdmin):
+class PolicyAdmin(
+    NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, RecordedAdmin
+):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
-        *("managed", "published", "changed"),
+        *("managed", "published"),
     ]
     list_filter = [TrafficFilter, ModeFilter, ("project", RowFilter), ManagedFilter]
     search_fields = ["slug", "name"]
@@ -114,6 +117,7 @@ class PolicyAdmin(NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicySco
     form = PolicyForm
     inlines = [LimitInline]
     change_form_outer_after_template = "admin/sluicegate/policy_after.html"
+    list_before_template = "admin/sluicegate/draft_note.html"
     actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",

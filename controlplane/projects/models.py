@@ -136,6 +136,7 @@ class Project(Versioned):
         """Yield all rows with a record of their own that are deleted with this project."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
+        yield from self.policy_drafts.all()
         yield from self.memberships.select_related("user", "project")
         yield from self.suspended_values.all()
         yield from (*self.alert_rules.all(), *self.destinations.all())

@@ -42,6 +42,7 @@ STATUSES = {
     ],
     # Members read.
     "403 200 200 200 200": [
+        *("drafts_policydraft_changelist", "drafts_policydraft_change"),
         *("explain-denial", "near-limit", "choose-project", "projects_token_labels", "publishing_revision_changelist"),
         *("policies_auditentry_csv", "policies_auditentry_jsonl"),
         *("projects_project_changelist", "projects_project_change", "projects_token_changelist"),
@@ -63,7 +64,7 @@ STATUSES = {
         *("app_list", "projects_project_counters", "projects_token_counters", "policies_auditentry_history"),
         *("policies_limit_history", "usage_usagerow_history", "usage_meteredrow_history"),
         *("usage_deniedrequest_history", "reservations_reservation_history", "emergency_suspension_history"),
-        *("statements_monthrow_history", "alerts_alertevent_history"),
+        *("statements_monthrow_history", "alerts_alertevent_history", "drafts_policydraft_history"),
     ],
     "403 302 302 302 302": ["reservations_settle"],
     # This one changed nothing of them, so operators are led to its page, and it does not exist for others.
@@ -76,11 +77,13 @@ STATUSES = {
         *("webhooks_destination_changelist", "webhooks_destination_change", "webhooks_delivery_changelist"),
         "webhooks_delivery_change",
     ],
-    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume"],  # nothing is suspended
+    # Nothing is suspended, and the draft is open.
+    "302 403 403 403 403": ["projects_token_resume", "projects_project_resume", "drafts_policydraft_reopen"],
     "302 403 200 200 200": [
         *("projects_token_suspend", "projects_project_suspend"),
         *("projects_token_revoke", "projects_token_rotate", "projects_token_reset_counters"),
         *("projects_project_reset_counters", "policies_policy_copy"),
+        *("drafts_policydraft_edit", "drafts_policydraft_publish", "drafts_policydraft_discard"),
     ],
     "404 403 200 200 200": ["projects_token_raise", "projects_project_raise"],
     "302 403 302 302 302": ["projects_token_raise_limit", "projects_project_raise_limit"],
@@ -128,6 +131,7 @@ STATUSES = {
         *("usage_meteredrow_add", "usage_meteredrow_delete", "usage_usagerow_add", "usage_usagerow_delete"),
         *("jobs_job_add", "jobs_job_delete", "emergency_suspension_add", "emergency_suspension_delete"),
         *("statements_monthrow_add", "statements_monthrow_delete", "alerts_alertevent_add"),
+        *("drafts_policydraft_add", "drafts_policydraft_delete"),
         *("alerts_alertevent_delete", "webhooks_delivery_add", "webhooks_delivery_delete"),
     ],
     "404 404 404 404 404": ["view_on_site"],

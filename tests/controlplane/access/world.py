@@ -31,6 +31,7 @@ from tests.factories import (
     MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
+    PolicyDraftFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
@@ -78,6 +79,7 @@ def tenant(name: str) -> Tenant:
     job = running.start("test", f"Change {name}", projects=[project], created_by=f"{name}-actor", channel="admin")
     rows = [project, policy, limit, token, usage, denial, metered, lost, month, value, job]
     rows += alerted(project, name)
+    rows += [PolicyDraftFactory(policy=policy, limits=[limit], saved_by=f"{name}-actor")]
     rows += [OverrideFactory(limit=limit, token=token, reason=f"{name}-override")]
     rows += [ManagementKeyFactory(projects=[project], name=f"{name}-key")]
     rows += [MembershipFactory(project=project, user__username=f"{name}-member", role="viewer")]

@@ -90,7 +90,7 @@ def test_policies_are_filtered_by_their_traffic(as_ann, traffic, expected):
         ([], "no limits"),
         (["enforce"], "enforced"),
         (["shadow"], "in shadow"),
-        (["shadow", "enforce"], "enforced, part in shadow"),
+        (["shadow", "enforce"], "part in shadow"),
     ],
 )
 def test_the_mode_is_said_in_words_beside_an_icon(as_ann, modes, text):
@@ -114,8 +114,8 @@ def test_a_policy_says_by_what_it_is_managed_and_whether_it_is_published(as_ann)
 
     response = as_ann.get(POLICIES)
 
-    assert cells(response, "published") == ["revision 1,200", "waiting"]
-    assert cells(response, "managed") == ["from files", "admin, REST"]
+    assert cells(response, "published") == ["revision 1,200 changed just now", "waiting changed just now"]
+    assert cells(response, "managed") == ["from files", "by hand"]
     assert slugs(as_ann.get(f"{POLICIES}?managed=files")) == ["a-kept"]
     assert slugs(as_ann.get(f"{POLICIES}?managed=hand")) == ["b-waits"]
 

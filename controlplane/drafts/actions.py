@@ -1,0 +1,121 @@
+"""What people do to drafts. Admin and API call these functions with an open change."""
+
+import hashlib
+from typing import Any
+
+from django.core.exceptions import ValidationError
+
+from controlplane.drafts.models import PolicyDraft
+from controlplane.policies.actions import replace_limits
+from controlplane.policies.models import Limit, Policy
+from controlplane.publishing.changes import Change
+from enforcement.model.limits import Limit as LimitValue
+
+GONE = "The draft is not open any more. Somebody has published or discarded it."
+
+
+def content_of(policy: Policy, kept: set[str]) -> dict[str, Any]:
+    """
+    Return what a draft keeps of a policy that was saved in a transaction which is undone afterwards.
+
+    Args:
+        kept: The ids of the limits that the policy has without the draft.
+    """
+    record = policy.as_record()
+    fields = {name: record.get(name, {}) for name in PolicyDraft.FIELDS}
+    ids = {limit.name: limit.pk for limit in policy.limits.all() if limit.pk in kept}
+    return {**fields, "ids": ids}
+
+
+def save_draft(tx: Change, draft: PolicyDraft, content: dict[str, Any]) -> None:
+    """
+    Save a new draft, or an open one with another content, with its audit entry. Do nothing if it has that content.
+
+    Raises:
+        ValidationError: It is not open any more, or a field breaks a rule of the model.
+    """
+    former = PolicyDraft.objects.select_for_update(of=("self",)).filter(pk=draft.pk).first()
+    if former is not None and not former.is_open:
+        raise ValidationError(GONE)
+    based_on = draft.policy.version if draft.policy else None
+    if former is not None and (former.content, former.based_on) == (content, based_on):
+        return
+    draft.content, draft.slug, draft.saved_by = content, content["slug"], tx.actor.name[:200]
+    draft.based_on = based_on
+    draft.full_clean()
+    draft.save()
+    if former is None:
+        tx.created(draft)
+    else:
+        tx.updated(draft, former.as_record())
+
+
+def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | None]:
+    """
+    Save the policy as the draft has it, without the audit entry of the policy, and return it with its former record.
+
+    The record is None for a new policy. Limits that are new have the same ids each time, so that a form of them can be
+    posted although what it showed was undone.
+
+    Raises:
+        ValidationError: The policy would break a rule of the model, such as a slug that another one has by now.
+    """
+    if draft.policy_id:
+        policy = Policy.objects.select_for_update(of=("self",)).select_related("project").get(pk=draft.policy_id)
+        before = policy.as_record()
+    else:
+        policy, before = Policy(pk=draft.policy_key, project=draft.project), None
+    for name in ("slug", "name", "description", "metering"):
+        setattr(policy, name, draft.content[name])
+    policy.full_clean()
+    policy.save()
+    kept = set(policy.limits.values_list("pk", flat=True))
+    _rename(draft.content.get("ids", {}), policy)
+    # A rule that is newer than the draft is checked like one that is newer than a document.
+    values = [LimitValue.from_json(limit, published=True) for limit in draft.content["limits"]]
+    replace_limits(tx, policy, values)
+    for limit in Limit.objects.filter(policy=policy).exclude(pk__in=kept):
+        digest = hashlib.sha256(f"{draft.pk} {limit.name}".encode()).hexdigest()
+        Limit.objects.filter(pk=limit.pk).update(id=f"lim_{digest[:26]}")
+    return Policy.objects.select_related("project").get(pk=policy.pk), before
+
+
+def _rename(ids: dict[str, str], policy: Policy) -> None:
+    """Give those limits of the policy their names in the draft that it names by their ids."""
+    present = dict(policy.limits.values_list("pk", "name"))
+    renamed = {pk: name for name, pk in ids.items() if pk in present and present[pk] != name}
+    taken = {name for pk, name in present.items() if pk not in renamed}
+    wanted = {pk: name for pk, name in renamed.items() if name not in taken}
+    for pk in wanted:  # two limits may exchange their names
+        Limit.objects.filter(pk=pk).update(name=pk)
+    for pk, name in wanted.items():
+        Limit.objects.filter(pk=pk).update(name=name)
+
+
+def publish_draft(tx: Change, draft: PolicyDraft, policy: Policy, before: dict[str, Any] | None) -> None:
+    """Record the policy that :func:`lay_out` has saved, which publishes it, and close its draft."""
+    saved = Policy.objects.get(pk=policy.pk)
+    if before is None:
+        tx.created(saved)
+    elif before != saved.as_record():
+        tx.updated(saved, before)
+    PolicyDraft.objects.filter(pk=draft.pk).update(policy=saved)
+    draft.policy = saved
+    _set_state(tx, draft, PolicyDraft.PUBLISHED, "publish")
+
+
+def discard_draft(tx: Change, draft: PolicyDraft) -> None:
+    """Close a draft without publishing it. It can be opened again."""
+    _set_state(tx, draft, PolicyDraft.DISCARDED, "discard")
+
+
+def reopen_draft(tx: Change, draft: PolicyDraft) -> None:
+    """Open a draft again that was discarded, or that was published, for instance after its publication was undone."""
+    _set_state(tx, draft, PolicyDraft.OPEN, "reopen")
+
+
+def _set_state(tx: Change, draft: PolicyDraft, state: str, deed: str) -> None:
+    before = draft.as_record()
+    draft.state = state
+    draft.save(update_fields=["state", "updated_at"])
+    tx.record(f"policydraft.{deed}", draft, before=before, after=draft.as_record())

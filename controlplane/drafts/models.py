@@ -1,0 +1,84 @@
+"""
+Policies that are prepared and not published.
+
+A draft is a row of its own, beside the policies. So no publication contains one, and enforcers never hear of it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE
+from controlplane.policies.models import Policy
+from controlplane.projects.models import SLUG_RULE, Project
+
+
+class PolicyDraft(models.Model):
+    """
+    A new policy, or a change of one, that is not published yet.
+
+    Attributes:
+        policy: The policy that it changes. None: it is a new one.
+        policy_key: The id of the policy, which a new one does not have yet.
+        project: The project whose members see it. None: only operators do, because all projects share the policy.
+        content: The fields of the policy and its limits, as in a record of the policy. ``ids`` has the limits that the
+            policy had when the draft was saved, by their names in the draft, so that a renamed limit stays the same.
+        based_on: The version of the policy when the draft was saved. None for a new one.
+    """
+
+    OPEN, PUBLISHED, DISCARDED = "open", "published", "discarded"
+    STATES = ((OPEN, "open"), (PUBLISHED, "published"), (DISCARDED, "discarded"))
+    FIELDS = ("slug", "name", "description", "metering", "limits")
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "drf"), editable=False)
+    policy = models.ForeignKey(Policy, models.CASCADE, null=True, related_name="drafts", editable=False, blank=True)
+    policy_key = models.CharField(max_length=40, editable=False)
+    project = models.ForeignKey(
+        Project, models.CASCADE, null=True, related_name="policy_drafts", editable=False, blank=True
+    )
+    slug = models.CharField(max_length=63, validators=[SLUG_RULE])
+    content = models.JSONField()
+    based_on = models.PositiveIntegerField(null=True, blank=True)
+    state = models.CharField(max_length=10, choices=STATES, default=OPEN)
+    saved_by = models.CharField(max_length=200, validators=[PRINTABLE])
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-updated_at", "-id"]
+        verbose_name = "draft"
+        indexes = [models.Index(fields=["state", "-updated_at"], name="drafts_draft_state")]
+
+    def __str__(self) -> str:
+        return f"{self.slug} (draft)"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == self.OPEN
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the policy was changed since the draft was saved, so that publishing it replaces that change."""
+        return self.policy is not None and self.policy.version != self.based_on
+
+    @property
+    def before(self) -> dict[str, Any]:
+        """The record of the policy as it is, or one without limits for a new policy."""
+        return self.policy.as_record() if self.policy else {**self.content, "limits": []}
+
+    def as_record(self) -> dict[str, Any]:
+        fields = {name: self.content.get(name) for name in self.FIELDS}
+        more = {"policy": self.policy_key, "project": self.project_id, "state": self.state}
+        return {"id": self.pk, **more, **fields}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield nothing, because a draft is not published."""
+        yield from ()
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing, because nothing belongs to a draft."""
+        yield from ()
