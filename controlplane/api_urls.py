@@ -8,6 +8,7 @@ from controlplane.alerts.api import AlertEventView, AlertRuleView
 from controlplane.api.documentation import Documentation, Index, NoSuchPath, OpenApi
 from controlplane.audit.api import AuditView
 from controlplane.consumers.api import ConsumerView
+from controlplane.drafts.api import DraftView
 from controlplane.emergency.api import GlassView, SuspensionView
 from controlplane.explain.api import ExplainView
 from controlplane.fleet.api import InstanceView
@@ -33,6 +34,7 @@ router.register("projects", ProjectView, "project")
 router.register(rf"projects/(?P<slug>{SLUG_PATTERN})/tokens", ProjectTokenView, "project-token")
 router.register("tokens", SingleTokenView, "token")
 router.register("policies", PolicyView, "policy")
+router.register("drafts", DraftView, "draft")
 router.register("overrides", OverrideView, "override")
 router.register("revisions", RevisionView, "revision")
 router.register("memberships", MembershipView, "membership")

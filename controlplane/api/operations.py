@@ -25,6 +25,7 @@ RESOURCES = {
     "jobs": Words("job", "jobs"),
     "management-keys": Words("management key", "management keys"),
     "alert-rules": Words("alert rule", "alert rules"),
+    "drafts": Words("draft of a policy", "drafts of policies"),
     "alert-events": Words("alert event", "alert events"),
     "webhooks": Words("webhook", "webhooks"),
     "deliveries": Words("delivery", "deliveries"),

@@ -26,6 +26,7 @@ from tests.factories import (
     MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
+    PolicyDraftFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
@@ -154,6 +155,8 @@ RULES = {
     ("alert-rules/{rule}", "GET"): Rule("alerts:read", 200, MISSING, 200),
     ("alert-rules/{rule}", "PATCH"): Rule("alerts:write", 200, MISSING, 200, {"name": "New"}),
     ("alert-rules/{rule}", "DELETE"): Rule("alerts:write", 204, MISSING, 204),
+    ("drafts", "GET"): Rule("policies:read", 200, 200, 200),
+    ("drafts/{draft}", "GET"): Rule("policies:read", 200, MISSING, 200),
     ("alert-events", "GET"): Rule("alerts:read", 200, 200, 200),
     ("alert-events/{event}", "GET"): Rule("alerts:read", 200, MISSING, 200),
     ("webhooks", "GET"): Rule("webhooks:read", 200, 200, 200),
@@ -195,6 +198,7 @@ EXAMPLES = {
     "suspensions": {"id": "{suspension}"},
     "management-keys": {"id": "{key}"},
     "alert-rules": {"id": "{rule}"},
+    "drafts": {"id": "{draft}"},
     "alert-events": {"id": "{event}"},
     "webhooks": {"id": "{webhook}"},
     "deliveries": {"id": "{delivery}"},
@@ -255,6 +259,7 @@ def ids(store) -> dict[str, str]:
     UserFactory(username="eve")
     made = {"token": token, "override": override, "price": ModelPriceFactory(), "reservation": lost, "job": job}
     made["membership"] = MembershipFactory(project=project)
+    made["draft"] = PolicyDraftFactory(policy=limit.policy)
     made["key"] = ManagementKeyFactory(scopes=["keys:write"], projects=[project])
     made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
     made |= zip(("webhook", "rule", "event", "delivery"), alerted(project, "theirs"), strict=True)

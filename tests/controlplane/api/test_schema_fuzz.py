@@ -17,6 +17,7 @@ from schemathesis.core.parameters import ParameterLocation
 from controlplane.access.models import Membership
 from controlplane.alerts.models import AlertEvent, AlertRule
 from controlplane.api.parsers import MergePatchParser
+from controlplane.drafts.models import PolicyDraft
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
@@ -36,6 +37,7 @@ from tests.factories import (
     MembershipFactory,
     ModelPriceFactory,
     OverrideFactory,
+    PolicyDraftFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
@@ -130,6 +132,7 @@ def rows() -> dict[str, dict[str, str]]:
         "suspensions": {"id": suspended.pk},
         "memberships": {"id": member.pk},
         "management-keys": {"id": made.pk},
+        "drafts": {"id": (PolicyDraft.objects.first() or PolicyDraftFactory(policy=policy)).pk},
         **alerts_of(project),
     }
 
