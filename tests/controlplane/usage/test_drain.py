@@ -269,6 +269,7 @@ while client.xlen(usage):
 """
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("dies", ["before the commit", "before deleting"])
 def test_two_drains_of_which_one_is_killed_count_each_row_once(report_usage, run_python, client_of_store, dies):
     """The other one goes on beside it, and whoever comes into its place does the rest."""
