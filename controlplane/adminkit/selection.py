@@ -1,6 +1,5 @@
 """The rows that a user has ticked in a list, or all rows of the list, between an action and its confirmation."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,11 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
+from controlplane.lists.digests import count_in, digest_of
+
 # A longer list of names is not read, and the number is what matters.
 NAMES_SHOWN = 20
+FEW = 500
 # Parameters of a list's address that only say how it is shown.
 NO_FILTERS = ("o", "p", "all", "e")
 NAMES = {"q": "search"}
@@ -25,14 +27,16 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
     shows whether the rows are still the same then.
     """
     everything = request.POST.get("select_across") == "1"
-    count, shown = rows.count(), list(rows[:NAMES_SHOWN])
+    digest = digest_of(rows)
+    count = count_in(digest)
+    shown = _first(rows, count)
     return {
         "count": count,
         "shown": shown,
         "more": count - len(shown),
         "select_across": everything,
         "posted": [row.pk for row in (shown[:1] if everything else rows)],
-        "digest": digest_of(rows),
+        "digest": digest,
         "searched": list(_searched(request, rows.model)) if count else [],
     }
 
@@ -60,35 +64,27 @@ def _related(model: type[Model], name: str) -> type[Model] | None:
         return None
 
 
-def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
+def has_changed(request: HttpRequest, rows: QuerySet, most_checked: int | None) -> bool:
     """
-    Return whether the selected rows differ from those that a user has seen, if any. *rows* is the whole list.
+    Return whether the selected rows differ from those that a user has seen, if any.
 
-    The request keeps their keys for selected_keys().
+    Args:
+        rows: The whole list.
+        most_checked: Of more rows only the number is compared here, as a job checks them before it begins.
     """
     seen = request.POST.get("selection")
     if seen is None:
         return False
     if request.POST.get("select_across") != "1":
         rows = rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
-    request.selected_keys = _keys_of(rows)
-    return seen != _digest_of(request.selected_keys)
+    elif most_checked is not None and (count := rows.count()) > most_checked:
+        return count != count_in(seen)
+    return seen != digest_of(rows)
 
 
-def selected_keys(request: HttpRequest, rows: QuerySet) -> list[str]:
-    """Return the keys of the selected *rows*, which may be 100,000, without reading them a second time."""
-    kept: list[str] | None = getattr(request, "selected_keys", None)
-    return _keys_of(rows) if kept is None else kept
-
-
-def digest_of(rows: QuerySet) -> str:
-    """Return a digest of the primary keys of *rows*."""
-    return _digest_of(_keys_of(rows))
-
-
-def _keys_of(rows: QuerySet) -> list[str]:
-    return sorted(map(str, rows.order_by().values_list("pk", flat=True)))
-
-
-def _digest_of(keys: list[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
+def _first(rows: QuerySet, count: int) -> list[Model]:
+    """Return the first rows that the page names, of *count* in all."""
+    if count <= FEW:
+        # By their keys, because the database would look for few rows in the order of all rows of the table.
+        rows = rows.filter(pk__in=list(rows.order_by().values_list("pk", flat=True)))
+    return list(rows[:NAMES_SHOWN])

@@ -224,8 +224,9 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
     delete_confirmation_template = "admin/sluicegate/delete.html"
     delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
-    # Rows that an action of the list may change. More take longer than a request may, so a list with jobs has its own.
+    # Rows that an action may change. A list with jobs has more, of which a job checks those above *most_checked*.
     most_at_once: ClassVar[int] = 500
+    most_checked: ClassVar[int | None] = None
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         view = partial(super().changeform_view, request, *args, **options)
@@ -263,11 +264,10 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
             text = f"Choose at most {most:,} {self.opts.verbose_name_plural}. Filter the list first."
             messages.error(request, text)
             return None
-        if has_changed(request, queryset):
+        if has_changed(request, queryset, self.most_checked):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)
-            # The action then asks again.
-            request.POST = request.POST.copy()
+            request.POST = request.POST.copy()  # the action then asks again
             for confirmed in ("change_reason", "post"):
                 request.POST.pop(confirmed, None)
         response = super().response_action(request, queryset)

@@ -3,7 +3,7 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
@@ -104,6 +104,22 @@ class JobPart(models.Model):
 
     def __str__(self) -> str:
         return f"part {self.number} of {self.job_id}"
+
+    @classmethod
+    def take(cls, job: Job, rows: models.QuerySet[Any]) -> None:
+        """Save the ids of *rows* as one part of a job, on PostgreSQL without sending one of them."""
+        keys = rows.order_by().values_list("pk", flat=True)
+        if connection.vendor != "postgresql":
+            cls.objects.create(job=job, number=0, ids=list(keys))
+            return
+        sql, parameters = keys.query.sql_with_params()
+        table = cls._meta.db_table
+        ids = "to_jsonb(COALESCE(array_agg(taken.pk), ARRAY[]::text[]))"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {table} (job_id, number, ids) SELECT %s, 0, {ids} FROM ({sql}) AS taken (pk)",
+                [job.pk, *parameters],
+            )
 
     @classmethod
     def cut(cls, job: Job, ids: Iterable[str], size: int) -> "list[Any]":

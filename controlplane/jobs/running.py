@@ -21,6 +21,7 @@ from structlog.contextvars import bound_contextvars
 
 from controlplane.jobs.kinds import kind_of
 from controlplane.jobs.models import ACTIVE, CANCELLED, DONE, FAILED, RUNNING, Job, JobPart
+from controlplane.lists.digests import digest_of_keys
 from controlplane.projects.models import Project
 from enforcement.store.client import STORE_ERRORS
 
@@ -37,7 +38,11 @@ TASK_SECONDS = 8.0
 # A slice is tried so often in all, each time after this pause.
 MOST_FAILURES = 5
 RETRY_AFTER = timedelta(seconds=5)
+# A slice outside of a transaction takes some seconds on a busy machine.
+LEASED = timedelta(seconds=60)
 KEPT = timedelta(days=30)
+# In the position of a job whose rows are not cut into parts yet: the digest of those that were confirmed.
+UNCUT = "uncut"
 _PROGRESS = ("state", "position", "done", "total", "failures", "result", "error", "touched_at", "ended_at")
 
 
@@ -64,6 +69,40 @@ def start(
     return job
 
 
+def start_on(
+    kind: str, title: str, rows: QuerySet[Any], digest: str, *, projects: Iterable[Project] = (), **fields: Any
+) -> Job:
+    """
+    Save a new job on some rows, of which there may be 100,000, and return it. Its first slice cuts them into parts.
+
+    Args:
+        kind: A registered kind that writes.
+        rows: What the job treats, as they are now.
+        digest: That of the rows that were confirmed. If others come or go before they are taken, the job fails.
+        fields: As of :func:`start`, with the ``total``.
+    """
+    with transaction.atomic():
+        job = Job.objects.create(kind=kind, title=title[:300], position={UNCUT: digest}, **fields)
+        job.projects.set(projects)
+        JobPart.take(job, rows)
+    return job
+
+
+def _cut(job: Job) -> None:
+    """
+    Cut the rows of a job into parts.
+
+    Raises:
+        ValidationError: They are not those that were confirmed.
+    """
+    ids = sorted(job.part(0))
+    if digest_of_keys(ids) != job.position[UNCUT]:
+        raise ValidationError("The rows changed while the job was started. Nothing was done. Choose them again.")
+    job.parts.all().delete()
+    JobPart.objects.bulk_create(JobPart.cut(job, ids, AT_ONCE), batch_size=50)
+    job.position = {}
+
+
 def parts_in_time(job: Job, clock: Callable[[], float] = monotonic) -> Iterator[list[str]]:
     """
     Yield the ids in the next parts of a job, at least those of one, until the time of a slice is over.
@@ -71,6 +110,8 @@ def parts_in_time(job: Job, clock: Callable[[], float] = monotonic) -> Iterator[
     The position and ``done`` of the job are set behind each of them.
     """
     until = clock() + SLICE_SECONDS
+    if UNCUT in job.position:
+        _cut(job)
     number = job.position.get("part", 0)
     while ids := job.part(number):
         yield ids
@@ -133,12 +174,21 @@ def _run_beside(job: Job) -> bool:
     """
     Run a slice that changes nothing outside of a transaction, so that it blocks no other writer.
 
-    Two workers may run the same slice. Only the first one saves its progress.
+    Nobody else runs it until LEASED is over, after which its worker counts as killed. If two workers run the same slice
+    all the same, only the second one saves its progress.
     """
-    touched = job.touched_at
-    _work(job)
+    leased = timezone.now() + LEASED - RETRY_AFTER
+    # Counted as a failure until it is over, so that a slice that kills each of its workers ends the job.
+    begun = {"state": RUNNING, "failures": job.failures + 1, "touched_at": leased}
+    if not Job.objects.active().filter(pk=job.pk, touched_at=job.touched_at).update(**begun):
+        return True  # another worker has begun it
+    if job.failures < MOST_FAILURES:
+        _work(job)
+    else:
+        job.touched_at = timezone.now()
+        _fail(job, "Its worker was killed several times. The log of the server says more.")
     progress = {name: getattr(job, name) for name in _PROGRESS}
-    Job.objects.active().filter(pk=job.pk, touched_at=touched).update(**progress)
+    Job.objects.active().filter(pk=job.pk, touched_at=leased).update(**progress)
     return True
 
 

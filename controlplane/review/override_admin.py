@@ -7,8 +7,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from controlplane.adminkit.selection import digest_of
 from controlplane.adminkit.site import change_url, list_url
+from controlplane.lists.digests import digest_of
 from controlplane.policies.models import Override
 from controlplane.review.overriding import deletion_review, override_review
 from controlplane.review.pages import ReviewedForm, settle, without_decision

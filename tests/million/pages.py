@@ -98,8 +98,9 @@ def deletions() -> Iterator[str]:
     ticked = f"index=0&_selected_action={data.token(3)}"
     for action in ("revoke", "policy", "expiry", "label", "delete"):
         yield f"{tokens}?q=edge-70{POSTED}action={action}_selected&{ticked}&select_across=1"
-    # A tenth of all tokens, as many as a job may have.
+    # A tenth of all tokens, as many as a job may have: of many projects, and of one.
     yield f"{tokens}?ends=soon{POSTED}action=revoke_selected&{ticked}&select_across=1"
+    yield f"{tokens}?q=partner{POSTED}action=revoke_selected&{ticked}&select_across=1"
     yield f"{policies}?q=edge-7{POSTED}action=delete_selected&index=0&select_across=1&_selected_action={data.policy(0)}"
 
 
