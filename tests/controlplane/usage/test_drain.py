@@ -79,11 +79,11 @@ def test_a_batch_that_is_sent_again_counts_once(report_usage, client_of_store):
 
 def test_more_than_one_read_is_drained(report_usage, client_of_store):
     """The stream is read in pieces, to its end."""
-    for number in range(120):
+    for number in range(220):
         report_usage(f"proxy-1-{number}", row())
 
-    assert drain(NOON) == DrainResult(counted=120)
-    assert (total(), client_of_store.xlen(USAGE)) == (120, 0)
+    assert drain(NOON) == DrainResult(counted=220)
+    assert (total(), client_of_store.xlen(USAGE)) == (220, 0)
 
 
 def test_as_many_drains_work_as_there_are_places(report_usage, client_of_store, settings):
@@ -210,11 +210,11 @@ def test_a_drain_killed_before_its_commit_loses_nothing(report_usage, run_python
 
 
 def test_a_killed_drain_does_not_hold_the_lock_for_ever(report_usage, run_python, client_of_store):
-    """The next one waits 15 seconds at most."""
+    """The next one waits 30 seconds at most, and with PostgreSQL another place is free meanwhile."""
     report_usage("proxy-1-1", row())
     run_python(DIES_BEFORE_DELETING).wait()
 
-    assert 0 < client_of_store.pttl("sg:{lock}:drain") <= 15_000
+    assert 0 < client_of_store.pttl("sg:{lock}:drain") <= 30_000
 
 
 DRAINS_WITHOUT_THE_LOCK = """
@@ -304,14 +304,14 @@ def test_two_drains_with_one_batch_count_it_once(report_usage, client_of_store):
 def test_another_drain_is_asked_for_if_there_is_much(report_usage):
     """Once for each run, and not for what one drain reads at once."""
     asked = []
-    for number in range(250):
+    for number in range(420):
         report_usage(f"proxy-1-{number}", row())
 
     drain(NOON, more=lambda: asked.append("more"))
     report_usage("proxy-2-1", row())
     drain(NOON, more=lambda: asked.append("again"))
 
-    assert (asked, total()) == (["more"], 251)
+    assert (asked, total()) == (["more"], 421)
 
 
 def test_an_entry_that_is_older_than_the_known_ids_is_refused(client_of_store):
