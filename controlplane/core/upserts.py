@@ -15,6 +15,7 @@ ROWS_A_STATEMENT = {"sqlite": 1_000, "postgresql": 5_000}
 
 
 Keyed = tuple[Sequence[Any], Sequence[int]]
+Statement = tuple[str, list[Any]]
 
 Sums = dict[Any, dict[tuple[Any, ...], Sequence[int]]]
 """Numbers by their group, such as a minute, and by a key within it."""
@@ -39,8 +40,25 @@ def add_up(
     rows: Iterable[Keyed],
     merged_by: Mapping[str, str] | None = None,
 ) -> None:
+    """Execute the statements of :func:`upserts`."""
+    execute(upserts(model, key, names, rows, merged_by))
+
+
+def execute(statements: Iterable[Statement]) -> None:
+    with connection.cursor() as cursor:
+        for statement, parameters in statements:
+            cursor.execute(statement, parameters)
+
+
+def upserts(
+    model: type[models.Model],
+    key: Sequence[str],
+    names: Sequence[str],
+    rows: Iterable[Keyed],
+    merged_by: Mapping[str, str] | None = None,
+) -> list[Statement]:
     """
-    Insert rows, or add their numbers to those of the row with the same key.
+    Return the statements that insert rows, or add their numbers to those of the row with the same key.
 
     The upsert of Django's ORM can replace a value but not add to it. Two transactions at the same time must have their
     rows in the same order, because each waits for the rows that the other one has locked.
@@ -53,13 +71,12 @@ def add_up(
     table, columns = model._meta.db_table, (*key, *names)
     operators = merged_by or {}
     added = ", ".join(f"{name} = {table}.{name} {operators.get(name, '+')} excluded.{name}" for name in names)
+    built = []
     for some in batched(rows, ROWS_A_STATEMENT[connection.vendor]):
         source, parameters = _by_columns(model, columns, some) if connection.vendor == "postgresql" else _by_rows(some)
-        statement = (
-            f"INSERT INTO {table} ({', '.join(columns)}) {source} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added}"
-        )
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
+        insertion = f"INSERT INTO {table} ({', '.join(columns)}) {source}"
+        built.append((f"{insertion} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added}", parameters))
+    return built
 
 
 def _by_columns(model: type[models.Model], columns: Sequence[str], rows: Sequence[Keyed]) -> tuple[str, list[Any]]:

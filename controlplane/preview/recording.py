@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import Min
 
 from controlplane.core.transactions import take_turn
-from controlplane.core.upserts import add_up
+from controlplane.core.upserts import Statement, execute, upserts
 from controlplane.preview.models import RecordedDay, RecordedMinute
 from controlplane.usage.batches import Row
 
@@ -33,6 +33,11 @@ Names = tuple[str, str]
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """Add the totals among the *rows* of usage. The caller's transaction ensures that this happens once."""
+    execute(upserts_of(rows, now))
+
+
+def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
+    """Return the statements that add the totals among the *rows* of usage."""
     sums: dict[tuple[str, str, datetime], list[int]] = defaultdict(lambda: [0] * len(RecordedMinute.COUNTS))
     for row in rows:
         allowed, denied, _, cost = row.counts
@@ -46,7 +51,7 @@ def add(rows: Iterable[Row], now: datetime) -> None:
         for place, number in enumerate(parts):
             held[4 + place] += number
     # Sorted, so that two drains at the same time lock common rows in the same order.
-    add_up(RecordedMinute, RecordedMinute.KEY, RecordedMinute.COUNTS, sorted(sums.items()), {"seconds": "|"})
+    return upserts(RecordedMinute, RecordedMinute.KEY, RecordedMinute.COUNTS, sorted(sums.items()), {"seconds": "|"})
 
 
 def fold(now: datetime) -> int:

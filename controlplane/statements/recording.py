@@ -8,7 +8,7 @@ equal to what the enforcers have counted.
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 
-from controlplane.core.upserts import Sums, add_up, summed
+from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.projects.models import Project
 from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
@@ -25,19 +25,29 @@ def closes_at(month: date, zone: str) -> datetime:
 
 
 def add(minutes: Sums, now: datetime) -> None:
+    """Add the usage of minutes to the sums of its months. See :func:`upserts_of`."""
+    execute(upserts_of(minutes, now))
+
+
+def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
+    """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
+    execute(upserts_of_metered(rows, now))
+
+
+def upserts_of(minutes: Sums, now: datetime) -> list[Statement]:
     """
-    Add the usage of minutes to the sums of its months. The caller's transaction ensures that this happens once.
+    Return the statements that add the usage of minutes to the sums of its months.
 
     Args:
         minutes: The counts by their minute, and by their names in the order of ``controlplane.usage.batches.NAMES``.
     """
     rows = ((at, names, counts) for at, by_names in minutes.items() for names, counts in by_names.items())
-    _add(MonthRow, _Months(now), rows)
+    return _upserts(MonthRow, _Months(now), rows)
 
 
-def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
-    """Add metered requests to the sums of their months. The caller's transaction ensures that this happens once."""
-    _add(MonthMetered, _Months(now), ((row.at, row.names[:3], _kept(row.counts)) for row in rows))
+def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statement]:
+    """Return the statements that add metered requests to the sums of their months."""
+    return _upserts(MonthMetered, _Months(now), ((row.at, row.names[:3], _kept(row.counts)) for row in rows))
 
 
 def _kept(counts: Sequence[int]) -> list[int]:
@@ -63,13 +73,13 @@ class _Months:
         return self._known[zone, at]
 
 
-def _add(
+def _upserts(
     model: type[MonthRow | MonthMetered],
     months: _Months,
     rows: Iterable[tuple[datetime, tuple[str, ...], Sequence[int]]],
-) -> None:
+) -> list[Statement]:
     sums = summed((months.of(names[0], at), names, counts) for at, names, counts in rows)
-    add_up(model, model.KEY, model.COUNTS, _sorted(sums))
+    return upserts(model, model.KEY, model.COUNTS, _sorted(sums))
 
 
 def _sorted(sums: Sums) -> Iterator[tuple[tuple[date | str, ...], Sequence[int]]]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
-from controlplane.core.upserts import Sums, add_up, summed
+from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
@@ -31,36 +31,49 @@ POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
-    minutes = summed((row.at, row.names, row.counts) for row in rows)
-    months.add(minutes, now)
-    _add(UsageRow, COUNTS, minutes, now)
-
-
-def add_policies(rows: Iterable[Row], now: datetime) -> None:
-    """
-    Add *rows* to the sums of policies, which few rows have for all tokens.
-
-    The caller does this last in its transaction, because other drains that add to the same sums wait for its end.
-    """
-    of = ((row.at, (row.names[2], row.names[0]), row.counts[:-1]) for row in rows if row.names[2])
-    _add(PolicyCount, COUNTS[:-1], summed(of), now, POLICIES_KEPT)
+    execute(upserts_of(rows, now))
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     """Add *rows* to the sums of metered requests. The caller's transaction ensures that this happens once."""
+    execute(upserts_of_metered(rows, now))
+
+
+def add_policies(rows: Iterable[Row], now: datetime) -> None:
+    """Add *rows* to the sums of policies. The caller's transaction ensures that this happens once."""
+    execute(upserts_of_policies(rows, now))
+
+
+def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
+    """Return the statements that add *rows* to the sums of every period."""
+    minutes = summed((row.at, row.names, row.counts) for row in rows)
+    return [*months.upserts_of(minutes, now), *_upserts(UsageRow, COUNTS, minutes, now)]
+
+
+def upserts_of_policies(rows: Iterable[Row], now: datetime) -> list[Statement]:
+    """
+    Return the statements that add *rows* to the sums of policies, which few rows have for all tokens.
+
+    They come last in their transaction, because other drains that add to the same sums wait for its end.
+    """
+    of = ((row.at, (row.names[2], row.names[0]), row.counts[:-1]) for row in rows if row.names[2])
+    return _upserts(PolicyCount, COUNTS[:-1], summed(of), now, POLICIES_KEPT)
+
+
+def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statement]:
+    """Return the statements that add *rows* to the sums of metered requests."""
     rows = list(rows)
-    months.add_metered(rows, now)
     whole = ((row.at, row.key, (*row.counts, *[0] * (len(METERED_COUNTS) - len(row.counts)))) for row in rows)
-    _add(MeteredRow, METERED_COUNTS, summed(whole), now)
+    return [*months.upserts_of_metered(rows, now), *_upserts(MeteredRow, METERED_COUNTS, summed(whole), now)]
 
 
-def _add(
+def _upserts(
     model: type[UsageRow | MeteredRow | PolicyCount],
     names: Sequence[str],
     minutes: Sums,
     now: datetime,
     kept: Mapping[str, timedelta] = KEPT,
-) -> None:
+) -> list[Statement]:
     sums = {("minute", at): by_key for at, by_key in minutes.items()}
     finer = minutes
     for period in ("hour", "day"):
@@ -70,7 +83,7 @@ def _add(
     open_ones = ((period, at) for period, at in sums if period in kept and at >= now - kept[period])
     # Sorted, so that two drains at the same time lock common rows in the same order.
     rows = (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
-    add_up(model, model.KEY, names, rows)
+    return upserts(model, model.KEY, names, rows)
 
 
 def prune(now: datetime) -> int:

@@ -117,7 +117,10 @@ def test_entries_set_aside_are_bounded(client_of_store, store):
             pipe.xadd(USAGE, {"nonsense": str(number) * 10_000})
         pipe.execute()
 
-    assert drain(NOON) == DrainResult(rejected=1100)
+    rejected = 0
+    while done := drain(NOON):  # a slow machine needs more than one run
+        rejected += done.rejected
+    assert rejected == 1100
     assert client_of_store.xlen(REJECTED) == 1000
     assert client_of_store.memory_usage(REJECTED, samples=0) < 20_000_000
 
@@ -190,8 +193,8 @@ DIES_BEFORE_THE_COMMIT = """
 import os, signal
 from datetime import datetime
 from controlplane.usage import drain
-add = drain.rollup.add
-drain.rollup.add = lambda rows, now: (add(rows, now), os.kill(os.getpid(), signal.SIGKILL))
+execute = drain.execute
+drain.execute = lambda statements: (execute(statements), os.kill(os.getpid(), signal.SIGKILL))
 drain.drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"))
 """
 
@@ -249,7 +252,7 @@ from controlplane.usage import drain
 
 settings.DRAINS, drain.ENTRIES_AT_ONCE = 2, 10
 client, usage = store.connection(), store.keys().usage
-add = drain.rollup.add
+execute = drain.execute
 
 def die(*arguments):
     client.set("begun", 1)
@@ -257,7 +260,7 @@ def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if {dies} == "before the commit":
-    drain.rollup.add = lambda rows, now: (add(rows, now), die())
+    drain.execute = lambda statements: (execute(statements), die())
 elif {dies} == "before deleting":
     drain.Claims.delete = die
 else:
