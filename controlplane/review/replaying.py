@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -35,6 +36,8 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
     """
     Start the job that replays each caller whom some limits could have denied, and return it.
 
+    If the same person has asked for the same and that job waits or runs, it is returned.
+
     Args:
         review: With its preview, whose span is replayed.
         limits: All of them are judged as if they were enforced.
@@ -52,6 +55,8 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
         "to": found.ends.isoformat(),
         "all_projects": projects is None,
     }
+    if present := _active(arguments, author):
+        return present
     seen = None if projects is None else set(projects)
     suspects = _recorded(arguments, review.policy, seen, timezone.now()).suspects(limits)
     # Whoever may not see all of them may not see the result, which names callers.
@@ -70,6 +75,16 @@ def start_replay(review: Review, limits: Sequence[Limit], projects: Collection[s
         arguments=arguments,
         **author,
     )
+
+
+def _active(arguments: Mapping[str, Any], author: Mapping[str, Any]) -> Job | None:
+    """Return the job that somebody has started for the same replay, if it has not ended."""
+    jobs = Job.objects.active().filter(kind=JOB, user=author.get("user"), key=author.get("key"))
+    if author.get("user") is None and author.get("key") is None:
+        return None
+    # The end is that of what is recorded by now, so it differs from one minute to the next.
+    asked = json.loads(json.dumps({**arguments, "to": ""}))
+    return next((job for job in jobs if {**job.arguments, "to": ""} == asked), None)
 
 
 @kind(JOB, writes=False)

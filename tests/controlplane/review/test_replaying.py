@@ -1,5 +1,8 @@
 """The detail of a preview that is too large for a page, as a job."""
 
+import time
+from datetime import timedelta
+
 import pytest
 from django.utils import timezone
 
@@ -12,6 +15,7 @@ from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.controlplane.adminkit.test_lists import text_of
+from tests.controlplane.usage.conftest import environment, run_python, start  # noqa: F401  (fixtures)
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -138,3 +142,90 @@ def test_a_job_of_one_token_belongs_to_its_project(as_ann, tokens, limit, monkey
     job = start_replay(review, [], None, created_by="ann", channel="admin")
 
     assert list(job.projects.all()) == [limit.policy.project]
+
+
+# A worker that stays in the middle of its second slice, and one that works.
+STUCK = """
+import time
+from controlplane.jobs import running
+running.SLICE_SECONDS = 0.0
+from controlplane.review import replaying
+found = replaying._together
+replaying._together = lambda result, more: time.sleep(600) if result else found(result, more)
+running.run_all(600)
+"""
+
+
+@pytest.fixture
+def stuck(as_ann, ask, tokens, monkeypatch, run_python):  # noqa: F811  (the fixture)
+    """Ann's job, and the process of the worker that is in its second slice."""
+    monkeypatch.setattr(running, "AT_ONCE", 1)
+    ask(as_ann)
+    worker, deadline = run_python(STUCK), time.monotonic() + 120
+    while not (job := Job.objects.get()).failures or not job.done:
+        assert time.monotonic() < deadline
+        assert worker.poll() is None
+        time.sleep(0.05)
+    yield job, worker
+    worker.kill()
+    worker.wait()
+
+
+def killed(worker):
+    """Kill a worker, and let the time pass after which it counts as killed."""
+    worker.kill()
+    worker.wait()
+    past = timezone.now() - timedelta(minutes=1)
+    Job.objects.active().update(touched_at=past)
+
+
+def test_another_worker_goes_on_after_one_was_killed(stuck):
+    """Nobody takes the slice while its worker may be at it. Each caller is counted once."""
+    job, worker = stuck
+    assert not running.run_next()
+
+    killed(worker)
+    run(job)
+
+    assert (job.state, job.done, job.failures) == ("done", 3, 0)
+    assert job.result["would_deny"]["requests"] == {"low": 24, "likely": 24, "high": 24}
+
+
+def test_a_job_that_kills_each_worker_ends(stuck, as_ann):
+    """It does not run for ever, and its page says why it ended."""
+    job, worker = stuck
+    Job.objects.update(failures=running.MOST_FAILURES)
+
+    killed(worker)
+    assert running.run_next()
+
+    job.refresh_from_db()
+    assert (job.state, job.done) == ("failed", 1)
+    assert "Its worker was killed several times." in text_of(as_ann.get(f"/admin/jobs/job/{job.pk}/change/"))
+
+
+def test_a_replay_is_cancelled_in_the_middle_of_a_slice(stuck, as_ann):
+    """What its worker finds after that is dropped, also if that worker is killed."""
+    job, worker = stuck
+
+    page = text_of(as_ann.post(f"/admin/jobs/job/{job.pk}/cancel/", follow=True))
+    killed(worker)
+
+    job.refresh_from_db()
+    assert (job.state, job.done, running.run_next()) == ("cancelled", 1, False)
+    assert "The job is cancelled." in page
+
+
+def test_a_second_request_for_the_same_replay_finds_the_first(as_ann, client, ask, tokens, limit):
+    """As long as it waits or runs, and only for the same person."""
+    ask(as_ann)
+    ask(as_ann)
+    assert Job.objects.count() == 1
+
+    client.force_login(MembershipFactory(project=limit.policy.project, role="editor").user)
+    ask(client)
+    assert Job.objects.count() == 2
+
+    running.run_all(60.0)
+    ask(as_ann)
+    assert Job.objects.count() == 3
