@@ -10,6 +10,7 @@ compiled after everything that the store already has.
 import logging
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
@@ -75,7 +76,7 @@ def publish_promptly() -> None:
     except STORE_ERRORS as exc:
         logger.warning("The store is unavailable, so the change is published later: %s", exc)
     except Postponed as exc:
-        logger.warning("The change is published later: %s", exc)
+        logger.warning("Not everything is published yet: %s", exc)
 
 
 def publish_pending(
@@ -89,12 +90,19 @@ def publish_pending(
     Raises:
         One of STORE_ERRORS: The store is unavailable. The changes stay pending.
         Postponed: Other publishers came first too often, or more than *most_tokens* tokens would have to be written.
+            Changes that need not wait for a rebuild are published all the same.
     """
     client = client or store.connection()
     revision = None
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS, wait_ms=LOCK_WAIT_MS) as fence:
-        while fence and (published := publish_next(client, most_tokens, progress)):
-            revision = published
+        try:
+            while fence and (published := publish_next(client, most_tokens, progress)):
+                revision = published
+        except Postponed:
+            # A rebuild that was killed keeps the next one away for minutes. A revocation must not wait for that.
+            while _publish_meanwhile(client, most_tokens):
+                pass
+            raise
     return revision
 
 
@@ -206,21 +214,25 @@ def _publish(
 def _write_tokens(client: redis.Redis, rebuilt: rebuild.Rebuild) -> None:
     """Write the tokens of a full publication, and meanwhile publish the changes that need not wait for its end."""
     try:
-        rebuilt.write(client, timezone.now(), lambda: _publish_meanwhile(client))
+        rebuilt.write(client, timezone.now(), partial(_publish_meanwhile, client))
     except rebuild.Busy as exc:
         raise Postponed(str(exc)) from exc
 
 
-def _publish_meanwhile(client: redis.Redis) -> None:
-    """Publish the oldest pending changes during a rebuild, unless the store is at another revision than SQL."""
+def _publish_meanwhile(client: redis.Redis, most_tokens: int | None = None) -> int | None:
+    """
+    Publish the oldest pending changes during a rebuild, and return the revision, or None if there is nothing to do.
+
+    Nothing is published if the store is at another revision than SQL, because it then needs the rebuild first.
+    """
     check_owner(client)
     state = store.StoreState.read(client)
     with snapshot():
         basis = Basis(state, last_state(), Work.pending(among=PARTS))
         if not basis.work.entries or state.is_empty or basis.is_elsewhere:
-            return
+            return None
         publication = _compile(client, basis, full=False)
-    _publish(client, basis, publication)
+    return _publish(client, basis, publication, most_tokens=most_tokens)
 
 
 def check_owner(client: redis.Redis) -> None:

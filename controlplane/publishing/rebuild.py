@@ -56,7 +56,7 @@ class Rebuild:
     mark: str = ""
     tokens: int = 0
 
-    def write(self, client: redis.Redis, now: datetime, meanwhile: Callable[[], None]) -> None:
+    def write(self, client: redis.Redis, now: datetime, meanwhile: Callable[[], object]) -> None:
         """
         Write all published tokens to the store. If the store is emptied meanwhile, ``mark`` is empty afterwards.
 

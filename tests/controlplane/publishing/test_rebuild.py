@@ -1,5 +1,7 @@
 """A full publication writes its tokens in parts, while others change, publish, or empty the store."""
 
+from contextlib import suppress
+
 import pytest
 from django.utils import timezone
 
@@ -119,6 +121,24 @@ def test_a_second_rebuild_waits_for_the_first(tokens, client_of_store, monkeypat
 
     client_of_store.delete(MARK)
     assert publisher.publish_pending() == 2
+
+
+@pytest.mark.parametrize("publish", [publisher.publish_pending, publisher.publish_promptly])
+def test_a_revocation_does_not_wait_for_the_mark_of_a_killed_rebuild(
+    tokens, token_document, client_of_store, monkeypatch, publish
+):
+    """The mark stays for minutes. By the worker or within a request, only the rebuild itself waits for its end."""
+    monkeypatch.setattr(publisher, "TOKENS_IN_A_REQUEST", 1)
+    client_of_store.set(MARK, "killed", px=60_000)
+    OutboxEntry.objects.create(kind="all")
+    revoke(tokens[3])
+
+    with suppress(publisher.Postponed):
+        publish()
+
+    assert token_document(tokens[3].digest)["revoked"]
+    assert OutboxEntry.objects.get(revision=None).kind == "all"
+    assert client_of_store.get(MARK) == "killed"
 
 
 def test_a_rebuild_that_fails_leaves_no_mark(tokens, client_of_store, monkeypatch):
