@@ -165,7 +165,8 @@ def _count_and_delete(claims: Claims, batches: list[StreamBatch], now: datetime,
     if not batches:
         return
     counted = count(batches, now)
-    note_use_of_tokens(counted)
+    # Also of those that were counted already, by a drain that may have died before it noted them.
+    note_use_of_tokens(batches)
     claims.delete([batch.entry for batch in batches])
     done.counted += len(counted)
     done.repeated += len(batches) - len(counted)

@@ -151,6 +151,20 @@ def test_tokens_learn_when_they_were_last_used(report_usage):
     assert token.last_used_at == NOON
 
 
+def test_use_of_a_token_is_noted_though_a_drain_died_first(report_usage, monkeypatch):
+    """Its batch is counted and not again. But nobody could know that the token was used, if it is never used again."""
+    token = TokenFactory()
+    report_usage("proxy-1-1", row(token=token.pk))
+    with monkeypatch.context() as patch:
+        patch.setattr(drainer, "note_use_of_tokens", lambda batches: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            drain(NOON)
+
+    assert drain(NOON) == DrainResult(repeated=1)
+    token.refresh_from_db()
+    assert token.last_used_at == NOON
+
+
 def test_a_store_that_dies_raises_and_loses_nothing(report_usage, store):
     """The next run goes on."""
     report_usage("proxy-1-1", row())
