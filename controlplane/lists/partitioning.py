@@ -73,7 +73,9 @@ def _gather(table: str, execute: Execute) -> None:
     """Replace a partitioned table by a plain one with its rows, which has no index yet but that of its key."""
     earlier = f"{table}_earlier"
     execute(f"ALTER TABLE {table} RENAME TO {earlier}")
-    execute(f"CREATE TABLE {table} (LIKE {earlier})")
+    # Columns that an earlier version does not know have a default in the database.
+    execute(f"CREATE TABLE {table} (LIKE {earlier} INCLUDING DEFAULTS)")
+    execute(f"ALTER TABLE {table} ALTER id DROP DEFAULT")
     execute(f"INSERT INTO {table} SELECT * FROM {earlier}")
     execute(f"DROP TABLE {earlier}")
     execute(f"ALTER TABLE {table} ADD PRIMARY KEY (id)")

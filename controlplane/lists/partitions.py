@@ -89,7 +89,7 @@ class PartitionedTable:
                     self.create(part)
         for name in (name for name in sorted(present) if self._is_over(name, now)):
             with _briefly(f"{self.name}_{name}"):
-                _execute(f"DROP TABLE {self.name}_{name}")
+                _execute(f"DROP TABLE IF EXISTS {self.name}_{name}")
                 dropped.append(name)
         return dropped
 
@@ -101,6 +101,8 @@ class PartitionedTable:
         # A drain must not write rows meanwhile that would stay behind. An exclusive lock from the start, because to ask
         # for it later could be a deadlock.
         _execute(f"LOCK TABLE {parent} IN ACCESS EXCLUSIVE MODE")
+        if part.name in self._present():
+            return  # another run of the task was faster
         _execute(f"CREATE TABLE {name} (LIKE {self.name} INCLUDING DEFAULTS) WITH (fillfactor = {FILLFACTOR})")
         _execute(
             f"WITH moved AS (DELETE FROM {parent}_other WHERE at >= {begins} AND at < {ends} RETURNING *) "

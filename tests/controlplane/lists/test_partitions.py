@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from controlplane.lists.partitions import Partition
+from controlplane.lists.partitions import Partition, PartitionedTable
 from controlplane.statements import erasing
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row
@@ -136,6 +136,24 @@ def test_a_reader_that_takes_long_delays_a_partition_only(midnight, caplog, monk
     assert TABLE.maintain(midnight + DAY + HOUR) == [day_of(midnight - 2 * DAY)]
 
 
+def test_two_runs_at_once_make_and_drop_each_partition_once(midnight, monkeypatch):
+    """A task may run twice at the same time. The second one has read what is there before the first has changed it."""
+    UsageRowFactory(at=midnight - 2 * DAY)
+    present, others = PartitionedTable._present, []
+
+    def overtaken(table: PartitionedTable) -> set[str]:
+        found = present(table)
+        if not others:
+            others.append(table)
+            table.maintain(midnight + DAY + HOUR)
+        return found
+
+    monkeypatch.setattr(PartitionedTable, "_present", overtaken)
+    TABLE.maintain(midnight + DAY + HOUR)
+
+    assert {day_of(midnight - 2 * DAY), day_of(midnight + 4 * DAY)} & present(TABLE) == {day_of(midnight + 4 * DAY)}
+
+
 def test_a_deleted_project_is_erased_from_all_partitions(midnight):
     for at, period in ((midnight, "minute"), (midnight - 30 * DAY, "minute"), (midnight, "hour"), (midnight, "day")):
         UsageRowFactory(at=at, period=period, project_id="proj_gone")
@@ -145,10 +163,11 @@ def test_a_deleted_project_is_erased_from_all_partitions(midnight):
     assert UsageRow.objects.get().project_id == "proj_1"
 
 
-def test_an_upgrade_keeps_the_rows_and_their_ids(midnight):
+def test_an_upgrade_keeps_the_rows_and_their_ids(midnight, latest):
     """Back and forth, on tables with rows; what no later release would show is left behind."""
     MeteredRow.objects.create(period="day", at=midnight, project_id="proj_1", settled_as="exact", micros=7)
     migrate("0008_calls")
+    assert default_of_calls()
     plain = [UsageRowFactory(at=midnight - back * DAY, allowed=back) for back in range(3)]
     gone = UsageRowFactory(at=midnight - 9 * DAY)
     plain.append(UsageRowFactory(at=midnight - 9 * DAY, period="day"))
@@ -161,6 +180,25 @@ def test_an_upgrade_keeps_the_rows_and_their_ids(midnight):
     assert UsageRowFactory(at=midnight, token_id="tok_new").pk > gone.pk
     assert MeteredRow.objects.get().micros == 7
     assert placed()[-1][0] == day_of(midnight)
+    assert default_of_calls()
+
+
+def default_of_calls() -> str | None:
+    """Return the default of a column that an earlier version does not know."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT column_default FROM information_schema.columns "
+            "WHERE table_name = 'usage_meteredrow' AND column_name = 'calls'"
+        )
+        return cursor.fetchone()[0]
+
+
+@pytest.fixture
+def latest():
+    """Other tests find the tables of the last migration again."""
+    yield
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
 
 
 def migrate(name: str) -> None:
