@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from enforcement.embedded import ValkeyServer
-from tests.postgres import running
+from tests.postgres import SETTINGS, running
 
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = "sg:{usage}:stream"
@@ -48,7 +48,13 @@ class Size:
         return self.batches * BATCH_ROWS
 
 
-FULL, QUICK = Size(batches=300, tokens=20_000), Size(batches=20, tokens=1_000)
+# A multiple of what two workers read at once. Otherwise one of them works alone at the end.
+FULL, QUICK = Size(batches=400, tokens=20_000), Size(batches=20, tokens=1_000)
+# Loads the code of the database and of the workers, and is not counted.
+WARM = Size(batches=40, tokens=20_000)
+RESULTS = ROOT / "benchmarks" / "RESULTS-DRAIN.md"
+# What follows it in the file is from earlier runs, and stays.
+EARLIER = "## Earlier"
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,28 @@ def main(arguments: Sequence[str]) -> int:
 
         django.setup()
         _prepare(size)
+        _run(QUICK if options.quick else WARM, 1)
         # Alternated, so that a noisy minute of the machine does not fall on one of them only.
         runs = [_run(size, workers) for _ in range(options.times) for workers in options.workers]
-    print(table(runs))
+        text = report(runs, size, _server())
+    print(text)
+    if options.write:
+        RESULTS.write_text(f"{text}\n{_earlier(RESULTS.read_text())}")
     return 0
+
+
+def _server() -> str:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW server_version")
+        return f"PostgreSQL {cursor.fetchone()[0].split()[0]}"
+
+
+def _earlier(before: str) -> str:
+    """Return the part of the file that a new run keeps, or an empty string if there is none."""
+    _, found, rest = before.partition(EARLIER)
+    return f"\n{found}{rest}" if found else ""
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -93,6 +117,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rows: shows that it runs")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers (default: 1 2)")
     parser.add_argument("--times", type=int, default=3, help="runs of each; the median is shown (default: 3)")
+    parser.add_argument("--write", action="store_true", help=f"also write {RESULTS.name}")
     return parser.parse_args(arguments)
 
 
@@ -154,7 +179,8 @@ def _fill(size: Size, seed: int) -> int:
 def _empty() -> None:
     from django.db import connection
 
-    tables = "usage_usagerow, usage_meteredrow, usage_usagebatch, statements_monthrow, preview_recordedminute"
+    tables = "usage_usagerow, usage_meteredrow, usage_policycount, usage_usagebatch, statements_monthrow"
+    tables += ", preview_recordedminute"
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {tables}")
         cursor.execute("UPDATE projects_token SET last_used_at = NULL")
@@ -263,6 +289,36 @@ def _stat(pid: int) -> list[str]:
 def _cpu(pid: int) -> float:
     found = _stat(pid)
     return (int(found[11]) + int(found[12])) / TICKS if found else 0.0
+
+
+def report(runs: Sequence[Run], size: Size, server: str) -> str:
+    """Return the page with the medians, and with each run in the order in which they were made."""
+    fsync = "without fsync" if SETTINGS["fsync"] == "off" else "with fsync"
+    how = f"{server} ({', '.join(f'{key} {value}' for key, value in TUNED.items())}, {fsync}), Python"
+    each = [
+        f"| {run.workers} | {run.rows / run.wall:,.0f} | {1e6 * run.worker_cpu / run.rows:.1f} "
+        f"| {1e6 * run.database_cpu / run.rows:.1f} |"
+        for run in runs
+    ]
+    return "\n".join(
+        [
+            "# Usage from the store into PostgreSQL",
+            "",
+            f"Made by `python -m benchmarks drain --write` on {time.strftime('%-d %B %Y')}: {size.rows:,} rows a run,",
+            f"{size.tokens:,} tokens in {size.projects} projects, {1 + LIMITS} rows a token, {MINUTES} minutes.",
+            f"{how} {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end.",
+            "",
+            "The medians:",
+            "",
+            table(runs),
+            "",
+            "Each run, in the order in which they were made, with microseconds of processor time for a row:",
+            "",
+            "| workers | rows/s, wall | workers, µs | database, µs |",
+            "| --- | --- | --- | --- |",
+            *each,
+        ]
+    )
 
 
 def table(runs: Sequence[Run]) -> str:
