@@ -9,6 +9,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import Change
+from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
 GONE = "The draft is not open any more. Somebody has published or discarded it."
@@ -50,6 +51,19 @@ def save_draft(tx: Change, draft: PolicyDraft, content: dict[str, Any]) -> None:
         tx.updated(draft, former.as_record())
 
 
+def with_free_slug(draft: PolicyDraft) -> str:
+    """
+    Return the slug of a draft, with a number behind it if another policy has that slug by now.
+
+    The draft then still opens as a form, in which its slug can be changed.
+    """
+    others = Policy.objects.exclude(pk=draft.policy_key)
+    slug, number = draft.content["slug"], 2
+    while others.filter(slug=slug).exists():
+        slug, number = f"{draft.content['slug'][:58]}-{number}", number + 1
+    return slug
+
+
 def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | None]:
     """
     Save the policy as the draft has it, without the audit entry of the policy, and return it with its former record.
@@ -61,7 +75,11 @@ def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | No
         ValidationError: The policy would break a rule of the model, such as a slug that another one has by now.
     """
     if draft.policy_id:
-        policy = Policy.objects.select_for_update(of=("self",)).select_related("project").get(pk=draft.policy_id)
+        policy = (
+            Policy.objects.select_for_update(of=("self",)).select_related("project").filter(pk=draft.policy_id).first()
+        )
+        if policy is None:  # deleted since the draft was read, and the draft with it
+            raise ValidationError(GONE)
         before = policy.as_record()
     else:
         policy, before = Policy(pk=draft.policy_key, project=draft.project), None
@@ -71,13 +89,25 @@ def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | No
     policy.save()
     kept = set(policy.limits.values_list("pk", flat=True))
     _rename(draft.content.get("ids", {}), policy)
-    # A rule that is newer than the draft is checked like one that is newer than a document.
-    values = [LimitValue.from_json(limit, published=True) for limit in draft.content["limits"]]
-    replace_limits(tx, policy, values)
+    replace_limits(tx, policy, _limits_of(draft))
     for limit in Limit.objects.filter(policy=policy).exclude(pk__in=kept):
         digest = hashlib.sha256(f"{draft.pk} {limit.name}".encode()).hexdigest()
         Limit.objects.filter(pk=limit.pk).update(id=f"lim_{digest[:26]}")
     return Policy.objects.select_related("project").get(pk=policy.pk), before
+
+
+def _limits_of(draft: PolicyDraft) -> list[LimitValue]:
+    """
+    Return the limits of a draft.
+
+    Raises:
+        ValidationError: A limit cannot be enforced by the rules of today, which may be newer than the draft.
+    """
+    try:
+        # A rule that is newer than the draft is checked like one that is newer than a document.
+        return [LimitValue.from_json(limit, published=True) for limit in draft.content["limits"]]
+    except InvalidLimit as exc:
+        raise ValidationError(f"A limit cannot be enforced: {exc}") from exc
 
 
 def _rename(ids: dict[str, str], policy: Policy) -> None:

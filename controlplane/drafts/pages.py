@@ -1,5 +1,6 @@
 """Drafts on the pages of policies: the form that saves one, the form of one, and the review that publishes one."""
 
+from copy import copy
 from typing import Any
 
 from django.contrib import messages
@@ -11,7 +12,7 @@ from django.template.response import TemplateResponse
 
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import actor_of, change_url, list_url
-from controlplane.drafts.actions import GONE, content_of, lay_out, publish_draft, save_draft
+from controlplane.drafts.actions import GONE, content_of, lay_out, publish_draft, save_draft, with_free_slug
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import Change
@@ -104,9 +105,18 @@ class DraftedPolicies:
         """
         request.draft = draft
         request.kept_limits = set(Limit.objects.filter(policy=draft.policy_key).values_list("pk", flat=True))
+        slug = with_free_slug(draft)
+        if slug != draft.content["slug"] and request.method == "GET":
+            text = (
+                f"Another policy has the slug {draft.slug} by now, so this form proposes {slug}. Save it or choose one."
+            )
+            messages.warning(request, text)
+        # The form works on a copy, because what it saves is compared with the draft as it is.
+        shown = copy(draft)
+        shown.content = {**draft.content, "slug": slug}
         try:
             with transaction.atomic():
-                lay_out(Change(actor_of(request), ""), draft)
+                lay_out(Change(actor_of(request), ""), shown)
                 response = self.changeform_view(request, quote(draft.policy_key))
                 if isinstance(response, TemplateResponse):
                     response.render()
@@ -162,6 +172,8 @@ class DraftedPolicies:
             ReviewNeeded: Nobody has confirmed the review as it is now.
             ValidationError: It is not open any more, or the policy would break a rule of the model.
         """
+        # The policy first, as its deletion locks it before its drafts. In another order, each could wait for the other.
+        Policy.objects.select_for_update(of=("self",)).filter(pk=draft.policy_id).first()
         present = PolicyDraft.objects.select_for_update(of=("self",)).filter(pk=draft.pk).first()
         if present is None or not present.is_open:
             raise ValidationError(GONE)

@@ -135,8 +135,11 @@ def choose_view(request: HttpRequest) -> HttpResponse:
 def _with(back: str, project: Project | None, host: str) -> str:
     """Return the address to return to, with the filter by the project, or the first page if it is not of the admin."""
     start = reverse("admin:index")
+    # This also refuses what cannot be split, such as "http://[".
+    if not url_has_allowed_host_and_scheme(back, {host}):
+        return start
     parts = urlsplit(back)
-    if not url_has_allowed_host_and_scheme(back, {host}) or not parts.path.startswith(start):
+    if not parts.path.startswith(start):
         return start
     try:
         name = resolve(parts.path).url_name or ""

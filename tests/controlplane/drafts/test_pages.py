@@ -225,14 +225,32 @@ def test_a_draft_is_discarded_and_reopened(as_ann, limit):
 
 
 def test_a_slug_that_is_taken_by_now_is_said(as_ann):
-    """The draft stays as it is, with the way to another slug."""
+    """The draft stays as it is. Its form opens with a slug that is free, and saves it."""
     draft = PolicyDraftFactory(slug="night")
     PolicyFactory(slug="night")
 
     page = as_ann.get(deed_url(draft, "publish"), follow=True)
+    form = as_ann.get(deed_url(draft, "edit"))
 
     assert "cannot be published" in said(page)
     assert PolicyDraft.objects.get().is_open
+    assert "Another policy has the slug night by now" in form.content.decode()
+    as_ann.post(deed_url(draft, "edit"), form_of(form))
+    assert PolicyDraft.objects.get().slug == "night-2"
+    published(as_ann, draft)
+    assert sorted(Policy.objects.values_list("slug", flat=True)) == ["night", "night-2"]
+
+
+def test_a_limit_that_cannot_be_enforced_is_said(as_ann, limit):
+    """Such as one that a newer rule refuses. It is neither published nor left out."""
+    draft = PolicyDraftFactory(policy=limit.policy, limits=[{**limit.as_json(), "quota": "ten"}])
+
+    for deed in ("publish", "edit"):
+        page = as_ann.get(deed_url(draft, deed), follow=True)
+        assert page.request["PATH_INFO"] == change_url(draft)
+        assert "A limit cannot be enforced: " in said(page)
+    assert as_ann.get(DRAFTS).status_code == 200
+    assert list(limit.policy.limits.values_list("name", "quota")) == [("per-minute", 100)]
 
 
 def test_no_draft_is_made_of_no_change(as_ann, limit):

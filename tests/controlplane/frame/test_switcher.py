@@ -72,6 +72,7 @@ def test_the_page_of_a_row_keeps_the_filter_of_its_list(as_ann, shop):
         ("/admin/usage/usagerow/?period=day", "/admin/usage/usagerow/?period=day&project_id={pk}"),
         ("https://evil.example/admin/", "/admin/"),
         ("//evil.example/admin/", "/admin/"),
+        ("http://[", "/admin/"),
         ("/api/v1/", "/admin/"),
         ("", "/admin/"),
     ],
