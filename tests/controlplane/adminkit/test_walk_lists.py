@@ -25,7 +25,9 @@ def shop(store):
     PolicyFactory(slug="bar-quiet", project=bar)
     now = timezone.now()
     names = (shop.pk, "tok_1", limit.policy.pk, "per-minute", "requests")
-    rollup.add([Row(start_of("minute", now), names, (1_200, 90, 7, 1_200))], now)
+    rows = [Row(start_of("minute", now), names, (1_200, 90, 7, 1_200))]
+    rollup.add(rows, now)
+    rollup.add_policies(rows, now)
     TokenFactory(name="web", project=shop, policy=limit.policy, labels={"owner": "ann"})
     TokenFactory(name="old", project=shop, created_at=now - timedelta(days=120), expires_at=now + timedelta(days=3))
     TokenFactory(name="other", project=bar)
