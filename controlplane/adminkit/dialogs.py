@@ -27,7 +27,9 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
         def outer(page: ModelAdmin, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
             if "object_id" in kw and not page.sees(request, page.key_of(kw["object_id"])):
                 return _gone(page, request)
-            if "object_id" in kw and not in_dialog(request):
+            if "object_id" in kw and in_dialog(request) and request.method == "GET":
+                request.dialog_row = _row(page, request, kw)  # which the title names
+            elif "object_id" in kw and not in_dialog(request):
                 request.dialog_back = change_url(page.model(pk=page.key_of(kw["object_id"])))
             try:
                 response = inner(page, request, *args, **kw)
@@ -48,9 +50,14 @@ def _as_page(
         return HttpResponseRedirect(response["HX-Redirect"])
     if dialog is None or type(response) is not HttpResponse:
         return response  # a page already, such as that of a new secret
-    row = page.get_queryset(request).filter(pk=page.key_of(kw["object_id"])).first()
+    row = _row(page, request, kw)
     title = f"{dialog['title']}: {row}"
     return page.page(request, "dialog.html", title=title, original=row, dialog=mark_safe(response.text))
+
+
+def _row(page: ModelAdmin, request: HttpRequest, kw: dict[str, Any]) -> Any:
+    """Return the row of a dialog, or None if it was deleted meanwhile."""
+    return page.get_queryset(request).filter(pk=page.key_of(kw["object_id"])).first()
 
 
 def _gone(page: ModelAdmin, request: HttpRequest) -> HttpResponse:

@@ -15,7 +15,7 @@ from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, isoformat
 from controlplane.webhooks import sealing, services
 from controlplane.webhooks.signing import secrets_of
-from controlplane.webhooks.targets import MAX_URL_LENGTH, Refused, read_url
+from controlplane.webhooks.targets import MAX_URL_LENGTH, Refused, check_written, networks, read_url
 
 MOST_EMAILS = 20
 # For so long after a rotation, messages have a signature of the former secret too.
@@ -83,7 +83,7 @@ class Destination(models.Model):
 
     def _check_url(self) -> None:
         try:
-            read_url(self.url)
+            check_written(read_url(self.url), networks(settings.ALERT_NETWORKS))
         except Refused as exc:
             raise ValidationError({"url": ValidationError(str(exc), code="url")}) from exc
 

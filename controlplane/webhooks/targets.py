@@ -109,6 +109,15 @@ def check_address(text: str, scheme: str, allowed: Sequence[Network]) -> None:
             raise Refused(f"The address {address} {rule}")
 
 
+def check_written(target: Target, allowed: Sequence[Network]) -> None:
+    """Raise Refused if a URL has an address in place of a name, to which nothing is sent. No name is resolved."""
+    try:
+        ip_address(target.host)
+    except ValueError:
+        return
+    check_address(target.host, target.scheme, allowed)
+
+
 def _forms(address: Address) -> Iterator[Address]:
     """
     Yield an address and those of IPv4 that it holds, to which a network may translate it.

@@ -40,6 +40,9 @@ def test_a_repeated_request_makes_one_webhook_and_hides_its_secret(api, store, c
     [
         ({"url": "http://user:password@a.example/"}, "#/url", "url"),
         ({"url": "https://2130706433/"}, "#/url", "url"),
+        ({"url": "https://169.254.169.254/latest"}, "#/url", "url"),
+        ({"url": "https://[::ffff:10.0.0.1]/"}, "#/url", "url"),
+        ({"url": "http://93.184.215.14/"}, "#/url", "url"),
         ({"url": 5}, "#/url", "invalid"),
         ({"url": ""}, "#/url", "url"),
         ({"name": "a\u202eb"}, "#/name", "unprintable"),
