@@ -41,7 +41,9 @@ def test_a_webhook_is_added_and_its_secret_shown_once(as_ann, store):
     assert actions.secret(row) not in as_ann.get(address(row)).content.decode()
 
 
-@pytest.mark.parametrize("url", ["http://user:password@a.example/", "https://0177.0.0.1/", "https://10.1.2.3/", "alerts.example"])
+@pytest.mark.parametrize(
+    "url", ["http://user:password@a.example/", "https://0177.0.0.1/", "https://10.1.2.3/", "alerts.example"]
+)
 def test_a_wrong_url_is_an_error_at_its_field(as_ann, store, url):
     page = as_ann.post(f"{LIST}add/", {"name": "ops", "kind": "webhook", "url": url, "active": "on"})
 
