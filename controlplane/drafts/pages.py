@@ -61,8 +61,8 @@ class DraftedPolicies:
             return view(request, *args, **options)
         # Before the form is saved, of which all is undone.
         object_id = args[0] if args else options.get("object_id")
-        kept = set(Limit.objects.filter(policy=self.key_of(object_id)).values_list("pk", flat=True))
-        request.kept_limits = kept if request.method == "POST" and DRAFT in request.POST else set()
+        kept = Limit.objects.filter(policy=self.key_of(object_id)).values_list("pk", flat=True)
+        request.kept_limits = set(kept) if request.method == "POST" and DRAFT in request.POST else set()
         try:
             return view(request, *args, **options)
         except DraftWanted as wanted:

@@ -35,7 +35,14 @@ PROXY = [
 REMOTE = {"httpx2", "rich", "typer", "yaml"}
 # The demo and the commands for a control plane run on a machine with the extra 'cli'. A command imports its server when
 # it is called, and an answer in an encoding imports its decoder, or is settled by its estimate.
-ELSEWHERE = {"demo": {"httpx2"}, "cli": {"h2corn", "uvicorn"}, "streams": {"brotli", "backports"}, "remote": REMOTE}
+# Whoever exports Parquet installs the extra for it.
+ELSEWHERE = {
+    "demo": {"httpx2"},
+    "cli": {"h2corn", "uvicorn"},
+    "exports": {"pyarrow"},
+    "remote": REMOTE,
+    "streams": {"brotli", "backports"},
+}
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from controlplane.usage.periods import start_of
 from enforcement import Limiter
 from tests.controlplane.access.world import alerted
-from tests.factories import MembershipFactory, ModelPriceFactory
+from tests.factories import MembershipFactory, ModelPriceFactory, PolicyDraftFactory
 
 MAREN, JONAS = Actor("maren", "admin"), Actor("jonas", "admin")
 ZONE = "Europe/Berlin"
@@ -209,6 +209,7 @@ def _history(story: Story) -> None:
             if name in ("kestrel-desk", "halden-web", "fjordline-batch"):
                 settled.append(_metered(story, name, at, sent))
     rollup.add(rows, story.now)
+    rollup.add_policies(rows, story.now)
     rollup.add_metered(settled, story.now)
     recording.add(rows, story.now)
     recording.fold(story.now)
@@ -332,6 +333,7 @@ def _rows(story: Story) -> dict[str, Model]:
     rows += [Revision.objects.order_by("-number")[2], ModelPrice.objects.first(), AccessAttempt.objects.first()]
     rows += [chat.memberships.first(), chat.memberships.first().user, chat.suspended_values.first()]
     rows += [found for found in (OutboxEntry.objects.first(),) if found]
+    rows += [PolicyDraftFactory(policy=story.policies["chat-free"])]
     for model in ("DailyReport", "Job", "ManagementKey", "Destination", "Delivery", "AlertRule", "AlertEvent"):
         rows += [_first(model)]
     return {f"{row._meta.app_label}_{row._meta.model_name}": row for row in rows}

@@ -55,7 +55,7 @@ def test_the_revision_of_a_token_says_what_was_done_to_it(as_ann, store):
     entry = AuditEntry.objects.get()
     address = f"/admin/policies/auditentry/{entry.pk.replace('_', '_5F')}/change/"
     assert f'href="{address}">token web ({token.prefix}…) revoked' in page
-    assert "<td>revoked at</td><td>—</td>" in page
+    assert "<td>revoked</td><td>—</td>" in page
     assert f'href="{REVISIONS}2/change/">revision 2' in as_ann.get(address).content.decode()
 
 

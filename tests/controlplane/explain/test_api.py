@@ -252,7 +252,10 @@ def test_what_is_suspended_would_be_denied_now(api, denied):
 
     found = api("POST", "explain", asked).json()
 
-    assert (found["passes_now"], found["blocked_by"]) == (False, ["the value 10.0.0.1 of ip is suspended"])
+    assert (found["passes_now"], found["blocked_by"]) == (
+        False,
+        ["the value 10.0.0.1 of ip is suspended, until somebody resumes it (x)"],
+    )
 
 
 def test_while_the_glass_is_broken_no_limit_denies(api, denied):

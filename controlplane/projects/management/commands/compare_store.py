@@ -13,7 +13,7 @@ from controlplane.core.text import PRINTABLE
 from controlplane.core.transactions import snapshot
 from controlplane.projects.actions import revoke_tokens
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, publisher
+from controlplane.publishing import compile, publisher, rebuild
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.reconcile import OWN_FIELDS, as_document
 from enforcement.store.client import STORE_ERRORS, reported
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             raise CommandError("The store is empty, so nothing says what was changed after the backup.")
         self.stdout.write(f"The store is at {state.name}, the database at {last}.")
         now = timezone.now()
-        unknown = list(publisher.unknown_tokens(client, now))
+        unknown = list(rebuild.unknown_tokens(client, now))
         if unknown:
             self.stdout.write(f"{len(unknown)} tokens are only in the store, and will be refused as unknown.")
         found = client.hgetall(store.keys().documents)
