@@ -72,9 +72,8 @@ ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser tests/co
 SAME := access advice firstrun managed api/test_access.py api/test_documentation.py api/test_generated_clients.py \
 	api/test_schema_fuzz.py test_canary.py test_checks.py test_environment.py test_lockout.py test_settings.py
 
-# Six workers here, of which most wait at any time. Tests on PostgreSQL and costly forms compute more, and have four.
 test: install
-	env -u DATABASE_URL $(PYTEST) -n 6 --ask-again --update-tiers
+	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
 	$(ON_POSTGRESQL) --ask-again $(addprefix --ignore=tests/controlplane/,$(SAME))
 
 proof: install

@@ -16,7 +16,7 @@ from enforcement.model.limits import CALENDARS, InvalidLimit
 from enforcement.model.metered import DENY
 
 ALGORITHMS = {
-    "fixed_window": "Fixed window — all of it when a window starts, so up to twice the quota around then; also by the calendar",
+    "fixed_window": "Fixed window — all at each start, so up to twice the quota around then; also by the calendar",
     "sliding_window": "Sliding window — cheap, never denies a client that keeps the pace, best for most limits",
     "sliding_log": "Sliding log — exact for each request, for small quotas",
     "token_bucket": "Token bucket — a steady rate with bursts",
