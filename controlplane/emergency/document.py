@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.db.models import F
 
 from controlplane.core.instants import microseconds
 from controlplane.emergency.models import BreakGlass, Suspension
@@ -12,7 +13,8 @@ from enforcement.model.documents import SCHEMA, dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 
 VALUE = ("within", "name", "value", "ends_at")
-# More would not fit beside the values. The other suspended projects are refused too, as inactive.
+# More would not fit beside the values. The others are refused too, as inactive. Those with an end come
+# first, because an enforcer that does not know the end goes on refusing them until the control plane resumes them.
 PROJECTS_NAMED = 250
 # For all suspended values. The rest of the document's 65,536 bytes is for the projects and for the glass, which must
 # always fit, also in an emergency in which many values are suspended already.
@@ -27,7 +29,8 @@ def emergency_document() -> dict[str, Any] | None:
 
     It depends on rows alone, and not on the time. Otherwise the store would differ from SQL as soon as a glass ends.
     """
-    suspended = Suspension.objects.filter(token=None).exclude(project=None).order_by("at", "pk")
+    suspended = Suspension.objects.filter(token=None).exclude(project=None)
+    suspended = suspended.order_by(F("ends_at").asc(nulls_last=True), "at", "pk")
     projects = list(suspended.values_list("project", "ends_at", "project__active")[:PROJECTS_NAMED])
     endless = [project for project, ends_at, _ in projects if ends_at is None]
     ending = [_ending(*row) for row in projects if row[1] is not None]

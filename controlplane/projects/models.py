@@ -139,6 +139,8 @@ class Project(Versioned):
         yield from self.policy_drafts.all()
         yield from self.memberships.select_related("user", "project")
         yield from self.suspended_values.all()
+        # Enforcers read it from the document of the emergency, which the deletion of the project alone does not change.
+        yield from self.suspended_values.model.objects.filter(project=self)
         yield from (*self.alert_rules.all(), *self.destinations.all())
         of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
         overrides = self.overrides.model.objects.filter(of_this)

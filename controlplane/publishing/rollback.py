@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 
+from controlplane.emergency.document import PROJECTS_NAMED
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project
@@ -35,9 +36,11 @@ def rollback(tx: Change, number: int) -> None:
             _restore_policy(tx, document)
     emergency = documents.get("emergency") or {}
     suspended = [*emergency.get("projects", []), *(row["id"] for row in emergency.get("ending_projects", []))]
+    unnamed = len(suspended) >= PROJECTS_NAMED  # others may have been suspended, too
     for name, document in documents.items():
         if name.startswith("project:") and document:
-            _restore_project(tx, document, suspended=document["id"] in suspended)
+            inactive = not document["active"]
+            _restore_project(tx, document, suspended=document["id"] in suspended or (unnamed and inactive))
     if everywhere := documents.get("global"):  # without the document it is unknown which policy was global, if any
         set_global_policy(tx, Policy.objects.get(pk=everywhere["policy"]) if everywhere["policy"] else None)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 20
+"""Levels of nesting that a document may have."""
 # json.dumps would make an encoder for each call with such options.
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-"""Levels of nesting that a document may have."""
 
 
 class InvalidJSON(ValueError):

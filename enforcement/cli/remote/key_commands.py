@@ -12,7 +12,7 @@ from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane
 from enforcement.cli.remote.screen import show, show_json, show_table
-from enforcement.cli.remote.secret_files import PrintSecret, SecretFile, checked_id, hand_over
+from enforcement.cli.remote.secret_files import PrintSecret, SecretFile, checked_id, hand_over, not_written
 
 DAY_SECONDS: Final = 86_400
 _KEY_ID: Final = re.compile(r"mgk_[0-9a-z]{1,36}", re.ASCII)
@@ -154,7 +154,10 @@ def rotate_key(
     if not log_in or reply.body["secret"] is None:
         hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
         return
-    saved = accounts.save(Account(url, reply.body["secret"]))
+    try:
+        saved = accounts.save(Account(url, reply.body["secret"]))
+    except OSError as exc:
+        raise not_written(reply, accounts.account_file(), exc) from None
     made = {name: value for name, value in reply.body.items() if name != "secret"}
     if as_json:
         show_json({**made, "secret_file": str(saved)})

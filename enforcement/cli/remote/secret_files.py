@@ -43,13 +43,19 @@ def hand_over(reply: RestReply, *, print_secret: bool, path: str, as_json: bool)
     try:
         accounts.write_private(target, secret + "\n")
     except OSError as exc:
-        text = f"{made['name']} ({made['id']}) was created, but its secret cannot be written. Rotate it. {target}: "
-        show(text + str(exc.strerror), error=True)
-        raise typer.Exit(REFUSED) from None
+        raise not_written(reply, target, exc) from None
     if as_json:
         show_json({**made, "secret_file": str(target)})
     else:
         show(f"{made['name']} ({made['id']}). Its secret is in {target}.")
 
 
-__all__ = ["REFUSED", "PrintSecret", "SecretFile", "checked_id", "hand_over"]
+def not_written(reply: RestReply, target: Path, why: OSError) -> typer.Exit:
+    """Say that the secret of what was created is lost, and return the end of the command."""
+    made = reply.body
+    text = f"{made['name']} ({made['id']}) was created, but its secret cannot be written. Rotate it. {target}: "
+    show(text + str(why.strerror), error=True)
+    return typer.Exit(REFUSED)
+
+
+__all__ = ["REFUSED", "PrintSecret", "SecretFile", "checked_id", "hand_over", "not_written"]

@@ -12,7 +12,8 @@ from controlplane.emergency.document import PROJECTS_NAMED, emergency_document
 from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
-from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.changes import Actor, change
+from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
 from controlplane.publishing.rollback import rollback
 from enforcement.control.emergency import parse_emergency
@@ -250,10 +251,42 @@ def test_the_glass_can_be_broken_whatever_is_suspended(token, act):
 def test_a_deleted_project_takes_its_suspensions_with_it(token, act, document):
     """And the document of the emergency."""
     act(suspend_value, "session", "bad", token.project)
+    act(suspend, token.project, in_an_hour())
     act(lambda tx: tx.delete(token.project))
 
     assert not Suspension.objects.exists()
     assert document("emergency") is None
+    assert reconcile(full=True) == []
+
+
+def test_a_project_is_deleted_that_is_suspended_itself(token, act, document):
+    """No document of an emergency stays behind it."""
+    act(suspend, token.project)
+    act(lambda tx: tx.delete(token.project))
+
+    assert document("emergency") is None
+    assert reconcile(full=True) == []
+
+
+def test_of_too_many_suspended_projects_those_with_an_end_are_named(token, act, limiter, document, monkeypatch):
+    """Those without one are refused as inactive until somebody resumes them. A roll-back leaves them active, too."""
+    for module in ("emergency.document", "publishing.rollback"):
+        monkeypatch.setattr(f"controlplane.{module}.PROJECTS_NAMED", 1)
+    with change(actor=Actor("ann", "admin")) as tx:
+        tx.created(other := ProjectFactory())
+    endless = act(suspend, other)
+    ending = act(suspend, token.project, timezone.now() + timedelta(seconds=2))
+    revision = Revision.objects.order_by("-number").first().number
+
+    assert document("emergency")["projects"] == []
+    assert follows(limiter, "suspended", token.secret)
+    while limiter.check(token.secret, costs=0).reason == "suspended":
+        assert timezone.now() < ending.ends_at + timedelta(seconds=2)
+    assert limiter.check(token.secret, costs=0).reason == "ok"
+    act(resume, endless)
+    act(resume, ending)
+    act(rollback, revision)
+    assert set(Project.objects.values_list("active", flat=True)) == {True}
 
 
 def test_a_roll_back_does_not_make_a_suspended_project_inactive_for_ever(token, act):

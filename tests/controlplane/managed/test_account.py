@@ -228,6 +228,18 @@ def test_keys_are_created_changed_rotated_and_revoked(cli):
     assert not ManagementKey.objects.filter(name="ci").live(timezone.now()).exists()
 
 
+def test_a_new_key_that_cannot_be_saved_is_named(cli, key, tmp_path, monkeypatch):
+    """Its secret is lost, and the id says which key has to be rotated again."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+
+    found = cli("keys", "rotate", key.pk, "--overlap-seconds", "60", "--log-in")
+
+    new = ManagementKey.objects.exclude(pk=key.pk).get()
+    assert found.status == 1
+    assert f"({new.pk}) was created, but its secret cannot be written. Rotate it." in found.err
+
+
 def test_the_own_key_is_rotated_with_its_login(cli, key, logged_out):
     """Later commands use the new key, and no file but that of the login has it."""
     cli("login", logged_out, "--key-stdin", stdin=key.secret)

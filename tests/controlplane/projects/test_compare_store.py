@@ -72,6 +72,22 @@ def test_a_document_that_differs_is_named(restored):
     ]
 
 
+def test_a_token_that_is_not_published_yet_is_not_revoked(store):
+    """A change that waits for the store looks like a deletion after a backup."""
+    TokenFactory(name="kept")
+    publisher.publish_all()
+    store.freeze()
+    with change(actor=Actor("ann", "command")) as tx:
+        tx.created(new := TokenFactory(name="new"))
+    store.thaw()
+
+    said = compare("--revoke", "--reason", "restored")
+
+    assert f"The token new ({new.pk}) is not published yet." in said
+    assert said[-1] == "No token would be accepted that the store refuses."
+    assert not Token.objects.exclude(revoked_at=None).exists()
+
+
 def test_an_empty_store_says_nothing(store):
     """It would name every token as deleted."""
     TokenFactory()

@@ -1,5 +1,6 @@
 """Usage as a file of Parquet, read back by a reader that knows nothing of us."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -102,6 +103,8 @@ def test_a_project_is_exported_alone(export):
     ("options", "reason"),
     [
         ({"from": "yesterday"}, "--from: must be a day or a time such as 2026-11-01T13:00Z, got 'yesterday'."),
+        ({"from": "0001-01-01T00:00+14:00"}, "--from: must be a day or a time such as"),
+        ({"to": "9999-12-31T23:59-14:00"}, "--to: must be a day or a time such as"),
         ({"to": "2026-11-24"}, "--to: must be after --from, got 2026-11-24."),
         ({"project": "chat"}, "--project: there is no project 'chat'."),
         ({"output": Path("/nowhere/usage.parquet")}, "--output: the file could not be written"),
@@ -119,3 +122,14 @@ def test_wrong_options_are_refused(export, tmp_path, options, reason):
     assert str(refused.value).startswith(reason)
     assert [path.name for path in tmp_path.iterdir()] == ["usage.parquet"]
     assert (tmp_path / "usage.parquet").read_bytes() == before
+
+
+def test_a_device_is_not_replaced(export, tmp_path):
+    """Such as /dev/null, where the file would take its place for everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(CommandError, match="must be a file"):
+        export(output=pipe)
+
+    assert pipe.is_fifo()

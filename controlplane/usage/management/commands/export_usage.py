@@ -31,6 +31,9 @@ class Command(BaseCommand):
             from controlplane.usage.exports import parquet
         except ModuleNotFoundError as exc:
             raise CommandError(str(exc)) from exc
+        if options["output"].exists() and not options["output"].is_file():
+            # The file would take the place of a device such as /dev/null.
+            raise CommandError(f"--output: must be a file, but {options['output']} is something else.")
         try:
             number = parquet.write(_rows(options), options["output"])
         except OSError as exc:
@@ -50,9 +53,9 @@ def _time(name: str, text: str) -> datetime:
     """Return a time, which is in UTC if it has no offset of its own."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as exc:
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as exc:  # the latter near the years 1 and 9999
         raise CommandError(f"{name}: must be a day or a time such as 2026-11-01T13:00Z, got {text!r}.") from exc
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _project(text: str) -> str:

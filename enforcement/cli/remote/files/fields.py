@@ -112,13 +112,14 @@ def _instant(value: Any) -> str:
     """Return an instant in UTC, as REST writes it."""
     try:
         instant = datetime.fromisoformat(value) if isinstance(value, str) and len(value) > 10 else None
-    except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
+        in_utc = instant.astimezone(UTC) if instant and instant.tzinfo else None
+    except (ValueError, OverflowError):  # the latter near the years 1 and 9999
+        in_utc = None
+    if in_utc is None:
         raise InvalidField(
             f"Must be an RFC 3339 time with an offset, such as 2026-12-01T12:00:00Z, got {shown(value)}."
         )
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return in_utc.isoformat().replace("+00:00", "Z")
 
 
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -79,6 +79,11 @@ def test_a_file_is_its_own_canonical_text() -> None:
             '  slug: chat\n  name: "a\\u202eb"\n',
             "4: project.name: Must have printable characters only",
         ),
+        (
+            "quota: 600",
+            "ends_at: '0001-01-01T00:00:00+14:00'\n    quota: 600",
+            "14: overrides[0].ends_at: Must be an RFC 3339 time",
+        ),
         ("quota: 600", "ends_at: 2026-12-31\n    quota: 600", "14: overrides[0].ends_at: Must be an RFC 3339 time"),
         ("reason: launch week", "reason: 12", "15: overrides[0].reason: Must be a string, got 12. Put it in quotes."),
         ("reason: launch week", "reason: [", "16: Must be YAML: "),
