@@ -109,8 +109,8 @@ class NamedDeletion:
         return response
 
     def _name_of(self, request: HttpRequest, rows: QuerySet) -> str:
-        rows = chosen(request, rows)
-        count = rows.count()
+        rows, summary = chosen(request, rows), getattr(request, "selected", None)
+        count = rows.count() if summary is None else summary.count
         return self.asked_name(rows.first()) if count == 1 else f"{count} {self.opts.verbose_name_plural}"
 
 

@@ -9,7 +9,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
-from controlplane.lists.digests import count_in, digest_of
+from controlplane.lists.digests import Summary, count_in, digest_of, summary_of
 
 # A longer list of names is not read, and the number is what matters.
 NAMES_SHOWN = 20
@@ -17,6 +17,21 @@ FEW = 500
 # Parameters of a list's address that only say how it is shown.
 NO_FILTERS = ("o", "p", "all", "e")
 NAMES = {"q": "search"}
+
+
+def everything(request: HttpRequest, rows: QuerySet, most: int, column: str = "") -> Summary | None:
+    """
+    Return a summary of all rows of a list if they are selected, or None if some are ticked. The request keeps it.
+
+    The arguments are those of ``summary_of``.
+    """
+    is_all = request.POST.get("select_across") == "1"
+    request.selected = summary_of(rows, most, column) if is_all else None
+    return request.selected
+
+
+def _kept(request: HttpRequest) -> Summary | None:
+    return getattr(request, "selected", None)
 
 
 def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
@@ -27,7 +42,8 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
     shows whether the rows are still the same then.
     """
     everything = request.POST.get("select_across") == "1"
-    digest = digest_of(rows)
+    kept = _kept(request)
+    digest = digest_of(rows) if kept is None else kept.digest
     count = count_in(digest)
     shown = _first(rows, count)
     return {
@@ -64,22 +80,14 @@ def _related(model: type[Model], name: str) -> type[Model] | None:
         return None
 
 
-def has_changed(request: HttpRequest, rows: QuerySet, most_checked: int | None) -> bool:
-    """
-    Return whether the selected rows differ from those that a user has seen, if any.
-
-    Args:
-        rows: The whole list.
-        most_checked: Of more rows only the number is compared here, as a job checks them before it begins.
-    """
+def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
+    """Return whether the selected ones of *rows*, the whole list, differ from those that a user has seen, if any."""
     seen = request.POST.get("selection")
     if seen is None:
         return False
-    if request.POST.get("select_across") != "1":
-        rows = rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
-    elif most_checked is not None and (count := rows.count()) > most_checked:
-        return count != count_in(seen)
-    return seen != digest_of(rows)
+    if kept := _kept(request):
+        return seen != kept.digest
+    return seen != digest_of(rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME)))
 
 
 def _first(rows: QuerySet, count: int) -> list[Model]:

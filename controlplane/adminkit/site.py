@@ -24,12 +24,12 @@ from unfold.admin import StackedInline as ThemeStackedInline
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.deletion import CountedDeletion
 from controlplane.adminkit.forms import InstantInput, RecordedForm
-from controlplane.adminkit.selection import has_changed, selection
+from controlplane.adminkit.selection import everything, has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.core.transactions import snapshot
-from controlplane.lists.paging import CappedPaginator
+from controlplane.lists.paging import PagedList
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 
@@ -109,15 +109,12 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor(request.user.get_username(), "admin", request_id(request))
 
 
-class ModelAdmin(ScopedAdmin, ThemeModelAdmin):
+class ModelAdmin(PagedList, ScopedAdmin, ThemeModelAdmin):
     """The base class of every page in the admin, which only operators see unless it names the project of its rows."""
 
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
-    paginator = CappedPaginator
-    # To count all rows takes as long as to count those that match.
-    show_full_result_count = False
     # Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
     empty: ClassVar[tuple[str, str]] = ("", "")
 
@@ -224,9 +221,9 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
     delete_confirmation_template = "admin/sluicegate/delete.html"
     delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
-    # Rows that an action may change. A list with jobs has more, of which a job checks those above *most_checked*.
+    # Rows that an action may change, and the column by which it needs their number, if any.
     most_at_once: ClassVar[int] = 500
-    most_checked: ClassVar[int | None] = None
+    counted_by: ClassVar[str] = ""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         view = partial(super().changeform_view, request, *args, **options)
@@ -260,11 +257,12 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
         kind = "delete" if request.POST.get("action") == "delete_selected" else "change"
         queryset = self.narrowed(queryset, request.user, kind)
         most = self.most_at_once
-        if request.POST.get("select_across") == "1" and queryset.order_by()[: most + 1].count() > most:
+        summary = everything(request, queryset, most, self.counted_by)
+        if summary is not None and summary.count > most:
             text = f"Choose at most {most:,} {self.opts.verbose_name_plural}. Filter the list first."
             messages.error(request, text)
             return None
-        if has_changed(request, queryset, self.most_checked):
+        if has_changed(request, queryset):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)
             request.POST = request.POST.copy()  # the action then asks again

@@ -5,13 +5,59 @@ It begins with their number. Of 100,000 rows, PostgreSQL makes it without sendin
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connection
 from django.db.models import BigIntegerField, Count, DecimalField, F, Func, QuerySet, Sum, TextField, Value
 from django.db.models.functions import Cast
 
 _SEEDS = (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """
+    The digest of rows, and their number by the value of one column.
+
+    Attributes:
+        counts: Without a column, the number of all rows by an empty string. It has no numbers of 0.
+    """
+
+    digest: str
+    counts: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+
+def summary_of(rows: QuerySet, most: int, column: str = "") -> Summary:
+    """
+    Return a summary of *rows*, by one query, as a search for many rows takes long.
+
+    Args:
+        most: Of more rows, one more is counted, and the others are not read.
+        column: The column by whose values they are counted. All of them are counted together without one.
+    """
+    chosen = rows.order_by().values_list("pk", *filter(None, [column]))[: most + 1]
+    if connection.vendor != "postgresql":
+        found = list(chosen)
+        return Summary(_digest_of([str(pk) for pk, *_ in found]), Counter(row[1] if column else "" for row in found))
+    columns, group = ("key, grouped", "grouped") if column else ("key", "''")
+    sums = ", ".join(f"SUM(hashtextextended(key::text, {seed}))" for seed in _SEEDS)
+    try:
+        sql, parameters = chosen.query.sql_with_params()
+    except EmptyResultSet:  # nothing can match, and the database is not asked
+        return Summary(_joined(0, *(None for _ in _SEEDS)), {})
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {group}, COUNT(*), {sums} FROM ({sql}) AS chosen ({columns}) GROUP BY 1", parameters)
+        groups = cursor.fetchall()
+    counts = {value: count for value, count, *_ in groups}
+    totals = [sum(int(row[place]) for row in groups) for place in range(2, 2 + len(_SEEDS))]
+    return Summary(_joined(sum(counts.values()), *totals), counts)
 
 
 def digest_of(rows: QuerySet) -> str:

@@ -1,9 +1,12 @@
 """Pages of long lists, which neither count nor sort more than they must."""
 
+import sys
 from typing import Any, ClassVar
 
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from controlplane.lists.counting import MOST, MoreThan, capped
@@ -30,3 +33,30 @@ class CappedPaginator(Paginator):
             found = self.object_list.order_by().in_bulk(keys)
             rows = [found[key] for key in keys if key in found]
         return super()._get_page(rows, number, paginator)
+
+
+class UnreadPaginator(Paginator):
+    """A paginator of rows that no page shows, so that they are neither counted nor read."""
+
+    @cached_property
+    def count(self) -> int:
+        return sys.maxsize  # so that the list asks for a page, and does not show all rows itself
+
+    def page(self, number: int | str) -> Any:
+        return self._get_page([], 1, self)
+
+
+class PagedList:
+    """A mixin for lists with pages of CappedPaginator. A request for an action on the rows does not read a page."""
+
+    paginator = CappedPaginator
+    # To count all rows takes as long as to count those that match.
+    show_full_result_count = False
+
+    def get_paginator(
+        self, request: HttpRequest, queryset: QuerySet, per_page: int, orphans: int = 0, allow_empty: bool = True
+    ) -> Paginator:
+        posted = request.POST
+        is_action = ACTION_CHECKBOX_NAME in posted and "_save" not in posted and bool(self.get_actions(request))
+        kind = UnreadPaginator if is_action else self.paginator
+        return kind(queryset, per_page, orphans, allow_empty)

@@ -10,7 +10,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminTextInputWidget
@@ -23,7 +23,7 @@ from controlplane.adminkit.site import actor_of, change_url
 from controlplane.adminkit.times import zone_name
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.jobs import running
-from controlplane.lists.digests import digest_of
+from controlplane.lists.digests import Summary, summary_of
 from controlplane.policies.models import Policy
 from controlplane.projects import bulk
 from controlplane.projects.models import Project, Token, check_is_future, isoformat
@@ -136,7 +136,7 @@ class BulkActions:
     """A mixin for the list of tokens, with the actions in ACTIONS."""
 
     most_at_once = bulk.MOST_IN_A_JOB
-    most_checked = bulk.MOST_IN_A_REQUEST
+    counted_by = "project_id"
     ACTIONS = ("revoke_selected", "policy_selected", "expiry_selected", "label_selected", "delete_selected")
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
@@ -175,11 +175,9 @@ class BulkActions:
         effect: str,
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
-        # At once, because a search of many tokens takes long. Not by a subquery, for which the database would read the
-        # tokens of each project.
-        owners = dict(tokens.order_by().values_list("project").annotate(Count("pk")))
-        count = sum(owners.values())
-        projects = list(Project.objects.filter(pk__in=owners).order_by("slug"))
+        # By their ids, because for a subquery the database would read the tokens of each project.
+        found = request.selected or summary_of(tokens, self.most_at_once, self.counted_by)
+        count, projects = found.count, list(Project.objects.filter(pk__in=found.counts).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
         form = form_class(request.POST if asked else None, projects=projects, name=name)
@@ -190,7 +188,7 @@ class BulkActions:
         request.change.reason = form.cleaned_data["change_reason"]
         self._settle(request, tokens, deed, form.arguments())
         if count > bulk.MOST_IN_A_REQUEST:
-            return self._start(request, tokens, count, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
+            return self._start(request, tokens, found, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
         changed = bulk.DEEDS[deed](request.change, tokens, form.arguments())
         self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
         return None
@@ -235,7 +233,7 @@ class BulkActions:
         self,
         request: HttpRequest,
         tokens: QuerySet[Token],
-        count: int,
+        found: Summary,
         arguments: dict[str, Any],
         title: str,
         projects: list[Project],
@@ -245,8 +243,8 @@ class BulkActions:
             bulk.JOB,
             title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
             tokens,
-            request.POST.get("selection") or digest_of(tokens),
-            total=count,
+            request.POST.get("selection") or found.digest,
+            total=found.count,
             projects=projects,
             arguments=arguments,
             **_author(request),

@@ -30,18 +30,18 @@ POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
-    """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
-    execute(upserts_of(rows, now))
+    """
+    Add *rows* to the sums of every period, also to those of policies.
+
+    The caller's transaction ensures that this happens once.
+    """
+    rows = list(rows)
+    execute([*upserts_of(rows, now), *upserts_of_policies(rows, now)])
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
     """Add *rows* to the sums of metered requests. The caller's transaction ensures that this happens once."""
     execute(upserts_of_metered(rows, now))
-
-
-def add_policies(rows: Iterable[Row], now: datetime) -> None:
-    """Add *rows* to the sums of policies. The caller's transaction ensures that this happens once."""
-    execute(upserts_of_policies(rows, now))
 
 
 def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:

@@ -114,6 +114,27 @@ def test_to_start_a_job_costs_the_same_for_more_tokens(as_ann, store):
         assert many.rows == few.rows <= 200
 
 
+def test_an_action_on_what_a_search_finds_searches_for_all_of_it_once(as_ann, store):
+    """To ask and to start a job: once for all rows, and once more for the first names or for the keys of the job."""
+    project = ProjectFactory()
+    rows = [Token(project=project, name=f"edge-{n}") for n in range(bulk.MOST_IN_A_REQUEST + 1)]
+    for row in rows:
+        row.set_secret("live")
+    Token.objects.bulk_create(rows)
+    ticked = {"action": "revoke_selected", "select_across": "1", "index": "0", "_selected_action": rows[0].pk}
+    found = f"{TOKENS}?q=edge"
+
+    with CaptureQueriesContext(connection) as asking:
+        asked = HiddenFields(as_ann.post(found, ticked)).fields
+    with CaptureQueriesContext(connection) as starting:
+        assert as_ann.post(found, {**asked, "change_reason": "leaked"}).status_code == 302
+
+    assert Job.objects.get().total == len(rows)
+    for queries in (asking, starting):
+        searches = [one["sql"] for one in queries.captured_queries if "edge%" in one["sql"] and "FROM" in one["sql"]]
+        assert 1 <= sum('"projects_token"' in sql for sql in searches) <= 2
+
+
 def test_a_change_at_once_asks_the_same_for_more_tokens(as_ann, store):
     """Some hundred tokens are changed by few statements, and not by one for each."""
     revoke(as_ann, 5)  # the first publication asks more

@@ -25,7 +25,7 @@ def count(policy, project, ago=timedelta(), *, allowed=0, denied=0, would_deny=0
     """Count decisions as the drain does."""
     now = timezone.now()
     names = (project.pk, "tok_1", policy.pk, limit, "requests")
-    rollup.add_policies([Row(start_of("minute", now - ago), names, (allowed, denied, would_deny, allowed))], now)
+    rollup.add([Row(start_of("minute", now - ago), names, (allowed, denied, would_deny, allowed))], now)
 
 
 def slugs(response) -> list[str]:
@@ -144,7 +144,7 @@ def test_sums_of_policies_are_pruned_when_their_time_is_over():
     policy, project, now = PolicyFactory(), ProjectFactory(), timezone.now()
     for ago in (timedelta(minutes=90), timedelta(hours=3)):
         count(policy, project, ago, allowed=1)
-    rollup.add_policies([Row(start_of("minute", now), (project.pk, "tok_1", "", "", "requests"), (1, 0, 0, 1))], now)
+    rollup.add([Row(start_of("minute", now), (project.pk, "tok_1", "", "", "requests"), (1, 0, 0, 1))], now)
 
     assert PolicyCount.objects.filter(period="minute").count() == 1
     assert {one.policy_id for one in PolicyCount.objects.all()} == {policy.pk}
