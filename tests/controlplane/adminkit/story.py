@@ -209,7 +209,6 @@ def _history(story: Story) -> None:
             if name in ("kestrel-desk", "halden-web", "fjordline-batch"):
                 settled.append(_metered(story, name, at, sent))
     rollup.add(rows, story.now)
-    rollup.add_policies(rows, story.now)
     rollup.add_metered(settled, story.now)
     recording.add(rows, story.now)
     recording.fold(story.now)

@@ -27,7 +27,6 @@ def shop(store):
     names = (shop.pk, "tok_1", limit.policy.pk, "per-minute", "requests")
     rows = [Row(start_of("minute", now), names, (1_200, 90, 7, 1_200))]
     rollup.add(rows, now)
-    rollup.add_policies(rows, now)
     TokenFactory(name="web", project=shop, policy=limit.policy, labels={"owner": "ann"})
     TokenFactory(name="old", project=shop, created_at=now - timedelta(days=120), expires_at=now + timedelta(days=3))
     TokenFactory(name="other", project=bar)
