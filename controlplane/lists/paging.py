@@ -54,9 +54,14 @@ class PagedList:
     show_full_result_count = False
 
     def get_paginator(
-        self, request: HttpRequest, queryset: QuerySet, per_page: int, orphans: int = 0, allow_empty: bool = True
+        self,
+        request: HttpRequest,
+        queryset: QuerySet,
+        per_page: int,
+        orphans: int = 0,
+        allow_empty_first_page: bool = True,
     ) -> Paginator:
         posted = request.POST
         is_action = ACTION_CHECKBOX_NAME in posted and "_save" not in posted and bool(self.get_actions(request))
         kind = UnreadPaginator if is_action else self.paginator
-        return kind(queryset, per_page, orphans, allow_empty)
+        return kind(queryset, per_page, orphans, allow_empty_first_page)

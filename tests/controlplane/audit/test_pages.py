@@ -219,7 +219,8 @@ def test_an_entry_says_what_was_changed_in_the_words_of_the_pages(as_ann, entry)
     page = as_ann.get(f"{LIST}aud_000001/change/").content.decode()
 
     rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", page)
-    assert rows == [
+    assert len(rows) == 7  # in the order of the record, which PostgreSQL makes anew
+    assert set(rows) == {
         ("Project", "—", "chat"),
         ("Applies to every request", "no", "yes"),
         ("End", "—", "2026-11-27 17:00 UTC"),
@@ -227,5 +228,5 @@ def test_an_entry_says_what_was_changed_in_the_words_of_the_pages(as_ann, entry)
         ("Per-minute: window", "1 minute", "1 hour"),
         ("Per-minute: mode", "enforced", "in shadow"),
         ("Per-minute: when the store is away", "—", "deny"),
-    ]
+    }
     assert '"quota": 25000' in exported(as_ann, "jsonl").replace('\\"', '"')
