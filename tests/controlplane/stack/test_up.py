@@ -86,7 +86,7 @@ def test_other_commands_of_the_checkout_reach_the_stack(running: Run) -> None:
     done = running.manage("publish", "--all")
 
     assert done.returncode == 0
-    assert "Published revision" in done.stderr
+    assert "Published revision" in done.stdout
 
 
 def test_other_users_can_read_nothing(running: Run) -> None:

@@ -47,6 +47,7 @@ def door(
     monkeypatch: Any,
 ) -> Iterator[Callable[..., Any]]:
     """Serve an application behind a door; return a client of it."""
+    monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "1000")  # no test here is about a store that answers late
     doors = Doors(store.url, serve, serve_wsgi, settings, monkeypatch)
     with doors.closing:
         yield getattr(doors, request.param)
