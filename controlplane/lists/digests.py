@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
-from django.db.models import BigIntegerField, Count, DecimalField, F, Func, QuerySet, Sum, TextField, Value
-from django.db.models.functions import Cast
+from django.db.models import QuerySet
 
 _SEEDS = (0, 1)
 
@@ -34,15 +33,17 @@ class Summary:
         return sum(self.counts.values())
 
 
-def summary_of(rows: QuerySet, most: int, column: str = "") -> Summary:
+def summary_of(rows: QuerySet, most: int | None = None, column: str = "") -> Summary:
     """
     Return a summary of *rows*, by one query, as a search for many rows takes long.
 
     Args:
-        most: Of more rows, one more is counted, and the others are not read.
+        most: Of more rows, one more is counted, and the others are not read. None: all are read.
         column: The column by whose values they are counted. All of them are counted together without one.
     """
-    chosen = rows.order_by().values_list("pk", *filter(None, [column]))[: most + 1]
+    chosen = rows.order_by().values_list("pk", *filter(None, [column]))
+    if most is not None:
+        chosen = chosen[: most + 1]
     if connection.vendor != "postgresql":
         found = list(chosen)
         return Summary(_digest_of([str(pk) for pk, *_ in found]), Counter(row[1] if column else "" for row in found))
@@ -62,12 +63,7 @@ def summary_of(rows: QuerySet, most: int, column: str = "") -> Summary:
 
 def digest_of(rows: QuerySet) -> str:
     """Return a digest of the primary keys of *rows*, in any order."""
-    if connection.vendor != "postgresql":
-        return _digest_of([str(pk) for pk in rows.order_by().values_list("pk", flat=True)])
-    keys = rows.order_by().values(selected_key=Cast("pk", TextField()))
-    sums = {f"sum_{seed}": Sum(_hashed(seed), output_field=_whole()) for seed in _SEEDS}
-    found = keys.aggregate(count=Count("selected_key"), **sums)
-    return _joined(found["count"], *(found[name] for name in sums))
+    return summary_of(rows).digest
 
 
 def digest_of_keys(keys: Sequence[str]) -> str:
@@ -78,15 +74,6 @@ def digest_of_keys(keys: Sequence[str]) -> str:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT COUNT(*), {sums} FROM unnest(%s::text[]) AS keys (key)", [list(keys)])
         return _joined(*cursor.fetchone())
-
-
-def _hashed(seed: int) -> Func:
-    return Func(F("selected_key"), Value(seed), function="hashtextextended", output_field=BigIntegerField())
-
-
-def _whole() -> DecimalField:
-    # The sum of 64-bit numbers has more digits than a BigIntegerField.
-    return DecimalField(max_digits=40, decimal_places=0)
 
 
 def _joined(count: int, *sums: int | None) -> str:
