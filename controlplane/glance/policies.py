@@ -70,7 +70,9 @@ class TrafficFilter(DropdownFilter):
         days = counts.filter(policy_id=OuterRef("pk"), period="day")
         if self.value() == self.QUIET:
             return rows.exclude(Exists(days.filter(at__gt=now - MONTH)))
-        return rows.exclude(Exists(days)) if self.value() == self.NEVER else rows
+        if self.value() == self.NEVER:
+            return rows.exclude(Exists(days))
+        return rows.none() if self.value() else rows
 
 
 class ManagedFilter(DropdownFilter):
@@ -85,7 +87,9 @@ class ManagedFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
         if self.value() == "files":
             return rows.exclude(managed_by="")
-        return rows.filter(managed_by="") if self.value() == "hand" else rows
+        if self.value() == "hand":
+            return rows.filter(managed_by="")
+        return rows.none() if self.value() else rows
 
 
 class PolicyColumns:

@@ -42,13 +42,15 @@ def unlimited(tokens: QuerySet[Token]) -> QuerySet[Token]:
 
 
 def found_by(name: str, tokens: QuerySet[Token], now: datetime) -> QuerySet[Token]:
-    """Return those of the tokens that a choice of the filter finds. An unknown choice finds all of them."""
+    """Return the tokens that a choice of the filter finds: all without a choice, and none for an unknown one."""
     live = tokens.live(now)
     if name == FOREVER:
         return live.filter(expires_at=None)
     if name == UNUSED:
         return unused(live, now)
-    return unlimited(live) if name == UNLIMITED else tokens
+    if name == UNLIMITED:
+        return unlimited(live)
+    return tokens.none() if name else tokens
 
 
 class HygieneFilter(DropdownFilter):

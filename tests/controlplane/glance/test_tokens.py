@@ -140,3 +140,10 @@ def test_the_owner_is_the_label_of_that_name(as_ann):
 
     assert cells(page, "owner") == ["ann &amp; co", "—"]
     assert "?label=owner%3Dann+%26+co" in page.content.decode()
+
+
+def test_an_unknown_choice_finds_nothing(as_ann):
+    """An action on all rows of the list would otherwise be on every token."""
+    TokenFactory()
+
+    assert listed(as_ann, "?hygiene=nothing") == []
