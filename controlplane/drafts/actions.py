@@ -135,7 +135,14 @@ def publish_draft(tx: Change, draft: PolicyDraft, policy: Policy, before: dict[s
 
 
 def discard_draft(tx: Change, draft: PolicyDraft) -> None:
-    """Close a draft without publishing it. It can be opened again."""
+    """
+    Close a draft without publishing it. It can be opened again.
+
+    Raises:
+        ValidationError: It is not open any more.
+    """
+    if not draft.is_open:
+        raise ValidationError(GONE)
     _set_state(tx, draft, PolicyDraft.DISCARDED, "discard")
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
@@ -130,12 +131,14 @@ class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
         },
     )
     def discard(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            draft = self.present(request, object_id)
-            if draft.is_open:
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                draft = self.present(request, object_id)
                 discard_draft(tx, draft)
-        messages.success(request, f"{draft} is discarded.")
-        return done(change_url(draft))
+            messages.success(request, f"{draft} is discarded.")
+        except ValidationError as exc:
+            messages.error(request, " ".join(exc.messages))
+        return done(change_url(PolicyDraft(pk=self.key_of(object_id))))
 
     @action(
         description="Reopen",

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 
 from controlplane.access.scope import is_operator, projects_of
+from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import actor_of, change_url, list_url
 from controlplane.drafts.actions import GONE, content_of, lay_out, publish_draft, save_draft, with_free_slug
 from controlplane.drafts.models import PolicyDraft
@@ -29,6 +30,7 @@ from controlplane.review.pages import (
 from controlplane.review.reviews import SHADOW, review_of, start_in_shadow
 
 DRAFT = "_draft"
+VERSION = "seen_version"
 SAME = "Nothing differs from the policy as it is, so no draft was saved."
 SAVED = "Saved as a draft. Nothing is published."
 IN_FILES = "Say why, because the policy is managed from files. The audit keeps the reason."
@@ -149,8 +151,11 @@ class DraftedPolicies:
                 self.message_user(request, f"{policy} is as its draft was.", messages.SUCCESS)
         except ReviewNeeded as needed:
             request.held_messages = request.change = None
+            request.POST = request.POST.copy()
+            request.POST.pop(VERSION, None)  # that of the review before
             url = change_url(draft)
             more = {
+                VERSION: request.laid_out,
                 "policy_url": url,
                 "back_url": url,
                 "back_text": "Back to the draft",
@@ -178,6 +183,7 @@ class DraftedPolicies:
         if present is None or not present.is_open:
             raise ValidationError(GONE)
         policy, before = lay_out(tx, present)
+        request.laid_out = version_of(policy)
         after = policy.as_record()
         former = before or {**after, "limits": []}
         review = review_of(policy, former, after, visible(request))
@@ -186,7 +192,8 @@ class DraftedPolicies:
         if start and not error:
             if policy.managed_by and not tx.reason.strip():
                 error = IN_FILES
-            elif request.POST.get(SEEN) != review.digest:
+            # The digest is of what the change does. The version is also of the slug, the name and the description.
+            elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, request.laid_out):
                 error = OTHER_CHANGE
         if error or not start:
             raise ReviewNeeded(policy, former, after, error)

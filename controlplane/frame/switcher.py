@@ -127,9 +127,9 @@ def choose_view(request: HttpRequest) -> HttpResponse:
     if word:
         projects = projects.filter(Q(slug__icontains=word) | Q(name__icontains=word))
     found = list(projects[: MOST_FOUND + 1])
-    context = {"title": "Choose a project", "q": word, "next": back, "found": found[:MOST_FOUND]}
-    context |= {"has_more": len(found) > MOST_FOUND, "most": MOST_FOUND, **admin.site.each_context(request)}
-    return TemplateResponse(request, "admin/sluicegate/choose_project.html", {**context, "title": "Choose a project"})
+    context = {**admin.site.each_context(request), "title": "Choose a project", "q": word, "next": back}
+    context |= {"found": found[:MOST_FOUND], "has_more": len(found) > MOST_FOUND, "most": MOST_FOUND}
+    return TemplateResponse(request, "admin/sluicegate/choose_project.html", context)
 
 
 def _with(back: str, project: Project | None, host: str) -> str:

@@ -4,10 +4,13 @@ import re
 from contextlib import suppress
 
 import pytest
+from django.core.exceptions import ValidationError
 
 from controlplane.adminkit.site import change_url
+from controlplane.drafts.actions import discard_draft
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.compile import documents
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import (
@@ -59,12 +62,15 @@ def save_as_draft(client, policy, **changed):
     return client.post(change_url(policy), {**fields, **changed, "_draft": "1"}, follow=True)
 
 
+SEEN = ("_seen", "seen_version")
+
+
 def published(client, draft, **more):
     """Confirm the review of a draft, as it is shown."""
     url = deed_url(draft, "publish")
     page = client.get(url)
-    seen = re.search(r'name="_seen" value="(\w+)"', page.content.decode())[1]
-    fields = {"_start": "enforce", "_seen": seen, "change_reason": "launch", **more}
+    seen = {name: re.search(rf'name="{name}" value="(\w+)"', page.content.decode())[1] for name in SEEN}
+    fields = {"_start": "enforce", **seen, "change_reason": "launch", **more}
     return page, client.post(url, fields, follow=True)
 
 
@@ -121,6 +127,32 @@ def test_nothing_is_published_without_a_decision(as_ann, limit, posted, text):
     limit.refresh_from_db()
     assert (limit.quota, PolicyDraft.objects.get().state) == (100, "open")
     assert not OutboxEntry.objects.exists()
+
+
+def test_what_changed_since_the_review_is_not_published(as_ann, limit):
+    """Not only a limit: the name, which the digest of what the change does is not about."""
+    draft = PolicyDraftFactory(policy=limit.policy, limits=[{**limit.as_json(), "quota": 10}])
+    page = as_ann.get(deed_url(draft, "publish"))
+    seen = {name: re.search(rf'name="{name}" value="(\w+)"', page.content.decode())[1] for name in SEEN}
+    PolicyDraft.objects.update(content={**draft.content, "name": "Another"})
+    fields = {"_start": "enforce", **seen, "change_reason": "launch"}
+
+    after = as_ann.post(deed_url(draft, "publish"), fields, follow=True)
+
+    assert "The change would do something else" in after.content.decode()
+    assert PolicyDraft.objects.get().is_open
+    published(as_ann, draft)
+    assert Policy.objects.get(pk=limit.policy.pk).name == "Another"
+
+
+def test_a_draft_that_was_published_meanwhile_is_not_discarded(limit):
+    """Nobody is told that what is published was discarded."""
+    draft = PolicyDraftFactory(policy=limit.policy, state="published")
+
+    with pytest.raises(ValidationError, match="not open any more"), change(actor=Actor("ann", "admin")) as tx:
+        discard_draft(tx, draft)
+
+    assert PolicyDraft.objects.get().state == "published"
 
 
 def test_a_draft_can_start_in_shadow(as_ann, limit):
