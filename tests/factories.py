@@ -11,13 +11,15 @@ from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS, VIEWER
 from controlplane.alerts.models import AlertRule
 from controlplane.core.ids import new_id
+from controlplane.core.upserts import add_up
 from controlplane.drafts.models import PolicyDraft
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.projects.models import Project, Token
-from controlplane.usage.models import DeniedRequest, UsageRow
+from controlplane.usage.batches import COUNTS
+from controlplane.usage.models import DecisionCount, DeniedRequest, UsageRow
 from controlplane.webhooks.models import Destination
 
 
@@ -273,6 +275,18 @@ class UsageRowFactory(CleanFactory):
     unit = "requests"
     allowed = 1
     cost = 1
+
+
+class CountedUsageFactory(UsageRowFactory):
+    """A row of usage that is also in the sum of its project, as the drain counts it."""
+
+    @classmethod
+    def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
+        row = super()._create(model_class, *args, **fields)
+        if not row.policy_id and not row.limit_name:
+            key = (row.period, row.at, "", row.project_id)
+            add_up(DecisionCount, DecisionCount.KEY, COUNTS[:-1], [(key, (row.allowed, row.denied, row.would_deny))])
+        return row
 
 
 class DeniedRequestFactory(CleanFactory):

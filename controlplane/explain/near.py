@@ -119,7 +119,9 @@ def share_of(held: Held, count: Now) -> float:
 
 def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> tuple[list[tuple[str, str]], bool]:
     """Return *most* (project, token) that were active lately, those with denials first, and whether there are more."""
-    recent = UsageRow.objects.filter(period="minute", at__gte=start_of("minute", now - ACTIVE), limit_name="")
+    recent = UsageRow.objects.filter(
+        period="minute", at__gte=start_of("minute", now - ACTIVE), policy_id="", limit_name=""
+    )
     sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))
     busiest = sums.values_list("project_id", "token_id").annotate(no=Sum("denied"), yes=Sum("allowed"))
     rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: most + 1]

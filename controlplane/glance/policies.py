@@ -18,7 +18,7 @@ from controlplane.adminkit.site import instant
 from controlplane.glance.tags import tag
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
-from controlplane.usage.models import PolicyCount
+from controlplane.usage.models import DecisionCount
 
 NOTHING = mark_safe('<span class="sg-faint">nothing recorded</span>')
 HOUR, LATELY, MONTH = timedelta(hours=1), timedelta(minutes=5), timedelta(days=30)
@@ -33,9 +33,9 @@ class Counts:
     would_deny: int
 
 
-def seen_counts(user: Any) -> QuerySet[PolicyCount]:
+def seen_counts(user: Any) -> QuerySet[DecisionCount]:
     """Return a query of the sums of the projects that the user may see."""
-    rows = PolicyCount.objects.order_by()
+    rows = DecisionCount.objects.order_by()
     return rows if is_operator(user) else rows.filter(project_id__in=projects_of(user).values("pk"))
 
 

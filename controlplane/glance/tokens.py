@@ -18,6 +18,8 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 
 UNUSED_FOR = timedelta(days=90)
+# Each visit of the list counts, and somebody who has more tokens to look at need not know how many more.
+MOST_COUNTED = 1_000
 FOREVER, UNUSED, UNLIMITED = "forever", "unused", "unlimited"
 TITLES = {FOREVER: "Never expire", UNUSED: "Not used for 90 days", UNLIMITED: "No limit applies"}
 PROJECT = "project__id__exact"
@@ -81,7 +83,7 @@ class HygieneCard:
 
 def cards_of(user: Any, project: str, now: datetime) -> Iterator[HygieneCard]:
     """
-    Yield the cards for the tokens that the user may see, each counted up to 10,000.
+    Yield the cards for the tokens that the user may see, each counted up to 1,000.
 
     Args:
         project: The id of the project to which the list is narrowed, or an empty string for all.
@@ -92,9 +94,9 @@ def cards_of(user: Any, project: str, now: datetime) -> Iterator[HygieneCard]:
     if project:
         tokens, kept = tokens.filter(project=project), f"&{urlencode({PROJECT: project})}"
     for name, title in TITLES.items():
-        yield HygieneCard(title, capped(found_by(name, tokens, now)), f"?hygiene={name}{kept}")
+        yield HygieneCard(title, capped(found_by(name, tokens, now), MOST_COUNTED), f"?hygiene={name}{kept}")
     ending = tokens.live(now).filter(expires_at__gt=now, expires_at__lte=now + EndsFilter.WITHIN)
-    yield HygieneCard("Expire within 7 days", capped(ending), f"?ends={ENDING}{kept}")
+    yield HygieneCard("Expire within 7 days", capped(ending, MOST_COUNTED), f"?ends={ENDING}{kept}")
 
 
 class Hygiene:

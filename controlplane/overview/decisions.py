@@ -1,5 +1,6 @@
 """The decisions in a range of time, as totals, as a series, and as a chart with a table."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +13,10 @@ from controlplane.fleet import outages
 from controlplane.overview.spans import INPUT_FORMAT, Span
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.models import DailyReport, DecisionCount, UsageRow
 
 COUNTS = ("allowed", "denied", "would_deny")
+NOTHING = dict.fromkeys(COUNTS, 0)
 TOP = 5
 HEIGHT = 176
 TICKS = 6
@@ -22,34 +24,48 @@ TICKS = 6
 ALLOWED, DENIED, WOULD_DENY = "of=decisions&o=-6", "of=decisions&o=-7", "of=limits&o=-8"
 
 
-def rows_of(projects: QuerySet[Project] | None, span: Span, start: datetime, end: datetime) -> QuerySet[UsageRow]:
+Sums = Mapping[datetime, Mapping[str, int]]
+"""The counted decisions of each step with usage, by its start."""
+
+
+def rows_of(projects: QuerySet[Project] | None, span: Span, now: datetime) -> QuerySet[UsageRow]:
     """
-    Return the rows of usage from *start* to before *end*.
+    Return the rows of usage in the range.
 
     Args:
         projects: Those that the user may see. None stands for all of them, also for deleted ones.
     """
-    rows = UsageRow.objects.filter(period=span.period, at__gte=start, at__lt=end)
+    rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0], at__lt=now)
     return rows if projects is None else rows.filter(project_id__in=projects.values("pk"))
 
 
-def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
+def sums_of(projects: QuerySet[Project] | None, span: Span, now: datetime) -> Sums:
+    """Return the decisions in the range and in the one before. They are read by project, and not by token."""
+    rows = DecisionCount.objects.filter(policy_id="", period=span.period, at__gte=span.before_start(now), at__lt=now)
+    if projects is not None:
+        rows = rows.filter(project_id__in=projects.values("pk"))
+    sums = rows.values_list("at").annotate(*(Sum(name) for name in COUNTS))
+    return {at: dict(zip(COUNTS, numbers, strict=True)) for at, *numbers in sums}
+
+
+def series_of(sums: Sums, span: Span, now: datetime) -> list[dict[str, Any]]:
     """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
-    whole = rows.filter(policy_id="", limit_name="")
-    sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
-    nothing = dict.fromkeys(COUNTS, 0)
-    return [_point({**nothing, **sums.get(at, {})}, at, span) for at in span.starts(now)]
+    return [_point(sums.get(at, NOTHING), at, span) for at in span.starts(now)]
 
 
-def _point(counts: dict[str, Any], at: datetime, span: Span) -> dict[str, Any]:
+def _point(counts: Mapping[str, int], at: datetime, span: Span) -> dict[str, Any]:
     start, end = (timezone.localtime(t).strftime(INPUT_FORMAT) for t in (at, at + span.step))
     query = f"?of=decisions&period={span.period}&at_from={start}&at_to={end}"
     return {**counts, "at": at, "label": span.label_of(at), "url": list_url(UsageRow, query)}
 
 
-def totals_of(series: list[dict[str, Any]]) -> dict[str, int]:
+def totals_of(steps: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return the sum of each count."""
-    return {name: sum(point[name] for point in series) for name in COUNTS}
+    totals = dict(NOTHING)
+    for step in steps:
+        for name in COUNTS:
+            totals[name] += step[name]
+    return totals
 
 
 def share_denied(allowed: int, denied: int) -> str:
@@ -57,11 +73,10 @@ def share_denied(allowed: int, denied: int) -> str:
     return f"{100 * denied / (allowed + denied):.1f} %" if allowed + denied else "no data"
 
 
-def compared(totals: dict[str, int], projects: QuerySet[Project] | None, span: Span, now: datetime) -> str:
+def compared(totals: dict[str, int], sums: Sums, span: Span, now: datetime) -> str:
     """Return a sentence that compares the share of denials with that of the range before."""
     start = span.starts(now)[0]
-    earlier = rows_of(projects, span, start - span.step * span.steps, start).filter(policy_id="", limit_name="")
-    before = earlier.aggregate(allowed=Sum("allowed", default=0), denied=Sum("denied", default=0))
+    before = totals_of(counts for at, counts in sums.items() if at < start)
     present = share_denied(totals["allowed"], totals["denied"])
     return f"{present}, {span.before} {share_denied(before['allowed'], before['denied'])}"
 

@@ -43,12 +43,12 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: datetime) -> dict[str, Any]:
     """Return the panels that count decisions in these projects, or in all for None."""
-    rows = decisions.rows_of(projects, span, span.starts(now)[0], now)
-    series = decisions.series_of(rows, span, now)
+    rows, sums = decisions.rows_of(projects, span, now), decisions.sums_of(projects, span, now)
+    series = decisions.series_of(sums, span, now)
     totals = decisions.totals_of(series)
     panels = {
         "totals": totals,
-        "denied_share": decisions.compared(totals, projects, span, now),
+        "denied_share": decisions.compared(totals, sums, span, now),
         "shadow_limits": decisions.shadow_limits(projects),
         "series": [point for point in series if any(point[name] for name in decisions.COUNTS)],
         "chart": decisions.chart(series),

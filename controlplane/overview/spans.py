@@ -29,6 +29,10 @@ class Span:
         last = start_of(self.period, now)
         return [last - self.step * back for back in reversed(range(self.steps))]
 
+    def before_start(self, now: datetime) -> datetime:
+        """Return when the range before this one starts, which is as long."""
+        return self.starts(now)[0] - self.step * self.steps
+
     def label_of(self, at: datetime) -> str:
         """Return the start of a step as the axis shows it. Days are those of UTC, and all others are in the zone."""
         return (at if self.period == "day" else timezone.localtime(at)).strftime(self.label)

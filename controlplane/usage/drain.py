@@ -212,7 +212,7 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
             *rollup.upserts_of(rows, now),
             *rollup.upserts_of_metered(settled, now),
             *recording.upserts_of(rows, now),
-            *rollup.upserts_of_policies(rows, now),
+            *rollup.upserts_of_counts(rows, now),
         ]
     )
     return new

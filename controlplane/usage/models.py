@@ -56,7 +56,7 @@ class UsageRow(models.Model):
             models.Index(fields=["period", "at"]),
             models.Index(fields=["project_id", "period", "at"]),
             models.Index(fields=["token_id", "period", "at"]),
-            # For the Overview. No index has the counts as columns, because each update would change it.
+            # For those who are near a limit. No index has the counts as columns: each update would change it.
             models.Index(
                 fields=["period", "at"], name="usage_row_decisions", condition=models.Q(policy_id="", limit_name="")
             ),
@@ -122,19 +122,20 @@ class MeteredRow(models.Model):
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.model or '(unknown model)'}"
 
 
-class PolicyCount(models.Model):
+class DecisionCount(models.Model):
     """
-    The decisions by the limits of one policy about the requests of one project in one minute or day.
+    The decisions about the requests of one project in one period, by the limits of one policy or as a whole.
 
-    It has what the list of policies shows of all its rows at once, which UsageRow has for each token. Each limit
-    counts, so one request may count several times. Minutes are kept for two hours, and days for two years.
+    It has for all tokens together what UsageRow has for each of them, so that pages with many projects and policies
+    do not depend on the number of tokens. Without a policy, each request counts once. With one, each of its limits
+    counts. There are no hours of policies. How long rows are kept is in ``rollup``.
     """
 
     KEY = ("period", "at", "policy_id", "project_id")
 
-    period = models.CharField(max_length=6, choices=[("minute", "minute"), ("day", "day")])
+    period = models.CharField(max_length=6, choices=[(period, period) for period in PERIODS])
     at = models.DateTimeField()
-    policy_id = models.CharField(max_length=40)
+    policy_id = models.CharField(max_length=40, blank=True)
     project_id = models.CharField(max_length=40)
     allowed = models.BigIntegerField(default=0)
     denied = models.BigIntegerField(default=0)
@@ -144,10 +145,15 @@ class PolicyCount(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["period", "at", "policy_id", "project_id"], name="usage_policy_once_a_key")
         ]
-        indexes = [models.Index(fields=["policy_id", "period", "at"], name="usage_policy_period")]
+        indexes = [
+            models.Index(fields=["policy_id", "period", "at"], name="usage_policy_period"),
+            models.Index(
+                fields=["period", "at", "project_id"], name="usage_project_period", condition=models.Q(policy_id="")
+            ),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.policy_id}"
+        return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.policy_id or self.project_id}"
 
 
 class DeniedRequest(models.Model):

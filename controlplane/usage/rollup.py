@@ -16,7 +16,7 @@ from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
-from controlplane.usage.models import DeniedRequest, MeteredRow, PolicyCount, UsageBatch, UsageRow
+from controlplane.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
 
 logger = logging.getLogger(__name__)
@@ -25,18 +25,20 @@ logger = logging.getLogger(__name__)
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
 DELETED_AT_ONCE = 5000
-# Of the sums of policies. The list of policies shows the last hour of minutes, of which some come late.
+# The list of policies shows the last hour of minutes, of which some come late. The Overview compares an hour of minutes
+# or a week of hours with those before.
 POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
+PROJECTS_KEPT = POLICIES_KEPT | {"hour": timedelta(days=15)}
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """
-    Add *rows* to the sums of every period, also to those of policies.
+    Add *rows* to the sums of every period, also to those of policies and of projects.
 
     The caller's transaction ensures that this happens once.
     """
     rows = list(rows)
-    execute([*upserts_of(rows, now), *upserts_of_policies(rows, now)])
+    execute([*upserts_of(rows, now), *upserts_of_counts(rows, now)])
 
 
 def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
@@ -50,14 +52,24 @@ def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
     return [*months.upserts_of(minutes, now), *_upserts(UsageRow, COUNTS, minutes, now)]
 
 
-def upserts_of_policies(rows: Iterable[Row], now: datetime) -> list[Statement]:
+def upserts_of_counts(rows: Iterable[Row], now: datetime) -> list[Statement]:
     """
-    Return the statements that add *rows* to the sums of policies, which few rows have for all tokens.
+    Return the statements that add *rows* to the sums of policies and of projects, which few rows have for all tokens.
 
     They come last in their transaction, because other drains that add to the same sums wait for its end.
     """
-    of = ((row.at, (row.names[2], row.names[0]), row.counts[:-1]) for row in rows if row.names[2])
-    return _upserts(PolicyCount, COUNTS[:-1], summed(of), now, POLICIES_KEPT)
+    sums = summed((row.at, (row.names[2], row.names[0]), row.counts[:-1]) for row in rows if _is_counted(row))
+    policies = {at: {key: counts for key, counts in by_key.items() if key[0]} for at, by_key in sums.items()}
+    projects = {at: {key: counts for key, counts in by_key.items() if not key[0]} for at, by_key in sums.items()}
+    return [
+        *_upserts(DecisionCount, COUNTS[:-1], policies, now, POLICIES_KEPT),
+        *_upserts(DecisionCount, COUNTS[:-1], projects, now, PROJECTS_KEPT),
+    ]
+
+
+def _is_counted(row: Row) -> bool:
+    """Return whether a row has the decisions of a policy, or those about a token as a whole."""
+    return bool(row.names[2] or not row.names[3])
 
 
 def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statement]:
@@ -68,7 +80,7 @@ def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statem
 
 
 def _upserts(
-    model: type[UsageRow | MeteredRow | PolicyCount],
+    model: type[UsageRow | MeteredRow | DecisionCount],
     names: Sequence[str],
     minutes: Sums,
     now: datetime,
@@ -97,7 +109,8 @@ def prune(now: datetime) -> int:
         if dropped := table.maintain(now):
             logger.info("Usage: dropped of %s: %s", table.name, ", ".join(dropped))
         old += [model.objects.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
-    old += [PolicyCount.objects.filter(period=period, at__lt=now - kept) for period, kept in POLICIES_KEPT.items()]
+    counts = DecisionCount.objects.all()
+    old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)

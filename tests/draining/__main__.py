@@ -179,7 +179,7 @@ def _fill(size: Size, seed: int) -> int:
 def _empty() -> None:
     from django.db import connection
 
-    tables = "usage_usagerow, usage_meteredrow, usage_policycount, usage_usagebatch, statements_monthrow"
+    tables = "usage_usagerow, usage_meteredrow, usage_decisioncount, usage_usagebatch, statements_monthrow"
     tables += ", preview_recordedminute"
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {tables}")

@@ -20,7 +20,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.statements.models import MonthMetered, MonthRow
-from controlplane.usage.models import DeniedRequest, MeteredRow, PolicyCount, UsageRow
+from controlplane.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageRow
 from tests.million.loading import load, trust_keys
 
 NAMES = ("edge", "batch", "mobile", "partner", "search", "import", "report", "chat", "crawler", "billing")
@@ -195,6 +195,18 @@ class Rows:
             keys = {"project_id": project(self.project_of(of)), "token_id": token(of)}
             yield {"period": period, "at": at, **keys, **named, **counts}
 
+    def project_counts(self) -> Iterator[dict[str, Any]]:
+        """Yield the sums of all projects, for as long as each period is kept or the Overview reads it."""
+        minute = self.now.replace(second=0, microsecond=0)
+        hour = minute.replace(minute=0)
+        spans = [("minute", minute, timedelta(minutes=1), 120), ("hour", hour, timedelta(hours=1), 15 * 24)]
+        spans.append(("day", hour.replace(hour=0), timedelta(days=1), 60))
+        for number in range(self.size.projects):
+            for period, last, step, count in spans:
+                for back in range(count):
+                    counts = {"allowed": 90 * back + number, "denied": back % 7, "would_deny": back % 3}
+                    yield {"period": period, "at": last - back * step, "project_id": project(number), **counts}
+
     def policy_counts(self) -> Iterator[dict[str, Any]]:
         """Yield the sums of most policies in the last hour and on some days, of the first one in every project."""
         minute = self.now.replace(second=0, microsecond=0)
@@ -293,7 +305,8 @@ def fill(size: Size, now: datetime) -> None:
         (Revision, rows.revisions()),
         (PublishedChange, rows.published()),
         (UsageRow, rows.sums()),
-        (PolicyCount, rows.policy_counts()),
+        (DecisionCount, rows.project_counts()),
+        (DecisionCount, rows.policy_counts()),
         (MeteredRow, rows.metered()),
         (DeniedRequest, rows.denials()),
         (RecordedDay, rows.recorded()),

@@ -24,6 +24,7 @@ from controlplane.usage.models import DailyReport, MeteredRow
 from controlplane.webhooks.models import Delivery
 from tests.factories import (
     AlertRuleFactory,
+    CountedUsageFactory,
     DeniedRequestFactory,
     DestinationFactory,
     LimitFactory,
@@ -59,7 +60,7 @@ def tenant(name: str) -> Tenant:
     token = TokenFactory(project=project, name=f"{name}-token", expires_at=timezone.now() + timedelta(days=1))
     now = timezone.now().replace(second=0, microsecond=0)
     of_token = {"project_id": project.pk, "token_id": token.pk}
-    usage = UsageRowFactory(at=now, denied=77 if name == "bravo" else 5, **of_token)
+    usage = CountedUsageFactory(at=now, denied=77 if name == "bravo" else 5, **of_token)
     UsageRowFactory(at=now, denied=7, policy_id=policy.pk, limit_name=limit.name, **of_token)
     denial = DeniedRequestFactory(attributes={"path": f"/{name}"}, instance=f"{name}-host-1", **of_token)
     metered = MeteredRow.objects.create(period="hour", at=now, model=f"{name}-model", requests=3, **of_token)

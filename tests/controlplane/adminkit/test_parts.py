@@ -14,7 +14,7 @@ from controlplane.publishing.changes import Actor, change
 from controlplane.usage.periods import start_of
 from tests.accessibility import graves
 from tests.controlplane.adminkit.conftest import PASSWORD
-from tests.factories import LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
+from tests.factories import CountedUsageFactory, LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
@@ -152,7 +152,7 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
     with change(actor=Actor("ann", "admin"), reason="launch") as tx:
         save_override(tx, Override(limit=limit, token=tokens[0], quota=500, reason="launch"))
     for minute, counts in enumerate([{"allowed": 60, "would_deny": 30}, {"allowed": 20, "denied": 15}]):
-        UsageRowFactory(at=start_of("minute", now) - timedelta(minutes=minute), **counts)
+        CountedUsageFactory(at=start_of("minute", now) - timedelta(minutes=minute), **counts)
 
     inside.open("/admin/")
     inside.reads("Allowed, a shadow limit would deny")

@@ -8,12 +8,12 @@ from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import (
+    CountedUsageFactory,
     LimitFactory,
     MembershipFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
-    UsageRowFactory,
     UserFactory,
 )
 
@@ -31,7 +31,7 @@ def tenants(instance) -> None:
     at = timezone.now().replace(second=0, microsecond=0)
     rows = [{}, {"policy_id": limit.policy_id, "limit_name": limit.name}]
     for row in rows:
-        UsageRowFactory(at=at, project_id=token.project_id, token_id=token.pk, denied=77, **row)
+        CountedUsageFactory(at=at, project_id=token.project_id, token_id=token.pk, denied=77, **row)
     instance("secret-instance", host="secret-host", decisions={})
 
 
@@ -60,7 +60,7 @@ def test_staff_without_a_membership_see_nothing_of_tenants(client, tenants):
 def test_the_overview_of_a_member_has_only_its_projects(client, tenants):
     """The same panels, without a number, a name or a host of others."""
     member = MembershipFactory(role="owner")
-    UsageRowFactory(at=timezone.now().replace(second=0, microsecond=0), project_id=member.project_id, denied=5)
+    CountedUsageFactory(at=timezone.now().replace(second=0, microsecond=0), project_id=member.project_id, denied=5)
 
     page = overview(client, member.user)
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row
-from controlplane.usage.models import PolicyCount
+from controlplane.usage.models import DecisionCount
 from controlplane.usage.periods import start_of
 from tests.controlplane.adminkit.test_at_a_glance import cells
 from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory
@@ -136,22 +136,21 @@ def test_the_list_asks_no_more_for_more_policies(as_ann):
     few, many = queries(2), queries(40)
 
     assert len(many) == len(few)
-    assert sum("SUM(" in sql and "usage_policycount" in sql for sql in many) == 1
+    assert sum("SUM(" in sql and "usage_decisioncount" in sql for sql in many) == 1
 
 
 def test_sums_of_policies_are_pruned_when_their_time_is_over():
-    """Minutes stay for two hours, days for two years, and totals of a token are no sums of a policy."""
+    """Minutes stay for two hours, days for two years, and there are no hours."""
     policy, project, now = PolicyFactory(), ProjectFactory(), timezone.now()
     for ago in (timedelta(minutes=90), timedelta(hours=3)):
         count(policy, project, ago, allowed=1)
-    rollup.add([Row(start_of("minute", now), (project.pk, "tok_1", "", "", "requests"), (1, 0, 0, 1))], now)
 
-    assert PolicyCount.objects.filter(period="minute").count() == 1
-    assert {one.policy_id for one in PolicyCount.objects.all()} == {policy.pk}
+    assert DecisionCount.objects.filter(period="minute").count() == 1
+    assert not DecisionCount.objects.filter(period="hour").exists()
     rollup.prune(now + timedelta(hours=1))
-    assert not PolicyCount.objects.filter(period="minute").exists()
+    assert not DecisionCount.objects.filter(period="minute").exists()
     rollup.prune(now + timedelta(days=732))
-    assert not PolicyCount.objects.exists()
+    assert not DecisionCount.objects.exists()
 
 
 def test_an_unknown_choice_finds_nothing(as_ann):

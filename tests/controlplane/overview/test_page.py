@@ -16,13 +16,13 @@ from controlplane.overview.spans import SPANS
 from controlplane.usage.models import DailyReport
 from enforcement import Limiter
 from tests.factories import (
+    CountedUsageFactory,
     LimitFactory,
     ManagementKeyFactory,
     OverrideFactory,
     PolicyFactory,
     ProjectFactory,
     TokenFactory,
-    UsageRowFactory,
 )
 
 pytestmark = pytest.mark.django_db
@@ -40,7 +40,7 @@ def page(admin_client):
 
 def test_each_count_is_a_link_to_its_rows(page):
     """The range of the list is that of the page, sorted by the count."""
-    UsageRowFactory(at=minute_of(), allowed=10, denied=2, would_deny=3)
+    CountedUsageFactory(at=minute_of(), allowed=10, denied=2, would_deny=3)
 
     shown = page()
 
@@ -55,7 +55,7 @@ def test_a_link_of_the_table_shows_the_rows_of_its_step(page, admin_client):
     """One minute, not the ones beside it."""
     now = minute_of()
     for at in (now, now - timedelta(minutes=1)):
-        UsageRowFactory(at=at, denied=1)
+        CountedUsageFactory(at=at, denied=1)
 
     last = page().context["series"][-1]
 
@@ -67,16 +67,16 @@ def test_a_link_of_the_table_shows_the_rows_of_its_step(page, admin_client):
 def test_the_share_of_denials_is_compared_with_the_range_before(page):
     """No data is said, and is not 0 %."""
     now = minute_of()
-    UsageRowFactory(at=now, allowed=9, denied=1)
+    CountedUsageFactory(at=now, allowed=9, denied=1)
     assert page().context["denied_share"] == "10.0 %, the hour before no data"
 
-    UsageRowFactory(at=now - timedelta(minutes=70), allowed=3, denied=1)
+    CountedUsageFactory(at=now - timedelta(minutes=70), allowed=3, denied=1)
     assert page().context["denied_share"] == "10.0 %, the hour before 25.0 %"
 
 
 def test_the_chart_has_a_table_with_the_same_numbers(page):
     """For people who do not see it."""
-    UsageRowFactory(at=minute_of(), allowed=1_000, denied=2)
+    CountedUsageFactory(at=minute_of(), allowed=1_000, denied=2)
 
     text = page().text
 
@@ -229,7 +229,7 @@ def test_a_member_sees_the_decisions_of_their_projects_only(member):
     theirs = TokenFactory(name="their-token", project=mine, expires_at=timezone.now() + timedelta(days=1))
     policy = PolicyFactory(slug="their-policy", project=mine)
     for fields in ({}, {"policy_id": policy.pk, "limit_name": "per-minute"}):
-        UsageRowFactory(at=minute_of(), project_id=mine.pk, token_id=theirs.pk, denied=4_711, **fields)
+        CountedUsageFactory(at=minute_of(), project_id=mine.pk, token_id=theirs.pk, denied=4_711, **fields)
 
     page = member.get("/admin/")
 

@@ -1,15 +1,19 @@
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
+from django.apps import apps
 from django.db import connection
 from django.db.models import Sum
+from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from controlplane.usage import rollup, tasks
 from controlplane.usage.batches import COUNTS, Row
-from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.models import DecisionCount, UsageBatch, UsageRow
 from controlplane.usage.periods import start_of
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import UsageRowFactory
@@ -54,7 +58,8 @@ class RollUp(TestCase):
     @given(batches)
     def test_every_period_has_the_same_sum(self, batches):
         """Whatever arrives, in whatever order: minutes, hours and days add up to the same."""
-        UsageRow.objects.all().delete()
+        for model in (UsageRow, DecisionCount):
+            model.objects.all().delete()
         for batch in batches:
             rollup.add(batch, NOON)
 
@@ -62,6 +67,14 @@ class RollUp(TestCase):
         for period in ("minute", "hour", "day"):
             sums = UsageRow.objects.filter(period=period).aggregate(*map(Sum, COUNTS))
             assert [sums[f"{name}__sum"] or 0 for name in COUNTS] == expected
+        for period in ("hour", "day"):
+            assert list(sums_by_project(DecisionCount, period)) == list(sums_by_project(UsageRow, period))
+
+
+def sums_by_project(model, period):
+    """Return the decisions of each project and period, those by a policy and by its limits left out."""
+    rows = model.objects.filter(period=period, policy_id="").order_by("at", "project_id")
+    return rows.values_list("at", "project_id").annotate(*map(Sum, COUNTS[:-1]))
 
 
 @pytest.mark.django_db
@@ -113,3 +126,20 @@ def test_pruning_goes_on_to_the_end():
     UsageBatch.objects.bulk_create(UsageBatch(batch_id=str(number), received_at=old) for number in range(5001))
 
     assert rollup.prune(NOON) == 5001
+
+
+@pytest.mark.django_db
+def test_an_upgrade_fills_the_sums_of_projects_from_the_usage_that_is_kept():
+    """Each request once, so rows of limits are left out, and nothing that the next pruning would delete."""
+    now = start_of("hour", timezone.now())
+    for token, allowed in (("tok_1", 2), ("tok_2", 3)):
+        UsageRowFactory(period="hour", at=now, token_id=token, allowed=allowed, denied=1)
+    UsageRowFactory(period="hour", at=now, policy_id="pol_1", limit_name="per-minute", denied=9)
+    UsageRowFactory(period="hour", at=now - timedelta(days=16), allowed=5)
+    migration = import_module("controlplane.usage.migrations.0012_decisioncount")
+
+    migration.fill(apps, SimpleNamespace(connection=connection))
+
+    assert list(DecisionCount.objects.values_list("period", "at", "policy_id", "project_id", *COUNTS[:-1])) == [
+        ("hour", now, "", "proj_1", 5, 2, 0)
+    ]
