@@ -98,12 +98,12 @@ def test_the_cards_of_a_project_stay_in_it(as_ann, zoo):
 
 
 def test_the_cards_ask_as_often_for_more_tokens(as_ann, zoo):
-    """Each card is one query, which counts no further than 10,000."""
+    """Each card is one query, which counts no further than 1,000."""
 
     def asked() -> list[str]:
         with CaptureQueriesContext(connection) as found:
             as_ann.get(TOKENS)
-        return [one["sql"] for one in found if "projects_token" in one["sql"] and " LIMIT 10001" in one["sql"]]
+        return [one["sql"] for one in found if "projects_token" in one["sql"] and " LIMIT 1001" in one["sql"]]
 
     few = asked()
     TokenFactory.create_batch(30, project=zoo)
