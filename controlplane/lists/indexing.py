@@ -14,21 +14,24 @@ from django.db import DatabaseError, connection, migrations
 
 
 class AddIndex(migrations.AddIndex):
-    """Create an index without a lock on PostgreSQL. The migration must be ``atomic = False``."""
+    """
+    Create an index without a lock on PostgreSQL. The migration must be ``atomic = False``.
+
+    An index that a killed run has left is replaced, because it may be one that is not valid.
+    """
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        model = to_state.apps.get_model(app_label, self.model_name)
-        if not self.allow_migrate_model(schema_editor.connection.alias, model):
-            return
-        options = {"concurrently": True} if schema_editor.connection.vendor == "postgresql" else {}
-        schema_editor.add_index(model, self.index, **options)
+        self._change(to_state.apps.get_model(app_label, self.model_name), schema_editor, creates=True)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        model = from_state.apps.get_model(app_label, self.model_name)
+        self._change(from_state.apps.get_model(app_label, self.model_name), schema_editor, creates=False)
+
+    def _change(self, model: Any, schema_editor: Any, *, creates: bool) -> None:
         if not self.allow_migrate_model(schema_editor.connection.alias, model):
             return
-        options = {"concurrently": True} if schema_editor.connection.vendor == "postgresql" else {}
-        schema_editor.remove_index(model, self.index, **options)
+        _drop(schema_editor, self.index.name)
+        if creates:
+            schema_editor.add_index(model, self.index, **_concurrently(schema_editor))
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,12 @@ def _create(schema_editor: Any, name: str, what: str) -> None:
 
 
 def _drop(schema_editor: Any, name: str) -> None:
-    schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", params=None)
+    way = "CONCURRENTLY " if _concurrently(schema_editor) else ""
+    schema_editor.execute(f"DROP INDEX {way}IF EXISTS {name}", params=None)
+
+
+def _concurrently(schema_editor: Any) -> dict[str, bool]:
+    return {"concurrently": True} if schema_editor.connection.vendor == "postgresql" else {}
 
 
 def _has_trigrams(database: Any) -> bool:

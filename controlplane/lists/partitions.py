@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ AHEAD = timedelta(days=3)
 LOCK_TIMEOUT_MS = 2_000
 # Most rows grow with each drain. An update that finds room in its page needs no new entry in any index.
 FILLFACTOR = 70
+NO_RIGHT = "42501"
 
 
 class Partition(NamedTuple):
@@ -78,11 +79,22 @@ class PartitionedTable:
         """
         Create the partitions that will be needed, drop those that are no longer kept, and return the names of these.
 
-        What does not get its lock in time, because of a long export for example, is left to the next run.
+        What does not get its lock in time, because of a long export for example, is left to the next run. A user of the
+        database who does not own the table leaves all as it is. Rows are in the default partition then.
         """
+        dropped: list[str] = []
         if not _has_partitions():
-            return []
-        present, dropped = self._present(), []
+            return dropped
+        try:
+            self._maintain(now, dropped)
+        except ProgrammingError as exc:
+            if getattr(exc.__cause__, "sqlstate", "") != NO_RIGHT:
+                raise
+            logger.warning("The partitions of %s were not changed, so rows are deleted one by one: %s", self.name, exc)
+        return dropped
+
+    def _maintain(self, now: datetime, dropped: list[str]) -> None:
+        present = self._present()
         for part in self.wanted(now):
             if part.name not in present:
                 with _briefly(f"{self.name}_{part.name}"):
@@ -91,7 +103,6 @@ class PartitionedTable:
             with _briefly(f"{self.name}_{name}"):
                 _execute(f"DROP TABLE IF EXISTS {self.name}_{name}")
                 dropped.append(name)
-        return dropped
 
     def create(self, part: Partition) -> None:
         """Create a partition, and move the rows into it that the default partition has in its place."""

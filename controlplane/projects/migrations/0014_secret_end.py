@@ -6,7 +6,7 @@ from typing import Any
 from django.db import migrations, models
 from django.db.models.functions import TruncDate
 
-from controlplane.lists import indexing
+from controlplane.lists import columns, indexing
 
 AT_ONCE = 5_000
 
@@ -29,9 +29,9 @@ class Migration(migrations.Migration):
     dependencies = [("projects", "0013_managed_by")]
 
     operations = [
-        migrations.AddField(model_name="managementkey", name="secret_end", field=secret_end()),
-        migrations.AddField(model_name="token", name="secret_end", field=secret_end()),
-        migrations.AddField(model_name="token", name="last_used_on", field=models.DateField(editable=False, null=True)),
+        columns.AddField(model_name="managementkey", name="secret_end", field=secret_end()),
+        columns.AddField(model_name="token", name="secret_end", field=secret_end()),
+        columns.AddField(model_name="token", name="last_used_on", field=models.DateField(editable=False, null=True)),
         migrations.RunPython(fill, migrations.RunPython.noop),
         indexing.AddIndex(
             model_name="token",

@@ -1,3 +1,5 @@
+from functools import partial
+
 from django.db import migrations
 from django.db.models import Sum
 from django.db.models.functions import TruncMonth
@@ -22,13 +24,15 @@ def _fill(apps, source, target, names, counts):
     rows = days.annotate(month_at=TruncMonth("at")).values("month_at", *names)
     sums = rows.annotate(**{f"sum_{count}": Sum(count) for count in counts})
     model, kept = apps.get_model("statements", target), []
+    # A month that is there already has the later counts. This is not undone on the way back, and may run again.
+    save = partial(model.objects.bulk_create, ignore_conflicts=True)
     for row in sums.iterator(chunk_size=AT_ONCE):
         key = {name: row[name] for name in names}
         kept.append(model(month=row["month_at"].date(), **key, **{name: row[f"sum_{name}"] for name in counts}))
         if len(kept) == AT_ONCE:
-            model.objects.bulk_create(kept)
+            save(kept)
             kept = []
-    model.objects.bulk_create(kept)
+    save(kept)
 
 
 class Migration(migrations.Migration):

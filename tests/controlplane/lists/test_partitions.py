@@ -11,7 +11,7 @@ from controlplane.lists.partitions import Partition, PartitionedTable
 from controlplane.statements import erasing
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row
-from controlplane.usage.models import MeteredRow, UsageRow
+from controlplane.usage.models import MeteredRow, UsageBatch, UsageRow
 from tests.factories import UsageRowFactory
 
 pytestmark = [
@@ -204,3 +204,30 @@ def latest():
 def migrate(name: str) -> None:
     executor = MigrationExecutor(connection)
     executor.migrate([("usage", name)])
+
+
+@pytest.fixture
+def not_the_owner():
+    """A user of the database who may write all rows and owns no table, as "Audit" in operating.md advises."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE not_the_owner")
+        for what in ("TABLES", "SEQUENCES"):
+            cursor.execute(f"GRANT ALL ON ALL {what} IN SCHEMA public TO not_the_owner")
+        cursor.execute("SET ROLE not_the_owner")
+        yield
+        cursor.execute("RESET ROLE")
+        cursor.execute("DROP OWNED BY not_the_owner")
+        cursor.execute("DROP ROLE not_the_owner")
+
+
+def test_a_user_who_does_not_own_the_table_deletes_rows(midnight, not_the_owner, caplog):
+    """One by one, and what is pruned after them goes too. Nobody loses a row that comes after the last partition."""
+    for back in range(4):
+        UsageRowFactory(at=midnight - back * DAY)
+    UsageBatch.objects.create(batch_id="b", received_at=midnight - 9 * DAY)
+
+    assert rollup.prune(midnight + 5 * DAY + HOUR) == 5
+    UsageRowFactory(at=midnight + 5 * DAY + HOUR)
+
+    assert placed() == [("minute_other", 1)]
+    assert "were not changed, so rows are deleted one by one" in caplog.text

@@ -1,9 +1,11 @@
 """What the store has and a restored database has not."""
 
+from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.actions import revoke_token
@@ -86,6 +88,55 @@ def test_a_token_that_is_not_published_yet_is_not_revoked(store):
     assert f"The token new ({new.pk}) is not published yet." in said
     assert said[-1] == "No token would be accepted that the store refuses."
     assert not Token.objects.exclude(revoked_at=None).exists()
+
+
+@pytest.fixture
+def ends_brought_forward(store) -> dict[str, Token]:
+    """One token was rotated after the backup and its end is over, and one ends in an hour."""
+    now = timezone.now()
+    ends = {"kept": None, "over": now - timedelta(minutes=1), "later": now + timedelta(hours=1)}
+    tokens = {name: TokenFactory(name=name) for name in ends}
+    publisher.publish_all()
+    backup = Revision.objects.get().number
+    with change(actor=Actor("ann", "command")) as tx:
+        for name, end in ends.items():
+            Token.objects.filter(name=name).update(expires_at=end)
+            tx.updated(Token.objects.get(name=name), before={})
+    Token.objects.update(expires_at=None)
+    Revision.objects.filter(number__gt=backup).delete()
+    return tokens
+
+
+def test_an_earlier_end_is_not_lost(ends_brought_forward):
+    """A rotated token would be accepted for ever by a database that does not know its rotation."""
+    over, later = (ends_brought_forward[name].pk for name in ("over", "later"))
+
+    said = compare("--revoke", "--reason", "restored")
+
+    assert sorted(line for line in said if line.startswith("The token")) == [
+        f"The token later ({later}) ends earlier in the store.",
+        f"The token over ({over}) has ended.",
+    ]
+    assert said[-1] == "Revoked 1 tokens."
+    assert Token.objects.exclude(revoked_at=None).get().pk == over
+
+
+def test_a_later_end_that_is_not_published_yet_revokes_nothing(store):
+    """The database is right about it, as it is not older than the store."""
+    token = TokenFactory(name="prolonged", expires_at=timezone.now() - timedelta(minutes=1))
+    publisher.publish_all()
+    store.freeze()
+    with change(actor=Actor("ann", "command")) as tx:
+        Token.objects.update(expires_at=timezone.now() + timedelta(hours=1))
+        tx.updated(Token.objects.get(), before={})
+    store.thaw()
+
+    said = compare("--revoke", "--reason", "restored")
+
+    assert said[1:] == [
+        f"The token prolonged ({token.pk}) is not published yet.",
+        "No token would be accepted that the store refuses.",
+    ]
 
 
 def test_an_empty_store_says_nothing(store):

@@ -17,11 +17,13 @@ from controlplane.publishing import compile, publisher, rebuild
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import OWN_FIELDS, as_document
+from enforcement.model.instants import to_us
 from enforcement.store.client import STORE_ERRORS, reported
 
 AT_ONCE = 1000
 MOST_REASON = 500
-DELETED, REVOKED = "was deleted", "was revoked"
+DELETED, REVOKED, ENDED = "was deleted", "was revoked", "has ended"
+ENDS = "ends earlier in the store"
 # The kind of an outbox entry.
 EVERY = "all"
 
@@ -29,13 +31,15 @@ EVERY = "all"
 class Command(BaseCommand):
     help = (
         "Say what the store has and the database has not, before a restored database is published: tokens that were "
-        "revoked, suspended, deleted or issued after the backup, and changed documents. With --revoke, also revoke the "
-        "tokens that were revoked or deleted."
+        "revoked, suspended, deleted or issued after the backup, or got an earlier end, and changed documents. With "
+        "--revoke, also revoke the tokens that were revoked or deleted or that have ended."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--revoke", action="store_true", help="revoke the tokens that were revoked or deleted after the backup"
+            "--revoke",
+            action="store_true",
+            help="revoke the tokens that were revoked or deleted or that got an end after the backup which is over",
         )
         parser.add_argument("--reason", default="", help="the reason for --revoke, which the audit keeps")
 
@@ -76,9 +80,9 @@ class Command(BaseCommand):
             # A backup is older than the store. Without one, a token may be missing because it is still to be published.
             pending = _pending() if state.name <= last else frozenset()
             ended = []
-            for document, what in _other_tokens(client, compile.all_tokens(now), pending):
+            for document, what in _other_tokens(client, compile.all_tokens(now), pending, to_us(now)):
                 self.stdout.write(f"The token {document['name']} ({document['id']}) {what}.")
-                if what in (DELETED, REVOKED):
+                if what in (DELETED, REVOKED, ENDED):
                     ended.append(document["id"])
         return ended
 
@@ -90,9 +94,9 @@ def _pending() -> frozenset[str]:
 
 
 def _other_tokens(
-    client: redis.Redis, tokens: Iterator[tuple[str, compile.Document]], pending: frozenset[str]
+    client: redis.Redis, tokens: Iterator[tuple[str, compile.Document]], pending: frozenset[str], now_us: int
 ) -> Iterator[tuple[compile.Document, str]]:
-    """Yield the tokens that the store refuses and the database does not, and why the store does."""
+    """Yield the tokens that the store refuses and the database does not, or will refuse earlier, and why."""
     keys = store.keys()
     for batch in batched(tokens, AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
@@ -100,15 +104,25 @@ def _other_tokens(
                 pipe.get(keys.token(digest))
             texts = pipe.execute()
         for (digest, document), text in zip(batch, texts, strict=True):
-            present = as_document(text)
             if document["revoked"]:
                 continue
-            if not isinstance(present, dict):
-                yield document, DELETED if pending.isdisjoint((digest, EVERY)) else "is not published yet"
-            elif present.get("revoked"):
-                yield document, REVOKED
-            elif present.get("suspended") and not document.get("suspended"):
-                yield document, "was suspended"
+            what = _difference(as_document(text), document, now_us)
+            if what in (DELETED, ENDED, ENDS) and not pending.isdisjoint((digest, EVERY)):
+                what = "is not published yet"
+            if what:
+                yield document, what
+
+
+def _difference(present: Any, document: compile.Document, now_us: int) -> str:
+    """Return why the store refuses a token that the database accepts, or an empty string."""
+    if not isinstance(present, dict):
+        return DELETED
+    if present.get("revoked"):
+        return REVOKED
+    end, here = present.get("expires_at_us"), document["expires_at_us"]
+    if end is not None and (here is None or here > max(end, now_us)):
+        return ENDED if end <= now_us else ENDS
+    return "was suspended" if present.get("suspended") and not document.get("suspended") else ""
 
 
 def _reason_of(options: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("project", help="the id of the deleted project, as the audit has it (prj_...)")
+        parser.add_argument("project", help="the id of the deleted project, as the audit has it (proj_...)")
         parser.add_argument("--reason", required=True, help="the reason, which the audit keeps")
 
     def handle(self, *args: Any, **options: Any) -> None:
