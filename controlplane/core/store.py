@@ -2,11 +2,13 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Self
 
 import redis
 from django.conf import settings
+from django.utils import timezone
 
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, parse_identity, parse_revision
 from enforcement.model.keys import Keys
@@ -53,6 +55,15 @@ def answers() -> bool:
         return bool(connection(settings.PUBLISH_TIMEOUT_SECONDS).ping())
     except STORE_ERRORS:
         return False
+
+
+def now() -> datetime:
+    """Return the store's time, by which proxies compare ends, or this host's if the store does not answer."""
+    try:
+        seconds, microseconds = connection(settings.PUBLISH_TIMEOUT_SECONDS).time()
+    except STORE_ERRORS:
+        return timezone.now()
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
 
 
 def keys() -> Keys:

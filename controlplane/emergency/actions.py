@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from controlplane.core import store
 from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import check_room
 from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
@@ -34,7 +35,7 @@ def suspend(tx: Change, subject: Token | Project, ends_at: datetime | None = Non
     """
     take_turn(TURN)
     owner = {subject._meta.model_name: subject}
-    _end_those_over(tx, Suspension.objects.filter(**owner))
+    _end_those_over(tx, Suspension.objects.filter(**owner), timezone.now())
     if found := Suspension.objects.filter(**owner).first():
         return found
     made = Suspension(**owner, ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
@@ -55,7 +56,8 @@ def suspend_value(
             there are too many.
     """
     take_turn(TURN)
-    _end_those_over(tx, Suspension.objects.filter(within=within, name=name, value=value, token=None, project=None))
+    same = Suspension.objects.filter(within=within, name=name, value=value, token=None, project=None)
+    _end_those_over(tx, same, timezone.now())
     row = Suspension(within=within, name=name, value=value, ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
     row.full_clean()
     row.save()
@@ -71,26 +73,31 @@ def resume(tx: Change, suspension: Suspension) -> None:
         _end_suspension(tx, present, timezone.now())
 
 
-def set_end(tx: Change, suspension: Suspension, ends_at: datetime | None) -> None:
+def set_end(tx: Change, suspension: Suspension, ends_at: datetime | None) -> bool:
     """
-    Give a suspension another end with an audit entry, or do nothing if it has this one or was ended meanwhile.
+    Give a suspension another end with an audit entry, unless it has this one, and return whether it is in force.
+
+    One that somebody has resumed meanwhile stays resumed.
 
     Raises:
         ValidationError: The end is over, or there is no room for it.
     """
     take_turn(TURN)
     present = Suspension.objects.filter(pk=suspension.pk).first()
-    if present is None or present.ends_at == ends_at:
-        return
+    if present is None:
+        return False
+    if present.ends_at == ends_at:
+        return True
     before, was = present.as_record(), _suspended(present)
     present.ends_at = ends_at
     present.clean()
     present.save(update_fields=["ends_at"])
     if subject := present.token or present.project:
         _record(tx, "suspend", subject, was, _suspended(present))
-        return
-    check_room(present.within)
-    tx.updated(present, before)
+    else:
+        check_room(present.within)
+        tx.updated(present, before)
+    return True
 
 
 def end_suspensions(now: datetime) -> int:
@@ -99,16 +106,27 @@ def end_suspensions(now: datetime) -> int:
 
     Enforcers have lifted them by themselves, so nothing depends on when this runs.
     """
-    over = Suspension.objects.filter(ends_at__lte=now).order_by("ends_at", "pk")
-    if not over.exists():
+    rows = Suspension.objects.order_by("ends_at", "pk")
+    if not rows.filter(ends_at__lte=now).exists():
         return 0  # most runs end here, without a transaction, which on SQLite would block other writers
+    now = by_both_clocks(now)
+    if not (over := rows.filter(ends_at__lte=now)).exists():
+        return 0
     with change(actor=Actor("end_suspensions", "task"), reason=OVER) as tx:
         take_turn(TURN)
-        return _end_those_over(tx, over[:ENDED_AT_ONCE])
+        return _end_those_over(tx, over[:ENDED_AT_ONCE], now)
 
 
-def _end_those_over(tx: Change, rows: QuerySet[Suspension]) -> int:
-    now = timezone.now()
+def by_both_clocks(now: datetime) -> datetime:
+    """
+    Return the earlier of this host's time and the store's.
+
+    Enforcers go by the clock of the store. A host whose clock is ahead must not let in sooner what is suspended.
+    """
+    return min(now, store.now())
+
+
+def _end_those_over(tx: Change, rows: QuerySet[Suspension], now: datetime) -> int:
     over = [row for row in rows.select_related("token", "project", "within") if not row.is_in_force(now)]
     for row in over:
         _end_suspension(tx, row, now)
@@ -184,6 +202,9 @@ def end_glass(now: datetime) -> bool:
     """
     if not BreakGlass.objects.filter(ended_at=None, ends_at__lte=now).exists():
         return False  # most runs end here, without a transaction, which on SQLite would block other writers
+    now = by_both_clocks(now)
+    if not BreakGlass.objects.filter(ended_at=None, ends_at__lte=now).exists():
+        return False
     with change(actor=Actor("end_glass", "task"), reason=OVER) as tx:
         take_turn(TURN)
         glass = BreakGlass.present()

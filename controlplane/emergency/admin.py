@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -191,8 +191,11 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
             return self._page(request)
         ends_at = form.cleaned_data["ends_at"]
         with self.changing(request, request.POST.get("reason", "")) as tx:
-            set_end(tx, row, ends_at)
-            self.message_user(request, f"{row} is suspended{until(ends_at) or ' until somebody resumes it'}.")
+            if set_end(tx, row, ends_at):
+                self.message_user(request, f"{row} is suspended{until(ends_at) or ' until somebody resumes it'}.")
+            else:
+                text = f"{row} is not suspended any more, because somebody has resumed it meanwhile."
+                self.message_user(request, text, messages.WARNING)
         return HttpResponseRedirect(list_url(Suspension))
 
     def _row(self, request: HttpRequest, pk: str) -> Suspension:

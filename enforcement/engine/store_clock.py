@@ -9,6 +9,8 @@ from typing import Final
 from enforcement.store.base_client import StoreClient
 
 JUMP_US: Final = 1_000_000
+# How much faster or slower than this host's the store's clock may go, as NTP corrects it.
+DRIFT_PER_MILLION: Final = 500
 
 
 class StoreClock:
@@ -26,6 +28,8 @@ class StoreClock:
         self.monotonic: Callable[[], float] = time.monotonic
         self.on_jump: Callable[[], None] = lambda: None
         self._ahead_us = self.wall_us() - self.monotonic_us()  # the store's time minus monotonic time
+        # The least and the most that this may be by the replies until now, and when the last one arrived.
+        self._bounds: tuple[int, int, int] | None = None
 
     def now_us(self) -> int:
         """Return the store's time in microseconds since the epoch, or this host's before the store has replied."""
@@ -47,11 +51,24 @@ class StoreClock:
         """
         Set this clock to the store's time from a reply that has just arrived, and call ``on_jump`` if it leapt ahead.
 
+        The store read its clock at some instant between the command and the reply. If these are far apart, because the
+        store or this process stood still, the middle may be wrong by half of that. So what earlier replies said counts
+        too, unless the store's clock was set since.
+
         Args:
             store_us: The time in the reply.
             sent_us: When its command was sent, by :meth:`monotonic_us`.
         """
-        before, self._ahead_us = self._ahead_us, store_us - (sent_us + self.monotonic_us()) // 2
+        before, received_us = self._ahead_us, self.monotonic_us()
+        least, most = store_us - received_us, store_us - sent_us
+        if self._bounds is not None:
+            known_least, known_most, at_us = self._bounds
+            drift = (received_us - at_us) * DRIFT_PER_MILLION // 1_000_000
+            known_least, known_most = known_least - drift, known_most + drift
+            if known_least <= most and least <= known_most:
+                least, most = max(least, known_least), min(most, known_most)
+        self._bounds = least, most, received_us
+        self._ahead_us = (least + most) // 2
         if self._ahead_us - before > JUMP_US:
             self.on_jump()
 

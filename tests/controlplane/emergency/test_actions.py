@@ -7,7 +7,16 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.emergency import tasks
-from controlplane.emergency.actions import break_glass, mend_glass, resume, set_end, suspend, suspend_value
+from controlplane.emergency.actions import (
+    break_glass,
+    end_glass,
+    end_suspensions,
+    mend_glass,
+    resume,
+    set_end,
+    suspend,
+    suspend_value,
+)
 from controlplane.emergency.document import PROJECTS_NAMED, emergency_document
 from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
 from controlplane.policies.models import AuditEntry
@@ -119,6 +128,19 @@ def test_the_task_takes_back_what_is_over_once(token, act, document, token_docum
     assert [entry.action for entry in found] == ["project.resume", "suspension.delete", "token.resume"]
 
 
+def test_a_worker_whose_clock_is_ahead_takes_nothing_back_early(token, act, token_document, document):
+    """Ends are meant by the clock of the store. Taken back sooner, the token would be let in sooner."""
+    act(suspend, token, in_an_hour())
+    act(break_glass, in_an_hour())
+    ahead = timezone.now() + timedelta(hours=2)
+
+    assert (end_suspensions(ahead), end_glass(ahead)) == (0, False)
+
+    assert token_document(token.digest)["suspended"]
+    assert document("emergency")["break_glass"]
+    assert Suspension.objects.exists()
+
+
 def test_what_is_over_is_suspended_again_before_the_task_runs(token, act):
     """The former one is history then."""
     first = act(suspend, token, in_an_hour())
@@ -141,6 +163,17 @@ def test_a_suspension_gets_another_end_and_loses_it(token, act, token_document):
     assert [end is None for end in sorted(found, key=str)] == [False, False, True]
     with pytest.raises(ValidationError, match="Must be in the future"):
         act(set_end, made, timezone.now())
+
+
+def test_a_suspension_that_somebody_has_resumed_gets_no_end(token, act):
+    """And whoever asked for it is not told that it is suspended."""
+    made = act(suspend, token)
+    assert act(set_end, made, in_an_hour())
+    act(resume, made)
+
+    assert not act(set_end, made, in_an_hour() + timedelta(hours=1))
+
+    assert not Suspension.objects.exists()
 
 
 def test_an_end_that_is_over_suspends_nothing(token, act):
