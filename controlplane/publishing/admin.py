@@ -3,6 +3,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
+from controlplane.access.scope import is_operator
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
@@ -34,5 +35,11 @@ class OutboxAdmin(ReadOnlyAdmin):
 
 
 def pending_badge(request: HttpRequest) -> str:
-    """Return the number of unpublished changes as a string for the menu, or an empty string if there are none."""
+    """
+    Return the number of unpublished changes as a string for the menu, or an empty string if there are none.
+
+    Only operators see it, because it counts those of all projects.
+    """
+    if not is_operator(request.user):
+        return ""
     return str(OutboxEntry.objects.filter(revision=None).count() or "")

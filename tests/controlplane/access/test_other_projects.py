@@ -10,9 +10,17 @@ from django.test import Client
 
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Token
+from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key
 from tests.controlplane.access.world import Tenant, installation, tenant
-from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UserFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -77,6 +85,18 @@ def test_no_list_or_export_names_others(owner, alpha):
         url = address(pattern, None)
         for query in ("", *QUERIES.get(pattern.name, ())):
             assert "bravo" not in text_of(owner.get(url + query)), url + query
+
+
+def test_no_menu_counts_what_waits_of_others(owner, bravo, client):
+    """That would tell when they change something. Operators see it."""
+    url = "/admin/usage/usagerow/"
+    OutboxEntry.objects.all().delete()
+    before = without_keys(text_of(owner.get(url)))
+    OutboxEntry.objects.bulk_create(OutboxEntry(kind="token", object_id=str(n), by="bravo-actor") for n in range(7321))
+
+    assert without_keys(text_of(owner.get(url))) == before
+    client.force_login(UserFactory(operator=True))
+    assert "7321" in text_of(client.get(url))
 
 
 def test_lists_have_the_rows_of_the_member(owner, alpha):
