@@ -8,11 +8,13 @@ from django.core.exceptions import ValidationError
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
 GONE = "The draft is not open any more. Somebody has published or discarded it."
+OVERTAKEN = "Somebody else has saved the draft meanwhile. Your changes are not saved. Check it and edit it again."
 
 
 def content_of(policy: Policy, kept: set[str]) -> dict[str, Any]:
@@ -28,16 +30,37 @@ def content_of(policy: Policy, kept: set[str]) -> dict[str, Any]:
     return {**fields, "ids": ids}
 
 
+def lock_project(draft: PolicyDraft) -> None:
+    """
+    Lock the project of a draft, before its policy and the draft itself.
+
+    The deletion of the project locks them in this order. In another one, each could wait for the other.
+
+    Raises:
+        ValidationError: It was deleted since the draft was read, and the draft with it.
+    """
+    if draft.project_id is None:
+        return
+    # Without the key, so that tokens of the project can still be issued.
+    rows = Project.objects.select_for_update(of=("self",), no_key=True)
+    if rows.filter(pk=draft.project_id).first() is None:
+        raise ValidationError(GONE)
+
+
 def save_draft(tx: Change, draft: PolicyDraft, content: dict[str, Any]) -> None:
     """
     Save a new draft, or an open one with another content, with its audit entry. Do nothing if it has that content.
 
     Raises:
-        ValidationError: It is not open any more, or a field breaks a rule of the model.
+        ValidationError: It is not open any more, somebody has saved it since *draft* was read, or a field breaks a rule
+            of the model.
     """
+    lock_project(draft)
     former = PolicyDraft.objects.select_for_update(of=("self",)).filter(pk=draft.pk).first()
     if former is not None and not former.is_open:
         raise ValidationError(GONE)
+    if former is not None and former.content != draft.content:
+        raise ValidationError(OVERTAKEN)
     based_on = draft.policy.version if draft.policy else None
     if former is not None and (former.content, former.based_on) == (content, based_on):
         return
@@ -74,6 +97,7 @@ def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | No
     Raises:
         ValidationError: The policy would break a rule of the model, such as a slug that another one has by now.
     """
+    lock_project(draft)
     if draft.policy_id:
         policy = (
             Policy.objects.select_for_update(of=("self",)).select_related("project").filter(pk=draft.policy_id).first()

@@ -1,5 +1,8 @@
 """Drafts on the pages of policies: the form that saves one, the form of one, and the review that publishes one."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -11,10 +14,18 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 
 from controlplane.access.scope import is_operator, projects_of
-from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import actor_of, change_url, list_url
-from controlplane.drafts.actions import GONE, content_of, lay_out, publish_draft, save_draft, with_free_slug
+from controlplane.drafts.actions import (
+    GONE,
+    content_of,
+    lay_out,
+    lock_project,
+    publish_draft,
+    save_draft,
+    with_free_slug,
+)
 from controlplane.drafts.models import PolicyDraft
+from controlplane.policies.differences import differences
 from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import Change
 from controlplane.review.pages import (
@@ -30,6 +41,7 @@ from controlplane.review.pages import (
 from controlplane.review.reviews import SHADOW, review_of, start_in_shadow
 
 DRAFT = "_draft"
+NAMED = ("slug", "name", "description")
 VERSION = "seen_version"
 SAME = "Nothing differs from the policy as it is, so no draft was saved."
 SAVED = "Saved as a draft. Nothing is published."
@@ -160,6 +172,7 @@ class DraftedPolicies:
                 "back_url": url,
                 "back_text": "Back to the draft",
                 "no_form": True,
+                "other_fields": _named(needed.before, needed.after),
                 "others": False,
             }
             return self.review_page(request, needed, **more)
@@ -177,22 +190,23 @@ class DraftedPolicies:
             ReviewNeeded: Nobody has confirmed the review as it is now.
             ValidationError: It is not open any more, or the policy would break a rule of the model.
         """
-        # The policy first, as its deletion locks it before its drafts. In another order, each could wait for the other.
+        lock_project(draft)
+        # The policy next, as its deletion locks it before its drafts. In another order, each could wait for the other.
         Policy.objects.select_for_update(of=("self",)).filter(pk=draft.policy_id).first()
         present = PolicyDraft.objects.select_for_update(of=("self",)).filter(pk=draft.pk).first()
         if present is None or not present.is_open:
             raise ValidationError(GONE)
         policy, before = lay_out(tx, present)
-        request.laid_out = version_of(policy)
         after = policy.as_record()
         former = before or {**after, "limits": []}
+        request.laid_out = _digest(former, after)
         review = review_of(policy, former, after, visible(request))
         start = request.POST.get(START, "")
         error = missing(review, start, tx.reason) if start else ""
         if start and not error:
             if policy.managed_by and not tx.reason.strip():
                 error = IN_FILES
-            # The digest is of what the change does. The version is also of the slug, the name and the description.
+            # The review's digest is of what the limits do. The other one is also of the slug, name and description.
             elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, request.laid_out):
                 error = OTHER_CHANGE
         if error or not start:
@@ -201,3 +215,15 @@ class DraftedPolicies:
             start_in_shadow(tx, policy, review.changes)
         publish_draft(tx, present, policy, before)
         return policy
+
+
+def _named(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Any]:
+    """Return those fields that a review of limits does not tell of, with what they are and what they become."""
+    old, new = ({name: record.get(name) or "" for name in NAMED} for record in (before, after))
+    return list(differences(old, new))
+
+
+def _digest(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal characters that stand for a policy as it is and as its draft has it."""
+    text = json.dumps([before, after], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,13 +1,14 @@
 """A draft of a policy: saved from the form, edited as a form, reviewed, published, and without an effect until then."""
 
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from copy import copy
 
 import pytest
 from django.core.exceptions import ValidationError
 
 from controlplane.adminkit.site import change_url
-from controlplane.drafts.actions import discard_draft
+from controlplane.drafts.actions import discard_draft, save_draft
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.publishing.changes import Actor, change
@@ -145,6 +146,22 @@ def test_what_changed_since_the_review_is_not_published(as_ann, limit):
     assert Policy.objects.get(pk=limit.policy.pk).name == "Another"
 
 
+def test_a_rename_that_a_draft_takes_back_is_in_its_review(as_ann, limit):
+    """And one after the review is not taken back unseen."""
+    draft = PolicyDraftFactory(policy=limit.policy, limits=[{**limit.as_json(), "quota": 10}])
+    Policy.objects.update(slug="renamed")
+    page = as_ann.get(deed_url(draft, "publish")).content.decode()
+    seen = {name: re.search(rf'name="{name}" value="(\w+)"', page)[1] for name in SEEN}
+    Policy.objects.update(slug="again")
+
+    after = as_ann.post(deed_url(draft, "publish"), {"_start": "enforce", **seen, "change_reason": "x"}, follow=True)
+
+    assert "<strong>slug</strong>: renamed → chat" in page
+    assert "<strong>slug</strong>: again → chat" in after.content.decode()
+    assert "The change would do something else" in after.content.decode()
+    assert Policy.objects.get().slug == "again"
+
+
 def test_a_draft_that_was_published_meanwhile_is_not_discarded(limit):
     """Nobody is told that what is published was discarded."""
     draft = PolicyDraftFactory(policy=limit.policy, state="published")
@@ -215,6 +232,21 @@ def test_a_draft_is_edited_in_the_form_of_a_policy(as_ann, limit):
     published(as_ann, draft)
     limit.refresh_from_db()
     assert (limit.quota, limit.name, limit.overrides.count()) == (12, "per-min", 1)
+
+
+def test_two_people_who_save_a_draft_at_once_do_not_overwrite_each_other(limit):
+    """The first one wins, and the second one is told. The form is checked before, but not under a lock."""
+    draft = PolicyDraftFactory(policy=limit.policy, limits=[{**limit.as_json(), "quota": 10}])
+    for quota, expected in (
+        (51, nullcontext()),
+        (52, pytest.raises(ValidationError, match="saved the draft meanwhile")),
+    ):
+        opened = copy(draft)
+        content = {**draft.content, "limits": [{**limit.as_json(), "quota": quota}]}
+        with expected, change(actor=Actor("ann", "admin")) as tx:
+            save_draft(tx, opened, content)
+
+    assert [one["quota"] for one in PolicyDraft.objects.get().content["limits"]] == [51]
 
 
 def test_a_wrong_value_in_the_form_of_a_draft_changes_nothing(as_ann, limit):

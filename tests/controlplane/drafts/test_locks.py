@@ -1,0 +1,64 @@
+"""A draft and the deletion of its project at once, of which PostgreSQL ends one if each waits for the other."""
+
+from threading import Thread
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+from django.test import Client
+
+from controlplane.adminkit.site import change_url
+from controlplane.drafts.models import PolicyDraft
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project
+from tests.controlplane.drafts.test_pages import deed_url, form_of
+from tests.enforcement.world import eventually
+from tests.factories import LimitFactory, PolicyDraftFactory, ProjectFactory
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="locks of rows"),
+]
+
+
+def waits() -> bool:
+    """Return whether another connection to the database waits for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")  # else a transaction sees the same activity again
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("deed", ["publish", "edit", "save"])
+def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client, deed: str) -> None:
+    """The deletion locks the project, then its policies and drafts."""
+    policy = LimitFactory(policy__project=ProjectFactory(slug="shop")).policy
+    draft = PolicyDraftFactory(policy=policy, limits=list(policy.limits.all()))
+    url = change_url(policy) if deed == "save" else deed_url(draft, deed)
+    fields: dict[str, Any] = {"_start": "enforce"}
+    if deed != "publish":
+        fields = {**form_of(as_ann.get(url)), "limits-0-quota": "12"} | ({"_draft": "1"} if deed == "save" else {})
+    answers = []
+
+    def send() -> None:
+        try:
+            answers.append(as_ann.post(url, fields).status_code)
+        finally:
+            connections.close_all()
+
+    other = Thread(target=send)
+    try:
+        with transaction.atomic():
+            Project.objects.select_for_update().get(slug="shop")
+            other.start()
+            assert eventually(waits, 30)
+            for row in (policy, draft):
+                assert type(row).objects.select_for_update(nowait=True).get(pk=row.pk)
+    finally:
+        other.join()
+
+    assert answers[0] in (200, 302)
+    assert PolicyDraft.objects.exists()
+    assert Policy.objects.exists()
