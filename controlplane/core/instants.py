@@ -1,6 +1,6 @@
 """Instants as the store holds them, which are integers, and as people read them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -8,11 +8,23 @@ from enforcement.model.instants import to_us
 
 # Instants are published in microseconds, and enforcers read integers up to 2**53.
 LATEST = datetime(2255, 1, 1, tzinfo=UTC)
+# A reply of the store is so much older at most when it is added to our clock.
+APART = timedelta(seconds=3)
 
 
 def microseconds(instant: datetime | None) -> int | None:
     """Return the microseconds from the epoch to *instant*, or None for None."""
     return None if instant is None else to_us(instant)
+
+
+def whole(at: datetime) -> datetime:
+    """
+    Return the minute that an instant is within 3 seconds of, or else the instant.
+
+    The end of a window is known as the time left until it by the clock of the store, so by ours midnight is 23:59.
+    """
+    minute = (at + timedelta(seconds=30)).replace(second=0, microsecond=0)
+    return minute if abs(at - minute) <= APART else at
 
 
 def exact(at: datetime, *, seconds: bool = False) -> str:

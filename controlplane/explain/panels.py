@@ -19,6 +19,7 @@ from controlplane.access.admin import VIEWER, permission_required
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.adminkit.times import exact
+from controlplane.core.instants import whole
 from controlplane.core.money import permits
 from controlplane.explain import near
 from controlplane.explain.day import day_of
@@ -32,7 +33,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.statements.links import statement_url
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.instants import HOUR_SECONDS
 from enforcement.store.client import STORE_ERRORS
 
 SHOWN = 6
@@ -137,8 +138,8 @@ def resets(at: datetime | None) -> SafeString | str:
         return ""
     left = max(1, math.ceil((at - timezone.now()).total_seconds()))
     text = f"resets in {duration(left)}"
-    if left >= DAY_SECONDS:
-        text += f", {timezone.localtime(at):%a %d %b, %H:%M}"
+    if left >= HOUR_SECONDS:
+        text += f", {timezone.localtime(whole(at)):%a %d %b, %H:%M}"
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at), text)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from unfold.enums import ActionVariant
 
 from controlplane.adminkit.dialogs import action
 from controlplane.projects.models import Project, Token
@@ -19,7 +20,7 @@ def raise_url(holder: Token | Project) -> str:
     return reverse(f"admin:{raise_name(type(holder))}", args=[holder.pk])
 
 
-@action(description="Raise a limit", permissions=["change"], icon="trending_up")
+@action(description="Raise a limit", permissions=["change"], icon="trending_up", variant=ActionVariant.PRIMARY)
 def raise_limit(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     """Return a redirect to the page that raises a limit of a row."""
     return HttpResponseRedirect(raise_url(page.model(pk=page.key_of(object_id))))

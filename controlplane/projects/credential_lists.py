@@ -92,6 +92,12 @@ class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
         end = timezone.now() + timedelta(days=EXPIRY_DAYS)
         return {"expires_at": end.replace(second=0, microsecond=0), **super().get_changeform_initial_data(request)}
 
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page under the name alone, because the buttons beside it leave no room for more."""
+        if row := context.get("original"):
+            context["crumb"] = row.name
+        return super().render_change_form(request, context, **options)
+
     def save_row(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
         if obj._state.adding:
             self.secret_of(tx, obj, form)

@@ -1,5 +1,6 @@
 """The present counters on the page of a token or project, and the action that resets them."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -17,6 +18,7 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
 from controlplane.adminkit.times import exact
+from controlplane.core.instants import whole
 from controlplane.core.money import permits, quantity
 from controlplane.explain.emergencies import glass_at
 from controlplane.explain.words import duration
@@ -29,6 +31,8 @@ from enforcement.store.client import STORE_ERRORS
 
 # Of a quota in per cent. Those that have used as much come first.
 NEAR = 80
+# A window that ends within this time needs no words of its own.
+LONG = timedelta(hours=1)
 
 
 class ResetDialog(ReasonDialog):
@@ -120,6 +124,7 @@ class LiveCounters:
         context: dict[str, Any] = {"now": now, "sees_all": is_operator(request.user), "glass": glass_at(now)}
         try:
             context["rows"] = rows_of(holder, counters.counters_of(holder))
+            context["notes"] = [] if context["glass"] else notes_of(context["rows"], now, context["sees_all"])
         except STORE_ERRORS:
             context["away"] = True
         except counters.Forgotten:
@@ -151,6 +156,49 @@ def rows_of(holder: Token | Project, found: list[LiveCounter]) -> list[dict[str,
         rows.append({**row_of(counter), **more, "source": source_of(overrides.get(counter.override or ""))})
     order = ("token", "project", "anonymous", "global")
     return sorted(rows, key=lambda row: (-row["share"] if row["near"] else 0, order.index(row["counter"].scope)))
+
+
+def notes_of(rows: list[dict[str, Any]], now: datetime, sees_all: bool) -> list[dict[str, str]]:
+    """
+    Return what the template says above the table: which limits deny now, and of which long windows most is used.
+
+    Args:
+        sees_all: Whether the user may know how much of a global limit is used.
+    """
+    seen = [row for row in rows if row["counter"].mode != "shadow" and (sees_all or row["counter"].scope != "global")]
+    full = [{"kind": "bad", "icon": "block", **_denying(row, now)} for row in seen if row["full"]]
+    near = [row for row in seen if row["near"] and not row["full"] and _end_of(row["counter"], now, LONG)]
+    return full + [{"kind": "warn", "icon": "warning", **_running_out(row, now)} for row in near]
+
+
+def _denying(row: dict[str, Any], now: datetime) -> dict[str, str]:
+    counter = row["counter"]
+    name = f"{counter.policy} / {counter.limit}"
+    lead = f"{name} denies now."
+    if counter.quota == 0:
+        return {"lead": lead, "text": "Its quota is 0."}
+    if end := _end_of(counter, now):
+        lead, again = f"{name} denies until {exact(end)}.", f"It has room again in {row['reset']}."
+    elif counter.reset_ms is None:
+        again = "It never resets."
+    else:
+        again = f"Room comes back little by little, all of it in {row['reset']}."
+    return {"lead": lead, "text": f"{row['used']} of {row['quota']} are used. {again}"}
+
+
+def _running_out(row: dict[str, Any], now: datetime) -> dict[str, str]:
+    counter, end = row["counter"], _end_of(row["counter"], now)
+    lead = f"{counter.policy} / {counter.limit} is {row['share']} % used."
+    until = f" until {exact(end)}, which is in {row['reset']}" if end else ""
+    return {"lead": lead, "text": f"{row['left']} of {row['quota']} are left{until}."}
+
+
+def _end_of(counter: LiveCounter, now: datetime, least: timedelta = timedelta(0)) -> datetime | None:
+    """Return the end of a fixed window that is at least *least* away, or None without one."""
+    if counter.algorithm != "fixed_window" or counter.reset_ms is None:
+        return None
+    left = timedelta(milliseconds=counter.reset_ms)
+    return whole(now + left) if left >= least else None
 
 
 def source_of(override: Override | None) -> str:

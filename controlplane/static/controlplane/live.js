@@ -10,6 +10,7 @@
   const at = section.querySelector("[data-at]");
   const status = section.querySelector("[data-status]");
   const notice = section.querySelector("[data-notice]");
+  const notes = section.querySelector("[data-notes]");
   const pause = section.querySelector("[data-pause]");
   const url = location.pathname.replace(/change\/$/, section.dataset.live);
   let states = null;
@@ -54,6 +55,7 @@
     if (!answer?.ok) return stop(`The server does not answer, so the counters stopped at ${at.textContent}. The page tries again.`);
     rows.innerHTML = body;
     at.textContent = rows.querySelector("[data-now]").textContent;
+    notes.innerHTML = rows.querySelector("[data-told]").innerHTML;
     notice.hidden = true;
     notice.replaceChildren();
     rows.classList.remove("sg-stale");

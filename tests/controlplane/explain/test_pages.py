@@ -1,7 +1,8 @@
 """The pages of tokens, projects and policies show effective limits and the last 24 hours."""
 
 import re
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -14,8 +15,10 @@ from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import change
+from controlplane.usage.counters_admin import notes_of, row_of
 from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of
+from enforcement.control.inspection import LiveCounter
 from tests.controlplane.explain.conftest import ANN
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory, UsageRowFactory
 
@@ -49,6 +52,60 @@ def test_effective_limits_say_used_left_source_and_kind(used, admin_client):
     assert "hard, denies" in page
     assert "shadow, counts only" in page
     assert f'href="{change_url(used.policy)}"' in page
+
+
+def test_the_page_begins_with_what_denies_now_and_until_when(issue, limiter, admin_client):
+    """In a sentence above the table, which the page updates with it."""
+    token, secret = issue({"name": "tight", "quota": 8})
+    page = f"/admin/projects/token/{token.pk}/counters/"
+    assert "tight denies" not in admin_client.get(page).content.decode()
+    with limiter() as enforcer:
+        assert all(enforcer.check(secret).allowed for _ in range(8))
+
+    shown = admin_client.get(page).content.decode()
+
+    assert "<strong>free / tight denies until 20" in shown
+    assert "</strong> 8 of 8 requests are used. It has room again in " in shown
+
+
+AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+END, DENIES, USED = "2026-11-25 14:01 UTC", "free / a-day denies", "9 of 9 requests are used."
+FULL = LiveCounter("free", "a-day", "token", "fixed_window", "requests", "enforce", 9, (), 9, 0, 7_260_000, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("counter", "said"),
+    [
+        (
+            FULL,
+            f"{DENIES} until {END}. {USED} It has room again in 2 h 1 min.",
+        ),
+        (
+            replace(FULL, reset_ms=7_258_100),
+            f"{DENIES} until {END}. {USED} It has room again in 2 h.",
+        ),
+        (
+            replace(FULL, algorithm="token_bucket"),
+            f"{DENIES} now. {USED} Room comes back little by little, all of it in 2 h 1 min.",
+        ),
+        (replace(FULL, reset_ms=None), f"{DENIES} now. {USED} It never resets."),
+        (replace(FULL, quota=0, used=0), f"{DENIES} now. Its quota is 0."),
+        (
+            replace(FULL, used=8, remaining=1),
+            f"free / a-day is 88 % used. 1 of 9 requests are left until {END}, which is in 2 h 1 min.",
+        ),
+        (replace(FULL, used=8, remaining=1, reset_ms=60_000), ""),
+        (replace(FULL, used=5, remaining=4), ""),
+        (replace(FULL, mode="shadow"), ""),
+        (replace(FULL, used=None, remaining=None, reset_ms=None), ""),
+        (replace(FULL, scope="global"), ""),
+    ],
+)
+def test_a_note_says_which_limit_denies_or_is_nearly_used_up(counter, said):
+    """Never a shadow, nor what others have used of a limit of everybody."""
+    notes = notes_of([row_of(counter)], AT, sees_all=False)
+
+    assert " ".join(f"{note['lead']} {note['text']}" for note in notes) == said
 
 
 def test_a_limit_of_the_project_says_who_shares_it(used, admin_client):
