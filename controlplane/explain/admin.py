@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.access.admin import VIEWER, permission_required
-from controlplane.access.scope import is_operator
+from controlplane.access.scope import EDITOR, is_operator, may
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
 from controlplane.adminkit.times import exact
@@ -24,6 +24,8 @@ from controlplane.explain.answer import Explanation, Line, Source, explain
 from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, masked, of_decision, of_token, secret_in
 from controlplane.fleet.heartbeats import is_live
+from controlplane.glance.tags import tag
+from controlplane.overrides.links import raise_url
 from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import Revision
@@ -31,13 +33,14 @@ from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from enforcement.model.matching import check_attributes, is_label
 
+# The word, the symbol and the kind of each result.
 RESULTS = {
-    "denied": ("denied", "bad"),
-    "also_denied": ("denied in that minute", "bad"),
-    "would_deny": ("would be denied, in shadow", "warn"),
-    "passed": ("had room", "good"),
-    "no_match": ("no match", ""),
-    "unknown": ("not known", ""),
+    "denied": ("denied", "block", "bad"),
+    "also_denied": ("denied in that minute", "block", "bad"),
+    "would_deny": ("would be denied", "visibility", "shadow", "It is in shadow, so it denied nothing."),
+    "passed": ("had room", "check_circle", "good"),
+    "no_match": ("no match", "remove"),
+    "unknown": ("not known", "help"),
 }
 GROUPS = {"global": "Everything", "project": "Project", "anonymous": "Requests without a token", "token": "Token"}
 TITLE = "Explain a denial"
@@ -129,7 +132,7 @@ def explain_view(request: HttpRequest) -> HttpResponse:
     context = {**admin.site.each_context(request), "title": TITLE, "form": _without_secret(form)}
     context["zone_help"] = f"In the time zone {timezone.get_current_timezone_name()}. If empty, now."
     if found:
-        context |= shown(found, is_operator(request.user))
+        context |= shown(found, is_operator(request.user)) | {"raise_url": _raise_url(request, found)}
     response = TemplateResponse(request, "admin/sluicegate/explain.html", context)
     response["Cache-Control"] = "no-store"
     return response
@@ -196,6 +199,16 @@ def _instance(found: Explanation) -> SafeString | str:
     return format_html("{} {}", link_to(found.instance), state)
 
 
+def _raise_url(request: HttpRequest, found: Explanation) -> str:
+    """Return where the user may raise the limit that denied, or an empty string."""
+    case, decided = found.case, found.decided
+    if case.facts is None or case.facts.reason not in ("limited", "cost_exceeds_capacity"):
+        return ""
+    holders = {"token": case.token, "project": case.project, "anonymous": case.project}
+    holder = holders.get(decided.match.scope) if decided and case.project else None
+    return raise_url(holder) if holder and may(request.user, EDITOR, case.project.pk) else ""
+
+
 def _usage_url(case: Case) -> str:
     if case.token:
         return list_url(UsageRow, f"?period=minute&of=limits&token_id={case.token.pk}")
@@ -216,7 +229,6 @@ def _groups(found: Explanation, everything: bool) -> list[tuple[str, list[dict[s
 def _row(line: Line, policy: Policy | None, everything: bool) -> dict[str, Any]:
     match, limit = line.match, line.match.limit
     hidden = match.scope == "global" and not everything
-    text, kind = RESULTS[line.result]
     return {
         "line": line,
         "limit": limit,
@@ -228,7 +240,7 @@ def _row(line: Line, policy: Policy | None, everything: bool) -> dict[str, Any]:
         "then": _then(line, hidden),
         "now": _now(line, hidden),
         "reset": words.duration(-(-line.now.reset_ms // 1000)) if line.now and line.now.reset_ms else "",
-        "result": badge(text, kind),
+        "result": tag(*RESULTS[line.result]),
         "css": {"denied": "sg-row-hit", "no_match": "sg-row-off"}.get(line.result, ""),
     }
 

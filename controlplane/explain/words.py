@@ -1,7 +1,7 @@
 """An explanation in sentences, for an operator, and for the person who asked."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from controlplane.core.instants import exact
 from controlplane.core.money import permits
@@ -9,6 +9,7 @@ from controlplane.explain.answer import Explanation, Line
 from controlplane.explain.counts import window_of
 from controlplane.explain.emergencies import suspension_then
 from controlplane.policies.describe import amount
+from enforcement.model.instants import to_us
 from enforcement.model.limits import Limit
 
 KEPT_LONGER = {"hour": "hours are", "day": "days are"}
@@ -112,7 +113,7 @@ def context(found: Explanation) -> list[str]:
     decided = found.decided
     sentences = []
     if decided and found.case.facts and found.case.facts.reason == "limited" and not _is_alone(found):
-        sentences.append(_next_request(decided.match.limit, found.case.at))
+        sentences.append(next_request(decided.match.limit, found.case.at, found.now))
     if found.total:
         allowed, denied = found.total["allowed"], found.total["denied"]
         number = _requests(allowed + denied)
@@ -127,12 +128,33 @@ def context(found: Explanation) -> list[str]:
     return sentences
 
 
-def _next_request(limit: Limit, at: datetime) -> str:
+def next_request(limit: Limit, at: datetime, now: datetime) -> str:
+    """Return in a sentence when a limit that was full at an instant had room, or an empty string if it is not known."""
+    if limit.quota == 0:
+        return "It admits no request at all."
     window = window_of(limit, at)
-    if window is None or limit.quota == 0:
-        return "" if limit.quota else "It admits no request at all."
-    seconds = max(1, -(-int((window[1] - at).total_seconds() * 1_000) // 1_000))
-    return f"The next request was possible {duration(seconds)} later, at {_moment(window[1], seconds=True)}."
+    end = window[1] if window else _room_by(limit, at)
+    if end is None:
+        return ""
+    seconds = max(1, -(-int((end - at).total_seconds() * 1_000) // 1_000))
+    latest = "" if window else " at the latest"
+    verb = "was" if end <= now else "is"
+    return f"The next request {verb} possible {duration(seconds)} later{latest}, at {_moment(end, seconds=True)}."
+
+
+def _room_by(limit: Limit, at: datetime) -> datetime | None:
+    """Return when a limit without fixed windows has room for one request at the latest, or None if nobody can say."""
+    if limit.window_seconds is None or limit.unit != "requests" or limit.consistency == "leased":
+        return None
+    length = limit.window_seconds * 1_000_000
+    waits = {
+        # The quota of one window, seen from the start of the next one, has room for 1.
+        "sliding_window": length - to_us(at) % length,
+        "sliding_log": length,
+        "token_bucket": -(-length // limit.quota),
+    }
+    wait = waits.get(limit.algorithm)
+    return None if wait is None else at + timedelta(microseconds=wait)
 
 
 def present(found: Explanation) -> str:
@@ -190,7 +212,7 @@ def reply(found: Explanation) -> str:
             part = "of which we could give out only a part for a moment"
             return f"Your request at {at} was limited by {name}, {part}. Please wait for the time in Retry-After."
         sentences = [f"Your request at {at} was limited by {name}: {amount(limit)} were used up."]
-        sentences.append(_next_request(limit, case.at).replace("The next request", "The next one"))
+        sentences.append(next_request(limit, case.at, found.now).replace("The next request", "The next one"))
         if decided.quota_now is not None and decided.quota_now != limit.quota:
             sentences.append(_your_limit(decided))
         sentences.append("Please wait for the time in the Retry-After header before you send again.")
@@ -244,4 +266,4 @@ def duration(seconds: int) -> str:
     return f"{seconds} s"
 
 
-__all__ = ["changed", "context", "duration", "lead", "present", "reply"]
+__all__ = ["changed", "context", "duration", "lead", "next_request", "present", "reply"]

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from controlplane.access.models import Membership
 from controlplane.adminkit.times import ZONE_COOKIE
+from controlplane.overrides.links import raise_url
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.publishing.changes import change
@@ -50,6 +51,16 @@ def test_a_decision_is_explained_in_a_sentence_and_a_table(admin_client, denied)
     assert "2 of 2" in page
     assert "2 of 20" in page
     assert "by the policy" in page
+
+
+def test_who_may_raise_the_limit_that_denied_finds_the_button(admin_client, denied, member):
+    """A viewer of the project does not."""
+    url = raise_url(denied.token)
+
+    assert f'href="{url}"' in admin_client.post(URL, {"decision": denied.decision}).content.decode()
+    page = member(denied.token.project).post(URL, {"decision": denied.decision}).content.decode()
+    assert "had used up" in page
+    assert url not in page
 
 
 def test_each_denial_of_the_sample_links_to_its_explanation(admin_client, denied):
