@@ -111,7 +111,11 @@ def lost_instances(now: datetime, client: redis.Redis | None = None) -> list[Ins
         return []
     client = client or store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
     known = set(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
-    return [instance for instance in silent.order_by("-seen_at") if instance.pk in known]
+    gone = [instance for instance in silent.order_by("-seen_at") if instance.pk in known]
+    # The rows are old, too, if the worker that saves heartbeats is late.
+    ids = [instance.pk for instance in gone]
+    alive = {instance.pk for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)}
+    return [instance for instance in gone if instance.pk not in alive]
 
 
 def refused(slug: str) -> list[tuple[str, str, list[Instance]]]:

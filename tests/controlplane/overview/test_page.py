@@ -10,11 +10,12 @@ from django.utils import timezone
 
 from controlplane.access.models import Membership
 from controlplane.core.store import keys
-from controlplane.fleet.heartbeats import lost_instances
+from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.overview.decisions import chart, without_store
 from controlplane.overview.spans import SPANS
 from controlplane.usage.models import DailyReport
 from enforcement import Limiter
+from tests.enforcement.world import eventually
 from tests.factories import (
     CountedUsageFactory,
     LimitFactory,
@@ -138,6 +139,17 @@ def test_those_that_still_report_do_not_let_the_lost_be_forgotten(page, lost, st
 
     (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
     assert trouble.text == "1 lost in the last hour"
+
+
+def test_who_reports_is_not_lost_though_the_worker_is_late(page, lost, store):
+    """The worker saves heartbeats some time after the store has them."""
+    lost("us-3", minutes=5)
+
+    with Limiter(store.url, instance="us-3"):
+        assert eventually(live_instances)
+        shown = page()
+
+    assert [fact.name for fact in shown.context["troubles"] if fact.name == "Instances"] == []
 
 
 def test_an_older_loss_is_in_the_table_only(page, lost):
