@@ -42,7 +42,10 @@
     const next = all().find((item) => !isDone(item));
     next?.classList.add("sg-cur");
     next?.setAttribute("aria-current", "step");
-    if (!next) page.querySelector("[data-complete]").hidden = false;
+    if (!next) {
+      page.querySelector("[data-complete]").hidden = false;
+      page.querySelector("[data-skip]")?.remove();
+    }
     over = !next;
   };
   const read = async () => {
