@@ -14,30 +14,42 @@ def name_projects(apps, schema_editor):
     tokens = apps.get_model("projects", "Token").objects.using(alias)
     columns = ("pk", "object_type", "object_id", "before", "after")
     rows = entries.order_by().values_list(*columns).iterator(chunk_size=AT_ONCE)
-    found = ((pk, project_of(*entry, policies, tokens)) for pk, *entry in rows)
-    for some in batched([(pk, project) for pk, project in found if project], AT_ONCE):
+    for some in batched(rows, AT_ONCE):
+        # By one query, because others who write to the audit wait for the end.
+        named = {name for _, *entry in some if (name := token_of(*entry))}
+        projects = dict(tokens.filter(pk__in=named).values_list("pk", "project_id"))
         by_project = defaultdict(list)
-        for pk, project in some:
-            by_project[project].append(pk)
+        for pk, *entry in some:
+            if project := project_of(*entry, policies, projects):
+                by_project[project].append(pk)
         for project, keys in by_project.items():
             entries.filter(pk__in=keys).update(project=project)
 
 
-def project_of(kind, object_id, before, after, policies, tokens):
-    """Return the id of the project of an entry, or None if it has none or nothing says which."""
+def token_of(kind, object_id, before, after):
+    """Return the id of the token that an entry is about, or None."""
+    return object_id if kind == "token" else (after or before or {}).get("token")
+
+
+def project_of(kind, object_id, before, after, policies, projects):
+    """
+    Return the id of the project of an entry, or None if it has none or nothing says which.
+
+    Args:
+        policies: The id of the project of each policy, by the id of the policy.
+        projects: The same of the tokens that the entries are about.
+    """
     record = after or before or {}
     if kind == "project":
         return object_id
     if kind in ("token", "policy", "reservation"):
         # The record of a reset names only the limit.
         known = record.get("project")
-        return known or (kind == "token" and tokens.filter(pk=object_id).values_list("project_id", flat=True).first())
+        return known or (kind == "token" and projects.get(object_id))
     if kind == "limit":
         return policies.get(record.get("policy"))
     if kind == "override":
-        token = record.get("token")
-        project = record.get("project")
-        return project or (token and tokens.filter(pk=token).values_list("project_id", flat=True).first())
+        return record.get("project") or projects.get(record.get("token"))
     return None
 
 

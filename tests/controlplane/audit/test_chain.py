@@ -138,6 +138,18 @@ def test_a_chain_whose_end_was_cut_off_is_shorter_than_what_was_noted(sealed):
     assert broken(noted) == [(5, "")]
 
 
+def test_the_command_seals_all_entries_of_before_an_upgrade(entry, monkeypatch):
+    """They are more than the task seals in a run, and none of them was inserted by somebody."""
+    monkeypatch.setattr(chain, "AT_ONCE", 2)
+    monkeypatch.setattr(chain.seal, "__defaults__", (2,))
+    for minute in range(5):
+        entry(minute)
+
+    call_command("verify_audit")
+
+    assert chain.head().number == 5
+
+
 def test_the_command_names_the_broken_row_and_fails(sealed):
     """A monitor needs only its status."""
     tamper("policies_auditentry", "UPDATE policies_auditentry SET actor = 'bob' WHERE id = %s", sealed[2].pk)
