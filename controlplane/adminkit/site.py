@@ -10,7 +10,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
-from django.db import IntegrityError, models
+from django.db import IntegrityError, OperationalError, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -28,7 +28,7 @@ from controlplane.adminkit.selection import everything, has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
-from controlplane.core.transactions import snapshot
+from controlplane.core.transactions import is_deadlock, snapshot
 from controlplane.lists.paging import PagedList
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
@@ -246,9 +246,11 @@ class RecordedAdmin(CountedDeletion, ChangingAdmin):
         try:
             with self.changing(request, reason):
                 return view()
-        except IntegrityError:
+        except (IntegrityError, OperationalError) as exc:
+            if isinstance(exc, OperationalError) and not is_deadlock(exc):
+                raise
             # Since the form was checked, another user has deleted what it names, or has saved a row with the same
-            # name. Checked again, the form says at which field.
+            # name. Checked again, the form says at which field. Who lost a deadlock begins again, too.
             with self.changing(request, reason):
                 return view()
 

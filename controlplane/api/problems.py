@@ -18,6 +18,7 @@ from rest_framework.settings import api_settings
 from controlplane.api.contract.problem_types import TYPES
 from controlplane.core.logs import hide_secrets
 from controlplane.core.requests import request_id
+from controlplane.core.transactions import is_deadlock
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ PAGES = "/docs/problems/"
 MEDIA_TYPE = "application/problem+json"
 # The codes of problems that differ from the code of the exception.
 CODES = {"invalid": "validation_error", "error": "server_error"}
-# PostgreSQL has ended one of two changes that waited for each other.
-DEADLOCK = "40P01"
 
 
 class Problem(exceptions.APIException):
@@ -120,7 +119,7 @@ def _translated(exc: Exception) -> exceptions.APIException | None:
             return _in_use(list(users))
         case IntegrityError():
             return Conflict()
-        case OperationalError() if getattr(exc.__cause__, "sqlstate", None) == DEADLOCK:
+        case OperationalError() if is_deadlock(exc):
             return Conflict()
         case OperationalError():
             logger.warning("A request failed in the database: %s", exc)

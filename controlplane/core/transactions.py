@@ -47,3 +47,8 @@ def take_turn(name: str) -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"sluicegate:{name}"])
+
+
+def is_deadlock(error: Exception) -> bool:
+    """Return whether the database has undone a transaction because it and another one waited for each other."""
+    return getattr(error.__cause__, "sqlstate", "") == "40P01"

@@ -21,7 +21,7 @@ from django.db import DataError, IntegrityError, OperationalError, models, trans
 
 from controlplane.core import store
 from controlplane.core.locks import hold
-from controlplane.core.transactions import take_turn
+from controlplane.core.transactions import is_deadlock, take_turn
 from controlplane.core.upserts import execute
 from controlplane.preview import recording
 from controlplane.projects.models import Token
@@ -45,7 +45,6 @@ ATTEMPTS = 3
 TOKENS_AT_ONCE = 1000
 REJECTED_KEPT = 1000
 REJECTED_BYTES = 16_384
-DEADLOCK = "40P01"
 
 
 @dataclass(slots=True)
@@ -187,7 +186,7 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
         except IntegrityError:
             pass  # another drain has committed one of these ids since this drain read them, so read them again
         except OperationalError as exc:
-            if getattr(exc.__cause__, "sqlstate", "") != DEADLOCK:
+            if not is_deadlock(exc):
                 raise
             # Drains lock rows in one order. Others, which erase a project for example, have an order of their own.
     return _count_new(batches, now)

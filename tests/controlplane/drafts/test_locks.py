@@ -1,4 +1,4 @@
-"""A draft and the deletion of its project at once, of which PostgreSQL ends one if each waits for the other."""
+"""A change and the deletion of its project at once, of which PostgreSQL ends one if each waits for the other."""
 
 from threading import Thread
 from typing import Any
@@ -62,3 +62,35 @@ def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client
     assert answers[0] in (200, 302)
     assert PolicyDraft.objects.exists()
     assert Policy.objects.exists()
+
+
+def test_who_loses_a_deadlock_begins_again(as_ann: Client) -> None:
+    """The form of a policy locks it before its project, whose deletion does so the other way round."""
+    policy = LimitFactory(policy__project=ProjectFactory(slug="shop")).policy
+    url = change_url(policy)
+    fields = {**form_of(as_ann.get(url)), "description": "changed"}
+    answers = []
+
+    def send() -> None:
+        try:
+            answers.append(as_ann.post(url, fields).status_code)
+        finally:
+            connections.close_all()
+
+    other = Thread(target=send)
+    with connection.cursor() as cursor:
+        # The other one looks for a deadlock, after this one is a part of it, and so loses.
+        cursor.execute(f"ALTER DATABASE {connection.settings_dict['NAME']} SET deadlock_timeout = '5s'")
+        try:
+            with transaction.atomic():
+                cursor.execute("SET LOCAL deadlock_timeout = '60s'")
+                Project.objects.select_for_update().get(slug="shop")
+                other.start()
+                assert eventually(waits, 30)
+                assert Policy.objects.select_for_update().get(pk=policy.pk).description == ""
+        finally:
+            other.join()
+            cursor.execute(f"ALTER DATABASE {connection.settings_dict['NAME']} RESET deadlock_timeout")
+
+    assert answers == [302]
+    assert Policy.objects.get().description == "changed"
