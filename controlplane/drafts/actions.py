@@ -14,6 +14,7 @@ from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
 GONE = "The draft is not open any more. Somebody has published or discarded it."
+DELETED = "Somebody has just deleted its policy. Open the draft again, as one of a new policy."
 OVERTAKEN = "Somebody else has saved the draft meanwhile. Your changes are not saved. Check it and edit it again."
 
 
@@ -61,6 +62,8 @@ def save_draft(tx: Change, draft: PolicyDraft, content: dict[str, Any]) -> None:
         raise ValidationError(GONE)
     if former is not None and former.content != draft.content:
         raise ValidationError(OVERTAKEN)
+    if former is not None:
+        draft.policy = former.policy  # none if that was deleted since
     based_on = draft.policy.version if draft.policy else None
     if former is not None and (former.content, former.based_on) == (content, based_on):
         return
@@ -102,8 +105,8 @@ def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | No
         policy = (
             Policy.objects.select_for_update(of=("self",)).select_related("project").filter(pk=draft.policy_id).first()
         )
-        if policy is None:  # deleted since the draft was read, and the draft with it
-            raise ValidationError(GONE)
+        if policy is None:  # deleted since the draft was read, which now is one of a new policy
+            raise ValidationError(DELETED)
         before = policy.as_record()
     else:
         policy, before = Policy(pk=draft.policy_key, project=draft.project), None
@@ -153,7 +156,7 @@ def publish_draft(tx: Change, draft: PolicyDraft, policy: Policy, before: dict[s
         tx.created(saved)
     elif before != saved.as_record():
         tx.updated(saved, before)
-    PolicyDraft.objects.filter(pk=draft.pk).update(policy=saved)
+    PolicyDraft.give_back(saved)  # this one, and others of a policy that was deleted and now exists again
     draft.policy = saved
     _set_state(tx, draft, PolicyDraft.PUBLISHED, "publish")
 

@@ -73,6 +73,8 @@ class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
     @display(description="Draft of")
     def of(self, draft: PolicyDraft) -> str:
         text = format_html("a change of {}", link_to(draft.policy)) if draft.policy else "a new policy"
+        if draft.is_orphan:
+            text = "a new policy, because its own was deleted"
         return format_html('<span class="sg-nowrap">{}</span>', text)
 
     @display(description="Project")

@@ -22,8 +22,8 @@ class PolicyDraft(models.Model):
     A new policy, or a change of one, that is not published yet.
 
     Attributes:
-        policy: The policy that it changes. None: it is a new one.
-        policy_key: The id of the policy, which a new one does not have yet.
+        policy: The policy that it changes. None: it is a new one, or that policy was deleted since.
+        policy_key: The id of the policy, which a new one does not have yet. A deleted one gets it back.
         project: The project whose members see it. None: only operators do, because all projects share the policy.
         content: The fields of the policy and its limits, as in a record of the policy. ``ids`` has the limits that the
             policy had when the draft was saved, by their names in the draft, so that a renamed limit stays the same.
@@ -35,7 +35,8 @@ class PolicyDraft(models.Model):
     FIELDS = ("slug", "name", "description", "metering", "limits")
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "drf"), editable=False)
-    policy = models.ForeignKey(Policy, models.CASCADE, null=True, related_name="drafts", editable=False, blank=True)
+    # What somebody has prepared is not lost with the policy: the draft then is one of a new policy.
+    policy = models.ForeignKey(Policy, models.SET_NULL, null=True, related_name="drafts", editable=False, blank=True)
     policy_key = models.CharField(max_length=40, editable=False)
     project = models.ForeignKey(
         Project, models.CASCADE, null=True, related_name="policy_drafts", editable=False, blank=True
@@ -56,6 +57,11 @@ class PolicyDraft(models.Model):
     def __str__(self) -> str:
         return f"{self.slug} (draft)"
 
+    @classmethod
+    def give_back(cls, policy: Policy) -> None:
+        """Give a policy that exists again its drafts back, which its deletion has left without it."""
+        cls.objects.filter(policy=None, policy_key=policy.pk).update(policy=policy, based_on=None)
+
     @property
     def is_open(self) -> bool:
         return self.state == self.OPEN
@@ -64,6 +70,11 @@ class PolicyDraft(models.Model):
     def is_behind(self) -> bool:
         """Whether the policy was changed since the draft was saved, so that publishing it replaces that change."""
         return self.policy is not None and self.policy.version != self.based_on
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its policy was deleted since it was saved or published."""
+        return self.policy_id is None and (self.based_on is not None or self.state == self.PUBLISHED)
 
     @property
     def before(self) -> dict[str, Any]:

@@ -69,6 +69,11 @@ class DraftedPolicies:
         context = {"open_drafts": seen_drafts(request.user).count(), "drafts_url": list_url(PolicyDraft)}
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        count = PolicyDraft.objects.filter(policy=self.key_of(object_id), state=PolicyDraft.OPEN).count()
+        stays = f"{count:,} open draft{'s stay' if count > 1 else ' stays'}, of a new policy then." if count else ""
+        return super().delete_view(request, object_id, {"stays": stays, **(extra_context or {})})
+
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         view = super().changeform_view
         if getattr(request, "draft", None) is not None:

@@ -129,10 +129,9 @@ class Policy(Versioned):
         yield "policy", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the overrides of this policy's limits, and its drafts, which are deleted together with this row."""
+        """Yield the overrides of this policy's limits, which are deleted together with this row. Its drafts stay."""
         for limit in self.limits.all():
             yield from limit.dependents()
-        yield from self.drafts.all()
 
     def advance(self) -> None:
         super().advance()

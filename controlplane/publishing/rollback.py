@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 
+from controlplane.drafts.models import PolicyDraft
 from controlplane.emergency.document import PROJECTS_NAMED
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import AuditEntry, Policy
@@ -73,6 +74,8 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy.slug, policy.name, policy.metering = document["slug"], document["name"], document.get("metering", {})
     policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
     policy.save()
+    if before is None:
+        PolicyDraft.give_back(policy)
     limits = [LimitValue.from_json(limit, published=True) for limit in document["limits"]]
     replace_limits(tx, policy, limits, restored=True)
     policy = Policy.objects.get(pk=policy.pk)

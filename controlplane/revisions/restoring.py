@@ -9,6 +9,7 @@ from typing import Any
 from django.db import connection, models
 from django.utils import timezone
 
+from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import end_override, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
@@ -159,6 +160,8 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
     policy.metering, policy.managed_by = wanted.get("metering", {}), wanted.get("managed_by", "")
     policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
     policy.save()
+    if before is None:
+        PolicyDraft.give_back(policy)
     values = [LimitValue.from_json(limit_of(limit), published=True) for limit in wanted["limits"]]
     replace_limits(tx, policy, values, restored=True)
     policy = Policy.objects.get(pk=policy.pk)

@@ -14,6 +14,7 @@ from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.compile import documents
 from controlplane.publishing.models import OutboxEntry
+from controlplane.revisions.undo import plan
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -338,11 +339,52 @@ def test_members_see_the_drafts_of_their_projects(client, limit):
     assert PolicyDraft.objects.filter(state="open").count() == 3
 
 
-def test_drafts_are_deleted_with_their_policy(as_ann, limit):
-    """And the audit has what they were."""
-    draft = PolicyDraftFactory(policy=PolicyFactory(slug="unused"))
+@pytest.fixture
+def orphan(as_ann, limit):
+    """The open draft of a policy that was deleted since."""
+    unused = LimitFactory(policy__slug="unused", name="per-day", quota=5).policy
+    draft = PolicyDraftFactory(policy=unused, limits=[{**unused.limits.get().as_json(), "quota": 7}])
+    url = change_url(unused).replace("/change/", "/delete/")
+    assert "1 open draft stays, of a new policy then." in as_ann.get(url).content.decode()
+    as_ann.post(url, {"post": "yes", "object_name": "unused"})
+    assert not Policy.objects.filter(slug="unused").exists()
+    draft.refresh_from_db()
+    return draft
 
-    as_ann.post(change_url(draft.policy).replace("/change/", "/delete/"), {"post": "yes", "object_name": "unused"})
 
-    assert not PolicyDraft.objects.exists()
-    assert AuditEntry.objects.filter(action="policydraft.delete", object_id=draft.pk).exists()
+def test_a_draft_stays_when_its_policy_is_deleted(as_ann, orphan):
+    """It says so, and can be published as a new policy, which has the id of the deleted one."""
+    assert (orphan.policy, orphan.state) == (None, "open")
+    assert "a new policy, because its own was deleted" in as_ann.get(change_url(orphan)).content.decode()
+
+    page, _ = published(as_ann, orphan)
+
+    assert "unused gets a new limit: per-day" in page.content.decode()
+    policy = Policy.objects.get(slug="unused")
+    assert (policy.pk, policy.limits.get().quota) == (orphan.policy_key, 7)
+    orphan.refresh_from_db()
+    assert (orphan.policy, orphan.state) == (policy, "published")
+
+
+def test_a_draft_belongs_to_its_policy_again_once_that_exists_again(as_ann, orphan):
+    """Because its deletion was undone. The draft then says that the policy was changed since."""
+    entry = AuditEntry.objects.get(action="policy.delete")
+    with change(actor=Actor("ann", "admin")) as tx:
+        (step,) = plan([entry]).steps
+        step.restored.act(tx)
+
+    orphan.refresh_from_db()
+    assert (orphan.policy, orphan.is_behind) == (Policy.objects.get(slug="unused"), True)
+    assert "unused gets looser: 5 becomes 7" in published(as_ann, orphan)[0].content.decode()
+
+
+def test_a_draft_that_is_edited_while_its_policy_is_deleted_is_kept(as_ann, orphan):
+    """The form was opened before, so it names a policy that is gone."""
+    stale = PolicyDraft.objects.get(pk=orphan.pk)
+    stale.policy = PolicyFactory.build(pk=orphan.policy_key)
+
+    with change(actor=Actor("ann", "admin")) as tx:
+        save_draft(tx, stale, {**orphan.content, "name": "Another"})
+
+    orphan.refresh_from_db()
+    assert (orphan.policy, orphan.content["name"]) == (None, "Another")
