@@ -108,11 +108,32 @@ def shadow_limits(projects: QuerySet[Project] | None) -> int:
     return limits.count()
 
 
-def most_denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the tokens with most denials, each as a dictionary with a link and their number."""
+def most_denied_tokens(rows: QuerySet[UsageRow], *, names_limits: bool) -> list[dict[str, Any]]:
+    """
+    Return the tokens with most denials, each as a dictionary with a link and their number.
+
+    Args:
+        names_limits: Whether each also has the limit that denied most of its requests, with a link to its policy.
+    """
     top = _most_denied(rows.filter(policy_id="", limit_name="").exclude(token_id=""), "token_id")
-    known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
-    return [row | {"link": _link(known, row["token_id"]), "query": f"token_id={row['token_id']}"} for row in top]
+    ids = [row["token_id"] for row in top]
+    known = Token.objects.select_related("project").in_bulk(ids)
+    denying = _denying_most(rows, ids) if names_limits else {}
+    return [row | {"link": _link(known, row["token_id"]), "by": denying.get(row["token_id"])} for row in top]
+
+
+def _denying_most(rows: QuerySet[UsageRow], tokens: list[str]) -> dict[str, dict[str, str]]:
+    """Return for each of these tokens the limit that denied most of its requests, as a dictionary for the template."""
+    if not tokens:
+        return {}
+    denied = rows.filter(denied__gt=0, token_id__in=tokens).exclude(limit_name="")
+    sums = denied.values("token_id", "policy_id", "limit_name").annotate(total=Sum("denied"))
+    # The last of each token is kept, which is the one with most denials.
+    most = {row["token_id"]: row for row in sums.order_by("total", "-policy_id", "-limit_name")}
+    known = Policy.objects.in_bulk({row["policy_id"] for row in most.values()})
+    return {
+        token: {"link": _link(known, row["policy_id"]), "limit_name": row["limit_name"]} for token, row in most.items()
+    }
 
 
 def most_denying_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.usage.models import UsageRow
 
-USAGE, TOKENS = "usage.view_usagerow", "projects.view_token"
+USAGE, TOKENS, POLICIES = "usage.view_usagerow", "projects.view_token", "policies.view_policy"
 
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
         "shadow_url": list_url(Policy),
     }
     if user.has_perm(TOKENS):
-        panels["denied_tokens"] = decisions.most_denied_tokens(rows)
-    if user.has_perm("policies.view_policy"):
+        panels["denied_tokens"] = decisions.most_denied_tokens(rows, names_limits=user.has_perm(POLICIES))
+    if user.has_perm(POLICIES):
         panels["denied_limits"] = decisions.most_denying_limits(rows)
     return panels
 

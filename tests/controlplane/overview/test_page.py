@@ -9,11 +9,12 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.access.models import Membership
+from controlplane.adminkit.site import link_to
 from controlplane.core.store import keys
 from controlplane.fleet.heartbeats import live_instances, lost_instances
-from controlplane.overview.decisions import chart, without_store
+from controlplane.overview.decisions import chart, most_denied_tokens, without_store
 from controlplane.overview.spans import SPANS
-from controlplane.usage.models import DailyReport
+from controlplane.usage.models import DailyReport, UsageRow
 from enforcement import Limiter
 from tests.enforcement.world import eventually
 from tests.factories import (
@@ -63,6 +64,36 @@ def test_a_link_of_the_table_shows_the_rows_of_its_step(page, admin_client):
     rows = admin_client.get(last["url"]).context["cl"].result_list
     assert now in [row.at for row in rows]
     assert len(rows) == 1
+
+
+def test_a_denied_token_names_the_limit_that_denied_most(page, django_assert_num_queries):
+    """With a link to its policy. One query finds it for all tokens of the panel."""
+    policy = PolicyFactory(slug="chat-free")
+    tokens = [TokenFactory(name=name) for name in ("web", "batch")]
+    for token, denied in zip(tokens, ({"per-minute": 7, "per-day": 2}, {"per-day": 3}), strict=True):
+        of_token = {"at": minute_of(), "project_id": token.project_id, "token_id": token.pk}
+        CountedUsageFactory(**of_token, denied=9)
+        for name, count in denied.items():
+            CountedUsageFactory(**of_token, policy_id=policy.pk, limit_name=name, denied=count)
+    CountedUsageFactory(at=minute_of(), policy_id=policy.pk, limit_name="per-day", denied=50)  # of another token
+
+    shown = page()
+
+    named = [(row["by"]["link"], row["by"]["limit_name"]) for row in shown.context["denied_tokens"]]
+    assert sorted(named, key=lambda one: one[1]) == [(link_to(policy), "per-day"), (link_to(policy), "per-minute")]
+    assert f"mostly by {link_to(policy)} / per-minute" in shown.text
+    with django_assert_num_queries(4):  # the sums, their tokens, the limits, and their policies
+        most_denied_tokens(UsageRow.objects.all(), names_limits=True)
+
+
+def test_without_the_right_to_see_policies_no_limit_is_named():
+    """Nor read."""
+    token = TokenFactory()
+    CountedUsageFactory(at=minute_of(), project_id=token.project_id, token_id=token.pk, denied=1)
+
+    (row,) = most_denied_tokens(UsageRow.objects.all(), names_limits=False)
+
+    assert row["by"] is None
 
 
 def test_the_share_of_denials_is_compared_with_the_range_before(page):
