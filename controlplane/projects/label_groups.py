@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Case, Count, Max, QuerySet, When
 from django.db.models.fields.json import KeyTextTransform
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
@@ -28,15 +28,20 @@ def names_of(tokens: TokenQuerySet) -> list[str]:
     return sorted({name for one in labels for name in one})
 
 
-def values_of(tokens: TokenQuerySet, name: str) -> list[dict[str, Any]]:
+def values_of(tokens: TokenQuerySet, name: str) -> tuple[list[dict[str, Any]], int]:
     """
     Return the values of a label with the number of their tokens and the last use of them, the most frequent first.
 
-    There are at most ``VALUES_SHOWN`` + 1, so that a list can say whether there are more.
+    There are at most ``VALUES_SHOWN`` + 1, so that a list can say whether there are more. The second is the number of
+    tokens without the label, which the same query counts, because each reads all labels.
     """
-    grouped = tokens.filter(labels__has_key=name).order_by().annotate(value=KeyTextTransform(name, "labels"))
-    counted = grouped.values("value").annotate(count=Count("pk"), used=Max("last_used_at"))
-    return list(counted.order_by("-count", "value")[: VALUES_SHOWN + 1])
+    grouped = tokens.order_by().annotate(value=KeyTextTransform(name, "labels")).values("value")
+    counted = grouped.annotate(count=Count("pk"), used=Max("last_used_at"), labelled=Count("value"))
+    # Those without the label have no value, and come first.
+    order = Case(When(labelled=0, then=0), default=1), "-count", "value"
+    found = list(counted.order_by(*order)[: VALUES_SHOWN + 2])
+    without = found.pop(0)["count"] if found and found[0]["value"] is None else 0
+    return found[: VALUES_SHOWN + 1], without
 
 
 def label_query(name: str, value: str) -> str:
@@ -73,7 +78,7 @@ class LabelGroups:
             tokens = tokens.filter(created_at__gt=oldest[0])
         names = names_of(tokens)
         chosen = request.GET.get("name", "") or next(iter(names), "")
-        rows = values_of(tokens, chosen) if chosen else []
+        rows, without = values_of(tokens, chosen) if chosen else ([], tokens.count())
         for row in rows:
             row["tokens_url"] = list_url(Token, f"?{label_query(chosen, row['value'])}")
             row["usage_url"] = usage_url(chosen, row["value"])
@@ -87,7 +92,7 @@ class LabelGroups:
             rows=rows[:VALUES_SHOWN],
             has_more=len(rows) > VALUES_SHOWN,
             most=MOST_GROUPED if is_cut else None,
-            without=tokens.exclude(labels__has_key=chosen).count() if chosen else tokens.count(),
+            without=without,
         )
 
 
