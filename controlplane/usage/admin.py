@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from itertools import batched
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -6,7 +7,7 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
@@ -33,7 +34,13 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 COLUMNS = ("at", "project_id", "token_id", "policy_id", "limit_name", "unit", "allowed", "denied", "would_deny", "cost")
-MOST_ROWS = 100_000
+MOST_ROWS, AT_ONCE = 100_000, 10_000
+# What each id names, and the column of its name.
+NAMES: dict[str, tuple[type[Model], str]] = {
+    "project": (Project, "slug"),
+    "token": (Token, "name"),
+    "policy": (Policy, "slug"),
+}
 
 
 class PeriodFilter(DropdownFilter):
@@ -183,9 +190,17 @@ class SumsAdmin(NamedRowsAdmin):
         return streamed(self._lines(rows), "usage.csv", keeps_access(request.user, permission))
 
     def _lines(self, rows: QuerySet) -> Iterator[str]:
-        yield csv_line(self.columns)
-        for row in rows.values_list(*self.columns).iterator(chunk_size=2000):
-            yield csv_line([row[0].isoformat(), *map(cell, row[1:])])
+        named = [(self.columns.index(f"{name}_id"), *it) for name, it in NAMES.items() if f"{name}_id" in self.columns]
+        yield csv_line([*self.columns, *(name for name in NAMES if f"{name}_id" in self.columns)])
+        known: dict[int, dict[str, str]] = {place: {} for place, _, _ in named}
+        for some in batched(rows.values_list(*self.columns).iterator(chunk_size=AT_ONCE), AT_ONCE):
+            for place, model, column in named:
+                if new := {row[place] for row in some} - known[place].keys():
+                    known[place] |= dict.fromkeys(new, "")
+                    known[place] |= dict(model.objects.filter(pk__in=new).values_list("pk", column))
+            for row in some:
+                names = [names[row[place]] for place, names in known.items()]
+                yield csv_line([row[0].isoformat(), *map(cell, [*row[1:], *names])])
 
 
 @admin.register(UsageRow)

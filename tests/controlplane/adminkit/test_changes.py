@@ -668,11 +668,15 @@ def test_usage_leaves_as_csv_without_formulas(as_ann):
     from tests.factories import UsageRowFactory
 
     UsageRowFactory(limit_name="", token_id="=1+1", at=timezone.now())
+    known = TokenFactory(name="=web", project__slug="shop")
+    UsageRowFactory(project_id=known.project.pk, token_id=known.pk, at=timezone.now())
 
     lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").getvalue().decode().splitlines()
 
-    assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
-    assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]
+    columns = "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost,project,token,policy"
+    assert lines[0] == columns
+    rows = {tuple(line.split(",")[1:3]): line.split(",")[-3:] for line in lines[1:]}
+    assert rows == {("proj_1", "'=1+1"): ["", "", ""], (known.project.pk, known.pk): ["shop", "'=web", ""]}
 
 
 @pytest.mark.parametrize("table", ["policies_limit", "policies_policy"])

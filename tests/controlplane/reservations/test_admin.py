@@ -154,8 +154,8 @@ def test_metered_usage_is_listed_and_downloaded(as_ann, reserved):
     file = as_ann.get("/admin/usage/meteredrow/export.csv").getvalue().decode().splitlines()
 
     assert "exact" in listed
-    assert file[0].endswith("requests,input,cached_input,cache_write,output,micros,estimated_input,calls")
-    assert file[1].endswith(",gpt-x,exact,False,7,1,90,0,0,40,250,100,0")
+    assert file[0].endswith("requests,input,cached_input,cache_write,output,micros,estimated_input,calls,project,token")
+    assert file[1].endswith(",gpt-x,exact,False,7,1,90,0,0,40,250,100,0,chat,ci")
 
 
 def test_in_a_browser(walker, reserved, client_of_store):
