@@ -2,6 +2,7 @@
 // The table of counters, which is updated every two seconds while the tab is visible and not paused.
 (() => {
   const EVERY_MS = 2000;
+  const SLOWEST_MS = 16000;
   const QUIET_MS = 10000;
   const PATIENCE_MS = 5000;
   const section = document.querySelector("[data-live]");
@@ -16,6 +17,7 @@
   let states = null;
   let announced = 0;
   let over = false;
+  let failures = 0;
 
   // The table is not a live region, because screen readers would read it every two seconds. Only full limits are announced.
   const tell = () => {
@@ -43,6 +45,15 @@
     notice.append(link);
     pause.disabled = true;
   };
+  // Whoever is at a link by the keyboard stays there, although the rows are replaced.
+  const swap = (body) => {
+    const here = document.activeElement;
+    const row = here.closest?.("[data-rows] tr[data-name]");
+    const place = row ? [...row.querySelectorAll("a")].indexOf(here) : -1;
+    rows.innerHTML = body;
+    const same = row && [...rows.querySelectorAll("tr[data-name]")].find((it) => it.dataset.name === row.dataset.name);
+    same?.querySelectorAll("a")[place]?.focus({ preventScroll: true });
+  };
   const read = async () => {
     if (over || document.hidden || pause.getAttribute("aria-pressed") === "true") return;
     // A server that keeps a request waiting does not answer either, and the numbers are old all the same.
@@ -52,8 +63,9 @@
     if (over || pause.getAttribute("aria-pressed") === "true") return;
     if (answer?.redirected || answer?.status === 403) return ended();
     if (answer?.status === 404) return stop(`This page is out of date, because the row was deleted. The counters stopped at ${at.textContent}.`);
+    failures = answer?.ok ? 0 : failures + 1;
     if (!answer?.ok) return stop(`The server does not answer, so the counters stopped at ${at.textContent}. The page tries again.`);
-    rows.innerHTML = body;
+    swap(body);
     at.textContent = rows.querySelector("[data-now]").textContent;
     notes.innerHTML = rows.querySelector("[data-told]").innerHTML;
     notice.hidden = true;
@@ -69,10 +81,11 @@
     else read();
   });
   document.addEventListener("visibilitychange", read);
-  // The next request waits for the reply to the last one, so a slow server gets one request at a time.
+  // The next request waits for the reply to the last one, so a slow server gets one request at a time. One that does not
+  // answer is asked less and less often.
   const loop = async () => {
     await read();
-    if (!over) setTimeout(loop, EVERY_MS);
+    if (!over) setTimeout(loop, Math.min(EVERY_MS * 2 ** Math.max(0, failures - 1), SLOWEST_MS));
   };
   loop();
 })();

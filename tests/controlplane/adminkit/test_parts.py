@@ -78,6 +78,20 @@ def test_live_counters_say_that_the_server_is_away(inside, store):
     inside.faults.clear()
 
 
+def test_an_update_of_the_counters_leaves_the_focus(inside, store):
+    """Every two seconds the keyboard would begin at the top again."""
+    token = TokenFactory(policy=LimitFactory(name="per-hour", quota=2, policy__slug="starter").policy)
+    publisher.publish_all()
+    inside.open(f"/admin/projects/token/{token.pk}/change/")
+    inside.reads("0 of 2 requests (0 %)")
+    link, at = inside.page.locator("[data-rows] a").first, inside.page.locator("[data-at]")
+    link.focus()
+    before = at.text_content()
+
+    expect(at).not_to_have_text(before)
+    expect(link).to_be_focused()
+
+
 def test_live_counters_say_that_they_are_paused_or_kept_waiting(inside, store):
     """A server that takes a request and says nothing would leave old numbers that look like present ones."""
     token = TokenFactory(policy=LimitFactory(name="per-hour", quota=2, policy__slug="starter").policy)
@@ -166,7 +180,7 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
         inside.open("/admin/projects/token/")
         inside.page.locator("#action-toggle").check()
         inside.page.locator("select[name=action]").select_option(action)
-        inside.press("Run")
+        inside.press("Run the action")
         inside.reads("and 5 more")
         assert not graves(inside.page)
     store.freeze()
