@@ -50,6 +50,8 @@ from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.attached_admin import ReviewedAttachment
+from controlplane.revisions.links import revision_of
+from controlplane.revisions.listing import seconds
 from controlplane.statements.links import statement_url
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
@@ -238,6 +240,17 @@ class TokenAdmin(
             return fieldsets
         read = {"labels": "label_list", "expires_at": "ends"}
         return [(title, {**it, "fields": [read.get(name, name) for name in it["fields"]]}) for title, it in fieldsets]
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page, which says of a revoked token how fast the instances had its revocation."""
+        token = context.get("original")
+        revision = revision_of("token", token.pk, "token.revoke") if token and token.revoked_at else None
+        if revision:
+            counted = request.user.has_perm("fleet.view_instance") and revision.instances
+            context |= {"revocation": link_to(revision, f"revision {revision.number}")}
+            context |= {"had_by": f"{revision.live_on} of {revision.instances}"} if counted else {}
+            context |= {"had_after": seconds(revision.lag_ms)}
+        return super().render_change_form(request, context, **options)
 
     @display(description="Status")
     def state(self, token: Token) -> str:

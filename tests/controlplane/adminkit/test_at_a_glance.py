@@ -8,8 +8,9 @@ from django.utils import timezone
 
 from controlplane.access.roles import EDITOR
 from controlplane.adminkit.times import exact
-from controlplane.projects.actions import rotate_token
+from controlplane.projects.actions import revoke_token, rotate_token
 from controlplane.publishing.changes import Actor, change
+from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.usage.models import DailyReport
 from tests.factories import (
     LimitFactory,
@@ -73,6 +74,24 @@ def test_a_token_that_was_rotated_is_retiring(as_ann, store):
         rotate_token(tx, token, 3600)
 
     assert sorted(cells(as_ann.get("/admin/projects/token/"), "state")) == ["active", "retiring"]
+
+
+def test_a_revoked_token_says_how_fast_its_revocation_was_everywhere(as_ann, client, store):
+    """Whoever may not see the instances reads the revision only. Before it is published, nothing is said of it."""
+    token = TokenFactory(name="leaked")
+    url = f"/admin/projects/token/{token.pk}/change/"
+    with change(actor=Actor("ann", "admin"), reason="leaked") as tx:
+        revoke_token(tx, token)
+    assert "Published as" not in as_ann.get(url).content.decode()
+    revision = Revision.objects.create(number=7, live_on=5, instances=5, lag_ms=360)
+    PublishedChange.objects.update_or_create(change=tx.id, defaults={"revision": revision})
+
+    said = re.sub("<[^>]*>", "", as_ann.get(url).content.decode())
+    client.force_login(MembershipFactory(project=token.project, role="viewer").user)
+    told = re.sub("<[^>]*>", "", client.get(url).content.decode())
+
+    assert "Every proxy refuses it. Published as revision 7, which 5 of 5 instances had within 0.4 s." in said
+    assert "Every proxy refuses it. Published as revision 7." in told
 
 
 @pytest.mark.parametrize(
