@@ -27,7 +27,7 @@ from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.links import object_urls
 from controlplane.revisions.restoring import HANDLERS
-from controlplane.revisions.words import KINDS, Names, details, lines_of, verb
+from controlplane.revisions.words import KINDS, Names, details, lines_of, sentence, verb
 
 LINES_SHOWN = 3
 Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
@@ -82,6 +82,13 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
         if entry is not None:
             self._complete(request, [entry])
         return entry
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page of an entry, whose title says what happened, such as "Policy free changed"."""
+        title = sentence(context["original"]).removesuffix(".")
+        return super().render_change_form(
+            request, context | {"title": title, "crumb": title, "subtitle": None}, **options
+        )
 
     @staticmethod
     def _complete(request: HttpRequest, entries: list[AuditEntry]) -> None:

@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter
@@ -135,7 +135,12 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
 
     def get_fieldsets(self, request: HttpRequest, obj: Override | None = None) -> list[Any]:
         """Return the fieldsets without the reason for a change, because an override has a reason of its own."""
-        return [part for part in super().get_fieldsets(request, obj) if part[1]["fields"] != ["change_reason"]]
+        parts = [part for part in super().get_fieldsets(request, obj) if part[1]["fields"] != ["change_reason"]]
+        if obj is None:
+            text = '{} <a class="text-link" href="{}">Ask which limits apply to a request</a>'
+            asked = format_html(text, parts[0][1]["description"], reverse("explain-denial"))
+            parts[0] = (parts[0][0], {**parts[0][1], "description": asked})
+        return parts
 
     def get_form(self, request: HttpRequest, obj: Override | None = None, **options: Any) -> type[RecordedForm]:
         form = super().get_form(request, obj, **options)
@@ -205,6 +210,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             back=change_url(holder),
             zone=timezone.get_current_timezone_name(),
             project_url=self._url_of_project(request, holder),
+            asking_url=f"{reverse('explain-denial')}?token={holder.pk}" if isinstance(holder, Token) else "",
         )
 
     def _holder(self, request: HttpRequest, kind: str, pk: str) -> Token | Project:

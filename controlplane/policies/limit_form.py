@@ -13,7 +13,7 @@ from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorFor
 from controlplane.policies.describe import sentence
 from controlplane.policies.models import Limit, Policy
 from enforcement.model.limits import CALENDARS, InvalidLimit
-from enforcement.model.metered import DENY
+from enforcement.model.metered import DENY, MONEY
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — all at each start, so up to twice the quota around then; also by the calendar",
@@ -37,6 +37,14 @@ UNPRICED = {
     "deny": "Deny the request",
     "count_only": "Let it pass, and charge nothing",
     "charge_as": "Charge it as another model",
+}
+# Those that enforcement knows. Callers may report others.
+UNITS = {
+    "requests": "requests",
+    "tokens": "tokens of a language model, input and output",
+    "input_tokens": "tokens of a language model, input only",
+    "output_tokens": "tokens of a language model, output only",
+    MONEY: "money, in millionths",
 }
 UNMETERED = {"deny": "Deny the request", "count_only": "Let it pass, and count it as a request only"}
 
@@ -119,7 +127,7 @@ class LimitForm(OneErrorForm):
         help_texts = {
             "name": "The limit's name in headers, usage and overrides.",
             "quota": "How many units are allowed in a window. 0 denies every request.",
-            "unit": "What is counted, such as requests, tokens or micros. The caller reports it.",
+            "unit": "What is counted. Choose a usual unit, or type one that your callers report.",
             "burst": "How many units are allowed at once. If empty, the quota.",
             "rollover": "How many unspent units at most a window leaves to the next one. If empty, none.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
@@ -130,6 +138,7 @@ class LimitForm(OneErrorForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.fields["unit"].widget.attrs["list"] = "sg-units"  # of the page of the policy
         if self.instance._state.adding:
             # Nobody is denied by a limit that was typed a moment ago, unless somebody chooses that.
             self.initial["mode"] = "shadow"
@@ -159,6 +168,8 @@ class LoneLimitForm(LimitForm):
 
 
 class LimitFormSet(PaginationInlineFormSet):
+    units = UNITS
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.is_bound:

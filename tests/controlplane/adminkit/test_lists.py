@@ -12,6 +12,7 @@ from controlplane.adminkit.site import change_url, instant
 from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
+from enforcement.model.metered import METERED_UNITS
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -198,6 +199,29 @@ def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
 
     assert path_of(response) == path
     assert re.search(r"<title>\s*Add ", response.content.decode())
+    assert button_of(response) == path.partition(" > ")[2]
+
+
+def button_of(response) -> str:
+    """The text of the main button of a form."""
+    return " ".join(re.search(r'name="_save"[^>]*>(.*?)</button>', response.content.decode(), re.DOTALL)[1].split())
+
+
+def test_buttons_say_what_they_save_or_delete(as_ann):
+    """A verb and its object."""
+    url = f"/admin/policies/policy/{PolicyFactory().pk}"
+
+    assert button_of(as_ann.get(f"{url}/change/")) == "Save policy"
+    assert re.search(r">\s*Delete policy\s*</button>", as_ann.get(f"{url}/delete/").content.decode())
+
+
+def test_the_form_of_a_limit_offers_the_usual_units(as_ann):
+    """All that enforcement knows. Others can be typed."""
+    page = as_ann.get("/admin/policies/policy/add/").content.decode()
+
+    assert 'list="sg-units"' in page
+    (offered,) = re.findall(r'<datalist id="sg-units">(.*?)</datalist>', page, re.DOTALL)
+    assert set(re.findall(r'value="(\w+)"', offered)) == {"requests", *METERED_UNITS}
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def undo_a_change(operator: Operator) -> None:
 def tighten_in_shadow(operator: Operator) -> None:
     operator.start(f"/admin/policies/policy/{operator.story.policies['chat-free'].pk}/change/")
     operator.page.locator("#id_limits-0-quota").fill("10")
-    operator.press("Save")
+    operator.press("Save policy")
     operator.walker.reads("would have been limited")
     operator.page.get_by_label("Reason").fill("Cost of the free plan")
     operator.press("Start in shadow")
@@ -217,7 +217,7 @@ def give_read_only_access(operator: Operator) -> None:
     operator.page.get_by_label("Person").fill("newcomer")
     operator.walker.choose("Project", "chat")
     operator.clicks += 2
-    operator.press("Save")
+    operator.press("Add membership")
     operator.walker.reads("newcomer")
     member = Membership.objects.get(user=User.objects.get(username="newcomer"))
     assert (member.project.slug, member.role) == ("chat", "viewer")
@@ -236,7 +236,7 @@ def revoke_many_tokens(operator: Operator) -> None:
     operator.click(operator.page.locator("#action-toggle"))
     operator.click(operator.page.get_by_role("link", name=re.compile("^Select all 300")))
     operator.page.locator("select[name=action]").select_option("revoke_selected")
-    operator.press("Run")
+    operator.press("Run the action")
     operator.walker.reads("300 tokens")
     operator.page.get_by_label("Reason").last.fill("a leak")
     operator.click(operator.page.get_by_role("button", name=re.compile("^Revoke")))

@@ -32,7 +32,7 @@ def make_project(walker: Walker) -> None:
     walker.page.get_by_label("Slug").fill("checkout")
     walker.page.get_by_label("Name").fill("Checkout service")
     walker.look("project-form")
-    walker.press("Save")
+    walker.press("Add project")
     walker.reads("Published as revision 1.")
 
 
@@ -54,7 +54,7 @@ def make_policy(walker: Walker) -> None:
     walker.page.locator("#id_limits-0-mode").select_option("enforce")
     walker.reads("1 request per minute for each token or project with this policy, counted in a sliding window.")
     walker.look("policy-form")
-    walker.press("Save")
+    walker.press("Add policy")
     walker.reads("Published as revision 2.")
     walker.look("policies")
 
@@ -65,7 +65,7 @@ def make_token(walker: Walker) -> str:
     walker.page.locator("#id_name").fill("ci")
     walker.choose("Policy", "starter")
     walker.look("token-form")
-    walker.press("Save")
+    walker.press("Add token")
     walker.reads("Published as revision 3.")
     secret = walker.page.locator("#secret").inner_text()
     walker.look("secret")
@@ -172,7 +172,7 @@ def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     page.locator("#try-path").fill("/v1/hello")
     walker.reads("2 of 2 limits match.")
     walker.look("two-limits")
-    walker.press("Save")
+    walker.press("Save policy")
     walker.reads("was changed successfully. Published as revision 1.")
 
     limits = Limit.objects.values_list("name", "algorithm", "burst", "calendar", "time_zone")
@@ -206,7 +206,7 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
     assert asked() == ["weights", "unmetered"]
     page.locator(f"{first}weights").fill("cached_input = 100")
     walker.reads("cached_input tokens weighed 0.1.")
-    walker.press("Save")
+    walker.press("Save policy")
     walker.reads("was changed successfully. Published as revision 1.")
 
     limit = Limit.objects.get()
@@ -221,7 +221,7 @@ def test_an_error_is_told_at_its_field(walker, store):
     walker.open(f"/admin/policies/policy/{limit.policy.pk}/change/")
     walker.page.locator("#id_limits-0-window_seconds").fill("0")
     walker.reads("Length: Must last between a second and a year.")
-    walker.press("Save")
+    walker.press("Save policy")
     window = walker.page.locator("#id_limits-0-window_seconds")
 
     expect(window).to_have_attribute("aria-invalid", "true")
@@ -283,12 +283,12 @@ def test_a_second_editor_is_told_who_was_faster(walker, store):
         tx.updated(project, before)
 
     walker.page.locator("#id_name").fill("Check-out")
-    walker.press("Save")
+    walker.press("Save project")
     walker.reads("bob changed this project")
     walker.reads("name: Checkout → Till")
     walker.look("conflict")
     assert walker.page.locator("#id_name").input_value() == "Check-out"
-    walker.press("Save")
+    walker.press("Save project")
     walker.reads("was changed successfully. Published as revision")
 
     project.refresh_from_db()
@@ -302,7 +302,7 @@ def test_a_token_is_rotated_and_revoked_in_dialogs(walker, store):
     walker.open("/admin/projects/token/add/")
     walker.choose("Project", "checkout")
     walker.page.locator("#id_name").fill("ci")
-    walker.press("Save")
+    walker.press("Add token")
     walker.page.get_by_label("I have stored the secret").check()
     walker.page.get_by_role("link", name="Go to the token").click()
 

@@ -77,7 +77,7 @@ def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
     walker.reads("This is a draft.")
     walker.look("draft-form")
     walker.page.locator("[name$=-quota]").first.fill("6")
-    walker.press("Save")
+    walker.press("Save draft")
     walker.reads("Nothing is published.")
 
     walker.page.get_by_role("link", name="Review and publish", exact=False).first.click()

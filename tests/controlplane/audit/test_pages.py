@@ -64,6 +64,18 @@ def test_filters(as_ann, three, query, numbers):
     assert found(as_ann.get(f"{LIST}?{query}")) == [f"aud_{number:06d}" for number in numbers]
 
 
+@pytest.mark.parametrize(
+    ("number", "title"), [(1, "Policy chat-free created"), (2, "Token web revoked"), (3, "Policy search changed back")]
+)
+def test_the_title_of_an_entry_says_what_happened(as_ann, three, number, title):
+    """In the words of the list, and not in those of the program."""
+    page = as_ann.get(f"{LIST}aud_5F{number:06d}/change/").content.decode()
+
+    assert re.search(rf"<title>\s*{title} \|", page)
+    assert re.search(rf'truncate tracking-tight">{title}</span>', page)
+    assert not re.search(r"(policy|token)\.(create|revoke|undo)", page)
+
+
 def exported(client, form: str, query: str = "") -> str:
     response = client.get(f"{LIST}export.{form}?{query}")
     assert response.status_code == 200

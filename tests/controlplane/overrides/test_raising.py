@@ -273,6 +273,15 @@ def test_the_pages_of_tokens_and_projects_lead_there(as_ann, token, store):
         assert as_ann.get(found).url == url(holder), action
 
 
+def test_who_does_not_know_the_limit_may_ask_which_apply(as_ann, token, limit, store):
+    """The page of a token asks for that token. The form of an override leads to the question."""
+    asking = f"/admin/explain/?token={token.pk}"
+
+    assert f'href="{asking}"' in as_ann.get(url(token)).content.decode()
+    assert 'href="/admin/explain/"' in as_ann.get("/admin/policies/override/add/").content.decode().split("<main")[-1]
+    assert limit.name in as_ann.get(asking).content.decode()
+
+
 def test_ended_overrides_are_history(as_ann, token, limit, store):
     """Listed when asked for, and changed or deleted by nobody."""
     past = OverrideFactory(limit=limit, token=token, ended=True, reason="load test")

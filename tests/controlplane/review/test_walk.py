@@ -24,7 +24,7 @@ def test_a_change_is_reviewed_started_in_shadow_and_enforced(walker, sent):
     walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
     walker.page.locator("#id_limits-0-quota").fill("10")
-    walker.press("Save")
+    walker.press("Save policy")
 
     walker.reads("chat-free gets tighter: 25 becomes 10 (per-minute)")
     walker.look("review")
