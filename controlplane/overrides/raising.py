@@ -41,7 +41,8 @@ class Offer:
         """How many per cent of the quota are used, or None if that is unknown."""
         if self.counter is None or self.counter.used is None or not self.quota:
             return None
-        return round(100 * self.counter.used / self.quota)
+        # Rounded down, as on the page of the token, so that 100 % says that nothing is left.
+        return 100 * self.counter.used // self.quota
 
     @property
     def is_near(self) -> bool:

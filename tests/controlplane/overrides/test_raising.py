@@ -237,7 +237,7 @@ def test_the_nearest_limit_comes_first_with_its_use(store):
 
     assert [(row.limit, row.used, row.is_near) for row in offered.rows] == [
         (limit, "9 used, 90 %", True),
-        (day, "9 used, 1 %", False),
+        (day, "9 used, 0 %", False),
     ]
     assert offered.elsewhere == [(team.policy, "project"), (everywhere, "global")]
     assert [row.limit for row in offers(project, timezone.now()).rows] == [team]
