@@ -20,7 +20,7 @@ from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.adminkit.times import exact
 from controlplane.core.instants import whole
-from controlplane.core.money import permits
+from controlplane.core.money import permits, quantity
 from controlplane.explain import near
 from controlplane.explain.day import day_of
 from controlplane.explain.forecast import Forecast
@@ -92,7 +92,7 @@ def row_of(row: near.Near, policy: Policy | None) -> dict[str, Any]:
         "limit": rule.limit.name,
         "shadow": rule.limit.shadow,
         "used": permits(row.now.used, unit),
-        "quota": permits(row.now.quota, unit),
+        "quota": quantity(row.now.quota, unit),
         "percent": percent(row.share),
         "width": min(100, round(100 * row.share)),
         "runs_out": runs_out(row.forecast, row.resets_at, shadow=rule.limit.shadow),

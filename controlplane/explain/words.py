@@ -118,7 +118,7 @@ def context(found: Explanation) -> list[str]:
         allowed, denied = found.total["allowed"], found.total["denied"]
         number = _requests(allowed + denied)
         sent = f"It sent {number}" if found.case.token_id else f"There were {number} without a token"
-        sentences.append(f"{sent} in that {found.period.name}, {denied:,} {_were(denied)} denied.")
+        sentences.append(f"{sent} in the {found.period.name} of this one, {denied:,} {_were(denied)} denied.")
     if found.glass_then:
         sentences.append(f"The glass was broken then ({found.glass_then.reason}), so no limit denied.")
     if found.period.name in KEPT_LONGER:
@@ -139,7 +139,8 @@ def next_request(limit: Limit, at: datetime, now: datetime) -> str:
     seconds = max(1, -(-int((end - at).total_seconds() * 1_000) // 1_000))
     latest = "" if window else " at the latest"
     verb = "was" if end <= now else "is"
-    return f"The next request {verb} possible {duration(seconds)} later{latest}, at {_moment(end, seconds=True)}."
+    moment = _moment(end, seconds=True)
+    return f"The next request {verb} possible at {moment}{latest}, {duration(seconds)} after this one."
 
 
 def _room_by(limit: Limit, at: datetime) -> datetime | None:

@@ -24,7 +24,7 @@ def test_a_full_limit_has_room_when_the_sentence_says(algorithm, seed):
     while sends(counter, limit, at):
         at += timedelta(seconds=dice.choice([0, 0, 1, 3]))
 
-    seconds = int(re.search(r"possible (\d+) s later", next_request(limit, at, at))[1])
+    seconds = int(re.search(r", (\d+) s after", next_request(limit, at, at))[1])
 
     assert ("at the latest" in next_request(limit, at, at)) is (algorithm != "fixed_window")
     assert sends(counter, limit, at + timedelta(seconds=seconds))
