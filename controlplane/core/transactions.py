@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+
+# A process that is suspended inside a transaction keeps its locks. PostgreSQL ends the transaction after this time.
+IDLE_MS = 5_000
+# Longer than that, and than others need who wait for the same rows before this one.
+LOCK_WAIT_MS = 10_000
+# What PostgreSQL answers to one that waited too long, and to one that was idle for too long.
+LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION = "55P03", "25P03"
 
 
 @contextmanager
@@ -52,3 +59,30 @@ def take_turn(name: str) -> None:
 def is_deadlock(error: Exception) -> bool:
     """Return whether the database has undone a transaction because it and another one waited for each other."""
     return getattr(error.__cause__, "sqlstate", "") == "40P01"
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """
+    Run the block in a transaction that waits at most LOCK_WAIT_MS for each lock and is ended if idle for IDLE_MS.
+
+    For work that is repeated later, and whose rows others wait for. Its statements are prepared before it, because the
+    time that Python takes between two of them counts as idle. SQLite has a limit of its own for the one lock it has.
+
+    Raises:
+        DatabaseError: One of both times was exceeded, as ``was_held_up`` says, or any other error of the database.
+    """
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT set_config('lock_timeout', %s, true),"
+                    " set_config('idle_in_transaction_session_timeout', %s, true)",
+                    [str(LOCK_WAIT_MS), str(IDLE_MS)],
+                )
+        yield
+
+
+def was_held_up(exc: DatabaseError) -> bool:
+    """Return whether a lock did not come in time, or this process was suspended inside its transaction."""
+    return getattr(exc.__cause__, "sqlstate", "") in (LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION)

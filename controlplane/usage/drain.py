@@ -4,6 +4,9 @@ Transfer of the usage stream to SQL by several processes at once, in which each 
 A consumer group of the stream gives each entry to one drain. An entry is deleted after the commit that counts it. If a
 process dies between the two, the entry stays in the stream, and the next drain finds its id in UsageBatch and only
 deletes it. If two drains have one entry, the unique id lets only one of them commit.
+
+A drain that is suspended inside its transaction loses it after a few seconds, and so do those that wait for its rows.
+Their entries stay in the stream for the next run.
 """
 
 import logging
@@ -17,11 +20,11 @@ from itertools import batched
 
 import redis
 from django.conf import settings
-from django.db import DataError, IntegrityError, OperationalError, models, transaction
+from django.db import DatabaseError, DataError, IntegrityError, OperationalError, models
 
 from controlplane.core import store
 from controlplane.core.locks import hold
-from controlplane.core.transactions import is_deadlock, take_turn
+from controlplane.core.transactions import bounded, is_deadlock, take_turn, was_held_up
 from controlplane.core.upserts import execute
 from controlplane.preview import recording
 from controlplane.projects.models import Token
@@ -78,7 +81,12 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
     done = DrainResult()
     with _place(client) as place:
         if place is not None:
-            _drain_in(place, client, now, done, more)
+            try:
+                _drain_in(place, client, now, done, more)
+            except DatabaseError as exc:
+                if not was_held_up(exc):
+                    raise
+                logger.warning("Usage is counted later, because its rows were locked for too long: %s", exc)
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
@@ -130,7 +138,8 @@ def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]
     for entry, fields in entries:
         try:
             rows = parse_denials(fields, now)
-            DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
+            with bounded():
+                DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
         except (InvalidBatch, DataError) as exc:
             logger.warning("The entry %s of sampled denials was dropped: %s", entry, str(exc)[:500])
         client.xdel(store.keys().denials, entry)
@@ -178,7 +187,7 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     Raises:
         DataError: A number or string is too large for the database. Nothing is counted.
         IntegrityError: Other drains came first in three attempts.
-        OperationalError: The database is unavailable, or ended a deadlock in three attempts.
+        OperationalError: The database is unavailable, or ended a deadlock in three attempts, or a lock did not come.
     """
     for _ in range(ATTEMPTS - 1):
         try:
@@ -192,7 +201,6 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     return _count_new(batches, now)
 
 
-@transaction.atomic
 def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     ids = [batch.id for batch in batches]
     known = set(UsageBatch.objects.filter(batch_id__in=ids).values_list("batch_id", flat=True))
@@ -200,20 +208,21 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     # only one waits for the other then.
     unknown = {batch.id: batch for batch in reversed(batches) if batch.id not in known}
     new = [batch for _, batch in sorted(unknown.items())]
-    UsageBatch.objects.bulk_create(
-        UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
-    )
     rows = [row for batch in new for row in batch.rows]
     settled = [row for batch in new for row in batch.metered]
-    # All is computed before the first row is locked, so that another drain waits only as long as the database works.
-    execute(
-        [
-            *rollup.upserts_of(rows, now),
-            *rollup.upserts_of_metered(settled, now),
-            *recording.upserts_of(rows, now),
-            *rollup.upserts_of_counts(rows, now),
-        ]
-    )
+    # All is computed before the transaction, so that another drain waits only as long as the database works.
+    statements = [
+        *rollup.upserts_of(rows, now),
+        *rollup.upserts_of_metered(settled, now),
+        *recording.upserts_of(rows, now),
+        *rollup.upserts_of_counts(rows, now),
+    ]
+    with bounded():
+        # An id that another drain has committed since it was looked for above is an IntegrityError.
+        UsageBatch.objects.bulk_create(
+            UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
+        )
+        execute(statements)
     return new
 
 
@@ -229,7 +238,7 @@ def note_use_of_tokens(batches: list[StreamBatch]) -> None:
         # Only to a later minute, because the batches of a token come from many instances in any order.
         older = models.Q(last_used_at=None) | models.Q(last_used_at__lt=at)
         for some in batched(sorted(ids), TOKENS_AT_ONCE):
-            with transaction.atomic():
+            with bounded():
                 take_turn("note use of tokens")  # two would lock the same tokens, each in an order of its own
                 Token.objects.filter(older, pk__in=some).update(last_used_at=at, last_used_on=at.date())
 

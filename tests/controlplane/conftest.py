@@ -1,8 +1,12 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.client import HTTPConnection
@@ -11,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
@@ -173,3 +178,39 @@ def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
         for number in range(12):
             assert limiter.check(secret, attributes={"user": f"u{number}"}).allowed
         yield project
+
+
+@pytest.fixture
+def environment(store, transactional_db) -> dict[str, str]:
+    """What a process of the control plane is told, to work on the database and the store of the test."""
+    name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
+    database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
+    return {
+        **os.environ,
+        "DATABASE_URL": database,
+        "SLUICEGATE_REDIS_URL": store.url,
+        "DJANGO_SETTINGS_MODULE": "tests.quick_settings",
+    }
+
+
+@pytest.fixture
+def start(environment, settings) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start a Python process with these arguments; what is left of its group is killed after the test."""
+    started = []
+
+    def run(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, *arguments]
+        started.append(subprocess.Popen(command, env=environment, cwd=settings.BASE_DIR, start_new_session=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def run_python(start) -> Callable[[str], subprocess.Popen]:
+    """Start a process of the control plane that runs this code."""
+    return lambda code: start("-c", f"import django; django.setup()\n{code}")

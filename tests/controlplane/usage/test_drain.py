@@ -1,11 +1,14 @@
 import json
+import os
 import signal
 from datetime import timedelta
 
+import psycopg
 import pytest
 from django.db import connection
 from django.db.models import Sum
 
+from controlplane.core import transactions
 from controlplane.core.locks import hold
 from controlplane.usage import drain as drainer
 from controlplane.usage import tasks
@@ -316,6 +319,55 @@ def test_two_drains_with_one_batch_count_it_once(report_usage, client_of_store):
         drainer._drain(claims, entries, NOON, done)
 
     assert (done, total(), client_of_store.xlen(USAGE)) == (DrainResult(counted=1, repeated=1), 1, 0)
+
+
+on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer, and no row locks")
+
+
+@on_postgresql
+def test_a_drain_waits_for_a_lock_only_so_long(report_usage, client_of_store, monkeypatch, caplog):
+    """What it could not count stays in the stream, also for the drain in another place, and the next run counts it."""
+    monkeypatch.setattr(transactions, "LOCK_WAIT_MS", 100)
+    report_usage("proxy-1-1", row())
+    drain(NOON)
+    report_usage("proxy-1-2", row())
+
+    with psycopg.connect(**connection.get_connection_params()) as holder:
+        holder.execute("UPDATE usage_usagerow SET allowed = allowed")
+        assert tasks.drain() == 0
+        assert "locked for too long" in caplog.text
+    assert (total(), client_of_store.xlen(USAGE)) == (1, 1)
+
+    assert drain(NOON) == DrainResult(counted=1)
+    assert (total(), client_of_store.xlen(USAGE)) == (2, 0)
+
+
+IS_SUSPENDED_BEFORE_THE_COMMIT = """
+import os, signal
+from datetime import datetime
+from controlplane.core import transactions
+from controlplane.usage import drain
+transactions.IDLE_MS = 300
+execute = drain.execute
+drain.execute = lambda statements: (execute(statements), os.kill(os.getpid(), signal.SIGSTOP))
+assert not drain.drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"))
+"""
+
+
+@on_postgresql
+def test_a_suspended_drain_holds_up_others_for_seconds_only(report_usage, run_python, client_of_store):
+    """The server ends its transaction, so another one counts its entries, and once awake it counts nothing twice."""
+    for number in range(20):
+        report_usage(f"proxy-1-{number}", row())
+    suspended = run_python(IS_SUSPENDED_BEFORE_THE_COMMIT)
+    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+    client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
+
+    assert drain(NOON) == DrainResult(counted=20)
+    suspended.send_signal(signal.SIGCONT)
+
+    assert suspended.wait() == 0
+    assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
 
 
 def test_another_drain_is_asked_for_if_there_is_much(report_usage):
