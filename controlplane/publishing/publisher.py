@@ -99,7 +99,7 @@ def publish_pending(
             while fence and (published := publish_next(client, most_tokens, progress)):
                 revision = published
         except Postponed:
-            # A rebuild that was killed keeps the next one away for minutes. A revocation must not wait for that.
+            # A rebuild that was killed keeps the next one away for seconds. A revocation must not wait for that.
             while _publish_meanwhile(client, most_tokens):
                 pass
             raise

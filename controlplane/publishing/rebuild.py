@@ -4,13 +4,17 @@ The tokens of a full publication, which are written in parts ahead of it.
 All of them in one call would keep the store from deciding for seconds, and fill the memory of this process. Enforcers
 obey the parts with the publication that ends the rebuild. Each part is read from SQL after the state of the store, and
 the store refuses it if another publisher came in between. A mark in the store shows that no part of it was lost.
+
+A thread prolongs the mark and the lock while the process lives. So a slow part loses neither of them, and after a
+rebuild that was killed the next one begins within seconds.
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import batched
 
@@ -20,17 +24,25 @@ from controlplane.core import store
 from controlplane.core.locks import prolong
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
-from enforcement.control.publication import LOST, TAKEN, WRITTEN, write_tokens_call
+from enforcement.control.publication import LOST, MARK_TTL_MS, TAKEN, WRITTEN, write_tokens_call
 from enforcement.store.client import STORE_ERRORS, call_function
 
 # Tokens of a part, which is read from SQL at once.
 TOKENS_AT_ONCE = 1000
 # The store decides nothing while it writes these, which takes about 3 milliseconds.
 WRITTEN_AT_ONCE = 250
-# How often the lock is prolonged, and changes that came during the rebuild are published.
+# How often changes that came during the rebuild are published.
 PAUSE_SECONDS = 0.5
+# How often the lock and the mark are prolonged. The lock has 5 seconds, so that it survives a store that is slow once.
+PROLONGED_SECONDS = 1.0
 # Publications that may come first between two parts. More of them are not published one at a time.
 ATTEMPTS = 20
+
+# KEYS: mark. ARGV: its value, time to live in milliseconds. A mark that is gone stays so, as tokens were lost with it.
+PROLONG_MARK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
 
 Progress = Callable[[int, int], None]
 """Gets the number of tokens that are written, and the number of all."""
@@ -55,6 +67,8 @@ class Rebuild:
     progress: Progress | None = None
     mark: str = ""
     tokens: int = 0
+    _ends: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def write(self, client: redis.Redis, now: datetime, meanwhile: Callable[[], object]) -> None:
         """
@@ -68,6 +82,7 @@ class Rebuild:
         """
         total = Token.objects.count() if self.progress else 0
         self.mark, self.tokens = secrets.token_hex(16), 0
+        self._stay_alive(client)
         last: str | None = ""
         paused = time.monotonic()
         while last is not None:
@@ -75,7 +90,6 @@ class Rebuild:
             if self.progress:
                 self.progress(self.tokens, total)
             if time.monotonic() - paused > PAUSE_SECONDS:
-                prolong(client, self.lock, self.lock_ttl_ms)
                 meanwhile()
                 paused = time.monotonic()
 
@@ -110,12 +124,27 @@ class Rebuild:
             begins = False  # a store that is emptied from now on must refuse the rest
         return reply
 
+    def _stay_alive(self, client: redis.Redis) -> None:
+        """Start the thread that prolongs the lock and the mark, unless it runs."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._prolong, args=(client,), name="rebuild", daemon=True)
+            self._thread.start()
+
+    def _prolong(self, client: redis.Redis) -> None:
+        while not self._ends.wait(PROLONGED_SECONDS):
+            with suppress(*STORE_ERRORS):
+                prolong(client, self.lock, self.lock_ttl_ms)
+                client.eval(PROLONG_MARK, 1, store.keys().rebuild, self.mark, MARK_TTL_MS)
+
     @contextmanager
     def ended(self, client: redis.Redis) -> Iterator[None]:
         """Run the block, and then remove the mark if it is still this one, so that no other rebuild waits for it."""
         try:
             yield
         finally:
+            if self._thread is not None:
+                self._ends.set()
+                self._thread.join()
             if self.mark:
                 with suppress(*STORE_ERRORS):
                     key = store.keys().rebuild

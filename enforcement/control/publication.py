@@ -18,8 +18,8 @@ from enforcement.model.keys import GLOBAL_TAG, Keys
 MAX_LOGGED_BYTES: Final = 262_144
 """Changes up to this size are written to the change log. After larger ones, readers load everything."""
 
-MARK_TTL_MS: Final = 300_000
-"""How long a store keeps the mark of a rebuild after each part. After one that was killed, others wait for so long."""
+MARK_TTL_MS: Final = 10_000
+"""How long a store keeps the mark of a rebuild that is not prolonged. Others wait so long after one that was killed."""
 
 WRITTEN, OVERTAKEN, LOST, TAKEN = 1, 0, -1, -2
 """

@@ -1,5 +1,6 @@
 """A full publication writes its tokens in parts, while others change, publish, or empty the store."""
 
+import signal
 from contextlib import suppress
 
 import pytest
@@ -9,6 +10,7 @@ from controlplane.core import store as store_of
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher, rebuild
 from controlplane.publishing.models import OutboxEntry, Revision
+from tests.controlplane.stack.running import eventually
 from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -127,7 +129,7 @@ def test_a_second_rebuild_waits_for_the_first(tokens, client_of_store, monkeypat
 def test_a_revocation_does_not_wait_for_the_mark_of_a_killed_rebuild(
     tokens, token_document, client_of_store, monkeypatch, publish
 ):
-    """The mark stays for minutes. By the worker or within a request, only the rebuild itself waits for its end."""
+    """The mark stays for seconds. By the worker or within a request, only the rebuild itself waits for its end."""
     monkeypatch.setattr(publisher, "TOKENS_IN_A_REQUEST", 1)
     client_of_store.set(MARK, "killed", px=60_000)
     OutboxEntry.objects.create(kind="all")
@@ -148,3 +150,46 @@ def test_a_rebuild_that_fails_leaves_no_mark(tokens, client_of_store, monkeypatc
     with pytest.raises(ZeroDivisionError):
         publisher.publish_all()
     assert not client_of_store.exists(MARK)
+
+
+def test_a_slow_end_of_a_rebuild_keeps_its_mark(tokens, client_of_store, monkeypatch):
+    """Reading all other documents takes long in a large installation, and nothing is written to the store meanwhile."""
+    read, lock = rebuild.compile.all_documents, "sg:{lock}:publish"
+    monkeypatch.setattr(rebuild, "PROLONGED_SECONDS", 0.01)
+
+    def slow():
+        for key, left in ((MARK, 9_000), (lock, 4_000)):
+            client_of_store.pexpire(key, left)
+            assert eventually(lambda key=key, left=left: client_of_store.pttl(key) > left)
+        return read()
+
+    monkeypatch.setattr(rebuild.compile, "all_documents", slow)
+
+    assert publisher.publish_all() == 2
+    assert not client_of_store.exists(MARK, lock)
+
+
+DIES_DURING_THE_REBUILD = """
+import os, signal
+from controlplane.publishing import publisher, rebuild
+rebuild.TOKENS_AT_ONCE = 2
+write = rebuild.Rebuild._write_after
+rebuild.Rebuild._write_after = lambda *some: (write(*some), os.kill(os.getpid(), signal.SIGKILL))
+publisher.publish_all()
+"""
+
+
+def test_a_rebuild_of_an_empty_store_that_was_killed_begins_again_within_seconds(
+    tokens, run_python, token_document, client_of_store
+):
+    """A store without documents gets no revocation before it has all of them, so the mark must not stay for longer."""
+    client_of_store.flushall()
+    assert run_python(DIES_DURING_THE_REBUILD).wait() == -signal.SIGKILL
+    assert 0 < client_of_store.pttl(MARK) <= 10_000
+    assert 0 < client_of_store.pttl("sg:{lock}:publish") <= 5_000
+    revoke(tokens[3])
+
+    client_of_store.delete(MARK, "sg:{lock}:publish")  # as their times to live would, later
+    publisher.publish_pending()
+
+    assert token_document(tokens[3].digest)["revoked"]
