@@ -101,6 +101,9 @@ def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     response = Response(_document(context["request"], known), known.status_code, content_type=MEDIA_TYPE)
     for name, value in _headers(known).items():
         response[name] = value
+    if isinstance(known, exceptions.UnsupportedMediaType) and context["request"].method == "PATCH":
+        # RFC 5789, 2.2. What each view reads differs.
+        response["Accept-Patch"] = ", ".join(parser.media_type for parser in context["view"].get_parsers())
     return response
 
 

@@ -20,7 +20,8 @@ from enforcement.model.matching import is_label
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
     """Return a list of one error, for an unknown field, with the closest known name or all of them."""
     close = get_close_matches(name, known, n=1)
-    hint = f'Did you mean "{close[0]}"?' if close else f"Must be one of: {', '.join(known) or 'none'}."
+    others = f"Must be one of: {', '.join(known)}." if known else "There are no fields here."
+    hint = f'Did you mean "{close[0]}"?' if close else others
     return [ErrorDetail(f"Unknown field. {hint}", code="unknown_field")]
 
 

@@ -28,7 +28,7 @@ from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import InvalidFile
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
-from enforcement.cli.remote.rest import ControlPlane
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused
 from enforcement.cli.remote.screen import show, show_json
 
 DIFFERS, MOVED, STOPPED = 1, 3, 4
@@ -147,7 +147,7 @@ def plan(
 
 
 def apply(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="A policy file.")] = "",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A policy file.")] = "",
     saved: Annotated[str, typer.Option("--plan", help="A plan that `plan --out` has saved.")] = "",
     base: Annotated[int | None, typer.Option(min=0, help="Do nothing unless this is the newest revision.")] = None,
     managed_by: Mark = "",
@@ -260,7 +260,12 @@ def undo(
 ) -> None:
     """Change back what one revision changed, and nothing that was changed since."""
     with control_plane(trace) as server:
-        tried = server.ask(f"revisions/{revision}/undo", {"reason": reason}, dry_run="true")
+        try:
+            tried = server.ask(f"revisions/{revision}/undo", {"reason": reason}, dry_run="true")
+        except RequestRefused as exc:
+            if exc.status != 404:
+                raise
+            raise typer.BadParameter(f"There is no revision {revision}.", param_hint="REVISION") from None
         if not as_json:
             _show_undo(tried)
         if dry_run:
@@ -276,7 +281,7 @@ def undo(
         show_json(done)
     else:
         now = done["revision"]
-        show(f"Undone as revision {now}." if now else "Undone. The change is pending, or there was nothing to undo.")
+        show(f"Undone as revision {now}." if now else "Undone. The change is saved, and is published soon.")
 
 
 def _undone(server: ControlPlane, revision: int, reason: str, seen: str) -> dict[str, object]:

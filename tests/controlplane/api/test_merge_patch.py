@@ -72,3 +72,10 @@ def test_a_patch_that_is_no_object_is_refused(api, body):
 def test_only_a_change_may_be_a_merge_patch(api):
     """To create or to replace something with one means nothing."""
     assert api("POST", "projects", {"slug": "a", "name": "A"}, **PATCH).status_code == 415
+
+
+def test_a_change_of_another_type_is_told_what_is_read(api):
+    """As RFC 5789 has it."""
+    refused = api("PATCH", f"tokens/{TokenFactory().pk}", "name=x", content_type="application/x-www-form-urlencoded")
+
+    assert (refused.status_code, refused["Accept-Patch"]) == (415, "application/json, application/merge-patch+json")

@@ -297,3 +297,10 @@ def test_the_command_line_refuses_the_characters_that_the_control_plane_refuses(
     differ = [code for code in range(0x110000) if bool(HIDDEN.match(chr(code))) != bool(unprintable(chr(code)))]
 
     assert differ == []
+
+
+def test_the_undo_of_an_unknown_revision_says_so(cli, chat):
+    """A person has mistyped a number, and not an address."""
+    found = cli("undo", "9999", "--reason", "a mistake", "--yes")
+
+    assert (found.status, "There is no revision 9999." in found.err) == (2, True)
