@@ -24,7 +24,7 @@ from controlplane.core import store
 from controlplane.core.locks import prolong
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
-from enforcement.control.publication import LOST, MARK_TTL_MS, TAKEN, WRITTEN, write_tokens_call
+from enforcement.control.publication import LOST, TAKEN, WRITTEN, write_tokens_call
 from enforcement.store.client import STORE_ERRORS, call_function
 
 # Tokens of a part, which is read from SQL at once.
@@ -37,12 +37,6 @@ PAUSE_SECONDS = 0.5
 PROLONGED_SECONDS = 1.0
 # Publications that may come first between two parts. More of them are not published one at a time.
 ATTEMPTS = 20
-
-# KEYS: mark. ARGV: its value, time to live in milliseconds. A mark that is gone stays so, as tokens were lost with it.
-PROLONG_MARK = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 0
-"""
 
 Progress = Callable[[int, int], None]
 """Gets the number of tokens that are written, and the number of all."""
@@ -114,11 +108,10 @@ class Rebuild:
         self, part: dict[str, compile.Document], state: store.StoreState, client: redis.Redis, *, begins: bool
     ) -> int:
         """Write a part, and return the reply of the store to the last call, which is that it refused if it did."""
-        name, keys = (str(state.revision or ""), state.store_id), store.keys()
         reply = WRITTEN
         # Also without any token, so that the store has the mark.
         for some in batched(part.items(), WRITTEN_AT_ONCE) if part else [()]:
-            reply = call_function(client, *write_tokens_call(dict(some), name, self.mark, keys, begins=begins))
+            reply = _write(client, dict(some), state, self.mark, begins=begins)
             if reply != WRITTEN:
                 break
             begins = False  # a store that is emptied from now on must refuse the rest
@@ -134,7 +127,9 @@ class Rebuild:
         while not self._ends.wait(PROLONGED_SECONDS):
             with suppress(*STORE_ERRORS):
                 prolong(client, self.lock, self.lock_ttl_ms)
-                client.eval(PROLONG_MARK, 1, store.keys().rebuild, self.mark, MARK_TTL_MS)
+                if mark := self.mark:
+                    # A part without tokens. The store refuses it if the mark is gone, as tokens were lost with it.
+                    _write(client, {}, store.StoreState.read(client), mark, begins=False)
 
     @contextmanager
     def ended(self, client: redis.Redis) -> Iterator[None]:
@@ -165,3 +160,11 @@ def unknown_tokens(client: redis.Redis, now: datetime) -> Iterator[str]:
     for batch in batched(client.scan_iter(match=keys.token("*"), count=TOKENS_AT_ONCE), TOKENS_AT_ONCE):
         digests = {key.rpartition(":")[2] for key in batch if key != keys.revision}
         yield from digests - compile.published_among(digests, now)
+
+
+def _write(
+    client: redis.Redis, part: dict[str, compile.Document], state: store.StoreState, mark: str, *, begins: bool
+) -> int:
+    """Write tokens to a store that still has this state, give the mark its full time to live, and return the reply."""
+    name = (str(state.revision or ""), state.store_id)
+    return call_function(client, *write_tokens_call(part, name, mark, store.keys(), begins=begins))

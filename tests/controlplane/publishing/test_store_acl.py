@@ -20,6 +20,7 @@ from django.utils import timezone
 from controlplane import checks
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
+from controlplane.publishing import rebuild
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import Postponed, publish_all
@@ -32,6 +33,7 @@ from enforcement.cli import main
 from enforcement.control import acl
 from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
+from tests.controlplane.stack.running import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -270,6 +272,25 @@ def test_the_control_plane_publishes_under_publisher(account, admin, actor):
     assert subject.reset(counters.client(), None).count == 0
     assert heartbeats.live_instances() == []
     assert checks.store_keeps_documents() == []
+    assert refused(admin) == []
+
+
+def test_a_slow_rebuild_keeps_its_mark_and_its_lock_under_publisher(account, admin, monkeypatch):
+    """For longer than either lives by itself, no right may be missing for what prolongs them."""
+    account("publisher")
+    TokenFactory(policy=LimitFactory().policy)
+    read, prolonged = rebuild.compile.all_documents, (("sg:{doc}:rebuild", 9_000), ("sg:{lock}:publish", 4_000))
+    monkeypatch.setattr(rebuild, "PROLONGED_SECONDS", 0.01)
+
+    def slow():
+        for key, left in prolonged:
+            admin.pexpire(key, left)
+            assert eventually(lambda key=key, left=left: admin.pttl(key) > left)
+        return read()
+
+    monkeypatch.setattr(rebuild.compile, "all_documents", slow)
+
+    assert publish_all() == 1
     assert refused(admin) == []
 
 
