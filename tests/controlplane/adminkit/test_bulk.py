@@ -18,7 +18,6 @@ from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from tests.controlplane.adminkit.reviews import enforce
-from tests.controlplane.usage.conftest import environment, run_python, start  # noqa: F401  (fixtures)
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -320,7 +319,7 @@ def test_a_job_ends_when_its_author_may_not_do_it_any_more(client, few, monkeypa
 
 
 @pytest.mark.proof
-def test_a_killed_worker_leaves_nothing_half_done(as_ann, many, run_python):  # noqa: F811  (the fixture)
+def test_a_killed_worker_leaves_nothing_half_done(as_ann, many, run_python):
     """Wherever it is killed, each token is revoked and recorded once."""
     confirm(as_ann, tick_all(as_ann, "revoke_selected"), change_reason="leaked")
     worker = run_python("from controlplane.jobs import running\nrunning.run_all()")

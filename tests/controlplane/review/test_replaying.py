@@ -15,7 +15,6 @@ from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
 from tests.controlplane.adminkit.test_lists import text_of
-from tests.controlplane.usage.conftest import environment, run_python, start  # noqa: F401  (fixtures)
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -157,7 +156,7 @@ running.run_all(600)
 
 
 @pytest.fixture
-def stuck(as_ann, ask, tokens, monkeypatch, run_python):  # noqa: F811  (the fixture)
+def stuck(as_ann, ask, tokens, monkeypatch, run_python):
     """Ann's job, and the process of the worker that is in its second slice."""
     monkeypatch.setattr(running, "AT_ONCE", 1)
     ask(as_ann)
