@@ -179,7 +179,7 @@ def test_paths_keep_names_and_do_not_double(as_ann):
     token = TokenFactory(name="web")
     policy = PolicyFactory(slug="free")
 
-    assert path_of(as_ann.get(f"{TOKENS}{token.pk}/change/")) == f"Tokens > web ({token.prefix}…)"
+    assert path_of(as_ann.get(f"{TOKENS}{token.pk}/change/")) == "Tokens > web"
     assert path_of(as_ann.get(f"/admin/policies/policy/{policy.pk}/change/")) == "Policies > free"
     assert path_of(as_ann.get(f"/admin/policies/policy/{policy.pk}/delete/")) == "Policies > free"
     assert path_of(as_ann.get("/admin/policies/policy/")) == "Policies"
