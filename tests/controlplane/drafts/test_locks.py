@@ -31,6 +31,14 @@ def waits() -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def post(client: Client, url: str, fields: dict[str, Any], answers: list[int]) -> None:
+    """Send a form over a connection to the database of this thread's own, and add the status of the response."""
+    try:
+        answers.append(client.post(url, fields).status_code)
+    finally:
+        connections.close_all()
+
+
 @pytest.mark.parametrize("deed", ["publish", "edit", "save"])
 def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client, deed: str) -> None:
     """The deletion locks the project, then its policies and drafts."""
@@ -40,15 +48,8 @@ def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client
     fields: dict[str, Any] = {"_start": "enforce"}
     if deed != "publish":
         fields = {**form_of(as_ann.get(url)), "limits-0-quota": "12"} | ({"_draft": "1"} if deed == "save" else {})
-    answers = []
-
-    def send() -> None:
-        try:
-            answers.append(as_ann.post(url, fields).status_code)
-        finally:
-            connections.close_all()
-
-    other = Thread(target=send)
+    answers: list[int] = []
+    other = Thread(target=post, args=(as_ann, url, fields, answers))
     try:
         with transaction.atomic():
             Project.objects.select_for_update().get(slug="shop")
@@ -69,15 +70,8 @@ def test_who_loses_a_deadlock_begins_again(as_ann: Client) -> None:
     policy = LimitFactory(policy__project=ProjectFactory(slug="shop")).policy
     url = change_url(policy)
     fields = {**form_of(as_ann.get(url)), "description": "changed"}
-    answers = []
-
-    def send() -> None:
-        try:
-            answers.append(as_ann.post(url, fields).status_code)
-        finally:
-            connections.close_all()
-
-    other = Thread(target=send)
+    answers: list[int] = []
+    other = Thread(target=post, args=(as_ann, url, fields, answers))
     with connection.cursor() as cursor:
         # The other one looks for a deadlock, after this one is a part of it, and so loses.
         cursor.execute(f"ALTER DATABASE {connection.settings_dict['NAME']} SET deadlock_timeout = '5s'")
