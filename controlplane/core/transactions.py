@@ -43,6 +43,20 @@ def _deferred() -> Iterator[None]:
         connection.transaction_mode = usual
 
 
+@contextmanager
+def much_memory() -> Iterator[None]:
+    """
+    Run the block, which reads sums of many rows. PostgreSQL then adds them up in memory, and writes nothing to its disk.
+    """
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL work_mem = '64MB'")
+        yield
+        cursor.execute("SET LOCAL work_mem = DEFAULT")
+
+
 def take_turn(name: str) -> None:
     """
     Wait until no other transaction has the turn of this name, and keep it until the open transaction ends.

@@ -17,7 +17,6 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile
 from enforcement.control import inspection
 from enforcement.model import documents
-from enforcement.model.documents import InvalidDocument, Policy
 from enforcement.model.keys import together
 from enforcement.model.sizes import MAX_LIMITS_PER_REQUEST
 from enforcement.plan.rules import Rule, Subject, rules_of
@@ -54,13 +53,13 @@ def held_by(tokens: Iterable[Token], projects: Iterable[Project], now: datetime)
     rows = {project.pk: project for project in (*projects, *(token.project for token in tokens))}
     compiled = compile.documents([("global", ""), *(("project", pk) for pk in rows)])
     everywhere = (compiled.get("global") or {}).get("policy")
-    read = {pk: documents.parse_project(documents.dumps(compiled[f"project:{pk}"])) for pk in rows}
+    read = {pk: documents.parse_project(compiled[f"project:{pk}"] or {}) for pk in rows}
     published = compile.tokens([token.digest for token in tokens], now)
     bare = [(token, document) for token in tokens if (document := published[token.digest])]
-    owned = [(token, documents.parse_token(documents.dumps(document))) for token, document in bare]
+    owned = [(token, documents.parse_token(document)) for token, document in bare]
     attached = {everywhere, *(token.policy for _, token in owned)}
     attached |= {pk for project in read.values() for pk in (project.policy, project.anonymous_policy)}
-    policies = _policies({pk for pk in attached if pk})
+    policies = compile.policies(pk for pk in attached if pk)
     found: dict[Any, Held] = {}
     for row, token in owned:
         for rule in rules_of(Subject(read[row.project_id], token, policies, None), now_us):
@@ -77,18 +76,6 @@ def _add(found: dict[Any, Held], held: Held) -> None:
     if rule.has_one_counter:
         values = tuple(rule.labels[name] for name in rule.limit.partition_by)
         found.setdefault((held.key, values), held)
-
-
-def _policies(ids: set[str]) -> dict[str, Policy]:
-    found = {}
-    for document in compile.documents(("policy", pk) for pk in ids).values():
-        try:
-            policy = documents.parse_policy(documents.dumps(document)) if document else None
-        except InvalidDocument:
-            continue
-        if policy:
-            found[policy.id] = policy
-    return found
 
 
 def read(

@@ -15,6 +15,7 @@ from operator import or_
 import redis
 from django.db.models import Q, Sum
 
+from controlplane.core.transactions import much_memory
 from controlplane.explain.counts import window_of
 from controlplane.explain.forecast import HISTORY, Forecast, foretell
 from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
@@ -125,7 +126,8 @@ def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> t
     sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))
     busiest = sums.values_list("project_id", "token_id").annotate(no=Sum("denied"), yes=Sum("allowed"))
     rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: most + 1]
-    names = [(project, token) for project, token, *_ in rows]
+    with much_memory():
+        names = [(project, token) for project, token, *_ in rows]
     sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="")
     sampled = sampled if reach.everything else sampled.filter(project_id__in=reach.projects.values("pk"))
     pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:most]

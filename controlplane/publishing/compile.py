@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import batched
 from typing import Any
 
@@ -21,6 +22,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
 from enforcement.metering.price_documents import parse_prices
 from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.model.documents import Policy as PublishedPolicy
 from enforcement.model.lease_bounds import published_bounds
 from enforcement.model.partitions import DEFAULT_CAP
 
@@ -37,6 +39,9 @@ _OF_A_TOKEN = (
 
 Document = dict[str, Any]
 PriceDocument = Callable[[int], Document | None]
+
+# The pages that read the limits of hundreds of callers meet the same policies each time.
+_parse = lru_cache(maxsize=1024)(parse_policy)
 
 # Prices publish their own changes, so their room is above this one. It says here how its document is made.
 _price_documents: list[PriceDocument] = []
@@ -129,17 +134,21 @@ def _policies(policies: QuerySet[Policy]) -> dict[str, Document]:
     return {name: document for name, document in compiled.items() if document}
 
 
+def policies(ids: Iterable[str]) -> dict[str, PublishedPolicy]:
+    """Return these policies by id as enforcers read their documents, without those that they would refuse."""
+    found = {}
+    for policy in Policy.objects.filter(pk__in=set(ids)).prefetch_related("limits"):
+        _, read = _read(policy)
+        if read is None and (document := _last_published(f"policy:{policy.pk}")):
+            read = _parsed(document)
+        if read is not None:
+            found[policy.pk] = read
+    return found
+
+
 def _policy(policy: Policy) -> Document | None:
-    limits = [limit.as_json() for limit in policy.limits.all()]
-    fields = {"id": policy.pk, "slug": policy.slug, "name": policy.name, "version": policy.version}
-    # Left out if empty, for the reason given in _project().
-    metering = {"metering": policy.metering} if policy.metering else {}
-    document = {"schema": SCHEMA, **fields, **metering, "limits": limits}
-    try:
-        read = parse_policy(dumps(document))
-    except InvalidDocument as exc:
-        # Admin and REST refuse such a limit, so another program has written to the table. Enforcers keep the old state.
-        logger.error("The policy %s cannot be published, so its last valid state stays: %s", policy.slug, exc)
+    document, read = _read(policy)
+    if read is None:
         return _last_published(f"policy:{policy.pk}")
     bounds = published_bounds(read.limits)
     return {
@@ -147,6 +156,28 @@ def _policy(policy: Policy) -> Document | None:
         "limits": [limit.to_json() for limit in read.limits],
         **({"unused_max": bounds} if bounds else {}),
     }
+
+
+def _read(policy: Policy) -> tuple[Document, PublishedPolicy | None]:
+    """Return the document of a policy as its rows have it, and what enforcers read in it, None if they refuse it."""
+    limits = [limit.as_json() for limit in policy.limits.all()]
+    fields = {"id": policy.pk, "slug": policy.slug, "name": policy.name, "version": policy.version}
+    # Left out if empty, for the reason given in _project().
+    metering = {"metering": policy.metering} if policy.metering else {}
+    document = {"schema": SCHEMA, **fields, **metering, "limits": limits}
+    try:
+        return document, _parse(dumps(document))
+    except InvalidDocument as exc:
+        # Admin and REST refuse such a limit, so another program has written to the table. Enforcers keep the old state.
+        logger.error("The policy %s cannot be published, so its last valid state stays: %s", policy.slug, exc)
+        return document, None
+
+
+def _parsed(document: Document) -> PublishedPolicy | None:
+    try:
+        return parse_policy(dumps(document))
+    except InvalidDocument:  # an older release has published it
+        return None
 
 
 def _last_published(name: str) -> Document | None:

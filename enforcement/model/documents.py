@@ -220,13 +220,16 @@ def parse_policy(text: str | bytes) -> Policy:
         raise InvalidDocument(f"metering {exc}") from exc
 
 
-def parse_project(text: str | bytes) -> Project:
+def parse_project(source: str | bytes | Mapping[str, Any]) -> Project:
     """
     Return the project that a document describes, which may lack the cap and the anonymous policy. Raises
     InvalidDocument.
+
+    Args:
+        source: Its JSON text, or its fields if this program has made them.
     """
     optional = {"partition_cap", "anonymous_policy"}
-    data = DocumentReader(text, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
+    data = DocumentReader(source, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
     return Project(
         data.project_id("id"),
         data.string("slug"),
@@ -238,10 +241,15 @@ def parse_project(text: str | bytes) -> Project:
     )
 
 
-def parse_token(text: str | bytes) -> Token:
-    """Return the token that a JSON document describes. Labels and suspension are optional. Raises InvalidDocument."""
+def parse_token(source: str | bytes | Mapping[str, Any]) -> Token:
+    """
+    Return the token that a document describes. Labels and suspension are optional. Raises InvalidDocument.
+
+    Args:
+        source: Its JSON text, or its fields if this program has made them.
+    """
     names = {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"}
-    data = DocumentReader(text, names, optional={"labels", "suspended", "suspended_until_us"})
+    data = DocumentReader(source, names, optional={"labels", "suspended", "suspended_until_us"})
     return Token(
         id=data.string("id"),
         project=data.string("project"),
