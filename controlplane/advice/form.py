@@ -11,7 +11,7 @@ from controlplane.adminkit.times import exact
 from controlplane.advice import traffic
 from controlplane.advice.rules import Advice, warnings
 from controlplane.advice.trying import folded, sample, tried
-from controlplane.policies.limit_form import LoneLimitForm, explain
+from controlplane.policies.limit_form import LoneLimitForm, explain, in_brief
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from enforcement.model.limits import InvalidLimit
@@ -43,6 +43,9 @@ def advise(policy: Policy, posted: Mapping[str, str], projects: QuerySet[Project
     for prefix, value in values.items():
         advice = [*found[prefix], *seen.about(value, rows[prefix].get("id", ""))]
         told[prefix] |= {"folded": folded(value), "warnings": [one.as_json() for one in advice]}
+        told[prefix]["brief"] = in_brief(value, policy)
+    for prefix, fields in rows.items():
+        told[prefix]["changed"] = seen.differs(values.get(prefix), fields.get("id", ""))
     return {"limits": told, "request": _tried(values, posted)}
 
 
@@ -107,6 +110,14 @@ class _Seen:
     @cached_property
     def _silent(self) -> dict[str, datetime]:
         return traffic.never_matched(self.policy, self.projects, self.now)
+
+    def differs(self, limit: LimitValue | None, key: str) -> bool:
+        """Return whether a row differs from the saved limit with its id, or has none. One that is not valid does."""
+        saved = self._saved.get(key)
+        try:
+            return saved is None or limit is None or saved.as_value() != limit
+        except InvalidLimit:  # another program has written to the table
+            return True
 
     def about(self, limit: LimitValue, key: str) -> Iterator[Advice]:
         """

@@ -46,7 +46,7 @@ def _deferred() -> Iterator[None]:
 @contextmanager
 def much_memory() -> Iterator[None]:
     """
-    Run the block, which reads sums of many rows. PostgreSQL then adds them up in memory, and writes nothing to its disk.
+    Run the block, which sums many rows. PostgreSQL adds them up in memory, and writes nothing to its disk for that.
     """
     if connection.vendor != "postgresql":
         yield

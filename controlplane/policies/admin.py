@@ -68,7 +68,7 @@ class LimitInline(StackedInline):
     formset = LimitFormSet
     extra = 0
     max_num = MAX_LIMITS_PER_POLICY
-    show_title = True
+    template = "admin/sluicegate/limits.html"
     # The usual limit is in the first two lines. The rest is folded, and says while it is closed what it holds.
     fieldsets = [
         (None, {"fields": [("quota", "unit", "calendar", "window_seconds", "partition_by"), ("name", "mode")]}),

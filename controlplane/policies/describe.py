@@ -61,8 +61,12 @@ def sentence(limit: Limit, holder: str = "each token or project") -> str:
     """
     Return in words what a limit does, such as "100 requests per minute for each token, counted in a sliding window".
     """
-    parts = [f"{amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
-    return ", ".join(parts)
+    return ", ".join([brief(limit, holder), *_manner(limit), *_behaviour(limit)])
+
+
+def brief(limit: Limit, holder: str = "each token or project") -> str:
+    """Return how much a limit allows, to whom and for which requests, and not how that is counted."""
+    return f"{amount(limit)} for {_whom(limit, holder)}{_which(limit)}"
 
 
 def amount(limit: Limit) -> str:

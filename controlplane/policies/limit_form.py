@@ -10,9 +10,10 @@ from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
-from controlplane.policies.describe import sentence
+from controlplane.policies.describe import brief, sentence
 from controlplane.policies.models import Limit, Policy
 from enforcement.model.limits import CALENDARS, InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import DENY, MONEY
 
 ALGORITHMS = {
@@ -38,6 +39,7 @@ UNPRICED = {
     "count_only": "Let it pass, and charge nothing",
     "charge_as": "Charge it as another model",
 }
+ALL = "all projects together"
 # Those that enforcement knows. Callers may report others.
 UNITS = {
     "requests": "requests",
@@ -143,6 +145,25 @@ class LimitForm(OneErrorForm):
             # Nobody is denied by a limit that was typed a moment ago, unless somebody chooses that.
             self.initial["mode"] = "shadow"
 
+    @property
+    def words(self) -> str:
+        """What the limit allows in words, or nothing if it is new or not valid. The line of a folded limit says it."""
+        if self.errors or not self.instance.name:
+            return ""
+        try:
+            return in_brief(self.instance.as_value(), self.instance.policy)
+        except InvalidLimit as exc:
+            return f"cannot be enforced: {exc}"
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a posted field differs from what is saved. A page does not send what an algorithm does not use."""
+        return self.is_bound and any(self.add_prefix(name) in self.data for name in self.changed_data)
+
+    @property
+    def is_shadow(self) -> bool:
+        return self["mode"].value() == "shadow"
+
     def clean_time_zone(self) -> str:
         return self.cleaned_data["time_zone"] or "UTC"
 
@@ -169,6 +190,11 @@ class LoneLimitForm(LimitForm):
 
 class LimitFormSet(PaginationInlineFormSet):
     units = UNITS
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether there is one saved limit, which the page shows open. Of several, each is folded to a line."""
+        return self.initial_form_count() == 1
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -225,10 +251,15 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
     return {"sentence": description, "errors": errors}
 
 
+def in_brief(limit: LimitValue, policy: Policy) -> str:
+    """Return in one line what a limit of a policy allows."""
+    return brief(limit, ALL) if policy.is_global else brief(limit)
+
+
 def holder_of(policy: Policy) -> str:
     """Return in words whose requests the limits of a policy count together."""
     if policy.is_global:
-        return "all projects together"
+        return ALL
     tokens, projects, anonymous, _ = policy.uses
     holders = ["each token or project with this policy"] if tokens or projects or not anonymous else []
     # A limit has one counter for these requests of a project, unless it is partitioned by an attribute.

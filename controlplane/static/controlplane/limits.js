@@ -80,8 +80,22 @@
       const line = input?.closest(".field-row") || input?.closest("fieldset");
       if (line) line.after(note);
       else row.append(note);
-      input?.closest("details")?.setAttribute("open", "");
+      // A folded limit stays folded. Its line tells that there is a warning.
+      input?.closest("details:not(.sg-limit)")?.setAttribute("open", "");
     }
+  };
+  // The line of a limit, which stands for it while it is folded.
+  const line = (row, told) => {
+    const mark = (name, wanted) => row.querySelector(`summary .${name}`)?.classList.toggle("sg-hidden", !wanted);
+    const valid = Boolean(told.sentence);
+    const shadow = field(row, "mode").value === "shadow";
+    row.querySelector(".sg-limit-name").textContent = field(row, "name").value.trim() || "New limit";
+    row.querySelector(".sg-words").textContent = valid ? told.brief : wrong(row, told.errors).join(" ");
+    mark("sg-invalid", !valid);
+    mark("sg-warned", valid && told.warnings.some(({ kind }) => kind === "warn"));
+    mark("sg-changed", told.changed);
+    mark("sg-enforced", !shadow);
+    mark("sg-shadow", shadow);
   };
   const fold = (row, states) => {
     for (const [name, text] of Object.entries(states)) {
@@ -101,6 +115,7 @@
     const errors = wrong(row, told.errors);
     place(row).textContent = told.sentence ? `${told.sentence}.` : errors.join(" ");
     place(row).classList.toggle("sg-wrong", !told.sentence);
+    line(row, told);
     if (!told.sentence) return;
     fold(row, told.folded);
     warn(row, told.warnings);

@@ -75,6 +75,7 @@ def what_holds_for_a_token(walker: Walker, story: Story) -> None:
 
 def what_a_change_will_do(walker: Walker, story: Story) -> None:
     walker.open(f"/admin/policies/policy/{story.policies['chat-free'].pk}/change/")
+    walker.limit("per-minute").click()
     walker.page.locator("#id_limits-0-quota").fill("10")
     walker.press("Save policy")
     walker.reads("chat-free gets tighter: 25 becomes 10 (per-minute)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Page, Request, expect
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.accessibility import OF_COLOURS, graves
@@ -92,6 +92,10 @@ class Walker:
         self.page.locator(f"#{field} + .select2 .select2-selection").click()
         self.page.locator(".select2-search__field").last.fill(text)
         self.page.locator(".select2-results__option", has_text=text).first.click()
+
+    def limit(self, name: str) -> Locator:
+        """Return the line of a limit in the form of a policy, which opens and folds it."""
+        return self.page.locator(".sg-limit > summary", has=self.page.get_by_text(name, exact=True))
 
     def reads(self, text: str) -> None:
         expect(self.page.locator("body")).to_contain_text(text)

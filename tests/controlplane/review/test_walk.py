@@ -23,6 +23,7 @@ def test_a_change_is_reviewed_started_in_shadow_and_enforced(walker, sent):
     OverrideFactory(limit=limit, token=tokens[9], quota=60)
     walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
+    walker.limit("per-minute").click()
     walker.page.locator("#id_limits-0-quota").fill("10")
     walker.press("Save policy")
 

@@ -1,0 +1,109 @@
+"""The limits of a policy's form, each of which is folded to a line that says what it does."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from controlplane.policies.models import Limit
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.factories import LimitFactory, PolicyFactory
+
+
+@pytest.fixture
+def policy(db):
+    """A policy with three limits, of which the last is in shadow."""
+    made = PolicyFactory(slug="chat-free")
+    LimitFactory(policy=made, name="per-minute", quota=25, position=0)
+    LimitFactory(policy=made, name="images", quota=5, match_path="/v1/images/*", position=1)
+    LimitFactory(policy=made, name="per-day", quota=500, window_seconds=86400, mode="shadow", position=2)
+    return made
+
+
+def address(policy) -> str:
+    return f"/admin/policies/policy/{policy.pk}/change/"
+
+
+def lines(html: str) -> list[tuple[bool, str]]:
+    """Whether each saved or posted limit is open, and the text of its line without what is hidden."""
+    found = []
+    for part in html.split('<details class="sg-limit"')[1:-1]:  # the last one is the pattern of a new limit
+        line = part[: part.index("</summary>")]
+        line = re.sub(r'<span class="material-symbols[^>]*>.*?</span>', "", line)
+        line = re.sub(r'<span class="[^"]*sg-hidden">[^<]*</span>', "", line)
+        text = re.sub(r"<[^>]*>", " ", line.partition("<summary>")[2])
+        found.append((line.startswith(" open"), " ".join(text.split())))
+    return found
+
+
+def posted(policy, **changes) -> dict:
+    """The fields that a browser without scripts sends, with changes of the first limit by their names."""
+    names = ("id", "name", "quota", "unit", "window_seconds", "match_path", "mode", "algorithm", "consistency")
+    fields = {"slug": policy.slug, "name": policy.name, "seen_version": policy.version}
+    for index, limit in enumerate(policy.limits.all()):
+        row = {name: getattr(limit, name) for name in (*names, "on_store_failure")}
+        row |= changes if index == 0 else {}
+        fields |= {f"limits-{index}-{name}": value for name, value in row.items()}
+    return fields | {"limits-TOTAL_FORMS": 3, "limits-INITIAL_FORMS": 3}
+
+
+def test_a_folded_limit_is_a_line_in_words(admin_client, policy):
+    """Who may do how much per what, and whether it is enforced. A sole limit is open."""
+    page = admin_client.get(address(policy)).content.decode()
+    assert lines(page) == [
+        (False, "per-minute 25 requests per minute for each token or project enforced Edit Fold"),
+        (False, "images 5 requests per minute for each token or project on /v1/images/* enforced Edit Fold"),
+        (False, "per-day 500 requests per day for each token or project in shadow Edit Fold"),
+    ]
+    policy.limits.exclude(name="per-minute").delete()
+    assert [is_open for is_open, _ in lines(admin_client.get(address(policy)).content.decode())] == [True]
+
+
+def test_an_error_opens_its_limit(admin_client, policy):
+    """The others stay folded, and one that was changed says so."""
+    fields = posted(policy, quota=-1) | {"limits-2-quota": 400}
+    page = admin_client.post(address(policy), fields).content.decode()
+    shown = lines(page)
+    assert [is_open for is_open, _ in shown] == [True, False, False]
+    assert "not valid changed enforced" in shown[0][1]
+    assert [" changed " in line for _, line in shown] == [True, False, True]
+    assert "400 requests per day" in shown[2][1]
+    assert Limit.objects.get(name="per-day").quota == 500
+
+
+@pytest.mark.django_db(transaction=True)
+def test_limits_are_unfolded_by_the_keyboard(walker):
+    """A changed limit says so while it is folded, and a new one is open."""
+    policy = PolicyFactory(slug="chat-free")
+    LimitFactory(policy=policy, name="per-minute", quota=25, position=0)
+    LimitFactory(policy=policy, name="per-day", quota=5000, window_seconds=86400, position=1)
+    page = walker.page
+    walker.log_in("ann", PASSWORD)
+    walker.open(address(policy))
+    rows = page.locator("#limits-group .form-group:not(.empty-form)")
+    second = walker.limit("per-day")
+    quota = page.locator("#id_limits-1-quota")
+    expect(quota).to_be_hidden()
+    second.press("Enter")
+    expect(quota).to_be_visible()
+    quota.fill("4000")
+    second.press("Enter")
+    expect(quota).to_be_hidden()
+    expect(second).to_contain_text("4,000 requests per day for each token or project")
+    expect(second.get_by_text("changed")).to_be_visible()
+    expect(rows.nth(0).get_by_text("changed")).to_be_hidden()
+    walker.look("folded")
+
+    page.get_by_role("link", name="Add another Limit").press("Enter")
+    expect(page.locator("#id_limits-2-name")).to_be_focused()
+    page.locator("#id_limits-2-name").fill("burst")
+    expect(rows.nth(2).locator("summary").first).to_contain_text("burst")
+    page.get_by_role("button", name="Remove this limit").nth(2).press("Enter")
+    quota.evaluate("field => { field.closest('.sg-limit').open = true }")
+    quota.fill("-4")
+    second.press("Enter")
+    expect(second.get_by_text("not valid")).to_be_visible()
+    walker.press("Save policy")
+    expect(quota).to_be_visible()
+    expect(page.locator("#id_limits-0-quota")).to_be_hidden()
+    walker.look("error-opens")
