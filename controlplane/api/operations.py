@@ -90,7 +90,7 @@ SUMMARIES = {
 }
 CREATED_OR_REPLACED = (
     "Replace all fields of the {one}, or create it under the slug in the address. A field that is left out gets its "
-    "default. With `If-None-Match: *` it is only created, and with `If-Match` only replaced."
+    "default, but for the slug. With `If-None-Match: *` it is only created, and with `If-Match` only replaced."
 )
 DESCRIPTIONS = {
     "projects_update": CREATED_OR_REPLACED.format(one="project"),

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from drf_spectacular.drainage import get_override
 from drf_spectacular.openapi import AutoSchema as Base
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema_serializer
@@ -147,6 +149,17 @@ SERVER_ERRORS = {
 }
 
 
+@lru_cache
+def _without_name(kind: type[Any], name: str) -> type[Any]:
+    """Return a subclass of a serializer, for bodies that may leave out the field whose value is in the address."""
+    told = {"required": False, "help_text": "If it is sent, it must be that of the address."}
+    meta = type("Meta", (kind.Meta,), {"extra_kwargs": {**kind.Meta.extra_kwargs, name: told}})
+    found = type(f"{kind.__name__.removesuffix('Serializer')}ReplacementSerializer", (kind,), {"Meta": meta})
+    for shown in get_override(kind, "examples", []):
+        found = example(**{field: value for field, value in shown.value.items() if field != name})(found)
+    return found
+
+
 class AutoSchema(Base):
     def get_operation(self, *args: Any) -> dict[str, Any] | None:
         registry = args[-1]
@@ -270,6 +283,10 @@ class AutoSchema(Base):
 
     def _creates_by_put(self) -> bool:
         return self.method == "PUT" and self.view.creates_by_put
+
+    def get_request_serializer(self) -> Any:
+        found = super().get_request_serializer()
+        return _without_name(type(found), self.view.lookup_field)() if self._creates_by_put() else found
 
     def get_response_serializers(self) -> Any:
         found = super().get_response_serializers()

@@ -209,9 +209,13 @@ class ApiView(ThrottledView, GenericViewSet):
             yield tx
         self.tx, self.made = tx, tx.id
 
+    def body(self) -> Any:
+        """Return the body of the request before it is validated."""
+        return self.request.data
+
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
-        data = self.request.data
+        data = self.body()
         if partial and is_merge_patch(self.request) and isinstance(data, Mapping):
             shown = self.get_serializer(instance).data
             objects = {
@@ -345,7 +349,7 @@ class Replaced(Updated):
 
 class CreatedOrReplaced(Created, Replaced):
     """
-    A replacement that creates what is not there.
+    A replacement that creates what is not there, under the name that the address has.
 
     Of two at once, the second replaces what the first has created.
     """
@@ -362,7 +366,7 @@ class CreatedOrReplaced(Created, Replaced):
             if self._is_there():
                 return self._write(tx, partial=False)
             check_precondition(request, None)
-            obj = self.as_written(self.save_new(tx, self._read_new()))
+            obj = self.as_written(self.save_new(tx, self.read_body()))
             return self.answer(obj, status.HTTP_201_CREATED, {"Location": request.path})
 
     def may_create(self) -> bool:
@@ -372,13 +376,16 @@ class CreatedOrReplaced(Created, Replaced):
     def _is_there(self) -> bool:
         return self.get_queryset().filter(**self.lookup()).exists()
 
-    def _read_new(self) -> Any:
-        """Return a serializer with the body, or raise ValidationError if it has another name than the address."""
-        body, (name,) = self.read_body(), self.lookup()
-        if body.validated_data[name] != self.lookup()[name]:
-            message = f"Must be {self.lookup()[name]!r} as in the address, where there is nothing yet."
-            raise ValidationError({name: [ErrorDetail(message, code="rule")]})
-        return body
+    def body(self) -> Any:
+        """Return the body with the name that the address has, or raise ValidationError if it has another one."""
+        body = super().body()
+        if self.request.method != "PUT" or not isinstance(body, Mapping):
+            return body
+        ((field, name),) = self.lookup().items()
+        if body.get(field, name) != name:
+            message = f"Must be {name!r}, as in the address, or be left out. PATCH changes it."
+            raise ValidationError({field: [ErrorDetail(message, code="rule")]})
+        return {**body, field: name}
 
 
 class Deleted:

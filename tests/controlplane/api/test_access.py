@@ -101,7 +101,7 @@ RULES = {
     ("policies", "GET"): Rule("policies:read", 200, 200, 200),
     ("policies", "POST"): Rule("policies:write", 201, 400, 201, OWN_POLICY),
     ("policies/theirs", "GET"): Rule("policies:read", 200, MISSING, 200),
-    ("policies/theirs", "PUT"): Rule("policies:write", 200, MISSING, 200, OWN_POLICY),
+    ("policies/theirs", "PUT"): Rule("policies:write", 200, MISSING, 200, {**OWN_POLICY, "slug": "theirs"}),
     ("policies/theirs", "PATCH"): Rule("policies:write", 200, MISSING, 200, {"name": "New"}),
     ("policies/theirs", "DELETE"): Rule("policies:write", 204, MISSING, 204),
     ("global", "GET"): Rule("policies:read", 200, 200, 200),

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 CLIENTS = Path(__file__).parent / "clients"
 SEEN = {
     "policy": ["api", "The API", [60]],
-    "project": ["chat", "api", "true"],
+    "project": ["chat", "api", "true", "chat"],
     "tried": [True, 201, 1, ["name"]],
     "problems": [400, 412],
     "secrets": [True, True],

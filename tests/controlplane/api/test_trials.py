@@ -31,7 +31,7 @@ LIMIT = {"name": "per-minute", "quota": 5, "window_seconds": 60}
 # A body for each operation that changes something, by the address with the names of its rows.
 BODIES = {
     "POST projects": {"slug": "new", "name": "New"},
-    "PUT projects/{slug}": {"slug": "chat", "name": "Talk"},
+    "PUT projects/{slug}": {"name": "Talk"},
     "PATCH projects/{slug}": {"name": "Talk"},
     "DELETE projects/{slug}": None,
     "POST projects/{slug}/suspend": {},
@@ -44,7 +44,7 @@ BODIES = {
     "POST tokens/{id}/suspend": {},
     "POST tokens/{id}/resume": {},
     "POST policies": {"slug": "new", "name": "New", "limits": [LIMIT]},
-    "PUT policies/{slug}": {"slug": "free", "name": "Gratis", "limits": []},
+    "PUT policies/{slug}": {"name": "Gratis", "limits": []},
     "PATCH policies/{slug}": {"limits": [LIMIT]},
     "DELETE policies/{slug}": None,
     "POST projects/batch": {"items": [{"slug": "new", "name": "New"}]},

@@ -59,19 +59,58 @@ def test_limits_are_matched_by_their_names(api):
     assert (Limit.objects.get().pk, Limit.objects.get().quota, Override.objects.count()) == (kept.pk, 5, 1)
 
 
-def test_the_object_is_created_under_its_address(api):
-    """Another slug in the body would make an object that the next request does not find."""
-    response = api("PUT", "projects/chat", {**CHAT, "slug": "talk"})
+BODIES = [("projects/chat", CHAT), ("policies/free", FREE)]
 
-    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "#/slug")
+
+@pytest.mark.parametrize(("address", "body"), BODIES)
+def test_the_address_names_the_object(api, address, body):
+    """So the body may leave the slug out, of what is created and of what is replaced."""
+    unnamed = {name: value for name, value in body.items() if name != "slug"}
+    tried = api("PUT", f"{address}?dry_run=true", unnamed).json()
+    found = [api("PUT", address, sent) for sent in (unnamed, unnamed, body)]
+
+    assert (tried["status"], tried["result"]["slug"]) == (201, body["slug"])
+    assert [one.status_code for one in found] == [201, 200, 200]
+    assert {(one.json()["slug"], one.json()["version"]) for one in found} == {(body["slug"], 1)}
+
+
+@pytest.mark.parametrize(("address", "body"), BODIES)
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("slug", ["talk", "CHAT", "", None, 5])
+def test_another_slug_than_that_of_the_address_is_refused(api, address, body, there, slug):
+    """Another request would not find the object again, and a repetition of the same one would make a second object."""
+    if there:
+        api("PUT", address, body)
+    before = api("GET", address)
+    response = api("PUT", address, {**body, "slug": slug})
+
+    assert (response.status_code, response.json()["errors"]) == (
+        400,
+        [
+            {
+                "pointer": "#/slug",
+                "code": "rule",
+                "detail": f"Must be '{body['slug']}', as in the address, or be left out. PATCH changes it.",
+            }
+        ],
+    )
+    after = api("GET", address)
+    assert (after.status_code, after.get("ETag")) == (before.status_code, before.get("ETag"))
+    assert Project.objects.count() + Policy.objects.count() == there
+
+
+@pytest.mark.parametrize("body", [[], "chat", None, 5])
+def test_a_body_without_fields_is_refused(api, body):
+    """It has no place for the name of the address."""
+    assert api("PUT", "projects/chat", body).status_code == 400
     assert not Project.objects.exists()
 
 
-def test_a_slug_is_replaced_as_any_other_field(api):
-    """As it always was."""
+def test_the_slug_is_changed_by_patch(api):
+    """It is what names the object, and is not replaced with the other fields."""
     ProjectFactory(slug="chat")
 
-    assert api("PUT", "projects/chat", {**CHAT, "slug": "talk"}).json()["slug"] == "talk"
+    assert api("PATCH", "projects/chat", {"slug": "talk"}).json()["slug"] == "talk"
 
 
 @pytest.mark.parametrize("headers", [{"if_match": "*"}, {"if_match": '"proj_1-1"'}])

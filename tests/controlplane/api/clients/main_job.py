@@ -7,7 +7,7 @@ from sluicegate_client import AuthenticatedClient
 from sluicegate_client.api.audit import audit_list
 from sluicegate_client.api.overrides import overrides_create, overrides_destroy
 from sluicegate_client.api.policies import policies_create, policies_partial_update, policies_retrieve
-from sluicegate_client.api.projects import projects_create, projects_list
+from sluicegate_client.api.projects import projects_create, projects_list, projects_update
 from sluicegate_client.api.tokens import (
     projects_tokens_create,
     tokens_list,
@@ -23,6 +23,8 @@ from sluicegate_client.models import (
     Policy,
     PolicyRequest,
     Problem,
+    Project,
+    ProjectReplacementRequest,
     ProjectRequest,
     ProjectsCreateDryRun,
     ReviewedTrial,
@@ -52,6 +54,7 @@ with client:
     again = projects_create.sync_detailed(
         client=client, body=ProjectRequest(slug="chat", name="Chat", policy="api"), idempotency_key='"once"'
     )
+    replaced = projects_update.sync("chat", client=client, body=ProjectReplacementRequest(name="Chat", policy="api"))
     taken = projects_create.sync(client=client, body=ProjectRequest(slug="chat", name="Chat"))
     tokens = [
         projects_tokens_create.sync("chat", client=client, body=TokenRequest(name=f"token-{i}")) for i in range(3)
@@ -85,13 +88,14 @@ with client:
 assert isinstance(trial, Trial), trial
 assert isinstance(trial_of_change, ReviewedTrial), trial_of_change
 assert isinstance(fresh, Policy), fresh
+assert isinstance(replaced, Project), replaced
 assert isinstance(taken, Problem), taken
 assert isinstance(lost, Problem), lost
 print(
     json.dumps(
         {
             "policy": [policy.slug, fresh.name, [limit.quota for limit in policy.limits]],
-            "project": [project.slug, project.policy, again.headers.get("Idempotency-Replayed")],
+            "project": [project.slug, project.policy, again.headers.get("Idempotency-Replayed"), replaced.slug],
             "tried": [
                 trial.dry_run,
                 trial.status,

@@ -62,6 +62,11 @@ const once = { params: { header: { "Idempotency-Key": '"once"' } }, body: chat }
 const madeProject = await client.POST("/api/v1/projects", once);
 const project = done(madeProject.data, madeProject.error);
 const again = await client.POST("/api/v1/projects", once);
+const replacement = await client.PUT("/api/v1/projects/{slug}", {
+  params: { path: { slug: "chat" } },
+  body: { name: "Chat", policy: "api" },
+});
+const replaced = done(replacement.data, replacement.error);
 const taken = await client.POST("/api/v1/projects", { body: { slug: "chat", name: "Chat" } });
 
 const tokens: { id: string; secret: string }[] = [];
@@ -114,7 +119,7 @@ const projects = await client.GET("/api/v1/projects");
 console.log(
   JSON.stringify({
     policy: [policy.slug, fresh.name, policy.limits!.map((limit) => limit.quota)],
-    project: [project.slug, project.policy, again.response.headers.get("Idempotency-Replayed")],
+    project: [project.slug, project.policy, again.response.headers.get("Idempotency-Replayed"), replaced.slug],
     tried: [always, onlyTried.status, onlyTried.changed, changedFields.map((one) => one.field)],
     problems: [problem(taken.error).status, problem(lost.error).status],
     secrets: [tokens[0].secret, rotated.secret].map((secret) => secret.startsWith("sg_live_")),
