@@ -8,7 +8,6 @@ from typing import Self
 
 import redis
 from django.conf import settings
-from django.utils import timezone
 
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, parse_identity, parse_revision
 from enforcement.model.keys import Keys
@@ -57,12 +56,12 @@ def answers() -> bool:
         return False
 
 
-def now() -> datetime:
-    """Return the store's time, by which proxies compare ends, or this host's if the store does not answer."""
+def now() -> datetime | None:
+    """Return the store's time, by which proxies compare ends, or None if the store does not answer."""
     try:
         seconds, microseconds = connection(settings.PUBLISH_TIMEOUT_SECONDS).time()
     except STORE_ERRORS:
-        return timezone.now()
+        return None
     return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
 
 

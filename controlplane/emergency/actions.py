@@ -109,21 +109,23 @@ def end_suspensions(now: datetime) -> int:
     rows = Suspension.objects.order_by("ends_at", "pk")
     if not rows.filter(ends_at__lte=now).exists():
         return 0  # most runs end here, without a transaction, which on SQLite would block other writers
-    now = by_both_clocks(now)
-    if not (over := rows.filter(ends_at__lte=now)).exists():
+    both = by_both_clocks(now)
+    if both is None or not (over := rows.filter(ends_at__lte=both)).exists():
         return 0
     with change(actor=Actor("end_suspensions", "task"), reason=OVER) as tx:
         take_turn(TURN)
-        return _end_those_over(tx, over[:ENDED_AT_ONCE], now)
+        return _end_those_over(tx, over[:ENDED_AT_ONCE], both)
 
 
-def by_both_clocks(now: datetime) -> datetime:
+def by_both_clocks(now: datetime) -> datetime | None:
     """
-    Return the earlier of this host's time and the store's.
+    Return the earlier of this host's time and the store's, or None if the store does not answer.
 
-    Enforcers go by the clock of the store. A host whose clock is ahead must not let in sooner what is suspended.
+    Enforcers go by the clock of the store. A host whose clock is ahead must not let in sooner what is suspended, also
+    while the store is away: what it takes back then is published when the store is back.
     """
-    return min(now, store.now())
+    present = store.now()
+    return present and min(now, present)
 
 
 def _end_those_over(tx: Change, rows: QuerySet[Suspension], now: datetime) -> int:
@@ -202,10 +204,10 @@ def end_glass(now: datetime) -> bool:
     """
     if not BreakGlass.objects.filter(ended_at=None, ends_at__lte=now).exists():
         return False  # most runs end here, without a transaction, which on SQLite would block other writers
-    now = by_both_clocks(now)
-    if not BreakGlass.objects.filter(ended_at=None, ends_at__lte=now).exists():
+    both = by_both_clocks(now)
+    if both is None or not BreakGlass.objects.filter(ended_at=None, ends_at__lte=both).exists():
         return False
     with change(actor=Actor("end_glass", "task"), reason=OVER) as tx:
         take_turn(TURN)
         glass = BreakGlass.present()
-        return glass is not None and glass.ends_at <= now and _end(tx, now)
+        return glass is not None and glass.ends_at <= both and _end(tx, both)

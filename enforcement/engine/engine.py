@@ -137,6 +137,8 @@ class Engine:
             failed=self.counts.failed,
             copy=self.outage_copy,
         )
+        # A plan that was made when a suspension seemed to be over would admit until the next publication.
+        agent.clock.on_back = self.documents.outdate
         return agent, usage
 
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:

@@ -256,9 +256,9 @@ class Planner:
         return shared
 
     def _compile(self, entry: TokenEntry) -> Any:
-        token, now_us = entry.token, self._now_us()
+        token, generation, state = entry.token, self._documents.generation, self._documents.current
         assert token is not None
-        generation, state = self._documents.generation, self._documents.current
+        now_us = self._now_us()  # read last, as a clock that goes back starts another generation
         project = state.projects.get(token.project)
         anonymous = type(entry) is AnonymousEntry
         subject = None

@@ -257,8 +257,13 @@ class PublishedState:
         A thread of the parent may have held the lock, and plans contain leases of the parent.
         """
         self._lock = threading.Lock()
-        self.generation += 1
-        self.derived = DerivedPlans()
+        self.outdate()
+
+    def outdate(self) -> None:
+        """Have all plans made again, as after a publication, because the time that they were made by was wrong."""
+        with self._lock:
+            self.generation += 1
+            self.derived = DerivedPlans()
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Yield the name and text of everything that a restart needs, from the revision to the tokens."""

@@ -8,6 +8,7 @@ import pytest
 
 from enforcement import Anonymous, Limiter
 from enforcement.control.emergency import NO_EMERGENCY, parse_emergency
+from enforcement.engine.store_clock import read_clock
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.instants import to_us
 from enforcement.testing import Clock
@@ -276,3 +277,19 @@ def test_a_refused_document_breaks_no_glass(limiter, world):
 
     assert limiter._documents.current.emergency == NO_EMERGENCY
     assert reason(limiter, secret) == "cost_exceeds_capacity"
+
+
+def test_a_clock_that_was_ahead_ends_no_suspension(server, world):
+    """Nothing is published when the clock is right again, but plans that were made by the wrong time are made again."""
+    with Limiter(server.url, timeout=1.0) as limiter:
+        limiter.start(5.0)
+        world.followers.append(limiter)
+        secret, clock = world.everything(fixed(9)), limiter._engine.agent.clock
+        until_us = clock.now_us() + HOUR_US
+        world.publish(tokens={secret: {**world.token("pol_api"), "suspended": True, "suspended_until_us": until_us}})
+
+        clock.set(clock.now_us() + 2 * HOUR_US, clock.monotonic_us())
+        limiter.check(secret)
+        read_clock(world.client, clock)
+
+        assert reason(limiter, secret) == "suspended"

@@ -141,6 +141,20 @@ def test_a_worker_whose_clock_is_ahead_takes_nothing_back_early(token, act, toke
     assert Suspension.objects.exists()
 
 
+def test_nothing_is_taken_back_while_nobody_knows_the_time_of_the_store(token, act, settings):
+    """It would be published when the store is back, by a worker whose clock is ahead before its end."""
+    act(suspend, token, in_an_hour())
+    act(break_glass, in_an_hour())
+    url, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:1/0"
+    late = timezone.now() + timedelta(hours=2)
+
+    assert (end_suspensions(late), end_glass(late)) == (0, False)
+
+    settings.REDIS_URL = url
+    Suspension.objects.update(ends_at=timezone.now())
+    assert end_suspensions(timezone.now()) == 1
+
+
 def test_what_is_over_is_suspended_again_before_the_task_runs(token, act):
     """The former one is history then."""
     first = act(suspend, token, in_an_hour())
