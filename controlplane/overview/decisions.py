@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Model, Q, QuerySet, Sum
-from django.utils import timezone
 
 from controlplane.adminkit.site import link_to, list_url
 from controlplane.fleet import outages
-from controlplane.overview.spans import INPUT_FORMAT, Span
+from controlplane.overview.spans import Span, input_of
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, DecisionCount, UsageRow
@@ -54,7 +53,8 @@ def series_of(sums: Sums, span: Span, now: datetime) -> list[dict[str, Any]]:
 
 
 def _point(counts: Mapping[str, int], at: datetime, span: Span) -> dict[str, Any]:
-    start, end = (timezone.localtime(t).strftime(INPUT_FORMAT) for t in (at, at + span.step))
+    # To its last minute, because the list also shows the row that begins at the end of its range.
+    start, end = (input_of(t) for t in (at, at + span.step - timedelta(minutes=1)))
     query = f"?of=decisions&period={span.period}&at_from={start}&at_to={end}"
     return {**counts, "at": at, "label": span.label_of(at), "url": list_url(UsageRow, query)}
 

@@ -1,7 +1,7 @@
 """The ranges of time that the Overview shows."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -39,7 +39,14 @@ class Span:
 
     def query(self, now: datetime) -> str:
         """Return the parameters of the list of usage that show the same range."""
-        return f"period={self.period}&at_from={timezone.localtime(self.starts(now)[0]).strftime(INPUT_FORMAT)}"
+        return f"period={self.period}&at_from={input_of(self.starts(now)[0])}"
+
+
+def input_of(at: datetime) -> str:
+    """Return an instant as the filter of a list reads it, which is in UTC in the hour that a zone has twice."""
+    local = timezone.localtime(at)
+    is_twice = local.utcoffset() != local.replace(fold=not local.fold).utcoffset()
+    return f"{at.astimezone(UTC):{INPUT_FORMAT}}Z" if is_twice else local.strftime(INPUT_FORMAT)
 
 
 SPANS = {

@@ -1,6 +1,7 @@
 """The first page: what needs a hand, the decisions, the fleet, and what ends soon."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import redis
@@ -9,11 +10,13 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.access.models import Membership
+from controlplane.adminkit.filters import InstantRangeForm
 from controlplane.adminkit.site import link_to
 from controlplane.core.store import keys
 from controlplane.fleet.heartbeats import live_instances, lost_instances
-from controlplane.overview.decisions import chart, most_denied_tokens, without_store
+from controlplane.overview.decisions import chart, most_denied_tokens, series_of, without_store
 from controlplane.overview.spans import SPANS
+from controlplane.projects.models import Project
 from controlplane.usage.models import DailyReport, UsageRow
 from enforcement import Limiter
 from tests.enforcement.world import eventually
@@ -53,17 +56,29 @@ def test_each_count_is_a_link_to_its_rows(page):
         assert shown.client.get(url).status_code == 200
 
 
-def test_a_link_of_the_table_shows_the_rows_of_its_step(page, admin_client):
-    """One minute, not the ones beside it."""
-    now = minute_of()
-    for at in (now, now - timedelta(minutes=1)):
-        CountedUsageFactory(at=at, denied=1)
+@pytest.mark.parametrize("span", [SPANS["1h"], SPANS["7d"], SPANS["30d"]], ids=lambda span: span.name)
+def test_a_link_of_the_table_shows_the_rows_of_its_step(page, admin_client, span):
+    """Not those of the steps beside it."""
+    starts = span.starts(timezone.now())[-3:]
+    for at in starts:
+        CountedUsageFactory(period=span.period, at=at, denied=1)
 
-    last = page().context["series"][-1]
+    for point in page(span.name).context["series"]:
+        assert [row.at for row in admin_client.get(point["url"]).context["cl"].result_list] == [point["at"]]
 
-    rows = admin_client.get(last["url"]).context["cl"].result_list
-    assert now in [row.at for row in rows]
-    assert len(rows) == 1
+
+def test_a_link_to_the_hour_that_a_zone_has_twice_shows_one_of_them():
+    """The local time alone would be refused, and the list empty."""
+    span, now = SPANS["24h"], datetime(2026, 10, 25, 6, 30, tzinfo=UTC)
+    with timezone.override("Europe/Berlin"):
+        urls = {point["at"].hour: urlsplit(point["url"]) for point in series_of({}, span, now)}
+        queries = [dict(parse_qsl(urls[hour].query)) for hour in (0, 1, 2)]
+        forms = [InstantRangeForm({"gte": "at_from", "lte": "at_to"}, query) for query in queries]
+        assert all(form.is_valid() for form in forms)
+
+    begins = [form.cleaned_data["at_from"].astimezone(UTC).hour for form in forms]
+    ends = [form.cleaned_data["at_to"].astimezone(UTC).hour for form in forms]
+    assert (begins, ends) == ([0, 1, 2], [0, 1, 2])
 
 
 def test_a_denied_token_names_the_limit_that_denied_most(page, django_assert_num_queries):
@@ -273,10 +288,11 @@ def test_a_member_sees_the_decisions_of_their_projects_only(member):
     policy = PolicyFactory(slug="their-policy", project=mine)
     for fields in ({}, {"policy_id": policy.pk, "limit_name": "per-minute"}):
         CountedUsageFactory(at=minute_of(), project_id=mine.pk, token_id=theirs.pk, denied=4_711, **fields)
+    CountedUsageFactory(at=minute_of(), project_id=Project.objects.get(slug="mine").pk, allowed=3, would_deny=1)
 
     page = member.get("/admin/")
 
-    assert page.context["totals"] == {"allowed": 0, "denied": 0, "would_deny": 0}
+    assert page.context["totals"] == {"allowed": 3, "denied": 0, "would_deny": 1}
     for text in ("their-token", "their-policy", "4,711", "not reachable", "Decided without", "First steps"):
         assert text not in page.text
     assert [row["count"] for row in page.context["ending"]] == [0] * len(page.context["ending"])
