@@ -76,13 +76,15 @@ def is_deadlock(error: Exception) -> bool:
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
+def bounded(lock_wait_ms: int | None = None) -> Iterator[None]:
     """
     Run the block in a transaction that waits at most LOCK_WAIT_MS for each lock and is ended if idle for IDLE_MS.
 
     For work that is repeated later, and whose rows others wait for. Its statements are prepared before it, because the
     time that Python takes between two of them counts as idle. SQLite has a limit of its own for the one lock it has.
 
+    Args:
+        lock_wait_ms: Another time to wait for each lock.
     Raises:
         DatabaseError: One of both times was exceeded, as ``was_held_up`` says, or any other error of the database.
     """
@@ -92,7 +94,7 @@ def bounded() -> Iterator[None]:
                 cursor.execute(
                     "SELECT set_config('lock_timeout', %s, true),"
                     " set_config('idle_in_transaction_session_timeout', %s, true)",
-                    [str(LOCK_WAIT_MS), str(IDLE_MS)],
+                    [str(lock_wait_ms or LOCK_WAIT_MS), str(IDLE_MS)],
                 )
         yield
 

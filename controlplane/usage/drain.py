@@ -12,7 +12,7 @@ Their entries stay in the stream for the next run.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +46,11 @@ LOCK_TTL_MS = 30_000
 ENTRIES_AT_ONCE = 200
 ATTEMPTS = 3
 TOKENS_AT_ONCE = 1000
+# Two drains would lock the same tokens, each in an order of its own.
+TURN = "note use of tokens"
+# A form has a token for less time than that. A form that is suspended has it for as long as it likes.
+NOTE_WAIT_MS = 500
+LOCKED_NAMED = 5
 REJECTED_KEPT = 1000
 REJECTED_BYTES = 16_384
 
@@ -235,12 +240,32 @@ def note_use_of_tokens(batches: list[StreamBatch]) -> None:
     for token_id, at in last.items():
         tokens_of_minute[at].append(token_id)
     for at, ids in sorted(tokens_of_minute.items()):
-        # Only to a later minute, because the batches of a token come from many instances in any order.
-        older = models.Q(last_used_at=None) | models.Q(last_used_at__lt=at)
         for some in batched(sorted(ids), TOKENS_AT_ONCE):
-            with bounded():
-                take_turn("note use of tokens")  # two would lock the same tokens, each in an order of its own
-                Token.objects.filter(older, pk__in=some).update(last_used_at=at, last_used_on=at.date())
+            _note_use(some, at)
+
+
+def _note_use(tokens: Sequence[str], at: datetime) -> None:
+    """
+    Save that these tokens were used in a minute, without those whose rows are locked for longer than NOTE_WAIT_MS.
+
+    Usage of all tokens would otherwise wait for one row. What is left out is saved with the next use of the token.
+    """
+    # Only to a later minute, because the batches of a token come from many instances in any order.
+    older = Token.objects.filter(models.Q(last_used_at=None) | models.Q(last_used_at__lt=at), pk__in=tokens)
+    used = {"last_used_at": at, "last_used_on": at.date()}
+    try:
+        with bounded(NOTE_WAIT_MS):
+            take_turn(TURN)
+            older.update(**used)
+    except DatabaseError as exc:
+        if not was_held_up(exc):
+            raise
+        with bounded():
+            take_turn(TURN)
+            free = list(older.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
+            Token.objects.filter(pk__in=free).update(**used)
+        if locked := older.values_list("pk", flat=True)[:LOCKED_NAMED]:
+            logger.warning("The last use of tokens is not saved, as their rows are locked: %s", ", ".join(locked))
 
 
 def _reject(claims: Claims, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:

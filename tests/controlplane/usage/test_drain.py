@@ -342,6 +342,25 @@ def test_a_drain_waits_for_a_lock_only_so_long(report_usage, client_of_store, mo
     assert (total(), client_of_store.xlen(USAGE)) == (2, 0)
 
 
+@on_postgresql
+def test_usage_goes_on_though_the_row_of_a_token_is_locked(report_usage, client_of_store, caplog):
+    """As by a form that is suspended. The use of other tokens is noted, and its own once the row is free again."""
+    locked, free = TokenFactory(), TokenFactory()
+    report_usage("proxy-1-1", row(token=locked.pk), row(token=free.pk))
+
+    with psycopg.connect(**connection.get_connection_params()) as holder:
+        holder.execute("SELECT 1 FROM projects_token WHERE id = %s FOR UPDATE", [locked.pk])
+        assert drain(NOON) == DrainResult(counted=1)
+        assert f"their rows are locked: {locked.pk}" in caplog.text
+        assert client_of_store.xlen(USAGE) == 0
+    report_usage("proxy-1-2", row(token=locked.pk))
+    drain(NOON)
+
+    for token in (locked, free):
+        token.refresh_from_db()
+        assert token.last_used_at == NOON
+
+
 IS_SUSPENDED_BEFORE_THE_COMMIT = """
 import os, signal
 from datetime import datetime
