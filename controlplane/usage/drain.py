@@ -91,7 +91,8 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
             except DatabaseError as exc:
                 if not was_held_up(exc):
                     raise
-                logger.warning("Usage is counted later, because its rows were locked for too long: %s", exc)
+                why = "its rows were locked for too long, or this process was suspended"
+                logger.warning("Usage is counted later, because %s: %s", why, exc)
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
