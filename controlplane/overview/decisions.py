@@ -1,4 +1,4 @@
-"""The decisions in a range of time, as totals, as a series, and as a chart with a table."""
+"""The decisions in a range of time, as totals and as a series."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,6 @@ from controlplane.usage.models import DailyReport, DecisionCount, UsageRow
 COUNTS = ("allowed", "denied", "would_deny")
 NOTHING = dict.fromkeys(COUNTS, 0)
 TOP = 5
-HEIGHT = 176
-TICKS = 6
 # Lists of usage sorted by one of their columns, the highest first.
 ALLOWED, DENIED, WOULD_DENY = "of=decisions&o=-6", "of=decisions&o=-7", "of=limits&o=-8"
 
@@ -49,14 +47,15 @@ def sums_of(projects: QuerySet[Project] | None, span: Span, now: datetime) -> Su
 
 def series_of(sums: Sums, span: Span, now: datetime) -> list[dict[str, Any]]:
     """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
-    return [_point(sums.get(at, NOTHING), at, span) for at in span.starts(now)]
+    usage = list_url(UsageRow)
+    return [_point(sums.get(at, NOTHING), at, span, usage) for at in span.starts(now)]
 
 
-def _point(counts: Mapping[str, int], at: datetime, span: Span) -> dict[str, Any]:
+def _point(counts: Mapping[str, int], at: datetime, span: Span, usage: str) -> dict[str, Any]:
     # To its last minute, because the list also shows the row that begins at the end of its range.
     start, end = (input_of(t) for t in (at, at + span.step - timedelta(minutes=1)))
     query = f"?of=decisions&period={span.period}&at_from={start}&at_to={end}"
-    return {**counts, "at": at, "label": span.label_of(at), "url": list_url(UsageRow, query)}
+    return {**counts, "at": at, "label": span.label_of(at), "url": usage + query}
 
 
 def totals_of(steps: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -154,48 +153,6 @@ def _most_denied(rows: QuerySet[UsageRow], *names: str) -> list[dict[str, Any]]:
 def _link(known: dict[str, Model], key: str) -> str:
     """Return a link to the row with this id, or the id if the row is deleted."""
     return link_to(known[key]) if key in known else key
-
-
-def chart(series: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return bars, grid lines and labels of a stacked chart, with x in per cent and y in pixels from the top."""
-    top = _rounded_up(max((point["allowed"] + point["denied"] for point in series), default=0))
-    width = 100 / len(series)
-    every = max(1, -(-len(series) // TICKS))
-    return {
-        "height": HEIGHT,
-        "bars": [_bar(point, index * width, width, top) for index, point in enumerate(series)],
-        "grid": [{"y": round(HEIGHT * (1 - k / 4), 1), "value": top * k // 4} for k in range(5)],
-        "ticks": [
-            {"x": round((i + 0.5) * width, 2), "label": series[i]["label"]} for i in range(0, len(series), every)
-        ],
-    }
-
-
-def _bar(point: dict[str, Any], left: float, width: float, top: int) -> dict[str, Any]:
-    # A request that a shadow limit would have denied was allowed, so the first two parts of a bar are its allowed ones.
-    parts = []
-    floor = float(HEIGHT)
-    for kind, count in (
-        ("a", point["allowed"] - point["would_deny"]),
-        ("w", point["would_deny"]),
-        ("d", point["denied"]),
-    ):
-        height = HEIGHT * max(count, 0) / top
-        floor -= height
-        if count > 0:
-            parts.append({"kind": kind, "y": round(floor, 1), "height": round(max(height, 0.5), 1)})
-    gap = width * 0.16
-    return {"x": round(left + gap, 2), "width": round(width - 2 * gap, 2), "parts": parts, **point}
-
-
-def _rounded_up(value: int) -> int:
-    """Return the least number of at least *value* that four equal parts divide into round numbers."""
-    scale = 1
-    while True:
-        for step in (4, 8, 20):
-            if step * scale >= value:
-                return step * scale
-        scale *= 10
 
 
 def described(totals: dict[str, int], span: Span) -> str:

@@ -13,7 +13,7 @@ from controlplane.adminkit.site import list_url
 from controlplane.explain.panels import near_card
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
-from controlplane.overview import decisions, health
+from controlplane.overview import chart, decisions, health
 from controlplane.overview.ending import ending
 from controlplane.overview.spans import SPANS, Span
 from controlplane.policies.models import Policy
@@ -50,8 +50,8 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
         "totals": totals,
         "denied_share": decisions.compared(totals, sums, span, now),
         "shadow_limits": decisions.shadow_limits(projects),
-        "series": [point for point in series if any(point[name] for name in decisions.COUNTS)],
-        "chart": decisions.chart(series),
+        "chart": chart.chart(series),
+        "rows": chart.table(series, span),
         "chart_description": decisions.described(totals, span),
         "urls": {
             name: list_url(UsageRow, f"?{query}&{span.query(now)}")

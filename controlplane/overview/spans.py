@@ -37,6 +37,10 @@ class Span:
         """Return the start of a step as the axis shows it. Days are those of UTC, and all others are in the zone."""
         return (at if self.period == "day" else timezone.localtime(at)).strftime(self.label)
 
+    def start_of_row(self, at: datetime) -> str:
+        """Return the start of a step as the table shows it. Days are those of UTC, and all others are in the zone."""
+        return at.strftime("%Y-%m-%d") if self.period == "day" else f"{timezone.localtime(at):%Y-%m-%d %H:%M}"
+
     def query(self, now: datetime) -> str:
         """Return the parameters of the list of usage that show the same range."""
         return f"period={self.period}&at_from={input_of(self.starts(now)[0])}"
