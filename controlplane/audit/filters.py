@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db import connection
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
 
@@ -68,8 +69,23 @@ class DeedFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, rows: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
         if not self.value():
             return rows
-        found = Q(pk__in=[])
-        for ending in DEEDS.get(self.value(), ()):
-            # Without regard to case, as the index of the search has it.
-            found |= Q(action__iendswith=f".{ending}")
-        return rows.filter(found)
+        endings = tuple(f".{ending}" for ending in DEEDS.get(self.value(), ()))
+        # The exact actions, because only they are in an index that also has the order of the list.
+        return rows.filter(action__in=[action for action in recorded_actions() if action.endswith(endings)])
+
+
+def recorded_actions() -> list[str]:
+    """Return each action of the audit once. The database looks up the next one in an index, and does not read all."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH RECURSIVE found(action) AS (
+                SELECT min(action) FROM policies_auditentry
+                UNION ALL
+                SELECT (SELECT min(action) FROM policies_auditentry WHERE action > found.action)
+                FROM found WHERE found.action IS NOT NULL
+            )
+            SELECT action FROM found WHERE action IS NOT NULL
+            """
+        )
+        return [action for (action,) in cursor.fetchall()]

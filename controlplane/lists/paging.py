@@ -29,10 +29,37 @@ class CappedPaginator(Paginator):
     def _get_page(self, rows: Any, number: int, paginator: Paginator) -> Any:
         if isinstance(rows, QuerySet):
             # The database sorts keys faster than whole rows that are joined with others.
-            keys = list(rows.values_list("pk", flat=True))
+            keys = keys_of(rows)
             found = self.object_list.order_by().in_bulk(keys)
             rows = [found[key] for key in keys if key in found]
         return super()._get_page(rows, number, paginator)
+
+
+def keys_of(page: QuerySet) -> list[Any]:
+    """Return the keys of the rows of a page, which is a sliced query, in its order."""
+    by = page.query.order_by[0] if page.query.order_by else ""
+    name, _, column = by.lstrip("-").partition("__") if isinstance(by, str) else ("", "", "")
+    if not column or not page.model._meta.get_field(name).null:
+        return list(page.values_list("pk", flat=True))
+    return _keys_of_parts(page, name, column)
+
+
+def _keys_of_parts(page: QuerySet, name: str, column: str) -> list[Any]:
+    """
+    Return the keys of a page that is sorted by a text of other rows. The rows that have none come last.
+
+    Of those that have one, the database reads the index of the text in order. Of both kinds together it sorts all.
+    """
+    low, high = page.query.low_mark, page.query.high_mark
+    rows = page.all()
+    rows.query.clear_limits()
+    having = rows.filter(**{f"{name}__{column}__gte": ""})
+    keys = list(having.values_list("pk", flat=True)[low:high])
+    if len(keys) < high - low:
+        passed = low + len(keys) if keys else having.count()
+        without = rows.filter(**{name: None}).order_by(*page.query.order_by[1:])
+        keys += without.values_list("pk", flat=True)[max(0, low - passed) : high - passed]
+    return keys
 
 
 class UnreadPaginator(Paginator):

@@ -63,9 +63,7 @@ class HolderDocuments:
         everywhere = compiled["global"]["policy"]
         subject = rules.Subject(project, token, {}, everywhere)
         attached = {policy for *_, policy in subject.attached() if policy}
-        found = compile.documents(("policy", pk) for pk in attached).values()
-        policies = [documents.parse_policy(documents.dumps(document)) for document in found if document]
-        return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
+        return cls(project, token, compile.policies(attached), everywhere, now)
 
     def counters(self, client: redis.Redis) -> list[inspection.LiveCounter]:
         """Return the state of every limit that applies to the holder, or raise one of STORE_ERRORS."""

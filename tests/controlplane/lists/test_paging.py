@@ -1,0 +1,28 @@
+"""The pages of a list that is sorted by a column of other rows."""
+
+import pytest
+from django.db.models import F
+
+from controlplane.lists.paging import CappedPaginator
+from controlplane.projects.models import Token
+from tests.factories import PolicyFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize("per_page", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("by", ["policy__slug", "-policy__slug"])
+@pytest.mark.parametrize("left_out", [(), ("a",), (None,), ("a", "b")])
+def test_pages_sorted_by_another_row_follow_each_other(by, per_page, left_out):
+    """Each row once, and those without a policy last, whatever the order of the others."""
+    policies = {slug: PolicyFactory(slug=slug) for slug in "ba"} | {None: None}
+    for slug in ("b", "a", None, None, "b", "a", None):
+        if slug not in left_out:
+            TokenFactory(policy=policies[slug])
+    rows = Token.objects.order_by(by, "-pk")
+
+    pages = CappedPaginator(rows, per_page)
+
+    shown = [token.pk for number in pages.page_range for token in pages.page(number)]
+    order = F("policy__slug").desc(nulls_last=True) if by[0] == "-" else F("policy__slug").asc(nulls_last=True)
+    assert shown == list(rows.order_by(order, "-pk").values_list("pk", flat=True))
