@@ -1,13 +1,18 @@
 """Pages of long lists, which neither count nor sort more than they must."""
 
 import sys
+from functools import cache
 from typing import Any, ClassVar
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+from unfold.admin import ModelAdmin, checkbox
+from unfold.decorators import display
 
 from controlplane.lists.counting import MOST, MoreThan, capped
 
@@ -73,12 +78,26 @@ class UnreadPaginator(Paginator):
         return self._get_page([], 1, self)
 
 
+# A text that is in no template, and stands for the key of a row.
+_KEY = "key-of-the-row"
+
+
+@cache
+def _box() -> str:
+    return checkbox.render(ACTION_CHECKBOX_NAME, _KEY)
+
+
 class PagedList:
     """A mixin for lists with pages of CappedPaginator. A request for an action on the rows does not read a page."""
 
     paginator = CappedPaginator
     # To count all rows takes as long as to count those that match.
     show_full_result_count = False
+
+    @display(description=ModelAdmin.action_checkbox.short_description)
+    def action_checkbox(self, row: Model) -> SafeString:
+        """Return the box that selects a row. The theme renders three templates for each, a tenth of a list's time."""
+        return mark_safe(_box().replace(_KEY, escape(row.pk)))
 
     def get_paginator(
         self,
