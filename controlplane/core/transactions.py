@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, models, transaction
 
 # A process that is suspended inside a transaction keeps its locks. PostgreSQL ends the transaction after this time.
 IDLE_MS = 5_000
@@ -102,3 +102,22 @@ def bounded(lock_wait_ms: int | None = None) -> Iterator[None]:
 def was_held_up(exc: DatabaseError) -> bool:
     """Return whether a lock did not come in time, or this process was suspended inside its transaction."""
     return getattr(exc.__cause__, "sqlstate", "") in (LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION)
+
+
+def delete_in_pieces(rows: models.QuerySet, at_once: int) -> int:
+    """
+    Delete rows in small transactions, because drains wait for each of them, and return the number of deleted rows.
+
+    What a suspension of this process or a deadlock has undone is deleted again.
+    """
+    deleted = 0
+    while ids := list(rows.values_list("pk", flat=True)[:at_once]):
+        try:
+            with bounded():
+                number, _ = rows.model._default_manager.filter(pk__in=ids).delete()
+        except DatabaseError as exc:
+            if not (was_held_up(exc) or is_deadlock(exc)):
+                raise
+        else:
+            deleted += number
+    return deleted

@@ -7,11 +7,11 @@ from typing import Any
 from django.apps import apps
 from django.db.models import ForeignKey, Model, QuerySet
 
+from controlplane.core.transactions import delete_in_pieces
 from controlplane.publishing.changes import Change
 from controlplane.usage.models import Checkpoint
 
 ERASED = "project.erase"
-# In small transactions, as the drain waits for each of them.
 DELETED_AT_ONCE = 1_000
 
 
@@ -58,8 +58,8 @@ def erase(project_id: str) -> dict[str, int]:
     """
     deleted: Counter[str] = Counter()
     for rows in rows_of(project_id):
-        while ids := list(rows.values_list("pk", flat=True)[:DELETED_AT_ONCE]):
-            deleted[rows.model._meta.model_name or ""] += rows.model._default_manager.filter(pk__in=ids).delete()[0]
+        if number := delete_in_pieces(rows, DELETED_AT_ONCE):
+            deleted[rows.model._meta.model_name or ""] += number
     return dict(deleted)
 
 

@@ -10,8 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from django.db.models import QuerySet
-
+from controlplane.core.transactions import delete_in_pieces
 from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
@@ -113,17 +112,9 @@ def prune(now: datetime) -> int:
     old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
-    return sum(_delete(rows) for rows in old)
+    return sum(delete_in_pieces(rows, DELETED_AT_ONCE) for rows in old)
 
 
 def tables() -> dict[type[UsageRow | MeteredRow], PartitionedTable]:
     """Return the tables that have partitions on PostgreSQL, by their model."""
     return {model: PartitionedTable(model._meta.db_table, KEPT) for model in (UsageRow, MeteredRow)}
-
-
-def _delete(rows: QuerySet) -> int:
-    """Delete rows in small transactions, as the drain waits for each of them, and return the number of deleted rows."""
-    deleted = 0
-    while ids := list(rows.values_list("pk", flat=True)[:DELETED_AT_ONCE]):
-        deleted += rows.model.objects.filter(pk__in=ids).delete()[0]
-    return deleted

@@ -389,6 +389,41 @@ def test_a_suspended_drain_holds_up_others_for_seconds_only(report_usage, run_py
     assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
 
 
+IS_SUSPENDED_WHILE_IT_ERASES = """
+import os, signal
+from django.db.models import QuerySet
+from controlplane.core import transactions
+from controlplane.statements import erasing
+transactions.IDLE_MS = 300
+delete = QuerySet.delete
+
+def suspended(rows):
+    QuerySet.delete = delete
+    deleted = delete(rows)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return deleted
+
+QuerySet.delete = suspended
+assert erasing.erase("proj_1")["usagerow"] == 3
+"""
+
+
+@on_postgresql
+def test_a_suspended_erasure_holds_up_no_usage(report_usage, run_python):
+    """As by Ctrl-Z. Once awake, it erases also the late usage that was counted meanwhile."""
+    report_usage("proxy-1-1", row())
+    drain(NOON)
+    suspended = run_python(IS_SUSPENDED_WHILE_IT_ERASES)
+    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+    report_usage("proxy-1-2", row(), row(project="proj_2"))
+
+    assert drain(NOON) == DrainResult(counted=1)
+    suspended.send_signal(signal.SIGCONT)
+
+    assert suspended.wait() == 0
+    assert set(UsageRow.objects.values_list("project_id", flat=True)) == {"proj_2"}
+
+
 def test_another_drain_is_asked_for_if_there_is_much(report_usage):
     """Once for each run, and not for what one drain reads at once."""
     asked = []
