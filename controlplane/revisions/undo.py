@@ -21,6 +21,8 @@ from controlplane.revisions.words import Line, Names, lines, sentence
 
 # A revision with more was a change of very many tokens, or was published after a long outage.
 MOST_ENTRIES = 1000
+# So many sentences say why nothing is left to undo.
+MOST_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def apply(tx: Change, found: Plan, revision: Revision, seen: str) -> None:
     if found.digest != seen:
         raise Changed(found)
     if not found.steps:
-        raise ValidationError("Nothing of it is left to undo.")
+        raise ValidationError(" ".join(["Nothing of it is left to undo.", *found.stays[:MOST_REASONS]]))
     for step in found.steps:
         if step.restored.act is not None:
             step.restored.act(tx)

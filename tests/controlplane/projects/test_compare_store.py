@@ -1,5 +1,8 @@
 """What the store has and a restored database has not."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from io import StringIO
 
@@ -16,6 +19,26 @@ from controlplane.publishing.models import Revision
 from tests.factories import TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_database_without_the_backup_is_named(store, settings, tmp_path):
+    """As an operator sees it who has created the database and restored nothing into it."""
+    given = {
+        "SECRET_KEY": "0123456789abcdef" * 4,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/empty.sqlite3",
+        "SLUICEGATE_REDIS_URL": settings.REDIS_URL,
+    }
+    said = subprocess.run(
+        [sys.executable, "manage.py", "compare_store"],
+        env={**os.environ, **given, "DJANGO_SETTINGS_MODULE": "controlplane.settings"},
+        cwd=settings.BASE_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert said.returncode == 1
+    assert said.stderr.startswith("CommandError: The database cannot be read. Restore the backup first. It says: ")
 
 
 def compare(*options: str) -> list[str]:

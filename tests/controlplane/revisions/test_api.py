@@ -58,13 +58,16 @@ def test_a_plan_that_is_out_of_date_is_refused(api, published):
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
 def test_what_was_changed_again_is_refused(api, published, query):
-    """Nothing of it is left to undo, as the admin says, too."""
+    """Nothing of it is left to undo, as the admin says, too, and why."""
     api("PATCH", "policies/free", {"limits": [{**LIMIT, "quota": 7}]})
 
     response = undo(api, query=query)
 
     assert (response.status_code, response.json()["code"]) == (409, "cannot_be_undone")
-    assert response.json()["detail"] == "Nothing was changed. Nothing of it is left to undo."
+    assert response.json()["detail"] == (
+        "Nothing was changed. Nothing of it is left to undo. "
+        "Quota of free/per-minute stays, because it was changed since."
+    )
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])

@@ -6,6 +6,7 @@ from typing import Any
 import redis
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 from django.utils import timezone
 
 from controlplane.core import store
@@ -49,6 +50,8 @@ class Command(BaseCommand):
             ended = self._compare(store.connection())
         except STORE_ERRORS as exc:
             raise CommandError(f"The store cannot be read: {reported(exc)}") from exc
+        except DatabaseError as exc:
+            raise CommandError(f"The database cannot be read. Restore the backup first. It says: {exc}") from exc
         if not ended:
             self.stdout.write("No token would be accepted that the store refuses.")
         elif reason:
