@@ -5,8 +5,9 @@ All of them in one call would keep the store from deciding for seconds, and fill
 obey the parts with the publication that ends the rebuild. Each part is read from SQL after the state of the store, and
 the store refuses it if another publisher came in between. A mark in the store shows that no part of it was lost.
 
-A thread prolongs the mark and the lock while the process lives. So a slow part loses neither of them, and after a
-rebuild that was killed the next one begins within seconds.
+A thread prolongs the mark and the lock while the rebuild gets on. So a slow part loses neither of them, and after a
+rebuild that was killed the next one begins within seconds. One that hangs, as on a connection to a database that is cut
+off, gives way after a minute, because no revocation is published while it has the lock.
 """
 
 import secrets
@@ -35,6 +36,9 @@ WRITTEN_AT_ONCE = 250
 PAUSE_SECONDS = 0.5
 # How often the lock and the mark are prolonged. The lock has 5 seconds, so that it survives a store that is slow once.
 PROLONGED_SECONDS = 1.0
+# For how long they are prolonged without a part that is written. The end of a rebuild, which reads all other documents,
+# takes seconds in a large installation.
+LONGEST_PART_SECONDS = 60.0
 # Publications that may come first between two parts. More of them are not published one at a time.
 ATTEMPTS = 20
 
@@ -61,6 +65,7 @@ class Rebuild:
     progress: Progress | None = None
     mark: str = ""
     tokens: int = 0
+    _moved_at: float = field(default_factory=time.monotonic)
     _ends: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -81,6 +86,7 @@ class Rebuild:
         paused = time.monotonic()
         while last is not None:
             last = self._write_after(last, client, now)
+            self._moved_at = time.monotonic()
             if self.progress:
                 self.progress(self.tokens, total)
             if time.monotonic() - paused > PAUSE_SECONDS:
@@ -125,6 +131,8 @@ class Rebuild:
 
     def _prolong(self, client: redis.Redis) -> None:
         while not self._ends.wait(PROLONGED_SECONDS):
+            if time.monotonic() - self._moved_at > LONGEST_PART_SECONDS:
+                continue
             with suppress(*STORE_ERRORS):
                 prolong(client, self.lock, self.lock_ttl_ms)
                 if mark := self.mark:

@@ -1,6 +1,7 @@
 """A full publication writes its tokens in parts, while others change, publish, or empty the store."""
 
 import signal
+import time
 from contextlib import suppress
 
 import pytest
@@ -167,6 +168,31 @@ def test_a_slow_end_of_a_rebuild_keeps_its_mark(tokens, client_of_store, monkeyp
 
     assert publisher.publish_all() == 2
     assert not client_of_store.exists(MARK, lock)
+
+
+def test_a_rebuild_that_hangs_gives_way_to_revocations(tokens, token_document, client_of_store, monkeypatch):
+    """As on a database that is cut off. What it reads when it goes on is not written, as another one came since."""
+    read = rebuild.compile.tokens_after
+    monkeypatch.setattr(rebuild, "PROLONGED_SECONDS", 0.01)
+    monkeypatch.setattr(rebuild, "LONGEST_PART_SECONDS", 0.1)
+
+    def hanging(*arguments):
+        part = read(*arguments)
+        if tokens[2].digest in part and not tokens[2].revoked_at:
+            tokens[2].revoked_at = timezone.now()
+            time.sleep(0.2)
+            for key in (MARK, "sg:{lock}:publish"):
+                client_of_store.pexpire(key, 50)
+            assert eventually(lambda: not client_of_store.exists(MARK, "sg:{lock}:publish"))
+            revoke(tokens[2])
+            assert publisher.publish_pending() == 3  # the revocation and, as the whole is due too, all tokens
+        return part
+
+    monkeypatch.setattr(rebuild.compile, "tokens_after", hanging)
+
+    publisher.publish_all()
+
+    assert token_document(tokens[2].digest)["revoked"]
 
 
 DIES_DURING_THE_REBUILD = """
