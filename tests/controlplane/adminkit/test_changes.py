@@ -659,7 +659,8 @@ def test_a_sentence_is_told_by_the_rules_that_save(as_ann):
         return as_ann.post(reverse("policy-advice"), {"limits-TOTAL_FORMS": 1, **fields}).json()["limits"]["limits-0"]
 
     assert told()["sentence"].startswith("100 requests per minute for each token or project")
-    refused = {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+    errors = {"window_seconds": ["Must last between a second and a year."]}
+    refused = {"sentence": "", "errors": errors, "changed": True}
     assert told(window_seconds="0") == refused
 
 
