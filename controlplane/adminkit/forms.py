@@ -3,11 +3,19 @@
 import hashlib
 import json
 import re
+import secrets
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django import forms
+from django.contrib import messages
+from django.contrib.admin.utils import quote
+from django.contrib.messages import get_messages
+from django.contrib.sessions.models import Session
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.timesince import timesince
 from unfold.forms import BaseDialogForm
@@ -180,8 +188,18 @@ BACK = "_back"
 NOTHING_SAVED = "Nothing is saved yet. Change what you like, and save again to review it."
 
 
+# Names one opened form, so that it is saved once, however often a browser sends it.
+FORM_KEY = "form_key"
+SENT = "sent_forms"
+MOST_SENT = 12
+SENT_TWICE = "The form was sent twice. It was saved once."
+SECRET_MISSED = "The form was sent twice, and created this once. If you have not seen its secret, replace it."
+
+
 class RecordedForm(OneErrorForm):
     """A form that remembers which state of the row it was opened on, and asks for a reason."""
+
+    form_key = forms.CharField(required=False, max_length=64, widget=forms.HiddenInput)
 
     # Not the name of a column, because Django drops a declared field that the admin also shows as a read-only column.
     seen_version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
@@ -199,6 +217,7 @@ class RecordedForm(OneErrorForm):
         # Computed now, before Django copies the posted values into the row.
         self.present = "" if self.instance._state.adding else version_of(self.instance)
         self.initial["seen_version"] = self.present
+        self.initial[FORM_KEY] = secrets.token_urlsafe(16)
         reason = self.fields.get("change_reason")
         if reason is not None and getattr(self.instance, "managed_by", ""):
             reason.required = True
@@ -228,3 +247,71 @@ class RecordedForm(OneErrorForm):
             f"{last.actor} changed this {what} {ago}" + (f" ({changes})" if changes else "") + ". Your changes are "
             "not saved yet. The fields below hold your values. If you save again, they replace that change."
         )
+
+
+def sent_before(request: HttpRequest) -> str | None:
+    """
+    Return the address of the row that the very same form has saved, or None.
+
+    Until the end of the transaction, other requests of the session wait here, so that the second one finds the first.
+    """
+    digest = _digest(request)
+    if digest is None:
+        return None
+    session = Session.objects.select_for_update().filter(pk=request.session.session_key).first()
+    request.sent_forms = session.get_decoded().get(SENT, {}) if session else {}
+    return request.sent_forms.get(digest)
+
+
+def keep_sent(request: HttpRequest, url: str) -> None:
+    """Keep that the posted form has saved the row at *url*, in the transaction that began with sent_before()."""
+    digest = _digest(request)
+    if digest is not None:
+        newest = [*request.sent_forms.items(), (digest, url)][-MOST_SENT:]
+        request.session[SENT] = dict(newest)
+        request.session.save()
+
+
+def say_once(request: HttpRequest, level: int, text: str) -> None:
+    """Add a message, unless one with this text is still to be shown. A browser may drop the page that would show it."""
+    waiting = get_messages(request)
+    shown = text in [message.message for message in waiting]
+    waiting.used = False
+    if not shown:
+        messages.add_message(request, level, text)
+
+
+def _digest(request: HttpRequest) -> str | None:
+    """Return what names a posted form and all that it holds, or None if it has no key."""
+    if not request.POST.get(FORM_KEY) or not request.session.session_key:
+        return None
+    held = sorted((name, values) for name, values in request.POST.lists() if name != "csrfmiddlewaretoken")
+    return hashlib.sha256(json.dumps([request.path, held]).encode()).hexdigest()[:32]
+
+
+class SentOnce:
+    """A mixin for pages with forms, inside whose transaction a form that was sent twice is saved once."""
+
+    # Whether the response to a form that adds a row is all that ever shows its secret.
+    has_secret = False
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **options: Any
+    ) -> HttpResponse:
+        view = partial(super().changeform_view, request, object_id, *args, **options)
+        if request.method != "POST":
+            return view()
+        if url := sent_before(request):
+            missed = self.has_secret and object_id is None
+            say_once(request, messages.WARNING if missed else messages.INFO, SECRET_MISSED if missed else SENT_TWICE)
+            return HttpResponseRedirect(url)
+        request.saved_row = None  # an attempt that was undone may have set it
+        response = view()
+        if (row := request.saved_row) is not None:
+            opts = row._meta
+            keep_sent(request, reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(row.pk)]))
+        return response
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        request.saved_row = form.instance

@@ -23,7 +23,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.access.admin import ScopedAdmin
 from controlplane.adminkit.deletion import CountedDeletion
-from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.forms import InstantInput, RecordedForm, SentOnce
 from controlplane.adminkit.selection import everything, has_changed, selection
 from controlplane.adminkit.times import exact, zone_name
 from controlplane.core.requests import request_id
@@ -209,7 +209,7 @@ class ChangingAdmin(ModelAdmin):
         return self.model._default_manager.select_for_update().get(pk=self.key_of(object_id))
 
 
-class RecordedAdmin(CountedDeletion, ChangingAdmin):
+class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
     """
     The base class of pages on which rows are edited. Each form, deletion or action is one change().
 

@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 
 from controlplane.access.scope import is_operator, projects_of
+from controlplane.adminkit.forms import keep_sent, say_once, sent_before
 from controlplane.adminkit.site import actor_of, change_url, list_url
 from controlplane.drafts.actions import (
     GONE,
@@ -109,11 +110,15 @@ class DraftedPolicies:
             return HttpResponseRedirect(change_url(draft.policy))
         try:
             with self.changing(request, request.POST.get("change_reason", "")[:500]) as tx:
+                if url := sent_before(request):
+                    say_once(request, messages.SUCCESS, SAVED)
+                    return HttpResponseRedirect(url)
                 save_draft(tx, draft, content)
+                keep_sent(request, change_url(draft))
         except ValidationError as exc:
             messages.error(request, " ".join(exc.messages))
             return HttpResponseRedirect(list_url(PolicyDraft))
-        messages.success(request, SAVED)
+        say_once(request, messages.SUCCESS, SAVED)
         return HttpResponseRedirect(change_url(draft))
 
     def draft_form(self, request: HttpRequest, draft: PolicyDraft) -> HttpResponse:

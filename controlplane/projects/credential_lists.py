@@ -59,6 +59,7 @@ class StatusFilter(DropdownFilter):
 class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
     """The base class of the pages of tokens and management keys."""
 
+    has_secret = True
     list_filter = [StatusFilter, EndsFilter]
     beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
     actions_detail = ["revoke"]

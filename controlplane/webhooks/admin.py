@@ -66,6 +66,7 @@ class DestinationForm(RecordedForm):
 
 @admin.register(Destination)
 class DestinationAdmin(NamedDeletion, SecretAdmin):
+    has_secret = True
     form = DestinationForm
     list_display = ["name", "whose", "kind", "shown_address", "state", "last_sent"]
     list_filter = [("project", RowFilter), ("kind", ChoicesDropdownFilter), "active"]

@@ -129,6 +129,23 @@
     dialog.querySelector("#dialog-form").prepend(failure(xhr));
   };
 
+  // A second press of the same button sends nothing while the first one is answered.
+  const AGAIN_MS = 5000;
+  let sent = new WeakMap();
+  const once = (event) => {
+    const form = event.target;
+    if (form.method !== "post") return;
+    const last = sent.get(form);
+    if (last?.button === event.submitter && Date.now() - last?.at < AGAIN_MS) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    } else sent.set(form, { button: event.submitter, at: Date.now() });
+  };
+  // A dialog that was not valid may be sent again at once.
+  const settled = ({ detail }) => {
+    if (!detail.xhr?.getResponseHeader("HX-Redirect") && !detail.xhr?.getResponseHeader("HX-Trigger")) sent.delete(detail.elt);
+  };
+
   // In the palette, Enter opens the first result, unless another one is chosen or the results are for an older text.
   let asked = "";
   let shown = "";
@@ -147,6 +164,11 @@
   };
   // Pages show times, and read them, in this zone. Strange names count as UTC.
   document.cookie = `sluicegate_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC"};path=/admin/;max-age=31536000;samesite=lax`;
+  document.addEventListener("submit", once, true);
+  document.addEventListener("htmx:afterRequest", settled);
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) sent = new WeakMap();
+  });
   document.addEventListener("keydown", press);
   document.addEventListener("keydown", choose);
   document.addEventListener("htmx:beforeRequest", noteSearch);
