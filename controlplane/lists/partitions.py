@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.db import OperationalError, ProgrammingError, connection, transaction
+from django.db import InternalError, OperationalError, ProgrammingError, connection
+
+from controlplane.core.transactions import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +158,11 @@ def _has_partitions() -> bool:
 
 @contextmanager
 def _briefly(name: str) -> Iterator[None]:
-    """Run the block in a transaction that gives up, with a line in the log, if it does not get its locks in time."""
+    """Run the block in a transaction that gives up, with a line in the log, if locks come late or it is suspended."""
     try:
-        with transaction.atomic():
-            _execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+        with bounded(LOCK_TIMEOUT_MS):
             yield
-    except OperationalError as exc:
+    except (OperationalError, InternalError) as exc:
         logger.warning("The partition %s was not changed, the next run tries again: %s", name, exc)
 
 

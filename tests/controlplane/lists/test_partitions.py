@@ -1,5 +1,7 @@
 """Partitions of usage by time: made ahead, filled by late rows too, and dropped."""
 
+import os
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,6 +9,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
+from controlplane.core.transactions import bounded
 from controlplane.lists.partitions import Partition, PartitionedTable
 from controlplane.statements import erasing
 from controlplane.usage import rollup
@@ -134,6 +137,43 @@ def test_a_reader_that_takes_long_delays_a_partition_only(midnight, caplog, monk
 
     assert "was not changed" in caplog.text
     assert TABLE.maintain(midnight + DAY + HOUR) == [day_of(midnight - 2 * DAY)]
+
+
+IS_SUSPENDED_WITH_THE_LOCK = """
+import os, signal
+from datetime import timedelta
+from django.utils import timezone
+from controlplane.core import transactions
+from controlplane.lists import partitions
+from controlplane.usage import rollup
+from controlplane.usage.models import UsageRow
+transactions.IDLE_MS = 300
+execute = partitions._execute
+
+def suspended(statement):
+    execute(statement)
+    if statement.startswith("LOCK TABLE"):
+        partitions._execute = execute
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+partitions._execute = suspended
+rollup.tables()[UsageRow].maintain(timezone.now() + timedelta(days=1))
+"""
+
+
+def test_a_task_that_is_suspended_holds_up_no_usage(midnight, run_python):
+    """The next run makes the partition."""
+    suspended = run_python(IS_SUSPENDED_WITH_THE_LOCK)
+    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+
+    with bounded():
+        rollup.add([Row(midnight, NAMES, (1, 0, 0, 0))], midnight)
+    suspended.send_signal(signal.SIGCONT)
+
+    assert suspended.wait() == 0
+    assert day_of(midnight + 4 * DAY) not in TABLE._present()
+    TABLE.maintain(midnight + DAY)
+    assert day_of(midnight + 4 * DAY) in TABLE._present()
 
 
 def test_two_runs_at_once_make_and_drop_each_partition_once(midnight, monkeypatch):

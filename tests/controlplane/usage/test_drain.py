@@ -395,15 +395,15 @@ from django.db.models import QuerySet
 from controlplane.core import transactions
 from controlplane.statements import erasing
 transactions.IDLE_MS = 300
-delete = QuerySet.delete
+delete = QuerySet._raw_delete  # before the commit
 
-def suspended(rows):
-    QuerySet.delete = delete
-    deleted = delete(rows)
+def suspended(rows, using):
+    QuerySet._raw_delete = delete
+    deleted = delete(rows, using)
     os.kill(os.getpid(), signal.SIGSTOP)
     return deleted
 
-QuerySet.delete = suspended
+QuerySet._raw_delete = suspended
 assert erasing.erase("proj_1")["usagerow"] == 3
 """
 
