@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import ValidationError
 
 from controlplane.jobs.models import Job
 
@@ -22,6 +25,14 @@ class Kind:
 
     work: Slice
     writes: bool
+
+
+class FailedWithResult(ValidationError):
+    """Raised by a slice whose job fails with a *result*. As with any other error, the slice itself is undone."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 _kinds: dict[str, Kind] = {}

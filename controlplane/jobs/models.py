@@ -86,14 +86,19 @@ class Job(models.Model):
         """Yield nothing, because enforcers do not know jobs."""
         yield from ()
 
-    def part(self, number: int) -> list[str]:
+    def part(self, number: int) -> list[Any]:
         """Return the ids in part *number* of the rows that the job was given, or an empty list after the last part."""
         found = self.parts.filter(number=number).values_list("ids", flat=True).first()
         return found or []
 
 
 class JobPart(models.Model):
-    """Some of the rows that a job was given when somebody confirmed it. One slice treats whole parts."""
+    """
+    Some of the rows that a job was given when somebody confirmed it. One slice treats whole parts.
+
+    Attributes:
+        ids: Their ids, or for rows that the job creates the items of the request. They are kept until the job ends.
+    """
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="parts")
     number = models.PositiveIntegerField()
@@ -122,7 +127,7 @@ class JobPart(models.Model):
             )
 
     @classmethod
-    def cut(cls, job: Job, ids: Iterable[str], size: int) -> "list[Any]":
+    def cut(cls, job: Job, ids: Iterable[Any], size: int) -> "list[Any]":
         """Return the parts of a job, unsaved, with *size* of the *ids* each."""
         ids = list(ids)
         starts = range(0, len(ids), size)

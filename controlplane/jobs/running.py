@@ -19,7 +19,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 from structlog.contextvars import bound_contextvars
 
-from controlplane.jobs.kinds import kind_of
+from controlplane.jobs.kinds import FailedWithResult, kind_of
 from controlplane.jobs.models import ACTIVE, CANCELLED, DONE, FAILED, RUNNING, Job, JobPart
 from controlplane.lists.digests import digest_of_keys
 from controlplane.projects.models import Project
@@ -47,7 +47,7 @@ _PROGRESS = ("state", "position", "done", "total", "failures", "result", "error"
 
 
 def start(
-    kind: str, title: str, *, ids: Iterable[str] | None = None, projects: Iterable[Project] = (), **fields: Any
+    kind: str, title: str, *, ids: Iterable[Any] | None = None, projects: Iterable[Project] = (), **fields: Any
 ) -> Job:
     """
     Save a new job, which a worker begins within seconds, and return it.
@@ -55,7 +55,8 @@ def start(
     Args:
         kind: A registered kind.
         title: What the job does, in words that begin with a verb.
-        ids: The rows that the job treats, as they were confirmed. None: the kind finds out by itself.
+        ids: The rows that the job treats, as they were confirmed, or JSON that each of them is made of. None: the kind
+            finds out by itself.
         projects: The projects that the job concerns.
         fields: Other fields of the job: ``user`` or ``key``, ``created_by``, ``channel``, ``request_id``, ``reason``,
             ``arguments``, ``total``.
@@ -131,8 +132,10 @@ def cancel(job: Job) -> bool:
     """Cancel a job that waits or runs, and return whether it did. What its slices have done until now stays done."""
     now = timezone.now()
     ended = {"state": CANCELLED, "touched_at": now, "ended_at": now}
-    cancelled = bool(Job.objects.filter(pk=job.pk, state__in=ACTIVE).update(**ended))
-    job.refresh_from_db()
+    with transaction.atomic():
+        cancelled = bool(Job.objects.filter(pk=job.pk, state__in=ACTIVE).update(**ended))
+        job.refresh_from_db()
+        _forget_parts(job)
     return cancelled
 
 
@@ -161,7 +164,14 @@ def run_next() -> bool:
         if job is not None:
             _work(job)
             job.save(update_fields=_PROGRESS)
+            _forget_parts(job)
     return job is not None
+
+
+def _forget_parts(job: Job) -> None:
+    """Delete the parts of a job that has ended, as the items of a batch are nothing to keep for a month."""
+    if not job.is_active:
+        job.parts.all().delete()
 
 
 def _due() -> QuerySet[Job]:
@@ -188,7 +198,8 @@ def _run_beside(job: Job) -> bool:
         job.touched_at = timezone.now()
         _fail(job, "Its worker was killed several times. The log of the server says more.")
     progress = {name: getattr(job, name) for name in _PROGRESS}
-    Job.objects.active().filter(pk=job.pk, touched_at=leased).update(**progress)
+    if Job.objects.active().filter(pk=job.pk, touched_at=leased).update(**progress):
+        _forget_parts(job)
     return True
 
 
@@ -210,21 +221,30 @@ def _slice(job: Job) -> None:
         with transaction.atomic() if kind.writes else nullcontext():
             last = kind.work(job)
     except ValidationError as exc:
+        _undo(job, before)
+        if isinstance(exc, FailedWithResult):
+            job.result = exc.result
         return _fail(job, " ".join(exc.messages))
     except (DatabaseError, *STORE_ERRORS) as exc:
-        for name, value in before.items():
-            setattr(job, name, value)
+        _undo(job, before)
         job.failures += 1
         logger.warning("A slice of the job %s failed: %s", job.pk, exc)
         return _fail(job, "The database or the store failed.") if job.failures >= MOST_FAILURES else None
     except Exception:
         # An error of this program, which would occur again. The other jobs must not wait for this one for ever.
+        _undo(job, before)
         logger.exception("The job %s failed", job.pk)
         return _fail(job, "An error of the server. Its log says more.")
     job.failures = 0
     if last:
         job.state, job.ended_at = DONE, job.touched_at
     return None
+
+
+def _undo(job: Job, before: dict[str, Any]) -> None:
+    """Give a job the progress from *before* a slice, of which the database has kept nothing."""
+    for name, value in before.items():
+        setattr(job, name, value)
 
 
 def _fail(job: Job, error: str) -> None:
