@@ -175,7 +175,7 @@ def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
     document = problem(request, exc.status_code, CODES.get(code, code), detail)
     if invalid:
         place = "parameter" if isinstance(exc, InvalidQuery) else "pointer"
-        document["errors"] = [_error(place, *found) for found in _walk(exc.detail, ())]
+        document["errors"] = errors_of(exc.detail, place)
         document["detail"] = " ".join(["The request is not valid.", *(_sentence(e) for e in document["errors"][:3])])
     return document
 
@@ -192,6 +192,11 @@ def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str
         "instance": hide_secrets(request.path),
         "request_id": request_id(request),
     }
+
+
+def errors_of(detail: Any, place: str = "pointer") -> list[dict[str, str]]:
+    """Return the errors in the detail of a ValidationError as a problem lists them, each with its *place*."""
+    return [_error(place, *found) for found in _walk(detail, ())]
 
 
 def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], exceptions.ErrorDetail]]:

@@ -118,6 +118,13 @@ WAITED = _header(
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LINK = _header("Link", "The addresses of the next and the previous page (RFC 8288).", [200])
 LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
+JOB_LOCATION = _header("Location", "The address of the job.", [202])
+JOB_RETRY = _header("Retry-After", "Seconds until it is worthwhile to read the job.", [202])
+# What follows a response with a job.
+JOB_LINKS = {
+    action: {"operationId": f"jobs_{action}", "parameters": {"id": "$response.body#/id"}}
+    for action in ("retrieve", "destroy")
+}
 
 
 def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -205,7 +212,9 @@ class AutoSchema(Base):
             parameters.append(ETAG)
         if self.view.action == "list":
             parameters.append(LINK)
-        if self._creates() and self.view.action != ADDRESS:
+        if self.view.action == ADDRESS:
+            parameters += [JOB_LOCATION, JOB_RETRY] if 202 in self._codes() else []
+        elif self._creates():
             parameters.append(LOCATION)
         return parameters
 
@@ -228,6 +237,8 @@ class AutoSchema(Base):
         bodies = super()._get_response_bodies(direction)
         if self._creates_one():
             bodies["201"]["links"] = self._links()
+        if self.view.action == ADDRESS and "202" in bodies:
+            bodies["202"]["links"] = deepcopy(JOB_LINKS)
         if self.view.is_change():
             self._add_trial(bodies)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

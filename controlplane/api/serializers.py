@@ -36,7 +36,8 @@ class StrictSerializer(serializers.Serializer):
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         errors = self._surplus(data) if isinstance(data, Mapping) else {}
-        for name in self.deprecated.keys() & (data if isinstance(data, Mapping) else ()):
+        used = self.deprecated.keys() & (data if isinstance(data, Mapping) else ())
+        for name in used if "request" in self.context else ():  # a job has no response that could say so
             note(self.context["request"], self.deprecated[name])
         try:
             value = super().to_internal_value(data)
@@ -45,6 +46,11 @@ class StrictSerializer(serializers.Serializer):
         if errors:
             raise ValidationError(errors)
         return value
+
+    def check_names(self, data: Mapping[str, Any]) -> None:
+        """Raise ValidationError for each unknown field, whatever the values of the others are."""
+        if errors := self._surplus(data):
+            raise ValidationError(errors)
 
     def _surplus(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
         writable = [name for name, field in self.fields.items() if not field.read_only]

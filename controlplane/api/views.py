@@ -38,8 +38,8 @@ from controlplane.publishing.publisher import last_revision, revision_of
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
-# What belongs to the object of a response. All other headers belong to one response.
-KEPT_HEADERS = ("ETag", "Location")
+# What belongs to the object of a response, or to the job that it names. All other headers belong to one response.
+KEPT_HEADERS = ("ETag", "Location", "Retry-After")
 
 
 class ApiView(ThrottledView, GenericViewSet):

@@ -1,31 +1,17 @@
 """The REST resource of jobs."""
 
 from django.db.models import Q, QuerySet
-from rest_framework import serializers, status
+from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField
 from controlplane.api.problems import Conflict
 from controlplane.api.views import ApiView, Retrieved
+from controlplane.api.writes.started import JobSerializer
 from controlplane.jobs.actions import cancel_job
 from controlplane.jobs.models import Job
 
 JOB_ID = "job_[0-9a-z]{1,36}"
-
-
-class JobSerializer(serializers.ModelSerializer):
-    state = serializers.ChoiceField([name for name, _ in Job.STATES], read_only=True)
-    done = serializers.IntegerField(read_only=True, help_text="How much is done.")
-    total = serializers.IntegerField(read_only=True, help_text="How much there is to do. 0 while nobody knows.")
-    result = serializers.JSONField(read_only=True, help_text="What the job found, by name. It depends on the kind.")
-    error = serializers.CharField(read_only=True, help_text="Why the job failed, or an empty string.")
-    created_at = InstantField(read_only=True)
-    ended_at = InstantField(read_only=True, allow_null=True)
-
-    class Meta:
-        model = Job
-        fields = ["id", "kind", "title", "state", "done", "total", "result", "error", "created_at", "ended_at"]
 
 
 class JobView(Retrieved, ApiView):

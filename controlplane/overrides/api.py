@@ -1,6 +1,7 @@
 """The REST resource of overrides, whose changes may only be tried."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db.models import QuerySet
@@ -11,9 +12,10 @@ from controlplane.api.fields import MANAGED_BY, LimitReferenceField, ReferenceFi
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
-from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.batch_jobs import JobBatched, Key
+from controlplane.api.writes.batches import batch_of, of_items
 from controlplane.api.writes.trials import Trial
-from controlplane.overrides.creating import create_overrides
+from controlplane.overrides.creating import Holder, check_overrides, create_overrides
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Limit, Override
 from controlplane.publishing.changes import Change
@@ -68,7 +70,7 @@ class OverrideItemSerializer(OverrideSerializer):
 
 
 @batch_of(OverrideItemSerializer, OverrideSerializer)
-class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
+class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
     """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
@@ -77,6 +79,8 @@ class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiVie
     former: Override | None = None
     lookup_field = "id"
     lookup_value_regex = OVERRIDE_ID
+    identity = ("limit", "token", "project")
+    grouped_by = ("token", "project")
     ordering = ("-id",)
     queries = {"list": OverrideQuery}
     trials = dict.fromkeys(("create", "partial_update", "destroy"), ReviewedTrialSerializer)
@@ -120,12 +124,23 @@ class OverrideView(Batched, Listed, Created, Retrieved, Updated, Deleted, ApiVie
         save_override(tx, override)
         return override
 
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Override]:
+    @classmethod
+    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Override]:
         """Save the overrides with few statements."""
         overrides = [Override(**item) for item in items]
         with of_items():
             create_overrides(tx, overrides)
-        return self.all_as_written(overrides)
+        return overrides
+
+    @classmethod
+    def check_items(cls, items: Sequence[dict[str, Any]], others: Mapping[Key, int]) -> None:
+        overrides = [Override(**item) for item in items]
+        more: Counter[Holder] = Counter()
+        for one in overrides:
+            named = one.token_id, one.project and one.project.slug
+            more[one.token_id, one.project_id] = others[named]
+        with of_items():
+            check_overrides(overrides, more)
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         override = serializer.candidate(serializer.validated_data)

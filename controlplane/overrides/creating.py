@@ -1,7 +1,7 @@
 """The creation of many overrides with few statements, by the rules of the model."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import batched
 
 from django.core.exceptions import ValidationError
@@ -27,21 +27,51 @@ def create_overrides(tx: Change, overrides: Sequence[Override]) -> None:
     Raises:
         BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
     """
-    now = timezone.now()
-    present = {_place(one): one for one in _at_places(overrides).select_related("limit__policy", "token", "project")}
-    for over in [one for one in present.values() if one.ends_at and one.ends_at <= now]:
-        end_override(tx, over, over.ends_at)  # it must not be in the way of the next
-        del present[_place(over)]
+    present, over = _present(overrides)
+    for one in over:
+        end_override(tx, one, one.ends_at)  # it must not be in the way of the next
     for override in overrides:
         override.created_by = tx.actor.name[:200]
-    if broken := _broken(overrides, present):
+    if broken := _broken(overrides, present, {}):
         raise BrokenRules(broken)
     Override.objects.bulk_create(overrides)
     tx.record_many("override.create", ((one, None, one.as_record()) for one in overrides))
 
 
-def _broken(overrides: Sequence[Override], present: dict[Place, Override]) -> dict[int, ValidationError]:
-    """Return the errors of overrides by their places. *present* are the overrides that are in force."""
+def check_overrides(overrides: Sequence[Override], others: Mapping[Holder, int]) -> None:
+    """
+    Check new overrides as ``create_overrides`` does.
+
+    Args:
+        others: How many overrides each holder is to get besides these.
+    Raises:
+        BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
+    """
+    present, over = _present(overrides)
+    more = Counter(others)
+    more.subtract(map(_holder, over))
+    if broken := _broken(overrides, present, more):
+        raise BrokenRules(broken)
+
+
+def _present(overrides: Sequence[Override]) -> tuple[dict[Place, Override], list[Override]]:
+    """Return the overrides in force that are in the way of these, by place, and those whose end has come."""
+    now = timezone.now()
+    found = list(_at_places(overrides).select_related("limit__policy", "token", "project"))
+    over = [one for one in found if one.ends_at and one.ends_at <= now]
+    return {_place(one): one for one in found if one not in over}, over
+
+
+def _broken(
+    overrides: Sequence[Override], present: Mapping[Place, Override], more: Mapping[Holder, int]
+) -> dict[int, ValidationError]:
+    """
+    Return the errors of overrides by their places.
+
+    Args:
+        present: The overrides that are in force.
+        more: How many each holder would have besides these and those that it has now.
+    """
     sound: dict[int, Override] = {}
     broken: dict[int, ValidationError] = {}
     for place, override in enumerate(overrides):
@@ -53,6 +83,7 @@ def _broken(overrides: Sequence[Override], present: dict[Place, Override]) -> di
             broken[place] = exc
     by_tokens = _with_tokens([one for one in sound.values() if one.project_id and not one.applies_at_once])
     counts = _counts(list(sound.values()))
+    counts.update(more)
     seen: set[Place] = set()
     for place, override in sound.items():
         applies = override.applies_at_once or (override.project_id, override.limit.policy_id) in by_tokens

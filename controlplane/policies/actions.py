@@ -61,6 +61,16 @@ def create_policies(tx: Change, policies: Sequence[tuple[Policy, Sequence[LimitV
     Raises:
         BrokenRules: Limits of one or more policies break a rule of :func:`replace_limits`.
     """
+    limits = limits_of_new(policies)
+    created = Policy.objects.bulk_create([policy for policy, _ in policies])
+    Limit.objects.bulk_create(chain.from_iterable(limits))
+    # With the limits that are at hand, so that the records need not read them again.
+    records = [policy.as_record(own) for policy, own in zip(created, limits, strict=True)]
+    tx.record_many("policy.create", zip(created, [None] * len(created), records, strict=True))
+
+
+def limits_of_new(policies: Sequence[tuple[Policy, Sequence[LimitValue]]]) -> list[list[Limit]]:
+    """Return the limits of each new policy, checked and unsaved, or raise BrokenRules as ``create_policies`` does."""
     limits: list[list[Limit]] = []
     broken = {}
     for number, (policy, values) in enumerate(policies):
@@ -70,11 +80,7 @@ def create_policies(tx: Change, policies: Sequence[tuple[Policy, Sequence[LimitV
             broken[number] = exc
     if broken:
         raise BrokenRules(broken)
-    created = Policy.objects.bulk_create([policy for policy, _ in policies])
-    Limit.objects.bulk_create(chain.from_iterable(limits))
-    # With the limits that are at hand, so that the records need not read them again.
-    records = [policy.as_record(own) for policy, own in zip(created, limits, strict=True)]
-    tx.record_many("policy.create", zip(created, [None] * len(created), records, strict=True))
+    return limits
 
 
 def _new_limits(policy: Policy, values: Sequence[LimitValue]) -> list[Limit]:

@@ -22,12 +22,19 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
-from controlplane.api.writes.batches import Batched, batch_of, of_items
+from controlplane.api.writes.batch_jobs import JobBatched, Key
+from controlplane.api.writes.batches import batch_of, of_items
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.api.writes.trials import Trial
 from controlplane.core.text import slug_error
 from controlplane.lists.searching import IndexedSearch
-from controlplane.policies.actions import create_policies, lock_global_policy, replace_limits, set_global_policy
+from controlplane.policies.actions import (
+    create_policies,
+    limits_of_new,
+    lock_global_policy,
+    replace_limits,
+    set_global_policy,
+)
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
@@ -174,7 +181,7 @@ class PolicySearch(IndexedSearch):
 
 
 @batch_of(PolicyItemSerializer, PolicySerializer)
-class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
@@ -227,13 +234,18 @@ class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, 
         tx.created(policy)
         return policy
 
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
-        self.check_free(items)
-        limits = [item.pop("limits") for item in items]
-        policies = [Policy(**item) for item in items]
+    @classmethod
+    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+        cls.check_free(items)
         with of_items():
-            create_policies(tx, list(zip(policies, limits, strict=True)))
-        return self.all_as_written(policies)
+            create_policies(tx, policies := _with_limits(items))
+        return [policy for policy, _ in policies]
+
+    @classmethod
+    def check_items(cls, items: Sequence[dict[str, Any]], others: Mapping[Key, int]) -> None:
+        cls.check_free(items)
+        with of_items():
+            limits_of_new(_with_limits(items))
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         values = serializer.validated_data.pop("limits", None)
@@ -244,6 +256,12 @@ class PolicyView(ReviewedPolicy, Batched, Listed, CreatedOrReplaced, Retrieved, 
         if limits != before["limits"]:
             replace_limits(tx, policy, values)
         tx.updated(policy, before)
+
+
+def _with_limits(items: Sequence[dict[str, Any]]) -> list[tuple[Policy, list[LimitValue]]]:
+    """Return a new policy for each item, unsaved, with its limits."""
+    fields = [{name: value for name, value in item.items() if name != "limits"} for item in items]
+    return [(Policy(**values), item["limits"]) for values, item in zip(fields, items, strict=True)]
 
 
 class GlobalSerializer(StrictSerializer):

@@ -1,6 +1,6 @@
 """The REST resource of projects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db.models import QuerySet
@@ -23,7 +23,8 @@ from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
-from controlplane.api.writes.batches import Batched, batch_of
+from controlplane.api.writes.batch_jobs import JobBatched, Key
+from controlplane.api.writes.batches import batch_of
 from controlplane.emergency.actions import resume, set_end, suspend
 from controlplane.emergency.models import is_suspended, suspension_of
 from controlplane.lists.searching import IndexedSearch
@@ -178,7 +179,7 @@ def _suspend_until(tx: Change, row: Any, given: dict[str, Any]) -> None:
 
 
 @batch_of(ProjectItemSerializer, ProjectSerializer)
-class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+class ProjectView(ReviewedHolder, SuspendableView, JobBatched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
@@ -209,12 +210,17 @@ class ProjectView(ReviewedHolder, SuspendableView, Batched, Listed, CreatedOrRep
         chosen = {name: self.query[name] for name in ("policy", "active") if name in self.query}
         return found_by(ProjectSearch(), rows.filter(**chosen), self.query)
 
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Project]:
+    @classmethod
+    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Project]:
         """Save the projects with few statements."""
-        self.check_free(items)
+        cls.check_free(items)
         projects = Project.objects.bulk_create([Project(**item) for item in items])
         tx.record_many("project.create", ((project, None, project.as_record()) for project in projects))
-        return self.all_as_written(projects)
+        return projects
+
+    @classmethod
+    def check_items(cls, items: Sequence[dict[str, Any]], others: Mapping[Key, int]) -> None:
+        cls.check_free(items)
 
     @extend_schema(responses={204: None, 202: DeletionSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -244,6 +244,10 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
                 raise Conflict(exc.message, exc.code) from exc
             return self.issued(issued, secret)
 
+    def too_many(self, count: int) -> str:
+        why = "Only the response shows their secrets, which no job may keep, so send several batches."
+        return f"{super().too_many(count)} {why}"
+
     def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Token]:
         """Save the tokens with few statements, and return them with their secrets."""
         tokens = [Token(**{"policy": item["project"].token_policy, **item}) for item in items]

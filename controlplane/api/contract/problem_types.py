@@ -262,8 +262,10 @@ TYPES = {
     "too_many_items": ProblemType(
         413,
         "The batch has too many items",
-        "One request creates up to 1,000 objects. Nothing was created.",
-        "Send the items in several batches, each with an `Idempotency-Key` of its own.",
+        "One request creates up to 1,000 tokens, or up to 10,000 policies, projects or overrides, with `dry_run=true` "
+        "also up to 1,000. Nothing was created.",
+        "Send the items in several batches, each with an `Idempotency-Key` of its own. No job creates tokens, because "
+        "only the response to their creation has their secrets.",
     ),
     "unknown_token": ProblemType(
         401,

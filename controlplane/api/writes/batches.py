@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db.models import Model
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -21,6 +21,7 @@ from controlplane.publishing.changes import BrokenRules, Change
 MOST_ITEMS = 1000
 ITEMS, RESULTS = "items", "results"
 ADDRESS = "batch"
+TWIN = "Must not be that of another item."
 # What the address of a batch does for an object whose slug is the last part of that address.
 _OF_ONE = {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
 
@@ -39,14 +40,15 @@ def batch_of(item: type[serializers.Serializer], shown: type[serializers.Seriali
         shown: Writes one object of the response.
     """
     name = item.__name__.removesuffix("Serializer").removesuffix("Item")
-    items = item(many=True, allow_empty=False, max_length=MOST_ITEMS, help_text=f"At most {MOST_ITEMS:,}.")
-    body = type(f"{name}BatchSerializer", (StrictSerializer,), {ITEMS: items})
     results = shown(many=True, help_text="In the order of the items.")
     response = type(f"{name}BatchDoneSerializer", (serializers.Serializer,), {RESULTS: results})
 
     def describe(view: type) -> type:
+        items = item(many=True, allow_empty=False, max_length=view.most_items, help_text=view.about_items)
+        body = type(f"{name}BatchSerializer", (StrictSerializer,), {ITEMS: items})
         view.batch_body, view.batch_response = body, response
-        return extend_schema_view(batch=extend_schema(request=body, responses={201: response}))(view)
+        responses = {201: response, **view.more_responses}
+        return extend_schema_view(batch=extend_schema(request=body, responses=responses))(view)
 
     return describe
 
@@ -66,9 +68,15 @@ class Batched:
 
     Attributes:
         unique: The field in which no two items may be equal, or "" if there is none.
+        most_items: How many items a body may have.
+        about_items: What the OpenAPI document says of that.
+        more_responses: The responses besides the usual one.
     """
 
     unique = ""
+    most_items = MOST_ITEMS
+    about_items = f"At most {MOST_ITEMS:,}."
+    more_responses: ClassVar[dict[int, type[serializers.Serializer]]] = {}
     batch_body: type[StrictSerializer]
     batch_response: type[serializers.Serializer]
 
@@ -80,26 +88,44 @@ class Batched:
         If an item is not valid, nothing is created, and `errors` names each wrong item by its place, as in
         `#/items/3/name`.
         """
+        items = items_of(request.data)
+        if items is not None and len(items) > self.most_items:
+            raise TooManyItems(self.too_many(len(items)))
+        return self.create_at_once()
+
+    def too_many(self, count: int) -> str:
+        """Return why a body with so many items is refused, and what to do instead."""
+        return f"The body must have at most {self.most_items:,} items, got {count:,}."
+
+    def create_at_once(self) -> Response:
+        """Return the response with what the body of the request asks for, created in one change."""
         with self.change() as tx:
-            rows = self.save_batch(tx, self._read_batch())
+            items = self.read_items(self.request.data, self.get_serializer_context())
+            rows = self.save_batch(tx, items)
             response = self.batch_response({RESULTS: rows}, context=self.get_serializer_context())
             return Response(response.data, status.HTTP_201_CREATED)
 
     def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
         """Save the objects with their audit entries, and return them as they were written, in order."""
+        return self.all_as_written(self.create_items(tx, items))
+
+    @classmethod
+    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+        """
+        Save the objects with their audit entries, and return them in order.
+
+        Raises:
+            ValidationError: Items break rules that are not checked when they are read.
+        """
         raise NotImplementedError
 
-    def check_free(self, items: Sequence[dict[str, Any]]) -> None:
+    @classmethod
+    def check_free(cls, items: Sequence[dict[str, Any]]) -> None:
         """Raise ValidationError for each item whose unique field has a value that is taken."""
-        name, model = self.unique, self.serializer_class.Meta.model
+        name, model = cls.unique, cls.serializer_class.Meta.model
         taken = model.objects.filter(**{f"{name}__in": [item[name] for item in items]}).values_list(name, flat=True)
         found = set(taken)
-        self._refuse([place for place, item in enumerate(items) if item[name] in found], "Is taken already.")
-
-    def _refuse(self, places: Sequence[int], why: str) -> None:
-        if places:
-            error = [ErrorDetail(why, code="unique")]
-            raise ValidationError({ITEMS: {place: {self.unique: error} for place in places}})
+        refuse([place for place, item in enumerate(items) if item[name] in found], name, "Is taken already.")
 
     def all_as_written(self, rows: Sequence[Model]) -> list[Model]:
         """Return what ``as_written()`` returns for each row, with few statements."""
@@ -108,23 +134,28 @@ class Batched:
             raise Conflict
         return [found[row.pk] for row in rows]
 
-    def _read_batch(self) -> list[dict[str, Any]]:
-        data = self.request.data
-        items = data.get(ITEMS) if isinstance(data, Mapping) else None
-        if isinstance(items, list) and len(items) > MOST_ITEMS:
-            raise TooManyItems(f"The body must have at most {MOST_ITEMS:,} items, got {len(items):,}.")
-        body = self.batch_body(data=data, context={**self.get_serializer_context(), "known": {}})
-        self._look_up(body, items)
+    @classmethod
+    def read_items(cls, data: Any, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """
+        Return the values of all items in a body.
+
+        Args:
+            context: With the ``access`` of the key.
+        Raises:
+            ValidationError: The body has another form, items are not valid, or two have one value of the unique field.
+        """
+        body = cls.batch_body(data=data, context={**context, "known": {}})
+        cls._look_up(body, items_of(data) or [])
         body.is_valid(raise_exception=True)
         values = body.validated_data[ITEMS]
-        if self.unique:
-            self._refuse(_twins([value[self.unique] for value in values]), "Must not be that of another item.")
+        if cls.unique:
+            refuse(_twins([value[cls.unique] for value in values]), cls.unique, TWIN)
         return values
 
     @staticmethod
-    def _look_up(body: StrictSerializer, items: Any) -> None:
+    def _look_up(body: StrictSerializer, items: Sequence[Any]) -> None:
         """Find all rows that the items name, so that reading an item needs no statement."""
-        objects = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+        objects = [item for item in items if isinstance(item, Mapping)]
         for name, field in body.fields[ITEMS].child.fields.items():
             if isinstance(field, ReferenceField) and not field.read_only:
                 field.look_up(item[name] for item in objects if isinstance(item.get(name), str))
@@ -135,6 +166,19 @@ class Batched:
             return super().http_method_not_allowed(request, *args, **kwargs)
         one = type(self).as_view({method: name for method, name in _OF_ONE.items() if hasattr(self, name)})
         return one(request._request, **{self.lookup_field: ADDRESS})
+
+
+def items_of(data: Any) -> list[Any] | None:
+    """Return the items in a body, or None if its form is another one."""
+    items = data.get(ITEMS) if isinstance(data, Mapping) else None
+    return items if isinstance(items, list) else None
+
+
+def refuse(places: Sequence[int], field: str, why: str) -> None:
+    """Raise ValidationError for a field of the items at these places, if there are any."""
+    if places:
+        error = [ErrorDetail(why, code="unique")]
+        raise ValidationError({ITEMS: {place: {field: error} for place in places}})
 
 
 def _twins(values: Sequence[Any]) -> list[int]:

@@ -5,6 +5,7 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 
 from controlplane.jobs import running
+from controlplane.jobs.models import Job
 from tests.controlplane.jobs.conftest import count_to_three
 from tests.factories import ManagementKeyFactory, ProjectFactory
 
@@ -70,6 +71,23 @@ def test_an_operator_sees_all_jobs(as_ann, bob, begin):
 
     assert "Of bob" in as_ann.get(reverse("admin:jobs_job_changelist")).content.decode()
     assert as_ann.get(page_of(job)).status_code == 200
+
+
+def test_the_page_of_a_batch_names_the_wrong_items(as_ann, ann, begin):
+    """In words, and with the error of each."""
+    error = {"pointer": "#/items/3/slug", "code": "unique", "detail": "Is taken already."}
+    result = {"checked": 1300, "created": 0, "invalid": 1, "errors": [error]}
+    ended = {"state": "failed", "error": "1 item is not valid, of 1,300. Nothing was created."}
+    job = begin("Create 1,300 policies", user=ann, total=1300, result=result, **ended)
+    Job.objects.update(kind="batch")
+
+    page = as_ann.get(page_of(job)).content.decode()
+
+    assert "1 item is not valid, of 1,300. Nothing was created." in page
+    assert "1,300 items are checked, and 1 of them is not valid." in page
+    assert "#/items/3/slug" in page
+    assert "Is taken already." in page
+    assert "{&#x27;pointer" not in page
 
 
 def test_rest_shows_and_cancels_a_job(api, begin):
