@@ -1,6 +1,7 @@
 """Pages of long lists, which neither count nor sort more than they must."""
 
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ class CappedPaginator(Paginator):
     """A paginator that counts 10,000 rows at most. The rows after them are found by a search or a filter."""
 
     most: ClassVar[int] = MOST
+    # By the name of a column without an index: one that has an index, and has a part of its value, as a day of a time.
+    coarser: ClassVar[dict[str, str]] = {}
 
     @cached_property
     def count(self) -> int:
@@ -34,35 +37,44 @@ class CappedPaginator(Paginator):
     def _get_page(self, rows: Any, number: int, paginator: Paginator) -> Any:
         if isinstance(rows, QuerySet):
             # The database sorts keys faster than whole rows that are joined with others.
-            keys = keys_of(rows)
+            keys = keys_of(rows, self.coarser)
             found = self.object_list.order_by().in_bulk(keys)
             rows = [found[key] for key in keys if key in found]
         return super()._get_page(rows, number, paginator)
 
 
-def keys_of(page: QuerySet) -> list[Any]:
+def keys_of(page: QuerySet, coarser: Mapping[str, str]) -> list[Any]:
     """Return the keys of the rows of a page, which is a sliced query, in its order."""
     by = page.query.order_by[0] if page.query.order_by else ""
-    name, _, column = by.lstrip("-").partition("__") if isinstance(by, str) else ("", "", "")
-    if not column or not page.model._meta.get_field(name).null:
-        return list(page.values_list("pk", flat=True))
-    return _keys_of_parts(page, name, column)
+    column = by.lstrip("-") if isinstance(by, str) else ""
+    low, high = page.query.low_mark, page.query.high_mark
+    if column in coarser:
+        # The database reads the index, and sorts only the rows that are equal in it.
+        first = by.replace(column, coarser[column])
+        return list(_unsliced(page).order_by(first, *page.query.order_by).values_list("pk", flat=True)[low:high])
+    name, _, text = column.partition("__")
+    if text and page.model._meta.get_field(name).null:
+        return _keys_of_parts(_unsliced(page), name, text, low, high)
+    return list(page.values_list("pk", flat=True))
 
 
-def _keys_of_parts(page: QuerySet, name: str, column: str) -> list[Any]:
+def _unsliced(page: QuerySet) -> QuerySet:
+    rows = page.all()
+    rows.query.clear_limits()
+    return rows
+
+
+def _keys_of_parts(rows: QuerySet, name: str, text: str, low: int, high: int) -> list[Any]:
     """
-    Return the keys of a page that is sorted by a text of other rows. The rows that have none come last.
+    Return the keys of a page of rows that are sorted by a text of other rows. Those that have none come last.
 
     Of those that have one, the database reads the index of the text in order. Of both kinds together it sorts all.
     """
-    low, high = page.query.low_mark, page.query.high_mark
-    rows = page.all()
-    rows.query.clear_limits()
-    having = rows.filter(**{f"{name}__{column}__gte": ""})
+    having = rows.filter(**{f"{name}__{text}__gte": ""})
     keys = list(having.values_list("pk", flat=True)[low:high])
     if len(keys) < high - low:
         passed = low + len(keys) if keys else having.count()
-        without = rows.filter(**{name: None}).order_by(*page.query.order_by[1:])
+        without = rows.filter(**{name: None}).order_by(*rows.query.order_by[1:])
         keys += without.values_list("pk", flat=True)[max(0, low - passed) : high - passed]
     return keys
 

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -36,6 +36,7 @@ from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
 from controlplane.glance.tags import tag
 from controlplane.glance.tokens import Hygiene, HygieneFilter
 from controlplane.lists.counting import CappedCount, as_capped
+from controlplane.lists.paging import CappedPaginator
 from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides.links import raise_limit
 from controlplane.policies.models import Override, Policy
@@ -186,6 +187,12 @@ class TokenStatusFilter(StatusFilter):
         return super().queryset(request, rows)
 
 
+class TokenPaginator(CappedPaginator):
+    """A paginator of tokens, of whose last use only the day has an index, because the time changes each minute."""
+
+    coarser: ClassVar[dict[str, str]] = {"last_used_at": "last_used_on"}
+
+
 @admin.register(Token)
 class TokenAdmin(
     UsageDay,
@@ -199,6 +206,7 @@ class TokenAdmin(
     CredentialAdmin,
 ):
     form = TokenForm
+    paginator = TokenPaginator
     list_display = [
         *("name", "shown_prefix", "project_link", "state", "owner", "policy_link", "label_list"),
         *("nearest", "last_used", "ends", "created"),

@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import Count, F, OuterRef, QuerySet, Subquery, Sum, Window
 from django.db.models.fields.json import KeyTextTransform
 
+from controlplane.core.transactions import much_memory
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.statements.models import MonthMetered, MonthRow
@@ -140,7 +141,8 @@ def _busiest_tokens(usage: QuerySet, metered: QuerySet, at_most: int) -> tuple[l
     keys = list(dear.order_by("-sum", "token_id").values_list("token_id", flat=True)[:at_most])
     # Counted in the same pass, because of a popular policy there are 100,000 tokens.
     sums = usage.order_by().values("token_id").annotate(sum=Sum("allowed")).annotate(all=Window(Count("*")))
-    rows = list(sums.order_by("-sum", "token_id").values_list("token_id", "all")[:at_most])
+    with much_memory():
+        rows = list(sums.order_by("-sum", "token_id").values_list("token_id", "all")[:at_most])
     keys = list(dict.fromkeys([*keys, *(pk for pk, _ in rows)]))[:at_most]
     return keys, max(0, (rows[0][1] if rows else 0) - len(keys))
 

@@ -1,9 +1,12 @@
 """The pages of a list that is sorted by a column of other rows."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from django.db.models import F
 
 from controlplane.lists.paging import CappedPaginator
+from controlplane.projects.admin import TokenPaginator
 from controlplane.projects.models import Token
 from tests.factories import PolicyFactory, TokenFactory
 
@@ -26,3 +29,18 @@ def test_pages_sorted_by_another_row_follow_each_other(by, per_page, left_out):
     shown = [token.pk for number in pages.page_range for token in pages.page(number)]
     order = F("policy__slug").desc(nulls_last=True) if by[0] == "-" else F("policy__slug").asc(nulls_last=True)
     assert shown == list(rows.order_by(order, "-pk").values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize("by", ["last_used_at", "-last_used_at"])
+def test_the_day_of_the_last_use_sorts_by_its_time(by):
+    """The day has an index, and gives the same order, with those that were never used on one side."""
+    noon = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    for hours in (0, None, 13, 1, 11, 12, 40, None, -13):
+        at = None if hours is None else noon - timedelta(hours=hours)
+        TokenFactory(last_used_at=at, last_used_on=at and at.date())
+    rows = Token.objects.order_by(by, "-pk")
+
+    pages = TokenPaginator(rows, 2)
+
+    shown = [token.pk for number in pages.page_range for token in pages.page(number)]
+    assert shown == list(rows.values_list("pk", flat=True))
