@@ -15,7 +15,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import check_room
-from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
+from controlplane.emergency.models import MAX_GLASS, BreakGlass, EndedSuspension, Suspension
 from controlplane.projects.models import Project, Token, isoformat
 from controlplane.publishing.changes import Actor, Change, change
 
@@ -165,14 +165,20 @@ def break_glass(tx: Change, ends_at: datetime) -> BreakGlass:
     """
     Make every limit a shadow until *ends_at*, with an audit entry. A glass that is broken gets the new end.
 
+    It begins at once by the clock of the store, although this host's may be ahead. An end that is more than 24 hours
+    from then for that reason comes so much sooner.
+
     Raises:
         ValidationError: There is no reason, or the end is over or more than 24 hours from now.
     """
     if not tx.reason.strip():
         raise ValidationError({"reason": ValidationError("Must not be empty.", code="blank")})
+    now = timezone.now()
+    began = by_both_clocks(now) or now
     take_turn(TURN)
-    _end(tx, timezone.now())
-    glass = BreakGlass(ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
+    _end(tx, now)
+    latest = began + MAX_GLASS if ends_at <= now + MAX_GLASS else ends_at
+    glass = BreakGlass(began_at=began, ends_at=min(ends_at, latest), reason=tx.reason[:500], by=tx.actor.name)
     glass.full_clean()
     glass.save()
     tx.record("breakglass.break", glass, before=None, after=glass.as_record())

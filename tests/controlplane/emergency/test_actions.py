@@ -6,6 +6,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.instants import microseconds
 from controlplane.emergency import tasks
 from controlplane.emergency.actions import (
     break_glass,
@@ -25,7 +27,7 @@ from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
 from controlplane.publishing.rollback import rollback
-from enforcement.control.emergency import parse_emergency
+from enforcement.control.emergency import MAX_GLASS_SECONDS, parse_emergency
 from enforcement.model.documents import dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from tests.controlplane.emergency.conftest import follows
@@ -139,6 +141,19 @@ def test_a_worker_whose_clock_is_ahead_takes_nothing_back_early(token, act, toke
     assert token_document(token.digest)["suspended"]
     assert document("emergency")["break_glass"]
     assert Suspension.objects.exists()
+
+
+@pytest.mark.parametrize("hours", [1, 24])
+def test_a_host_whose_clock_is_ahead_breaks_the_glass_at_once(hours, act, document, monkeypatch):
+    """Enforcers wait for its beginning by the clock of the store, and refuse one that lasts longer than a day."""
+    present = timezone.now()
+    monkeypatch.setattr(store, "now", lambda: present - timedelta(minutes=5))
+
+    act(break_glass, present + timedelta(hours=hours))
+
+    glass = document("emergency")["break_glass"]
+    assert glass["began_at_us"] == microseconds(present - timedelta(minutes=5))
+    assert glass["ends_at_us"] - glass["began_at_us"] <= MAX_GLASS_SECONDS * 1_000_000
 
 
 def test_nothing_is_taken_back_while_nobody_knows_the_time_of_the_store(token, act, settings):
