@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db.models import QuerySet, Sum
 
+from controlplane.core.money import quantity
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.preview.kinds import DAY
 from controlplane.preview.words import percent
@@ -86,13 +87,17 @@ class Verdict:
         return [one for one in self.affected if one.share > LARGE_SHARE]
 
     @property
+    def quota(self) -> str:
+        """The quota in words, such as "1,200 input tokens"."""
+        return quantity(self.limit.quota, self.limit.unit)
+
+    @property
     def sentence(self) -> str:
-        quota = f"{self.limit.quota:,} {self.limit.unit}"
         if not self.requests:
-            return f"{self.limit.name} ({quota}): no data, because no request matched it."
+            return f"{self.limit.name} ({self.quota}): no data, because no request matched it."
         callers = "caller" if self.callers == 1 else "callers"
         return (
-            f"{self.limit.name} ({quota}) would have denied {self.would_deny:,} of {self.requests:,} requests "
+            f"{self.limit.name} ({self.quota}) would have denied {self.would_deny:,} of {self.requests:,} requests "
             f"({percent(self.would_deny, self.requests)}), of {self.caught:,} of {self.callers:,} {callers}."
         )
 
