@@ -75,6 +75,19 @@ def test_new_files_come_first_then_long_ones(lists, monkeypatch) -> None:
     assert [item.nodeid[6:] for item in items] == [f"{name}.py::test_it" for name in ("test_new", "test_s", "test_f")]
 
 
+def test_the_files_whose_proofs_are_long_come_first_in_proofs(lists, monkeypatch, tmp_path) -> None:
+    """A fast file may have a proof of minutes."""
+    proof = tmp_path / "proof.txt"
+    proof.write_text("tests/test_f.py 300\n")
+    monkeypatch.setattr(tiers, "PROOF", proof)
+    monkeypatch.setattr(tiers, "test_files", lambda: set(BOTH))
+
+    monkeypatch.delenv(tiers.VARIABLE, raising=False)
+    assert tiers._expected() == {"tests/test_f.py": 0.0, "tests/test_s.py": 4.0}
+    monkeypatch.setenv(tiers.VARIABLE, "1")
+    assert tiers._expected() == {"tests/test_f.py": 300.0, "tests/test_s.py": 4.0}
+
+
 def test_whatever_has_full_numbers_is_a_proof() -> None:
     """Numbers that no marker names would never be run in full."""
     scaled = [path for path in tiers.HERE.rglob("test_*.py") if "import scale\n" in path.read_text()]

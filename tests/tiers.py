@@ -2,7 +2,8 @@
 A pytest plugin that measures test files, keeps the list of the fast ones, and runs the longest files first.
 
 ``tests/fast.txt`` lists the files that ``make check`` runs. ``tests/slow.txt`` lists the others with their seconds, so
-that a run on two workers can begin with the longest. ``make test`` brings both up to date.
+that a run on two workers can begin with the longest. ``make test`` brings both up to date. ``tests/proof.txt`` is the
+same for the longest files of ``make proof``, which rewrites it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from tests.browsers import browses
 from tests.scale import VARIABLE
 
 HERE = Path(__file__).parent
-FAST, SLOW = HERE / "fast.txt", HERE / "slow.txt"
+FAST, SLOW, PROOF = HERE / "fast.txt", HERE / "slow.txt", HERE / "proof.txt"
 # Two bounds instead of one: a file that takes about a second would join and leave the list in turns.
 ENTERS_SECONDS, LEAVES_SECONDS = 1.0, 1.5
 # A slow file keeps its figure until it is this much slower or faster, for the same reason.
 KEPT_FACTOR = 1.5
 SHOWN = 10
+# A file of the proofs that takes less ends soon, whenever it begins.
+LONG_PROOF_SECONDS = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -119,6 +122,8 @@ def pytest_collection_finish() -> None:
 def _expected() -> dict[str, float]:
     """Return the seconds of all files. One that is in no list may be long, and would keep a worker after the others."""
     slow, fast = read_slow(), read_fast()
+    if os.environ.get(VARIABLE) == "1":
+        slow |= read_slow(PROOF)
     return {file: slow.get(file, 0.0 if file in fast else math.inf) for file in test_files()}
 
 
@@ -185,6 +190,10 @@ class FileTimes:
             terminalreporter.section(f"slowest {SHOWN} files")
             for file, seconds in self.seconds.most_common(SHOWN):
                 terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
+        whole = self.config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.keyword
+        if option.proof and exitstatus == 0 and whole:
+            long = {file: seconds for file, seconds in self.seconds.items() if seconds >= LONG_PROOF_SECONDS}
+            PROOF.write_text("".join(f"{file} {long[file]:.0f}\n" for file in sorted(long)))
         if option.update_tiers and exitstatus == 0:
             measured = {file: seconds for file, seconds in self.seconds.items() if file not in self.skipped}
             update(measured, present=test_files())
@@ -219,9 +228,10 @@ def read_fast() -> frozenset[str]:
     return frozenset(FAST.read_text().split()) if FAST.exists() else frozenset()
 
 
-def read_slow() -> dict[str, float]:
-    """Return the seconds of the other files."""
-    lines = SLOW.read_text().splitlines() if SLOW.exists() else []
+def read_slow(path: Path | None = None) -> dict[str, float]:
+    """Return the seconds of the files that a list has, by default those that are not fast."""
+    path = path or SLOW
+    lines = path.read_text().splitlines() if path.exists() else []
     return {file: float(seconds) for file, _, seconds in (line.partition(" ") for line in lines)}
 
 
