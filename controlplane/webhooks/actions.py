@@ -5,6 +5,7 @@ What people do with webhooks. Admin and API call these functions with an open ch
         secret = rotate(tx, destination)
 """
 
+from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.publishing.changes import Change
@@ -33,7 +34,14 @@ def rotate(tx: Change, destination: Destination) -> str:
 
 
 def test(tx: Change, destination: Destination) -> Delivery:
-    """Save a test message to a webhook with an audit entry, and return its delivery."""
+    """
+    Save a test message to a webhook with an audit entry, and return its delivery.
+
+    Raises:
+        ValidationError: The webhook is not active, so nothing is sent to it.
+    """
+    if not destination.active:
+        raise ValidationError({"active": ValidationError("Must be true, or nothing is sent.", code="inactive")})
     delivery = enqueue_test(destination, tx.actor.name)
     tx.record("destination.test", destination, before=None, after={"message": delivery.message_id})
     return delivery

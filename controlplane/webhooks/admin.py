@@ -125,7 +125,11 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
     )
     def test(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         with self.changing(request, form.cleaned_data["reason"]) as tx:
-            delivery = actions.test(tx, self.present(request, object_id))
+            destination = self.present(request, object_id)
+            if not destination.active:
+                messages.error(request, f"Nothing is sent to {destination} while it is not active.")
+                return done(change_url(destination))
+            delivery = actions.test(tx, destination)
             self.message_user(request, "The test is sent within seconds. Reload this page to see how it went.")
         return done(change_url(delivery))
 

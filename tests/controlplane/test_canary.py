@@ -21,6 +21,8 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
+from controlplane.jobs import running
+from controlplane.jobs.models import Job
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
@@ -151,12 +153,21 @@ def misplace(seen: Seen, call: Any, api: Any, secrets: dict[str, str]) -> None:
         "GET token as key": call("GET", "projects", Authorization=f"Bearer {token}"),
         "GET key that is wrong": call("GET", "projects", Authorization=f"Basic {token}"),
         "POST explain": api("POST", "explain", {"token": other}),
+        "POST large batch": api("POST", "policies/batch", large_batch(token, other)),
     }.items():
         seen.add(name, answer.content.decode())
+    running.run_all(600.0, pause=lambda seconds: None)
+    seen.add("GET job", api("GET", f"jobs/{Job.objects.get(state='failed').pk}").content.decode())
     admin = signed_in()
     seen.add("page search", admin.get("/admin/projects/token/", {"q": token}).content.decode())
     seen.add("page palette", admin.post("/admin/search/", {"q": other}).content.decode())
     seen.add("page wrong log-in", Client().post("/admin/login/", {"username": "x", "password": PASSWORD}).text)
+
+
+def large_batch(token: str, other: str) -> dict[str, Any]:
+    """Return more items than a request creates, of which some have secrets in the place of a name, value and field."""
+    wrong = [{"slug": token, "name": "P", "limits": []}, {"slug": "p", "name": "P", "limits": [], "project": other}]
+    return {"items": [*wrong, {token: other}, *({"slug": f"p{n}", "name": "P", "limits": []} for n in range(1000))]}
 
 
 def signed_in() -> Client:
@@ -198,6 +209,7 @@ def look_at_everything(seen: Seen, call: Any, api: Any, secret: str) -> None:
     for name, model in {"project": Project, "managementkey": ManagementKey}.items():
         rows[f"projects_{name}"] = model.objects.get()
     rows |= {"policies_policy": Policy.objects.get(), "webhooks_destination": Destination.objects.first()}
+    rows |= {"jobs_job": Job.objects.get()}
     client, opened = log_in(), 0
     for pattern in patterns():
         row = next((row for name, row in rows.items() if pattern.name.startswith(name)), None)

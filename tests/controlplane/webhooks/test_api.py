@@ -86,6 +86,14 @@ def test_a_secret_is_rotated(api, store, chat):
     assert api("POST", f"webhooks/{row.pk}/rotate", {"secret": "mine"}).status_code == 400
 
 
+def test_nothing_is_tested_that_is_not_active(api, receiver, webhook, store):
+    """Its message would wait until somebody makes it active."""
+    answer = api("POST", f"webhooks/{webhook(active=False).pk}/test")
+
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, "#/active")
+    assert not Delivery.objects.exists()
+
+
 def test_a_test_is_sent_and_replayed(api, receiver, webhook, store):
     """Its delivery is at the address in the response."""
     answer = api("POST", f"webhooks/{webhook().pk}/test")

@@ -51,6 +51,16 @@ def test_a_wrong_url_is_an_error_at_its_field(as_ann, store, url):
     assert not Destination.objects.exists()
 
 
+def test_the_page_says_that_nothing_is_sent_to_what_is_not_active(as_ann, store, receiver, webhook):
+    """No message is saved, which would wait until somebody makes it active."""
+    row = webhook(active=False)
+
+    as_ann.post(address(row, "test"), DIALOG)
+
+    assert "while it is not active" in as_ann.get(address(row)).text
+    assert not Delivery.objects.exists()
+
+
 def test_a_test_is_sent_from_the_page(as_ann, store, receiver, webhook):
     """The page of the message says how that went, and sends it again."""
     row = webhook()
