@@ -1,7 +1,10 @@
 """The creation of more objects than one change should have, which a job does in slices."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -14,13 +17,13 @@ from rest_framework.response import Response
 from controlplane.api.authentication import Access
 from controlplane.api.problems import InvalidQuery, errors_of
 from controlplane.api.requests import reason_of
-from controlplane.api.writes.batches import ADDRESS, ITEMS, MOST_ITEMS, TWIN, Batched, TooManyItems, items_of, refuse
+from controlplane.api.writes.batches import ADDRESS, ITEMS, MOST_ITEMS, TWIN, Batched, TooManyItems, items_of
 from controlplane.api.writes.started import JobSerializer, started
 from controlplane.core.requests import request_id
 from controlplane.jobs import running
 from controlplane.jobs.actions import author_of
 from controlplane.jobs.kinds import FailedWithResult, kind
-from controlplane.jobs.models import Job
+from controlplane.jobs.models import Job, JobPart
 from controlplane.publishing.changes import change
 
 JOB = "batch"
@@ -73,6 +76,20 @@ class JobBatched(Batched):
             raise InvalidQuery({"wait": [ErrorDetail(LATER, code="rule")]})
         self.batch_body().check_names(request.data)
         return started(self._start(items))
+
+    def create_at_once(self) -> Response:
+        try:
+            return super().create_at_once()
+        except ValidationError as exc:
+            raise self._with_all(exc) from exc
+
+    def _with_all(self, exc: ValidationError) -> ValidationError:
+        """Return the error with all that is wrong, as the first rule that some items break hides the next ones."""
+        if not isinstance(exc.detail, Mapping) or ITEMS not in exc.detail:
+            return exc
+        items = items_of(self.request.data) or []
+        wrong = _wrong_in(items, type(self), self.get_serializer_context(), Survey.of(items, type(self)))
+        return ValidationError({**exc.detail, ITEMS: wrong}) if wrong else exc
 
     def _start(self, items: Sequence[Any]) -> Job:
         access, names = self.access, self.serializer_class.Meta.model._meta
@@ -129,24 +146,21 @@ def _access_of(job: Job, view: type[Any]) -> Access:
 
 
 def _check(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool:
-    until, parts = monotonic() + running.SLICE_SECONDS, list(job.parts.order_by("number").values_list("ids", flat=True))
-    number = job.position.get("part", 0)
+    until, number = monotonic() + running.SLICE_SECONDS, job.position.get("part", 0)
     result: dict[str, Any] = {"checked": 0, "created": 0, "invalid": 0, "errors": [], **job.result}
-    seen = {_key(item, view.identity) for part in parts[:number] for item in part}
-    alike = Counter(_key(item, view.grouped_by) for part in parts for item in part)
-    while number < len(parts):
-        part = parts[number]
-        found = _wrong_in(part, view, context, seen, alike)
-        places = {result["checked"] + place: errors for place, errors in found.items()}
-        result["invalid"] += len(places)
+    survey = _survey(job.pk, view)
+    while part := job.part(number):
+        first = result["checked"]
+        found = _wrong_in(part, view, context, survey, first)
+        result["invalid"] += len(found)
+        places = {first + place: errors for place, errors in found.items()}
         result["errors"] = [*result["errors"], *errors_of({ITEMS: places})][:MOST_LISTED]
         result["checked"] += len(part)
-        seen.update(_key(item, view.identity) for item in part)
         number += 1
         if monotonic() >= until:
             break
     job.position, job.result = {"part": number}, result
-    if number == len(parts):
+    if result["checked"] == job.total:
         if result["invalid"]:
             are = "item is" if result["invalid"] == 1 else "items are"
             message = f"{result['invalid']:,} {are} not valid, of {job.total:,}. Nothing was created."
@@ -155,25 +169,72 @@ def _check(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """
+    What an item of a batch has to know of the others.
+
+    Attributes:
+        first: The place of the first item with these values of ``identity``.
+        alike: How many items have these values of ``grouped_by``.
+    """
+
+    first: Mapping[Key, int]
+    alike: Counter[Key]
+
+    @classmethod
+    def of(cls, items: Iterable[Any], view: type[JobBatched]) -> "Survey":
+        first: dict[Key, int] = {}
+        alike: Counter[Key] = Counter()
+        for place, item in enumerate(items):
+            first.setdefault(_key(item, view.identity), place)
+            alike[_key(item, view.grouped_by)] += 1
+        return cls(first, alike)
+
+    def repeats(self, place: int, key: Key) -> bool:
+        """Return whether an item at this place has the values of ``identity`` of an earlier one."""
+        return bool(key) and key[0] is not None and self.first[key] < place
+
+
+@lru_cache(maxsize=4)
+def _survey(job: str, view: type[JobBatched]) -> Survey:
+    """Return the survey of all items of a job. They never change, so that a worker reads them once and not a slice."""
+    parts = JobPart.objects.filter(job=job).order_by("number").values_list("ids", flat=True)
+    return Survey.of(chain.from_iterable(parts.iterator(chunk_size=1)), view)
+
+
 def _wrong_in(
-    part: Sequence[Any], view: type[JobBatched], context: Mapping[str, Any], seen: Collection[Key], alike: Counter[Key]
+    items: Sequence[Any], view: type[JobBatched], context: Mapping[str, Any], survey: Survey, first: int = 0
 ) -> dict[int, Any]:
     """
-    Return the errors of items by their places in *part*.
+    Return the errors of items by their places in *items*.
+
+    What is wrong with one item hides nothing of another one. The rules that need sound items are asked of those that
+    are left, until nothing is wrong with them.
 
     Args:
-        seen: The values of ``identity`` in earlier parts.
-        alike: How many items of the whole batch have these values of ``grouped_by``.
+        survey: That of the whole batch.
+        first: The place of the first of the items in the batch.
     """
-    own = Counter(_key(item, view.grouped_by) for item in part)
-    try:
-        values = view.read_items({ITEMS: part}, context)
-        again = [place for place, item in enumerate(part) if _key(item, view.identity) in seen]
-        refuse(again, view.identity[0], TWIN)
-        view.check_items(values, {group: alike[group] - count for group, count in own.items()})
-    except ValidationError as exc:
-        return _by_place(exc)
-    return {}
+    own = Counter(_key(item, view.grouped_by) for item in items)
+    others = {group: survey.alike[group] - count for group, count in own.items()}
+    wrong: dict[int, Any] = {}
+    left: Sequence[int] = range(len(items))
+    while left:
+        try:
+            values = view.read_items({ITEMS: [items[place] for place in left]}, context)
+            view.check_items(values, others)
+            break
+        except ValidationError as exc:
+            found = {left[at]: errors for at, errors in _by_place(exc).items()}
+            if not found:
+                raise
+            wrong |= found
+            left = [place for place in left if place not in found]
+    for place, item in enumerate(items):
+        if survey.repeats(first + place, _key(item, view.identity)):
+            wrong.setdefault(place, {view.identity[0]: [ErrorDetail(TWIN, code="unique")]})
+    return dict(sorted(wrong.items()))
 
 
 def _create(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool:

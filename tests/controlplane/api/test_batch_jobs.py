@@ -111,6 +111,45 @@ def test_wrong_items_are_named_and_nothing_is_created(api, few):
     assert (Policy.objects.count(), AuditEntry.objects.count(), JobPart.objects.count()) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("more", [5, 1], ids=["by a job", "at once"])
+def test_what_is_wrong_with_one_item_hides_nothing_of_another(api, few, more):
+    """Whoever mends all that is named can send the batch again, and nothing new comes up."""
+    PolicyFactory(slug="there")
+    items = policies(3, "q") + policies(more)
+    items[0] = {"slug": "q0", "limits": []}
+    items[1] = {**items[1], "slug": "q0"}
+    items[2] = {**items[2], "slug": "there"}
+    items[3] = {**items[3], "limits": [LIMIT, LIMIT]}
+    response = api("POST", "policies/batch", {"items": items})
+    errors = response.json().get("errors")
+    if errors is None:
+        work_off()
+        errors = found(api, response)["result"]["errors"]
+
+    assert [(error["pointer"], error["code"]) for error in errors] == [
+        ("#/items/0/name", "required"),
+        ("#/items/1/slug", "unique"),
+        ("#/items/2/slug", "unique"),
+        ("#/items/3/limits", "rule"),
+    ]
+
+
+def test_wrong_overrides_hide_no_other_rule(api, few, chat):
+    """A misspelt limit, a rule of the model, one that is there already, and two of one limit."""
+    there = OverrideFactory(limit=chat.policy.limits.get(name="l7"), token=None, project=chat)
+    items = overrides(["l0", "l1", "none", "l7", "l0"], project="chat")
+    items[1]["burst"] = 9
+    response = api("POST", "overrides/batch", {"items": items})
+
+    assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [
+        ("#/items/1/burst", "rule"),
+        ("#/items/2/limit", "does_not_exist"),
+        ("#/items/3/limit", "unique"),
+        ("#/items/4/limit", "unique"),
+    ]
+    assert list(Override.objects.all()) == [there]
+
+
 def test_only_the_first_errors_are_listed(api, few, monkeypatch):
     """All wrong items are counted."""
     monkeypatch.setattr(batch_jobs, "MOST_LISTED", 4)
@@ -311,7 +350,7 @@ def test_overrides_of_other_parts_count_before_one_is_created(api, few, chat):
     errors = found(api, response)["result"]["errors"]
 
     assert [(error["pointer"], error["code"]) for error in errors[:1]] == [("#/items/3/limit", "unique")]
-    assert {error["pointer"] for error in errors[1:]} == {f"#/items/{place}" for place in range(6, 10)}
+    assert {error["pointer"] for error in errors[1:]} == {f"#/items/{place}" for place in range(4, 10)}
     assert not Override.objects.exists()
 
 
