@@ -80,23 +80,29 @@ def publish_promptly() -> None:
 
 
 def publish_pending(
-    client: redis.Redis | None = None, *, most_tokens: int | None = None, progress: Progress | None = None
+    client: redis.Redis | None = None,
+    *,
+    most_tokens: int | None = None,
+    progress: Progress | None = None,
+    in_slices: bool = False,
 ) -> int | None:
     """
     Publish the outbox, and return the number of the last new revision, or None if there is none.
 
     Return None if nothing is pending, or if another publisher is at work.
 
+    Args:
+        in_slices: Whether a rebuild ends after a slice, as in a task, and the next call goes on with it.
     Raises:
         One of STORE_ERRORS: The store is unavailable. The changes stay pending.
-        Postponed: Other publishers came first too often, or more than *most_tokens* tokens would have to be written.
-            Changes that need not wait for a rebuild are published all the same.
+        Postponed: Other publishers came first too often, a slice of a rebuild is over, or more than *most_tokens*
+            tokens would have to be written. Changes that need not wait for a rebuild are published all the same.
     """
     client = client or store.connection()
     revision = None
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS, wait_ms=LOCK_WAIT_MS) as fence:
         try:
-            while fence and (published := publish_next(client, most_tokens, progress)):
+            while fence and (published := publish_next(client, most_tokens, progress, in_slices=in_slices)):
                 revision = published
         except Postponed:
             # A rebuild that was killed keeps the next one away for seconds. A revocation must not wait for that.
@@ -165,7 +171,9 @@ def last_state() -> StateName:
     return StateName(*found) if found else StateName(0, 0)
 
 
-def publish_next(client: redis.Redis, most_tokens: int | None = None, progress: Progress | None = None) -> int | None:
+def publish_next(
+    client: redis.Redis, most_tokens: int | None = None, progress: Progress | None = None, *, in_slices: bool = False
+) -> int | None:
     """
     Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
@@ -178,7 +186,7 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None, progress: 
     if not OutboxEntry.objects.filter(revision=None).exists():
         return None
     check_owner(client)
-    rebuilt = rebuild.Rebuild(LOCK, LOCK_TTL_MS, progress)
+    rebuilt = rebuild.Rebuild(LOCK, LOCK_TTL_MS, progress, in_slices)
     with rebuilt.ended(client):
         for _ in range(ATTEMPTS):
             # Read before anything is read from SQL, as the docstring of this module explains.
@@ -215,7 +223,7 @@ def _write_tokens(client: redis.Redis, rebuilt: rebuild.Rebuild) -> None:
     """Write the tokens of a full publication, and meanwhile publish the changes that need not wait for its end."""
     try:
         rebuilt.write(client, timezone.now(), partial(_publish_meanwhile, client))
-    except rebuild.Busy as exc:
+    except (rebuild.Busy, rebuild.Unfinished) as exc:
         raise Postponed(str(exc)) from exc
 
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import batched
 
 import redis
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 # The documents hash also holds revision, store_id and published_at_us.
 OWN_FIELDS = ("revision", "store_id", "published_at_us")
 TOKEN_BATCH = 1000
+# How long a task compares tokens, at most, which is well below its time limit. The next one goes on where it stopped.
+SLICE_SECONDS = 25.0
+# How long the store keeps the id of the last token that was compared.
+PLACE_TTL_MS = 3_600_000
 
 
 def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[str]:
@@ -29,24 +35,51 @@ def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[
     Compare the store with SQL, every document only if *full*, repair differences, and return a line for each repair.
 
     Without *full*, only the function library, the identity of the store, its revision and the number of documents are
-    compared, which is cheap. With *full*, every document and token is compared.
+    compared, which is cheap. With *full*, every document is compared, and as many tokens as a task has time
+    for. The next comparison goes on with the tokens after these.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
     client = client or store.connection()
-    with hold(client, publisher.LOCK, ttl_ms=publisher.LOCK_TTL_MS) as fence:
-        if fence is None:
+    with _publisher(client) as free:
+        if not free:
             return []  # a publisher is at work, and a half-written publication is not a difference
         publisher.check_owner(client)
         repairs = [*_restore_library(client), *_remove_invalid(client)]
         _publish_what_is_pending(client)
         installation.write_decision_key(client)  # a store of 0.2 has none
-        differences = _emptied_or_set_back(client) or (list(_differing(client)) if full else [])
-        repairs += _repair(client, differences)
+        whole = _emptied_or_set_back(client)
+        repairs += _repair(client, whole)
+    if full and not whole:
+        repairs += _repair_differing(client)
     for repair in repairs:
         logger.warning("Reconciled: %s", repair)
     return repairs
+
+
+@contextmanager
+def _publisher(client: redis.Redis, wait_ms: int = 0) -> Iterator[bool]:
+    """Be the publisher in the block, and yield whether no other one is at work."""
+    with hold(client, publisher.LOCK, ttl_ms=publisher.LOCK_TTL_MS, wait_ms=wait_ms) as fence:
+        yield fence is not None
+
+
+def _repair_differing(client: redis.Redis) -> list[str]:
+    """
+    Compare every document and a slice of the tokens, repair what differs, and return a line for each repair.
+
+    Nothing is published while this process has the lock of the publisher, so it compares without the lock. What is
+    changed meanwhile may look like a difference, so it looks again with the lock.
+    """
+    found = list(_differing(client))
+    if not found:
+        return []
+    with _publisher(client, wait_ms=publisher.LOCK_TTL_MS) as free:
+        if not free:
+            return []  # the next comparison finds them again
+        _publish_what_is_pending(client)
+        return _repair(client, list(_still_differing(client, found)))
 
 
 def _restore_library(client: redis.Redis) -> list[str]:
@@ -82,11 +115,12 @@ def _remove_invalid(client: redis.Redis) -> list[str]:
 
 def _publish_what_is_pending(client: redis.Redis) -> None:
     """Publish the pending changes first, so that they are not reported as differences."""
-    while publisher.publish_next(client):
+    while publisher.publish_next(client, in_slices=True):
         pass
 
 
 Difference = tuple[str, str, str]  # the kind and object id of an outbox entry, and a line for people
+PRICES: Difference = ("prices", "", "the prices differed")
 
 
 def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
@@ -111,18 +145,52 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
 
 
 def _differing(client: redis.Redis) -> Iterator[Difference]:
-    # The store is read before SQL. A change between the two is then newer in SQL, and has its own outbox entry.
     found = client.hgetall(store.keys().documents)
     with snapshot():
         expected = compile.all_documents()
+    yield from _differing_documents(found, expected)
+    if _prices_differ(client):
+        yield PRICES
+    # Without a place, the comparison begins with the first token.
+    ends, last = time.monotonic() + SLICE_SECONDS, client.get(store.keys().reconcile_place) or ""
+    while tokens := compile.tokens_after(last, timezone.now(), TOKEN_BATCH):
+        yield from _differing_tokens(client, tokens)
+        last = next(reversed(tokens.values()))["id"]
+        if time.monotonic() > ends:
+            break
+    client.set(store.keys().reconcile_place, last if tokens else "", px=PLACE_TTL_MS)
+
+
+def _still_differing(client: redis.Redis, differences: list[Difference]) -> Iterator[Difference]:
+    """Yield those of the differences that are there now. The caller has the lock."""
+    documents = {(kind, object_id) for kind, object_id, _ in differences if kind not in ("token", "prices")}
+    if documents:
+        names = [_name(*document) for document in documents]
+        # The store is read before SQL. A change between the two is then newer in SQL, and has its own outbox entry.
+        found = zip(names, client.hmget(store.keys().documents, names), strict=True)
+        present = {name: text for name, text in found if text is not None}
+        with snapshot():
+            compiled = compile.documents(documents)
+        expected = {name: compiled[name] for name in names if compiled.get(name) is not None}
+        yield from _differing_documents(present, expected)
+    if PRICES in differences and _prices_differ(client):
+        yield PRICES
+    for batch in batched((digest for kind, digest, _ in differences if kind == "token"), TOKEN_BATCH):
+        rows = compile.tokens(batch, timezone.now())
+        yield from _differing_tokens(client, {digest: row for digest in batch if (row := rows[digest]) is not None})
+
+
+def _differing_documents(
+    found: dict[str, str], expected: Mapping[str, compile.Document | None]
+) -> Iterator[Difference]:
     for name in sorted((found.keys() | expected.keys()) - set(OWN_FIELDS)):
         if as_document(found.get(name)) != expected.get(name):
             kind, _, object_id = name.partition(":")
             yield kind, object_id, f"the document {name} differed"
-    if _prices_differ(client):
-        yield "prices", "", "the prices differed"
-    for batch in batched(compile.all_tokens(timezone.now()), TOKEN_BATCH):
-        yield from _differing_tokens(client, batch)
+
+
+def _name(kind: str, object_id: str) -> str:
+    return f"{kind}:{object_id}" if object_id else kind
 
 
 def _prices_differ(client: redis.Redis) -> bool:
@@ -138,13 +206,12 @@ def _prices_differ(client: redis.Redis) -> bool:
     return False  # the rows cannot be published, so what the store has stays
 
 
-def _differing_tokens(client: redis.Redis, batch: Iterable[tuple[str, compile.Document]]) -> Iterator[Difference]:
-    batch = list(batch)
+def _differing_tokens(client: redis.Redis, tokens: Mapping[str, compile.Document]) -> Iterator[Difference]:
     with client.pipeline(transaction=False) as pipe:
-        for digest, _ in batch:
+        for digest in tokens:
             pipe.get(store.keys().token(digest))
         found = pipe.execute()
-    for (digest, expected), text in zip(batch, found, strict=True):
+    for (digest, expected), text in zip(tokens.items(), found, strict=True):
         if as_document(text) != expected:
             yield "token", digest, f"the token {expected['id']} differed"
 

@@ -28,7 +28,7 @@ def publish_pending() -> int | None:
     the retry.
     """
     try:
-        return publisher.publish_pending()
+        return publisher.publish_pending(in_slices=True)
     except (*STORE_ERRORS, publisher.Postponed) as exc:
         logger.warning("Nothing was published: %s", reported(exc))
         return None

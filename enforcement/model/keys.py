@@ -53,7 +53,7 @@ class Keys:
 
     __slots__ = (
         *("decision_key", "denials", "documents", "installation", "instances", "log", "prefix", "prices"),
-        *("rebuild", "usage"),
+        *("rebuild", "rebuild_place", "reconcile_place", "usage"),
     )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
@@ -70,6 +70,8 @@ class Keys:
         self.log = f"{prefix}{{doc}}:log"
         self.prices = f"{prefix}{{doc}}:prices"
         self.rebuild = f"{prefix}{{doc}}:rebuild"
+        self.rebuild_place = f"{prefix}{{doc}}:rebuild-place"
+        self.reconcile_place = f"{prefix}{{doc}}:reconcile-place"
         self.instances = f"{prefix}{{fleet}}:instances"
         self.denials = f"{prefix}{{usage}}:denials"
         self.usage = f"{prefix}{{usage}}:stream"

@@ -5,18 +5,20 @@ import time
 from contextlib import suppress
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.utils import timezone
 
 from controlplane.core import store as store_of
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher, rebuild
 from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing.tasks import publish_pending
 from tests.controlplane.stack.running import eventually
 from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MARK = "sg:{doc}:rebuild"
+MARK, PLACE = "sg:{doc}:rebuild", "sg:{doc}:rebuild-place"
 
 
 @pytest.fixture
@@ -42,6 +44,13 @@ def after_part(monkeypatch, number: int, act) -> None:
         return last
 
     monkeypatch.setattr(rebuild.Rebuild, "_write_after", written)
+
+
+def raising(error: BaseException):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def revoke(token: Token) -> None:
@@ -142,6 +151,73 @@ def test_a_revocation_does_not_wait_for_the_mark_of_a_killed_rebuild(
     assert token_document(tokens[3].digest)["revoked"]
     assert OutboxEntry.objects.get(revision=None).kind == "all"
     assert client_of_store.get(MARK) == "killed"
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_task_goes_on_where_the_last_one_stopped(tokens, token_document, client_of_store, monkeypatch, emptied):
+    """Each task writes one part. What is revoked between two tasks is in the end refused, wherever it has its place."""
+    read, parts = rebuild.compile.tokens_after, []
+    monkeypatch.setattr(rebuild, "SLICE_SECONDS", -1)
+    monkeypatch.setattr(rebuild.compile, "tokens_after", lambda last, *more: parts.append(last) or read(last, *more))
+    OutboxEntry.objects.create(kind="all")
+    if emptied:
+        client_of_store.flushall()
+
+    for place in (0, 4, 2, 3):
+        assert publish_pending() is None
+        assert client_of_store.pttl(MARK) > 60_000
+        revoke(tokens[place])
+    revision = publish_pending()
+
+    assert parts == ["", tokens[1].pk, tokens[3].pk, tokens[4].pk]
+    assert Revision.objects.get(pk=revision).changes["token_count"] == 5
+    assert [token_document(token.digest)["revoked"] for token in tokens] == [True, False, True, True, True]
+    assert not client_of_store.exists(MARK, PLACE)
+    assert not OutboxEntry.objects.filter(revision=None).exists()
+
+
+def test_a_task_that_is_stopped_by_its_time_limit_keeps_its_place(tokens, client_of_store, monkeypatch):
+    """Celery raises its exception anywhere, also in the publication that ends the rebuild."""
+    OutboxEntry.objects.create(kind="all")
+    client_of_store.flushall()
+    with monkeypatch.context() as patched:
+        patched.setattr(publisher, "_send", raising(SoftTimeLimitExceeded()))
+        with pytest.raises(SoftTimeLimitExceeded):
+            publish_pending()
+    monkeypatch.setattr(rebuild.Rebuild, "_write_after", raising(AssertionError("a token is written again")))
+
+    assert publish_pending() == 2
+
+
+def test_a_store_that_is_emptied_between_two_tasks_gets_everything(
+    tokens, token_document, client_of_store, monkeypatch
+):
+    """The place is lost with the tokens."""
+    OutboxEntry.objects.create(kind="all")
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, "SLICE_SECONDS", -1)
+        assert publish_pending() is None
+    client_of_store.flushall()
+
+    publish_pending()
+
+    assert all(token_document(token.digest) for token in tokens)
+
+
+def test_a_command_writes_the_tokens_that_a_task_has_written_before(
+    tokens, token_document, client_of_store, monkeypatch
+):
+    """`publish --all` repairs every token, so it waits for no other rebuild and takes none over."""
+    OutboxEntry.objects.create(kind="all")
+    with monkeypatch.context() as patched:
+        patched.setattr(rebuild, "SLICE_SECONDS", -1)
+        assert publish_pending() is None
+    client_of_store.delete(f"sg:{{doc}}:token:{tokens[0].digest}")
+
+    publisher.publish_all()
+
+    assert token_document(tokens[0].digest)["id"] == tokens[0].pk
+    assert not client_of_store.exists(MARK, PLACE)
 
 
 def test_a_rebuild_that_fails_leaves_no_mark(tokens, client_of_store, monkeypatch):

@@ -1,7 +1,10 @@
 import pytest
 
+from controlplane.projects.actions import revoke_token
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
+from controlplane.publishing import reconcile as reconciler
+from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
 from enforcement import Limiter
@@ -221,3 +224,38 @@ def test_a_store_of_an_earlier_version_gets_the_key_of_decision_ids(published, c
     assert reconcile() == []
     assert client_of_store.get("sg:{doc}:decision-key") == key
     assert len(key) == 64
+
+
+def test_a_revocation_does_not_wait_for_the_comparison(published, token_document, monkeypatch):
+    """It takes a second for some 30,000 tokens. What differs only because it was changed meanwhile is no difference."""
+    compare, token = reconciler._differing_tokens, Token.objects.get()
+    seen = []
+
+    def compared(client, tokens):
+        if not seen:
+            with change(actor=Actor("ann", "api")) as tx:
+                revoke_token(tx, token)
+            seen.append(tx.revision)
+        return compare(client, tokens)
+
+    monkeypatch.setattr(reconciler, "_differing_tokens", compared)
+
+    assert reconcile(full=True) == []
+    assert seen == [2]
+    assert token_document(token.digest)["revoked"]
+    assert Revision.objects.count() == 2
+
+
+def test_tokens_are_compared_in_slices(published, client_of_store, monkeypatch):
+    """A task ends after a slice, and the next one goes on. After the last token it begins again."""
+    tokens = sorted([*Token.objects.all(), TokenFactory(), TokenFactory()], key=lambda token: token.pk)
+    publisher.publish_all()
+    monkeypatch.setattr(reconciler, "TOKEN_BATCH", 2)
+    monkeypatch.setattr(reconciler, "SLICE_SECONDS", -1)
+    lines = [f"the token {token.pk} differed" for token in tokens]
+    for token in tokens:
+        client_of_store.set(f"sg:{{doc}}:token:{token.digest}", "{}")
+
+    assert reconcile(full=True) == lines[:2]
+    client_of_store.set(f"sg:{{doc}}:token:{tokens[0].digest}", "{}")
+    assert [reconcile(full=True) for _ in range(3)] == [lines[2:], [], lines[:1]]
