@@ -10,15 +10,19 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from controlplane.emergency.actions import resume, set_end, suspend, suspend_value
+from controlplane.emergency.models import Suspension
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.actions import revoke_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
-from tests.factories import TokenFactory
+from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+HOUR = timedelta(hours=1)
 
 
 def test_a_database_without_the_backup_is_named(store, settings, tmp_path):
@@ -140,8 +144,11 @@ def test_an_earlier_end_is_not_lost(ends_brought_forward):
         f"The token later ({later}) ends earlier in the store.",
         f"The token over ({over}) has ended.",
     ]
-    assert said[-1] == "Revoked 1 tokens."
+    assert said[-2:] == ["Revoked 1 tokens.", "Gave 1 tokens the end that they have in the store."]
     assert Token.objects.exclude(revoked_at=None).get().pk == over
+    assert Token.objects.exclude(expires_at=None).get().pk == later
+    assert AuditEntry.objects.get(object_id=later, reason="restored").action == "token.update"
+    assert compare("--revoke", "--reason", "again")[-1] == "No token would be accepted that the store refuses."
 
 
 def test_a_later_end_that_is_not_published_yet_revokes_nothing(store):
@@ -160,6 +167,73 @@ def test_a_later_end_that_is_not_published_yet_revokes_nothing(store):
         f"The token prolonged ({token.pk}) is not published yet.",
         "No token would be accepted that the store refuses.",
     ]
+
+
+@pytest.fixture
+def suspended(store) -> dict[str, Token | Project]:
+    """A token, a project with and one without an end, and values were suspended after the backup that SQL is now."""
+    subjects = {name: TokenFactory(name=name) for name in ("kept", "token", "over", "short")}
+    subjects |= {name: ProjectFactory(name=name) for name in ("endless", "ending")}
+    with change(actor=Actor("ann", "command"), reason="before") as tx:
+        suspend(tx, subjects["short"], HOUR / 2 + timezone.now())
+    backup = Revision.objects.order_by("number").last().number
+    at = timezone.now() + HOUR
+    with change(actor=Actor("ann", "command"), reason="loops") as tx:
+        for name, end in (("token", at), ("over", None), ("endless", None), ("ending", at)):
+            suspend(tx, subjects[name], end)
+        set_end(tx, Suspension.objects.get(token=subjects["short"]), at)
+        suspend_value(tx, "ip", "10.0.0.1", ends_at=at)
+        suspend_value(tx, "session", "9f2c", subjects["ending"])
+    with change(actor=Actor("ann", "command"), reason="over") as tx:
+        resume(tx, Suspension.objects.get(token=subjects["over"]))
+    Suspension.objects.exclude(token=subjects["short"]).delete()
+    Suspension.objects.update(ends_at=at - HOUR / 2)
+    Revision.objects.filter(number__gt=backup).delete()
+    return subjects
+
+
+def test_what_was_suspended_is_suspended_again_before_anything_is_published(suspended, document, token_document):
+    """With the same ends, so that enforcers get the documents that they have."""
+    tokens = [token_document(suspended[name].digest) for name in ("kept", "token", "over", "short")]
+    emergency = document("emergency")
+
+    said = compare()
+    done = compare("--suspend", "--reason", "restored")
+
+    assert said[-1].startswith("If the database is published, 6 suspensions are lifted.")
+    assert sorted(line for line in said if "suspended" in line) == sorted(
+        [
+            *(f"The token {name} ({suspended[name].pk}) was suspended." for name in ("token", "short")),
+            *(
+                f"The project {name} ({suspended[name].pk}) is suspended in the store."
+                for name in ("endless", "ending")
+            ),
+            "The value ip = 10.0.0.1 in all projects is suspended in the store.",
+            "The value session = 9f2c in ending is suspended in the store.",
+        ]
+    )
+    assert done[-1] == "Suspended 6 tokens, projects and values again."
+    assert compare()[-1] == "No token would be accepted that the store refuses."
+    publisher.publish_all()
+    assert [token_document(suspended[name].digest) for name in ("kept", "token", "over", "short")] == tokens
+    assert document("emergency") == emergency
+    assert set(Suspension.objects.values_list("reason", flat=True)) == {"before", "restored"}
+
+
+def test_what_was_resumed_and_is_not_published_yet_is_not_suspended_again(store, suspended):
+    """The database is right about it, as it is not older than the store."""
+    compare("--suspend", "--reason", "restored")
+    publisher.publish_all()
+    store.freeze()
+    with change(actor=Actor("ann", "command"), reason="well") as tx:
+        for row in Suspension.objects.all():
+            resume(tx, row)
+    store.thaw()
+
+    said = compare("--suspend", "--reason", "restored")
+
+    assert said[-1] == "No token would be accepted that the store refuses."
+    assert not Suspension.objects.exists()
 
 
 def test_an_empty_store_says_nothing(store):

@@ -7,7 +7,10 @@ The steps are those of the page "Operating", section "Backup".
 from __future__ import annotations
 
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,17 +43,29 @@ with change(actor=Actor("ann", "command")) as tx:
     tx.created(policy)
     project = Project.objects.create(slug="chat", name="Chat", policy=policy)
     tx.created(project)
-    for name in ("kept", "revoked", "deleted"):
+    for name in ("kept", "revoked", "deleted", "suspended", "rotated"):
         print(issue_token(tx, project=project, name=name)[1])
+    paused = Project.objects.create(slug="paused", name="Paused", policy=policy)
+    tx.created(paused)
+    print(issue_token(tx, project=paused, name="paused")[1])
 """
 LATER = """
+from datetime import timedelta
+from django.utils import timezone
+from controlplane.emergency.actions import suspend
 from controlplane.projects.actions import issue_token, revoke_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 with change(actor=Actor("ann", "command")) as tx:
     revoke_token(tx, Token.objects.get(name="revoked"))
     tx.delete(Token.objects.get(name="deleted"))
-    print(issue_token(tx, project=Project.objects.get(), name="issued")[1])
+    suspend(tx, Token.objects.get(name="suspended"), timezone.now() + timedelta(hours=1))
+    suspend(tx, Project.objects.get(slug="paused"))
+    rotated = Token.objects.get(name="rotated")
+    before, rotated.expires_at = rotated.as_record(), timezone.now() + timedelta(milliseconds=200)
+    rotated.save()
+    tx.updated(rotated, before)
+    print(issue_token(tx, project=Project.objects.get(slug="chat"), name="issued")[1])
 """
 # What a worker does every few seconds.
 WORK = """
@@ -99,6 +114,32 @@ class Drill:
         return eventually(lambda: limiter.check(secret).reason == expected)
 
 
+class Refused:
+    """Checks tokens all the time, with one enforcer that goes on and new ones that have nothing cached."""
+
+    def __init__(self, limiter: Limiter, store: ValkeyServer, secrets: list[str]) -> None:
+        self.reasons, self.checked = Counter[str](), 0
+        self._limiter, self._store, self._secrets = limiter, store, secrets
+        self._done = threading.Event()
+        self._threads = ThreadPoolExecutor(1)
+        self._working = self._threads.submit(self._work)
+
+    def _work(self) -> None:
+        while not self._done.wait(0.02):
+            with Limiter(self._store.url, timeout=2.0) as new:
+                self.reasons.update(
+                    one.check(secret).reason for one in (self._limiter, new) for secret in self._secrets
+                )
+            self.checked += 1
+
+    def stop(self) -> Counter[str]:
+        """Return how often each reason was given."""
+        self._done.set()
+        self._working.result(60)
+        self._threads.shutdown()
+        return self.reasons
+
+
 @pytest.fixture
 def servers() -> Iterator[tuple[str, str]]:
     """The database server that is lost, and the one on which the backup is restored."""
@@ -126,7 +167,7 @@ def test_a_restored_database_while_the_store_goes_on(servers, store, tmp_path) -
     with Parts(tmp_path, lost, store.url) as parts, Limiter(store.url, timeout=2.0) as running:
         drill, backup = Drill(parts, store), tmp_path / "backup"
         parts.manage(ROOT, "migrate", "--no-input", "-v", "0")
-        kept, revoked, deleted = drill.shell(START)
+        kept, revoked, deleted, suspended, rotated, paused = drill.shell(START)
         assert drill.charge(kept, 3) == 97
         drill.shell(WORK)
         (head,) = drill.shell(SEAL)
@@ -139,25 +180,39 @@ def test_a_restored_database_while_the_store_goes_on(servers, store, tmp_path) -
         assert drill.charge(kept, 2) == 91
         assert running.start()
         assert [running.check(one).reason for one in (revoked, deleted, issued)] == ["revoked", "unknown_token", "ok"]
+        out = [revoked, deleted, suspended, rotated, paused]
+        assert [drill.reason(running, one, reason) for one, reason in ((suspended, "suspended"), (rotated, "expired"))]
+        assert drill.reason(running, paused, "suspended")
         revision = last_revision(lost)
         assert running.revision == revision
+        watched = Refused(running, store, out)
 
         tool("pg_restore", "--no-owner", "--dbname", new, backup)
         parts.environment["DATABASE_URL"] = new
         said = parts.manage(ROOT, "compare_store")
         assert last_revision(new) < revision
         assert "1 tokens are only in the store" in said
-        assert [line.split(" (")[0] for line in said.splitlines() if line.startswith("The token ")] == [
-            "The token revoked",
-            "The token deleted",
-        ]
-        assert "Revoked 2 tokens." in parts.manage(ROOT, "compare_store", "--revoke", "--reason", "restored")
+        assert {line.split(" (")[0] for line in said.splitlines() if line.startswith("The token ")} == {
+            *("The token revoked", "The token deleted", "The token suspended", "The token rotated")
+        }
+        assert "The project Paused" in said
+        again = parts.manage(ROOT, "compare_store", "--revoke", "--suspend", "--reason", "restored")
+        assert "Revoked 3 tokens." in again
+        assert "Suspended 2 tokens, projects and values again." in again
         parts.manage(ROOT, "publish", "--all", "--new-epoch", "--reason", "restored the backup")
 
         assert last_revision(new) > revision
         for secret, reason in ((issued, "unknown_token"), (revoked, "revoked"), (deleted, "revoked")):
             assert drill.reason(running, secret, reason)
         assert running.revision == last_revision(new)
+        refusals = watched.stop()
+        assert watched.checked > 20
+        assert set(refusals) <= {"revoked", "unknown_token", "suspended", "expired"}, refusals
+        assert [running.check(one).reason for one in (suspended, rotated, paused)] == [
+            "suspended",
+            "revoked",
+            "suspended",
+        ]
         assert "No token would be accepted" in parts.manage(ROOT, "compare_store")
         drill.shell(WORK)
         # The month is that of the project, so the request of the issued token is in it, too.
@@ -176,7 +231,7 @@ def test_a_restored_database_with_an_empty_store(servers, store, tmp_path) -> No
     with Parts(tmp_path, lost, store.url) as parts, Limiter(store.url, timeout=2.0) as running:
         drill, backup = Drill(parts, store), tmp_path / "backup"
         parts.manage(ROOT, "migrate", "--no-input", "-v", "0")
-        kept, revoked, _ = drill.shell(START)
+        kept, revoked, *_ = drill.shell(START)
         assert drill.charge(kept, 3) == 97
         drill.shell(WORK)
         tool("pg_dump", "--format", "custom", "--file", backup, lost)
