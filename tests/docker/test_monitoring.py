@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from django.test import Client
 from django.utils import timezone
 
 from controlplane.metrics import Collected
@@ -23,10 +24,11 @@ from tests.requires import require
 
 FOLDER = ROOT / "docker" / "monitoring"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())
+RULES_TEST = yaml.safe_load((FOLDER / "rules_test.yaml").read_text())
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
 # What Prometheus adds to each series, and the bound of a histogram's bucket.
 ADDED = {"instance", "job", "le"}
-SELECTED = re.compile(r"(sluicegate[a-z_]*(?::[a-z0-9_:]+)?)(?:\{([^}]*)\})?")
+SELECTED = re.compile(r"\b(up\b|sluicegate[a-z_]*(?::[a-z0-9_:]+)?)(?:\{([^}]*)\})?")
 GROUPED = re.compile(r"\bby \(([a-z_, ]+)\)")
 
 
@@ -68,6 +70,7 @@ def labels(store, db) -> dict[str, set[str]]:
         for family in families
         for ending in {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
     }
+    found["up"] = ADDED  # of Prometheus itself
     return found | {
         rule["record"]: set(re.split(r",\s*", GROUPED.search(rule["expr"])[1])) if " by " in rule["expr"] else set()
         for group in RULES["groups"]
@@ -112,10 +115,25 @@ def test_the_dashboard_is_whole() -> None:
     assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["source"]
 
 
-def test_each_alert_is_explained() -> None:
-    """The page of service levels has a row for it."""
-    page = (ROOT / "templates" / "docs" / "service-levels.md").read_text()
-    alerts = [rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 
-    assert [name for name in alerts if f"`{name}`" not in page] == []
-    assert [name for name in re.findall(r"`(Sluicegate[A-Z]\w+)`", page) if name not in alerts] == []
+
+def test_each_alert_is_explained(client: Client) -> None:
+    """Its address leads to a section of the page of service levels, and no section is about an alert that is gone."""
+    page = client.get("/docs/service-levels/").content.decode()
+
+    for rule in ALERTS:
+        address, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert address == "https://limits.example/docs/service-levels/"
+        assert anchor == rule["alert"].lower()
+        assert f'id="{anchor}"' in page
+        assert f">{rule['labels']['severity']}<" in page.partition(f'href="#{anchor}"')[2].partition("</tr>")[0]
+    assert set(re.findall(r'id="(sluicegate\w+)"', page)) == {rule["alert"].lower() for rule in ALERTS}
+
+
+def test_each_alert_fires_in_a_test() -> None:
+    """And is silent before, in the series that promtool is given."""
+    cases = [case for test in RULES_TEST["tests"] for case in test.get("alert_rule_test", [])]
+    found = {(case["alertname"], bool(case["exp_alerts"])) for case in cases}
+
+    assert found == {(rule["alert"], fires) for rule in ALERTS for fires in (True, False)}
