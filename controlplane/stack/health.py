@@ -35,15 +35,35 @@ def worker() -> None:
     from controlplane.celery import app
 
     name = f"celery@{socket.gethostname()}"
-    if not app.control.ping(destination=[name], timeout=5, limit=1):
+    if _reaches_broker() and not app.control.ping(destination=[name], timeout=5, limit=1):
         sys.exit(f"{name} does not reply.")
 
 
 def beat(schedule: str) -> None:
-    """Exit with an error if the file in which beat saves its schedule is old."""
+    """Exit with an error if the file in which beat saves its schedule is old, which it is while beat reconnects."""
     age = time.time() - Path(schedule).stat().st_mtime
-    if age > OLDEST_SCHEDULE_SECONDS:
+    if age > OLDEST_SCHEDULE_SECONDS and _reaches_broker():
         sys.exit(f"{schedule}: must be at most {OLDEST_SCHEDULE_SECONDS} s old, but beat wrote it {age:.0f} s ago.")
+
+
+def _reaches_broker() -> bool:
+    """
+    Return whether the broker answers. Without it, nobody knows whether a process is well.
+
+    Worker and beat reconnect by themselves. Kubernetes waits for up to five minutes before it starts one again that it
+    has ended several times, also if the store is back meanwhile.
+    """
+    from kombu.exceptions import OperationalError
+
+    from controlplane.celery import app
+
+    try:
+        with app.connection_for_write() as broker:
+            broker.ensure_connection(max_retries=1, interval_start=0.5, timeout=3)
+    except OperationalError as exc:
+        print(f"The broker does not answer: {exc}")
+        return False
+    return True
 
 
 if __name__ == "__main__":

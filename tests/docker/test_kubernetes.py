@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -244,4 +245,46 @@ def test_a_pod_that_ends_has_time_to_finish() -> None:
     serve = container_of(DEPLOYMENTS["decision-service"])["command"]
 
     assert grace["decision-service"] > int(serve[serve.index("--drain") + 1]) + 5
+    for name in ("web", "proxy"):  # whose servers do not listen any more after the signal
+        container = container_of(DEPLOYMENTS[name])
+        pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert grace[name] > pause + 30, name
     assert f"{grace['worker']}s" == load(SECRETS)["services"]["worker"]["stop_grace_period"]
+
+
+@pytest.mark.parametrize("name", ["decision-service", "proxy"])
+def test_an_enforcer_keeps_its_state_when_its_container_is_restarted(name: str) -> None:
+    """In an outage of the store it has no documents otherwise, and takes a second share."""
+    (literals,) = [one["literals"] for one in KUSTOMIZATION["configMapGenerator"] if one["name"].endswith("enforcer")]
+    (folder,) = [one.partition("=")[2] for one in literals if one.startswith("SLUICEGATE_STATE_DIR=")]
+    mounts = {one["mountPath"]: one["name"] for one in container_of(DEPLOYMENTS[name])["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod_of(DEPLOYMENTS[name])["volumes"]}
+
+    assert "emptyDir" in volumes[mounts[folder]]
+
+
+def test_alerts_reach_no_credentials_of_a_cloud() -> None:
+    """A receiver is anywhere, but not at the link-local addresses of a node."""
+    (policy,) = [one for one in of_kind("NetworkPolicy") if one["metadata"]["name"] == "alerts-to-receivers"]
+    (rule,) = policy["spec"]["egress"]
+
+    assert {one["ipBlock"]["cidr"] for one in rule["to"]} == {"0.0.0.0/0", "::/0"}
+    for address in ("169.254.169.254", "fd00:ec2::254", "fe80::1"):
+        found = ip_address(address)
+        refused = [ip_network(net) for one in rule["to"] for net in one["ipBlock"]["except"]]
+        assert any(found in net for net in refused if net.version == found.version), address
+
+
+def test_each_pod_that_resolves_names_may_do_so() -> None:
+    """Also with the cache on the node, which is no pod."""
+    allowed = [
+        one["spec"]
+        for one in of_kind("NetworkPolicy")
+        if any(port["port"] == 53 for rule in one["spec"].get("egress", []) for port in rule["ports"])
+    ]
+
+    assert set().union(*(chosen_by(spec["podSelector"]) for spec in allowed)) == {*DEPLOYMENTS, "migrate"}
+    for spec in allowed:
+        (rule,) = [rule for rule in spec["egress"] if any(port["port"] == 53 for port in rule["ports"])]
+        assert {port["protocol"] for port in rule["ports"]} == {"UDP", "TCP"}
+        assert rule["to"] == [{"namespaceSelector": {}}, {"ipBlock": {"cidr": "169.254.20.10/32"}}]
