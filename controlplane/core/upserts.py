@@ -56,6 +56,7 @@ def upserts(
     names: Sequence[str],
     rows: Iterable[Keyed],
     merged_by: Mapping[str, str] | None = None,
+    computed: Mapping[str, str] | None = None,
 ) -> list[Statement]:
     """
     Return the statements that insert rows, or add their numbers to those of the row with the same key.
@@ -67,10 +68,12 @@ def upserts(
         key: The columns of the model's unique constraint. The first of each pair of *rows* has their values.
         names: The columns of the numbers, which the second of each pair has.
         merged_by: The operators of columns whose numbers are not added, such as ``|`` for bits.
+        computed: The expressions of columns that have a new value when a row gets more, from both rows.
     """
     table, columns = model._meta.db_table, (*key, *names)
     operators = merged_by or {}
-    added = ", ".join(f"{name} = {table}.{name} {operators.get(name, '+')} excluded.{name}" for name in names)
+    merged = {name: f"{table}.{name} {operators.get(name, '+')} excluded.{name}" for name in names}
+    added = ", ".join(f"{name} = {value}" for name, value in (merged | dict(computed or {})).items())
     built = []
     for some in batched(rows, ROWS_A_STATEMENT[connection.vendor]):
         source, parameters = _by_columns(model, columns, some) if connection.vendor == "postgresql" else _by_rows(some)

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
+from itertools import chain
 from operator import or_
 
 import redis
-from django.db.models import Q, Sum
+from django.core.exceptions import EmptyResultSet
+from django.db import connection
+from django.db.models import Q, QuerySet, Sum
 
-from controlplane.core.transactions import much_memory
 from controlplane.explain.counts import window_of
 from controlplane.explain.forecast import HISTORY, Forecast, foretell
 from controlplane.explain.holders import MOST_COMMANDS, Held, held_by, read
@@ -33,6 +35,8 @@ HOUR = timedelta(seconds=HOUR_SECONDS)
 MOST_CANDIDATES = 600
 # On a page that shows the first of them beside much else.
 FEW_CANDIDATES = 200
+# Of more, those in the same step of UsageRow.STEPS have no order, so not the busiest of all may be found.
+MOST_A_MINUTE = 2_000
 MOST_FORETOLD = 100
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -119,20 +123,45 @@ def share_of(held: Held, count: Now) -> float:
 
 
 def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> tuple[list[tuple[str, str]], bool]:
-    """Return *most* (project, token) that were active lately, those with denials first, and whether there are more."""
-    recent = UsageRow.objects.filter(
-        period="minute", at__gte=start_of("minute", now - ACTIVE), policy_id="", limit_name=""
+    """
+    Return *most* (project, token) that were active lately, those with denials first, and whether there are more.
+
+    Of a minute with more than MOST_A_MINUTE of them, those with the highest activity are looked at.
+    """
+    recent = UsageRow.objects.filter(period="minute", policy_id="", limit_name="")
+    # Their ids, because PostgreSQL would join a query for them to each row.
+    seen = (
+        recent if reach.everything else recent.filter(project_id__in=list(reach.projects.values_list("pk", flat=True)))
     )
-    sums = recent if reach.everything else recent.filter(project_id__in=reach.projects.values("pk"))
-    busiest = sums.values_list("project_id", "token_id").annotate(no=Sum("denied"), yes=Sum("allowed"))
-    rows = busiest.order_by("-no", "-yes", "project_id", "token_id")[: most + 1]
-    with much_memory():
-        names = [(project, token) for project, token, *_ in rows]
+    names = _busiest(seen, now, most + 1)
     sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="")
     sampled = sampled if reach.everything else sampled.filter(project_id__in=reach.projects.values("pk"))
     pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:most]
     both = list(dict.fromkeys([*pairs, *names]))
     return both[:most], len(both) > most
+
+
+def _busiest(rows: QuerySet[UsageRow], now: datetime, most: int) -> list[tuple[str, str]]:
+    """Return so many (project, token) of rows of the last minutes, with the most denials and then the most requests."""
+    minute, first = start_of("minute", now), start_of("minute", now - ACTIVE)
+    minutes = [first + timedelta(minutes=number) for number in range((minute - first) // timedelta(minutes=1) + 1)]
+    # Each minute by itself, so that the index has its rows in order. Those to come are by another clock.
+    parts = [rows.filter(at=at) for at in minutes] + [rows.filter(at__gt=minute)]
+    columns = ("project_id", "token_id", "denied", "allowed")
+    ordered = [part.order_by("-activity", "-id").values_list(*columns)[:MOST_A_MINUTE] for part in parts]
+    try:
+        read = [part.query.sql_with_params() for part in ordered]
+    except EmptyResultSet:  # nobody can have such a project
+        return []
+    # A union of the ORM cannot be summed, and not be made of such parts on SQLite.
+    union = " UNION ALL ".join(f"SELECT * FROM ({sql}) AS part" for sql, _ in read)
+    order = "SUM(denied) DESC, SUM(allowed) DESC, project_id, token_id"
+    names = (
+        f"SELECT project_id, token_id FROM ({union}) AS parts GROUP BY project_id, token_id ORDER BY {order} LIMIT %s"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(names, [*chain.from_iterable(parameters for _, parameters in read), most])
+        return [(project, token) for project, token in cursor.fetchall()]
 
 
 def _in_order(tokens: list[Token], names: list[tuple[str, str]]) -> list[Token]:

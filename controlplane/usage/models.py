@@ -1,3 +1,4 @@
+from bisect import bisect_right
 from dataclasses import astuple
 from typing import Self
 
@@ -31,6 +32,8 @@ class UsageRow(models.Model):
     """
 
     KEY = ("period", "at", "project_id", "token_id", "policy_id", "limit_name", "unit")
+    # The numbers of requests, and above them those of denials, at which activity has the next value.
+    STEPS = tuple(4**step for step in range(12))
 
     period = models.CharField(max_length=6, choices=[(period, period) for period in PERIODS])
     at = models.DateTimeField()
@@ -43,6 +46,9 @@ class UsageRow(models.Model):
     denied = models.BigIntegerField(default=0)
     would_deny = models.BigIntegerField(default=0)
     cost = models.BigIntegerField(default=0)
+    # Sorts the tokens of a minute, those with denials above all others. It is 0 in other rows, and is a rough number
+    # because each change of it also changes the indexes. A drain of an earlier version does not write it.
+    activity = models.SmallIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         ordering = ["at", "id"]
@@ -58,7 +64,9 @@ class UsageRow(models.Model):
             models.Index(fields=["token_id", "period", "at"]),
             # For those who are near a limit. No index has the counts as columns: each update would change it.
             models.Index(
-                fields=["period", "at"], name="usage_row_decisions", condition=models.Q(policy_id="", limit_name="")
+                fields=["period", "at", "activity", "id"],
+                name="usage_row_activity",
+                condition=models.Q(policy_id="", limit_name=""),
             ),
             # Few rows have denials. Only an update that changes their number changes this one.
             models.Index(fields=["period", "at"], name="usage_row_denials", condition=models.Q(denied__gt=0)),
@@ -66,6 +74,19 @@ class UsageRow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.token_id or self.project_id}"
+
+    @classmethod
+    def activity_of(cls, allowed: int, denied: int) -> int:
+        """Return the activity of a token in a minute with these numbers of requests."""
+        return len(cls.STEPS) + bisect_right(cls.STEPS, denied) if denied else bisect_right(cls.STEPS, allowed)
+
+    @classmethod
+    def activity_in_sql(cls, allowed: str, denied: str) -> str:
+        """Return :meth:`activity_of` as an expression in SQL."""
+        steps = [(number, step) for number, step in enumerate(cls.STEPS, 1)][::-1]
+        few = " ".join(f"WHEN {allowed} >= {step} THEN {number}" for number, step in steps)
+        more = " ".join(f"WHEN {denied} >= {step} THEN {len(cls.STEPS) + number}" for number, step in steps)
+        return f"CASE WHEN {denied} > 0 THEN CASE {more} END ELSE CASE {few} ELSE 0 END END"
 
 
 class MeteredRow(models.Model):

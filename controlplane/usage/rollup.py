@@ -7,11 +7,11 @@ each other's sums, and a row whose minutes are already pruned still counts for i
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from controlplane.core.transactions import delete_in_pieces
-from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
+from controlplane.core.upserts import Keyed, Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
@@ -28,6 +28,10 @@ DELETED_AT_ONCE = 5000
 # or a week of hours with those before.
 POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
 PROJECTS_KEPT = POLICIES_KEPT | {"hour": timedelta(days=15)}
+# A row that has no activity keeps 0.
+_TABLE = UsageRow._meta.db_table
+_SUMS = UsageRow.activity_in_sql(f"{_TABLE}.allowed + excluded.allowed", f"{_TABLE}.denied + excluded.denied")
+GROWN = {"activity": f"CASE WHEN excluded.activity = 0 THEN {_TABLE}.activity ELSE {_SUMS} END"}
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
@@ -48,7 +52,10 @@ def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
 def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
     """Return the statements that add *rows* to the sums of every period."""
     minutes = summed((row.at, row.names, row.counts) for row in rows)
-    return [*months.upserts_of(minutes, now), *_upserts(UsageRow, COUNTS, minutes, now)]
+    usage = upserts(
+        UsageRow, UsageRow.KEY, (*COUNTS, "activity"), _with_activity(_sums(minutes, now, KEPT)), computed=GROWN
+    )
+    return [*months.upserts_of(minutes, now), *usage]
 
 
 def upserts_of_counts(rows: Iterable[Row], now: datetime) -> list[Statement]:
@@ -78,13 +85,26 @@ def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statem
     return [*months.upserts_of_metered(rows, now), *_upserts(MeteredRow, METERED_COUNTS, summed(whole), now)]
 
 
+def _with_activity(rows: Iterable[Keyed]) -> Iterator[Keyed]:
+    """Yield rows of usage with their activity, which only those of the decisions of a minute have."""
+    for key, counts in rows:
+        period, _, _, _, policy, limit, _ = key
+        is_ranked = period == "minute" and not policy and not limit
+        yield key, (*counts, UsageRow.activity_of(counts[0], counts[1]) if is_ranked else 0)
+
+
 def _upserts(
-    model: type[UsageRow | MeteredRow | DecisionCount],
+    model: type[MeteredRow | DecisionCount],
     names: Sequence[str],
     minutes: Sums,
     now: datetime,
     kept: Mapping[str, timedelta] = KEPT,
 ) -> list[Statement]:
+    return upserts(model, model.KEY, names, _sums(minutes, now, kept))
+
+
+def _sums(minutes: Sums, now: datetime, kept: Mapping[str, timedelta]) -> Iterator[Keyed]:
+    """Yield the sums of all periods that are still open."""
     sums = {("minute", at): by_key for at, by_key in minutes.items()}
     finer = minutes
     for period in ("hour", "day"):
@@ -93,8 +113,7 @@ def _upserts(
         sums |= {(period, at): by_key for at, by_key in finer.items()}
     open_ones = ((period, at) for period, at in sums if period in kept and at >= now - kept[period])
     # Sorted, so that two drains at the same time lock common rows in the same order.
-    rows = (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
-    return upserts(model, model.KEY, names, rows)
+    return (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
 
 
 def prune(now: datetime) -> int:

@@ -53,7 +53,7 @@ def write(rows: QuerySet[UsageRow] | QuerySet[MeteredRow], path: Path) -> int:
     Raises:
         OSError: The file cannot be written.
     """
-    read = [field.attname for field in rows.model._meta.concrete_fields if field.attname != "id"]
+    read = _columns(rows.model)
     schema, number = schema_of(rows.model), 0
     values = rows.order_by("at", "id").values_list(*read).iterator(chunk_size=ROWS_AT_ONCE)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -71,9 +71,14 @@ def write(rows: QuerySet[UsageRow] | QuerySet[MeteredRow], path: Path) -> int:
     return number
 
 
+def _columns(model: type[UsageRow | MeteredRow]) -> list[str]:
+    """Return the columns of a model that say something to others."""
+    return [field.attname for field in model._meta.concrete_fields if field.attname not in ("id", "activity")]
+
+
 def schema_of(model: type[UsageRow | MeteredRow]) -> pa.Schema:
     """Return the columns of a model, and those that are added. The currency of ``money`` is in the metadata."""
-    names = [field.attname for field in model._meta.concrete_fields if field.attname != "id"]
+    names = _columns(model)
     names.insert(names.index("project_id") + 1, "project")
     if "policy_id" in names:
         names.insert(names.index("policy_id") + 1, "policy")

@@ -11,6 +11,8 @@ from controlplane.explain import holders, near
 from controlplane.explain.question import Reach
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
+from controlplane.usage import rollup
+from controlplane.usage.batches import Row
 from controlplane.usage.drain import drain
 from controlplane.usage.models import UsageRow
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -193,3 +195,37 @@ def test_usage_older_than_five_minutes_makes_nobody_a_candidate(db, store):
 
     assert listed().candidates == 0
     assert UsageRow.objects.count() == 1
+
+
+def test_of_many_in_a_minute_the_busiest_are_looked_at(monkeypatch):
+    """Those with denials come first, and then those with most requests in some minute."""
+    monkeypatch.setattr(near, "MOST_A_MINUTE", 3)
+    now = timezone.now().replace(second=0, microsecond=0)
+    requests = {f"tok_{number}": (number, 0) for number in range(1, 16)}
+    requests |= {"tok_denied": (1, 1), "tok_busy": (300, 0), "tok_next": (70, 0)}
+    rollup.add(
+        [Row(now, ("proj_1", token, "", "", "requests"), (*counts, 0, 1)) for token, counts in requests.items()], now
+    )
+    earlier = now - timedelta(minutes=4)
+    rollup.add([Row(earlier, ("proj_1", "tok_1", "", "", "requests"), (100, 0, 0, 1))], now)
+
+    names, is_cut = near.candidates_of(everything(), now, 3)
+
+    assert names == [("proj_1", "tok_denied"), ("proj_1", "tok_busy"), ("proj_1", "tok_1")]
+    assert is_cut
+
+
+def test_usage_of_a_clock_ahead_makes_candidates():
+    """The minutes are those of the store's clock, so web may be behind it."""
+    now = timezone.now()
+    UsageRowFactory(at=(now + timedelta(minutes=2)).replace(second=0, microsecond=0))
+
+    assert near.candidates_of(everything(), now) == ([("proj_1", "tok_1")], False)
+
+
+def test_who_has_no_project_has_no_candidates():
+    """Nothing is not everything."""
+    UsageRowFactory(at=timezone.now().replace(second=0, microsecond=0))
+    nothing = Reach(Project.objects.none(), Token.objects.none(), False)
+
+    assert near.candidates_of(nothing, timezone.now()) == ([], False)

@@ -44,7 +44,8 @@ def test_what_is_read_back_equals_sql(export, monkeypatch):
 
     file = export(step="minute")
 
-    names = [field.attname for field in UsageRow._meta.concrete_fields if field.attname != "id"]
+    inner = ("id", "activity")  # which say nothing to others
+    names = [field.attname for field in UsageRow._meta.concrete_fields if field.attname not in inner]
     rows = UsageRow.objects.filter(at__lt=DAY + timedelta(days=1)).order_by("at", "id").values(*names)
     found = file.read().to_pylist()
     assert [{name: row[name] for name in names} for row in found] == list(rows)

@@ -48,6 +48,35 @@ def test_a_minute_is_counted_in_its_hour_and_day():
     assert (day.at, [getattr(day, name) for name in COUNTS]) == (at("2026-11-24 00:00"), [2, 2, 3, 4])
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 1), (4, 0), (63, 0), (64, 4), (5 * 10**7, 0), (0, 5 * 10**7)])
+def test_the_activity_of_a_minute_is_that_of_its_sums(counts):
+    """It is computed here for a new row, and by the database for one that gets more. Other rows have none."""
+    limited = ("proj_1", "tok_1", "pol_1", "per-day", "requests")
+    rows = [Row(at("2026-11-24 11:59"), names, (*counts, 0, 1)) for names in (NAMES, limited)]
+
+    rollup.add(rows, NOON)
+    first = UsageRow.objects.get(period="minute", policy_id="").activity
+    rollup.add(rows, NOON)
+    twice = UsageRow.objects.get(period="minute", policy_id="").activity
+
+    allowed, denied = counts
+    assert first == UsageRow.activity_of(allowed, denied)
+    assert twice == UsageRow.activity_of(2 * allowed, 2 * denied)
+    assert UsageRow.objects.exclude(activity=0).count() == (1 if any(counts) else 0)
+
+
+def test_denials_are_above_all_requests():
+    """A step has up to three times as many more. The last one has no end."""
+    rising = [(0, 0), (1, 0), (4, 0), (16, 0), (4**11, 0), (0, 1), (9, 4), (0, 4**11)]
+
+    activities = [UsageRow.activity_of(*counts) for counts in rising]
+
+    assert activities == sorted(set(activities))
+    assert UsageRow.activity_of(15, 0) == UsageRow.activity_of(4, 0)
+    assert UsageRow.activity_of(4**15, 0) == UsageRow.activity_of(4**11, 0)
+
+
 class RollUp(TestCase):
     minutes = st.integers(0, 47 * 60).map(lambda minutes: NOON - timedelta(minutes=minutes))
     names = st.tuples(st.sampled_from("pq"), st.sampled_from("st"), st.just(""), st.just(""), st.just("requests"))
