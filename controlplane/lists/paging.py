@@ -105,6 +105,10 @@ class PagedList:
     paginator = CappedPaginator
     # To count all rows takes as long as to count those that match.
     show_full_result_count = False
+    # The theme reads them for each row, and for each field of a form. Without them, Django looks through all names of
+    # the class each time.
+    list_sections: ClassVar[tuple[Any, ...]] = ()
+    conditional_fields: ClassVar[dict[str, str]] = {}
 
     @display(description=ModelAdmin.action_checkbox.short_description)
     def action_checkbox(self, row: Model) -> SafeString:

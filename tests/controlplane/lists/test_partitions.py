@@ -3,6 +3,7 @@
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -208,19 +209,26 @@ def test_an_upgrade_keeps_the_rows_and_their_ids(midnight, latest):
     MeteredRow.objects.create(period="day", at=midnight, project_id="proj_1", settled_as="exact", micros=7)
     migrate("0008_calls")
     assert default_of_calls()
-    plain = [UsageRowFactory(at=midnight - back * DAY, allowed=back) for back in range(3)]
-    gone = UsageRowFactory(at=midnight - 9 * DAY)
-    plain.append(UsageRowFactory(at=midnight - 9 * DAY, period="day"))
+    plain = [earlier_row(at=midnight - back * DAY, allowed=back) for back in range(3)]
+    gone = earlier_row(at=midnight - 9 * DAY)
+    plain.append(earlier_row(at=midnight - 9 * DAY, period="day"))
 
     migrate("0009_partitions")
 
     assert set(UsageRow.objects.values_list("pk", "at")) == {
         (row.pk, row.at) for row in plain if row.at > midnight - 2 * DAY or row.period == "day"
     }
-    assert UsageRowFactory(at=midnight, token_id="tok_new").pk > gone.pk
+    assert earlier_row(at=midnight, token_id="tok_new").pk > gone.pk
     assert MeteredRow.objects.get().micros == 7
     assert placed()[-1][0] == day_of(midnight)
     assert default_of_calls()
+
+
+def earlier_row(**fields: Any) -> Any:
+    """Create a row of usage with the columns that it had before the upgrade."""
+    state = MigrationExecutor(connection).loader.project_state(("usage", "0009_partitions"))
+    row = state.apps.get_model("usage", "UsageRow")
+    return row.objects.create(**{"period": "minute", "project_id": "proj_1", "unit": "requests"} | fields)
 
 
 def default_of_calls() -> str | None:
