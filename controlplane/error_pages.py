@@ -48,7 +48,10 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Return the response to a form that was opened before the present session, or that another site has sent."""
-    sentence = "You logged in or out after you opened the form, or cookies are blocked. Open the form again."
+    sentence = (
+        "You logged in or out after you opened the form, or cookies are blocked. Nothing was saved. Go back in your "
+        "browser, check what the form still holds, and save it again."
+    )
     return error_page(request, 403, "This form is no longer valid", sentence)
 
 

@@ -5,7 +5,7 @@ What people do in an emergency. Admin, API and tasks call these functions with a
         suspend(tx, token, ends_at)
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -159,6 +159,16 @@ def _record(tx: Change, deed: str, subject: Token | Project, was: dict[str, Any]
     tx.record(f"{kind}.{deed}", subject, before=before, after=after)
     if kind == "project":
         tx.touch("emergency")
+
+
+def end_after(length: timedelta) -> datetime:
+    """
+    Return the end of a glass that is broken now for *length*, by the clock of the store.
+
+    By the clock of a host that is some minutes behind, a short one would be over before it begins.
+    """
+    now = timezone.now()
+    return min((store.now() or now) + length, now + MAX_GLASS)
 
 
 def break_glass(tx: Change, ends_at: datetime) -> BreakGlass:

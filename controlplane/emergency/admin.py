@@ -15,9 +15,10 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.access.scope import EDITOR, is_member, is_operator, may, projects_of
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, link_to, list_url
+from controlplane.core.instants import exact
 from controlplane.core.text import PRINTABLE
 from controlplane.emergency import ends
-from controlplane.emergency.actions import break_glass, mend_glass, resume, set_end, suspend_value
+from controlplane.emergency.actions import break_glass, end_after, mend_glass, resume, set_end, suspend_value
 from controlplane.emergency.models import ALL_PROJECTS, BreakGlass, EndedSuspension, Suspended, Suspension, concerning
 from controlplane.emergency.suspending import EndField, until
 from controlplane.fleet import heartbeats
@@ -129,8 +130,8 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
     def _page(
         self, request: HttpRequest, glass_form: GlassForm | None = None, value_form: ValueForm | None = None
     ) -> HttpResponse:
-        user, now, glass = request.user, timezone.now(), BreakGlass.present()
-        broken = glass if glass and glass.is_broken(now) else None
+        user, now = request.user, timezone.now()
+        broken = BreakGlass.in_force(now)
         rows = list(self.get_queryset(request).in_force(now)[:500])
         # With those whose end is over, which the task takes back within seconds.
         over = self.get_queryset(request).filter(ends_at__lte=now)
@@ -155,9 +156,12 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
         if not form.is_valid():
             return self._page(request, glass_form=form)
         with self.changing(request, form.cleaned_data["reason"]) as tx:
-            ends_at = timezone.now() + timedelta(seconds=int(form.cleaned_data["length"]))
-            break_glass(tx, ends_at)
-            self.message_user(request, f"Every limit is a shadow{until(ends_at)}.")
+            before = BreakGlass.in_force(timezone.now())
+            glass = break_glass(tx, end_after(timedelta(seconds=int(form.cleaned_data["length"]))))
+            self.message_user(request, f"Every limit is a shadow{until(glass.ends_at)}.")
+            if before:  # the user may not have seen it, because somebody else has broken it a moment ago
+                text = f"{before.by} had broken the glass already, until {exact(before.ends_at)}: {before.reason}"
+                self.message_user(request, f"{text}. Your end has replaced that one.", messages.WARNING)
         return HttpResponseRedirect(list_url(Suspension))
 
     def mend_view(self, request: HttpRequest) -> HttpResponse:
@@ -186,27 +190,38 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
     def end_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Give a suspension another end, or none."""
         row = self._row(request, pk)
+        if row is None:
+            return HttpResponseRedirect(list_url(Suspension))
         form = EndForm(request.POST, row=row)
         if not form.is_valid():
-            return self._page(request)
+            messages.error(request, f"{row} keeps its end. {' '.join(form.errors['ends_at'])}")
+            return HttpResponseRedirect(list_url(Suspension))
         ends_at = form.cleaned_data["ends_at"]
-        with self.changing(request, request.POST.get("reason", "")) as tx:
-            if set_end(tx, row, ends_at):
-                self.message_user(request, f"{row} is suspended{until(ends_at) or ' until somebody resumes it'}.")
-            else:
-                text = f"{row} is not suspended any more, because somebody has resumed it meanwhile."
-                self.message_user(request, text, messages.WARNING)
+        try:
+            with self.changing(request, request.POST.get("reason", "")) as tx:
+                if set_end(tx, row, ends_at):
+                    self.message_user(request, f"{row} is suspended{until(ends_at) or ' until somebody resumes it'}.")
+                else:
+                    _say_ended(request, row)
+        except ValidationError as exc:
+            messages.error(request, f"{row} keeps its end. {' '.join(exc.messages)}")
         return HttpResponseRedirect(list_url(Suspension))
 
-    def _row(self, request: HttpRequest, pk: str) -> Suspension:
+    def _row(self, request: HttpRequest, pk: str) -> Suspension | None:
+        """Return the suspension, or None with a message if it ended after the user opened the page."""
         row = self.get_queryset(request).filter(pk=pk).first()
-        if row is None:
+        ended = None if row else self._ended(request).filter(pk=pk).first()
+        if row is None and ended is None:
             raise Http404
-        self._check(request, row.owner_id)
+        self._check(request, (row or ended).owner_id)
+        if ended:
+            _say_ended(request, ended)
         return row
 
     def resume_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         row = self._row(request, pk)
+        if row is None:
+            return HttpResponseRedirect(list_url(Suspension))
         with self.changing(request, request.POST.get("reason", "")) as tx:
             resume(tx, row)
             self.message_user(request, f"{row} is resumed.")
@@ -221,6 +236,11 @@ def _add(form: forms.Form, exc: ValidationError) -> None:
     """Add the errors of the model to the fields of the form that have their names, and all others to the form."""
     for name, errors in exc.message_dict.items():
         form.add_error(name if name in form.fields else None, errors)
+
+
+def _say_ended(request: HttpRequest, row: Suspended) -> None:
+    text = f"{row} is not suspended any more. It was resumed, or reached its end, after you opened the page."
+    messages.warning(request, text)
 
 
 def _shown(row: Suspended) -> tuple[Suspended, str, str]:

@@ -14,7 +14,7 @@ from controlplane.api.fields import InstantField, ReasonField, ReferenceField, S
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed, Retrieved
-from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend_value
+from controlplane.emergency.actions import break_glass, end_after, mend_glass, resume, suspend_value
 from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspended, Suspension
 from controlplane.projects.models import Project
 from enforcement.control.emergency import MAX_GLASS_SECONDS
@@ -154,7 +154,7 @@ class GlassSerializer(StrictSerializer):
     by = serializers.CharField(read_only=True, allow_null=True)
 
     def get_broken(self, glass: BreakGlass) -> bool:
-        return glass.is_broken(timezone.now())
+        return True  # a glass that is whole is not shown
 
 
 WHOLE = {"broken": False, "began_at": None, "ends_at": None, "reason": "", "by": None}
@@ -174,7 +174,7 @@ class GlassView(ApiView):
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         given = self.read_body().validated_data
         with self.change(given["reason"]) as tx:
-            break_glass(tx, timezone.now() + timedelta(seconds=given["seconds"]))
+            break_glass(tx, end_after(timedelta(seconds=given["seconds"])))
             return self.present()
 
     @extend_schema(responses={204: None})
@@ -184,6 +184,5 @@ class GlassView(ApiView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def present(self) -> Response:
-        glass = BreakGlass.present()
-        broken = glass is not None and glass.is_broken(timezone.now())
-        return Response(self.get_serializer(glass).data if broken else WHOLE)
+        glass = BreakGlass.in_force(timezone.now())
+        return Response(self.get_serializer(glass).data if glass else WHOLE)

@@ -13,9 +13,8 @@ def banner(request: HttpRequest) -> dict[str, Any]:
     """Return ``broken_glass``, which is read when a template of the admin asks for it, or nothing elsewhere."""
     if not request.path_info.startswith("/admin/"):
         return {}
-    return {"broken_glass": SimpleLazyObject(lambda: _broken() if request.user.is_authenticated else None)}
+    return {"broken_glass": SimpleLazyObject(lambda: _broken(request))}
 
 
-def _broken() -> BreakGlass | None:
-    glass = BreakGlass.present()
-    return glass if glass and glass.is_broken(timezone.now()) else None
+def _broken(request: HttpRequest) -> BreakGlass | None:
+    return BreakGlass.in_force(timezone.now()) if request.user.is_authenticated else None

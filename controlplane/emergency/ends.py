@@ -43,6 +43,7 @@ def in_words(end: datetime, now: datetime, zone: ZoneInfo) -> str:
     beside = "" if local.utcoffset() == utc.utcoffset() else f" ({utc:%a %H:%M} UTC)"
     name = "UTC" if not beside else str(zone)
     left = end - now
-    hours = int(left.total_seconds() // 3600)
-    ahead = f"in {hours // 24} days" if hours >= 48 else f"in {hours} h" if hours >= 1 else "in less than an hour"
+    minutes = round(left.total_seconds() / 60)
+    hours = minutes // 60
+    ahead = f"in {hours // 24} days" if hours >= 48 else f"in {hours} h" if hours >= 1 else f"in {minutes} min"
     return f"{local:%a %d %b %Y, %H:%M} {name}{beside}, {ahead}"

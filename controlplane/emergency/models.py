@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from controlplane.core import store
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.projects.models import Project, Token, check_is_future, isoformat
@@ -16,6 +17,8 @@ from enforcement.model.matching import is_attribute_name, may_exist
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
 
 MAX_GLASS = timedelta(seconds=MAX_GLASS_SECONDS)
+# By how much the clock of a host may be ahead of the store's, so that its pages still say what enforcers do.
+CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 # A value that is suspended in all projects.
@@ -237,9 +240,19 @@ class BreakGlass(models.Model):
         """Return the row that is published, or None. Its end may be over for some seconds."""
         return cls.objects.filter(ended_at=None).first()
 
-    def is_broken(self, now: datetime) -> bool:
-        """Return whether every limit is a shadow now."""
-        return self.ended_at is None and now < self.ends_at
+    @classmethod
+    def in_force(cls, now: datetime) -> "BreakGlass | None":
+        """
+        Return the glass because of which every limit is a shadow now, or None.
+
+        Enforcers end it by the clock of the store. If this host's clock is some minutes ahead, nobody may learn from it
+        that limits are enforced again while they are not. So the store is asked in the minutes after the end.
+        """
+        glass = cls.present()
+        if glass is None or now < glass.ends_at:
+            return glass
+        present = store.now() if now - glass.ends_at < CLOCKS_DIFFER else None
+        return glass if present and present < glass.ends_at else None
 
     def as_record(self) -> dict[str, Any]:
         ends = {"ends_at": isoformat(self.ends_at), "ended_at": isoformat(self.ended_at)}

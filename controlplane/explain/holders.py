@@ -96,7 +96,7 @@ def read(
                 return
             _, states = with_library(client, partial(inspection.look, counted, bounds, now_us))
             for one, (state, used) in zip(some, states, strict=True):
-                yield one, Now(state.quota, used, state.remaining, state.reset_ms)
+                yield one, Now(state.quota, used, state.remaining, state.reset_ms, state.more_ms)
 
 
 class _Counted:

@@ -23,12 +23,14 @@ class Now:
         used: Permits that are charged.
         remaining: The largest cost that would pass.
         reset_ms: As in a decision. None: never.
+        more_ms: As in a decision, the time until more would pass. None: never.
     """
 
     quota: int
     used: int
     remaining: int
     reset_ms: int | None
+    more_ms: int | None
 
 
 def counters(
@@ -53,5 +55,5 @@ def _read(
         bounds = [one.rule.bind(keys, attributes) for one in some if one.rule]
         _, states = inspection.look(client, bounds, now_us)
         for one, (state, used) in zip(some, states, strict=True):
-            seen[one.identity] = Now(state.quota, used, state.remaining, state.reset_ms)
+            seen[one.identity] = Now(state.quota, used, state.remaining, state.reset_ms, state.more_ms)
     return seen

@@ -50,6 +50,7 @@ class Near:
         holder: The token or project. None: all requests together.
         share: Used permits by the quota.
         resets_at: When it resets. None: never.
+        admits_at: If nothing is left, when it admits again, if that is sooner than it resets. None: then, or never.
         forecast: When it runs out. None: it is not foretold.
     """
 
@@ -58,6 +59,7 @@ class Near:
     now: Now
     share: float
     resets_at: datetime | None
+    admits_at: datetime | None
     forecast: Forecast | None
 
     @property
@@ -172,7 +174,13 @@ def _in_order(tokens: list[Token], names: list[tuple[str, str]]) -> list[Token]:
 def _near(held: Held, count: Now, history: Mapping[datetime, int], now: datetime) -> Near:
     resets_at = None if count.reset_ms is None else now + timedelta(milliseconds=count.reset_ms)
     forecast = _forecast(held, count, history, now)
-    return Near(held.holder, held, count, share_of(held, count), resets_at, forecast)
+    return Near(held.holder, held, count, share_of(held, count), resets_at, _admits_at(count, now), forecast)
+
+
+def _admits_at(count: Now, now: datetime) -> datetime | None:
+    if count.remaining or not count.more_ms or count.more_ms >= (count.reset_ms or 0):
+        return None
+    return now + timedelta(milliseconds=count.more_ms)
 
 
 def _forecast(held: Held, count: Now, history: Mapping[datetime, int], now: datetime) -> Forecast | None:

@@ -98,6 +98,7 @@ def row_of(row: near.Near, policy: Policy | None) -> dict[str, Any]:
         "runs_out": runs_out(row.forecast, row.resets_at, shadow=rule.limit.shadow),
         "basis": row.forecast.basis if row.forecast else "",
         "resets": resets(row.resets_at),
+        "admits": admits(row.admits_at),
     }
 
 
@@ -141,6 +142,11 @@ def resets(at: datetime | None) -> SafeString | str:
     if left >= HOUR_SECONDS:
         text += f", {timezone.localtime(whole(at)):%a %d %b, %H:%M}"
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at), text)
+
+
+def admits(at: datetime | None) -> str:
+    """Return in words when a limit with nothing left admits again, or an empty string if that is when it resets."""
+    return f"admits again in {duration(max(1, math.ceil((at - timezone.now()).total_seconds())))}" if at else ""
 
 
 class NearFilter(DropdownFilter):

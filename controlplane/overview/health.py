@@ -14,6 +14,8 @@ from django.utils.html import format_html, format_html_join
 
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
+from controlplane.core.instants import exact
+from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, lost_instances
 from controlplane.fleet.models import DEGRADED, OK, Instance
@@ -52,7 +54,7 @@ class Fact:
 
 def facts(fleet: Fleet, lost: list[Instance], now: datetime) -> list[Fact]:
     """Return every fact on the health of the installation."""
-    found = [store_health(), outbox_health(now), *quota_health(now)]
+    found = [*glass_health(now), store_health(), outbox_health(now), *quota_health(now)]
     found += [*fleet_health(fleet), *lost_health(lost, fleet, now)]
     return [*found, *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
 
@@ -63,6 +65,13 @@ def lost_now(now: datetime) -> list[Instance]:
         return lost_instances(now)
     except STORE_ERRORS:
         return []  # the fact on the store says so
+
+
+def glass_health(now: datetime) -> Iterable[Fact]:
+    """Yield a fact if the glass is broken. Nothing is well while no limit is enforced."""
+    if glass := BreakGlass.in_force(now):
+        detail = f"No limit is enforced until {exact(glass.ends_at)}. {glass.by}: {glass.reason}"
+        yield Fact("Break glass", "every limit is a shadow", "bad", detail, list_url(Suspension))
 
 
 def store_health() -> Fact:

@@ -30,9 +30,9 @@ from controlplane.fleet.models import Instance
 from controlplane.glance.policies import ManagedFilter, PolicyColumns, TrafficFilter
 from controlplane.managed.pages import ManagedPage
 from controlplane.policies.actions import copy_policy, remove_limit
-from controlplane.policies.describe import sentence
+from controlplane.policies.describe import at_a_glance, brief, sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
-from controlplane.policies.limit_form import LimitForm, LimitFormSet, holder_of
+from controlplane.policies.limit_form import ALL, LimitForm, LimitFormSet, holder_of
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.policies.scoped_admin import ModeFilter, PolicyScope
@@ -53,6 +53,15 @@ def describe(limit: Limit, holder: str) -> str:
         return sentence(limit.as_value(), holder)
     except InvalidLimit as exc:  # another program has written to the table
         return f"{limit.name} cannot be enforced: {exc}"
+
+
+def glance(limit: Limit, policy: Policy) -> str:
+    """Return how much the limit allows, or that it cannot be enforced."""
+    try:
+        value = limit.as_value()
+        return brief(value, ALL) if policy.is_global else at_a_glance(value)
+    except InvalidLimit as exc:
+        return f"cannot be enforced: {exc}"
 
 
 def _linked(instances: list[Instance]) -> str:
@@ -147,13 +156,13 @@ class PolicyAdmin(
     def limits_described(self, policy: Policy) -> str:
         limits = list(policy.limits.all())
         rows = [
-            (describe(limit, holder_of(policy)), SHADOW if limit.mode == "shadow" else "")
+            (limit.name, glance(limit, policy), SHADOW if limit.mode == "shadow" else "")
             for limit in limits[:ROWS_OF_LIMITS_SHOWN]
         ]
         more = len(limits) - len(rows)
-        rows += [(f"and {more} more", "")] if more > 0 else []
-        items = format_html_join("", "<li>{}{}</li>", rows)
-        return format_html('<ul class="sg-limits">{}</ul>', items) if rows else "none"
+        items = format_html_join("", "<li><strong>{}</strong> {}{}</li>", rows)
+        others = format_html("<li>and {} more</li>", more) if more > 0 else ""
+        return format_html('<ul class="sg-limits sg-brief">{}{}</ul>', items, others) if rows else "none"
 
     @display(description="Limits")
     def limits_by_name(self, policy: Policy) -> str:
@@ -170,11 +179,7 @@ class PolicyAdmin(
     def reach(self, policy: Policy) -> str:
         if policy.is_global:
             return badge("every request", "warn")
-        return (
-            link_to(policy.project, f"{policy.project} only")
-            if policy.project
-            else "the tokens and projects that use it"
-        )
+        return link_to(policy.project, f"{policy.project} only") if policy.project else "its tokens and projects"
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:

@@ -69,6 +69,16 @@ def brief(limit: Limit, holder: str = "each token or project") -> str:
     return f"{amount(limit)} for {_whom(limit, holder)}{_which(limit)}"
 
 
+def at_a_glance(limit: Limit) -> str:
+    """
+    Return how much a limit allows and for which requests, such as "20 requests per hour for each ip on /login".
+
+    Whose requests it counts together is only said of attributes, because a list says who uses the policy.
+    """
+    each = " and ".join(f"each {attribute(name)}" for name in limit.partition_by)
+    return f"{amount(limit)}{f' for {each}' if each else ''}{_which(limit)}"
+
+
 def amount(limit: Limit) -> str:
     """Return the quota of a limit with its period, such as "100 requests per minute"."""
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit

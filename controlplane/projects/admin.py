@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminRadioSelectWidget
 
 from controlplane.access import attempts, membership_pages, people  # noqa: F401  (they register more pages)
 from controlplane.access.roles import EDITOR, OWNER, VIEWER
-from controlplane.access.scope import is_operator
+from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import EndsFilter, LabelFilter, RowFilter
@@ -329,9 +329,16 @@ class TokenAdmin(
         return self.secret_page(request, issued, secret, former=token)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
+        response = super().response_add(request, obj, post_url_continue)
         if obj.policy_id is None:
             self.message_user(request, without_policy(obj), messages.WARNING)
         elif not request.POST.get("policy"):
             text = f"It has the policy of new tokens of {obj.project}, which is {obj.policy}."
             self.message_user(request, text, messages.INFO)
-        return super().response_add(request, obj, post_url_continue)
+        return response
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Return what the form begins with, which is also the project if there is only one to choose."""
+        mine = list(projects_of(request.user, EDITOR).values_list("pk", flat=True)[:2])
+        sole = {"project": mine[0]} if len(mine) == 1 else {}
+        return {**sole, **super().get_changeform_initial_data(request)}

@@ -51,7 +51,7 @@ def test_a_form_of_another_session_leads_back(admin_user):
     page = client.post("/admin/projects/project/add/", {"slug": "chat", "name": "Chat"})
 
     assert (page.status_code, leads_back(page)) == (403, True)
-    assert "Open the form again." in page.content.decode()
+    assert "Nothing was saved. Go back in your browser" in page.content.decode()
 
 
 def test_a_refused_request_leads_back(admin_client):

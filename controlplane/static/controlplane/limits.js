@@ -160,6 +160,7 @@
   };
 
   const rows = () => [...document.querySelectorAll("#limits-group .form-group:not(.empty-form)")];
+  let opening = false;
   let timer = 0;
   const later = () => {
     clearTimeout(timer);
@@ -188,14 +189,29 @@
     if (!group?.querySelector("[name$='-algorithm']")) return;
     group.addEventListener("input", changed);
     group.addEventListener("change", changed);
-    document.addEventListener("click", (event) => event.target.closest(".delete-template") && keep(), true);
+    let removed = 0;
+    const remove = (event) => {
+      const row = event.target.closest(".delete-template")?.closest(".form-group");
+      if (!row) return;
+      removed = rows().indexOf(row);
+      keep();
+    };
+    document.addEventListener("click", remove, true);
     document.addEventListener("formset:added", (event) => {
       const row = event.target.closest(".form-group");
       if (!row || !group.contains(row)) return;
       show(row);
-      field(row, "name")?.focus();
+      if (!opening) field(row, "name")?.focus();
     });
+    // The button that had the focus is gone, so the focus goes to the limit that took its place.
     document.addEventListener("formset:removed", () => {
+      rows().forEach(show);
+      later();
+      const next = rows()[Math.min(removed, rows().length - 1)]?.querySelector("summary") || group.querySelector(".add-row a, a.add-row");
+      setTimeout(() => next?.focus());
+    });
+    // When somebody comes back to the page, the browser restores what was typed, and says so to no script.
+    window.addEventListener("pageshow", () => {
       rows().forEach(show);
       later();
     });
@@ -204,6 +220,13 @@
     rows().forEach(show);
     ask();
     // A policy without limits has no effect, so start with one limit.
-    if (!rows().length && location.pathname.endsWith("/add/")) setTimeout(() => group.querySelector(".add-row")?.click());
+    if (rows().length || !location.pathname.endsWith("/add/")) return;
+    setTimeout(() => {
+      // The form is filled in from its top, so the focus stays there.
+      opening = true;
+      group.querySelector(".add-row")?.click();
+      opening = false;
+      document.getElementById("id_slug")?.focus();
+    });
   });
 })();

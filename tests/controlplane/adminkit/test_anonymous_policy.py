@@ -81,5 +81,7 @@ def test_the_sentence_of_its_limit_says_whose_requests_it_counts(as_ann, token, 
     posted = {"limits-TOTAL_FORMS": 1, "policy": limit.policy.pk, **fields}
     reply = as_ann.post("/admin/policies/policy/advice/", posted)
 
-    assert whom in html.unescape(as_ann.get("/admin/policies/policy/").content.decode())
+    listed = html.unescape(as_ann.get("/admin/policies/policy/").content.decode())
+    assert "5 requests per minute for each ip<" in listed
+    assert "requests without a token of 1 project" in listed
     assert whom in reply.json()["limits"]["limits-0"]["sentence"]

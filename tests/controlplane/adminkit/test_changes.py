@@ -715,7 +715,7 @@ def test_a_policy_keeps_its_project(as_ann, told, store):
 
     assert "was changed successfully" in told(response)[0]
     assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
-    assert "the tokens and projects that use it" in as_ann.get(f"{POLICIES}{limit.policy_id}/change/").content.decode()
+    assert "its tokens and projects" in as_ann.get(f"{POLICIES}{limit.policy_id}/change/").content.decode()
 
 
 def at_the_last_moment(deed):

@@ -107,3 +107,44 @@ def test_limits_are_unfolded_by_the_keyboard(walker):
     expect(quota).to_be_visible()
     expect(page.locator("#id_limits-0-quota")).to_be_hidden()
     walker.look("error-opens")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_browser_restores_is_said(walker):
+    """Whoever comes back to the page finds what was typed. Its line says so, and its fields fit the algorithm."""
+    policy = PolicyFactory(slug="chat-free")
+    LimitFactory(policy=policy, name="per-minute", quota=25, position=0)
+    LimitFactory(policy=policy, name="per-day", quota=5000, window_seconds=86400, position=1)
+    page = walker.page
+    walker.log_in("ann", PASSWORD)
+    walker.open(address(policy))
+    walker.limit("per-day").click()
+    page.locator("#id_limits-1-quota").fill("4000")
+    page.locator("#id_limits-1-algorithm").evaluate("field => { field.closest('details').open = true }")
+    page.locator("#id_limits-1-algorithm").select_option("token_bucket")
+    expect(page.locator("#id_limits-1-burst")).to_be_enabled()
+    page.get_by_role("link", name="Audit").click()
+    page.wait_for_url("**/auditentry/")
+    page.go_back()
+    expect(walker.limit("per-day").get_by_text("changed")).to_be_visible()
+    expect(walker.limit("per-day")).to_contain_text("4,000 requests per day")
+    expect(page.locator("#id_limits-1-burst")).to_be_enabled()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_focus_stays_where_the_work_is(walker):
+    """A new policy begins at its first field, and who removes a limit goes on at the next one."""
+    page = walker.page
+    walker.log_in("ann", PASSWORD)
+    walker.open("/admin/policies/policy/add/")
+    expect(page.locator("#id_limits-0-name")).to_be_visible()
+    expect(page.locator("#id_slug")).to_be_focused()
+    page.locator("#id_limits-0-name").fill("one")
+    for index, name in ((1, "two"), (2, "three")):
+        page.get_by_role("link", name="Add another Limit").press("Enter")
+        page.locator(f"#id_limits-{index}-name").fill(name)
+    page.get_by_role("button", name="Remove this limit").nth(1).press("Enter")
+    expect(walker.limit("three")).to_be_focused()
+    for _ in range(2):
+        page.get_by_role("button", name="Remove this limit").last.press("Enter")
+    expect(page.get_by_role("link", name="Add another Limit")).to_be_focused()

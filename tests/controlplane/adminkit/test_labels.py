@@ -146,9 +146,7 @@ def test_the_sentence_of_a_limit_names_the_label(as_ann):
     LimitFactory(quota=5, partition_by=["label.team"], match_attributes={"label.tier": "gold"})
 
     text = shown(as_ann.get("/admin/policies/policy/"))
-    assert (
-        "for each token or project with this policy and each team of the token where tier of the token is gold" in text
-    )
+    assert "5 requests per minute for each team of the token where tier of the token is gold" in text
 
 
 def test_the_pages_in_a_browser(walker, store):

@@ -44,7 +44,7 @@ def test_the_next_end_of_a_name(name, now, zone, expected):
     [
         ("2026-11-27 17:00", BERLIN, "Fri 27 Nov 2026, 18:00 Europe/Berlin (Fri 17:00 UTC), in 3 days"),
         ("2026-11-25 23:30", ZoneInfo("UTC"), "Wed 25 Nov 2026, 23:30 UTC, in 35 h"),
-        ("2026-11-24 12:30", ZoneInfo("UTC"), "Tue 24 Nov 2026, 12:30 UTC, in less than an hour"),
+        ("2026-11-24 12:30", ZoneInfo("UTC"), "Tue 24 Nov 2026, 12:30 UTC, in 30 min"),
     ],
 )
 def test_an_end_in_words(end, zone, expected):

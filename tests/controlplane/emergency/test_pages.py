@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.access.models import Membership
-from controlplane.emergency.actions import break_glass, mend_glass, suspend, suspend_value
+from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
 from controlplane.emergency.ends import quick_end
 from controlplane.emergency.models import BreakGlass, Suspension
 from tests.factories import ProjectFactory, TokenFactory
@@ -127,10 +127,52 @@ def test_a_suspension_gets_another_end_on_the_page(as_ann, act, told, token):
     assert "until" in told(as_ann.post(address, {f"{row.pk}-ends_at": "hour"}, follow=True))[0]
     row.refresh_from_db()
     assert timedelta(minutes=59) < row.ends_at - timezone.now() <= timedelta(hours=1)
-    as_ann.post(address, {f"{row.pk}-ends_at": "tomorrow"})
+    assert "keeps its end." in told(as_ann.post(address, {f"{row.pk}-ends_at": "tomorrow"}, follow=True))[0]
     assert Suspension.objects.get().ends_at == row.ends_at
     assert "until somebody resumes it" in told(as_ann.post(address, {f"{row.pk}-ends_at": ""}, follow=True))[0]
     assert Suspension.objects.get().ends_at is None
+
+
+def test_what_somebody_else_has_resumed_is_no_missing_page(as_ann, act, told, token):
+    """Of two operators in a hurry, the second learns what has happened. An id that never was has no page."""
+    row = act(suspend, token)
+    act(resume, row)
+    for what in ("resume", "end"):
+        response = as_ann.post(f"{PAGE}{row.pk}/{what}/", {f"{row.pk}-ends_at": "hour"}, follow=True)
+        assert "is not suspended any more" in told(response)[0]
+        assert as_ann.post(f"{PAGE}sus_0/{what}/").status_code == 404
+    assert not Suspension.objects.exists()
+
+
+def test_the_second_who_breaks_the_glass_learns_of_the_first(as_ann, act, told, token):
+    """The new end replaces the first one, which may have been later."""
+    act(break_glass, timezone.now() + timedelta(hours=4), reason="wrong quota")
+
+    sent = {"glass-length": "900", "glass-reason": "checkout"}
+    messages = told(as_ann.post(PAGE + "glass/break/", sent, follow=True))
+
+    assert any("in 15 min" in message for message in messages)
+    assert any(message.startswith("ann had broken the glass already, until") for message in messages)
+    assert any("wrong quota. Your end has replaced that one." in message for message in messages)
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_the_clock_of_a_host_does_not_hide_a_broken_glass(as_ann, api, act, token, limiter, monkeypatch, minutes):
+    """Enforcers go by the clock of the store. A glass of a minute must not be over for them before it begins."""
+    # The clock of the process itself, which the limiter and the session use, stays right.
+    real = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: real() + timedelta(minutes=minutes))
+    assert api("PUT", "break-glass", {"seconds": 60, "reason": "x"}).json()["broken"]
+
+    assert limiter.check(token.secret, costs=2).allowed
+    deadline = real() + timedelta(seconds=1)
+    while not limiter.check(token.secret).allowed:
+        assert real() < deadline
+    assert api("GET", "break-glass").json()["broken"]
+    assert "No limit is enforced." in as_ann.get("/admin/").content.decode()
+    present = real() + timedelta(seconds=61)
+    monkeypatch.setattr("controlplane.core.store.now", lambda: present)
+    assert api("GET", "break-glass").json()["broken"] is (minutes < 0)
 
 
 def test_a_suspended_row_says_so_in_its_list(as_ann, act, token):

@@ -1,18 +1,47 @@
 """An emergency at a browser, in each width and light."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import expect
+from django.utils import timezone
+from playwright.sync_api import Page, expect
 
+from controlplane.emergency.actions import break_glass
 from controlplane.emergency.models import BreakGlass
 from controlplane.jobs import running
+from controlplane.publishing.changes import Actor, change
 from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker  # noqa: F401  (fixtures)
 from tests.controlplane.adminkit.walking import Walker
 from tests.factories import TokenFactory
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
+IS_ON_TOP = """element => {
+    const box = element.getBoundingClientRect();
+    return element.contains(document.elementFromPoint(box.left + 1, box.top + box.height / 2));
+}"""
+
+
+def uncovered(page: Page) -> bool:
+    """Return whether the first word of the banner is seen, which a browser also calls visible under the menu."""
+    return page.locator(".sg-banner strong").evaluate(IS_ON_TOP)
+
+
+def test_nobody_overlooks_the_banner(walker: Walker):  # noqa: F811  (the fixture)
+    """Neither beside the menu, which is shown on wide screens only, nor without it."""
+    with change(actor=Actor("ann", "admin"), reason="wrong limits") as tx:
+        break_glass(tx, timezone.now() + timedelta(hours=1))
+    walker.log_in("ann", PASSWORD)
+    for width in (1920, 1280, 1279, 320):
+        walker.page.set_viewport_size({"width": width, "height": 720})
+        assert uncovered(walker.page), width
+    walker.reads("Break glass: every limit is a shadow.")
+    expect(walker.page.get_by_text("All is well.")).to_have_count(0)
+
+
+@pytest.mark.proof
 def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa: F811  (the fixture)
     """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
     token, page = TokenFactory(name="ci"), walker.page
@@ -30,6 +59,7 @@ def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa
     walker.look("emergency")
     walker.press("Stop enforcing every limit")
     expect(page.get_by_text("No limit is enforced.")).to_be_visible()
+    assert uncovered(page)
     walker.look("emergency-broken-glass")
     job = running.start(
         "test",

@@ -163,6 +163,17 @@ def test_those_with_nothing_left_say_when_it_resets(issue, use, admin_client):
     assert re.search(r"resets in \d+ (h|min|s)", page)
 
 
+def test_a_limit_that_admits_before_it_resets_says_so(issue, use, admin_client):
+    """A sliding window gives back as time goes on. Until it resets, nobody has to wait."""
+    _, secret = issue({"quota": 10, "algorithm": "token_bucket", "window_seconds": 36_000})
+    use(secret, 10)
+
+    page = admin_client.get("/admin/near-limit/").content.decode()
+
+    assert re.search(r"admits again in (1 h|59 min \d+ s|60 min)<", page)
+    assert re.search(r"resets in (10 h|9 h 59 min)", page)
+
+
 def test_a_shadow_with_nothing_left_denies_nobody(issue, use, admin_client):
     """So it does not look as one that denies. A reset that is far away has its date."""
     _, secret = issue({"quota": 10, "mode": "shadow", "window_seconds": 30 * 86_400})
