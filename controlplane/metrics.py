@@ -17,6 +17,7 @@ from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.reservations.listing import reservation_counts
 from controlplane.usage import checkpoints
+from controlplane.usage.stream import streams
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,13 @@ class Collected(Collector):
 
     def _usage(self) -> Iterator[Metric]:
         """Yield metrics of the usage that waits in the store, or nothing if the store fails meanwhile."""
-        stream, client = store.keys().usage, store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
+        client = store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
         try:
-            waiting, oldest = client.xlen(stream), client.xrange(stream, count=1)
+            lengths = streams.lengths(client)
+            oldest_ms = streams.oldest_ms(client, lengths)
         except STORE_ERRORS:
             return
-        lag = self.now.timestamp() - int(oldest[0][0].partition("-")[0]) / 1000 if oldest else 0
+        waiting, lag = sum(lengths.values()), self.now.timestamp() - oldest_ms / 1000 if oldest_ms else 0
         yield _gauge("sluicegate_usage_waiting", "Reports of usage that are not in the database yet.", waiting)
         yield _gauge("sluicegate_drain_lag_seconds", "Age of the oldest of them, 0 without any.", max(0, lag))
 

@@ -1,7 +1,7 @@
 """
-Transfer of the usage stream to SQL by several processes at once, in which each entry is counted exactly once.
+Transfer of the usage streams to SQL by several processes at once, in which each entry is counted exactly once.
 
-A consumer group of the stream gives each entry to one drain. An entry is deleted after the commit that counts it. If a
+A consumer group of each stream gives each entry to one drain. An entry is deleted after the commit that counts it. If a
 process dies between the two, the entry stays in the stream, and the next drain finds its id in UsageBatch and only
 deletes it. If two drains have one entry, the unique id lets only one of them commit.
 
@@ -11,7 +11,7 @@ Their entries stay in the stream for the next run.
 
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db import DatabaseError, DataError, IntegrityError, OperationalError, models
 
 from controlplane.core import store
-from controlplane.core.locks import hold
+from controlplane.core.locks import hold, prolong
 from controlplane.core.transactions import bounded, is_deadlock, take_turn, was_held_up
 from controlplane.core.upserts import execute
 from controlplane.preview import recording
@@ -32,6 +32,7 @@ from controlplane.usage import rollup
 from controlplane.usage.batches import InvalidBatch, StreamBatch, parse_denials
 from controlplane.usage.models import DeniedRequest, UsageBatch
 from controlplane.usage.stream.claims import Claims, Entry
+from controlplane.usage.stream.streams import LOCK_TTL_MS, filled
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,12 @@ LOCK = "drain"
 MOST_SECONDS = 10
 # A run beside the first one is shorter, because a worker may have only two processes for all tasks.
 MOST_SECONDS_BESIDE = 2
-# The time for which a killed drain blocks the next one in its place. It is longer than a run.
-LOCK_TTL_MS = 30_000
 # What 100 instances report in two seconds. Rows that are read together are often sums of one row in SQL.
 ENTRIES_AT_ONCE = 200
+# About 40,000 rows, which the database adds in a few seconds. Others who need one of its rows wait for less than
+# transactions.LOCK_WAIT_MS, and the lock of a drain that works lasts for longer.
+BYTES_AT_ONCE = 6_000_000
+ENTRIES_A_READ = 25
 ATTEMPTS = 3
 TOKENS_AT_ONCE = 1000
 # Two drains would lock the same tokens, each in an order of its own.
@@ -74,7 +77,7 @@ def rejected_key() -> str:
 
 def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], object] = lambda: None) -> DrainResult:
     """
-    Count the entries of the usage stream for at most MOST_SECONDS, and return a DrainResult of how many were counted,
+    Count the entries of the usage streams for about MOST_SECONDS, and return a DrainResult of how many were counted,
     repeated and rejected.
 
     Args:
@@ -86,13 +89,7 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
     done = DrainResult()
     with _place(client) as place:
         if place is not None:
-            try:
-                _drain_in(place, client, now, done, more)
-            except DatabaseError as exc:
-                if not was_held_up(exc):
-                    raise
-                why = "its rows were locked for too long, or this process was suspended"
-                logger.warning("Usage is counted later, because %s: %s", why, exc)
+            _drain_in(place, client, now, done, more)
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
@@ -102,27 +99,63 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
 def _place(client: redis.Redis) -> Iterator[int | None]:
     """Hold the first free one of the places for drains during the block, and yield its number, or None."""
     for place in range(settings.DRAINS):
-        # A worker of an earlier version knows only the first one.
-        with hold(client, f"{LOCK}-{place}" if place else LOCK, ttl_ms=LOCK_TTL_MS) as fence:
+        with hold(client, _lock(place), ttl_ms=LOCK_TTL_MS) as fence:
             if fence:
                 yield place
                 return
     yield None
 
 
+def _lock(place: int) -> str:
+    # A worker of an earlier version knows only the first one.
+    return f"{LOCK}-{place}" if place else LOCK
+
+
 def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult, more: Callable[[], object]) -> None:
     deadline = time.monotonic() + (MOST_SECONDS_BESIDE if place else MOST_SECONDS)
-    claims, has_called = Claims(client, store.keys().usage, place), False
-    while time.monotonic() < deadline and (entries := claims.take(ENTRIES_AT_ONCE)):
-        if len(entries) == ENTRIES_AT_ONCE and not has_called:
-            more()
-            has_called = True
-        _drain(claims, entries, now, done)
+    waiting, has_called = deque(filled(client, place)), False
+    while waiting and time.monotonic() < deadline:
+        stream = waiting.popleft()
+        prolong(client, _lock(place), LOCK_TTL_MS)
+        with stream.claimed(client, place) as claims:
+            entries, is_more = _take(claims) if claims else ([], False)
+            if is_more and not has_called:
+                more()
+                has_called = True
+            # Behind the others, so that a stream that is never empty keeps no other one waiting.
+            if claims and _is_drained(claims, entries, now, done) and is_more:
+                waiting.append(stream)
     while not place and time.monotonic() < deadline:
-        entries = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
-        if not entries:
+        denials = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
+        if not denials:
             break
-        _drain_denials(client, entries, now)
+        _drain_denials(client, denials, now)
+
+
+def _take(claims: Claims) -> tuple[list[Entry], bool]:
+    """Return the entries for one transaction, and whether there may be more of them."""
+    entries: list[Entry] = []
+    size = 0
+    while (left := ENTRIES_AT_ONCE - len(entries)) > 0 and size < BYTES_AT_ONCE:
+        some = claims.take(min(left, ENTRIES_A_READ))
+        if not some:
+            return entries, False
+        entries += some
+        size += sum(len(value) for _, fields in some for value in fields.values())
+    return entries, True
+
+
+def _is_drained(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> bool:
+    """Count the entries, and return whether that was possible. Others may lock a row for too long."""
+    try:
+        _drain(claims, entries, now, done)
+    except DatabaseError as exc:
+        if not was_held_up(exc):
+            raise
+        why = "its rows were locked for too long, or this process was suspended"
+        logger.warning("Usage is counted later, because %s: %s", why, exc)
+        return False
+    return True
 
 
 def _drain(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> None:

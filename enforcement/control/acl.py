@@ -67,7 +67,8 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
             f"%R~{_literal(keys.prices)}",
         ),
         _selector(_HEARTBEAT, f"~{_literal(keys.instance(''))}*", f"~{_literal(keys.instances)}"),
-        _selector("xadd", f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}"),
+        _selector("xadd", f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}", f"%W~{_shards(keys)}"),
+        _selector("get", f"%R~{_literal(keys.usage_shards)}"),
     ]
 
 
@@ -110,9 +111,10 @@ def worker(keys: Keys) -> Rules:
         *_may("psubscribe punsubscribe subscribe unsubscribe script|exists script|load unwatch"),
         "allchannels",
         _selector(_CHECKPOINT, *_counters(keys)),
-        _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}"),
-        # Several drains share the stream by a consumer group.
-        _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}"),
+        _selector("xdel xlen xrange", f"~{usage}", f"~{_literal(keys.denials)}", f"~{_shards(keys)}"),
+        # Several drains share a stream by a consumer group.
+        _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}", f"~{_shards(keys)}"),
+        _selector("set", f"~{_literal(keys.usage_shards)}"),
         _selector("xadd", f"~{usage}:rejected"),
         _selector("zremrangebyscore", f"~{_literal(keys.instances)}"),
         _selector(_BROKER, f"~{_literal(keys.prefix)}celery:*", "allchannels"),
@@ -157,6 +159,11 @@ def _may(commands: str) -> Rules:
 def _selector(commands: str, *patterns: str) -> str:
     """Return the ACL selector that permits these commands for these keys, and for no others."""
     return f"({' '.join([*_may(commands), *patterns])})"
+
+
+def _shards(keys: Keys) -> str:
+    """Return the pattern of the streams of the shards of usage."""
+    return f"{_literal(keys.usage_shard(0)).removesuffix('0')}*"
 
 
 def _literal(text: str) -> str:

@@ -250,14 +250,15 @@ def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
         "the key of decision ids": ("MGET", keys.decision_key),
         "the prices of models": ("MGET", keys.prices),
         # The server refuses this id, so nothing is added.
+        "the shards of usage": ("XADD", keys.usage_shard(0), "NOMKSTREAM", "0-0", "instance", "doctor"),
         "the sample of denials": ("XADD", keys.denials, "NOMKSTREAM", "0-0", "instance", "doctor"),
     }
     missing = [what for what, attempt in attempts.items() if not _may(client, attempt)]
     if missing:
         advice = (
             "The account was made by an earlier release. Run 'manage.py store_acl --apply'. Until then the ids of "
-            "decisions cannot be read, limits of money deny every request, the admin lists no sample of denials, and "
-            "no enforcer notices evictions."
+            "decisions cannot be read, limits of money deny every request, the admin lists no sample of denials, usage "
+            "is brought into the database by fewer workers, and no enforcer notices evictions."
         )
         yield Finding("account", "warning", f"lacks rights on {', '.join(missing)}", advice)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.control.instances import SET_BACK
 from enforcement.engine.change_log import ChangeLogReader, LogChange
@@ -22,7 +22,8 @@ from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.shards import read_shards
+from enforcement.usage.usage import UsageBatch, UsageLog
 
 MAX_STREAM_LENGTH: Final = 100_000
 MAX_DENIALS_LENGTH: Final = 10_000
@@ -247,6 +248,7 @@ class UsageDelivery:
         self._client = client
         self._keys = keys
         self._usage = usage
+        self._shards: int | None = None
 
     def deliver(self) -> None:
         """
@@ -254,14 +256,39 @@ class UsageDelivery:
 
         Denials that the store does not accept are dropped, as they are only a sample.
         """
-        for batch in self._usage.drain():
-            self._client.xadd(self._keys.usage, batch.fields(), maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+        self._shards = None
+        for batch in self._usage.drain(self._read_shards):
+            self._add(batch)
             self._usage.delivered(batch)
         rows = self._usage.sample.take()
         if rows is not None:
             fields = {"instance": self._usage.instance, "rows": rows}
             with contextlib.suppress(NoPermissionError):  # an account made by 0.2 may not write them
                 self._client.xadd(self._keys.denials, fields, maxlen=MAX_DENIALS_LENGTH, approximate=True)  # type: ignore[arg-type]
+
+    def _read_shards(self) -> int:
+        """
+        Return the number of shards that the control plane announces now, or 0 without any. It is read once a delivery.
+
+        A control plane that reads no shards announces none, and its announcement ends soon after it has stopped.
+        """
+        if self._shards is None:
+            try:
+                self._shards = read_shards(self._client.get(self._keys.usage_shards))
+            except ResponseError:  # an account made by an earlier version may not read it
+                self._shards = 0
+        return self._shards
+
+    def _add(self, batch: UsageBatch) -> None:
+        if batch.shard is not None and batch.shard < self._read_shards():
+            # What the store refuses for a shard goes to the stream that every account may write.
+            with contextlib.suppress(ResponseError):
+                self._append(self._keys.usage_shard(batch.shard), batch)
+                return
+        self._append(self._keys.usage, batch)
+
+    def _append(self, stream: str, batch: UsageBatch) -> None:
+        self._client.xadd(stream, batch.fields(), maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
 
 
 class DiskCopy:

@@ -53,7 +53,7 @@ class Keys:
 
     __slots__ = (
         *("decision_key", "denials", "documents", "installation", "instances", "log", "prefix", "prices"),
-        *("rebuild", "rebuild_place", "reconcile_place", "usage"),
+        *("rebuild", "rebuild_place", "reconcile_place", "usage", "usage_shards"),
     )
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
@@ -75,10 +75,15 @@ class Keys:
         self.instances = f"{prefix}{{fleet}}:instances"
         self.denials = f"{prefix}{{usage}}:denials"
         self.usage = f"{prefix}{{usage}}:stream"
+        self.usage_shards = f"{prefix}{{usage}}:shards"
 
     def token(self, digest: str) -> str:
         """Return the key of a token's document. *digest* has 64 hexadecimal characters."""
         return f"{self.prefix}{{doc}}:token:{digest}"
+
+    def usage_shard(self, shard: int) -> str:
+        """Return the key of the stream of one shard of usage. It is used only while ``usage_shards`` announces it."""
+        return f"{self.prefix}{{usage}}:shard:{shard}"
 
     @property
     def revision(self) -> str:

@@ -11,16 +11,19 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
 from enforcement.usage.denial_sample import DenialSample
+from enforcement.usage.shards import MIN_ROWS_A_SHARD, by_shard
 from enforcement.usage.spread import SpreadLog
 
 if TYPE_CHECKING:
     from enforcement.metering.tally import MeteredTally
+    from enforcement.metering.tally import Row as SettledRow
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
@@ -55,6 +58,7 @@ class UsageBatch(NamedTuple):
         metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
         spread: A JSON list that says when the requests of rows without a limit came, as
             :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
+        shard: The number of the shard to which all rows belong. None: the rows are of any shard.
     """
 
     id: str
@@ -62,6 +66,7 @@ class UsageBatch(NamedTuple):
     rows: str
     metered: str = ""
     spread: str = ""
+    shard: int | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the fields of its entry in the stream. Those that are empty are left out."""
@@ -292,16 +297,22 @@ class UsageLog:
             usage = entry.usage = TokenUsage(self, token.project, token.id, units)
         return usage
 
-    def drain(self) -> list[UsageBatch]:
+    def drain(self, shards: Callable[[], int] = lambda: 0) -> list[UsageBatch]:
         """
         Put what was counted into new batches, and return a list of all that are not yet delivered, the oldest first.
 
         A batch is returned again, unchanged, until it is passed to :meth:`delivered`.
+
+        Args:
+            shards: Returns the number of shards, or 0 to divide nothing. Called only if there are rows enough for two.
         """
         self._late()
         self._collect()
+        if len(self._waiting) >= 2 * MIN_ROWS_A_SHARD:
+            self._divide(shards())
         while (self._waiting or self.metered) and len(self._undelivered) < MAX_UNDELIVERED:
-            self._undelivered.append(self._batch())
+            keys = list(islice(self._waiting, MAX_ROWS_PER_BATCH))
+            self._undelivered.append(self._batch(keys, self._take_metered()))
         return list(self._undelivered)
 
     def delivered(self, batch: UsageBatch) -> None:
@@ -348,15 +359,35 @@ class UsageLog:
             if limit == "" and self._spread is not None:
                 self._spread.add(key, rows[-1][_ALLOWED] + rows[-1][_DENIED])
 
-    def _batch(self) -> UsageBatch:
-        keys = [key for key, _ in zip(self._waiting, range(MAX_ROWS_PER_BATCH), strict=False)]
+    def _divide(self, shards: int) -> None:
+        """Put the waiting rows into batches of one shard each, if there are rows enough and all shards have room."""
+        room = max(MAX_UNDELIVERED, 2 * shards) - len(self._undelivered)
+        if not shards or len(self._waiting) < shards * MIN_ROWS_A_SHARD or room < shards:
+            return
+        divided = by_shard(self._waiting, shards)
+        metered = by_shard(self._take_metered(), shards)
+        # Each shard has a batch first, so that no settlement is left over. Then come those that have the most rows.
+        for shard in sorted(divided.keys() | metered.keys()):
+            self._undelivered.append(self._batch(divided.get(shard, []), metered.get(shard, []), shard))
+            room -= 1
+        while room and self._waiting:
+            shard = max(divided, key=lambda number: len(divided[number]))
+            self._undelivered.append(self._batch(divided[shard], [], shard))
+            room -= 1
+
+    def _take_metered(self) -> list[SettledRow]:
+        return self.metered.take(MAX_METERED_ROWS_PER_BATCH) if self.metered else []
+
+    def _batch(self, waiting: list[Key], metered: list[SettledRow], shard: int | None = None) -> UsageBatch:
+        """Return a new batch of the first ones of the *waiting* keys, which are removed there, and of metered rows."""
+        keys = waiting[:MAX_ROWS_PER_BATCH]
+        del waiting[:MAX_ROWS_PER_BATCH]
         rows = [[*key, *self._waiting.pop(key)] for key in keys]
         spread = self._spread.take(keys) if self._spread is not None else None
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
-        metered = self.metered.take(MAX_METERED_ROWS_PER_BATCH) if self.metered else None
-        more = [_json(values) if values else "" for values in (metered, spread)]
-        return UsageBatch(name, self.instance, _json(rows), *more)
+        metered_text, spread_text = (_json(values) if values else "" for values in (metered, spread))
+        return UsageBatch(name, self.instance, _json(rows), metered_text, spread_text, shard)
 
 
 def _json(rows: Sequence[object]) -> str:

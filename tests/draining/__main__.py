@@ -2,7 +2,10 @@
 ``python -m benchmarks drain``: how many rows of usage workers bring from the store into PostgreSQL.
 
 It starts a PostgreSQL and a store of its own. Each worker is a process that drains as Celery's task does, until the
-stream is empty. Processor time is that of the workers and of all processes of the database.
+streams are empty. Processor time is that of the workers and of all processes of the database.
+
+Batches are those of enforcers that have seen many tokens, so each has rows of one shard. With ``--one-stream`` they are
+those of earlier enforcers.
 """
 
 from __future__ import annotations
@@ -19,15 +22,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from enforcement.embedded import ValkeyServer
+from enforcement.usage.shards import by_shard
 from tests.postgres import SETTINGS, running
 
 ROOT = Path(__file__).resolve().parents[2]
-USAGE = "sg:{usage}:stream"
+USAGE, SHARD = "sg:{usage}:stream", "sg:{usage}:shard:"
 TUNED = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
 # A thousand rows are the most that an enforcer puts into a batch. A token has a row of its own and one of each limit.
 BATCH_ROWS, LIMITS, MINUTES = 999, 2, 5
@@ -42,6 +46,7 @@ class Size:
     tokens: int
     projects: int = 50
     instances: int = 20
+    is_sharded: bool = True
 
     @property
     def rows(self) -> int:
@@ -49,7 +54,7 @@ class Size:
 
 
 # A multiple of what two workers read at once. Otherwise one of them works alone at the end.
-FULL, QUICK = Size(batches=400, tokens=20_000), Size(batches=20, tokens=1_000)
+FULL, QUICK = Size(batches=400, tokens=20_000), Size(batches=20, tokens=2_000)
 # Loads the code of the database and of the workers, and is not counted.
 WARM = Size(batches=40, tokens=20_000)
 RESULTS = ROOT / "benchmarks" / "RESULTS-DRAIN.md"
@@ -75,7 +80,7 @@ class Run:
 def main(arguments: Sequence[str]) -> int:
     """Run the measurement and print its table. Return 0."""
     options = _options(arguments)
-    size = QUICK if options.quick else FULL
+    size = replace(QUICK if options.quick else FULL, is_sharded=not options.one_stream)
     with ValkeyServer(persistent=False) as store, running(**TUNED) as url:
         environment = {
             "DATABASE_URL": url,
@@ -88,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
 
         django.setup()
         _prepare(size)
-        _run(QUICK if options.quick else WARM, 1)
+        _run(replace(QUICK if options.quick else WARM, is_sharded=size.is_sharded), 1)
         # Alternated, so that a noisy minute of the machine does not fall on one of them only.
         runs = [_run(size, workers) for _ in range(options.times) for workers in options.workers]
         text = report(runs, size, _server())
@@ -115,6 +120,7 @@ def _earlier(before: str) -> str:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks drain", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rows: shows that it runs")
+    parser.add_argument("--one-stream", action="store_true", help="batches of earlier enforcers, which know no shards")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers (default: 1 2)")
     parser.add_argument("--times", type=int, default=3, help="runs of each; the median is shown (default: 3)")
     parser.add_argument("--write", action="store_true", help=f"also write {RESULTS.name}")
@@ -153,16 +159,23 @@ def _token(number: int) -> str:
 
 
 def _fill(size: Size, seed: int) -> int:
-    """Write the batches of a fleet to the stream as enforcers do, and return the requests that they count."""
+    """Write the batches of a fleet to the streams as enforcers do, and return the requests that they count."""
     import redis
+    from django.conf import settings
+
+    from controlplane.usage.stream.streams import SHARDS_A_DRAIN
 
     drawn, requests = random.Random(seed), 0
     minute = int(time.time() // 60)
+    named = [(0, _project(token % size.projects), _token(token)) for token in range(size.tokens)]
+    shards = SHARDS_A_DRAIN * settings.DRAINS if size.is_sharded else 1
+    tokens = {shard: [int(token[4:]) for *_, token in rows] for shard, rows in by_shard(named, shards).items()}
     with redis.Redis.from_url(os.environ["SLUICEGATE_REDIS_URL"]) as client:
         for number in range(size.batches):
             instance = f"host-{number % size.instances}-1234"
             rows, spread = [], []
-            for token in drawn.sample(range(size.tokens), BATCH_ROWS // (1 + LIMITS)):
+            shard = number % shards
+            for token in drawn.sample(tokens[shard], BATCH_ROWS // (1 + LIMITS)):
                 names = (minute - drawn.randrange(MINUTES), _project(token % size.projects), _token(token))
                 allowed = drawn.randrange(1, 50)
                 requests += allowed
@@ -172,7 +185,7 @@ def _fill(size: Size, seed: int) -> int:
                 rows.append([*names, "", "", "requests", *counts])
             text, more = (json.dumps(values, separators=(",", ":")) for values in (rows, spread))
             fields = {"id": f"{instance}-{seed:08x}-{number}", "instance": instance, "rows": text, "spread": more}
-            client.xadd(USAGE, fields)  # type: ignore[arg-type]
+            client.xadd(f"{SHARD}{shard}" if size.is_sharded else USAGE, fields)  # type: ignore[arg-type]
     return requests
 
 
@@ -241,6 +254,7 @@ def work() -> None:
 
     from controlplane.core import store
     from controlplane.usage.drain import drain
+    from controlplane.usage.stream import streams
 
     client = store.connection()
     client.ping()
@@ -248,7 +262,7 @@ def work() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     before = _own_cpu()
-    while client.xlen(USAGE):
+    while any(streams.lengths(client).values()):
         if not drain(timezone.now()):
             time.sleep(0.05)
     print(json.dumps({"cpu": _own_cpu() - before}), flush=True)
@@ -305,7 +319,8 @@ def report(runs: Sequence[Run], size: Size, server: str) -> str:
             "# Usage from the store into PostgreSQL",
             "",
             f"Made by `python -m benchmarks drain --write` on {time.strftime('%-d %B %Y')}: {size.rows:,} rows a run,",
-            f"{size.tokens:,} tokens in {size.projects} projects, {1 + LIMITS} rows a token, {MINUTES} minutes.",
+            f"{size.tokens:,} tokens in {size.projects} projects, {1 + LIMITS} rows a token, {MINUTES} minutes,",
+            f"{'by shards' if size.is_sharded else 'in one stream'}.",
             f"{how} {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end.",
             "",
             "The medians:",
