@@ -249,7 +249,7 @@ def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
     attempts = {
         "the key of decision ids": ("MGET", keys.decision_key),
         "the prices of models": ("MGET", keys.prices),
-        # The server refuses this id, so nothing is added.
+        # The server refuses these ids, so nothing is added.
         "the shards of usage": ("XADD", keys.usage_shard(0), "NOMKSTREAM", "0-0", "instance", "doctor"),
         "the sample of denials": ("XADD", keys.denials, "NOMKSTREAM", "0-0", "instance", "doctor"),
     }

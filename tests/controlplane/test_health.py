@@ -142,14 +142,15 @@ def test_probes_need_not_know_a_name_of_the_host(settings, path, status):
 
 
 def test_metrics_say_how_late_publishing_usage_and_prices_are(call, store, client_of_store):
-    """By the last revision whose numbers are final, the oldest report in the stream, and the newest price."""
+    """By the last revision whose numbers are final, the oldest report of all streams, and the newest price."""
     Revision.objects.create(number=5, is_counted=True, lag_ms=1_250)
     Revision.objects.create(number=6)
     hour_ago = timezone.now() - timedelta(hours=1)
     ModelPriceFactory(changed_at=hour_ago - timedelta(hours=1))
     ModelPriceFactory(changed_at=hour_ago)
     for second in (0, 5):
-        client_of_store.xadd(keys().usage, {"rows": "x"}, id=f"{int(hour_ago.timestamp()) + second}000-0")
+        stream = keys().usage_shard(second) if second else keys().usage
+        client_of_store.xadd(stream, {"rows": "x"}, id=f"{int(hour_ago.timestamp()) + 5 - second}000-0")
 
     found = numbers(call)
 

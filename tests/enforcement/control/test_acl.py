@@ -33,6 +33,7 @@ KEYS = Keys()
 DIGEST = "a" * 64
 DOCUMENTS, LOG, TOKEN = "sg:{doc}:documents", "sg:{doc}:log", f"sg:{{doc}}:token:{DIGEST}"
 COUNTER, HEARTBEAT, USAGE = "sg:{proj_1}:f-counter", "sg:{fleet}:instance:proxy-1", "sg:{usage}:stream"
+SHARDS, SHARD = "sg:{usage}:shards", "sg:{usage}:shard:3"
 DENIALS, DECISION_KEY = "sg:{usage}:denials", "sg:{doc}:decision-key"
 IN_CODE = "sg:{AbCdEfGhIjKlMnOpQr-_12}:f-counter"
 
@@ -101,7 +102,7 @@ def test_every_command_of_the_server_as_enforcer(accounts):
     kinds = {
         "no key": table.passing_without_key(),
         **{key: table.passing(key) for key in (DOCUMENTS, LOG, TOKEN, USAGE, HEARTBEAT, "sg:{fleet}:instances")},
-        **{key: table.passing(key) for key in (DENIALS, DECISION_KEY)},
+        **{key: table.passing(key) for key in (DENIALS, DECISION_KEY, SHARDS, SHARD)},
         **{key: table.passing(key) for key in (COUNTER, IN_CODE, "sg:{global}:f-counter")},
         **{key: table.passing(key) for key in ("sg:{lock}:publish", "sg:celery:celery", "other", "sg:{doc}:new")},
         "another's prefix": table.passing("so:{proj_1}:f-counter"),
@@ -114,6 +115,8 @@ def test_every_command_of_the_server_as_enforcer(accounts):
         LOG: {"xread"},
         TOKEN: {"get", "mget"},
         USAGE: {"xadd"},
+        SHARDS: {"get"},
+        SHARD: {"xadd"},
         DENIALS: {"xadd"},
         DECISION_KEY: {"get", "mget"},
         HEARTBEAT: LIVING,

@@ -162,7 +162,7 @@ def test_an_account_of_an_earlier_release_is_told_what_to_do(server, account, do
 
     assert (status, found["account"]["level"]) == (0, "warning")
     assert found["account"]["value"] == (
-        "lacks rights on the key of decision ids, the prices of models, the sample of denials"
+        "lacks rights on the key of decision ids, the prices of models, the shards of usage, the sample of denials"
     )
     assert "Run 'manage.py store_acl --apply'" in found["account"]["advice"]
     assert "account" not in doctor(account("proxy", enforcer(KEYS), server))[1]
