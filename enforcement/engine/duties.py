@@ -22,8 +22,9 @@ from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
+from enforcement.usage.batch import UsageBatch
 from enforcement.usage.shards import read_shards
-from enforcement.usage.usage import UsageBatch, UsageLog
+from enforcement.usage.usage import UsageLog
 
 MAX_STREAM_LENGTH: Final = 100_000
 MAX_DENIALS_LENGTH: Final = 10_000

@@ -12,11 +12,12 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
+from enforcement.usage.batch import UsageBatch
 from enforcement.usage.denial_sample import DenialSample
 from enforcement.usage.shards import MIN_ROWS_A_SHARD, by_shard
 from enforcement.usage.spread import SpreadLog
@@ -42,41 +43,6 @@ Counts = list[int]
 
 TOTAL: Final[Unit] = ("", "", "requests")
 _ALLOWED, _DENIED, _WOULD_DENY, _COST = range(4)
-
-
-class UsageBatch(NamedTuple):
-    """
-    Rows to deliver.
-
-    Attributes:
-        id: Identifies the batch for ever, so that a receiver recognizes a second copy.
-        instance: The instance that counted.
-        rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
-            would_deny, cost]. The token of requests without one is "". The cost is negative if a settlement gave back
-            what an earlier batch had counted. In a row without a limit, would_deny counts each admitted request once
-            that a shadow limit would have denied.
-        metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
-        spread: A JSON list that says when the requests of rows without a limit came, as
-            :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
-        shard: The number of the shard to which all rows belong. None: the rows are of any shard.
-    """
-
-    id: str
-    instance: str
-    rows: str
-    metered: str = ""
-    spread: str = ""
-    shard: int | None = None
-
-    def fields(self) -> dict[str, str]:
-        """Return the fields of its entry in the stream. Those that are empty are left out."""
-        more = {"metered": self.metered, "spread": self.spread}
-        return {
-            "id": self.id,
-            "instance": self.instance,
-            "rows": self.rows,
-            **{name: value for name, value in more.items() if value},
-        }
 
 
 class TokenUsage:
@@ -409,4 +375,4 @@ def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Reply, passed: 
     )
 
 
-__all__ = ["MAX_ROWS_PER_BATCH", "TokenUsage", "UsageBatch", "UsageLog", "states_of"]
+__all__ = ["MAX_ROWS_PER_BATCH", "TokenUsage", "UsageLog", "states_of"]

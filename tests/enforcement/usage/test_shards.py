@@ -19,8 +19,9 @@ from enforcement.model.documents import dumps, parse_token
 from enforcement.model.keys import Keys
 from enforcement.state.published import TokenEntry
 from enforcement.store.client import connect
+from enforcement.usage.batch import UsageBatch
 from enforcement.usage.shards import MAX_SHARDS, MIN_ROWS_A_SHARD, read_shards
-from enforcement.usage.usage import MAX_ROWS_PER_BATCH, UsageBatch, UsageLog
+from enforcement.usage.usage import MAX_ROWS_PER_BATCH, UsageLog
 from tests.enforcement.published import token
 
 KEYS = Keys()

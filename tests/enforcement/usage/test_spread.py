@@ -8,7 +8,8 @@ import pytest
 
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import TokenEntry
-from enforcement.usage.usage import TokenUsage, UsageBatch, UsageLog
+from enforcement.usage.batch import UsageBatch
+from enforcement.usage.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
 MINUTE = 29_000_000

@@ -1,0 +1,43 @@
+"""A batch of usage, as it is delivered to the store."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class UsageBatch(NamedTuple):
+    """
+    Rows to deliver.
+
+    Attributes:
+        id: Identifies the batch for ever, so that a receiver recognizes a second copy.
+        instance: The instance that counted.
+        rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
+            would_deny, cost]. The token of requests without one is "". The cost is negative if a settlement gave back
+            what an earlier batch had counted. In a row without a limit, would_deny counts each admitted request once
+            that a shadow limit would have denied.
+        metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
+        spread: A JSON list that says when the requests of rows without a limit came, as
+            :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
+        shard: The number of the shard to which all rows belong. None: the rows are of any shard.
+    """
+
+    id: str
+    instance: str
+    rows: str
+    metered: str = ""
+    spread: str = ""
+    shard: int | None = None
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of its entry in the stream. Those that are empty are left out."""
+        more = {"metered": self.metered, "spread": self.spread}
+        return {
+            "id": self.id,
+            "instance": self.instance,
+            "rows": self.rows,
+            **{name: value for name, value in more.items() if value},
+        }
+
+
+__all__ = ["UsageBatch"]
