@@ -154,16 +154,16 @@ TOGETHER = [
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("coarse", [False, True], ids=["fine", "coarse"])
-def test_the_range_of_any_limits_together_holds_the_truth(coarse):
+def test_the_range_of_any_limits_together_holds_the_truth():
     """What one limit denies leaves room in the others, so that none of them has the least or the most used alone."""
     wrong, begins, ends = [], BEGINS + 2 * 3600, BEGINS + HOURS * 3600
     for limits in TOGETHER:
         true = truth(*limits, first=2)
-        # Without steps, no caller is replayed, so that the range is that of the bins alone.
-        outcome, _ = replay(DAYS, [case(limit) for limit in limits], begins, ends, steps=0, coarse=coarse)
-        if (outcome.low > true).any() or (outcome.high < true).any():
-            wrong.append((limits, outcome.low, true, outcome.high))
+        for coarse in (False, True):
+            # Without steps, no caller is replayed, so that the range is that of the bins alone.
+            outcome, _ = replay(DAYS, [case(limit) for limit in limits], begins, ends, steps=0, coarse=coarse)
+            if (outcome.low > true).any() or (outcome.high < true).any():
+                wrong.append((coarse, limits, outcome.low, true, outcome.high))
 
     assert wrong == []
 
