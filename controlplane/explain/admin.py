@@ -1,13 +1,15 @@
 """The page that explains why a request was denied."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -30,7 +32,7 @@ from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import Revision
 from controlplane.usage import counters
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 from enforcement.model.matching import check_attributes, is_label
 
 # The word, the symbol and the kind of each result.
@@ -44,6 +46,8 @@ RESULTS = {
 }
 GROUPS = {"global": "Everything", "project": "Project", "anonymous": "Requests without a token", "token": "Token"}
 TITLE = "Explain a denial"
+# Denials of the sample that the page shows to whoever has no decision id. The page of the sample has the others.
+LATEST = 10
 
 
 class ValuesField(RulesField):
@@ -133,9 +137,34 @@ def explain_view(request: HttpRequest) -> HttpResponse:
     context["zone_help"] = f"In the time zone {timezone.get_current_timezone_name()}. If empty, now."
     if found:
         context |= shown(found, is_operator(request.user)) | {"raise_url": _raise_url(request, found)}
+    elif not form.is_bound:
+        context |= {"latest": latest(reach_of(request)), "denials_url": list_url(DeniedRequest)}
     response = TemplateResponse(request, "admin/sluicegate/explain.html", context)
     response["Cache-Control"] = "no-store"
     return response
+
+
+def latest(reach: Reach) -> list[dict[str, Any]]:
+    """Return the newest denials of the last day in the sample that the asker may see, to choose one from."""
+    rows = DeniedRequest.objects.filter(at__gt=timezone.now() - timedelta(days=1))
+    rows = rows if reach.everything else rows.filter(project_id__in=reach.projects.values("pk"))
+    found = list(rows[:LATEST])
+    tokens = reach.tokens.in_bulk({row.token_id for row in found})
+    projects = reach.projects.in_bulk({row.project_id for row in found})
+    policies = Policy.objects.in_bulk({row.policy_id for row in found})
+    return [
+        {
+            "at": row.at,
+            "url": f"{reverse('explain-denial')}?{urlencode({'decision': row.decision})}",
+            "token": tokens.get(row.token_id) or row.token_id or "no token",
+            "project": projects.get(row.project_id, ""),
+            "reason": row.reason.replace("_", " ") if row.reason != "limited" else "",
+            "policy": policies.get(row.policy_id),
+            "limit": row.limit_name,
+            "request": " ".join(row.attributes.get(name, "") for name in ("method", "path")).strip(),
+        }
+        for row in found
+    ]
 
 
 def _in_address(request: HttpRequest) -> dict[str, str]:

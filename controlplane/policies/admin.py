@@ -155,8 +155,10 @@ class PolicyAdmin(
     @display(description="Limits")
     def limits_described(self, policy: Policy) -> str:
         limits = list(policy.limits.all())
+        # If all are in shadow, the column with the mode says so.
+        enforces = any(limit.mode != "shadow" for limit in limits)
         rows = [
-            (limit.name, glance(limit, policy), SHADOW if limit.mode == "shadow" else "")
+            (limit.name, glance(limit, policy), SHADOW if enforces and limit.mode == "shadow" else "")
             for limit in limits[:ROWS_OF_LIMITS_SHOWN]
         ]
         more = len(limits) - len(rows)

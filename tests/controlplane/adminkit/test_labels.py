@@ -126,7 +126,8 @@ def test_a_new_token_gets_the_policy_of_new_tokens_of_its_project(as_ann, store,
     messages = told(add(as_ann, project))
     add(as_ann, project, policy=other.pk)
     assert [token.policy for token in Token.objects.order_by("created_at")] == [default, other]
-    assert any("It has the policy of new tokens of shop, which is starter." in message for message in messages)
+    (message,) = [one for one in messages if "It has the policy of new tokens of shop, which is starter." in one]
+    assert message.index("was created.") < message.index("It has the policy")
     assert "new tokens of 1 project" in shown(as_ann.get(f"/admin/policies/policy/{default.pk}/change/"))
     assert as_ann.get(f"{PROJECTS}?token_policy__id__exact={default.pk}").status_code == 200
 

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib import admin
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
@@ -286,6 +287,21 @@ def shared_by_its_project():
 
 def free_of_limits():
     return ProjectFactory(), "No limit applies to this token, so every request with it passes."
+
+
+def test_the_form_of_a_token_begins_with_the_sole_project(as_ann, rf, ann):
+    """If there are several, or another one is asked for, nobody guesses."""
+    first = ProjectFactory()
+
+    def begins_with(query: str = "") -> str | None:
+        request = rf.get(f"/admin/projects/token/add/{query}")
+        request.user = ann
+        return admin.site.get_model_admin(Token).get_changeform_initial_data(request).get("project")
+
+    assert begins_with() == first.pk
+    second = ProjectFactory()
+    assert begins_with() is None
+    assert begins_with(f"?project={second.pk}") == second.pk
 
 
 @pytest.mark.parametrize("project_and_text", [shared_by_its_project, free_of_limits])

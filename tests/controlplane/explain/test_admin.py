@@ -40,6 +40,21 @@ def test_the_page_asks_for_an_id_or_a_token(admin_client):
     assert "Explain a denial" in admin_client.get("/admin/").content.decode()
 
 
+def test_who_has_no_id_chooses_among_the_latest_denials(admin_client, denied, member):
+    """Of the projects that one may see. An explanation takes their place."""
+    page = admin_client.get(URL).content.decode()
+    assert "free / per-day" in page
+    assert f'href="{URL}?decision={denied.decision}"' in page
+    assert "Latest denials" not in admin_client.get(f"{URL}?decision={denied.decision}").content.decode()
+
+    client = member(ProjectFactory(slug="other"))
+    page = client.get(URL).content.decode()
+    assert "No denial of the last 24 hours is in the sample." in page
+    assert "kestrel" not in page
+    Membership.objects.create(user=User.objects.get(username="vera"), project=denied.token.project, role="viewer")
+    assert denied.decision in client.get(URL).content.decode()
+
+
 def test_a_decision_is_explained_in_a_sentence_and_a_table(admin_client, denied):
     """With the quota of then, after a change."""
     set_quota(denied.policy, 20)
