@@ -49,9 +49,7 @@ def keys_of(page: QuerySet, coarser: Mapping[str, str]) -> list[Any]:
     column = by.lstrip("-") if isinstance(by, str) else ""
     low, high = page.query.low_mark, page.query.high_mark
     if column in coarser:
-        # The database reads the index, and sorts only the rows that are equal in it.
-        first = by.replace(column, coarser[column])
-        return list(_unsliced(page).order_by(first, *page.query.order_by).values_list("pk", flat=True)[low:high])
+        return _keys_of_coarser(_unsliced(page), by, coarser[column], low, high)
     name, _, text = column.partition("__")
     if text and page.model._meta.get_field(name).null:
         return _keys_of_parts(_unsliced(page), name, text, low, high)
@@ -71,11 +69,30 @@ def _keys_of_parts(rows: QuerySet, name: str, text: str, low: int, high: int) ->
     Of those that have one, the database reads the index of the text in order. Of both kinds together it sorts all.
     """
     having = rows.filter(**{f"{name}__{text}__gte": ""})
-    keys = list(having.values_list("pk", flat=True)[low:high])
+    without = rows.filter(**{name: None}).order_by(*rows.query.order_by[1:])
+    return _keys_of_both(having, without, low, high)
+
+
+def _keys_of_coarser(rows: QuerySet, by: str, column: str, low: int, high: int) -> list[Any]:
+    """
+    Return the keys of a page of rows that are sorted by a column. *column* has an index and a part of its value.
+
+    Those without a value count as the smallest, whatever the database does. Of the others, it reads the index, and
+    sorts only the rows that are equal in it.
+    """
+    is_descending = by.startswith("-")
+    having = rows.exclude(**{column: None}).order_by(f"-{column}" if is_descending else column, *rows.query.order_by)
+    without = rows.filter(**{column: None}).order_by(*rows.query.order_by[1:])
+    first, second = (having, without) if is_descending else (without, having)
+    return _keys_of_both(first, second, low, high)
+
+
+def _keys_of_both(first: QuerySet, second: QuerySet, low: int, high: int) -> list[Any]:
+    """Return the keys from *low* to *high* of the rows of two queries, the second behind the first."""
+    keys = list(first.values_list("pk", flat=True)[low:high])
     if len(keys) < high - low:
-        passed = low + len(keys) if keys else having.count()
-        without = rows.filter(**{name: None}).order_by(*rows.query.order_by[1:])
-        keys += without.values_list("pk", flat=True)[max(0, low - passed) : high - passed]
+        passed = low + len(keys) if keys else first.count()
+        keys += second.values_list("pk", flat=True)[max(0, low - passed) : high - passed]
     return keys
 
 

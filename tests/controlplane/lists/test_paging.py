@@ -31,16 +31,19 @@ def test_pages_sorted_by_another_row_follow_each_other(by, per_page, left_out):
     assert shown == list(rows.order_by(order, "-pk").values_list("pk", flat=True))
 
 
+@pytest.mark.parametrize("per_page", [1, 2, 4])
 @pytest.mark.parametrize("by", ["last_used_at", "-last_used_at"])
-def test_the_day_of_the_last_use_sorts_by_its_time(by):
-    """The day has an index, and gives the same order, with those that were never used on one side."""
+def test_the_day_of_the_last_use_sorts_by_its_time(by, per_page):
+    """The day has an index, and gives the same order. Who looks for the newest use does not leaf through "never"."""
     noon = datetime(2026, 11, 27, 12, tzinfo=UTC)
     for hours in (0, None, 13, 1, 11, 12, 40, None, -13):
         at = None if hours is None else noon - timedelta(hours=hours)
         TokenFactory(last_used_at=at, last_used_on=at and at.date())
     rows = Token.objects.order_by(by, "-pk")
 
-    pages = TokenPaginator(rows, 2)
+    pages = TokenPaginator(rows, per_page)
 
     shown = [token.pk for number in pages.page_range for token in pages.page(number)]
-    assert shown == list(rows.values_list("pk", flat=True))
+    at = F("last_used_at")
+    order = at.desc(nulls_last=True) if by[0] == "-" else at.asc(nulls_first=True)
+    assert shown == list(rows.order_by(order, "-pk").values_list("pk", flat=True))
