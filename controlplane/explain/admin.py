@@ -47,7 +47,7 @@ RESULTS = {
 GROUPS = {"global": "Everything", "project": "Project", "anonymous": "Requests without a token", "token": "Token"}
 TITLE = "Explain a denial"
 # Denials of the sample that the page shows to whoever has no decision id. The page of the sample has the others.
-LATEST = 10
+LATEST, NEWEST = 10, 200
 
 
 class ValuesField(RulesField):
@@ -145,10 +145,17 @@ def explain_view(request: HttpRequest) -> HttpResponse:
 
 
 def latest(reach: Reach) -> list[dict[str, Any]]:
-    """Return the newest denials of the last day in the sample that the asker may see, to choose one from."""
+    """
+    Return denials of the last day that the asker may see, to choose one from: the newest of each token and limit.
+
+    They are among the newest of the sample, so that a page reads few rows of many.
+    """
     rows = DeniedRequest.objects.filter(at__gt=timezone.now() - timedelta(days=1))
     rows = rows if reach.everything else rows.filter(project_id__in=reach.projects.values("pk"))
-    found = list(rows[:LATEST])
+    newest: dict[tuple[str, ...], DeniedRequest] = {}
+    for row in rows[:NEWEST]:
+        newest.setdefault((row.project_id, row.token_id, row.policy_id, row.limit_name, row.reason), row)
+    found = list(newest.values())[:LATEST]
     tokens = reach.tokens.in_bulk({row.token_id for row in found})
     projects = reach.projects.in_bulk({row.project_id for row in found})
     policies = Policy.objects.in_bulk({row.policy_id for row in found})

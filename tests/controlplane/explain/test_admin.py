@@ -1,5 +1,6 @@
 """The page that explains a denial, as operators and members of a project use it."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -44,7 +45,8 @@ def test_who_has_no_id_chooses_among_the_latest_denials(admin_client, denied, me
     """Of the projects that one may see. An explanation takes their place."""
     page = admin_client.get(URL).content.decode()
     assert "free / per-day" in page
-    assert f'href="{URL}?decision={denied.decision}"' in page
+    link = rf'<a class="text-link" href="{URL}\?decision=([\w.-]+)" aria-label="[^"<>]* of kestrel [^"<>]*">Explain</a>'
+    assert re.findall(link, page) == [denied.decision]
     assert "Latest denials" not in admin_client.get(f"{URL}?decision={denied.decision}").content.decode()
 
     client = member(ProjectFactory(slug="other"))
