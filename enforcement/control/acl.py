@@ -91,6 +91,8 @@ def publisher(keys: Keys) -> Rules:
         # limits, so it could admit or deny anything before. Limits in code are not settled here.
         _selector(_SETTLE, *_below(keys, "proj_*"), *_below(keys, "global")),
         _selector("mget zrevrange", f"%R~{_literal(keys.instance(''))}*", f"%R~{_literal(keys.instances)}"),
+        # The metrics say how much usage waits.
+        _selector("xlen xrange", f"%R~{_literal(keys.usage)}", f"%R~{_shards(keys)}"),
         _selector(_CACHE, f"~{_literal(keys.prefix)}cache:*"),
         # The limits of REST itself. Its processes are a fleet of their own, with keys that no enforcer has.
         _selector(f"fcall {_READ_COUNTERS} {_WRITE_COUNTERS} {_OWN_FLEET}", f"~{_literal(rest_prefix(keys.prefix))}*"),
@@ -111,7 +113,7 @@ def worker(keys: Keys) -> Rules:
         *_may("psubscribe punsubscribe subscribe unsubscribe script|exists script|load unwatch"),
         "allchannels",
         _selector(_CHECKPOINT, *_counters(keys)),
-        _selector("xdel xlen xrange", f"~{usage}", f"~{_literal(keys.denials)}", f"~{_shards(keys)}"),
+        _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}", f"~{_shards(keys)}"),
         # Several drains share a stream by a consumer group.
         _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}", f"~{_shards(keys)}"),
         _selector("set", f"~{_literal(keys.usage_shards)}"),

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 PASSWORD = "a-password-of-24-letters"
 NAMES = ("publisher", "enforcer", "worker")
+KEYS = Keys()
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +365,16 @@ def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, ser
     assert UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists()
     assert (admin.xlen("sg:{usage}:stream"), admin.xlen("sg:{usage}:stream:rejected")) == (0, 1)
     assert drain(timezone.now()) == DrainResult()
+    assert refused(admin) == []
+
+
+def test_web_says_how_much_usage_waits_under_publisher(account, admin, client):
+    """In all streams, which another account may also empty."""
+    account("publisher")
+    for key in (KEYS.usage, KEYS.usage_shard(0)):
+        admin.xadd(key, {"id": "proxy-1-1"})
+
+    assert "\nsluicegate_usage_waiting 2.0\n" in client.get("/metrics").content.decode()
     assert refused(admin) == []
 
 

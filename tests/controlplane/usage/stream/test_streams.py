@@ -87,7 +87,9 @@ def test_an_account_that_may_not_read_shards_announces_none(report, store, clien
     """It was made by an earlier version. Usage goes on in the main stream."""
     password = os.urandom(8).hex()
     shards, announcement = KEYS.usage_shard(0)[:-1], KEYS.usage_shards
-    rules = [rule.replace(f" ~{shards}*", "").replace("+xlen ", "") for rule in worker(KEYS)]
+    rules = [
+        rule.replace(f" ~{shards}*", "").replace(f" %R~{shards}*", "").replace("+xlen ", "") for rule in worker(KEYS)
+    ]
     rules = [rule for rule in rules if announcement not in rule]
     client_of_store.execute_command("ACL", "SETUSER", "earlier", "on", *rules, *password_rules(password))
     report(None, "proxy-1-1", row())
