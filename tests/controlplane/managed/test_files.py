@@ -187,16 +187,36 @@ def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy,
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_a_refused_step_stops_the_rest(cli, chat):
-    """The error of the control plane names the field and the rule."""
-    chat.write_text(FILE.replace("  policy: chat--free\n", "  policy: chat--none\n"))
+def test_a_refused_step_stops_the_rest(cli, chat, monkeypatch):
+    """The error of the control plane names the rule."""
+    scopes = ["projects:read", "projects:write", "policies:read", "overrides:write", "tokens:read"]
+    monkeypatch.setenv("SLUICEGATE_KEY", ManagementKeyFactory(scopes=scopes).secret)
 
     found = cli("apply", "chat.yaml", "--yes")
 
     assert found.status == 4
-    assert "Stopped at: change project chat\n  400 validation_error: The request is not valid. policy: " in found.err
-    assert "Done: create project chat, create policy chat--burst, create policy chat--free\n" in found.err
-    assert found.err.endswith("Not tried: create override chat--free/per-minute\n")
+    assert "Stopped at: create policy chat--burst\n  403 insufficient_scope: This key lacks the scope " in found.err
+    assert "Done: create project chat\n" in found.err
+    left = "create policy chat--free, change project chat, create override chat--free/per-minute"
+    assert found.err.endswith(f"Not tried: {left}\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "slug", "says"),
+    [
+        ("policy", "chat--none", "There is no policy chat--none."),
+        ("token_policy", "other", "Must not be a policy of another project. other is one of sales."),
+    ],
+)
+def test_a_plan_names_a_policy_that_the_project_cannot_have(cli, chat, field, slug, says):
+    """Before anything is changed."""
+    PolicyFactory(slug="other", project=ProjectFactory(slug="sales"))
+    chat.write_text(FILE.replace("  policy: chat--free\n", f"  {field}: {slug}\n"))
+
+    for words in (["plan", "chat.yaml"], ["apply", "chat.yaml", "--yes"]):
+        found = cli(*words)
+        assert (found.status, f"project.{field}: {says}" in found.err) == (2, True), found.err
+    assert not Project.objects.filter(slug="chat").exists()
 
 
 def test_a_policy_of_somebody_else_is_not_taken(cli, chat):

@@ -6,6 +6,7 @@ from django.utils import timezone
 from controlplane.policies.models import Override, Policy
 from tests.controlplane.managed.conftest import FILE
 from tests.factories import (
+    LimitFactory,
     ManagementKeyFactory,
     OverrideFactory,
     PolicyFactory,
@@ -120,3 +121,73 @@ def test_the_admin_says_that_an_override_is_managed(client):
     assert 'name="quota"' not in kept
     assert 'name="quota"' in anyway
     assert "from files" in client.get("/admin/policies/override/").text
+
+
+def limit_of(policy, **fields):
+    """An override of a limit that all projects share, in the file."""
+    more = "".join(f"    {name}: {value}\n" for name, value in fields.items())
+    return FILE.replace(
+        "token_overrides:", f"  - limit: {policy}/per-minute\n{more}    reason: trial\ntoken_overrides:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields", "field", "says"),
+    [
+        ("shared", {"quota": 7}, "limit", "Must apply to the project chat. Neither its policy nor a policy of its"),
+        ("none", {"quota": 7}, "limit", "Must be a limit of a policy. There is no policy none."),
+        ("other", {"quota": 7}, "limit", "Must not be a limit of another project's policy. other is one of sales."),
+        ("empty", {"quota": 7}, "limit", "Must be a limit of the policy empty, which has no per-minute."),
+        ("everybody", {"quota": 7, "burst": 9}, "burst", "Only a token_bucket has a burst."),
+    ],
+)
+def test_a_plan_names_an_override_that_the_control_plane_would_refuse(cli, chat, policy, fields, field, says):
+    """Before anything is changed. Without it, applying stopped in the middle after a plan without a word."""
+    for slug in ("shared", "everybody"):
+        LimitFactory(policy=PolicyFactory(slug=slug, is_global=slug == "everybody"), name="per-minute", quota=5)
+    PolicyFactory(slug="other", project=ProjectFactory(slug="sales"))
+    PolicyFactory(slug="empty")
+    chat.write_text(limit_of(policy, **fields))
+    before = Override.objects.count(), Policy.objects.count()
+
+    for words in (["plan"], ["apply", "--yes"]):
+        found = cli(words[0], "chat.yaml", *words[1:])
+        assert (found.status, f"overrides[1].{field}: {says}" in found.err) == (2, True), found.err
+    assert (Override.objects.count(), Policy.objects.count()) == before
+
+
+@pytest.mark.parametrize("how", ["project", "anonymous", "token", "global"])
+def test_a_plan_knows_by_what_a_limit_will_apply(cli, chat, how):
+    """As the control plane does, after the other steps of the plan, and applying it goes through."""
+    policy = PolicyFactory(slug="shared", is_global=how == "global")
+    LimitFactory(policy=policy, name="per-minute", quota=5)
+    text = limit_of("shared", quota=7)
+    if how == "project":
+        text = text.replace("  policy: chat--free\n", "  policy: shared\n", 1)
+        text = text[: text.index("  - limit: chat--free")] + text[text.index("  - limit: shared") :]
+    if how == "anonymous":
+        text = text.replace("  policy: chat--free\n", "  policy: chat--free\n  anonymous_policy: shared\n", 1)
+    if how == "token":
+        assert cli("apply", "chat.yaml", "--yes").status == 0
+        TokenFactory(project=ProjectFactory._meta.model.objects.get(slug="chat"), policy=policy)
+    chat.write_text(text)
+
+    assert cli("plan", "chat.yaml").status == 0
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    assert Override.objects.filter(limit__policy=policy, project__slug="chat", quota=7).exists()
+
+
+def test_an_override_of_a_token_must_apply_to_it(cli, chat, tokens):
+    """The policy of another token does not count."""
+    policy = LimitFactory(policy=PolicyFactory(slug="shared"), name="per-minute").policy
+    tokens[0].policy = policy
+    tokens[0].save()
+    rows = "".join(
+        f"  - token: {token.pk}\n    limit: shared/per-minute\n    quota: 7\n    reason: x\n" for token in tokens
+    )
+    chat.write_text(FILE.replace("token_overrides: []\n", "token_overrides:\n" + rows))
+    found = cli("plan", "chat.yaml")
+
+    assert found.status == 2
+    assert f"token_overrides[1].limit: Must apply to the token {tokens[1].pk}." in found.err
+    assert "token_overrides[0]" not in found.err

@@ -14,6 +14,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.files.late_checks import LateChecks
 from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, from_values
 from enforcement.cli.remote.files.present import (
     PresentState,
@@ -122,14 +123,27 @@ class ApplyReport:
         }
 
 
-def make_plan(server: ControlPlane, file: PolicyFile, wanted: Wanted) -> FilePlan:
-    """Return the plan for the present state. Raises ServerAway, RequestRefused, InvalidPlan and InvalidFiles."""
+def make_plan(
+    server: ControlPlane, file: PolicyFile, wanted: Wanted, base: Mapping[str, Any] | None = None
+) -> FilePlan:
+    """
+    Return the plan for the present state.
+
+    Args:
+        base: The state that it must be made for, as :meth:`FilePlan.to_json` names it.
+    Raises:
+        Moved: The present state is another one.
+        ServerAway, RequestRefused, InvalidPlan, InvalidFiles
+    """
     slug = file.project["slug"] if file.project else None
     present = read_present(server, slug, tokens=file.token_overrides is not None)
+    if base is not None and present.digest != base["state"]:
+        was, now = base.get("revision"), present.revision
+        raise Moved(f"{file.title} was changed after the plan was made (revision {was} then, {now} now).")
     changes = steps_between(present, file, wanted)
     _check_names(server, changes)
     _check_global(present, file)
-    _check_tokens(server, file, changes)
+    _check_late(server, file, changes, present)
     return FilePlan(file, wanted, changes, server.url, present.revision, present.digest, present=present)
 
 
@@ -149,19 +163,9 @@ def _check_global(present: PresentState, file: PolicyFile) -> None:
         raise InvalidFiles([file.error((_GLOBAL,), reason)])
 
 
-def _check_tokens(server: ControlPlane, file: PolicyFile, changes: PlannedChanges) -> None:
-    """Raise InvalidFiles, with the lines, if overrides are to be created for tokens that the project does not have."""
-    new = {step.name for step in changes.steps if step.kind == "override" and step.action == CREATE}
-    known: dict[str, bool] = {}
-    errors = []
-    for index, (key, override) in enumerate((file.token_overrides or {}).items()):
-        token = override["token"]
-        if key in new and token not in known:
-            found = one_or_none(server, f"tokens/{token}")
-            known[token] = found is not None and found.body["project"] == (file.project or {}).get("slug")
-        if key in new and not known[token]:
-            errors.append(file.error(("token_overrides", index, "token"), f"There is no token {token} in the project."))
-    if errors:
+def _check_late(server: ControlPlane, file: PolicyFile, changes: PlannedChanges, present: PresentState) -> None:
+    """Raise InvalidFiles, with the lines, for what the control plane would refuse after the first steps."""
+    if errors := LateChecks(server, file, present).errors(changes):
         raise InvalidFiles(errors)
 
 
@@ -186,18 +190,15 @@ def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Acc
     """
     try:
         file, wanted = from_values(values["file"]), Wanted(**values["options"])
-        base, url = values["base"]["state"], values["url"]
+        base, url = values["base"], values["url"]
+        base["state"]
     except KeyError as exc:
         raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written, but has no {exc}.") from None
     except (InvalidFiles, TypeError) as exc:
         raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written: {exc}") from None
     if url != account.url:
         raise InvalidPlan(f"Must be a plan for {account.url}, got one for {url}.")
-    plan = make_plan(server, file, wanted)
-    if plan.digest != base:
-        was, now = values["base"].get("revision"), plan.revision
-        raise Moved(f"{file.title} was changed after the plan was made (revision {was} then, {now} now).")
-    return plan
+    return make_plan(server, file, wanted, base)
 
 
 def check_base(plan: FilePlan, base: int | None) -> None:

@@ -278,6 +278,7 @@ __all__ = [
     "CHANGE",
     "CREATE",
     "DELETE",
+    "REFERENCES",
     "SIGNS",
     "PlanStep",
     "PlannedChanges",
