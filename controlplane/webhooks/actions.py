@@ -52,8 +52,13 @@ def replay(tx: Change, delivery: Delivery) -> Delivery:
     Make a message due now with an audit entry, and return it. It keeps its id and its body.
 
     One that waits for its first attempt is due already, and stays as it is.
+
+    Raises:
+        ValidationError: The destination is not active, so nothing is sent to it.
     """
     row = Delivery.objects.select_for_update(of=("self",)).select_related("destination").get(pk=delivery.pk)
+    if not row.destination.active:
+        raise ValidationError({"destination": ValidationError("Must be active, or nothing is sent.", code="inactive")})
     before = row.as_record()
     if row.state == PENDING and row.attempts == 0:
         return row

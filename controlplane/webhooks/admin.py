@@ -5,6 +5,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
@@ -216,9 +217,12 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
     )
     def replay(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         delivery = self.get_queryset(request).get(pk=self.key_of(object_id))
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            actions.replay(tx, delivery)
-            self.message_user(request, "The message is sent again within seconds.")
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                actions.replay(tx, delivery)
+                self.message_user(request, "The message is sent again within seconds.")
+        except ValidationError:
+            messages.error(request, f"Nothing is sent to {delivery.destination} while it is not active.")
         return done(change_url(delivery))
 
     @display(description="Destination")

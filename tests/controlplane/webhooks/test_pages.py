@@ -9,6 +9,7 @@ from django.core import serializers
 from django.urls import reverse
 from django.utils import timezone
 
+from controlplane.policies.models import AuditEntry
 from controlplane.webhooks import actions, deliveries
 from controlplane.webhooks.models import Delivery, Destination
 from tests.factories import DestinationFactory, MembershipFactory, ProjectFactory
@@ -76,6 +77,25 @@ def test_a_test_is_sent_from_the_page(as_ann, store, receiver, webhook):
     assert len(receiver.requests) == 2
     assert ">delivered<" in as_ann.get(LIST).content.decode()
     assert ">delivered<" in as_ann.get("/admin/webhooks/delivery/").content.decode()
+
+
+def test_nothing_is_sent_again_to_what_is_not_active(as_ann, api, store, receiver, webhook):
+    """The message would wait until somebody activates the destination, and would be sent then."""
+    as_ann.post(address(webhook(), "test"), DIALOG)
+    deliveries.run()
+    delivery = Delivery.objects.get()
+    Destination.objects.update(active=False)
+    before = Delivery.objects.values().get()
+
+    as_ann.post(address(delivery, "replay"), DIALOG)
+    page = as_ann.get(address(delivery)).text
+    refused = api("POST", f"deliveries/{delivery.pk}/replay")
+
+    assert "Nothing is sent to" in page
+    assert "is sent again" not in page
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, "#/destination")
+    assert Delivery.objects.values().get() == before
+    assert not AuditEntry.objects.filter(action="delivery.replay").exists()
 
 
 def test_nothing_is_sent_by_opening_an_address(as_ann, store, webhook):
