@@ -11,6 +11,8 @@ IDLE_MS = 5_000
 LOCK_WAIT_MS = 10_000
 # What PostgreSQL answers to one that waited too long, and to one that was idle for too long.
 LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION = "55P03", "25P03"
+# How often a deletion in pieces waits for rows that others have locked.
+MOST_WAITS = 3
 
 
 @contextmanager
@@ -104,20 +106,42 @@ def was_held_up(exc: DatabaseError) -> bool:
     return getattr(exc.__cause__, "sqlstate", "") in (LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION)
 
 
+class RowsLeft(Exception):
+    """Raised if rows stay because others have them locked. ``deleted`` is the number of those that were deleted."""
+
+    def __init__(self, rows: models.QuerySet, deleted: int) -> None:
+        super().__init__(f"Some {rows.model._meta.verbose_name_plural} stay, because they are locked.")
+        self.deleted = deleted
+
+
 def delete_in_pieces(rows: models.QuerySet, at_once: int) -> int:
     """
     Delete rows in small transactions, because drains wait for each of them, and return the number of deleted rows.
 
-    What a suspension of this process or a deadlock has undone is deleted again.
+    What a suspension of this process or a deadlock has undone is deleted again. After rows that somebody has locked did
+    not come in time, all others are deleted first.
+
+    Raises:
+        RowsLeft: Rows were still locked after MOST_WAITS.
     """
-    deleted = 0
-    while ids := list(rows.values_list("pk", flat=True)[:at_once]):
+    deleted, waits, skips = 0, 0, False
+    while True:
         try:
             with bounded():
+                chosen = rows.select_for_update(skip_locked=True) if skips else rows
+                ids = list(chosen.values_list("pk", flat=True)[:at_once])
                 number, _ = rows.model._default_manager.filter(pk__in=ids).delete()
         except DatabaseError as exc:
             if not (was_held_up(exc) or is_deadlock(exc)):
                 raise
+            waits, skips = waits + 1, True
+            if waits == MOST_WAITS:
+                raise RowsLeft(rows, deleted) from exc
         else:
             deleted += number
-    return deleted
+            if ids:
+                waits = 0
+            elif skips and rows.exists():
+                skips = False  # all that are left are locked
+            else:
+                return deleted

@@ -7,7 +7,7 @@ from typing import Any
 from django.apps import apps
 from django.db.models import ForeignKey, Model, QuerySet
 
-from controlplane.core.transactions import delete_in_pieces
+from controlplane.core.transactions import RowsLeft, delete_in_pieces
 from controlplane.publishing.changes import Change
 from controlplane.usage.models import Checkpoint
 
@@ -50,17 +50,26 @@ def outliving() -> list[type[Model]]:
     ]
 
 
-def erase(project_id: str) -> dict[str, int]:
+def erase(project_id: str) -> tuple[dict[str, int], list[str]]:
     """
-    Delete all rows of a project's usage, and return how many they were by the name of their model.
+    Delete all rows of a project's usage.
+
+    Returns:
+        How many rows were deleted by the name of their model, and a sentence for each model of which some stay.
 
     It may be repeated. Usage that still waits in the store is counted afterwards, so repeat it once that is drained.
     """
     deleted: Counter[str] = Counter()
+    left = []
     for rows in rows_of(project_id):
-        if number := delete_in_pieces(rows, DELETED_AT_ONCE):
+        try:
+            number = delete_in_pieces(rows, DELETED_AT_ONCE)
+        except RowsLeft as exc:
+            number = exc.deleted
+            left.append(str(exc))
+        if number:
             deleted[rows.model._meta.model_name or ""] += number
-    return dict(deleted)
+    return dict(deleted), left
 
 
 def note(tx: Change, project: ErasedProject, deleted: dict[str, int]) -> None:

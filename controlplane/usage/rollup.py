@@ -10,7 +10,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from controlplane.core.transactions import delete_in_pieces
+from django.db.models import QuerySet
+
+from controlplane.core.transactions import RowsLeft, delete_in_pieces
 from controlplane.core.upserts import Keyed, Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.statements import recording as months
@@ -131,7 +133,16 @@ def prune(now: datetime) -> int:
     old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
-    return sum(delete_in_pieces(rows, DELETED_AT_ONCE) for rows in old)
+    return sum(map(_delete, old))
+
+
+def _delete(rows: QuerySet) -> int:
+    """Delete rows, and return their number. The next run deletes those that are locked, if this one cannot."""
+    try:
+        return delete_in_pieces(rows, DELETED_AT_ONCE)
+    except RowsLeft as exc:
+        logger.warning("%s", exc)
+        return exc.deleted
 
 
 def tables() -> dict[type[UsageRow | MeteredRow], PartitionedTable]:

@@ -200,7 +200,7 @@ def test_a_deleted_project_is_erased_from_all_partitions(midnight):
         UsageRowFactory(at=at, period=period, project_id="proj_gone")
     UsageRowFactory(at=midnight, project_id="proj_1")
 
-    assert erasing.erase("proj_gone")["usagerow"] == 4
+    assert erasing.erase("proj_gone")[0]["usagerow"] == 4
     assert UsageRow.objects.get().project_id == "proj_1"
 
 

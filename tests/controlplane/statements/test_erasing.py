@@ -71,8 +71,8 @@ def test_more_rows_than_fit_into_a_transaction_go_too(store, monkeypatch) -> Non
     for back in range(5):
         UsageRowFactory(project_id=gone, at=now - timedelta(minutes=back))
 
-    assert erasing.erase(gone) == {"usagerow": 5}
-    assert erasing.erase(gone) == {}
+    assert erasing.erase(gone) == ({"usagerow": 5}, [])
+    assert erasing.erase(gone) == ({}, [])
 
 
 def test_a_project_that_exists_is_not_erased(store) -> None:

@@ -404,7 +404,7 @@ def suspended(rows, using):
     return deleted
 
 QuerySet._raw_delete = suspended
-assert erasing.erase("proj_1")["usagerow"] == 3
+assert erasing.erase("proj_1")[0]["usagerow"] == 3
 """
 
 

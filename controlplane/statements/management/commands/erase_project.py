@@ -34,8 +34,10 @@ class Command(BaseCommand):
         deletion = AuditEntry.objects.filter(action="project.delete", object_id=project_id).first()
         if deletion is None:
             raise CommandError(f"project: the audit has no deletion of a project with the id {project_id!r}.")
-        deleted = erasing.erase(project_id)
+        deleted, left = erasing.erase(project_id)
         with change(actor=Actor("erase_project", "command"), reason=reason) as tx:
             erasing.note(tx, erasing.ErasedProject(project_id, deletion.object_label), deleted)
         total = sum(deleted.values())
         self.stdout.write(f"{total:,} rows deleted." if total else "There were no rows. Nothing was deleted.")
+        if left:
+            raise CommandError(f"{' '.join(left)} Repeat the command.")
