@@ -24,7 +24,7 @@ def author_of(job: Job) -> Actor:
 
 def check_author(job: Job, role: str = EDITOR, scope: str = "") -> None:
     """
-    Do nothing if whoever started the job may still change rows of all projects that it concerns.
+    Do nothing if whoever started the job may still change rows of all projects that it concerns, of which may be none.
 
     Args:
         role: The least role that a user needs in each of them.
@@ -33,9 +33,11 @@ def check_author(job: Job, role: str = EDITOR, scope: str = "") -> None:
         ValidationError: The user or the key is gone, or may do less now.
     """
     concerned, key = job.projects.order_by("slug"), job.key
-    if job.user is not None and job.user.is_staff:
-        concerned = concerned.exclude(pk__in=projects_of(job.user, role).values("pk"))
+    if job.user is not None and job.user.is_staff and job.user.is_active:
+        lost = concerned.exclude(pk__in=projects_of(job.user, role).values("pk")).first()
     elif scope and key is not None and key.is_live and key.allows(scope):
-        concerned = concerned.none() if key.all_projects else concerned.exclude(pk__in=key.projects.values("pk"))
-    if lost := concerned.first():
+        lost = None if key.all_projects else concerned.exclude(pk__in=key.projects.values("pk")).first()
+    else:
+        lost = concerned.first() or "anything"
+    if lost:
         raise ValidationError(f"{job.created_by} may not change {lost} any more. What was done until then stays done.")

@@ -1,9 +1,16 @@
-"""The kinds of jobs. A room registers its own, with the function that does one slice of such a job."""
+"""
+The kinds of jobs. A room registers its own, with the function that does one slice of such a job.
+
+The configuration of its app names the modules that do so as ``job_modules``. A worker imports them with the first job.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
+from django.apps import apps
 from django.core.exceptions import ValidationError
 
 from controlplane.jobs.models import Job
@@ -50,4 +57,12 @@ def kind(name: str, *, writes: bool = True) -> Callable[[Slice], Slice]:
 
 def kind_of(job: Job) -> Kind | None:
     """Return the kind of a job, or None if this release does not know it."""
+    _register_all()
     return _kinds.get(job.kind)
+
+
+@cache
+def _register_all() -> None:
+    for config in apps.get_app_configs():
+        for module in getattr(config, "job_modules", ()):
+            import_module(module)

@@ -6,12 +6,7 @@ A task may run twice, even at the same time. The lock of each job's row makes th
 
 from celery import shared_task
 
-# The kinds of jobs that only REST starts, and that a worker must know too.
-from controlplane.api.writes import batch_jobs  # noqa: F401
 from controlplane.jobs import running
-from controlplane.overrides import api as overrides_api  # noqa: F401
-from controlplane.policies import api as policies_api  # noqa: F401
-from controlplane.projects import api as projects_api  # noqa: F401
 
 
 @shared_task

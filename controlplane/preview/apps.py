@@ -6,3 +6,4 @@ class PreviewConfig(AppConfig):
     label = "preview"
     verbose_name = "Preview"
     default_auto_field = "django.db.models.BigAutoField"
+    job_modules = ("controlplane.review.replaying",)

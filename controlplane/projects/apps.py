@@ -6,3 +6,4 @@ class ProjectsConfig(AppConfig):
     label = "projects"
     verbose_name = "Projects"
     default_auto_field = "django.db.models.BigAutoField"
+    job_modules = ("controlplane.projects.api", "controlplane.projects.bulk")

@@ -63,8 +63,7 @@ def test_a_slice_of_a_job_names_the_request_that_started_it(lines, monkeypatch):
     def fail(job: Any) -> bool:
         raise OperationalError("database is locked")
 
-    monkeypatch.setattr(kinds, "_kinds", dict(kinds._kinds))
-    kinds.kind("test", writes=True)(fail)
+    monkeypatch.setitem(kinds._kinds, "test", kinds.Kind(fail, writes=True))
     job = running.start("test", "Count", created_by="ann", channel="admin", request_id="req-1")
 
     running.run_next()

@@ -12,14 +12,12 @@ from tests.controlplane.adminkit.conftest import ann, as_ann  # noqa: F401  (fix
 @pytest.fixture
 def work() -> Iterator[Callable[..., None]]:
     """``work(function)`` makes the function the work of the kind "test"; ``writes=False`` says that it only reads."""
-    known = dict(kinds._kinds)
 
     def register(function: Callable[[Job], bool], *, writes: bool = True) -> None:
         kinds.kind("test", writes=writes)(function)
 
     yield register
-    kinds._kinds.clear()
-    kinds._kinds.update(known)
+    kinds._kinds.pop("test", None)
 
 
 @pytest.fixture

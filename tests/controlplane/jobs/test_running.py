@@ -8,10 +8,12 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from controlplane.jobs import running, tasks
+from controlplane.jobs import kinds, running, tasks
+from controlplane.jobs.actions import check_author
 from controlplane.jobs.models import Job
 from controlplane.policies.models import Policy
 from tests.controlplane.jobs.conftest import count_to_three
+from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -219,3 +221,43 @@ def test_old_jobs_are_deleted(begin):
 
     assert tasks.prune_jobs() == 1
     assert not Job.objects.filter(title="Old").exists()
+
+
+def test_a_worker_knows_all_kinds(run_python):
+    """Also those that only REST starts, whose rooms a worker does not import by itself."""
+    names = {"batch", "overrides", "project deletion", "replay", "tokens"}
+    worker = run_python(
+        "from controlplane.jobs import tasks\n"
+        "from controlplane.jobs.kinds import kind_of\n"
+        "from controlplane.jobs.models import Job\n"
+        f"assert all(kind_of(Job(kind=name)) for name in {sorted(names)})\n"
+        "from controlplane.api.writes.batch_jobs import _views\n"
+        "assert sorted(_views) == ['policies.override', 'policies.policy', 'projects.project'], _views"
+    )
+
+    assert worker.wait(180) == 0
+    assert kinds.kind_of(Job(kind="batch"))
+    assert kinds._kinds.keys() == names
+
+
+@pytest.mark.parametrize("person", [{}, {"is_active": False}, {"is_staff": False}], ids=["gone", "inactive", "guest"])
+def test_a_job_whose_projects_are_gone_ends_with_its_author(begin, person):
+    """None to look at must not stand for each of them being his own."""
+    user = UserFactory(username="ann", **{"is_superuser": True, "is_staff": True, **person})
+    job = begin(user=user)
+    if not person:
+        user.delete()
+        job.refresh_from_db()
+
+    with pytest.raises(ValidationError, match="ann may not change anything any more"):
+        check_author(job)
+
+
+def test_a_job_without_projects_ends_with_its_key(begin, key):
+    """While the key is live, it may go on."""
+    job = begin(key=key)
+    check_author(job, scope="projects:write")
+    key.revoke(timezone.now())
+
+    with pytest.raises(ValidationError, match="may not change anything any more"):
+        check_author(job, scope="projects:write")
