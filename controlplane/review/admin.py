@@ -50,9 +50,11 @@ class ReviewedPolicies(ReviewedForm):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         policy = context.get("original")
         if policy is not None and request.method == "GET":
-            context |= {
-                "verdicts": [verdict_context(one) for one in verdicts_of(policy, timezone.now(), visible(request))]
-            }
+            found = verdicts_of(policy, timezone.now(), visible(request))
+            # Several of which nothing is known yet would push the form out of sight, so they share one card.
+            silent = [one for one in found if not one.requests]
+            silent = silent if len(silent) > 1 else []
+            context |= {"verdicts": [verdict_context(one) for one in found if one not in silent], "silent": silent}
         return super().render_change_form(request, context, **options)
 
     def enforce_view(self, request: HttpRequest, object_id: str) -> HttpResponse:

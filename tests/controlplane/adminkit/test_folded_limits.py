@@ -148,3 +148,23 @@ def test_the_focus_stays_where_the_work_is(walker):
     for _ in range(2):
         page.get_by_role("button", name="Remove this limit").last.press("Enter")
     expect(page.get_by_role("link", name="Add another Limit")).to_be_focused()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_policy_is_changed_without_scripts(browser, walker):
+    """The theme hides each page until its script runs. Somebody may be in a hurry where none does."""
+    policy = PolicyFactory(slug="chat-free")
+    LimitFactory(policy=policy, name="per-minute", quota=25, mode="shadow", position=0)
+    LimitFactory(policy=policy, name="per-day", quota=5000, window_seconds=86400, mode="shadow", position=1)
+    with browser.new_context(java_script_enabled=False, viewport={"width": 1440, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"{walker.url}/admin/login/?next=/admin/policies/policy/")
+        page.get_by_label("Username").fill("ann")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("link", name="chat-free", exact=True).click()
+        page.locator(".sg-limit > summary").nth(1).click()
+        page.locator("#id_limits-1-quota").fill("400")
+        page.get_by_role("button", name="Save policy").click()
+        expect(page.get_by_text("was changed successfully")).to_be_visible()
+    assert Limit.objects.get(name="per-day").quota == 400

@@ -101,6 +101,19 @@ def test_nothing_seen_is_no_data(as_ann, policy, shadow):
     assert "/enforce/" not in page
 
 
+def test_limits_without_data_share_one_card(as_ann, policy, shadow, saw):
+    """One for each of them would push the form out of sight. Of one that saw requests, the card stays."""
+    for name in ("per-day", "per-week"):
+        LimitFactory(policy=policy, name=name, quota=7, mode="shadow")
+    saw("per-minute.candidate", TokenFactory(policy=policy), 100)
+
+    page = page_of(as_ann, policy)
+
+    assert "2 limits in shadow: no data, because no request matched them." in page
+    assert page.count('aria-label="Verdict on') == 1
+    assert "<strong>per-week</strong> (7 requests)" in page
+
+
 def test_usage_before_the_present_numbers_is_not_counted(policy, shadow, saw):
     """A verdict is on the numbers that the limit has now."""
     before = {"limits": [{"name": shadow.name, "quota": 50}]}
