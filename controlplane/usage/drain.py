@@ -81,7 +81,8 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
     repeated and rejected.
 
     Args:
-        more: Called once if there is more to count than one drain reads at once, so that another one may help.
+        more: Called once if there is more to count than one drain reads at once, so that another one may help, and once
+            more if the time of this one ends before it is counted.
     Raises:
         One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.
     """
@@ -125,6 +126,8 @@ def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult,
             # Behind the others, so that a stream that is never empty keeps no other one waiting.
             if claims and _is_drained(claims, entries, now, done) and is_more:
                 waiting.append(stream)
+    if waiting:
+        more()  # its turn comes after that of the tasks which wait meanwhile, and before that of the schedule
     while not place and time.monotonic() < deadline:
         denials = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
         if not denials:

@@ -437,6 +437,16 @@ def test_another_drain_is_asked_for_if_there_is_much(report_usage):
     assert (asked, total()) == (["more"], 421)
 
 
+def test_a_drain_whose_time_ends_early_asks_for_the_next_one(report_usage, monkeypatch):
+    """The schedule would leave a process idle for up to two seconds."""
+    asked = []
+    monkeypatch.setattr(drainer, "MOST_SECONDS", 0)
+    report_usage("proxy-1-1", row())
+
+    assert drain(NOON, more=lambda: asked.append("more")) == DrainResult()
+    assert asked == ["more"]
+
+
 def test_an_entry_that_is_older_than_the_known_ids_is_refused(client_of_store):
     """A store that was restored from a copy of weeks ago brings back what was counted and forgotten."""
     at = NOON - timedelta(days=7, seconds=1)
