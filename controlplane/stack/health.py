@@ -41,7 +41,9 @@ def worker() -> None:
 
 def beat(schedule: str) -> None:
     """Exit with an error if the file in which beat saves its schedule is old, which it is while beat reconnects."""
-    age = time.time() - Path(schedule).stat().st_mtime
+    # Python 3.13 keeps it in SQLite, which writes to the file beside it and to this one only now and then.
+    files = [path for path in (Path(schedule), Path(f"{schedule}-wal")) if path.exists()]
+    age = time.time() - max((path.stat().st_mtime for path in files), default=0)
     if age > OLDEST_SCHEDULE_SECONDS and _reaches_broker():
         sys.exit(f"{schedule}: must be at most {OLDEST_SCHEDULE_SECONDS} s old, but beat wrote it {age:.0f} s ago.")
 

@@ -1,8 +1,10 @@
 """The health checks of the containers of worker and beat, with and without a broker."""
 
 import os
+import shelve
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,17 @@ def test_a_beat_that_hangs_is_not_healthy(store, tmp_path, old_schedule):
 
     assert done.returncode == 1
     assert "must be at most 400 s old" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="earlier versions have no shelf in SQLite")
+def test_a_beat_that_writes_beside_the_file_is_healthy(store, tmp_path, old_schedule):
+    """Celery saves the schedule by a shelf, which is a database of SQLite since Python 3.13."""
+    Path(old_schedule).unlink()
+    with shelve.open(old_schedule, writeback=True) as schedule:
+        os.utime(old_schedule, (0, 0))
+        schedule["entries"] = {"name": "x" * 100}
+        schedule.sync()
+        assert checked(store.url, tmp_path, "beat", old_schedule).returncode == 0
 
 
 @pytest.mark.parametrize("part", ["worker", "beat"])
