@@ -1,5 +1,6 @@
 """What every page of the admin says while every limit is a shadow."""
 
+from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
@@ -7,6 +8,7 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from controlplane.emergency.models import BreakGlass
+from controlplane.publishing.models import OutboxEntry
 
 
 def banner(request: HttpRequest) -> dict[str, Any]:
@@ -17,4 +19,12 @@ def banner(request: HttpRequest) -> dict[str, Any]:
 
 
 def _broken(request: HttpRequest) -> BreakGlass | None:
-    return BreakGlass.in_force(timezone.now()) if request.user.is_authenticated else None
+    return broken_glass(timezone.now()) if request.user.is_authenticated else None
+
+
+def broken_glass(now: datetime) -> BreakGlass | None:
+    """Return the glass that is broken, with ``is_pending`` set if enforcers cannot know of its last change, or None."""
+    glass = BreakGlass.in_force(now)
+    if glass is not None:
+        glass.is_pending = OutboxEntry.objects.filter(revision=None, kind="emergency").exists()
+    return glass

@@ -221,6 +221,9 @@ class BreakGlass(models.Model):
     by = models.CharField(max_length=200)
     ended_by = models.CharField(max_length=200, blank=True)
 
+    # Whether no enforcer can know of it yet. Pages that say so set it.
+    is_pending = False
+
     class Meta:
         ordering = ["-began_at"]
         verbose_name_plural = "break glass"

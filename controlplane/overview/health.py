@@ -15,7 +15,8 @@ from django.utils.html import format_html, format_html_join
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.core.instants import exact
-from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.emergency.banner import broken_glass
+from controlplane.emergency.models import Suspension
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, lost_instances
 from controlplane.fleet.models import DEGRADED, OK, Instance
@@ -69,9 +70,12 @@ def lost_now(now: datetime) -> list[Instance]:
 
 def glass_health(now: datetime) -> Iterable[Fact]:
     """Yield a fact if the glass is broken. Nothing is well while no limit is enforced."""
-    if glass := BreakGlass.in_force(now):
-        detail = f"No limit is enforced until {exact(glass.ends_at)}. {glass.by}: {glass.reason}"
-        yield Fact("Break glass", "every limit is a shadow", "bad", detail, list_url(Suspension))
+    if glass := broken_glass(now):
+        text = "not published yet" if glass.is_pending else "every limit is a shadow"
+        end = exact(glass.ends_at)
+        said = f"Proxies go on as before, then no limit is enforced until {end}" if glass.is_pending else ""
+        detail = f"{said or f'No limit is enforced until {end}'}. {glass.by}: {glass.reason}"
+        yield Fact("Break glass", text, "bad", detail, list_url(Suspension))
 
 
 def store_health() -> Fact:

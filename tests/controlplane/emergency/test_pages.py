@@ -13,6 +13,7 @@ from controlplane.access.models import Membership
 from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
 from controlplane.emergency.ends import quick_end
 from controlplane.emergency.models import BreakGlass, Suspension
+from controlplane.publishing.publisher import publish_pending
 from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,6 +143,20 @@ def test_what_somebody_else_has_resumed_is_no_missing_page(as_ann, act, told, to
         assert "is not suspended any more" in told(response)[0]
         assert as_ann.post(f"{PAGE}sus_0/{what}/").status_code == 404
     assert not Suspension.objects.exists()
+
+
+def test_the_banner_claims_nothing_that_is_not_published(as_ann, store, token, settings):
+    """While the store is away, proxies go on enforcing. Published later, the glass is broken everywhere."""
+    sent = {"glass-length": "3600", "glass-reason": "wrong limits"}
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    page = as_ann.post(PAGE + "glass/break/", sent, follow=True).content.decode()
+    assert "This is not published yet." in page
+    assert "No limit is enforced." not in page
+    assert "Break glass: not published yet." in as_ann.get("/admin/").content.decode()
+
+    settings.REDIS_URL = store.url
+    publish_pending()
+    assert "No limit is enforced." in as_ann.get(PAGE).content.decode()
 
 
 def test_the_second_who_breaks_the_glass_learns_of_the_first(as_ann, act, told, token):
