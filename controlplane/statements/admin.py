@@ -92,7 +92,8 @@ class StatementAdmin(ReadOnlyAdmin):
         days: Days | None,
         template: str,
     ) -> HttpResponse:
-        now, whole = timezone.now(), report.total(scope)
+        now, summary = timezone.now(), report.summary(scope)
+        whole = summary.total
         given = {name: value for name, value in request.GET.items() if name in SUBJECTS}
         by = {"group": group, **({"label": label} if label else {})}
         month = f"{scope.month:%Y-%m}"
@@ -113,8 +114,8 @@ class StatementAdmin(ReadOnlyAdmin):
                 for one, url in zip(found[0], _urls(found[0], group, label, given, month), strict=True)
             ],
             "more": found[1],
-            "limits": [(one, permits(one.counts["cost"], one.detail)) for one in report.by_limit(scope)],
-            "corrections": report.corrections(scope),
+            "limits": [(one, permits(one.counts["cost"], one.detail)) for one in summary.limits],
+            "corrections": summary.corrections,
             "given": given,
             "months": [(f"{one:%Y-%m}", f"{one:%B %Y}") for one in report.months_of(scope.projects)],
             "month": month,
@@ -271,11 +272,12 @@ def _csv(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
     writer.writerow(
         ["month", "time_zone", "kind", "name", "id_or_unit", *COLUMNS, "calls", "money", "currency_millionths"]
     )
+    summary = report.summary(scope)
     parts = [
-        ("total", [report.total(scope)]),
+        ("total", [summary.total]),
         (group, lines),
-        ("limit", report.by_limit(scope)),
-        ("correction", report.corrections(scope)),
+        ("limit", summary.limits),
+        ("correction", summary.corrections),
     ]
     for kind, some in parts:
         for line in some:
@@ -296,16 +298,17 @@ def _csv(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
 
 def _json(scope: Scope, lines: list[Line], group: str) -> HttpResponse:
     """Return all lines as JSON."""
+    summary = report.summary(scope)
     body = {
         "month": f"{scope.month:%Y-%m}",
         "time_zone": scope.zone,
         "closes_at": closes_at(scope.month, scope.zone).isoformat(),
         "closed": scope.is_closed(timezone.now()),
         "of": subject_of(scope),
-        "total": report.total(scope).counts,
+        "total": summary.total.counts,
         f"by_{group}": [_as_json(line, "zone" if group == "day" else "id") for line in lines],
-        "by_limit": [{"limit": line.name, "unit": line.detail, **line.counts} for line in report.by_limit(scope)],
-        "corrections": [{"arrived_on": line.name, **line.counts} for line in report.corrections(scope)],
+        "by_limit": [{"limit": line.name, "unit": line.detail, **line.counts} for line in summary.limits],
+        "corrections": [{"arrived_on": line.name, **line.counts} for line in summary.corrections],
     }
     return JsonResponse(body)
 

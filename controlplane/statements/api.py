@@ -60,11 +60,12 @@ class StatementView(Exported, ApiView):
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the sum of everything, the lines of the group, those of limits, and those of late arrivals."""
         scope, group = self._scope(), self.query["group"]
+        summary = report.summary(scope)
         parts = {
-            "total": [report.total(scope)],
+            "total": [summary.total],
             group: self._lines(scope, group),
-            "limit": report.by_limit(scope),
-            "correction": report.corrections(scope),
+            "limit": summary.limits,
+            "correction": summary.corrections,
         }
         return (_record(scope, kind, line) for kind, lines in parts.items() for line in lines)
 

@@ -86,9 +86,53 @@ class Line:
         return sum(self.counts.get(name, 0) for name in ("input", "cached_input", "cache_write", "output"))
 
 
-def total(scope: Scope) -> Line:
-    """Return the sums of everything. Requests count once, but under a policy once for each of its limits."""
-    return Line("Total", counts={**_sum(decisions_of(scope), counts_of(scope)), **_sum(scope.metered(), METERED)})
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """
+    What a statement has beside the lines of its group.
+
+    Attributes:
+        total: The sums of everything. Requests count once, but under a policy once for each of its limits.
+        limits: The sums of each limit and unit, the most used first. A request is in the line of each of its limits.
+        corrections: The sums of usage that arrived after the month was closed, for each day on which it did.
+    """
+
+    total: Line
+    limits: list[Line]
+    corrections: list[Line]
+
+
+def summary(scope: Scope) -> Summary:
+    """Return the summary of a statement. Of a popular policy, the database takes long to read the rows only once."""
+    by = ("policy_id", "limit_name", "unit", "correction")
+    usage = list(scope.usage().order_by().values(*by).annotate(**_sums(COUNTS)))
+    metered = list(scope.metered().order_by().values("correction").annotate(**_sums(METERED)))
+    whole, late = Line("Total"), {}
+    limits: dict[tuple[str, ...], Line] = {}
+    for name in (*counts_of(scope), *METERED):
+        whole.counts[name] = 0
+    for row in usage:
+        if row["limit_name"]:
+            _add(limits.setdefault(tuple(row[name] for name in by[:3]), Line("")), row, COUNTS)
+        if scope.policy or all(row[name] == value for name, value in TOTAL.items()):
+            _add(whole, row, counts_of(scope))
+            _add(late.setdefault(row["correction"], Line(row["correction"])), row, counts_of(scope))
+    for row in metered:
+        _add(whole, row, METERED)
+        _add(late.setdefault(row["correction"], Line(row["correction"])), row, METERED)
+    return Summary(whole, _named_limits(limits), [line for day, line in sorted(late.items()) if day])
+
+
+def _named_limits(lines: dict[tuple[str, ...], Line]) -> list[Line]:
+    slugs = dict(Policy.objects.filter(pk__in={policy for policy, *_ in lines}).values_list("pk", "slug"))
+    for (policy, limit, unit), line in lines.items():
+        line.name, line.detail = f"{slugs.get(policy, policy)}/{limit}", unit
+    return [line for _, line in sorted(lines.items(), key=lambda pair: (-pair[1].counts["cost"], pair[0]))]
+
+
+def _add(line: Line, row: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        line.counts[name] = line.counts.get(name, 0) + (row[f"sum_{name}"] or 0)
 
 
 def decisions_of(scope: Scope) -> QuerySet[MonthRow]:
@@ -99,17 +143,6 @@ def decisions_of(scope: Scope) -> QuerySet[MonthRow]:
 def counts_of(scope: Scope) -> tuple[str, ...]:
     """Return the counts that have a sum. The costs of the limits of a policy may have different units."""
     return tuple(name for name in COUNTS if name != "cost") if scope.policy else COUNTS
-
-
-def by_limit(scope: Scope) -> list[Line]:
-    """Return the sums of each limit and unit, the most used first. A request is in the line of each of its limits."""
-    rows = scope.usage().exclude(limit_name="").values("policy_id", "limit_name", "unit")
-    found = list(rows.annotate(**_sums(COUNTS)).order_by("-sum_cost", "policy_id", "limit_name", "unit"))
-    slugs = dict(Policy.objects.filter(pk__in={row["policy_id"] for row in found}).values_list("pk", "slug"))
-    return [
-        Line(f"{slugs.get(row['policy_id'], row['policy_id'])}/{row['limit_name']}", row["unit"], _named(row, COUNTS))
-        for row in found
-    ]
 
 
 def by_token(scope: Scope, at_most: int | None = None) -> tuple[list[Line], int]:
@@ -169,16 +202,6 @@ def by_model(scope: Scope) -> list[Line]:
     return sorted(lines.values(), key=_busiest)
 
 
-def corrections(scope: Scope) -> list[Line]:
-    """Return the sums of usage that arrived after the month was closed, for each day on which it did."""
-    lines: dict[str, Line] = {}
-    _merge(lines, decisions_of(scope).exclude(correction="").annotate(line=F("correction")), counts_of(scope))
-    _merge(lines, scope.metered().exclude(correction="").annotate(line=F("correction")), METERED)
-    for day, line in lines.items():
-        line.name = day
-    return [line for _, line in sorted(lines.items())]
-
-
 def months_of(projects: tuple[str, ...]) -> list[date]:
     """Return the months of which there is usage of these projects, the last one first."""
     rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month").values_list("month", flat=True)
@@ -215,10 +238,6 @@ def _sums(names: tuple[str, ...]) -> dict[str, Sum]:
 
 def _named(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, int]:
     return {name: row[f"sum_{name}"] or 0 for name in names}
-
-
-def _sum(rows: QuerySet, names: tuple[str, ...]) -> dict[str, int]:
-    return _named(rows.aggregate(**_sums(names)), names)
 
 
 def _busiest(line: Line) -> tuple[int, int, str]:

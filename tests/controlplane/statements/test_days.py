@@ -43,7 +43,7 @@ def test_days_begin_at_midnight_of_the_zone_and_add_up_to_the_month(berlin):
     used = {one.day.day: one.counts["allowed"] for one in found.days if one.counts}
     assert used == {24: 1, 25: 2 + 4, 26: 8, 31: 16}
     assert (found.zone, len(found.days), found.rest) == ("Europe/Berlin", 31, None)
-    assert sum(used.values()) == report.total(scope(berlin, OCTOBER)).counts["allowed"]
+    assert sum(used.values()) == report.summary(scope(berlin, OCTOBER)).total.counts["allowed"]
 
 
 def test_the_rest_of_the_month_is_foretold_from_the_same_days_of_two_weeks(berlin):
@@ -90,7 +90,7 @@ def test_a_token_a_label_and_a_policy_have_days_of_their_own(berlin):
         (scope(berlin, policy=limit.policy), 2),
     ):
         assert days_of(of, NOW).days[19].counts["allowed"] == allowed
-        assert report.total(of).counts["allowed"] == allowed
+        assert report.summary(of).total.counts["allowed"] == allowed
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "Europe/Berlin"])
