@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 from uuid import uuid4
@@ -214,8 +215,10 @@ def _confirm(made: FilePlan, *, yes: bool, quiet: bool) -> None:
 
 def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
     def told(step: PlanStep, revision: str) -> None:
-        if not quiet:
-            show(f"Done: {step.title}{f' (revision {revision})' if revision else ''}", error=True)
+        # The reader may have gone, as in `2>&1 | head`. The other steps are made all the same.
+        with suppress(BrokenPipeError):
+            if not quiet:
+                show(f"Done: {step.title}{f' (revision {revision})' if revision else ''}", error=True)
 
     return told
 
