@@ -21,7 +21,8 @@ _SCRIPT = Axe().axe_script
 _MARK_ALIKE = """() => {
     const states = ['class', 'style', 'type', 'role', 'aria-current', 'aria-expanded', 'aria-selected', 'aria-pressed',
                     'aria-checked', 'aria-disabled', 'aria-invalid'];
-    const hasText = node => node.nodeType === Node.TEXT_NODE && node.data.trim() !== '';
+    // Axe does not judge the colours of a single letter.
+    const letters = node => node.nodeType === Node.TEXT_NODE ? node.data.trim().length : 0;
     const alike = [], shape = element => {
         const seen = new Set(), children = [...element.children], inner = children.map(shape);
         inner.forEach((found, i) => {
@@ -30,7 +31,8 @@ _MARK_ALIKE = """() => {
             seen.add(key);
         });
         const own = [element.tagName, ...element.getAttributeNames(), ...states.map(name => element.getAttribute(name)),
-                     element.checked, element.selected, element.open, [...element.childNodes].some(hasText)];
+                     element.checked, element.selected, element.open,
+                     Math.min(2, Math.max(0, ...[...element.childNodes].map(letters)))];
         return `${own} (${inner})`;
     };
     document.querySelectorAll('[data-alike]').forEach(element => element.removeAttribute('data-alike'));
@@ -40,15 +42,16 @@ _MARK_ALIKE = """() => {
                            {id: 'link-in-text-block', selector: 'a[href]:not([data-alike])'}]});
 }"""
 # Only violations are returned: to hand over what passed takes longer than to find it.
-_RUN = """async rules => {
-    const options = {resultTypes: ['violations'], ...(rules.length ? {runOnly: rules} : {})};
+_RUN = """async ([rules, without]) => {
+    const off = Object.fromEntries(without.map(rule => [rule, {enabled: false}]));
+    const options = {resultTypes: ['violations'], rules: off, ...(rules.length ? {runOnly: rules} : {})};
     return (await axe.run(options)).violations;
 }"""
 
 
-def graves(page: Page, rules: Sequence[str] = ()) -> list[dict[str, Any]]:
+def graves(page: Page, rules: Sequence[str] = (), *, without: Sequence[str] = ()) -> list[dict[str, Any]]:
     """
-    Return the critical and serious violations of some rules, or of all if none are named.
+    Return the critical and serious violations of some rules, or of all if none are named, but for those *without*.
 
     The colours of elements that are alike are judged once, but in a full run.
     """
@@ -56,4 +59,5 @@ def graves(page: Page, rules: Sequence[str] = ()) -> list[dict[str, Any]]:
         page.evaluate(_SCRIPT)
     if scale(True, False):
         page.evaluate(_MARK_ALIKE)
-    return [violation for violation in page.evaluate(_RUN, list(rules)) if violation["impact"] in GRAVE]
+    found = page.evaluate(_RUN, [list(rules), list(without)])
+    return [violation for violation in found if violation["impact"] in GRAVE]

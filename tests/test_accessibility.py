@@ -45,3 +45,12 @@ def test_what_is_alike_is_judged_by_all_other_rules(page: Page) -> None:
     )
 
     assert [violation["id"] for violation in graves(page)] == ["image-alt"]
+    assert graves(page, without=["image-alt"]) == []
+
+
+def test_a_word_is_judged_below_single_letters(page: Page) -> None:
+    """Axe says nothing of the colours of a letter, so a letter cannot stand for a word."""
+    letter = ROW.replace("row", "1")
+    page.set_content(PAGE % ("pale", 4 * letter + ROW + letter))
+
+    assert [violation["id"] for violation in graves(page)] == ["color-contrast"]
