@@ -350,7 +350,8 @@ def table(runs: Sequence[Run]) -> str:
         own = statistics.median(run.rows / run.worker_cpu for run in some)
         every = statistics.median(run.rows / (run.worker_cpu + run.database_cpu) for run in some)
         share = statistics.median(run.database_share for run in some)
-        lines.append(f"| {workers} | {wall:,.0f} | {wall / one:.2f} | {own:,.0f} | {every:,.0f} | {share:.0%} |")
+        name = f"{workers} worker{'s' if workers > 1 else ''}"
+        lines.append(f"| {name} | {wall:,.0f} | {wall / one:.2f} | {own:,.0f} | {every:,.0f} | {share:.0%} |")
     return "\n".join(lines)
 
 
