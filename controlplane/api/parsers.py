@@ -24,8 +24,13 @@ class StrictJSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
-        """Return the JSON value in a request's body, or raise TooLarge or ParseError."""
-        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        """
+        Return the JSON value in a request's body, or raise TooLarge or ParseError.
+
+        The view's ``most_bytes`` says how long the body may be, if it is not as short as others.
+        """
+        view = (parser_context or {}).get("view")
+        limit = getattr(view, "most_bytes", None) or settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         body = stream.read(limit + 1)
         if len(body) > limit:
             raise TooLarge(f"The body must have at most {limit} bytes.")

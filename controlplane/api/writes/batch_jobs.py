@@ -28,6 +28,8 @@ from controlplane.publishing.changes import change
 
 JOB = "batch"
 MOST_IN_A_JOB = 10_000
+# Of the body of a batch: 400 bytes an item. A policy with one limit has about 150, and with three about 350.
+MOST_BYTES = 4 * 1024 * 1024
 # Errors in the result of a job, which counts all wrong items.
 MOST_LISTED = 100
 LATER = f"Must not be given with more than {MOST_ITEMS:,} items, because a job creates them after the response."
@@ -45,6 +47,7 @@ class JobBatched(Batched):
     """
 
     most_items = MOST_IN_A_JOB
+    most_bytes: int | None = None  # of the body of a batch; other bodies are as long as the settings allow
     about_items = f"At most {MOST_IN_A_JOB:,}. If there are more than {MOST_ITEMS:,}, a job creates them."
     more_responses: ClassVar[dict[int, Any]] = {202: JobSerializer}
     identity: ClassVar[tuple[str, ...]] = ("slug",)
@@ -58,7 +61,7 @@ class JobBatched(Batched):
     def model_name(cls) -> str:
         return cls.serializer_class.Meta.model._meta.label_lower
 
-    @action(detail=False, methods=["post"], url_path=ADDRESS)
+    @action(detail=False, methods=["post"], url_path=ADDRESS, most_bytes=MOST_BYTES)
     def batch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """
         Create up to 1,000 objects in one change with one publication, or up to 10,000 by a job.

@@ -1,5 +1,7 @@
 """More objects than one change should have: a job checks all of them, and then creates them in slices."""
 
+import json
+
 import pytest
 from django.core.exceptions import ValidationError
 
@@ -296,6 +298,21 @@ def test_what_no_job_does_is_refused_at_once(api, path, items, more, status, cod
 def test_a_thousand_are_created_at_once(api, few, store):
     """As before."""
     assert api("POST", "policies/batch", {"items": policies(5)}).status_code == 201
+
+
+def test_a_batch_may_be_longer_than_other_bodies(api, store):
+    """So many items of usual length do not fit into what one object may have."""
+    items = [policy | {"description": "x" * 300} for policy in policies(5_000)]
+    assert 2**20 < len(json.dumps({"items": items})) < 4 * 2**20
+
+    assert found(api, api("POST", "policies/batch", {"items": items}))["total"] == 5_000
+
+    response = api("POST", "policies/batch", {"items": items * 2})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    assert "at most 4194304 bytes" in response.json()["detail"]
+    response = api("POST", "policies", policies(1)[0] | {"description": "x" * 2**20})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    assert "at most 1048576 bytes" in response.json()["detail"]
 
 
 def test_projects_are_created_by_a_job(api, few, store):
