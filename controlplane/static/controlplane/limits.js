@@ -159,6 +159,20 @@
     judge(reply.request);
   };
 
+  // The button does nothing before another script has made it, and that script has no event to wait for.
+  const BEGIN_TRIES = 100;
+  const BEGIN_PAUSE_MS = 50;
+  const begin = (group, tries) =>
+    setTimeout(() => {
+      if (rows().length) return;
+      opening = true;
+      group.querySelector(".add-row")?.click();
+      opening = false;
+      if (!rows().length && tries > 1) begin(group, tries - 1);
+      // The form is filled in from its top.
+      else if (document.activeElement === document.body) document.getElementById("id_slug")?.focus();
+    }, tries === BEGIN_TRIES ? 0 : BEGIN_PAUSE_MS);
+
   const rows = () => [...document.querySelectorAll("#limits-group .form-group:not(.empty-form)")];
   let opening = false;
   let timer = 0;
@@ -220,13 +234,6 @@
     rows().forEach(show);
     ask();
     // A policy without limits has no effect, so start with one limit.
-    if (rows().length || !location.pathname.endsWith("/add/")) return;
-    setTimeout(() => {
-      // The form is filled in from its top, so the focus stays there.
-      opening = true;
-      group.querySelector(".add-row")?.click();
-      opening = false;
-      document.getElementById("id_slug")?.focus();
-    });
+    if (location.pathname.endsWith("/add/")) begin(group, BEGIN_TRIES);
   });
 })();

@@ -34,10 +34,11 @@ on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="in
 FEW = data.Size(tokens=1_200, policies=150, projects=150)
 # In a list of several pages, the keys are read first. The lists of a member may have one page among few rows.
 KEYS = 1
-# These read more, up to 600 candidates near a limit, the newest tokens with labels, the projects and policies of the
-# tokens on the page, and all projects for the choice of one.
+# These read more, up to 600 candidates near a limit, the newest denials, the newest tokens with labels, the projects
+# and policies of the tokens on the page, and all projects for the choice of one.
 BOUNDED = {
     "/admin/",
+    "/admin/explain/",
     "/admin/near-limit/",
     "/admin/projects/token/",
     "/admin/projects/token/labels/",

@@ -61,7 +61,7 @@ def issue(published: Published, *limits: Limit) -> dict[str, str]:
 
 def test_a_token_sees_its_limits_also_when_they_are_used_up(door: Any, published: Published) -> None:
     """And the page is charged to none of them."""
-    client, headers = door(), issue(published, HOUR)
+    headers, client = issue(published, HOUR), door()
 
     before = client.get(USAGE_PATH, headers=headers)
     statuses = [client.get("/a", headers=headers).status_code for _ in range(3)]
@@ -91,7 +91,7 @@ def test_the_page_needs_a_token_that_is_valid(door: Any, published: Published) -
 
 def test_the_page_is_read_by_get_and_head(door: Any, published: Published) -> None:
     """HEAD has the fields of GET and no body; anything else is 405 and charges nothing."""
-    client, headers = door(), issue(published, HOUR)
+    headers, client = issue(published, HOUR), door()
     page = client.get(USAGE_PATH, headers=headers)
 
     head = client.head(USAGE_PATH, headers=headers)
@@ -148,7 +148,7 @@ def test_guests_see_their_own_limits(door: Any, published: Published) -> None:
 @pytest.mark.parametrize("door", ["asgi", "wsgi"], indirect=True)
 def test_the_page_says_503_without_the_store(door: Any, published: Published, store: ValkeyServer) -> None:
     """Never a number that may be wrong."""
-    client, headers = door(), issue(published, HOUR)
+    headers, client = issue(published, HOUR), door()
     assert client.get(USAGE_PATH, headers=headers).status_code == 200
 
     store.freeze()
@@ -177,7 +177,7 @@ def test_the_members_of_the_page(door: Any, published: Published) -> None:
         Limit(name="by-path", quota=7, window_seconds=60, partition_by=("path",)),
         Limit(name="by-team", quota=7, window_seconds=60, partition_by=("header.x-team", "ip")),
     ]
-    client, headers = door(), issue(published, *limits)
+    headers, client = issue(published, *limits), door()
     token = headers["Authorization"].removeprefix("Bearer ")
     ends_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     published.override("own/hourly", quota=5, token=token, ends_at=ends_at)
@@ -221,7 +221,7 @@ def test_reading_the_page_writes_nothing_to_the_store(door: Any, published: Publ
     """Otherwise whoever invents header values would fill the register of partition values, without any limit."""
     team = Limit(name="team", quota=7, window_seconds=60, partition_by=("header.x-team",), mode="shadow")
     slots = Limit(name="slots", algorithm="concurrency", quota=3, window_seconds=20)
-    client, headers = door(), issue(published, HOUR, team, slots)
+    headers, client = issue(published, HOUR, team, slots), door()
     client.get(USAGE_PATH, headers=headers)
     before = _counters(published)
 
@@ -255,7 +255,7 @@ def test_a_value_beyond_the_cap_shows_the_shared_counter(door: Any, published: P
 def test_hostile_requests_for_the_page(door: Any, published: Published) -> None:
     """Get an answer that says what is wrong, and no other path is the page."""
     team = Limit(name="team", quota=7, window_seconds=60, partition_by=("header.x-team",))
-    client, headers = door(), issue(published, team)
+    headers, client = issue(published, team), door()
 
     too_long = client.get(USAGE_PATH, headers={**headers, "X-Team": "x" * 1_025})
     assert (too_long.status_code, too_long.json()["code"]) == (431, "attribute_too_long")
@@ -275,7 +275,7 @@ def _counters(published: Published) -> set[str]:
 def test_a_rollover_counts_neither_as_used_nor_as_quota(door: Any, published: Published) -> None:
     """What is used is that of the window, also while nothing was carried into it."""
     month = Limit(name="month", quota=10, calendar="month", rollover=20)
-    client, headers = door(), issue(published, month, HOUR)
+    headers, client = issue(published, month, HOUR), door()
 
     client.get("/a", headers=headers)
     rows = {row["limit"]: row for row in client.get(USAGE_PATH, headers=headers).json()["limits"]}
