@@ -246,7 +246,7 @@ def test_a_key_of_the_application_in_such_a_field_is_no_token(door: Any) -> None
 def test_requests_with_a_token_are_limited_by_its_own_policies(door: Any, published: Published) -> None:
     """Before and after requests without one."""
     published.policy("own", Limit(name="own", quota=9, window_seconds=3600))
-    client, headers = door(**SHOP), bearer(published.token(project="shop", policy="own"))
+    headers, client = bearer(published.token(project="shop", policy="own")), door(**SHOP)
 
     answers = [client.get("/a", headers=one) for one in ({}, headers, {}, headers, {})]
 

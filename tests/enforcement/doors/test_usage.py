@@ -55,7 +55,7 @@ def door(
 
 def issue(published: Published, *limits: Limit) -> dict[str, str]:
     """Publish a token under these limits, and return the header fields that show it."""
-    published.policy("own", *limits)
+    published.policy("own", *limits)  # before the door opens: one that lacks the policy says 503 until it has read it
     return bearer(published.token(project="shop", policy="own"))
 
 
@@ -78,7 +78,7 @@ def test_a_token_sees_its_limits_also_when_they_are_used_up(door: Any, published
 
 def test_the_page_needs_a_token_that_is_valid(door: Any, published: Published) -> None:
     """A problem, as from any other path; no cache keeps it."""
-    client, revoked = door(), published.token(project="shop", revoked=True)
+    revoked, client = published.token(project="shop", revoked=True), door()
 
     answers = [client.get(USAGE_PATH, headers=it) for it in ({}, bearer("x"), bearer(mint("live")), bearer(revoked))]
 
@@ -120,7 +120,7 @@ def test_the_switch_is_a_boolean(value: Any) -> None:
 @pytest.mark.parametrize("door", SWITCHED, indirect=True)
 def test_the_page_can_be_switched_off(door: Any, published: Published) -> None:
     """Its path then is one like any other: charged, and answered by the application, if it has it."""
-    client, headers = door(usage_endpoint=False), issue(published, HOUR)
+    headers, client = issue(published, HOUR), door(usage_endpoint=False)
 
     answers = [client.get(USAGE_PATH, headers=headers) for _ in range(3)]
 
@@ -236,7 +236,7 @@ def test_a_value_beyond_the_cap_shows_the_shared_counter(door: Any, published: P
     """Because its requests are counted there."""
     published.policy("own", Limit(name="team", quota=7, window_seconds=3600, partition_by=("header.x-team",)))
     published.project("small", partition_cap=1)
-    client, headers = door(), bearer(published.token(project="small", policy="own"))
+    headers, client = bearer(published.token(project="small", policy="own")), door()
 
     for team in ("a", "b", "c"):
         client.get("/a", headers={**headers, "X-Team": team})
