@@ -90,7 +90,15 @@ class Counter(Protocol):
 
 
 class FixedWindow:
-    """Permits used in the window that ends at ``ends``. If that is 0, it never ends."""
+    """
+    Permits used in the window that ends at ``ends``. If that is 0, it never ends.
+
+    Attributes:
+        rolled: What is known of earlier windows (``number``, ``before``, ``had``, ``spent``) if the limit had a
+            rollover in this one. If it gets its rollover back before another window is charged, it goes on with that.
+    """
+
+    rolled: tuple[int, int, int, int] | None = None
 
     def __init__(self) -> None:
         self.used, self.ends, self.last = 0, -1, 0
@@ -102,11 +110,11 @@ class FixedWindow:
             start, end = _window(now, spec)
             self.behind = self.ends != 0 and self.last - now > end - start
             if self.behind:
-                self.ends, self.last = end, now
+                self.ends, self.last, self.rolled = end, now, None
         self.now = max(now, self.last)
         if self.ends == 0 or self.now < self.ends:
             return
-        self.used, self.ends = 0, _window(self.now, spec)[1]
+        self.used, self.ends, self.rolled = 0, _window(self.now, spec)[1], None
 
     def room(self) -> float:
         return self.cap - self.used
@@ -572,8 +580,13 @@ def _copy_of(counter: Counter) -> Counter:
 def _begun_as(kind: type[Counter], kept: Counter | None) -> Counter:
     """Return a new counter. A fixed window that got a rollover, or lost it, keeps its usage."""
     counter = kind()
-    if isinstance(kept, (FixedWindow, RollingWindow)) and isinstance(counter, (FixedWindow, RollingWindow)):
+    if isinstance(kept, RollingWindow) and isinstance(counter, FixedWindow):
         counter.used, counter.ends, counter.last = kept.used, kept.ends, kept.last
+        counter.rolled = (kept.number, kept.before, kept.had, kept.spent)
+    elif isinstance(kept, FixedWindow) and isinstance(counter, RollingWindow):
+        counter.used, counter.ends, counter.last = kept.used, kept.ends, kept.last
+        if kept.rolled:
+            counter.number, counter.before, counter.had, counter.spent = kept.rolled
     return counter
 
 

@@ -107,3 +107,25 @@ def test_random_walks_of_the_store_and_the_reference_are_alike(client, algorithm
     client.connection_pool.release(connection)
 
     assert decisions / 10 < denied < decisions * 9 / 10
+
+
+def test_a_rollover_that_is_away_for_a_moment_carries_what_it_would_have(client):  # noqa: F811
+    """What is known of earlier windows stays with the counter until another window is charged."""
+    back, late = (Pair("rollover", 6, WINDOWS[0], None) for _ in range(2))
+    calls = []
+    for pair, is_late in ((back, False), (late, True)):
+        calls.append(pair.decide(1, charge=True))
+        pair.change(rollover=0)
+        calls.append(pair.decide(2, charge=True))
+        if is_late:
+            pair.now += 2 * 3_600 * SECOND
+            calls.append(pair.decide(2, charge=True))
+        pair.change(rollover=14)
+        pair.now += 6 * 3_600 * SECOND
+        calls.append(pair.decide(0, charge=False))
+
+    connection = client.connection_pool.get_connection()
+    judge(connection, calls)
+    client.connection_pool.release(connection)
+
+    assert [calls[at][1][2] for at in (2, 6)] == [6 + 14, 6]

@@ -24,11 +24,12 @@ def held(server: ValkeyServer, tokens: Sequence[str], used: Sequence[str]) -> in
         "global": {"schema": 1, "policy": None},
     }
     rows = {digest(token): published.token(id=f"tok_{number}") for number, token in enumerate(tokens)}
-    with connect(server.url, timeout=10) as client, Limiter(server.url) as limiter:
+    with connect(server.url, timeout=10) as client:
         client.flushall()
         publication = Publication(1, 1, "store-1", documents, rows, full=True, replace_all=True)
         call_function(client, *publish_call(publication, published.KEYS))
-        del rows, publication
+    del rows, publication
+    with Limiter(server.url) as limiter:
         limiter.check(tokens[-1])
         gc.collect()
         tracemalloc.start()
