@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from controlplane.policies.models import Limit
+from controlplane.policies.models import Limit, Policy
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory
 
@@ -71,12 +71,17 @@ def test_an_error_opens_its_limit(admin_client, policy):
     assert Limit.objects.get(name="per-day").quota == 500
 
 
-@pytest.mark.django_db(transaction=True)
-def test_limits_are_unfolded_by_the_keyboard(walker):
-    """A changed limit says so while it is folded, and a new one is open."""
+def with_two_limits() -> Policy:
     policy = PolicyFactory(slug="chat-free")
     LimitFactory(policy=policy, name="per-minute", quota=25, position=0)
     LimitFactory(policy=policy, name="per-day", quota=5000, window_seconds=86400, position=1)
+    return policy
+
+
+@pytest.mark.django_db(transaction=True)
+def test_limits_are_unfolded_by_the_keyboard(walker):
+    """A changed limit says so while it is folded, and a new one is open."""
+    policy = with_two_limits()
     page = walker.page
     walker.log_in("ann", PASSWORD)
     walker.open(address(policy))
@@ -112,9 +117,7 @@ def test_limits_are_unfolded_by_the_keyboard(walker):
 @pytest.mark.django_db(transaction=True)
 def test_what_a_browser_restores_is_said(walker):
     """Whoever comes back to the page finds what was typed. Its line says so, and its fields fit the algorithm."""
-    policy = PolicyFactory(slug="chat-free")
-    LimitFactory(policy=policy, name="per-minute", quota=25, position=0)
-    LimitFactory(policy=policy, name="per-day", quota=5000, window_seconds=86400, position=1)
+    policy = with_two_limits()
     page = walker.page
     walker.log_in("ann", PASSWORD)
     walker.open(address(policy))
