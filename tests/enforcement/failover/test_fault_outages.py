@@ -28,7 +28,8 @@ from tests.scale import scale
 pytestmark = pytest.mark.proof(times=5)
 
 WIDE = [{"name": "rate", "algorithm": "fixed_window", "quota": 1_000_000, "window_seconds": 86_400}]
-GENEROUS = {"margin_ms": 200.0, "alone_ms": 10.0}
+# On a busy machine a process may lose the store once more before it has decided anything there.
+GENEROUS = {"margin_ms": 200.0, "alone_ms": 10.0, "vain": 10}
 # One freeze that is over before anybody notices, one of a few time budgets, and one of many. Whoever waits a budget at
 # every decision of an outage, or returns to a store that is frozen again, is seen in each of the longer ones.
 FREEZES = scale((0.01, 0.15, 0.6), (0.01, 0.05, 0.15, 0.6, 1.2, 3.0))
