@@ -23,6 +23,7 @@ from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
+from controlplane.publishing.basis import last_state
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from enforcement.control.instances import PROBLEMS
@@ -87,7 +88,7 @@ def store_health() -> Fact:
         detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
         return Fact("Store", "not reachable", "bad", f"{detail} Until then, proxies decide by each limit's rule.")
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
-    last = publisher.last_state()
+    last = last_state()
     if state.name != last:
         return Fact("Store", f"at {state.name}", "warn", f"SQL is at {last}; {detail}")
     return Fact("Store", "reachable", "good", f"{last}, {detail}")

@@ -6,11 +6,11 @@ A document always describes the present state, so the order and the repetition o
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import batched
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import Prefetch, Q, QuerySet
 
@@ -103,9 +103,30 @@ def count_documents() -> int:
 
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:
     """Return the documents of tokens by digest, with None for a token that is deleted or expired for over a day."""
+    return changed_tokens(digests, now).documents
+
+
+class ChangedTokens(NamedTuple):
+    """The documents of tokens by digest, as ``tokens`` returns them, and the names of those that SQL has."""
+
+    documents: dict[str, Document | None]
+    names: list[dict[str, str]]
+    """What people may read: the "id" and the "prefix", in the order of the ids."""
+
+
+def changed_tokens(digests: Iterable[str], now: datetime) -> ChangedTokens:
+    """Return the documents and the names of tokens, from one query."""
     digests = set(digests)
-    compiled = dict(_tokens(_rows(Token.objects.filter(digest__in=digests), now)))
-    return {digest: compiled.get(digest) for digest in digests}
+    if not digests:
+        return ChangedTokens({}, [])
+    names, rows = [], []
+    fields = ("prefix", "expires_at", "digest", *_OF_A_TOKEN)
+    for prefix, expires_at, *row in Token.objects.filter(digest__in=digests).order_by("pk").values_list(*fields):
+        names.append({"id": row[1], "prefix": prefix})
+        if expires_at is None or expires_at > now - EXPIRED_FOR:
+            rows.append(row)
+    compiled = dict(_tokens(rows))
+    return ChangedTokens({digest: compiled.get(digest) for digest in digests}, names)
 
 
 def all_tokens(now: datetime) -> Iterator[tuple[str, Document]]:
@@ -217,7 +238,7 @@ def _rows(rows: QuerySet[Token], now: datetime) -> QuerySet[Token, tuple[Any, ..
     return _published(rows, now).values_list("digest", *_OF_A_TOKEN)
 
 
-def _tokens(rows: Iterable[tuple[Any, ...]], *, in_order: bool = False) -> Iterator[tuple[str, Document]]:
+def _tokens(rows: Iterable[Sequence[Any]], *, in_order: bool = False) -> Iterator[tuple[str, Document]]:
     """Yield the digest and the document of each of these rows. *in_order*: They are in the order of their ids."""
     for batch in batched(rows, ROWS_AT_ONCE):
         overrides = _overrides_of_tokens([row[1] for row in batch], in_order=in_order)

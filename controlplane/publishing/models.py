@@ -149,6 +149,11 @@ class Work:
             entries = entries.filter(kind__in=among)
         return cls(list(entries.order_by("pk")[:BATCH]))
 
+    @classmethod
+    def is_pending(cls) -> bool:
+        """Return whether an outbox entry is not published yet."""
+        return OutboxEntry.objects.filter(revision=None).exists()
+
     def ids(self, kind: str) -> list[str]:
         """Return the object ids of the entries of this kind."""
         return [object_id for wanted, object_id in self.wanted if wanted == kind]

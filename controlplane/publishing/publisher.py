@@ -9,9 +9,7 @@ compiled after everything that the store already has.
 
 import logging
 import secrets
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import redis
 from django.conf import settings
@@ -25,12 +23,13 @@ from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, installation, kept, kinds, rebuild
-from controlplane.publishing.models import OutboxEntry, Revision, Work
+from controlplane.publishing import compile, installation, rebuild
+from controlplane.publishing.basis import Basis, last_state, save_revision
+from controlplane.publishing.models import OutboxEntry, Work
 from controlplane.publishing.rebuild import Progress
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, publish_whole_call, refused_by, tags_of
-from enforcement.model.documents import MAX_EPOCH, StateName, epoch_of, with_epoch
+from enforcement.model.documents import MAX_EPOCH, with_epoch
 from enforcement.store.client import STORE_ERRORS, call_function
 
 logger = logging.getLogger(__name__)
@@ -48,25 +47,6 @@ TOKENS_IN_A_REQUEST = 1000
 
 class Postponed(RuntimeError):
     """Raised if nothing can be published now. The outbox keeps the pending changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Basis:
-    """What a publication is made of: the state of the store, the last one in SQL, and the outbox entries."""
-
-    state: store.StoreState
-    last: StateName
-    work: Work
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether the store is at another revision than SQL, because one of the two was emptied or restored."""
-        return self.state.name != self.last
-
-    @property
-    def has_others(self) -> bool:
-        """Whether the store has documents of another state, and so may have tokens that SQL has deleted since."""
-        return bool(self.state.fields) and self.is_elsewhere
 
 
 def publish_promptly() -> None:
@@ -101,9 +81,10 @@ def publish_pending(
     client = client or store.connection()
     revision = None
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS, wait_ms=LOCK_WAIT_MS) as fence:
+        more = fence is not None
         try:
-            while fence and (published := publish_next(client, most_tokens, progress, in_slices=in_slices)):
-                revision = published
+            while more and (published := publish_next(client, most_tokens, progress, in_slices=in_slices)):
+                revision, more = published, Work.is_pending()
         except Postponed:
             # A rebuild that was killed keeps the next one away for seconds. A revocation must not wait for that.
             while _publish_meanwhile(client, most_tokens):
@@ -165,12 +146,6 @@ def last_revision() -> int:
     return last_state().revision
 
 
-def last_state() -> StateName:
-    """Return the epoch and the number of the last revision in SQL, both 0 before the first."""
-    found = Revision.objects.order_by("-number").values_list("epoch", "number").first()
-    return StateName(*found) if found else StateName(0, 0)
-
-
 def publish_next(
     client: redis.Redis, most_tokens: int | None = None, progress: Progress | None = None, *, in_slices: bool = False
 ) -> int | None:
@@ -183,8 +158,6 @@ def publish_next(
         One of STORE_ERRORS: The store is unavailable.
         Postponed: Nothing can be published now, or the store belongs to another installation.
     """
-    if not OutboxEntry.objects.filter(revision=None).exists():
-        return None
     check_owner(client)
     rebuilt = rebuild.Rebuild(LOCK, LOCK_TTL_MS, progress, in_slices)
     with rebuilt.ended(client):
@@ -192,7 +165,7 @@ def publish_next(
             # Read before anything is read from SQL, as the docstring of this module explains.
             state = store.StoreState.read(client)
             with snapshot():
-                basis = Basis(state, last_state(), Work.pending())
+                basis = Basis.of(state, Work.pending())
                 if not basis.work.entries:
                     return None
                 full = _is_full(basis, most_tokens)
@@ -216,7 +189,7 @@ def _publish(
     if not _send(client, publication, rebuilt):
         return None
     checkpoints.forget(client, publication.documents)
-    return _mark(basis, publication, rebuilt.tokens if rebuilt and publication.full else 0)
+    return save_revision(basis, publication, rebuilt.tokens if rebuilt and publication.full else 0)
 
 
 def _write_tokens(client: redis.Redis, rebuilt: rebuild.Rebuild) -> None:
@@ -236,7 +209,7 @@ def _publish_meanwhile(client: redis.Redis, most_tokens: int | None = None) -> i
     check_owner(client)
     state = store.StoreState.read(client)
     with snapshot():
-        basis = Basis(state, last_state(), Work.pending(among=PARTS))
+        basis = Basis.of(state, Work.pending(among=PARTS))
         if not basis.work.entries or state.is_empty or basis.is_elsewhere:
             return None
         publication = _compile(client, basis, full=False)
@@ -281,21 +254,21 @@ def _compile(client: redis.Redis, basis: Basis, full: bool) -> Publication:
     A store in another state than SQL was emptied or restored from a backup, or SQL was. Then everything is published,
     after every state that SQL, the store or a live instance has, as instances never obey an earlier one.
     """
-    last, work, now = basis.last, basis.work, timezone.now()
+    last, work = basis.last, basis.work
     begins = ("epoch", "") in work.wanted
     states = [last, basis.state.name, *([heartbeats.highest_state(last, client)] if full else [])]
     epoch = min(max(known.epoch for known in states) + begins, MAX_EPOCH)
     documents = compile.all_documents() if full else compile.documents(work.wanted)
     unknown: dict[str, compile.Document | None] = {}
     if full and basis.has_others:
-        unknown = dict.fromkeys(rebuild.unknown_tokens(client, now))
+        unknown = dict.fromkeys(rebuild.unknown_tokens(client, basis.at))
     revision = max(known.revision for known in states) + 1
     return Publication(
         revision=revision,
-        now_us=microseconds(now),
+        now_us=microseconds(basis.at),
         documents=documents,
         # In a full publication too, because a rebuild does not write deleted tokens, and tokens change during it.
-        tokens=unknown | compile.tokens(work.ids("token"), now),
+        tokens=unknown | basis.tokens.documents,
         resets=compile.resets(work.ids("reset")),
         prices=compile.prices(revision) if full or ("prices", "") in work.wanted else (),
         full=full,
@@ -338,59 +311,10 @@ def _send(client: redis.Redis, publication: Publication, rebuilt: rebuild.Rebuil
     if rebuilt and publication.full:
         call = publish_whole_call(publication, rebuilt.mark, store.keys())
     refused = refused_by(call_function(client, *call))
-    if refused is None:
+    if refused is not None:
+        if rebuilt and refused < 0:
+            rebuilt.mark = ""
+        return False
+    if publication.full:  # the reconciler sees to a store that has lost it alone
         installation.write_decision_key(client)
-    elif rebuilt and refused < 0:
-        rebuilt.mark = ""
-    return refused is None
-
-
-def _mark(basis: Basis, publication: Publication, rewritten: int) -> int:
-    """
-    Save the revision that the store has accepted, and return its number.
-
-    After a crash before this, the same state is published again as the next revision.
-    """
-    now, work = timezone.now(), basis.work
-    with transaction.atomic():
-        revision = Revision.objects.create(
-            number=publication.revision,
-            # Only a full publication can begin another epoch than that of the last revision.
-            epoch=epoch_of(publication.store_id) if publication.full else basis.last.epoch,
-            at=now,
-            by=work.by,
-            channel=work.channel,
-            changes={**_changes(publication, rewritten), "ids": work.changes},
-            published_at=now,
-            kind=kinds.kind_of(publication, work.changes),
-        )
-        kinds.note_changes(revision, work.changes)
-        kept.keep(revision.number, {**publication.documents, **_changed_tokens(work, publication)})
-        # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
-        ids = [entry.pk for entry in work.entries]
-        OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
-    logger.info("Published revision %d", revision.number)
-    return revision.number
-
-
-def _changed_tokens(work: Work, publication: Publication) -> dict[str, compile.Document]:
-    """
-    Return the documents of the changed tokens by the names under which they are kept, without those of deleted ones.
-
-    A full publication has the documents of all tokens. Those that did not change are kept already.
-    """
-    documents = [publication.tokens.get(digest) for digest in work.ids("token")]
-    return {f"token:{document['id']}": document for document in documents if document}
-
-
-def _changes(publication: Publication, rewritten: int) -> dict[str, Any]:
-    """Return the part of a publication that people may read, with tokens by id and prefix, and without digests."""
-    digests = [] if publication.full else list(publication.tokens)
-    return {
-        "full": publication.full,
-        "documents": publication.documents,
-        "tokens": list(Token.objects.filter(digest__in=digests).order_by("pk").values("id", "prefix")),
-        "token_count": rewritten or len(publication.tokens),
-        "resets": publication.resets,
-        **({"prices": True} if publication.prices else {}),
-    }
+    return True

@@ -15,6 +15,7 @@ from controlplane.core.locks import hold
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.publishing import compile, installation, publisher, rebuild
+from controlplane.publishing.basis import last_state
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
 from enforcement.store.client import load_library
@@ -103,7 +104,7 @@ def _remove_invalid(client: redis.Redis) -> list[str]:
     lines = []
     if present[0] is not None and not found.revision:
         lines.append("the revision was not a number")
-    elif not heartbeats.is_plausible(found.revision, publisher.last_state()):
+    elif not heartbeats.is_plausible(found.revision, last_state()):
         lines.append(f"the revision {found.revision} was not plausible")
     if lines:
         client.hdel(documents, "revision")
@@ -124,7 +125,7 @@ PRICES: Difference = ("prices", "", "the prices differed")
 
 
 def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
-    state, last = store.StoreState.read(client), publisher.last_state()
+    state, last = store.StoreState.read(client), last_state()
     if state.is_empty and not last.revision:
         return [("all", "", "nothing was published yet")]
     if state.is_empty:

@@ -161,13 +161,44 @@ def test_a_crash_after_the_store_took_it_publishes_again(store, client_of_store,
     project = ProjectFactory()
     ask_for("project", project.pk)
     with monkeypatch.context() as patch:
-        patch.setattr(publisher, "_mark", lambda *_: 1 / 0)
+        patch.setattr(publisher, "save_revision", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             publisher.publish_pending()
 
     assert publisher.publish_pending() == 2
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "2"
     assert not OutboxEntry.objects.filter(revision=None).exists()
+
+
+def test_what_is_changed_during_a_publication_is_published_too(store, monkeypatch):
+    """Whoever changed it was sent away by the lock, and relies on the publisher at work."""
+    ask_for("project", ProjectFactory().pk)
+    save, late = publisher.save_revision, iter([ProjectFactory().pk])
+
+    def save_and_change(*args):
+        for pk in late:
+            ask_for("project", pk)
+        return save(*args)
+
+    monkeypatch.setattr(publisher, "save_revision", save_and_change)
+
+    assert publisher.publish_pending() == 2
+    assert not OutboxEntry.objects.filter(revision=None).exists()
+
+
+def test_an_expired_token_is_named_but_no_longer_published(store, token_document):
+    """For a day it stays published, so that its holder learns why it is refused."""
+    publisher.publish_all()
+    now = timezone.now()
+    over, recent = (TokenFactory(expires_at=now - timedelta(hours=hours)) for hours in (25, 23))
+    for token in (over, recent):
+        ask_for("token", token.digest)
+
+    number = publisher.publish_pending()
+
+    assert token_document(over.digest) is None
+    assert token_document(recent.digest)["id"] == recent.pk
+    assert {named["id"] for named in Revision.objects.get(pk=number).changes["tokens"]} == {over.pk, recent.pk}
 
 
 def test_a_publisher_that_was_overtaken_compiles_again(store, document, monkeypatch):

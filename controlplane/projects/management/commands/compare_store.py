@@ -19,7 +19,8 @@ from controlplane.core.transactions import snapshot
 from controlplane.emergency.restored import Missing, missing_in, missing_of
 from controlplane.projects.actions import revoke_tokens
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, publisher, rebuild
+from controlplane.publishing import compile, rebuild
+from controlplane.publishing.basis import last_state
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import OWN_FIELDS, as_document
@@ -73,7 +74,7 @@ class Command(BaseCommand):
 
     def _compare(self, client: redis.Redis) -> Found:
         """Print the differences, and return what the store refuses and the database does not."""
-        state, last = store.StoreState.read(client), publisher.last_state()
+        state, last = store.StoreState.read(client), last_state()
         if state.is_empty:
             raise CommandError("The store is empty, so nothing says what was changed after the backup.")
         self.stdout.write(f"The store is at {state.name}, the database at {last}.")

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from controlplane.publishing import publisher
+from controlplane.publishing.basis import last_state
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import queue_unknown_tokens
 from enforcement.model.documents import MAX_EPOCH
@@ -69,7 +70,7 @@ class Command(BaseCommand):
         unknown = queue_unknown_tokens()
         if unknown:
             self.stdout.write(f"Deleting {unknown} tokens that are not in SQL.")
-        if reason and publisher.last_state().epoch >= MAX_EPOCH:
+        if reason and last_state().epoch >= MAX_EPOCH:
             raise CommandError(f"--new-epoch: must not follow epoch {MAX_EPOCH}, which is the last one.")
         bar = Bar(self.stderr) if self.stderr.isatty() else None
         try:
