@@ -59,7 +59,9 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     The kinds are "policy", "project", "global" and "emergency", whose document is None without an emergency. It comes
     with each suspended project too, because it says whether that one is active after its suspension.
     """
-    wanted = set(wanted)
+    wanted = {(kind, pk) for kind, pk in wanted if kind != "token"}
+    if not wanted:
+        return {}  # nothing but tokens was changed, as in most publications
     found: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
     found |= _policies(Policy.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "policy"]))
     projects = _with_overrides(Project.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "project"]))
