@@ -11,6 +11,9 @@ from django.conf import settings
 
 from controlplane.webhooks.targets import MAX_URL_LENGTH, Refused
 
+# To connect, and again for each read.
+SECONDS = 4.0
+
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
@@ -24,7 +27,7 @@ def check(url: str) -> str:
     if not separator or name not in settings.ALERT_SERVICES:
         raise Refused(f"Must begin with the name of an allowed service: {', '.join(settings.ALERT_SERVICES)}, and ://.")
     if not url.isascii() or not url.isprintable() or _service(url) is None:
-        raise Refused(f"Must be a URL for {name} as the documentation of apprise has it.")
+        raise Refused(f"Must be a URL for {name} as the documentation of apprise has it, without a template.")
     return name
 
 
@@ -37,11 +40,18 @@ def notify(url: str, title: str, text: str) -> bool:
 
 
 def _service(url: str) -> "NotifyBase | None":
-    """Return the service of a URL, or None if apprise cannot read it."""
+    """Return the service of a URL, or None if apprise cannot read it, or if it would read a file or another URL."""
     # Imported only where a service is used, because it takes a third of a second.
-    from apprise import Apprise
+    from apprise import Apprise, AppriseAttachment
 
     service = Apprise.instantiate(url, suppress_exceptions=True)
-    if service is not None:
-        service.verify_certificate = True  # whatever the URL says
+    if service is None:
+        return None
+    # Slack, Discord and Telegram fill in a template of the URL, which may name a file of this server or an address
+    # inside the network.
+    if any(isinstance(value, AppriseAttachment) and len(value) for value in vars(service).values()):
+        return None
+    # Whatever the URL says of these.
+    service.verify_certificate, service.redirects = True, False
+    service.socket_connect_timeout = service.socket_read_timeout = SECONDS
     return service

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.core import serializers
 from django.utils import timezone
 
-from controlplane.webhooks import deliveries, sealing
+from controlplane.webhooks import deliveries, sealing, services
 from controlplane.webhooks.models import Delivery, Destination
 from tests.factories import ProjectFactory
 
@@ -92,6 +92,38 @@ def test_a_wrong_service_is_refused_without_its_secret(api, store, url):
     assert {error["pointer"] for error in answer.json()["errors"]} == {"#/service_url"}
     assert CANARY not in answer.content.decode()
     assert not Destination.objects.exists()
+
+
+@pytest.mark.parametrize("template", ["/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:{port}/t"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/?template={{}}&x={CANARY}",
+        "tgram://123456789:AAbbccddeeffgghhiijjkkllmmnnoopp/12345?template={}",
+        "discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js/?template={}",
+    ],
+)
+def test_no_template_of_a_url_is_read(receiver, settings, url, template):
+    """Which would be a file of this server, or an address inside the network."""
+    settings.ALERT_SERVICES = ["slack", "tgram", "discord"]
+    plain, given = url.split("?")[0], template.format(port=receiver.listener.getsockname()[1])
+    assert services.check(plain)
+
+    with pytest.raises(services.Refused, match="without a template"):
+        services.check(url.format(given))
+    assert not services.notify(url.format(given), "title", "text")
+    assert receiver.requests == []
+
+
+def test_a_url_does_not_choose_how_long_a_service_may_take(chat, receiver, monkeypatch):
+    """Nor whether it leads elsewhere."""
+    monkeypatch.setattr(services, "SECONDS", 0.2)
+    for answer in (receiver.hang, f"HTTP/1.1 307 Moved\r\nLocation: {receiver.url}\r\n\r\n".encode()):
+        chat.set_service(f"{receiver.url.replace('http://', 'json://')}?rto=600&cto=600&redirect=yes")
+        receiver.answers = [answer]
+        assert not services.notify(sealing.unseal(chat.sealed), "title", "text")
+
+    assert len(receiver.requests) == 2
 
 
 def test_a_chat_needs_the_url_of_its_service(api, store):
