@@ -23,12 +23,13 @@ def rotate(tx: Change, destination: Destination) -> str:
     """
     Give a webhook another secret with an audit entry, and return that secret.
 
-    For 24 hours, messages are signed with the former one too.
+    For 24 hours, messages are signed with the former one too. If that one is not a day old either, they are signed with
+    the one before it as well, because the receiver may still have it.
     """
     row = Destination.objects.select_for_update().get(pk=destination.pk)
-    before = row.as_record()
-    row.generation, row.rotated_at = row.generation + 1, timezone.now()
-    row.save(update_fields=["generation", "rotated_at"])
+    before, now = row.as_record(), timezone.now()
+    row.signs_from, row.generation, row.rotated_at = row.oldest(now), row.generation + 1, now
+    row.save(update_fields=["signs_from", "generation", "rotated_at"])
     tx.record("destination.rotate", row, before=before, after=row.as_record())
     return secret(row)
 

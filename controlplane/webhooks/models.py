@@ -20,6 +20,8 @@ from controlplane.webhooks.targets import MAX_URL_LENGTH, Refused, check_written
 MOST_EMAILS = 20
 # For so long after a rotation, messages have a signature of the former secret too.
 OVERLAP = timedelta(hours=24)
+# If a secret is rotated again within that time, of so many former ones.
+MOST_FORMER = 4
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 
@@ -33,6 +35,7 @@ class Destination(models.Model):
         sealed: The encrypted URL of the service, which has secrets.
         generation: The number of the present secret.
         rotated_at: When the former secret was replaced. None: never.
+        signs_from: The number of the oldest secret that signs for a time after the rotation. None: the former one.
     """
 
     WEBHOOK, EMAIL, CHAT = "webhook", "email", "chat"
@@ -54,6 +57,7 @@ class Destination(models.Model):
     active = models.BooleanField(default=True, help_text="An inactive destination gets nothing.")
     generation = models.PositiveIntegerField(default=1, editable=False)
     rotated_at = models.DateTimeField(null=True, editable=False)
+    signs_from = models.PositiveIntegerField(null=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -108,8 +112,13 @@ class Destination(models.Model):
 
     def secrets(self, now: datetime) -> list[str]:
         """Return the secrets with which a message is signed now, the present one first."""
-        former = self.rotated_at is not None and now < self.rotated_at + OVERLAP
-        return secrets_of(self.pk, [self.generation, *([self.generation - 1] if former else [])])
+        return secrets_of(self.pk, range(self.generation, self.oldest(now) - 1, -1))
+
+    def oldest(self, now: datetime) -> int:
+        """Return the number of the oldest secret with which a message is signed now."""
+        if self.rotated_at is None or now >= self.rotated_at + OVERLAP:
+            return self.generation
+        return max(self.signs_from or self.generation - 1, self.generation - MOST_FORMER)
 
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
