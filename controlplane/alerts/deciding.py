@@ -22,6 +22,8 @@ from controlplane.webhooks.deliveries import body_of, enqueue
 KEPT = timedelta(days=90)
 # Of one decision, so that its transaction is short. The next look decides on the others.
 MOST_EVENTS = 500
+# A task is stopped before it is so old. So a decision that is further ahead is one of a clock that was set back since.
+CLOCK_SET_BACK = timedelta(minutes=2)
 
 
 def decide(rule: AlertRule, found: Found, now: datetime) -> list[AlertEvent]:
@@ -29,13 +31,13 @@ def decide(rule: AlertRule, found: Found, now: datetime) -> list[AlertEvent]:
     Save the events that follow from what was found, with their messages, and return them.
 
     Args:
-        now: When the look began. Nothing is decided if a later one has decided already.
+        now: When the look began. Nothing is decided if a later one has decided already, unless the clock was set back.
     """
     is_open = Q(state=RAISED, resolved_at=None)
     if not found.findings and not AlertEvent.objects.filter(is_open, rule=rule).exists():
         return []  # most looks end here, without a transaction, which on SQLite would block other writers
     with transaction.atomic():
-        earlier = Q(evaluated_at=None) | Q(evaluated_at__lt=now)
+        earlier = Q(evaluated_at=None) | Q(evaluated_at__lt=now) | Q(evaluated_at__gt=now + CLOCK_SET_BACK)
         if not AlertRule.objects.filter(earlier, pk=rule.pk, active=True).update(evaluated_at=now):
             return []
         past = _past(rule, found, now)
@@ -54,7 +56,8 @@ def _past(rule: AlertRule, found: Found, now: datetime) -> defaultdict[str, list
     """Return the raised events that are open, of the present period, or within the cool-down, by subject."""
     subjects = [finding.subject for finding in found.findings]
     periods = {finding.period for finding in found.findings if finding.period}
-    recent = Q(subject__in=subjects) & (Q(at__gt=_cooled_at(rule, now)) | Q(period__in=periods))
+    cooling = Q(at__gt=now - _cool_down(rule), at__lt=now + _cool_down(rule))
+    recent = Q(subject__in=subjects) & (cooling | Q(period__in=periods))
     rows = AlertEvent.objects.filter(Q(resolved_at=None) | recent, rule=rule, state=RAISED)
     past: defaultdict[str, list[AlertEvent]] = defaultdict(list)
     for event in rows.order_by("-at", "-id"):
@@ -62,8 +65,8 @@ def _past(rule: AlertRule, found: Found, now: datetime) -> defaultdict[str, list
     return past
 
 
-def _cooled_at(rule: AlertRule, now: datetime) -> datetime:
-    return now - timedelta(seconds=rule.cool_down_seconds)
+def _cool_down(rule: AlertRule) -> timedelta:
+    return timedelta(seconds=rule.cool_down_seconds)
 
 
 def _of_subject(
@@ -71,10 +74,10 @@ def _of_subject(
 ) -> list[AlertEvent]:
     """Return the new events of one subject. Those of its earlier events that are over are saved as such."""
     still = [event for event in past if event.resolved_at is None]
-    level = finding.level if finding else 0
     over: list[AlertEvent] = []
-    if still and level < min(event.level for event in still):
-        if finding is None and not found.says_over(still[0], now):
+    # Less than the threshold that was reached is not over. Events say of their end that the lowest one is not reached.
+    if still and finding is None:
+        if not found.says_over(still[0], now):
             return []
         highest = max(still, key=lambda event: event.level)
         over = [_resolved(highest, now)] if rule.recovery else []
@@ -89,8 +92,11 @@ def _of_subject(
 
 def _is_new(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: datetime) -> bool:
     """Return whether there is no event of this level or a higher one in the period or within the cool-down."""
-    cooled_at, period = _cooled_at(rule, now), _period(finding, past, now)
-    return not any(one.level >= finding.level and (one.period == period or one.at > cooled_at) for one in past)
+    cool_down, period = _cool_down(rule), _period(finding, past, now)
+    # Also of one that is ahead, because the clock was set back.
+    return not any(
+        one.level >= finding.level and (one.period == period or abs(now - one.at) < cool_down) for one in past
+    )
 
 
 def _period(finding: Finding, past: list[AlertEvent], now: datetime) -> str:

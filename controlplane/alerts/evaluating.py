@@ -4,7 +4,8 @@ import logging
 from datetime import datetime
 from threading import Event, Thread
 
-from django.db import DatabaseError, connection
+from billiard.exceptions import SoftTimeLimitExceeded
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from controlplane.alerts import deciding, watching
@@ -27,7 +28,18 @@ def evaluate(now: datetime) -> int:
     look.begin()
     # Outages first, because a slow look at counters must not delay them.
     rules.sort(key=lambda rule: rule.kind != OUTAGE)
-    return sum(len(deciding.decide(rule, watching.find(look, rule), now)) for rule in rules)
+    return sum(_evaluate(rule, look) for rule in rules)
+
+
+def _evaluate(rule: AlertRule, look: Look) -> int:
+    """Return the number of new events of a rule. An error of this program in one rule leaves the others evaluated."""
+    try:
+        return len(deciding.decide(rule, watching.find(look, rule), look.now))
+    except (OperationalError, InterfaceError, SoftTimeLimitExceeded):
+        raise  # which no other rule is spared
+    except Exception:
+        logger.exception("The rule %s could not be evaluated", rule.pk)
+        return 0
 
 
 def evaluate_outage(now: datetime) -> int:
@@ -45,7 +57,7 @@ def evaluate_outage(now: datetime) -> int:
     is_open = AlertEvent.objects.filter(rule__in=outages, state=RAISED, resolved_at=None).exists()
     if not (look.away or is_open):
         return 0
-    count = sum(len(deciding.decide(rule, watching.find(look, rule), now)) for rule in outages)
+    count = sum(_evaluate(rule, look) for rule in outages)
     deliveries.run(WATCH_SECONDS)
     return count
 

@@ -70,7 +70,8 @@ class Look:
         before = Steadiness.objects.filter(number=1).first()
         since = None
         if not self.away:
-            goes_on = before is not None and before.steady_since and self.now - before.looked_at <= GAP
+            # The clock may have been set back since.
+            goes_on = before is not None and before.steady_since and abs(self.now - before.looked_at) <= GAP
             since = before.steady_since if before is not None and goes_on else self.now
         Steadiness.objects.update_or_create(number=1, defaults={"looked_at": self.now, "steady_since": since})
         return since

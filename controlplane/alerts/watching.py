@@ -175,7 +175,9 @@ def _lost_at(host: str, gone: list[Instance]) -> Finding:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     text = f"{', '.join(names[:NAMED])}{more}, last seen {last:%Y-%m-%d %H:%M:%S} UTC."
     facts = {"host": host, "instances": names[:100], "last_seen_at": isoformat(last), "text": text}
-    return Finding(subject_of("host", host), f"{count} lost on {host}", f"No instance is lost on {host}", data=facts)
+    return Finding(
+        subject_of("host", host), f"{count} lost on {host}", f"No instance counts as lost on {host}", data=facts
+    )
 
 
 def _expiring(look: Look, rule: AlertRule) -> Found:

@@ -58,6 +58,17 @@ def test_what_is_over_is_one_event(rule):
     assert not AlertEvent.objects.filter(resolved_at=None).exists()
 
 
+def test_less_than_the_threshold_that_was_reached_is_not_over(rule):
+    """The event of the end says that usage is below the lowest one."""
+    for minute, level in enumerate([80, 50, 80, 50]):
+        decide(rule, used(level), NOON + minute * MINUTE)
+    assert listed() == [("raised", 80)]
+
+    decide(rule, used(0), NOON + 5 * MINUTE)
+
+    assert listed() == [("raised", 80), ("resolved", 80)]
+
+
 def test_a_rule_may_say_nothing_of_the_end(rule):
     AlertRule.objects.update(recovery=False)
     rule.refresh_from_db()
@@ -126,6 +137,23 @@ def test_an_older_look_decides_nothing(rule):
     assert decide(rule, used(0), NOON) == []
     assert decide(rule, used(100), NOON - MINUTE) == []
     assert listed() == [("raised", 80)]
+
+
+@pytest.mark.parametrize("back", [HOUR, 24 * HOUR])
+@pytest.mark.parametrize("period", ["noon", ""])
+def test_a_clock_that_is_set_back_silences_no_rule(rule, back, period):
+    """What is open goes on, and ends. A new window and a higher threshold are told of."""
+    decide(rule, used(50, period), NOON + back)
+
+    decide(rule, used(50, period), NOON)
+    assert listed() == [("raised", 50)]
+    decide(rule, used(80, period), NOON + MINUTE)
+    decide(rule, used(0, period), NOON + 2 * MINUTE)
+
+    assert sorted(listed()) == [("raised", 50), ("raised", 80), ("resolved", 80)]
+    assert not AlertEvent.objects.filter(resolved_at=None).exists()
+    decide(rule, used(80, period and "later"), NOON + 2 * HOUR)
+    assert listed(resolved_at=None) == [("raised", 80)]
 
 
 def test_an_inactive_rule_has_no_events(rule):

@@ -196,7 +196,7 @@ def test_lost_instances_are_told_of_by_host(lost, client_of_store):
     client_of_store.zrem("sg:{fleet}:instances", "p-3")
     evaluate(now + timedelta(seconds=1))
 
-    assert AlertEvent.objects.first().title == "No instance is lost on bravo"
+    assert AlertEvent.objects.first().title == "No instance counts as lost on bravo"
     assert AlertEvent.objects.filter(state="raised", resolved_at=None).get().title == "2 instances lost on alpha"
 
 
