@@ -247,7 +247,9 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     @display(description="Next attempt")
     def next_one(self, row: Delivery) -> str:
-        return instant(row.next_at) if row.state == PENDING else "none"
+        if row.state != PENDING:
+            return "none"
+        return instant(row.next_at) if row.destination.active else "when the destination is active again"
 
     @display(description="Attempts")
     def attempts_made(self, row: Delivery) -> str:

@@ -9,8 +9,9 @@ from django.utils import timezone
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from controlplane.webhooks import actions, deliveries, signing
-from controlplane.webhooks.models import DELIVERED, FAILED, OVERLAP, PENDING, Delivery, Destination
+from controlplane.webhooks.models import DELIVERED, FAILED, MOST_FORMER, OVERLAP, PENDING, Delivery, Destination
 from controlplane.webhooks.sending import Outcome
+from tests.controlplane.webhooks.conftest import OK
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -157,6 +158,76 @@ def test_one_destination_leaves_room_for_others(webhook):
     assert other.pk in {one.destination_id for one in claimed}
 
 
+def test_a_long_queue_of_one_destination_hides_no_other(webhook, monkeypatch):
+    """Also if it is longer than what a worker looks at."""
+    monkeypatch.setattr(deliveries, "LOOKED_AT", 10)
+    busy, second, other = webhook(), webhook(), webhook()
+    for number in range(30):
+        deliveries.enqueue([busy, second], f"evt_{number}", "test", BODY)
+    deliveries.enqueue([other], "evt_last", "test", BODY)
+
+    claimed = deliveries.claim(timezone.now())
+
+    assert len({one.pk for one in claimed}) == len(claimed) == 2 * deliveries.AT_ONCE_TO_ONE + 1
+    assert other.pk in {one.destination_id for one in claimed}
+
+
+def test_a_sender_that_does_not_end_keeps_no_batch_waiting(delivery, receiver, webhook, monkeypatch):
+    """A task that takes too long is killed, and then nothing is known of any message that it has sent."""
+    monkeypatch.setattr(deliveries, "BATCH_SECONDS", 2.0)
+    deliveries.enqueue([webhook()], "evt_2", "test", BODY)
+    receiver.answers = [receiver.hang, OK]
+
+    deliveries.run()
+
+    states = sorted(Delivery.objects.values_list("state", "log__0__result"))
+    assert states == [(DELIVERED, "The response was 204."), (PENDING, deliveries.LATE.result)]
+    assert Delivery.objects.get(state=PENDING).next_at < timezone.now() + deliveries.CLAIMED_FOR / 2
+    receiver.stopped.set()
+
+
+def test_a_clock_that_is_set_back_delays_no_message(delivery, receiver):
+    """Neither a new one nor a repetition. One that waits as it has to goes on waiting."""
+    hour = timezone.now() + timedelta(hours=1)
+    Delivery.objects.update(next_at=hour)
+    deliveries.run()
+    delivery.refresh_from_db()
+    assert delivery.state == DELIVERED
+
+    Delivery.objects.update(state=PENDING, attempts=4, next_at=timezone.now() + deliveries.PAUSES[3])
+    deliveries.run()
+    assert len(receiver.requests) == 1
+    Delivery.objects.update(next_at=timezone.now() + timedelta(hours=1))
+    deliveries.run()
+    assert len(receiver.requests) == 2
+
+
+def test_a_message_that_is_sent_again_while_it_is_sent_keeps_both_attempts(delivery, receiver):
+    """The first one fails after the click, and changes nothing but the log."""
+    now = timezone.now()
+    Delivery.objects.update(attempts=3)
+    (flying,) = deliveries.claim(now)
+    with change(actor=Actor("ann", "admin"), reason="now") as tx:
+        actions.replay(tx, delivery)
+    (again,) = deliveries.claim(timezone.now())
+
+    deliveries.save(flying, Outcome(False, "first"), now)
+    deliveries.save(again, Outcome(True, "second"), now)
+
+    delivery.refresh_from_db()
+    assert [one["result"] for one in delivery.log] == ["first", "second"]
+    assert (delivery.state, delivery.attempts) == (DELIVERED, 1)
+
+
+def test_a_message_whose_destination_is_deleted_while_it_is_sent_leaves_nothing(delivery):
+    (flying,) = deliveries.claim(timezone.now())
+    Destination.objects.all().delete()
+
+    deliveries.save(flying, Outcome(False, "late"), timezone.now())
+
+    assert not Delivery.objects.exists()
+
+
 def test_a_message_that_cannot_be_sent_keeps_no_other_waiting(delivery, receiver, webhook):
     """A row that another program has written, for example."""
     Delivery.objects.filter(pk=delivery.pk).update(body="\ud800".encode("utf-8", "replace").decode(), message_id="\n")
@@ -204,6 +275,25 @@ def test_a_rotated_secret_counts_beside_the_former_for_a_day(webhook):
     assert destination.secrets(now + OVERLAP) == [present]
 
 
+def test_a_secret_that_is_rotated_twice_in_a_day_goes_on_signing(webhook):
+    """Because the receiver may still have the first one. A day after the last rotation, only the present one signs."""
+    destination = webhook()
+    secrets = [actions.secret(destination)]
+    for _ in range(2):
+        with change(actor=Actor("ann", "admin")) as tx:
+            secrets.append(actions.rotate(tx, destination))
+    destination.refresh_from_db()
+    now = destination.rotated_at
+
+    assert destination.secrets(now) == secrets[::-1]
+    assert destination.secrets(now + OVERLAP) == secrets[-1:]
+    for _ in range(10):
+        with change(actor=Actor("ann", "admin")) as tx:
+            actions.rotate(tx, destination)
+    destination.refresh_from_db()
+    assert len(destination.secrets(now)) == 1 + MOST_FORMER
+
+
 def test_messages_are_signed_with_a_former_secret_key_too(webhook, settings):
     """While it is among the fallbacks, receivers need not be told at the same moment."""
     destination = webhook()
@@ -221,3 +311,5 @@ def test_old_messages_are_pruned_unless_they_wait(delivery, webhook):
 
     assert deliveries.prune(later) == 1
     assert list(Delivery.objects.all()) == [delivery]
+    Destination.objects.update(active=False)  # then it would wait for ever
+    assert deliveries.prune(later) == 1
