@@ -32,6 +32,8 @@ UNFOLD = {
         lambda request: static("controlplane/sets.css"),
     ],
     "SCRIPTS": [
+        # The first, because it listens to the same event as the next one.
+        lambda request: static("controlplane/before_saving.js"),
         lambda request: static("controlplane/admin.js"),
         lambda request: static("controlplane/paste_search.js"),
     ],

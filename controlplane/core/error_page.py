@@ -15,12 +15,12 @@ def error_page(request: HttpRequest, status: int, title: str, sentence: str) -> 
         "title": title,
         "sentence": sentence,
         "id": request_id(request),
-        "back": _back(request),
+        "back": page_before(request),
     }
     return HttpResponse(render_to_string("error.html", context), status=status, headers={"Cache-Control": "no-store"})
 
 
-def _back(request: HttpRequest) -> str:
+def page_before(request: HttpRequest) -> str:
     """Return the path of the page that led here, or an empty string if it is this one or of another site."""
     came_from = urlsplit(request.headers.get("Referer", ""))
     if came_from.netloc != request.META.get("HTTP_HOST") or came_from.path in ("", request.path):
