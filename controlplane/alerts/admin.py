@@ -140,6 +140,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
     # Of what a rule without a project has found in a project, only operators know.
     project_path = "rule__project_id"
     linked_filters = ("rule",)
+    ends_with_owner = True
     empty = ("What the alert rules have found appears here.", "")
 
     @display(description="Rule")

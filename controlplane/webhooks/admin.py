@@ -195,6 +195,7 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
     actions_detail = ["replay"]
     project_path = "destination__project_id"
     linked_filters = ("destination",)
+    ends_with_owner = True
     roles = {"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
     empty = ("Each message to a destination appears here, with every attempt to send it.", "")
 

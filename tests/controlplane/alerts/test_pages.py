@@ -1,6 +1,10 @@
 """The pages of alert rules and their events."""
 
 import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.db.models import CASCADE
+from django.test import RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
@@ -101,3 +105,37 @@ def test_an_event_says_what_and_whom_it_told(as_ann, store):
     for text in ("ci has reached 80 %", "raised, still so", "quota", "ops", "pending"):
         assert text in page
     assert event.title in as_ann.get(reverse("admin:alerts_alertrule_change", args=[rule.pk])).content.decode()
+
+
+@pytest.mark.parametrize("whose", ["operator", "owner"])
+@pytest.mark.parametrize("kind", ["alertrule", "destination", "project"])
+def test_events_and_messages_are_deleted_with_what_they_belong_to(client, ann, store, kind, whose):
+    """Nobody deletes one of them, which must not keep the rule, the destination or the project."""
+    project = ProjectFactory()
+    rule = AlertRuleFactory(project=project, told=[DestinationFactory(project=project)])
+    decide(rule, Found([Finding("ci", "ci has reached 80 %", level=80, project=project.pk)]), timezone.now())
+    client.force_login(ann if whose == "operator" else MembershipFactory(project=project, role="owner").user)
+    row = {"alertrule": rule, "destination": rule.destinations.get(), "project": project}[kind]
+    url = reverse(f"admin:{row._meta.app_label}_{kind}_delete", args=[row.pk])
+    page = client.get(url)
+
+    assert "cannot be deleted" not in page.content.decode()
+    client.post(url, {"post": "yes", "object_name": str(row), "change_reason": "unused"})
+
+    assert not type(row).objects.filter(pk=row.pk).exists()
+
+
+def test_every_row_that_nobody_deletes_goes_with_its_owner():
+    """In the admin, a page without the right to delete keeps the owner, too, unless it says otherwise."""
+    operator = User(is_superuser=True, is_staff=True)
+    request = RequestFactory().get("/")
+    request.user = operator
+    kept = [
+        (model.__name__, field.related_model.__name__)
+        for model, page in admin.site._registry.items()
+        if not getattr(page, "ends_with_owner", False) and not page.has_delete_permission(request)
+        for field in model._meta.concrete_fields
+        if field.is_relation and field.remote_field.on_delete is CASCADE
+    ]
+    # Revisions are never deleted.
+    assert kept == [("OutboxEntry", "Revision")]
