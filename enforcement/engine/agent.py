@@ -362,7 +362,7 @@ class Agent:
         self._disk.save(at_once=True)
         if self._absence.since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
-                self._delivery.deliver()
+                self._delivery.deliver_rest()
                 self._heartbeat.remove(self._client)
         self._client.close()
 

@@ -24,10 +24,12 @@ from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
 from enforcement.usage.batch import UsageBatch
 from enforcement.usage.shards import read_shards
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, MAX_WAITING_ROWS, UsageLog
 
 MAX_STREAM_LENGTH: Final = 100_000
 MAX_DENIALS_LENGTH: Final = 10_000
+DELIVERIES_OF_ALL: Final = 1 + MAX_WAITING_ROWS // (MAX_UNDELIVERED * MAX_ROWS_PER_BATCH)
+"""How often a process that ends delivers at most. All rows that may wait need so many deliveries."""
 TOKENS_PER_READ: Final = 500
 SAVE_SECONDS: Final = 1.0
 """How often a copy is written to disk at most, if documents were published."""
@@ -267,6 +269,17 @@ class UsageDelivery:
             with contextlib.suppress(NoPermissionError):  # an account made by 0.2 may not write them
                 self._client.xadd(self._keys.denials, fields, maxlen=MAX_DENIALS_LENGTH, approximate=True)  # type: ignore[arg-type]
 
+    def deliver_rest(self) -> None:
+        """
+        Deliver what is counted until now, also if one delivery does not take all of it. Raises redis-py's errors.
+
+        Requests that are counted meanwhile do not prolong it for ever.
+        """
+        for _ in range(DELIVERIES_OF_ALL):
+            self.deliver()
+            if not self._usage.is_waiting:
+                break
+
     def _read_shards(self) -> int:
         """
         Return the number of shards that the control plane announces now, or 0 without any. It is read once a delivery.
@@ -275,7 +288,9 @@ class UsageDelivery:
         """
         if self._shards is None:
             try:
-                self._shards = read_shards(self._client.get(self._keys.usage_shards))
+                # Not decoded, as any byte may be there, and an error would stop all deliveries.
+                found = self._client.execute_command("GET", self._keys.usage_shards, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+                self._shards = read_shards(found)
             except ResponseError:  # an account made by an earlier version may not read it
                 self._shards = 0
         return self._shards

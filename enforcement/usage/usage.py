@@ -236,6 +236,11 @@ class UsageLog:
         """Settlements of metered requests that are missing in every batch, because too many rows were waiting."""
         return 0 if self.metered is None else self.metered.dropped
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are rows that the last call of :meth:`drain` has put into no batch."""
+        return bool(self._waiting or self.metered)
+
     def metering(self) -> MeteredTally:
         """Return the counts of metered requests, which are delivered with the usage from the first call on."""
         if self.metered is None:
@@ -375,4 +380,4 @@ def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Reply, passed: 
     )
 
 
-__all__ = ["MAX_ROWS_PER_BATCH", "TokenUsage", "UsageLog", "states_of"]
+__all__ = ["MAX_ROWS_PER_BATCH", "MAX_UNDELIVERED", "MAX_WAITING_ROWS", "TokenUsage", "UsageLog", "states_of"]

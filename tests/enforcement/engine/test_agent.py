@@ -25,7 +25,7 @@ from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import PublishedState, TokenEntry
 from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
 DEADLINE_SECONDS = 10.0
@@ -349,6 +349,22 @@ def test_stop_delivers_the_usage_and_takes_the_heartbeat_away(make: Make, client
     assert fields["instance"] == "proxy-1"
     assert json.loads(fields["rows"])[1] == [7, "proj_1", "tok_1", "", "", "requests", 1, 0, 0, 1]
     assert client.exists(KEYS.instance("proxy-1")) == 0
+
+
+@pytest.mark.parametrize("shards", [0, 4])
+def test_stop_delivers_more_rows_than_one_delivery_takes(make: Make, client: Redis, shards: int) -> None:
+    """As of a process that has just met many tokens."""
+    agent, log = following(make(), client), UsageLog("proxy-1")
+    client.set(KEYS.usage_shards, shards)
+    for number in range(rows := MAX_UNDELIVERED * MAX_ROWS_PER_BATCH + 1_500):
+        log.of(TokenEntry(parse_token(dumps(token(id=f"tok_{number}")))), []).passed(7, 1, [])
+    agent._delivery._usage = log
+
+    agent.stop(30.0)
+
+    streams = [KEYS.usage, *map(KEYS.usage_shard, range(shards))]
+    entries = [fields for stream in streams for _, fields in client.xrange(stream)]
+    assert len({row[2] for fields in entries for row in json.loads(fields["rows"])}) == rows
 
 
 def test_batch_in_doubt_is_sent_again_under_its_id(server: ValkeyServer, client: Redis) -> None:

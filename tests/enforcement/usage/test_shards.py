@@ -177,6 +177,15 @@ def test_keys_of_another_type_do_not_stop_the_delivery(deliver: Deliver, server:
     assert deliver(server.url) == {KEYS.usage: 1_000}
 
 
+def test_an_announcement_of_any_bytes_does_not_stop_the_delivery(
+    deliver: Deliver, server: ValkeyServer, client: Redis
+) -> None:
+    """Those that are no text cannot be decoded."""
+    client.set(KEYS.usage_shards, b"\xff\xfe")
+
+    assert deliver(server.url) == {KEYS.usage: 1_000}
+
+
 def test_an_account_of_an_earlier_version_writes_to_the_main_stream(
     deliver: Deliver, server: ValkeyServer, client: Redis
 ) -> None:
