@@ -68,13 +68,15 @@ class Collected(Collector):
             yield _gauge("sluicegate_publish_lag_seconds", "How long the last revision took to all instances.", lag)
 
     def _usage(self) -> Iterator[Metric]:
-        """Yield metrics of the usage that waits in the store, or nothing if the store fails meanwhile."""
+        """Yield metrics of the usage that waits in the store, or nothing if it cannot be read there."""
         client = store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
         try:
             lengths = streams.lengths(client)
             oldest_ms = streams.oldest_ms(client, lengths)
         except STORE_ERRORS:
             return
+        if store.keys().usage not in {stream.key for stream in lengths}:
+            return  # nothing passes there, so zeros would say that all is well
         waiting, lag = sum(lengths.values()), self.now.timestamp() - oldest_ms / 1000 if oldest_ms else 0
         yield _gauge("sluicegate_usage_waiting", "Reports of usage that are not in the database yet.", waiting)
         yield _gauge("sluicegate_drain_lag_seconds", "Age of the oldest of them, 0 without any.", max(0, lag))

@@ -171,3 +171,16 @@ def test_metrics_of_what_is_not_known_are_absent(call, store):
 def test_metrics_of_usage_are_absent_without_the_store(call):
     """Nobody knows what waits there."""
     assert not {"sluicegate_usage_waiting", "sluicegate_drain_lag_seconds"} & set(numbers(call))
+
+
+@pytest.mark.parametrize(("shard", "shown"), [(None, set()), (3, {2})])
+def test_metrics_of_usage_pass_over_a_key_that_is_no_stream(call, client_of_store, shard, shown):
+    """Enforcers write to the main stream then. If that is the key, nothing arrives, and zeros would hide it."""
+    for number in (1, 31):
+        client_of_store.xadd(keys().usage_shard(number), {"rows": "x"})
+    client_of_store.set(keys().usage if shard is None else keys().usage_shard(shard), "no stream")
+
+    found = numbers(call)
+
+    assert {value for name, value in found.items() if name == "sluicegate_usage_waiting"} == shown
+    assert ("sluicegate_drain_lag_seconds" in found) == bool(shown)

@@ -6,13 +6,13 @@ different rows of SQL and do not wait for each other. Enforcers write to shards 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import redis
 from django.conf import settings
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from controlplane.core import store
 from controlplane.core.locks import hold
@@ -26,6 +26,8 @@ SHARDS_A_DRAIN = 2
 # Longer than the pauses between drains. If drains of this version stop, enforcers go back to the main stream after it.
 ANNOUNCED_MS = 60_000
 LOCK_TTL_MS = 30_000
+# How the store's error begins for a key that has another type than a command needs.
+OTHER_TYPE = "WRONGTYPE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,31 @@ def filled(client: redis.Redis, place: int) -> list[UsageStream]:
 
 
 def lengths(client: redis.Redis) -> dict[UsageStream, int]:
-    """Return the number of entries of each stream. Raises redis-py's errors."""
+    """
+    Return the number of entries of each stream. Raises redis-py's errors.
+
+    A key that has no stream, because somebody else has written it, is left out: it must not keep the others waiting.
+    """
     known = streams()
-    with client.pipeline(transaction=False) as pipe:
-        for stream in known:
-            pipe.xlen(stream.key)
-        return dict(zip(known, pipe.execute(), strict=True))
+    try:
+        with client.pipeline(transaction=False) as pipe:
+            for stream in known:
+                pipe.xlen(stream.key)
+            return dict(zip(known, pipe.execute(), strict=True))
+    except ResponseError as exc:
+        if OTHER_TYPE not in str(exc):
+            raise
+    return dict(_lengths_one_by_one(client, known))
+
+
+def _lengths_one_by_one(client: redis.Redis, known: Iterable[UsageStream]) -> Iterator[tuple[UsageStream, int]]:
+    for stream in known:
+        try:
+            yield stream, client.xlen(stream.key)
+        except ResponseError as exc:
+            if OTHER_TYPE not in str(exc):
+                raise
+            logger.error("%s is not a stream, so no usage is read there. Delete this key.", stream.key)
 
 
 def oldest_ms(client: redis.Redis, lengths: dict[UsageStream, int]) -> int | None:

@@ -101,6 +101,22 @@ def test_an_account_that_may_not_read_shards_announces_none(report, store, clien
     assert not client_of_store.exists(announcement)
 
 
+@pytest.mark.parametrize("key", [KEYS.usage, KEYS.usage_shard(0)])
+def test_a_key_that_is_no_stream_keeps_no_other_one_waiting(report, client_of_store, caplog, key):
+    """Another program has written it. Streams before and behind it are read."""
+    report(0 if key == KEYS.usage else None, "proxy-1-1", row())
+    report(5, "proxy-1-5", row())
+    client_of_store.set(key, "no stream")
+
+    assert drain(NOON) == DrainResult(counted=2)
+    assert f"{key} is not a stream" in caplog.text
+    assert client_of_store.exists(KEYS.usage_shards)
+
+    client_of_store.delete(key)
+    report(None if key == KEYS.usage else 0, "proxy-1-9", row())
+    assert drain(NOON) == DrainResult(counted=1)
+
+
 def test_a_shard_that_another_drain_has_is_left_to_it(report, client_of_store):
     """Both would wait for the same rows."""
     for shard in (0, 1):
