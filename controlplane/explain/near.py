@@ -76,7 +76,7 @@ class NearList:
 
     Attributes:
         candidates: How many tokens and projects were looked at.
-        is_cut: Whether there were more than could be looked at.
+        is_cut: Whether there were more, or more counters of them, than could be looked at.
     """
 
     rows: list[Near]
@@ -96,11 +96,14 @@ def near_list(
         One of STORE_ERRORS: The store is unavailable.
     """
     names, is_cut = candidates_of(reach, now, candidates)
-    tokens = list(reach.tokens.filter(pk__in={token for _, token in names if token}).select_related("project"))
-    projects = reach.projects.filter(pk__in={project for project, _ in names})
+    # All others are refused, however much is left of their limits.
+    live = Token.objects.live(now).filter(project__active=True, pk__in=[token for _, token in names if token])
+    tokens = list(reach.tokens.filter(pk__in=live.values("pk")).select_related("project"))
+    projects = reach.projects.filter(active=True, pk__in={project for project, _ in names})
     held = held_by(_in_order(tokens, names), projects, now)
     seen = [one for one in held if one.holder is not None or reach.everything]
-    return NearList(nearest(list(read(client, seen, now, most)), now), len(names), is_cut)
+    counters = list(read(client, seen, now, most))
+    return NearList(nearest(counters, now), len(names), is_cut or len(counters) < len(seen))
 
 
 def nearest(counters: Iterable[tuple[Held, Now]], now: datetime, least: float = NEAR) -> list[Near]:
@@ -136,9 +139,10 @@ def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> t
         recent if reach.everything else recent.filter(project_id__in=list(reach.projects.values_list("pk", flat=True)))
     )
     names = _busiest(seen, now, most + 1)
-    sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="")
+    # By a limit. A project that is not active would otherwise fill the list with tokens that are near none.
+    sampled = DeniedRequest.objects.filter(at__gte=now - ACTIVE).exclude(project_id="").exclude(policy_id="")
     sampled = sampled if reach.everything else sampled.filter(project_id__in=reach.projects.values("pk"))
-    pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[:most]
+    pairs = sampled.order_by().values_list("project_id", "token_id").distinct()[: most + 1]
     both = list(dict.fromkeys([*pairs, *names]))
     return both[:most], len(both) > most
 

@@ -165,6 +165,9 @@ class NearFilter(DropdownFilter):
         if found is None:
             messages.warning(request, "The store is not reachable, so nobody knows who is near a limit.")
             return rows.none()
+        if found.is_cut:
+            active = f"Only the busiest {found.candidates} of those who were active or denied in the last 5 minutes"
+            messages.info(request, f"{active} are looked at, or not all of their limits.")
         return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
 
 

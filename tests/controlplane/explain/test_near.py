@@ -1,13 +1,15 @@
 """Who is near a limit is read live, for those who were active lately, within 200 commands."""
 
+import random
 import re
 from datetime import timedelta
 
 import pytest
+from django.db.models import Sum
 from django.utils import timezone
 
 from controlplane.core import store as store_of
-from controlplane.explain import holders, near
+from controlplane.explain import holders, near, panels
 from controlplane.explain.question import Reach
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
@@ -15,7 +17,15 @@ from controlplane.usage import rollup
 from controlplane.usage.batches import Row
 from controlplane.usage.drain import drain
 from controlplane.usage.models import UsageRow
-from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
+from tests.factories import (
+    DeniedRequestFactory,
+    LimitFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+    UsageRowFactory,
+)
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -90,6 +100,18 @@ def test_a_limit_of_the_project_is_that_of_the_project(issue, use):
     use(secret, 5)
 
     assert [(row.holder, row.held.rule.limit.name) for row in listed().rows] == [(token.project, "team-day")]
+
+
+def test_those_that_are_refused_anyway_are_not_listed(issue, use):
+    """A revoked token, an expired one, and one of a project that is not active."""
+    for number in range(4):
+        use(issue({"quota": 5}, slug=f"p{number}", project=f"p{number}")[1], 5)
+    revoked, expired, inactive, live = Token.objects.order_by("project__slug")
+    Token.objects.filter(pk=revoked.pk).update(revoked_at=timezone.now())
+    Token.objects.filter(pk=expired.pk).update(expires_at=timezone.now())
+    Project.objects.filter(pk=inactive.project_id).update(active=False)
+
+    assert [row.holder for row in listed().rows] == [live]
 
 
 def test_a_member_sees_their_own_projects(issue, use):
@@ -224,6 +246,68 @@ def test_of_many_in_a_minute_the_busiest_are_looked_at(monkeypatch):
 
     assert names == [("proj_1", "tok_denied"), ("proj_1", "tok_busy"), ("proj_1", "tok_1")]
     assert is_cut
+
+
+def test_a_sample_of_more_than_are_looked_at_says_so():
+    """Also if no usage of them has arrived yet."""
+    now = timezone.now()
+    for number in range(5):
+        DeniedRequestFactory(at=now, token_id=f"tok_{number}", policy_id="pol_1", limit_name="per-day")
+
+    assert [near.candidates_of(everything(), now, most)[1] for most in (4, 5)] == [True, False]
+
+
+def test_who_was_denied_by_no_limit_is_no_candidate():
+    """All tokens of a project that is not active would otherwise come before those that are near a limit."""
+    now = timezone.now()
+    for number in range(5):
+        DeniedRequestFactory(at=now, reason="project_inactive", token_id=f"tok_{number}")
+    UsageRowFactory(at=now.replace(second=0, microsecond=0), project_id="proj_1", token_id="tok_busy")
+
+    assert near.candidates_of(everything(), now, 3) == ([("proj_1", "tok_busy")], False)
+
+
+def test_counters_that_were_not_read_are_said_to_be_left_out(issue, use, admin_client, monkeypatch):
+    """Nobody is near a limit among those that were read. Of the others nobody knows."""
+    for number in range(3):
+        use(issue({"quota": 1_000}, slug=f"p{number}", project=f"p{number}")[1], 1)
+    now, client = timezone.now(), store_of.connection()
+    assert not near.near_list(everything(), now, client).is_cut
+
+    assert near.near_list(everything(), now, client, most=3).is_cut
+    monkeypatch.setattr(panels, "MOST_COMMANDS", panels.COLUMN_COMMANDS + 3)
+
+    page = admin_client.get("/admin/near-limit/").content.decode()
+    filtered = admin_client.get("/admin/projects/token/?near=yes", follow=True).content.decode()
+
+    assert "than this page looks at" in page
+    assert "Nobody who was active" not in page
+    assert "Only the busiest 3 of those" in filtered
+
+
+@pytest.mark.proof
+def test_candidates_are_those_of_a_plain_sum():
+    """Of all tokens, and of some projects, though each minute came in pieces and a few were denied."""
+    drawn, now = random.Random(7), timezone.now()
+    minute = now.replace(second=0, microsecond=0)
+    projects = [ProjectFactory(slug=f"p{number}") for number in range(6)]
+    tokens = scale(200, 5_000)
+    for _ in range(4):
+        rows = []
+        for number in drawn.sample(range(tokens), scale(150, 1_900)):
+            at = minute - timedelta(minutes=drawn.randrange(8))
+            counts = (drawn.choice([0, 1, 5, 63, 64, 5_000]), drawn.choice([0, 0, 0, 0, 1, 16]), 0, 1)
+            rows.append(Row(at, (projects[number % 6].pk, f"tok_{number}", "", "", "requests"), counts))
+        rollup.add(rows, now)
+    some = Project.objects.filter(pk__in=[projects[1].pk, projects[4].pk])
+
+    for reach in (everything(), Reach(some, Token.objects.filter(project__in=some), False)):
+        recent = UsageRow.objects.filter(period="minute", at__gte=minute - near.ACTIVE, project_id__in=reach.projects)
+        sums = recent.order_by().values_list("project_id", "token_id").annotate(Sum("denied"), Sum("allowed"))
+        ordered = sums.order_by("-denied__sum", "-allowed__sum", "project_id", "token_id")
+        plain = [(project, token) for project, token, *_ in ordered]
+        assert near.candidates_of(reach, now, 60) == (plain[:60], True)
+        assert near.candidates_of(reach, now, tokens) == (plain, False)
 
 
 def test_usage_of_a_clock_ahead_makes_candidates():
