@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
@@ -154,11 +154,12 @@ def of_token(text: str, at: datetime, reach: Reach, attributes: Mapping[str, str
 
     Args:
         text: The secret of the token, its id, its prefix, or its name. A secret is not kept and in no message.
+        at: In any time zone. Usage is looked up by the hours and days of UTC.
         attributes: Those of the request that are known, such as ``method`` and ``path``.
     Raises:
         Unanswerable: It names no token that the asker may see, or several.
     """
-    token = _token(text, reach)
+    token, at = _token(text, reach), at.astimezone(UTC)
     published = Revision.objects.filter(published_at__lte=at).order_by("-number")
     revision = published.values_list("number", flat=True).first() or 0
     return Case(at, token.project, token.pk, token, attributes or {}, revision)

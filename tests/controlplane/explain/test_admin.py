@@ -1,11 +1,13 @@
 """The page that explains a denial, as operators and members of a project use it."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.auth.models import User
 from django.urls import reverse
+from django.utils import timezone
 
 from controlplane.access.models import Membership
 from controlplane.adminkit.times import ZONE_COOKIE
@@ -13,6 +15,8 @@ from controlplane.overrides.links import raise_url
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Override
 from controlplane.publishing.changes import change
+from controlplane.usage import rollup
+from controlplane.usage.batches import Row
 from tests.controlplane.explain.conftest import ANN, set_quota
 from tests.factories import ProjectFactory
 
@@ -170,6 +174,26 @@ def test_wrong_questions_are_refused_at_their_field(admin_client, body, field):
 
     assert response.context["form"].errors.keys() == {field}
     assert "found" not in response.context
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York"])
+def test_a_time_of_another_zone_finds_the_hours_and_days_of_utc(admin_client, issue, zone):
+    """A half hour or a local midnight would count some usage twice."""
+    token, _ = issue({"quota": 5_000, "window_seconds": 7 * 86_400})
+    now = timezone.now()
+    at = (now - timedelta(hours=20)).replace(minute=47, second=0, microsecond=0)
+    names = (token.project_id, token.pk, token.policy_id, "per-day", "requests")
+    times = [at - timedelta(minutes=10 * number) for number in range(1_200)]
+    rollup.add([Row(one, names, (1, 0, 0, 1)) for one in times], now)
+    seconds = 7 * 86_400
+    start = datetime.fromtimestamp(at.timestamp() // seconds * seconds, UTC)
+    used = sum(one >= start for one in times)
+    admin_client.cookies[ZONE_COOKIE] = zone
+
+    local = at.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%dT%H:%M")
+    page = admin_client.post(URL, {"token": token.pk, "at": local}).content.decode()
+
+    assert f"{used:,} of 5,000" in page
 
 
 def test_the_end_of_an_override_is_in_the_zone_of_the_user(admin_client, denied):
