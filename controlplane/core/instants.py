@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from django.db import connection
 from django.utils import timezone
 
 from enforcement.model.instants import to_us
@@ -15,6 +16,19 @@ APART = timedelta(seconds=3)
 def microseconds(instant: datetime | None) -> int | None:
     """Return the microseconds from the epoch to *instant*, or None for None."""
     return None if instant is None else to_us(instant)
+
+
+def no_later_than_the_database(now: datetime) -> datetime:
+    """
+    Return the time, or that of PostgreSQL if it is earlier.
+
+    What is deleted by a clock that is ahead is lost, and two hosts are seldom ahead at the same time.
+    """
+    if connection.vendor != "postgresql":
+        return now
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        return min(now, *cursor.fetchone())
 
 
 def whole(at: datetime) -> datetime:

@@ -101,10 +101,23 @@ class PartitionedTable:
             if part.name not in present:
                 with _briefly(f"{self.name}_{part.name}"):
                     self.create(part)
-        for name in (name for name in sorted(present) if self._is_over(name, now)):
-            with _briefly(f"{self.name}_{name}"):
-                _execute(f"DROP TABLE IF EXISTS {self.name}_{name}")
-                dropped.append(name)
+        for part in filter(None, map(_partition_of, sorted(present))):
+            if not self._is_over(part, now):
+                continue
+            with _briefly(f"{self.name}_{part.name}"):
+                _execute(f"DROP TABLE IF EXISTS {self.name}_{part.name}")
+                dropped.append(part.name)
+
+    def held_up(self, now: datetime) -> list[Partition]:
+        """
+        Return the partitions that are over and that a later run will drop, because this one did not get their locks.
+
+        Without those that this user of the database cannot drop.
+        """
+        if not _has_partitions() or not self._is_own():
+            return []
+        parts = map(_partition_of, sorted(self._present()))
+        return [part for part in parts if part is not None and self._is_over(part, now)]
 
     def create(self, part: Partition) -> None:
         """Create a partition, and move the rows into it that the default partition has in its place."""
@@ -143,13 +156,22 @@ class PartitionedTable:
             cursor.execute("SELECT relid::regclass::text FROM pg_partition_tree(%s) WHERE isleaf", [self.name])
             return {name.removeprefix(f"{self.name}_") for (name,) in cursor.fetchall()}
 
-    def _is_over(self, name: str, now: datetime) -> bool:
-        """Return whether all rows of the partition with this name are older than those that are kept."""
-        period, _, beginning = name.partition("_")
-        with suppress(KeyError, ValueError):  # that of another period, or the default partition
-            begins = datetime.strptime(beginning, PARTED[period]).replace(tzinfo=UTC)
-            return Partition.of(period, begins).ends <= now - self.kept[period]
-        return False
+    def _is_own(self) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = %s::regclass", [self.name])
+            return bool(cursor.fetchone()[0])
+
+    def _is_over(self, part: Partition, now: datetime) -> bool:
+        """Return whether all rows of a partition are older than those that are kept."""
+        return part.ends <= now - self.kept[part.period]
+
+
+def _partition_of(name: str) -> Partition | None:
+    """Return the partition with this end of its table's name. None: that of another period, or the default one."""
+    period, _, beginning = name.partition("_")
+    with suppress(KeyError, ValueError):
+        return Partition.of(period, datetime.strptime(beginning, PARTED[period]).replace(tzinfo=UTC))
+    return None
 
 
 def _has_partitions() -> bool:

@@ -15,7 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import batched
 
 import redis
@@ -29,7 +29,7 @@ from controlplane.core.upserts import execute
 from controlplane.preview import recording
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import InvalidBatch, StreamBatch, parse_denials
+from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, StreamBatch, parse_denials
 from controlplane.usage.models import DeniedRequest, UsageBatch
 from controlplane.usage.stream.claims import Claims, Entry
 from controlplane.usage.stream.streams import LOCK_TTL_MS, filled
@@ -54,6 +54,8 @@ TURN = "note use of tokens"
 # A form has a token for less time than that. A form that is suspended has it for as long as it likes.
 NOTE_WAIT_MS = 500
 LOCKED_NAMED = 5
+# What a value is that a database cannot store. Python's module for SQLite raises an error of its own.
+TOO_LARGE = (DataError, OverflowError)
 REJECTED_KEPT = 1000
 REJECTED_BYTES = 16_384
 
@@ -94,6 +96,17 @@ def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], o
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
+
+
+def would_refuse_all(now: datetime) -> bool:
+    """
+    Return whether usage that is counted just now would be refused at *now*, because a clock is wrong by hours or days.
+
+    Its minutes, and the times of its entries, are those of the store's clock. Raises one of STORE_ERRORS.
+    """
+    seconds, _ = store.connection().time()
+    ahead = datetime.fromtimestamp(seconds, UTC) - now
+    return not -rollup.BATCHES_KEPT < ahead < MOST_AHEAD
 
 
 @contextmanager
@@ -165,7 +178,7 @@ def _drain(claims: Claims, entries: list[Entry], now: datetime, done: DrainResul
     batches = list(_readable(claims, entries, now, done))
     try:
         _count_and_delete(claims, batches, now, done)
-    except DataError:
+    except TOO_LARGE:
         # One batch has a value that the database cannot store, so each batch is now counted alone.
         for batch in batches:
             _count_or_reject(claims, batch, dict(entries)[batch.entry], now, done)
@@ -207,7 +220,7 @@ def _count_or_reject(
 ) -> None:
     try:
         _count_and_delete(claims, [batch], now, done)
-    except DataError as exc:
+    except TOO_LARGE as exc:
         _reject(claims, batch.entry, fields, str(exc), done)
 
 
@@ -227,7 +240,7 @@ def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     Add the batches that are not counted yet to the sums in SQL, in one transaction, and return those batches.
 
     Raises:
-        DataError: A number or string is too large for the database. Nothing is counted.
+        One of TOO_LARGE: A number or string is too large for the database. Nothing is counted.
         IntegrityError: Other drains came first in three attempts.
         OperationalError: The database is unavailable, or ended a deadlock in three attempts, or a lock did not come.
     """

@@ -128,7 +128,10 @@ def prune(now: datetime) -> int:
     for model, table in tables().items():
         if dropped := table.maintain(now):
             logger.info("Usage: dropped of %s: %s", table.name, ", ".join(dropped))
-        old += [model.objects.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
+        rows = model.objects.all()
+        for part in table.held_up(now):
+            rows = rows.exclude(period=part.period, at__gte=part.begins, at__lt=part.ends)
+        old += [rows.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
     counts = DecisionCount.objects.all()
     old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))

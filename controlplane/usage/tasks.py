@@ -11,6 +11,7 @@ from celery import shared_task
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from controlplane.core.instants import no_later_than_the_database
 from controlplane.usage import checkpoints, rollup
 from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
@@ -27,8 +28,12 @@ def drain() -> int:
 
     If there are many, it asks for another drain, which works beside this one if there is a place and a free process.
     """
+    now = timezone.now()
     try:
-        return drainer.drain(timezone.now(), more=_ask_for_another).counted
+        if drainer.would_refuse_all(now):
+            logger.error("Usage stays in the store: the clock of this worker, or that of the store, is wrong.")
+            return 0
+        return drainer.drain(now, more=_ask_for_another).counted
     except STORE_ERRORS as exc:
         logger.warning("The usage stream was not drained completely: %s", reported(exc))
         return 0
@@ -55,7 +60,7 @@ def checkpoint() -> int:
 @shared_task
 def prune() -> int:
     """Delete the usage rows, batch ids and checkpoints that are no longer kept, and return their number."""
-    now = timezone.now()
+    now = no_later_than_the_database(timezone.now())
     return rollup.prune(now) + checkpoints.prune(now)
 
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from django.db import connection
 from django.db.models import Sum
+from django.utils import timezone
 
 from controlplane.core import transactions
 from controlplane.core.locks import hold
@@ -136,6 +137,15 @@ def test_a_sum_that_the_database_cannot_hold_stops_no_other(report_usage, client
         period="minute", at=NOON, project_id="proj_1", token_id="tok_1", unit="requests", allowed=2**63 - 1
     )
     report_usage("proxy-1-1", row())
+    report_usage("proxy-1-2", row(token="tok_2"))
+
+    assert drain(NOON) == DrainResult(counted=1, rejected=1)
+    assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1"]
+
+
+def test_a_report_of_which_the_sum_is_too_large_stops_no_other(report_usage, client_of_store):
+    """Each of its numbers could be stored."""
+    report_usage("proxy-1-1", *[row(cost=2**50)] * 2**13)
     report_usage("proxy-1-2", row(token="tok_2"))
 
     assert drain(NOON) == DrainResult(counted=1, rejected=1)
@@ -457,6 +467,23 @@ def test_an_entry_that_is_older_than_the_known_ids_is_refused(client_of_store):
     assert drain(NOON) == DrainResult(counted=1, rejected=1)
     [(_, kept)] = client_of_store.xrange(REJECTED)
     assert (kept["id"], kept["reason"]) == ("proxy-1-1", "entry: must be at most 7 days old.")
+
+
+@pytest.mark.parametrize("wrong_by", [timedelta(days=-1), timedelta(hours=-2), timedelta(days=8)])
+def test_a_worker_with_a_wrong_clock_leaves_usage_in_the_store(
+    report_usage, client_of_store, monkeypatch, caplog, wrong_by
+):
+    """It would refuse all of it, as from the future or too old. The next one counts it."""
+    now = timezone.now()
+    report_usage("proxy-1-1", row(int(now.timestamp() // 60)))
+    monkeypatch.setattr(timezone, "now", lambda: now + wrong_by)
+
+    assert tasks.drain() == 0
+    assert "the clock of this worker, or that of the store, is wrong" in caplog.text
+    assert (client_of_store.xlen(USAGE), client_of_store.exists(REJECTED)) == (1, 0)
+
+    monkeypatch.setattr(timezone, "now", lambda: now + timedelta(days=1))
+    assert tasks.drain() == 1
 
 
 def test_usage_late_by_days_is_counted_where_it_is_still_kept(report_usage):
