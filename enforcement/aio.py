@@ -197,10 +197,8 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
 
     async def _look_up(self, name: str) -> Found:
         """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""
-        lookup, deadline = self._engine.lookup, monotonic() + self._engine.settings.lookup_seconds
-        return await self._look_ups.result(
-            name, lambda: run_awaited_within(lookup.reading(name), self._lookup_pipe, deadline)
-        )
+        lookup, seconds = self._engine.lookup, self._engine.settings.lookup_seconds
+        return await self._look_ups.result(name, lambda: lookup.awaited(name, self._lookup_pipe, seconds))
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """

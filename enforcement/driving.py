@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from hiredis import ReplyError
 
@@ -13,8 +13,10 @@ from enforcement.plan.commands import Steps
 from enforcement.store.connector import AwaitedPipe, Pipe
 from enforcement.store.errors import StoreError
 
+Step = TypeVar("Step")
 
-def run(steps: Steps, call: Callable[[bytes], Any]) -> Any:
+
+def run(steps: Generator[Step, Any, Any], call: Callable[[Step], Any]) -> Any:
     """Send the commands that a generator yields by *call*, and return the generator's result."""
     try:
         command = next(steps)
@@ -39,7 +41,9 @@ def run_within(steps: Steps, pipe: Pipe, deadline: float) -> Any:
     return run(steps, lambda command: pipe.call_again(command, deadline))
 
 
-async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]) -> Any:
+async def run_awaited(
+    steps: Generator[Step, Any, Any], pipe: AwaitedPipe, call: Callable[[Step], Awaitable[Any]]
+) -> Any:
     """Send the commands that a generator yields by *call*, a method of *pipe*, and return the generator's result."""
     try:
         command = next(steps)

@@ -160,6 +160,12 @@ class Planner:
             entry = self._anonymous.setdefault(project, AnonymousEntry(project))
         return entry
 
+    def lacks(self, token: Token) -> bool:
+        """Return whether the project or a policy of a token is missing in the documents of this process."""
+        state = self._documents.current
+        project = state.projects.get(token.project)
+        return project is None or not _complete(Subject(project, token, state.policies, state.global_policy, False))
+
     def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> LivePlan | Decision:
         """
         Return the plan of a request with this token, or a denial if the token may not be used.

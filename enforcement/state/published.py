@@ -31,6 +31,7 @@ from enforcement.model.documents import (
     parse_revision,
 )
 from enforcement.model.strict_json import InvalidJSON, loads_canonical
+from enforcement.state.arrivals import Arrivals
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
 MAX_DERIVED: Final = 2_000
@@ -120,6 +121,7 @@ class PublishedState:
             from both is then at worst made once more.
         derived: Plans of the current generation. Read it before anything that a plan is made from.
         loaded: Whether a complete state was ever loaded.
+        arrivals: Learns of each state.
         find: Returns what is known of the token with a digest. None: ask the store, and pass its reply to
             :meth:`remember`.
         decision_key: The secret by which decision ids are made, or an empty string if the store has none.
@@ -137,6 +139,7 @@ class PublishedState:
         self.disk_failures = 0
         self.price_changes = 0
         self.price_revision: int | None = None
+        self.arrivals = Arrivals()
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
         self._tokens = TokenCache(clock, self.rest)
@@ -257,6 +260,7 @@ class PublishedState:
         A thread of the parent may have held the lock, and plans contain leases of the parent.
         """
         self._lock = threading.Lock()
+        self.arrivals.after_fork()
         self.outdate()
 
     def outdate(self) -> None:
@@ -319,6 +323,7 @@ class PublishedState:
             self.loaded = True
             self.generation = generation
             self.derived = DerivedPlans()
+        self.arrivals.reached(self.current.name)
         return problems
 
 
