@@ -20,7 +20,7 @@ from enforcement.model.matching import Attributes
 from enforcement.plan.binding import BoundLimit, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
-from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, folder_of, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.published import DerivedPlans
 from enforcement.stats import Stats
@@ -81,7 +81,7 @@ class BaseLimiter:
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
-        folder = None if state_dir is None else Path(state_dir)
+        folder = None if state_dir is None else folder_of(state_dir)
         place, own = (url, None) if isinstance(url, str) else from_client(url)
         own = credentials or own
         spans = timeout, lookup, clock

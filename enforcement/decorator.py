@@ -7,7 +7,7 @@ An error in a declaration is raised when the function is decorated, not when it 
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,8 +101,8 @@ class Waiting:
 
     def __init__(self, max_wait: float) -> None:
         number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
-        if not number or not 0 <= max_wait < math.inf:
-            raise ValueError(f"max_wait: must be seconds, 0 or more, got {max_wait!r}.")
+        if not number or not 0 <= max_wait <= sys.float_info.max:
+            raise ValueError(f"max_wait: must be seconds, 0 or more, got {shown(max_wait)}.")
         self._until = monotonic() + max_wait
 
     def pause(self, decision: Decision) -> float:

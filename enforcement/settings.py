@@ -124,6 +124,13 @@ class Settings:
         return max(self.lookup, self.timeout)
 
 
+def folder_of(state_dir: object) -> Path:
+    """Return the state directory, or raise ValueError if it is not a path. An empty one would be the current folder."""
+    if not isinstance(state_dir, (str, os.PathLike)) or not str(state_dir) or "\0" in str(state_dir):
+        raise ValueError(f"state_dir: must be the path of a folder, got {shown(state_dir)}.")
+    return Path(state_dir)
+
+
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     """Return a span in seconds from a variable in milliseconds, or the default if it is unset or empty."""
     text = environ.get(name)
@@ -206,6 +213,7 @@ __all__ = [
     "DEFAULT_URL",
     "VERSION",
     "Settings",
+    "folder_of",
     "named_as",
     "read_switch",
     "renamed",

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
-from enforcement.model.checks import shown
+from enforcement.model.checks import integer_rule, shown
 from enforcement.model.limits import UNIT_RULE, Limit, is_unit
 from enforcement.model.metered import cost_name
 from enforcement.model.sizes import MAX_NUMBER
@@ -49,6 +49,11 @@ def check_costs(costs: Costs) -> Costs:
     return costs
 
 
+def own_costs(costs: Costs) -> Costs:
+    """Return costs that stay as they are if the caller changes its mapping. They need not be valid."""
+    return dict(costs) if isinstance(costs, Mapping) else costs
+
+
 def check_units(limits: Iterable[Limit], costs: Costs) -> None:
     """
     Raise ValueError for costs that limits in code would not count, because no unit of theirs is named.
@@ -80,11 +85,11 @@ def names(unit: str, costs: int | Container[str]) -> bool:
 
 def _check_cost(name: str, cost: object) -> None:
     if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
-        raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
+        raise ValueError(f"{name}: {integer_rule(cost, 0, MAX_NUMBER)}.")
 
 
 def _listed(units: Iterable[str]) -> str:
     return ", ".join(map(repr, sorted(units)))
 
 
-__all__ = ["REQUESTS", "Costs", "check_costs", "check_units", "names"]
+__all__ = ["REQUESTS", "Costs", "check_costs", "check_units", "names", "own_costs"]

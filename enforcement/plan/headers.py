@@ -14,6 +14,7 @@ from functools import cache
 from typing import Final, Protocol
 
 from enforcement.model.calendars import window
+from enforcement.model.checks import shown
 from enforcement.model.instants import SECOND_US, from_us, to_us
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
@@ -71,9 +72,9 @@ def presets(names: str) -> tuple[Preset, ...]:
     Raises:
         ValueError: One of them is unknown.
     """
-    unknown = [name for name in names.split("+") if name not in _PRESETS]
+    unknown = [name for name in names.split("+") if name not in _PRESETS] if isinstance(names, str) else [names]
     if unknown:
-        raise ValueError(f"preset: must be one of {', '.join(_PRESETS)}, got {unknown[0]!r}.")
+        raise ValueError(f"preset: must be one of {', '.join(_PRESETS)}, got {shown(unknown[0])}.")
     return tuple(_PRESETS[name] for name in names.split("+"))
 
 

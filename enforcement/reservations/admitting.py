@@ -12,8 +12,9 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.reservations.subject import Reserving, check_life, check_subject
+from enforcement.reservations.subject import Reserving, check_life, check_subject, is_credential
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import Pipe
@@ -172,7 +173,7 @@ class Admitting(Reserving):
         """
         if about is not None:
             return self._recorded(plan, costs, attributes, None, about)
-        ident = new_ident()
+        ident, costs = new_ident(), own_costs(costs)
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(self.noted(decision, attributes))
@@ -203,7 +204,7 @@ class Admitting(Reserving):
     def _plan_of(self, token: str | Anonymous | Limits, key: str | None, attributes: Attributes | None) -> LivePlan:
         """Return the plan of a request, or raise Denied if its token is refused."""
         check_subject(token, key, attributes)
-        if not isinstance(token, (str, Anonymous)):
+        if not is_credential(token, key):
             return self._plan_in_code(token, key)
         plan = self.find_plan(token, attributes)
         if isinstance(plan, Decision):

@@ -14,8 +14,9 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.reservations.subject import Reserving, check_life, check_subject
+from enforcement.reservations.subject import Reserving, check_life, check_subject, is_credential
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import AwaitedPipe
@@ -134,7 +135,7 @@ class AwaitedAdmitting(Reserving):
         """
         if about is not None:
             return await self._recorded(plan, costs, attributes, None, about)
-        ident = new_ident()
+        ident, costs = new_ident(), own_costs(costs)
 
         def reserved(decision: Decision) -> Reservation:
             return self._engine.reservation(plan, costs, decision, ident)
@@ -210,7 +211,7 @@ class AwaitedAdmitting(Reserving):
     ) -> LivePlan:
         """Return the plan of a request, or raise Denied if its token is refused."""
         check_subject(token, key, attributes)
-        if not isinstance(token, (str, Anonymous)):
+        if not is_credential(token, key):
             return self._plan_in_code(token, key)
         plan = await self.find_plan(token, attributes)
         if isinstance(plan, Decision):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs, check_costs, check_units
+from enforcement.plan.costs import Costs, check_costs, check_units, own_costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.records import (
     Conclusion,
@@ -67,6 +67,7 @@ class ReservationBook:
         if kept is None or kept[0] != instance:
             kept = plan.record = instance, *self._common(plan, instance)
         _, tag, head = kept
+        costs = own_costs(costs)
         where, life = RecordKeys.of(self._keys, tag, new_ident()), life_seconds or PROLONGED_SECONDS
         return RecordedRequest(plan, costs, where, life_seconds=life, head=head, about=about)
 

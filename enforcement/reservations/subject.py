@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from enforcement.engine.engine import Engine
+from enforcement.model.checks import shown
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import because
@@ -44,11 +46,20 @@ class Reserving:
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
     """Raise TypeError for a token with a key, and for limits in code with attributes."""
-    if isinstance(subject, (str, Anonymous)):
+    if is_credential(subject, key):
         if key is not None:
             raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
     elif attributes is not None:
         raise TypeError("attributes: must be None for limits in code, which do not use them.")
+
+
+def is_credential(subject: object, key: str | None) -> bool:
+    """
+    Return whether a request is charged to the policies of a token, and not to limits in code.
+
+    A header that is missing or was not decoded is a credential too, which nobody knows. So ``check()`` says.
+    """
+    return isinstance(subject, (str, Anonymous)) or (key is None and isinstance(subject, (NoneType, bytes)))
 
 
 def check_life(seconds: float) -> float:
@@ -56,8 +67,10 @@ def check_life(seconds: float) -> float:
     from enforcement.plan.records import MAX_LIFE_SECONDS  # most processes record nothing
 
     if type(seconds) not in (int, float) or not 0 < seconds <= MAX_LIFE_SECONDS:
-        raise ValueError(f"life: must be a number of seconds above 0 and at most {MAX_LIFE_SECONDS}, got {seconds!r}.")
+        raise ValueError(
+            f"life: must be a number of seconds above 0 and at most {MAX_LIFE_SECONDS}, got {shown(seconds)}."
+        )
     return seconds
 
 
-__all__ = ["Reserving", "check_life", "check_subject"]
+__all__ = ["Reserving", "check_life", "check_subject", "is_credential"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision
 from enforcement.state.counts import Cell, DecisionCounts
 from enforcement.usage.denial_sample import DenialSample
@@ -83,7 +84,9 @@ class Denials:
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)
         recalled = self._counts.cell("denial_cache", decision.reason)
-        plan.denied = Denial(decision, costs, wait, self._given_back, self._documents.generation, states, recalled)
+        plan.denied = Denial(
+            decision, own_costs(costs), wait, self._given_back, self._documents.generation, states, recalled
+        )
 
     def forget(self) -> None:
         """Invalidate all denials, because this process has returned permits or reset a counter."""

@@ -164,3 +164,35 @@ def test_a_second_finish_does_not_wait_for_the_store(limiter, path):
     admission.free_slots()
 
     assert not path.hit
+
+
+INPUT = Limit(name="input", quota=5_000, window_seconds=3_600, unit="tokens")
+
+
+@pytest.mark.parametrize("make", ["admit", "reserve"])
+def test_the_costs_are_those_of_the_call_whatever_becomes_of_the_mapping(server, make):
+    """The estimate is what was charged, also if the caller writes the real cost into the same dictionary."""
+    with Limiter(server.url, timeout=1.0) as limiter:
+        costs, key = {"tokens": 4_000}, f"same-{make}"
+        life = {"life": 60.0} if make == "reserve" else {}
+        admission = (limiter.reserve if life else limiter.open_admission)(INPUT, key, costs, **life)
+        costs["tokens"] = 713
+        admission.settle(costs)
+        admission.finish(200)
+        assert limiter.peek(INPUT, key).remaining == 5_000 - 713
+
+        costs["tokens"] = 4_500
+        assert not limiter.hit(INPUT, key, costs)
+        costs["tokens"] = 4_000  # fits, and was not what was denied
+        assert limiter.hit(INPUT, key, costs).allowed
+
+
+async def test_the_costs_of_tasks_are_those_of_the_call(server):
+    """The same for asyncio, also if the mapping changes before the reply."""
+    async with aio.Limiter(server.url, timeout=1.0) as limiter:
+        costs = {"tokens": 4_000}
+        opening = asyncio.ensure_future(limiter.open_admission(INPUT, "same-aio", costs))
+        await asyncio.sleep(0)
+        costs["tokens"] = 713
+        await (await opening).settle(costs)
+        assert (await limiter.peek(INPUT, "same-aio")).remaining == 5_000 - 713

@@ -14,7 +14,7 @@ from redis import Redis
 
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.model.tokens import mint
-from tests.enforcement.world import eventually, fixed
+from tests.enforcement.world import eventually, fixed, look_ups
 
 ONE = Limit(name="one", quota=5, window_seconds=3_600)
 
@@ -86,22 +86,36 @@ def test_a_token_that_may_not_pass_has_its_own_reason(limiter, world, changes, r
 def test_garbage_never_reaches_the_store(limiter, world, token):
     """What could not have been minted is refused here."""
     world.everything(fixed(2))
-    limiter.check(mint("live"))
-    before = world.client.info("commandstats")["cmdstat_get"]["calls"]
+    asked = look_ups(limiter)
 
     assert limiter.check(token).reason == "unknown_token"
-    assert world.client.info("commandstats")["cmdstat_get"]["calls"] == before
+    assert asked == []
+
+
+@pytest.mark.parametrize("token", [None, b"sg_live_x"])
+def test_a_header_that_is_missing_or_not_decoded_is_no_known_token_either(limiter, token):
+    """To admit it is denied, as to check it is: an application then answers 401, and not with a stack trace."""
+    with pytest.raises(Denied) as denied:
+        limiter.open_admission(token, attributes={"path": "/"})
+    assert (denied.value.decision.reason, denied.value.decision.status) == ("unknown_token", 401)
+    with pytest.raises(TypeError, match="limits: must be Limit values"):
+        limiter.open_admission(None, "key")
+
+
+@pytest.mark.parametrize("folder", ["", 5, b"state", "a\0b"])
+def test_a_state_directory_is_the_path_of_a_folder(folder):
+    """An empty one would be the folder in which the process happens to run."""
+    with pytest.raises(ValueError, match="state_dir: must be the path of a folder, got"):
+        Limiter(state_dir=folder)
 
 
 def test_an_unknown_token_is_asked_for_once(limiter, world):
     """The store's "there is none" is believed for a while."""
     world.everything(fixed(2))
-    secret = mint("live")
-    limiter.check(secret)
-    before = world.client.info("commandstats")["cmdstat_get"]["calls"]
+    secret, asked = mint("live"), look_ups(limiter)
 
-    assert limiter.check(secret).reason == "unknown_token"
-    assert world.client.info("commandstats")["cmdstat_get"]["calls"] == before
+    assert [limiter.check(secret).reason for _ in range(2)] == ["unknown_token"] * 2
+    assert len(asked) == 1
 
 
 def test_a_change_is_live_without_a_restart(limiter, world):
@@ -198,9 +212,12 @@ def test_limits_match_and_count_by_attributes(limiter, world):
     assert limiter.check(secret).allowed
 
 
-@pytest.mark.parametrize("costs", [-1, 1.5, True, "1", None, {"requests": -1}, {"tokens": 1.0}, {1: 1}, 2**53])
+@pytest.mark.parametrize(
+    "costs",
+    [-1, 1.5, True, "1", None, {"requests": -1}, {"tokens": 1.0}, {1: 1}, 2**53, pytest.param(10**5_000, id="huge")],
+)
 def test_costs_that_are_no_whole_numbers_are_errors(limiter, costs):
-    """Nothing is charged for them."""
+    """Nothing is charged for them. The last one is longer than Python would print."""
     with pytest.raises(ValueError, match="costs"):
         limiter.hit(ONE, "bad-costs", costs)
     assert limiter.peek(ONE, "bad-costs").remaining == 5

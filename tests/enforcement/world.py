@@ -75,3 +75,16 @@ def eventually(condition: Any, seconds: float = 5.0) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def look_ups(limiter: Any) -> list[bytes]:
+    """Return a list that grows with each command that looks up a token."""
+    pipe, commands = limiter._lookup_pipe, list[bytes]()
+    call_again = pipe.call_again
+
+    def noting(command: bytes, deadline: float) -> Any:
+        commands.append(command)
+        return call_again(command, deadline)
+
+    pipe.call_again = noting
+    return commands

@@ -13,7 +13,7 @@ from enforcement.doors.wsgi import LimitMiddleware as WSGIMiddleware
 from enforcement.model.tokens import mint
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.stalls import Stalls, timed
-from tests.enforcement.world import eventually, fixed
+from tests.enforcement.world import eventually, fixed, look_ups
 
 LATE = 0.3
 LOOKUP = 3.0
@@ -40,24 +40,11 @@ def late(path, mode="delay"):
 
 
 def newer(world, count=1):
-    """Publish a project with a policy, and after it tokens in it; return their secrets."""
-    world.publish({**world.policy("new", fixed(2)), **world.project("pol_new", ident="proj_2", slug="new")})
+    """Publish a project and a policy, and after them tokens under both; return their secrets."""
+    world.publish({**world.policy("new", fixed(2)), **world.project(ident="proj_2", slug="new")})
     secrets = [mint("live") for _ in range(count)]
     world.publish(tokens={secret: world.token("pol_new", project="proj_2") for secret in secrets})
     return secrets
-
-
-def sent(limiter):
-    """Return a list that grows with each command that looks up a token."""
-    pipe, commands = limiter._lookup_pipe, []
-    call_again = pipe.call_again
-
-    def noting(command, deadline):
-        commands.append(command)
-        return call_again(command, deadline)
-
-    pipe.call_again = noting
-    return commands
 
 
 def test_a_token_waits_for_its_policy(world, path):
@@ -66,7 +53,7 @@ def test_a_token_waits_for_its_policy(world, path):
     with Limiter(path.url, timeout=1.0, lookup=LOOKUP) as limiter:
         late(path)
         [secret] = newer(world)
-        commands = sent(limiter)
+        commands = look_ups(limiter)
         decisions, took = timed(lambda: [limiter.check(secret) for _ in range(3)])
 
         assert [(it.allowed, it.reason) for it in decisions] == [(True, "ok"), (True, "ok"), (False, "limited")]
@@ -79,7 +66,7 @@ async def test_a_token_of_tasks_waits_for_its_policy(world, path):
     async with aio.Limiter(path.url, timeout=1.0, lookup=LOOKUP) as limiter:
         late(path)
         [secret] = newer(world)
-        commands = sent(limiter)
+        commands = look_ups(limiter)
         first, ticks = asyncio.create_task(limiter.check(secret)), 0
         while not first.done():
             await asyncio.sleep(0.01)
@@ -154,7 +141,7 @@ async def test_many_new_tokens_wait_together(world, path):
     async with aio.Limiter(path.url, timeout=1.0, lookup=LOOKUP) as limiter:
         late(path)
         secrets = newer(world, AT_ONCE)
-        commands = sent(limiter)
+        commands = look_ups(limiter)
         with Stalls() as stalls:
             checks = [asyncio.create_task(limiter.check(secret)) for secret in secrets]
             await asyncio.sleep(LATE / 3)
@@ -187,7 +174,7 @@ def test_a_project_that_does_not_exist_is_not_waited_for(world, path):
         world.followers.append(limiter)
         here, later = mint("live"), mint("live")
         world.publish(tokens={here: world.token(project="proj_9")})
-        commands = sent(limiter)
+        commands = look_ups(limiter)
         with Stalls() as at_once:
             assert limiter.check(here).reason == "degraded_denied"
         assert (len(commands), at_once.seconds < LATE) == (1, True)

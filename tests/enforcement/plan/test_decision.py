@@ -52,10 +52,11 @@ def test_legacy_headers_give_seconds_or_an_instant():
     }
 
 
-def test_an_unknown_preset_is_an_error():
+@pytest.mark.parametrize("preset", ["github", "", None, 5])
+def test_an_unknown_preset_is_an_error(preset):
     """It names those that there are."""
-    with pytest.raises(ValueError, match="ietf"):
-        decision(True, (REQUESTS, "p", [1, 1, 0, 1])).headers("github")
+    with pytest.raises(ValueError, match="preset: must be one of ietf"):
+        decision(True, (REQUESTS, "p", [1, 1, 0, 1])).headers(preset)
 
 
 def test_shadows_decide_nothing_and_show_nowhere():
