@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import weakref
 from collections.abc import Callable
@@ -245,3 +246,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """Close the limiters that are not closed when the process ends, so that nothing that they counted is lost."""
+    for limiter in list(_limiters):
+        if limiter._started:
+            limiter._rest()
+            limiter._engine.stop()

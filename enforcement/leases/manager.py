@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
@@ -50,7 +48,6 @@ class LeaseKeeper:
         self._fleet = fleet
         self._pipe = health.background
         self._begin()
-        _keepers.add(self)
 
     def _begin(self) -> None:
         self._requested: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
@@ -261,13 +258,3 @@ def _rest_seconds(reply: Reply, count: int) -> float:
     if not waits or min(waits) < 0:
         return REST_SECONDS
     return min(REST_SECONDS, max(SHORTEST_REST_SECONDS, max(waits) / 1_000_000))
-
-
-_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
-
-
-@atexit.register
-def _give_back_at_exit() -> None:
-    """Give back the permits of limiters that are not closed when the process ends."""
-    for keeper in list(_keepers):
-        keeper.close()
