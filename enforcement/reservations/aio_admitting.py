@@ -16,7 +16,7 @@ from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.reservations.subject import Reserving, check_life, check_subject, is_credential
+from enforcement.reservations.subject import Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import AwaitedPipe
@@ -211,7 +211,7 @@ class AwaitedAdmitting(Reserving):
     ) -> LivePlan:
         """Return the plan of a request, or raise Denied if its token is refused."""
         check_subject(token, key, attributes)
-        if not is_credential(token, key):
+        if not isinstance(token, (str, Anonymous)) and not is_no_token(token, key):
             return self._plan_in_code(token, key)
         plan = await self.find_plan(token, attributes)
         if isinstance(plan, Decision):

@@ -46,20 +46,19 @@ class Reserving:
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
     """Raise TypeError for a token with a key, and for limits in code with attributes."""
-    if is_credential(subject, key):
+    if isinstance(subject, (str, Anonymous)):
         if key is not None:
             raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
-    elif attributes is not None:
+    elif attributes is not None and not is_no_token(subject, key):
         raise TypeError("attributes: must be None for limits in code, which do not use them.")
 
 
-def is_credential(subject: object, key: str | None) -> bool:
+def is_no_token(subject: object, key: str | None) -> bool:
     """
-    Return whether a request is charged to the policies of a token, and not to limits in code.
-
-    A header that is missing or was not decoded is a credential too, which nobody knows. So ``check()`` says.
+    Return whether a token is missing, or is in bytes, as a header may be. Nobody knows such a token, which is a denial
+    and not an error, as for ``check()``.
     """
-    return isinstance(subject, (str, Anonymous)) or (key is None and isinstance(subject, (NoneType, bytes)))
+    return key is None and isinstance(subject, (NoneType, bytes))
 
 
 def check_life(seconds: float) -> float:
@@ -73,4 +72,4 @@ def check_life(seconds: float) -> float:
     return seconds
 
 
-__all__ = ["Reserving", "check_life", "check_subject", "is_credential"]
+__all__ = ["Reserving", "check_life", "check_subject", "is_no_token"]
