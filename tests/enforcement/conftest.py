@@ -24,6 +24,18 @@ def world(server: ValkeyServer) -> World:
 
 
 @pytest.fixture
+def documents(request: pytest.FixtureRequest) -> None:
+    """Publish documents to the store of a test: a limiter that starts waits a second for them where there are none."""
+    if "world" in request.fixturenames:
+        world = request.getfixturevalue("world")
+    elif "own_server" in request.fixturenames:
+        world = World(request.getfixturevalue("own_server").url)
+    else:
+        return
+    world.publish({"global": {"schema": 1, "policy": None}})
+
+
+@pytest.fixture
 def own_server() -> Iterator[ValkeyServer]:
     """Give a server that a test may freeze, kill and restart."""
     with ValkeyServer() as server:

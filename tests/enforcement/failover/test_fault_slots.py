@@ -26,6 +26,7 @@ def limiter(own_server):
     # The first call loads the functions, for which a busy machine needs longer than a decision may take.
     assert eventually(lambda: limiter.peek(SLOTS, "k").source == "store")
     yield limiter
+    own_server.thaw()  # to close a limiter takes seconds while its store is frozen
     limiter.close()
 
 

@@ -8,6 +8,8 @@ import pytest
 from enforcement import Denied, Limit, Limiter
 from enforcement.testing import Published
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 FIVE = Limit(name="five", quota=5, window_seconds=3_600)
 ALONE = 12
 """Requests that a process decides alone, more than any limit here has left."""

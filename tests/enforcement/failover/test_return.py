@@ -15,6 +15,8 @@ from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import eventually
 from tests.scale import scale
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 LIMIT = Limit(name="rate", quota=100, window_seconds=86_400)
 PROCESSES, KEYS, ROUNDS = scale(4, 16), scale(100, 300), scale(1, 5)
 AWAY_SECONDS = scale(1.5, 5.0)

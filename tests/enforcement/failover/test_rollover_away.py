@@ -7,6 +7,8 @@ from enforcement.failover.shares import with_share
 from enforcement.plan.binding import BoundLimit
 from tests.enforcement.world import eventually
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 DAY = 86_400_000_000
 START_US = 1_767_225_600_000_000
 LIMIT = Limit(name="budget", quota=10, calendar="day", rollover=20)
@@ -28,6 +30,7 @@ def clock():
 def limiter(own_server, clock):
     with Limiter(own_server.url, timeout=0.1, clock=clock) as limiter:
         yield limiter
+        own_server.thaw()  # to close a limiter takes seconds while its store is frozen
 
 
 def admitted(limiter):

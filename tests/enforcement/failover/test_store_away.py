@@ -11,7 +11,7 @@ from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed
 
 # At which point of a call a store is lost is chance, so that a proof loses it more than once.
-pytestmark = pytest.mark.proof(times=5)
+pytestmark = [pytest.mark.proof(times=5), pytest.mark.usefixtures("documents")]
 
 HOUR = 3_600
 QUOTA = 100

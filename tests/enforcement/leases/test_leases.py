@@ -23,6 +23,8 @@ from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 from tests.scale import scale
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 DAY = 86_400
 ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]
 # Three processes already take permits that others gave back. A quota of 10 shows a share that is rounded up, one of
@@ -32,13 +34,6 @@ PROCESSES, QUOTAS = scale((3, (10, 1_000)), (8, (10, 100, 1_000, 10_000, 100_000
 STEADY_SECONDS = scale(2.0, 20.0)
 # Three windows of a second, of which two are whole; more of them meet more ends under load.
 ROLLING_SECONDS = scale(3, 30)
-
-
-@pytest.fixture
-def world(world):
-    """Give a store with documents: a limiter that starts waits a second for them where there are none."""
-    world.publish({"global": {"schema": 1, "policy": None}})
-    return world
 
 
 def leased(algorithm, quota):

@@ -14,6 +14,8 @@ from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys, ReservationRe
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import PROJECT, eventually, fixed
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 TOKENS = Limit(name="tokens", quota=1_000, window_seconds=3_600, unit="tokens")
 MONTH = Limit(name="month", quota=5_000, calendar="month", unit="tokens")
 BUCKET = Limit(name="bucket", algorithm="token_bucket", quota=1_000, window_seconds=3_600_0, unit="tokens")

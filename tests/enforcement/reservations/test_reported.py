@@ -10,6 +10,8 @@ from enforcement import Limit, Limiter, aio
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.reported import read_report
 
+pytestmark = pytest.mark.usefixtures("documents")
+
 PRICES = parse_prices(
     json.dumps({"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]})
 )
