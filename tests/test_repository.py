@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
-from tests.repository import REGISTRIES, ROOT, registry_lines, tracked_files
+from tests.repository import REGISTRIES, ROOT, copy_code, registry_lines, tracked_files
 
 TOP_LEVEL = {
     ".ci",
@@ -82,3 +84,17 @@ def test_sets_of_requirements_are_complete() -> None:
     names += ["proxy", "sdks", "starlette"]
 
     assert [path.stem for path in REQUIREMENTS] == names
+
+
+def test_copied_code_is_not_compiled_again(tmp_path: Path) -> None:
+    """Python takes the bytecode of the copy for that of its source. A file that is being written is left."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "module.py").write_text("x = 1\n")
+    made = Path(py_compile.compile(str(code / "module.py")))
+    made.with_name(f"{made.name}.1").touch()
+
+    copy_code(code, tmp_path / "copy")
+
+    source, (compiled,) = (tmp_path / "copy" / "module.py").stat(), (tmp_path / "copy" / "__pycache__").iterdir()
+    assert struct.unpack("<II", compiled.read_bytes()[8:16]) == (int(source.st_mtime), source.st_size)

@@ -1,7 +1,6 @@
 """Two trees are compared from the command line; how fast they are, only a long run can tell."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from benchmarks.compare.names import SHAPES, STORE_TIME
 from benchmarks.compare.tree import check, take
 from benchmarks.compare.trees import NoTree, tree_of
 from enforcement import Decision
-from tests.repository import ROOT
+from tests.repository import ROOT, copy_code
 
 SLOW = """
 _fast = Decision.headers
@@ -44,7 +43,7 @@ def test_every_shape_is_measured_and_printed(tmp_path: Path) -> None:
 
 def test_a_slower_tree_is_worse_and_the_exit_code_says_so(tmp_path: Path) -> None:
     """A change that slows a shape down is found, and only in that shape."""
-    shutil.copytree(ROOT / "enforcement", tmp_path / "enforcement", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(ROOT / "enforcement", tmp_path / "enforcement")
     module = Path(Decision.__module__.replace(".", "/") + ".py")
     with (tmp_path / module).open("a") as source:
         source.write(SLOW)

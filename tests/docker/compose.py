@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.repository import ROOT
+from tests.repository import ROOT, copy_code
 
 COMPOSE_FILE = ROOT / "docker" / "compose.yaml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}")
@@ -67,7 +67,7 @@ def assemble(stage: Stage, target: Path) -> None:
     target.mkdir()
     for source, destination in stage.copies:
         if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, target / destination, ignore=shutil.ignore_patterns("__pycache__"))
+            copy_code(ROOT / source, target / destination)
         else:
             shutil.copy(ROOT / source, target / destination)
 

@@ -14,7 +14,7 @@ import pytest
 
 from enforcement.embedded import free_port
 from tests.docs import tls
-from tests.repository import ROOT
+from tests.repository import ROOT, copy_code
 from tests.requires import chromium
 
 START_SECONDS = 90
@@ -54,6 +54,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    for code in ("controlplane", "enforcement"):  # again, with its bytecode
+        copy_code(ROOT / code, target / code)
     (target / ".venv").symlink_to(sys.prefix)
     return target
 

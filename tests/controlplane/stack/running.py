@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enforcement.embedded import free_port
-from tests.repository import ROOT
+from tests.repository import ROOT, copy_code
 
 SECONDS = 90.0
 # What the machine's own environment says of stores and databases is not meant for these runs.
@@ -51,7 +51,7 @@ class Run:
 def checkout(folder: Path) -> Path:
     """Copy the code, so that var/ is one of its own."""
     for name in ("controlplane", "enforcement", "templates"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_code(ROOT / name, folder / name)
     shutil.copy(ROOT / "manage.py", folder)
     return folder
 
