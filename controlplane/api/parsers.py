@@ -10,7 +10,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from controlplane.api.problems import MEDIA_TYPE, TooLarge
+from controlplane.api.problems import MEDIA_TYPE, EncodedBody, TooLarge
 from enforcement.model import strict_json
 
 
@@ -25,11 +25,15 @@ class StrictJSONParser(BaseParser):
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
         """
-        Return the JSON value in a request's body, or raise TooLarge or ParseError.
+        Return the JSON value in a request's body, or raise TooLarge, EncodedBody or ParseError.
 
         The view's ``most_bytes`` says how long the body may be, if it is not as short as others.
         """
-        view = (parser_context or {}).get("view")
+        context = parser_context or {}
+        coding = context["request"].headers.get("Content-Encoding", "") if "request" in context else ""
+        if coding.strip().lower() not in ("", "identity"):
+            raise EncodedBody(coding)
+        view = context.get("view")
         limit = getattr(view, "most_bytes", None) or settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         body = stream.read(limit + 1)
         if len(body) > limit:

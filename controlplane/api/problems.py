@@ -49,6 +49,24 @@ class PreconditionFailed(Problem):
     default_code = "stale_version"
 
 
+class HeaderNotSupported(Problem):
+    """Raised for a header that would protect a change, if this address did what it says."""
+
+    status_code = status.HTTP_400_BAD_REQUEST
+    default_code = "header_not_supported"
+
+
+class EncodedBody(Problem):
+    """Raised for a body with a content coding, such as gzip."""
+
+    status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+    default_code = "unsupported_media_type"
+
+    def __init__(self, coding: str) -> None:
+        detail = f"The body must be sent as it is, without Content-Encoding: {coding}"
+        super().__init__(detail, headers={"Accept-Encoding": "identity"})  # RFC 9110, 12.5.3
+
+
 class IdempotencyKeyReused(Problem):
     status_code = status.HTTP_422_UNPROCESSABLE_ENTITY
     default_detail = "This Idempotency-Key was used for another request. Send a new key for a new request."

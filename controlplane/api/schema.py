@@ -19,6 +19,7 @@ from controlplane.api.problems import MEDIA_TYPE
 from controlplane.api.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.writes.batches import ADDRESS
+from controlplane.api.writes.conditions import TAGS, compares_versions
 from controlplane.api.writes.trials import TrialSerializer
 from controlplane.api.writes.waiting import HEADER
 from controlplane.idempotency.models import MAX_NAME
@@ -84,7 +85,6 @@ def example(**body: Any) -> Callable[[type], type]:
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 JSON = "application/json"
-CONDITIONAL = ("PUT", "PATCH", "DELETE")
 
 
 def _header(name: str, description: str, statuses: list[int] | bool = False) -> OpenApiParameter:
@@ -93,7 +93,12 @@ def _header(name: str, description: str, statuses: list[int] | bool = False) -> 
 
 
 IF_MATCH = _header("If-Match", "The ETag that you read. The change is made only if it is still valid.")
-IF_NONE_MATCH = _header("If-None-Match", "With `*`, the object is created only if it is not there.")
+IF_NONE_MATCH = OpenApiParameter(
+    "If-None-Match",
+    {"type": "string", "pattern": TAGS},
+    OpenApiParameter.HEADER,
+    description="With `*`, the object is created only if it is not there.",
+)
 REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
@@ -270,7 +275,7 @@ class AutoSchema(Base):
             yield 404
         if self._is_repeatable():
             yield from (409, 422)
-        if self.method in ("POST", "PUT", "PATCH"):
+        if self.method in WRITES:
             yield from (411, 413, 415)
         if self._is_conditional():
             yield 412
@@ -283,8 +288,7 @@ class AutoSchema(Base):
         return self.view.conditional and self.view.action in single
 
     def _is_conditional(self) -> bool:
-        of_one = self._is_verb() and self.view.action != ADDRESS
-        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and of_one)
+        return self.method in WRITES and compares_versions(self.view)
 
     def _is_verb(self) -> bool:
         return self.method == "POST" and self.view.action != "create"

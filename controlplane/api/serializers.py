@@ -1,5 +1,6 @@
 """Serializers of bodies and queries, which refuse unknown fields and apply the rules of the models."""
 
+import re
 from collections.abc import Mapping
 from copy import copy
 from difflib import get_close_matches
@@ -15,6 +16,8 @@ from controlplane.api import fields
 from controlplane.api.contract.deprecation import Deprecation, note
 from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
+
+_INTEGER = re.compile("-?[0-9]+")
 
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
@@ -88,11 +91,17 @@ class QuerySerializer(StrictSerializer):
             labels = {name: parameters.pop(name) for name in list(parameters) if is_label(name)}
             parameters |= {"labels": labels} if labels else {}
         serializer = cls(data=parameters, context=context)
-        if not serializer.is_valid():
-            errors = dict(serializer.errors)
+        serializer.is_valid()
+        if errors := {**serializer.errors, **serializer.loose_numbers(parameters)}:
             of_labels = errors.pop("labels", {})
             raise InvalidQuery(errors | (of_labels if isinstance(of_labels, dict) else {"labels": of_labels}))
         return serializer.validated_data
+
+    def loose_numbers(self, parameters: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
+        """Return an error for each number that Python reads and others do not, such as 1_0 and 1.0."""
+        numbers = [name for name, field in self.fields.items() if isinstance(field, serializers.IntegerField)]
+        wrong = [name for name in numbers if not _INTEGER.fullmatch(parameters.get(name, "0"))]
+        return {name: [ErrorDetail("Must be an integer, in digits only.", code="invalid")] for name in wrong}
 
 
 def _errors_of(values: list[str]) -> list[ErrorDetail]:

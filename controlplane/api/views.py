@@ -21,9 +21,9 @@ from controlplane.api.lists.ordering import Orders, columns_of
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of
-from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.api.serializers import ListQuery, NoBody, NoQuery, QuerySerializer
 from controlplane.api.throttling import ThrottledView
-from controlplane.api.writes.conditions import check_precondition, etag
+from controlplane.api.writes.conditions import check_headers, check_precondition, compares_versions, etag
 from controlplane.api.writes.later import Later
 from controlplane.api.writes.queries import WriteQuery
 from controlplane.api.writes.trials import Trial, TrialSerializer, as_json, trial, without_secrets
@@ -104,8 +104,11 @@ class ApiView(ThrottledView, GenericViewSet):
                 self._wrap_change(request)
 
     def _wrap_change(self, request: Request) -> None:
-        """Have a change undone in the end if it is only tried, or made once if it names an idempotency key."""
+        """Check the headers of a change, and have it undone if it is only tried, or made once if it has a key."""
+        check_headers(request, versioned=compares_versions(self))
         method = request.method.lower()
+        if method == "delete":  # what a body asks for, such as a dry run, would not be done
+            NoBody(data=request.data or {}).is_valid(raise_exception=True)
         if self.query.get("dry_run"):
             setattr(self, method, partial(self._try, getattr(self, method)))
             return

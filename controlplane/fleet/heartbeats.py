@@ -141,10 +141,10 @@ def is_live(instance: Instance, now: datetime) -> bool:
     return instance.seen_at > now - HEARTBEAT_LIFETIME
 
 
-def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:
-    """Return the number of *instances* that run *revision* or a later one, and the number of all."""
+def acknowledged(revision: int, epoch: int, instances: Iterable[Instance]) -> tuple[int, int]:
+    """Return the number of *instances* that run this published state or a later one, and the number of all."""
     instances = list(instances)
-    return sum(instance.revision >= revision for instance in instances), len(instances)
+    return sum(instance.runs(revision, epoch) for instance in instances), len(instances)
 
 
 def price_acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from django.db import models
 
 from enforcement.control.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
+from enforcement.model.documents import StateName, epoch_of
 
 HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 
@@ -61,3 +62,11 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    def runs(self, revision: int, epoch: int) -> bool:
+        """
+        Return whether it runs this published state or a later one. After a restore, an earlier epoch may have a higher
+        revision.
+        """
+        own = epoch_of(self.store_id) if self.store_id else epoch  # not every release reports it
+        return StateName(own, self.revision) >= StateName(epoch, revision)

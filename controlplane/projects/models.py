@@ -317,10 +317,20 @@ class Token(Credential):
         indexes = TOKEN_INDEXES
 
     def clean(self) -> None:
-        super().clean()
+        """Raise ValidationError with every rule that the token breaks."""
+        errors: dict[str, Any] = {}
+        for check in (super().clean, self.check_policy, self.check_labels):
+            try:
+                check()
+            except ValidationError as exc:
+                errors = exc.update_error_dict(errors)
+        if errors:
+            raise ValidationError(errors)
+
+    def check_policy(self) -> None:
+        """Raise ValidationError for a policy that belongs to another project."""
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
-        self.check_labels()
 
     def check_labels(self) -> None:
         """Raise ValidationError for labels that enforcers refuse, or that look different from what they are."""
@@ -338,6 +348,12 @@ class Token(Credential):
         labels = {"labels": self.labels} if self.labels else {}
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         return {"id": self.pk, **fields, **labels, **ends}
+
+    def as_compared(self) -> dict[str, Any]:
+        """Return what an ETag of this row stands for: its record, and its suspension, which is another row."""
+        found = getattr(self, "suspension", None)
+        more = {"suspension": [found.pk, isoformat(found.ends_at)]} if found else {}
+        return {**self.as_record(), **more}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         # The digest names the key in the store, and after a deletion the id does not lead to it.

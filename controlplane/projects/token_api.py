@@ -146,6 +146,10 @@ class TokenView(ApiView):
     def get_queryset(self) -> QuerySet[Token]:
         return self.access.tokens().select_related("project", "policy", "suspension")
 
+    def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        # The suspension is read after the lock. A row that is joined may be from before another one had the lock.
+        return super().locked(rows.select_related(None).select_related("project", "policy"))
+
     def chosen(self, tokens: QuerySet[Token]) -> QuerySet[Token]:
         """Return those of the tokens that the query of a list asks for."""
         names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]

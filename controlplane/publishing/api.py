@@ -44,7 +44,7 @@ class RevisionSerializer(serializers.ModelSerializer):
         ]
 
     def get_acknowledged(self, revision: Revision) -> int:
-        return heartbeats.acknowledged(revision.number, self.context["view"].fleet)[0]
+        return heartbeats.acknowledged(revision.number, revision.epoch, self.context["view"].fleet)[0]
 
     def get_instances(self, revision: Revision) -> int:
         return len(self.context["view"].fleet)
@@ -58,7 +58,8 @@ class RevisionDetailSerializer(RevisionSerializer):
         fields = [*RevisionSerializer.Meta.fields, "behind", "changes"]
 
     def get_behind(self, revision: Revision) -> list[str]:
-        return [instance.pk for instance in self.context["view"].fleet if instance.revision < revision.number]
+        fleet = self.context["view"].fleet
+        return [instance.pk for instance in fleet if not instance.runs(revision.number, revision.epoch)]
 
 
 class RollbackSerializer(StrictSerializer):

@@ -140,7 +140,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def runs_on(self, revision: Revision) -> str:
         if revision.fleet.unknown:
             return badge("unknown, the store is not reachable", "warn")
-        acknowledged, total = heartbeats.acknowledged(revision.number, revision.fleet)
+        acknowledged, total = heartbeats.acknowledged(revision.number, revision.epoch, revision.fleet)
         if not total:
             return badge("no live instance", "warn")
         mark = badge(f"{acknowledged} of {total} instances", "good" if acknowledged == total else "warn")

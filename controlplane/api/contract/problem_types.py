@@ -87,6 +87,14 @@ TYPES = {
         "Every proxy refuses it, and so does this address of consumers.",
         "Get a new token from whoever gave you this one.",
     ),
+    "header_not_supported": ProblemType(
+        400,
+        "A header would not have done what it says",
+        "For example `If-Match` with a batch, whose objects have no version yet, or `If-Unmodified-Since`, because "
+        "objects have versions and no times. Nothing was changed, because the change would not have been protected.",
+        "Leave out the header that `detail` names. To change an object only if it is as you read it, send its `ETag` "
+        "as `If-Match` to its own address.",
+    ),
     "https_required": ProblemType(
         403,
         "This address is served over HTTPS only",
@@ -281,9 +289,9 @@ TYPES = {
     ),
     "unsupported_media_type": ProblemType(
         415,
-        "The body has a media type that is not read",
-        "Bodies are `application/json`. Those of PATCH may be `application/merge-patch+json`.",
-        "Set `Content-Type`.",
+        "The body has a form that is not read",
+        "Bodies are `application/json`. Those of PATCH may be `application/merge-patch+json`. They are not compressed.",
+        "Set `Content-Type`, and send the body without `Content-Encoding`.",
     ),
     "validation_error": ProblemType(
         400,

@@ -10,7 +10,8 @@ from django.conf import settings
 from controlplane.core import store
 from controlplane.fleet import heartbeats
 from controlplane.publishing import publisher
-from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.models import OutboxEntry, Revision
+from enforcement.model.documents import StateName
 from enforcement.store.client import STORE_ERRORS
 
 ACKNOWLEDGED = "acknowledged"
@@ -29,14 +30,18 @@ class Acknowledgement:
     How far a change has come.
 
     Attributes:
-        revision: The revision that contains it, or None while it is pending.
+        state: The published state that contains it, or None while it is pending.
         instances: How many live instances there are. None if the store did not say.
-        behind: How many of them run an earlier revision.
+        behind: How many of them run an earlier state.
     """
 
-    revision: int | None
+    state: StateName | None
     instances: int | None = None
     behind: int = 0
+
+    @property
+    def revision(self) -> int | None:
+        return None if self.state is None else self.state.revision
 
     @property
     def is_everywhere(self) -> bool:
@@ -74,27 +79,29 @@ def acknowledgement_of(
         while may_wait and found.may_come and (left := until - clock()) > 0:
             pause(min(length, left))
             length = min(length * LONGER, LAST_PAUSE)
-            found = _look(change, found.revision)
+            found = _look(change, found.state)
         return found
     finally:
         if may_wait:
             _turns.release()
 
 
-def _look(change: str, revision: int | None) -> Acknowledgement:
-    revision = _revision_with(change) if revision is None else revision
-    if revision is None:
+def _look(change: str, state: StateName | None) -> Acknowledgement:
+    state = _state_with(change) if state is None else state
+    if state is None:
         return Acknowledgement(None)
     try:
         fleet = heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS:
-        return Acknowledgement(revision)
-    having, instances = heartbeats.acknowledged(revision, fleet)
-    return Acknowledgement(revision, instances, instances - having)
+        return Acknowledgement(state)
+    having, instances = heartbeats.acknowledged(state.revision, state.epoch, fleet)
+    return Acknowledgement(state, instances, instances - having)
 
 
-def _revision_with(change: str) -> int | None:
-    """Return the revision with a change, the last one if enforcers need not know it, or None while it is pending."""
-    if change and OutboxEntry.objects.filter(change=change).exists():
-        return publisher.revision_of(change)
-    return publisher.last_revision()
+def _state_with(change: str) -> StateName | None:
+    """Return the state with a change, the last one if enforcers need not know it, or None while it is pending."""
+    if not change or not OutboxEntry.objects.filter(change=change).exists():
+        return publisher.last_state()
+    number = publisher.revision_of(change)
+    row = Revision.objects.filter(pk=number).values_list("epoch", "number").first()
+    return StateName(*row) if row else None

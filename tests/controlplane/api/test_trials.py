@@ -179,6 +179,32 @@ def test_no_dry_run_writes_anything(api, names, store, settings):
     assert in_store(store) == stored
 
 
+CONDITIONS = {"If-Match": '"stale"', "If-None-Match": "*", "If-Unmodified-Since": "Sat, 01 Jan 2050 00:00:00 GMT"}
+
+
+def test_every_change_checks_a_condition_or_refuses_it(api, names):
+    """What the document lists is checked. Nothing else is accepted, and nothing is changed."""
+    paths = api("GET", "openapi.json").json()["paths"]
+    refused = {}
+    for name, body in BODIES.items():
+        method, path = name.split()
+        operation = paths[f"/api/v1/{path.partition('?')[0]}"][method.lower()]
+        listed = {parameter["name"] for parameter in operation["parameters"]}
+        path = path.format(**names[path.partition("/")[0].partition("?")[0]]) if "{" in path else path
+        path = f"{path}{'&' if '?' in path else '?'}dry_run=true"
+        found = {
+            header: (response.status_code, response.json()["code"])
+            for header, value in CONDITIONS.items()
+            if (response := api(method, path, body, **{header: value})).status_code != 200
+        }
+        assert found["If-Match"][0] == (412 if "If-Match" in listed else 400), name
+        assert found["If-Unmodified-Since"] == (400, "header_not_supported"), name
+        refused[name] = "If-None-Match" in found
+
+    # A new object of this PUT is created only if it is not there, and that of the names is there.
+    assert [name for name, one in refused.items() if not one] == ["PUT prices"]
+
+
 def test_a_creation_says_what_would_be_created(api):
     """The status and the body that it would have, and each field of the audit."""
     found = api("POST", "projects?dry_run=true", {"slug": "chat", "name": "Chat"}).json()

@@ -9,21 +9,25 @@ from controlplane.api.writes import waiting
 from controlplane.api.writes.waiting import Acknowledgement, acknowledgement_of
 from controlplane.core import store as core_store
 from controlplane.core.instants import microseconds
+from controlplane.publishing.publisher import begin_epoch
 from enforcement import Limiter
+from enforcement.model.documents import StateName
 from tests.factories import ManagementKeyFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CHAT = {"slug": "chat", "name": "Chat"}
+# Python would read some of them as numbers from 1 to 10.
+TIMES = ["11", "0", "-1", "9" * 30, "x", "nan", "", "5.0", "1_0", "%2B5", "%205", "\u0665", "5&timeout=6"]
 
 
 @pytest.fixture
 def reports(client_of_store):
     """``reports("a", 3)``: the heartbeat of an instance that runs a revision."""
 
-    def report(name: str, revision: int) -> None:
+    def report(name: str, revision: int, store_id: str = "") -> None:
         keys, now = core_store.keys(), microseconds(timezone.now())
-        beat = {"id": name, "revision": revision, "state": "ok", "seen_at_us": now}
+        beat = {"id": name, "revision": revision, "state": "ok", "seen_at_us": now, "store_id": store_id}
         client_of_store.set(keys.instance(name), json.dumps(beat))
         client_of_store.zadd(keys.instances, {name: now})
 
@@ -87,7 +91,7 @@ def test_it_waits_with_longer_and_longer_pauses(api, store, reports, clock):
 
     found = acknowledgement_of("chg_of_nothing", 5, clock, clock.pause)
 
-    assert found == Acknowledgement(1, 2, 0)
+    assert found == Acknowledgement(StateName(0, 1), 2, 0)
     assert clock.pauses == pytest.approx([0.05, 0.075, 0.1125])
 
 
@@ -107,6 +111,19 @@ def test_sql_is_asked_only_while_the_change_is_pending(api, store, reports, cloc
 
     with django_assert_num_queries(2):
         acknowledgement_of("chg_of_nothing", 5, clock, clock.pause)
+
+
+def test_a_higher_revision_of_an_earlier_epoch_is_no_acknowledgement(api, store, reports):
+    """After a restore, an instance runs what the backup lacks until it has read the new epoch."""
+    begin_epoch(by="ann", channel="command", reason="Restored")
+    reports("stale", 500, "store")
+    reports("fresh", 2, "store.1")
+
+    waited = api("POST", "projects?wait=acknowledged&timeout=1", CHAT)
+    shown = api("GET", "revisions/2").json()
+
+    assert waited["Sluicegate-Acknowledged"] == "false; instances=2; behind=1"
+    assert (shown["acknowledged"], shown["instances"], shown["behind"]) == (1, 2, ["stale"])
 
 
 def test_a_store_that_is_away_is_no_acknowledgement(api):
@@ -160,7 +177,11 @@ def test_a_refused_change_and_a_dry_run_wait_for_nothing(api, store, reports):
 
 @pytest.mark.parametrize(
     ("query", "parameter"),
-    [("wait=published", "wait"), ("timeout=3", "timeout"), ("wait=acknowledged&timeout=11", "timeout")],
+    [
+        ("wait=published", "wait"),
+        ("timeout=3", "timeout"),
+        *((f"wait=acknowledged&timeout={time}", "timeout") for time in TIMES),
+    ],
 )
 def test_other_words_and_times_are_refused(api, query, parameter):
     """The error names the parameter."""

@@ -248,7 +248,7 @@ def test_a_revision_is_acknowledged_by_who_runs_it_or_a_later_one():
     """The admin and the API say how many of how many have a change."""
     instances = [InstanceFactory.build(revision=revision) for revision in (6, 7, 8)]
 
-    assert heartbeats.acknowledged(7, instances) == (2, 3)
+    assert heartbeats.acknowledged(7, 0, instances) == (2, 3)
 
 
 @pytest.mark.parametrize(("seconds", "live"), [(0, True), (14, True), (15, False), (60, False)])
