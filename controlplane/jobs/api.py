@@ -1,12 +1,13 @@
 """The REST resource of jobs."""
 
 from django.db.models import Q, QuerySet
-from rest_framework import status
+from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.problems import Conflict
-from controlplane.api.views import ApiView, Retrieved
+from controlplane.api.serializers import ListQuery
+from controlplane.api.views import ApiView, Listed, Retrieved
 from controlplane.api.writes.started import JobSerializer
 from controlplane.jobs.actions import cancel_job
 from controlplane.jobs.models import Job
@@ -14,20 +15,28 @@ from controlplane.jobs.models import Job
 JOB_ID = "job_[0-9a-z]{1,36}"
 
 
-class JobView(Retrieved, ApiView):
+class JobQuery(ListQuery):
+    state = serializers.ChoiceField([name for name, _ in Job.STATES], required=False)
+    kind = serializers.CharField(required=False, max_length=40, help_text="For example batch.")
+
+
+class JobView(Listed, Retrieved, ApiView):
     """Work on many rows, which a worker does after the response. A deletion cancels it."""
 
     serializer_class = JobSerializer
     lookup_field = "id"
     lookup_value_regex = JOB_ID
+    ordering = ("-id",)
     conditional = False
-    scopes = {"retrieve": "jobs:read", "destroy": "jobs:cancel"}
+    queries = {"list": JobQuery}
+    scopes = {"list": "jobs:read", "retrieve": "jobs:read", "destroy": "jobs:cancel"}
 
     def get_queryset(self) -> QuerySet[Job]:
         """Return the jobs of this key, and of others those that concern only projects which it may see."""
+        chosen = Job.objects.filter(**{name: self.query[name] for name in ("state", "kind") if name in self.query})
         if self.access.all_projects:
-            return Job.objects.all()
-        own = Job.objects.within(self.access.projects())
+            return chosen
+        own = chosen.within(self.access.projects())
         return own.filter(Q(key=self.access.key) | Q(projects__in=self.access.project_ids)).distinct()
 
     def answer(self, obj: Job, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:

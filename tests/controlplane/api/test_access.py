@@ -148,6 +148,7 @@ RULES = {
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("explain", "POST"): Rule("usage:read", 200, 400, 200, {"token": "theirs"}),
     ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
+    ("jobs", "GET"): Rule("jobs:read", 200, 200, 200),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
     ("jobs/{job}", "DELETE"): Rule("jobs:cancel", 204, MISSING, 204),
     ("alert-rules", "GET"): Rule("alerts:read", 200, 200, 200),
