@@ -19,15 +19,16 @@ _QUOTED = re.compile(r'"((?:[ !#-[\]-~]|\\["\\])*)"')
 _PLAIN = re.compile(r"[!#-~]+")
 
 
-def reason_of(request: Any) -> str:
+def reason_of(request: Any, given: str = "") -> str:
     """
-    Return the reason in the header of a request, or "" if there is none, or raise ValidationError.
+    Return the reason in the header of a request, or the one that its body has given, or "" if there is none.
 
     A WSGI server hands each byte of a header over as one character. Clients send UTF-8, and what is not UTF-8 is
     Latin-1, as HTTP had it before.
 
     Raises:
-        ValidationError: The reason is too long, or has characters that are not printable.
+        ValidationError: The reason is too long, or has characters that are not printable, or is not that of the body.
+            The audit keeps one.
     """
     sent = request.headers.get(REASON_HEADER, "")
     try:
@@ -38,8 +39,10 @@ def reason_of(request: Any) -> str:
         rule = f"must have at most {MAX_REASON} characters, got {len(reason)}"
     elif found := unprintable(reason):
         rule = f"must have printable characters only, but contains {found}"
+    elif reason and given and reason != given:
+        rule = "must be left out, or have the reason of the body"
     else:
-        return reason
+        return given or reason
     raise ValidationError([ErrorDetail(f"The header {REASON_HEADER} {rule}.", code="invalid_reason")])
 
 

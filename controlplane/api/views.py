@@ -208,7 +208,7 @@ class ApiView(ThrottledView, GenericViewSet):
         change.
         """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
-        with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
+        with change(actor=actor, reason=reason_of(self.request, reason)) as tx:
             yield tx
         self.tx, self.made = tx, tx.id
 

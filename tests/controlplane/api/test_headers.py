@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from controlplane.policies.models import Policy
+from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project, Token
 from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
 
@@ -144,3 +144,15 @@ def test_a_condition_that_fails_says_why(api):
     assert [problem["code"] for problem in refused] == ["stale_version"] * 3
     words = ["The object is there", "There is no such object", "The object was changed after you read it"]
     assert [problem["detail"].startswith(said) for problem, said in zip(refused, words, strict=True)] == [True] * 3
+
+
+def test_two_reasons_are_refused(api):
+    """The audit keeps one. The other one would be lost."""
+    body = {"project": None, "name": "ip", "value": "192.0.2.1", "reason": "attack"}
+
+    other, broken, same = (
+        api("POST", "suspensions", body, sluicegate_reason=reason) for reason in ("ticket 7", "a\tb", "attack")
+    )
+
+    assert [error["code"] for one in (other, broken) for error in one.json()["errors"]] == ["invalid_reason"] * 2
+    assert (same.status_code, AuditEntry.objects.get().reason) == (201, "attack")

@@ -61,6 +61,7 @@ RULES = {
     *("does_not_apply", "past", "ended", "invalid_metering", "currency", "empty"),
     *("url", "required", "emails", "no_mail_server", "foreign"),
     "invalid_label",  # of spaces at either end and of characters that are not printable
+    "invalid_reason",  # of a header that has another reason than the body
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
 
