@@ -34,6 +34,7 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Some lists have `order` and `search`.
 - Lists have pages. Follow `next`, or the header `Link`, or send `next_cursor` as `cursor`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
+  A condition of a change that could not be checked, as of a batch, is refused with 400.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
 - With `dry_run=true`, a change is checked and nothing is written. The response says what it would do.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
