@@ -62,6 +62,7 @@ RULES = {
     *("url", "required", "emails", "no_mail_server", "foreign"),
     "invalid_label",  # of spaces at either end and of characters that are not printable
     "invalid_reason",  # of a header that has another reason than the body
+    "header_not_supported",  # of an If-None-Match that some cases fill with a number, whatever its pattern is
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
 
