@@ -19,6 +19,9 @@ USAGE_ERROR: Final = 2
 CUT_OFF: Final = 141
 """Exit status if the reader of the output is gone, as in ``sluicegate doctor | head``. Shells use 128 + SIGPIPE."""
 
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C. Shells use 128 + SIGINT."""
+
 COMPLETE: Final = "_SLUICEGATE_COMPLETE"
 """Set by a shell that completes a command line. See ``sluicegate completion``."""
 
@@ -35,22 +38,64 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    completes = COMPLETE in os.environ
-    if not words and not completes:
-        parser.print_help(sys.stderr)
+    _open_closed_streams()
+    if not words and COMPLETE not in os.environ:
+        _parser().print_help(sys.stderr)
         return USAGE_ERROR
     try:
-        status = commands.complete() if completes else parser.parse_args(words[:1]).command.run(words[1:])
-        sys.stdout.flush()
+        return _run(words)
     except commands.MissingExtra as exc:
         print(exc, file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output again when it ends, which must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return CUT_OFF
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command and return the exit status. Raises MissingExtra, KeyboardInterrupt and BrokenPipeError."""
+    if COMPLETE in os.environ:
+        return _flushed(commands.complete())
+    # The parser itself would say nothing if its text cannot be written.
+    if words[0] in ("-h", "--help"):
+        raise SystemExit(_flushed(0, _parser().format_help()))
+    if words[0] == "--version":
+        raise SystemExit(_flushed(0, f"sluicegate {VERSION}\n"))
+    return _flushed(_parser().parse_args(words[:1]).command.run(words[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Give a program that was started without standard output or error, as by ``>&-``, one that discards."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # it is open to the end
+
+
+def _flushed(status: int, text: str = "") -> int:
+    """
+    Write a text and what a command has printed, and return the exit status, another one if it cannot be written.
+
+    Raises:
+        BrokenPipeError: Nobody reads it.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if not status:  # else the command has said what is wrong
+            print(f"sluicegate: standard output: {exc.strerror}", file=sys.stderr)
+        _discard_output()
+        return status or USAGE_ERROR
     return status
+
+
+def _discard_output() -> None:
+    """Discard what is left. Python flushes standard output again when it ends, which must not fail a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,8 +118,12 @@ def _parser() -> argparse.ArgumentParser:
 def _command(name: str) -> commands.Command:
     command = commands.find(name)
     if command is None:
+        from difflib import get_close_matches  # only after a mistake
+
         names = ", ".join(command.name for command in commands.COMMANDS)
-        raise argparse.ArgumentTypeError(f"must be one of {names}, got {name!r}")
+        close = get_close_matches(name, [command.name for command in commands.COMMANDS], n=1)
+        hint = f". Did you mean {close[0]}?" if close else ""
+        raise argparse.ArgumentTypeError(f"must be one of {names}, got {name!r}{hint}")
     return command
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import getpass
 import re
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
 import typer
 
 from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
-from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane, existing
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused
 from enforcement.cli.remote.screen import show, show_json, show_table
 from enforcement.cli.remote.secret_files import REFUSED, PrintSecret, SecretFile, checked_id, hand_over
@@ -38,10 +38,12 @@ def login(
         raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--key-stdin")
     # Not an option, because other users of a machine see the arguments of each process.
     key = (sys.stdin.readline() if key_stdin else getpass.getpass("Management key: ")).strip()
+    if not key:
+        raise typer.BadParameter("Must not be empty.", param_hint="the key")
     checked = accounts.account({accounts.URL_VARIABLE: address, accounts.KEY_VARIABLE: key})
     with control_plane(trace, checked) as server:
-        if not _is_accepted(server):
-            show(f"{address} does not accept this key. Nothing was saved.", error=True)
+        if refused := _why_refused(server):
+            show(f"{address} does not accept this key. Nothing was saved. {refused}", error=True)
             raise typer.Exit(REFUSED)
     saved = str(accounts.save(checked))
     if as_json:
@@ -50,17 +52,16 @@ def login(
         show(f"Logged in to {address}. The key is in {saved}.")
 
 
-def _is_accepted(server: ControlPlane) -> bool:
-    """Return whether the control plane knows the key, which may still lack scopes."""
+def _why_refused(server: ControlPlane) -> str:
+    """Return why the control plane does not accept the key, or "" if it does. The key may still lack scopes."""
     try:
-        server.get("projects", page_size=1)
+        server.page("projects", page_size=1)
     except RequestRefused as exc:
-        if exc.status == 403:
-            return True
-        if exc.status == 401:
-            return False
-        raise
-    return True
+        if exc.status == 401 or exc.code == "network_not_allowed":
+            return str(exc)
+        if exc.status != 403:
+            raise
+    return ""
 
 
 def logout(as_json: AsJson = False) -> None:
@@ -76,24 +77,27 @@ def whoami(as_json: AsJson = False, trace: Trace = False) -> None:
     """Show which control plane is used, where the key is from, and whether it is accepted."""
     known: Account = accounts.account()
     with control_plane(trace, known) as server:
-        accepted = _is_accepted(server)
+        refused = _why_refused(server)
     if as_json:
-        show_json({"url": known.url, "key_from": known.source, "accepted": accepted})
+        show_json({"url": known.url, "key_from": known.source, "accepted": not refused})
     else:
-        show(f"{known.url}, with the key from {known.source}, which is {'' if accepted else 'not '}accepted.")
-    raise typer.Exit(0 if accepted else REFUSED)
+        show(f"{known.url}, with the key from {known.source}, which is {'not ' if refused else ''}accepted.")
+        show(*filter(None, [refused]), error=True)
+    raise typer.Exit(REFUSED if refused else 0)
 
 
 @tokens.command("list")
 def list_tokens(
     project: Annotated[str, typer.Option(help="Slug of a project.")] = "",
-    status: Annotated[str, typer.Option(help="active, suspended, revoked or expired.")] = "",
+    status: Annotated[
+        Literal["active", "suspended", "revoked", "expired"] | None, typer.Option(help="In which state they are.")
+    ] = None,
     as_json: AsJson = False,
     trace: Trace = False,
 ) -> None:
     """List tokens."""
     with control_plane(trace) as server:
-        rows = list(server.rows("tokens", project=project or None, status=status or None))
+        rows = list(server.rows("tokens", project=project or None, status=status))
     if as_json:
         show_json({"results": rows})
         return
@@ -118,8 +122,9 @@ def create_token(
     body: dict[str, Any] = {"name": name, "labels": _labels(label or [])}
     body |= {"policy": policy} if policy else {}
     body |= {"expires_at": expires_at} if expires_at else {}
-    with control_plane(trace) as server:
-        reply = server.change("POST", f"projects/{project}/tokens", body, key=str(uuid4()), reason=reason)
+    path = f"projects/{checked_slug(project)}/tokens"
+    with control_plane(trace) as server, existing(f"project {project}", "PROJECT"):
+        reply = server.change("POST", path, body, key=str(uuid4()), reason=reason)
     hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
 
 
@@ -135,7 +140,7 @@ def rotate_token(
 ) -> None:
     """Replace a token by one with the same name, policy, labels and overrides."""
     body = {"overlap_seconds": overlap_seconds}
-    with control_plane(trace) as server:
+    with control_plane(trace) as server, existing(f"token {token}", "ID"):
         path = f"tokens/{checked_id(token, _TOKEN_ID, RULE)}/rotate"
         reply = server.change("POST", path, body, key=str(uuid4()), reason=reason)
     hand_over(reply, print_secret=print_secret, path=secret_file, as_json=as_json)
@@ -148,7 +153,7 @@ def revoke_token(
     """Revoke a token, so that every proxy refuses it."""
     path = f"tokens/{checked_id(token, _TOKEN_ID, RULE)}/revoke"
     confirm(f"Revoke {token}? This cannot be undone.", yes=yes)
-    with control_plane(trace) as server:
+    with control_plane(trace) as server, existing(f"token {token}", "ID"):
         reply = server.change("POST", path, {}, key=str(uuid4()), reason=reason)
     if as_json:
         show_json(reply.body)

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from enforcement.cli.remote.problems import CommandProblem
+
 URL_VARIABLE: Final = "SLUICEGATE_URL"
 KEY_VARIABLE: Final = "SLUICEGATE_KEY"
 MAX_FILE_BYTES: Final = 16_384
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class NoAccount(Exception):
+class NoAccount(CommandProblem):
     """The address of the control plane or the key is missing or wrong. The text says how to give it."""
 
 

@@ -9,29 +9,27 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Final, Literal
 
 import typer
 
-from enforcement.cli.commands import COMMANDS
-from enforcement.cli.remote import access_commands, file_commands, key_commands, live_commands, simulate_command
-from enforcement.cli.remote.account import NoAccount
-from enforcement.cli.remote.files.applying import InvalidPlan
-from enforcement.cli.remote.files.policy_file import InvalidFiles
-from enforcement.cli.remote.files.yaml_source import InvalidFile
-from enforcement.cli.remote.rest import RequestRefused, ServerAway
+from enforcement.cli.commands import COMMANDS, MissingExtra
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.screen import safe
-from enforcement.cli.remote.simulation import TooManyCounters
-from enforcement.cli.remote.traffic import InvalidTraffic
 
 FAILED: Final = 2
 INTERRUPTED: Final = 130
-PROBLEMS: Final = (
-    *(NoAccount, ServerAway, RequestRefused),
-    *(InvalidFile, InvalidFiles, InvalidPlan, InvalidTraffic, TooManyCounters),
-)
-"""Errors whose text says everything that a person has to know."""
+MODULES: Final = {
+    "access_commands": ("login", "logout", "whoami", "tokens"),
+    "key_commands": ("keys",),
+    "file_commands": ("validate", "export", "diff", "plan", "apply", "undo", "schema"),
+    "live_commands": ("usage", "top", "tail", "explain"),
+    "simulate_command": ("simulate",),
+}
+"""The commands of each module. It is imported only for one of them, so that each begins soon."""
+_registered: Final[set[str]] = set()
 COMPLETE: Final = "_SLUICEGATE_COMPLETE"
 
 # Its pretty tracebacks would show local variables, such as the key.
@@ -43,8 +41,19 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _commands in (access_commands, key_commands, file_commands, live_commands, simulate_command):
-    _commands.register(app)
+
+
+@app.callback()
+def sluicegate() -> None:
+    """Call a control plane. With this, Typer reads the name of a command also if the application has only one."""
+
+
+def register(command: str) -> None:
+    """Add a command to the application, and others of its module."""
+    for module, commands in MODULES.items():
+        if command in commands and module not in _registered:
+            _registered.add(module)
+            import_module(f"enforcement.cli.remote.{module}").register(app)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,14 +63,23 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a plot or a name
+    streams = sys.stdout, sys.stderr
     try:
+        register(arguments[0])
         app(list(arguments), prog_name="sluicegate")
     except SystemExit as exc:
+        sys.stdout, sys.stderr = streams
+        if isinstance(exc.__context__, BrokenPipeError):  # which Typer turns into status 1, that of an error in a file
+            raise BrokenPipeError from exc
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except PROBLEMS as exc:
+    except CommandProblem as exc:
         return _failed(arguments, "\n".join(map(safe, str(exc).splitlines())))
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("enforcement"):
+            raise  # it is a defect, and no extra would bring it
+        raise MissingExtra(arguments[0], "cli") from exc
     except UnicodeError:
         return _failed(arguments, "Arguments and variables must be UTF-8.")
     except BrokenPipeError:
@@ -85,8 +103,13 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(h
 
 def _completed() -> int:
     """Answer a shell that completes a command line, and return the exit status."""
+    words = (os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS") or "").split()
+    known = words[1] if len(words) > 1 else ""
+    register(known)
+    present = {"completion", *(name for names in MODULES.values() if known in names for name in names)}
     for command in COMMANDS:
-        if not command.named:  # it has a parser of its own, of which only the name is known here
+        # The module of another one is not needed for its name, nor is one with a parser of its own.
+        if command.name not in present:
             app.command(command.name, help=command.help)(_elsewhere)
     try:
         app([], prog_name="sluicegate")
@@ -99,4 +122,4 @@ def _elsewhere() -> None:
     """Do nothing in place of a command that is run elsewhere."""
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "register"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 from uuid import uuid4
@@ -24,15 +27,16 @@ from enforcement.cli.remote.files.applying import (
     reviews,
 )
 from enforcement.cli.remote.files.applying import Moved as StateMoved
-from enforcement.cli.remote.files.policy_file import MAX_TOKEN_OVERRIDES, InvalidFiles, read_file
+from enforcement.cli.remote.files.clashes import clashes
+from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, TooLarge, check_size, read_file
 from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import InvalidFile
-from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, control_plane
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused
-from enforcement.cli.remote.screen import show, show_json
+from enforcement.cli.remote.screen import progress, show, show_json, write_utf8
 
-DIFFERS, MOVED, STOPPED = 1, 3, 4
+DIFFERS, UNREAD, REFUSED, MOVED, STOPPED, INTERRUPTED = 1, 2, 2, 3, 4, 130
 MAX_MARK: Final = 200
 MAX_PLAN_BYTES: Final = 16 * 1_048_576
 
@@ -53,23 +57,30 @@ PruneOverrides = Annotated[
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Policy files.")], as_json: AsJson = False
 ) -> None:
-    """Check policy files without a control plane. Exit status 1 if something is wrong."""
+    """Check policy files without a control plane. Exit status 1 if something is wrong, 2 if one cannot be read."""
     found: list[InvalidFile] = []
-    for name in files:
+    read: list[PolicyFile] = []
+    unread: dict[str, str] = {}
+    for name in dict.fromkeys(files):
         try:
-            read_file(name)
+            read.append(read_file(name))
         except InvalidFiles as exc:
             found += exc.errors
         except InvalidFile as exc:
             found.append(exc)
+        except OSError as exc:
+            unread[name] = exc.strerror or str(exc)
+    found += clashes(read)
     if as_json:
         rows = [{"file": one.file, "line": one.line, "field": one.field, "reason": one.reason} for one in found]
-        show_json({"valid": not found, "errors": rows})
+        rows += [{"file": name, "line": 0, "field": "", "reason": reason} for name, reason in unread.items()]
+        show_json({"valid": not rows, "errors": rows})
     else:
         show(*map(str, found), error=True)
-        if not found:
-            show(f"{len(files)} valid file{'' if len(files) == 1 else 's'}.")
-    raise typer.Exit(DIFFERS if found else 0)
+        show(*(f"sluicegate validate: {name}: {reason}" for name, reason in unread.items()), error=True)
+        if not found and not unread:
+            show(f"{len(read)} valid file{'' if len(read) == 1 else 's'}.")
+    raise typer.Exit(UNREAD if unread else DIFFERS if found else 0)
 
 
 def schema() -> None:
@@ -91,20 +102,23 @@ def export(
     """Write a project, or the shared policies, as a policy file."""
     if bool(project) == shared:
         raise typer.BadParameter("Exactly one of a project and --shared must be given.", param_hint="PROJECT")
+    slug = None if shared else checked_slug(project)
     with control_plane(trace) as server:
-        present = read_present(server, None if shared else project, tokens=not no_token_overrides)
+        present = read_present(server, slug, tokens=not no_token_overrides)
         if project and present.file.project is None:
             raise typer.BadParameter(f"There is no project {project!r}.", param_hint="PROJECT")
-        if len(present.file.token_overrides or ()) > MAX_TOKEN_OVERRIDES:
-            text = f"Must be given, as the project has more than {MAX_TOKEN_OVERRIDES:,} overrides of tokens."
-            raise typer.BadParameter(text, param_hint="--no-token-overrides")
-        text = json.dumps(present.file.as_values(), indent=2) + "\n"
+        text = json.dumps(present.file.as_values(), indent=2, ensure_ascii=False) + "\n"
         if not as_json:
             text = present.file.to_yaml(f"{server.url}{file_schema.ADDRESS}")
+    try:
+        check_size(present.file, text)
+    except TooLarge as exc:
+        hint = " Give --no-token-overrides." if exc.field == "token_overrides" else ""
+        raise typer.BadParameter(f"{exc}{hint}", param_hint="--shared" if shared else "PROJECT") from None
     if out:
         Path(out).write_text(text, encoding="utf-8")
     else:
-        sys.stdout.write(text)
+        write_utf8(text)
 
 
 def diff(file: PolicyPath, as_json: AsJson = False, trace: Trace = False) -> None:
@@ -136,7 +150,8 @@ def plan(
     found = read_file(file)
     with control_plane(trace) as server:
         made = make_plan(server, found, _wanted(file, managed_by, no_mark, prune, prune_overrides))
-        tried = reviews(server, made)
+        with progress("Trying the changes", None) as bar:
+            tried = reviews(server, made, lambda done, most: bar.update(bar.task_ids[0], completed=done, total=most))
     if out:
         Path(out).write_text(json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -144,7 +159,8 @@ def plan(
         return
     _show_plan(made, {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()})
     follow = f"--plan {out}" if out else file
-    show("" if not made.changes.steps else f"Nothing was changed. Apply it with: sluicegate apply {follow}")
+    if made.changes.steps:
+        show(f"Nothing was changed. Apply it with: sluicegate apply {follow}")
 
 
 def apply(
@@ -182,8 +198,22 @@ def apply(
             show(f"Nothing was changed. {exc}", error=True)
             raise typer.Exit(MOVED) from None
         _confirm(made, yes=yes, quiet=as_json)
-        report = carry_out(server, made, reason or f"sluicegate apply {file or saved}"[:500], _tell(quiet=as_json))
+        with _ended_like_ctrl_c():
+            report = carry_out(server, made, reason or f"sluicegate apply {file or saved}"[:500], _tell(quiet=as_json))
     _show_report(report, as_json=as_json)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Treat SIGTERM, by which a pipeline ends a job, like Ctrl-C meanwhile, so that the report is printed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wanted(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overrides: bool) -> Wanted:
@@ -206,11 +236,7 @@ def _confirm(made: FilePlan, *, yes: bool, quiet: bool) -> None:
     """Show the plan, and end the command unless the person agrees. Without a terminal, --yes must say so."""
     if not quiet:
         _show_plan(made, {})
-    if yes or not made.changes.steps:
-        return
-    if quiet or not sys.stdin.isatty():
-        raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
-    typer.confirm("Apply this?", abort=True, err=True)
+    confirm("Apply this?", yes=yes or not made.changes.steps, quiet=quiet)
 
 
 def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
@@ -250,7 +276,15 @@ def _show_report(report: ApplyReport, *, as_json: bool) -> None:
         for title, steps in (("Done", [step for step, _ in report.done]), ("Not tried", report.left)):
             show(f"{title}: {', '.join(step.title for step in steps) or 'nothing'}", error=True)
     if report.stopped_at is not None:
-        raise typer.Exit(MOVED if report.moved and not report.done else STOPPED)
+        raise typer.Exit(_stopped(report))
+
+
+def _stopped(report: ApplyReport) -> int:
+    if report.interrupted:
+        return INTERRUPTED
+    if report.done or not report.refused:
+        return STOPPED
+    return MOVED if report.moved else REFUSED
 
 
 def undo(
@@ -275,10 +309,7 @@ def undo(
             if as_json:
                 show_json(tried)
             return
-        if not yes:
-            if as_json or not sys.stdin.isatty():
-                raise typer.BadParameter("Must be given where nobody can be asked.", param_hint="--yes")
-            typer.confirm("Undo this?", abort=True, err=True)
+        confirm("Undo this?", yes=yes, quiet=as_json)
         done = _undone(server, revision, reason, tried["plan"])
     if as_json:
         show_json(done)

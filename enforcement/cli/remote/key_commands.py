@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
 import typer
 
 from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
-from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane
+from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane, existing
 from enforcement.cli.remote.screen import show, show_json, show_table
 from enforcement.cli.remote.secret_files import PrintSecret, SecretFile, checked_id, hand_over, not_written
 
@@ -33,14 +33,16 @@ ExpiresAt = Annotated[str, typer.Option(help="Its end, such as 2027-12-31T00:00:
 
 @keys.command("list")
 def list_keys(
-    status: Annotated[str, typer.Option(help="active, revoked or expired.")] = "",
+    status: Annotated[
+        Literal["active", "revoked", "expired"] | None, typer.Option(help="In which state they are.")
+    ] = None,
     name: Annotated[str, typer.Option(help="The whole name.")] = "",
     as_json: AsJson = False,
     trace: Trace = False,
 ) -> None:
     """List the management keys that the own key may see."""
     with control_plane(trace) as server:
-        rows = list(server.rows("management-keys", status=status or None, name=name or None))
+        rows = list(server.rows("management-keys", status=status, name=name or None))
     if as_json:
         show_json({"results": rows})
         return
@@ -103,7 +105,7 @@ def change_key(
     if not body:
         raise typer.BadParameter("At least one must be given.", param_hint="OPTIONS")
     path = f"management-keys/{checked_id(key, _KEY_ID, _RULE)}"
-    with control_plane(trace) as server:
+    with control_plane(trace) as server, existing(f"management key {key}", "ID"):
         found = server.get(path)
         reply = server.change("PATCH", path, body, key=str(uuid4()), etag=found.etag, reason=reason)
     if as_json:
@@ -148,7 +150,7 @@ def rotate_key(
     if log_in and (print_secret or secret_file):
         raise typer.BadParameter("Must not be combined with another place for the secret.", param_hint="--log-in")
     path = f"management-keys/{checked_id(key, _KEY_ID, _RULE)}/rotate"
-    with control_plane(trace) as server:
+    with control_plane(trace) as server, existing(f"management key {key}", "ID"):
         reply = server.change("POST", path, {"overlap_seconds": overlap_seconds}, key=str(uuid4()), reason=reason)
         url = server.url
     if not log_in or reply.body["secret"] is None:
@@ -172,7 +174,7 @@ def revoke_key(
     """Revoke a key, so that the control plane refuses it."""
     path = f"management-keys/{checked_id(key, _KEY_ID, _RULE)}/revoke"
     confirm(f"Revoke {key}? This cannot be undone.", yes=yes)
-    with control_plane(trace) as server:
+    with control_plane(trace) as server, existing(f"management key {key}", "ID"):
         reply = server.change("POST", path, {}, key=str(uuid4()), reason=reason)
     if as_json:
         show_json(reply.body)

@@ -16,15 +16,18 @@ from rich.live import Live
 from rich.text import Text
 
 from enforcement.cli.remote.options import AsJson, Trace, control_plane
-from enforcement.cli.remote.rest import ControlPlane
-from enforcement.cli.remote.screen import bars, safe, show, show_json, show_table, table_lines
+from enforcement.cli.remote.rest import ControlPlane, ServerAway
+from enforcement.cli.remote.screen import bars, plot_width, safe, show, show_json, show_table, squeezed, table_lines
+from enforcement.model.instants import PERIOD_SECONDS
 
 DENIED: Final = 1
 TOP_ROWS: Final = 20
 TOP_MINUTES: Final = 10
 # Of a large installation, a part of the tokens. Usage over REST is not sorted by number.
 TOP_READ: Final = 20_000
-MOST_KEPT: Final = 10_000
+MOST_KEPT: Final = 100_000
+# Proxies report at different times, so that a denial may arrive after later ones of others.
+LATE: Final = timedelta(minutes=1)
 SAMPLE: Final = (
     "This is a sample. Most denials are not in it, so do not count them. `sluicegate usage` counts every one."
 )
@@ -58,17 +61,30 @@ def usage(
     sums = _sums(rows, column)
     head = (column, "allowed", "denied", "would_deny", "cost")
     show_table(head, ([name, *(total[one] for one in head[1:])] for name, total in sums.items()))
-    if by == "time" and len(sums) > 1:
-        for name in ("allowed", "denied"):
-            show(f"{name:<8} {bars([total[name] for total in sums.values()])}")
-    show(f"By the {about['step']}, from {about['from']} to {about['to']}.", error=True)
+    each = _show_plot(about, sums) if by == "time" and len(sums) > 1 else 1
+    width = f" A character of the plot is {each:,} {about['step']}s." if each > 1 else ""
+    show(f"By the {about['step']}, from {about['from']} to {about['to']}.{width}", error=True)
+
+
+def _show_plot(about: Mapping[str, str], sums: Mapping[str, Counter[str]]) -> int:
+    """Print a plot of the whole range, also where nothing was counted, and return how many steps a character is."""
+    first, last = (datetime.fromisoformat(about[name]) for name in ("from", "to"))
+    step = timedelta(seconds=PERIOD_SECONDS[about["step"]])
+    each = 1
+    for name in ("allowed", "denied"):
+        numbers = [0] * -(-(last - first) // step)
+        for at, total in sums.items():
+            numbers[(datetime.fromisoformat(at) - first) // step] += total[name]
+        found, each = squeezed(numbers, plot_width())
+        show(f"{name:<8} {bars(found)} at most {max(found):,}")
+    return each
 
 
 def _usage_pages(server: ControlPlane, query: dict[str, Any]) -> Iterable[Row]:
     """Yield each page of a list of usage, of which each has the step and the range."""
     query = {"page_size": 200, **query}
     while True:
-        page = server.get("usage", **query).body
+        page = server.page("usage", **query)
         yield page
         if not page["next_cursor"]:
             return
@@ -91,31 +107,40 @@ def top(
     """Show the tokens with the most denials and requests of the last ten minutes, again and again. Ctrl-C ends it."""
     with control_plane(trace) as server:
         if once or as_json or not sys.stdout.isatty():
-            found = _busiest(server, project)
+            found, is_cut = _busiest(server, project)
             if as_json:
-                show_json({"minutes": TOP_MINUTES, "results": [{"token": name, **total} for name, total in found]})
+                rows = [{"token": name, **total} for name, total in found]
+                show_json({"minutes": TOP_MINUTES, "cut": is_cut, "results": rows})
             else:
-                show(*_top_lines(found))
+                show(*_top_lines(found, is_cut=is_cut))
             return
         with Live(auto_refresh=False, screen=True) as live:
             while True:
-                lines = _top_lines(_busiest(server, project))
+                try:
+                    found, is_cut = _busiest(server, project)
+                    lines = _top_lines(found, is_cut=is_cut)
+                except ServerAway as exc:  # as while it is restarted
+                    lines = [f"{exc} Trying again until Ctrl-C."]
                 live.update(Text("\n".join(map(safe, lines))), refresh=True)
                 time.sleep(interval)
 
 
-def _busiest(server: ControlPlane, project: str) -> list[tuple[str, Counter[str]]]:
+def _busiest(server: ControlPlane, project: str) -> tuple[list[tuple[str, Counter[str]]], bool]:
+    """Return the sums of each token, and whether there were more rows than are read."""
     begin = (datetime.now(UTC) - timedelta(minutes=TOP_MINUTES)).isoformat(timespec="seconds").replace("+00:00", "Z")
     query = {"from": begin, "step": "minute", **({"project": project} if project else {})}
-    sums = _sums(islice(server.rows("usage", **query), TOP_READ), "token")
-    return sorted(sums.items(), key=lambda one: (-one[1]["denied"], -one[1]["allowed"], one[0]))
+    rows = list(islice(server.rows("usage", **query), TOP_READ + 1))
+    sums = _sums(rows[:TOP_READ], "token")
+    found = sorted(sums.items(), key=lambda one: (-one[1]["denied"], -one[1]["allowed"], one[0]))
+    return found, len(rows) > TOP_READ
 
 
-def _top_lines(found: list[tuple[str, Counter[str]]]) -> list[str]:
+def _top_lines(found: list[tuple[str, Counter[str]]], *, is_cut: bool) -> list[str]:
     head = ("token", "allowed", "denied", "would_deny")
     rows = [[name, *(total[one] for one in head[1:])] for name, total in found[:TOP_ROWS]]
-    last = f"{len(found)} tokens in the last {TOP_MINUTES} minutes. Usage arrives about a minute late."
-    return [*table_lines(head, rows), "", last]
+    last = f"{len(found):,} tokens in the last {TOP_MINUTES} minutes. Usage arrives about a minute late."
+    cut = f" Only the first {TOP_READ:,} rows were read, which are of the earliest minutes. Name a project."
+    return [*table_lines(head, rows), "", last + (cut if is_cut else "")]
 
 
 def tail(
@@ -134,15 +159,37 @@ def tail(
     show(SAMPLE, error=True)
     seen: dict[str, None] = {}
     with control_plane(trace) as server:
-        rows = server.get("denials", page_size=lines, **query).body["results"]
+        rows = server.page("denials", page_size=lines, **query)["results"]
         _show_denials(rows, seen, as_json=as_json)
-        since = rows[0]["at"] if rows else None
-        while not once:
+        if once:
+            return
+        query |= _since(rows)
+        # The earlier ones of this minute, which are more than were asked for.
+        seen |= {row["decision"]: None for row in (server.rows("denials", **query) if rows else ())}
+        away = False
+        while True:
             time.sleep(interval)
-            # Those of the same instant too, because a second report may have the same time.
-            fresh = list(server.rows("denials", **query, **({"since": since} if since else {})))
-            _show_denials(fresh, seen, as_json=as_json)
-            since = fresh[0]["at"] if fresh else since
+            rows, away = _fresh(server, query, was_away=away)
+            _show_denials(rows, seen, as_json=as_json)
+            query |= _since(rows)
+
+
+def _since(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the query for denials that may arrive after these, of which the first is the newest."""
+    return {"since": (datetime.fromisoformat(rows[0]["at"]) - LATE).isoformat()} if rows else {}
+
+
+def _fresh(server: ControlPlane, query: Mapping[str, str], *, was_away: bool) -> tuple[list[dict[str, Any]], bool]:
+    """Return new denials, and whether the control plane is away, which is said once, as while it is restarted."""
+    try:
+        rows = list(server.rows("denials", **query))
+    except ServerAway as exc:
+        if not was_away:
+            show(f"{exc} Trying again until Ctrl-C.", error=True)
+        return [], True
+    if was_away:
+        show(f"{server.url} is back.", error=True)
+    return rows, False
 
 
 def _show_denials(rows: list[dict[str, Any]], seen: dict[str, None], *, as_json: bool) -> None:

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TextIO
-
-import httpx2
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.settings import VERSION
+
+if TYPE_CHECKING:
+    import httpx2
 
 TIMEOUT_SECONDS: Final = 30.0
 # Waits between attempts of a change, which must not stay half done. A control plane that is restarted is back by then.
@@ -26,9 +28,17 @@ PAGE: Final = 200
 _SOON: Final = frozenset({"request_running", "database_unavailable", "rate_limited"})
 MOST_PAUSE: Final = 60.0
 _AWAY: Final = frozenset({502, 503, 504})
+# What a person can do about a response, by its status.
+_ADVICE: Final = {
+    401: "Run `sluicegate login` with a key that is valid, or set SLUICEGATE_KEY to it.",
+    403: "`sluicegate keys list` shows the keys. Whoever manages them can change this one or make another.",
+}
+_UNTRUSTED: Final = (
+    "If the certificate is of an authority of your own, set SSL_CERT_FILE to the certificate of that authority."
+)
 
 
-class ServerAway(Exception):
+class ServerAway(CommandProblem):
     """
     The control plane gave no usable response.
 
@@ -41,7 +51,7 @@ class ServerAway(Exception):
         self.sent = sent
 
 
-class RequestRefused(Exception):
+class RequestRefused(CommandProblem):
     """
     The control plane refused a request.
 
@@ -94,6 +104,8 @@ class ControlPlane:
     ) -> None:
         self.url = account.url
         self._trace, self._sleep = trace, sleep
+        import httpx2  # only here and in _once, because it takes longer to import than all the rest
+
         self._client = httpx2.Client(
             base_url=f"{account.url}/api/v1/",
             headers={"Authorization": f"Bearer {account.key}", "User-Agent": f"sluicegate/{VERSION}"},
@@ -110,11 +122,18 @@ class ControlPlane:
         given = {name: value for name, value in query.items() if value is not None}
         return self._repeated(READING_PAUSES, "GET", path, params=given)
 
+    def page(self, path: str, **query: Any) -> dict[str, Any]:
+        """Return a page of a list. Raises ServerAway and RequestRefused."""
+        page = self.get(path, **query).body
+        if not isinstance(page, dict) or not isinstance(page.get("results"), list) or "next_cursor" not in page:
+            raise _other_program(200, self.url, "its response is no list of Sluicegate")
+        return page
+
     def pages(self, path: str, **query: Any) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of each page of a list. Raises ServerAway and RequestRefused."""
         query = {"page_size": PAGE, **query}
         while True:
-            page = self.get(path, **query).body
+            page = self.page(path, **query)
             yield page["results"]
             cursor = page.get("next_cursor")
             if not cursor:
@@ -148,7 +167,7 @@ class ControlPlane:
         headers |= {"If-Match": etag} if etag else {}
         sent: dict[str, Any] = {} if body is None else {"json": body}
         encoded = {name.encode(): value.encode() for name, value in headers.items()}
-        if reason:
+        if reason := " ".join(reason.split()):  # a header is one line, and the message of a commit may be several
             encoded[b"Sluicegate-Reason"] = reason.encode()
         return self._repeated(PAUSES, method, path, headers=encoded, **sent)
 
@@ -169,11 +188,14 @@ class ControlPlane:
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, path: str, **options: Any) -> RestReply:
+        import httpx2
+
         begun = time.monotonic()
         try:
             response = self._client.request(method, path, **options)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol) as exc:
-            raise ServerAway(f"{self.url} cannot be reached: {_reason(exc)}.", sent=False) from None
+            advice = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(exc) else "Check the address."
+            raise ServerAway(f"{self.url} cannot be reached: {_reason(exc)}. {advice}", sent=False) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise ServerAway(f"{self.url} gave no whole response: {_reason(exc)}.", sent=True) from None
         self._told(method, response, time.monotonic() - begun)
@@ -206,7 +228,8 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
         return RestReply(body, headers.get("ETag", ""), headers.get("Sluicegate-Revision", ""), replayed)
     if isinstance(body, Mapping) and "code" in body:
         after = response.headers.get("Retry-After", "")
-        about = str(body.get("detail", "")), str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
+        detail = " ".join(filter(None, (str(body.get("detail", "")), _ADVICE.get(response.status_code, ""))))
+        about = detail, str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
         raise RequestRefused(response.status_code, str(body["code"]), *about)
     if response.status_code in _AWAY:
         raise ServerAway(f"{url} is away: {response.status_code} from a server in front of it.", sent=True)
@@ -214,8 +237,12 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
         raise RequestRefused(
             response.status_code, "redirect", f"{url} redirects. Log in to the address it leads to.", ""
         )
-    detail = f"{url} is no control plane of Sluicegate, because its response is no JSON."
-    raise RequestRefused(response.status_code, "no_control_plane", detail, "")
+    raise _other_program(response.status_code, url, "its response is no JSON")
+
+
+def _other_program(status: int, url: str, why: str) -> RequestRefused:
+    detail = f"{url} is no control plane of Sluicegate, because {why}. Check the address."
+    return RequestRefused(status, "no_control_plane", detail, "")
 
 
 def trace_to(enabled: bool) -> TextIO | None:

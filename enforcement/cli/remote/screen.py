@@ -11,12 +11,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 _STYLES: Final = {"+": "green", "~": "yellow", "-": "red"}
@@ -39,6 +42,16 @@ def show_json(value: Any) -> None:
     """Print one JSON object. Control characters in it are escaped, as JSON does."""
     # The escapes of JSON leave characters that turn the direction of a line.
     print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def write_utf8(text: str) -> None:
+    """Write the text of a file to standard output, in UTF-8 whatever the encoding of the terminal is."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text)
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -78,9 +91,22 @@ def bars(numbers: Sequence[int]) -> str:
     return "".join(BARS[-(-number * (len(BARS) - 1) // most)] if number else BARS[0] for number in numbers)
 
 
+def squeezed(numbers: Sequence[int], most: int) -> tuple[list[int], int]:
+    """Return at most so many sums of neighbours, and how many numbers each is the sum of. The last may be of fewer."""
+    each = max(1, -(-len(numbers) // most))
+    return [sum(numbers[start : start + each]) for start in range(0, len(numbers), each)], each
+
+
+def plot_width() -> int:
+    """Return how many characters a plot may have beside its name and its scale."""
+    return max(20, _console().width - 30)
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Progress]:
     """Show on a terminal how much of some work is done. The block calls ``update(0, completed=...)``."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # few commands need it
+
     console = _console(error=True)
     columns = (
         TextColumn("{task.description}"),
@@ -93,10 +119,28 @@ def progress(what: str, total: int | None) -> Iterator[Progress]:
         yield shown
 
 
+class _PipeConsole(Console):
+    """A console that raises BrokenPipeError if nobody reads any more. That of Rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(*, error: bool = False) -> Console:
     """Return a console for the present standard output or error. Names are shown as they are, and never as markup."""
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return _PipeConsole(file=stream, highlight=False, markup=False, emoji=False)
 
 
-__all__ = ["bars", "progress", "safe", "show", "show_json", "show_table", "table_lines"]
+__all__ = [
+    "bars",
+    "plot_width",
+    "progress",
+    "safe",
+    "show",
+    "show_json",
+    "show_table",
+    "squeezed",
+    "table_lines",
+    "write_utf8",
+]

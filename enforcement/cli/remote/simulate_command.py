@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from enforcement.cli.remote.files.fields import read_limit
 from enforcement.cli.remote.files.policy_file import PolicyFile, read_file
+from enforcement.cli.remote.files.steps import has_ended
 from enforcement.cli.remote.options import AsJson
 from enforcement.cli.remote.screen import progress, show, show_json, show_table
 from enforcement.cli.remote.simulation import LimitPlayer, Simulation
-from enforcement.cli.remote.traffic import InvalidTraffic, Traffic, from_log, from_usage
+from enforcement.cli.remote.traffic import InvalidTraffic, Traffic, from_log, from_usage, log_size
 from enforcement.model.limits import Limit
+
+_FORMATS: Final = "Must be of the combined or common format, or a JSON object with an instant as `at`."
 
 
 def simulate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A policy file.")],
-    usage: Annotated[str, typer.Option(help="What `sluicegate usage --json` has printed.")] = "",
-    log: Annotated[str, typer.Option(help="An access log: combined, common, or JSON lines.")] = "",
+    usage: Annotated[
+        str, typer.Option(help="What `sluicegate usage --json` has printed. - reads standard input.")
+    ] = "",
+    log: Annotated[
+        str, typer.Option(help="An access log: combined, common, or JSON lines, also as gzip. - reads standard input.")
+    ] = "",
     policy: Annotated[str, typer.Option(help="Slug of the policy. Default: the only one of the file.")] = "",
     per: Annotated[
         Literal["caller", "project"], typer.Option(help="Whether each caller has counters of their own, or all share.")
@@ -30,45 +38,74 @@ def simulate(
     """Play requests of the past through a policy of a file, and show who would have been limited."""
     if bool(usage) == bool(log):
         raise typer.BadParameter("Exactly one of --usage and --log must be given.", param_hint="--log")
-    limits = _limits(read_file(file), policy)
+    wanted = read_file(file)
+    limits, of_callers = limits_of(wanted, policy, datetime.now(UTC))
     path = usage or log
-    with progress(f"Reading {path}", None if usage else Path(path).stat().st_size) as bar:
+    with progress(f"Reading {path}", None if usage else log_size(path)) as bar:
         traffic = (from_usage if usage else from_log)(path, lambda done: bar.update(bar.task_ids[0], completed=done))
-        player = LimitPlayer(limits, traffic, shared=per == "project")
+        player = LimitPlayer(limits, traffic, shared=per == "project", of_callers=of_callers)
+        _check_judged(player.result)
         for request in traffic.requests:
             player.play(request)
     if not player.result.requests:
-        first = f" The first line that is none: {traffic.first_unread}." if traffic.unread else ""
+        first = f" The first line that is none: {traffic.first_unread}. {_FORMATS}" if traffic.unread else ""
         raise InvalidTraffic(f"{path}: Must have at least one request.{first}")
-    cautions = [text for text in (traffic.caution, _unread(traffic)) if text]
+    cautions = [text for text in (traffic.caution, _unread(traffic), _unordered(traffic)) if text]
     if as_json:
         show_json({**player.result.to_json(most), "cautions": cautions})
     else:
         _show(player.result, most, cautions)
 
 
-def _limits(file: PolicyFile, slug: str) -> list[Limit]:
-    """Return the limits of a policy of a file, with the overrides of the file applied."""
+def limits_of(file: PolicyFile, slug: str, now: datetime) -> tuple[list[Limit], dict[str, list[Limit]]]:
+    """
+    Return the limits of a policy of a file, and those of each token that has overrides, by its id.
+
+    Args:
+        now: An override that has ended by then does not apply.
+    """
     if not slug and len(file.policies) == 1:
         (slug,) = file.policies
     if slug not in file.policies:
         names = ", ".join(sorted(file.policies)) or "none"
         raise typer.BadParameter(f"Must be a policy of the file ({names}), got {slug!r}.", param_hint="--policy")
-    return [Limit.from_json(_overridden(file, slug, limit)) for limit in file.policies[slug]["limits"]]
+    overrides = {key: one for key, one in file.all_overrides.items() if not has_ended(one, now)}
+    limits = file.policies[slug]["limits"]
+    common = [_overridden(limit, overrides.get(f"{slug}/{limit['name']}", {})) for limit in limits]
+    of_callers: dict[str, list[Limit]] = {}
+    for override in overrides.values():
+        policy, _, name = override["limit"].partition("/")
+        if "token" in override and policy == slug:
+            own = of_callers.setdefault(override["token"], list(common))
+            index = [limit["name"] for limit in limits].index(name)
+            own[index] = _overridden(limits[index], override)
+    return common, of_callers
 
 
-def _overridden(file: PolicyFile, slug: str, limit: dict[str, Any]) -> dict[str, Any]:
-    override = file.overrides.get(f"{slug}/{limit['name']}", {})
+def _overridden(limit: dict[str, Any], override: Mapping[str, Any]) -> Limit:
     given = {name: override[name] for name in ("quota", "burst") if name in override}
     if limit["algorithm"] != "token_bucket":
         given.pop("burst", None)
-    return read_limit({**limit, **given})
+    return Limit.from_json(read_limit({**limit, **given}))
+
+
+def _check_judged(result: Simulation) -> None:
+    """Raise InvalidTraffic if no limit can be judged, which would look as if nobody were limited."""
+    if not result.limits:
+        reasons = [f" {name}: {reason}" for name, reason in result.unjudged.items()] or [" It has none."]
+        raise InvalidTraffic(f"No limit of the policy can be judged by these requests.{''.join(reasons)}")
 
 
 def _unread(traffic: Traffic) -> str:
     if not traffic.unread:
         return ""
     return f"{traffic.unread:,} lines are no requests, and were left out. The first is {traffic.first_unread}."
+
+
+def _unordered(traffic: Traffic) -> str:
+    if not traffic.unordered:
+        return ""
+    return f"{traffic.unordered:,} requests are more than a minute earlier than one before them. Sort the log by time."
 
 
 def _show(result: Simulation, most: int, cautions: list[str]) -> None:

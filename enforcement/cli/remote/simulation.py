@@ -8,10 +8,11 @@ under, or to none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.traffic import PastRequest, Traffic
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.keys import name_of
@@ -23,9 +24,10 @@ MAX_COUNTERS: Final = 2_000_000
 # Where a reply has the wait for each limit. It begins with two numbers, and has four for each limit.
 _FIRST_WAIT, _WIDTH = 4, 4
 Matches = Callable[[Mapping[str, str]], bool]
+Rule = tuple["JudgedLimit", BoundLimit, Matches | None]
 
 
-class TooManyCounters(Exception):
+class TooManyCounters(CommandProblem):
     """The requests have more values of attributes than can be counted apart. Forgotten ones would make it too kind."""
 
 
@@ -115,30 +117,35 @@ class LimitPlayer:
         limits: The limits of a policy, overrides applied.
         traffic: Where the requests come from.
         shared: Whether all callers share each counter, as under the policy of a project.
+        of_callers: The same limits for callers with overrides of their own, by the caller.
     """
 
-    def __init__(self, limits: Iterable[Limit], traffic: Traffic, *, shared: bool) -> None:
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        traffic: Traffic,
+        *,
+        shared: bool,
+        of_callers: Mapping[str, Sequence[Limit]] | None = None,
+    ) -> None:
         self.result = Simulation()
         self._shared, self._reference = shared, Reference(MAX_COUNTERS + 1)
-        self._rows: list[tuple[JudgedLimit, BoundLimit, Matches | None]] = []
+        judged: list[JudgedLimit | None] = []
         for limit in limits:
             if reason := why_unjudged(limit, traffic):
                 self.result.unjudged[limit.name] = reason
-                continue
-            judged = JudgedLimit(limit)
-            # Leases change when permits are charged, and not how many are admitted.
-            bound = BoundLimit(replace(limit, consistency="strict", published=True), "{simulation}", "token")
-            self.result.limits.append(judged)
-            self._rows.append((judged, bound, limit.match.compile(limit.partition_by)))
+            judged.append(None if reason else JudgedLimit(limit))
+        self.result.limits = [one for one in judged if one]
+        self._rows = list(_bound(limits, judged))
+        self._own = {caller: list(_bound(own, judged)) for caller, own in (of_callers or {}).items()}
 
     def play(self, request: PastRequest) -> None:
         """Decide one request. Raises TooManyCounters."""
         result, at_us = self.result, request.at_us
         result.requests += 1
         result.callers[request.caller] += 1
-        found = [
-            (judged, bound) for judged, bound, matches in self._rows if matches is None or matches(request.attributes)
-        ]
+        rules = self._own.get(request.caller, self._rows)
+        found = [(judged, bound) for judged, bound, matches in rules if matches is None or matches(request.attributes)]
         if not found:
             return
         rows = [(self._key(bound.limit, request), bound.spec(at_us), 1) for _, bound in found]
@@ -171,6 +178,15 @@ class LimitPlayer:
     def _key(self, limit: Limit, request: PastRequest) -> str:
         values = (request.attributes[name] for name in limit.partition_by)
         return name_of((limit.name, "" if self._shared else request.caller, *values))
+
+
+def _bound(limits: Sequence[Limit], judged: Sequence[JudgedLimit | None]) -> Iterator[Rule]:
+    """Yield each limit that can be judged, with what it did, how it decides, and what it matches."""
+    for limit, one in zip(limits, judged, strict=True):
+        if one is not None:
+            # Leases change when permits are charged, and not how many are admitted.
+            strict = replace(limit, consistency="strict", published=True)
+            yield one, BoundLimit(strict, "{simulation}", "token"), limit.match.compile(limit.partition_by)
 
 
 def is_charged(limit: Limit, request: PastRequest) -> bool:

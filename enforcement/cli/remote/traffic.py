@@ -6,20 +6,36 @@ A log has each request. Usage has how many there were in a minute, hour or day, 
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import heapq
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import stat
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from itertools import groupby
+from io import BufferedIOBase
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.model.instants import SECOND_US, to_us
 
 MAX_REQUESTS: Final = 20_000_000
 MAX_USAGE_BYTES: Final = 256 * 1_048_576
 MAX_LINE_BYTES: Final = 65_536
+LATEST_US: Final = 4_102_444_800 * SECOND_US
+"""The year 2100. No window of a calendar can be found around an instant near the last one that there is."""
+UNORDERED_US: Final = 60 * SECOND_US
+STDIN: Final = "-"
+_GZIP: Final = b"\x1f\x8b"
+_DAMAGED: Final = (EOFError, zlib.error, gzip.BadGzipFile)
 STEPS_US: Final = {"minute": 60 * SECOND_US, "hour": 3_600 * SECOND_US, "day": 86_400 * SECOND_US}
 ANONYMOUS: Final = "anonymous"
 # The combined and the common format of web servers.
@@ -34,7 +50,7 @@ LOG_ATTRIBUTES: Final = frozenset({"ip", "method", "path"})
 _OWN: Final = frozenset({"at", "time", "caller", "token", "status"})
 
 
-class InvalidTraffic(ValueError):
+class InvalidTraffic(CommandProblem):
     """A file that has no requests that can be read."""
 
 
@@ -67,6 +83,7 @@ class Traffic:
         caution: What has to be known about the result, as a sentence. May be empty.
         unread: Lines that are no requests.
         first_unread: What the first of them is.
+        unordered: Requests that are more than a minute earlier than one before them.
     """
 
     requests: Iterator[PastRequest] = field(default_factory=lambda: iter(()))
@@ -75,6 +92,7 @@ class Traffic:
     caution: str = ""
     unread: int = 0
     first_unread: str = ""
+    unordered: int = 0
 
 
 Seen = Callable[[int], None]
@@ -90,15 +108,23 @@ def from_usage(path: str, seen: Seen) -> Traffic:
         InvalidTraffic: It is something else, or has too many requests.
         OSError: It cannot be read.
     """
-    if Path(path).stat().st_size > MAX_USAGE_BYTES:
+    try:
+        with _opened(path) as file:
+            raw = file.read(MAX_USAGE_BYTES + 1)
+    except _DAMAGED:
+        raise InvalidTraffic(f"{path}: Must be a whole file of gzip, but is damaged.") from None
+    if len(raw) > MAX_USAGE_BYTES:
         raise InvalidTraffic(f"{path}: Must have at most {MAX_USAGE_BYTES:,} bytes.")
     try:
-        values = json.loads(Path(path).read_bytes())
+        values = json.loads(raw)
         step = values["step"]
         rows = sorted(map(_usage_row, filter(_is_total, values["results"])))
         length = STEPS_US[step]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidTraffic(f"{path}: Must be what `sluicegate usage --json` prints.") from None
+    if values["results"] and not rows:
+        rule = "Must be what `sluicegate usage --json` prints without --limit"
+        raise InvalidTraffic(f"{path}: {rule}, because a limit judges only a part of the requests.")
     total = sum(count for _, _, count in rows)
     if total > MAX_REQUESTS:
         raise InvalidTraffic(f"{path}: Must have at most {MAX_REQUESTS:,} requests, got {total:,}.")
@@ -115,7 +141,7 @@ def _usage_row(row: Mapping[str, Any]) -> tuple[int, str, int]:
     """Return the start of a row, its caller, and its number of requests. Raises ValueError, KeyError and TypeError."""
     count = row["allowed"] + row["denied"]
     at = datetime.fromisoformat(row["at"])
-    if type(count) is not int or count < 0 or at.tzinfo is None:
+    if type(count) is not int or count < 0 or at.tzinfo is None or not 0 <= to_us(at) < LATEST_US:
         raise ValueError
     return to_us(at), str(row["token"] or ANONYMOUS), count
 
@@ -123,14 +149,18 @@ def _usage_row(row: Mapping[str, Any]) -> tuple[int, str, int]:
 def _spread(rows: list[tuple[int, str, int]], length: int, seen: Seen) -> Iterator[PastRequest]:
     done = 0
     for start, together in groupby(rows, key=lambda row: row[0]):
-        found = []
+        counts: Counter[str] = Counter()
         for _, caller, count in together:
-            found += [(start + index * length // count, caller) for index in range(count)]
+            counts[caller] += count  # a caller has a row for each project
             done += 1
         # Callers of one minute share limits of a project, so that their requests have to come in turn.
-        for at_us, caller in sorted(found):
+        for at_us, caller in heapq.merge(*(_of_one(start, length, *one) for one in counts.items())):
             yield PastRequest(at_us, caller, {}, "")
         seen(done)
+
+
+def _of_one(start: int, length: int, caller: str, count: int) -> Iterator[tuple[int, str]]:
+    return ((start + index * length // count, caller) for index in range(count))
 
 
 def from_log(path: str, seen: Seen) -> Traffic:
@@ -142,27 +172,64 @@ def from_log(path: str, seen: Seen) -> Traffic:
     Raises:
         OSError: It cannot be read.
     """
-    with open(path, "rb") as file:
-        is_json = file.readline(MAX_LINE_BYTES).lstrip().startswith(b"{")
+    lines = _raw_lines(path)
+    first = []
+    for raw in lines:
+        first.append(raw)
+        if raw.strip():
+            break
+    # Not opened a second time, because what was read of a pipe is gone.
+    is_json = any(raw.lstrip().startswith(b"{") for raw in first)
     traffic = Traffic(has_status=True)
     traffic.knows = (lambda name: True) if is_json else LOG_ATTRIBUTES.__contains__
-    traffic.requests = _lines(path, traffic, _json_line if is_json else _combined_line, seen)
+    read = _json_line if is_json else _combined_line
+    traffic.requests = _requests(path, traffic, chain(first, lines), read, seen)
     return traffic
 
 
-def _lines(path: str, traffic: Traffic, read: Callable[[str], PastRequest | None], seen: Seen) -> Iterator[PastRequest]:
-    done = 0
-    with open(path, "rb") as file:
-        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-            done += len(raw)
-            found = read(raw.decode("utf-8", "replace"))
-            if found is not None:
-                yield found
-            elif raw.strip():
-                traffic.unread += 1
-                traffic.first_unread = traffic.first_unread or f"{path}:{number}"
-            if number % 1_000 == 0:
-                seen(done)
+def log_size(path: str) -> int | None:
+    """Return how many bytes an access log has. None if that is not known, as of a pipe or what is compressed."""
+    if path == STDIN or path.endswith(".gz"):
+        return None
+    found = Path(path).stat()
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BufferedIOBase]:
+    """Open a file, or standard input for ``-``. What gzip has compressed is read as it was before."""
+    with ExitStack() as stack:
+        file: Any = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
+        yield stack.enter_context(gzip.GzipFile(fileobj=file)) if file.peek(2)[:2] == _GZIP else file
+
+
+def _raw_lines(path: str) -> Iterator[bytes]:
+    number = 0
+    with _opened(path) as file:
+        try:
+            while raw := file.readline(MAX_LINE_BYTES):
+                number += 1
+                yield raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        except _DAMAGED:
+            raise InvalidTraffic(f"{path}: Must be a whole file of gzip, but is damaged after line {number}.") from None
+
+
+def _requests(
+    path: str, traffic: Traffic, lines: Iterable[bytes], read: Callable[[str], PastRequest | None], seen: Seen
+) -> Iterator[PastRequest]:
+    done = latest = 0
+    for number, raw in enumerate(lines, 1):
+        done += len(raw)
+        found = read(raw.decode("utf-8", "replace"))
+        if found is not None:
+            traffic.unordered += found.at_us < latest - UNORDERED_US
+            latest = max(latest, found.at_us)
+            yield found
+        elif raw.strip():
+            traffic.unread += 1
+            traffic.first_unread = traffic.first_unread or f"{path}:{number}"
+        if number % 1_000 == 0:
+            seen(done)
 
 
 def _combined_line(line: str) -> PastRequest | None:
@@ -184,9 +251,15 @@ def _logged_us(text: str) -> int | None:
     year, month, day = int(match[3]), _MONTHS.index(match[2]) + 1, int(match[1])
     try:
         at = datetime(year, month, day, int(match[4]), int(match[5]), int(match[6]), tzinfo=timezone(offset))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return to_us(at)
+    return _known_us(at)
+
+
+def _known_us(at: datetime) -> int | None:
+    """Return an instant in microseconds since the epoch, or None if it is none that a request could have had."""
+    at_us = to_us(at)
+    return at_us if 0 <= at_us < LATEST_US else None
 
 
 def _json_line(line: str) -> PastRequest | None:
@@ -195,14 +268,14 @@ def _json_line(line: str) -> PastRequest | None:
         values = json.loads(line)
         at = values.get("at", values.get("time"))
         instant = datetime.fromisoformat(at)
-        if instant.tzinfo is None:
-            return None
-        at_us = to_us(instant)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        at_us = _known_us(instant) if instant.tzinfo else None
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):
+        return None
+    if at_us is None:
         return None
     attributes = {name: value for name, value in values.items() if isinstance(value, str) and name not in _OWN}
     caller = values.get("caller") or values.get("token") or values.get("ip") or ANONYMOUS
     return PastRequest(at_us, str(caller), attributes, str(values.get("status", "")))
 
 
-__all__ = ["InvalidTraffic", "PastRequest", "Traffic", "from_log", "from_usage"]
+__all__ = ["InvalidTraffic", "PastRequest", "Traffic", "from_log", "from_usage", "log_size"]

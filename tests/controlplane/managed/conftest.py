@@ -116,13 +116,17 @@ class Lossy:
     A server in front of another one. It counts changes, from 0.
 
     ``responses`` are those whose response is lost after they were made. ``away_from`` is the first that is not made, as
-    is none after it. ``limited`` are those that are refused because there were too many before.
+    is none after it. ``limited`` are those that are refused because there were too many before. ``held`` is one that
+    gets no response until ``released`` is set.
     """
 
     url: str = ""
     responses: set[int] = field(default_factory=set)
     limited: set[int] = field(default_factory=set)
     away_from: int | None = None
+    held: int | None = None
+    is_held: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
     seen: int = -1
 
 
@@ -144,6 +148,11 @@ def _served(lossy: Lossy, upstream: str) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             lossy.seen += self.command != "GET"
             if self.command != "GET" and lossy.away_from is not None and lossy.seen >= lossy.away_from:
+                self.close_connection = True
+                return
+            if self.command != "GET" and lossy.seen == lossy.held:
+                lossy.is_held.set()
+                lossy.released.wait(60)
                 self.close_connection = True
                 return
             if self.command != "GET" and lossy.seen in lossy.limited:

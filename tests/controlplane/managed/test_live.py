@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.utils import timezone
 
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
+from enforcement.cli.remote import live_commands
 from tests.factories import DeniedRequestFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 
@@ -23,15 +25,20 @@ def use(token, minutes, **numbers):
     return UsageRow.objects.create(period="minute", at=at, **{**fields, **numbers})
 
 
-def test_usage_is_a_table_and_a_plot(cli, token):
-    """A character for each minute, of which the highest is the largest number."""
-    for minutes, allowed in ((3, 4), (2, 8), (1, 1)):
-        use(token, minutes, allowed=allowed, denied=int(minutes == 2), cost=allowed)
+@pytest.mark.parametrize(("columns", "each"), [("120", 1), ("60", 3)])
+def test_usage_is_a_table_and_a_plot(cli, token, monkeypatch, columns, each):
+    """It shows the whole range, also where nothing was counted. A narrow terminal sums neighbours up, and says so."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for minutes, allowed in ((33, 4), (12, 8), (3, 1)):
+        use(token, minutes, allowed=allowed, denied=int(minutes == 12), cost=allowed)
     found = cli("usage", "--project", "chat")
+    allowed, denied = (line[len("allowed  ") :] for line in found.out.splitlines()[-2:])
 
     assert found.out.splitlines()[0].split() == ["at", "allowed", "denied", "would_deny", "cost"]
-    assert found.out.splitlines()[-2:] == ["allowed  ▄█▁", "denied    █ "]
-    assert found.err.startswith("By the minute, from ")
+    assert allowed.split() == ["▄", "█", "▁", "at", "most", "8"]
+    assert allowed.index("█") - allowed.index("▄") == 21 // each
+    assert (denied.split(), denied.index("█")) == (["█", "at", "most", "1"], allowed.index("█"))
+    assert ("A character of the plot is 3 minutes." in found.err) == (each == 3)
 
 
 def test_usage_has_one_row_for_each_token(cli, token):
@@ -79,6 +86,28 @@ def test_tail_says_that_it_is_a_sample(cli, token):
     assert rows[0]["at"] < rows[1]["at"]
 
 
+def test_tail_shows_a_denial_that_arrives_late(cli, token, monkeypatch):
+    """Proxies report at different times. What was there at the beginning is not shown later."""
+    now = timezone.now()
+
+    def denied(seconds):
+        DeniedRequestFactory(at=now - timedelta(seconds=seconds), project_id=token.project_id, token_id=token.pk)
+
+    def pause(seconds):
+        if DeniedRequest.objects.count() > 3:
+            raise KeyboardInterrupt
+        denied(25)
+
+    monkeypatch.setattr(live_commands, "time", SimpleNamespace(sleep=pause))
+    for seconds in (10, 20, 30):
+        denied(seconds)
+    found = cli("tail", "-n", "1", "--json")
+
+    shown = [datetime.fromisoformat(json.loads(line)["at"]) for line in found.out.splitlines()]
+    assert [round((now - at).total_seconds()) for at in shown] == [10, 25]
+    assert found.status == 130
+
+
 def test_explain_asks_the_control_plane_if_one_is_known(cli, token, store):
     """By the id of a token, with its limits. The exit status says whether a request would pass."""
     token.policy = LimitFactory(policy=PolicyFactory(slug="free"), name="none", quota=0).policy
@@ -123,7 +152,7 @@ def test_a_shell_completes_commands_and_options(tmp_path):
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.split()
 
-    assert completed("sluicegate d") == ["diff", "doctor"]
+    assert sorted(completed("sluicegate d")) == ["diff", "doctor"]
     assert "--prune" in completed("sluicegate apply --pr")
     script = subprocess.run([*words, "completion", "fish"], capture_output=True, text=True, check=True)
     assert "complete --command sluicegate" in script.stdout

@@ -104,7 +104,7 @@ def test_a_key_of_one_project_may_not_choose_the_global_policy(cli, tmp_path, mo
 
     found = cli("apply", "shared.yaml", "--yes")
 
-    assert found.status == 4
+    assert found.status == 2
     assert not Policy.objects.filter(is_global=True).exists()
 
 

@@ -34,6 +34,7 @@ from enforcement.cli.remote.files.steps import (
     Wanted,
     steps_between,
 )
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
 
 FORMAT: Final = "sluicegate-plan/1"
@@ -52,7 +53,7 @@ class Moved(Exception):
     """Something was changed after the plan was made. Nothing was changed by the step that found it."""
 
 
-class InvalidPlan(ValueError):
+class InvalidPlan(CommandProblem):
     """A plan file that cannot be read."""
 
 
@@ -105,6 +106,8 @@ class ApplyReport:
         stopped_at: The step that was not made, or may have been. None if all were made.
         problem: Why it stopped.
         moved: Whether it stopped because something was changed meanwhile.
+        refused: Whether the step that it stopped at was certainly not made.
+        interrupted: Whether a person or the system stopped it.
         left: The steps after that, which were not tried.
     """
 
@@ -112,6 +115,8 @@ class ApplyReport:
     stopped_at: PlanStep | None = None
     problem: str = ""
     moved: bool = False
+    refused: bool = False
+    interrupted: bool = False
     left: list[PlanStep] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -222,13 +227,25 @@ def carry_out(
     for index, step in enumerate(steps):
         try:
             revision = _make(server, plan, step, f"{plan.ident}-{index}", reason)
+            report.done.append((step, revision))
+            told(step, revision)
         except (Moved, RequestRefused, ServerAway) as exc:
             report.stopped_at, report.left = step, steps[index + 1 :]
             report.moved = isinstance(exc, Moved)
-            report.problem = f"{exc} {_MAY_BE_DONE}" if isinstance(exc, ServerAway) and exc.sent else str(exc)
+            report.refused = not (isinstance(exc, ServerAway) and exc.sent)
+            report.problem = str(exc) if report.refused else f"{exc} {_MAY_BE_DONE}"
             return report
-        report.done.append((step, revision))
-        told(step, revision)
+        except KeyboardInterrupt:
+            return _interrupted(report, steps)
+    return report
+
+
+def _interrupted(report: ApplyReport, steps: list[PlanStep]) -> ApplyReport:
+    """Return the report of an apply that was stopped. Whether the step that ran then was made is not known."""
+    rest = steps[len(report.done) :]
+    if rest:
+        report.stopped_at, report.left = rest[0], rest[1:]
+        report.problem, report.interrupted = f"Interrupted. {_MAY_BE_DONE}", True
     return report
 
 
@@ -241,7 +258,7 @@ def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason
         RequestRefused, ServerAway: It was refused, or its outcome is unknown.
     """
     if step.action == CREATE:
-        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason).revision
+        return _created(server, step, key, reason)
     ident = plan.present.ids[step.name] if step.kind == "override" and plan.present else step.name
     path = _GLOBAL if step.kind == _GLOBAL else f"{_PATHS[step.kind]}/{ident}"
     found = one_or_none(server, path)
@@ -258,26 +275,44 @@ def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason
         raise
 
 
-def reviews(server: ControlPlane, plan: FilePlan) -> dict[str, dict[str, Any]]:
+def _created(server: ControlPlane, step: PlanStep, key: str, reason: str) -> str:
+    """Create an object, and return the revision that published it. Raises as :func:`_make`."""
+    try:
+        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason).revision
+    except RequestRefused as exc:
+        # Somebody else created it since. An override has no name by which it could be read.
+        exists = step.kind != "override" and exc.status in (400, 409)
+        if exists and one_or_none(server, f"{_PATHS[step.kind]}/{step.name}"):
+            raise Moved(f"{step.kind} {step.name} was created after the plan was made.") from exc
+        raise
+
+
+def reviews(
+    server: ControlPlane, plan: FilePlan, seen: Callable[[int, int], None] = lambda done, all_: None
+) -> dict[str, dict[str, Any]]:
     """
     Return what the control plane says of each policy that changes, by its slug.
 
     It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
     needs the scope to make the change. Without it, nothing is returned.
 
+    Args:
+        seen: Called with how many policies are tried, and how many there are.
     Raises:
         RequestRefused: The change breaks a rule.
         ServerAway: It gave no response.
     """
     found = {}
-    for step in plan.changes.steps:
-        if step.kind == "policy" and step.action == CHANGE and step.body and set(step.body) != {"managed_by"}:
-            try:
-                found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
-            except RequestRefused as exc:
-                if exc.status != 403:
-                    raise
-                return {}  # a key that may only read plans all the same
+    steps = [step for step in plan.changes.steps if step.kind == "policy" and step.action == CHANGE]
+    tried = [step for step in steps if step.body and set(step.body) != {"managed_by"}]
+    for index, step in enumerate(tried):
+        seen(index, len(tried))
+        try:
+            found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
+        except RequestRefused as exc:
+            if exc.status != 403:
+                raise
+            return {}  # a key that may only read plans all the same
     return found
 
 

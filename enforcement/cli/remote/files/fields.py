@@ -163,10 +163,14 @@ def read_limit(value: Any, *, published: bool = False) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidField(f"Must be a mapping, got {shown(value)}.")
     given = {name: one for name, one in value.items() if one is not None or name not in NULLABLE}
+    if given.get("name") == "":
+        raise InvalidField("Must not be empty.", ("name",))  # in code, such a limit is named after its rate
     try:
         limit = Limit.from_json({"algorithm": "fixed_window", **given}, published=published)
     except InvalidLimit as exc:
-        raise InvalidField(exc.reason, () if exc.field == "limit" else tuple(exc.field.split("."))) from exc
+        # A match as a whole is named twice, as a field of the limit and of itself.
+        path = () if exc.field == "limit" else tuple(dict.fromkeys(exc.field.split(".")))
+        raise InvalidField(exc.reason, path) from exc
     found = {name: one if name == "match" else _sorted(one) for name, one in limit.to_json().items()}
     if "attributes" in found.get("match", {}):
         found["match"]["attributes"] = _sorted(found["match"]["attributes"])
@@ -181,7 +185,9 @@ def _sorted(value: Any) -> Any:
 
 
 _REFERENCE: Final = {"type": ["string", "null"], "pattern": f"^{SLUG_PATTERN}$"}
-_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 200}
+_NAME: Final = {"type": "string", "pattern": r"\S", "maxLength": 200}
+
+_LIMIT_NAME: Final = {"type": "string", "pattern": f"^{SLUG_PATTERN}/.", "description": "policy-slug/limit-name"}
 
 PROJECT: Final = {
     "slug": FileField(read_slug, REQUIRED, {"type": "string", "pattern": f"^{SLUG_PATTERN}$"}),
@@ -205,12 +211,16 @@ POLICY: Final = {
     "limits": FileField(lambda value: value, REQUIRED, {"type": "array", "items": {"$ref": "#/$defs/limit"}}),
 }
 OVERRIDE: Final = {
-    "limit": FileField(_limit_name, REQUIRED, {"type": "string", "description": "policy-slug/limit-name"}),
+    "limit": FileField(
+        _limit_name,
+        REQUIRED,
+        _LIMIT_NAME,
+    ),
     "quota": FileField(_integer(0, MAX_NUMBER), REQUIRED, {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}),
     "burst": FileField(
         _or_none(_integer(1, MAX_NUMBER)), None, {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_NUMBER}
     ),
-    "reason": FileField(_text(500), REQUIRED, {"type": "string", "minLength": 1, "maxLength": 500}),
+    "reason": FileField(_text(500), REQUIRED, {"type": "string", "pattern": r"\S", "maxLength": 500}),
     "ends_at": FileField(_or_none(_instant), None, {"type": ["string", "null"], "format": "date-time"}),
 }
 

@@ -116,8 +116,8 @@ class LateChecks:
         if self._present.file.project is None or self._one(f"policies/{slug}") is None:
             return False
         if slug not in self._used:
-            page = self._server.get("tokens", project=self._project["slug"], policy=slug, page_size=1)
-            self._used[slug] = bool(page.body["results"])
+            page = self._server.page("tokens", project=self._project["slug"], policy=slug, page_size=1)
+            self._used[slug] = bool(page["results"])
         return self._used[slug]
 
     def _unused(self, slug: str, token: str | None) -> str:

@@ -25,6 +25,7 @@ from enforcement.cli.remote.files.fields import (
     without_defaults,
 )
 from enforcement.cli.remote.files.yaml_source import MAX_BYTES, InvalidFile, Path, YamlFile, dump_yaml, read_yaml
+from enforcement.cli.remote.problems import CommandProblem
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -33,10 +34,11 @@ VERSION: Final = "sluicegate/v1"
 MAX_POLICIES: Final = 1_000
 MAX_OVERRIDES: Final = 200
 MAX_TOKEN_OVERRIDES: Final = 5_000
+MATCH: Final = ("methods", "path", "attributes")
 TOP: Final = ("apiVersion", "project", "shared", "global", "policies", "overrides", "token_overrides")
 
 
-class InvalidFiles(ValueError):
+class InvalidFiles(CommandProblem):
     """Everything that is wrong in a file. Its ``errors`` are in the order of their lines."""
 
     def __init__(self, errors: Iterable[InvalidFile]) -> None:
@@ -75,6 +77,11 @@ class PolicyFile:
     def error(self, path: Path, reason: str) -> InvalidFile:
         """Return an error of the value at a path."""
         return (self.source or YamlFile("plan")).error(path, reason)
+
+    @property
+    def source_name(self) -> str:
+        """The name of the file that it was read from."""
+        return self.source.name if self.source else "plan"
 
     @property
     def title(self) -> str:
@@ -127,6 +134,32 @@ def from_source(source: YamlFile) -> PolicyFile:
     return found
 
 
+class TooLarge(ValueError):
+    """
+    A state with more than a policy file may say.
+
+    Attributes:
+        field: The field of the file that is too long. Empty for the whole file.
+    """
+
+    def __init__(self, rule: str, field: str = "") -> None:
+        super().__init__(rule)
+        self.field = field
+
+
+def check_size(file: PolicyFile, text: str) -> None:
+    """Raise TooLarge unless a file, which has this text, can be read again."""
+    for name, found, most in (
+        ("policies", file.policies, MAX_POLICIES),
+        ("overrides", file.overrides, MAX_OVERRIDES),
+        ("token_overrides", file.token_overrides or (), MAX_TOKEN_OVERRIDES),
+    ):
+        if len(found) > most:
+            raise TooLarge(f"A policy file must have at most {most:,} {name}, and it would have {len(found):,}.", name)
+    if (size := len(text.encode())) > MAX_BYTES:
+        raise TooLarge(f"A policy file must have at most {MAX_BYTES:,} bytes, and it would have {size:,}.")
+
+
 def read_file(path: str) -> PolicyFile:
     """
     Return what a policy file on the disk says.
@@ -138,13 +171,17 @@ def read_file(path: str) -> PolicyFile:
     with open(path, "rb") as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise InvalidFile(path, 1, "", f"Must have at most {MAX_BYTES} bytes.")
+        raise InvalidFile(path, 1, "", f"Must have at most {MAX_BYTES:,} bytes.")
     try:
         text = raw.decode("utf-8-sig")  # editors of some systems begin a file with a byte order mark
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
         raise InvalidFile(path, line, "", f"Must be UTF-8, got the byte 0x{raw[exc.start]:02X}.") from None
     return parse(path, text)
+
+
+def _size(value: Any) -> str:
+    return f"got {len(value):,}" if isinstance(value, list) else f"got {shown(value)}"
 
 
 class _Reader:
@@ -164,7 +201,8 @@ class _Reader:
             return found
         self._unknown(values, TOP, ())
         if values.get("apiVersion") != VERSION:
-            self.refuse(("apiVersion",), f"Must be {VERSION}, got {shown(values.get('apiVersion'))}.")
+            got = f", got {shown(values['apiVersion'])}" if "apiVersion" in values else ", and is missing"
+            self.refuse(("apiVersion",), f"Must be {VERSION}{got}.")
         if ("project" in values) == ("shared" in values):
             self.refuse((), "Exactly one of project and shared must be given.")
         elif "project" in values:
@@ -202,7 +240,7 @@ class _Reader:
 
     def _limits(self, values: Any, path: Path) -> list[dict[str, Any]]:
         if not isinstance(values, list) or len(values) > MAX_LIMITS_PER_POLICY:
-            self.refuse(path, f"Must be a list of at most {MAX_LIMITS_PER_POLICY} limits.")
+            self.refuse(path, f"Must be a list of at most {MAX_LIMITS_PER_POLICY} limits, {_size(values)}.")
             return []
         limits, names = [], set()
         for index, value in enumerate(values):
@@ -216,8 +254,11 @@ class _Reader:
         return limits
 
     def _limit(self, value: Any, path: Path) -> dict[str, Any] | None:
-        if isinstance(value, Mapping) and self._unknown(value, sorted(Limit.FIELDS), path):
-            return None
+        if isinstance(value, Mapping):
+            match = value.get("match")
+            known = not self._unknown(value, sorted(Limit.FIELDS), path)
+            if (isinstance(match, Mapping) and self._unknown(match, MATCH, (*path, "match"))) or not known:
+                return None
         try:
             return read_limit(value)
         except InvalidField as exc:
@@ -254,7 +295,7 @@ class _Reader:
         value = values.get(name, [])
         if isinstance(value, list) and len(value) <= most:
             return value
-        self.refuse((name,), f"Must be a list of at most {most:,} mappings.")
+        self.refuse((name,), f"Must be a list of at most {most:,} mappings, {_size(value)}.")
         return []
 
     def _fields(self, value: Any, fields: Mapping[str, FileField], path: Path) -> dict[str, Any] | None:

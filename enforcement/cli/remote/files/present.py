@@ -125,7 +125,7 @@ def _overrides(found: PresentState, rows: Iterable[Row], now: datetime) -> dict[
 def newest_revision(server: ControlPlane) -> int | None:
     """Return the number of the newest revision, 0 if there is none, or None if the key may not read it."""
     try:
-        found = server.get("revisions", page_size=1).body["results"]
+        found = server.page("revisions", page_size=1)["results"]
     except RequestRefused as exc:
         if exc.status == 403:
             return None

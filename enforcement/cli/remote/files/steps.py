@@ -98,15 +98,18 @@ def steps_between(
     found.steps += attachment
     found.steps += _global_step(present, file)
     for key, override in sorted(file.all_overrides.items()):
-        if _has_ended(override, now):
+        if has_ended(override, now):
             found.stays.append(f"The override of {key} has ended at {override['ends_at']}. Remove it.")
             continue
         found.steps += _override_step(present, key, file, wanted)
     _prune(found, present, file, wanted)
+    if wanted.mark and not wanted.renames_mark and present.marks.get("") not in (None, "", wanted.mark):
+        found.stays.append(f"The project is managed from {present.marks['']}. --managed-by names another file.")
     return found
 
 
-def _has_ended(override: Mapping[str, Any], now: datetime) -> bool:
+def has_ended(override: Mapping[str, Any], now: datetime) -> bool:
+    """Return whether an override of a file has ended."""
     return "ends_at" in override and datetime.fromisoformat(override["ends_at"]) <= now
 
 
@@ -283,6 +286,7 @@ __all__ = [
     "PlanStep",
     "PlannedChanges",
     "Wanted",
+    "has_ended",
     "limit_words",
     "steps_between",
 ]

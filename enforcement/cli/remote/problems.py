@@ -1,0 +1,8 @@
+"""What a command ends with if a person has to do something."""
+
+
+class CommandProblem(Exception):
+    """An error whose text says everything that a person has to know. A command that raises it has the exit status 2."""
+
+
+__all__ = ["CommandProblem"]
