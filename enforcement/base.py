@@ -124,13 +124,18 @@ class BaseLimiter:
     def _rest(self) -> None:
         """Forget that the limiter was started, so that the next call starts it."""
         self._started = self._ready = False
+        _running.discard(self._engine)
         self._ready_by: float | None = None
 
     def _start(self, timeout: float) -> bool:
-        self._started = True
+        self._begin_running()
         loaded = self._engine.start(timeout)
         self._ready = True
         return loaded
+
+    def _begin_running(self) -> None:
+        self._started = True
+        _running.add(self._engine)
 
     def _first_wait(self) -> float:
         """Return the seconds that the requests which come before the documents still wait for them, all together."""
@@ -231,17 +236,21 @@ class BaseLimiter:
 
     def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         if not self._started:
-            self._started = True
+            self._begin_running()
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
 
 
 _limiters: weakref.WeakSet[BaseLimiter] = weakref.WeakSet()
+_running: set[Engine] = set()
+"""The engines that were started and not stopped, also those of limiters that nobody refers to any more."""
 
 
 def _after_fork() -> None:
+    _running.clear()
     for limiter in list(_limiters):
         if limiter._started:
+            _running.add(limiter._engine)
             limiter._engine.after_fork()
 
 
@@ -250,8 +259,6 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @atexit.register
 def _close_at_exit() -> None:
-    """Close the limiters that are not closed when the process ends, so that nothing that they counted is lost."""
-    for limiter in list(_limiters):
-        if limiter._started:
-            limiter._rest()
-            limiter._engine.stop()
+    """Stop what is not closed when the process ends, so that nothing that it counted is lost."""
+    while _running:
+        _running.pop().stop()

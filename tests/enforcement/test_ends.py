@@ -14,17 +14,19 @@ PLAIN = """
 import sys
 from enforcement import Limiter
 
-limiter = Limiter(sys.argv[1], timeout=1.0)
-assert all(limiter.check(sys.argv[2]).allowed for _ in range(3))
+def main():
+    limiter = Limiter(sys.argv[1], timeout=1.0)
+    assert all(limiter.check(sys.argv[2]).allowed for _ in range(3))
+
+main()
 """
 
 AWAITED = """
 import asyncio, sys
 from enforcement.aio import Limiter
 
-limiter = Limiter(sys.argv[1], timeout=1.0)
-
 async def main():
+    limiter = Limiter(sys.argv[1], timeout=1.0)
     assert all([(await limiter.check(sys.argv[2])).allowed for _ in range(3)])
 
 asyncio.run(main())
@@ -70,7 +72,7 @@ def admitted(world):
 
 @pytest.mark.parametrize(("code", "count"), [(PLAIN, 3), (AWAITED, 3), (FORKED, 4)], ids=["plain", "aio", "forked"])
 def test_a_process_that_ends_reports_its_usage_and_leaves_the_fleet(server, world, code, count):
-    """It closed nothing, as a script does, or a worker of a server that was asked to stop."""
+    """It closed nothing and kept nothing, as a script does, or a worker of a server that was asked to stop."""
     secret = world.everything(fixed(100))
     ran(code, server.url, secret)
 
