@@ -162,23 +162,48 @@
   // The button does nothing before another script has made it, and that script has no event to wait for.
   const BEGIN_TRIES = 100;
   const BEGIN_PAUSE_MS = 50;
-  const begin = (group, tries) =>
+  const begin = (group, wanted, tries, done) =>
     setTimeout(() => {
-      if (rows().length) return;
+      const before = rows().length;
+      if (before >= wanted) return;
       opening = true;
-      group.querySelector(".add-row")?.click();
+      for (let left = wanted - before; left; left--) group.querySelector(".add-row")?.click();
       opening = false;
-      if (!rows().length && tries > 1) begin(group, tries - 1);
-      // The form is filled in from its top.
-      else if (document.activeElement === document.body) document.getElementById("id_slug")?.focus();
+      if (rows().length < wanted && tries > 1) begin(group, wanted, tries - 1, done);
+      else done();
     }, tries === BEGIN_TRIES ? 0 : BEGIN_PAUSE_MS);
+  // The form is filled in from its top.
+  const atTheTop = () => {
+    if (document.activeElement === document.body) document.getElementById("id_slug")?.focus();
+  };
+
+  // When somebody comes back to the page, the browser restores what was typed into the fields that came with it. Limits
+  // that were added are kept in the entry of the history, which nobody else reads and which ends with the tab.
+  const fields = (row) => [...row.querySelectorAll("input:not([type=hidden]), select, textarea")].filter(({ name }) => name);
+  const remember = () => {
+    const limits = rows().map((row) => fields(row).map((input) => (input.type === "checkbox" ? input.checked : input.value)));
+    history.replaceState({ ...history.state, limits }, "");
+  };
+  const restore = (limits) => {
+    rows().forEach((row, number) => {
+      fields(row).forEach((input, place) => {
+        if (input.type === "checkbox") input.checked = limits[number][place];
+        else input.value = limits[number][place];
+      });
+      show(row);
+    });
+    later();
+  };
 
   const rows = () => [...document.querySelectorAll("#limits-group .form-group:not(.empty-form)")];
   let opening = false;
   let timer = 0;
   const later = () => {
     clearTimeout(timer);
-    timer = setTimeout(ask, DELAY_MS);
+    timer = setTimeout(() => {
+      remember();
+      ask();
+    }, DELAY_MS);
   };
   const changed = (event) => {
     const row = event.target.closest("#limits-group .form-group:not(.empty-form)");
@@ -233,7 +258,10 @@
     document.getElementById("id_default_cap")?.addEventListener("input", later);
     rows().forEach(show);
     ask();
+    const [entry] = performance.getEntriesByType("navigation");
+    const kept = entry?.type === "back_forward" ? history.state?.limits : null;
+    if (kept?.length > rows().length) begin(group, kept.length, BEGIN_TRIES, () => restore(kept));
     // A policy without limits has no effect, so start with one limit.
-    if (location.pathname.endsWith("/add/")) begin(group, BEGIN_TRIES);
+    else if (location.pathname.endsWith("/add/")) begin(group, 1, BEGIN_TRIES, atTheTop);
   });
 })();

@@ -79,3 +79,33 @@ def test_a_form_of_what_is_gone_keeps_what_was_typed(walker):
     walker.reads("so nothing was saved.")
     expect(page.locator("#id_name")).to_have_value("Bigger shop")
     walker.faults.clear()  # the browser logs each refused request
+
+
+@pytest.mark.django_db(transaction=True)
+def test_limits_that_were_added_are_there_after_back_and_forward(walker):
+    """A browser restores only what was typed into the fields that came with the page."""
+    page = walker.page
+    limits = page.locator("#limits-group .form-group:not(.empty-form)")
+    walker.log_in("ann", PASSWORD)
+    walker.open("/admin/policies/policy/add/")
+    expect(limits).to_have_count(1)
+    page.get_by_label("Slug").fill("many")
+    page.locator("#id_name").fill("Many")
+    page.locator("#limits-group .add-row").last.click()
+    for number in range(2):
+        page.locator(f"#id_limits-{number}-name").fill(f"limit-{number}")
+        page.locator(f"#id_limits-{number}-quota").fill(f"{number + 5}")
+        page.locator(f"#id_limits-{number}-window_seconds").fill("1 minute")
+    page.wait_for_function("history.state?.limits?.[1]?.includes('limit-1')")
+
+    walker.open("/admin/")
+    page.go_back()
+
+    expect(page.locator("#id_limits-1-name")).to_have_value("limit-1")
+    expect(limits).to_have_count(2)
+    walker.press("Add policy")
+    walker.reads("was added successfully")
+    found = Policy.objects.get(slug="many").limits.order_by("name")
+    assert list(found.values_list("name", "quota")) == [("limit-0", 5), ("limit-1", 6)]
+    walker.open("/admin/policies/policy/add/")
+    expect(limits).to_have_count(1)
