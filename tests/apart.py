@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -41,9 +42,13 @@ def _made(folder: Path, requirements: Path) -> Path:
     if stamp.exists() and stamp.read_text() == version:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, symlinks=True, with_pip=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-    done = subprocess.run([*install, "-r", requirements], capture_output=True, text=True, check=False)
+    # Without a pip of its own, and without bytecode, of which most is never used and the rest is written at its first
+    # use. The proxy of LiteLLM uses nearly all of it and has to start in time.
+    compiled = "--compile" if folder.name == "litellm" else "--no-compile"
+    venv.create(folder, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    install = [*pip, "install", "--quiet", compiled, "--require-hashes", "-r", requirements]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         shutil.rmtree(folder, ignore_errors=True)
     how = f"The packages of {requirements.name} could not be installed into {folder}: {done.stderr[-200:]}"
