@@ -82,8 +82,7 @@ def test_a_policy_is_read_without_the_right_to_change_it(walker):
     """The script of the form finds no fields, and no error is logged in the browser."""
     policy = LimitFactory(name="per-minute", policy__slug="starter").policy
     MembershipFactory(user=User.objects.create_user("bob", password=PASSWORD, is_staff=True))
-    walker.log_in("bob", PASSWORD)
-    walker.page.wait_for_url("**/admin/")
+    walker.enter("bob")
 
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
 

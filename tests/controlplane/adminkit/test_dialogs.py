@@ -5,7 +5,6 @@ from playwright.sync_api import expect
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.walking import graves
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -86,8 +85,7 @@ def test_a_dialog_that_is_a_page_leads_back_to_the_row(as_ann):
 def revoking(walker):
     """The dialog that revokes a token, open and filled in."""
     token = TokenFactory(policy=LimitFactory().policy)
-    walker.log_in("ann", PASSWORD)
-    walker.page.wait_for_url("**/admin/")
+    walker.enter("ann")
     walker.open(f"/admin/projects/token/{token.pk}/change/")
     walker.page.get_by_role("link", name="Revoke").click()
     walker.page.locator("#dialog input[name=reason]").fill("leaked")
@@ -134,8 +132,7 @@ def test_a_dialog_says_that_the_server_does_not_answer(revoking):
 def test_a_dialog_that_cannot_be_opened_leads_to_the_login(walker):
     """Not to the page of the log-in inside of a dialog."""
     token = TokenFactory()
-    walker.log_in("ann", PASSWORD)
-    walker.page.wait_for_url("**/admin/")
+    walker.enter("ann")
     walker.open(f"/admin/projects/token/{token.pk}/change/")
     walker.press("Pause updates")
     walker.page.context.clear_cookies(name="sessionid")

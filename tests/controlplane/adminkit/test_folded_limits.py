@@ -83,7 +83,7 @@ def test_limits_are_unfolded_by_the_keyboard(walker):
     """A changed limit says so while it is folded, and a new one is open."""
     policy = with_two_limits()
     page = walker.page
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(address(policy))
     rows = page.locator("#limits-group .form-group:not(.empty-form)")
     second = walker.limit("per-day")
@@ -119,7 +119,7 @@ def test_what_a_browser_restores_is_said(walker):
     """Whoever comes back to the page finds what was typed. Its line says so, and its fields fit the algorithm."""
     policy = with_two_limits()
     page = walker.page
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(address(policy))
     walker.limit("per-day").click()
     page.locator("#id_limits-1-quota").fill("4000")
@@ -138,7 +138,7 @@ def test_what_a_browser_restores_is_said(walker):
 def test_the_focus_stays_where_the_work_is(walker):
     """A new policy begins at its first field, and who removes a limit goes on at the next one."""
     page = walker.page
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/policies/policy/add/")
     expect(page.locator("#id_limits-0-name")).to_be_visible()
     expect(page.locator("#id_slug")).to_be_focused()

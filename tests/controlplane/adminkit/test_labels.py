@@ -11,7 +11,6 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.usage.models import MeteredRow
 from enforcement import Limiter
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -161,8 +160,7 @@ def test_the_pages_in_a_browser(walker, store):
     publisher.publish_all()
     with Limiter(store.url, timeout=1.0) as limiter:
         limiter.check(token.secret)
-    walker.log_in("ann", PASSWORD)
-    walker.page.wait_for_url("**/admin/")
+    walker.enter("ann")
 
     walker.open(f"{TOKENS}{token.pk}/change/")
     walker.reads("1 of 5 requests (20 %)")

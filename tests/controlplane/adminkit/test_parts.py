@@ -13,7 +13,6 @@ from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.periods import start_of
 from tests.accessibility import graves
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import CountedUsageFactory, LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
@@ -21,8 +20,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 @pytest.fixture
 def inside(walker):
-    walker.log_in("ann", PASSWORD)
-    walker.page.wait_for_url("**/admin/")
+    walker.enter("ann")
     return walker
 
 

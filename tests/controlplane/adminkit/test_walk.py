@@ -131,7 +131,7 @@ def test_the_documentation_of_the_api_runs_under_its_policy(walker):
 
 def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
     """What the theme makes of clickable spans can be reached, named and pressed."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/projects/token/")
     walker.page.set_viewport_size({"width": 320, "height": 720})
     toggle = walker.page.get_by_role("button", name="Open or close the menu")
@@ -145,7 +145,7 @@ def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
 def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     """Fields follow the algorithm, what was typed survives a removed row, and both limits are saved at once."""
     policy = LimitFactory(name="per-minute", quota=10, policy__slug="starter").policy
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
     page, first = walker.page, "#id_limits-0-"
     walker.reads("fixed window, exact over the fleet")
@@ -186,7 +186,7 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
     """Fields follow the unit and the rule, and what is hidden is not sent."""
     rules = {"charge_as": "gpt-4o", "unpriced": "charge_as"}
     policy = LimitFactory(name="usd", unit="micros", policy__slug="starter", **rules).policy
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
     page, first = walker.page, "#id_limits-0-"
     names = ("weights", "unpriced", "charge_as", "unmetered")
@@ -217,7 +217,7 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
 def test_an_error_is_told_at_its_field(walker, store):
     """Also to those who do not see where it stands."""
     limit = LimitFactory(name="per-minute", policy__slug="starter")
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/policies/policy/{limit.policy.pk}/change/")
     walker.page.locator("#id_limits-0-window_seconds").fill("0")
     walker.reads("Length: Must last between a second and a year.")
@@ -234,7 +234,7 @@ def test_a_counter_is_watched_and_reset(walker, store):
     limit = LimitFactory(name="per-hour", quota=2, window_seconds=3600, policy__slug="starter")
     token = TokenFactory(policy=limit.policy, name="ci")
     publisher.publish_all()
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     with Limiter(store.url) as limiter:
         walker.open(f"/admin/projects/token/{token.pk}/change/")
         walker.reads("0 of 2 requests (0 %)")
@@ -257,7 +257,7 @@ def test_a_counter_is_watched_and_reset(walker, store):
 def test_a_long_name_stays_within_the_search(walker, store):
     """Names may have 200 characters without a blank. The arrow of a result stays in sight, on a narrow screen too."""
     ProjectFactory(slug="long", name="x" * 200)
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/")
     walker.page.keyboard.press("Control+k")
     walker.page.locator("#search-input-command").fill("long")
@@ -274,7 +274,7 @@ def test_a_long_name_stays_within_the_search(walker, store):
 def test_a_second_editor_is_told_who_was_faster(walker, store):
     """Nothing is saved over a change that its author has not seen."""
     project = ProjectFactory(slug="checkout", name="Checkout")
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/projects/project/{project.pk}/change/")
     with change(actor=Actor("bob", "api")) as tx:
         before = project.as_record()

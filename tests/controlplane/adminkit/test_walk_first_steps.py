@@ -40,7 +40,7 @@ def test_the_first_decision_is_waited_for(walker, store):
 
 def test_the_keyboard_opens_what_the_palette_finds(walker, store):
     """Ctrl K, a verb and a name, Enter; and the list of shortcuts, which takes the focus and closes with Esc."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/")
     page = walker.page
     page.keyboard.press("Shift+?")

@@ -10,7 +10,6 @@ from controlplane.policies.models import Limit
 from controlplane.projects.actions import issue_token
 from controlplane.publishing import acknowledgements
 from controlplane.publishing.changes import Actor, change
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, OverrideFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +45,7 @@ def history(store):
 
 def test_from_a_bad_change_to_its_undo(walker, history):
     """Who is behind, what changed, what the undo would do, and that it is done."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/publishing/revision/")
     walker.reads("chat-free")
     walker.look("revisions")

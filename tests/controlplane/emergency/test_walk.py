@@ -45,7 +45,7 @@ def test_nobody_overlooks_the_banner(walker: Walker):  # noqa: F811  (the fixtur
 def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa: F811  (the fixture)
     """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
     token, page = TokenFactory(name="ci"), walker.page
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/projects/token/{token.pk}/change/")
     page.get_by_role("link", name="Suspend").or_(page.get_by_role("button", name="Suspend")).first.click()
     page.get_by_role("dialog").get_by_label("Ends").select_option("hour")

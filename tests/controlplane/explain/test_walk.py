@@ -24,7 +24,7 @@ def test_a_denial_is_explained_in_the_browser(walker, denied):
     with change(actor=ANN, reason="load test") as tx:
         ends_at = timezone.now() + timedelta(days=2)
         save_override(tx, Override(limit=limit, token=denied.token, quota=60, reason="load test", ends_at=ends_at))
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
 
     walker.open("/admin/usage/deniedrequest/")
     walker.page.get_by_role("link", name=denied.decision).click()

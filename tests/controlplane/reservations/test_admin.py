@@ -10,7 +10,6 @@ from controlplane.reservations.models import Reservation
 from enforcement.control.reservations import settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import MembershipFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -160,7 +159,7 @@ def test_metered_usage_is_listed_and_downloaded(as_ann, reserved):
 
 def test_in_a_browser(walker, reserved, client_of_store):
     """From the list to a lost one, which is settled by what the provider's bill says, and given a reason."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(LIST)
     where = RecordKeys.from_id(Keys(), reserved)
     client_of_store.zadd(where.index, {where.ident: int(timezone.now().timestamp() - 3_600) * 1_000_000})

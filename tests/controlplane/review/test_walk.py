@@ -6,7 +6,6 @@ import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import Limit, Policy
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, TokenFactory, UsageRowFactory
 
 
@@ -21,7 +20,7 @@ def test_a_change_is_reviewed_started_in_shadow_and_enforced(walker, sent):
         for ago in (30, 200, 400):
             sent(token, 3 * number + 1, minutes_ago=ago, part=number % 6, now=timezone.now())
     OverrideFactory(limit=limit, token=tokens[9], quota=60)
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"/admin/policies/policy/{policy.pk}/change/")
     walker.limit("per-minute").click()
     walker.page.locator("#id_limits-0-quota").fill("10")

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 def test_somebody_reads_and_prints_a_statement(walker: Walker, chat):  # noqa: F811  (the fixtures)
     """The page and the one to print fit a narrow screen, and are read by a screen reader."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open(f"{PAGE}?month=2026-11")
     walker.page.get_by_role("link", name="chat", exact=True).click()
     walker.page.get_by_label("Group by").select_option("label")
