@@ -59,7 +59,8 @@ up: install
 # More workers than cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file share
 # servers, and the longest files come first. Bytecode is kept, also where the environment forbids it: without it, each
 # worker rewrites the assertions of all tests, and each process compiles all modules.
-PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+WORKERS := 4
+PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
