@@ -21,6 +21,7 @@ from itertools import batched
 import redis
 from django.conf import settings
 from django.db import DatabaseError, DataError, IntegrityError, OperationalError, models
+from redis.exceptions import NoPermissionError
 
 from controlplane.core import store
 from controlplane.core.locks import hold, prolong
@@ -102,9 +103,13 @@ def would_refuse_all(now: datetime) -> bool:
     """
     Return whether usage that is counted just now would be refused at *now*, because a clock is wrong by hours or days.
 
-    Its minutes, and the times of its entries, are those of the store's clock. Raises one of STORE_ERRORS.
+    Its minutes, and the times of its entries, are those of the store's clock. False if the account of the store may not
+    read that. Raises one of STORE_ERRORS.
     """
-    seconds, _ = store.connection().time()
+    try:
+        seconds, _ = store.connection().time()
+    except NoPermissionError:
+        return False
     ahead = datetime.fromtimestamp(seconds, UTC) - now
     return not -rollup.BATCHES_KEPT < ahead < MOST_AHEAD
 

@@ -365,6 +365,7 @@ def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, ser
     assert UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists()
     assert (admin.xlen("sg:{usage}:stream"), admin.xlen("sg:{usage}:stream:rejected")) == (0, 1)
     assert drain(timezone.now()) == DrainResult()
+    assert tasks.drain() == 0
     assert refused(admin) == []
 
 
