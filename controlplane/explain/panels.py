@@ -40,6 +40,7 @@ SHOWN = 6
 # Of the commands that a page may send, those for the column of a list of 50 rows. The list of those near has the rest.
 COLUMN_COMMANDS = 60
 TITLE = "Near a limit"
+NOT_READ = "not read"
 
 
 def reach_of(request: HttpRequest) -> Reach:
@@ -179,14 +180,14 @@ class NearestLimit:
         changelist.result_list = rows = list(changelist.result_list)
         found = nearest_of(rows)
         for row in rows:
-            row.nearest = None if found is None else found.get(row.pk, ())
+            row.nearest = "store not reachable" if found is None else found.get(row.pk, ())
         return changelist
 
     @display(description="Nearest limit")
     def nearest(self, row: Token | Project) -> SafeString | str:
         found = getattr(row, "nearest", ())
-        if found is None:
-            return "store not reachable"
+        if isinstance(found, str):
+            return found
         if not found:
             return "—"
         held, count = found
@@ -196,8 +197,12 @@ class NearestLimit:
         return badge(text, kind) if kind else text
 
 
-def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | None:
-    """Return for each row by its id its own limit that is used most, or None if the store is unavailable."""
+def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str] | None:
+    """
+    Return for each row by its id its own limit that is used most, or None if the store is unavailable.
+
+    A row that the commands did not suffice for has NOT_READ in its place. It must not look like one without a limit.
+    """
     now = timezone.now()
     tokens = [row for row in rows if isinstance(row, Token)]
     held = held_by(tokens, [row for row in rows if isinstance(row, Project)], now)
@@ -211,7 +216,7 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now]] | Non
                 found[pk] = one, count
     except STORE_ERRORS:
         return None
-    return found
+    return {**dict.fromkeys((one.key[1] for one in own), NOT_READ), **found}
 
 
 class UsageDay:

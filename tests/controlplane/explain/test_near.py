@@ -174,6 +174,17 @@ def test_the_overview_and_the_lists_show_them(issue, use, admin_client):
     assert "5 of 5" in admin_client.get("/admin/near-limit/").content.decode()
 
 
+def test_a_column_that_not_all_rows_are_read_for_says_so(issue, use, admin_client, monkeypatch):
+    """Such a row has a limit. Nobody knows how much of it is used."""
+    for number in range(3):
+        use(issue({"quota": 4}, slug=f"p{number}", project=f"p{number}")[1], 1)
+    monkeypatch.setattr(panels, "COLUMN_COMMANDS", 3)
+
+    page = admin_client.get("/admin/projects/token/").content.decode()
+
+    assert (page.count("per-day 25 %"), page.count("not read")) == (2, 1)
+
+
 def test_those_with_nothing_left_say_when_it_resets(issue, use, admin_client):
     """Until when somebody is denied is the question after who is."""
     _, secret = issue({"quota": 10})
