@@ -17,6 +17,7 @@ from enforcement.cli.remote.simulation import LimitPlayer, Simulation
 from enforcement.cli.remote.traffic import InvalidTraffic, Traffic, from_log, from_usage, log_size
 from enforcement.model.limits import Limit
 
+_SHARED: Final = "All callers share the counters, because the file gives the policy to all of them."
 _FORMATS: Final = "Must be of the combined or common format, or a JSON object with an instant as `at`."
 
 
@@ -30,8 +31,9 @@ def simulate(
     ] = "",
     policy: Annotated[str, typer.Option(help="Slug of the policy. Default: the only one of the file.")] = "",
     per: Annotated[
-        Literal["caller", "project"], typer.Option(help="Whether each caller has counters of their own, or all share.")
-    ] = "caller",
+        Literal["caller", "project"] | None,
+        typer.Option(help="Whether each caller has counters of their own, or all share. Default: as the file says."),
+    ] = None,
     most: Annotated[int, typer.Option(min=0, max=1_000, help="How many of the most affected callers are shown.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -39,22 +41,40 @@ def simulate(
     if bool(usage) == bool(log):
         raise typer.BadParameter("Exactly one of --usage and --log must be given.", param_hint="--log")
     wanted = read_file(file)
-    limits, of_callers = limits_of(wanted, policy, datetime.now(UTC))
+    slug = _chosen(wanted, policy)
+    limits, of_callers = limits_of(wanted, slug, datetime.now(UTC))
+    shared = per == "project" or (per is None and _is_shared(wanted, slug))
     path = usage or log
     with progress(f"Reading {path}", None if usage else log_size(path)) as bar:
         traffic = (from_usage if usage else from_log)(path, lambda done: bar.update(bar.task_ids[0], completed=done))
-        player = LimitPlayer(limits, traffic, shared=per == "project", of_callers=of_callers)
+        player = LimitPlayer(limits, traffic, shared=shared, of_callers=of_callers)
         _check_judged(player.result)
         for request in traffic.requests:
             player.play(request)
     if not player.result.requests:
         first = f" The first line that is none: {traffic.first_unread}. {_FORMATS}" if traffic.unread else ""
         raise InvalidTraffic(f"{path}: Must have at least one request.{first}")
-    cautions = [text for text in (traffic.caution, _unread(traffic), _unordered(traffic)) if text]
+    sharing = _SHARED if shared and per is None else ""
+    cautions = [text for text in (sharing, traffic.caution, _unread(traffic), _unordered(traffic)) if text]
     if as_json:
         show_json({**player.result.to_json(most), "cautions": cautions})
     else:
         _show(player.result, most, cautions)
+
+
+def _chosen(file: PolicyFile, slug: str) -> str:
+    """Return the slug of the policy to simulate."""
+    if not slug and len(file.policies) == 1:
+        (slug,) = file.policies
+    if slug not in file.policies:
+        names = ", ".join(sorted(file.policies)) or "none"
+        raise typer.BadParameter(f"Must be a policy of the file ({names}), got {slug!r}.", param_hint="--policy")
+    return slug
+
+
+def _is_shared(file: PolicyFile, slug: str) -> bool:
+    """Return whether a file says that a policy is that of the whole project, or of every request."""
+    return slug == (file.project or {}).get("policy") or slug in file.chosen_global
 
 
 def limits_of(file: PolicyFile, slug: str, now: datetime) -> tuple[list[Limit], dict[str, list[Limit]]]:
@@ -64,11 +84,6 @@ def limits_of(file: PolicyFile, slug: str, now: datetime) -> tuple[list[Limit], 
     Args:
         now: An override that has ended by then does not apply.
     """
-    if not slug and len(file.policies) == 1:
-        (slug,) = file.policies
-    if slug not in file.policies:
-        names = ", ".join(sorted(file.policies)) or "none"
-        raise typer.BadParameter(f"Must be a policy of the file ({names}), got {slug!r}.", param_hint="--policy")
     overrides = {key: one for key, one in file.all_overrides.items() if not has_ended(one, now)}
     limits = file.policies[slug]["limits"]
     common = [_overridden(limit, overrides.get(f"{slug}/{limit['name']}", {})) for limit in limits]

@@ -65,6 +65,16 @@ def test_a_reader_that_goes_away_stops_no_step(cli, chat):
     assert Override.objects.filter(project__slug="chat").count() == 1
 
 
+def test_an_export_is_a_file_in_any_terminal(cli, chat):
+    """In UTF-8, and without the escapes that a terminal gets for what it cannot show."""
+    chat.write_text(chat.read_text().replace("name: Chat", "name: Ünïcode 😀"), encoding="utf-8")
+    cli("apply", "chat.yaml", "--yes")
+    variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    done = subprocess.run([*SLUICEGATE, "export", "chat"], env=variables, capture_output=True, check=True)
+
+    assert "name: Ünïcode 😀\n" in done.stdout.decode()
+
+
 def test_a_question_that_is_not_answered_with_yes_changes_nothing(cli, chat, monkeypatch):
     """It ends as a problem, which no pipeline takes for success."""
     monkeypatch.setattr("io.StringIO", type("Terminal", (io.StringIO,), {"isatty": lambda self: True}))

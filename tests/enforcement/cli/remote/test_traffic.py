@@ -159,6 +159,23 @@ def test_overrides_of_tokens_judge_the_requests_of_these_tokens(simulate: Any) -
     }
 
 
+def test_callers_share_what_the_file_gives_to_all_of_them(simulate: Any) -> None:
+    """As the policy of the project, or the global one. An option says otherwise."""
+    Path("a.log").write_text("".join(line(index, user=f"caller-{index % 3}") for index in range(9)))
+    of_project = FILE.replace("slug: chat", "slug: chat, policy: free")
+    of_all = FILE.replace("project: {slug: chat}", "shared: true\nglobal: free")
+    denied = {
+        (name, words): simulate("--log", "a.log", *words, file=file)[1]["denied"]
+        for name, file in (("tokens", FILE), ("project", of_project), ("all", of_all))
+        for words in ((), ("--per", "caller"), ("--per", "project"))
+    }
+
+    assert [denied[name, ()] for name in ("tokens", "project", "all")] == [0, 6, 6]
+    assert {denied[name, ("--per", "caller")] for name in ("tokens", "project", "all")} == {0}
+    assert {denied[name, ("--per", "project")] for name in ("tokens", "project", "all")} == {6}
+    assert simulate("--log", "a.log", file=of_project)[1]["cautions"][0].startswith("All callers share the counters")
+
+
 def test_a_policy_that_cannot_be_judged_is_an_error(simulate: Any) -> None:
     """A result without denials would look as if it limited nobody."""
     Path("a.log").write_text(line(0))
