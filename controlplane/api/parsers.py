@@ -41,6 +41,8 @@ class StrictJSONParser(BaseParser):
         try:
             value = strict_json.loads(body.decode(), fractions=True)
             strict_json.check_strings(value)
+        except UnicodeDecodeError as exc:
+            raise ParseError("The body cannot be read: must be in UTF-8.") from exc
         except ValueError as exc:
             raise ParseError(f"The body cannot be read: {exc}.") from exc
         return value

@@ -100,15 +100,22 @@ def _decode(text: str | bytes, constant: Callable[[str], Any], fraction: Callabl
         return json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=fraction)
     except InvalidJSON:
         raise
-    except (ValueError, RecursionError) as exc:
+    except json.JSONDecodeError as exc:
         raise InvalidJSON(f"must be JSON: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidJSON("must be JSON: must be in UTF-8") from exc
+    except RecursionError as exc:
+        raise InvalidJSON("must be JSON: has too many levels of nesting") from exc
+    except ValueError as exc:  # Python reads no integer with more digits than sys.get_int_max_str_digits()
+        raise InvalidJSON("must be JSON: has a number with too many digits") from exc
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        # Each name is looked at once, because whoever sends 100,000 of them may send one twice.
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidJSON(f"{twice[:64]}: must occur only once")
     return found
 
