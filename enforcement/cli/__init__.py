@@ -30,6 +30,8 @@ exit status:
   0  done
   1  a problem was found
   2  the command line or a variable is wrong, an extra is missing, or the store or control plane cannot be read
+  130  interrupted by Ctrl-C
+  141  nobody reads the output any more
 
 `sluicegate COMMAND --help` lists the options of a command.
 """

@@ -49,6 +49,7 @@ def usage(
     trace: Trace = False,
 ) -> None:
     """Show decisions and permits, with a plot. With --json, every row, which `simulate` reads."""
+    limit = limit or ("*" if by == "limit" else "")  # without a limit, a row counts all decisions
     query = {"project": project, "token": token, "limit": limit, "from": begin, "to": end, "step": step}
     with control_plane(trace) as server:
         pages = list(_usage_pages(server, {name: value for name, value in query.items() if value}))

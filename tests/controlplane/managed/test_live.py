@@ -52,6 +52,16 @@ def test_usage_has_one_row_for_each_token(cli, token):
     assert (len(found["results"]), found["step"]) == (4, "minute")
 
 
+def test_usage_has_one_row_for_each_limit(cli, token):
+    """Which nobody has to ask for a second time. A row of all decisions is none of them."""
+    limit = LimitFactory(policy__slug="free", name="per-minute")
+    use(token, 1, allowed=9)
+    use(token, 1, allowed=5, denied=4, policy_id=limit.policy_id, limit_name=limit.name)
+
+    rows = cli("usage", "--by", "limit").out.splitlines()[1:]
+    assert [row.split()[:3] for row in rows] == [["free/per-minute", "5", "4"]]
+
+
 def test_a_wrong_range_is_refused_by_its_name(cli):
     """With the rule of the control plane, and exit status 2."""
     found = cli("usage", "--from", "yesterday")
