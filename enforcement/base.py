@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import weakref
 from collections.abc import Callable
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
     from enforcement.metering.tally import MeteredTally
 
+MANY_LIMITERS = 16
+"""So many limiters in one process are a mistake, such as a new one for each request. This is logged."""
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
+
+
+logger = logging.getLogger("sluicegate.limiter")
 
 
 class BaseLimiter:
@@ -136,6 +142,12 @@ class BaseLimiter:
     def _begin_running(self) -> None:
         self._started = True
         _running.add(self._engine)
+        if len(_running) == MANY_LIMITERS:
+            logger.warning(
+                "%d limiters run in this process, each with threads, connections and a place in the fleet. One is "
+                "enough for all requests: make it once, and close() the others.",
+                MANY_LIMITERS,
+            )
 
     def _first_wait(self) -> float:
         """Return the seconds that the requests which come before the documents still wait for them, all together."""

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from enforcement import Limit, Limiter, base
 from tests.enforcement.stalls import timed
 from tests.enforcement.world import World, fixed
 from tests.repository import ROOT
@@ -77,6 +78,20 @@ def test_a_process_that_ends_reports_its_usage_and_leaves_the_fleet(server, worl
     ran(code, server.url, secret)
 
     assert admitted(world) == (count, [])
+
+
+def test_a_limiter_for_each_request_is_logged_once(server, world, caplog, monkeypatch):
+    """Each is a member of the fleet, so that the shares of an outage become small, and nobody would see why."""
+    monkeypatch.setattr(base, "MANY_LIMITERS", len(base._running) + 3)
+    limiters = [Limiter(server.url, timeout=1.0) for _ in range(5)]
+    for limiter in limiters:
+        limiter.hit(Limit.parse("5/minute"), "k")
+    found = [text for text in caplog.messages if "limiters run in this process" in text]
+    for limiter in limiters:
+        limiter.close()
+
+    assert len(found) == 1
+    assert "make it once" in found[0]
 
 
 def test_a_process_ends_soon_while_the_store_is_frozen(own_server):
