@@ -18,6 +18,8 @@ from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
 
 _INTEGER = re.compile("-?[0-9]+")
+# Unknown fields of one object that a response names. Each takes time, and a body has room for 100,000.
+MOST_UNKNOWN = 100
 
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
@@ -57,10 +59,12 @@ class StrictSerializer(serializers.Serializer):
 
     def _surplus(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
         writable = [name for name, field in self.fields.items() if not field.read_only]
-        errors = {}
+        errors: dict[str, list[ErrorDetail]] = {}
         for name in data:
             if name in writable:
                 continue
+            if len(errors) == MOST_UNKNOWN:
+                break
             if name not in self.fields:
                 errors[name] = unknown_field(name, writable)
             elif not self._is_unchanged(name, data[name]):

@@ -15,6 +15,7 @@ from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.lists.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
+    MOST_UNKNOWN,
     CleanModelSerializer,
     ListQuery,
     OwnProject,
@@ -58,7 +59,7 @@ class LimitField(serializers.Field):
     def to_internal_value(self, data: Any) -> LimitValue:
         if not isinstance(data, Mapping):
             raise ValidationError([ErrorDetail("Must be an object.", code="invalid")])
-        unknown = sorted(data.keys() - LimitValue.FIELDS)
+        unknown = sorted(data.keys() - LimitValue.FIELDS)[:MOST_UNKNOWN]
         if unknown:
             raise ValidationError({name: unknown_field(name, sorted(LimitValue.FIELDS)) for name in unknown})
         given = {name: value for name, value in data.items() if value is not None or name not in NULLABLE}

@@ -192,3 +192,14 @@ def test_a_limit_of_a_patch_is_whole(api):
     found = codes(api("PATCH", "policies/free", {"limits": [{"name": "per-minute", "window_seconds": 60}]}))
 
     assert found == {"#/limits/0/quota": "required"}
+
+
+def test_the_first_hundred_unknown_fields_of_an_object_are_named(api):
+    """A body has room for 100,000 of them, and a response with all of them would take seconds."""
+    more = {f"name{number}": 1 for number in range(1_000)}
+
+    found = codes(api("POST", "projects", {"slug": "chat", **more}))
+    of_limit = codes(api("POST", "policies", {"slug": "a", "name": "A", "limits": [{**LIMIT, **more}]}))
+
+    assert found == {"#/name": "required", **dict.fromkeys([f"#/name{n}" for n in range(100)], "unknown_field")}
+    assert (len(of_limit), set(of_limit.values())) == (100, {"unknown_field"})
