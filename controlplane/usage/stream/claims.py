@@ -33,6 +33,8 @@ class Claims:
         self._place = place
         # Where its own entries are read from, until there are none.
         self._own: str | None = "0"
+        # Where those of other places are looked for, until all were seen.
+        self._others: str | None = None if place else "0-0"
         self._is_shared = True
 
     def take(self, at_most: int) -> list[Entry]:
@@ -56,15 +58,19 @@ class Claims:
             self._own = found[-1][0] if found else None
             if entries := self._existing(found):
                 return entries
-            if self._own is None and not self._place:
-                return self._abandoned(at_most)
+        # One reply has those of few places, and looks at few of the entries that other drains work on.
+        while self._others is not None:
+            if entries := self._abandoned(self._others, at_most):
+                return entries
         return []
 
-    def _abandoned(self, at_most: int) -> list[Entry]:
+    def _abandoned(self, since: str, at_most: int) -> list[Entry]:
+        self._others = None
         with suppress(ResponseError):  # no group yet
-            _, found, *_ = self._client.xautoclaim(
-                self._stream, GROUP, str(self._place), ABANDONED_MS, start_id="0-0", count=at_most
+            after, found, *_ = self._client.xautoclaim(
+                self._stream, GROUP, str(self._place), ABANDONED_MS, start_id=since, count=at_most
             )
+            self._others = None if after == "0-0" else after
             return self._existing(found)
         return []
 

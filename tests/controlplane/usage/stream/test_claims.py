@@ -64,6 +64,19 @@ def test_entries_of_a_place_that_is_gone_are_taken_after_a_minute(fill, claims, 
     assert ids(claims(0).take(3)) == entries
 
 
+def test_one_run_takes_all_that_several_gone_places_left(fill, claims, client_of_store):
+    """Also those behind entries that another drain works on."""
+    entries = fill(60)
+    claims(5).take(50)
+    for place in range(6, 11):
+        claims(place).take(2)
+        client_of_store.xclaim(USAGE, GROUP, str(place), 0, entries[2 * place + 38 :][:2], idle=ABANDONED_MS + 1)
+
+    first = claims(0)
+
+    assert [ids(first.take(4)) for _ in range(4)] == [entries[50:54], entries[54:58], entries[58:], []]
+
+
 def test_deleted_entries_are_gone_for_all(fill, claims, client_of_store):
     entries = fill(3)
     own = claims(0)
