@@ -228,6 +228,19 @@ def test_a_policy_of_somebody_else_is_not_taken(cli, chat):
     assert "policy chat--free: Must be another slug, because this one is of a policy of all projects." in found.err
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_many_new_policies_take_few_requests(cli, chat, taken):
+    """A request for each took more than a minute for a large file."""
+    policies = "".join(f"  - slug: chat--{index}\n    limits: []\n" for index in range(30))
+    chat.write_text(f"apiVersion: sluicegate/v1\nproject: {{slug: chat}}\npolicies:\n{policies}")
+    if taken:
+        PolicyFactory(slug="chat--29")
+    found = cli("plan", "chat.yaml", "--trace")
+
+    assert found.err.count("GET /api/v1/") < 5
+    assert ("policy chat--29: Must be another slug" in found.err) == taken == bool(found.status)
+
+
 def test_a_plan_that_was_undone_is_made_again(cli, chat):
     """Its changes are not taken for those that were made before."""
     cli("plan", "chat.yaml", "--out", "plan.json")

@@ -8,7 +8,7 @@ nothing more is done, and the report says exactly what was done.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -38,6 +38,8 @@ from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
 
 FORMAT: Final = "sluicegate-plan/1"
+REQUESTS_PER_PAGE: Final = 5
+"""For how many single objects a page of a list takes about as long."""
 _PATHS: Final = {"project": "projects", "policy": "policies", "override": "overrides"}
 _GLOBAL: Final = "global"
 _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
@@ -154,10 +156,33 @@ def make_plan(
 
 def _check_names(server: ControlPlane, changes: PlannedChanges) -> None:
     """Raise InvalidPlan if a policy that is to be created has the slug of one that belongs elsewhere."""
-    for step in changes.steps:
-        if step.kind == "policy" and step.action == CREATE and (found := one_or_none(server, f"policies/{step.name}")):
-            owner = f"the project {found.body['project']}" if found.body["project"] else "all projects"
-            raise InvalidPlan(f"policy {step.name}: Must be another slug, because this one is of a policy of {owner}.")
+    slugs = [step.name for step in changes.steps if step.kind == "policy" and step.action == CREATE]
+    for slug, project in _owners(server, slugs):
+        owner = f"the project {project}" if project else "all projects"
+        raise InvalidPlan(f"policy {slug}: Must be another slug, because this one is of a policy of {owner}.")
+
+
+def _owners(server: ControlPlane, slugs: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield those slugs that policies have, with their project. None stands for all projects."""
+    listed: dict[str, str | None] | None = None
+    if len(slugs) > REQUESTS_PER_PAGE:
+        listed = _listed(server, len(slugs) // REQUESTS_PER_PAGE)
+    for slug in slugs:
+        if listed is not None:
+            if slug in listed:
+                yield slug, listed[slug]
+        elif found := one_or_none(server, f"policies/{slug}"):
+            yield slug, found.body["project"]
+
+
+def _listed(server: ControlPlane, pages: int) -> dict[str, str | None] | None:
+    """Return the project of every policy by its slug, or None if there are more than so many pages of them."""
+    found: dict[str, str | None] = {}
+    for number, page in enumerate(server.pages("policies")):
+        if number == pages:
+            return None
+        found |= {row["slug"]: row["project"] for row in page}
+    return found
 
 
 def _check_global(present: PresentState, file: PolicyFile) -> None:
