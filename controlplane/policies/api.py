@@ -95,6 +95,14 @@ def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:
 class LimitsField(serializers.ListField):
     child = LimitField()
 
+    def run_child_validation(self, data: list[Any]) -> list[LimitValue]:
+        """Return the limits, or raise ValidationError for too many of them before any is looked at."""
+        if len(data) > MAX_LIMITS_PER_POLICY:
+            message = f"Must have at most {MAX_LIMITS_PER_POLICY} limits, got {len(data):,}."
+            raise ValidationError([ErrorDetail(message, code="max_length")])
+        found: list[LimitValue] = super().run_child_validation(data)
+        return found
+
     def to_representation(self, data: Any) -> list[dict[str, Any]]:
         return [self.child.to_representation(limit) for limit in data.all()]
 

@@ -183,6 +183,8 @@ def test_a_policy_holds_at_most_32_limits(api):
     response = api("POST", "policies", {"slug": "free", "name": "Free", "limits": limits})
 
     assert list(codes(response)) == ["#/limits"]
+    many = api("POST", "policies", {"slug": "free", "name": "Free", "limits": [{}] * 50_000})
+    assert codes(many) == {"#/limits": "max_length"}
 
 
 def test_a_limit_of_a_patch_is_whole(api):
