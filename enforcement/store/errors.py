@@ -95,6 +95,8 @@ _REFUSALS: Final = {
     "TRYAGAIN": ("moved", False),  # the slot is being moved, and the keys of this call are on both nodes
     "CLUSTERDOWN": ("cluster", True),
     "READONLY": ("readonly", True),
+    # The server became a replica, and ended a blocking read, as that of the change log, for this.
+    "UNBLOCKED": ("readonly", True),
     "LOADING": ("loading", True),
     "MASTERDOWN": ("masterdown", True),
     "BUSY": ("busy", True),

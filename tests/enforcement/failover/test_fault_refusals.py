@@ -450,3 +450,26 @@ def test_a_wrong_typed_counter_costs_nobody_else_what_he_is_owed(store):
         assert [limiter.check(secrets[n], 0).remaining for n in (0, 2)] == [100 - 6] * 2
         assert limiter.check(secrets[1], 0).cause == "reply"
         assert limiter.stats().journal_dropped == 5
+
+
+def test_a_call_that_was_held_back_for_a_failover_was_not_executed(own_server):
+    """
+    A primary that hands over holds back writes, and answers them when it is a replica. Nothing is in doubt then, and
+    the end of the blocking read of the change log is no strange reply.
+    """
+    with Redis(port=own_server.port) as admin, Limiter(own_server.url, timeout=5.0) as limiter:
+        limiter.hit(LIMITS, "held")
+        answers = []
+        calling = threading.Thread(target=lambda: answers.append(limiter.hit(LIMITS, "held")))
+        admin.execute_command("CLIENT", "PAUSE", 30_000, "WRITE")
+        calling.start()
+        assert eventually(lambda: admin.info("clients")["blocked_clients"] >= 2)  # one follows the documents
+        admin.replicaof(*NOBODY)
+        admin.client_unpause()
+        calling.join()
+        admin.replicaof("NO", "ONE")
+
+        [decision] = answers
+        assert (decision.allowed, decision.cause, decision.ambiguous) == (True, "readonly", False)
+        assert "reply" not in limiter.stats().store_failures
+        assert eventually(lambda: limiter.peek(LIMITS, "held").limits[0].remaining == 10_000 - 2)
