@@ -47,7 +47,8 @@ class StrictSerializer(serializers.Serializer):
         try:
             value = super().to_internal_value(data)
         except ValidationError as exc:
-            raise ValidationError({**exc.detail, **errors}) from exc
+            found = {name: _with_choices(detail, self.fields.get(name)) for name, detail in exc.detail.items()}
+            raise ValidationError({**found, **errors}) from exc
         if errors:
             raise ValidationError(errors)
         return value
@@ -74,6 +75,19 @@ class StrictSerializer(serializers.Serializer):
     def _is_unchanged(self, name: str, value: Any) -> bool:
         """Return whether a read-only field has its present value, as in an object that was read and sent back."""
         return isinstance(self.instance, models.Model) and self.to_representation(self.instance)[name] == value
+
+
+def _with_choices(detail: Any, field: Any) -> Any:
+    """Return the errors of a field, of which those about a choice also name the choices."""
+    if isinstance(detail, dict):  # of the members of a list
+        return {key: _with_choices(value, getattr(field, "child", None)) for key, value in detail.items()}
+    choices = ", ".join(map(str, getattr(field, "choices", ())))
+    return [
+        ErrorDetail(f"{error} Must be one of: {choices}.", error.code)
+        if choices and getattr(error, "code", "") == "invalid_choice"
+        else error
+        for error in detail
+    ]
 
 
 class QuerySerializer(StrictSerializer):

@@ -211,6 +211,24 @@ def test_a_wrong_field_is_named(api, project, body, wrong):
     assert (response.status_code, codes(response)) == (400, wrong)
 
 
+def test_a_wrong_choice_names_the_choices(api, project):
+    """Of a field, of a member of a list, and of a parameter."""
+    key = ManagementKeyFactory(projects=[project])
+
+    wrong = [
+        api("PATCH", f"management-keys/{key.pk}", {"scopes": ["projects:read", "projects:reed"]}),
+        api("POST", "memberships", {"user": "ben", "project": project.slug, "role": "operator"}),
+        api("GET", "jobs?state=over"),
+    ]
+
+    named = {
+        error.get("pointer") or error["parameter"]: error["detail"] for it in wrong for error in it.json()["errors"]
+    }
+    assert named["#/scopes/1"].startswith('"projects:reed" is not a valid choice. Must be one of: projects:read, ')
+    assert named["#/role"] == '"operator" is not a valid choice. Must be one of: viewer, editor, owner.'
+    assert named["state"].startswith('"over" is not a valid choice. Must be one of: ')
+
+
 def test_a_rotated_key_has_a_successor_with_the_same_rights(api, call, project):
     """The old secret goes on working for the overlap, and is not rotated twice."""
     key = ManagementKeyFactory(projects=[project], scopes=["projects:read"], networks=["127.0.0.1/32"])
