@@ -227,6 +227,13 @@ class LimitFormSet(PaginationInlineFormSet):
         changed[f"{self.prefix}-INITIAL_FORMS"] = str(initial - len(deleted))
         return changed
 
+    def clean(self) -> None:
+        """Refuse limits that do not fit into one policy. By itself, each is checked with the saved ones only."""
+        super().clean()
+        if not any(self.errors):
+            kept = [form for form in self.forms if not self._should_delete_form(form)]
+            Limit.check_together([form.instance for form in kept if form.instance_exists or form.has_changed()])
+
     def in_order(self) -> list[Limit]:
         """Return the limits that remain or are new, in the order of the page."""
         gone = self.deleted_forms

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib.auth.models import User
 
+from controlplane.policies.models import Policy
 from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.test_error_pages import leads_back
 from tests.factories import LimitFactory, MembershipFactory
@@ -100,3 +101,24 @@ def test_a_form_of_too_many_limits_is_refused(as_ann, store, initial):
     (limits,) = page.context["inline_admin_formsets"]
     assert limits.formset.non_form_errors() == ["Please submit at most 32 forms."]
     assert len(limits.formset.forms) == 64
+
+
+def test_a_form_of_more_limits_than_a_policy_has_saves_nothing(as_ann, store):
+    """It would be a policy that cannot be published. What was typed stays, also in the last of them."""
+    limit = {"unit": "requests", "algorithm": "fixed_window", "window_seconds": "1 minute", "mode": "shadow"}
+    limit |= {"consistency": "strict", "on_store_failure": "local", "quota": "10"}
+    fields = {f"limits-{n}-{name}": value for n in range(33) for name, value in {**limit, "name": f"l{n}"}.items()}
+    counts = {"limits-TOTAL_FORMS": "33", "limits-INITIAL_FORMS": "0"}
+
+    page = as_ann.post("/admin/policies/policy/add/", {"slug": "starter", "name": "Starter", **counts, **fields})
+
+    text = page.content.decode()
+    assert "A policy must have at most 32 limits." in text
+    assert 'value="l32"' in text
+    assert not Policy.objects.exists()
+    fewer = as_ann.post(
+        "/admin/policies/policy/add/",
+        {"slug": "starter", "name": "Starter", **counts, **fields, "limits-32-DELETE": "on"},
+    )
+    assert fewer.status_code == 302
+    assert Policy.objects.get().limits.count() == 32
