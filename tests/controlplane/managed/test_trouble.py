@@ -40,7 +40,13 @@ def test_an_apply_that_is_interrupted_leaves_a_report(cli, chat, lossy, by):
     lossy.held = 2
     command = [*SLUICEGATE, "apply", "chat.yaml", "--yes", "--json"]
     with subprocess.Popen(
-        command, env=environment(SLUICEGATE_URL=lossy.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment(SLUICEGATE_URL=lossy.url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever runs the tests in the background may ignore it, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert lossy.is_held.wait(60)
         process.send_signal(by)
