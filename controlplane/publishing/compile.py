@@ -125,7 +125,7 @@ def changed_tokens(digests: Iterable[str], now: datetime) -> ChangedTokens:
     fields = ("prefix", "expires_at", "digest", *_OF_A_TOKEN)
     for prefix, expires_at, *row in Token.objects.filter(digest__in=digests).order_by("pk").values_list(*fields):
         names.append({"id": row[1], "prefix": prefix})
-        if expires_at is None or expires_at > now - EXPIRED_FOR:
+        if _is_published(expires_at, now):
             rows.append(row)
     compiled = dict(_tokens(rows))
     return ChangedTokens({digest: compiled.get(digest) for digest in digests}, names)
@@ -250,6 +250,11 @@ def _tokens(rows: Iterable[Sequence[Any]], *, in_order: bool = False) -> Iterato
 
 def _published(rows: QuerySet[Token], now: datetime) -> QuerySet[Token]:
     return rows.exclude(expires_at__lte=now - EXPIRED_FOR)
+
+
+def _is_published(expires_at: datetime | None, now: datetime) -> bool:
+    """Return whether _published() has the row of a token with this end."""
+    return expires_at is None or expires_at > now - EXPIRED_FOR
 
 
 def _token(

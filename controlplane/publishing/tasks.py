@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from controlplane.publishing import kept, publisher
 from controlplane.publishing import reconcile as reconciler
-from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.models import OutboxEntry, Work
 from enforcement.store.client import STORE_ERRORS, reported
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ def publish_pending() -> int | None:
     Publish the pending changes, and return the number of the last new revision, or None without one. The next run is
     the retry.
     """
+    if not Work.is_pending():
+        return None  # the usual case costs one query, and no command
     try:
         return publisher.publish_pending(in_slices=True)
     except (*STORE_ERRORS, publisher.Postponed) as exc:

@@ -34,11 +34,24 @@ def test_a_task_may_run_twice(store):
     assert Revision.objects.count() == 1
 
 
+def test_a_task_without_a_change_asks_no_store(client_of_store, django_assert_num_queries):
+    """It runs every two seconds."""
+    before = client_of_store.info("stats")["total_commands_processed"]
+
+    with django_assert_num_queries(1):
+        assert tasks.publish_pending() is None
+
+    # The first reading itself is counted in the second.
+    assert client_of_store.info("stats")["total_commands_processed"] == before + 1
+
+
 def test_a_store_that_is_away_fails_no_task(store):
     """The next run is the retry: no traceback every two seconds."""
+    OutboxEntry.objects.create(kind="project", object_id=ProjectFactory().pk)
     store.kill()
 
     assert tasks.publish_pending() is None
+    assert OutboxEntry.objects.filter(revision=None).count() == 1
     assert tasks.reconcile() == []
     assert tasks.reconcile_fully() == []
 
