@@ -11,7 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enforcement.model.limits import InvalidLimit, Limit, Match
+from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.matching import Match
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter

@@ -39,6 +39,3 @@ class SharedTasks(Generic[T]):
 async def seen_through(work: Coroutine[Any, Any, T]) -> T:
     """Return the result of a coroutine, which runs to completion even if the task awaiting it is cancelled."""
     return await asyncio.shield(begun(work))
-
-
-__all__ = ["SharedTasks", "begun", "seen_through"]

@@ -334,20 +334,3 @@ def _fields(text: str) -> set[str]:
     except ValueError as exc:
         raise ValueError(f"key: must be a format, got {text!r}: {exc}.") from exc
     return {field.partition(".")[0].partition("[")[0] for field in fields}
-
-
-__all__ = [
-    "Call",
-    "Declaration",
-    "Declared",
-    "FunctionLimits",
-    "Waiting",
-    "check_declared",
-    "chosen",
-    "declared",
-    "declared_costs",
-    "declared_pairs",
-    "has_slots",
-    "key_text",
-    "known_limits",
-]

@@ -152,6 +152,3 @@ class _Uncancelled:
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
     """Do what :func:`run_within` does in an event loop, and return the generator's result."""
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))
-
-
-__all__ = ["reply_through", "run", "run_awaited", "run_awaited_within", "run_through", "run_within"]

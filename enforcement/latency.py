@@ -72,6 +72,3 @@ class Timing:
         self._total += seconds
         for listener in self.listeners:
             listener(seconds)
-
-
-__all__ = ["Histogram", "Timing"]

@@ -25,8 +25,9 @@ from enforcement.driving import run, run_within
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs, Limits
+from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.request import Request
 from enforcement.reservations.admitting import Admission, Admitting

@@ -78,6 +78,3 @@ class RateLimitedLogger:
                 del self._last[next(iter(self._last))]
             self._last[cause] = now, 0
         return suppressed
-
-
-__all__ = ["RateLimitedLogger"]

@@ -205,18 +205,3 @@ def read_switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool
 def renamed(error: ValueError, name: str) -> str:
     """Return the message of an error, in which *name* replaces the name of the setting."""
     return f"{name}: {str(error).partition(': ')[2]}"
-
-
-__all__ = [
-    "DEFAULT_LOOKUP",
-    "DEFAULT_TIMEOUT",
-    "DEFAULT_URL",
-    "VERSION",
-    "Settings",
-    "folder_of",
-    "named_as",
-    "read_switch",
-    "renamed",
-    "url_variable",
-    "variables",
-]

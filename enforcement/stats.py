@@ -100,6 +100,3 @@ class Stats:
         """The share of decisions that used a leased permit, from 0 to 1."""
         total = self.decided()
         return self.decided(source="lease") / total if total else 0.0
-
-
-__all__ = ["DecisionCount", "Stats"]

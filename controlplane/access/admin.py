@@ -15,8 +15,6 @@ from controlplane.access.roles import EDITOR, OWNER, VIEWER
 from controlplane.access.scope import is_member, is_operator, joined, may, projects_of
 from controlplane.projects.models import Project
 
-__all__ = ["EDITOR", "OWNER", "VIEWER", "ScopedAdmin", "check", "operators_only", "permission_required", "project_for"]
-
 
 class ScopedAdmin:
     """

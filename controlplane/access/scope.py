@@ -7,10 +7,8 @@ from django.contrib.auth import get_user_model
 from django.db.models import QuerySet
 
 from controlplane.access.models import Membership
-from controlplane.access.roles import EDITOR, OPERATORS, OWNER, ROLES, VIEWER, at_least
+from controlplane.access.roles import OPERATORS, ROLES, VIEWER, at_least
 from controlplane.projects.models import Project
-
-__all__ = ["EDITOR", "OWNER", "VIEWER", "is_member", "is_operator", "joined", "keeps_access", "may", "projects_of"]
 
 
 def is_operator(user: Any) -> bool:

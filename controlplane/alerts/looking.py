@@ -17,7 +17,6 @@ from controlplane.explain.question import Reach
 from controlplane.projects.models import Project, Token
 from enforcement.store.client import STORE_ERRORS
 
-__all__ = ["Counters", "Look"]
 # A look waits so long for a reply. A store that is only busy is not away.
 STORE_SECONDS = 2.0
 # Two looks that are farther apart leave a gap, in which the store may have been away.

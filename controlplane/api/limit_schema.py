@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STORE_FAILURES
+from enforcement.model.calendars import CALENDARS
+from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES
 from enforcement.model.metered import (
     CHARGE_AS,
     DENY,

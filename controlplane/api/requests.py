@@ -9,7 +9,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from controlplane.api.parsers import is_merge_patch
 from controlplane.core.text import unprintable
 from controlplane.idempotency.models import MAX_NAME
-from enforcement.model.documents import dumps
+from enforcement.model.strict_json import dumps
 
 REASON_HEADER = "Sluicegate-Reason"
 MAX_REASON = 500

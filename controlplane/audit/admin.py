@@ -14,7 +14,8 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import EDITOR, keeps_access, may
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import keeps_access, may
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
 from controlplane.audit.export import csv_lines, json_lines

@@ -11,7 +11,8 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import EDITOR, may
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import may
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import ReasonDialog

@@ -13,7 +13,8 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.access.scope import EDITOR, is_member, is_operator, may, projects_of
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import is_member, is_operator, may, projects_of
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, link_to, list_url
 from controlplane.core.instants import exact
 from controlplane.core.text import PRINTABLE

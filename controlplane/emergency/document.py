@@ -9,8 +9,9 @@ from django.db.models import F
 from controlplane.core.instants import microseconds
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.projects.models import Project
-from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.documents import SCHEMA
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
+from enforcement.model.strict_json import dumps
 
 VALUE = ("within", "name", "value", "ends_at")
 # More would not fit beside the values. The others are refused too, as inactive. Those with an end come

@@ -11,7 +11,8 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from controlplane.access.scope import EDITOR, may
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import may
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import badge, change_url, done

@@ -15,8 +15,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from controlplane.access.admin import VIEWER, permission_required
-from controlplane.access.scope import EDITOR, is_operator, may
+from controlplane.access.admin import permission_required
+from controlplane.access.roles import EDITOR, VIEWER
+from controlplane.access.scope import is_operator, may
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
 from controlplane.adminkit.times import exact

@@ -279,6 +279,3 @@ def _instance(case: Case) -> Instance | None:
         found = list(Instance.objects.filter(pk__endswith=name[1:])[:2])
         return found[0] if len(found) == 1 else None
     return Instance.objects.filter(pk=name).first()
-
-
-__all__ = ["OF_A_LIMIT", "Explanation", "Line", "Source", "explain", "is_deciding"]

@@ -70,6 +70,3 @@ def _values(rows: QuerySet[Suspended], project: Project, known: Mapping[str, str
     """Yield the suspensions of a value that one of these attributes has."""
     found = rows.of_values(project).filter(name__in=known) if known else ()
     yield from (row for row in found if known[row.name] == row.value)
-
-
-__all__ = ["glass_at", "suspended_labels", "suspension_of", "suspension_then"]

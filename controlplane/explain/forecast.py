@@ -91,6 +91,3 @@ def _mean(history: Mapping[datetime, int], hour: datetime, step: timedelta, firs
     while past >= first and count < HISTORY // WEEK if step == WEEK else past >= first and count < WEEK.days:
         total, count, past = total + history.get(past, 0), count + 1, past - step
     return total / count if count else 0.0
-
-
-__all__ = ["FARTHEST", "HISTORY", "Forecast", "foretell"]

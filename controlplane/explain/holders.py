@@ -109,6 +109,3 @@ class _Counted:
     def execute_command(self, *args: Any, **options: Any) -> Any:
         self.sent += 1
         return self._client.execute_command(*args, **options)  # type: ignore[no-untyped-call]
-
-
-__all__ = ["MOST_COMMANDS", "Held", "held_by", "read"]

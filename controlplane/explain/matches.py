@@ -101,6 +101,3 @@ def _labels_differ(limit: Limit, subject: Subject) -> str:
 
 def _fits(name: str, rule: AttributeRule, labels: Mapping[str, str]) -> bool:
     return Match(attributes={name: rule}, published=True).fits(labels)
-
-
-__all__ = ["NO", "UNKNOWN", "YES", "Matched", "judged", "matched"]

@@ -15,7 +15,8 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.access.admin import VIEWER, permission_required
+from controlplane.access.admin import permission_required
+from controlplane.access.roles import VIEWER
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.adminkit.times import exact
@@ -245,6 +246,3 @@ def usage_url(row: Token | Project | Policy) -> str:
 def month_url(row: Token | Project | Policy) -> str:
     """Return the address of the statement of a row in this month."""
     return statement_url(token=row.pk) if isinstance(row, Token) else statement_url(**{row._meta.model_name: row.slug})
-
-
-__all__ = ["NearFilter", "NearestLimit", "UsageDay", "month_url", "near_card", "near_view", "reach_of", "usage_url"]

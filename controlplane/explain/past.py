@@ -10,6 +10,7 @@ from controlplane.publishing.models import Revision
 from controlplane.usage.counters import Forgotten, HolderDocuments
 from enforcement.model import documents
 from enforcement.model.documents import InvalidDocument, Policy
+from enforcement.model.strict_json import dumps
 from enforcement.plan.rules import Subject
 
 CHANGES_SHOWN = 10
@@ -57,7 +58,7 @@ def then_for(case: Case, present: Subject | None) -> State:
     token, missing = _token(case, found.get(token_name), present)
     if case.token_id and token is None:
         return State(case.revision, None, ("the document of the token",))
-    project = documents.parse_project(documents.dumps(found[project_name]))
+    project = documents.parse_project(dumps(found[project_name]))
     subject = Subject(project, token, {}, (found.get("global") or {}).get("policy"), anonymous=not case.token_id)
     wanted = {pk for *_, pk in subject.attached() if pk}
     policies = _policies(wanted, case.revision)
@@ -70,7 +71,7 @@ def _token(
 ) -> tuple[documents.Token | None, tuple[str, ...]]:
     """Return the token's document at the revision, and what is not known of it."""
     if document:
-        return documents.parse_token(documents.dumps(document)), ()
+        return documents.parse_token(dumps(document)), ()
     token = present.token if present else None
     changed = kept.after([f"token:{case.token_id}"], case.revision).exists()
     return token, (("the document of the token",) if token and changed else ())
@@ -85,7 +86,7 @@ def _policies(ids: set[str], revision: int) -> dict[str, Policy]:
     found: dict[str, Policy] = {}
     for document in _documents([f"policy:{pk}" for pk in ids], revision).values():
         try:
-            policy = documents.parse_policy(documents.dumps(document))
+            policy = documents.parse_policy(dumps(document))
         except InvalidDocument:  # of a later version, before a downgrade
             continue
         found[policy.id] = policy
@@ -101,6 +102,3 @@ def changes_since(case: Case, subjects: list[Subject | None]) -> tuple[list[Revi
     numbers = kept.after(names, case.revision).order_by("revision").values_list("revision", flat=True).distinct()
     shown = Revision.objects.filter(number__in=list(numbers[:CHANGES_SHOWN])).order_by("number").defer("changes")
     return list(shown), numbers.count()
-
-
-__all__ = ["State", "changes_since", "now_for", "then_for"]

@@ -187,6 +187,3 @@ def _by_secret(secret: str, tokens: QuerySet[Token]) -> Token:
     if token is None:
         raise Unanswerable("token", f"Must be the secret of a token that you may see. None begins {start} and fits.")
     return token
-
-
-__all__ = ["Case", "Reach", "Unanswerable", "masked", "of_decision", "of_token", "secret_in"]

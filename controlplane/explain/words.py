@@ -265,6 +265,3 @@ def duration(seconds: int) -> str:
             more = rest // smaller
             return f"{whole} {unit}" + (f" {more} {small}" if more else "")
     return f"{seconds} s"
-
-
-__all__ = ["changed", "context", "duration", "lead", "next_request", "present", "reply"]

@@ -17,7 +17,8 @@ from django.template.response import TemplateResponse
 from django.urls import Resolver404, resolve, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from controlplane.access.admin import VIEWER, permission_required
+from controlplane.access.admin import permission_required
+from controlplane.access.roles import VIEWER
 from controlplane.access.scope import projects_of
 from controlplane.projects.models import Project
 

@@ -2,7 +2,8 @@
 
 from django.core.exceptions import ValidationError
 
-from controlplane.access.scope import EDITOR, projects_of
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import projects_of
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.publishing.changes import Actor, Change

@@ -16,7 +16,8 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.access.scope import EDITOR, is_operator, may
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import is_operator, may
 from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to

@@ -51,6 +51,3 @@ def _identities(limit: LimitValue, attached: Identity, tag: str) -> Iterator[Ide
     projects = Project.objects.values_list("pk", flat=True) if tag == GLOBAL_TAG else [tag]
     for project in projects:
         yield ("overflow", project, *attached)
-
-
-__all__ = ["present_names"]

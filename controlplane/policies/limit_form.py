@@ -12,7 +12,8 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import brief, sentence
 from controlplane.policies.models import Limit, Policy
-from enforcement.model.limits import CALENDARS, InvalidLimit
+from enforcement.model.calendars import CALENDARS
+from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import DENY, MONEY
 

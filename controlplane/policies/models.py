@@ -9,28 +9,19 @@ from django.db import models
 from django.utils import timezone
 from django.utils.functional import cached_property
 
-from controlplane.audit.entries import AppendOnly, AuditEntry
+# The rows of the audit belong to this app, in which they began.
+from controlplane.audit.entries import AuditEntry as AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.marks import Managed
 from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
-from enforcement.model.documents import MAX_DOCUMENT_BYTES
-from enforcement.model.limits import (
-    ALGORITHMS,
-    CALENDARS,
-    CONSISTENCIES,
-    MODES,
-    STORE_FAILURES,
-    InvalidLimit,
-)
+from enforcement.model.calendars import CALENDARS
+from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
-from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
-
-# The rows of the audit belong to this app, in which they began.
-__all__ = ["AppendOnly", "AuditEntry", "Limit", "Override", "Policy"]
+from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_LIMITS_PER_POLICY
 
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096

@@ -13,8 +13,9 @@ from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.price_documents import parse_price, parse_prices
-from enforcement.model.documents import SCHEMA, InvalidDocument, dumps
+from enforcement.model.documents import SCHEMA, InvalidDocument
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
+from enforcement.model.strict_json import dumps
 
 OPERATOR, CATALOGUE = "operator", "catalogue"
 RATES = ("input", "output", "cached_input", "cache_write")

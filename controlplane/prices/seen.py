@@ -13,7 +13,8 @@ from controlplane.prices.models import ModelFactor, ModelPrice, document_of
 from enforcement.metering.estimate import FACTOR
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.prices import NO_PRICES, Price, Prices
-from enforcement.model.documents import InvalidDocument, dumps
+from enforcement.model.documents import InvalidDocument
+from enforcement.model.strict_json import dumps
 
 LATELY = timedelta(days=30)
 MOST_SHOWN = 500

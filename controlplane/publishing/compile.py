@@ -21,10 +21,11 @@ from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
 from enforcement.metering.price_documents import parse_prices
-from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.model.documents import SCHEMA, InvalidDocument, parse_policy
 from enforcement.model.documents import Policy as PublishedPolicy
 from enforcement.model.lease_bounds import published_bounds
 from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.strict_json import dumps
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from controlplane.access.scope import EDITOR, is_operator, may, projects_of
+from controlplane.access.roles import EDITOR
+from controlplane.access.scope import is_operator, may, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table

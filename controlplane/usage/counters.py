@@ -23,6 +23,7 @@ from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.documents import Policy
+from enforcement.model.strict_json import dumps
 from enforcement.plan import rules
 from enforcement.store.client import STORE_ERRORS, with_library
 
@@ -59,7 +60,7 @@ class HolderDocuments:
         compiled = compile.documents([tuple(name.split(":")), ("global", "")])
         if compiled[name] is None:
             raise Forgotten
-        project = documents.parse_project(documents.dumps(compiled[name]))
+        project = documents.parse_project(dumps(compiled[name]))
         everywhere = compiled["global"]["policy"]
         subject = rules.Subject(project, token, {}, everywhere)
         attached = {policy for *_, policy in subject.attached() if policy}
@@ -203,4 +204,4 @@ def _token(token: Token, now: datetime) -> documents.Token:
     document = compile.tokens([token.digest], now)[token.digest]
     if document is None:
         raise Forgotten
-    return documents.parse_token(documents.dumps(document))
+    return documents.parse_token(dumps(document))

@@ -15,7 +15,7 @@ from threading import Timer
 from time import monotonic
 from typing import Any
 
-from controlplane.webhooks.targets import Network, Refused, Target, check_address, read_url
+from controlplane.webhooks.targets import Network, Target, check_address, read_url
 
 SECONDS = 10.0
 
@@ -126,6 +126,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, HTTPException) and not isinstance(error, ConnectionError):
         return "The response is not HTTP."
     return "The connection was closed before a response."
-
-
-__all__ = ["Refused", "Unreachable", "post"]

@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage, get_connection
 from controlplane.core.text import visible
 from controlplane.webhooks import connecting, sealing, services, signing
 from controlplane.webhooks.models import Delivery, Destination
-from controlplane.webhooks.targets import networks
+from controlplane.webhooks.targets import Refused, networks
 from enforcement.settings import VERSION
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def _to_webhook(delivery: Delivery, secrets: list[str], now: datetime) -> Outcom
         status = connecting.post(
             delivery.destination.url, {**about, **proof}, body, allowed=networks(settings.ALERT_NETWORKS)
         )
-    except (connecting.Refused, connecting.Unreachable) as exc:
+    except (Refused, connecting.Unreachable) as exc:
         return Outcome(False, str(exc))
     if 200 <= status < 300:
         return Outcome(True, f"The response was {status}.")

@@ -25,6 +25,3 @@ def main() -> int:
         return USAGE_ERROR
     command.main()
     return 0
-
-
-__all__ = ["main"]

@@ -109,6 +109,3 @@ def explain_remotely(arguments: Sequence[str]) -> int:
 def complete() -> int:
     """Answer a shell that completes a command line, and return the exit status. Raises MissingExtra."""
     return _remote("complete", "").run(())
-
-
-__all__ = ["COMMANDS", "REMOTE", "Command", "MissingExtra", "complete", "explain_remotely", "find"]

@@ -113,6 +113,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("files", metavar="FILE", nargs="+", help="YAML files; - reads standard input")
     parser.add_argument("--json", action="store_true", help="print JSON instead of YAML")
     return parser
-
-
-__all__ = ["main"]

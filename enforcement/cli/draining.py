@@ -66,6 +66,3 @@ def _handlers(
 def _end_with_parent() -> None:
     """Have the kernel stop the server if this process is killed. Else it would keep the port."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-__all__ = ["run_draining"]

@@ -74,6 +74,3 @@ def _print(facts: DecisionFacts, project: str, *, as_json: bool) -> int:
     }
     print("\n".join(f"{name:<10}  {value}" for name, value in rows.items()))
     return 0
-
-
-__all__ = ["explain_decision"]

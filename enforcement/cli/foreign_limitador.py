@@ -76,6 +76,3 @@ def _limitador_row(found: Converted, where: str, row: Mapping[str, Any]) -> None
         match=match,
         partition_by=tuple(dict.fromkeys(each)),
     )
-
-
-__all__ = ["from_limitador"]

@@ -328,6 +328,3 @@ def described(policies: Iterable[Converted]) -> Iterator[dict[str, Any]]:
     for policy in policies:
         limits = [limit.to_json() for limit in policy.limits]
         yield {"slug": policy.name, "name": policy.name, "limits": limits}
-
-
-__all__ = ["Converted", "InvalidRules", "check_names", "described", "exactly", "from_envoy"]

@@ -68,6 +68,3 @@ def boolean(value: object) -> bool | None:
         return False
     word = value.lower() if isinstance(value, str) else ""
     return True if word in _TRUE else False if word in _FALSE else None
-
-
-__all__ = ["boolean", "documents", "integer"]

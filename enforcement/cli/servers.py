@@ -191,6 +191,3 @@ def _workers(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= 256):
         raise argparse.ArgumentTypeError(f"must be an integer from 1 to 256, got {text!r}")
     return int(text)
-
-
-__all__ = ["IDLE_SECONDS", "REFUSED", "add_options", "serve"]

@@ -82,6 +82,3 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_idle():
             self.transport.write(_TOO_LARGE)
         self.transport.close()
-
-
-__all__ = ["HEAD_SECONDS", "MOST_HEAD", "BoundedProtocol"]

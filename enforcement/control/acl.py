@@ -171,6 +171,3 @@ def _shards(keys: Keys) -> str:
 def _literal(text: str) -> str:
     """Return a pattern that matches only *text*."""
     return "".join(f"\\{char}" if char in "\\*?[" else char for char in text)
-
-
-__all__ = ["ACCOUNTS", "BLANK", "Rules", "acl_line", "enforcer", "password_rules", "publisher", "worker"]

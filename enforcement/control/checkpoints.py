@@ -180,16 +180,3 @@ def whole_call(keys: Keys, tag: str, mark: str) -> Call:
 def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
     scope = keys.scope(tag)
     return [scope + counter for counter in counters]
-
-
-__all__ = [
-    "Carried",
-    "CheckpointReading",
-    "Kept",
-    "new_mark",
-    "read_call",
-    "readings",
-    "restore_calls",
-    "strike_call",
-    "whole_call",
-]

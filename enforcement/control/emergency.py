@@ -163,14 +163,3 @@ def _mapping(name: str, item: Any) -> Mapping[str, Any]:
     if not isinstance(item, Mapping):
         raise InvalidDocument(f"{name}: must be an object")
     return item
-
-
-__all__ = [
-    "MAX_GLASS_SECONDS",
-    "NO_EMERGENCY",
-    "Emergency",
-    "SuspendedProject",
-    "is_in_force",
-    "last_end",
-    "parse_emergency",
-]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from enforcement.lua import function
-from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.documents import SCHEMA
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import GLOBAL_TAG, Keys
+from enforcement.model.strict_json import dumps
 
 MAX_LOGGED_BYTES: Final = 262_144
 """Changes up to this size are written to the change log. After larger ones, readers load everything."""

@@ -314,21 +314,3 @@ def _batches(values: Iterable[str]) -> Iterator[Sequence[str]]:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-__all__ = [
-    "MAX_LISTED",
-    "Amount",
-    "OpenReservation",
-    "ReservationCounts",
-    "costs_of_usage",
-    "count_reservations",
-    "each_reservation",
-    "find_reservation",
-    "lost_reservations",
-    "open_reservations",
-    "present_reservations",
-    "read_reservations",
-    "settle_reservation",
-    "was_marked",
-]

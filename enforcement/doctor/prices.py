@@ -59,6 +59,3 @@ def _limits_of_money(client: Redis, keys: Keys) -> list[str]:
             policy = parse_policy(documents[name])
             names += [f"{policy.slug}/{limit.name}" for limit in policy.limits if limit.unit == MONEY]
     return names
-
-
-__all__ = ["prices"]

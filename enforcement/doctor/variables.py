@@ -85,6 +85,3 @@ def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
         near = get_close_matches(name, known, n=1, cutoff=0.8)
         advice = f"Did you mean {near[0]}?" if near else "Remove it. The page Settings lists the names."
         yield Finding("variables", "warning", f"{name} is no setting and has no effect", advice)
-
-
-__all__ = ["CONTROL_PLANE", "LIBRARY", "unknown"]

@@ -10,7 +10,7 @@ from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
 from enforcement.model.checks import check_switch
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 
 GuardedApp = TypeVar("GuardedApp")
 AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)
@@ -67,6 +67,3 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
     def _meter(self) -> None:
         """Begin to meter requests, as the middleware for ASGI does."""
         raise ValueError("metered: must be False, as only the middleware for ASGI can read what answers cost.")
-
-
-__all__ = ["Guard"]

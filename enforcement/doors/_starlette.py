@@ -44,7 +44,7 @@ from enforcement.http.messages import (
 )
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 
 _VISIT: Final = "sluicegate.visit"

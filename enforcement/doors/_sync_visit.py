@@ -24,7 +24,7 @@ from enforcement.http.progress import Progress
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")

@@ -385,6 +385,3 @@ class Agent:
         logger.info("The store is back after %.1f s.", away_us / 1_000_000)
         self._absence.end()
         self._beat.due_at = float("-inf")
-
-
-__all__ = ["Agent"]

@@ -133,6 +133,3 @@ class Asker:
         except StoreError as refused:
             # If the account may not load functions, report the missing library, and not an account without rights.
             raise exc if refused.cause == "auth" else refused from None
-
-
-__all__ = ["AWAY", "NOT_ASKED", "NOT_RESTORED", "Answer", "Asker"]

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from redis.exceptions import TimeoutError as StoreTimeoutError
+
 from enforcement.store.base_client import StoreClient
-from enforcement.store.client import StoreTimeoutError
 
 BLOCK_MS: Final = 500
 GRACE_SECONDS: Final = 1.0

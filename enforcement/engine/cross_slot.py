@@ -259,6 +259,3 @@ def _weight(reason: str) -> int:
     time of a limited part says nothing.
     """
     return ("ok", "limited", "degraded_denied", "cost_exceeds_capacity").index(reason)
-
-
-__all__ = ["CrossSlot", "Part", "Verdict", "parts_of"]

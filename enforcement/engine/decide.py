@@ -388,6 +388,3 @@ class Decider:
     def _distrusts(self, plan: LivePlan) -> bool:
         """Return whether the documents behind a plan are too old to be used. Limits in code depend on none."""
         return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
-
-
-__all__ = ["TOKEN_TRUST_SECONDS", "Decider"]

@@ -364,6 +364,3 @@ def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None
         return
     if is_secret(found):
         documents.decision_key = str(found)
-
-
-__all__ = ["DiskCopy", "DocumentLoader", "Duty", "Hooks", "OnceLogger", "UsageDelivery", "read_key"]

@@ -21,7 +21,7 @@ from enforcement.failover.outage_copy import OutageCopy
 from enforcement.latency import Timing
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys, fingerprint
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.settings import VERSION, Settings
@@ -237,6 +237,3 @@ class Engine:
             disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),
         )
-
-
-__all__ = ["Engine"]

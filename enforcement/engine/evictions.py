@@ -72,6 +72,3 @@ def _evicted(server: Redis) -> int:
         return int(server.info("stats").get("evicted_keys", 0))
     except (AttributeError, IndexError, TypeError, ValueError) as exc:
         raise InvalidResponse(f"the reply to INFO cannot be read: {exc}") from exc
-
-
-__all__ = ["EVICTION_SECONDS", "EvictionWatch"]

@@ -181,6 +181,3 @@ class Heartbeat:
 
 def _log_load() -> None:
     logger.warning("The store had no function library, so it was loaded.")
-
-
-__all__ = ["FLEET_SECONDS", "Heartbeat", "Identity", "LimitReports"]

@@ -23,7 +23,7 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
 from enforcement.state.planner import Planner
-from enforcement.state.published import TokenEntry
+from enforcement.state.token_cache import TokenEntry
 from enforcement.state.token_plans import TokenPlans
 
 HOPELESS_COST: Final = MAX_NUMBER + 1
@@ -139,6 +139,3 @@ def _readings(plan: Plan, answer: Answer) -> Iterator[Reading]:
         left, reset_us = reply.remaining(i), reply.reset(i)
         charged = used.get(i, bound.limit.capacity - left)
         yield Reading(charged, max(0, left), reset_us if reset_us >= 0 else None, i in diverted)
-
-
-__all__ = ["HOPELESS_COST", "OwnLimitReader"]

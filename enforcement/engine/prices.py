@@ -213,6 +213,3 @@ class PriceLoader:
             if not self._documents.disk_failures:
                 logger.warning("Cannot write the last good prices to %s: %s", self._path, exc)
             self._documents.disk_failures += 1
-
-
-__all__ = ["FIRST_WAIT_SECONDS", "PriceLoader"]

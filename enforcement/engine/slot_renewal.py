@@ -269,6 +269,3 @@ def _releases(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[b
         corrections = [Correction(bound.key, bound.spec(0), -count, 0) for bound, count in group]
         marker = marker_beside(corrections[0].key, ident)
         yield resp.pack(commands.settle(corrections, marker, None, ident=ident, once_for_ms=None))
-
-
-__all__ = ["SlotKeeper"]

@@ -84,6 +84,3 @@ def read_clock(client: StoreClient, clock: StoreClock) -> None:
     sent_us = clock.monotonic_us()
     seconds, microseconds = client.time()
     clock.set(seconds * 1_000_000 + microseconds, sent_us)
-
-
-__all__ = ["StoreClock", "read_clock"]

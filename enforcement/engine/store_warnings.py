@@ -45,6 +45,3 @@ class StoreWarnings:
         if not self._texts:
             self.since_us = None
         logger.warning("%s", text)
-
-
-__all__ = ["StoreWarnings"]

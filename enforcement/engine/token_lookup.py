@@ -25,8 +25,8 @@ from enforcement.state.arrivals import Arrival
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
-from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry, name_of
-from enforcement.state.token_cache import Text, read_entry
+from enforcement.state.published import DerivedPlans, PublishedState, name_of
+from enforcement.state.token_cache import Text, TokenEntry, read_entry
 from enforcement.store import resp
 from enforcement.store.connector import AwaitedPipe, Pipe
 from enforcement.store.errors import StoreError
@@ -183,6 +183,3 @@ class TokenLookup:
             lambda step: pipe.call_again(step, deadline) if isinstance(step, bytes) else step.waited(),
         )
         return found
-
-
-__all__ = ["Found", "TokenLookup"]

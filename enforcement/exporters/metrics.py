@@ -127,5 +127,3 @@ METRICS: Final = (
 
 STORE_CALL: Final = "store.call.duration"
 STORE_CALL_TEXT: Final = "Time from a call to the store to its reply or its timeout."
-
-__all__ = ["METRICS", "STORE_CALL", "STORE_CALL_TEXT", "Metric"]

@@ -54,6 +54,3 @@ def _heading(name: str, kind: str, text: str) -> list[str]:
 def _line(name: str, labels: Labels, value: float) -> str:
     pairs = ",".join(f'{key}="{text.translate(_ESCAPED)}"' for key, text in labels.items())
     return f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}"
-
-
-__all__ = ["CONTENT_TYPE", "WORKERS_VARIABLE", "exposition", "prometheus_name"]

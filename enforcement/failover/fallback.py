@@ -305,6 +305,3 @@ def _by_rules(numbers: list[int], bounds: Sequence[BoundLimit], refusing: Sequen
 
 def _refuses(bound: BoundLimit, cost: int) -> bool:
     return cost > 0 and bound.limit.on_store_failure == "deny" and not bound.limit.shadow
-
-
-__all__ = ["Fallback"]

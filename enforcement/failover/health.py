@@ -300,6 +300,3 @@ class Health:
         """
         self.background.close()
         self.on_recovery()
-
-
-__all__ = ["Health"]

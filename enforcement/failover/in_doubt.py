@@ -106,6 +106,3 @@ def charged(reply: object) -> bool:
         return numbers(decision)[0] == 1
     except StoreError:  # a garbled reply proves that the call was executed
         return True
-
-
-__all__ = ["InDoubtCalls", "charged"]

@@ -258,6 +258,3 @@ def _distinct_chunks(charges: Sequence[JournalCharge]) -> list[tuple[JournalChar
         chunks[at].append(charge)
         next_chunk[charge.key] = at + 1
     return [tuple(chunk) for chunk in chunks if chunk]
-
-
-__all__ = ["Journal", "JournalCharge", "Ready", "ReplayBatch"]

@@ -147,6 +147,3 @@ def _newer(own: _Row, row: _Row | None) -> _Row:
     if row is None or own[0] > row[0]:
         return own
     return own if own[0] == row[0] and own[1] <= row[1] else row
-
-
-__all__ = ["AnsweredPlan", "Known", "LatestReplies"]

@@ -95,6 +95,3 @@ class LookUps:
     def after_fork(self) -> None:
         """Replace the lock of the parent in a child process."""
         self.breaker.after_fork()
-
-
-__all__ = ["LookUps"]

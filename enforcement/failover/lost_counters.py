@@ -90,6 +90,3 @@ class LostCounters:
             return bool(self._pipe.call(resp.pack(("SISMEMBER", dirty, WHOLE))))
         except StoreError:
             return False
-
-
-__all__ = ["LOOK_SECONDS", "LostCounters"]

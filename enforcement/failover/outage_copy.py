@@ -160,6 +160,3 @@ class OutageCopy:
         if not self.failures:
             logger.warning("%s %s: %s", what, path, exc)
         self.failures += 1
-
-
-__all__ = ["OutageCopy"]

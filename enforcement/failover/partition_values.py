@@ -37,6 +37,3 @@ class LocalValues:
         """Remove all registered values."""
         self._values.clear()
         self._count = 0
-
-
-__all__ = ["MAX_VALUES", "LocalValues"]

@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Final
 
 from enforcement.model.keys import Keys
-from enforcement.model.limits import MAX_NUMBER, Limit
+from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_NUMBER
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
@@ -70,6 +71,3 @@ class DecisionProbe:
     def close(self) -> None:
         """Close the connection of the probe."""
         self._pipe.close()
-
-
-__all__ = ["DecisionProbe", "probe_command"]

@@ -195,6 +195,3 @@ def _registered(batch: ReplayBatch) -> int | None:
     if batch.where is not None:  # it was registered when it was charged
         return None
     return sum(charge.bound.partitions is not None for charge in batch.charges) or None
-
-
-__all__ = ["JournalReplay", "ReplayPace"]

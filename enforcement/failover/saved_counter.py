@@ -84,6 +84,3 @@ def _is_number(value: object) -> bool:
     if isinstance(value, list):
         return all(type(item) is int for item in value)
     return type(value) in (int, float)
-
-
-__all__ = ["SavedCounter"]

@@ -186,6 +186,3 @@ def with_share(spec: Spec, share: int) -> Spec:
     if spec.letter != "b":
         return replace(spec, capacity=share)
     return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
-
-
-__all__ = ["MAX_COUNTERS", "LocalShares", "with_share"]

@@ -82,6 +82,3 @@ class UnreportedSlots:
 def _freeing(batch: ReplayBatch, charge: JournalCharge) -> ReplayBatch:
     """Return a batch that frees slots which were freed here during a call, perhaps too early for the store."""
     return batch._replace(charges=(charge._replace(permits=-charge.permits),))
-
-
-__all__ = ["MAX_SLOTS", "SlotName", "UnreportedSlots"]

@@ -144,23 +144,3 @@ def encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
 def _name(name: str) -> bytes:
     """Return a field name as ASGI spells it, lower case and encoded. The cache holds only our own names."""
     return name.lower().encode("latin-1")
-
-
-__all__ = [
-    "METERED",
-    "POLICY_VIOLATION",
-    "PRIVATE_NETWORKS",
-    "STARTS",
-    "App",
-    "Exchange",
-    "Message",
-    "Receive",
-    "Scope",
-    "Send",
-    "comes_from",
-    "encoded",
-    "header_of",
-    "only_value",
-    "peer_of",
-    "token_of",
-]

@@ -65,6 +65,3 @@ def _left(fields: Sequence[Field]) -> dict[str, int]:
         if family is not None and family[1] == _REMAINING and value.isascii() and value.isdigit() and len(value) < 20:
             counts[family[0]] = min(int(value), counts.get(family[0], int(value)))
     return counts
-
-
-__all__ = ["families_in", "family_of", "tighter_families"]

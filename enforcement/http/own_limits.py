@@ -95,6 +95,3 @@ def _own_limit(rule: Rule, index: PartitionIndex | None, keys: Keys, attributes:
         bound = replace(bound, limit=replace(bound.limit, mode="enforce", published=True))
     partition = {name: (rule.labels if is_label(name) else attributes)[name] for name in rule.limit.partition_by}
     return OwnLimit(rule, bound, partition)
-
-
-__all__ = ["OF_ONE_REQUEST", "OwnLimit", "OwnLimits", "Reading", "own_limits"]

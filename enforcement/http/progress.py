@@ -28,6 +28,3 @@ class Progress:
             return False
         self._left -= size
         return self._left <= 0 and size > 0
-
-
-__all__ = ["Progress"]

@@ -110,6 +110,3 @@ def _instant(microseconds: int) -> str | None:
         return from_us(microseconds).isoformat().replace("+00:00", "Z")
     except OverflowError:
         return None
-
-
-__all__ = ["USAGE_PATH", "as_page", "check_method", "unreadable", "usage_document", "usage_page"]

@@ -130,6 +130,3 @@ def _answer(own: Decision | OwnLimits | None, preset: str) -> PlainResponse:
     if isinstance(own, Decision):
         return denial(own, preset)
     return unreadable().answer(preset) if own is None else usage_page(own)
-
-
-__all__ = ["UsageRequest", "usage_answer", "usage_answer_awaited"]

@@ -230,6 +230,3 @@ class _BodyReader:
     def value(self) -> dict[str, Any] | None:
         """Return the JSON object of the body, or None if it is none or was too long."""
         return None if self._is_long else object_in(self._body)
-
-
-__all__ = ["FORMATS", "MAX_BODY", "MAX_LINE", "MIN_LIMIT", "AnswerMeter", "reader_of"]

@@ -229,19 +229,3 @@ def _members(text: str, begin: int) -> Iterator[_Member]:
 def _after_blanks(text: str, at: int) -> int:
     match = _BLANK.match(text, at)
     return match.end() if match else at
-
-
-__all__ = [
-    "DUPLICATE_KEY",
-    "INVALID_JSON",
-    "MAX_CONTAINERS",
-    "MAX_DEPTH",
-    "DuplicateKey",
-    "ParsedBody",
-    "is_too_large",
-    "outside_strings",
-    "parse",
-    "parse_leniently",
-    "value_at",
-    "write_values",
-]

@@ -171,16 +171,3 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     for name in TOKEN_UNITS[limit.unit]:
         total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)
-
-
-__all__ = [
-    "NO_TOKENS",
-    "ChargeTerms",
-    "Costs",
-    "Counts",
-    "ReservationDenial",
-    "settled_costs",
-    "terms_of",
-    "unmetered_terms",
-    "weighed",
-]

@@ -180,18 +180,3 @@ def strictest(rules: Iterable[Metering]) -> Metering:
 def _fits(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None]) -> bool:
     costs = terms.costs(estimate)
     return all(cost is None or left is None or cost <= left for cost, left in zip(costs, room, strict=True))
-
-
-__all__ = [
-    "DEFAULT_CAP",
-    "FACTOR",
-    "LEAST_FACTOR",
-    "MESSAGE_TOKENS",
-    "MOST_FACTOR",
-    "Estimate",
-    "NoBound",
-    "clamp",
-    "estimate_request",
-    "strictest",
-    "text_tokens",
-]

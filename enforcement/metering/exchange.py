@@ -135,6 +135,3 @@ class MeteredExchange:
         text, told = meter.text_bytes or 0, self._told_text
         raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
         return over or reservation.streamed(max(0, text - told), raw, at_us, calls=meter.calls)
-
-
-__all__ = ["MeteredExchange"]

@@ -100,6 +100,3 @@ def _is_misspelled(keys: Collection[str], names: dict[str, str]) -> bool:
 def _in_lower_case(keys: Collection[str]) -> bool:
     text = "".join(keys)
     return text.isascii() and text.islower()
-
-
-__all__ = ["TOOL_CALL", "begins_as_json", "calls_tool", "is_misspelled", "is_plain_call"]

@@ -216,6 +216,3 @@ def _estimate(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
         keeps_context=asked.keeps_context,
         unbounded=asked.unbounded,
     )
-
-
-__all__ = ["WHY_UNMETERED", "Opening", "Refused", "has_tokens", "is_hiding", "open_request", "unmetered"]

@@ -208,17 +208,3 @@ def _rates_to_json(rates: Rates) -> dict[str, int]:
 
 def _instant_text(at_us: int) -> str:
     return from_us(at_us).isoformat().replace("+00:00", "Z")
-
-
-__all__ = [
-    "MAX_FACTORS",
-    "MAX_PRICES",
-    "MAX_PRICES_BYTES",
-    "MAX_RATE",
-    "MAX_TIERS",
-    "parse_price",
-    "parse_prices",
-    "price_text",
-    "price_to_json",
-    "prices_to_json",
-]

@@ -274,16 +274,3 @@ def _rank(price: Price) -> tuple[int, int, str, int]:
 
 NO_PRICES: Final = Prices(0)
 """The prices of an instance that has received no document. No model has a price."""
-
-__all__ = [
-    "COUNTED",
-    "DENIED",
-    "MAX_CACHED",
-    "NO_FACTORS",
-    "NO_PRICES",
-    "Price",
-    "Prices",
-    "Quote",
-    "Rates",
-    "TokenCounts",
-]

@@ -180,6 +180,3 @@ def _described(response: object) -> str:
     if isinstance(response, Mapping):
         return f"an object with {', '.join(sorted(map(str, response))[:5]) or 'no fields'}"
     return type(response).__name__
-
-
-__all__ = ["Report", "StreamReport", "read_report"]

@@ -319,6 +319,3 @@ def _read_call(target: str, parsed: json_body.ParsedBody, header: Header, body: 
 
 def _is_call(value: Any) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"
-
-
-__all__ = ["FURTHER_MODELS", "MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "read_request"]

@@ -294,19 +294,3 @@ def _spared(limit: Limit, status: int | None) -> bool:
     if status is None:
         return limit.unit == "requests"
     return f"{status // 100}xx" not in limit.charge_on and str(status) not in limit.charge_on
-
-
-__all__ = [
-    "DRAINED",
-    "ESTIMATED",
-    "EXACT",
-    "LOST",
-    "NOTHING",
-    "OBSERVED",
-    "OPEN",
-    "SETTLED",
-    "SETTLED_WITHIN_US",
-    "DrainBounds",
-    "MeteredReservation",
-    "Settlement",
-]

@@ -131,6 +131,3 @@ class MeteredTally:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-
-__all__ = ["COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "TEXT_NAMES", "UNMETERED", "MeteredTally", "Row"]

@@ -56,6 +56,3 @@ class Usage:
     def all_input(self) -> int:
         """Return the tokens of the three input classes. Price tiers depend on it."""
         return self.input + self.cached_input + self.cache_write
-
-
-__all__ = ["CLASSES", "MAX_COUNT", "MAX_TOKENS", "Usage"]

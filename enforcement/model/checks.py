@@ -46,6 +46,3 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not print integers of more than 4300 digits.
         return f"a very large {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-__all__ = ["check_secret", "check_switch", "integer_rule", "is_integer", "is_secret", "shown"]

@@ -26,7 +26,7 @@ from enforcement.model.sizes import (
     MAX_NUMBER,
     MAX_STRING_LENGTH,
 )
-from enforcement.model.strict_json import InvalidJSON, check_strings, dumps, loads_object
+from enforcement.model.strict_json import InvalidJSON, check_strings, loads_object
 
 SCHEMA: Final = 1
 
@@ -372,25 +372,3 @@ def _override(item: object) -> Override:
         burst=data.maybe_integer("burst", least=1),
         ends_at_us=data.maybe_integer("ends_at_us"),
     )
-
-
-__all__ = [
-    "MAX_DOCUMENT_BYTES",
-    "MAX_EPOCH",
-    "SCHEMA",
-    "DocumentReader",
-    "InvalidDocument",
-    "Override",
-    "Policy",
-    "Project",
-    "StateName",
-    "Token",
-    "dumps",
-    "epoch_of",
-    "loads",
-    "parse_global",
-    "parse_policy",
-    "parse_project",
-    "parse_token",
-    "with_epoch",
-]

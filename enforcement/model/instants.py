@@ -38,18 +38,3 @@ def time_reply_us(reply: Sequence[int | str | bytes]) -> int:
     """Return the store's reply to ``TIME`` as microseconds since the epoch."""
     seconds, microseconds = reply
     return int(seconds) * SECOND_US + int(microseconds)
-
-
-__all__ = [
-    "DAY_SECONDS",
-    "EPOCH",
-    "HOUR_SECONDS",
-    "MICROSECOND",
-    "MINUTE_SECONDS",
-    "PERIOD_SECONDS",
-    "SECOND_US",
-    "WEEK_SECONDS",
-    "from_us",
-    "time_reply_us",
-    "to_us",
-]

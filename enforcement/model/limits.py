@@ -17,7 +17,6 @@ from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.matching import (
     ATTRIBUTE_NAME_RULE,
-    AttributeRule,
     InvalidMatch,
     Match,
     is_attribute_name,
@@ -382,19 +381,3 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
 
 def _default(spec: Any) -> object:
     return spec.default_factory() if spec.default_factory is not MISSING else spec.default
-
-
-__all__ = [
-    "ALGORITHMS",
-    "CALENDARS",
-    "CONSISTENCIES",
-    "MAX_NUMBER",
-    "MODES",
-    "STORE_FAILURES",
-    "UNIT_RULE",
-    "AttributeRule",
-    "InvalidLimit",
-    "Limit",
-    "Match",
-    "is_unit",
-]

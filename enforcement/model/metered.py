@@ -241,29 +241,3 @@ def _sentence(rule: str) -> str:
 
 DEFAULT_METERING: Final = Metering()
 """The rules of a policy that has none of its own."""
-
-__all__ = [
-    "BODY_ATTRIBUTES",
-    "CHARGE_AS",
-    "COUNT_ONLY",
-    "DEFAULT_METERING",
-    "DENY",
-    "DISCONNECTS",
-    "ESTIMATES",
-    "FULL_WEIGHT",
-    "INPUT_CLASSES",
-    "MAX_OUTPUT_CAP",
-    "MAX_PART_TOKENS",
-    "MAX_WEIGHT",
-    "METERED_UNITS",
-    "MONEY",
-    "PARTS",
-    "TOKEN_UNITS",
-    "UNMETERED",
-    "FrozenMapping",
-    "InvalidMetering",
-    "LimitRules",
-    "Metering",
-    "check_limit",
-    "cost_name",
-]

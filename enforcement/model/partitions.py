@@ -88,6 +88,3 @@ def _longest_seconds(limit: Limit) -> int:
     if limit.algorithm == "token_bucket":
         return -(-limit.capacity * length // limit.quota) if limit.quota else 25 * HOUR_SECONDS
     return length
-
-
-__all__ = ["DEFAULT_CAP", "MAX_CAP", "RETRY_SECONDS", "TRUST_SECONDS", "PartitionIndex", "life_us"]

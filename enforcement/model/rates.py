@@ -64,6 +64,3 @@ def rate_name(quota: int, window_seconds: int | None, calendar: str | None) -> s
             multiple = window_seconds // seconds
             return f"{quota}-per-{period}" if multiple == 1 else f"{quota}-per-{multiple}-{period}s"
     return f"{quota}-per-window"
-
-
-__all__ = ["parse_rate", "rate_name", "split_rates"]

@@ -133,15 +133,3 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         _not_finite(text)
     return number
-
-
-__all__ = [
-    "MAX_DEPTH",
-    "EncodedJSON",
-    "InvalidJSON",
-    "check_strings",
-    "dumps",
-    "loads",
-    "loads_canonical",
-    "loads_object",
-]

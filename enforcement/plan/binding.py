@@ -15,7 +15,7 @@ from enforcement.model.matching import NO_LABELS
 from enforcement.model.metered import FrozenMapping, cost_name
 from enforcement.model.partitions import PartitionIndex, carried_us, most_windows_carried
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
-from enforcement.plan.costs import Costs, check_costs, names
+from enforcement.plan.costs import Costs, names
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -289,17 +289,3 @@ def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
     ]
     rows = enumerate(zip(limits, counters, strict=True))
     return tuple(BoundLimit(limit, counter, "key", index=i) for i, (limit, counter) in rows)
-
-
-__all__ = [
-    "LETTERS",
-    "MAX_LIMITS_PER_REQUEST",
-    "BoundLimit",
-    "Costs",
-    "KeyedLimits",
-    "Limits",
-    "bind_in_code",
-    "bind_pairs",
-    "check_costs",
-    "pairs_of",
-]

@@ -92,6 +92,3 @@ def _check_cost(name: str, cost: object) -> None:
 
 def _listed(units: Iterable[str]) -> str:
     return ", ".join(map(repr, sorted(units)))
-
-
-__all__ = ["REQUESTS", "Costs", "check_costs", "check_units", "names", "own_costs"]

@@ -240,6 +240,3 @@ def _decoded(text: str) -> bytes:
         return urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
         return b""  # its length is not that of any bytes, so its MAC is wrong
-
-
-__all__ = ["LAST_MS", "DecisionFacts", "DecisionKey", "InvalidDecisionId", "mark_of"]

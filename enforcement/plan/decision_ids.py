@@ -81,6 +81,3 @@ class DecisionIds:
 def label_of(policy: str, limit: str) -> str:
     """Return ``policy/limit``, or the name of a limit in code."""
     return f"{policy}/{limit}" if policy else limit
-
-
-__all__ = ["DecisionIds", "label_of"]

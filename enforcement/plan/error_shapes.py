@@ -101,6 +101,3 @@ def retry_fields(preset: str, retry_after_ms: int | None) -> list[tuple[str, str
 
 def _provider_in(preset: str) -> str | None:
     return next((name for name in preset.split("+") if name in _SHAPES), None)
-
-
-__all__ = ["MAX_SDK_WAIT_MS", "error_body", "retry_fields"]

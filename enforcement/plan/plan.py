@@ -220,6 +220,3 @@ def _restored(bounds: tuple[BoundLimit, ...], revision: int, fleet: int) -> Plan
 
 NO_PLAN: Final = Plan(())
 """The plan of a request that is refused before its limits are looked up."""
-
-
-__all__ = ["NO_PLAN", "Plan", "RefusedPlan"]

@@ -256,19 +256,3 @@ def _enrolled(raw: object, count: int) -> tuple[Any, Sequence[int]]:
 
 def _unexpected(raw: object) -> StoreError:
     return StoreError("protocol", f"a reply is not what the function returns: {raw!r:.80}")
-
-
-__all__ = [
-    "IS_LOST",
-    "MARKED",
-    "NOT_NOW",
-    "NOT_RESTORED",
-    "NO_REPLY",
-    "OUTSIDE_CALENDAR",
-    "PLAIN",
-    "Reply",
-    "read",
-    "read_corrected",
-    "read_enrolled",
-    "read_plain",
-]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from enforcement.plan import commands
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, PLAIN, Reply, read_enrolled, read_plain
 from enforcement.store.resp import pack

@@ -189,6 +189,3 @@ def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, n
         if override.ends_at_us is None or now_us < override.ends_at_us:
             return override
     return None
-
-
-__all__ = ["Rule", "Subject", "as_shadow", "rules_of"]

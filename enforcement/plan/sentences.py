@@ -57,6 +57,3 @@ def _slots(limit: LimitState) -> str:
         free = "slot is" if limit.remaining == 1 else "slots are"
         return f"{limit.remaining} {free} free, but the request needs more"
     return "its only slot is in use" if limit.quota == 1 else f"all {limit.quota} slots are in use"
-
-
-__all__ = ["sentence", "title"]

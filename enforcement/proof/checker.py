@@ -50,6 +50,3 @@ def _figures(evidence: Evidence) -> Iterator[Claim]:
     yield Claim("decided without the store", "any", f"{100 * degraded / total:.2f} %{f' ({why})' if why else ''}")
     changes = sum(a.degraded != b.degraded for ledger in evidence.ledgers for a, b in pairwise(ledger.records))
     yield Claim("changes between the store and the process", "any", f"{changes} in {len(evidence.ledgers)} processes")
-
-
-__all__ = ["judge"]

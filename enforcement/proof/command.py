@@ -63,6 +63,3 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
         reason = f"{exc.filename or ''}: {exc.strerror or exc}"
     print(f"sluicegate proof: {reason}", file=sys.stderr)
     return UNREADABLE
-
-
-__all__ = ["main"]

@@ -28,6 +28,3 @@ def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterRe
 def _reading(client: Redis, counter: LedgerCounter) -> CounterReading:
     now_us, [(_, used)] = look(client, [BoundLimit(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
     return CounterReading(counter, now_us, used)
-
-
-__all__ = ["read_counters"]

@@ -143,6 +143,3 @@ def _outages(records: Iterable[Record]) -> list[int]:
         out = record.degraded
         numbers.append(count if out else 0)
     return numbers
-
-
-__all__ = ["Claim", "CountedDecision", "CounterReading", "Evidence", "Terms", "can_be_proved"]

@@ -273,5 +273,3 @@ _FIELDS: Final[Mapping[str, Any]] = {
     "costs": list,
     "denied_by": list,
 }
-
-__all__ = ["Ledger", "LedgerCounter", "LedgerError", "LedgerWriter", "Record", "read"]

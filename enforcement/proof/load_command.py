@@ -122,6 +122,3 @@ def _command(options: argparse.Namespace, instance: str) -> list[str]:
         if value is not None:
             command += [f"--{option}", str(value)]
     return command
-
-
-__all__ = ["add_to", "run"]

@@ -99,6 +99,3 @@ def _levels(limit: Limit, charges: Iterable[Charge], part: Fraction) -> Iterator
 
 def _unit(limit: Limit, part: Fraction) -> int:
     return length_us(limit) * part.denominator
-
-
-__all__ = ["Charge", "felt", "length_us", "peak", "window_of"]

@@ -78,6 +78,3 @@ def _limit(data: object) -> Limit:
     if isinstance(data, dict):
         data = {"name": "", "algorithm": "fixed_window", **data}
     return Limit.from_json(data)
-
-
-__all__ = ["DEFAULT", "InvalidOption", "NumberOption", "add_numbers", "integer", "parse_limits", "span", "store_url"]

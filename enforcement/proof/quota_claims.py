@@ -148,6 +148,3 @@ def _ambiguous(limit: Limit, decisions: Sequence[CountedDecision], now_us: int) 
     if limit.algorithm in ("sliding_log", "token_bucket") and any(decision.outage for decision in decisions):
         grain = 1 + int(limit.quota * JOURNAL_GRAIN_SECONDS / (limit.window_seconds or 1))
     return felt(limit, ambiguous, now_us) + grain
-
-
-__all__ = ["admitted", "admitted_alone", "charged", "saturated"]

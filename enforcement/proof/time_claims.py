@@ -74,6 +74,3 @@ def _longest_outage(evidence: Evidence) -> float:
                 spans[number] = (spans.get(number, (record.started_at_us, 0))[0], record.ended_at_us)
         longest = max(longest, *(end - start for start, end in spans.values()), 0)
     return longest / 1_000_000
-
-
-__all__ = ["back_in_time", "in_time", "in_vain", "while_away"]

@@ -117,6 +117,3 @@ def as_table(claims: Sequence[Claim]) -> str:
 
 def _as_json(claims: Iterable[Claim]) -> str:
     return json.dumps([{"claim": c.what, "bound": c.bound, "found": c.found, "held": c.held} for c in claims], indent=1)
-
-
-__all__ = ["BROKEN", "HELD", "add_to", "as_table", "run"]

@@ -174,6 +174,3 @@ def wait_for_the_signal() -> None:
     """Print ``ready`` and wait for a line on standard input."""
     print(READY, end="", flush=True)
     sys.stdin.readline()
-
-
-__all__ = ["Fleet", "Load", "wait_for_the_signal"]

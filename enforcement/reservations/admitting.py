@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from enforcement.driving import run_within
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs, Limits
+from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import own_costs
+from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
@@ -374,6 +374,3 @@ class Admission:
         """Free the slots. What was charged can still be settled."""
         self._limiter._engine.slots.drop(self.reservation)
         self._limiter._run(self.reservation.leaving())
-
-
-__all__ = ["Admission", "Admitting"]

@@ -12,9 +12,9 @@ from enforcement.async_tasks import begun, seen_through
 from enforcement.driving import reply_through, run_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs, Limits
+from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import own_costs
+from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
@@ -356,6 +356,3 @@ class Admission:
     async def _free_slots(self) -> None:
         self._limiter._engine.slots.drop(self.reservation)
         await self._limiter._run(self.reservation.leaving())
-
-
-__all__ = ["Admission", "AwaitedAdmitting"]

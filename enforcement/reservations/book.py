@@ -223,6 +223,3 @@ class ReservationBook:
         for index, (charge, delta) in enumerate(rows):
             if delta and charge.bound.letter != "c":
                 usage.amend(conclusion.record.at_us // 60_000_000, index, delta)
-
-
-__all__ = ["PROLONGED_SECONDS", "ReservationBook"]

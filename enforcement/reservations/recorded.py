@@ -105,6 +105,3 @@ class UncertainReservation(_WithRecord):
             yield from super()._sending(rows)
         yield from self._concluding(())
         return False  # its record may never have been made
-
-
-__all__ = ["RecordedReservation", "UncertainReservation"]

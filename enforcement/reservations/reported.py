@@ -39,6 +39,3 @@ def without_report() -> None:
         "An answer reported no usage, and its estimate stays charged. Streams of chat completions report it with %s.",
         'stream_options={"include_usage": True}',
     )
-
-
-__all__ = ["counts_money", "reported_costs", "without_report"]

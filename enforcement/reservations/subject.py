@@ -70,6 +70,3 @@ def check_life(seconds: float) -> float:
             f"life: must be a number of seconds above 0 and at most {MAX_LIFE_SECONDS}, got {shown(seconds)}."
         )
     return seconds
-
-
-__all__ = ["Reserving", "check_life", "check_subject", "is_no_token"]

@@ -186,6 +186,3 @@ async def _send(send: Send, answer: PlainResponse) -> None:
 
 def _page(status: int, kind: str, body: bytes) -> PlainResponse:
     return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
-
-
-__all__ = ["SECRET_FIELD", "DecisionService", "create_app"]

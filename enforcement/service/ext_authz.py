@@ -109,6 +109,3 @@ def _options(field: int, headers: Iterable[Header]) -> bytes:
         write(field, write(_HEADER, write(_KEY, name.encode()) + write(_VALUE, value.encode())))
         for name, value in headers
     )
-
-
-__all__ = ["PATH", "ExtAuthz", "denied"]

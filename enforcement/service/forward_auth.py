@@ -30,7 +30,7 @@ from enforcement.http.messages import (
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import shown as quoted
 from enforcement.model.sizes import MAX_ATTRIBUTES
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
 from enforcement.service.judge import Judge, costs_of
@@ -221,6 +221,3 @@ def path_of(target: str) -> str:
 def _peer(scope: Scope) -> str | None:
     client = scope.get("client")
     return client[0] if client else None
-
-
-__all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth", "path_of"]

@@ -258,6 +258,3 @@ _UNTRUSTED: Final = Refusal(
     "operator has to name it in SLUICEGATE_TRUSTED_PROXIES.",
     "untrusted_proxy",
 )
-
-
-__all__ = ["MAX_MESSAGE", "READ_SECONDS", "UNIMPLEMENTED", "MessageReader", "UnaryCall", "end", "is_call"]

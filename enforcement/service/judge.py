@@ -14,7 +14,7 @@ from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import shown as quoted
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
@@ -129,6 +129,3 @@ def costs_of(fields: Mapping[str, str]) -> dict[str, int]:
             raise ValueError(f"costs: the cost in {name} must be an integer of at least 0, got {got}.")
         costs[unit] = int(text)
     return costs
-
-
-__all__ = ["UNSUPPORTED", "Judge", "costs_of"]

@@ -355,6 +355,3 @@ def _left(remaining: int, reset_seconds: int | None) -> bytes:
 def _values(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return header fields as a repeated HeaderValue."""
     return b"".join([write(_TO_CLIENT, write(_KEY, name) + write(_VALUE, value)) for name, value in lines])
-
-
-__all__ = ["PATH", "RateLimitService", "denied"]

@@ -144,6 +144,3 @@ def _table(name: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(key and isinstance(text, str) and text for key, text in value.items()):
         raise ValueError(f"{name}: must be a table of keys and strings, none of them empty, got {shown(value)}.")
     return value
-
-
-__all__ = ["RlsMapping"]

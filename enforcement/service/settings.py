@@ -150,6 +150,3 @@ def _field_name(text: str) -> bytes:
     if name and not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"must be the name of a header field, got {shown(text)}.")
     return name.encode()
-
-
-__all__ = ["DRAINING_FILE", "LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]

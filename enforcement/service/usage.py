@@ -59,6 +59,3 @@ class UsagePage:
 async def _send(send: Send, answer: PlainResponse) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
-
-
-__all__ = ["UsagePage"]

@@ -183,6 +183,3 @@ def _encoded(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-__all__ = ["Fields", "Malformed", "decoded", "fields", "integer", "part", "parts", "text", "write", "write_integer"]

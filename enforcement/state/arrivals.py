@@ -90,6 +90,3 @@ class Arrival(NamedTuple):
             return self.future.result()
         self.arrivals.give_up(self.state)
         return False
-
-
-__all__ = ["Arrival", "Arrivals"]

@@ -18,7 +18,7 @@ from enforcement.usage.denial_sample import DenialSample
 from enforcement.usage.usage import State, states_of
 
 if TYPE_CHECKING:
-    from enforcement.plan.binding import Costs
+    from enforcement.plan.costs import Costs
     from enforcement.state.live_plan import LivePlan
     from enforcement.state.published import PublishedState
 
@@ -151,6 +151,3 @@ class Denial:
             self.present.on(self.costs)
         self.renew_at = now + self.GRAIN_SECONDS
         return self.present
-
-
-__all__ = ["Denial", "Denials"]

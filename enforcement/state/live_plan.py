@@ -138,6 +138,3 @@ class LivePlan(Plan):
         self._once = specs, command
         if not self.follows_calendar:
             self.command = command
-
-
-__all__ = ["HiddenLimit", "LivePlan"]

@@ -128,6 +128,3 @@ def _put(kept: OrderedDict[K, V], name: K, value: V, size: int) -> None:
     kept[name] = value
     if len(kept) > size:
         kept.popitem(last=False)
-
-
-__all__ = ["PlanCache"]

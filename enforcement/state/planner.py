@@ -35,9 +35,9 @@ from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
 from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.plan_cache import PlanCache
-from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
+from enforcement.state.published import DerivedPlans, PublishedState, Snapshot
 from enforcement.state.recent_limits import RecentLimits
-from enforcement.state.token_cache import AnonymousEntry
+from enforcement.state.token_cache import AnonymousEntry, TokenEntry
 from enforcement.state.token_plans import SuspendingPlans, TokenPlans, with_lease
 from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.usage.usage import UsageLog
@@ -374,6 +374,3 @@ def _hidden(limit: Limit) -> HiddenLimit:
 def _complete(subject: Subject) -> bool:
     """Return whether all policies of a subject are loaded."""
     return all(policy is None or policy in subject.policies for *_, policy in subject.attached())
-
-
-__all__ = ["Planner"]

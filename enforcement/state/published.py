@@ -22,7 +22,6 @@ from enforcement.model.documents import (
     Policy,
     Project,
     StateName,
-    dumps,
     epoch_of,
     parse_global,
     parse_identity,
@@ -30,7 +29,7 @@ from enforcement.model.documents import (
     parse_project,
     parse_revision,
 )
-from enforcement.model.strict_json import InvalidJSON, loads_canonical
+from enforcement.model.strict_json import InvalidJSON, dumps, loads_canonical
 from enforcement.state.arrivals import Arrivals
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
@@ -393,6 +392,3 @@ def _dumped(item: object) -> str:
     if not isinstance(item, dict):
         raise InvalidDocument("documents: must be an object of objects")
     return dumps(item)
-
-
-__all__ = ["DocumentProblem", "PublishedState", "Snapshot", "TokenEntry", "name_of"]

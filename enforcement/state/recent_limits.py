@@ -37,6 +37,3 @@ class RecentLimits:
     def clear(self) -> None:
         """Forget all limits."""
         self._seen.clear()
-
-
-__all__ = ["LimitName", "RecentLimits"]

@@ -247,6 +247,3 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 def new_ident() -> str:
     """Return a new random id for a reservation or a settlement."""
     return token_hex(16)
-
-
-__all__ = ["Reservation", "new_ident"]

@@ -165,6 +165,3 @@ def _conclude(where: RecordKeys, rows: Sequence[Row], now_us: int, clock: int | 
 def _owed(rows: Sequence[Row]) -> list[tuple[BoundLimit, int, int]]:
     """Return for each counter its limit, the mark of the window, and the permits to add, as the fallback keeps them."""
     return [(bound, mark, delta) for bound, delta, mark in rows]
-
-
-__all__ = ["concluding", "correcting"]

@@ -217,6 +217,3 @@ def as_string(value: Text) -> str:
     reader refuses.
     """
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
-__all__ = ["AnonymousEntry", "DocumentProblem", "Text", "TokenCache", "TokenEntry", "as_string", "read_entry"]

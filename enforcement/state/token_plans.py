@@ -124,6 +124,3 @@ def with_lease(plan: LivePlan) -> LivePlan:
     if plan.leasable:
         plan.lease = Lease(plan)
     return plan
-
-
-__all__ = ["SuspendingPlans", "TokenPlans", "with_lease"]

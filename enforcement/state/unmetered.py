@@ -54,6 +54,3 @@ class UnmeteredLimits:
         """Forget what was noted, as a child process does after a fork."""
         self._recent.clear()
         self._logged.clear()
-
-
-__all__ = ["UnmeteredLimits"]

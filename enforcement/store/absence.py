@@ -95,6 +95,3 @@ class PacedAbsence(Absence):
             return False
         self.due_at = now + self.pause()
         return not begins
-
-
-__all__ = ["TRIES", "Absence", "PacedAbsence"]

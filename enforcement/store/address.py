@@ -235,6 +235,3 @@ def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
 def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return [(family, target) for family, _, _, _, target in rows]
-
-
-__all__ = ["Address", "check_sockets", "checked_host", "is_native", "left_until"]

@@ -388,6 +388,3 @@ class _Link(asyncio.Protocol):
         if self._answered_before < 0:
             return True
         return self.answered != self._answered_before and not self.lost and late < self._budget
-
-
-__all__ = ["AsyncPipe"]

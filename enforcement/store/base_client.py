@@ -38,6 +38,3 @@ class StoreClient(Redis):
         for name in ("_available_connections", "_in_use_connections"):
             for connection in list(getattr(self.connection_pool, name, ())):
                 connection.disconnect()
-
-
-__all__ = ["StoreClient"]

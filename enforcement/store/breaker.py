@@ -171,6 +171,3 @@ def jittered(longest: float, least: float = 0.5) -> float:
 
 def _word(cause: str) -> str:
     return cause.partition(":")[0]
-
-
-__all__ = ["Breaker", "chance", "jittered"]

@@ -196,20 +196,3 @@ def with_library(client: Redis, act: Callable[[], T], *, on_load: Callable[[], N
     load_library(client)
     on_load()
     return act()
-
-
-__all__ = [
-    "DEFAULT_TIMEOUT",
-    "STORE_ERRORS",
-    "StoreTimeoutError",
-    "call_function",
-    "cause_of",
-    "connect",
-    "is_refusal",
-    "is_unknown_function",
-    "load_library",
-    "node_client",
-    "primary_client",
-    "reported",
-    "with_library",
-]

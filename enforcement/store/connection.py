@@ -375,6 +375,3 @@ def _as_trouble(exc: BaseException) -> BaseException:
     if isinstance(exc, hiredis.HiredisError):
         return StoreError("protocol", str(exc))
     return exc
-
-
-__all__ = ["ASKING", "SyncPipe", "ask_once", "unconnected"]

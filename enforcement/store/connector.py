@@ -386,15 +386,3 @@ def connector_of(url: str, budget: float, credentials: Credentials | None = None
     if topology.kind == "sentinel":
         return SentinelStore(topology, budget)
     return SingleStore(topology, budget)
-
-
-__all__ = [
-    "AwaitedPipe",
-    "ClusterStore",
-    "IsReady",
-    "Pipe",
-    "SentinelStore",
-    "SingleStore",
-    "StoreConnector",
-    "connector_of",
-]

@@ -79,6 +79,3 @@ def _asking(provider: Any) -> Credentials:
         return ("", found[0]) if len(found) == 1 else (found[0] or "", found[1])
 
     return credentials
-
-
-__all__ = ["Credentials", "Provider", "from_client"]

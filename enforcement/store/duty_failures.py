@@ -74,6 +74,3 @@ class NodeDutyFailures(DutyFailures):
     def reset(self) -> None:
         """Clear the failures of earlier duties."""
         self.failing: dict[str, str] = {}
-
-
-__all__ = ["DutyFailures", "NodeDutyFailures"]

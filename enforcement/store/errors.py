@@ -154,14 +154,3 @@ def _redirection(text: str) -> Redirected | None:
     if slot >= SLOTS or not 1 <= port <= MAX_PORT:
         return None
     return Redirected(slot, (found["host"], port), asking=found[1] == "ASK")
-
-
-__all__ = [
-    "MAX_PORT",
-    "SLOTS",
-    "TAKEN_FOR_EXECUTED",
-    "LibraryMissing",
-    "Redirected",
-    "StoreError",
-    "trouble",
-]

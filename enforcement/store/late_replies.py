@@ -124,6 +124,3 @@ class SharedLateReply:
         """Stop waiting for the reply, and tell the connection that it may be closed."""
         self.closed = True
         self._on_close()
-
-
-__all__ = ["GARBLED", "LATE_SECONDS", "LOST", "AioLateReply", "Late", "SharedLateReply"]

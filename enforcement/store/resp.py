@@ -45,6 +45,3 @@ def items(reply: object, count: int) -> list[Any]:
 
 # The sizes of one to three limits, with and without marks: no format string is parsed for these.
 _READERS: Final = {8 * count: struct.Struct(f">{count}q").unpack for count in (2, 6, 7, 10, 12, 14, 17)}
-
-
-__all__ = ["items", "numbers", "pack"]

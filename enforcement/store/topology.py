@@ -185,6 +185,3 @@ def _integer(text: str) -> int:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-__all__ = ["HostPort", "Topology", "redis_url"]

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs, Limits, pairs_of
+from enforcement.plan.binding import Limits, pairs_of
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.limit_state import LimitState
 from enforcement.plan.plan import Plan

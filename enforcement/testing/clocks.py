@@ -50,6 +50,3 @@ class Clock:
 
     def __repr__(self) -> str:
         return f"<Clock {self._now.isoformat()}>"
-
-
-__all__ = ["START", "Clock"]

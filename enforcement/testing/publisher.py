@@ -11,12 +11,13 @@ from typing import Any, Final
 from enforcement.base import BaseLimiter
 from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.metering.price_documents import parse_prices
-from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.documents import SCHEMA
 from enforcement.model.instants import to_us
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.model.limits import Limit
 from enforcement.model.matching import check_labels
 from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
 
@@ -267,6 +268,3 @@ def _microseconds(name: str, instant: datetime) -> int:
     if instant.tzinfo is None:
         raise ValueError(f"{name}: must have a time zone.")
     return to_us(instant)
-
-
-__all__ = ["PROJECT", "Published"]

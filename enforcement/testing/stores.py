@@ -96,6 +96,3 @@ class Outage:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)
-
-
-__all__ = ["Outage", "Store"]

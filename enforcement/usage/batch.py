@@ -38,6 +38,3 @@ class UsageBatch(NamedTuple):
             "rows": self.rows,
             **{name: value for name, value in more.items() if value},
         }
-
-
-__all__ = ["UsageBatch"]

@@ -105,6 +105,3 @@ def _names(limit: Limit) -> list[str]:
 def _shown(value: str) -> str:
     cut = value[:MOST_CHARACTERS] + ("\N{HORIZONTAL ELLIPSIS}" if len(value) > MOST_CHARACTERS else "")
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)
-
-
-__all__ = ["MOST_ATTRIBUTES", "MOST_A_SECOND", "MOST_CHARACTERS", "DenialSample"]

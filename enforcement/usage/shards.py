@@ -43,6 +43,3 @@ def by_shard(rows: Iterable[Row], shards: int) -> dict[int, list[Row]]:
     for row in rows:
         divided.setdefault(crc32(f"{row[1]} {row[2]}".encode()) % shards, []).append(row)
     return divided
-
-
-__all__ = ["MAX_SHARDS", "MIN_ROWS_A_SHARD", "by_shard", "read_shards"]

@@ -68,6 +68,3 @@ class SpreadLog:
         """Return the spreads of these rows, each behind the index of its row, and forget them."""
         found = ((index, self._spreads.pop(key, None)) for index, key in enumerate(keys))
         return [[index, *spread] for index, spread in found if spread is not None]
-
-
-__all__ = ["PARTS", "PART_SECONDS", "SpreadLog"]

@@ -15,7 +15,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from enforcement.model.documents import Token
-from enforcement.plan.binding import BoundLimit, Costs
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs
 from enforcement.plan.reply import Reply
 from enforcement.usage.batch import UsageBatch
 from enforcement.usage.denial_sample import DenialSample
@@ -378,6 +379,3 @@ def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Reply, passed: 
         (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
         for bound, wait in zip(bounds, reply.waits(), strict=True)
     )
-
-
-__all__ = ["MAX_ROWS_PER_BATCH", "MAX_UNDELIVERED", "MAX_WAITING_ROWS", "TokenUsage", "UsageLog", "states_of"]

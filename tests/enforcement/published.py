@@ -7,8 +7,8 @@ from typing import Any
 from redis import Redis
 
 from enforcement.control.publication import Publication, publish_call
-from enforcement.model.documents import dumps
 from enforcement.model.keys import Keys
+from enforcement.model.strict_json import dumps
 from enforcement.store.client import load_library
 
 DIGEST = "a" * 64

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enforcement import Anonymous, Limiter, aio
-from enforcement.model.documents import InvalidDocument, dumps, parse_token
+from enforcement.model.documents import InvalidDocument, parse_token
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import mint
 from tests.enforcement.world import World, fixed
 

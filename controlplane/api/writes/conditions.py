@@ -8,7 +8,7 @@ from django.db.models import Model
 from rest_framework.request import Request
 
 from controlplane.api.problems import HeaderNotSupported, PreconditionFailed
-from enforcement.model.documents import dumps
+from enforcement.model.strict_json import dumps
 
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 # No object has the tag of an asterisk, which stands for the one without quotes.

@@ -178,6 +178,3 @@ def register(app: typer.Typer) -> None:
     for command in (login, logout, whoami):
         app.command(command.__name__)(command)
     app.add_typer(tokens, name="tokens")
-
-
-__all__ = ["register"]

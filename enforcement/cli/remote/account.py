@@ -170,20 +170,3 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-__all__ = [
-    "KEY_VARIABLE",
-    "URL_VARIABLE",
-    "Account",
-    "NoAccount",
-    "account",
-    "account_file",
-    "check_url",
-    "folder",
-    "forget",
-    "is_clear",
-    "is_logged_in",
-    "save",
-    "write_private",
-]

@@ -120,6 +120,3 @@ def _completed() -> int:
 
 def _elsewhere() -> None:
     """Do nothing in place of a command that is run elsewhere."""
-
-
-__all__ = ["app", "main", "register"]

@@ -337,6 +337,3 @@ def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
     for command in (validate, schema, export, diff, plan, apply, undo):
         app.command(command.__name__)(command)
-
-
-__all__ = ["register"]

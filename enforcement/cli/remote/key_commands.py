@@ -185,6 +185,3 @@ def revoke_key(
 def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
     app.add_typer(keys, name="keys")
-
-
-__all__ = ["register"]

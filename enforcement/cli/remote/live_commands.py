@@ -250,6 +250,3 @@ def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
     for command in (usage, top, tail, explain):
         app.command(command.__name__)(command)
-
-
-__all__ = ["register"]

@@ -72,6 +72,3 @@ def control_plane(trace: bool = False, of: Account | None = None) -> Iterator[Co
         yield server
     finally:
         server.close()
-
-
-__all__ = ["AsJson", "Reason", "Trace", "Yes", "checked_slug", "confirm", "control_plane", "existing"]

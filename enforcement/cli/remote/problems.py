@@ -3,6 +3,3 @@
 
 class CommandProblem(Exception):
     """An error whose text says everything that a person has to know. A command that raises it has the exit status 2."""
-
-
-__all__ = ["CommandProblem"]

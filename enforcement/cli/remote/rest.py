@@ -248,6 +248,3 @@ def _other_program(status: int, url: str, why: str) -> RequestRefused:
 def trace_to(enabled: bool) -> TextIO | None:
     """Return where ``--trace`` writes."""
     return sys.stderr if enabled else None
-
-
-__all__ = ["ControlPlane", "RequestRefused", "RestReply", "ServerAway", "trace_to"]

@@ -130,17 +130,3 @@ def _console(*, error: bool = False) -> Console:
     """Return a console for the present standard output or error. Names are shown as they are, and never as markup."""
     stream = sys.stderr if error else sys.stdout
     return _PipeConsole(file=stream, highlight=False, markup=False, emoji=False)
-
-
-__all__ = [
-    "bars",
-    "plot_width",
-    "progress",
-    "safe",
-    "show",
-    "show_json",
-    "show_table",
-    "squeezed",
-    "table_lines",
-    "write_utf8",
-]

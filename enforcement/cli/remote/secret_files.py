@@ -56,6 +56,3 @@ def not_written(reply: RestReply, target: Path, why: OSError) -> typer.Exit:
     text = f"{made['name']} ({made['id']}) was created, but its secret cannot be written. Rotate it. {target}: "
     show(text + str(why.strerror), error=True)
     return typer.Exit(REFUSED)
-
-
-__all__ = ["REFUSED", "PrintSecret", "SecretFile", "checked_id", "hand_over", "not_written"]

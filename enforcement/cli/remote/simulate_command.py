@@ -147,6 +147,3 @@ def _show(result: Simulation, most: int, cautions: list[str]) -> None:
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
     app.command("simulate")(simulate)
-
-
-__all__ = ["register"]

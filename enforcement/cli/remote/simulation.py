@@ -193,6 +193,3 @@ def is_charged(limit: Limit, request: PastRequest) -> bool:
     """Return whether a limit charges a request with this response."""
     status = request.status
     return not limit.charge_on or status in limit.charge_on or f"{status[:1]}xx" in limit.charge_on
-
-
-__all__ = ["JudgedLimit", "LimitPlayer", "Simulation", "TooManyCounters", "why_unjudged"]

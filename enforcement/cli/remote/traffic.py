@@ -276,6 +276,3 @@ def _json_line(line: str) -> PastRequest | None:
     attributes = {name: value for name, value in values.items() if isinstance(value, str) and name not in _OWN}
     caller = values.get("caller") or values.get("token") or values.get("ip") or ANONYMOUS
     return PastRequest(at_us, str(caller), attributes, str(values.get("status", "")))
-
-
-__all__ = ["InvalidTraffic", "PastRequest", "Traffic", "from_log", "from_usage", "log_size"]

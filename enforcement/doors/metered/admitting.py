@@ -127,6 +127,3 @@ async def _clamped(opening: Opening, room: list[int | None]) -> Opening | None:
 
 def _room(decision: Decision) -> list[int | None]:
     return [state.remaining if state.mode == "enforce" else None for state in decision.limits]
-
-
-__all__ = ["NO_PRICES_YET", "metered_keys", "open_metered", "rules_of"]

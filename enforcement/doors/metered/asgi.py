@@ -280,6 +280,3 @@ def _admissible(plan: LivePlan | Decision) -> LivePlan:
     if isinstance(plan, Decision):
         raise Denied(plan)
     return plan
-
-
-__all__ = ["DRAIN", "MeteredGuard"]

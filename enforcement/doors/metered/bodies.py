@@ -159,18 +159,3 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
         headers = [(name, length if name == _LENGTH else value) for name, value in headers if name != _ACCEPTED]
     headers.append((_ACCEPTED, b"identity"))
     return {**scope, "headers": headers}
-
-
-__all__ = [
-    "LONG_BODY",
-    "MOST_BYTES",
-    "BodyRoom",
-    "ClientLeft",
-    "ReadBody",
-    "announced_length",
-    "is_long",
-    "is_too_long",
-    "read_body",
-    "reading",
-    "sent_on",
-]

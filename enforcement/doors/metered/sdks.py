@@ -67,6 +67,3 @@ def shape_of(scope: Scope, format: str | None = None) -> str:
         return format.partition("-")[0]
     names = {name for name, _ in scope["headers"]}
     return next((shape for name, shape in _SIGNS if name in names), "")
-
-
-__all__ = ["only_authorization", "shape_of", "target_of", "token_of"]

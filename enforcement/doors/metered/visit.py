@@ -262,6 +262,3 @@ async def _nothing() -> None:
 def now_us() -> int:
     """Return the time of this host, in microseconds since the epoch."""
     return time_ns() // 1_000
-
-
-__all__ = ["Drains", "MeteredVisit", "now_us"]

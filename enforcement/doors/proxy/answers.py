@@ -41,6 +41,3 @@ async def respond(scope: Scope, send: Send, status: int, headers: RawHeaders, bo
 def problem(scope: Scope, status: int, title: str) -> PlainResponse:
     """Return a new response whose body is an error with this title."""
     return error_answer(scope.get(PRESET, "ietf"), status, title, _CODES.get(status, "bad_request"))
-
-
-__all__ = ["PRESET", "answer", "problem", "refuse", "respond"]

@@ -342,6 +342,3 @@ def _has_ended(transport: asyncio.Transport | None) -> bool:
         return True
     except ssl.SSLError:
         return False
-
-
-__all__ = ["ClientGone", "Connection", "RawHeaders", "UpstreamError"]

@@ -151,6 +151,3 @@ def from_settings(settings: Mapping[str, str]) -> Credentials:
 
     field = settings.get("field") or "Authorization"
     return Credentials(field, settings.get("value") or "", path("file"), path("folder"))
-
-
-__all__ = ["Credentials", "NoCredential", "from_settings"]

@@ -29,6 +29,3 @@ def tighter(send: Send, decision: Decision, preset: str) -> Send:
         await send(message)
 
     return choosing
-
-
-__all__ = ["tighter"]

@@ -247,18 +247,3 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
         return bool(shown) and (shown == token or is_well_formed(shown))
 
     return [item for item in credentials if not is_ours(item[1])]
-
-
-__all__ = [
-    "CREDENTIALS",
-    "OWN_REQUEST",
-    "BadRequest",
-    "RequestFields",
-    "forwarded_fields",
-    "has_dot_segments",
-    "request_fields",
-    "request_head",
-    "response_fields",
-    "shows_token",
-    "spellings",
-]

@@ -240,6 +240,3 @@ def _discard(connecting: asyncio.Task[Connection]) -> None:
     """Close a connection that was opened when nobody waited for it any more."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
-
-
-__all__ = ["Forwarding", "UpstreamSilent"]

@@ -45,6 +45,3 @@ class MeteredForwarding(Forwarding):
         if self._was_sent and not self._begun:
             self._visit.broke()
         await super()._fail(status, title)
-
-
-__all__ = ["MeteredForwarding"]

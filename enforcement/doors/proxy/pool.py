@@ -219,6 +219,3 @@ def _context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-__all__ = ["CONNECT_SECONDS", "IDLE_SECONDS", "MOST_CONNECTIONS", "Pool", "PoolFull"]

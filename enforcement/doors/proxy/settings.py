@@ -214,6 +214,3 @@ def _silence(text: str) -> float:
     if not 0 < seconds < 86_400:
         raise ValueError(f"must be seconds, more than 0 and less than 86400, got {text!r}.")
     return seconds
-
-
-__all__ = ["ProxySettings", "UpstreamSettings"]

@@ -249,6 +249,3 @@ def _tunnels() -> type[Tunnel]:
 
 def _page(status: int, kind: str, body: bytes) -> PlainResponse:
     return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
-
-
-__all__ = ["Proxy"]

@@ -230,6 +230,3 @@ def _message(event: TextMessage | BytesMessage, parts: list[Any]) -> Message:
     if isinstance(event, TextMessage):
         return {"type": "websocket.send", "text": "".join(parts)}
     return {"type": "websocket.send", "bytes": b"".join(parts)}
-
-
-__all__ = ["MOST_MESSAGE", "Tunnel"]

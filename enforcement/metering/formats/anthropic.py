@@ -214,6 +214,3 @@ def _usage_of(counts: dict[str, int], steps: Usage) -> Usage | None:
         cache_write=min(MAX_TOKENS, steps.cache_write + written),
         output=min(MAX_TOKENS, steps.output + counts["output_tokens"]),
     )
-
-
-__all__ = ["MessagesAnswer", "ask_message"]

@@ -197,6 +197,3 @@ def _usage_of(report: Any) -> Usage | None:
 def _has_sound(report: dict[str, Any]) -> bool:
     details = objects_in(report.get("promptTokensDetails")) + objects_in(report.get("candidatesTokensDetails"))
     return any(one.get("modality") == "AUDIO" and some_in(one, "tokenCount") for one in details)
-
-
-__all__ = ["GeminiAnswer", "ask_gemini"]

@@ -223,15 +223,3 @@ class EmbeddingsAnswer(CompletionsAnswer):
         except NotBelieved:
             return None
         return None if total is None else Usage(input=total)
-
-
-__all__ = [
-    "ChatAnswer",
-    "CompletionsAnswer",
-    "EmbeddingsAnswer",
-    "add_call",
-    "ask_chat",
-    "ask_completion",
-    "ask_embedding",
-    "usage_of",
-]

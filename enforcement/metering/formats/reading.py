@@ -173,17 +173,3 @@ class AnswerReader:
         blank = type(self)()
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         return vars(blank) == vars(self)
-
-
-__all__ = [
-    "MAX_CAP",
-    "MAX_CHOICES",
-    "AnswerReader",
-    "Asked",
-    "NotBelieved",
-    "UnreadableRequest",
-    "count_in",
-    "details_in",
-    "searches_in",
-    "some_in",
-]

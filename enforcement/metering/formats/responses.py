@@ -111,6 +111,3 @@ def _length_of(item: dict[str, Any]) -> int:
     parts = objects_in(item.get("content")) + objects_in(item.get("summary"))
     said = sum(utf8_length(part.get("text")) + utf8_length(part.get("refusal")) for part in parts)
     return said + sum(utf8_length(item.get(name)) for name in ("name", "arguments", "input"))
-
-
-__all__ = ["ResponsesAnswer", "ask_response"]

@@ -148,6 +148,3 @@ def _lenient_segments(path: str) -> list[str]:
         elif segment not in ("", "."):
             segments.append(segment)
     return segments
-
-
-__all__ = ["Route", "find_route", "plain_path", "resembles_route"]

@@ -212,18 +212,3 @@ class Content:
                 self.text_bytes += TOKEN_ID_BYTES * sum(1 for token in item if type(token) is int)
             else:
                 self.add_text(item)
-
-
-__all__ = [
-    "MAX_MODEL_LENGTH",
-    "PART_TYPES",
-    "TOKEN_ID_BYTES",
-    "Content",
-    "as_list",
-    "as_object",
-    "is_encodable",
-    "length_within",
-    "model_name",
-    "objects_in",
-    "utf8_length",
-]

@@ -182,6 +182,3 @@ def decoder_for(encoding: str | None, allowed: frozenset[str]) -> Decoder | None
         except ImportError as exc:
             raise UndecodableAnswer(f"content-encoding: {names[0]} needs a package: {exc}") from exc
     raise UndecodableAnswer(f"content-encoding: cannot read {encoding}")
-
-
-__all__ = ["ALL_ENCODINGS", "READ_ALWAYS", "Decoder", "UndecodableAnswer", "decoder_for"]

@@ -343,6 +343,3 @@ class ArrayReader:
         if len(self._element) > self._limit:
             self._element.clear()
             self._is_skipped = True
-
-
-__all__ = ["MAX_HELD", "ArrayReader", "EventReader"]

@@ -167,6 +167,3 @@ def object_in(data: bytes | bytearray) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if type(value) is dict else None
-
-
-__all__ = ["EventMeter", "StreamMeter", "object_in"]

@@ -154,6 +154,3 @@ def _length_of_string(value: bytes) -> int:
 
 def _is_number(value: bytes) -> bool:
     return value.isdigit() and len(value) <= _MAX_NUMBER and (value == b"0" or value[:1] != b"0")
-
-
-__all__ = ["Probe", "Shape", "learn"]

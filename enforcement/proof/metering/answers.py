@@ -281,16 +281,3 @@ def texts(dice: Random, tokens: int, choices: int) -> list[list[str]]:
     )
     share = tokens // choices
     return [[dice.choice(words) for _ in range(share)] for _ in range(choices)]
-
-
-__all__ = [
-    "MISSING",
-    "REPORTS",
-    "Draft",
-    "Events",
-    "body",
-    "error_event",
-    "events",
-    "texts",
-    "usage_of",
-]

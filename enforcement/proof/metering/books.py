@@ -158,6 +158,3 @@ def charges(books: Books) -> dict[CounterName, int]:
         for amount in it.amounts:
             found[it.token, amount.limit] += amount.permits
     return found
-
-
-__all__ = ["CALL_US", "Books", "Row", "charges", "read_books"]

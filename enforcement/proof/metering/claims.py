@@ -208,6 +208,3 @@ def _figures(books: Books) -> Iterator[Claim]:
 def _is_used_up(books: Books, token: str, name: str) -> bool:
     budget = books.kind_of(token).budget
     return name == budget.name and 10 * books.used[token, name] > 9 * budget.quota
-
-
-__all__ = ["judge"]

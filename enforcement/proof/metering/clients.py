@@ -265,6 +265,3 @@ class _Got:
 def by_status(outcomes: Sequence[Outcome]) -> Counter[str]:
     """Return how many requests were answered with each status, or denied for each reason."""
     return Counter(it.denied or str(it.status or "none") for it in outcomes)
-
-
-__all__ = ["Ask", "Clients", "Outcome", "ask", "by_status"]

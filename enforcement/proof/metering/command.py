@@ -126,6 +126,3 @@ def _killer(wanted: Run, fleet: MeteringFleet, dice: Random) -> Callable[[int], 
         return state["next"] is not None
 
     return watch
-
-
-__all__ = ["Run", "add_to", "prove", "run"]

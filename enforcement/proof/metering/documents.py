@@ -150,6 +150,3 @@ def publish(client: Redis, keys: Keys, *, tokens: int, requests: int) -> Budgets
 def _token(at: int, slug: str) -> dict[str, Any]:
     row = {"id": f"tok_{at}", "project": PROJECTS[at % len(PROJECTS)], "name": f"token {at}", "policy": f"pol_{slug}"}
     return {"schema": SCHEMA, **row, "revoked": False, "expires_at_us": None, "overrides": []}
-
-
-__all__ = ["MODELS", "PRICES", "PROJECTS", "Budgets", "Kind", "kinds", "publish"]

@@ -172,6 +172,3 @@ async def _is_ready(port: int) -> bool:
         return False
     finally:
         writer.close()
-
-
-__all__ = ["LIFE_SECONDS", "MeteringFleet"]

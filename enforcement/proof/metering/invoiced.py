@@ -33,6 +33,3 @@ def _price(model: str) -> dict[str, int]:
     """Return micros for a million tokens of each class. A class without a price costs as much as the input."""
     row = next(row for row in PRICES["prices"] if fnmatchcase(model, row["model"]))
     return {name: row.get(name, row["input"]) for name in CLASSES}
-
-
-__all__ = ["CLASSES", "invoiced_cost"]

@@ -305,5 +305,3 @@ def _options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     asyncio.run(main(_options()))
-
-__all__ = ["IMAGE_TOKENS", "REQUEST_ID", "FakeProvider", "ProviderRequest", "Question", "draft", "question"]

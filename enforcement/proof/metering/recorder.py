@@ -102,5 +102,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-__all__ = ["LEDGER", "LIFE", "Recorder", "create_recorded_app"]

@@ -77,6 +77,3 @@ def split(pieces: Sequence[bytes], dice: Random) -> Iterator[bytes]:
             length = dice.choice((1, 2, 3, 17, 100, 1_000))
             yield whole[at : at + length]
             at += length
-
-
-__all__ = ["DONE", "array_stream", "compressed", "event_stream", "split"]

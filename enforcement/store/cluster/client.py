@@ -227,6 +227,3 @@ class _ClusterPipeline(Pipeline):
         except _UNREACHABLE:
             self._client._failed(node)
             raise
-
-
-__all__ = ["ClusterClient"]

@@ -274,6 +274,3 @@ class AsyncClusterPipe:
                     left.renew()
             pipe = self._pipes.setdefault(node, AsyncPipe(lambda: node.address, self._budget))
         return pipe
-
-
-__all__ = ["AsyncClusterPipe", "ClusterPipe", "after_failure", "away", "drive"]

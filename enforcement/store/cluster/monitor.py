@@ -153,6 +153,3 @@ class ClusterMonitor:
                 self._thread = None
                 return True
             return False
-
-
-__all__ = ["ClusterMonitor"]

@@ -209,6 +209,3 @@ class SlotMap:
         """Have the monitor try whether a node still decides. Any thread may call this."""
         self.doubted.add(host_port)
         self.on_trouble()
-
-
-__all__ = ["SLOTS", "Node", "SlotMap", "slot_of"]

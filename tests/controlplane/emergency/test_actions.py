@@ -28,8 +28,8 @@ from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
 from controlplane.publishing.rollback import rollback
 from enforcement.control.emergency import MAX_GLASS_SECONDS, parse_emergency
-from enforcement.model.documents import dumps
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
+from enforcement.model.strict_json import dumps
 from tests.controlplane.emergency.conftest import follows
 from tests.factories import ProjectFactory
 

@@ -2,7 +2,8 @@ import pytest
 
 from controlplane.policies.describe import in_words, seconds_of, sentence
 from controlplane.policies.differences import differences
-from enforcement.model.limits import Limit, Match
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Match
 
 DAILY = {"quota": 7, "window_seconds": 86_400}
 

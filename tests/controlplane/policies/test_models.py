@@ -4,7 +4,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
-from controlplane.policies.models import AppendOnly, AuditEntry, Limit, Override, Policy
+from controlplane.audit.entries import AppendOnly
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.publishing import compile
 from enforcement.model.documents import parse_policy
 from enforcement.model.limits import Limit as LimitValue

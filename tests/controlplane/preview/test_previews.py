@@ -6,7 +6,8 @@ from controlplane.preview import words
 from controlplane.preview.kinds import DAY, WEEK
 from controlplane.preview.models import RecordedMinute
 from controlplane.preview.previews import Range
-from enforcement.model.limits import Limit, Match
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Match
 from tests.controlplane.preview.conftest import NOW
 from tests.controlplane.preview.traffic import preview
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory

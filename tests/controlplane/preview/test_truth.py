@@ -12,8 +12,9 @@ from controlplane.preview.models import RecordedMinute
 from controlplane.preview.previews import Preview
 from controlplane.usage.batches import StreamBatch
 from enforcement import Limit, Limiter
-from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import TokenEntry
+from enforcement.model.documents import parse_token
+from enforcement.model.strict_json import dumps
+from enforcement.state.token_cache import TokenEntry
 from enforcement.usage.usage import UsageLog
 from tests.controlplane.preview.traffic import BEGINS, SECOND, callers, preview
 from tests.enforcement.published import token as document

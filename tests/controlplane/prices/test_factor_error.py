@@ -18,9 +18,9 @@ from enforcement.metering.request import read_request
 from enforcement.metering.settlement import Settlement
 from enforcement.metering.tally import MeteredTally
 from enforcement.metering.usage import Usage
-from enforcement.model.documents import dumps
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
+from enforcement.model.strict_json import dumps
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

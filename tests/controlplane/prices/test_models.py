@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 
 from controlplane.prices.models import ModelPrice
 from enforcement.metering.price_documents import MAX_RATE, parse_prices
-from enforcement.model.documents import dumps
+from enforcement.model.strict_json import dumps
 from tests.factories import ModelPriceFactory
 
 pytestmark = pytest.mark.django_db

@@ -16,7 +16,7 @@ from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import Revision
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.usage import Usage
-from enforcement.model.documents import dumps
+from enforcement.model.strict_json import dumps
 from tests.factories import ModelPriceFactory
 
 genai_prices = pytest.importorskip("genai_prices", reason="needs genai-prices, which sluicegate[controlplane] names")

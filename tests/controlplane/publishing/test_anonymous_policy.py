@@ -6,7 +6,8 @@ from controlplane.projects.models import Project
 from controlplane.publishing import compile
 from controlplane.publishing.changes import change
 from controlplane.publishing.rollback import rollback
-from enforcement.model.documents import dumps, parse_project
+from enforcement.model.documents import parse_project
+from enforcement.model.strict_json import dumps
 from tests.factories import PolicyFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

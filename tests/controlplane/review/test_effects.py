@@ -1,7 +1,8 @@
 import pytest
 
 from controlplane.review.effects import changes_of, effect, headline
-from enforcement.model.limits import Limit, Match
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Match
 
 BASE = {"name": "a", "quota": 10, "window_seconds": 60}
 

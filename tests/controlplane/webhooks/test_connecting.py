@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from controlplane.webhooks.connecting import Refused, Unreachable, post
-from controlplane.webhooks.targets import networks
+from controlplane.webhooks.connecting import Unreachable, post
+from controlplane.webhooks.targets import Refused, networks
 from tests.controlplane.webhooks.conftest import LOOPBACK
 from tests.docs.tls import certificate, terminator
 

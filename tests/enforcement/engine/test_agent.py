@@ -21,8 +21,10 @@ from enforcement.engine.agent import Agent
 from enforcement.engine.duties import UsageDelivery
 from enforcement.engine.heartbeat import Identity
 from enforcement.lua import LIBRARY_NAME
-from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import PublishedState, TokenEntry
+from enforcement.model.documents import parse_token
+from enforcement.model.strict_json import dumps
+from enforcement.state.published import PublishedState
+from enforcement.state.token_cache import TokenEntry
 from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
 from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, UsageLog

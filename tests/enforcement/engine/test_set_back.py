@@ -10,7 +10,8 @@ import pytest
 
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
-from enforcement.model.documents import StateName, dumps, epoch_of, with_epoch
+from enforcement.model.documents import StateName, epoch_of, with_epoch
+from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import digest, mint
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually, fixed

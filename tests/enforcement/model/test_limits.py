@@ -7,9 +7,10 @@ import re
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
-from enforcement.model.documents import InvalidDocument, Override, dumps, parse_policy
+from enforcement.model.documents import InvalidDocument, Override, parse_policy
 from enforcement.model.matching import InvalidMatch
 from enforcement.model.metered import Metering
+from enforcement.model.strict_json import dumps
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.model.documents import InvalidDocument, dumps, parse_project
+from enforcement.model.documents import InvalidDocument, parse_project
 from enforcement.model.partitions import life_us
+from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import mint
 from tests.enforcement.published import project as project_document
 from tests.enforcement.world import PROJECT, World, eventually, fixed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enforcement.failover import private_file
-from enforcement.model.documents import dumps
+from enforcement.model.strict_json import dumps
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from tests.enforcement.published import DIGEST, changes, policy, state, token

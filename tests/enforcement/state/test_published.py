@@ -6,7 +6,8 @@ import functools
 
 import pytest
 
-from enforcement.model.documents import InvalidDocument, dumps, parse_token
+from enforcement.model.documents import InvalidDocument, parse_token
+from enforcement.model.strict_json import dumps
 from enforcement.state.published import PublishedState
 from tests.enforcement.published import DIGEST, changes, policy, project, state, token
 

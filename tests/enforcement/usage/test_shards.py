@@ -15,9 +15,10 @@ from enforcement.control.acl import enforcer, password_rules
 from enforcement.embedded import ValkeyServer
 from enforcement.engine.duties import UsageDelivery
 from enforcement.metering.settlement import Settlement
-from enforcement.model.documents import dumps, parse_token
+from enforcement.model.documents import parse_token
 from enforcement.model.keys import Keys
-from enforcement.state.published import TokenEntry
+from enforcement.model.strict_json import dumps
+from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
 from enforcement.usage.batch import UsageBatch
 from enforcement.usage.shards import MAX_SHARDS, MIN_ROWS_A_SHARD, read_shards

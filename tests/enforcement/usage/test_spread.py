@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import TokenEntry
+from enforcement.model.documents import parse_token
+from enforcement.model.strict_json import dumps
+from enforcement.state.token_cache import TokenEntry
 from enforcement.usage.batch import UsageBatch
 from enforcement.usage.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token

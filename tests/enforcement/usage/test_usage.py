@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import TokenEntry
+from enforcement.model.documents import parse_token
+from enforcement.model.strict_json import dumps
+from enforcement.state.token_cache import TokenEntry
 from enforcement.usage import usage
 from enforcement.usage.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token

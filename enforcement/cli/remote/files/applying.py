@@ -339,17 +339,3 @@ def reviews(
                 raise
             return {}  # a key that may only read plans all the same
     return found
-
-
-__all__ = [
-    "ApplyReport",
-    "FilePlan",
-    "InvalidPlan",
-    "Moved",
-    "carry_out",
-    "check_base",
-    "confirmed_plan",
-    "make_plan",
-    "plan_from",
-    "reviews",
-]

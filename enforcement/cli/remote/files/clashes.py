@@ -28,6 +28,3 @@ def _objects(file: PolicyFile) -> Iterable[tuple[tuple[str, str], Path]]:
         yield ("project", file.project["slug"]), ("project", "slug")
     for index, slug in enumerate(file.policies):
         yield ("policy", slug), ("policies", index, "slug")
-
-
-__all__ = ["clashes"]

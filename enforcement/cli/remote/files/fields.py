@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.model.calendars import is_host_zone, is_zone
 from enforcement.model.checks import integer_rule, is_integer, shown
-from enforcement.model.limits import MAX_NUMBER, InvalidLimit, Limit
+from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.metered import InvalidMetering, Metering
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
+from enforcement.model.sizes import MAX_NUMBER
 
 SLUG_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"
 _SLUG: Final = re.compile(SLUG_PATTERN, re.ASCII)
@@ -255,22 +256,3 @@ def with_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) ->
     if "name" in fields and not found["name"]:
         found["name"] = found["slug"]
     return found
-
-
-__all__ = [
-    "GLOBAL",
-    "NULLABLE",
-    "OVERRIDE",
-    "POLICY",
-    "PROJECT",
-    "REQUIRED",
-    "TOKEN_OVERRIDE",
-    "FileField",
-    "InvalidField",
-    "override_key",
-    "read_limit",
-    "read_metering",
-    "read_slug",
-    "with_defaults",
-    "without_defaults",
-]

@@ -141,6 +141,3 @@ def _of_values(limit: Row, override: Row) -> Iterator[Error]:
         Limit.from_json({"algorithm": "fixed_window", **given, **values}, published=True)
     except InvalidLimit as exc:
         yield exc.field if exc.field in values else "limit", exc.reason
-
-
-__all__ = ["LateChecks"]

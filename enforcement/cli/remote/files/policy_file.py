@@ -326,6 +326,3 @@ class _Reader:
             hint = f"Did you mean {close[0]}?" if close else f"Must be one of: {', '.join(known)}."
             self.refuse((*path, name), f"Unknown field. {hint}")
         return bool(unknown)
-
-
-__all__ = ["VERSION", "InvalidFiles", "PolicyFile", "from_source", "from_values", "parse", "read_file"]

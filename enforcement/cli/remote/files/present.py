@@ -141,15 +141,3 @@ def one_or_none(server: ControlPlane, path: str) -> RestReply | None:
         if exc.status == 404:
             return None
         raise
-
-
-__all__ = [
-    "PresentState",
-    "newest_revision",
-    "of_global",
-    "of_override",
-    "of_policy",
-    "of_project",
-    "one_or_none",
-    "read_present",
-]

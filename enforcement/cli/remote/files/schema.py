@@ -9,7 +9,7 @@ from typing import Any, Final
 from enforcement.cli.remote.files.fields import GLOBAL, OVERRIDE, POLICY, PROJECT, REQUIRED, TOKEN_OVERRIDE, FileField
 from enforcement.cli.remote.files.policy_file import MAX_OVERRIDES, MAX_POLICIES, MAX_TOKEN_OVERRIDES, VERSION
 from enforcement.model.calendars import CALENDARS
-from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MAX_NUMBER, MAX_WINDOW_SECONDS, MODES, STORE_FAILURES
+from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MAX_WINDOW_SECONDS, MODES, STORE_FAILURES
 from enforcement.model.metered import (
     CHARGE_AS,
     DENY,
@@ -26,6 +26,7 @@ from enforcement.model.metered import (
 from enforcement.model.sizes import (
     MAX_LIMITS_PER_POLICY,
     MAX_MATCH_RULES,
+    MAX_NUMBER,
     MAX_PARTITIONS,
     MAX_PATTERN_LENGTH,
     MAX_PATTERNS_PER_RULE,
@@ -198,6 +199,3 @@ def schema() -> dict[str, Any]:
 def text() -> str:
     """Return the text of the schema."""
     return json.dumps(schema(), indent=2) + "\n"
-
-
-__all__ = ["ADDRESS", "schema", "text"]

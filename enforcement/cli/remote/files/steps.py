@@ -275,18 +275,3 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-__all__ = [
-    "CHANGE",
-    "CREATE",
-    "DELETE",
-    "REFERENCES",
-    "SIGNS",
-    "PlanStep",
-    "PlannedChanges",
-    "Wanted",
-    "has_ended",
-    "limit_words",
-    "steps_between",
-]

@@ -203,6 +203,3 @@ _Dumper.add_representer(str, _string)
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return values as YAML in their order. Strings that some reader takes for another value are in quotes."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
-
-
-__all__ = ["MAX_BYTES", "InvalidFile", "Path", "YamlFile", "dump_yaml", "read_yaml", "shown_path"]

@@ -11,8 +11,9 @@ from controlplane.usage.drain import DrainResult, drain, rejected_key
 from controlplane.usage.models import UsageRow
 from controlplane.usage.stream import streams
 from enforcement.engine.duties import UsageDelivery
-from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import TokenEntry
+from enforcement.model.documents import parse_token
+from enforcement.model.strict_json import dumps
+from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
 from enforcement.usage.usage import UsageLog
 from tests.enforcement.published import token
