@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copyreg
 import math
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
@@ -77,9 +75,6 @@ class Decision:
         "source",
     )
 
-    width = property(attrgetter("reply.width"))
-    """How many numbers the reply has for each limit."""
-
     def __init__(
         self,
         allowed: bool,
@@ -114,8 +109,28 @@ class Decision:
         self._trouble = (cause, ambiguous)
         return self
 
+    def because(self, detail: str) -> Decision:
+        """Set the sentence that says to the client why the request is denied, and return the decision."""
+        self._detail = detail
+        return self
+
+    def until(self, ends_at_us: int | None, now_us: int) -> Decision:
+        """Set when the suspension ends that refuses the request, if it has an end, and return the decision."""
+        if ends_at_us is not None:
+            self._suspended = ends_at_us, now_us
+        return self
+
+    def __getstate__(self) -> object:
+        self._id = self.id  # made before the state is taken, as it needs the limiter
+        return super().__getstate__()
+
     def __repr__(self) -> str:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
+
+    @property
+    def width(self) -> int:
+        """How many numbers the reply has for each limit."""
+        return self.reply.width
 
     @property
     def revision(self) -> int:
@@ -166,6 +181,12 @@ class Decision:
         return getattr(self, "_trouble", _NO_TROUBLE)[1]
 
     @property
+    def suspended_until_us(self) -> int | None:
+        """When the suspension ends that refuses the request, microseconds since the epoch. None: it has no end."""
+        # Only denials because of a suspension with an end have this attribute.
+        return getattr(self, "_suspended", (None, 0))[0]
+
+    @property
     def status(self) -> int:
         """The HTTP status of the response, which is 200 if the request may pass."""
         return STATUSES[self.reason]
@@ -206,8 +227,16 @@ class Decision:
         :attr:`unmetered`.
         """
         if isinstance(self._limit, str):
-            self._limit = _deciding(self)
+            self._limit = self._find_limit()
         return self._limit
+
+    def _find_limit(self) -> LimitState | None:
+        left_out = self.unmetered_at()
+        enforced = [it for i, it in enumerate(self.limits) if it.mode == "enforce" and i not in left_out]
+        if len(enforced) < 2:
+            return enforced[0] if enforced else None
+        deniers = [state for state in enforced if not state.allowed]
+        return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
@@ -228,8 +257,12 @@ class Decision:
     def retry_after_ms(self) -> int | None:
         """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
         if self.reason in _WITHOUT_LIMIT:
-            return _resumed_ms(self) if self.reason == "suspended" else _REFUSED_RETRY_MS
+            return self._resumed_ms() if self.reason == "suspended" else _REFUSED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
+
+    def _resumed_ms(self) -> int | None:
+        ends_at_us, now_us = getattr(self, "_suspended", (None, 0))
+        return None if ends_at_us is None else max(1, -(-(ends_at_us - now_us) // 1_000))
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
@@ -270,7 +303,7 @@ class Decision:
             ValueError: A preset is unknown.
         """
         presets(preset)
-        said, unit = _said(self), "" if self.limit is None else self.limit.unit
+        said, unit = self._sentence(), "" if self.limit is None else self.limit.unit
         shaped = error_body(preset, self.status, self.reason, unit, said, self.retry_after_ms)
         if shaped is not None:
             return shaped
@@ -286,7 +319,22 @@ class Decision:
         if kind != "about:blank":
             rows = zip(labels(self.plan), self.limits, strict=True)
             body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
-        return body | _names(self)
+        return body | self._names()
+
+    def _sentence(self) -> str:
+        """Return why the request is denied, for the client."""
+        # Only the few denials of metered requests have this attribute.
+        detail: str = getattr(self, "_detail", "")
+        return detail or sentence(self.status, self.reason, self.limit, self.retry_after_ms)
+
+    def _names(self) -> dict[str, str]:
+        """Return the members of a problem that name the policy and the limit that deny, and the decision."""
+        limit, body = self.limit, {}
+        if not self.allowed and limit is not None:
+            body = {"policy": limit.policy, "limit": limit.name} if limit.policy else {"limit": limit.name}
+        if self.id:
+            body["decision"] = self.id
+        return body
 
     def explain(self) -> dict[str, Any]:
         """
@@ -320,66 +368,7 @@ class Denied(Exception):
         self.decision = decision
 
     def __str__(self) -> str:
-        return _said(self.decision)
-
-
-def _reduced(decision: Decision) -> str | tuple[Any, ...]:
-    """Return what pickle keeps of a decision. Its id is made before, as that needs the limiter."""
-    assert decision.id is not None
-    return object.__reduce_ex__(decision, 2)
-
-
-copyreg.pickle(Decision, _reduced)
-
-
-def because(decision: Decision, detail: str) -> Decision:
-    """Set the sentence that says to the client why a request is denied, and return the decision."""
-    decision._detail = detail  # type: ignore[attr-defined]
-    return decision
-
-
-def until(decision: Decision, ends_at_us: int | None, now_us: int) -> Decision:
-    """Set when a suspension ends that refuses a request, if it has an end, and return the decision."""
-    if ends_at_us is not None:
-        decision._suspended = ends_at_us, now_us  # type: ignore[attr-defined]
-    return decision
-
-
-def suspended_until_us(decision: Decision) -> int | None:
-    """Return when the suspension ends that refuses a request, microseconds since the epoch. None: it has no end."""
-    # Only denials because of a suspension with an end have this attribute.
-    ends_at_us: int | None = getattr(decision, "_suspended", (None, 0))[0]
-    return ends_at_us
-
-
-def _resumed_ms(decision: Decision) -> int | None:
-    ends_at_us, now_us = getattr(decision, "_suspended", (None, 0))
-    return None if ends_at_us is None else max(1, -(-(ends_at_us - now_us) // 1_000))
-
-
-def _said(decision: Decision) -> str:
-    # Only the few denials of metered requests have this attribute.
-    detail: str = getattr(decision, "_detail", "")
-    return detail or sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
-
-
-def _deciding(decision: Decision) -> LimitState | None:
-    left_out = decision.unmetered_at()
-    enforced = [it for i, it in enumerate(decision.limits) if it.mode == "enforce" and i not in left_out]
-    if len(enforced) < 2:
-        return enforced[0] if enforced else None
-    deniers = [state for state in enforced if not state.allowed]
-    return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
-
-
-def _names(decision: Decision) -> dict[str, str]:
-    """Return the members of a problem that name the policy and the limit that deny, and the decision."""
-    limit, body = decision.limit, {}
-    if not decision.allowed and limit is not None:
-        body = {"policy": limit.policy, "limit": limit.name} if limit.policy else {"limit": limit.name}
-    if decision.id:
-        body["decision"] = decision.id
-    return body
+        return self.decision._sentence()
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:

@@ -10,7 +10,6 @@ from enforcement.engine.engine import Engine
 from enforcement.model.checks import shown
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.decision import because
 
 if TYPE_CHECKING:
     from enforcement.plan.binding import Limits
@@ -35,7 +34,7 @@ class Reserving:
     def refuse(self, plan: LivePlan, reason: str, detail: str) -> Decision:
         """Return a new denial of a request for which no counter is asked, and count it."""
         planner, decider = self._engine.planner, self._engine.decider
-        return decider.refused(because(planner.refusal(reason, plan.subject), detail))
+        return decider.refused(planner.refusal(reason, plan.subject).because(detail))
 
     @cached_property
     def _book(self) -> ReservationBook:

@@ -29,7 +29,7 @@ from enforcement.model.partitions import RETRY_SECONDS
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, bind_pairs, pairs_of, several_of
-from enforcement.plan.decision import Decision, suspended_until_us, until
+from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
@@ -183,7 +183,7 @@ class Planner:
         if plans is None or entry.generation != self._documents.generation:
             plans = self._compile(entry)
         if isinstance(plans, Decision):
-            if is_in_force(suspended_until_us(plans), self._now_us()):
+            if is_in_force(plans.suspended_until_us, self._now_us()):
                 return self._again(plans, subject)
             plans = self._compile(entry)
             if isinstance(plans, Decision):
@@ -224,12 +224,11 @@ class Planner:
 
     def _again(self, denial: Decision, subject: tuple[str, str]) -> Decision:
         """Return a denial for the same reason, because each is a decision of its own."""
-        found, ends_at_us = self.refusal(denial.reason, subject), suspended_until_us(denial)
-        return found if ends_at_us is None else until(found, ends_at_us, self._now_us())
+        return self.refusal(denial.reason, subject).until(denial.suspended_until_us, self._now_us())
 
     def _suspension(self, ends: Iterable[int | None], subject: tuple[str, str] = ("", "")) -> Decision:
         """Return a new denial because of some suspensions, until the last of them ends."""
-        return until(self.refusal("suspended", subject), last_end(ends), self._now_us())
+        return self.refusal("suspended", subject).until(last_end(ends), self._now_us())
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
