@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from django.contrib.auth.models import User
 from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
@@ -28,10 +29,12 @@ from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
-from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, UserFactory
+from tests.requires import chromium
 
 Call = Callable[..., HttpResponse]
 ANN = Actor("ann", "api", "req-1")
+PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture
@@ -214,3 +217,50 @@ def start(environment, settings) -> Iterator[Callable[..., subprocess.Popen]]:
 def run_python(start) -> Callable[[str], subprocess.Popen]:
     """Start a process of the control plane that runs this code."""
     return lambda code: start("-c", f"import django; django.setup()\n{code}")
+
+
+@pytest.fixture
+def ann(db: None) -> User:
+    """An operator with every right."""
+    return User.objects.create_superuser("ann", "ann@example.org", PASSWORD)
+
+
+@pytest.fixture
+def as_ann(ann: User, client: Client) -> Client:
+    """Ann's session, without a browser."""
+    client.force_login(ann)
+    return client
+
+
+@pytest.fixture
+def as_operator(db: None, client: Client) -> Client:
+    """The session of a member of the operators who is no superuser."""
+    client.force_login(UserFactory(username="ann", operator=True))
+    return client
+
+
+@pytest.fixture
+def told(as_ann: Client) -> Callable[[Any], list[str]]:
+    """The messages that a page shows to whoever did something."""
+
+    def messages_of(response: Any) -> list[str]:
+        return [str(message) for message in response.context["messages"]]
+
+    return messages_of
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, Any]:
+    """The system's Chromium: the registries carry none."""
+    return {"executable_path": chromium(), "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
+
+
+@pytest.fixture
+def walker(transactional_db: None, store: ValkeyServer, live_server: LiveServer, page) -> Iterator:
+    """Somebody at a browser, before a server with a store; at the end nothing may have gone wrong."""
+    from tests.controlplane.adminkit.walking import Walker
+
+    User.objects.create_superuser("ann", "ann@example.org", PASSWORD)
+    walker = Walker(page, live_server.url)
+    yield walker
+    assert not walker.faults, "\n".join(walker.faults)

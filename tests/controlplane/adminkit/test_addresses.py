@@ -4,7 +4,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from controlplane.policies.models import Policy
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.controlplane.test_error_pages import leads_back
 from tests.factories import LimitFactory, MembershipFactory
 

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import ProjectFactory
 
 A_DAY = 24 * 3_600_000

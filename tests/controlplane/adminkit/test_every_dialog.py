@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.controlplane.access.addresses import address, patterns, row_of
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.story import ZONE, told
+from tests.controlplane.conftest import PASSWORD
 from tests.scale import scale
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]

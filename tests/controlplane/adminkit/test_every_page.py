@@ -6,8 +6,8 @@ from django.urls import URLPattern
 
 from tests.controlplane.access.addresses import address, patterns, row_of
 from tests.controlplane.access.test_matrix import EXPECTED, ROLES
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.story import ZONE, told
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import UserFactory
 from tests.scale import scale
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from controlplane.policies.models import Limit, Policy
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory
 
 

@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import (
     CountedUsageFactory,
     LimitFactory,

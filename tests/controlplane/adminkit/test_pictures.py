@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.story import ZONE, Story, told
 from tests.controlplane.adminkit.walking import Walker
+from tests.controlplane.conftest import PASSWORD
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

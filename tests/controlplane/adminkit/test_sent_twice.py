@@ -10,7 +10,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Project, Token
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
 
 FORMS = {

@@ -16,9 +16,9 @@ from controlplane.access.models import Membership
 from controlplane.emergency.models import Suspension
 from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Token
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.story import ZONE, Story, friday, told
 from tests.controlplane.adminkit.walking import Walker
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import UserFactory
 
 pytestmark = [

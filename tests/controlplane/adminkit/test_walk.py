@@ -16,8 +16,8 @@ from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.drain import drain
 from enforcement import Limiter
-from tests.controlplane.adminkit.conftest import PASSWORD
 from tests.controlplane.adminkit.walking import NARROW, WIDE, Walker
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import (
     LimitFactory,
     ProjectFactory,

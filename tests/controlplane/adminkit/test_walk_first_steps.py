@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from controlplane.usage.drain import drain
 from enforcement import Limiter
 from tests.accessibility import graves
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -10,7 +10,7 @@ from controlplane.policies.models import Limit
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row
 from controlplane.usage.periods import start_of
-from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

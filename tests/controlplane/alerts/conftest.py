@@ -1,6 +1,5 @@
 from controlplane.alerts.evaluating import evaluate
 from controlplane.alerts.models import AlertEvent
-from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
 from tests.controlplane.explain.conftest import issue, limiter  # noqa: F401  (fixtures)
 from tests.controlplane.webhooks.conftest import receiver, webhook  # noqa: F401  (fixtures)
 

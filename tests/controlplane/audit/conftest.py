@@ -3,19 +3,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from django.test import Client
 
 from controlplane.policies.models import AuditEntry
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def as_ann(client: Client, db: None) -> Client:
-    """The session of somebody who may do everything, without a browser."""
-    client.force_login(User.objects.create_superuser("ann", "ann@example.org"))
-    return client
 
 
 @pytest.fixture

@@ -40,16 +40,16 @@ def post(client: Client, url: str, fields: dict[str, Any], answers: list[int]) -
 
 
 @pytest.mark.parametrize("deed", ["publish", "edit", "save"])
-def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client, deed: str) -> None:
+def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_operator: Client, deed: str) -> None:
     """The deletion locks the project, then its policies and drafts."""
     policy = LimitFactory(policy__project=ProjectFactory(slug="shop")).policy
     draft = PolicyDraftFactory(policy=policy, limits=list(policy.limits.all()))
     url = change_url(policy) if deed == "save" else deed_url(draft, deed)
     fields: dict[str, Any] = {"_start": "enforce"}
     if deed != "publish":
-        fields = {**form_of(as_ann.get(url)), "limits-0-quota": "12"} | ({"_draft": "1"} if deed == "save" else {})
+        fields = {**form_of(as_operator.get(url)), "limits-0-quota": "12"} | ({"_draft": "1"} if deed == "save" else {})
     answers: list[int] = []
-    other = Thread(target=post, args=(as_ann, url, fields, answers))
+    other = Thread(target=post, args=(as_operator, url, fields, answers))
     try:
         with transaction.atomic():
             Project.objects.select_for_update().get(slug="shop")
@@ -65,13 +65,13 @@ def test_it_waits_for_a_deletion_of_its_project_and_holds_nothing(as_ann: Client
     assert Policy.objects.exists()
 
 
-def test_who_loses_a_deadlock_begins_again(as_ann: Client) -> None:
+def test_who_loses_a_deadlock_begins_again(as_operator: Client) -> None:
     """The form of a policy locks it before its project, whose deletion does so the other way round."""
     policy = LimitFactory(policy__project=ProjectFactory(slug="shop")).policy
     url = change_url(policy)
-    fields = {**form_of(as_ann.get(url)), "description": "changed"}
+    fields = {**form_of(as_operator.get(url)), "description": "changed"}
     answers: list[int] = []
-    other = Thread(target=post, args=(as_ann, url, fields, answers))
+    other = Thread(target=post, args=(as_operator, url, fields, answers))
     with connection.cursor() as cursor:
         # The other one looks for a deadlock, after this one is a part of it, and so loses.
         cursor.execute(f"ALTER DATABASE {connection.settings_dict['NAME']} SET deadlock_timeout = '5s'")

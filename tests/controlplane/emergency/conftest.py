@@ -10,7 +10,6 @@ from controlplane.projects.models import Token
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
-from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
 
 

@@ -11,8 +11,8 @@ from controlplane.emergency.actions import break_glass
 from controlplane.emergency.models import BreakGlass
 from controlplane.jobs import running
 from controlplane.publishing.changes import Actor, change
-from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker  # noqa: F401  (fixtures)
 from tests.controlplane.adminkit.walking import Walker
+from tests.controlplane.conftest import PASSWORD
 from tests.factories import TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,7 +29,7 @@ def uncovered(page: Page) -> bool:
     return page.locator(".sg-banner strong").evaluate(IS_ON_TOP)
 
 
-def test_nobody_overlooks_the_banner(walker: Walker):  # noqa: F811  (the fixture)
+def test_nobody_overlooks_the_banner(walker: Walker):
     """Neither beside the menu, which is shown on wide screens only, nor without it."""
     with change(actor=Actor("ann", "admin"), reason="wrong limits") as tx:
         break_glass(tx, timezone.now() + timedelta(hours=1))
@@ -42,7 +42,7 @@ def test_nobody_overlooks_the_banner(walker: Walker):  # noqa: F811  (the fixtur
 
 
 @pytest.mark.proof
-def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):  # noqa: F811  (the fixture)
+def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):
     """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
     token, page = TokenFactory(name="ci"), walker.page
     walker.enter("ann")

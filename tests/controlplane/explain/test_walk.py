@@ -10,11 +10,10 @@ from controlplane.policies.models import Override
 from controlplane.publishing.changes import change
 from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of
-from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker
+from tests.controlplane.conftest import PASSWORD
 from tests.controlplane.explain.conftest import ANN
 from tests.factories import UsageRowFactory
 
-__all__ = ["browser_type_launch_args", "walker"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from controlplane.frame.signed_out import NOT_SAVED
-from tests.controlplane.adminkit.conftest import PASSWORD, ann  # noqa: F401  (a fixture)
+from tests.controlplane.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -18,7 +18,7 @@ EMERGENCY = "/admin/emergency/suspension/"
         ("/admin/projects/project/add/", "/admin/projects/project/add/", "/admin/projects/project/add/"),
     ],
 )
-def test_whoever_logs_in_again_learns_that_nothing_was_saved(client, ann, store, form, came_from, leads_to):  # noqa: F811
+def test_whoever_logs_in_again_learns_that_nothing_was_saved(client, ann, store, form, came_from, leads_to):
     """And comes to the page of the form, not to an address that only takes forms."""
     sent = {"host": "testserver", **({"referer": f"http://testserver{came_from}"} if came_from else {})}
     refused = client.post(form, {"slug": "shop"}, headers=sent)
@@ -30,7 +30,7 @@ def test_whoever_logs_in_again_learns_that_nothing_was_saved(client, ann, store,
     assert client.get(entered["Location"]).status_code == 200
 
 
-def test_a_dialog_and_a_page_say_nothing_of_a_form(client, ann, store):  # noqa: F811
+def test_a_dialog_and_a_page_say_nothing_of_a_form(client, ann, store):
     for answer in (
         client.post(f"{EMERGENCY}glass/break/", headers={"HX-Request": "true"}),
         client.get(EMERGENCY),

@@ -25,42 +25,42 @@ def shop(db):
     return ProjectFactory(slug="shop")
 
 
-def test_the_choice_survives_a_walk(as_ann, shop):
+def test_the_choice_survives_a_walk(as_operator, shop):
     """Also over pages that have no filter by a project, and each list says in its address what it shows."""
     token = TokenFactory(project=shop)
     TokenFactory()
     policy = PolicyFactory(project=shop)
 
-    answer = as_ann.post(CHOOSE, {"project": shop.pk, "next": f"{TOKENS}?status=all&p=3"})
+    answer = as_operator.post(CHOOSE, {"project": shop.pk, "next": f"{TOKENS}?status=all&p=3"})
     assert answer.url == f"{TOKENS}?status=all&project__id__exact={shop.pk}"
-    page = as_ann.get(answer.url)
+    page = as_operator.get(answer.url)
     assert list(page.context["cl"].result_list) == [token]
     for title, rows in (("Policies", [policy]), ("Usage", []), ("Tokens", [token])):
-        page = as_ann.get(links(page)[title])
+        page = as_operator.get(links(page)[title])
         assert list(page.context["cl"].result_list) == rows
-        page = as_ann.get("/admin/publishing/revision/")
+        page = as_operator.get("/admin/publishing/revision/")
         assert narrowed(page) >= {"Policies", "Tokens", "Usage", "Statements"}
         assert "<strong>shop</strong>" in page.text
 
 
-def test_a_list_without_the_filter_is_one_of_all_projects(as_ann, shop):
+def test_a_list_without_the_filter_is_one_of_all_projects(as_operator, shop):
     """So the frame never names a project that the list beside it does not keep to."""
-    as_ann.get(f"{TOKENS}?project__id__exact={shop.pk}")
+    as_operator.get(f"{TOKENS}?project__id__exact={shop.pk}")
 
-    page = as_ann.get(TOKENS)
+    page = as_operator.get(TOKENS)
 
     assert "<strong>all projects</strong>" in page.text
-    assert narrowed(page) == narrowed(as_ann.get("/admin/")) == set()
+    assert narrowed(page) == narrowed(as_operator.get("/admin/")) == set()
 
 
-def test_the_page_of_a_row_keeps_the_filter_of_its_list(as_ann, shop):
+def test_the_page_of_a_row_keeps_the_filter_of_its_list(as_operator, shop):
     """As the address has it, so that two tabs do not disturb each other."""
     token = TokenFactory(project=shop)
     query = f"?_changelist_filters=project__id__exact%3D{shop.pk}"
-    as_ann.get(TOKENS)
+    as_operator.get(TOKENS)
 
-    assert "Policies" in narrowed(as_ann.get(f"{TOKENS}{token.pk}/change/{query}"))
-    assert "Policies" in narrowed(as_ann.get(f"/admin/projects/project/{shop.pk}/change/"))
+    assert "Policies" in narrowed(as_operator.get(f"{TOKENS}{token.pk}/change/{query}"))
+    assert "Policies" in narrowed(as_operator.get(f"/admin/projects/project/{shop.pk}/change/"))
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_the_page_of_a_row_keeps_the_filter_of_its_list(as_ann, shop):
         ("", "/admin/"),
     ],
 )
-def test_a_choice_leads_back_within_the_admin(as_ann, shop, back, url):
+def test_a_choice_leads_back_within_the_admin(as_operator, shop, back, url):
     """To the list of the row that was open, since the row is of another project, and never to another server."""
-    assert as_ann.post(CHOOSE, {"project": shop.pk, "next": back}).url == url.format(pk=shop.pk)
+    assert as_operator.post(CHOOSE, {"project": shop.pk, "next": back}).url == url.format(pk=shop.pk)
 
 
 def test_members_choose_among_their_projects_only(client, shop):
@@ -113,12 +113,12 @@ def test_who_has_one_project_has_nothing_to_choose(client):
     assert "sg-switch" not in client.get("/admin/").text
 
 
-def test_many_projects_are_found_by_a_part_of_their_names(as_ann):
+def test_many_projects_are_found_by_a_part_of_their_names(as_operator):
     """The frame offers the first of them."""
     for number in range(14):
         ProjectFactory(slug=f"team-{number:02d}", name=f"Team {number}")
 
-    page, found = as_ann.get("/admin/"), as_ann.get(f"{CHOOSE}?q=team-13")
+    page, found = as_operator.get("/admin/"), as_operator.get(f"{CHOOSE}?q=team-13")
 
     assert "team-11</button>" in page.text
     assert "team-12</button>" not in page.text

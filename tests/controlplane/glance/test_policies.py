@@ -32,7 +32,7 @@ def slugs(response) -> list[str]:
     return [policy.slug for policy in response.context["cl"].result_list]
 
 
-def test_a_policy_shows_its_last_hour(as_ann):
+def test_a_policy_shows_its_last_hour(as_operator):
     """What is older does not count, and nothing recorded is not 0."""
     policy, project = LimitFactory(policy__slug="chat").policy, ProjectFactory()
     PolicyFactory(slug="quiet")
@@ -40,13 +40,13 @@ def test_a_policy_shows_its_last_hour(as_ann):
     count(policy, project, timedelta(minutes=30), allowed=1)
     count(policy, project, timedelta(minutes=70), denied=1000)
 
-    response = as_ann.get(POLICIES)
+    response = as_operator.get(POLICIES)
 
     assert cells(response, "last_hour") == ["1,201 allowed, 34 denied, 5 would deny", "nothing recorded"]
     assert re.search(r'<rect class="sg-d" x="97%" width="3%" height="6"/>', response.content.decode())
 
 
-def test_a_member_sees_the_hour_of_the_own_projects(client, as_ann):
+def test_a_member_sees_the_hour_of_the_own_projects(client, as_operator):
     """Of a shared policy, what others do with it is theirs."""
     member = MembershipFactory()
     policy, others = LimitFactory(policy__slug="shared").policy, ProjectFactory()
@@ -72,7 +72,7 @@ def test_a_member_sees_the_hour_of_the_own_projects(client, as_ann):
         ("nonsense", []),
     ],
 )
-def test_policies_are_filtered_by_their_traffic(as_ann, traffic, expected):
+def test_policies_are_filtered_by_their_traffic(as_operator, traffic, expected):
     """Denials of the last 5 minutes are now. Without usage is not the same as without denials."""
     project = ProjectFactory()
     made = {slug: PolicyFactory(slug=slug) for slug in ("denying", "denied-before", "quiet", "old", "new")}
@@ -81,7 +81,7 @@ def test_policies_are_filtered_by_their_traffic(as_ann, traffic, expected):
     count(made["quiet"], project, allowed=1)
     count(made["old"], project, timedelta(days=40), allowed=1)
 
-    assert sorted(slugs(as_ann.get(POLICIES, {"traffic": traffic}))) == expected
+    assert sorted(slugs(as_operator.get(POLICIES, {"traffic": traffic}))) == expected
 
 
 @pytest.mark.parametrize(
@@ -93,34 +93,34 @@ def test_policies_are_filtered_by_their_traffic(as_ann, traffic, expected):
         (["shadow", "enforce"], "part in shadow"),
     ],
 )
-def test_the_mode_is_said_in_words_beside_an_icon(as_ann, modes, text):
+def test_the_mode_is_said_in_words_beside_an_icon(as_operator, modes, text):
     """The colour only repeats it."""
     policy = PolicyFactory()
     for mode in modes:
         LimitFactory(policy=policy, mode=mode)
 
-    response = as_ann.get(POLICIES)
+    response = as_operator.get(POLICIES)
 
     assert cells(response, "mode") == [text]
     assert 'class="material-symbols-outlined sg-icon" aria-hidden="true"' in response.content.decode()
 
 
-def test_a_policy_says_by_what_it_is_managed_and_whether_it_is_published(as_ann):
+def test_a_policy_says_by_what_it_is_managed_and_whether_it_is_published(as_operator):
     """A change that waits for the store is not published, whatever was before."""
     kept, waits = PolicyFactory(slug="a-kept", managed_by="limits/chat.yaml"), PolicyFactory(slug="b-waits")
     for policy, revision in ((kept, 1_200), (kept, 1_199), (waits, 3)):
         PublishedDocument.objects.create(name=f"policy:{policy.pk}", revision=revision, document={})
     OutboxEntry.objects.create(kind="policy", object_id=waits.pk)
 
-    response = as_ann.get(POLICIES)
+    response = as_operator.get(POLICIES)
 
     assert cells(response, "published") == ["revision 1,200 changed just now", "waiting changed just now"]
     assert cells(response, "managed") == ["from files", "by hand"]
-    assert slugs(as_ann.get(f"{POLICIES}?managed=files")) == ["a-kept"]
-    assert slugs(as_ann.get(f"{POLICIES}?managed=hand")) == ["b-waits"]
+    assert slugs(as_operator.get(f"{POLICIES}?managed=files")) == ["a-kept"]
+    assert slugs(as_operator.get(f"{POLICIES}?managed=hand")) == ["b-waits"]
 
 
-def test_the_list_asks_no_more_for_more_policies(as_ann):
+def test_the_list_asks_no_more_for_more_policies(as_operator):
     """One query for the bars of a page, whatever is on it."""
     project = ProjectFactory()
 
@@ -130,7 +130,7 @@ def test_the_list_asks_no_more_for_more_policies(as_ann):
         with CaptureQueriesContext(
             connection,
         ) as found:
-            assert as_ann.get(f"{POLICIES}?traffic=denying").status_code == 200
+            assert as_operator.get(f"{POLICIES}?traffic=denying").status_code == 200
         return [one["sql"] for one in found]
 
     few, many = queries(2), queries(40)
@@ -153,8 +153,8 @@ def test_sums_of_policies_are_pruned_when_their_time_is_over():
     assert not DecisionCount.objects.exists()
 
 
-def test_an_unknown_choice_finds_nothing(as_ann):
+def test_an_unknown_choice_finds_nothing(as_operator):
     """An action on all rows of the list would otherwise be on every policy."""
     PolicyFactory()
 
-    assert slugs(as_ann.get(f"{POLICIES}?managed=nothing")) == []
+    assert slugs(as_operator.get(f"{POLICIES}?managed=nothing")) == []

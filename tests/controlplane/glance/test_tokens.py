@@ -52,11 +52,11 @@ def zoo(db):
     return project
 
 
-def test_each_card_counts_what_its_link_lists(as_ann, zoo):
+def test_each_card_counts_what_its_link_lists(as_operator, zoo):
     """Only live tokens, and new ones have had no time to be used."""
-    response = as_ann.get(TOKENS)
+    response = as_operator.get(TOKENS)
 
-    found = {card.title: (card.count, listed(as_ann, card.query)) for card in response.context["hygiene"]}
+    found = {card.title: (card.count, listed(as_operator, card.query)) for card in response.context["hygiene"]}
     assert found == {
         "Never expire": (1, ["forever"]),
         "Not used for 90 days": (2, ["long-ago", "never-used"]),
@@ -65,14 +65,14 @@ def test_each_card_counts_what_its_link_lists(as_ann, zoo):
     }
 
 
-def test_with_a_global_limit_some_limit_applies_to_every_token(as_ann, zoo):
+def test_with_a_global_limit_some_limit_applies_to_every_token(as_operator, zoo):
     """A global policy without limits is none."""
     policy = PolicyFactory(everywhere=True)
-    before = cards(as_ann.get(TOKENS))
+    before = cards(as_operator.get(TOKENS))
     LimitFactory(policy=policy)
 
-    assert (before["No limit applies"], cards(as_ann.get(TOKENS))["No limit applies"]) == (2, 0)
-    assert listed(as_ann, "?hygiene=unlimited") == []
+    assert (before["No limit applies"], cards(as_operator.get(TOKENS))["No limit applies"]) == (2, 0)
+    assert listed(as_operator, "?hygiene=unlimited") == []
 
 
 def test_a_member_counts_the_tokens_of_the_own_projects(client, zoo):
@@ -88,21 +88,21 @@ def test_a_member_counts_the_tokens_of_the_own_projects(client, zoo):
     assert listed(client, f"?hygiene=unused&project__id__exact={zoo.pk}") == []
 
 
-def test_the_cards_of_a_project_stay_in_it(as_ann, zoo):
+def test_the_cards_of_a_project_stay_in_it(as_operator, zoo):
     """The list is narrowed to it, and so are the numbers above it."""
-    response = as_ann.get(f"{TOKENS}?project__id__exact={zoo.pk}")
+    response = as_operator.get(f"{TOKENS}?project__id__exact={zoo.pk}")
 
     assert cards(response)["No limit applies"] == 0
     assert all(card.query.endswith(f"&project__id__exact={zoo.pk}") for card in response.context["hygiene"])
-    assert set(cards(as_ann.get(f"{TOKENS}?project__id__exact=%27")).values()) == {0}
+    assert set(cards(as_operator.get(f"{TOKENS}?project__id__exact=%27")).values()) == {0}
 
 
-def test_the_cards_ask_as_often_for_more_tokens(as_ann, zoo):
+def test_the_cards_ask_as_often_for_more_tokens(as_operator, zoo):
     """Each card is one query, which counts no further than 1,000."""
 
     def asked() -> list[str]:
         with CaptureQueriesContext(connection) as found:
-            as_ann.get(TOKENS)
+            as_operator.get(TOKENS)
         return [one["sql"] for one in found if "projects_token" in one["sql"] and " LIMIT 1001" in one["sql"]]
 
     few = asked()
@@ -112,12 +112,12 @@ def test_the_cards_ask_as_often_for_more_tokens(as_ann, zoo):
     assert len(few) >= 4
 
 
-def test_a_secret_is_shown_by_both_ends(as_ann):
+def test_a_secret_is_shown_by_both_ends(as_operator):
     """An older token has none, and says so. Both ends leave more than 200 bits to guess."""
     token, old = TokenFactory(name="b"), TokenFactory(name="a")
     Token.objects.filter(pk=old.pk).update(secret_end="")
 
-    page = as_ann.get(f"{TOKENS}?o=1")
+    page = as_operator.get(f"{TOKENS}?o=1")
 
     assert cells(page, "shown_prefix") == [f"{old.prefix}… –", f"{token.prefix}…{token.secret[-4:]}"]
     assert token.secret not in page.content.decode()
@@ -132,18 +132,18 @@ def test_a_new_secret_has_its_own_end():
     assert (token.set_secret("live")[-4:], key.set_secret("mgmt")[-4:]) == (token.secret_end, key.secret_end)
 
 
-def test_the_owner_is_the_label_of_that_name(as_ann):
+def test_the_owner_is_the_label_of_that_name(as_operator):
     """It leads to the other tokens of the same owner."""
     TokenFactory(name="a", labels={"owner": "ann & co", "team": "red"}), TokenFactory(name="b")
 
-    page = as_ann.get(f"{TOKENS}?o=1")
+    page = as_operator.get(f"{TOKENS}?o=1")
 
     assert cells(page, "owner") == ["ann &amp; co", "—"]
     assert "?label=owner%3Dann+%26+co" in page.content.decode()
 
 
-def test_an_unknown_choice_finds_nothing(as_ann):
+def test_an_unknown_choice_finds_nothing(as_operator):
     """An action on all rows of the list would otherwise be on every token."""
     TokenFactory()
 
-    assert listed(as_ann, "?hygiene=nothing") == []
+    assert listed(as_operator, "?hygiene=nothing") == []

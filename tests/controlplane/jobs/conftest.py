@@ -6,7 +6,6 @@ import pytest
 from controlplane.jobs import kinds, running
 from controlplane.jobs.models import Job
 from controlplane.policies.models import Policy
-from tests.controlplane.adminkit.conftest import ann, as_ann  # noqa: F401  (fixtures)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from django.contrib.auth.models import User
 
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
@@ -22,12 +21,6 @@ EMPTY = {"valid_from": "", "valid_until": "", "cached_input": "", "cache_write":
 def text_of(response):
     """What a page says, without its markup and scripts."""
     return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<[^>]*>", " ", response.content.decode(), flags=re.S))
-
-
-@pytest.fixture
-def as_ann(db, client):
-    client.force_login(User.objects.create_superuser("ann", "ann@example.org", "correct horse"))
-    return client
 
 
 def sent(client, address=f"{LIST}add/", **fields):

@@ -11,7 +11,6 @@ from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects import bulk
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
-from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -46,7 +45,7 @@ def url_of(project):
     return f"/admin/projects/project/{quote(project.pk)}/delete/"
 
 
-def test_its_page_starts_a_job_that_deletes_all_of_it(as_ann, told, chat, document, client_of_store):  # noqa: F811
+def test_its_page_starts_a_job_that_deletes_all_of_it(as_ann, told, chat, document, client_of_store):
     """Until then the project is inactive, so that no proxy admits some of its tokens and refuses the others."""
     digests = list(Token.objects.values_list("digest", flat=True))
     page = as_ann.get(url_of(chat)).content.decode()
@@ -68,7 +67,7 @@ def test_its_page_starts_a_job_that_deletes_all_of_it(as_ann, told, chat, docume
     assert sorted(deleted) == ["override.delete", "policy.delete", "project.delete", *["token.delete"] * TOKENS]
 
 
-def test_a_second_deletion_leads_to_the_same_job(as_ann, chat):  # noqa: F811
+def test_a_second_deletion_leads_to_the_same_job(as_ann, chat):
     """Until that has ended."""
     for _ in range(2):
         as_ann.post(url_of(chat), CONFIRMED)
@@ -79,7 +78,7 @@ def test_a_second_deletion_leads_to_the_same_job(as_ann, chat):  # noqa: F811
     assert Job.objects.exclude(pk=job.pk).count() == 1
 
 
-def test_a_token_that_is_added_meanwhile_is_deleted_too(as_ann, chat):  # noqa: F811
+def test_a_token_that_is_added_meanwhile_is_deleted_too(as_ann, chat):
     """The project would stay otherwise."""
     as_ann.post(url_of(chat), CONFIRMED)
     running.run_next()
@@ -90,7 +89,7 @@ def test_a_token_that_is_added_meanwhile_is_deleted_too(as_ann, chat):  # noqa: 
     assert not Project.objects.exists()
 
 
-def test_a_project_that_is_deleted_meanwhile_ends_the_job(as_ann, chat):  # noqa: F811
+def test_a_project_that_is_deleted_meanwhile_ends_the_job(as_ann, chat):
     """As one with few tokens is, at once."""
     as_ann.post(url_of(chat), CONFIRMED)
     running.run_next()
@@ -101,7 +100,7 @@ def test_a_project_that_is_deleted_meanwhile_ends_the_job(as_ann, chat):  # noqa
     assert AuditEntry.objects.filter(action="project.delete").count() == 1
 
 
-def test_what_the_request_reads_does_not_grow_with_the_tokens(as_ann, chat):  # noqa: F811
+def test_what_the_request_reads_does_not_grow_with_the_tokens(as_ann, chat):
     """A request reads no token, whether it asks or starts the job."""
 
     def cost():
@@ -135,7 +134,7 @@ def test_the_job_ends_when_its_author_is_no_owner_any_more(client, chat, role):
     assert not Project.objects.get().active
 
 
-def test_several_projects_are_deleted_from_the_list_only_if_all_have_few_tokens(as_ann, told, chat):  # noqa: F811
+def test_several_projects_are_deleted_from_the_list_only_if_all_have_few_tokens(as_ann, told, chat):
     """Each of the others has a page that starts its job."""
     other = ProjectFactory(slug="other")
     chosen = {"action": "delete_selected", "_selected_action": [chat.pk, other.pk], "index": "0"}

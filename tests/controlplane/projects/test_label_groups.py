@@ -3,19 +3,12 @@
 import re
 
 import pytest
-from django.contrib.auth.models import User
 
 from tests.factories import MembershipFactory, ProjectFactory, TokenFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 
 LABELS = "/admin/projects/token/labels/"
-
-
-@pytest.fixture
-def as_ann(client):
-    client.force_login(User.objects.create_superuser("ann", "ann@example.org"))
-    return client
 
 
 def groups(page) -> list[tuple[str, int]]:

@@ -25,7 +25,6 @@ from enforcement.model.metered import cost_name
 from enforcement.plan.records import RecordKeys
 
 # The browser and the operator of the admin's tests.
-from tests.controlplane.adminkit.conftest import ann, as_ann, browser_type_launch_args, told, walker  # noqa: F401
 
 HELLO = {"model": "gpt-x", "max_tokens": 500, "messages": [{"role": "user", "content": "x" * 400}]}
 """A chat request of 100 tokens whose answer may have 500. At the price below it may cost 2,100 micros."""

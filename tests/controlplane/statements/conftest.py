@@ -6,7 +6,6 @@ import pytest
 
 from controlplane.statements import recording
 from controlplane.usage.batches import SettledRow
-from tests.controlplane.adminkit.conftest import ann, as_ann  # noqa: F401  (fixtures)
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.controlplane.adminkit.conftest import PASSWORD, browser_type_launch_args, walker  # noqa: F401  (fixtures)
 from tests.controlplane.adminkit.walking import Walker
 from tests.controlplane.statements.test_pages import PAGE, chat  # noqa: F401  (the fixture)
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from controlplane.webhooks.models import Destination
-from tests.controlplane.adminkit.conftest import ann, as_ann, told  # noqa: F401  (fixtures)
 from tests.factories import DestinationFactory
 
 LOOPBACK = ["127.0.0.0/8", "::1/128"]
