@@ -72,7 +72,7 @@ ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser tests/co
 # Of these, `make proof` shows that they are the same on PostgreSQL: who may do what, documents, settings, examples.
 # `make test` has shown it of the others.
 SAME := access advice firstrun managed api/test_access.py api/test_documentation.py api/test_generated_clients.py \
-	api/test_schema_fuzz.py test_canary.py test_checks.py test_environment.py test_lockout.py test_settings.py
+	api/test_schema_fuzz.py test_canary.py test_checks.py core/test_environment.py test_settings.py
 
 test: install
 	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers

@@ -12,7 +12,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 
 from controlplane import celery
 from controlplane.jobs import kinds, running
-from tests.controlplane.test_request_log import lines  # noqa: F401  (a fixture)
+from tests.controlplane.core.test_requests import lines  # noqa: F401  (a fixture)
 
 logger = logging.getLogger("controlplane.tests")
 
@@ -41,7 +41,7 @@ def test_a_task_names_itself_and_the_request_that_sent_it(lines):  # noqa: F811
 
     first, second = (line for line in lines() if line["event"] == "A line of a task")
     assert (first["request_id"], first["actor"], first["channel"], "secret" in first) == ("req-1", "ann", "api", False)
-    assert first["task"] == second["task"] == "tests.controlplane.test_task_log.write_a_line"
+    assert first["task"] == second["task"] == "tests.controlplane.core.test_logs.write_a_line"
     assert first["task_id"] != second["task_id"]
     assert "request_id" not in second
     assert get_contextvars() == {}
