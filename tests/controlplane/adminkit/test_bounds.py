@@ -11,7 +11,7 @@ from controlplane.jobs.models import Job
 from controlplane.projects import bulk
 from controlplane.projects.models import Token
 from controlplane.usage.models import UsageRow
-from tests.controlplane.adminkit.test_bulk import TOKENS, HiddenFields, tick_all
+from tests.controlplane.projects.test_bulk_admin import TOKENS, HiddenFields, tick_all
 from tests.factories import LimitFactory, MembershipFactory, ProjectFactory
 from tests.million.measuring import Cost, counted
 from tests.million.plans import rows_read

@@ -9,7 +9,7 @@ from django.utils import timezone
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.reviews import ReviewForm
-from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
+from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields
 from tests.factories import (
     LimitFactory,
     MembershipFactory,

@@ -13,7 +13,7 @@ from controlplane.review import attaching
 from controlplane.review.attaching import tokens_review
 from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm, enforce
-from tests.controlplane.adminkit.test_changes import NEW_PROJECT, PROJECTS, TOKENS
+from tests.controlplane.adminkit.test_forms import NEW_PROJECT, PROJECTS, TOKENS
 from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

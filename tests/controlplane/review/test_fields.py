@@ -5,7 +5,7 @@ import pytest
 from controlplane.policies.models import Policy
 from controlplane.review.fields import metering_changes
 from tests.controlplane.adminkit.reviews import enforce
-from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
+from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory
 
 

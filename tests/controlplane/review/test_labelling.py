@@ -8,7 +8,7 @@ from controlplane.projects.models import Token
 from controlplane.review.labelling import labels_review
 from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import enforce
-from tests.controlplane.adminkit.test_changes import TOKENS
+from tests.controlplane.adminkit.test_forms import TOKENS
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

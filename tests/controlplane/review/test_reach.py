@@ -7,7 +7,7 @@ from controlplane.policies.actions import set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.publishing.changes import change
 from tests.controlplane.adminkit.reviews import ReviewForm
-from tests.controlplane.adminkit.test_changes import POLICIES
+from tests.controlplane.adminkit.test_forms import POLICIES
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

@@ -13,8 +13,8 @@ from controlplane.review.attaching import attachment_review
 from controlplane.review.replaying import start_replay
 from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm
-from tests.controlplane.adminkit.test_changes import POLICIES, fields_of, policy_fields
-from tests.controlplane.adminkit.test_lists import text_of
+from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields
+from tests.controlplane.adminkit.test_site_lists import text_of
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
