@@ -3,7 +3,7 @@
 import pytest
 
 from tests.controlplane.adminkit.walking import Walker
-from tests.controlplane.statements.test_pages import PAGE, chat  # noqa: F401  (the fixture)
+from tests.controlplane.statements.test_admin import PAGE, chat  # noqa: F401  (the fixture)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
