@@ -80,7 +80,8 @@ test: install
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof
-	$(BIN)/python -m tests.postgres $(PYTEST) --no-browser $(addprefix tests/controlplane/,$(SAME))
+	$(BIN)/python -m tests.postgres $(PYTEST) --no-browser $(addprefix tests/controlplane/,$(SAME)) \
+		tests/enforcement/cli/remote
 
 bench: install
 	@$(BIN)/python -m benchmarks

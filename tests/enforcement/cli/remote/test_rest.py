@@ -21,8 +21,8 @@ import yaml
 from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects.models import Project
 from enforcement.cli.remote import file_commands, live_commands
-from tests.controlplane.managed.test_files import STEPS
 from tests.docs.tls import certificate
+from tests.enforcement.cli.remote.test_file_commands import STEPS
 from tests.factories import ManagementKeyFactory, ProjectFactory
 from tests.repository import ROOT
 

@@ -4,7 +4,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.policies.models import Override, Policy
-from tests.controlplane.managed.conftest import FILE
+from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,

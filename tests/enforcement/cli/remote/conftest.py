@@ -15,6 +15,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from enforcement.cli import main
 from enforcement.cli.remote import rest
+from tests.controlplane.conftest import api, call, key  # noqa: F401  (fixtures)
 
 FILE = """\
 apiVersion: sluicegate/v1

@@ -10,7 +10,7 @@ from controlplane.projects.models import Project
 from enforcement.cli import main
 from enforcement.cli.remote.files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
-from tests.controlplane.managed.conftest import FILE
+from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
 
 CREATED = ["create project chat", "create policy chat--burst", "create policy chat--free", "change project chat"]
