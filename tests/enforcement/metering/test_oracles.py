@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.streams.events import EventReader
 from tests.enforcement.metering import oracle
-from tests.enforcement.metering.test_answers import cut
+from tests.enforcement.metering.test_answer import cut
 from tests.scale import scale
 
 COUNT = st.integers(0, 1_000_000)

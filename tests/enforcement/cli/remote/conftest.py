@@ -80,7 +80,7 @@ Cli = Callable[..., Ended]
 
 
 @pytest.fixture
-def cli(transactional_db, live_server: LiveServer, key, monkeypatch, tmp_path, capsys) -> Cli:
+def cli(transactional_db, live_server: LiveServer, key, monkeypatch, tmp_path, capsys) -> Cli:  # noqa: F811
     """``cli("apply", file)``: one command in this process, in an empty folder, with the key that may do everything."""
     monkeypatch.setenv("SLUICEGATE_URL", live_server.url)
     monkeypatch.setenv("SLUICEGATE_KEY", key.secret)

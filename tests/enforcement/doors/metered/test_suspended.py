@@ -6,9 +6,9 @@ import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
+from tests.enforcement.control.test_emergency import emergency
 from tests.enforcement.doors.metered.provider import CHAT, Provider, ask
 from tests.enforcement.doors.metered.test_asgi import RPM, published
-from tests.enforcement.test_emergency import emergency
 from tests.enforcement.world import PROJECT
 
 HELLO = {"model": "gpt-y", "messages": []}

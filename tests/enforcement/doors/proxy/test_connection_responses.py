@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.tls import certificate
 from tests.enforcement.doors.proxy.conftest import Peer, Running, request
-from tests.enforcement.doors.proxy.test_streams import OK, PLENTY, always, once
+from tests.enforcement.doors.proxy.test_connection import OK, PLENTY, always, once
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
