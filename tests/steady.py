@@ -4,16 +4,22 @@ A pytest plugin that asks whether a failure was one of a test or of a busy machi
 Many tests of this project watch real servers while several run at once. ``make test`` gives ``--ask-again``: if a few
 tests failed, the run repeats them alone. Those that pass every time are named as unsteady, and do not fail the run.
 A defect that shows whenever its test runs fails the run as before, and so do more than a few unsteady tests.
+
+``tests/unsteady.txt`` counts how often each test was unsteady, the most unsteady first. Whoever mends one at its cause
+removes its line.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterable
+from pathlib import Path
 
 import pytest
 
+UNSTEADY = Path("tests", "unsteady.txt")  # below the folder that has the configuration of pytest
 MOST = 3  # more failures than these are no accident
 TIMES = 3
 
@@ -54,6 +60,7 @@ class Failures:
             if run_alone(session.config, list(self.failed)):
                 return
         print("\nunsteady: these failed beside others and passed alone", *self.failed, sep="\n  ", flush=True)
+        count(session.config.rootpath / UNSTEADY, self.failed)
         session.exitstatus = pytest.ExitCode.OK
 
 
@@ -61,3 +68,14 @@ def run_alone(config: pytest.Config, tests: list[str]) -> int:
     """Run tests in one process with nothing beside it, and return its exit code."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=config.rootpath, check=False).returncode
+
+
+def count(path: Path, tests: Iterable[str]) -> None:
+    """Add one to the count of each of these tests."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    counts = Counter({test: int(times) for times, _, test in (line.partition(" ") for line in lines)})
+    counts.update([*tests])
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        "".join(f"{times} {test}\n" for test, times in sorted(counts.items(), key=lambda row: (-row[1], row[0])))
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.repository import ROOT
-from tests.steady import MOST, TIMES
+from tests.steady import MOST, TIMES, UNSTEADY, count
 
 # A test that fails in the runs whose numbers it is given. The count of its runs lies in a file.
 FAILS_IN = """
@@ -43,6 +43,15 @@ def test_one_that_passes_alone_each_time_is_named(tmp_path: Path) -> None:
     assert "unsteady: these failed beside others and passed alone\n  test_it.py::test_unsteady\n" in done.stdout
     assert (tmp_path / "a").read_text() == str(1 + TIMES)
     assert (tmp_path / "b").read_text() == "1"
+    assert (tmp_path / UNSTEADY).read_text() == "1 test_it.py::test_unsteady\n"
+
+
+def test_the_most_unsteady_come_first(tmp_path: Path) -> None:
+    """Each run adds to what earlier runs have counted."""
+    for tests in (["b", "a"], ["b"], ["c[1 2]"]):
+        count(tmp_path / UNSTEADY, tests)
+
+    assert (tmp_path / UNSTEADY).read_text() == "2 b\n1 a\n1 c[1 2]\n"
 
 
 @pytest.mark.parametrize(
