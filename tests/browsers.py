@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _hidden: list[asyncio.AbstractEventLoop] = []
 """Playwright's loop, during a test without a browser."""

@@ -1,23 +1,31 @@
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
-from django.test import TransactionTestCase
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from enforcement.embedded import ValkeyServer
-from tests.emptying import empty
 
-pytest_plugins = ["tests.browsers", "tests.databases", "tests.steady", "tests.tiers"]
+if TYPE_CHECKING:
+    import redis
 
-# How long an example takes says more about what else the machine does than about the example.
-hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.load_profile("busy")
+pytest_plugins = ["tests.browsers", "tests.steady", "tests.tiers"]
 
 HOUR_SECONDS = 3_600
 NEAR_THE_HOUR_SECONDS = 15
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Set how Hypothesis runs before a module that uses it is imported. Its own import takes a third of a second."""
+    if not isinstance(collector, pytest.Module) or "hypothesis" not in collector.path.read_text(encoding="utf-8"):
+        return
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says more about what else the machine does than about the example.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 
 def pytest_runtest_setup() -> None:
@@ -25,14 +33,6 @@ def pytest_runtest_setup() -> None:
     left = HOUR_SECONDS - time.time() % HOUR_SECONDS
     if left < NEAR_THE_HOUR_SECONDS:
         time.sleep(left)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_emptying() -> Iterator[None]:
-    """Tests that commit leave an empty database behind in milliseconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,8 @@ def valkey() -> Iterator[ValkeyServer]:
 @pytest.fixture
 def store(valkey: ValkeyServer, settings) -> Iterator[ValkeyServer]:
     """An empty store that the control plane uses; a test may freeze, kill or restart it."""
+    import redis  # here, since most tests of the library do without
+
     if not valkey.running:
         valkey.start()
     with redis.Redis.from_url(valkey.url) as client:
@@ -61,5 +63,7 @@ def store(valkey: ValkeyServer, settings) -> Iterator[ValkeyServer]:
 @pytest.fixture
 def client_of_store(store: ValkeyServer) -> Iterator[redis.Redis]:
     """A plain client that sees what is really in the store."""
+    import redis
+
     with redis.Redis.from_url(store.url, decode_responses=True, protocol=2) as client:
         yield client

@@ -18,6 +18,9 @@ import pytest
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.creation import BaseDatabaseCreation
+from django.test import TransactionTestCase
+
+from tests.emptying import empty
 
 
 class Template:
@@ -94,6 +97,14 @@ def _copied(creation: BaseDatabaseCreation, template: str, *, verbosity: int, au
     settings.DATABASES[connection.alias]["NAME"] = connection.settings_dict["NAME"] = name
     connection.ensure_connection()
     return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_emptying() -> Iterator[None]:
+    """Tests that commit leave an empty database behind in milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""Which plugins are imported for which tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugins import USED_IN, used_by
+from tests.repository import ROOT
+
+TESTS = ROOT / "tests"
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run pytest in a process of its own, which says what it imports."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    # With bytecode, since the assertions of all files would be rewritten otherwise.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPROFILEIMPORTTIME": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("paths", [[], [ROOT], [TESTS], [TESTS / "enforcement/model", TESTS]])
+def test_all_tests_have_all_plugins(paths: list[Path]) -> None:
+    """Also if only some folder above them is named."""
+    assert list(used_by(paths)) == list(USED_IN)
+
+
+def test_a_file_has_the_plugins_of_the_folder_it_is_in() -> None:
+    """And a folder has those of the files in it."""
+    assert list(used_by([TESTS / "enforcement/model/test_limits.py"])) == []
+    assert "pytest_django.plugin" in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
+    assert "schemathesis.pytest.plugin" not in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
+    assert "schemathesis.pytest.plugin" in set(used_by([TESTS / "controlplane/api"]))
+
+
+def test_every_place_with_a_plugin_exists() -> None:
+    """A file that moves would leave its plugin behind."""
+    assert [place for places in USED_IN.values() for place in places if not (TESTS / place).exists()] == []
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1", "-p", "no:_hypothesis_pytestplugin"]], ids=["alone", "by a worker"])
+def test_a_unit_test_of_the_library_imports_little(workers: list[str]) -> None:
+    """Its process starts in less than a second of the processor's time."""
+    done = run(*workers, "tests/enforcement/model/test_calendars.py")
+    imported = {line.rpartition("|")[2].split(".")[0].strip() for line in done.stderr.splitlines()}
+
+    assert done.returncode == 0, done.stdout
+    assert {"xdist", "pytest_asyncio"} <= imported
+    assert imported & {"django", "faker", "hypothesis", "playwright", "schemathesis"} == set()
+
+
+def test_no_test_needs_a_plugin_outside_of_its_folders() -> None:
+    """It would fail where its file runs alone, and pass beside the others."""
+    places = [TESTS / place for named in USED_IN.values() for place in named]
+    files = [path for path in TESTS.rglob("test_*.py") if not any(path.is_relative_to(place) for place in places)]
+
+    said = run("--setup-plan", *map(str, files)).stdout
+
+    assert "\nERROR" not in said, said[-2000:]
+    assert "SETUP    F world" in said  # else nothing was tried
