@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Sequence
+import functools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,45 +14,98 @@ from tests.house import Figure, Source
 
 
 def source(text: str, path: str = "enforcement/room/module.py") -> Source:
-    return Source(path, text, ast.parse(text))
+    return Source(path, text)
 
 
-CLASS = "class Wide:\n" + "    def method(self): ...\n" * 26
-FUNCTION = 'def long():\n    """Return nothing."""\n' + "    x = 1\n" * 41
+def room(modules: int) -> list[Source]:
+    """Return a room that also has an ``__init__``, which does not count."""
+    return [source("", f"enforcement/room/{name}.py") for name in ("__init__", *map(str, range(modules)))]
 
 
-@pytest.mark.parametrize(
-    ("rule", "files", "found", "broken"),
-    [
-        (house.room_sizes, [source("", f"enforcement/room/m{i}.py") for i in range(16)], "16", "enforcement/room: 16"),
-        (house.file_lengths, [source("x = 1\n" * 401)], "401", "enforcement/room/module.py: 401"),
-        (house.class_sizes, [source(CLASS)], "26", "enforcement/room/module.py:1 Wide: 26"),
-        (house.body_lengths, [source(FUNCTION)], "41", "enforcement/room/module.py:1 long: 41"),
-    ],
-)
-def test_what_is_too_big_is_named(
-    rule: Callable[[Sequence[Source]], Figure], files: list[Source], found: str, broken: str
-) -> None:
-    """Whoever breaks a rule sees where."""
-    figure = rule(files)
-
-    assert (figure.found, figure.broken) == (found, [broken])
+def wide(methods: int) -> list[Source]:
+    return [source("class Wide:\n    x = 1\n" + "    def method(self): ...\n" * methods)]
 
 
-@pytest.mark.parametrize(
-    ("rule", "files"),
-    [
-        (house.room_sizes, [source("", f"enforcement/room/m{i}.py") for i in range(15)]),
-        (house.room_sizes, [source("", f"enforcement/room{i}/__init__.py") for i in range(16)]),
-        (house.file_lengths, [source("x = 1\n" * 400)]),
-        (house.file_lengths, [source("x = 1\n" * 443, "enforcement/model/algorithms.py")]),
-        (house.class_sizes, [source(CLASS.replace("    def method(self): ...\n", "", 1))]),
-        (house.body_lengths, [source(FUNCTION.replace("    x = 1\n", "", 1))]),
-    ],
-)
-def test_what_is_as_big_as_allowed_passes(rule: Callable[[Sequence[Source]], Figure], files: list[Source]) -> None:
-    """A limit itself is allowed, and so is the file that matches the Lua."""
-    assert rule(files).broken == []
+def long(lines: int) -> list[Source]:
+    return [source('class Long:\n    def body(self):\n        """Return nothing."""\n' + "        x = 1\n" * lines)]
+
+
+SIZES = [
+    ("modules in a room", room, 40, "enforcement/room"),
+    ("lines of a file", lambda lines: [source("x = 1\n" * lines)], 1_000, "enforcement/room/module.py"),
+    ("methods of a class", wide, 60, "enforcement/room/module.py Wide"),
+    ("lines of a body", long, 100, "enforcement/room/module.py Long.body"),
+]
+
+
+@pytest.mark.parametrize(("rule", "files", "most", "name"), SIZES)
+def test_what_is_too_big_is_named(rule: str, files: Callable[[int], list[Source]], most: int, name: str) -> None:
+    """Whoever breaks a rule sees where. The limit itself is allowed."""
+    assert house.sizes(rule, files(most)).broken == []
+
+    figure = house.sizes(rule, files(most + 1))
+
+    assert (figure.found, figure.note, figure.broken) == (str(most + 1), name, [f"{name}: {most + 1}"])
+
+
+@pytest.mark.parametrize(("rule", "files", "most", "name"), SIZES)
+def test_growth_is_shown(rule: str, files: Callable[[int], list[Source]], most: int, name: str) -> None:
+    """What a change makes larger is shown with its sizes before and after, also if it is small. It breaks no rule."""
+    shown = list(house.growth(files(2), files(5)))
+
+    at = shown.index(f"{rule}: 1 grew")
+    before, arrow, now, *grown = shown[at + 1].split()
+    assert (int(now) - int(before), arrow, " ".join(grown)) == (3, "->", name)
+
+
+def test_growth_of_what_stays_is_not_shown() -> None:
+    """What shrinks or stays as it is needs no look."""
+    assert list(house.growth(room(3) + wide(3), room(2) + wide(3))) == [
+        *(f"{rule}: 0 grew" for rule in house.SIZES),
+        "names that one more class has: 0",
+    ]
+
+
+def test_growth_names_classes_that_share_a_name() -> None:
+    """A search for a class should lead to one place."""
+    before, second = wide(1), source("class Wide: ...", "controlplane/b.py")
+
+    assert list(house.growth(before, [*before, second]))[-2:] == [
+        "names that one more class has: 1",
+        "  Wide: enforcement/room/module.py:1, controlplane/b.py:1",
+    ]
+
+
+def commit(clone: Path, text: str) -> None:
+    """Commit a module with this text in each tree."""
+    for tree in house.TREES:
+        (clone / tree / "migrations").mkdir(parents=True, exist_ok=True)
+        (clone / tree / "module.py").write_text(text)
+        (clone / tree / "migrations" / "0001.py").write_text(text)
+    for words in (["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "--quiet", "-m", "a"]):
+        subprocess.run(["git", *words], cwd=clone, check=True)
+
+
+def test_growth_is_counted_from_where_a_branch_began(tmp_path: Path) -> None:
+    """A clone without an upstream shows its last commit. The first commit has none before it."""
+    git = functools.partial(subprocess.run, cwd=tmp_path, check=True)
+    git(["git", "init", "--quiet", "--initial-branch=change"])
+    commit(tmp_path, "one\n")
+    assert house.base(tmp_path) is None
+    git(["git", "branch", "begin"])
+    commit(tmp_path, "two\n")
+    commit(tmp_path, "three\n")
+    assert texts_at(house.base(tmp_path), tmp_path) == {"two\n"}
+
+    git(["git", "branch", "--quiet", "--set-upstream-to=begin"])
+
+    assert texts_at(house.base(tmp_path), tmp_path) == {"one\n"}
+
+
+def texts_at(revision: str | None, clone: Path) -> set[str]:
+    files = house.sources_at(revision or "", clone)
+    assert sorted(file.path for file in files) == ["controlplane/module.py", "enforcement/module.py"]
+    return {file.text for file in files}
 
 
 @pytest.mark.parametrize(
@@ -86,13 +141,11 @@ def test_riddles_are_a_share_of_all_docstrings() -> None:
     assert figure.broken == ["enforcement/room/module.py:1: Return X: Y."]
 
 
-def test_two_classes_of_one_name_are_named() -> None:
-    """A search for a class leads to one place. Public names that several integrations share are known."""
-    figure = house.names_of_classes(
-        [source("class A: ...\nclass Limiter: ..."), source("class A: ...\nclass Limiter: ...", "enforcement/b.py")]
-    )
+def test_two_classes_of_one_name_are_counted() -> None:
+    """Both trees count. Names that several integrations share are known."""
+    text = "class A: ...\nclass Limiter: ..."
 
-    assert figure.broken == ["A: enforcement/room/module.py:1, enforcement/b.py:1"]
+    assert house.names_of_classes([source(text), source(text, "controlplane/b.py")]).found == "1"
 
 
 CIRCLE = {"t": {"t.a"}, "t.a": {"t.b.x"}, "t.b.x": {"t.a", "t.c"}, "t.b.y": {"t.b.x"}, "t.c": {"t.d"}, "t.d": set()}
@@ -104,20 +157,28 @@ def test_modules_that_import_each_other_are_a_circle() -> None:
 
 
 def test_longest_chain_counts_rooms() -> None:
-    """The tree itself is no room, and a circle counts with all of its rooms."""
-    assert house.import_chain(CIRCLE).note == "a > b > c > d"
+    """The tree itself is no room, and modules of one room count once."""
+    arrows = {"t": {"t.a"}, "t.a": {"t.b.x", "t.c"}, "t.b.x": {"t.b.y"}, "t.b.y": {"t.c"}, "t.c": {"t.d"}, "t.d": set()}
+
+    assert house.import_chain(arrows).note == "a > b > c > d"
 
 
 def test_chain_that_is_too_long_is_named() -> None:
     """The chain is shown from the top down."""
-    line = {f"t.{i:02}": {f"t.{i + 1:02}"} for i in range(12)} | {"t.12": set()}
+    line = {f"t.{i:02}": {f"t.{i + 1:02}"} for i in range(20)} | {"t.20": set()}
 
-    assert house.import_chain(line).broken == [" > ".join(f"{i:02}" for i in range(13))]
+    assert house.import_chain(line).broken == [" > ".join(f"{i:02}" for i in range(21))]
 
 
-def test_imports_for_types_alone_count() -> None:
+def test_imports_for_types_alone_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph has imports that only a type checker runs."""
-    assert "enforcement.limiter" in house.imports("enforcement")["enforcement"]
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/__init__.py").write_text("TYPE_CHECKING = False\nif TYPE_CHECKING:\n    import small.a\n")
+    (tmp_path / "small/a.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)  # where the graph is cached
+
+    assert house.imports("small") == {"small": {"small.a"}, "small.a": set()}
 
 
 def test_report_names_offenders_below_the_table() -> None:
@@ -133,7 +194,7 @@ def test_report_names_offenders_below_the_table() -> None:
 @pytest.mark.parametrize(("broken", "status"), [([], 0), (["a.py: 401"], 1)])
 def test_command_fails_if_a_rule_is_broken(broken: list[str], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """``make lint`` stops then."""
-    monkeypatch.setattr(house, "figures", lambda tree: [Figure("rule", "1", "0", broken)])
+    monkeypatch.setattr(house, "figures", lambda: {"tree": [Figure("rule", "1", "0", broken)]})
 
     assert house.main([]) == status
 
@@ -142,7 +203,8 @@ def test_drawn_sentences_are_those_of_functions(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same seed draws the same sentences, so that answers can be compared with the code."""
-    monkeypatch.setattr(house, "TREES", ("benchmarks",))  # the smallest: each draw reads all of it
+    texts = [f'class C:\n    def f{i}(self):\n        """Return {i}."""' for i in range(9)]
+    monkeypatch.setattr(house, "sources", lambda tree: [source(text, f"{tree}/m.py") for text in texts])
     assert house.main(["--draw", "3", "--seed", "7"]) == 0
     first = capsys.readouterr().out.splitlines()
     house.main(["--draw", "3", "--seed", "7", "--key"])
