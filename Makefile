@@ -66,9 +66,10 @@ PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) 
 check: lint
 	env -u DATABASE_URL $(PYTEST) --fast
 
-# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again. Neither do those
-# with a browser: a page is the same whatever the database, and the queries behind it have tests without one.
-ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser tests/controlplane --ignore=tests/controlplane/stack
+# Tests of the demo and in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
+# Neither do those with a browser: a page is the same whatever the database, and the queries behind it have tests without one.
+ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser tests/controlplane \
+	--ignore=tests/controlplane/demo --ignore=tests/controlplane/stack
 # Of these, `make proof` shows that they are the same on PostgreSQL: who may do what, documents, settings, examples.
 # `make test` has shown it of the others.
 SAME := access advice firstrun managed api/test_access.py api/test_documentation.py api/test_generated_clients.py \
