@@ -23,6 +23,7 @@ DJANGO = (
     "docker/test_monitoring.py",
     "docker/test_prometheus.py",
     "docs",
+    "enforcement/cli/remote",
     "enforcement/doors",
     "enforcement/service/test_vectors.py",
     "enforcement/test_vectors.py",
