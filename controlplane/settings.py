@@ -127,7 +127,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
     "controlplane.access.second_factor_gate.SecondFactorGate",
-    "controlplane.adminkit.known_browsers.KnownBrowsers",
+    "controlplane.access.known_browsers.KnownBrowsers",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
@@ -256,9 +256,9 @@ LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 
 # Failed log-ins are counted in SQL, so the lock-out does not depend on the store.
-AXES_HANDLER = "controlplane.adminkit.lockout.LockoutHandler"
-AXES_CLIENT_IP_CALLABLE = "controlplane.adminkit.lockout.address_of"
-AXES_LOCKOUT_CALLABLE = "controlplane.adminkit.lockout.locked_out"
+AXES_HANDLER = "controlplane.access.lockout.LockoutHandler"
+AXES_CLIENT_IP_CALLABLE = "controlplane.access.lockout.address_of"
+AXES_LOCKOUT_CALLABLE = "controlplane.access.lockout.locked_out"
 AXES_FAILURE_LIMIT = 5
 # With many names, one address may try more often than with one name, because an office has one address.
 ADDRESS_FAILURE_LIMIT = 20

@@ -11,8 +11,8 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from controlplane.adminkit.known_browsers import is_of_a_browser
-from controlplane.adminkit.lockout import states_of
+from controlplane.access.known_browsers import is_of_a_browser
+from controlplane.access.lockout import states_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant
 from controlplane.publishing.changes import Change
 

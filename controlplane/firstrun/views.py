@@ -22,8 +22,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from unfold.forms import UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from controlplane.access.first_link import is_valid
 from controlplane.access.scope import is_operator
-from controlplane.adminkit.first_link import is_valid
 from controlplane.adminkit.first_steps import steps
 from controlplane.adminkit.site import actor_of
 from controlplane.adminkit.snippets import UNKNOWN_SECRET, Sample, proxy_url, token_snippets

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from controlplane.adminkit.first_link import first_link
+from controlplane.access.first_link import first_link
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, serve

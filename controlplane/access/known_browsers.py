@@ -11,7 +11,7 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 
 COOKIE = "sluicegate_browser"
-SALT = "controlplane.adminkit.known_browsers"
+SALT = "controlplane.adminkit.known_browsers"  # the cookies of browsers are signed with it, so it stays
 LIFETIME = timedelta(days=180)
 LOG_IN = "/admin/login/"
 # Addresses that no network uses: fd00::/8 and forty random bits (RFC 4193, 3.2.1).

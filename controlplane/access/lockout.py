@@ -14,7 +14,7 @@ from django.db.models import Max, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from controlplane.adminkit.known_browsers import address_of_browser
+from controlplane.access.known_browsers import address_of_browser
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import came_through_unknown_proxy, client_address
 from enforcement.http.addresses import network_of

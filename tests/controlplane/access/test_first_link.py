@@ -7,8 +7,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from controlplane.adminkit import first_link as links
-from controlplane.adminkit.first_link import first_link
+from controlplane.access import first_link as links
+from controlplane.access.first_link import first_link
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 
