@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
-from controlplane.api.contract.problem_types import TYPES
+from controlplane.api.problem_types import TYPES
 
 FOLDER: Path = settings.TEMPLATES_DIR / "docs"
 INDEX = "index"

@@ -16,8 +16,7 @@ from controlplane.fleet.models import Instance
 from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.reservations.listing import reservation_counts
-from controlplane.usage import checkpoints
-from controlplane.usage.stream import streams
+from controlplane.usage import checkpoints, streams
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)

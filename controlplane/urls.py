@@ -3,10 +3,10 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from controlplane import docs, health
+from controlplane.adminkit.switcher import choose_view
 from controlplane.advice.views import advice
 from controlplane.explain.admin import explain_view
 from controlplane.explain.panels import near_view
-from controlplane.frame.switcher import choose_view
 
 handler400 = "controlplane.error_pages.bad_request"
 handler403 = "controlplane.error_pages.permission_denied"

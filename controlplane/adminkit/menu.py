@@ -6,7 +6,7 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse_lazy
 
-from controlplane.frame.switcher import Choice, carried, choice, chosen
+from controlplane.adminkit.switcher import Choice, carried, choice, chosen
 
 register = template.Library()
 

@@ -15,7 +15,7 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from controlplane.api.contract.problem_types import TYPES
+from controlplane.api.problem_types import TYPES
 from controlplane.core.logs import hide_secrets
 from controlplane.core.requests import request_id
 from controlplane.core.transactions import is_deadlock

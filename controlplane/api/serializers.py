@@ -13,7 +13,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api import fields
-from controlplane.api.contract.deprecation import Deprecation, note
+from controlplane.api.deprecation import Deprecation, note
 from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
 

@@ -16,8 +16,8 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access, LimitedKey
-from controlplane.api.contract.deprecation import Deprecation, headers_of, noted
-from controlplane.api.lists.ordering import Orders, columns_of
+from controlplane.api.deprecation import Deprecation, headers_of, noted
+from controlplane.api.ordering import Orders, columns_of
 from controlplane.api.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.api.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.api.requests import fingerprint, idempotency_key_of, reason_of

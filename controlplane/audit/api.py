@@ -7,9 +7,9 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from controlplane.api.exports import Exported, ExportQuery
 from controlplane.api.fields import InstantField, ProjectField
-from controlplane.api.lists.exports import Exported, ExportQuery
-from controlplane.api.lists.ordering import OrderField, SearchField, found_by
+from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.audit.export import COLUMNS, records

@@ -17,9 +17,9 @@ from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, change_url, done, instant, link_to
+from controlplane.adminkit.tags import tag
 from controlplane.drafts.actions import discard_draft, reopen_draft
 from controlplane.drafts.models import PolicyDraft
-from controlplane.glance.tags import tag
 from controlplane.policies.differences import differences
 from controlplane.policies.models import Policy
 from controlplane.review.effects import SAME, changes_of, headline

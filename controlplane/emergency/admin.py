@@ -15,10 +15,10 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import is_member, is_operator, may, projects_of
+from controlplane.adminkit import ends
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, link_to, list_url
 from controlplane.core.instants import exact
 from controlplane.core.text import PRINTABLE
-from controlplane.emergency import ends
 from controlplane.emergency.actions import break_glass, end_after, mend_glass, resume, set_end, suspend_value
 from controlplane.emergency.models import ALL_PROJECTS, BreakGlass, EndedSuspension, Suspended, Suspension, concerning
 from controlplane.emergency.suspending import EndField, until

@@ -13,11 +13,11 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import may
+from controlplane.adminkit import ends
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import badge, change_url, done
 from controlplane.core.instants import exact
-from controlplane.emergency import ends
 from controlplane.emergency.actions import resume, suspend
 from controlplane.emergency.models import Suspended, is_suspended, suspended
 from controlplane.projects.models import Project

@@ -20,6 +20,7 @@ from controlplane.access.roles import EDITOR, VIEWER
 from controlplane.access.scope import is_operator, may
 from controlplane.adminkit.forms import InstantInput, RulesField
 from controlplane.adminkit.site import badge, change_url, link_to, list_url
+from controlplane.adminkit.tags import tag
 from controlplane.adminkit.times import exact
 from controlplane.core.money import permits
 from controlplane.explain import words
@@ -27,7 +28,6 @@ from controlplane.explain.answer import Explanation, Line, Source, explain
 from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, masked, of_decision, of_token, secret_in
 from controlplane.fleet.heartbeats import is_live
-from controlplane.glance.tags import tag
 from controlplane.overrides.links import raise_url
 from controlplane.policies.describe import amount, attribute
 from controlplane.policies.models import Policy

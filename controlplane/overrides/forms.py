@@ -12,10 +12,10 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from controlplane.adminkit import ends
 from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm
 from controlplane.core.money import permits
 from controlplane.core.text import PRINTABLE
-from controlplane.emergency import ends
 from controlplane.overrides.raising import Offer, Offers
 from controlplane.policies.models import Override
 from controlplane.projects.models import Project, Token, check_is_future

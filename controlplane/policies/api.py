@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import MANAGED_BY, ReferenceField
 from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
-from controlplane.api.lists.ordering import OrderField, SearchField, found_by
+from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     MOST_UNKNOWN,

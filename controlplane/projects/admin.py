@@ -30,11 +30,10 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.adminkit.snippets import token_snippets
+from controlplane.adminkit.tags import tag
 from controlplane.emergency.models import suspended
 from controlplane.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
 from controlplane.explain.panels import NearestLimit, NearFilter, UsageDay
-from controlplane.glance.tags import tag
-from controlplane.glance.tokens import Hygiene, HygieneFilter
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.lists.paging import CappedPaginator
 from controlplane.managed.pages import ManagedPage, with_mark
@@ -47,6 +46,7 @@ from controlplane.projects.actions import (
 )
 from controlplane.projects.bulk_admin import BulkActions, DeletedByJob
 from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
+from controlplane.projects.hygiene import Hygiene, HygieneFilter
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change

@@ -19,7 +19,7 @@ from controlplane.api.fields import (
     QueryBooleanField,
     ReferenceField,
 )
-from controlplane.api.lists.ordering import OrderField, SearchField, found_by
+from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved

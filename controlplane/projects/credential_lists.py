@@ -17,7 +17,7 @@ from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.filters import EndsFilter, label_of
 from controlplane.adminkit.forms import LabelsField, ReasonDialog, RecordedForm
 from controlplane.adminkit.site import SecretAdmin, change_url, done, instant, links, list_url
-from controlplane.glance.tags import tag
+from controlplane.adminkit.tags import tag
 from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.label_groups import LabelGroups, label_query, linked_labels
 from controlplane.projects.models import Credential, Token

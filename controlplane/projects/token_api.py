@@ -21,7 +21,7 @@ from controlplane.api.fields import (
     StrictIntegerField,
     with_labels,
 )
-from controlplane.api.lists.ordering import OrderField, SearchField, found_by
+from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import InstantField, ReasonField
-from controlplane.api.lists.ordering import OrderField
+from controlplane.api.ordering import OrderField
 from controlplane.api.serializers import ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats

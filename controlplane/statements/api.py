@@ -9,8 +9,8 @@ from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from controlplane.api.exports import Exported, ExportQuery
 from controlplane.api.fields import LabelNameField, ReferenceField
-from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.views import ApiView
 from controlplane.projects.models import Project
 from controlplane.statements import report

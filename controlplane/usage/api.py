@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import LimitedKey
+from controlplane.api.exports import Exported, ExportQuery
 from controlplane.api.fields import (
     InstantField,
     LabelQueryField,
@@ -24,7 +25,6 @@ from controlplane.api.fields import (
     UsageLimitField,
     with_labels,
 )
-from controlplane.api.lists.exports import Exported, ExportQuery
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer

@@ -31,9 +31,9 @@ from controlplane.preview import recording
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
 from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, StreamBatch, parse_denials
+from controlplane.usage.claims import Claims, Entry
 from controlplane.usage.models import DeniedRequest, UsageBatch
-from controlplane.usage.stream.claims import Claims, Entry
-from controlplane.usage.stream.streams import LOCK_TTL_MS, filled
+from controlplane.usage.streams import LOCK_TTL_MS, filled
 
 logger = logging.getLogger(__name__)
 

@@ -163,7 +163,7 @@ def _fill(size: Size, seed: int) -> int:
     import redis
     from django.conf import settings
 
-    from controlplane.usage.stream.streams import SHARDS_A_DRAIN
+    from controlplane.usage.streams import SHARDS_A_DRAIN
 
     drawn, requests = random.Random(seed), 0
     minute = int(time.time() // 60)
@@ -253,8 +253,8 @@ def work() -> None:
     from django.utils import timezone
 
     from controlplane.core import store
+    from controlplane.usage import streams
     from controlplane.usage.drain import drain
-    from controlplane.usage.stream import streams
 
     client = store.connection()
     client.ping()

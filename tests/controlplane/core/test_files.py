@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from controlplane.api.lists import exports
+from controlplane.api import exports
 from controlplane.audit import export
 from controlplane.core import files
 from controlplane.core.files import AccessEnded, while_allowed

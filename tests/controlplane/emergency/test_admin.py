@@ -10,8 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.access.models import Membership
+from controlplane.adminkit.ends import quick_end
 from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
-from controlplane.emergency.ends import quick_end
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.publishing.publisher import publish_pending
 from tests.factories import ProjectFactory, TokenFactory

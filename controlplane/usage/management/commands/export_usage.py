@@ -28,7 +28,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            from controlplane.usage.exports import parquet
+            from controlplane.usage import parquet
         except ModuleNotFoundError as exc:
             raise CommandError(str(exc)) from exc
         if options["output"].exists() and not options["output"].is_file():

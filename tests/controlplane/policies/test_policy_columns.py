@@ -13,7 +13,7 @@ from controlplane.usage import rollup
 from controlplane.usage.batches import Row
 from controlplane.usage.models import DecisionCount
 from controlplane.usage.periods import start_of
-from tests.controlplane.glance.test_tags import cells
+from tests.controlplane.adminkit.test_tags import cells
 from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db

@@ -7,9 +7,9 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from controlplane.core import store
+from controlplane.usage import streams
 from controlplane.usage.drain import DrainResult, drain, rejected_key
 from controlplane.usage.models import UsageRow
-from controlplane.usage.stream import streams
 from enforcement.engine.duties import UsageDelivery
 from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps

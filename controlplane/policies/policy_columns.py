@@ -15,7 +15,7 @@ from unfold.decorators import display
 
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import instant
-from controlplane.glance.tags import tag
+from controlplane.adminkit.tags import tag
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
 from controlplane.usage.models import DecisionCount

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.api.lists import exports
+from controlplane.api import exports
 from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

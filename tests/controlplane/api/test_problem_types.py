@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from controlplane.api.contract.problem_types import TYPES
+from controlplane.api.problem_types import TYPES
 from controlplane.error_pages import ERRORS
 from controlplane.keys.bounds import CODE as EXCEEDS
 from tests.factories import ProjectFactory

@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from controlplane.core import store
 from controlplane.core.locks import hold
-from controlplane.usage.stream.claims import Claims
+from controlplane.usage.claims import Claims
 from enforcement.usage.shards import MAX_SHARDS
 
 logger = logging.getLogger(__name__)

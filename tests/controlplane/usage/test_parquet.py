@@ -11,7 +11,7 @@ from django.db.models import Sum
 from pyarrow import parquet as pq
 from pyarrow import types
 
-from controlplane.usage.exports import parquet
+from controlplane.usage import parquet
 from controlplane.usage.models import MeteredRow, UsageRow
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import PolicyFactory, ProjectFactory, UsageRowFactory

@@ -13,9 +13,9 @@ from django.utils import timezone
 from controlplane.core import transactions
 from controlplane.core.locks import hold
 from controlplane.usage import drain as drainer
+from controlplane.usage import streams
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageBatch, UsageRow
-from controlplane.usage.stream import streams
 from enforcement.control.acl import password_rules, worker
 from enforcement.model.keys import Keys
 from enforcement.usage.shards import MAX_SHARDS, by_shard
@@ -169,7 +169,7 @@ from django.conf import settings
 from django.utils import timezone
 from controlplane.core import store
 from controlplane.usage import drain
-from controlplane.usage.stream import streams
+from controlplane.usage import streams
 
 settings.DRAINS, drain.ENTRIES_AT_ONCE = 2, 5
 client = store.connection()

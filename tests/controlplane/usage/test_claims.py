@@ -5,7 +5,7 @@ import os
 import pytest
 import redis
 
-from controlplane.usage.stream.claims import ABANDONED_MS, GROUP, Claims
+from controlplane.usage.claims import ABANDONED_MS, GROUP, Claims
 from enforcement.control.acl import password_rules
 from tests.controlplane.usage.conftest import USAGE
 

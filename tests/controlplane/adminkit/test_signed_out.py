@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.frame.signed_out import NOT_SAVED
+from controlplane.adminkit.signed_out import NOT_SAVED
 from tests.controlplane.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from drf_spectacular.generators import SchemaGenerator
 
-from controlplane.api.contract.deprecation import Deprecation, headers_of
+from controlplane.api.deprecation import Deprecation, headers_of
 from controlplane.projects.api import ProjectSerializer, ProjectView
 from controlplane.projects.token_api import TokenQuery
 from tests.factories import ProjectFactory

@@ -10,7 +10,7 @@ from django.utils import timezone
 from controlplane.keys.models import ManagementKey
 from controlplane.projects.models import Token
 from enforcement.model import tokens
-from tests.controlplane.glance.test_tags import cells
+from tests.controlplane.adminkit.test_tags import cells
 from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
