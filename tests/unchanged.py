@@ -13,6 +13,7 @@ import hashlib
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.repository import ROOT, files_in
@@ -22,9 +23,14 @@ PASSED = ROOT / "var" / "passed"
 
 def digest(paths: list[str], command: list[str], root: Path = ROOT) -> str:
     """Return a digest of what a check depends on. Files that git does not track yet count, and ignored ones do not."""
+    return digest_of(files_in(paths, root), repr(command), root)
+
+
+def digest_of(files: Iterable[Path], more: str = "", root: Path = ROOT) -> str:
+    """Return a digest of files below *root*, of more text, and of the versions of Python and of all packages."""
     packages = sorted(path.name for path in Path(sysconfig.get_path("purelib")).glob("*.dist-info"))
-    found = hashlib.sha256(repr((sys.version, packages, command)).encode())
-    for path in files_in(paths, root):
+    found = hashlib.sha256(repr((sys.version, packages, more)).encode())
+    for path in files:
         content = path.read_bytes()
         found.update(f"{path.relative_to(root)} {len(content)}\n".encode())
         found.update(content)
