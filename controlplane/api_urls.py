@@ -23,10 +23,10 @@ from controlplane.projects.models import SLUG_PATTERN
 from controlplane.projects.token_api import ProjectTokenView, SingleTokenView
 from controlplane.publishing.api import RevisionView
 from controlplane.reservations.api import ReservationView
-from controlplane.reservations.metered import LabelUsageView, MeteredView, ModelView
 from controlplane.revisions.api import UndoView
 from controlplane.statements.api import StatementView
 from controlplane.usage.api import CounterView, DenialView, UsageView
+from controlplane.usage.metered_api import LabelUsageView, MeteredView, ModelView
 from controlplane.webhooks.api import DeliveryView, WebhookView
 
 router = SimpleRouter(trailing_slash=False)
