@@ -1,12 +1,17 @@
 """Real stores for the library's tests."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
+from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
 from enforcement.testing import Store
 from tests.enforcement.world import World
+
+# Seconds. A busy machine shall not make a decision fail over.
+PATIENT = {"timeout": 1.0, "lookup": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,26 @@ def world(server: ValkeyServer) -> World:
     """Give an empty store that has the function library, and a publisher for it."""
     Store(server).clear()
     return World(server.url)
+
+
+@pytest.fixture
+def make_limiter() -> Iterator[Callable[..., Limiter]]:
+    """``make_limiter(server.url, instance="proxy-1")``: a limiter, which is closed after the test."""
+    with ExitStack() as made:
+        yield lambda url, **options: made.enter_context(closing(Limiter(url, **PATIENT | options)))
+
+
+@pytest.fixture
+def limiter(make_limiter: Callable[..., Limiter], server: ValkeyServer, world: World) -> Limiter:
+    """Give a limiter that has whatever is published to the world."""
+    return world.follow(make_limiter(server.url))
+
+
+@pytest.fixture
+async def aio_limiter(server: ValkeyServer, world: World) -> AsyncIterator[aio.Limiter]:
+    limiter = aio.Limiter(server.url, **PATIENT)
+    yield limiter
+    await limiter.close()
 
 
 @pytest.fixture

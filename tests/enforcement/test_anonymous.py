@@ -12,16 +12,6 @@ from tests.enforcement.world import World, eventually, fixed
 SHOP = Anonymous("shop")
 
 
-@pytest.fixture
-def limiter(server, world):
-    """Give a started limiter."""
-    limiter = Limiter(server.url, timeout=1.0)
-    limiter.start(0.0)
-    world.followers.append(limiter)
-    yield limiter
-    limiter.close()
-
-
 def publish(world, *limits, policy=None, everywhere=None, **project):
     """Publish the project "shop" with an anonymous policy of these limits."""
     documents = {"global": {"schema": 1, "policy": everywhere}, **world.policy("guests", *limits)}

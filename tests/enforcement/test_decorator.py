@@ -9,27 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
+from enforcement import Denied, InvalidLimit, Limit, aio
 from enforcement.decorator import Waiting, declared, key_text
 
 A_UUID = UUID("12345678-1234-5678-1234-567812345678")
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
-
-
-@pytest.fixture
-def limiter(world, server):
-    """Give a limiter on an empty store."""
-    limiter = Limiter(server.url, timeout=1.0)
-    yield limiter
-    limiter.close()
-
-
-@pytest.fixture
-async def limiter_aio(world, server):
-    """Give a limiter on an empty store."""
-    limiter = aio.Limiter(server.url, timeout=1.0)
-    yield limiter
-    await limiter.close()
 
 
 def outcomes(function, *calls):
@@ -196,11 +180,11 @@ def tier(user):
     return {"gold": ["3/hour", "9/day"], "house": None}.get(user, "1/hour")
 
 
-async def test_limits_may_be_a_function_of_the_arguments(limiter, limiter_aio):
+async def test_limits_may_be_a_function_of_the_arguments(limiter, aio_limiter):
     """They are chosen for each call; None stands for no limit."""
     send = limiter.limited(tier, key="{user}")(lambda user: "sent")
 
-    @limiter_aio.limited(tier, key="awaited:{user}")
+    @aio_limiter.limited(tier, key="awaited:{user}")
     async def send_awaited(user):
         return "sent"
 
@@ -284,9 +268,9 @@ def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, decl
         limiter.limited(**{"limits": "10/minute", **declaration})(lambda user: user)
 
 
-async def test_a_decorator_without_its_limits_is_refused_at_once(limiter, limiter_aio):
+async def test_a_decorator_without_its_limits_is_refused_at_once(limiter, aio_limiter):
     """``@limiter.limited`` and nothing more would replace the function by a decorator."""
-    for one in (limiter, limiter_aio):
+    for one in (limiter, aio_limiter):
         with pytest.raises(TypeError, match="limits: must be strings or Limit values, got <function"):
             one.limited(lambda user: user)
 
@@ -301,16 +285,16 @@ def test_a_slot_cannot_be_held_by_a_generator(limiter):
         limiter.limited(ONE_SLOT)(items)
 
 
-async def test_a_coroutine_function_is_limited_too(limiter_aio):
+async def test_a_coroutine_function_is_limited_too(aio_limiter):
     """The same names, awaited; the slot is free after a cancellation."""
 
-    @limiter_aio.limited(ONE_SLOT, key="job:{number}")
+    @aio_limiter.limited(ONE_SLOT, key="job:{number}")
     async def work(number, seconds=0):
         await asyncio.sleep(seconds)
         return number
 
     long = asyncio.ensure_future(work(1, 600))
-    while (await limiter_aio.peek(ONE_SLOT, "job:1")).remaining:
+    while (await aio_limiter.peek(ONE_SLOT, "job:1")).remaining:
         await asyncio.sleep(0.005)
     with pytest.raises(Denied):
         await work(1)
@@ -320,21 +304,21 @@ async def test_a_coroutine_function_is_limited_too(limiter_aio):
     assert await work(1) == 1
 
 
-async def test_a_task_that_waits_can_be_cancelled(limiter_aio):
+async def test_a_task_that_waits_can_be_cancelled(aio_limiter):
     """It is charged nothing, and the loop goes on while it waits."""
     limit = Limit(name="slow", algorithm="token_bucket", quota=1, window_seconds=60)
-    await limiter_aio.hit(limit, "cancel")
+    await aio_limiter.hit(limit, "cancel")
 
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(limiter_aio.acquire(limit, "cancel", max_wait=600), 0.05)
-    assert (await limiter_aio.peek(limit, "cancel")).remaining == 0
+        await asyncio.wait_for(aio_limiter.acquire(limit, "cancel", max_wait=600), 0.05)
+    assert (await aio_limiter.peek(limit, "cancel")).remaining == 0
 
 
-async def test_asyncio_callers_wait_side_by_side(limiter_aio):
+async def test_asyncio_callers_wait_side_by_side(aio_limiter):
     """Each gets its permit in its time."""
     limit = Limit(name="drip", algorithm="token_bucket", quota=20, window_seconds=1, burst=1)
 
-    decisions = await asyncio.gather(*(limiter_aio.acquire(limit, "side", max_wait=10) for _ in range(4)))
+    decisions = await asyncio.gather(*(aio_limiter.acquire(limit, "side", max_wait=10) for _ in range(4)))
 
     assert all(decision.allowed for decision in decisions)
 

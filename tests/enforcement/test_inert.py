@@ -27,10 +27,8 @@ SLOTS = Limit(name="slots", algorithm="concurrency", quota=4, window_seconds=3_6
 
 
 @pytest.fixture
-def limiter(server, world):
-    limiter = Limiter(server.url, timeout=1.0, instance="proxy-1")
-    yield limiter
-    limiter.close()
+def limiter(make_limiter, server, world):
+    return make_limiter(server.url, instance="proxy-1")
 
 
 def test_a_decision_is_true_exactly_if_it_is_allowed(limiter):

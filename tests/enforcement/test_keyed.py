@@ -4,18 +4,11 @@ import asyncio
 
 import pytest
 
-from enforcement import Denied, Limit, Limiter, aio
+from enforcement import Denied, Limit, aio
 
 PER_IP = Limit(name="per-ip", quota=2, window_seconds=3_600)
 OVERALL = Limit(name="overall", quota=3, window_seconds=3_600)
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
-
-
-@pytest.fixture
-def limiter(server, world):
-    limiter = Limiter(server.url, timeout=1.0)
-    yield limiter
-    limiter.close()
 
 
 def of(ip):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enforcement import Anonymous, Limiter, aio
+from enforcement import Anonymous, aio
 from enforcement.model.documents import InvalidDocument, parse_token
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.strict_json import dumps
@@ -16,16 +16,6 @@ from tests.enforcement.world import World, fixed
 
 FORGED = {"label.team": "blue", "label.owner": "eve", "ip": "192.0.2.1"}
 _fresh = itertools.count()
-
-
-@pytest.fixture
-def limiter(server, world):
-    """Give a started limiter."""
-    limiter = Limiter(server.url, timeout=1.0)
-    limiter.start(0.0)
-    world.followers.append(limiter)
-    yield limiter
-    limiter.close()
 
 
 def publish(world, *limits, everywhere=None, **project):

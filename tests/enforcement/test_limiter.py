@@ -19,16 +19,6 @@ from tests.enforcement.world import eventually, fixed, look_ups
 ONE = Limit(name="one", quota=5, window_seconds=3_600)
 
 
-@pytest.fixture
-def limiter(server, world):
-    """Give a started limiter."""
-    limiter = Limiter(server.url, timeout=1.0)
-    limiter.start(0.0)
-    world.followers.append(limiter)
-    yield limiter
-    limiter.close()
-
-
 def test_a_token_is_charged_to_its_policy(limiter, world):
     """Two of two pass; the third is denied with what a client needs to know."""
     secret = world.everything(fixed(2))

@@ -16,13 +16,6 @@ LIMIT = Limit(name="rate", quota=3, window_seconds=3_600)
 LEASED = Limit(name="leased", algorithm="token_bucket", quota=100_000, window_seconds=3_600, consistency="leased")
 
 
-@pytest.fixture
-def limiter(server, world):
-    limiter = Limiter(server.url, timeout=1.0)  # not entered: that waits for documents
-    yield limiter
-    limiter.close()
-
-
 def rows(stats):
     return {(row.source, row.reason): row.count for row in stats.decisions}
 

@@ -27,6 +27,12 @@ class World:
         """Publish a revision; tokens by secret."""
         return self.published.publish(documents, tokens, **more)
 
+    def follow(self, limiter: Any) -> Any:
+        """Start a limiter that has each revision as soon as it is published, and return it."""
+        limiter.start(0.0)
+        self.followers.append(limiter)
+        return limiter
+
     def policy(self, name: str, *limits: dict[str, Any], version: int = 1) -> dict[str, Any]:
         """Return a policy's document under its field."""
         policy = {

@@ -79,13 +79,9 @@ def as_enforcer(server: ValkeyServer, accounts: World) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def limiter(server: ValkeyServer, accounts: World) -> Iterator[Limiter]:
+def limiter(make_limiter, server: ValkeyServer, accounts: World) -> Limiter:
     """A started limiter that knows nothing but the enforcer's password."""
-    limiter = Limiter(url_of(server, "enforcer"), timeout=1.0, instance="proxy-1")
-    limiter.start(0.0)
-    accounts.followers.append(limiter)
-    yield limiter
-    limiter.close()
+    return accounts.follow(make_limiter(url_of(server, "enforcer"), instance="proxy-1"))
 
 
 def refused(world: World) -> list[tuple[str, str]]:

@@ -20,13 +20,9 @@ BROKEN = {"began_at_us": NOON_US, "ends_at_us": NOON_US + HOUR_US}
 
 
 @pytest.fixture
-def limiter(server, world):
+def limiter(make_limiter, server, world):
     """Give a started limiter, whose clock stands still at noon."""
-    limiter = Limiter(server.url, timeout=1.0, clock=Clock(NOON))
-    limiter.start(0.0)
-    world.followers.append(limiter)
-    yield limiter
-    limiter.close()
+    return world.follow(make_limiter(server.url, clock=Clock(NOON)))
 
 
 def emergency(glass=None, projects=(), values=(), **ending):

@@ -7,20 +7,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from fastapi import HTTPException
 
-from enforcement import aio
 from tests.enforcement.world import fixed
 
 TPM = fixed(10_000, name="tpm", unit="tokens")
 SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 100, "window_seconds": 60}
 BODY = {"model": "gpt-x", "max_tokens": 100, "messages": [{"role": "user", "content": "x" * 400}]}
 ANSWER = {"object": "chat.completion", "choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 10}}
-
-
-@pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
 
 
 @pytest.fixture
@@ -39,9 +31,9 @@ def module(monkeypatch):
 
 
 @pytest.fixture
-def begin(module, limiter):
+def begin(module, aio_limiter):
     """Return the hooks, and a function that begins a call of this name."""
-    hooks = module.SluicegateHooks(limiter)
+    hooks = module.SluicegateHooks(aio_limiter)
 
     async def call(token, ident, **changes):
         request = {"url": "http://x/v1/chat/completions", "method": "POST", "headers": {}, "body": BODY}
@@ -60,20 +52,22 @@ async def end(hooks, ident):
     await hooks.async_log_success_event({"litellm_call_id": ident}, ANSWER, None, None)
 
 
-async def test_calls_of_one_name_are_each_settled_once(world, limiter, begin):
+async def test_calls_of_one_name_are_each_settled_once(world, aio_limiter, begin):
     """A client may choose the name, in a header field. Later reports of the same call change nothing."""
     hooks, call = begin
     secret = world.everything(TPM, SLOTS)
     for _ in range(2):
         await call(secret, "mine")
-    assert await used(limiter, secret) == {"tpm": 400, "slots": 2}
+    assert await used(aio_limiter, secret) == {"tpm": 400, "slots": 2}
 
     for _ in range(3):
         await end(hooks, "mine")
-    assert await used(limiter, secret) == {"tpm": 60, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 60, "slots": 0}
 
 
-async def test_a_call_that_is_never_ended_keeps_its_estimate_and_no_slot(world, limiter, begin, module, monkeypatch):
+async def test_a_call_that_is_never_ended_keeps_its_estimate_and_no_slot(
+    world, aio_limiter, begin, module, monkeypatch
+):
     hooks, call = begin
     monkeypatch.setattr(module, "OPEN_SECONDS", 0.01)
     secret = world.everything(TPM, SLOTS)
@@ -81,10 +75,10 @@ async def test_a_call_that_is_never_ended_keeps_its_estimate_and_no_slot(world, 
     while hooks._calls or module._ENDING:
         await module.asyncio.sleep(0.01)
 
-    assert await used(limiter, secret) == {"tpm": 200, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 200, "slots": 0}
 
 
-async def test_the_oldest_call_is_ended_if_too_many_are_open(world, limiter, begin, module, monkeypatch):
+async def test_the_oldest_call_is_ended_if_too_many_are_open(world, aio_limiter, begin, module, monkeypatch):
     hooks, call = begin
     monkeypatch.setattr(module, "MAX_OPEN", 2)
     secret = world.everything(TPM, SLOTS)
@@ -94,19 +88,19 @@ async def test_the_oldest_call_is_ended_if_too_many_are_open(world, limiter, beg
         await module.asyncio.sleep(0.01)
 
     assert list(hooks._calls) == ["b", "c"]
-    assert (await used(limiter, secret))["slots"] == 2
+    assert (await used(aio_limiter, secret))["slots"] == 2
 
 
-async def test_an_answer_without_usage_keeps_its_estimate(world, limiter, begin):
+async def test_an_answer_without_usage_keeps_its_estimate(world, aio_limiter, begin):
     hooks, call = begin
     secret = world.everything(TPM)
     await call(secret, "odd")
     await hooks.async_log_success_event({"litellm_call_id": "odd"}, None, None, None)
 
-    assert await used(limiter, secret) == {"tpm": 200}
+    assert await used(aio_limiter, secret) == {"tpm": 200}
 
 
-async def test_what_the_provider_refuses_is_given_back(world, limiter, begin):
+async def test_what_the_provider_refuses_is_given_back(world, aio_limiter, begin):
     """LiteLLM also tells of failures of which nothing is open, such as our own denials."""
     hooks, call = begin
     secret = world.everything(TPM, SLOTS)
@@ -114,7 +108,7 @@ async def test_what_the_provider_refuses_is_given_back(world, limiter, begin):
     for ident in ("refused", "refused", "another", None):
         await hooks.async_post_call_failure_hook({"litellm_call_id": ident}, ValueError(), None)
 
-    assert await used(limiter, secret) == {"tpm": 0, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 0, "slots": 0}
 
 
 class ProviderError(Exception):
@@ -154,14 +148,14 @@ def lifted(output):
         ),
     ],
 )
-async def test_a_call_that_fails_after_its_answer_is_charged(world, limiter, begin, error, data, tokens):
+async def test_a_call_that_fails_after_its_answer_is_charged(world, aio_limiter, begin, error, data, tokens):
     """The provider invoices what LiteLLM does not pass on."""
     hooks, call = begin
     secret = world.everything(TPM, SLOTS)
     await call(secret, "failed")
     await hooks.async_post_call_failure_hook({"litellm_call_id": "failed", **data}, error, None)
 
-    assert await used(limiter, secret) == {"tpm": tokens, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": tokens, "slots": 0}
 
 
 def test_a_subclass_has_the_hooks_where_litellm_looks_for_them(module):
@@ -197,7 +191,7 @@ async def test_the_default_cap_and_the_usage_of_a_stream_are_written_into_the_ca
         ({"max_tokens": 100_000}, 429),
     ],
 )
-async def test_what_cannot_be_metered_or_paid_is_refused(world, limiter, begin, changes, status):
+async def test_what_cannot_be_metered_or_paid_is_refused(world, aio_limiter, begin, changes, status):
     """And charges nothing."""
     hooks, call = begin
     secret = world.everything(TPM)
@@ -205,7 +199,7 @@ async def test_what_cannot_be_metered_or_paid_is_refused(world, limiter, begin, 
         await call(secret, "bad", **changes)
 
     assert (raised.value.status_code, hooks._calls) == (status, {})
-    assert await used(limiter, secret) == {"tpm": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 0}
 
 
 @pytest.mark.parametrize("token", [None, "", "sg_live_wrong", 5, ["x"]])

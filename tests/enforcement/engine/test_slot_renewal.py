@@ -4,19 +4,12 @@ import threading
 
 import pytest
 
-from enforcement import Limit, Limiter
+from enforcement import Limit
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.store.client import connect
 from tests.enforcement.world import eventually
 
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=5, window_seconds=2)
-
-
-@pytest.fixture
-def limiter(server):
-    limiter = Limiter(server.url, timeout=1.0)
-    yield limiter
-    limiter.close()
 
 
 def renewing(limiter):

@@ -1,7 +1,6 @@
 """Prometheus and OpenTelemetry get the same numbers under the same names."""
 
 import re
-from contextlib import closing
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -20,12 +19,6 @@ from tests.enforcement.world import fixed
 from tests.repository import ROOT
 
 LIMIT = Limit(name="rate", quota=2, window_seconds=3_600)
-
-
-@pytest.fixture
-def limiter(server, world):
-    with closing(Limiter(server.url, timeout=1.0)) as limiter:
-        yield limiter
 
 
 def scrape(limiter, **options):

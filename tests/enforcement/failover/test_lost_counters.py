@@ -17,13 +17,6 @@ DIRTY = f"sg:{{{PROJECT}}}:changed"
 
 
 @pytest.fixture
-def limiter(server, world):
-    limiter = Limiter(server.url, timeout=1.0)  # starts with its first request, when there is something to load
-    yield limiter
-    limiter.close()
-
-
-@pytest.fixture
 def alone(monkeypatch):
     """Wait for nobody else: there is one process, and it has paid."""
     monkeypatch.setattr("enforcement.failover.lost_counters.GRACE_SECONDS", 0.0)

@@ -21,10 +21,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0, instance="proxy-1")
-    yield limiter
-    await limiter.close()
+async def aio_limiter(server, world):
+    aio_limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0, instance="proxy-1")
+    yield aio_limiter
+    await aio_limiter.close()
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def provider():
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 @pytest.fixture
-def delivered(world, limiter):
+def delivered(world, aio_limiter):
     """End the limiter, and return the rows in the stream, the batches of which have no id twice."""
 
     async def read():
-        await limiter.close()
+        await aio_limiter.close()
         entries = [fields for _, fields in world.client.xrange(world.keys.usage)]
         assert len({fields["id"] for fields in entries}) == len(entries)
         return [dict(zip(NAMES, row, strict=True)) for it in entries for row in json.loads(it.get("metered", "[]"))]
@@ -120,21 +120,21 @@ async def test_an_answer_without_a_last_word_says_nothing_of_text(world, door, p
     assert (row["settled_as"], row["text_requests"]) == ("observed", 0)
 
 
-async def test_money_is_reported_also_where_no_limit_counts_it(world, limiter, door, delivered):
+async def test_money_is_reported_also_where_no_limit_counts_it(world, aio_limiter, door, delivered):
     """As soon as the prices are loaded, for which such requests do not wait."""
     secret = published(world, TPM)
-    await limiter.find_prices()
+    await aio_limiter.find_prices()
     await ask(door, secret, HELLO)
 
     (row,) = await delivered()
     assert (row["input"], row["output"], row["micros"]) == (100, 30, 220)
 
 
-async def test_money_is_approximate_also_where_no_limit_counts_it(world, limiter, door, provider, delivered):
+async def test_money_is_approximate_also_where_no_limit_counts_it(world, aio_limiter, door, provider, delivered):
     """The price has no rate of its own for what the provider had in its cache."""
     provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
     secret = published(world, TPM)
-    await limiter.find_prices()
+    await aio_limiter.find_prices()
     await ask(door, secret, HELLO)
 
     (row,) = await delivered()
@@ -150,7 +150,7 @@ async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, del
     assert (row["settled_as"], row["model"], row["requests"], row["micros"]) == ("unmetered", "", 1, 0)
 
 
-async def test_one_that_an_operator_has_settled_is_not_reported(world, limiter, door, provider, delivered):
+async def test_one_that_an_operator_has_settled_is_not_reported(world, aio_limiter, door, provider, delivered):
     """Neither its tokens nor the correction of its charges: those of the operator stand."""
     secret = published(world, TPM)
     provider.pause, provider.words = 0.02, 1_000
@@ -162,7 +162,7 @@ async def test_one_that_an_operator_has_settled_is_not_reported(world, limiter, 
     visit.leave()
     await visit.task
 
-    assert await used(limiter, secret) == {"tpm": 7}
+    assert await used(aio_limiter, secret) == {"tpm": 7}
     assert await delivered() == []
     entries = [json.loads(fields["rows"]) for _, fields in world.client.xrange(world.keys.usage)]
     assert sum(row[9] for rows in entries for row in rows if row[4] == "tpm") == 600
@@ -170,10 +170,10 @@ async def test_one_that_an_operator_has_settled_is_not_reported(world, limiter, 
 
 async def test_a_process_that_meters_nothing_sends_no_more(world, server, delivered):
     """The door is not even told to count."""
-    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as aio_limiter:
         secret = world.everything(TPM)
-        await limiter.check(secret, {"tokens": 1})
-        assert limiter._engine.usage.metered is None
+        await aio_limiter.check(secret, {"tokens": 1})
+        assert aio_limiter._engine.usage.metered is None
 
     assert await delivered() == []
     assert all("metered" not in fields for _, fields in world.client.xrange(world.keys.usage))
@@ -194,17 +194,17 @@ async def test_names_of_models_are_bounded(world, door, delivered, monkeypatch):
     assert counted == {"gpt-a": 2, "gpt-?": 1, "gpt-" + "x" * 100: 1, "": 2}
 
 
-async def test_rows_that_wait_are_bounded(world, door, limiter, delivered, monkeypatch):
+async def test_rows_that_wait_are_bounded(world, door, aio_limiter, delivered, monkeypatch):
     monkeypatch.setattr(tally, "MAX_ROWS", 2)
     secret = published(world, TPM)
-    limiter.metered_tally().take = lambda at_most: []  # as while nothing can be delivered
+    aio_limiter.metered_tally().take = lambda at_most: []  # as while nothing can be delivered
     for name in ("gpt-a", "gpt-b", "gpt-c", "gpt-b"):
         await ask(door, secret, {**HELLO, "model": name})
 
-    counts = limiter.metered_tally()
+    counts = aio_limiter.metered_tally()
     assert (len(counts), counts.dropped) == (2, 1)
-    assert limiter.stats().metered_dropped == 1
-    assert b"sluicegate_metered_dropped_total 1" in exposition(limiter.stats())
+    assert aio_limiter.stats().metered_dropped == 1
+    assert b"sluicegate_metered_dropped_total 1" in exposition(aio_limiter.stats())
     world.publish()  # acknowledged at once, by a heartbeat
     assert eventually(lambda: '"metered_dropped":1' in (world.client.get(world.keys.instance("proxy-1")) or ""))
     del counts.take

@@ -22,15 +22,13 @@ def path(server, world):
 
 
 @pytest.fixture
-def limiter(path):
+def limiter(make_limiter, path):
     """Give a limiter on that way."""
-    limiter = Limiter(path.url, timeout=0.1)
-    yield limiter
-    limiter.close()
+    return make_limiter(path.url, timeout=0.1)
 
 
 @pytest.fixture
-async def limiter_aio(path):
+async def aio_limiter(path):
     """Give an asyncio limiter on that way."""
     limiter = aio.Limiter(path.url, timeout=1.0)
     yield limiter
@@ -102,15 +100,15 @@ def test_finish_raises_nothing_while_the_store_is_away(limiter, path, server, st
         assert eventually(lambda: left(other, key) == [4, 4 if status == 200 else 5])
 
 
-async def test_finish_is_awaited_likewise(limiter_aio):
+async def test_finish_is_awaited_likewise(aio_limiter):
     """Two at once end the same admission, and both return when it has ended."""
-    admission = await limiter_aio.open_admission(BOTH, "likewise")
+    admission = await aio_limiter.open_admission(BOTH, "likewise")
     await asyncio.gather(admission.finish(500), admission.finish(200))
-    assert await left_aio(limiter_aio, "likewise") == [4, 5]
+    assert await left_aio(aio_limiter, "likewise") == [4, 5]
 
-    other = await limiter_aio.open_admission(SLOTS, "likewise", costs=4)
+    other = await aio_limiter.open_admission(SLOTS, "likewise", costs=4)
     await admission.finish(None)
-    assert await left_aio(limiter_aio, "likewise") == [0, 5]
+    assert await left_aio(aio_limiter, "likewise") == [0, 5]
     await other.finish(None)
 
 
@@ -129,10 +127,10 @@ async def test_finish_raises_nothing_while_the_store_is_away_from_tasks(path, se
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-async def test_finish_survives_the_cancellation_of_its_task(limiter_aio, path, times):
+async def test_finish_survives_the_cancellation_of_its_task(aio_limiter, path, times):
     """Also one that is repeated at every turn of the loop, as anyio does it."""
     key = f"cancelled-{times}"
-    admission = await limiter_aio.open_admission(BOTH, key)
+    admission = await aio_limiter.open_admission(BOTH, key)
     path.delay, path.mode = 0.05, "delay"
 
     async def end() -> None:
@@ -152,7 +150,7 @@ async def test_finish_survives_the_cancellation_of_its_task(limiter_aio, path, t
     path.mode = "pass"
 
     assert path.hit
-    assert await left_aio(limiter_aio, key) == [4, 5]
+    assert await left_aio(aio_limiter, key) == [4, 5]
 
 
 def test_a_second_finish_does_not_wait_for_the_store(limiter, path):

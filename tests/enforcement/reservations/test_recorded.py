@@ -21,10 +21,8 @@ SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 4, "window_second
 
 
 @pytest.fixture
-def limiter(server, world):
-    limiter = Limiter(server.url, timeout=1.0, lookup=1.0, instance="proxy-1")  # starts once documents are published
-    yield limiter
-    limiter.close()
+def limiter(make_limiter, server, world):
+    return make_limiter(server.url, instance="proxy-1")  # starts once documents are published
 
 
 def admitted(limiter, secret, cost, **about):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from enforcement import Limit, Limiter
+from enforcement import Limit
 from enforcement.testing import Clock
 from tests.enforcement.world import fixed
 
@@ -34,10 +34,8 @@ def clock():
 
 
 @pytest.fixture
-def limiter(server, world, clock):
-    limiter = Limiter(server.url, timeout=1.0, lookup=1.0, clock=clock)
-    yield limiter
-    limiter.close()
+def limiter(make_limiter, server, world, clock):
+    return make_limiter(server.url, clock=clock)
 
 
 def test_a_correction_is_made_by_the_next_decision(limiter, clock):

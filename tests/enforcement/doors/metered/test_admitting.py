@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.control.test_emergency import emergency
 from tests.enforcement.doors.metered.provider import CHAT, Provider, ask
@@ -17,20 +16,13 @@ TWICE = b'{"model":"gpt-y","model":"gpt-x","messages":[]}'
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
-
-
-@pytest.fixture
 def provider():
     return Provider()
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 @pytest.mark.parametrize("limits", [(RPM,), ()])

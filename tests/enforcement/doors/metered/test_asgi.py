@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from enforcement import aio
 from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WsgiMiddleware
@@ -22,20 +21,13 @@ STREAM = {**HELLO, "stream": True}
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
-
-
-@pytest.fixture
 def provider():
     return Provider()
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 def published(world, *limits, **metering):
@@ -57,13 +49,13 @@ def records(world):
     return open_reservations(world.client, world.keys, PROJECT)
 
 
-async def test_a_request_is_charged_what_the_provider_reports(world, limiter, door):
+async def test_a_request_is_charged_what_the_provider_reports(world, aio_limiter, door):
     """130 tokens for 220 micros, and not the 600 that it might have used."""
     secret = published(world, TPM, USD, RPM, SLOTS)
     answer = await ask(door, secret, HELLO)
 
     assert answer.status == 200
-    assert await used(limiter, secret) == {"tpm": 130, "usd": 220, "rpm": 1, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 130, "usd": 220, "rpm": 1, "slots": 0}
     assert records(world) == []
 
 
@@ -78,12 +70,12 @@ async def test_a_request_is_charged_what_the_provider_reports(world, limiter, do
     ],
 )
 async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
-    world, limiter, door, provider, estimate, factors, tokens
+    world, aio_limiter, door, provider, estimate, factors, tokens
 ):
     """And a bound is not."""
     secret = published(world, TPM, estimate=estimate)
     world.published.prices(PRICE, factors=factors)
-    await limiter.find_prices()
+    await aio_limiter.find_prices()
     rows = []
 
     async def answer(scope, body, receive, send):
@@ -94,17 +86,17 @@ async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
     await ask(door, secret, HELLO)
 
     assert [row.about["input"] for row in rows] == [tokens]
-    assert await used(limiter, secret) == {"tpm": 130}
+    assert await used(aio_limiter, secret) == {"tpm": 130}
 
 
-async def test_a_stream_is_charged_and_its_added_event_hidden(world, limiter, door, provider):
+async def test_a_stream_is_charged_and_its_added_event_hidden(world, aio_limiter, door, provider):
     secret = published(world, TPM, USD)
     answer = await ask(door, secret, STREAM)
 
     assert json.loads(provider.seen[0])["stream_options"] == {"include_usage": True}
     assert b"usage" not in answer.body
     assert answer.body.endswith(b"data: [DONE]\n\n")
-    assert await used(limiter, secret) == {"tpm": 130, "usd": 220}
+    assert await used(aio_limiter, secret) == {"tpm": 130, "usd": 220}
 
 
 async def test_a_client_that_asked_for_the_usage_gets_it(world, door):
@@ -113,37 +105,37 @@ async def test_a_client_that_asked_for_the_usage_gets_it(world, door):
     assert b'"usage"' in answer.body
 
 
-async def test_a_further_request_is_judged_by_the_present_documents(world, limiter, door, provider):
+async def test_a_further_request_is_judged_by_the_present_documents(world, aio_limiter, door, provider):
     """The plan of a token is found by its field from the second request on, until the documents change."""
     secret = published(world, TPM)
     first = [(await ask(door, secret, HELLO)).status for _ in range(3)]
     world.publish(world.policy("api", fixed(500, name="tpm", unit="tokens")))
-    assert await asyncio.to_thread(eventually, lambda: not limiter.derived.metered)
+    assert await asyncio.to_thread(eventually, lambda: not aio_limiter.derived.metered)
 
     assert first == [200] * 3
     assert (await ask(door, secret, HELLO)).status == 429
     assert len(provider.seen) == 3
 
 
-async def test_documents_that_change_while_a_body_comes_count(world, limiter, door, provider):
+async def test_documents_that_change_while_a_body_comes_count(world, aio_limiter, door, provider):
     """Its token may have been revoked meanwhile."""
 
     class Late(list):
         def pop(self, at):
             world.publish(world.policy("api", fixed(500, name="tpm", unit="tokens")))
-            assert eventually(lambda: not limiter.derived.metered)
+            assert eventually(lambda: not aio_limiter.derived.metered)
             return super().pop(at)
 
     secret = published(world, TPM)
     await ask(door, secret, HELLO)
-    assert limiter.derived.metered
+    assert aio_limiter.derived.metered
     body = {"type": "http.request", "body": json.dumps(HELLO).encode(), "more_body": False}
     answer = await ask(door, secret, HELLO, messages=Late([body]))
 
     assert (answer.status, len(provider.seen)) == (429, 1)
 
 
-async def test_a_kept_plan_belongs_to_one_field_alone(world, limiter, door):
+async def test_a_kept_plan_belongs_to_one_field_alone(world, aio_limiter, door):
     """A request with a second credential is read anew each time."""
     secret = published(world, TPM)
     await ask(door, secret, HELLO)
@@ -151,7 +143,7 @@ async def test_a_kept_plan_belongs_to_one_field_alone(world, limiter, door):
     wrong = await ask(door, mint("live"), HELLO)
 
     assert (beside.status, wrong.status) == (200, 401)
-    assert list(limiter.derived.metered) == [f"Bearer {secret}".encode()]
+    assert list(aio_limiter.derived.metered) == [f"Bearer {secret}".encode()]
 
 
 async def test_an_attribute_of_a_body_that_is_too_long_is_refused_every_time(world, door):
@@ -163,7 +155,7 @@ async def test_an_attribute_of_a_body_that_is_too_long_is_refused_every_time(wor
     assert [(await ask(door, secret, call, "/mcp")).status for _ in range(2)] == [400, 400]
 
 
-async def test_while_it_runs_the_most_it_may_cost_is_charged(world, limiter, door, provider):
+async def test_while_it_runs_the_most_it_may_cost_is_charged(world, aio_limiter, door, provider):
     """100 tokens of text and 500 of output; an operator sees who has reserved them and for which model."""
     secret = published(world, TPM, USD)
     provider.pause, provider.words = 0.05, 100
@@ -171,14 +163,14 @@ async def test_while_it_runs_the_most_it_may_cost_is_charged(world, limiter, doo
     while not visit.answer.chunks:
         await asyncio.sleep(0.01)
 
-    assert await used(limiter, secret) == {"tpm": 600, "usd": 2_100}
+    assert await used(aio_limiter, secret) == {"tpm": 600, "usd": 2_100}
     (row,) = records(world)
     assert (row.about["model"], row.about["price_revision"]) == ("gpt-x", 1)
     visit.leave()
     await visit.task
 
 
-async def test_fifty_at_once_and_room_for_one(world, limiter, door, provider):
+async def test_fifty_at_once_and_room_for_one(world, aio_limiter, door, provider):
     """Those that charge afterwards let all fifty pass."""
     secret = published(world, fixed(700, name="tpm", unit="tokens"))
     provider.pause = 0.02
@@ -186,10 +178,10 @@ async def test_fifty_at_once_and_room_for_one(world, limiter, door, provider):
 
     assert sorted(answer.status for answer in answers) == [200] + [429] * 49
     assert len(provider.seen) == 1
-    assert await used(limiter, secret) == {"tpm": 130}
+    assert await used(aio_limiter, secret) == {"tpm": 130}
 
 
-async def test_a_client_that_leaves_pays_what_was_seen(world, limiter, door, provider):
+async def test_a_client_that_leaves_pays_what_was_seen(world, aio_limiter, door, provider):
     """The provider is told to stop, the slot is free, and input and what was streamed are charged."""
     secret = published(world, TPM, SLOTS)
     provider.pause, provider.words = 0.02, 1_000
@@ -200,13 +192,13 @@ async def test_a_client_that_leaves_pays_what_was_seen(world, limiter, door, pro
     await asyncio.wait_for(visit.task, 2.0)
 
     assert provider.told_to_stop.is_set()
-    spent = await used(limiter, secret)
+    spent = await used(aio_limiter, secret)
     assert spent["slots"] == 0
     assert 105 <= spent["tpm"] <= 130
     assert records(world) == []
 
 
-async def test_a_policy_may_read_the_answer_to_its_end(world, limiter, door, provider):
+async def test_a_policy_may_read_the_answer_to_its_end(world, aio_limiter, door, provider):
     """The slot is free at once, and the charge is what the provider reports."""
     secret = published(world, TPM, SLOTS, on_disconnect="drain")
     provider.pause, provider.words = 0.02, 20
@@ -215,15 +207,15 @@ async def test_a_policy_may_read_the_answer_to_its_end(world, limiter, door, pro
         await asyncio.sleep(0.005)
     visit.leave()
     await asyncio.sleep(0.1)
-    assert (await used(limiter, secret))["slots"] == 0
+    assert (await used(aio_limiter, secret))["slots"] == 0
     assert not visit.task.done()
 
     await asyncio.wait_for(visit.task, 5.0)
     assert not provider.told_to_stop.is_set()
-    assert await used(limiter, secret) == {"tpm": 130, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 130, "slots": 0}
 
 
-async def test_an_answer_is_not_read_for_ever(world, limiter, door, provider, monkeypatch):
+async def test_an_answer_is_not_read_for_ever(world, aio_limiter, door, provider, monkeypatch):
     """After the bound the provider is told to stop, and what was seen is charged."""
     from enforcement.metering.settlement import DrainBounds
 
@@ -235,12 +227,12 @@ async def test_an_answer_is_not_read_for_ever(world, limiter, door, provider, mo
         await asyncio.sleep(0.005)
     visit.leave()
     await asyncio.wait_for(visit.task, 3.0)
-    assert 100 < (await used(limiter, secret))["tpm"] < 200
+    assert 100 < (await used(aio_limiter, secret))["tpm"] < 200
     assert door._guard._drains.take() is not None
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
-async def test_what_the_provider_refuses_costs_no_tokens(world, limiter, door, provider, status):
+async def test_what_the_provider_refuses_costs_no_tokens(world, aio_limiter, door, provider, status):
     secret = published(world, TPM, USD, RPM)
 
     async def refuse(scope, body, receive, send):
@@ -249,10 +241,10 @@ async def test_what_the_provider_refuses_costs_no_tokens(world, limiter, door, p
     provider.answer = refuse
     answer = await ask(door, secret, HELLO)
     assert answer.status == status
-    assert await used(limiter, secret) == {"tpm": 0, "usd": 0, "rpm": 1}
+    assert await used(aio_limiter, secret) == {"tpm": 0, "usd": 0, "rpm": 1}
 
 
-async def test_an_application_that_fails_is_charged_the_input(world, limiter, door, provider):
+async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter, door, provider):
     """The request may have reached the provider."""
     secret = published(world, TPM, SLOTS)
 
@@ -262,10 +254,10 @@ async def test_an_application_that_fails_is_charged_the_input(world, limiter, do
     provider.answer = fail
     with pytest.raises(RuntimeError, match="broken"):
         await ask(door, secret, HELLO)
-    assert await used(limiter, secret) == {"tpm": 100, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 100, "slots": 0}
 
 
-async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, limiter, door, provider):
+async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, aio_limiter, door, provider):
     secret = published(world, TPM)
 
     async def break_off(scope, body, receive, send):
@@ -277,10 +269,10 @@ async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, limiter
     provider.answer = break_off
     with pytest.raises(RuntimeError, match="broken"):
         await ask(door, secret, STREAM)
-    assert await used(limiter, secret) == {"tpm": 110}
+    assert await used(aio_limiter, secret) == {"tpm": 110}
 
 
-async def test_an_answer_nobody_can_read_keeps_its_estimate(world, limiter, door, provider):
+async def test_an_answer_nobody_can_read_keeps_its_estimate(world, aio_limiter, door, provider):
     secret = published(world, TPM)
 
     async def gibberish(scope, body, receive, send):
@@ -289,7 +281,7 @@ async def test_an_answer_nobody_can_read_keeps_its_estimate(world, limiter, door
 
     provider.answer = gibberish
     assert (await ask(door, secret, HELLO)).body == b"\x00\x01"
-    assert await used(limiter, secret) == {"tpm": 600}
+    assert await used(aio_limiter, secret) == {"tpm": 600}
 
 
 async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door, provider):
@@ -300,13 +292,13 @@ async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door,
     assert headers[b"content-length"] == b"%d" % len(provider.seen[0])
 
 
-async def test_a_request_without_a_cap_gets_that_of_the_policy(world, limiter, door, provider):
+async def test_a_request_without_a_cap_gets_that_of_the_policy(world, aio_limiter, door, provider):
     secret = published(world, TPM, default_cap=50)
     await ask(door, secret, {"model": "gpt-x", "messages": []})
     assert json.loads(provider.seen[0])["max_completion_tokens"] == 50
 
 
-async def test_a_cap_is_lowered_to_what_is_left(world, limiter, door, provider):
+async def test_a_cap_is_lowered_to_what_is_left(world, aio_limiter, door, provider):
     secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
     assert (await ask(door, secret, HELLO)).status == 200
     assert json.loads(provider.seen[0])["max_tokens"] == 300
@@ -328,7 +320,7 @@ async def test_a_cap_is_lowered_to_what_is_left(world, limiter, door, provider):
         (CHAT + "/x", HELLO, {}, "no known API"),
     ],
 )
-async def test_what_cannot_be_metered_is_denied(world, limiter, door, provider, path, body, scope, why):
+async def test_what_cannot_be_metered_is_denied(world, aio_limiter, door, provider, path, body, scope, why):
     secret = published(world, USD, RPM)
     answer = await ask(door, secret, body, path, **scope)
     said = answer.json()
@@ -336,10 +328,10 @@ async def test_what_cannot_be_metered_is_denied(world, limiter, door, provider, 
     assert answer.headers["sluicegate-denial"] == "unmetered"
     assert why in (said.get("detail") or said["error"]["message"])
     assert provider.seen == []
-    assert await used(limiter, secret) == {"usd": 0, "rpm": 0}
+    assert await used(aio_limiter, secret) == {"usd": 0, "rpm": 0}
 
 
-async def test_a_body_that_is_too_long_is_denied_or_counted(world, limiter, door, provider):
+async def test_a_body_that_is_too_long_is_denied_or_counted(world, aio_limiter, door, provider):
     """Counted, it passes as it comes, and costs a request."""
     door._guard._max_body = 1_000
     long = {**HELLO, "padding": "x" * 2_000}
@@ -349,23 +341,23 @@ async def test_a_body_that_is_too_long_is_denied_or_counted(world, limiter, door
     secret = published(world, USD, RPM)
     assert (await ask(door, secret, long)).status == 403
 
-    world.followers.append(limiter)
+    world.followers.append(aio_limiter)
     secret = published(world, {**USD, "unmetered": "count_only"}, RPM)
     for messages in (list(parts), None):
         more = {} if messages is None else {"messages": messages, "headers": []}
         answer = await ask(door, secret, raw, **more)
         assert answer.status == 200
         assert provider.seen.pop() == raw
-    assert await used(limiter, secret) == {"usd": 0, "rpm": 2}
+    assert await used(aio_limiter, secret) == {"usd": 0, "rpm": 2}
 
 
-async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, limiter, door, provider):
+async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, aio_limiter, door, provider):
     secret = published(world, USD, TPM)
     answer = await ask(door, secret, {**HELLO, "model": "secret-model"})
     assert answer.status == 403
     assert answer.headers["sluicegate-denial"] == "unpriced_model"
     assert answer.json()["error"]["message"] == "The model secret-model has no price, and these limits need one: usd."
-    assert await used(limiter, secret) == {"usd": 0, "tpm": 0}
+    assert await used(aio_limiter, secret) == {"usd": 0, "tpm": 0}
 
 
 async def test_a_denial_has_the_shape_of_the_providers_errors(world, door, provider):
@@ -387,20 +379,20 @@ async def test_nobody_without_a_token_makes_the_door_read_a_body(world, door, pr
     assert (answer.status, len(unread)) == (401, 1)
 
 
-async def test_a_client_that_leaves_before_its_body_came_is_charged_nothing(world, limiter, door, provider):
+async def test_a_client_that_leaves_before_its_body_came_is_charged_nothing(world, aio_limiter, door, provider):
     secret = published(world, TPM, RPM)
     parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     await ask(door, secret, HELLO, messages=parts)
-    assert await used(limiter, secret) == {"tpm": 0, "rpm": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 0, "rpm": 0}
     assert provider.seen == []
 
 
-async def test_limits_match_the_model_and_are_partitioned_by_it(world, limiter, door):
+async def test_limits_match_the_model_and_are_partitioned_by_it(world, aio_limiter, door):
     """Names of models come from the body, so limits can tell them apart."""
     secret = published(world, fixed(1_000, name="each", unit="tokens", partition_by=["model"]))
     for model in ("gpt-a", "gpt-b"):
         assert (await ask(door, secret, {**HELLO, "model": model})).status == 200
-    decision = await limiter.check(secret, {"tokens": 0}, {"model": "gpt-a"})
+    decision = await aio_limiter.check(secret, {"tokens": 0}, {"model": "gpt-a"})
     assert decision.limits[0].remaining == 870
 
 
@@ -412,7 +404,7 @@ async def test_a_websocket_is_denied_where_its_cost_counts(world, door, provider
     assert provider.seen == []
 
 
-async def test_a_background_answer_keeps_its_estimate(world, limiter, door, provider):
+async def test_a_background_answer_keeps_its_estimate(world, aio_limiter, door, provider):
     """The provider answers at once and goes on generating."""
     secret = published(world, TPM)
 
@@ -422,7 +414,7 @@ async def test_a_background_answer_keeps_its_estimate(world, limiter, door, prov
     provider.answer = queued
     asked = {"model": "gpt-x", "background": True, "input": "x" * 400, "max_output_tokens": 500}
     assert (await ask(door, secret, asked, "/v1/responses")).status == 200
-    assert await used(limiter, secret) == {"tpm": 600}
+    assert await used(aio_limiter, secret) == {"tpm": 600}
 
 
 def test_only_an_asgi_application_is_metered():
@@ -435,14 +427,14 @@ def test_only_an_asgi_application_is_metered():
         LimitMiddleware(Provider(), metered="yes")
 
 
-async def test_a_new_price_is_charged_by_the_next_request(world, limiter, door):
+async def test_a_new_price_is_charged_by_the_next_request(world, aio_limiter, door):
     secret = published(world, USD)
     await ask(door, secret, HELLO)
-    world.followers.append(limiter)
+    world.followers.append(aio_limiter)
     world.published.prices({**PRICE, "output": 40_000_000})
     await ask(door, secret, HELLO)
 
-    assert await used(limiter, secret) == {"usd": 220 + 1_300}
+    assert await used(aio_limiter, secret) == {"usd": 220 + 1_300}
 
 
 async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, door, provider):
@@ -462,14 +454,14 @@ async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, d
     assert (await ask(door, shadowed, HELLO)).status == 200
 
 
-async def test_a_shadow_denies_nothing_for_lack_of_a_bound(world, limiter, door):
+async def test_a_shadow_denies_nothing_for_lack_of_a_bound(world, aio_limiter, door):
     """As all limits are while the glass is broken. A request without a bound is charged its typical estimate."""
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}]
     seen = {}
-    await limiter.start(0.0)
-    world.followers.append(limiter)
+    await aio_limiter.start(0.0)
+    world.followers.append(aio_limiter)
     for mode in ("enforce", "shadow"):
         secret = published(world, {**TPM, "mode": mode}, estimate="bound")
         seen[mode] = (await ask(door, secret, {**HELLO, "messages": image})).status
     assert seen == {"enforce": 403, "shadow": 200}
-    assert await used(limiter, secret) == {"tpm": 130}
+    assert await used(aio_limiter, secret) == {"tpm": 130}

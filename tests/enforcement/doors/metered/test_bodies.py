@@ -22,20 +22,13 @@ TWICE = b'{"model":"gpt-x","model":"gpt-y","messages":[]}'
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
-
-
-@pytest.fixture
 def provider():
     return Provider()
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 @pytest.mark.parametrize("rule", [BY_MODEL, OF_MODELS, {"partition_by": ["session"]}, {"partition_by": ["stream"]}])
@@ -109,7 +102,7 @@ async def test_a_spelling_that_changes_no_limit_passes(world, door, provider, ru
     assert len(provider.seen) == 1
 
 
-async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, provider):
+async def test_a_bound_counts_what_stands_around_texts(world, aio_limiter, door, provider):
     """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
     secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
     schema = {"type": "integer", "enum": list(range(10_000, 11_000))}
@@ -118,13 +111,13 @@ async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, pro
     held = {}
 
     async def look(scope, body, receive, send):
-        held.update(await used(limiter, secret))
+        held.update(await used(aio_limiter, secret))
         await whole(send, {"model": "gpt-x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
 
     provider.answer = look
     assert (await ask(door, secret, asked)).status == 200
     assert held["tpm"] >= 1_000 * MESSAGE_TOKENS + 6 * 1_000
-    assert await used(limiter, secret) == {"tpm": 2}
+    assert await used(aio_limiter, secret) == {"tpm": 2}
 
 
 async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, provider):
@@ -171,7 +164,7 @@ async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, wo
         assert 100 < (await used(other, secret))["tpm"] < 110
 
 
-async def test_an_answer_is_read_on_although_the_server_cancels_its_request(world, limiter, door, provider):
+async def test_an_answer_is_read_on_although_the_server_cancels_its_request(world, aio_limiter, door, provider):
     """Some servers do that when a client leaves. Without a client that left, a request that is cancelled ends."""
     secret = published(world, TPM, on_disconnect="drain")
     provider.pause, provider.words = 0.01, 20
@@ -185,7 +178,7 @@ async def test_an_answer_is_read_on_although_the_server_cancels_its_request(worl
     assert visit.task.cancelled()
     await door._guard.settled()
 
-    assert await used(limiter, secret) == {"tpm": 130}
+    assert await used(aio_limiter, secret) == {"tpm": 130}
     assert records(world) == []
     other = Visit(door, secret, {**HELLO, "stream": True})
     while not other.answer.chunks:
@@ -193,10 +186,10 @@ async def test_an_answer_is_read_on_although_the_server_cancels_its_request(worl
     other.task.cancel()
     await asyncio.wait({other.task})
     assert records(world) == []
-    assert 230 < (await used(limiter, secret))["tpm"] < 260
+    assert 230 < (await used(aio_limiter, secret))["tpm"] < 260
 
 
-async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, provider):
+async def test_a_report_that_fails_keeps_no_charge_open(world, aio_limiter, door, provider):
     secret = published(world, TPM)
 
     async def fail(scope, body, receive, send):
@@ -207,7 +200,7 @@ async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, pr
     with pytest.raises(ZeroDivisionError):
         await ask(door, secret, HELLO)
     assert records(world) == []
-    assert await used(limiter, secret) == {"tpm": 2}
+    assert await used(aio_limiter, secret) == {"tpm": 2}
 
 
 async def test_bodies_that_are_being_read_have_a_bound_together(world, door, provider):
@@ -227,7 +220,7 @@ async def test_bodies_that_are_being_read_have_a_bound_together(world, door, pro
     assert door._guard._room.left == 2_000
 
 
-async def test_a_long_body_is_read_apart_from_the_event_loop(world, limiter, door, provider, monkeypatch):
+async def test_a_long_body_is_read_apart_from_the_event_loop(world, aio_limiter, door, provider, monkeypatch):
     """Whoever has a token could otherwise stop all other requests for seconds, by one body of many small values."""
     readers = []
     for module, name in ((door_module, "read_request"), (admitting, "open_request")):
@@ -262,11 +255,11 @@ async def test_bodies_of_one_project_leave_room_for_others(world, door, provider
     assert door._guard._room.left == 2_000
 
 
-async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, limiter, door, provider):
+async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, aio_limiter, door, provider):
     secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
     assert (await ask(door, secret, HELLO)).status == 200
-    assert [(it.reason, it.count) for it in limiter.stats().decisions] == [("ok", 1)]
+    assert [(it.reason, it.count) for it in aio_limiter.stats().decisions] == [("ok", 1)]
 
     assert (await ask(door, secret, {**HELLO, "max_tokens": 50})).status == 200
     assert (await ask(door, secret, {**HELLO, "messages": [{"role": "user", "content": "x" * 1_000}]})).status == 429
-    assert sum(it.count for it in limiter.stats().decisions if it.reason != "ok") == 1
+    assert sum(it.count for it in aio_limiter.stats().decisions if it.reason != "ok") == 1

@@ -17,10 +17,10 @@ OUTPUT = fixed(10**6, name="out", unit="output_tokens")
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=0.3, lookup=1.0)
-    yield limiter
-    await limiter.close()
+async def aio_limiter(server, world):
+    aio_limiter = aio.Limiter(server.url, timeout=0.3, lookup=1.0)
+    yield aio_limiter
+    await aio_limiter.close()
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def provider():
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 def published_at(world, *limits):
@@ -48,57 +48,57 @@ def reporting(provider, **usage):
     provider.answer = answer
 
 
-async def test_cached_tokens_are_charged_once_and_at_their_price(world, limiter, door, provider):
+async def test_cached_tokens_are_charged_once_and_at_their_price(world, aio_limiter, door, provider):
     reporting(provider, prompt_tokens=1_000, completion_tokens=10, prompt_tokens_details={"cached_tokens": 900})
     secret = published_at(world, USD, TPM)
     await ask(door, secret, HELLO)
-    assert await used(limiter, secret) == {"usd": 100 + 90 + 40, "tpm": 1_010}
+    assert await used(aio_limiter, secret) == {"usd": 100 + 90 + 40, "tpm": 1_010}
 
 
 @pytest.mark.parametrize(("calls", "micros"), [({}, 14), ({"calls": 10**10}, 20_014)])
-async def test_searches_of_the_provider_have_their_own_price(world, limiter, door, provider, calls, micros):
+async def test_searches_of_the_provider_have_their_own_price(world, aio_limiter, door, provider, calls, micros):
     """They are no tokens. Without a price for them, the settlement says that the money is approximate."""
     item = {"type": "web_search_call", "action": {"type": "search"}}
     usage = {"input_tokens": 10, "output_tokens": 1}
     provider.answer = lambda scope, body, receive, send: whole(send, {"output": [item, item], "usage": usage})
     secret = published(world, USD, TPM)
     world.published.prices({**PRICE, **calls})
-    rows = limiter.metered_tally()
+    rows = aio_limiter.metered_tally()
     assert (await ask(door, secret, HELLO, path="/v1/responses")).status == 200
 
-    assert await used(limiter, secret) == {"usd": micros, "tpm": 11}
+    assert await used(aio_limiter, secret) == {"usd": micros, "tpm": 11}
     (row,) = (dict(zip((*ROW_NAMES, *COUNT_NAMES, *TEXT_NAMES), row, strict=True)) for row in rows.take(9))
     assert (row["approximate"], row["micros"], row["calls"]) == (int(not calls), micros, 2)
 
 
-async def test_a_compaction_is_charged_beside_its_message(world, limiter, door, provider):
+async def test_a_compaction_is_charged_beside_its_message(world, aio_limiter, door, provider):
     """Anthropic lists it apart. It reads the whole conversation once more."""
     step = {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500}
     usage = {"input_tokens": 10, "output_tokens": 1, "iterations": [step, {"type": "message", "input_tokens": 10}]}
     provider.answer = lambda scope, body, receive, send: whole(send, {"content": [], "usage": usage})
     secret = published(world, fixed(10**9, name="tpm", unit="tokens"))
     assert (await ask(door, secret, HELLO, path="/v1/messages")).status == 200
-    assert await used(limiter, secret) == {"tpm": 183_511}
+    assert await used(aio_limiter, secret) == {"tpm": 183_511}
 
 
-async def test_tokens_of_reasoning_are_part_of_the_output(world, limiter, door, provider):
+async def test_tokens_of_reasoning_are_part_of_the_output(world, aio_limiter, door, provider):
     reporting(provider, prompt_tokens=1, completion_tokens=50, completion_tokens_details={"reasoning_tokens": 48})
     secret = published_at(world, USD, OUTPUT)
     await ask(door, secret, HELLO)
-    assert await used(limiter, secret) == {"usd": 201, "out": 50}
+    assert await used(aio_limiter, secret) == {"usd": 201, "out": 50}
 
 
-async def test_each_of_several_answers_is_reserved(world, limiter, door, provider):
+async def test_each_of_several_answers_is_reserved(world, aio_limiter, door, provider):
     """With a cap of 500, three answers may have 1,500 tokens."""
     reporting(provider, prompt_tokens=1, completion_tokens=9)
     short = fixed(1_400, name="out", unit="output_tokens")
     secret = published(world, short)
     assert (await ask(door, secret, {**HELLO, "n": 3})).status == 429
     assert (await ask(door, secret, {**HELLO, "n": 2})).status == 200
-    assert await used(limiter, secret) == {"out": 9}
+    assert await used(aio_limiter, secret) == {"out": 9}
 
 
-async def test_arguments_of_tools_in_a_stream_that_breaks_off_are_charged(world, limiter, door, provider):
+async def test_arguments_of_tools_in_a_stream_that_breaks_off_are_charged(world, aio_limiter, door, provider):
     secret = published(world, TPM)
     call = {"index": 0, "function": {"name": "find", "arguments": "x" * 76}}
 
@@ -111,11 +111,11 @@ async def test_arguments_of_tools_in_a_stream_that_breaks_off_are_charged(world,
     provider.answer = break_off
     with pytest.raises(RuntimeError, match="broken"):
         await ask(door, secret, STREAM)
-    assert await used(limiter, secret) == {"tpm": 100 + 20}
+    assert await used(aio_limiter, secret) == {"tpm": 100 + 20}
 
 
 @pytest.mark.parametrize("end", ["answer", "leave", "cancel"])
-async def test_a_settlement_that_cannot_be_written_is_written_later(server, world, limiter, door, provider, end):
+async def test_a_settlement_that_cannot_be_written_is_written_later(server, world, aio_limiter, door, provider, end):
     """The store does not reply while a stream ends. What it did cost is charged when the store is back."""
     secret = published(world, TPM)
     provider.pause, provider.words = 0.02, 10
@@ -144,7 +144,7 @@ async def test_a_settlement_that_cannot_be_written_is_written_later(server, worl
     assert spent == 130 if end == "answer" else 100 < spent < 115
 
 
-async def test_many_that_leave_at_once_leave_nothing_open(world, limiter, door, provider):
+async def test_many_that_leave_at_once_leave_nothing_open(world, aio_limiter, door, provider):
     secret = published(world, TPM, {"name": "slots", "algorithm": "concurrency", "quota": 60, "window_seconds": 60})
     provider.pause, provider.words = 0.02, 1_000
     visits = [Visit(door, secret, STREAM) for _ in range(50)]
@@ -157,7 +157,7 @@ async def test_many_that_leave_at_once_leave_nothing_open(world, limiter, door, 
             visit.task.cancel()
     await asyncio.wait({visit.task for visit in visits}, timeout=5)
 
-    spent = await used(limiter, secret)
+    spent = await used(aio_limiter, secret)
     assert records(world) == []
     assert spent["slots"] == 0
     assert 50 * 100 < spent["tpm"] < 50 * 400

@@ -8,7 +8,6 @@ from anyio import from_thread
 from fastapi import Body, Depends, FastAPI
 from fastapi.responses import StreamingResponse
 
-from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.fastapi import Admission, admit, install
 from tests.enforcement.doors.metered.provider import CHAT, USAGE, WORD, ask, event
@@ -21,13 +20,6 @@ LAST = {"object": "chat.completion.chunk", "model": "gpt-x", "choices": [], "usa
 JSON = [(b"content-type", b"application/json")]
 Held = Annotated[Admission, Depends(admit(costs={"tokens": 600}))]
 Asked = Annotated[dict, Body()]
-
-
-@pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
 
 
 async def used(limiter, secret):
@@ -55,19 +47,19 @@ def behind_the_middleware(limiter):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_middleware_meters_a_fastapi_application(world, limiter, stream):
+async def test_the_middleware_meters_a_fastapi_application(world, aio_limiter, stream):
     """The application reads the body that the meter has changed, and its answer is metered while it passes."""
     secret = world.everything(TPM)
-    answer = await ask(behind_the_middleware(limiter), secret, {**HELLO, "stream": stream}, headers=JSON)
+    answer = await ask(behind_the_middleware(aio_limiter), secret, {**HELLO, "stream": stream}, headers=JSON)
 
     assert answer.status == 200
     assert (b'"usage"' in answer.body) is not stream
-    assert await used(limiter, secret) == 130
+    assert await used(aio_limiter, secret) == 130
 
 
-async def test_the_middleware_denies_with_the_providers_error(world, limiter):
+async def test_the_middleware_denies_with_the_providers_error(world, aio_limiter):
     secret = world.everything(fixed(5, name="tpm", unit="tokens"))
-    answer = await ask(behind_the_middleware(limiter), secret, HELLO)
+    answer = await ask(behind_the_middleware(aio_limiter), secret, HELLO)
 
     assert (answer.status, answer.headers["x-should-retry"]) == (429, "false")
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
@@ -107,13 +99,13 @@ async def events():
 
 
 @pytest.mark.parametrize(("path", "tokens"), [("/whole", 130), ("/thread", 130), ("/stream", 130), ("/bad", 600)])
-async def test_an_application_settles_by_the_response_of_an_sdk(world, limiter, path, tokens):
+async def test_an_application_settles_by_the_response_of_an_sdk(world, aio_limiter, path, tokens):
     """Without usage the estimate stays."""
     secret = world.everything(TPM)
-    answer = await ask(with_the_dependency(limiter), secret, {}, path)
+    answer = await ask(with_the_dependency(aio_limiter), secret, {}, path)
 
     assert answer.status == 200
-    assert await used(limiter, secret) == tokens
+    assert await used(aio_limiter, secret) == tokens
 
 
 async def test_an_exempt_request_settles_nothing():

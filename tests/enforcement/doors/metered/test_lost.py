@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from enforcement import Limiter, aio
+from enforcement import Limiter
 from enforcement.control.reservations import settle_reservation
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.model.instants import time_reply_us
@@ -13,13 +13,6 @@ from tests.enforcement.doors.metered.provider import USAGE, WORD, Visit, event
 from tests.enforcement.doors.metered.test_asgi import SLOTS, STREAM, TPM, USD, published, records, used
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually
-
-
-@pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
 
 
 class HaltingProvider:
@@ -47,8 +40,8 @@ def provider():
 
 
 @pytest.fixture
-def door(limiter, provider):
-    return LimitMiddleware(provider, limiter, metered=True)
+def door(aio_limiter, provider):
+    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 def lose(world, reservation=None, ago_us=0):
@@ -66,33 +59,33 @@ async def streaming(door, secret):
     return visit
 
 
-async def test_the_last_word_of_its_provider_settles_it(world, limiter, door, provider):
-    secret, rows = published(world, TPM, USD, SLOTS), limiter.metered_tally()
+async def test_the_last_word_of_its_provider_settles_it(world, aio_limiter, door, provider):
+    secret, rows = published(world, TPM, USD, SLOTS), aio_limiter.metered_tally()
     visit = await streaming(door, secret)
     lose(world)
     provider.goes_on.set()
     await visit.task
 
-    assert await used(limiter, secret) == {"tpm": 130, "usd": 220, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 130, "usd": 220, "slots": 0}
     assert (records(world), len(rows.take(9))) == ([], 1)
 
 
-async def test_what_was_observed_does_not(world, limiter, door):
+async def test_what_was_observed_does_not(world, aio_limiter, door):
     """The charge stays when the client leaves, its slot is free, and an operator settles what is listed as lost."""
-    secret, rows = published(world, TPM, SLOTS), limiter.metered_tally()
+    secret, rows = published(world, TPM, SLOTS), aio_limiter.metered_tally()
     visit = await streaming(door, secret)
     where = lose(world)
     visit.leave()
     await visit.task
 
-    assert await used(limiter, secret) == {"tpm": 600, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 600, "slots": 0}
     assert ([row.lost for row in records(world)], rows.take(9)) == ([True], [])
     assert settle_reservation(world.client, world.keys, where.id, {"tokens": 150}) is not None
-    assert await used(limiter, secret) == {"tpm": 150, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 150, "slots": 0}
 
 
 @pytest.mark.parametrize("listed", [True, False])
-async def test_nothing_prolongs_it(world, limiter, door, listed):
+async def test_nothing_prolongs_it(world, aio_limiter, door, listed):
     """Also if it made room for others in the list, since a project has very many."""
     secret = published(world, TPM)
     visit = await streaming(door, secret)
@@ -102,7 +95,7 @@ async def test_nothing_prolongs_it(world, limiter, door, listed):
     assert world.client.execute_command(*prolong(where, 60.0, None)) == 0
     visit.leave()
     await visit.task
-    assert await used(limiter, secret) == {"tpm": 600}
+    assert await used(aio_limiter, secret) == {"tpm": 600}
     assert world.client.exists(where.record)
 
 

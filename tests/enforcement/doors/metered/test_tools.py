@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.doors.metered.provider import CHAT, Visit, ask, whole
 from tests.enforcement.world import fixed
@@ -20,18 +19,11 @@ def call(name, **changes):
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
-
-
-@pytest.fixture
-def door(limiter):
+def door(aio_limiter):
     async def tools(scope, receive, send):
         await whole(send, {"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
 
-    return LimitMiddleware(tools, limiter, metered=True)
+    return LimitMiddleware(tools, aio_limiter, metered=True)
 
 
 async def statuses(door, secret, *bodies, path="/mcp", **scope):
@@ -135,7 +127,7 @@ async def test_another_spelling_of_a_path_is_no_way_around_a_limit_of_requests(w
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/responses", 403), ("/events", 200)])
-async def test_a_websocket_to_a_provider_is_no_way_around_a_limit_of_requests(world, limiter, path, status):
+async def test_a_websocket_to_a_provider_is_no_way_around_a_limit_of_requests(world, aio_limiter, path, status):
     """What passes through it names the models. Other websockets of the application pass."""
 
     async def accepting(scope, receive, send):
@@ -143,7 +135,7 @@ async def test_a_websocket_to_a_provider_is_no_way_around_a_limit_of_requests(wo
 
     secret = world.everything(fixed(0, name="no-gpt", match={"attributes": {"model": "gpt-*"}}))
     visit = Visit(
-        LimitMiddleware(accepting, limiter, metered=True), secret, b"", path, type="websocket",
+        LimitMiddleware(accepting, aio_limiter, metered=True), secret, b"", path, type="websocket",
         messages=[{"type": "websocket.connect"}], extensions={"websocket.http.response": {}},
     )  # fmt: skip
     await visit.task

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.proxy import pool
 from enforcement.doors.proxy.settings import ProxySettings
@@ -32,16 +31,9 @@ async def upstream(monkeypatch):
 
 
 @pytest.fixture
-async def limiter(server, world):
-    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
-    yield limiter
-    await limiter.close()
-
-
-@pytest.fixture
-def proxy(limiter, upstream):
-    application = Proxy(limiter, ProxySettings.from_env())
-    return LimitMiddleware(application, limiter, exempt=application.pages, metered=True)
+def proxy(aio_limiter, upstream):
+    application = Proxy(aio_limiter, ProxySettings.from_env())
+    return LimitMiddleware(application, aio_limiter, exempt=application.pages, metered=True)
 
 
 async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world, proxy, upstream):
@@ -54,7 +46,7 @@ async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world,
     assert not upstream.endswith(b"abcde")
 
 
-async def test_a_client_is_watched_although_the_connection_took_long(world, limiter, proxy, upstream, monkeypatch):
+async def test_a_client_is_watched_although_the_connection_took_long(world, aio_limiter, proxy, upstream, monkeypatch):
     """Its slot is free at once when it leaves, and the upstream does not go on for nobody."""
     monkeypatch.setattr(pool, "WATCH_SECONDS", 0.0)  # less than any connection takes
     secret = published(world, TPM, SLOTS)
@@ -64,7 +56,7 @@ async def test_a_client_is_watched_although_the_connection_took_long(world, limi
             await asyncio.sleep(0.005)
         visit.leave()
         await visit.task
-    assert await used(limiter, secret) == {"tpm": 100, "slots": 0}
+    assert await used(aio_limiter, secret) == {"tpm": 100, "slots": 0}
 
 
 async def test_a_short_body_is_sent_with_its_head(world, proxy, upstream):

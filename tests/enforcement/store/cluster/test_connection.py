@@ -36,12 +36,8 @@ def world(cluster):
 
 
 @pytest.fixture
-def limiter(cluster, world):
-    limiter = Limiter(cluster.url, timeout=1.0)
-    limiter.start(0.0)
-    world.followers.append(limiter)
-    yield limiter
-    limiter.close()
+def limiter(make_limiter, cluster, world):
+    return world.follow(make_limiter(cluster.url))
 
 
 def test_vectors_hold_on_a_cluster(cluster, world):
