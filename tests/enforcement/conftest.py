@@ -8,6 +8,7 @@ import pytest
 from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
 from enforcement.testing import Store
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World
 
 # Seconds. A busy machine shall not make a decision fail over.
@@ -46,6 +47,14 @@ async def aio_limiter(server: ValkeyServer, world: World) -> AsyncIterator[aio.L
     limiter = aio.Limiter(server.url, **PATIENT)
     yield limiter
     await limiter.close()
+
+
+@pytest.fixture
+def path(server: ValkeyServer, world: World) -> Iterator[FaultyPath]:
+    """Give a way to the server that a test may disturb."""
+    path = FaultyPath(server.port)
+    yield path
+    path.close()
 
 
 @pytest.fixture

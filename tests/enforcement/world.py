@@ -73,6 +73,11 @@ def fixed(quota: int, *, name: str = "rpm", seconds: int = 3_600, **more: Any) -
     return {"name": name, "algorithm": "fixed_window", "quota": quota, "window_seconds": seconds, **more}
 
 
+def used_of(decision: Any) -> dict[str, int]:
+    """Return how many permits of each limit are used, by the name of the limit."""
+    return {state.name: state.quota - state.remaining for state in decision.limits}
+
+
 def eventually(condition: Any, seconds: float = 5.0) -> bool:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds

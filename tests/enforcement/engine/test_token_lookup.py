@@ -11,7 +11,6 @@ from enforcement import Limiter, aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WSGIMiddleware
 from enforcement.model.tokens import mint
-from tests.enforcement.faults import FaultyPath
 from tests.enforcement.stalls import Stalls, timed
 from tests.enforcement.world import eventually, fixed, look_ups
 
@@ -19,14 +18,6 @@ LATE = 0.3
 LOOKUP = 3.0
 LONG = LOOKUP / 2
 AT_ONCE = 200
-
-
-@pytest.fixture
-def path(server):
-    """Give a way to the store on which a test may make the change log late."""
-    path = FaultyPath(server.port)
-    yield path
-    path.close()
 
 
 def begun(world):

@@ -16,21 +16,12 @@ from enforcement.store.address import Address
 from enforcement.store.breaker import FAILURES_TO_OPEN, Breaker
 from enforcement.store.connection import SyncPipe
 from enforcement.store.resp import pack
-from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=86_400)
 SLOT = Limit(name="slot", algorithm="concurrency", quota=1, window_seconds=600)
 CUTS = scale(5, 30)
-
-
-@pytest.fixture
-def path(server, world):
-    """Give a way to the store that a test may spoil."""
-    path = FaultyPath(server.port)
-    yield path
-    path.close()
 
 
 def readers_of_the_log(client):

@@ -11,8 +11,8 @@ from enforcement.control.reservations import open_reservations, settle_reservati
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.exporters.text import exposition
 from enforcement.metering import tally
+from tests.enforcement.doors.metered.budgets import HELLO, STREAM, TPM, USD, publish_metered, used
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, used
 from tests.enforcement.world import PROJECT, eventually
 
 NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES, *tally.TEXT_NAMES)
@@ -52,7 +52,7 @@ def delivered(world, aio_limiter):
 
 async def test_a_row_says_how_requests_were_settled(world, door, provider, delivered):
     """Two reported, one refused by the provider before it cost anything."""
-    secret = published(world, TPM, USD)
+    secret = publish_metered(world, TPM, USD)
     await ask(door, secret, HELLO)
     await ask(door, secret, STREAM)
     provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
@@ -82,7 +82,7 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
 async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, delivered, estimate):
     """Whatever was estimated. All input counts, also what the provider had in its cache."""
     provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
-    secret = published(world, TPM, estimate=estimate, default_cap=30)
+    secret = publish_metered(world, TPM, estimate=estimate, default_cap=30)
     await ask(door, secret, HELLO)
     await ask(door, secret, STREAM)
 
@@ -104,7 +104,7 @@ async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, deli
 async def test_a_request_of_more_than_text_says_nothing_of_text(world, door, provider, delivered, change, status):
     if status == 500:
         provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     assert (await ask(door, secret, {**HELLO, **change})).status == status
 
     (row,) = await delivered()
@@ -114,7 +114,7 @@ async def test_a_request_of_more_than_text_says_nothing_of_text(world, door, pro
 
 async def test_an_answer_without_a_last_word_says_nothing_of_text(world, door, provider, delivered):
     provider.answer = lambda scope, body, receive, send: whole(send, {"choices": [{"message": {"content": "hi"}}]})
-    await ask(door, published(world, TPM), HELLO)
+    await ask(door, publish_metered(world, TPM), HELLO)
 
     (row,) = await delivered()
     assert (row["settled_as"], row["text_requests"]) == ("observed", 0)
@@ -122,7 +122,7 @@ async def test_an_answer_without_a_last_word_says_nothing_of_text(world, door, p
 
 async def test_money_is_reported_also_where_no_limit_counts_it(world, aio_limiter, door, delivered):
     """As soon as the prices are loaded, for which such requests do not wait."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await aio_limiter.find_prices()
     await ask(door, secret, HELLO)
 
@@ -133,7 +133,7 @@ async def test_money_is_reported_also_where_no_limit_counts_it(world, aio_limite
 async def test_money_is_approximate_also_where_no_limit_counts_it(world, aio_limiter, door, provider, delivered):
     """The price has no rate of its own for what the provider had in its cache."""
     provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await aio_limiter.find_prices()
     await ask(door, secret, HELLO)
 
@@ -143,7 +143,7 @@ async def test_money_is_approximate_also_where_no_limit_counts_it(world, aio_lim
 
 async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, delivered):
     provider.answer = lambda scope, body, receive, send: whole(send, {})
-    secret = published(world, {**TPM, "unmetered": "count_only"})
+    secret = publish_metered(world, {**TPM, "unmetered": "count_only"})
     await ask(door, secret, b"{", path="/v1/unknown")
 
     (row,) = await delivered()
@@ -152,7 +152,7 @@ async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, del
 
 async def test_one_that_an_operator_has_settled_is_not_reported(world, aio_limiter, door, provider, delivered):
     """Neither its tokens nor the correction of its charges: those of the operator stand."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     provider.pause, provider.words = 0.02, 1_000
     visit = Visit(door, secret, STREAM)
     while not visit.answer.chunks:
@@ -183,7 +183,7 @@ async def test_names_of_models_are_bounded(world, door, delivered, monkeypatch):
     """A client that makes up names gets one row for all that are too many, and none can spoil a batch."""
     monkeypatch.setattr(tally, "MAX_MODELS", 3)
     monkeypatch.setattr(tally, "MINUTES_PER_DAY", 10**12)  # the names are forgotten at the end of a day
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     for name in ("gpt-a", "gpt-\u2028", "gpt-" + "x" * 100, "gpt-c", "gpt-d", "gpt-a"):
         assert (await ask(door, secret, {**HELLO, "model": name})).status == 200
 
@@ -196,7 +196,7 @@ async def test_names_of_models_are_bounded(world, door, delivered, monkeypatch):
 
 async def test_rows_that_wait_are_bounded(world, door, aio_limiter, delivered, monkeypatch):
     monkeypatch.setattr(tally, "MAX_ROWS", 2)
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     aio_limiter.metered_tally().take = lambda at_most: []  # as while nothing can be delivered
     for name in ("gpt-a", "gpt-b", "gpt-c", "gpt-b"):
         await ask(door, secret, {**HELLO, "model": name})

@@ -5,20 +5,11 @@ import asyncio
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import eventually
 
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=4, window_seconds=600)
 FIVE = Limit(name="five", quota=5, window_seconds=3_600, charge_on=["2xx"])
 BOTH = [SLOTS, FIVE]
-
-
-@pytest.fixture
-def path(server, world):
-    """Give a way to the store that a test may spoil."""
-    path = FaultyPath(server.port)
-    yield path
-    path.close()
 
 
 @pytest.fixture

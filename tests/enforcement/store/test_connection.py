@@ -14,19 +14,10 @@ from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.resp import pack
-from tests.enforcement.faults import FaultyPath
 from tests.enforcement.stalls import Stalls, timed
 from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
-
-
-@pytest.fixture
-def path(server, world):
-    """Give a way to the store that a test may spoil."""
-    path = FaultyPath(server.port)
-    yield path
-    path.close()
 
 
 @pytest.mark.parametrize(("mode", "delay"), [("swallow", 0), ("garble", 0), ("cut", 0), ("delay", 0.3), ("drip", 0.02)])

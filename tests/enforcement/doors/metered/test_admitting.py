@@ -4,25 +4,14 @@ import json
 
 import pytest
 
-from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.control.test_emergency import emergency
-from tests.enforcement.doors.metered.provider import CHAT, Provider, ask
-from tests.enforcement.doors.metered.test_asgi import RPM, published
+from tests.enforcement.doors.metered.budgets import RPM, publish_metered
+from tests.enforcement.doors.metered.provider import CHAT, ask
 from tests.enforcement.world import PROJECT
 
 HELLO = {"model": "gpt-y", "messages": []}
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "delete"}}
 TWICE = b'{"model":"gpt-y","model":"gpt-x","messages":[]}'
-
-
-@pytest.fixture
-def provider():
-    return Provider()
-
-
-@pytest.fixture
-def door(aio_limiter, provider):
-    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 @pytest.mark.parametrize("limits", [(RPM,), ()])
@@ -37,7 +26,7 @@ def door(aio_limiter, provider):
 )
 async def test_it_is_denied_whatever_the_limits_look_at(world, door, provider, limits, value, path, body):
     """A body that may hide it is denied, too."""
-    secret = published(world, *limits)
+    secret = publish_metered(world, *limits)
     world.publish(emergency(values=[(PROJECT, *value)]))
     assert (await ask(door, secret, body, path)).status == 403
     assert provider.seen == []
@@ -45,7 +34,7 @@ async def test_it_is_denied_whatever_the_limits_look_at(world, door, provider, l
 
 async def test_all_others_pass_as_they_came(world, door, provider):
     """No limit counts tokens, so nothing is bounded in the body."""
-    secret = published(world, RPM)
+    secret = publish_metered(world, RPM)
     world.publish(emergency(values=[(PROJECT, "model", "gpt-x")]))
     for method, path, body in [("POST", CHAT, HELLO), ("POST", "/v1/files", b"--x--"), ("GET", "/v1/models", b"")]:
         provider.answer = answered

@@ -5,53 +5,28 @@ import json
 
 import pytest
 
-from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WsgiMiddleware
 from enforcement.model.tokens import mint
+from tests.enforcement.doors.metered.budgets import (
+    HELLO,
+    PRICE,
+    RPM,
+    SLOTS,
+    STREAM,
+    TPM,
+    USD,
+    publish_metered,
+    records,
+    used,
+)
 from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, event, whole
-from tests.enforcement.world import PROJECT, eventually, fixed
-
-PRICE = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}
-TPM, USD = fixed(100_000, name="tpm", unit="tokens"), fixed(10_000_000, name="usd", unit="micros")
-RPM = fixed(1_000, name="rpm")
-SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 4, "window_seconds": 60}
-HELLO = {"model": "gpt-x", "max_tokens": 500, "messages": [{"role": "user", "content": "x" * 400}]}
-STREAM = {**HELLO, "stream": True}
-
-
-@pytest.fixture
-def provider():
-    return Provider()
-
-
-@pytest.fixture
-def door(aio_limiter, provider):
-    return LimitMiddleware(provider, aio_limiter, metered=True)
-
-
-def published(world, *limits, **metering):
-    world.published.prices(PRICE)
-    secret = world.everything(*limits)
-    if metering:
-        policy = world.policy("api", *limits)
-        policy["policy:pol_api"]["metering"] = metering
-        world.publish(policy)
-    return secret
-
-
-async def used(limiter, secret):
-    decision = await limiter.check(secret, {"requests": 0, "tokens": 0, "micros": 0})
-    return {state.name: state.quota - state.remaining for state in decision.limits}
-
-
-def records(world):
-    return open_reservations(world.client, world.keys, PROJECT)
+from tests.enforcement.world import eventually, fixed
 
 
 async def test_a_request_is_charged_what_the_provider_reports(world, aio_limiter, door):
     """130 tokens for 220 micros, and not the 600 that it might have used."""
-    secret = published(world, TPM, USD, RPM, SLOTS)
+    secret = publish_metered(world, TPM, USD, RPM, SLOTS)
     answer = await ask(door, secret, HELLO)
 
     assert answer.status == 200
@@ -73,7 +48,7 @@ async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
     world, aio_limiter, door, provider, estimate, factors, tokens
 ):
     """And a bound is not."""
-    secret = published(world, TPM, estimate=estimate)
+    secret = publish_metered(world, TPM, estimate=estimate)
     world.published.prices(PRICE, factors=factors)
     await aio_limiter.find_prices()
     rows = []
@@ -90,7 +65,7 @@ async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
 
 
 async def test_a_stream_is_charged_and_its_added_event_hidden(world, aio_limiter, door, provider):
-    secret = published(world, TPM, USD)
+    secret = publish_metered(world, TPM, USD)
     answer = await ask(door, secret, STREAM)
 
     assert json.loads(provider.seen[0])["stream_options"] == {"include_usage": True}
@@ -100,14 +75,14 @@ async def test_a_stream_is_charged_and_its_added_event_hidden(world, aio_limiter
 
 
 async def test_a_client_that_asked_for_the_usage_gets_it(world, door):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     answer = await ask(door, secret, {**STREAM, "stream_options": {"include_usage": True}})
     assert b'"usage"' in answer.body
 
 
 async def test_a_further_request_is_judged_by_the_present_documents(world, aio_limiter, door, provider):
     """The plan of a token is found by its field from the second request on, until the documents change."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     first = [(await ask(door, secret, HELLO)).status for _ in range(3)]
     world.publish(world.policy("api", fixed(500, name="tpm", unit="tokens")))
     assert await asyncio.to_thread(eventually, lambda: not aio_limiter.derived.metered)
@@ -126,7 +101,7 @@ async def test_documents_that_change_while_a_body_comes_count(world, aio_limiter
             assert eventually(lambda: not aio_limiter.derived.metered)
             return super().pop(at)
 
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await ask(door, secret, HELLO)
     assert aio_limiter.derived.metered
     body = {"type": "http.request", "body": json.dumps(HELLO).encode(), "more_body": False}
@@ -137,7 +112,7 @@ async def test_documents_that_change_while_a_body_comes_count(world, aio_limiter
 
 async def test_a_kept_plan_belongs_to_one_field_alone(world, aio_limiter, door):
     """A request with a second credential is read anew each time."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await ask(door, secret, HELLO)
     beside = await ask(door, secret, HELLO, headers=[(b"x-api-key", b"sk-of-the-application")])
     wrong = await ask(door, mint("live"), HELLO)
@@ -148,7 +123,7 @@ async def test_a_kept_plan_belongs_to_one_field_alone(world, aio_limiter, door):
 
 async def test_an_attribute_of_a_body_that_is_too_long_is_refused_every_time(world, door):
     """Also if the plan of the token is kept."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await ask(door, secret, HELLO)
     call = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "x" * 1_025}}
 
@@ -157,7 +132,7 @@ async def test_an_attribute_of_a_body_that_is_too_long_is_refused_every_time(wor
 
 async def test_while_it_runs_the_most_it_may_cost_is_charged(world, aio_limiter, door, provider):
     """100 tokens of text and 500 of output; an operator sees who has reserved them and for which model."""
-    secret = published(world, TPM, USD)
+    secret = publish_metered(world, TPM, USD)
     provider.pause, provider.words = 0.05, 100
     visit = Visit(door, secret, STREAM)
     while not visit.answer.chunks:
@@ -172,7 +147,7 @@ async def test_while_it_runs_the_most_it_may_cost_is_charged(world, aio_limiter,
 
 async def test_fifty_at_once_and_room_for_one(world, aio_limiter, door, provider):
     """Those that charge afterwards let all fifty pass."""
-    secret = published(world, fixed(700, name="tpm", unit="tokens"))
+    secret = publish_metered(world, fixed(700, name="tpm", unit="tokens"))
     provider.pause = 0.02
     answers = await asyncio.gather(*(ask(door, secret, STREAM) for _ in range(50)))
 
@@ -183,7 +158,7 @@ async def test_fifty_at_once_and_room_for_one(world, aio_limiter, door, provider
 
 async def test_a_client_that_leaves_pays_what_was_seen(world, aio_limiter, door, provider):
     """The provider is told to stop, the slot is free, and input and what was streamed are charged."""
-    secret = published(world, TPM, SLOTS)
+    secret = publish_metered(world, TPM, SLOTS)
     provider.pause, provider.words = 0.02, 1_000
     visit = Visit(door, secret, STREAM)
     while len(visit.answer.chunks) < 5:
@@ -200,7 +175,7 @@ async def test_a_client_that_leaves_pays_what_was_seen(world, aio_limiter, door,
 
 async def test_a_policy_may_read_the_answer_to_its_end(world, aio_limiter, door, provider):
     """The slot is free at once, and the charge is what the provider reports."""
-    secret = published(world, TPM, SLOTS, on_disconnect="drain")
+    secret = publish_metered(world, TPM, SLOTS, on_disconnect="drain")
     provider.pause, provider.words = 0.02, 20
     visit = Visit(door, secret, STREAM)
     while not visit.answer.chunks:
@@ -219,7 +194,7 @@ async def test_an_answer_is_not_read_for_ever(world, aio_limiter, door, provider
     """After the bound the provider is told to stop, and what was seen is charged."""
     from enforcement.metering.settlement import DrainBounds
 
-    secret = published(world, TPM, on_disconnect="drain")
+    secret = publish_metered(world, TPM, on_disconnect="drain")
     door._guard._drains.bounds = DrainBounds(ms=200, at_once=1)
     provider.pause, provider.words = 0.02, 10_000
     visit = Visit(door, secret, STREAM)
@@ -233,7 +208,7 @@ async def test_an_answer_is_not_read_for_ever(world, aio_limiter, door, provider
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
 async def test_what_the_provider_refuses_costs_no_tokens(world, aio_limiter, door, provider, status):
-    secret = published(world, TPM, USD, RPM)
+    secret = publish_metered(world, TPM, USD, RPM)
 
     async def refuse(scope, body, receive, send):
         await whole(send, {"error": {"message": "no"}}, status)
@@ -246,7 +221,7 @@ async def test_what_the_provider_refuses_costs_no_tokens(world, aio_limiter, doo
 
 async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter, door, provider):
     """The request may have reached the provider."""
-    secret = published(world, TPM, SLOTS)
+    secret = publish_metered(world, TPM, SLOTS)
 
     async def fail(scope, body, receive, send):
         raise RuntimeError("broken")
@@ -258,7 +233,7 @@ async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter
 
 
 async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, aio_limiter, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
 
     async def break_off(scope, body, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -273,7 +248,7 @@ async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, aio_lim
 
 
 async def test_an_answer_nobody_can_read_keeps_its_estimate(world, aio_limiter, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
 
     async def gibberish(scope, body, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-encoding", b"unknown")]})
@@ -285,7 +260,7 @@ async def test_an_answer_nobody_can_read_keeps_its_estimate(world, aio_limiter, 
 
 
 async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await ask(door, secret, HELLO, headers=[(b"accept-encoding", b"gzip, br")])
     headers = dict(provider.scopes[0]["headers"])
     assert headers[b"accept-encoding"] == b"identity"
@@ -293,13 +268,13 @@ async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door,
 
 
 async def test_a_request_without_a_cap_gets_that_of_the_policy(world, aio_limiter, door, provider):
-    secret = published(world, TPM, default_cap=50)
+    secret = publish_metered(world, TPM, default_cap=50)
     await ask(door, secret, {"model": "gpt-x", "messages": []})
     assert json.loads(provider.seen[0])["max_completion_tokens"] == 50
 
 
 async def test_a_cap_is_lowered_to_what_is_left(world, aio_limiter, door, provider):
-    secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
+    secret = publish_metered(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
     assert (await ask(door, secret, HELLO)).status == 200
     assert json.loads(provider.seen[0])["max_tokens"] == 300
     assert (await ask(door, secret, HELLO)).status == 200  # 270 are left: 100 of input, 170 of output
@@ -321,7 +296,7 @@ async def test_a_cap_is_lowered_to_what_is_left(world, aio_limiter, door, provid
     ],
 )
 async def test_what_cannot_be_metered_is_denied(world, aio_limiter, door, provider, path, body, scope, why):
-    secret = published(world, USD, RPM)
+    secret = publish_metered(world, USD, RPM)
     answer = await ask(door, secret, body, path, **scope)
     said = answer.json()
     assert answer.status == 403
@@ -338,11 +313,11 @@ async def test_a_body_that_is_too_long_is_denied_or_counted(world, aio_limiter, 
     raw = json.dumps(long).encode()
     parts = [{"type": "http.request", "body": raw[i : i + 300], "more_body": i + 300 < len(raw)}
              for i in range(0, len(raw), 300)]  # fmt: skip
-    secret = published(world, USD, RPM)
+    secret = publish_metered(world, USD, RPM)
     assert (await ask(door, secret, long)).status == 403
 
     world.followers.append(aio_limiter)
-    secret = published(world, {**USD, "unmetered": "count_only"}, RPM)
+    secret = publish_metered(world, {**USD, "unmetered": "count_only"}, RPM)
     for messages in (list(parts), None):
         more = {} if messages is None else {"messages": messages, "headers": []}
         answer = await ask(door, secret, raw, **more)
@@ -352,7 +327,7 @@ async def test_a_body_that_is_too_long_is_denied_or_counted(world, aio_limiter, 
 
 
 async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, aio_limiter, door, provider):
-    secret = published(world, USD, TPM)
+    secret = publish_metered(world, USD, TPM)
     answer = await ask(door, secret, {**HELLO, "model": "secret-model"})
     assert answer.status == 403
     assert answer.headers["sluicegate-denial"] == "unpriced_model"
@@ -362,7 +337,7 @@ async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, aio_
 
 async def test_a_denial_has_the_shape_of_the_providers_errors(world, door, provider):
     """Its SDK shows the sentence then."""
-    secret = published(world, fixed(10, name="tpm", unit="tokens"))
+    secret = publish_metered(world, fixed(10, name="tpm", unit="tokens"))
     openai = await ask(door, secret, HELLO)
     assert openai.json()["error"]["message"] == "tpm can admit 10 tokens at once, but the request costs more."
     anthropic = await ask(door, secret, {**HELLO, "model": "claude"}, "/v1/messages")
@@ -373,14 +348,14 @@ async def test_a_denial_has_the_shape_of_the_providers_errors(world, door, provi
 
 
 async def test_nobody_without_a_token_makes_the_door_read_a_body(world, door, provider):
-    published(world, TPM)
+    publish_metered(world, TPM)
     unread = [{"type": "http.request", "body": b"x", "more_body": True}]
     answer = await ask(door, None, b"", messages=unread)
     assert (answer.status, len(unread)) == (401, 1)
 
 
 async def test_a_client_that_leaves_before_its_body_came_is_charged_nothing(world, aio_limiter, door, provider):
-    secret = published(world, TPM, RPM)
+    secret = publish_metered(world, TPM, RPM)
     parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     await ask(door, secret, HELLO, messages=parts)
     assert await used(aio_limiter, secret) == {"tpm": 0, "rpm": 0}
@@ -389,7 +364,7 @@ async def test_a_client_that_leaves_before_its_body_came_is_charged_nothing(worl
 
 async def test_limits_match_the_model_and_are_partitioned_by_it(world, aio_limiter, door):
     """Names of models come from the body, so limits can tell them apart."""
-    secret = published(world, fixed(1_000, name="each", unit="tokens", partition_by=["model"]))
+    secret = publish_metered(world, fixed(1_000, name="each", unit="tokens", partition_by=["model"]))
     for model in ("gpt-a", "gpt-b"):
         assert (await ask(door, secret, {**HELLO, "model": model})).status == 200
     decision = await aio_limiter.check(secret, {"tokens": 0}, {"model": "gpt-a"})
@@ -397,7 +372,7 @@ async def test_limits_match_the_model_and_are_partitioned_by_it(world, aio_limit
 
 
 async def test_a_websocket_is_denied_where_its_cost_counts(world, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     visit = Visit(door, secret, b"", messages=[{"type": "websocket.connect"}], type="websocket",
                   extensions={"websocket.http.response": {}})  # fmt: skip
     await visit.task
@@ -406,7 +381,7 @@ async def test_a_websocket_is_denied_where_its_cost_counts(world, door, provider
 
 async def test_a_background_answer_keeps_its_estimate(world, aio_limiter, door, provider):
     """The provider answers at once and goes on generating."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
 
     async def queued(scope, body, receive, send):
         await whole(send, {"id": "r", "status": "queued", "model": "gpt-x", "usage": None})
@@ -428,7 +403,7 @@ def test_only_an_asgi_application_is_metered():
 
 
 async def test_a_new_price_is_charged_by_the_next_request(world, aio_limiter, door):
-    secret = published(world, USD)
+    secret = publish_metered(world, USD)
     await ask(door, secret, HELLO)
     world.followers.append(aio_limiter)
     world.published.prices({**PRICE, "output": 40_000_000})
@@ -461,7 +436,7 @@ async def test_a_shadow_denies_nothing_for_lack_of_a_bound(world, aio_limiter, d
     await aio_limiter.start(0.0)
     world.followers.append(aio_limiter)
     for mode in ("enforce", "shadow"):
-        secret = published(world, {**TPM, "mode": mode}, estimate="bound")
+        secret = publish_metered(world, {**TPM, "mode": mode}, estimate="bound")
         seen[mode] = (await ask(door, secret, {**HELLO, "messages": image})).status
     assert seen == {"enforce": 403, "shadow": 200}
     assert await used(aio_limiter, secret) == {"tpm": 130}

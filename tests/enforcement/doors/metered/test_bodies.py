@@ -6,29 +6,18 @@ from threading import current_thread, main_thread
 import pytest
 
 from enforcement import aio
-from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.metered import admitting
 from enforcement.doors.metered import asgi as door_module
 from enforcement.doors.metered.bodies import LONG_BODY, MOST_BYTES, BodyRoom
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from enforcement.model.tokens import mint
-from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, TPM, USD, published, records, used
+from tests.enforcement.doors.metered.budgets import HELLO, TPM, USD, publish_metered, records, used
+from tests.enforcement.doors.metered.provider import CHAT, WORD, Visit, ask, event, whole
 from tests.enforcement.world import fixed
 
 BY_MODEL = {"partition_by": ["model"]}
 OF_MODELS = {"match": {"attributes": {"model": "gpt-*"}}}
 TWICE = b'{"model":"gpt-x","model":"gpt-y","messages":[]}'
-
-
-@pytest.fixture
-def provider():
-    return Provider()
-
-
-@pytest.fixture
-def door(aio_limiter, provider):
-    return LimitMiddleware(provider, aio_limiter, metered=True)
 
 
 @pytest.mark.parametrize("rule", [BY_MODEL, OF_MODELS, {"partition_by": ["session"]}, {"partition_by": ["stream"]}])
@@ -37,7 +26,7 @@ def door(aio_limiter, provider):
 )
 async def test_a_limit_of_some_models_denies_a_body_that_hides_its_model(world, door, provider, rule, path, body):
     """The limit does not match, because the body cannot be read, and so it would not count what the provider reads."""
-    secret = published(world, {**USD, **rule})
+    secret = publish_metered(world, {**USD, **rule})
     answer = await ask(door, secret, body, path)
     assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
     assert provider.seen == []
@@ -53,7 +42,7 @@ async def test_a_limit_of_some_models_denies_a_body_that_hides_its_model(world, 
     ],
 )
 async def test_a_limit_that_cannot_apply_denies_no_unreadable_body(world, door, provider, rule):
-    secret = published(world, {**USD, **rule})
+    secret = publish_metered(world, {**USD, **rule})
     assert (await ask(door, secret, TWICE)).status == 200
     assert len(provider.seen) == 1
 
@@ -78,7 +67,7 @@ OF_EACH_PATH = {**TPM, "partition_by": ["path"]}
 )
 async def test_another_spelling_of_a_path_gets_around_no_limit(world, door, provider, rule, path):
     """The limit does not match it, and the provider takes it for the plain path."""
-    secret = published(world, rule)
+    secret = publish_metered(world, rule)
     answer = await ask(door, secret, HELLO, path)
     assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
     assert provider.seen == []
@@ -97,14 +86,14 @@ async def test_another_spelling_of_a_path_gets_around_no_limit(world, door, prov
     ],
 )
 async def test_a_spelling_that_changes_no_limit_passes(world, door, provider, rule, path):
-    secret = published(world, rule)
+    secret = publish_metered(world, rule)
     assert (await ask(door, secret, HELLO, path)).status == 200
     assert len(provider.seen) == 1
 
 
 async def test_a_bound_counts_what_stands_around_texts(world, aio_limiter, door, provider):
     """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
-    secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
+    secret = publish_metered(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
     schema = {"type": "integer", "enum": list(range(10_000, 11_000))}
     bare = {"model": "gpt-x", "max_tokens": 1}
     asked = {**bare, "messages": [{"role": "user", "content": ""}] * 1_000, "tools": [{"function": schema}]}
@@ -122,7 +111,7 @@ async def test_a_bound_counts_what_stands_around_texts(world, aio_limiter, door,
 
 async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, provider):
     """Servers send the head with the first part of the body, so an application sends an empty one to begin."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     sent = []
 
     async def begin(scope, body, receive, send):
@@ -140,7 +129,7 @@ async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, pro
 
 async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, world, door, provider):
     """An application that was cancelled may need a moment, to close its connection to the provider for instance."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     await door.start()
 
     async def slow_to_end(scope, body, receive, send):
@@ -166,7 +155,7 @@ async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, wo
 
 async def test_an_answer_is_read_on_although_the_server_cancels_its_request(world, aio_limiter, door, provider):
     """Some servers do that when a client leaves. Without a client that left, a request that is cancelled ends."""
-    secret = published(world, TPM, on_disconnect="drain")
+    secret = publish_metered(world, TPM, on_disconnect="drain")
     provider.pause, provider.words = 0.01, 20
     visit = Visit(door, secret, {**HELLO, "stream": True})
     while not visit.answer.chunks:
@@ -190,7 +179,7 @@ async def test_an_answer_is_read_on_although_the_server_cancels_its_request(worl
 
 
 async def test_a_report_that_fails_keeps_no_charge_open(world, aio_limiter, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
 
     async def fail(scope, body, receive, send):
         scope["sluicegate.metered"].report = lambda settlement: 1 / 0
@@ -205,7 +194,7 @@ async def test_a_report_that_fails_keeps_no_charge_open(world, aio_limiter, door
 
 async def test_bodies_that_are_being_read_have_a_bound_together(world, door, provider):
     """Whoever has a token could otherwise fill the memory by requests that never come to their end."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     door._guard._room = BodyRoom(2_000)
     begun = {"type": "http.request", "body": b"{" + b" " * 599, "more_body": True}
     first = Visit(door, secret, HELLO, messages=[begun], headers=[])
@@ -227,7 +216,7 @@ async def test_a_long_body_is_read_apart_from_the_event_loop(world, aio_limiter,
         own = getattr(module, name)
         reads = lambda *it, own=own, **more: (readers.append(current_thread()), own(*it, **more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, reads)
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     long = {**HELLO, "messages": [{"role": "user", "content": "x"}] * (LONG_BODY // 20)}
 
     assert [(await ask(door, secret, body)).status for body in (HELLO, long)] == [200, 200]
@@ -237,7 +226,7 @@ async def test_a_long_body_is_read_apart_from_the_event_loop(world, aio_limiter,
 
 async def test_bodies_of_one_project_leave_room_for_others(world, door, provider):
     """Requests that never end take half of the room at most, however many they are."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     other = mint("live")
     project = world.project(ident="proj_other", slug="other")
     world.publish(project, {other: world.token("pol_api", project="proj_other")})
@@ -256,7 +245,7 @@ async def test_bodies_of_one_project_leave_room_for_others(world, door, provider
 
 
 async def test_a_request_with_a_lower_cap_does_not_count_as_denied(world, aio_limiter, door, provider):
-    secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
+    secret = publish_metered(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
     assert (await ask(door, secret, HELLO)).status == 200
     assert [(it.reason, it.count) for it in aio_limiter.stats().decisions] == [("ok", 1)]
 

@@ -5,10 +5,9 @@ import asyncio
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.doors.asgi import LimitMiddleware
 from enforcement.metering.tally import COUNT_NAMES, ROW_NAMES, TEXT_NAMES
-from tests.enforcement.doors.metered.provider import Provider, Visit, ask, event, whole
-from tests.enforcement.doors.metered.test_asgi import HELLO, STREAM, TPM, USD, published, records, used
+from tests.enforcement.doors.metered.budgets import HELLO, STREAM, TPM, USD, publish_metered, records, used
+from tests.enforcement.doors.metered.provider import Visit, ask, event, whole
 from tests.enforcement.world import eventually, fixed
 
 RATES = {"input": 1_000_000, "cached_input": 100_000, "output": 4_000_000}
@@ -23,18 +22,8 @@ async def aio_limiter(server, world):
     await aio_limiter.close()
 
 
-@pytest.fixture
-def provider():
-    return Provider()
-
-
-@pytest.fixture
-def door(aio_limiter, provider):
-    return LimitMiddleware(provider, aio_limiter, metered=True)
-
-
 def published_at(world, *limits):
-    secret = published(world, *limits)
+    secret = publish_metered(world, *limits)
     world.published.prices(PRICE)
     return secret
 
@@ -61,7 +50,7 @@ async def test_searches_of_the_provider_have_their_own_price(world, aio_limiter,
     item = {"type": "web_search_call", "action": {"type": "search"}}
     usage = {"input_tokens": 10, "output_tokens": 1}
     provider.answer = lambda scope, body, receive, send: whole(send, {"output": [item, item], "usage": usage})
-    secret = published(world, USD, TPM)
+    secret = publish_metered(world, USD, TPM)
     world.published.prices({**PRICE, **calls})
     rows = aio_limiter.metered_tally()
     assert (await ask(door, secret, HELLO, path="/v1/responses")).status == 200
@@ -76,7 +65,7 @@ async def test_a_compaction_is_charged_beside_its_message(world, aio_limiter, do
     step = {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500}
     usage = {"input_tokens": 10, "output_tokens": 1, "iterations": [step, {"type": "message", "input_tokens": 10}]}
     provider.answer = lambda scope, body, receive, send: whole(send, {"content": [], "usage": usage})
-    secret = published(world, fixed(10**9, name="tpm", unit="tokens"))
+    secret = publish_metered(world, fixed(10**9, name="tpm", unit="tokens"))
     assert (await ask(door, secret, HELLO, path="/v1/messages")).status == 200
     assert await used(aio_limiter, secret) == {"tpm": 183_511}
 
@@ -92,14 +81,14 @@ async def test_each_of_several_answers_is_reserved(world, aio_limiter, door, pro
     """With a cap of 500, three answers may have 1,500 tokens."""
     reporting(provider, prompt_tokens=1, completion_tokens=9)
     short = fixed(1_400, name="out", unit="output_tokens")
-    secret = published(world, short)
+    secret = publish_metered(world, short)
     assert (await ask(door, secret, {**HELLO, "n": 3})).status == 429
     assert (await ask(door, secret, {**HELLO, "n": 2})).status == 200
     assert await used(aio_limiter, secret) == {"out": 9}
 
 
 async def test_arguments_of_tools_in_a_stream_that_breaks_off_are_charged(world, aio_limiter, door, provider):
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     call = {"index": 0, "function": {"name": "find", "arguments": "x" * 76}}
 
     async def break_off(scope, body, receive, send):
@@ -117,7 +106,7 @@ async def test_arguments_of_tools_in_a_stream_that_breaks_off_are_charged(world,
 @pytest.mark.parametrize("end", ["answer", "leave", "cancel"])
 async def test_a_settlement_that_cannot_be_written_is_written_later(server, world, aio_limiter, door, provider, end):
     """The store does not reply while a stream ends. What it did cost is charged when the store is back."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     provider.pause, provider.words = 0.02, 10
     visit = Visit(door, secret, STREAM)
     while not visit.answer.chunks:
@@ -145,7 +134,9 @@ async def test_a_settlement_that_cannot_be_written_is_written_later(server, worl
 
 
 async def test_many_that_leave_at_once_leave_nothing_open(world, aio_limiter, door, provider):
-    secret = published(world, TPM, {"name": "slots", "algorithm": "concurrency", "quota": 60, "window_seconds": 60})
+    secret = publish_metered(
+        world, TPM, {"name": "slots", "algorithm": "concurrency", "quota": 60, "window_seconds": 60}
+    )
     provider.pause, provider.words = 0.02, 1_000
     visits = [Visit(door, secret, STREAM) for _ in range(50)]
     while not all(visit.answer.chunks for visit in visits):

@@ -6,11 +6,10 @@ import pytest
 
 from enforcement import Limiter
 from enforcement.control.reservations import settle_reservation
-from enforcement.doors.asgi import LimitMiddleware
 from enforcement.model.instants import time_reply_us
 from enforcement.plan.records import RecordKeys, prolong
+from tests.enforcement.doors.metered.budgets import SLOTS, STREAM, TPM, USD, publish_metered, records, used
 from tests.enforcement.doors.metered.provider import USAGE, WORD, Visit, event
-from tests.enforcement.doors.metered.test_asgi import SLOTS, STREAM, TPM, USD, published, records, used
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually
 
@@ -39,11 +38,6 @@ def provider():
     return HaltingProvider()
 
 
-@pytest.fixture
-def door(aio_limiter, provider):
-    return LimitMiddleware(provider, aio_limiter, metered=True)
-
-
 def lose(world, reservation=None, ago_us=0):
     """Let the life of a reservation, or the only one, end now, or have ended before, and return its keys."""
     where = RecordKeys.from_id(world.keys, (reservation or records(world)[0]).id)
@@ -60,7 +54,7 @@ async def streaming(door, secret):
 
 
 async def test_the_last_word_of_its_provider_settles_it(world, aio_limiter, door, provider):
-    secret, rows = published(world, TPM, USD, SLOTS), aio_limiter.metered_tally()
+    secret, rows = publish_metered(world, TPM, USD, SLOTS), aio_limiter.metered_tally()
     visit = await streaming(door, secret)
     lose(world)
     provider.goes_on.set()
@@ -72,7 +66,7 @@ async def test_the_last_word_of_its_provider_settles_it(world, aio_limiter, door
 
 async def test_what_was_observed_does_not(world, aio_limiter, door):
     """The charge stays when the client leaves, its slot is free, and an operator settles what is listed as lost."""
-    secret, rows = published(world, TPM, SLOTS), aio_limiter.metered_tally()
+    secret, rows = publish_metered(world, TPM, SLOTS), aio_limiter.metered_tally()
     visit = await streaming(door, secret)
     where = lose(world)
     visit.leave()
@@ -87,7 +81,7 @@ async def test_what_was_observed_does_not(world, aio_limiter, door):
 @pytest.mark.parametrize("listed", [True, False])
 async def test_nothing_prolongs_it(world, aio_limiter, door, listed):
     """Also if it made room for others in the list, since a project has very many."""
-    secret = published(world, TPM)
+    secret = publish_metered(world, TPM)
     visit = await streaming(door, secret)
     where = lose(world)
     if not listed:
@@ -102,7 +96,7 @@ async def test_nothing_prolongs_it(world, aio_limiter, door, listed):
 def test_what_reaches_the_store_later_must_have_been_open_before(own_server):
     """A settlement counts from the instant when its process made it. The slots are free in any case."""
     world = World(own_server.url)
-    secret, path = published(world, TPM, SLOTS), FaultyPath(own_server.port)
+    secret, path = publish_metered(world, TPM, SLOTS), FaultyPath(own_server.port)
     with Limiter(path.url, timeout=1.0, lookup=1.0) as cut_off, Limiter(own_server.url, timeout=1.0) as other:
         plan = cut_off.find_plan(secret, None)
         early, late = (cut_off.admit_plan(plan, {"tokens": 600}, None, {"model": "m"}) for _ in range(2))

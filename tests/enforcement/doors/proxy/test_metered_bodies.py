@@ -8,8 +8,8 @@ from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.proxy import pool
 from enforcement.doors.proxy.settings import ProxySettings
 from enforcement.doors.proxy.upstream import Proxy
+from tests.enforcement.doors.metered.budgets import HELLO, SLOTS, TPM, publish_metered, used
 from tests.enforcement.doors.metered.provider import Visit
-from tests.enforcement.doors.metered.test_asgi import HELLO, SLOTS, TPM, published, used
 
 COUNTED = {**TPM, "unmetered": "count_only"}
 
@@ -38,7 +38,7 @@ def proxy(aio_limiter, upstream):
 
 async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world, proxy, upstream):
     """Servers of HTTP/2 may let it pass. To wait for the rest would keep the request until its client leaves."""
-    secret = published(world, COUNTED)
+    secret = publish_metered(world, COUNTED)
     short = [{"type": "http.request", "body": b"abc", "more_body": False}]
     visit = Visit(proxy, secret, b"abcde", "/v1/files", http_version="2", scheme="http", messages=short)
     await asyncio.wait_for(visit.task, 5)
@@ -49,7 +49,7 @@ async def test_a_body_that_is_shorter_than_its_head_says_ends_the_request(world,
 async def test_a_client_is_watched_although_the_connection_took_long(world, aio_limiter, proxy, upstream, monkeypatch):
     """Its slot is free at once when it leaves, and the upstream does not go on for nobody."""
     monkeypatch.setattr(pool, "WATCH_SECONDS", 0.0)  # less than any connection takes
-    secret = published(world, TPM, SLOTS)
+    secret = publish_metered(world, TPM, SLOTS)
     visit = Visit(proxy, secret, HELLO, scheme="http")
     async with asyncio.timeout(5):
         while not upstream:
@@ -61,7 +61,7 @@ async def test_a_client_is_watched_although_the_connection_took_long(world, aio_
 
 async def test_a_short_body_is_sent_with_its_head(world, proxy, upstream):
     """In one write, as it came."""
-    secret = published(world, COUNTED)
+    secret = publish_metered(world, COUNTED)
     visit = Visit(proxy, secret, b"abcde", "/v1/files", scheme="http")
     async with asyncio.timeout(5):
         while not upstream:
