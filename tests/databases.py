@@ -90,17 +90,17 @@ class File(Template):
     def __init__(self, folder: Path, digest: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder / "lock")
-        self._folder, self._file = folder, folder / f"{digest}.sqlite3"
+        self._folder, self.path = folder, folder / f"{digest}.sqlite3"
 
     def _name(self) -> str | None:
-        return str(self._file) if self._file.exists() else None
+        return str(self.path) if self.path.exists() else None
 
     def _make(self) -> None:
         being_made = self._folder / "being-made"
         being_made.unlink(missing_ok=True)  # of a run that was killed
         with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
             cursor.execute("VACUUM INTO %s", [str(being_made)])
-        being_made.rename(self._file)
+        being_made.rename(self.path)
         by_age = sorted(self._folder.glob("*.sqlite3"), key=lambda path: path.stat().st_mtime)
         for old in by_age[:-KEPT_FILES]:
             old.unlink()
@@ -228,3 +228,13 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any, database_temp
     yield
     with django_db_blocker.unblock():
         database_template.remove()
+
+
+@pytest.fixture(scope="session")
+def migrated(database_template: File, django_db_setup: None) -> Path:
+    """
+    Give a migrated database of SQLite, if the tests use SQLite.
+
+    A stack that begins with a copy of it has its first migrations done.
+    """
+    return database_template.path

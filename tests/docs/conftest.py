@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 from enforcement.embedded import free_port
 from tests.docs import tls
+from tests.docs.ready import ready
 from tests.repository import ROOT, copy_code
 from tests.requires import chromium
+from tests.scale import scale
 
 START_SECONDS = 90
 # What would make the checkout use another store, database or settings than a reader's has.
@@ -45,8 +48,8 @@ def browser_type_launch_args() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository as it would be cloned now, with its environment installed."""
+def checkout(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+    """The repository as it would be cloned now, with its environment installed and its database migrated."""
     target = tmp_path_factory.mktemp("docs") / "sluicegate"
     command = ["git", "ls-files", "-coz", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -57,6 +60,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for code in ("controlplane", "enforcement"):  # again, with its bytecode
         copy_code(ROOT / code, target / code)
     (target / ".venv").symlink_to(sys.prefix)
+    (target / "var").mkdir(exist_ok=True)
+    shutil.copy(migrated, target / "var" / "controlplane.sqlite3")
     return target
 
 
@@ -81,7 +86,8 @@ def stack(checkout: Path) -> Iterator[Stack]:
         made, key = tls.certificate(checkout.parent)
         url = (checkout / "var" / "redis_url").read_text().strip()
         account, _, _ = url.removeprefix("redis://").rpartition("@")
-        with tls.terminator(int(places["127.0.0.1:6390"].rpartition(":")[2]), made, key) as port:
+        commands = scale(ready(checkout, environment, OURS.pattern, url), nullcontext())
+        with commands, tls.terminator(int(places["127.0.0.1:6390"].rpartition(":")[2]), made, key) as port:
             places |= {
                 ":PASSWORD@store.example:6380": f"{account}@127.0.0.1:{port}",
                 "/etc/ssl/store-ca.pem": str(made),
@@ -101,7 +107,7 @@ def _announced(process: subprocess.Popen, log: Path) -> dict[str, str]:
     while "Stop            Ctrl-C" not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        time.sleep(0.02)
     text = log.read_text()
     (web,) = re.findall(r"Admin and REST  http://127\.0\.0\.1:(\d+)/", text)
     (store,) = re.findall(r"Store           redis://:\*\*\*@127\.0\.0\.1:(\d+)/", text)

@@ -151,10 +151,11 @@ def until_it_answers(url: str) -> None:
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(url, timeout=1).close()
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as refused:
+            refused.close()
             return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.02)
         else:
             return
     raise AssertionError(f"{url} did not answer within {BLOCK_SECONDS} s")

@@ -21,7 +21,7 @@ SECONDS = 90.0
 KEPT = ("PATH", "HOME", "LANG")
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     process: subprocess.Popen[bytes]
     folder: Path
@@ -48,11 +48,19 @@ class Run:
         return {path.stem: int(path.read_text()) for path in locks if path.stem not in ("supervisor", "migrate")}
 
 
-def checkout(folder: Path) -> Path:
-    """Copy the code, so that var/ is one of its own."""
+def checkout(folder: Path, database: Path | None = None) -> Path:
+    """
+    Copy the code, so that var/ is one of its own.
+
+    Args:
+        database: What becomes the database in var/, if there shall be one.
+    """
     for name in ("controlplane", "enforcement", "templates"):
         copy_code(ROOT / name, folder / name)
     shutil.copy(ROOT / "manage.py", folder)
+    if database:
+        (folder / "var").mkdir()
+        shutil.copy(database, folder / "var" / "controlplane.sqlite3")
     return folder
 
 
@@ -76,7 +84,7 @@ def up(folder: Path, environment: Mapping[str, str]) -> Iterator[Run]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
 
 
 def own_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -10,14 +11,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import redis
 
-from enforcement.embedded import ValkeyServer, free_port
+from enforcement.embedded import ValkeyServer
 from tests.controlplane.stack.running import SECONDS, Run, checkout, eventually, own_environment, up
+from tests.scale import scale
 
 
 def text(path: Path) -> str:
@@ -64,6 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield run
 
 
+@functools.cache
 def store_url(run: Run) -> str:
     """The address that the command prints for a shell."""
     said = run.manage("env").stdout
@@ -128,21 +132,21 @@ def test_password_of_the_store_is_neither_shown_nor_logged(running: Run) -> None
     assert held == {"store_password", "redis_url", "valkey.conf"}
 
 
-def test_environment_of_a_stack_that_never_ran_is_an_error(tmp_path: Path) -> None:
-    """Nobody is sent to another store by guessing."""
-    done = Run(None, checkout(tmp_path), "").manage("env")  # type: ignore[arg-type]
-
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "var/redis_url is missing. Start the stack first: " in done.stderr
-
-
 def test_commands_that_are_named_work_from_any_folder(tmp_path: Path) -> None:
-    """A person pastes them into a shell, also if the checkout lies elsewhere and its path has a blank."""
+    """
+    A stack that never ran has no environment: nobody is sent to another store by guessing.
+
+    A person pastes the command that the error names into a shell, also if the checkout lies elsewhere and its path has
+    a blank.
+    """
     folder = checkout(tmp_path / "my checkout")
     command = [sys.executable, str(folder / "manage.py"), "env"]
     done = subprocess.run(command, cwd=tmp_path, env=own_environment(), capture_output=True, text=True, check=False)
-    named = done.stderr.strip().rpartition("Start the stack first: ")[2].removesuffix(" up")
+    before, _, named = done.stderr.strip().rpartition(" Start the stack first: ")
 
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "var/redis_url is missing." in before
+    named = named.removesuffix(" up")
     help_text = subprocess.run(f"{named} help up", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "Run the whole platform" in help_text.stdout
 
@@ -171,46 +175,64 @@ def test_second_start_is_refused_and_harms_nothing(running: Run) -> None:
     assert eventually(lambda: get(f"{running.web_url}/readyz") == 200)
 
 
-def test_named_store_is_used_and_none_is_started(tmp_path: Path) -> None:
-    """With REDIS_URL the stack brings no store of its own, publishes to that one, and leaves it running."""
+def test_named_store_is_used_and_none_is_started(tmp_path: Path, migrated: Path) -> None:
+    """
+    With REDIS_URL the stack brings no store of its own, publishes to that one, and leaves it running.
+
+    Ctrl-C leaves no process and exits with 0.
+    """
     with ValkeyServer() as store:
-        with up(checkout(tmp_path), {"REDIS_URL": store.url}) as run:
+        with up(checkout(tmp_path, migrated), {"REDIS_URL": store.url}) as run:
             assert "valkey" not in run.groups()
             with redis.Redis.from_url(store.url) as client:
                 assert eventually(lambda: client.exists("sg:{doc}:documents"))
         assert store.answers()
 
-
-@pytest.mark.proof(times=3)
-def test_interrupt_ends_everything_and_a_kill_is_mended(tmp_path: Path) -> None:
-    """After kill -9 the next start ends what was left, at the same address; Ctrl-C leaves nothing and exits with 0."""
-    folder, fixed = checkout(tmp_path), {"SLUICEGATE_PORT": str(free_port())}
-    with up(folder, fixed) as killed:
-        killed.process.kill()
-        killed.process.wait()
-    left = killed.groups()
-
-    with up(folder, fixed) as run:
-        assert not any(is_running(group) for group in left.values())
-        assert f"{run.web_url}/admin/" in run.said()
-
     assert run.process.returncode == 0
     assert not any(is_running(group) for group in run.groups().values())
 
 
-def test_reader_that_leaves_stops_everything_in_order(tmp_path: Path) -> None:
-    """`make up | head` leaves no process, and none that waits for ever to write a line."""
-    folder, given = checkout(tmp_path), {**own_environment(), "SLUICEGATE_PORT": str(free_port())}
+@pytest.fixture
+def killed(running: Run, tmp_path: Path, migrated: Path) -> Run:
+    """A stack whose supervisor is killed: that of the tests above, and for a proof, which is repeated, another one."""
+    with up(checkout(tmp_path, migrated), {}) if scale(False, True) else nullcontext(running) as run:
+        run.process.kill()
+        run.process.wait()
+    return run
+
+
+@pytest.mark.proof(times=3)
+def test_kill_is_mended_and_a_reader_that_leaves_stops_everything_in_order(killed: Run, tmp_path: Path) -> None:
+    """
+    After kill -9 the next start ends what was left, at the same address.
+
+    `make up | head` leaves no process, and none that waits for ever to write a line.
+    """
+    port = killed.web_url.rpartition(":")[2]
+    left, given = killed.groups(), {**own_environment(), "SLUICEGATE_PORT": port}
     command = [sys.executable, "manage.py", "up"]
     with (
         (tmp_path / "errors").open("wb") as errors,
-        subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            command, cwd=killed.folder, env=given, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
     ):
-        assert any("Stop  " in line for line in process.stdout or ())
-        groups = Run(process, folder, "").groups()
+        lines = list(until("Stop  ", process.stdout or ()))
+        assert not any(is_running(group) for group in left.values())
+        assert any(f"{killed.web_url}/admin/" in line for line in lines)
+        groups = killed.groups()
         process.stdout.close()  # type: ignore[union-attr]
         os.kill(groups["web"], signal.SIGHUP)  # gunicorn writes a line
 
         assert process.wait(SECONDS) == 0
     assert "Traceback" not in (tmp_path / "errors").read_text()
     assert not any(is_running(group) for group in groups.values())
+
+
+def until(text: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines, up to the first that has a text."""
+    for line in lines:
+        yield line
+        if text in line:
+            return
+    raise AssertionError(f"No line had {text!r}.")

@@ -1,0 +1,112 @@
+"""
+Run the management commands of a checkout in forks of one process that has imported everything.
+
+Such a command imports for more than a second before it begins, and the pages of the documentation have dozens of them.
+``make proof`` runs each in an interpreter of its own.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+# Stands in place of manage.py. A command with settings of its own runs as it does for a reader.
+CLIENT = """
+import json, os, re, socket, sys
+
+here = os.path.dirname(os.path.abspath(__file__))
+if any(re.match({own!r}, name) for name, value in os.environ.items() if value != {store!r}):
+    os.execv(sys.executable, [sys.executable, os.path.join(here, "manage_alone.py"), *sys.argv[1:]])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.path.join(here, "ready"))
+    socket.send_fds(server, [b"."], [0, 1, 2])
+    server.sendall(json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode())
+    server.shutdown(socket.SHUT_WR)
+    code = server.recv(1)
+os._exit(code[0] if code else 1)
+"""
+
+
+@contextmanager
+def ready(checkout: Path, environment: Mapping[str, str], own: str, store: str) -> Iterator[None]:
+    """
+    Put the client in place of ``manage.py`` for the time of the block.
+
+    Args:
+        own: A regular expression of variables, by which a command has settings of its own.
+        store: The address of the store, which is no such setting.
+    """
+    manage, alone = checkout / "manage.py", checkout / "manage_alone.py"
+    manage.rename(alone)
+    manage.write_text(CLIENT.format(own=own, store=store))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(checkout / "ready"))
+        listening.listen(100)
+        command = [sys.executable, __file__, str(listening.fileno())]
+        process = subprocess.Popen(command, cwd=checkout, env=dict(environment), pass_fds=[listening.fileno()])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        alone.replace(manage)
+
+
+def serve(listening: socket.socket) -> None:
+    """Import what a command of the control plane imports, and run each command in a fork."""
+    os.environ["DJANGO_SETTINGS_MODULE"] = "controlplane.settings"
+    import django
+
+    django.setup()
+    import controlplane.urls  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
+    while True:
+        asking, _ = listening.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os._exit(answer(asking))
+        asking.close()
+
+
+def answer(asking: socket.socket) -> int:
+    """Run a command with the arguments, folder, environment and descriptors of a client, and send its exit code."""
+    _, descriptors, _, _ = socket.recv_fds(asking, 1, 3)
+    with asking.makefile("rb") as rest:
+        sys.argv, folder, environment = json.load(rest)
+    for present, wanted in enumerate(descriptors):
+        os.dup2(wanted, present)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    code = run()
+    sys.stdout.flush()
+    asking.send(bytes([code]))
+    return code
+
+
+def run() -> int:
+    """Run the command as an interpreter does, and return its exit code."""
+    from controlplane.__main__ import main
+
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
