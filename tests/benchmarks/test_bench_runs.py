@@ -11,52 +11,58 @@ from benchmarks.figures import KNOWN_DENIAL, LEASED, Bar
 from tests.apart import program, python_of
 from tests.proxies.running import installed
 from tests.repository import ROOT
+from tests.scale import scale
+
+SHORT = """
+import json
+
+from benchmarks import tasks, threads
+from benchmarks.doors.asking import latency
+from benchmarks.measure import Effort
+from benchmarks.world import world
+
+with world() as store:
+    for compare in (threads.compare, threads.leases, threads.denials, tasks.compare, latency):
+        rows, series = compare(store, Effort.quick())
+        print(json.dumps([len(rows), [row.figure for row in rows if row.ratio is None], series.to_json()]))
+"""
 
 
-@pytest.fixture(scope="module")
-def programs() -> None:
-    """Require what the figures of proxies need. Where it is missing, their rows have no figures."""
+def test_a_comparison_has_figures() -> None:
+    """In every run, those that take seconds: no row is left out, and ours and theirs have latency and rate."""
+    done = subprocess.run([sys.executable, "-c", SHORT], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [absent for rows, absent, _ in found if rows] == [[], [], [], [], []]
+    assert all(values["p50"] > 0 and values["per_second"] > 0 for *_, series in found for values in series.values())
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(not scale(False, True), reason="takes a minute: make proof")
+def test_every_promise_is_measured(tmp_path: Path) -> None:
+    """
+    The whole quick run, with nginx, Envoy and the decision service.
+
+    No comparison is left out in silence. What is promised about speed is measured: two dozen bounds, some of them in
+    several rows. Medians and throughput of ours and theirs are kept, with the machine and the versions.
+    """
     installed("nginx", "nginx")
     program("envoy", "envoy")
     python_of("protobuf")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
-    """Give what a quick run printed and wrote."""
-    output: Path = tmp_path_factory.mktemp("bench") / "figures.json"
+    output = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(output)]
+
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
     assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(output.read_text())
-
-
-def test_every_row_has_figures(programs: None, run: tuple[str, dict]) -> None:
-    """No comparison is left out in silence."""
-    printed, found = run
-
-    assert [row["figure"] for row in found["rows"] if row["ratio"] is None] == []
-    assert [row["figure"] for row in found["rows"] if row["figure"] not in printed] == []
-
-
-def test_every_promise_has_a_row(run: tuple[str, dict]) -> None:
-    """What is promised about speed is measured: two dozen bounds, some of them in several rows."""
-    bars = {json.dumps(row["bar"]) for row in run[1]["rows"] if row["bar"]}
-
-    assert len(bars) == 24
-
-
-def test_every_candidate_has_a_latency_and_a_rate(run: tuple[str, dict]) -> None:
-    """Medians and throughput of ours and theirs are kept."""
-    figures = [values for series in run[1]["series"].values() for values in series.values()]
-
+    found = json.loads(output.read_text())
+    assert [row["figure"] for row in found["rows"] if row["ratio"] is None or row["figure"] not in done.stdout] == []
+    assert len({json.dumps(row["bar"]) for row in found["rows"] if row["bar"]}) == 24
+    figures = [values for series in found["series"].values() for values in series.values()]
     assert all(0 < values["p50"] <= values["p99"] and values["per_second"] > 0 for values in figures)
-
-
-def test_results_say_what_was_measured_with_what(run: tuple[str, dict]) -> None:
-    """A figure without its machine and versions is worth nothing."""
-    assert {"Python", "store", "limits", "throttled-py", "redis"} <= set(run[1]["versions"])
-    assert run[1]["machine"]
+    assert {"Python", "store", "limits", "throttled-py", "redis"} <= set(found["versions"])
+    assert found["machine"]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def run() -> int:
             print(end.code, file=sys.stderr)
             return 1
         return int(end.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (an interpreter prints it and ends, whatever it is)
         traceback.print_exc()
         return 1
     return 0
