@@ -15,7 +15,6 @@ from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.marks import Managed
-from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.calendars import CALENDARS
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
@@ -23,10 +22,49 @@ from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_LIMITS_PER_POLICY
 
+# What a limit may do with a model without a price. To charge it as another one, it names that one.
+UNPRICED = (*UNMETERED, CHARGE_AS)
+
+# The names in the JSON of a limit's match, and the columns that hold them.
+MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
+# The columns of a limit that have the names of the value's fields.
+LIMIT_COLUMNS = (
+    "name",
+    "algorithm",
+    "quota",
+    "window_seconds",
+    "calendar",
+    "time_zone",
+    "burst",
+    "rollover",
+    "unit",
+    "partition_by",
+    "mode",
+    "consistency",
+    "on_store_failure",
+    "charge_on",
+    "weights",
+    "unmetered",
+)
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
 # For one token or project. With 250 bytes for each, all of them fit into its document.
 MAX_OVERRIDES = 200
+
+
+def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return pairs of each name and its label, for the choices of a field."""
+    return [(name, name.replace("_", " ")) for name in names]
+
+
+def column_of(field: str) -> str:
+    """
+    Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``, else ``__all__``.
+    """
+    head, _, rest = field.partition(".")
+    if head == "match":
+        return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
+    return head if head in {*LIMIT_COLUMNS, "anchor", "unpriced"} else "__all__"
 
 
 class Policy(Versioned):
