@@ -98,6 +98,13 @@ def sources_at(revision: str, root: Path = ROOT) -> list[Source]:
         return [Source(name, archive.extractfile(name).read().decode()) for name in names]
 
 
+def moves(revision: str, root: Path = ROOT) -> dict[str, str]:
+    """Return the present path of each file that was renamed since a commit, by its path then."""
+    found = _git(root, "diff", "-M", "--diff-filter=R", "--name-status", "-z", revision, "--", *TREES)
+    names = found.decode().split("\0")  # three for each file: the status and the two paths
+    return dict(zip(names[1::3], names[2::3], strict=True))
+
+
 def base(root: Path = ROOT) -> str | None:
     """Return the commit that a change begins from, or None if the clone does not have it."""
     head = _git(root, "rev-parse", "HEAD")
@@ -168,16 +175,22 @@ SIZES: Mapping[str, tuple[Callable[[Sequence[Source]], Counter[str]], int]] = {
 }
 
 
-def growth(before: Sequence[Source], now: Sequence[Source]) -> Iterator[str]:
-    """Yield a line for each rule on sizes, with the names below it that have grown, the one that grew most first."""
+def growth(before: Sequence[Source], now: Sequence[Source], moved: Mapping[str, str]) -> Iterator[str]:
+    """
+    Yield a line for each rule on sizes, with the names below it that have grown, the one that grew most first.
+
+    Args:
+        moved: See :func:`moves`. A file that was only moved has not grown, but the room to which it came has.
+    """
     read = {file: file for file in now}
-    before = [read.get(file, file) for file in before]  # most did not change, and are parsed once
+    renamed = [Source(moved.get(file.path, file.path), file.text) for file in before]
+    renamed = [read.get(file, file) for file in renamed]  # most did not change, and are parsed once
     for rule, (measure, _) in SIZES.items():
-        old, new = measure(before), measure(now)
+        old, new = measure(before if measure is room_sizes else renamed), measure(now)
         grown = (new - old).most_common()
         yield f"{rule}: {len(grown)} grew"
         yield from (f"  {old[name]:>4} -> {new[name]:<4} {name}" for name, _ in grown[:SHOWN])
-    old_places, new_places = class_places(before), class_places(now)
+    old_places, new_places = class_places(renamed), class_places(now)
     shared = [name for name, where in new_places.items() if len(where) > len(old_places.get(name, ""))]
     yield f"names that one more class has: {len(shared)}"
     yield from (f"  {name}: {', '.join(new_places[name])}" for name in shared)
@@ -375,7 +388,8 @@ def _since(revision: str | None) -> Iterator[str]:
         yield "This clone has no earlier commit to compare with."
         return
     yield f"Since {revision}:"
-    yield from growth(sources_at(revision), [file for tree in TREES for file in sources(tree)])
+    now = [file for tree in TREES for file in sources(tree)]
+    yield from growth(sources_at(revision), now, moves(revision))
 
 
 if __name__ == "__main__":

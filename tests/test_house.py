@@ -51,7 +51,7 @@ def test_what_is_too_big_is_named(rule: str, files: Callable[[int], list[Source]
 @pytest.mark.parametrize(("rule", "files", "most", "name"), SIZES)
 def test_growth_is_shown(rule: str, files: Callable[[int], list[Source]], most: int, name: str) -> None:
     """What a change makes larger is shown with its sizes before and after, also if it is small. It breaks no rule."""
-    shown = list(house.growth(files(2), files(5)))
+    shown = list(house.growth(files(2), files(5), {}))
 
     at = shown.index(f"{rule}: 1 grew")
     before, arrow, now, *grown = shown[at + 1].split()
@@ -60,7 +60,7 @@ def test_growth_is_shown(rule: str, files: Callable[[int], list[Source]], most: 
 
 def test_growth_of_what_stays_is_not_shown() -> None:
     """What shrinks or stays as it is needs no look."""
-    assert list(house.growth(room(3) + wide(3), room(2) + wide(3))) == [
+    assert list(house.growth(room(3) + wide(3), room(2) + wide(3), {})) == [
         *(f"{rule}: 0 grew" for rule in house.SIZES),
         "names that one more class has: 0",
     ]
@@ -70,9 +70,24 @@ def test_growth_names_classes_that_share_a_name() -> None:
     """A search for a class should lead to one place."""
     before, second = wide(1), source("class Wide: ...", "controlplane/b.py")
 
-    assert list(house.growth(before, [*before, second]))[-2:] == [
+    assert list(house.growth(before, [*before, second], {}))[-2:] == [
         "names that one more class has: 1",
         "  Wide: enforcement/room/module.py:1, controlplane/b.py:1",
+    ]
+
+
+def test_a_moved_file_makes_its_new_room_larger_and_nothing_else() -> None:
+    """Otherwise all functions of the file would be shown as new."""
+    old, new = (
+        source("def f():\n    x = 1\n", "enforcement/a/m.py"),
+        source("def f():\n    x = 1\n", "enforcement/b/m.py"),
+    )
+
+    assert list(house.growth([old], [new], {old.path: new.path}))[:4] == [
+        "modules in a room: 1 grew",
+        "     0 -> 1    enforcement/b",
+        "lines of a file: 0 grew",
+        "methods of a class: 0 grew",
     ]
 
 
@@ -100,6 +115,15 @@ def test_growth_is_counted_from_where_a_branch_began(tmp_path: Path) -> None:
     git(["git", "branch", "--quiet", "--set-upstream-to=begin"])
 
     assert texts_at(house.base(tmp_path), tmp_path) == {"one\n"}
+
+
+def test_moves_since_a_commit_are_found(tmp_path: Path) -> None:
+    """Git tells them by what the files hold."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    commit(tmp_path, "x = 1\ny = 2\n")
+    subprocess.run(["git", "mv", "enforcement/module.py", "enforcement/b.py"], cwd=tmp_path, check=True)
+
+    assert house.moves("HEAD", tmp_path) == {"enforcement/module.py": "enforcement/b.py"}
 
 
 def texts_at(revision: str | None, clone: Path) -> set[str]:
