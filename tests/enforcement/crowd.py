@@ -3,7 +3,6 @@
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enforcement import Limit, Limiter
+from tests.enforcement.forks import Forked
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,8 @@ class Crowd:
     """Processes that ask, started together; what they say is read while they go on."""
 
     def __init__(self, url: str, processes: int, *options: str) -> None:
-        command = [sys.executable, "-m", "tests.enforcement.crowd", url, *options]
-        self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
-        ]
+        command = ["-m", "tests.enforcement.crowd", url, *options]
+        self.processes = [Forked(command) for _ in range(processes)]
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
         self._threads = ThreadPoolExecutor(processes)

@@ -1,7 +1,6 @@
 """Several processes of the load that we ship, and what their ledgers say together."""
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from enforcement.proof.checker import judge
 from enforcement.proof.counters import read_counters
 from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import Ledger, read
+from enforcement.proof.workload import READY
 from enforcement.proof.workload import Fleet as Processes
+from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
 
 
@@ -42,9 +43,12 @@ class Fleet(Processes):
         self, url: str, limits: list[dict[str, Any]], processes: int, folder: Path, *options: str, name: str = "p"
     ) -> None:
         self.paths = [folder / f"{name}{number}.ledger" for number in range(processes)]
-        command = [sys.executable, "-m", "enforcement.proof", "load", "--wait", "--url", url, "--out", str(folder)]
+        command = ["-m", "enforcement.proof", "load", "--wait", "--url", url, "--out", str(folder)]
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
-        super().__init__([[*command, "--instance", path.stem] for path in self.paths])
+        super().__init__([])
+        self.processes = [Forked([*command, "--instance", path.stem]) for path in self.paths]
+        for process in self.processes:
+            assert process.stdout.readline() == READY
 
     def await_back(self, source: str = "store") -> None:
         """Wait until every process is decided for by the store, or another source."""

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
@@ -13,6 +11,7 @@ from typing import Any
 import http_sf
 
 from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
+from tests.enforcement.forks import Forked
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 TIMES = ("retry_after_ms", "reset_ms")
@@ -28,13 +27,12 @@ class Processes:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.running: list[subprocess.Popen[str]] = []
+        self.running: list[Forked] = []
 
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.enforcement.vector_worker", self.url]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start(self) -> Forked:
+        return Forked(["-m", "tests.enforcement.vector_worker", self.url])
 
-    def several(self, count: int) -> list[subprocess.Popen[str]]:
+    def several(self, count: int) -> list[Forked]:
         while len(self.running) < count:
             self.running.append(self.start())
         return self.running[:count]
@@ -46,12 +44,12 @@ class Processes:
             process.stdout.close()
 
 
-def send(process: subprocess.Popen[str], **line: Any) -> None:
+def send(process: Forked, **line: Any) -> None:
     process.stdin.write(json.dumps(line) + "\n")
     process.stdin.flush()
 
 
-def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
+def receive(process: Forked) -> dict[str, Any]:
     return json.loads(process.stdout.readline())
 
 
@@ -226,7 +224,7 @@ class Scenario:
             self._leave(self.open.pop(step["ref"]))
 
     def _leave(self, kept):
-        if isinstance(kept, subprocess.Popen):
+        if isinstance(kept, Forked):
             kept.stdin.close()
             kept.wait(10)
             kept.stdout.close()

@@ -68,7 +68,7 @@ def test_freezes_of_any_length_cost_a_few_time_budgets(own_server):
         *("--fleet", str(PROCESSES), "--seconds", "60", "--pause", "0.005", "--timeout", "0.025"),
     ) as load:
         load.go()
-        time.sleep(0.4)
+        time.sleep(0.2)
         for seconds in FREEZES:
             own_server.freeze()
             since = time.time()
@@ -92,11 +92,11 @@ def test_a_path_that_lies_is_left_and_found_again(own_server, path, modes):
     spans = []
     with fleet(path.url, WIDE, 2, "--fleet", "2", "--seconds", "60", "--pause", "0.005", "--timeout", "0.025") as load:
         load.go()
-        time.sleep(0.4)
+        time.sleep(0.2)
         for mode in modes:
             path.hit, path.mode = 0, mode
             since = time.time()
-            time.sleep(0.6)
+            time.sleep(0.5)
             spans.append((since + 0.3, time.time()))
             assert path.hit, mode
             path.mode = "pass"
@@ -133,12 +133,23 @@ def charged_by_lost_replies(server, path, key):
     return used
 
 
-@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log", "token_bucket"])
-@pytest.mark.parametrize("how", ["freeze", "swallow", "delay", "garble"])
+HOW, ALGORITHMS = ("freeze", "swallow", "delay", "garble"), ("fixed_window", "sliding_log", "token_bucket")
+
+
+# What becomes of the call does not depend on the algorithm, nor does the charge on what became of the call.
+@pytest.mark.parametrize(
+    ("how", "algorithm"),
+    scale(
+        [*((how, ALGORITHMS[0]) for how in HOW), *(("freeze", algorithm) for algorithm in ALGORITHMS[1:])],
+        [(how, algorithm) for how in HOW for algorithm in ALGORITHMS],
+    ),
+)
 def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch, how, algorithm):
     """The store has it, and charges it: nobody pays it once more. Control: if nothing is taken for executed, it is."""
     limit = Limit(name="once", algorithm=algorithm, quota=1_000, window_seconds=86_400)
     path.delay = 0.25
+    if how == "swallow":  # nobody needs a second to see that no reply comes
+        monkeypatch.setattr(in_doubt, "PATIENCE_SECONDS", 0.2)
 
     charged, _ = charged_after_calls_in_vain(own_server, path, limit, how, "once")
     monkeypatch.setattr(errors, "TAKEN_FOR_EXECUTED", frozenset())
@@ -166,6 +177,7 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
     return used, vain
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_call_that_a_frozen_store_died_with_is_charged(own_server, monkeypatch):
     """Its connection ends without an answer, so the process pays it. Control: who takes it for executed forgets it."""
     charged, vain = charged_after_a_store_that_died(own_server)
@@ -189,6 +201,7 @@ def charged_after_a_store_that_died(server):
         return limit.quota - limiter.peek(limit, "k").remaining, vain
 
 
+@pytest.mark.usefixtures("no_documents")
 @pytest.mark.parametrize(("ends", "quota"), [("thaws", 1_000), ("dies", 1_000), ("dies", 20)])
 async def test_calls_of_tasks_without_an_answer_are_charged_once(own_server, ends, quota):
     """
@@ -219,6 +232,7 @@ def turn(path, mode="pass"):
     path.mode = mode
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_failure_that_opens_nothing_is_made_good(own_server):
     """One connection breaks: its request is admitted here, and charged as soon as the store decides again."""
     limiter, limit = Limiter(own_server.url, timeout=0.5), Limit(name="blip", quota=100, window_seconds=86_400)
@@ -231,7 +245,8 @@ def test_a_failure_that_opens_nothing_is_made_good(own_server):
     limiter.close()
 
 
-@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log", "token_bucket"])
+@pytest.mark.usefixtures("no_documents")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_was_admitted_here_and_cancelled_is_not_charged(own_server, path, algorithm):
     """One call fails, and its request is cancelled before its charge is replayed: nothing of it stays."""
     limit = Limit(name="cancelled", algorithm=algorithm, quota=100, window_seconds=86_400)
@@ -255,30 +270,31 @@ def commands(client):
 
 
 def test_a_fleet_does_not_come_back_as_a_herd(own_server):
-    """In the first second after its return a store has no more than twice the commands of any second before."""
+    """In the first moments after its return a store has no more than twice the commands of as many before."""
+    moments = scale(0.5, 1.0)
     client = connect(own_server.url, timeout=5.0)
     with fleet(
         own_server.url,
         WIDE,
         HERD,
-        *("--fleet", str(HERD), "--seconds", "60", "--pause", "0.02", "--timeout", "0.025"),
+        *("--fleet", str(HERD), "--seconds", "60", "--pause", "0.01", "--timeout", "0.025"),
     ) as load:
         load.go()
-        time.sleep(0.5)
+        time.sleep(0.2)
         commands(client)
-        time.sleep(1.0)
+        time.sleep(moments)
         steady = commands(client)
         own_server.freeze()
-        time.sleep(1.5)
+        time.sleep(1.5 * moments)
         own_server.thaw()
         back_at = time.time()
-        time.sleep(1.0)
+        time.sleep(moments)
         first = commands(client)
         load.end_when_back()
         broken = load.broken(own_server.url, **GENEROUS, back_at_us=int(back_at * 1_000_000))
     client.close()
 
-    assert steady > 100
+    assert steady > 50
     assert first <= 2 * steady
     assert broken == []
 
@@ -299,10 +315,10 @@ def test_windows_of_an_outage_hold_their_bounds_by_each_rule(own_server):
         loads = dict(zip(RULES, _started(stack, own_server.url, limits, (4, 1, 1), options), strict=True))
         for load in loads.values():
             load.go()
-        time.sleep(0.6)
-        own_server.kill()
+        time.sleep(0.3 + (0.5 - time.time()) % 1)
+        own_server.kill()  # before the end of a window, so that two whole ones follow soon
         killed_at = time.time()
-        time.sleep(3.2)
+        time.sleep(2.5)
         own_server.start()
         back_at = time.time()
         for load in loads.values():

@@ -24,6 +24,7 @@ from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.stalls import Stalls
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
+from tests.scale import scale
 
 # What a process was at when the store begins to refuse is chance, so that a proof does it more than once.
 pytestmark = pytest.mark.proof(times=3)
@@ -33,7 +34,8 @@ LIMITS = [
     Limit(name="day", quota=20_000, window_seconds=86_400),
 ]
 NOBODY = ("127.0.0.1", 1)
-OUTAGE_SECONDS = 0.8
+# Four probes come in this time, and who believes the store too soon is seen to lose it again.
+OUTAGE_SECONDS = scale(0.5, 0.8)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def store(tmp_path):
         load_library(admin)
         admin.execute_command("ACL SETUSER", "enforcer", "on", ">secret", *enforcer(Keys()))
         yield Store(server, admin)
-        admin.config_set("save", "")
+        server.kill()
         admin.close()
 
 
@@ -229,13 +231,13 @@ def test_a_full_store_has_a_place_for_decisions_when_it_is_back(store):
     deciding, and so the store is used again at once, and lost once and not every time it is tried.
     """
     limiter = Limiter(store.url, timeout=0.2)
-    limiter.start()
+    limiter.start(0.0)
     assert eventually(limiter._engine.health.examine)  # the background has all its connections
     assert limiter.hit(LIMITS, "k").source == "store"
     host, port = limiter._pipe._idle[0].sock.getsockname()
     store.admin.client_kill_filter(addr=f"{host}:{port}")
     store.admin.config_set("maxclients", len(store.admin.client_list()))
-    decisions, end = [], time.monotonic() + 3
+    decisions, end = [], time.monotonic() + scale(1.5, 3)
     while time.monotonic() < end:
         decisions.append(limiter.hit(LIMITS, "k"))
         time.sleep(0.005)
@@ -266,6 +268,7 @@ async def test_tasks_meet_the_same_refusals(store, how):
     await limiter.close()
 
 
+@pytest.mark.usefixtures("own_pace")
 @pytest.mark.parametrize(("steady_seconds", "patient"), [(absence.STEADY_SECONDS, True), (-1.0, False)])
 def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch, steady_seconds, patient):
     """
@@ -411,6 +414,7 @@ def test_a_wrong_typed_counter_heals_and_charges_nothing_in_part(store):
     limiter.close()
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_counter_that_stays_wrong_typed_admits_one_share(store):
     """However often what was admitted is paid, or given up, meanwhile: this process' share is a single one."""
     limit = Limit(name="few", quota=10, window_seconds=86_400)
@@ -452,6 +456,7 @@ def test_a_wrong_typed_counter_costs_nobody_else_what_he_is_owed(store):
         assert limiter.stats().journal_dropped == 5
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_call_that_was_held_back_for_a_failover_was_not_executed(own_server):
     """
     A primary that hands over holds back writes, and answers them when it is a replica. Nothing is in doubt then, and

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -16,8 +14,12 @@ from enforcement.failover.private_file import read, write
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.model.algorithms import ALGORITHMS, Reference, Spec
 from enforcement.settings import Settings
+from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
 from tests.scale import scale
+
+# Most have a store that is away, or that has no documents.
+pytestmark = pytest.mark.usefixtures("no_documents")
 
 QUOTA = 100
 STARTED, KNOWN = scale(4, 10), scale(2, 4)
@@ -41,9 +43,7 @@ class Takers:
 
     def __init__(self, stack, url, number, **environ):
         environ = {**os.environ, "SLUICEGATE_REDIS_URL": url, **environ}
-        command = [sys.executable, "-c", TAKER]
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environ}
-        self.processes = [stack.enter_context(subprocess.Popen(command, **options)) for _ in range(number)]
+        self.processes = [stack.enter_context(Forked(["-c", TAKER], environ)) for _ in range(number)]
         for process in self.processes:
             stack.callback(process.kill)
         for process in self.processes:
@@ -141,8 +141,7 @@ limiter.close()
 
 def test_forked_processes_take_no_second_share(tmp_path):
     """Each has a file of its own, beside that of the parent, and those forked after their death take the files over."""
-    command = [sys.executable, "-W", "ignore", "-c", FORKER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Forked(["-c", FORKER, str(tmp_path)]) as process:
         admitted = []
         for _ in range(3):
             process.stdin.write("fork\n")
