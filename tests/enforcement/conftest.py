@@ -9,7 +9,8 @@ from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
 from enforcement.testing import Store
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.world import World
+from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.world import World, eventually
 
 # Seconds. A busy machine shall not make a decision fail over.
 PATIENT = {"timeout": 1.0, "lookup": 1.0}
@@ -83,3 +84,40 @@ def no_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let limiters that start wait a moment, and not a second, for documents that nobody has published."""
     for start in (Limiter.start, aio.Limiter.start):
         monkeypatch.setattr(start, "__defaults__", (0.02,))
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Cluster]:
+    """Give one cluster a worker: its nodes take writes two seconds after their start at the earliest."""
+    with Cluster(replicas=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """
+    Give three empty primaries without the function library. A test may kill and freeze them, and change the settings
+    that are set here; a slot that it moves it moves back.
+    """
+    servers = shared_cluster.servers
+    for server in servers:
+        if not server.running:
+            server.start()
+        server.thaw()
+        ask(
+            server,
+            "CONFIG",
+            "SET",
+            *("maxmemory", "0"),
+            *("maxmemory-policy", "noeviction"),
+            *("cluster-announce-port", "0"),
+        )
+    assert eventually(shared_cluster.healthy, 20)
+    ports = {server.port for server in servers}
+    for server in servers:
+        # The others hear of an announced port a moment later.
+        assert eventually(lambda server=server: {row[2][1] for row in ask(server, "CLUSTER", "SLOTS")} == ports, 20)
+        ask(server, "FLUSHALL")
+        ask(server, "FUNCTION", "FLUSH")
+        ask(server, "CONFIG", "RESETSTAT")
+    return shared_cluster

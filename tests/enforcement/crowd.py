@@ -76,8 +76,10 @@ class Crowd:
         self.processes = [Forked(command) for _ in range(processes)]
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
+        self.said: list[list[Asked]] = [[] for _ in self.processes]
+        """What each process has said so far."""
         self._threads = ThreadPoolExecutor(processes)
-        self._outputs: list[Future[tuple[str, str]]] = []
+        self._readers: list[Future[None]] = []
 
     def end(self) -> None:
         """End those that have not ended."""
@@ -91,8 +93,22 @@ class Crowd:
 
     def go(self) -> None:
         """Let all begin."""
+        for process in self.processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
         # Read from the start: whoever finds the pipe full would stop asking.
-        self._outputs = [self._threads.submit(process.communicate, "\n", 120) for process in self.processes]
+        self._readers = [self._threads.submit(self._read, number) for number in range(len(self.processes))]
+
+    def _read(self, number: int) -> None:
+        for text in self.processes[number].stdout:
+            self.said[number].append(Asked(number, *json.loads(text)))
+
+    def all_have(self, who: str, source: str, since: float, times: int = 1) -> bool:
+        """Return whether every process has so many decisions for somebody by this source, begun after an instant."""
+        return all(
+            sum(line.who == who and line.source == source and line.at > since for line in said) >= times
+            for said in map(list, self.said)
+        )
 
     def stop(self) -> None:
         """Have all end after their present round."""
@@ -101,12 +117,10 @@ class Crowd:
 
     def ledger(self) -> list[Asked]:
         """Wait until all have ended, of themselves and well, and return what they wrote."""
-        lines = []
-        for number, (process, reading) in enumerate(zip(self.processes, self._outputs, strict=True)):
-            output, _ = reading.result()
-            assert process.returncode == 0
-            lines += [Asked(number, *json.loads(text)) for text in output.splitlines()]
-        return sorted(lines, key=lambda line: line.at)
+        for process, reader in zip(self.processes, self._readers, strict=True):
+            reader.result(120)
+            assert process.wait(10) == 0
+        return sorted((line for said in self.said for line in said), key=lambda line: line.at)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from tests.enforcement.world import eventually
 
 SERVICE = "store"
 NEVER_MS = 3_600_000
+ASKING_SECONDS = 0.03
+"""Before several servers are asked again."""
 QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
 
 
@@ -58,8 +60,7 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for server in self.servers:
-            if server.running:
-                server.thaw()
+            server.kill()
         self._stack.close()
 
     def build(self) -> None:
@@ -82,7 +83,7 @@ class SentinelTrio(Servers):
         self.replicas = self.run([ValkeyServer(persistent=False, config=config) for _ in range(2)])
         self.sentinel_ports = [free_port() for _ in range(3)]
         self.sentinels = [self._start_sentinel(port) for port in self.sentinel_ports]
-        assert eventually(self._watched, 20)
+        assert eventually(self._watched, 20, ASKING_SECONDS)
 
     @property
     def url(self) -> str:
@@ -216,10 +217,12 @@ class Cluster(Servers):
             ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for server in servers[1:]:
             ask(servers[0], "CLUSTER", "MEET", "127.0.0.1", server.port, server.bus)
-        assert eventually(lambda: all(_info(server, "cluster_known_nodes") == len(servers) for server in servers), 20)
+        assert eventually(
+            lambda: all(_info(server, "cluster_known_nodes") == len(servers) for server in servers), 20, ASKING_SECONDS
+        )
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
-            assert eventually(partial(_replicates, replica, ident(primary)), 20)
-        assert eventually(self.healthy, 20)
+            assert eventually(partial(_replicates, replica, ident(primary)), 20, ASKING_SECONDS)
+        assert eventually(self.healthy, 20, ASKING_SECONDS)
 
     def index_of(self, key: str) -> int:
         """Return which third a key lies in."""
@@ -251,7 +254,9 @@ class Cluster(Servers):
         for server in (target, *(server for server in others if server is not target)):
             ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
         # Who has not heard of this move would begin the next with an old epoch, and lose the slot to what is under way.
-        assert eventually(lambda: len({_info(server, "cluster_current_epoch") for server in self.servers}) == 1, 10)
+        assert eventually(
+            lambda: len({_info(server, "cluster_current_epoch") for server in self.servers}) == 1, 10, ASKING_SECONDS
+        )
 
     def knows(self, server: ValkeyServer, other: ValkeyServer) -> bool:
         """Tell whether a node has heard that another is a primary."""

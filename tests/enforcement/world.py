@@ -78,13 +78,13 @@ def used_of(decision: Any) -> dict[str, int]:
     return {state.name: state.quota - state.remaining for state in decision.limits}
 
 
-def eventually(condition: Any, seconds: float = 5.0) -> bool:
-    """Wait until a condition holds."""
+def eventually(condition: Any, seconds: float = 5.0, every: float = 0.005) -> bool:
+    """Wait until a condition holds, which is looked at so often."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(every)
     return True
 
 

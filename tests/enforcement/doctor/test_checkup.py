@@ -20,7 +20,7 @@ from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import ask
 from tests.enforcement.world import eventually, fixed
 from tests.repository import ROOT
 
@@ -443,12 +443,11 @@ def test_a_slow_path_is_reported_beside_the_time_budget(server, world, monkeypat
     assert "the time budget is 25 ms" in slow.value
 
 
-def test_every_primary_of_a_cluster_is_looked_at(doctor):
+def test_every_primary_of_a_cluster_is_looked_at(doctor, cluster):
     """One that may forget is named; the counter is shared over all of them."""
-    with Cluster(replicas=False) as cluster:
-        second = cluster.primaries[1]
-        assert ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru") == "OK"
-        status, found = doctor(cluster.url)
+    second = cluster.primaries[1]
+    assert ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru") == "OK"
+    status, found = doctor(cluster.url)
 
     assert status == 0
     assert found["role"]["value"] == "3 primaries, one of them: primary"

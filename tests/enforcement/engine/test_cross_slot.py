@@ -14,19 +14,12 @@ from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Give three primaries, which a test may freeze."""
-    with Cluster(replicas=False) as cluster:
-        yield cluster
+from tests.scale import scale
 
 
 @pytest.fixture
 def world(cluster):
     world = World(cluster.url)
-    world.client.flushall()
     yield world
     world.client.close()
 
@@ -156,17 +149,22 @@ def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
     Under three processes the global node and another hand over to their replicas, and the slot of global limits moves
     and comes back: no decision is made without the store, and each permit of the quota is given once.
     """
-    quota = 6_000
+    quota = scale(2_000, 6_000)
     with Cluster() as cluster:
         world, first = World(cluster.url), cluster.index_of("{global}")
         secrets = spread(world, everyone=[fixed(quota, name="all")], project=[fixed(1_000_000)])
-        with crowd(cluster.url, 3, tokens=secrets, seconds=5, at_least=quota // 12, pause=0.001, timeout=2.0) as asking:
+        with (
+            crowd(cluster.url, 3, tokens=secrets, seconds=120, pause=0.003, timeout=2.0) as asking,
+            Limiter(cluster.url, timeout=2.0) as limiter,
+        ):
             asking.go()
             time.sleep(0.3)
             for i in (first, (first + 1) % 3):
                 ask(cluster.replicas[i], "CLUSTER", "FAILOVER")
                 assert eventually(lambda i=i: cluster.promoted(i), 10)
             away_and_back(cluster, first)
+            assert eventually(lambda: used(limiter, secrets[0]).get("all") == quota, 60)
+            asking.stop()
             ledger = asking.ledger()
         admitted = Counter(line.who for line in ledger if line.allowed)
 

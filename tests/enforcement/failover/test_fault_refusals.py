@@ -22,7 +22,7 @@ from enforcement.store import absence
 from enforcement.store.client import connect, load_library
 from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.stalls import Stalls
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import ask
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
 
@@ -293,23 +293,22 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
 
 
 @pytest.mark.parametrize("tried", [True, False], ids=["", "control"])
-def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tried):
+def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(cluster, monkeypatch, tried):
     """One of three is full, and says that all is well: its keys stay without it, once lost. Control: it is believed."""
     if not tried:
         monkeypatch.setattr(ClusterMonitor, "_decides", lambda monitor, node: True)
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
-    with Cluster(replicas=False) as cluster:
-        load_library(connect(cluster.url))
-        limiter = Limiter(cluster.url, timeout=0.1)
-        for number in range(9):
-            limiter.hit(limit, f"k{number}")
-        ask(cluster.primaries[0], "CONFIG", "SET", "maxmemory", "1")
-        end = time.monotonic() + 1.2
-        while time.monotonic() < end:
-            sources = [limiter.hit(limit, f"k{number}").source for number in range(9)]
-            time.sleep(0.01)
-        stats = limiter.stats()
-        limiter.close()
+    load_library(connect(cluster.url))
+    limiter = Limiter(cluster.url, timeout=0.1)
+    for number in range(9):
+        limiter.hit(limit, f"k{number}")
+    ask(cluster.primaries[0], "CONFIG", "SET", "maxmemory", "1")
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        sources = [limiter.hit(limit, f"k{number}").source for number in range(9)]
+        time.sleep(0.01)
+    stats = limiter.stats()
+    limiter.close()
 
     assert 0 < sources.count("fallback") < 9 or not tried
     assert stats.store_failures["oom"] >= 3

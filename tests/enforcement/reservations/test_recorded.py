@@ -12,7 +12,6 @@ from enforcement.control.reservations import Amount, open_reservations, settle_r
 from enforcement.model.keys import Keys
 from enforcement.reservations import book
 from tests.enforcement.clustered import spread
-from tests.enforcement.topologies import Cluster
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 KEYS = Keys()
@@ -150,9 +149,9 @@ def test_a_plain_request_writes_no_record(world, limiter):
         assert not [name for name in names if "reservations" in name or ":r:" in name]
 
 
-def test_on_a_cluster_the_record_lies_with_its_project(monkeypatch):
+def test_on_a_cluster_the_record_lies_with_its_project(cluster):
     """The global counters lie in another slot. They are settled with it, and their denial leaves no record."""
-    with Cluster(replicas=False) as cluster, ExitStack() as stack:
+    with ExitStack() as stack:
         world = World(cluster.url)
         everyone = fixed(1_000, name="all", unit="tokens")
         secret = spread(world, everyone=[everyone], project=[fixed(10_000, name="own", unit="tokens")])[0]
@@ -178,9 +177,9 @@ def test_on_a_cluster_the_record_lies_with_its_project(monkeypatch):
         assert not open_reservations(world.client, KEYS, "proj_0")
 
 
-def test_on_a_cluster_only_one_of_two_slots_may_have_a_charge_to_correct():
+def test_on_a_cluster_only_one_of_two_slots_may_have_a_charge_to_correct(cluster):
     """Each gets its part by a call of its own. The record goes in any case, even if what is beside it cost nothing."""
-    with Cluster(replicas=False) as cluster, ExitStack() as stack:
+    with ExitStack() as stack:
         world = World(cluster.url)
         everyone = fixed(1_000, name="all", unit="tokens")
         secret = spread(world, everyone=[everyone], project=[fixed(9, name="own")])[0]
@@ -197,21 +196,20 @@ def test_on_a_cluster_only_one_of_two_slots_may_have_a_charge_to_correct():
         assert not open_reservations(world.client, KEYS, "proj_0")
 
 
-async def test_tasks_record_and_settle_on_a_cluster_too():
+async def test_tasks_record_and_settle_on_a_cluster_too(cluster):
     """Its connections answer in another way than that to a single server."""
-    with Cluster(replicas=False) as cluster:
-        world = World(cluster.url)
-        everyone = fixed(1_000, name="all", unit="tokens")
-        secret = spread(world, everyone=[everyone], project=[fixed(10_000, name="own", unit="tokens")])[0]
-        async with aio.Limiter(cluster.url, timeout=1.0, lookup=1.0) as limiter:
-            plan = await limiter.find_plan(secret, None)
-            admission = await limiter.admit_plan(plan, {"tokens": 400}, None, {})
-            assert admission.id.startswith("proj_0.")
-            await admission.conclude({"tokens": 100})
-            states = (await limiter.check(secret, {"tokens": 0})).limits
+    world = World(cluster.url)
+    everyone = fixed(1_000, name="all", unit="tokens")
+    secret = spread(world, everyone=[everyone], project=[fixed(10_000, name="own", unit="tokens")])[0]
+    async with aio.Limiter(cluster.url, timeout=1.0, lookup=1.0) as limiter:
+        plan = await limiter.find_plan(secret, None)
+        admission = await limiter.admit_plan(plan, {"tokens": 400}, None, {})
+        assert admission.id.startswith("proj_0.")
+        await admission.conclude({"tokens": 100})
+        states = (await limiter.check(secret, {"tokens": 0})).limits
 
-        assert {state.name: state.remaining for state in states} == {"all": 900, "own": 9_900}
-        assert not open_reservations(world.client, KEYS, "proj_0")
+    assert {state.name: state.remaining for state in states} == {"all": 900, "own": 9_900}
+    assert not open_reservations(world.client, KEYS, "proj_0")
 
 
 async def test_a_task_that_is_cancelled_while_it_settles_has_settled(server, world):

@@ -13,7 +13,7 @@ from enforcement import Limit, Limiter, aio
 from enforcement.embedded import find_binary, free_port
 from enforcement.store.client import connect
 from tests.docs.tls import certificate, terminator
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import ask
 from tests.enforcement.world import World, eventually
 
 LIMIT = Limit(name="rate", quota=5, window_seconds=3_600)
@@ -84,10 +84,10 @@ def test_a_store_that_asks_for_a_certificate_gets_one(world, server, papers):
         assert decides(f"{url}&ssl_certfile={other}&ssl_keyfile={other_key}") == {"fallback"}
 
 
-def test_every_node_of_a_cluster_is_spoken_to_over_tls(papers):
+def test_every_node_of_a_cluster_is_spoken_to_over_tls(papers, cluster):
     """Each says that it is found where TLS stands before it; a certificate that is not trusted opens none of them."""
     (own, key), _, _ = papers
-    with Cluster(replicas=False) as cluster, ExitStack() as stack:
+    with ExitStack() as stack:
         World(cluster.url).client.close()
         ports = [stack.enter_context(terminator(server.port, own, key)) for server in cluster.primaries]
         for server, port in zip(cluster.primaries, ports, strict=True):

@@ -15,6 +15,7 @@ from tests.enforcement.crowd import crowd
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import PROJECT, World, eventually, fixed
+from tests.scale import scale
 
 # At which point of a call a node is lost is chance, so that a proof loses it more than once.
 pytestmark = pytest.mark.proof(times=5)
@@ -22,23 +23,10 @@ pytestmark = pytest.mark.proof(times=5)
 LIMIT = Limit(name="rate", quota=1_000_000, window_seconds=86_400)
 
 
-@pytest.fixture(scope="module")
-def primaries():
-    with Cluster(replicas=False) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def lone(primaries):
+def lone(cluster):
     """Give three primaries without replicas; a test may kill them, and start them again."""
-    for server in primaries.servers:
-        if not server.running:
-            server.start()
-    assert eventually(primaries.healthy, 20)
-    for server in primaries.servers:
-        ask(server, "FLUSHALL")
-        ask(server, "FUNCTION", "FLUSH")
-    return primaries
+    return cluster
 
 
 @pytest.fixture
@@ -101,15 +89,18 @@ def test_a_frozen_node_costs_its_own_callers_a_few_budgets(lone):
     World(lone.url).client.close()
     keys = keys_of_thirds(lone)
     frozen = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
-    with crowd(lone.url, 3, keys=keys, seconds=4, pause=0.002, timeout=0.05) as asking:
+    with crowd(lone.url, 3, keys=keys, pause=0.002, timeout=0.05) as asking:
         asking.go()
-        time.sleep(0.8)
+        time.sleep(0.3)
         frozen_at = time.time()
         lone.primaries[frozen].freeze()
-        time.sleep(1.2)
+        time.sleep(0.9)
+        thawed_at = time.time()
         lone.primaries[frozen].thaw()
+        assert eventually(lambda: asking.all_have(keys[frozen], "store", thawed_at, times=5), 20)
+        asking.stop()
         ledger = asking.ledger()
-    during = [line for line in ledger if frozen_at < line.at < frozen_at + 1.1]
+    during = [line for line in ledger if frozen_at < line.at < frozen_at + 0.8]
     slow = [line for line in during if line.who == keys[frozen] and line.took_ms > 40]
 
     others = [line.source for line in during if line.who != keys[frozen]]
@@ -151,7 +142,7 @@ def test_a_node_that_fails_every_other_call_is_not_taken_back(lone, mode):
     limiter = Limiter(lone.url, timeout=0.1)
     limiter.hit(LIMIT, keys[number])
     path.every, path.only, path.mode = 2, b"FCALL", mode
-    end = time.monotonic() + 1.5
+    end = time.monotonic() + scale(1.0, 1.5)
     causes = []
     while time.monotonic() < end:
         causes.append(limiter.hit(LIMIT, keys[number]).cause)
@@ -172,13 +163,15 @@ def test_a_failover_under_load_is_followed(doubled):
     """A primary is killed under three processes: its keys come back with its replica, and the others never left."""
     World(doubled.url).client.close()
     keys = keys_of_thirds(doubled)
-    with crowd(doubled.url, 3, keys=keys, seconds=7, pause=0.003, timeout=0.1) as asking:
+    with crowd(doubled.url, 3, keys=keys, pause=0.003, timeout=0.1) as asking:
         asking.go()
-        time.sleep(1.0)
+        time.sleep(0.5)
         killed_at = time.time()
         doubled.primaries[1].kill()
         assert eventually(lambda: doubled.promoted(1), 15)
         promoted_at = time.time()
+        assert eventually(lambda: asking.all_have(keys[1], "store", promoted_at, times=5), 20)
+        asking.stop()
         ledger = asking.ledger()
     lost = [line for line in ledger if line.who == keys[1] and line.at > killed_at]
 
