@@ -20,12 +20,33 @@ from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.forks import Forked
 from tests.enforcement.topologies import ask
 from tests.enforcement.world import eventually, fixed
 from tests.repository import ROOT
 
 KEYS = Keys()
 PASSWORD = "not-to-be-shown"
+
+
+@pytest.fixture
+def real_process():
+    """Start the second process as the command does."""
+
+
+@pytest.fixture(autouse=True)
+def quick_process(request, monkeypatch):
+    """Fork the second process instead of starting an interpreter, unless it fails: what is said then has tests."""
+    if "real_process" in request.fixturenames:
+        return
+    start = sharing._second_process
+
+    def fork(task):
+        with Forked(["-c", "from enforcement.doctor.sharing import second; second()"]) as process:
+            output, _ = process.communicate(json.dumps(task))
+        return json.loads(output) if process.returncode == 0 else start(task)
+
+    monkeypatch.setattr(sharing, "_second_process", fork)
 
 
 @pytest.fixture
@@ -83,6 +104,7 @@ def test_a_good_store_is_reported_as_good(server, world, doctor):
     assert all(bool(finding["advice"]) is (finding["level"] == "warning") for finding in found.values())
 
 
+@pytest.mark.usefixtures("real_process")
 def test_two_processes_are_shown_to_share_a_counter(server, world, doctor):
     """There really is a second process, which sees what the first one took, and the other way round."""
     _, found = doctor(server.url)
@@ -95,6 +117,7 @@ def test_two_processes_are_shown_to_share_a_counter(server, world, doctor):
     assert int(shown[1]) == os.getpid() != int(shown[2])
 
 
+@pytest.mark.usefixtures("real_process")
 def test_control_a_second_store_is_found_out(server, world, own_server):
     """The proof is one: a second process that reaches another store does not see what the first one took."""
     with connect(own_server.url) as other:
@@ -105,6 +128,7 @@ def test_control_a_second_store_is_found_out(server, world, own_server):
     assert "saw 10, took 4 and left 6; the first then saw 7" in finding.value
 
 
+@pytest.mark.usefixtures("real_process")
 def test_a_second_process_that_fails_is_a_problem_with_a_reason(server, world):
     """Its last words are reported."""
     (finding,) = sharing.proof(world.client, KEYS, "redis://127.0.0.1:1/0")

@@ -86,6 +86,7 @@ class Switch:
 def server() -> Iterator[ValkeyServer]:
     with ValkeyServer(persistent=False) as running:
         yield running
+        running.kill()
 
 
 @pytest.fixture
@@ -216,6 +217,7 @@ def test_cut_log_leads_to_a_full_load(make: Make, client: Redis) -> None:
     assert agent.documents.find(DIGEST).token.revoked
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_deleted_log_is_noticed(make: Make, client: Redis) -> None:
     """A revision that never comes by the log is fetched when it has been waited for once."""
     agent = following(make(), client)
@@ -227,6 +229,7 @@ def test_deleted_log_is_noticed(make: Make, client: Redis) -> None:
     assert quota_of(agent) == 20
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: Redis) -> None:
     """An empty store is not "no limits": the last state stays. Another store's state replaces it, if it is no older."""
     agent = following(make(), client)
@@ -269,6 +272,7 @@ def test_garbled_document_keeps_the_old_state(make: Make, client: Redis, caplog,
     until(lambda: quota_of(agent) == 6)
 
 
+@pytest.mark.usefixtures("quick_duties")
 @pytest.mark.parametrize("ident", ["2-7", "18446744073709551614-0"])
 def test_entry_that_no_publisher_wrote_is_passed_over(make: Make, client: Redis, ident: str) -> None:
     """An entry out of order, or one without changes, leads neither astray nor into a loop."""
@@ -284,6 +288,7 @@ def test_entry_that_no_publisher_wrote_is_passed_over(make: Make, client: Redis,
     until(lambda: quota_of(agent) == 44)
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_keys_of_another_kind_do_not_stop_the_thread(make: Make, client: Redis, caplog) -> None:
     """A string where documents and log should be is said once a key; the old state stays, the store is not away."""
     agent = following(make(), client)
@@ -299,6 +304,7 @@ def test_keys_of_another_kind_do_not_stop_the_thread(make: Make, client: Redis, 
     until(lambda: quota_of(agent) == 9)
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_lost_function_library_is_given_back(make: Make, client: Redis) -> None:
     """Whoever first misses the library loads it."""
     following(make(), client)
@@ -307,6 +313,7 @@ def test_lost_function_library_is_given_back(make: Make, client: Redis) -> None:
     until(lambda: [library[1] for library in client.function_list(library=LIBRARY_NAME)])
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Redis) -> None:
     """The heartbeat holds what the control plane shows, and expires by itself when the process is gone."""
     agent = following(make(), client)
@@ -325,6 +332,7 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
     assert abs(agent.clock.offset_us()) < 1_000_000
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_two_instances_count_each_other(make: Make, client: Redis) -> None:
     """The fleet is the most instances seen: a local share is cut by it, also after the other is gone."""
     agent, other = following(make("proxy-1"), client), make("proxy-2")
@@ -522,6 +530,7 @@ def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, cli
 
 FORKING = """
 import os, sys, time
+import enforcement.engine.agent as module
 from enforcement.engine.agent import Agent
 from enforcement.engine.heartbeat import Identity
 from enforcement.model.keys import Keys
@@ -530,6 +539,7 @@ from enforcement.store.client import connect
 from enforcement.usage.usage import UsageLog
 from tests.enforcement.engine.test_agent import Switch
 
+module.HEARTBEAT_SECONDS = 0.3
 agent = Agent(lambda: connect(sys.argv[1]), Keys(), PublishedState(), UsageLog("parent"),
               Identity("parent", "host", os.getpid(), "1"), Switch())
 os.register_at_fork(after_in_child=agent.after_fork)

@@ -12,6 +12,8 @@ from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.enforcement.world import World, eventually
 
+pytestmark = pytest.mark.usefixtures("no_documents", "quick_duties")
+
 LIMIT = Limit(name="rate", quota=5, window_seconds=3_600)
 
 
@@ -20,6 +22,7 @@ def full():
     """Give a server that evicts what expires first, and has no room left."""
     with ValkeyServer(persistent=False, config={"maxmemory-policy": "volatile-ttl"}) as running:
         yield running
+        running.kill()
 
 
 def flood(client):
@@ -70,7 +73,6 @@ def test_evictions_of_before_are_no_news(full, monkeypatch):
     client.config_set("maxmemory", 0)
     monkeypatch.setattr("enforcement.engine.agent.EVICTION_SECONDS", 0.01)
     with Limiter(full.url, timeout=1.0) as limiter:
-        limiter.start()
         watch = limiter._engine.agent._duties
         assert eventually(lambda: all(duty.due_at > 0 for duty in watch))
         assert limiter.stats().state != "degraded"
@@ -81,7 +83,6 @@ def test_a_reply_that_cannot_be_read_fails_only_this_duty(full, monkeypatch, cap
     monkeypatch.setattr("enforcement.engine.agent.EVICTION_SECONDS", 0.05)
     monkeypatch.setattr("enforcement.engine.evictions.Redis.info", lambda self, section: self.ping().get(section))
     with Limiter(full.url, timeout=1.0) as limiter:
-        limiter.start()
         assert eventually(lambda: "The evictions failed 3 times in a row (InvalidResponse" in caplog.text)
         assert limiter.hit(LIMIT, "k").source == "store"
     assert "Unexpected error" not in caplog.text
@@ -92,7 +93,6 @@ def test_an_account_that_may_not_ask_asks_once(full, caplog):
     client = connect(full.url)
     client.acl_setuser("old", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     with Limiter(full.url.replace("//", "//old:x@"), timeout=1.0) as limiter:
-        limiter.start()
         assert eventually(lambda: client.acl_log())
         assert eventually(lambda: limiter.hit(LIMIT, "k").source == "store")
         watch = next(duty for duty in limiter._engine.agent._duties if duty.name == "evictions")

@@ -124,6 +124,7 @@ def test_a_long_document_lets_other_threads_run(world, limiter, monkeypatch):
     assert sys.getswitchinterval() == usual
 
 
+@pytest.mark.usefixtures("quick_duties")
 @pytest.mark.parametrize("wrong", [{"prices": [{**PRICE, "input": -1}]}, {"surprise": 1}])
 def test_a_wrong_document_leaves_the_last_good_prices(world, limiter, wrong, caplog):
     """The instance says so in its log, its state and its heartbeat, until the document is repaired."""
@@ -140,8 +141,9 @@ def test_a_wrong_document_leaves_the_last_good_prices(world, limiter, wrong, cap
     assert eventually(lambda: (rate_of(limiter), limiter.state) == (2, "ok"))
 
 
-def test_a_process_that_only_met_a_wrong_document_has_no_prices(world, server):
+def test_a_process_that_only_met_a_wrong_document_has_no_prices(world, server, monkeypatch):
     """Nobody is told that a model has no price, because nobody knows."""
+    monkeypatch.setattr(loader, "FIRST_WAIT_SECONDS", 0.3)
     world.published.publish(prices=({"schema": 9, "revision": 1},))
     with Limiter(server.url) as limiter:
         assert limiter.find_prices() is None
@@ -160,7 +162,9 @@ def test_an_emptied_store_takes_no_prices_away(world, limiter):
     assert rate_of(limiter) == 1
 
 
-def test_a_process_that_starts_in_an_outage_uses_its_copy_on_disk(tmp_path):
+@pytest.mark.usefixtures("no_documents")
+def test_a_process_that_starts_in_an_outage_uses_its_copy_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "FIRST_WAIT_SECONDS", 0.3)
     with ValkeyServer() as server:
         published = Published(server.url)
         published.publish({"global": {"schema": 1, "policy": None}})
@@ -169,6 +173,7 @@ def test_a_process_that_starts_in_an_outage_uses_its_copy_on_disk(tmp_path):
             assert limiter.find_prices() is not None
         url = server.url
         published.close()
+        server.kill()
     with Limiter(url, state_dir=tmp_path) as limiter:
         assert limiter.find_prices() is not None
         assert rate_of(limiter) == 7
@@ -176,7 +181,9 @@ def test_a_process_that_starts_in_an_outage_uses_its_copy_on_disk(tmp_path):
         assert stranger.find_prices() is None
 
 
-def test_a_copy_on_disk_that_was_altered_is_ignored(tmp_path, caplog):
+@pytest.mark.usefixtures("no_documents")
+def test_a_copy_on_disk_that_was_altered_is_ignored(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(loader, "FIRST_WAIT_SECONDS", 0.3)
     with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path) as limiter:
         path = limiter._engine.agent._path
         path.with_name(path.name.replace("documents", "prices")).write_bytes(b"sluicegate-prices 1\n{}\nsha256 00\n")

@@ -35,14 +35,17 @@ def used_of(url, spec):
 def freeze_under_load(server, timeout):
     """Let 4 processes ask, freeze the store a second later, and return the ledger and the instant."""
     with fleet(
-        server.url, LIMIT, 4, "--fleet", "4", "--seconds", "3", "--pause", "0.01", "--timeout", timeout
+        server.url, LIMIT, 4, "--fleet", "4", "--seconds", "60", "--pause", "0.01", "--timeout", timeout
     ) as hammers:
         hammers.go()
         time.sleep(0.2)
         server.freeze()
         frozen_at = time.time()
-        time.sleep(1.3)
+        time.sleep(1.0)
         server.thaw()
+        time.sleep(0.3)
+        for process in hammers.processes:
+            process.terminate()
         return hammers.ledger(), frozen_at
 
 
@@ -73,7 +76,7 @@ def test_control_without_a_time_budget_the_same_freeze_holds_requests_up(own_ser
     """The fault is real: with two seconds of patience decisions wait for the whole of it."""
     ledger, _ = freeze_under_load(own_server, "2.0")
 
-    assert max(line.took_ms for line in ledger) > 1_000
+    assert max(line.took_ms for line in ledger) > 800
 
 
 def test_a_killed_store_is_used_again_and_what_was_admitted_is_charged(own_server):
@@ -85,7 +88,7 @@ def test_a_killed_store_is_used_again_and_what_was_admitted_is_charged(own_serve
         own_server.freeze()
         time.sleep(0.2)
         own_server.kill()
-        time.sleep(1.0)
+        time.sleep(0.6)
         own_server.start()
         back_at = time.time()
         hammers.end_when_back()
@@ -206,6 +209,7 @@ def test_each_limit_has_its_own_rule(own_server, rule, allowed, reason):
 
     assert (first.allowed, first.reason, first.source, first.degraded) == (allowed, reason, "fallback", True)
     assert further == {"allow": [True] * 4, "deny": [False] * 4, "local": [False] * 4}[rule]
+    own_server.thaw()  # to close a limiter takes seconds while its store is frozen
     limiter.close()
 
 

@@ -129,7 +129,7 @@ def test_a_store_set_back_is_not_away(clock, shifted, limiter, caplog):
     """Its reply to the change log is due by its own clock, and comes late by ours: decisions do not wait for it."""
     caplog.set_level("INFO", "sluicegate.agent")
     wide = Limit(name="wide", quota=1_000_000, window_seconds=MINUTE)
-    limiter.start()
+    limiter.start(0.0)
     sources = {limiter.hit(wide, "k").source}
     assert eventually(lambda: limiter._engine.agent._change_log._answer_by is not None)
     shift_store(clock, shifted, -HOUR)
@@ -280,7 +280,7 @@ with Limiter(sys.argv[1], timeout=0.2) as limiter:
     say("away", limiter.stats().servers_away)
     more = [sum(limiter.hit(limit, "alone").allowed for _ in range(QUOTA)) for limit in limits]
     say(*map(sum, zip(admitted, more)))
-    while limiter.hit(limits[0], "alone", 0).source != "store":
+    while limiter.hit(limits[0], "alone", 0).source != "store" or limiter._engine.fallback.owes():
         time.sleep(0.01)
     say("back")
 """
@@ -334,19 +334,19 @@ def alone(server, clock, shift, mode=""):
     return admitted, used
 
 
+@pytest.mark.usefixtures("documents")
 @pytest.mark.parametrize("shift", [0, HOUR, -HOUR])
 def test_an_enforcers_clock_that_is_set_during_an_outage_moves_no_window(clock, own_server, shift):
     """What is left is admitted once, and charged to the windows it belongs to, of each kind."""
-    load_library(connect(own_server.url))
     admitted, used = alone(own_server, clock, shift)
 
     assert admitted == [QUOTA - 1] * 6
     assert used == [QUOTA] * 6
 
 
+@pytest.mark.usefixtures("documents")
 def test_control_by_its_wall_clock_it_would_admit_a_window_more(clock, own_server):
     """The clock was set: who believes it admits a whole share again, and charges it to an hour that is not there."""
-    load_library(connect(own_server.url))
     admitted, used = alone(own_server, clock, HOUR, "control")
 
     assert admitted[0] > QUOTA - 1

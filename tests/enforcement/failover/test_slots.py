@@ -14,7 +14,7 @@ from tests.enforcement.stalls import Stalls
 from tests.enforcement.world import eventually
 
 # Whether the background or a caller finds the store again is chance, so that a proof does it more than once.
-pytestmark = pytest.mark.proof(times=5)
+pytestmark = [pytest.mark.proof(times=5), pytest.mark.usefixtures("no_documents")]
 
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)
 
@@ -148,11 +148,11 @@ def test_slots_are_renewed_here_while_the_store_is_away(own_server, limiter):
 
 def test_slots_of_the_store_are_held_through_an_outage_longer_than_their_life(own_server, limiter):
     """The store has forgotten them when it is back, and this process would have: nobody else gets them all the same."""
-    short = Limit(name="short", algorithm="concurrency", quota=1, window_seconds=2)
+    short = Limit(name="short", algorithm="concurrency", quota=1, window_seconds=1)
     with limiter.admit(short, "k") as admission:
         assert admission.decision.source == "store"
         lose(own_server, limiter)
-        end = time.monotonic() + 2.5
+        end = time.monotonic() + 1.3
         assert not eventually(lambda: limiter.peek(short, "k").allowed, end - time.monotonic())
         own_server.thaw()
         assert is_back(limiter)

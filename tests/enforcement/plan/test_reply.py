@@ -12,6 +12,8 @@ from enforcement.lua import function
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually, fixed
 
+pytestmark = pytest.mark.usefixtures("no_documents")
+
 LIMIT = Limit(name="rpm", quota=5, window_seconds=3_600)
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=5, window_seconds=3_600)
 SHORT = [
@@ -56,7 +58,7 @@ def encode(value):
 def liar():
     """Give a server in the store's place."""
     with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 

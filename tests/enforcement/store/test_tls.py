@@ -16,6 +16,8 @@ from tests.docs.tls import certificate, terminator
 from tests.enforcement.topologies import ask
 from tests.enforcement.world import World, eventually
 
+pytestmark = pytest.mark.usefixtures("no_documents")
+
 LIMIT = Limit(name="rate", quota=5, window_seconds=3_600)
 
 
