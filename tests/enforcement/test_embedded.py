@@ -35,6 +35,7 @@ def is_alive(pid: int) -> bool:
 def server(tmp_path: Path) -> Iterator[ValkeyServer]:
     with ValkeyServer(tmp_path / "store") as running:
         yield running
+        running.kill()
 
 
 def test_started_server_answers_at_its_url(server: ValkeyServer) -> None:

@@ -14,6 +14,7 @@ import pytest
 import enforcement
 from enforcement.lua import library_source
 from tests.repository import ROOT, tracked_files
+from tests.scale import scale
 
 CONSUMER = """
 import asyncio
@@ -89,6 +90,10 @@ def serve() -> Flask:
 def wrong(limiter: Limiter) -> str:
     return limiter.hit("5/minute", "user:42")
 """
+
+
+# That the marker is in the wheel is shown by every run, and that the library has types by `make lint`.
+TYPES = pytest.mark.skipif(not scale(False, True), reason="a type checker reads all frameworks: make proof")
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,8 @@ def test_code_that_was_copied_knows_its_version(tmp_path):
     assert done.stdout == f"{enforcement.__version__}\n"
 
 
+@pytest.mark.proof
+@TYPES
 def test_a_strict_type_checker_reads_the_installed_library(installed, tmp_path):
     """A program that uses it rightly has no error, and the one line that does not has one."""
     (tmp_path / "consumer.py").write_text(CONSUMER)
@@ -184,6 +191,8 @@ def test_a_strict_type_checker_reads_the_installed_library(installed, tmp_path):
     assert set(errors) == {(str(wrong), "arg-type"), (str(wrong), "return-value")}, done.stdout + done.stderr
 
 
+@pytest.mark.proof
+@TYPES
 def test_control_without_its_marker_the_library_has_no_types(installed, tmp_path):
     """The check reads what is installed, and not this checkout."""
     (marker,) = installed.parent.parent.glob("lib/python*/site-packages/enforcement/py.typed")

@@ -34,6 +34,7 @@ def dumped():
     """Give a server whose only copy of its data is a dump."""
     with ValkeyServer(persistent=False) as server:
         yield server
+        server.kill()
 
 
 @contextmanager
@@ -53,6 +54,7 @@ def problems(limiter):
     return limiter._engine.agent._warnings.problems
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_a_store_restarted_from_an_older_dump_is_used_for_counters_only(dumped, tmp_path, caplog):
     """
     A token that was revoked in between stays revoked: where it is known, where it has to be looked up, and in a process
@@ -116,7 +118,7 @@ def test_a_process_that_is_killed_does_not_forget_a_revocation(own_server, tmp_p
         process.kill()
     own_server.kill()
 
-    with Limiter(own_server.url, state_dir=tmp_path) as limiter:
+    with Limiter(own_server.url, timeout=0.1, state_dir=tmp_path) as limiter:
         assert limiter.check(secret).reason != "ok"
 
 
@@ -139,10 +141,11 @@ def test_a_process_that_was_cut_off_leaves_the_later_state_on_the_disk(own_serve
     path.close()
     own_server.kill()
 
-    with Limiter(own_server.url, state_dir=tmp_path) as limiter:
+    with Limiter(own_server.url, timeout=0.1, state_dir=tmp_path) as limiter:
         assert limiter.check(secret).reason != "ok"
 
 
+@pytest.mark.usefixtures("quick_duties")
 def test_a_new_epoch_is_obeyed_at_any_revision(dumped, tmp_path):
     """Also by a process that starts from its disk, where it has a higher number."""
     world = World(dumped.url)

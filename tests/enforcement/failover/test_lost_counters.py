@@ -7,6 +7,7 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.control.checkpoints import CheckpointReading, Kept, read_call, readings, restore_calls, strike_call
+from enforcement.engine import agent
 from enforcement.model.keys import WHOLE
 from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed
@@ -134,8 +135,9 @@ def test_control_trusted_at_once_it_admits_a_whole_quota_again(limiter, world):
 
 
 @pytest.mark.proof(times=30)
-def test_a_killed_store_lets_nothing_pass_twice(own_server):
+def test_a_killed_store_lets_nothing_pass_twice(own_server, monkeypatch):
     """Killed and empty, under two limiters that go on asking: the fleet admits the quota, and not one more."""
+    monkeypatch.setattr(agent, "HEARTBEAT_SECONDS", 0.1)  # they hear of each other soon
     world = World(own_server.url)
     secret = world.everything(MONTH)
     admitted, stop = [], threading.Event()

@@ -42,8 +42,9 @@ def test_a_token_is_checked_and_not_written_down(server, world, tmp_path, capsys
     """Its policies are the limits, and the ledger names them; a secret does not belong on a disk."""
     secret = world.everything({"name": "rpm", "algorithm": "fixed_window", "quota": 5, "window_seconds": 86_400})
     (tmp_path / "token").write_text(secret + "\n")
-    made = run("load", "--url", server.url, "--token-file", tmp_path / "token", "--calls", 9, "--out", tmp_path)
-    [ledger] = made.stdout.split()
+    load = ["--url", server.url, "--token-file", str(tmp_path / "token"), "--calls", "9", "--out", str(tmp_path)]
+    assert main(["load", *load]) == 0
+    [ledger] = capsys.readouterr().out.split()
 
     assert secret not in Path(ledger).read_text()
     assert main(["verify", ledger, "--redis", server.url, "--late", "9"]) == 0

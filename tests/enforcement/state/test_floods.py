@@ -15,8 +15,8 @@ from enforcement.state.published import PublishedState
 from tests.enforcement.world import PROJECT, fixed
 from tests.scale import scale
 
-# Three times what a project may have counters for. Whatever keeps something of every value grows without end.
-VALUES = scale(3 * DEFAULT_CAP, 1_000_000)
+# Twice what a project may have counters for. Whatever keeps something of every value grows without end.
+VALUES = scale(2 * DEFAULT_CAP, 1_000_000)
 LONGEST_SECONDS = scale(300, 1_800)
 
 

@@ -6,7 +6,7 @@ from tests.enforcement.state.test_floods import flood, publish
 from tests.scale import scale
 
 # More than a process may count without the store. Whatever keeps something of every value grows without end.
-VALUES_AWAY = scale(70_000, 1_000_000)
+VALUES_AWAY = scale(65_000, 1_000_000)
 
 
 @pytest.mark.proof
