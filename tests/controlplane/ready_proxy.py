@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.enforcement.world import eventually
-from tests.repository import ROOT
+from tests.forks import Forked, sluicegate
 
 
 class Upstream(BaseHTTPRequestHandler):
@@ -41,7 +40,7 @@ class Upstream(BaseHTTPRequestHandler):
 @contextmanager
 def ready_proxy(
     store_url: str, port: int, handler: type[Upstream], log: Path, **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Forked | subprocess.Popen[bytes]]:
     """Yield the process of a proxy that is ready. At the end it has reported its usage, and writes no more to *log*."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
@@ -51,11 +50,7 @@ def ready_proxy(
             "SLUICEGATE_TIMEOUT_MS": "2000",
             "SLUICEGATE_LOOKUP_MS": "2000",
         }
-        command = [sys.executable, "-m", "enforcement", "proxy", "--port", str(port)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **own, **environment}, stdout=output, stderr=output
-            )
+        process = sluicegate(["proxy", "--port", str(port)], {**os.environ, **own, **environment}, log)
         try:
             assert eventually(lambda: process.poll() is not None or _is_ready(port), 30), log.read_text()
             assert process.poll() is None, log.read_text()

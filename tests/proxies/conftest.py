@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +15,7 @@ import pytest
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.testing import Store
 from tests.enforcement.world import World, eventually
+from tests.forks import sluicegate
 from tests.proxies.running import Application, serving
 
 WITH_ROOM = {"SLUICEGATE_TIMEOUT_MS": "200", "SLUICEGATE_COSTS_HEADER": "X-Sluicegate-Costs"} | {
@@ -35,14 +34,8 @@ class Service:
     def __init__(self, store: str, log: Path, *options: str, **environment: str) -> None:
         self.port, self._log = free_port(), log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "enforcement", self.command, "--port", str(self.port), *options],
-                env=inherited | {"SLUICEGATE_REDIS_URL": store, **environment},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        variables = inherited | {"SLUICEGATE_REDIS_URL": store, **environment}
+        self._process = sluicegate([self.command, "--port", str(self.port), *options], variables, log)
         ready = eventually(lambda: self._process.poll() is not None or self._is_ready(), 30)
         if not ready or self._process.poll() is not None:
             self.kill()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -14,6 +12,7 @@ import pytest
 
 from enforcement.embedded import free_port
 from tests.enforcement.world import eventually
+from tests.forks import sluicegate
 
 Start = Callable[..., httpx2.Client]
 
@@ -23,12 +22,8 @@ def running(url: str, *options: str, **environment: str) -> Iterator[httpx2.Clie
     """Run ``sluicegate serve`` on a store while the block runs, and give a client of it."""
     port = free_port()
     variables = {"SLUICEGATE_REDIS_URL": url, "SLUICEGATE_TIMEOUT_MS": "1000", **environment}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "enforcement", "serve", "--port", str(port), *options],
-        env={name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")} | variables,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
+    process = sluicegate(["serve", "--port", str(port), *options], inherited | variables)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0) as client:
             assert eventually(lambda: process.poll() is not None or answers(client), 20)

@@ -23,6 +23,7 @@ from enforcement.testing import Published, Store
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.service.grpc_client import Channel
 from tests.enforcement.world import eventually
+from tests.forks import Forked, sluicegate
 
 HYPERCORN = "from hypercorn.__main__ import main; import sys; sys.exit(main())"
 
@@ -46,11 +47,14 @@ class Service:
         self._context = context
         self._command = [*prefix, *_command(server, self.port, arguments)]
         self._environ = {**os.environ, "SLUICEGATE_REDIS_URL": url, **environ}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
+        if self._command[:3] == [sys.executable, "-m", "enforcement"]:
+            self._process = sluicegate(self._command[3:], self._environ, self.log)
+        else:
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while not self.ready():
             assert self._process.poll() is None, self.log.read_text()

@@ -6,8 +6,6 @@ import itertools
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -20,6 +18,7 @@ from enforcement.embedded import ValkeyServer, free_port
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
 from tests.enforcement.doors.conftest import eventually
+from tests.forks import sluicegate
 
 
 class Running:
@@ -233,12 +232,8 @@ def running(published: Published, *options: str, **environment: str) -> Iterator
     """Run ``sluicegate proxy`` while the block runs."""
     port = free_port()
     variables = {"SLUICEGATE_REDIS_URL": url_of(published), "SLUICEGATE_TIMEOUT_MS": "1000", **environment}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "enforcement", "proxy", "--port", str(port), *options],
-        env={name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")} | variables,
-        stderr=subprocess.DEVNULL if not os.environ.get("SHOW") else None,
-        stdout=subprocess.DEVNULL,
-    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
+    process = sluicegate(["proxy", "--port", str(port), *options], environment | variables)
     try:
         assert eventually(lambda: process.poll() is not None or _is_ready(port), 20)
         assert process.poll() is None
