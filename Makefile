@@ -62,9 +62,10 @@ up: install
 WORKERS := 4
 PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The list of fast files is tests/fast.txt; `make test` keeps it up to date.
+# The list of fast files is tests/fast.txt; `make test` keeps it up to date. They hardly wait, so that more workers than
+# cores would only start more processes.
 check: lint
-	env -u DATABASE_URL $(PYTEST) --fast
+	env -u DATABASE_URL $(PYTEST) -n auto --maxprocesses $(WORKERS) --fast
 
 # Tests of the demo and in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
 # Neither do those with a browser: a page is the same whatever the database, and the queries behind it have tests without one.

@@ -17,6 +17,7 @@ import pytest
 
 from tests.repository import ROOT
 
+TESTS = ROOT / "tests"
 EVERYWHERE = ("xdist.plugin", "pytest_asyncio.plugin", "_hypothesis_pytestplugin")
 DJANGO = (
     "controlplane",
@@ -41,8 +42,7 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     """Import plugins. This is the one hook that runs early enough for the hooks of the plugins that it adds."""
     config = pluginmanager.get_plugin("pytestconfig")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    chosen = list(_chosen(config.known_args_namespace.file_or_dir, config.invocation_params.dir))
-    for name in [*EVERYWHERE, *used_by(chosen)]:
+    for name in [*EVERYWHERE, *used_by(chosen(config))]:
         pluginmanager.import_plugin(name)
 
 
@@ -57,14 +57,17 @@ def used_by(chosen: Iterable[Path]) -> Iterator[str]:
     """Yield the plugins that the tests below some paths use. No path stands for all tests."""
     paths = list(chosen) or [ROOT]
     for name, places in USED_IN.items():
-        folders = [ROOT / "tests" / place for place in places]
+        folders = [TESTS / place for place in places]
         if any(path.is_relative_to(one) or one.is_relative_to(path) for path in paths for one in folders):
             yield name
 
 
-def _chosen(arguments: Iterable[str], folder: Path) -> Iterator[Path]:
-    """Yield the paths among arguments. An argument that is none is the value of an option of another plugin."""
-    for argument in arguments:
-        path = folder / argument.partition("::")[0]
-        if path.exists():
-            yield path.resolve()
+def chosen(config: pytest.Config) -> list[Path]:
+    """Return the paths that a command line names, or none if it is for all tests."""
+    named = [name.partition("::")[0] for name in config.known_args_namespace.file_or_dir]
+    paths = [config.invocation_params.dir / name for name in named]
+    # What does not exist is the value of an option of another plugin.
+    found = [path.resolve() for path in paths if path.exists()]
+    if not found and "--fast" in config.invocation_params.args:
+        found = [ROOT / name for name in (TESTS / "fast.txt").read_text().split()]
+    return found

@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.plugins import USED_IN, used_by
+from tests.plugins import TESTS, USED_IN, chosen, used_by
 from tests.repository import ROOT
-
-TESTS = ROOT / "tests"
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -33,6 +33,33 @@ def test_a_file_has_the_plugins_of_the_folder_it_is_in() -> None:
     assert "pytest_django.plugin" in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
     assert "schemathesis.pytest.plugin" not in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
     assert "schemathesis.pytest.plugin" in set(used_by([TESTS / "controlplane/api"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "found"),
+    [
+        (["-n", "2"], ["2"], []),
+        (["enforcement/model::test_it"], ["enforcement/model::test_it"], [TESTS / "enforcement/model"]),
+        (["--fast", "enforcement"], ["enforcement"], [TESTS / "enforcement"]),
+    ],
+)
+def test_paths_are_those_that_exist(arguments: list[str], named: list[str], found: list[Path]) -> None:
+    """The value of an option of another plugin looks like a path."""
+    assert chosen(config(arguments, named)) == found
+
+
+def test_fast_tests_have_the_plugins_of_their_files() -> None:
+    """Schemathesis takes most of a second in each process, and its tests are slow."""
+    fast = chosen(config(["-n", "2", "--fast"], ["2"]))
+
+    assert TESTS / "enforcement/model/test_limits.py" in fast
+    assert "schemathesis.pytest.plugin" not in set(used_by(fast))
+
+
+def config(arguments: list[str], named: list[str]) -> Any:
+    """Return what pytest knows of a command line that is typed in the folder of tests."""
+    invocation = SimpleNamespace(dir=TESTS, args=arguments)
+    return SimpleNamespace(invocation_params=invocation, known_args_namespace=SimpleNamespace(file_or_dir=named))
 
 
 def test_every_place_with_a_plugin_exists() -> None:
