@@ -23,6 +23,7 @@ DJANGO = (
     "controlplane",
     "docker/test_monitoring.py",
     "docker/test_prometheus.py",
+    "docker/test_requirements.py",
     "docs",
     "enforcement/cli/remote",
     "enforcement/doors",

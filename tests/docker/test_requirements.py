@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from enforcement.embedded import ValkeyServer
 from tests.repository import ROOT
+from tests.scale import scale
 
 # Python runs this at its start, in child processes too.
 ONLY_THESE = """
@@ -54,6 +56,7 @@ def run_with_only(requirements: str, home: Path, store_url: str, *arguments: str
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("requirements", "arguments", "output"),
     [
@@ -69,8 +72,10 @@ def run_with_only(requirements: str, home: Path, store_url: str, *arguments: str
     ],
     ids=["web", "worker", "migrate", "proxy", "service", "flask", "starlette", "base"],
 )
-def test_pinned_packages_suffice(store, tmp_path, requirements, arguments, output):
-    """An image has only these, and so has who installs the extra."""
+def test_pinned_packages_suffice(store, tmp_path, migrated, requirements, arguments, output):
+    """An image has only these, and so has who installs the extra. Migrations are loaded, and run for a proof."""
+    if scale(True, False):
+        shutil.copy(migrated, tmp_path / "controlplane.sqlite3")
     done = run_with_only(requirements, tmp_path, store.url, *arguments)
 
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
