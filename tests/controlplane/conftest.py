@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
@@ -35,6 +35,18 @@ from tests.requires import chromium
 Call = Callable[..., HttpResponse]
 ANN = Actor("ann", "api", "req-1")
 PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def kept_rows(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """
+    Keep rows that fixtures of this scope make until the last test of the module, where making them takes long.
+
+    Each test sees them as they were made, because it begins with a savepoint. No test of the module may commit.
+    """
+    with django_db_blocker.unblock(), transaction.atomic():
+        yield
+        transaction.set_rollback(True)
 
 
 @pytest.fixture

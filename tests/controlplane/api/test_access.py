@@ -242,8 +242,8 @@ def test_every_route_has_a_rule():
     assert existing() == set(RULES)
 
 
-@pytest.fixture
-def ids(store) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def made(kept_rows: None) -> dict[str, str]:
     """A project "theirs" with everything that a project can have, and another one."""
     project = ProjectFactory(slug="theirs")
     ProjectFactory(slug="mine")
@@ -265,6 +265,12 @@ def ids(store) -> dict[str, str]:
     made["suspension"] = Suspension.objects.create(token=token, reason="x", by="ann")
     made |= zip(("webhook", "rule", "event", "delivery"), alerted(project, "theirs"), strict=True)
     return {name: row.pk for name, row in made.items()}
+
+
+@pytest.fixture
+def ids(made: dict[str, str], store) -> dict[str, str]:
+    """The primary keys of what is there, before an empty store."""
+    return made
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:
