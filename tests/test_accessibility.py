@@ -54,3 +54,27 @@ def test_a_word_is_judged_below_single_letters(page: Page) -> None:
     page.set_content(PAGE % ("pale", 4 * letter + ROW + letter))
 
     assert [violation["id"] for violation in graves(page)] == ["color-contrast"]
+
+
+@pytest.mark.parametrize("second", ["<b class=pale>row</b>", "<b>row</b><i class=pale>row</i>", "<u><b>row</b></u>"])
+def test_what_another_page_has_too_is_judged_once(page: Page, second: str) -> None:
+    """What is new on the second page is judged: another class, another element, or other elements around it."""
+    known: set[int] = set()
+    style = "<style>body { color: black; background: white } .pale, u > b { color: #ddd }</style>"
+    head = f"<!doctype html><html lang=en><title>Words</title>{style}<main><h1>Words</h1>"
+    found = []
+    for body in ("<b>row</b>", second, second):
+        page.set_content(f"{head}<p>{body}</p></main>")
+        found.append([violation["id"] for violation in graves(page, known=known)])
+
+    assert found == [[], ["color-contrast"], []]
+
+
+def test_what_was_hidden_on_another_page_is_judged(page: Page) -> None:
+    known: set[int] = set()
+    for rule, violations in (("p { display: none }", []), ("", ["color-contrast"])):
+        style = f"<style>body {{ color: black; background: white }} b {{ color: #ddd }} {rule}</style>"
+        page.set_content(
+            f"<!doctype html><html lang=en><title>Words</title>{style}<main><h1>Words</h1><p><b>row</b></p>"
+        )
+        assert [violation["id"] for violation in graves(page, known=known)] == violations

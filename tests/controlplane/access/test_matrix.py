@@ -12,7 +12,6 @@ from django_otp.middleware import OTPMiddleware
 
 from controlplane.policies.models import AuditEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of
-from tests.controlplane.access.world import installation, tenant
 from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -175,8 +174,7 @@ def status_of(user: User, url: str) -> str:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_gets_its_status_at_each_address(role: str):
-    alpha, shared = tenant("alpha"), installation()
+def test_each_role_gets_its_status_at_each_address(alpha, shared, role: str):
     user = user_of(role, alpha)
 
     found = {}
@@ -188,9 +186,7 @@ def test_each_role_gets_its_status_at_each_address(role: str):
     assert {name: status for name, status in found.items() if status != expected.get(name)} == {}
 
 
-def test_without_a_session_every_address_leads_to_the_log_in(client: Client):
-    alpha, shared = tenant("alpha"), installation()
-
+def test_without_a_session_every_address_leads_to_the_log_in(client: Client, alpha, shared):
     for pattern in patterns():
         url = address(pattern, row_of(pattern, {**shared, **alpha.rows}))
         response = client.get(url)
@@ -199,9 +195,8 @@ def test_without_a_session_every_address_leads_to_the_log_in(client: Client):
 
 
 @pytest.mark.parametrize(("role", "whose"), [("viewer", "alpha"), ("owner", "bravo")])
-def test_no_address_lets_somebody_change_what_is_only_read(client: Client, role: str, whose: str):
+def test_no_address_lets_somebody_change_what_is_only_read(client: Client, tenants, shared, role: str, whose: str):
     """A form that is posted without the button for it."""
-    tenants, shared = {name: tenant(name) for name in ("alpha", "bravo")}, installation()
     rows = tenants[whose].rows
     before = {name: vars(type(row).objects.get(pk=row.pk)) for name, row in rows.items()}
     form = {

@@ -12,7 +12,7 @@ from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key
-from tests.controlplane.access.world import Tenant, installation, tenant
+from tests.controlplane.access.world import Tenant
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -33,17 +33,6 @@ QUERIES = {
     "projects_token_changelist": ["?status=all&o=3"],
     "policies_auditentry_changelist": ["?o=2"],
 }
-
-
-@pytest.fixture
-def bravo() -> Tenant:
-    installation()
-    return tenant("bravo")
-
-
-@pytest.fixture
-def alpha(bravo: Tenant) -> Tenant:
-    return tenant("alpha")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key
 from tests.controlplane.access.test_other_projects import text_of, without_keys
-from tests.controlplane.access.world import Tenant, installation, tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -31,17 +30,6 @@ FORM = {
     "quota": "7",
     "until": "tonight",
 }
-
-
-@pytest.fixture
-def bravo() -> Tenant:
-    installation()
-    return tenant("bravo")
-
-
-@pytest.fixture
-def alpha(bravo: Tenant) -> Tenant:
-    return tenant("alpha")
 
 
 def kept(rows: dict[str, Any]) -> tuple[str, int, int]:

@@ -51,6 +51,9 @@ SQUEEZED = """() => {
     return found;
 }"""
 
+_known: set[int] = set()
+"""What pages of this run have in common, so that its colours need to be judged once."""
+
 
 class Walker:
     """Drives one page; ``faults`` holds every console error and every request to another host."""
@@ -142,7 +145,7 @@ class Walker:
 
     def _judge(self, name: str, rules: Sequence[str] = ()) -> None:
         self._picture(name)
-        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page, rules)]
+        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page, rules, known=_known)]
 
     def _picture(self, name: str) -> None:
         self.page.evaluate(AT_REST)
