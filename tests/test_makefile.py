@@ -1,4 +1,4 @@
-"""`make install` with a Python that only writes down what it is asked, so that nothing is fetched."""
+"""What `make` runs. Nothing is fetched: the Python of `make install` only writes down what it is asked."""
 
 import shutil
 import subprocess
@@ -65,3 +65,22 @@ def test_a_second_command_installs_nothing(install, tmp_path):
     """The stamp says that everything is there."""
     assert [install().wait(60), install().wait(60)] == [0, 0]
     assert installed(tmp_path) == ["venv", "-m pip install", "-m pip install"]
+
+
+def test_what_postgresql_is_shown_in_proofs_alone_is_there():
+    """`make test` would run a test that was renamed on PostgreSQL too, and `make proof` would fail an hour later."""
+    require(shutil.which("make"), "make is not installed (apt-get install make)")
+    same = subprocess.run(
+        ["make", "-s", "-f", "-", "same"],
+        input="include Makefile\nsame:\n\t@echo $(SAME)\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    files = {file: (ROOT / "tests" / "controlplane" / file.partition("::")[0]) for file in same}
+    assert [name for name, file in files.items() if not file.exists()] == []
+    tests = [(name.partition("::")[2], file) for name, file in files.items() if "::" in name]
+    assert tests
+    assert [test for test, file in tests if f"def {test}(" not in file.read_text()] == []
