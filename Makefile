@@ -89,9 +89,9 @@ SAME := $(addprefix access/test_,api.py other_projects.py people.py posts.py sco
 	emergency/test_proxy.py explain/test_admin.py explain/test_api.py explain/test_forecast.py explain/test_input.py \
 	explain/test_room.py overrides/test_raising.py preview/test_replay.py prices/test_admin.py \
 	publishing/test_store_acl.py publishing/test_topologies.py \
-	reservations/test_admin.py reservations/test_api.py reservations/test_vectors.py \
+	reservations/test_admin.py reservations/test_vectors.py \
 	review/test_admin.py review/test_override_admin.py review/test_reach.py review/test_verdicts.py \
-	usage/test_celery.py usage/test_checkpoints_cluster.py usage/test_counters_api.py usage/stream \
+	usage/test_celery.py usage/test_checkpoints_cluster.py usage/test_counters_api.py usage/stream/test_streams_cluster.py \
 	$(addprefix webhooks/test_,connecting.py mail.py services.py targets.py) \
 	$(addprefix test_,canary.py checks.py environment.py error_pages.py layers.py lockout.py request_log.py settings.py \
 		task_log.py)

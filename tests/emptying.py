@@ -17,8 +17,11 @@ def empty(case: TransactionTestCase) -> None:
     for name in case._databases_names(include_mirrors=False):
         connection = connections[name]
         tables = set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - KEPT
-        with transaction.atomic(using=name), connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                cursor.execute("SET LOCAL sluicegate.prune_audit = 'on'")  # else a trigger keeps what is sealed
-            for table in sorted(tables):
-                cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
+        deletions = ";".join(f"DELETE FROM {connection.ops.quote_name(table)}" for table in sorted(tables))
+        connection.ensure_connection()
+        if connection.vendor == "postgresql":
+            with transaction.atomic(using=name), connection.cursor() as cursor:
+                # Else a trigger keeps what is sealed.
+                cursor.execute(f"SET LOCAL sluicegate.prune_audit = 'on';{deletions}")
+        else:
+            connection.connection.executescript(f"BEGIN IMMEDIATE;{deletions};COMMIT")

@@ -16,8 +16,11 @@ from pytest_django.live_server_helper import LiveServer
 from tests.apart import FOLDER, program, python_of
 from tests.repository import ROOT
 from tests.requires import require
+from tests.scale import scale
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
+# The client of Python does the same in every run, and tests/openapi.py shows each change of the document.
+with_npm = pytest.mark.skipif(scale(True, False), reason="compiles with npm's packages for half a minute: make proof")
 
 CLIENTS = Path(__file__).parent / "clients"
 SEEN = {
@@ -87,6 +90,7 @@ def packages_of_npm() -> Path:
     return folder
 
 
+@with_npm
 def test_a_client_of_typescript_does_the_main_job(live_server: LiveServer, store, key, document, tmp_path) -> None:
     """As openapi-typescript describes it. The compiler finds each field that the script uses."""
     packages = packages_of_npm()
@@ -114,6 +118,7 @@ def problems_of(document: Path, folder: Path) -> list[str]:
     return [problem["ruleId"] for problem in json.loads(printed.stdout)["problems"]]
 
 
+@with_npm
 def test_the_document_keeps_the_rules_that_redocly_recommends(document, tmp_path) -> None:
     """All of them, without an exception of our own. A document that breaks one is refused."""
     broken = json.loads(document.read_text())

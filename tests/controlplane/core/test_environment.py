@@ -1,6 +1,7 @@
 """What the control plane makes of environment variables that are wrong, empty, or those of another user."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def manage(settings, *arguments: str, **variables: str) -> subprocess.CompletedP
     [
         ("SLUICEGATE_HTTPS", "tru", "SLUICEGATE_HTTPS: must be true or false, got 'tru'."),
         (
+            "SLUICEGATE_VAR",
+            "/dev/null",
+            "SLUICEGATE_VAR: must name a folder that this user may write, got /dev/null (File exists).",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_one_sentence(settings, name, value, sentence):
+    """A misspelt "true" would switch HTTPS off, and a traceback tells nobody which variable is wrong."""
+    done = manage(settings, "check", **{name: value})
+
+    assert (done.returncode, done.stderr.strip()) == (1, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
             "SLUICEGATE_REST_RATE",
             "many",
             "SLUICEGATE_REST_RATE: must be a rate such as 1200/minute, or off, got 'many'.",
@@ -42,18 +60,16 @@ def manage(settings, *arguments: str, **variables: str) -> subprocess.CompletedP
             "DATABASE_URL: must have the form postgres://USER:PASSWORD@HOST:5432/NAME; write @ / ? # in a password as "
             "%40 and so on.",
         ),
-        (
-            "SLUICEGATE_VAR",
-            "/dev/null",
-            "SLUICEGATE_VAR: must name a folder that this user may write, got /dev/null (File exists).",
-        ),
     ],
 )
-def test_a_wrong_variable_is_one_sentence(settings, name, value, sentence):
-    """A misspelt "true" would switch HTTPS off, and a traceback tells nobody which variable is wrong."""
-    done = manage(settings, "check", **{name: value})
+def test_the_settings_refuse_a_wrong_variable(monkeypatch, name, value, sentence):
+    """With the sentence that manage.py prints."""
+    monkeypatch.setenv(name, value)
 
-    assert (done.returncode, done.stderr.strip()) == (1, sentence)
+    with pytest.raises(ImproperlyConfigured) as refused:
+        runpy.run_path(str(paths.BASE_DIR / "controlplane" / "settings.py"))
+
+    assert str(refused.value) == sentence
 
 
 def test_an_empty_variable_is_not_set(settings, tmp_path):

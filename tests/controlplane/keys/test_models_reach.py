@@ -125,8 +125,9 @@ def visible(key: ManagementKey) -> set[str]:
     }
 
 
+@pytest.mark.proof
 @pytest.mark.django_db
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scale(10, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(sorted(DELETIONS)), st.sets(st.integers(0, 3), min_size=1)), max_size=4))
 def test_no_sequence_of_deletions_widens_access(steps):
     """However rows vanish, a limited key sees no more than before, and owns nothing new."""
