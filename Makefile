@@ -74,27 +74,30 @@ ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser
 # they and replies of REST say, who may do what, documents, settings, and what happens between processes and the store.
 # What PostgreSQL does in another way is not here: SQL of our own, locks, work at the same time, partitions, migrations,
 # lists and searches. Nor is one request to each address, so that each query has run on PostgreSQL.
-SAME := $(addprefix access/test_,api.py other_projects.py people.py posts.py scope.py second_factor.py) \
+SAME := $(addprefix access/test_,admin.py api.py first_link.py lockout.py other_projects.py people.py posts.py scope.py \
+		second_factor.py) \
 	$(addprefix access/test_matrix.py::test_,without_a_session_every_address_leads_to_the_log_in \
 		no_address_lets_somebody_change_what_is_only_read) \
-	$(addprefix adminkit/test_,addresses.py anonymous_policy.py at_a_glance.py before_saving.py changes.py csp.py dialogs.py \
-		folded_limits.py labels.py money.py pages.py partition_cap.py people.py revisions.py store_away.py times.py) \
+	$(addprefix adminkit/test_,addresses.py dialogs.py ends.py forms.py forms_before_saving.py money.py signed_out.py \
+		site_pages.py snippets.py store_away.py tags.py times.py) \
 	advice consumers firstrun managed \
 	$(addprefix api/test_access.py::test_,nobody_is_refused_as_nobody every_scope_but_the_right_one_is_refused \
 		a_key_of_another_project_finds_nothing a_key_of_the_project_may_do_what_concerns_it_alone) \
-	$(addprefix api/test_,anonymous_policy.py authentication.py deprecation.py documentation.py ends.py generated_clients.py \
-		headers.py index.py input.py limited_keys.py merge_patch.py partition_cap.py problem_types.py problems.py \
-		schema_fuzz.py throttling.py token_policy.py waiting.py) \
-	$(addsuffix /test_pages.py,alerts drafts emergency explain jobs revisions statements webhooks) \
-	emergency/test_proxy.py explain/test_admin.py explain/test_api.py explain/test_forecast.py explain/test_input.py \
-	explain/test_room.py overrides/test_raising.py preview/test_replay.py prices/test_admin.py \
-	publishing/test_store_acl.py publishing/test_topologies.py \
-	reservations/test_admin.py reservations/test_vectors.py \
-	review/test_admin.py review/test_override_admin.py review/test_reach.py review/test_verdicts.py \
-	usage/test_celery.py usage/test_checkpoints_cluster.py usage/test_counters_api.py usage/stream/test_streams_cluster.py \
-	$(addprefix webhooks/test_,connecting.py mail.py services.py targets.py) \
-	$(addprefix test_,canary.py checks.py environment.py error_pages.py layers.py lockout.py request_log.py settings.py \
-		task_log.py)
+	$(addprefix api/test_,authentication.py deprecation.py documentation.py ends.py fields.py generated_clients.py \
+		limited_keys.py parsers.py problem_types.py problems.py schema_fuzz.py throttling.py) \
+	api/writes/test_conditions.py api/writes/test_waiting.py \
+	$(addprefix core/test_,csp.py environment.py logs.py requests.py store_topologies.py) \
+	$(addsuffix /test_admin.py,alerts emergency explain jobs prices reservations review revisions statements webhooks) \
+	drafts/test_pages.py emergency/test_proxy.py \
+	$(addprefix explain/test_,api.py day.py forecast.py question.py words.py) \
+	overrides/test_raising.py policies/test_limit_form.py preview/test_replay.py \
+	$(addprefix projects/test_,admin_anonymous_policy.py admin_labels.py admin_partition_cap.py api_anonymous_policy.py \
+		api_partition_cap.py api_token_policy.py) \
+	publishing/test_store_acl.py reservations/test_vectors.py review/test_override_admin.py review/test_pages.py \
+	review/test_verdicts.py revisions/test_listing.py \
+	usage/test_celery.py usage/test_checkpoints_cluster.py usage/test_counters_api.py usage/test_streams_cluster.py \
+	$(addprefix webhooks/test_,connecting.py sending.py services.py targets.py) \
+	$(addprefix test_,api_urls.py canary.py checks.py error_pages.py layers.py settings.py)
 
 test: install
 	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers

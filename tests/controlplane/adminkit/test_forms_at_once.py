@@ -9,7 +9,7 @@ from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
-from tests.controlplane.adminkit.test_changes import NEW_PROJECT, POLICIES, PROJECTS, errors_of
+from tests.controlplane.adminkit.test_forms import NEW_PROJECT, POLICIES, PROJECTS, errors_of
 from tests.controlplane.conftest import ANN, between_reads
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
 
