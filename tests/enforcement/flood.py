@@ -6,9 +6,17 @@ import json
 from pathlib import Path
 
 from enforcement import aio
+from enforcement.failover import journal, latest_replies, partition_values, shares
 
+# What a process keeps of an outage at most, which is 50,000 of each.
+BOUNDS = {
+    journal: "MAX_CHARGES",
+    latest_replies: "MAX_KNOWN",
+    partition_values: "MAX_VALUES",
+    shares: "MAX_COUNTERS",
+}
 TOGETHER = 100
-TOLD_EVERY = 5_000
+TOLD_EVERY = 1_000
 
 
 def resident_mb() -> float:
@@ -23,7 +31,10 @@ async def main() -> None:
     parser.add_argument("secret")
     parser.add_argument("values", type=int)
     parser.add_argument("--away", action="store_true", help="as if the store were away, and stayed so")
+    parser.add_argument("--most", type=int, default=50_000, help="of what is kept of an outage")
     options = parser.parse_args()
+    for module, name in BOUNDS.items():
+        setattr(module, name, options.most)
     async with aio.Limiter(options.url, timeout=5.0) as limiter:
         await limiter.check(options.secret)
         engine = limiter._engine

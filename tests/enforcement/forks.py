@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -149,6 +150,7 @@ def main() -> None:
     from enforcement.proof import command, workload  # noqa: F401
 
     vars(agent)["HEARTBEAT_SECONDS"] = HEARTBEAT_SECONDS
+    gc.freeze()  # so that a collection in a fork copies no page of what was imported
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         order = _serve(connection)
     if order is None:

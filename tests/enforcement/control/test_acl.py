@@ -446,6 +446,7 @@ def test_the_control_plane_settles_reservations(server, accounts, limiter, accou
     assert refused(accounts) == []
 
 
+@pytest.mark.usefixtures("no_documents")
 @pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_window", "sliding_log", "token_bucket"])
 def test_the_control_plane_limits_its_own_requests(server, accounts, algorithm):
     """Under a prefix of its own it decides, reports that it is alive, and is refused nothing."""

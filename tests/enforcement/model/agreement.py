@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from enforcement.embedded import ValkeyServer
-from enforcement.model.algorithms import Reference, Spec
+from enforcement.model.algorithms import Reference
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import DECIDE, RESET, SETTLE
@@ -75,17 +75,17 @@ class Pair:
     def change(self, **changes: int) -> None:
         """Change the quota, the window or the rollover. A rollover of 0 stands for none."""
         vars(self).update(changes)
-        self.spec = self.compiled()
+        self.bound = self.bind()
+        self.spec = self.bound.spec(self.now)
 
-    def compiled(self) -> Spec:
-        """Return what the limit is at this instant."""
+    def bind(self) -> BoundLimit:
         calendar = CALENDARS.get(self.algorithm, {})
         if self.algorithm == "rollover" and self.rollover:
             calendar = {**calendar, "rollover": self.rollover}
         algorithm = "fixed_window" if calendar else self.algorithm
         shape = calendar or {"window_seconds": self.window}
         limit = Limit(name="x", algorithm=algorithm, quota=self.quota, burst=self.burst, **shape)
-        return BoundLimit(limit, self.key, "key").spec(self.now)
+        return BoundLimit(limit, self.key, "key")
 
     def forget(self) -> Call:
         self.reference.forget([self.key])
@@ -95,7 +95,7 @@ class Pair:
         if self.algorithm == "concurrency":
             cost = min(cost, 20)
         if self.algorithm in CALENDARS:
-            self.spec = self.compiled()
+            self.spec = self.bound.spec(self.now)
         ident = f"i{next(self.idents)}"
         ours = self.reference.decide(self.now, [(self.key, self.spec, cost)], charge=charge, ident=ident)
         if charge and ours[0] == 1 and cost:
@@ -105,7 +105,7 @@ class Pair:
     def amend(self, mark: int, cost: int, ident: str, delta: int, *, elsewhere: bool) -> Call | None:
         """Change what was charged. Slots are all given back, or as many are taken that were given elsewhere."""
         if self.algorithm in CALENDARS:
-            self.spec = self.compiled()
+            self.spec = self.bound.spec(self.now)
         if self.algorithm == "concurrency":
             delta, ident = (cost, f"e{next(self.idents)}") if elsewhere else (-cost, ident)
         if delta == 0:

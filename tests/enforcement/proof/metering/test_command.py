@@ -5,7 +5,7 @@ import pytest
 from enforcement.proof.command import main
 from tests.scale import scale
 
-REQUESTS, KILLS = scale(500, 20_000), scale(3, 60)
+REQUESTS, KILLS = scale(250, 20_000), scale(2, 60)
 
 
 @pytest.mark.proof
