@@ -305,6 +305,7 @@ def test_a_limit_that_admitted_a_cost_is_asked_about_a_greater_one(limiter):
     assert [decision.denied_by for decision in denied] == [("spent",), ("spent", "wide")]
 
 
+@pytest.mark.usefixtures("no_documents")
 @pytest.mark.parametrize("way", ["refund", "reset"])
 def test_a_remembered_denial_does_not_outlive_what_another_process_gives_back(limiter, server, way):
     """It may be told for a quarter of a second; here what this process gives back itself ends it at once."""
@@ -426,6 +427,7 @@ def test_a_reset_that_comes_first_starts_the_background(server, world):
     limiter.close()
 
 
+@pytest.mark.usefixtures("no_documents")
 async def test_an_awaited_reset_that_comes_first_starts_the_background(server, world):
     """As with threads."""
     async with aio.Limiter(server.url, timeout=1.0) as other:
@@ -437,6 +439,7 @@ async def test_an_awaited_reset_that_comes_first_starts_the_background(server, w
     await limiter.close()
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_reset_gives_a_store_without_the_functions_what_it_lacks(own_server):
     """A reset that was not executed is sent once more, as a decision is."""
     with Limiter(own_server.url, timeout=1.0) as limiter, Redis.from_url(own_server.url) as client:

@@ -238,6 +238,7 @@ def test_a_clock_that_is_set_back_by_a_month_gives_nothing(limiter, clock):
     assert (decision.source, decision.allowed, decision.remaining) == ("store", False, 0)
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_counter_lives_in_the_store_as_long_as_it_carries(server):
     """By the store's own clock, which also ends it."""
     limit, client = Limit(name="budget", quota=10, calendar="minute", rollover=25), connect(server.url)

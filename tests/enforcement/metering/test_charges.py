@@ -51,7 +51,7 @@ def used(decision):
 
 
 @pytest.fixture(params=["in code", "published"])
-def call(request, world):
+def call(request, world, no_documents):
     """Give the arguments of a call under these limits, in code or by a token's policy."""
     return (LIMITS, "chat") if request.param == "in code" else (world.everything(*map(Limit.to_json, LIMITS)),)
 

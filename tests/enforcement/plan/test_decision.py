@@ -171,6 +171,7 @@ def test_a_lifetime_has_neither_a_length_nor_a_reset():
     assert denied.headers() == {"RateLimit-Policy": '"trial";q=5', "RateLimit": '"trial";r=0'}
 
 
+@pytest.mark.usefixtures("no_documents")
 def test_a_quota_of_zero_promises_no_time(server):
     """Nothing will ever be available: a client that is told "0 left, more in 0 s" asks again at once."""
     now = NOW
