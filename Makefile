@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo up env check test proof bench bench-llm lint lock clean
+.PHONY: help install demo up env check test test-on-sqlite test-on-postgresql proof bench bench-llm lint lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,43 +70,26 @@ check: lint
 # Tests of the demo and in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
 # Neither do those with a browser: a page is the same whatever the database, and the queries behind it have tests without one.
 ON_POSTGRESQL := $(BIN)/python -m tests.postgres $(PYTEST) --no-browser
-# `make test` shows of these on SQLite alone what they show, and `make proof` that it is the same on PostgreSQL: pages, what
-# they and replies of REST say, who may do what, documents, settings, and what happens between processes and the store.
-# What PostgreSQL does in another way is not here: SQL of our own, locks, work at the same time, partitions, migrations,
-# lists and searches. Nor is one request to each address, so that each query has run on PostgreSQL.
-SAME := $(addprefix access/test_,admin.py api.py first_link.py lockout.py other_projects.py people.py posts.py scope.py \
-		second_factor.py) \
-	$(addprefix access/test_matrix.py::test_,without_a_session_every_address_leads_to_the_log_in \
-		no_address_lets_somebody_change_what_is_only_read) \
-	$(addprefix adminkit/test_,addresses.py dialogs.py ends.py forms.py forms_before_saving.py money.py signed_out.py \
-		site_pages.py snippets.py store_away.py tags.py times.py) \
-	advice consumers firstrun managed \
-	$(addprefix api/test_access.py::test_,nobody_is_refused_as_nobody every_scope_but_the_right_one_is_refused \
-		a_key_of_another_project_finds_nothing a_key_of_the_project_may_do_what_concerns_it_alone) \
-	$(addprefix api/test_,authentication.py deprecation.py documentation.py ends.py fields.py generated_clients.py \
-		limited_keys.py parsers.py problem_types.py problems.py schema_fuzz.py throttling.py) \
-	api/writes/test_conditions.py api/writes/test_waiting.py \
-	$(addprefix core/test_,csp.py environment.py logs.py requests.py store_topologies.py) \
-	$(addsuffix /test_admin.py,alerts emergency explain jobs prices reservations review revisions statements webhooks) \
-	drafts/test_pages.py emergency/test_proxy.py \
-	$(addprefix explain/test_,api.py day.py forecast.py question.py words.py) \
-	overrides/test_raising.py policies/test_limit_form.py preview/test_replay.py \
-	$(addprefix projects/test_,admin_anonymous_policy.py admin_labels.py admin_partition_cap.py api_anonymous_policy.py \
-		api_partition_cap.py api_token_policy.py) \
-	publishing/test_store_acl.py reservations/test_vectors.py review/test_override_admin.py review/test_pages.py \
-	review/test_verdicts.py revisions/test_listing.py \
-	usage/test_celery.py usage/test_checkpoints_cluster.py usage/test_counters_api.py usage/test_streams_cluster.py \
-	$(addprefix webhooks/test_,connecting.py sending.py services.py targets.py) \
-	$(addprefix test_,api_urls.py canary.py checks.py error_pages.py layers.py settings.py)
+SQLITE_ALONE := $(shell grep -v '^\#' tests/sqlite.txt)
 
+# Both databases at once: each run waits for servers a good part of its time. The output of the shorter one comes when it
+# ends.
 test: install
+	@$(MAKE) --no-print-directory --jobs=2 test-on-sqlite test-on-postgresql
+
+test-on-sqlite:
 	env -u DATABASE_URL $(PYTEST) --ask-again --update-tiers
-	$(ON_POSTGRESQL) --ask-again tests/controlplane --ignore=tests/controlplane/demo --ignore=tests/controlplane/stack \
-		$(foreach same,$(SAME),$(if $(findstring ::,$(same)),--deselect,--ignore)=tests/controlplane/$(same))
+
+test-on-postgresql:
+	@mkdir -p var; status=0; echo '$@: see var/$@.log'; \
+	$(ON_POSTGRESQL) -n 2 --ask-again tests/controlplane --ignore=tests/controlplane/demo --ignore=tests/controlplane/stack \
+		$(foreach name,$(SQLITE_ALONE),$(if $(findstring ::,$(name)),--deselect,--ignore)=$(name)) \
+		>var/$@.log 2>&1 || status=$$?; \
+	cat var/$@.log; exit $$status
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof
-	$(ON_POSTGRESQL) $(addprefix tests/controlplane/,$(SAME)) tests/enforcement/cli/remote
+	$(ON_POSTGRESQL) $(SQLITE_ALONE) tests/enforcement/cli/remote
 
 bench: install
 	@$(BIN)/python -m benchmarks

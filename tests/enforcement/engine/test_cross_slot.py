@@ -144,6 +144,7 @@ def calls(server):
     return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
 
 
+@pytest.mark.proof
 def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
     """
     Under three processes the global node and another hand over to their replicas, and the slot of global limits moves
