@@ -301,6 +301,8 @@ async def test_a_message_that_does_not_arrive_ends_its_call_alone() -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.proof
+@pytest.mark.parametrize("served", scale(["h2corn"], ["h2corn", "hypercorn"]), indirect=True)
 def test_streams_that_never_end_are_ended(served: Gateway, legal: bytes) -> None:
     """Each is denied, and those whose message comes in drops are no exception."""
     with served.channel() as channel:
