@@ -11,10 +11,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from controlplane.stack.supervisor import Service, Supervisor, supervised
 from enforcement.embedded import find_binary, free_port
 from tests.docker.compose import Stage, assemble, load, read_dockerfile
 from tests.docker.test_files import DOCKERFILES, SECRETS
+from tests.enforcement.world import eventually
 from tests.repository import ROOT
 from tests.requires import require
 
@@ -195,15 +195,6 @@ def store_answers(port: int) -> bool:
 
 def account(user: str, password: str, port: int) -> redis.Redis:
     return redis.Redis(port=port, username=user, password=password, decode_responses=True, socket_timeout=2)
-
-
-def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def report(name: str, line: str) -> None:

@@ -4,6 +4,7 @@ from enforcement import Limit
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.plan.binding import bind_in_code
+from tests.enforcement.world import used_of
 
 HOUR = 3_600
 LIMIT = Limit(name="rate", quota=10, window_seconds=HOUR)
@@ -30,7 +31,7 @@ def spread(world, *, everyone, project, **more):
 
 def used(limiter, secret):
     """Return what each limit of a token has counted, by name."""
-    return {state.name: state.quota - state.remaining for state in limiter.check(secret, costs=0).limits}
+    return used_of(limiter.check(secret, costs=0))
 
 
 def counter_of(key):

@@ -16,7 +16,7 @@ def of(ip):
     return [(PER_IP, ip), (OVERALL, "all")]
 
 
-def left(limiter, ip):
+def remaining(limiter, ip):
     return [state.remaining for state in limiter.peek(of(ip)).limits]
 
 
@@ -25,7 +25,7 @@ def test_limits_of_different_keys_are_one_decision(limiter):
     outcomes = [limiter.hit(of(ip)) for ip in ("a", "a", "a", "b", "c")]
 
     assert [decision.denied_by for decision in outcomes] == [(), (), ("per-ip",), (), ("overall",)]
-    assert (left(limiter, "a"), left(limiter, "b"), left(limiter, "c")) == ([0, 0], [1, 0], [2, 0])
+    assert (remaining(limiter, "a"), remaining(limiter, "b"), remaining(limiter, "c")) == ([0, 0], [1, 0], [2, 0])
 
 
 def test_several_limits_may_share_a_key_of_a_pair(limiter):
@@ -64,7 +64,7 @@ def test_a_reset_clears_the_counters_of_all_keys(limiter):
     limiter.hit(of("b"))
     limiter.reset(of("a"))
 
-    assert (left(limiter, "a"), left(limiter, "b")) == ([2, 3], [1, 3])
+    assert (remaining(limiter, "a"), remaining(limiter, "b")) == ([2, 3], [1, 3])
 
 
 def test_both_limiters_take_pairs(server, limiter):
@@ -78,7 +78,7 @@ def test_both_limiters_take_pairs(server, limiter):
         await other.close()
 
     asyncio.run(awaited())
-    assert left(limiter, "a") == [0, 1]
+    assert remaining(limiter, "a") == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def used_of(decision: Any) -> dict[str, int]:
     return {state.name: state.quota - state.remaining for state in decision.limits}
 
 
-def eventually(condition: Any, seconds: float = 5.0, every: float = 0.005) -> bool:
+def eventually(condition: Any, seconds: float = 10.0, every: float = 0.005) -> bool:
     """Wait until a condition holds, which is looked at so often."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import StringIO
@@ -356,7 +355,7 @@ def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, ser
     call_command("publish", "--all", stdout=StringIO())
     with Limiter(url_of(server, "enforcer", PASSWORD), timeout=1.0, instance="proxy-1") as limiter:
         limiter.check(token.secret)
-        assert within(5, lambda: heartbeats.collect(timezone.now()) == 1)
+        assert eventually(lambda: heartbeats.collect(timezone.now()) == 1)
     admin.xadd("sg:{usage}:stream", {"id": "broken"})
 
     drained = drain(timezone.now())
@@ -404,13 +403,13 @@ def test_celery_works_under_worker(account, admin, celery):
     token = TokenFactory(policy=PolicyFactory())
     OutboxEntry.objects.create(kind="token", object_id=token.digest)
     celery(url)
-    assert within(30, lambda: not OutboxEntry.objects.filter(revision=None).exists())
+    assert eventually(lambda: not OutboxEntry.objects.filter(revision=None).exists())
 
     with Limiter(url.replace("worker", "enforcer", 1), timeout=1.0, instance="proxy-1") as limiter:
         limiter.check(token.secret)
-        assert within(15, lambda: Instance.objects.filter(pk="proxy-1").exists())
+        assert eventually(lambda: Instance.objects.filter(pk="proxy-1").exists())
 
-    assert within(15, lambda: UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists())
+    assert eventually(lambda: UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists())
     assert answers_broadcasts(url)
     assert refused(admin) == []
 
@@ -445,14 +444,6 @@ def answers_broadcasts(url: str) -> bool:
     command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", "inspect", "ping", "--timeout", "5"]
     command += ["--destination", f"celery@{socket.gethostname()}"]
     return "pong" in subprocess.run(command, env=environment(url), capture_output=True, text=True, check=False).stdout
-
-
-def within(seconds: float, happened: Callable[[], bool]) -> bool:
-    """Wait until something has happened, at most so long; tell whether it has."""
-    deadline = time.monotonic() + seconds
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return happened()
 
 
 def test_an_account_with_the_rights_of_an_earlier_release_is_told_what_to_do(account, admin, caplog):

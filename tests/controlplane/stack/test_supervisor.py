@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, supervised
+from tests.enforcement.world import eventually
 from tests.loops import run
 
 STAY = "import time; time.sleep(600)"
@@ -60,15 +60,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_service_starts_when_those_it_needs_are_ready(make, journal: Journal, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +12,7 @@ from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage.models import Checkpoint, UsageRow
 from enforcement import Limiter
+from tests.controlplane.stack.running import eventually
 from tests.controlplane.usage.conftest import row
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
@@ -26,14 +26,6 @@ def worker(start, tmp_path):
     process = start(*celery, "worker", "--concurrency", "2", "--loglevel", "WARNING")
     start(*celery, "beat", "--pidfile", "", "--schedule", str(tmp_path / "schedule"), "--loglevel", "WARNING")
     return process
-
-
-def within(seconds: float, happened: Callable[[], bool]) -> bool:
-    """Wait until something has happened, at most so long; tell whether it has."""
-    deadline = time.monotonic() + seconds
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return happened()
 
 
 def now_minute() -> int:
@@ -53,34 +45,34 @@ def test_usage_arrives_pending_changes_go_out_and_heartbeats_are_seen(worker, re
     OutboxEntry.objects.create(kind="project", object_id=ProjectFactory().pk)
     write_heartbeat(client_of_store)
 
-    assert within(30, lambda: UsageRow.objects.filter(period="day", allowed=7).exists())
-    assert within(10, lambda: not OutboxEntry.objects.filter(revision=None).exists())
-    assert within(10, lambda: Instance.objects.filter(pk="proxy-1").exists())
+    assert eventually(lambda: UsageRow.objects.filter(period="day", allowed=7).exists())
+    assert eventually(lambda: not OutboxEntry.objects.filter(revision=None).exists())
+    assert eventually(lambda: Instance.objects.filter(pk="proxy-1").exists())
 
 
 def test_a_worker_goes_on_when_the_store_is_back(worker, report_usage, store):
     """The broker was killed, and nobody restarts the worker."""
     report_usage("proxy-1-1", row(now_minute()))
-    assert within(30, lambda: UsageRow.objects.exists())
+    assert eventually(lambda: UsageRow.objects.exists())
     store.kill()
     store.start()
 
     report_usage("proxy-1-2", row(now_minute(), token="tok_2"))
 
-    assert within(15, lambda: UsageRow.objects.filter(token_id="tok_2").exists())
+    assert eventually(lambda: UsageRow.objects.filter(token_id="tok_2").exists())
 
 
 def test_a_killed_child_of_the_worker_is_replaced(worker, report_usage):
     """The process in which tasks run dies; usage goes on arriving."""
     report_usage("proxy-1-1", row(now_minute()))
-    assert within(30, lambda: UsageRow.objects.exists())
+    assert eventually(lambda: UsageRow.objects.exists())
     for child in children(worker.pid):
         os.kill(child, signal.SIGKILL)
 
     report_usage("proxy-1-2", row(now_minute(), token="tok_2"))
 
     # A drain that was killed holds its lock for up to thirty seconds.
-    assert within(45, lambda: UsageRow.objects.filter(token_id="tok_2").exists())
+    assert eventually(lambda: UsageRow.objects.filter(token_id="tok_2").exists())
 
 
 def test_quotas_outlive_a_store_that_is_killed_and_restarts_empty(worker, store):
@@ -94,13 +86,13 @@ def test_quotas_outlive_a_store_that_is_killed_and_restarts_empty(worker, store)
     publisher.publish_all()
     with Limiter(store.url, timeout=0.1) as limiter:
         before = sum(limiter.check(token.secret).allowed for _ in range(700))
-        assert within(30, lambda: Checkpoint.objects.filter(used=700).exists())
+        assert eventually(lambda: Checkpoint.objects.filter(used=700).exists())
         before += sum(limiter.check(token.secret).allowed for _ in range(20))
         kept = Checkpoint.objects.get().used
         store.kill()
         meanwhile = limiter.check(token.secret).allowed + limiter.check(token.secret).allowed
         store.start()
-        assert within(30, lambda: limiter.check(token.secret, costs=0).source == "store")
+        assert eventually(lambda: limiter.check(token.secret, costs=0).source == "store")
         after = sum(limiter.check(token.secret).allowed for _ in range(quota))
         assert limiter.check(token.secret).source in ("store", "denial_cache")
 

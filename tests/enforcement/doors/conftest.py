@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from socketserver import ThreadingMixIn
@@ -22,6 +21,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import load_library
+from tests.enforcement.world import eventually
 
 Issue = Callable[..., str]
 Serve = Callable[[Any], httpx2.Client]
@@ -120,16 +120,6 @@ def _wsgiref(app: Any) -> Iterator[httpx2.Client]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Wait until *condition* holds, and tell whether it did."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def bearer(token: str) -> dict[str, str]:

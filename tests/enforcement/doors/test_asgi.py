@@ -23,7 +23,8 @@ from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
-from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually, serving
+from tests.enforcement.doors.conftest import Issue, Serve, bearer, serving
+from tests.enforcement.world import eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
 AN_HOUR_AGO_US = (time.time_ns() // 1_000) - 3_600_000_000

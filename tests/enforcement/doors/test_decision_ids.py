@@ -102,7 +102,7 @@ def _serve(name: str, url: str, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(params=["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "drf", "proxy"])
-def ask(request, store):
+def send(request, store):
     """Send a request with a token through the door, whose instance is named INSTANCE, and return the response."""
     clients: list[Any] = []
 
@@ -126,10 +126,10 @@ def token(issue, client_of_store):
 
 
 @pytest.mark.parametrize("kind", STATUSES)
-def test_each_denial_names_its_decision_and_its_reason(ask, token, kind):
+def test_each_denial_names_its_decision_and_its_reason(send, token, kind):
     """401 and 403 as well; the id carries what happened."""
     secret = token(kind)
-    answer = ask("nobody" if kind == "unknown" else secret)
+    answer = send("nobody" if kind == "unknown" else secret)
 
     found = answer.headers["Sluicegate-Decision"]
     facts = DecisionKey(SECRET).open(found)
@@ -141,19 +141,19 @@ def test_each_denial_names_its_decision_and_its_reason(ask, token, kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("limited", "test/nothing"), ("revoked", "no limit")])
-def test_a_line_of_the_log_names_each_denial(ask, token, caplog, kind, name):
+def test_a_line_of_the_log_names_each_denial(send, token, caplog, kind, name):
     """Once, with the reason, the limit and the id. It takes the level info."""
     caplog.set_level("INFO", "sluicegate.denials")
-    found = ask(token(kind)).headers["Sluicegate-Decision"]
+    found = send(token(kind)).headers["Sluicegate-Decision"]
     lines = [record.getMessage() for record in caplog.records if record.name == "sluicegate.denials"]
 
     assert lines == [f"Denied: {REASONS[kind]} by {name}, decision {found}."]
 
 
-@pytest.mark.parametrize("ask", ["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "proxy"], indirect=True)
-def test_a_problem_names_the_policy_and_the_limit_that_deny(ask, token):
+@pytest.mark.parametrize("send", ["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "proxy"], indirect=True)
+def test_a_problem_names_the_policy_and_the_limit_that_deny(send, token):
     """Beside the list of all that do; its id is that of the field. Django REST framework has bodies of its own."""
-    answer = ask(token("limited"))
+    answer = send(token("limited"))
     body = answer.json()
 
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -162,8 +162,8 @@ def test_a_problem_names_the_policy_and_the_limit_that_deny(ask, token):
     assert DecisionKey(SECRET).open(body["decision"]).limit == "test/nothing"
 
 
-def test_each_denial_has_an_id_of_its_own(ask, token):
+def test_each_denial_has_an_id_of_its_own(send, token):
     """Also those of a token that is refused before any counter is read."""
     secret = token("revoked")
 
-    assert len({ask(secret).headers["Sluicegate-Decision"] for _ in range(5)}) == 5
+    assert len({send(secret).headers["Sluicegate-Decision"] for _ in range(5)}) == 5

@@ -31,7 +31,8 @@ from enforcement.doors._sync_visit import NotManaged, in_thread
 from enforcement.doors.django import exempt, get_limiter, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
-from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
+from tests.enforcement.doors.conftest import Issue, Serve, bearer
+from tests.enforcement.world import eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)

@@ -23,7 +23,8 @@ from enforcement.doors.fastapi import Admission, admit, check, get_limiter, inst
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
 from enforcement.testing import Clock
-from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
+from tests.enforcement.doors.conftest import Issue, Serve, bearer
+from tests.enforcement.world import eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)

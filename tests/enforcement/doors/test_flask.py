@@ -16,7 +16,8 @@ from enforcement.doors.flask import check, exempt, get_limiter, install, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.matching import Match
-from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
+from tests.enforcement.doors.conftest import Issue, Serve, bearer
+from tests.enforcement.world import eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)

@@ -33,7 +33,7 @@ PAIRS = [("2/hour", user), (tier, "all")]
 
 
 @pytest.fixture(params=["flask", "starlette", "fastapi", "fastapi_admit", "django"])
-def ask(
+def get(
     request: pytest.FixtureRequest, store: ValkeyServer, serve: Serve, serve_wsgi: Serve, settings: Any
 ) -> Iterator[Callable[..., Any]]:
     """Serve a view with limits of two keys behind a door; return what sends a request for a user."""
@@ -61,9 +61,9 @@ def ask(
     limiter.close()
 
 
-def test_limits_of_different_keys_are_one_decision(ask: Any) -> None:
+def test_limits_of_different_keys_are_one_decision(get: Any) -> None:
     """A request that one of them denies is charged to none, and the response tells both."""
-    answers = [ask(name) for name in ("a", "a", "a", "b", "b")]
+    answers = [get(name) for name in ("a", "a", "a", "b", "b")]
 
     assert [answer.status_code for answer in answers] == [200, 200, 429, 200, 429]
     assert [answer.headers["Sluicegate-Denial"] for answer in answers[2::2]] == ["limited", "limited"]
@@ -72,9 +72,9 @@ def test_limits_of_different_keys_are_one_decision(ask: Any) -> None:
     assert '"2-per-hour";r=1' in answers[4].headers["RateLimit"]
 
 
-def test_a_pair_that_does_not_apply_is_left_out(ask: Any) -> None:
+def test_a_pair_that_does_not_apply_is_left_out(get: Any) -> None:
     """For its key is None, or no limit was chosen. Where none applies, nothing is counted."""
-    answers = [ask(), ask("a", **{"X-Free": "1"}), ask(**{"X-Free": "1"})]
+    answers = [get(), get("a", **{"X-Free": "1"}), get(**{"X-Free": "1"})]
 
     assert [answer.headers.get("RateLimit-Policy", "")[:12] for answer in answers] == [
         '"3-per-hour"',

@@ -16,9 +16,10 @@ from enforcement import Limit, Limiter
 from enforcement.embedded import free_port
 from enforcement.testing import Published
 from tests.apart import python_of
-from tests.enforcement.doors.conftest import eventually, serving
+from tests.enforcement.doors.conftest import serving
 from tests.enforcement.doors.proxy.conftest import url_of
 from tests.enforcement.doors.proxy.invoicing import InvoicingProvider
+from tests.enforcement.world import eventually
 from tests.repository import ROOT
 from tests.scale import scale
 
@@ -124,7 +125,7 @@ def token_of(published):
 
 
 @pytest.fixture
-def used(published):
+def used_soon(published):
     """Return what each limit of a token has counted, once it is this."""
 
     def wait(token, expected):
@@ -140,47 +141,47 @@ def used(published):
     return wait
 
 
-def ask(litellm, token, path="/v1/chat/completions", **changes):
+def complete(litellm, token, path="/v1/chat/completions", **changes):
     return litellm.post(path, json={**HELLO, **changes}, headers={"x-sluicegate-token": token} if token else {})
 
 
-def test_a_call_is_charged_what_the_provider_reports(litellm, token_of, provider, used):
+def test_a_call_is_charged_what_the_provider_reports(litellm, token_of, provider, used_soon):
     """And not the 205 that it might have used. The slot is free again."""
     token = token_of(TOKENS, SLOTS)
     provider.invoice.clear()
-    answer = ask(litellm, token)
+    answer = complete(litellm, token)
 
     assert answer.status_code == 200, answer.text
     assert '"tokens";r=795' in answer.headers["ratelimit"]
-    assert used(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
+    assert used_soon(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
 
 
-def test_a_stream_is_asked_for_its_usage_and_charged(litellm, token_of, provider, used):
+def test_a_stream_is_asked_for_its_usage_and_charged(litellm, token_of, provider, used_soon):
     token = token_of(TOKENS, SLOTS)
     provider.invoice.clear()
-    answer = ask(litellm, token, stream=True)
+    answer = complete(litellm, token, stream=True)
 
     assert "sunny." in answer.text
     assert '"usage"' not in answer.text, answer.text
-    assert used(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
+    assert used_soon(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
 
 
-def test_embeddings_and_messages_are_charged_too(litellm, token_of, provider, used):
+def test_embeddings_and_messages_are_charged_too(litellm, token_of, provider, used_soon):
     token = token_of(TOKENS)
     provider.invoice.clear()
     answers = [
         litellm.post("/v1/embeddings", json={"model": "gpt-x", "input": "a b"}, headers={"x-sluicegate-token": token}),
-        ask(litellm, token, "/v1/messages"),
+        complete(litellm, token, "/v1/messages"),
     ]
 
     assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
-    assert used(token, {"tokens": provider.tokens}) == {"tokens": provider.tokens}
+    assert used_soon(token, {"tokens": provider.tokens}) == {"tokens": provider.tokens}
 
 
 def test_what_may_cost_too_much_is_denied(litellm, token_of, provider):
     """With our sentence in LiteLLM's error, and without a call of the provider."""
     provider.invoice.clear()
-    answer = ask(litellm, token_of(TOKENS), max_tokens=5_000)
+    answer = complete(litellm, token_of(TOKENS), max_tokens=5_000)
 
     assert answer.status_code == 429
     assert "tokens can admit 1000 tokens at once, but the request costs more." in answer.json()["error"]["message"]
@@ -194,50 +195,50 @@ def test_fifty_at_once_and_room_for_one(litellm, token_of, provider):
 
     token = token_of(Limit(name="tokens", unit="tokens", quota=250, window_seconds=3_600))
     provider.invoice.clear()
-    ask(litellm, token_of(TOKENS))
+    complete(litellm, token_of(TOKENS))
     provider.invoice.clear()
     provider.pause = 1.0
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: ask(litellm, token).status_code, range(50)))
+        answers = list(pool.map(lambda _: complete(litellm, token).status_code, range(50)))
     provider.pause = 0.0
 
     assert (answers.count(200), answers.count(429)) == (len(provider.invoice), 50 - len(provider.invoice))
     assert provider.tokens <= 250
 
 
-def test_a_call_that_the_provider_refuses_costs_nothing(litellm, token_of, provider, used):
+def test_a_call_that_the_provider_refuses_costs_nothing(litellm, token_of, provider, used_soon):
     token = token_of(TOKENS, SLOTS)
     provider.refuses = True
-    answer = ask(litellm, token)
+    answer = complete(litellm, token)
     provider.refuses = False
 
     assert answer.status_code == 500, answer.text
-    assert used(token, {"tokens": 0, "slots": 0}) == {"tokens": 0, "slots": 0}
+    assert used_soon(token, {"tokens": 0, "slots": 0}) == {"tokens": 0, "slots": 0}
 
 
-def test_an_answer_that_a_guardrail_blocks_is_charged(litellm, token_of, provider, used):
+def test_an_answer_that_a_guardrail_blocks_is_charged(litellm, token_of, provider, used_soon):
     """The provider has invoiced it."""
     token = token_of(TOKENS, SLOTS)
     provider.invoice.clear()
-    answer = ask(litellm, token, messages=[{"role": "user", "content": "To be blocked"}])
+    answer = complete(litellm, token, messages=[{"role": "user", "content": "To be blocked"}])
 
     assert (answer.status_code, len(provider.invoice)) == (400, 1), answer.text
-    assert used(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
+    assert used_soon(token, {"tokens": provider.tokens, "slots": 0}) == {"tokens": provider.tokens, "slots": 0}
 
 
-def test_an_answer_that_comes_too_late_is_charged_its_input(litellm, token_of, provider, used):
+def test_an_answer_that_comes_too_late_is_charged_its_input(litellm, token_of, provider, used_soon):
     """Nobody knows its output."""
     token = token_of(TOKENS, SLOTS)
     provider.invoice.clear()
     provider.delay = 2.0
-    answer = ask(litellm, token, model="gpt-impatient")
+    answer = complete(litellm, token, model="gpt-impatient")
     provider.delay = 0.0
 
     assert (answer.status_code, len(provider.invoice)) == (408, 1), answer.text
-    assert used(token, {"tokens": 5, "slots": 0}) == {"tokens": 5, "slots": 0}
+    assert used_soon(token, {"tokens": 5, "slots": 0}) == {"tokens": 5, "slots": 0}
 
 
-def test_a_client_that_leaves_frees_its_slot_and_pays_what_was_seen(litellm, token_of, provider, used):
+def test_a_client_that_leaves_frees_its_slot_and_pays_what_was_seen(litellm, token_of, provider, used_soon):
     token = token_of(TOKENS, SLOTS)
     provider.pause = 0.5
     body = {**HELLO, "stream": True}
@@ -246,7 +247,7 @@ def test_a_client_that_leaves_frees_its_slot_and_pays_what_was_seen(litellm, tok
     found = {"slots": 1}
     deadline = time.monotonic() + 10
     while found["slots"] and time.monotonic() < deadline:
-        found = used(token, {"tokens": -1, "slots": 0})
+        found = used_soon(token, {"tokens": -1, "slots": 0})
     provider.pause = 0.0
 
     assert found["slots"] == 0
@@ -255,12 +256,12 @@ def test_a_client_that_leaves_frees_its_slot_and_pays_what_was_seen(litellm, tok
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("sg_live_wrong", 401)])
 def test_a_call_without_a_known_token_is_refused(litellm, token, status):
-    assert ask(litellm, token).status_code == status
+    assert complete(litellm, token).status_code == status
 
 
 def test_several_models_at_once_cannot_be_metered(litellm, token_of):
     """LiteLLM would ask each of them, for the price of one."""
-    answer = ask(litellm, token_of(TOKENS), model="gpt-x,gpt-x")
+    answer = complete(litellm, token_of(TOKENS), model="gpt-x,gpt-x")
 
     assert answer.status_code == 403
     assert "cost of this request cannot be read" in json.dumps(answer.json())

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from fastapi import HTTPException
 
+from tests.enforcement.doors.metered.budgets import used
 from tests.enforcement.world import fixed
 
 TPM = fixed(10_000, name="tpm", unit="tokens")
@@ -41,11 +42,6 @@ def begin(module, aio_limiter):
         return await hooks.async_pre_call_hook(SimpleNamespace(metadata={"sluicegate_token": token}), None, data, "")
 
     return hooks, call
-
-
-async def used(limiter, secret):
-    states = (await limiter.check(secret, {"requests": 0, "tokens": 0})).limits
-    return {state.name: state.quota - state.remaining for state in states}
 
 
 async def end(hooks, ident):

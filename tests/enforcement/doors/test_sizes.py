@@ -82,7 +82,7 @@ def through_wsgi(store: ValkeyServer, headers: dict[str, str], times: int = 1) -
 doors = pytest.mark.parametrize("ask", [through_asgi, through_wsgi])
 
 
-def asked(client: redis.Redis) -> int:
+def calls_of_store(client: redis.Redis) -> int:
     """Return how many tokens were looked up and decisions made in the store so far."""
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("get", "hget", "fcall"))
@@ -126,10 +126,10 @@ def test_a_header_that_no_limit_looks_at_may_be_long(ask: Any, store: ValkeyServ
 def test_what_is_no_token_is_unknown(limiter: Limiter, client_of_store: redis.Redis, token: Any) -> None:
     """In the library too: a denial with a reason, no error, and nothing for the store to do."""
     limiter.check("x")
-    before = asked(client_of_store)
+    before = calls_of_store(client_of_store)
 
     assert limiter.check(token).reason == "unknown_token"
-    assert asked(client_of_store) - before <= 1  # a heartbeat may fall in between
+    assert calls_of_store(client_of_store) - before <= 1  # a heartbeat may fall in between
 
 
 @pytest.mark.parametrize(

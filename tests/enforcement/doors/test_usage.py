@@ -17,8 +17,9 @@ from enforcement.http.usage import USAGE_PATH
 from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store
-from tests.enforcement.doors.conftest import Serve, bearer, eventually
+from tests.enforcement.doors.conftest import Serve, bearer
 from tests.enforcement.doors.test_anonymous import Doors, hello
+from tests.enforcement.world import eventually
 
 HOUR = Limit(name="hourly", quota=2, window_seconds=3600)
 SWITCHED = ["asgi", "wsgi", "django", "django_async", "proxy"]

@@ -47,7 +47,7 @@ class WaitingDoor(SyncDoor):
             return denied.decision
 
 
-async def ask(app, path):
+async def answer_of(app, path):
     """Send a request to an ASGI application, compare the answer with the decision, and return that."""
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
     sent = []
@@ -80,7 +80,7 @@ class StarletteDoor(AsyncDoor):
         self.key, self.costs, place = key.removeprefix(self.PREFIX), costs, (name, tuple(limits))
         if place not in self.apps:
             self.apps[place] = self.make(self.limiter(name), limits)
-        return self.runner.run(ask(self.apps[place], "/"))
+        return self.runner.run(answer_of(self.apps[place], "/"))
 
     def make(self, limiter, limits):
         @starlette_door.limited(limits, key=lambda _: self.key, scope="v", costs=lambda _: self.costs)
@@ -130,7 +130,7 @@ class FastAPIDoor(AsyncDoor):
 
             return run
 
-        return self.runner.run(ask(self.app(name), self.path(name, limits, limited, operation)))
+        return self.runner.run(answer_of(self.app(name), self.path(name, limits, limited, operation)))
 
     def reserve(self, name, limits, key, costs):
         self.key, self.costs = key.removeprefix(self.PREFIX), costs
@@ -148,7 +148,7 @@ class FastAPIDoor(AsyncDoor):
     async def _reserve(self, app, path):
         loop = asyncio.get_running_loop()
         self.entered, self.asked_to_leave = loop.create_future(), loop.create_future()
-        request = loop.create_task(ask(app, path))
+        request = loop.create_task(answer_of(app, path))
         await asyncio.wait([request, self.entered], return_when=asyncio.FIRST_COMPLETED)
         if request.done():
             raise Denied(request.result())

@@ -36,7 +36,7 @@ def flood(client):
             pipe.execute()
 
 
-def told(client):
+def reported(client):
     """Return what the doctor says of the instances."""
     return next(fleet.instances(client, Keys()))
 
@@ -59,7 +59,7 @@ def test_an_instance_reports_that_its_store_evicts(full, monkeypatch, caplog):
         assert limiter.hit(LIMIT, "other").source == "store"  # it goes on counting there
         # Heartbeats expire first, so the store may have evicted the last one a moment ago.
         found = []
-        assert eventually(lambda: found.append(told(world.client)) or found[-1].level == "problem")
+        assert eventually(lambda: found.append(reported(world.client)) or found[-1].level == "problem")
         eviction, _ = server.memory(world.client)
     assert caplog.text.count("The store evicts keys") == 1
     assert "set maxmemory-policy to noeviction" in found[-1].advice

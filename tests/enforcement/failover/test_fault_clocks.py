@@ -73,7 +73,7 @@ def exhaust(limiter, limit, key):
         pass
 
 
-def asked(limiter, limits, key):
+def decide_by_store(limiter, limits, key):
     """Return the store's own decision; a denial may be remembered for a quarter of a second."""
     while (decision := limiter.hit(limits, key)).source == "denial_cache":
         time.sleep(0.01)
@@ -101,11 +101,11 @@ def test_a_denial_starts_the_window_that_ends_the_block(clock, shifted, limiter)
     shift_store(clock, shifted, HOUR)
     exhaust(limiter, limit, "stands")
     shift_store(clock, shifted, 0)
-    assert asked(limiter, limit, "stands").reason == "limited"
+    assert decide_by_store(limiter, limit, "stands").reason == "limited"
     ends_at = time.time() + limiter.peek(limit, "stands").reset_ms / 1_000
 
     shift_store(clock, shifted, int(ends_at - time.time()) + 1)
-    assert asked(limiter, limit, "stands").allowed
+    assert decide_by_store(limiter, limit, "stands").allowed
 
 
 def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clock, shifted, limiter):
@@ -187,7 +187,7 @@ def test_a_store_set_ahead_an_hour_begins_its_windows_and_nothing_else(clock, sh
     limits = [Limit(name="hour", quota=5, window_seconds=HOUR), Limit(name="ever", quota=8, calendar="lifetime")]
     assert sum(limiter.hit(limits, "ahead").allowed for _ in range(20)) == 5
     shift_store(clock, shifted, HOUR)
-    decisions = [asked(limiter, limits, "ahead") for _ in range(4)]
+    decisions = [decide_by_store(limiter, limits, "ahead") for _ in range(4)]
 
     assert [decision.allowed for decision in decisions] == [True, True, True, False]
     assert decisions[-1].denied_by == ("ever",)

@@ -147,9 +147,9 @@ def test_gunicorn_may_load_the_application_before_it_forks(server, world, tmp_pa
     log = (tmp_path / "log").open("w")
     with log, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as master:
         try:
-            assert eventually(lambda: ask(port) is not None, 20.0), (tmp_path / "log").read_text()
+            assert eventually(lambda: reply_from(port) is not None, 20.0), (tmp_path / "log").read_text()
             with ThreadPoolExecutor(8) as pool:
-                answers = list(pool.map(lambda _: ask(port), range(60)))
+                answers = list(pool.map(lambda _: reply_from(port), range(60)))
             workers = {int(pid) for _, pid, _ in answers}
             held = [sockets_to(server.port, pid) for pid in workers]
         finally:
@@ -161,7 +161,7 @@ def test_gunicorn_may_load_the_application_before_it_forks(server, world, tmp_pa
     assert sum(map(len, held)) == len(set().union(*held))
 
 
-def ask(port):
+def reply_from(port):
     """Return status, process and source of an answer; None: nobody listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:

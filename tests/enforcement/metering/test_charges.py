@@ -8,6 +8,7 @@ from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import MeteredReservation
 from enforcement.metering.usage import Usage
+from tests.enforcement.world import used_of
 
 PRICES = Prices(1, prices=(Price("dear", Rates(2_000_000, 10_000_000)),))
 MONTH = {"quota": 10_000, "calendar": "month"}
@@ -41,13 +42,9 @@ def settled(reservation):
 NOTHING = {"requests": 0, "tokens": 0, "micros": 0, "images": 0}
 
 
-def ask(limiter, call, costs):
+def decide(limiter, call, costs):
     """Return the decision of a call, by whichever verb it is asked for."""
     return limiter.check(*call, costs) if len(call) == 1 else limiter.hit(*call, costs)
-
-
-def used(decision):
-    return {state.name: state.quota - state.remaining for state in decision.limits}
 
 
 @pytest.fixture(params=["in code", "published"])
@@ -60,30 +57,30 @@ def test_each_limit_is_charged_and_settled_by_its_own_cost(server, call):
     """Two limits of one unit may cost the same request differently."""
     reservation, costs = metered()
     with Limiter(server.url) as limiter, limiter.admit(*call, costs=costs) as admission:
-        assert used(admission.decision) == ESTIMATED
+        assert used_of(admission.decision) == ESTIMATED
         assert admission.decision.unmetered == ("free", "images")
 
         admission.settle(settled(reservation))
 
-        assert used(ask(limiter, call, NOTHING)) == SETTLED
+        assert used_of(decide(limiter, call, NOTHING)) == SETTLED
 
 
 async def test_each_limit_is_charged_and_settled_by_its_own_cost_aio(server, call):
     """The same over asyncio."""
     reservation, costs = metered()
     async with aio.Limiter(server.url) as limiter, limiter.admit(*call, costs=costs) as admission:
-        assert used(admission.decision) == ESTIMATED
+        assert used_of(admission.decision) == ESTIMATED
 
         await admission.settle(settled(reservation))
 
-        assert used(await ask(limiter, call, NOTHING)) == SETTLED
+        assert used_of(await decide(limiter, call, NOTHING)) == SETTLED
 
 
 def test_costs_that_a_caller_counts_itself_name_the_unit(server, call):
     """Weights are for a meter; who says how many tokens a request costs has weighed them."""
     with Limiter(server.url) as limiter:
-        decision = ask(limiter, call, {"tokens": 5, "micros": 7})
-        assert used(decision) == dict(zip(NAMES, [1, 1, 5, 5, 7, 7, 0], strict=True))
+        decision = decide(limiter, call, {"tokens": 5, "micros": 7})
+        assert used_of(decision) == dict(zip(NAMES, [1, 1, 5, 5, 7, 7, 0], strict=True))
 
 
 @pytest.mark.parametrize("name", ["tokens:", "tokens:xyz", ":0123456789abcdef", "tokens:0123456789ABCDEF", "a:b:c"])

@@ -59,7 +59,7 @@ def limiter(fleet):
     return fleet[0]
 
 
-def ask(limiter, secret, user, **more):
+def state_of_user(limiter, secret, user, **more):
     """Check a request of this user, and return the state of the limit that counts users."""
     decision = limiter.check(secret, attributes={"user": user}, **more)
     return next(state for state in decision.limits if state.name == "user")
@@ -68,7 +68,7 @@ def ask(limiter, secret, user, **more):
 def test_values_beyond_the_cap_share_a_counter(limiter, world):
     """Five users have what they are promised; all others together have it once."""
     secret = capped(world, by_user(10))
-    states = [ask(limiter, secret, f"u{number}") for number in range(8)]
+    states = [state_of_user(limiter, secret, f"u{number}") for number in range(8)]
 
     assert [(state.remaining, state.overflow) for state in states] == [(9, False)] * 5 + [
         (9, True),
@@ -83,9 +83,9 @@ def test_who_has_a_place_keeps_it_on_every_process(fleet, world):
     """A process that meets a value for the first time asks the store whether it stands in the census."""
     secret = capped(world, by_user(10))
     for number in range(8):
-        ask(fleet[0], secret, f"u{number}")
+        state_of_user(fleet[0], secret, f"u{number}")
 
-    assert [(ask(fleet[1], secret, f"u{n}").remaining) for n in (0, 4, 7)] == [8, 8, 6]
+    assert [(state_of_user(fleet[1], secret, f"u{n}").remaining) for n in (0, 4, 7)] == [8, 8, 6]
 
 
 def test_a_new_value_costs_one_round_trip(limiter, world):
@@ -94,16 +94,16 @@ def test_a_new_value_costs_one_round_trip(limiter, world):
     limiter.check(secret)
     for user in ("u0", *(f"u{number}" for number in range(CAP)), "beyond", "beyond"):
         world.client.config_resetstat()
-        ask(limiter, secret, user)
+        state_of_user(limiter, secret, user)
         assert world.client.info("commandstats")["cmdstat_fcall"]["calls"] == 1
 
 
 def test_a_known_value_is_decided_by_the_plain_call(limiter, world):
     """Enrolment is not on the path of those who are enrolled."""
     secret = capped(world, by_user(10))
-    ask(limiter, secret, "u0")
+    state_of_user(limiter, secret, "u0")
     world.client.config_resetstat()
-    ask(limiter, secret, "u0")
+    state_of_user(limiter, secret, "u0")
 
     assert "cmdstat_zscore" not in world.client.info("commandstats")
 
@@ -122,12 +122,12 @@ def test_a_place_that_is_free_again_is_taken(limiter, world, monkeypatch):
     monkeypatch.setattr("enforcement.state.planner.RETRY_SECONDS", 0.0)
     secret = capped(world, by_user(10))
     for number in range(CAP + 1):
-        ask(limiter, secret, f"u{number}")
+        state_of_user(limiter, secret, f"u{number}")
     (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
-    assert ask(limiter, secret, "u5").overflow
+    assert state_of_user(limiter, secret, "u5").overflow
     world.client.zadd(census, {world.client.zrange(census, 0, 0)[0]: 1})
 
-    assert not ask(limiter, secret, "u5").overflow
+    assert not state_of_user(limiter, secret, "u5").overflow
     assert world.client.zcard(census) == CAP
 
 
@@ -137,7 +137,7 @@ def test_the_cap_is_exact_when_all_ask_at_once(fleet, world):
 
     def flood(limiter, start):
         for number in range(60):
-            ask(limiter, secret, f"u{(number * 7 + start) % 60}")
+            state_of_user(limiter, secret, f"u{(number * 7 + start) % 60}")
 
     threads = [threading.Thread(target=flood, args=(fleet[n % 2], 13 * n)) for n in range(4)]
     for thread in threads:
@@ -160,8 +160,8 @@ def test_a_flood_of_one_project_leaves_the_others_their_places(limiter, world):
         },
         {mine: world.token(), other: world.token(project="proj_2")},
     )
-    flood = [ask(limiter, mine, f"u{number}") for number in range(30)]
-    victims = [ask(limiter, other, f"v{number}") for number in range(CAP)]
+    flood = [state_of_user(limiter, mine, f"u{number}") for number in range(30)]
+    victims = [state_of_user(limiter, other, f"v{number}") for number in range(CAP)]
 
     assert sum(state.overflow for state in flood) == 30 - CAP
     assert not any(state.overflow for state in victims)
@@ -171,11 +171,11 @@ def test_a_flood_of_one_project_leaves_the_others_their_places(limiter, world):
 def test_a_settlement_finds_the_overflow_counter(limiter, world):
     """What was reserved there is given back there."""
     secret = capped(world, by_user(100), cap=1)
-    ask(limiter, secret, "u0")
+    state_of_user(limiter, secret, "u0")
     with limiter.admit(secret, costs=40, attributes={"user": "u1"}) as admission:
         admission.settle(10)
 
-    assert ask(limiter, secret, "u2").remaining == 100 - 10 - 1
+    assert state_of_user(limiter, secret, "u2").remaining == 100 - 10 - 1
 
 
 def test_each_part_of_a_decision_has_its_own_census(limiter, world):
@@ -216,7 +216,7 @@ def test_a_store_without_the_library_gets_it_from_whoever_enrols(limiter, world)
     limiter.check(secret)
     world.client.function_flush()
 
-    assert ask(limiter, secret, "u0").remaining == 9
+    assert state_of_user(limiter, secret, "u0").remaining == 9
     assert limiter.check(secret, attributes={"user": "u1"}).source == "store"
 
 
@@ -253,11 +253,11 @@ def test_an_outage_fills_no_census_beyond_its_cap(own_server):
     world = World(own_server.url)
     secret = capped(world, by_user(50))
     with Limiter(own_server.url, timeout=0.1) as limiter:
-        ask(limiter, secret, "u0")
+        state_of_user(limiter, secret, "u0")
         limiter._engine.health.breaker.trip("test")
-        states = [ask(limiter, secret, f"v{number}") for number in range(10)]
+        states = [state_of_user(limiter, secret, f"v{number}") for number in range(10)]
         assert eventually(lambda: not limiter._engine.health.breaker.open and not limiter.stats().journal_entries)
-        total = [ask(limiter, secret, user, costs=0).remaining for user in ("v0", "v9")]
+        total = [state_of_user(limiter, secret, user, costs=0).remaining for user in ("v0", "v9")]
 
     assert [state.overflow for state in states] == [False] * 5 + [True] * 5
     assert len(counters(world)) == CAP + 1
@@ -284,7 +284,7 @@ def test_decisions_by_overflow_counters_are_counted(limiter, world):
     """Eight users where five have counters: three decisions, and two more of one of them."""
     secret = capped(world, by_user(10))
     for number in (0, 1, 2, 3, 4, 5, 6, 7, 7, 7):
-        ask(limiter, secret, f"u{number}")
+        state_of_user(limiter, secret, f"u{number}")
 
     assert limiter.stats().overflow_decisions == 5
 
@@ -333,18 +333,18 @@ def test_a_denial_by_the_overflow_counter_says_that_it_is_shared(limiter, world)
 def test_a_publication_makes_nobody_a_newcomer(limiter, world):
     """Plans are made anew then; that a value was enrolled a moment ago is still true."""
     secret = capped(world, by_user(10))
-    ask(limiter, secret, "u0")
+    state_of_user(limiter, secret, "u0")
     world.publish(world.policy("api", by_user(20), version=2))
     world.client.config_resetstat()
 
-    assert ask(limiter, secret, "u0").remaining == 20 - 2
+    assert state_of_user(limiter, secret, "u0").remaining == 20 - 2
     assert "cmdstat_zscore" not in world.client.info("commandstats")
 
 
 def test_an_estimate_that_cannot_be_kept_stops_no_decision(limiter, world):
     """A key of another type in its place, or an account without the right: the overflow counter counts all the same."""
     secret = capped(world, by_user(10), cap=1)
-    ask(limiter, secret, "u0")
+    state_of_user(limiter, secret, "u0")
     (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
     beyond = census.replace("}:n:", "}:o:")
     world.client.lpush(beyond, "x")

@@ -217,3 +217,7 @@ def gateway(store: ValkeyServer, folder: Path, *, path: FaultyPath | None = None
 
 
 _numbers = itertools.count(1)
+
+
+def hourly(quota: int, **more: Any) -> Limit:
+    return Limit(name="hourly", algorithm="fixed_window", quota=quota, window_seconds=3_600, **more)

@@ -19,7 +19,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.model.tokens import mint
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.service.real_envoy import CONFIGURATIONS, Envoy, envoy
-from tests.enforcement.service.running import Gateway, gateway, service
+from tests.enforcement.service.running import Gateway, gateway, hourly, service
 from tests.enforcement.traffic import traffic
 from tests.enforcement.world import eventually
 from tests.scale import scale
@@ -59,10 +59,6 @@ def stand(
     """The filter's name, the service and the Envoy, for tests that harm none of them."""
     with standing(tmp_path_factory.mktemp(request.param), request.param) as (_, service, proxy):
         yield request.param, service, proxy
-
-
-def hourly(quota: int, **more: object) -> Limit:
-    return Limit(name="hourly", algorithm="fixed_window", quota=quota, window_seconds=3_600, **more)
 
 
 def seen_from(name: str, status: int) -> int:

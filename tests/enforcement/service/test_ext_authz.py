@@ -13,7 +13,7 @@ from enforcement.embedded import ValkeyServer
 from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, Channel
 from tests.enforcement.service.oracle import CHECK, CHECKED, Oracle
-from tests.enforcement.service.running import Gateway, gateway
+from tests.enforcement.service.running import Gateway, gateway, hourly
 
 OK, PERMISSION_DENIED = 0, 7
 
@@ -55,10 +55,6 @@ def ask(served: Gateway, reader: Oracle) -> Iterator[Asking]:
         yield Asking(channel, reader)
 
 
-def hourly(quota: int, **more: Any) -> Limit:
-    return Limit(name="hourly", algorithm="fixed_window", quota=quota, window_seconds=3_600, **more)
-
-
 def code(answer: dict[str, Any]) -> int:
     return answer["status"].get("code", OK)
 
@@ -67,7 +63,7 @@ def fields(options: list[dict[str, Any]]) -> dict[str, str]:
     return {it["header"]["key"].lower(): it["header"]["value"] for it in options}
 
 
-def left(answer: dict[str, Any]) -> int:
+def remaining_in(answer: dict[str, Any]) -> int:
     """Return how many permits an answer says are left of the only limit."""
     rate = fields(answer["ok_response"]["response_headers_to_add"])["ratelimit"]
     return int(rate.partition(";r=")[2].partition(";")[0])
@@ -88,8 +84,8 @@ def test_allowed_request_gets_the_fields_of_its_answer(served: Gateway, ask: Ask
 def test_a_token_in_the_field_of_a_providers_sdk(served: Gateway, ask: Asking, field: str) -> None:
     token = served.token(hourly(2))
 
-    assert left(ask({field: token})) == 1
-    assert left(ask({"authorization": f"Bearer {token}", field: "key-of-the-upstream"})) == 0
+    assert remaining_in(ask({field: token})) == 1
+    assert remaining_in(ask({"authorization": f"Bearer {token}", field: "key-of-the-upstream"})) == 0
 
 
 def test_denial_is_a_whole_response(served: Gateway, ask: Asking) -> None:
@@ -151,11 +147,11 @@ def test_address_is_that_of_the_peer_unless_it_is_trusted(
     served: Gateway, ask: Asking, peer: str, forwarded: str, address: str
 ) -> None:
     """A client cannot choose the address that it is counted by."""
-    before = left(ask({}, peer=address))
+    before = remaining_in(ask({}, peer=address))
 
     ask({"x-forwarded-for": forwarded} if forwarded else {}, peer=peer)
 
-    assert left(ask({}, peer=address)) == before - 2
+    assert remaining_in(ask({}, peer=address)) == before - 2
 
 
 def test_fields_may_come_as_a_list_of_bytes(served: Gateway, ask: Asking) -> None:
@@ -163,7 +159,7 @@ def test_fields_may_come_as_a_list_of_bytes(served: Gateway, ask: Asking) -> Non
     raw = [("X-API-Key", served.token(hourly(5)).encode()), ("x-team", b"\xff\xfe"), ("x-team", b"two")]
     rows = [{"key": key, "raw_value": base64.b64encode(value).decode()} for key, value in raw]
 
-    assert left(ask({}, header_map={"headers": rows})) == 4
+    assert remaining_in(ask({}, header_map={"headers": rows})) == 4
 
 
 def test_fields_that_are_no_text_do_not_matter(served: Gateway, ask: Asking, reader: Oracle) -> None:
@@ -172,7 +168,7 @@ def test_fields_that_are_no_text_do_not_matter(served: Gateway, ask: Asking, rea
     http = {"method": "GET", "path": "/", "headers": {"x-api-key": token, "x-name": "J_rg"}}
     message = reader.encode(CHECK, {"attributes": {"request": {"http": http}}})
 
-    assert left(ask.message(message.replace(b"J_rg", b"J\xf6rg"))) == 4
+    assert remaining_in(ask.message(message.replace(b"J_rg", b"J\xf6rg"))) == 4
 
 
 def test_parts_of_a_message_are_merged(served: Gateway, ask: Asking, reader: Oracle) -> None:
@@ -180,7 +176,7 @@ def test_parts_of_a_message_are_merged(served: Gateway, ask: Asking, reader: Ora
     http = [{"headers": {"x-api-key": served.token(hourly(5))}}, {"path": "/x"}, {"method": "PUT"}]
     parts = [reader.encode(CHECK, {"attributes": {"request": {"http": it}}}) for it in http]
 
-    assert left(ask.message(b"".join(parts))) == 4
+    assert remaining_in(ask.message(b"".join(parts))) == 4
 
 
 def test_of_a_field_that_comes_twice_the_last_counts(served: Gateway, ask: Asking, reader: Oracle) -> None:
@@ -188,7 +184,7 @@ def test_of_a_field_that_comes_twice_the_last_counts(served: Gateway, ask: Askin
     tokens = [served.token(hourly(5)), served.token(hourly(7))]
     parts = [{"attributes": {"request": {"http": {"headers": {"x-api-key": token}}}}} for token in tokens]
 
-    assert left(ask.message(b"".join(reader.encode(CHECK, it) for it in parts))) == 6
+    assert remaining_in(ask.message(b"".join(reader.encode(CHECK, it) for it in parts))) == 6
 
 
 def test_too_long_a_path_is_refused(served: Gateway, ask: Asking) -> None:

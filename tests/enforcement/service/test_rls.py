@@ -15,7 +15,7 @@ from enforcement.service.wire import write_integer
 from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import RLS, Channel
 from tests.enforcement.service.oracle import REQUEST, RESPONSE, Oracle
-from tests.enforcement.service.running import Gateway, gateway
+from tests.enforcement.service.running import Gateway, gateway, hourly
 from tests.enforcement.world import eventually
 
 MAPPING = """
@@ -89,10 +89,6 @@ def descriptor(entries: dict[str, str], **more: Any) -> dict[str, Any]:
     return {"entries": [{"key": key, "value": value} for key, value in entries.items()], **more}
 
 
-def hourly(quota: int, **more: Any) -> Limit:
-    return Limit(name="hourly", algorithm="fixed_window", quota=quota, window_seconds=3_600, **more)
-
-
 def headers(answer: dict[str, Any]) -> dict[str, str]:
     return {it["key"].lower(): it["value"] for it in answer.get("response_headers_to_add", [])}
 
@@ -101,7 +97,7 @@ def body(answer: dict[str, Any]) -> str:
     return base64.b64decode(answer["raw_body"]).decode()
 
 
-def left(answer: dict[str, Any]) -> int:
+def remaining_in(answer: dict[str, Any]) -> int:
     """Return how many permits an answer says are left of the only limit."""
     return answer["statuses"][0].get("limit_remaining", 0)
 
@@ -155,7 +151,7 @@ def test_credentials_for_the_upstream_do_not_hide_the_token(plain: Gateway, ask:
         ask(descriptor({"x-api-key": "", "authorization": f"Bearer {token}"})),
     ]
 
-    assert [left(it) for it in answers] == [4, 3, 2]
+    assert [remaining_in(it) for it in answers] == [4, 3, 2]
 
 
 @pytest.mark.parametrize("shown", ["", "nonsense", "Bearer ", "sg_live_" + "0" * 49, "gebühr"])
@@ -214,7 +210,7 @@ def test_two_values_of_one_key_are_refused(plain: Gateway, ask: Asking, key: str
     answer = ask(descriptor({"token": token, key: token if key == "token" else "a"}), descriptor({key: other}))
 
     assert [it["code"] for it in answer["statuses"]] == ["OVER_LIMIT", "OVER_LIMIT"]
-    assert left(ask(descriptor({"token": token}))) == 9
+    assert remaining_in(ask(descriptor({"token": token}))) == 9
 
 
 @pytest.mark.parametrize(
@@ -237,7 +233,7 @@ def test_hits_are_the_cost(
 
     ask(descriptor({"token": token}, **own), **more)
 
-    assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10 - charged
+    assert remaining_in(ask(descriptor({"token": token}, hitsAddend=0))) == 10 - charged
 
 
 def test_hits_of_a_call_have_32_bits(plain: Gateway, ask: Asking, reader: Oracle) -> None:
@@ -247,7 +243,7 @@ def test_hits_of_a_call_have_32_bits(plain: Gateway, ask: Asking, reader: Oracle
 
     answers = [ask.message(message + write_integer(3, hits)) for hits in (2**32 + 4, 2**32)]
 
-    assert [left(it) for it in answers] == [6, 5]
+    assert [remaining_in(it) for it in answers] == [6, 5]
 
 
 def test_a_call_without_descriptors_is_refused(plain: Gateway, ask: Asking) -> None:
@@ -270,7 +266,7 @@ def test_a_limit_of_a_descriptor_is_refused(plain: Gateway, ask: Asking, reader:
 
     assert answer["overall_code"] == "OVER_LIMIT"
     assert "because policies set the limits" in body(answer)
-    assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10
+    assert remaining_in(ask(descriptor({"token": token}, hitsAddend=0))) == 10
 
 
 def test_more_entries_than_a_request_has_are_refused(plain: Gateway, ask: Asking) -> None:
@@ -288,7 +284,7 @@ def test_the_largest_cost_of_the_descriptors_counts(plain: Gateway, ask: Asking)
 
     answer = ask(descriptor({"token": token}, hitsAddend=0), descriptor({"a": "b"}), hitsAddend=4)
 
-    assert left(answer) == 6
+    assert remaining_in(answer) == 6
 
 
 @pytest.mark.parametrize(
@@ -307,12 +303,12 @@ def test_negative_hits_give_back_and_never_above_full(plain: Gateway, ask: Askin
     ask(descriptor({"token": token}, hitsAddend=6))
 
     some = ask(descriptor({"token": token}, hitsAddend=4, isNegativeHits=True))
-    after = left(ask(descriptor({"token": token}, hitsAddend=0)))
+    after = remaining_in(ask(descriptor({"token": token}, hitsAddend=0)))
     ask(descriptor({"token": token}, hitsAddend=400, isNegativeHits=True))
 
     assert some["overall_code"] == "OK"
     assert after == 8
-    assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10
+    assert remaining_in(ask(descriptor({"token": token}, hitsAddend=0))) == 10
 
 
 def test_a_refund_leaves_leased_permits_out(plain: Gateway, ask: Asking) -> None:
@@ -339,7 +335,7 @@ def test_a_refund_that_cannot_be_made_is_said(plain: Gateway, ask: Asking) -> No
         return "cannot take permits back" in plain.service.log.read_text()
 
     assert eventually(is_said)  # the service warns of refused calls once a second
-    assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 4
+    assert remaining_in(ask(descriptor({"token": token}, hitsAddend=0))) == 4
 
 
 def test_a_call_does_not_both_ask_and_refund(plain: Gateway, ask: Asking) -> None:
@@ -367,7 +363,7 @@ def test_a_kept_message_obeys_a_change_at_once(plain: Gateway, ask: Asking) -> N
     plain.published.revoke(token)
     plain.follow()
 
-    assert [left(it) for it in answers] == [9, 8, 7]
+    assert [remaining_in(it) for it in answers] == [9, 8, 7]
     assert headers(ask(descriptor({"token": token})))["sluicegate-denial"] == "revoked"
 
 
@@ -381,7 +377,7 @@ def test_a_kept_message_is_answered_as_a_new_one(plain: Gateway, ask: Asking, co
 
     names = [it["statuses"][0]["current_limit"].pop("name") for it in (new, kept)]
     assert names == [f"l{count - 1}"] * 2
-    assert [left(it) for it in (new, kept)] == [10 - count, 9 - count]
+    assert [remaining_in(it) for it in (new, kept)] == [10 - count, 9 - count]
     assert new["statuses"][0].keys() == kept["statuses"][0].keys()
 
 
@@ -494,7 +490,7 @@ def test_an_estimate_is_replaced_afterwards(mapped: Gateway, ask_mapped: Asking)
         descriptor({**entries, "after": "true"}, hitsAddend=25),
     )
 
-    assert left(ask_mapped(descriptor(entries, hitsAddend=0))) == 75
+    assert remaining_in(ask_mapped(descriptor(entries, hitsAddend=0))) == 75
 
 
 @pytest.mark.parametrize("key", ["unit", "after", "prompt"])
@@ -552,4 +548,4 @@ def test_a_charge_afterwards_outlives_an_outage(tmp_path: Path, reader: Oracle) 
             store.thaw()
 
             assert [it["overall_code"] for it in charged] == ["OK"] * 3
-            assert eventually(lambda: left(ask(descriptor(entries, hitsAddend=0))) == 30, 10)
+            assert eventually(lambda: remaining_in(ask(descriptor(entries, hitsAddend=0))) == 30, 10)

@@ -17,7 +17,7 @@ from enforcement import Limit, Limiter, Match
 from enforcement.embedded import ValkeyServer
 from enforcement.service.wire import write, write_integer
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, RLS
-from tests.enforcement.service.running import Gateway, gateway
+from tests.enforcement.service.running import Gateway, gateway, hourly
 from tests.enforcement.service.test_grpc import allows, check_request, framed, problem, rate_limit_request
 
 NOBODY = "192.0.2.1"
@@ -34,11 +34,7 @@ def wary(
         yield running
 
 
-def hourly(quota: int, **more: object) -> Limit:
-    return Limit(name="hourly", algorithm="fixed_window", quota=quota, window_seconds=3_600, **more)
-
-
-def left(url: str, token: str) -> int:
+def remaining(url: str, token: str) -> int:
     with Limiter(url) as limiter:
         return limiter.check(token, 0).remaining
 
@@ -64,7 +60,7 @@ def test_a_call_of_an_untrusted_peer_is_denied_and_charges_nothing(
     assert problem(path, answers[0])["code"] == "untrusted_proxy"
     assert "SLUICEGATE_TRUSTED_PROXIES" in str(problem(path, answers[0])["detail"])
     assert "127.0.0.1 asks by gRPC, but is no trusted proxy" in wary.service.log.read_text()
-    assert left(server.url, token) == 5
+    assert remaining(server.url, token) == 5
 
 
 def test_a_refund_of_an_untrusted_peer_gives_nothing_back(wary: Gateway, server: ValkeyServer) -> None:
@@ -77,7 +73,7 @@ def test_a_refund_of_an_untrusted_peer_gives_nothing_back(wary: Gateway, server:
         answer = channel.call(RLS, framed(refund(token)))
 
     assert not allows(RLS, answer.message)
-    assert left(server.url, token) == 1
+    assert remaining(server.url, token) == 1
 
 
 def test_an_untrusted_peer_cannot_charge_the_addresses_of_others(wary: Gateway) -> None:
@@ -104,7 +100,7 @@ def test_forward_auth_ignores_what_an_untrusted_peer_describes(wary: Gateway, se
         answers = [client.get("/v1/check", headers=headers).status_code for _ in range(3)]
 
     assert answers == [200] * 3
-    assert left(server.url, token) == 6
+    assert remaining(server.url, token) == 6
 
 
 @pytest.mark.parametrize("kind", ["h2corn", "hypercorn"])

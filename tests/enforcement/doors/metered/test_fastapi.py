@@ -22,7 +22,7 @@ Held = Annotated[Admission, Depends(admit(costs={"tokens": 600}))]
 Asked = Annotated[dict, Body()]
 
 
-async def used(limiter, secret):
+async def tokens_used(limiter, secret):
     (state,) = (await limiter.check(secret, {"requests": 0, "tokens": 0})).limits
     return state.quota - state.remaining
 
@@ -54,7 +54,7 @@ async def test_the_middleware_meters_a_fastapi_application(world, aio_limiter, s
 
     assert answer.status == 200
     assert (b'"usage"' in answer.body) is not stream
-    assert await used(aio_limiter, secret) == 130
+    assert await tokens_used(aio_limiter, secret) == 130
 
 
 async def test_the_middleware_denies_with_the_providers_error(world, aio_limiter):
@@ -105,7 +105,7 @@ async def test_an_application_settles_by_the_response_of_an_sdk(world, aio_limit
     answer = await ask(with_the_dependency(aio_limiter), secret, {}, path)
 
     assert answer.status == 200
-    assert await used(aio_limiter, secret) == tokens
+    assert await tokens_used(aio_limiter, secret) == tokens
 
 
 async def test_an_exempt_request_settles_nothing():

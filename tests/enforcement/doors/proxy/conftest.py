@@ -17,7 +17,7 @@ import pytest
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
-from tests.enforcement.doors.conftest import eventually
+from tests.enforcement.world import eventually
 from tests.forks import sluicegate
 
 

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from enforcement.model.limits import Limit
-from tests.enforcement.doors.conftest import eventually
 from tests.enforcement.doors.proxy.conftest import Peer, Running, request
+from tests.enforcement.world import eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from enforcement.model.limits import Limit
-from tests.enforcement.doors.conftest import eventually
 from tests.enforcement.doors.proxy.conftest import Peer, Running, request
+from tests.enforcement.world import eventually
 from tests.scale import scale
 
 BYTES = scale(64, 1024) * 1024 * 1024

@@ -28,8 +28,8 @@ from enforcement.model.tokens import mint
 from enforcement.proof.metering import recorder
 from enforcement.proof.metering.documents import PRICES
 from enforcement.testing import Published
-from tests.enforcement.doors.conftest import eventually
 from tests.enforcement.doors.proxy.conftest import Peer, Scripted, _is_ready, url_of
+from tests.enforcement.world import eventually
 from tests.scale import scale
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 10, "input_tokens": 10, "output_tokens": 10}

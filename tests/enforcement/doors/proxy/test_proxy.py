@@ -16,7 +16,8 @@ from enforcement.doors import proxy
 from enforcement.doors.proxy import pool
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.model.limits import Limit
-from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
+from tests.enforcement.doors.conftest import Issue, Serve, bearer
+from tests.enforcement.world import eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=1000, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
@@ -303,7 +304,7 @@ def test_proxy_without_documents_is_not_ready(proxied) -> None:
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
 
 
-def ask(client: httpx2.Client, target: str, token: str) -> bytes:
+def status_line(client: httpx2.Client, target: str, token: str) -> bytes:
     """Send a request with this very target; return the status line."""
     with socket.create_connection((client.base_url.host, client.base_url.port)) as raw:
         raw.sendall(f"OPTIONS {target} HTTP/1.1\r\nHost: x\r\nX-API-Key: {token}\r\n\r\n".encode())
@@ -314,7 +315,7 @@ def test_whole_address_leads_to_the_upstream_all_the_same(proxied, upstream: Ups
     """Nobody reaches another host through this proxy."""
     token = issue(PLENTY)
 
-    assert b" 200 " in ask(proxied(), "http://elsewhere.example/x", token)
+    assert b" 200 " in status_line(proxied(), "http://elsewhere.example/x", token)
     assert upstream.scopes[-1]["raw_path"] == b"/x"
 
 
@@ -322,7 +323,7 @@ def test_target_that_is_no_path_is_refused(proxied, upstream: Upstream, issue: I
     """Limits by path see what the upstream will see, or the request goes nowhere."""
     token = issue(PLENTY)
 
-    assert b" 400 " in ask(proxied(), "*", token)
+    assert b" 400 " in status_line(proxied(), "*", token)
     assert upstream.scopes == []
 
 

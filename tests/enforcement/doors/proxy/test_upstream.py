@@ -15,8 +15,8 @@ from enforcement.doors.proxy import create_app, credentials
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
 from tests.docs.tls import certificate, terminator
-from tests.enforcement.doors.conftest import eventually
 from tests.enforcement.doors.proxy.conftest import Peer, Running, Scripted
+from tests.enforcement.world import eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

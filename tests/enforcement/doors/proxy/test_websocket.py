@@ -25,8 +25,9 @@ from wsproto.events import (
 )
 
 from enforcement.model.limits import Limit
-from tests.enforcement.doors.conftest import Serve, eventually
+from tests.enforcement.doors.conftest import Serve
 from tests.enforcement.doors.proxy.conftest import Peer, Running
+from tests.enforcement.world import eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
