@@ -196,6 +196,17 @@ def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
 
 
 @pytest.fixture
+def limiter(store: ValkeyServer) -> Iterator[Limiter]:
+    with Limiter(store.url, timeout=2.0, lookup=2.0) as limiter:
+        yield limiter
+
+
+@pytest.fixture
+def chat(db: None) -> Project:
+    return ProjectFactory(slug="chat")
+
+
+@pytest.fixture
 def environment(store, transactional_db) -> dict[str, str]:
     """What a process of the control plane is told, to work on the database and the store of the test."""
     name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))

@@ -187,15 +187,15 @@ def spend(port: int, secret: str) -> None:
     tool = {"type": "function", "function": {"name": "f", "description": TOOL}}
     body = {"model": "gpt-x", "max_tokens": 50, "messages": [{"role": "user", "content": PROMPT}], "tools": [tool]}
     bearer = {"Authorization": f"Bearer {secret}"}
-    assert ask(port, CHAT, f'{{"model": "{PROMPT}', bearer)[0] == 403  # what cannot be metered
-    answers = [ask(port, CHAT, json.dumps(body), bearer) for _ in range(3)]
+    assert post(port, CHAT, f'{{"model": "{PROMPT}', bearer)[0] == 403  # what cannot be metered
+    answers = [post(port, CHAT, json.dumps(body), bearer) for _ in range(3)]
     assert [status for status, _ in answers] == [200, 200, 429]
     assert COMPLETION in answers[0][1]
     assert not any(word in answers[2][1] for word in (PROMPT, secret, CREDENTIAL))
-    assert ask(port, f"{CHAT}?key={secret}", json.dumps(body), {})[0] == 401
+    assert post(port, f"{CHAT}?key={secret}", json.dumps(body), {})[0] == 401
 
 
-def ask(port: int, path: str, body: str, headers: dict[str, str]) -> tuple[int, str]:
+def post(port: int, path: str, body: str, headers: dict[str, str]) -> tuple[int, str]:
     with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
         answer = connection.getresponse()

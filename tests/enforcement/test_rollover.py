@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enforcement import InvalidLimit, Limit, Limiter
-from enforcement.embedded import ValkeyServer
 from enforcement.model.calendars import number_of, window
 from enforcement.model.documents import Override
 from enforcement.model.partitions import SPARE_WINDOWS, life_us
@@ -23,12 +22,6 @@ DAY = 86_400 * SECOND
 START_US = 1_767_225_600 * SECOND  # 2026-01-01
 EXAMPLES = scale(100, 2_000)
 keys = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ValkeyServer(persistent=False) as server:
-        yield server
 
 
 class Clock:

@@ -7,6 +7,7 @@ from django.test import Client
 from controlplane.access.models import Membership
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
+from tests.controlplane.pages import html_of
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -37,10 +38,6 @@ def as_operator(client: Client, operator: User) -> Client:
     return client
 
 
-def text_of(response) -> str:
-    return response.content.decode()
-
-
 def errors_of(response) -> dict[str, list[str]]:
     return dict(response.context["adminform"].form.errors)
 
@@ -52,7 +49,7 @@ def person(user: User, **changed) -> dict[str, str]:
 def test_the_page_says_in_three_words_what_each_role_may_do(as_operator, project):
     MembershipFactory(project=project, role="editor", user__username="eve")
 
-    page = text_of(as_operator.get(USERS))
+    page = html_of(as_operator.get(USERS))
 
     for words in (
         "reads, exports, explains",
@@ -139,7 +136,7 @@ def test_an_owner_sees_only_the_members_of_owned_projects(as_owner, project):
     MembershipFactory(user=eve, project=ProjectFactory(slug="other-project"), role="owner")
     stranger = UserFactory(username="stranger")
 
-    listed, shown = text_of(as_owner.get(USERS)), text_of(as_owner.get(f"{USERS}{eve.pk}/change/"))
+    listed, shown = html_of(as_owner.get(USERS)), html_of(as_owner.get(f"{USERS}{eve.pk}/change/"))
 
     for page in (listed, shown):
         assert "eve" in page
@@ -206,7 +203,7 @@ def test_a_new_person_may_log_in_and_sees_nothing_yet(as_operator, client):
     client.force_login(eve)
 
     assert eve.is_staff
-    assert "You are not a member of a project yet" in text_of(client.get("/admin/"))
+    assert "You are not a member of a project yet" in html_of(client.get("/admin/"))
 
 
 def test_deleting_a_person_records_the_memberships(as_operator, project):

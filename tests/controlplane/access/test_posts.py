@@ -38,7 +38,7 @@ def kept(rows: dict[str, Any]) -> tuple[str, int, int]:
     return serializers.serialize("json", present), AuditEntry.objects.count(), OutboxEntry.objects.count()
 
 
-def told(response: Any, *keys: str) -> tuple[int, str, str]:
+def outcome(response: Any, *keys: str) -> tuple[int, str, str]:
     """What a response tells: its status, where it leads to with which messages, and its text."""
     where = response.headers.get("Location", "") or response.headers.get("HX-Redirect", "")
     messages = " ".join(map(str, get_messages(response.wsgi_request)))
@@ -60,7 +60,7 @@ def test_a_post_to_a_row_of_others_is_like_one_to_no_row(client: Client, alpha, 
             continue
         keys = str(row.pk), str(unknown_key(row))
         answers = (client.post(address(pattern, row, key), FORM, headers=headers) for key in keys)
-        theirs, nobodys = (told(answer, *keys) for answer in answers)
+        theirs, nobodys = (outcome(answer, *keys) for answer in answers)
         assert theirs == nobodys, pattern.name
         assert theirs[0] < 500, pattern.name
         assert "bravo" not in str(theirs), pattern.name
@@ -87,7 +87,7 @@ def test_an_action_on_rows_of_others_is_like_one_on_no_row(client: Client, alpha
         form = {"action": action, "index": "0", "asked_name": str(row), "object_name": str(row)}
         form |= {"change_reason": "r", "post": "yes"}
         url = reverse(f"admin:{name}_changelist")
-        theirs, nobodys = (told(client.post(url, {**form, "_selected_action": [key]}), *keys) for key in keys)
+        theirs, nobodys = (outcome(client.post(url, {**form, "_selected_action": [key]}), *keys) for key in keys)
         assert theirs == nobodys, (name, action)
         assert theirs[0] < 500, (name, action)
     assert kept(bravo.rows) == before
@@ -129,7 +129,7 @@ def test_the_id_of_others_in_a_field_is_like_no_id(client: Client, alpha, bravo,
         for key in keys:
             fields = {field: value.replace("KEY", key).replace("ID", own) for field, value in form.items()}
             url = f"/admin/{path.replace('KEY', key).replace('ID', own)}"
-            found.append(told(client.post(url, {"_form_submitted": "on", **fields}), *keys))
+            found.append(outcome(client.post(url, {"_form_submitted": "on", **fields}), *keys))
         assert found[0] == found[1], (path, form)
         assert found[0][0] < 500, path
         assert "bravo" not in str(found), path
@@ -161,7 +161,7 @@ def test_the_name_of_others_in_an_address_is_like_no_name(client: Client, alpha,
     for path, theirs, nobodys in QUERIES:
         row = bravo.rows.get(theirs)
         keys = (theirs, nobodys) if row is None else (row.pk, unknown_key(row))
-        found = [told(client.get(f"/admin/{path.replace('KEY', key)}"), *keys) for key in keys]
+        found = [outcome(client.get(f"/admin/{path.replace('KEY', key)}"), *keys) for key in keys]
         assert found[0] == found[1], path
         assert found[0][0] < 500, path
 
@@ -187,7 +187,7 @@ def test_a_policy_takes_no_limit_of_others(client: Client, alpha, bravo):
     for key in keys:
         form = {"slug": policy.slug, "name": "x", "limits-TOTAL_FORMS": "1", "limits-INITIAL_FORMS": "1"}
         form |= {"limits-0-id": key, "limits-0-name": "n", "limits-0-quota": "1", "limits-0-policy": policy.pk}
-        answers.append(told(client.post(f"/admin/policies/policy/{policy.pk}/change/", form), *keys))
+        answers.append(outcome(client.post(f"/admin/policies/policy/{policy.pk}/change/", form), *keys))
 
     assert answers[0] == answers[1]
     assert kept(bravo.rows) == before

@@ -15,6 +15,7 @@ from controlplane.access.second_factor_gate import OPEN
 from controlplane.policies.models import AuditEntry
 from tests.controlplane.access.addresses import address, patterns, row_of
 from tests.controlplane.access.world import installation, tenant
+from tests.controlplane.pages import html_of
 from tests.factories import UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -60,17 +61,13 @@ def recovery(eve: User, device_key: str) -> list[str]:
     return second_factor.new_recovery_codes(eve)
 
 
-def text_of(response) -> str:
-    return response.content.decode()
-
-
 def enrolled(session: Client) -> list[str]:
     """Add an authenticator as a browser does, and return the recovery codes."""
-    shown = re.search(r'aria-label="Key">([A-Z2-7 ]+)<', text_of(session.get(OWN)))[1]
+    shown = re.search(r'aria-label="Key">([A-Z2-7 ]+)<', html_of(session.get(OWN)))[1]
     key = session.session["second_factor_key"]
     assert shown == second_factor.readable(key)
     response = session.post(OWN, {"code": code_of(key)})
-    return re.findall(r"<li><code>([a-z0-9-]+)</code>", text_of(response))
+    return re.findall(r"<li><code>([a-z0-9-]+)</code>", html_of(response))
 
 
 def actions() -> list[tuple[str, str]]:
@@ -87,7 +84,7 @@ def test_if_it_is_required_every_page_leads_to_the_enrolment(session, required):
         response = session.get(page)
         assert (response.status_code, response.url) == (302, OWN)
     page = session.get(OWN)
-    assert "This installation asks everybody" in text_of(page)
+    assert "This installation asks everybody" in html_of(page)
     assert "no-store" in page["Cache-Control"]
 
 
@@ -104,7 +101,7 @@ def test_an_authenticator_is_added_by_its_first_code(session, required, eve):
     kept = set(StaticToken.objects.values_list("token", flat=True))
     assert len(kept) == 10
     assert not kept & {code.replace("-", "") for code in codes}
-    assert codes[0] not in text_of(session.get(OWN))
+    assert codes[0] not in html_of(session.get(OWN))
 
 
 @pytest.mark.parametrize("code", ["000000", "", "abc", "1234567", "１２３４５６", "\x00"])
@@ -125,7 +122,7 @@ def test_whoever_has_an_authenticator_is_asked_after_the_password(session, devic
     assert (asked.status_code, asked.url) == (302, f"{CODE}?next=%2Fadmin%2Fprojects%2Ftoken%2F%3Fq%3Da")
     assert session.get(OWN).url.startswith(CODE)
     page = session.get(asked.url)
-    assert "Projects" not in text_of(page)
+    assert "Projects" not in html_of(page)
 
     done = session.post(CODE, {"code": code_of(device_key), "next": "/admin/projects/token/?q=a"})
 
@@ -165,17 +162,17 @@ def test_a_code_works_once(session, device_key):
     session.post("/admin/logout/")
     session.post("/admin/login/", {"username": "eve", "password": PASSWORD})
 
-    assert "This code is not right." in text_of(session.post(CODE, {"code": code}))
+    assert "This code is not right." in html_of(session.post(CODE, {"code": code}))
     assert session.get(INDEX).status_code == 302
 
 
 def test_after_a_wrong_code_the_next_one_waits(session, device_key):
     """Longer after each. So nobody can try all of them."""
     wrong = f"{(int(code_of(device_key)) + 1) % 1_000_000:06d}"
-    assert "This code is not right." in text_of(session.post(CODE, {"code": wrong}))
+    assert "This code is not right." in html_of(session.post(CODE, {"code": wrong}))
     TOTPDevice.objects.update(throttling_failure_count=10)
 
-    page = text_of(session.post(CODE, {"code": f"{totp(bytes.fromhex(device_key)):06d}"}))
+    page = html_of(session.post(CODE, {"code": f"{totp(bytes.fromhex(device_key)):06d}"}))
 
     assert re.search(r"Wait 5\d\d seconds after a wrong code", page)
     assert session.get(INDEX).status_code == 302
@@ -195,7 +192,7 @@ def test_wrong_codes_are_failed_log_ins(session, device_key):
 def test_a_recovery_code_works_once_however_it_is_typed(session, recovery):
     assert session.post(CODE, {"code": recovery[0].upper().replace("-", " ")}).status_code == 302
     assert session.get(INDEX).status_code == 200
-    assert "9 recovery codes are left" in text_of(session.get(OWN))
+    assert "9 recovery codes are left" in html_of(session.get(OWN))
     session.post("/admin/logout/")
     session.post("/admin/login/", {"username": "eve", "password": PASSWORD})
 
@@ -206,7 +203,7 @@ def test_a_recovery_code_works_once_however_it_is_typed(session, recovery):
 def test_new_recovery_codes_end_the_former_ones(session, device_key, recovery):
     session.post(CODE, {"code": code_of(device_key)})
 
-    page = text_of(session.post(OWN, {"code": code_of(device_key)}))
+    page = html_of(session.post(OWN, {"code": code_of(device_key)}))
 
     fresh = re.findall(r"<li><code>([a-z0-9-]+)</code>", page)
     assert len(fresh) == 10
@@ -221,7 +218,7 @@ def test_changes_of_the_own_factor_ask_for_a_fresh_code(session, device_key):
     session.post(CODE, {"code": code_of(device_key)})
     code_of(device_key)
 
-    assert "This code is not right." in text_of(session.post(OWN, {"code": "000000x", "remove": "yes"}))
+    assert "This code is not right." in html_of(session.post(OWN, {"code": "000000x", "remove": "yes"}))
     assert TOTPDevice.objects.exists()
     session.post(OWN, {"code": code_of(device_key), "remove": "yes"})
 
@@ -234,7 +231,7 @@ def test_the_key_of_a_factor_is_shown_to_nobody_later(session, device_key):
     session.post(CODE, {"code": code_of(device_key)})
 
     for page in (OWN, "/admin/auth/user/", f"/admin/auth/user/{User.objects.get().pk}/change/"):
-        text = text_of(session.get(page))
+        text = html_of(session.get(page))
         assert device_key not in text
         assert second_factor.readable(device_key) not in text
     assert session.get("/admin/otp_totp/totpdevice/").status_code == 404

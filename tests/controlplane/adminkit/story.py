@@ -111,7 +111,7 @@ class Story:
 
 
 @contextmanager
-def told(url: str) -> Iterator[Story]:
+def played(url: str) -> Iterator[Story]:
     """Yield the installation, published to the store at *url*, while its proxies run."""
     story = Story(timezone.now())
     with ExitStack() as fleet:

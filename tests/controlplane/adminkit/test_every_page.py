@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from tests.controlplane.access.addresses import address, patterns, row_of
 from tests.controlplane.access.test_matrix import EXPECTED, ROLES
-from tests.controlplane.adminkit.story import ZONE, told
+from tests.controlplane.adminkit.story import ZONE, played
 from tests.controlplane.conftest import PASSWORD
 from tests.factories import UserFactory
 from tests.scale import scale
@@ -80,7 +80,7 @@ class Templates:
 def test_every_page_is_sound_for_each_role(walker, store, settings):
     """A page of one screen width, without a fault, a request to elsewhere or a column that is too narrow."""
     settings.ENVIRONMENT_NAME = "production"
-    with told(store.url) as story, Templates() as templates:
+    with played(store.url) as story, Templates() as templates:
         UserFactory(username=NAMES["staff"])
         for role in ROLES:
             user = User.objects.get(username=NAMES[role])

@@ -1,7 +1,6 @@
 """Whoever looks at a budget reads money in its currency, and no millionths. Files and REST keep the integers."""
 
 from datetime import timedelta
-from re import sub
 
 import pytest
 from django.utils import timezone
@@ -10,6 +9,7 @@ from controlplane.projects.actions import issue_token
 from controlplane.publishing.changes import change
 from controlplane.usage import report, report_render
 from enforcement import Limiter
+from tests.controlplane.pages import text_of
 from tests.factories import LimitFactory, OverrideFactory, ProjectFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -20,11 +20,6 @@ def budget(store):
     return LimitFactory(name="usd", policy__slug="budget", unit="micros", quota=50_000_000)
 
 
-def words(response) -> str:
-    """Return a page as its words, without elements."""
-    return " ".join(sub("<[^>]*>", " ", response.content.decode()).split())
-
-
 def test_the_counters_of_a_token(as_ann, api, budget, actor, store):
     with change(actor=actor) as tx:
         tx.created(budget.policy)
@@ -33,7 +28,7 @@ def test_the_counters_of_a_token(as_ann, api, budget, actor, store):
     with Limiter(store.url, timeout=2.0) as limiter:
         assert limiter.check(secret, costs={"micros": 12_340_000}).allowed
 
-    page = words(as_ann.get(f"/admin/projects/token/{token.pk}/counters/"))
+    page = text_of(as_ann.get(f"/admin/projects/token/{token.pk}/counters/"))
     (counter,) = api("GET", f"counters?token={token.pk}").json()["results"]
 
     assert "12.34 USD of 50.00 USD (24 %) 37.66 USD" in page
@@ -46,7 +41,7 @@ def test_usage_and_its_report(as_ann, budget):
     UsageRowFactory(period="day", at=today, cost=12_340_000, **names)
     UsageRowFactory(period="day", at=today - timedelta(days=1), cost=-1_850_000, **names)
 
-    listed = words(as_ann.get("/admin/usage/usagerow/?period=day&of=limits"))
+    listed = text_of(as_ann.get("/admin/usage/usagerow/?period=day&of=limits"))
     file = as_ann.get("/admin/usage/usagerow/export.csv?period=day&of=limits").getvalue().decode()
     page = report_render.as_html(report.build(today.date(), today))
 
@@ -58,4 +53,4 @@ def test_usage_and_its_report(as_ann, budget):
 def test_an_override(as_ann, budget):
     OverrideFactory(limit=budget, quota=75_500_000)
 
-    assert "75.50 USD instead of 50.00 USD" in words(as_ann.get("/admin/policies/override/"))
+    assert "75.50 USD instead of 50.00 USD" in text_of(as_ann.get("/admin/policies/override/"))

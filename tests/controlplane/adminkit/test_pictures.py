@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.controlplane.adminkit.story import ZONE, Story, told
+from tests.controlplane.adminkit.story import ZONE, Story, played
 from tests.controlplane.adminkit.walking import Walker
 from tests.controlplane.conftest import PASSWORD
 from tests.scale import scale
@@ -40,7 +40,7 @@ def picture(walker: Walker, name: str, height: int = SIZE["height"]) -> None:
 def test_the_pages_that_answer_questions(walker: Walker, store, settings):
     """Each is as its picture in the documentation says."""
     settings.ENVIRONMENT_NAME = "production"
-    with told(store.url) as story:
+    with played(store.url) as story:
         walker.log_in("ann", PASSWORD)
         what_needs_a_hand(walker)
         why_it_was_denied(walker, story)

@@ -14,6 +14,7 @@ from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from enforcement.model.metered import METERED_UNITS
+from tests.controlplane.pages import text_of, words
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -31,15 +32,10 @@ TOKENS = "/admin/projects/token/"
 AUTOCOMPLETE = "/admin/autocomplete/?app_label=policies&model_name=override&field_name=limit&term="
 
 
-def text_of(response) -> str:
-    """What a page says, without its markup and scripts."""
-    return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<[^>]*>", " ", response.content.decode(), flags=re.S))
-
-
 def path_of(response) -> str:
     """The path at the top of a page, in words."""
     heading, *_ = re.findall(r"<h1.*?</h1>", response.content.decode(), flags=re.S)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", heading)).strip().replace("chevron_right", ">")
+    return words(heading).replace("chevron_right", ">")
 
 
 @pytest.mark.parametrize("term", ["chat-free/per-day", "chat-free/per-d", "chat-free", "chat-free per-d", "per-day"])

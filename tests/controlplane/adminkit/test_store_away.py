@@ -7,7 +7,7 @@ from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from controlplane.publishing import publisher
 from enforcement import Limiter
-from tests.controlplane.adminkit.test_site_lists import text_of
+from tests.controlplane.pages import text_of
 from tests.enforcement.world import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)

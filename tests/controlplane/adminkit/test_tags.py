@@ -12,6 +12,7 @@ from controlplane.projects.actions import revoke_token, rotate_token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.usage.models import DailyReport
+from tests.controlplane.pages import words
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -30,7 +31,7 @@ def cells(response, name: str) -> list[str]:
     """The texts of a column of a list."""
     page = re.sub(r"<span [^>]*aria-hidden[^>]*>[^<]*</span>", "", response.content.decode())
     found = re.findall(rf'<td class="field-{name}[^>]*>(.*?)</td>', page, flags=re.S)
-    return [re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", cell)).strip() for cell in found]
+    return [words(cell) for cell in found]
 
 
 def test_a_shadow_limit_has_a_badge(as_ann):

@@ -16,7 +16,7 @@ from controlplane.access.models import Membership
 from controlplane.emergency.models import Suspension
 from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Token
-from tests.controlplane.adminkit.story import ZONE, Story, friday, told
+from tests.controlplane.adminkit.story import ZONE, Story, friday, played
 from tests.controlplane.adminkit.walking import Walker
 from tests.controlplane.conftest import PASSWORD
 from tests.factories import UserFactory
@@ -59,7 +59,7 @@ class Operator:
 def test_each_task_of_a_day_can_be_done(walker: Walker, store, settings):
     """None needs a shell, a spreadsheet, or an address that one has to know."""
     settings.ENVIRONMENT_NAME = "production"
-    with told(store.url) as story:
+    with played(store.url) as story:
         UserFactory(username="newcomer")
         walker.log_in("ann", PASSWORD)
         operator = Operator(walker, story)

@@ -145,7 +145,7 @@ class Walker:
 
     def _judge(self, name: str, rules: Sequence[str] = ()) -> None:
         self._picture(name)
-        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page, rules, known=_known)]
+        self.faults += [f"{name}: {described(violation)}" for violation in graves(self.page, rules, known=_known)]
 
     def _picture(self, name: str) -> None:
         self.page.evaluate(AT_REST)
@@ -154,6 +154,6 @@ class Walker:
             self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
 
 
-def told(violation: dict[str, Any]) -> str:
+def described(violation: dict[str, Any]) -> str:
     nodes = [re.sub(r"\s+", " ", node["html"])[:160] for node in violation["nodes"][:3]]
     return f"{violation['impact']} {violation['id']} x{len(violation['nodes'])}: {' | '.join(nodes)}"

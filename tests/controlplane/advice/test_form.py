@@ -39,39 +39,39 @@ def typed(*rows: dict, **rest) -> dict:
 
 
 @pytest.fixture
-def ask(admin_client):
+def advise(admin_client):
     """``ask(row, ..., policy=pk)``: what an operator's form is told."""
     return lambda *rows, **rest: admin_client.post(URL, typed(*rows, **rest)).json()
 
 
-def test_every_row_is_told_what_it_means(ask):
+def test_every_row_is_told_what_it_means(advise):
     """By the rules that save it; a row that is about to be removed, and one that is wrong, are no trouble."""
-    told = ask({"name": "a", "quota": 100}, {"name": "b", "quota": 1, "DELETE": "on"}, {"name": "c", "quota": "x"})
+    told = advise({"name": "a", "quota": 100}, {"name": "b", "quota": 1, "DELETE": "on"}, {"name": "c", "quota": "x"})
 
     assert set(told["limits"]) == {"limits-0", "limits-2"}
     assert told["limits"]["limits-0"]["sentence"].startswith("100 requests per minute for each token or project")
     assert told["limits"]["limits-2"]["errors"] == {"quota": ["Enter a whole number."]}
 
 
-def test_a_path_without_a_slash_is_an_error(ask):
+def test_a_path_without_a_slash_is_an_error(advise):
     """It would match nothing."""
-    told = ask({"name": "a", "quota": 1, "match_path": "v1/*"})
+    told = advise({"name": "a", "quota": 1, "match_path": "v1/*"})
 
     assert "Must begin with / or a wildcard" in told["limits"]["limits-0"]["errors"]["match_path"][0]
 
 
-def test_warnings_stand_at_the_field_that_causes_them(ask):
+def test_warnings_stand_at_the_field_that_causes_them(advise):
     """They come with the sentence, because they never block."""
-    told = ask({"name": "a", "quota": 100}, {"name": "b", "quota": 50, "window_seconds": "1 hour"})
+    told = advise({"name": "a", "quota": 100}, {"name": "b", "quota": 50, "window_seconds": "1 hour"})
 
     (warning,) = told["limits"]["limits-0"]["warnings"]
     assert (warning["field"], warning["kind"]) == ("quota", "warn")
     assert told["limits"]["limits-0"]["sentence"]
 
 
-def test_a_sample_request_is_judged_by_the_limits_as_they_are_typed(ask):
+def test_a_sample_request_is_judged_by_the_limits_as_they_are_typed(advise):
     """Nothing is saved for it, and nothing is charged."""
-    told = ask(
+    told = advise(
         {"name": "all", "quota": 9},
         {"name": "images", "quota": 1, "match_path": "/v1/images/*"},
         try_path="/v1/chat",
@@ -84,22 +84,22 @@ def test_a_sample_request_is_judged_by_the_limits_as_they_are_typed(ask):
 
 
 @pytest.mark.parametrize("cost", ["", "x", "-1", "9" * 40])
-def test_a_cost_that_is_none_counts_as_one(ask, cost):
+def test_a_cost_that_is_none_counts_as_one(advise, cost):
     """Bad input of the sample is no error of the policy."""
-    told = ask({"name": "all", "quota": 9}, try_path="/", try_cost=cost)
+    told = advise({"name": "all", "quota": 9}, try_path="/", try_cost=cost)
 
     assert told["request"]["sentence"] == "1 of 1 limit matches."
 
 
-def test_a_hopeless_sample_is_said(ask):
+def test_a_hopeless_sample_is_said(advise):
     """It is denied whenever it comes."""
-    told = ask({"name": "all", "quota": 9}, try_path="/", try_cost="10")
+    told = advise({"name": "all", "quota": 9}, try_path="/", try_cost="10")
 
     assert told["request"]["sentence"] == "1 of 1 limit matches. The request is always denied by all."
 
 
 @pytest.fixture
-def used() -> Policy:
+def policy_in_use() -> Policy:
     """A policy whose limit for images is never met, and whose other limit counts."""
     policy = PolicyFactory()
     LimitFactory(policy=policy, name="all")
@@ -122,18 +122,18 @@ def told_of_images(ask, policy: Policy, **changed) -> list[str]:
     return [warning["text"] for warning in told["limits"]["limits-0"]["warnings"]]
 
 
-def test_a_limit_that_nothing_has_met_is_said(ask, used):
+def test_a_limit_that_nothing_has_met_is_said(advise, policy_in_use):
     """Since when, which is at most a week."""
-    (text,) = told_of_images(ask, used)
+    (text,) = told_of_images(advise, policy_in_use)
 
     assert text.startswith("No request has matched since ")
 
 
-def test_without_any_traffic_nothing_is_said(ask, used):
+def test_without_any_traffic_nothing_is_said(advise, policy_in_use):
     """No data is no warning."""
     UsageRow.objects.all().delete()
 
-    assert told_of_images(ask, used) == []
+    assert told_of_images(advise, policy_in_use) == []
 
 
 @pytest.fixture
@@ -155,15 +155,15 @@ UNKNOWN = (
 PASSED = "Passed requests are not recorded."
 
 
-def test_a_new_path_is_compared_with_those_that_were_denied(ask, used, denied):
+def test_a_new_path_is_compared_with_those_that_were_denied(advise, policy_in_use, denied):
     """A slip of the pen is found by paths that look like it."""
-    denied(used, path="/v1/image")
-    denied(used, model="gpt-5")
+    denied(policy_in_use, path="/v1/image")
+    denied(policy_in_use, model="gpt-5")
 
     text = f"{NONE} path. Similar ones: /v1/image."
-    assert told_of_images(ask, used, match_path="/v1/imagse/*") == [text]
-    assert told_of_images(ask, used, match_path="/speech") == [f"{NONE} path. {PASSED}"]
-    assert told_of_images(ask, used, match_path="/v1/imag*") == []
+    assert told_of_images(advise, policy_in_use, match_path="/v1/imagse/*") == [text]
+    assert told_of_images(advise, policy_in_use, match_path="/speech") == [f"{NONE} path. {PASSED}"]
+    assert told_of_images(advise, policy_in_use, match_path="/v1/imag*") == []
 
 
 @pytest.mark.parametrize(
@@ -177,51 +177,54 @@ def test_a_new_path_is_compared_with_those_that_were_denied(ask, used, denied):
         ({"match_attributes": "header.x-taem = red"}, f"{UNKNOWN.format('header.x-taem')} are not recorded."),
     ],
 )
-def test_methods_and_attributes_are_compared_as_well(ask, used, denied, rule, text):
+def test_methods_and_attributes_are_compared_as_well(advise, policy_in_use, denied, rule, text):
     """By the rules that enforce. Of a long value only the beginning is kept, so it may fit."""
-    denied(used, method="POST", model="gpt-5", user="a" * 64 + "\N{HORIZONTAL ELLIPSIS}")
+    denied(policy_in_use, method="POST", model="gpt-5", user="a" * 64 + "\N{HORIZONTAL ELLIPSIS}")
 
-    found = told_of_images(ask, used, match_path="", **rule)
+    found = told_of_images(advise, policy_in_use, match_path="", **rule)
 
     assert [one.removesuffix(" A day in shadow shows it.") for one in found] == ([text] if text else [])
 
 
-def test_one_denial_is_one(ask, used):
+def test_one_denial_is_one(advise, policy_in_use):
     """In the singular."""
-    project = Token.objects.get(policy=used).project_id
+    project = Token.objects.get(policy=policy_in_use).project_id
     DeniedRequestFactory(at=timezone.now(), project_id=project, attributes={"path": "/v1/chat"})
 
     text = f"The only sampled denial of the last 7 days that tells it had no such path. {PASSED}"
-    assert told_of_images(ask, used, match_path="/speech") == [text]
+    assert told_of_images(advise, policy_in_use, match_path="/speech") == [text]
 
 
-def test_what_nothing_tells_is_said_to_be_unknown(ask, used):
+def test_what_nothing_tells_is_said_to_be_unknown(advise, policy_in_use):
     """It is no warning, because such requests may come at any time."""
-    told = ask(images(used, match_path="/v1/speech"), policy=used.pk)
+    told = advise(images(policy_in_use, match_path="/v1/speech"), policy=policy_in_use.pk)
 
     (note,) = told["limits"]["limits-0"]["warnings"]
     assert (note["field"], note["kind"]) == ("match_path", "info")
     assert note["text"].startswith(UNKNOWN.format("path"))
 
 
-def test_what_is_old_or_of_others_is_no_sign(ask, used, denied):
+def test_what_is_old_or_of_others_is_no_sign(advise, policy_in_use, denied):
     """The sample is that of the last 7 days, of the projects that the user may see."""
-    denied(used, path="/v1/speech")
+    denied(policy_in_use, path="/v1/speech")
     DeniedRequest.objects.update(at=timezone.now() - timedelta(days=8))
 
-    (text,) = told_of_images(ask, used, match_path="/v1/speech")
+    (text,) = told_of_images(advise, policy_in_use, match_path="/v1/speech")
 
     assert text.startswith(UNKNOWN.format("path"))
 
 
-def test_a_label_that_no_token_has_is_said(ask, used):
+def test_a_label_that_no_token_has_is_said(advise, policy_in_use):
     """Labels are known, so nothing is left open."""
     Token.objects.update(labels={"team": "red"})
 
     wrong = {"match_path": "", "match_attributes": "label.taem = red", "partition_by": "label.tier"}
     right = {"match_path": "", "match_attributes": "label.team = red", "partition_by": "label.team"}
-    assert told_of_images(ask, used, **wrong) == ["No token has the label taem.", "No token has the label tier."]
-    assert told_of_images(ask, used, **right) == []
+    assert told_of_images(advise, policy_in_use, **wrong) == [
+        "No token has the label taem.",
+        "No token has the label tier.",
+    ]
+    assert told_of_images(advise, policy_in_use, **right) == []
 
 
 @pytest.mark.parametrize(
@@ -253,6 +256,6 @@ def test_only_posted_forms_are_answered(admin_client):
     assert admin_client.get(URL).status_code == 405
 
 
-def test_the_number_of_rows_is_bounded(ask):
+def test_the_number_of_rows_is_bounded(advise):
     """As the form bounds it."""
-    assert ask(**{"limits-TOTAL_FORMS": "9" * 15})["limits"] == {}
+    assert advise(**{"limits-TOTAL_FORMS": "9" * 15})["limits"] == {}

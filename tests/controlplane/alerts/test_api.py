@@ -21,11 +21,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 BODY = {"name": "80 %", "project": "chat", "kind": "usage"}
 
 
-@pytest.fixture
-def chat(db):
-    return ProjectFactory(slug="chat")
-
-
 def test_a_rule_is_made_with_the_usual_numbers(api, store, chat):
     webhook = DestinationFactory(project=chat)
 

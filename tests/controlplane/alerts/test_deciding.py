@@ -20,7 +20,7 @@ NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
-def used(level: int, period: str = "noon", subject: str = "ci", **fields) -> Found:
+def found_at(level: int, period: str = "noon", subject: str = "ci", **fields) -> Found:
     """What a look finds that has read one counter, and no others."""
     titles = (f"{subject} has reached {level} %", f"{subject} is below 50 % again")
     findings = [Finding(subject, *titles, level, period, **fields)] if level else []
@@ -35,14 +35,14 @@ def rule(db) -> AlertRule:
 def test_each_threshold_is_one_event_a_window(rule):
     """However often it is looked at."""
     for minute, level in enumerate([0, 50, 50, 80, 80, 100, 100]):
-        decide(rule, used(level), NOON + minute * MINUTE)
+        decide(rule, found_at(level), NOON + minute * MINUTE)
 
     assert listed() == [("raised", 50), ("raised", 80), ("raised", 100)]
 
 
 def test_thresholds_that_are_passed_at_once_are_one_event(rule):
-    decide(rule, used(100), NOON)
-    decide(rule, used(100), NOON + MINUTE)
+    decide(rule, found_at(100), NOON)
+    decide(rule, found_at(100), NOON + MINUTE)
 
     assert listed() == [("raised", 100)]
 
@@ -50,7 +50,7 @@ def test_thresholds_that_are_passed_at_once_are_one_event(rule):
 def test_what_is_over_is_one_event(rule):
     """It has the title of the end, and the earlier ones are no longer open."""
     for minute, level in enumerate([50, 100, 0, 0]):
-        decide(rule, used(level), NOON + minute * MINUTE)
+        decide(rule, found_at(level), NOON + minute * MINUTE)
 
     assert listed() == [("raised", 50), ("raised", 100), ("resolved", 100)]
     assert AlertEvent.objects.last().title == "ci has reached 50 %"
@@ -61,10 +61,10 @@ def test_what_is_over_is_one_event(rule):
 def test_less_than_the_threshold_that_was_reached_is_not_over(rule):
     """The event of the end says that usage is below the lowest one."""
     for minute, level in enumerate([80, 50, 80, 50]):
-        decide(rule, used(level), NOON + minute * MINUTE)
+        decide(rule, found_at(level), NOON + minute * MINUTE)
     assert listed() == [("raised", 80)]
 
-    decide(rule, used(0), NOON + 5 * MINUTE)
+    decide(rule, found_at(0), NOON + 5 * MINUTE)
 
     assert listed() == [("raised", 80), ("resolved", 80)]
 
@@ -74,7 +74,7 @@ def test_a_rule_may_say_nothing_of_the_end(rule):
     rule.refresh_from_db()
 
     for minute, level in enumerate([50, 0]):
-        decide(rule, used(level), NOON + minute * MINUTE)
+        decide(rule, found_at(level), NOON + minute * MINUTE)
 
     assert listed() == [("raised", 50)]
     assert not AlertEvent.objects.filter(resolved_at=None).exists()
@@ -82,15 +82,15 @@ def test_a_rule_may_say_nothing_of_the_end(rule):
 
 def test_the_next_window_is_told_of_after_the_cool_down(rule):
     """Before, only a higher threshold is."""
-    decide(rule, used(80), NOON)
-    decide(rule, used(0), NOON + MINUTE)
-    decide(rule, used(80, "12:02"), NOON + 2 * MINUTE)
+    decide(rule, found_at(80), NOON)
+    decide(rule, found_at(0), NOON + MINUTE)
+    decide(rule, found_at(80, "12:02"), NOON + 2 * MINUTE)
     assert listed(state="raised") == [("raised", 80)]
-    decide(rule, used(100, "12:02"), NOON + 3 * MINUTE)
-    decide(rule, used(100, "13:02"), NOON + HOUR + 2 * MINUTE)
+    decide(rule, found_at(100, "12:02"), NOON + 3 * MINUTE)
+    decide(rule, found_at(100, "13:02"), NOON + HOUR + 2 * MINUTE)
     assert listed(state="raised") == [("raised", 80), ("raised", 100)]
 
-    decide(rule, used(100, "13:03"), NOON + HOUR + 3 * MINUTE)
+    decide(rule, found_at(100, "13:03"), NOON + HOUR + 3 * MINUTE)
 
     assert listed(state="raised") == [("raised", 80), ("raised", 100), ("raised", 100)]
     assert AlertEvent.objects.filter(state="raised", resolved_at=None).get().period == "13:03"
@@ -99,7 +99,7 @@ def test_the_next_window_is_told_of_after_the_cool_down(rule):
 def test_one_window_has_no_second_event_after_the_cool_down(rule):
     """A month is longer, and usage may fall by a refund and rise again."""
     for hours, level in ((0, 80), (1, 0), (5, 80), (9, 80)):
-        decide(rule, used(level), NOON + hours * HOUR)
+        decide(rule, found_at(level), NOON + hours * HOUR)
 
     assert listed(state="raised") == [("raised", 80)]
 
@@ -107,16 +107,16 @@ def test_one_window_has_no_second_event_after_the_cool_down(rule):
 def test_without_windows_there_is_an_event_each_time(rule):
     """After the cool-down. The limit may have none, as a token bucket has."""
     for minutes, level in ((0, 100), (1, 100), (2, 0), (3, 100), (4, 0), (62, 100), (63, 100)):
-        decide(rule, used(level, ""), NOON + minutes * MINUTE)
+        decide(rule, found_at(level, ""), NOON + minutes * MINUTE)
 
     assert listed() == [("raised", 100), ("resolved", 100), ("raised", 100)]
 
 
 def test_what_was_not_looked_at_is_not_over(rule):
     """Unless its window has ended since, which the clock says."""
-    decide(rule, used(80, ends_at=NOON + HOUR), NOON)
+    decide(rule, found_at(80, ends_at=NOON + HOUR), NOON)
 
-    decide(rule, used(0, subject="other"), NOON + MINUTE)
+    decide(rule, found_at(0, subject="other"), NOON + MINUTE)
     decide(rule, UNKNOWN, NOON + 2 * MINUTE)
     assert listed() == [("raised", 80)]
     decide(rule, UNKNOWN, NOON + HOUR)
@@ -125,17 +125,17 @@ def test_what_was_not_looked_at_is_not_over(rule):
 
 def test_subjects_are_told_apart(rule):
     for subject in ("a", "b"):
-        decide(rule, used(80, subject=subject), NOON + (subject == "b") * MINUTE)
+        decide(rule, found_at(80, subject=subject), NOON + (subject == "b") * MINUTE)
 
     assert set(AlertEvent.objects.values_list("subject", flat=True)) == {"a", "b"}
 
 
 def test_an_older_look_decides_nothing(rule):
     """Nor does a second one of the same moment."""
-    decide(rule, used(80), NOON)
+    decide(rule, found_at(80), NOON)
 
-    assert decide(rule, used(0), NOON) == []
-    assert decide(rule, used(100), NOON - MINUTE) == []
+    assert decide(rule, found_at(0), NOON) == []
+    assert decide(rule, found_at(100), NOON - MINUTE) == []
     assert listed() == [("raised", 80)]
 
 
@@ -143,30 +143,30 @@ def test_an_older_look_decides_nothing(rule):
 @pytest.mark.parametrize("period", ["noon", ""])
 def test_a_clock_that_is_set_back_silences_no_rule(rule, back, period):
     """What is open goes on, and ends. A new window and a higher threshold are told of."""
-    decide(rule, used(50, period), NOON + back)
+    decide(rule, found_at(50, period), NOON + back)
 
-    decide(rule, used(50, period), NOON)
+    decide(rule, found_at(50, period), NOON)
     assert listed() == [("raised", 50)]
-    decide(rule, used(80, period), NOON + MINUTE)
-    decide(rule, used(0, period), NOON + 2 * MINUTE)
+    decide(rule, found_at(80, period), NOON + MINUTE)
+    decide(rule, found_at(0, period), NOON + 2 * MINUTE)
 
     assert sorted(listed()) == [("raised", 50), ("raised", 80), ("resolved", 80)]
     assert not AlertEvent.objects.filter(resolved_at=None).exists()
-    decide(rule, used(80, period and "later"), NOON + 2 * HOUR)
+    decide(rule, found_at(80, period and "later"), NOON + 2 * HOUR)
     assert listed(resolved_at=None) == [("raised", 80)]
 
 
 def test_an_inactive_rule_has_no_events(rule):
     AlertRule.objects.update(active=False)
 
-    assert decide(rule, used(80), NOON) == []
+    assert decide(rule, found_at(80), NOON) == []
 
 
 def test_each_webhook_gets_one_message_with_the_id_of_the_event(rule):
     """All have the same body."""
     project = ProjectFactory(slug="chat")
 
-    (event,) = decide(rule, used(80, project=project.pk, data={"quota": 100, "text": "80 of 100."}), NOON)
+    (event,) = decide(rule, found_at(80, project=project.pk, data={"quota": 100, "text": "80 of 100."}), NOON)
 
     facts = {"title": "ci has reached 80 %", "quota": 100, "text": "80 of 100."}
     first, second = Delivery.objects.all()
@@ -184,7 +184,7 @@ def test_two_workers_at_once_decide_once(rule):
 
     def look() -> int:
         try:
-            return len(decide(rule, used(80), NOON))
+            return len(decide(rule, found_at(80), NOON))
         finally:
             connection.close()
 
@@ -213,7 +213,7 @@ def test_a_worker_that_is_killed_anywhere_changes_nothing_of_what_follows(rule):
             now = NOON + minute * MINUTE + number * timedelta(seconds=1)
             try:
                 with connection.execute_wrapper(die):
-                    decide(rule, used(level), now)
+                    decide(rule, found_at(level), now)
                 break
             except Killed:
                 pass
@@ -226,11 +226,11 @@ def test_a_worker_that_is_killed_anywhere_changes_nothing_of_what_follows(rule):
 
 def test_old_events_are_pruned_unless_they_matter(rule):
     """Those that are open stay, and those whose period goes on, as it would have a second event."""
-    decide(rule, used(80, subject="over"), NOON)
-    decide(rule, used(0, subject="over"), NOON + MINUTE)
-    decide(rule, used(80, subject="long", ends_at=NOON + 2 * KEPT), NOON + 2 * MINUTE)
-    decide(rule, used(0, subject="long"), NOON + 3 * MINUTE)
-    decide(rule, used(80, subject="open"), NOON + 4 * MINUTE)
+    decide(rule, found_at(80, subject="over"), NOON)
+    decide(rule, found_at(0, subject="over"), NOON + MINUTE)
+    decide(rule, found_at(80, subject="long", ends_at=NOON + 2 * KEPT), NOON + 2 * MINUTE)
+    decide(rule, found_at(0, subject="long"), NOON + 3 * MINUTE)
+    decide(rule, found_at(80, subject="open"), NOON + 4 * MINUTE)
 
     prune(NOON + KEPT + HOUR)
 

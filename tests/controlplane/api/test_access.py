@@ -278,7 +278,7 @@ def key_of(*scopes: str, project: str = "") -> ManagementKey:
     return ManagementKeyFactory(scopes=list(scopes), projects=projects)
 
 
-def asked(call, route: str, method: str, ids: dict[str, str], key: ManagementKey | None) -> int:
+def status_of(call, route: str, method: str, ids: dict[str, str], key: ManagementKey | None) -> int:
     rule = RULES[route, method]
     path = (route + rule.query).format(**ids)
     return call(method, path, rule.body, key=key).status_code
@@ -290,7 +290,7 @@ every_route = pytest.mark.parametrize(("route", "method"), RULES, ids=lambda par
 @every_route
 def test_nobody_is_refused_as_nobody(call, ids, route, method):
     """401, before anything is said about what is there."""
-    assert asked(call, route, method, ids, None) == 401
+    assert status_of(call, route, method, ids, None) == 401
 
 
 @every_route
@@ -299,7 +299,7 @@ def test_every_scope_but_the_right_one_is_refused(call, ids, route, method):
     right = RULES[route, method].scope
     others = [scope for scope in SCOPES if scope not in (right, IMPLIED.get(right), "*")]
 
-    assert asked(call, route, method, ids, key_of(*others)) == 403
+    assert status_of(call, route, method, ids, key_of(*others)) == 403
 
 
 @every_route
@@ -307,7 +307,7 @@ def test_the_right_scope_alone_suffices(call, ids, route, method):
     """Nothing else is asked for."""
     rule = RULES[route, method]
 
-    assert asked(call, route, method, ids, key_of(rule.scope)) == rule.right
+    assert status_of(call, route, method, ids, key_of(rule.scope)) == rule.right
 
 
 @every_route
@@ -315,7 +315,7 @@ def test_a_key_of_another_project_finds_nothing(call, ids, route, method):
     """404, as if it were not there; 403 where it concerns all projects."""
     rule = RULES[route, method]
 
-    assert asked(call, route, method, ids, key_of(rule.scope, project="mine")) == rule.foreign
+    assert status_of(call, route, method, ids, key_of(rule.scope, project="mine")) == rule.foreign
 
 
 @every_route
@@ -323,7 +323,7 @@ def test_a_key_of_the_project_may_do_what_concerns_it_alone(call, ids, route, me
     """And no more."""
     rule = RULES[route, method]
 
-    assert asked(call, route, method, ids, key_of(rule.scope, project="theirs")) == rule.own
+    assert status_of(call, route, method, ids, key_of(rule.scope, project="theirs")) == rule.own
 
 
 @pytest.mark.parametrize("path", ["projects", "policies", "overrides"])

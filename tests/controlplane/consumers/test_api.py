@@ -1,7 +1,6 @@
 """What consumers see with their token, at the control plane as at the proxies."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -39,13 +38,6 @@ def secret(api, store) -> str:
     override = {"limit": "free/daily", "token": made["id"], "quota": 200, "reason": "x"}
     assert api("POST", "overrides", override).status_code == 201
     return made["secret"]
-
-
-@pytest.fixture
-def limiter(secret, store) -> Iterator[Limiter]:
-    """An enforcer with the documents of the store."""
-    with Limiter(store.url, timeout=5.0, lookup=5.0) as limiter:
-        yield limiter
 
 
 def page(limiter: Limiter, secret: str) -> PlainResponse:

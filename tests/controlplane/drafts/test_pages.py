@@ -43,7 +43,7 @@ def form_of(response) -> dict[str, str]:
     return fields
 
 
-def said(response) -> str:
+def messages_of(response) -> str:
     return " ".join(str(message) for message in response.context["messages"])
 
 
@@ -86,7 +86,7 @@ def test_a_change_is_kept_as_a_draft_without_an_effect(as_operator, limit):
     assert (draft.policy, draft.project, draft.saved_by) == (limit.policy, limit.policy.project, "ann")
     assert [one["quota"] for one in draft.content["limits"]] == [10]
     assert page.request["PATH_INFO"] == change_url(draft)
-    assert "Nothing is published." in said(page)
+    assert "Nothing is published." in messages_of(page)
     assert documents([("policy", limit.policy.pk)]) == before
     assert not OutboxEntry.objects.exists()
     assert not AuditEntry.objects.filter(object_type="policy").exists()
@@ -229,7 +229,7 @@ def test_a_draft_is_edited_in_the_form_of_a_policy(as_operator, limit):
     draft.refresh_from_db()
     assert [one["quota"] for one in draft.content["limits"]] == [12]
     assert after.request["PATH_INFO"] == change_url(draft)
-    assert not said(as_operator.get(change_url(draft)))
+    assert not messages_of(as_operator.get(change_url(draft)))
     limit.refresh_from_db()
     assert (limit.quota, limit.name, limit.overrides.count()) == (100, "per-minute", 1)
     published(as_operator, draft)
@@ -299,7 +299,7 @@ def test_a_slug_that_is_taken_by_now_is_said(as_operator):
     page = as_operator.get(deed_url(draft, "publish"), follow=True)
     form = as_operator.get(deed_url(draft, "edit"))
 
-    assert "cannot be published" in said(page)
+    assert "cannot be published" in messages_of(page)
     assert PolicyDraft.objects.get().is_open
     assert "Another policy has the slug night by now" in form.content.decode()
     as_operator.post(deed_url(draft, "edit"), form_of(form))
@@ -315,14 +315,14 @@ def test_a_limit_that_cannot_be_enforced_is_said(as_operator, limit):
     for deed in ("publish", "edit"):
         page = as_operator.get(deed_url(draft, deed), follow=True)
         assert page.request["PATH_INFO"] == change_url(draft)
-        assert "A limit cannot be enforced: " in said(page)
+        assert "A limit cannot be enforced: " in messages_of(page)
     assert as_operator.get(DRAFTS).status_code == 200
     assert list(limit.policy.limits.values_list("name", "quota")) == [("per-minute", 100)]
 
 
 def test_no_draft_is_made_of_no_change(as_operator, limit):
     """It would only be in the way."""
-    assert "no draft was saved" in said(save_as_draft(as_operator, limit.policy))
+    assert "no draft was saved" in messages_of(save_as_draft(as_operator, limit.policy))
     assert not PolicyDraft.objects.exists()
 
 

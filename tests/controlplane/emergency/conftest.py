@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -35,12 +35,6 @@ def act() -> Callable[..., Any]:
             return action(tx, *args, **fields)
 
     return run
-
-
-@pytest.fixture
-def limiter(store: ValkeyServer) -> Iterator[Limiter]:
-    with Limiter(store.url, timeout=1.0) as limiter:
-        yield limiter
 
 
 def follows(limiter: Limiter, expected: str, secret: str, **attributes: str) -> bool:

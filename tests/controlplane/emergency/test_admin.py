@@ -1,7 +1,6 @@
 """The page of an emergency, the banner, and the buttons on the pages of tokens and projects."""
 
 import json
-import re
 from datetime import UTC, timedelta
 
 import pytest
@@ -14,6 +13,7 @@ from controlplane.adminkit.ends import quick_end
 from controlplane.emergency.actions import break_glass, mend_glass, resume, suspend, suspend_value
 from controlplane.emergency.models import BreakGlass, Suspension
 from controlplane.publishing.publisher import publish_pending
+from tests.controlplane.pages import text_of
 from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,7 +113,7 @@ def test_a_page_says_first_that_its_row_is_refused(as_ann, act, token):
     pages = [reverse(f"admin:projects_{it._meta.model_name}_change", args=[it.pk]) for it in (token, token.project)]
 
     for page in pages:
-        shown = " ".join(re.sub(r"<[^>]*>", " ", as_ann.get(page).content.decode()).split())
+        shown = text_of(as_ann.get(page))
         assert f"Suspended until {end:%Y-%m-%d %H:%M} UTC , 3" in shown
         assert "Every proxy refuses it. ann: leaked in a log" in shown
     Suspension.objects.filter(pk__in=[row.pk for row in rows]).update(ends_at=timezone.now())

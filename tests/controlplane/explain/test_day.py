@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def used(issue, limiter):
+def busy_token(issue, limiter):
     """A token with an override, whose limits are used to 10, 80 and 0 per cent. The last is a shadow."""
     token, secret = issue(
         {"name": "wide", "quota": 100}, {"name": "tight", "quota": 10}, {"name": "tried", "mode": "shadow", "unit": "x"}
@@ -40,9 +40,9 @@ def used(issue, limiter):
     return token
 
 
-def test_effective_limits_say_used_left_source_and_kind(used, admin_client):
+def test_effective_limits_say_used_left_source_and_kind(busy_token, admin_client):
     """The one near its limit is first, then those of the token in their order."""
-    page = admin_client.get(f"/admin/projects/token/{used.pk}/counters/").content.decode()
+    page = admin_client.get(f"/admin/projects/token/{busy_token.pk}/counters/").content.decode()
 
     names = [part.split('"')[0] for part in page.split('data-name="')[1:]]
     assert names == ["free/tight", "free/wide", "free/tried"]
@@ -51,7 +51,7 @@ def test_effective_limits_say_used_left_source_and_kind(used, admin_client):
     assert "policy says 100" in page
     assert "hard, denies" in page
     assert "shadow, counts only" in page
-    assert f'href="{change_url(used.policy)}"' in page
+    assert f'href="{change_url(busy_token.policy)}"' in page
 
 
 def test_the_page_begins_with_what_denies_now_and_until_when(issue, limiter, admin_client):
@@ -108,13 +108,13 @@ def test_a_note_says_which_limit_denies_or_is_nearly_used_up(counter, said):
     assert " ".join(f"{note['lead']} {note['text']}" for note in notes) == said
 
 
-def test_a_limit_of_the_project_says_who_shares_it(used, admin_client):
+def test_a_limit_of_the_project_says_who_shares_it(busy_token, admin_client):
     """With the number of live tokens."""
     team = LimitFactory(policy=PolicyFactory(slug="team"), name="team-day")
-    Project.objects.filter(pk=used.project_id).update(policy=team.policy)
-    TokenFactory(project=used.project, revoked=True)
+    Project.objects.filter(pk=busy_token.project_id).update(policy=team.policy)
+    TokenFactory(project=busy_token.project, revoked=True)
 
-    page = admin_client.get(f"/admin/projects/token/{used.pk}/counters/").content.decode()
+    page = admin_client.get(f"/admin/projects/token/{busy_token.pk}/counters/").content.decode()
 
     assert "project chat, shared by 1 token" in page
 

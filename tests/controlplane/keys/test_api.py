@@ -30,7 +30,7 @@ def own(project) -> ManagementKey:
     return ManagementKeyFactory(projects=[project], **WIDE)
 
 
-def asked(**fields) -> dict:
+def key_fields(**fields) -> dict:
     """Return a body that makes a key which equals ``own``, unless a field says otherwise."""
     return {"name": "ci", **WIDE, "projects": ["chat"], "expires_at": SOON.isoformat(), **fields}
 
@@ -74,7 +74,7 @@ def test_a_key_makes_none_that_is_more_than_itself(call, own, fields, wrong):
     """Each field in which it would be is named, and none is made."""
     ProjectFactory(slug="shop")
 
-    response = call("POST", "management-keys", asked(**fields), key=own)
+    response = call("POST", "management-keys", key_fields(**fields), key=own)
 
     assert (response.status_code, codes(response)) == (400, wrong)
     assert ManagementKey.objects.count() == 1
@@ -91,7 +91,7 @@ def test_a_key_makes_none_that_is_more_than_itself(call, own, fields, wrong):
 )
 def test_a_key_makes_one_that_is_no_more_than_itself(call, own, fields):
     """It may be equal or less."""
-    assert call("POST", "management-keys", asked(**fields), key=own).status_code == 201
+    assert call("POST", "management-keys", key_fields(**fields), key=own).status_code == 201
 
 
 @pytest.mark.parametrize(

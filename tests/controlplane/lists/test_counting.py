@@ -14,7 +14,8 @@ from controlplane.lists import indexing
 from controlplane.lists.counting import MoreThan, as_capped, capped
 from controlplane.lists.paging import CappedPaginator
 from controlplane.projects.models import Token
-from tests.controlplane.adminkit.test_site_lists import TOKENS, text_of
+from tests.controlplane.adminkit.test_site_lists import TOKENS
+from tests.controlplane.pages import text_of
 from tests.factories import (
     LimitFactory,
     MembershipFactory,

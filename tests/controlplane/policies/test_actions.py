@@ -5,10 +5,10 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.policies.actions import end_overrides, replace_limits, save_override, set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import change
-from controlplane.publishing.models import OutboxEntry
 from enforcement.model.limits import Limit as LimitValue
+from tests.controlplane.recorded import audited_actions, outbox
 from tests.factories import (
     LimitFactory,
     OverrideFactory,
@@ -18,14 +18,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def outbox() -> set[tuple[str, str]]:
-    return set(OutboxEntry.objects.values_list("kind", "object_id"))
-
-
-def actions() -> list[str]:
-    return list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
 
 
 def per_minute(name: str, quota: int) -> LimitValue:
@@ -71,7 +63,7 @@ def test_setting_the_same_global_policy_changes_nothing(actor):
     with change(actor=actor) as tx:
         set_global_policy(tx, policy)
 
-    assert (actions(), outbox()) == ([], set())
+    assert (audited_actions(), outbox()) == ([], set())
 
 
 def test_a_projects_policy_cannot_be_global(actor):
@@ -185,7 +177,7 @@ def test_overrides_end(actor):
 
     assert (count, list(Override.objects.all())) == (1, [going_on])
     assert Override.with_ended.get(pk=ended.pk).ended_at == now
-    assert actions() == ["override.end"]
+    assert audited_actions() == ["override.end"]
     assert outbox() == {("token", ended.token.digest)}
 
 
@@ -198,4 +190,4 @@ def test_an_override_may_follow_one_whose_end_has_come(actor):
         save_override(tx, override)
 
     assert list(Override.objects.all()) == [override]
-    assert actions() == ["override.end", "override.create"]
+    assert audited_actions() == ["override.end", "override.create"]

@@ -2,7 +2,6 @@
 
 import struct
 import time
-from collections.abc import Iterator
 
 import pytest
 from django.db import connection
@@ -59,14 +58,6 @@ def token(store, client_of_store) -> Token:
     return token
 
 
-@pytest.fixture
-def limiter(store) -> Iterator[Limiter]:
-    """A proxy of this version, which starts with its first request."""
-    limiter = Limiter(store.url, timeout=2.0)
-    yield limiter
-    limiter.close()
-
-
 def spend(library, store, token: Token, *calls) -> None:
     """Charge costs by a process of 0.2.0."""
     decided = earlier.check(library, store.url, *[(token.secret, cost, attributes) for cost, attributes in calls])
@@ -84,7 +75,7 @@ def save_as_0_2_did(client) -> None:
             client.srem(KEYS.earlier_dirty(tag), *names)
 
 
-def left(limiter: Limiter, token: Token, attributes: dict[str, str]) -> dict[str, int]:
+def remaining(limiter: Limiter, token: Token, attributes: dict[str, str]) -> dict[str, int]:
     """Charge one request, and return what each limit has left."""
     decision = limiter.check(token.secret, attributes=attributes)
     assert decision.source == "store"
@@ -97,8 +88,8 @@ def test_counts_that_only_the_store_has_are_kept(store, client_of_store, token, 
 
     checkpoints.checkpoint(timezone.now())
 
-    assert left(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 6}
-    assert left(limiter, token, THERE) == {"all": 91, "ever": 41, "month": 11, "each": 5}
+    assert remaining(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 6}
+    assert remaining(limiter, token, THERE) == {"all": 91, "ever": 41, "month": 11, "each": 5}
 
 
 def test_counts_go_on_from_the_store_where_sql_is_older(store, client_of_store, token, limiter, library):
@@ -109,7 +100,7 @@ def test_counts_go_on_from_the_store_where_sql_is_older(store, client_of_store, 
 
     checkpoints.checkpoint(timezone.now())
 
-    assert left(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}
+    assert remaining(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}
 
 
 def test_counts_that_only_sql_has_are_kept(store, client_of_store, token, limiter, library):
@@ -120,22 +111,22 @@ def test_counts_that_only_sql_has_are_kept(store, client_of_store, token, limite
 
     publisher.publish_all()
 
-    assert left(limiter, token, HERE) == {"all": 96, "ever": 46, "month": 16, "each": 6}
+    assert remaining(limiter, token, HERE) == {"all": 96, "ever": 46, "month": 16, "each": 6}
 
 
 def test_a_later_loss_gives_back_the_later_count(store, client_of_store, token, limiter, library):
     """And not the one that 0.2.0 left."""
     spend(library, store, token, (3, HERE))
     checkpoints.checkpoint(timezone.now())
-    left(limiter, token, HERE)
-    left(limiter, token, HERE)
+    remaining(limiter, token, HERE)
+    remaining(limiter, token, HERE)
     checkpoints.checkpoint(timezone.now())
     client_of_store.flushall()
 
     publisher.publish_all()
 
     with Limiter(store.url, timeout=2.0) as another:
-        assert left(another, token, HERE) == {"all": 94, "ever": 44, "month": 14, "each": 4}
+        assert remaining(another, token, HERE) == {"all": 94, "ever": 44, "month": 14, "each": 4}
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="writes to SQLite come one after the other")
@@ -165,7 +156,7 @@ def test_what_0_2_counted_after_a_step_back_is_kept_by_the_next_upgrade(
     """As "Back to 0.2" in operating.md says: the back-up is restored, and the counters of this version are deleted."""
     spend(library, store, token, (3, HERE))
     checkpoints.checkpoint(timezone.now())
-    left(limiter, token, HERE)
+    remaining(limiter, token, HERE)
     limiter.close()
     Checkpoint.objects.all().delete()
     for pattern in ("sg:{*}:changed", "sg:{*}:c:*"):
@@ -175,4 +166,4 @@ def test_what_0_2_counted_after_a_step_back_is_kept_by_the_next_upgrade(
     checkpoints.checkpoint(timezone.now())
 
     with Limiter(store.url, timeout=2.0) as another:
-        assert left(another, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}
+        assert remaining(another, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}

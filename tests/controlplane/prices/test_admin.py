@@ -1,7 +1,6 @@
 """The page of models and prices, and the form of a price."""
 
 import json
-import re
 from datetime import UTC, datetime
 
 import pytest
@@ -10,17 +9,13 @@ from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import OutboxEntry
+from tests.controlplane.pages import text_of
 from tests.factories import MembershipFactory, ModelPriceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LIST = "/admin/prices/modelprice/"
 EMPTY = {"valid_from": "", "valid_until": "", "cached_input": "", "cache_write": "", "tiers": "", "change_reason": ""}
-
-
-def text_of(response):
-    """What a page says, without its markup and scripts."""
-    return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<[^>]*>", " ", response.content.decode(), flags=re.S))
 
 
 def sent(client, address=f"{LIST}add/", **fields):

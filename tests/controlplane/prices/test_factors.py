@@ -27,7 +27,9 @@ NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TODAY = datetime(2026, 11, 26, tzinfo=UTC)
 
 
-def used(model="gpt-x", *, per_mille=1_500, days=(1, 2, 3), project="proj_1", token="tok_1", requests=20, size=40_000):
+def add_usage(
+    model="gpt-x", *, per_mille=1_500, days=(1, 2, 3), project="proj_1", token="tok_1", requests=20, size=40_000
+):
     """Count text on some days before today, of which a token has 4,000 bytes for each *per_mille*."""
     for day in days:
         key = {"project_id": project, "token_id": token, "model": model, "settled_as": "exact"}
@@ -55,8 +57,8 @@ def published(client_of_store):
 
 def test_a_factor_is_learned_and_published_with_its_audit(store, actor, published):
     ModelPriceFactory(pattern="gpt-*")
-    used(per_mille=1_400, token="tok_1")
-    used(per_mille=1_600, token="tok_2", days=(1, 2, 3, 4))
+    add_usage(per_mille=1_400, token="tok_1")
+    add_usage(per_mille=1_600, token="tok_2", days=(1, 2, 3, 4))
 
     tx, found = learn_factors(actor, NOON, "weekly")
     assert [str(one) for one in found] == ["gpt-x: 1.00 -> 1.60, by 140 requests of 1 projects on 4 days"]
@@ -77,7 +79,7 @@ def test_a_factor_is_learned_and_published_with_its_audit(store, actor, publishe
 
 
 def test_a_run_that_is_repeated_changes_nothing(store, actor):
-    used()
+    add_usage()
     learn_factors(actor, NOON)
     for later in (0, 5, 11):
         tx, found = learn_factors(actor, NOON + timedelta(hours=later))
@@ -87,8 +89,8 @@ def test_a_run_that_is_repeated_changes_nothing(store, actor):
 
 def test_of_two_workers_at_once_one_publishes(store, actor):
     """Also if one of them was killed before its commit: then the other one finds what it would have found."""
-    used()
-    used("other", per_mille=700)
+    add_usage()
+    add_usage("other", per_mille=700)
 
     def work():
         with closing(connection):
@@ -104,7 +106,7 @@ def test_a_small_change_is_not_published(store, actor, present, per_mille, chang
     """Each publication is a revision that all instances load."""
     if present != 1_000:
         ModelFactorFactory(model="gpt-x", per_mille=present)
-    used(per_mille=per_mille, size=400_000)
+    add_usage(per_mille=per_mille, size=400_000)
 
     _, found = learn_factors(actor, NOON)
     assert len(found) == Revision.objects.count() == changes
@@ -112,7 +114,7 @@ def test_a_small_change_is_not_published(store, actor, present, per_mille, chang
 
 def test_a_factor_follows_and_returns(store, actor, published):
     ModelFactorFactory(model="gpt-x", per_mille=1_500)
-    used(per_mille=1_000)
+    add_usage(per_mille=1_000)
     learn_factors(actor, NOON)
     assert published()["factors"] == {"gpt-x": 1_000}
     assert AuditEntry.objects.get().action == "modelfactor.update"
@@ -131,50 +133,50 @@ def test_a_factor_follows_and_returns(store, actor, published):
     ids=["two days", "today is not over", "a week ago", "few requests", "little text", "no model"],
 )
 def test_too_little_usage_says_nothing(usage):
-    used(**usage)
+    add_usage(**usage)
     assert measured() == {}
 
 
 def test_only_days_are_counted():
     """Hours and minutes repeat what the days say."""
-    used()
+    add_usage()
     MeteredRow.objects.update(period="hour")
     assert measured() == {}
 
 
 def test_one_token_cannot_decide_for_its_project():
     """However much it sends."""
-    used(per_mille=1_200, token="tok_1")
-    used(per_mille=1_300, token="tok_2")
-    used(per_mille=10, token="evil", requests=1_000_000, size=10**12)
+    add_usage(per_mille=1_200, token="tok_1")
+    add_usage(per_mille=1_300, token="tok_2")
+    add_usage(per_mille=10, token="evil", requests=1_000_000, size=10**12)
     assert measured() == {"gpt-x": 1_200}
 
 
 def test_one_project_cannot_decide_for_all():
     """However many tokens it makes."""
     for number in range(20):
-        used(per_mille=10, project="evil", token=f"tok_{number}", requests=10_000)
+        add_usage(per_mille=10, project="evil", token=f"tok_{number}", requests=10_000)
     for project in ("proj_1", "proj_2"):
-        used(per_mille=1_200, project=project, token=project)
+        add_usage(per_mille=1_200, project=project, token=project)
     assert measured() == {"gpt-x": 1_200}
 
 
 def test_of_two_projects_the_one_with_more_tokens_counts():
     """An estimate that is too low lets a budget be exceeded, one that is too high is given back."""
-    used(per_mille=600, project="proj_1")
-    used(per_mille=1_200, project="proj_2")
+    add_usage(per_mille=600, project="proj_1")
+    add_usage(per_mille=1_200, project="proj_2")
     assert measured() == {"gpt-x": 1_200}
 
 
 def test_a_bad_day_does_not_decide():
-    used(per_mille=900, days=(1, 2, 4, 5))
-    used(per_mille=2_000, days=(3,))
+    add_usage(per_mille=900, days=(1, 2, 4, 5))
+    add_usage(per_mille=2_000, days=(3,))
     assert measured() == {"gpt-x": 900}
 
 
 @pytest.mark.parametrize(("per_mille", "factor"), [(3, 500), (9_000, 2_000)])
 def test_a_factor_has_bounds(store, actor, per_mille, factor):
-    used(per_mille=per_mille)
+    add_usage(per_mille=per_mille)
     learn_factors(actor, NOON)
     assert ModelFactor.objects.by_model() == {"gpt-x": factor}
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -185,8 +187,8 @@ def test_a_factor_is_forgotten_when_its_model_is(store, actor, published):
     """The last one takes the document with it."""
     ModelFactorFactory(model="old")
     ModelFactorFactory(model="quiet")
-    used("quiet", days=(89,))
-    used("old", days=(91,))
+    add_usage("quiet", days=(89,))
+    add_usage("old", days=(91,))
 
     _, found = learn_factors(actor, NOON)
     assert [str(one) for one in found] == ["old: 1.50 -> 1.00, not asked for in 90 days"]
@@ -200,17 +202,17 @@ def test_made_up_names_do_not_take_all_places(monkeypatch, store, actor):
     """The models of more projects come first, and those that have a factor keep it."""
     monkeypatch.setattr(factors, "MAX_FACTORS", 2)
     ModelFactorFactory(model="kept", per_mille=800)
-    used("kept", per_mille=900)
-    used("a made up name", requests=10**9)
-    used("wanted", project="proj_2")
-    used("wanted", project="proj_3")
+    add_usage("kept", per_mille=900)
+    add_usage("a made up name", requests=10**9)
+    add_usage("wanted", project="proj_2")
+    add_usage("wanted", project="proj_3")
 
     learn_factors(actor, NOON)
     assert ModelFactor.objects.by_model() == {"kept": 900, "wanted": 1_500}
 
 
 def test_a_store_that_is_away_delays_the_publication(store, actor):
-    used()
+    add_usage()
     store.kill()
     tx, found = learn_factors(actor, NOON)
     assert (tx.revision, len(found)) == (None, 1)
@@ -218,14 +220,14 @@ def test_a_store_that_is_away_delays_the_publication(store, actor):
 
 
 def test_the_task_learns_from_the_days_before_now(store, monkeypatch):
-    used()
+    add_usage()
     monkeypatch.setattr(tasks.timezone, "now", lambda: NOON)
     assert [tasks.learn_factors(), tasks.learn_factors()] == [1, 0]
     assert AuditEntry.objects.get().channel == "task"
 
 
 def test_the_command_shows_the_difference_before_it_publishes(store, capsys, monkeypatch, published):
-    used()
+    add_usage()
     monkeypatch.setattr("django.utils.timezone.now", lambda: NOON)
     line = "gpt-x: 1.00 -> 1.50, by 60 requests of 1 projects on 3 days\n"
     call_command("learn_factors", "--dry-run")
@@ -273,11 +275,11 @@ def test_a_factor_lies_between_the_votes(votes):
     """Whatever was reported, it is an integer in its bounds, and the order of the rows does not count."""
     with transaction.atomic():
         for project, token, day, read in votes:
-            used(project=project, token=token, days=(day,), per_mille=read)
+            add_usage(project=project, token=token, days=(day,), per_mille=read)
         found = measured()
         MeteredRow.objects.all().delete()
         for project, token, day, read in reversed(votes):
-            used(project=project, token=token, days=(day,), per_mille=read)
+            add_usage(project=project, token=token, days=(day,), per_mille=read)
         again = measured()
         transaction.set_rollback(True)
     bounded = [min(max(read, 500), 2_000) for *_, read in votes]

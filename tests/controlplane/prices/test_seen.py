@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 
-def used(model, *, days=0, period="day", **counts):
+def add_usage(model, *, days=0, period="day", **counts):
     """Count requests for a model as a drain does."""
     at = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days)
     key = {"period": period, "at": at, "project_id": "proj_1", "token_id": f"tok_{days}", "settled_as": "exact"}
@@ -26,13 +26,13 @@ def used(model, *, days=0, period="day", **counts):
 def usage(store):
     ModelPriceFactory(pattern="gpt-*", of_the_catalogue=True, input=1)
     ModelPriceFactory(pattern="gpt-4o", input=2)
-    used("gpt-4o", requests=5, input=10, cached_input=2, cache_write=1, output=7, micros=900)
-    used("gpt-4o", days=3, requests=1, input=1, output=1, micros=100)
-    used("gpt-4o", days=31, requests=9, micros=9)
-    used("gpt-4o", period="hour", requests=5, micros=900)
-    used("gpt-5", requests=2, micros=5_000)
-    used("llama", requests=3, input=4)
-    used("", requests=8)
+    add_usage("gpt-4o", requests=5, input=10, cached_input=2, cache_write=1, output=7, micros=900)
+    add_usage("gpt-4o", days=3, requests=1, input=1, output=1, micros=100)
+    add_usage("gpt-4o", days=31, requests=9, micros=9)
+    add_usage("gpt-4o", period="hour", requests=5, micros=900)
+    add_usage("gpt-5", requests=2, micros=5_000)
+    add_usage("llama", requests=3, input=4)
+    add_usage("", requests=8)
 
 
 def test_models_without_a_price_come_first(usage):

@@ -1,21 +1,12 @@
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.publishing.changes import change
-from controlplane.publishing.models import OutboxEntry
+from tests.controlplane.recorded import audited_actions
 from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def outbox() -> set[tuple[str, str]]:
-    return set(OutboxEntry.objects.values_list("kind", "object_id"))
-
-
-def actions() -> list[str]:
-    return list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
 
 
 def test_an_issued_token_is_known_to_enforcers(actor, store, token_document):
@@ -46,7 +37,7 @@ def test_a_revoked_token_is_refused_everywhere(actor, store, token_document):
         revoke_token(tx, token)
 
     assert token_document(token.digest)["revoked"] is True
-    assert actions() == ["token.revoke"]
+    assert audited_actions() == ["token.revoke"]
 
 
 def test_revoking_twice_is_revoking_once(actor):
@@ -59,7 +50,7 @@ def test_revoking_twice_is_revoking_once(actor):
 
     token.refresh_from_db()
     assert token.revoked_at == revoked_at
-    assert actions() == []
+    assert audited_actions() == []
 
 
 def test_rotation_publishes_both_tokens(actor, store, token_document):
@@ -72,4 +63,4 @@ def test_rotation_publishes_both_tokens(actor, store, token_document):
     assert tx.revision == 1
     assert token_document(issued.digest)["expires_at_us"] is None
     assert token_document(token.digest)["expires_at_us"] > timezone.now().timestamp() * 1e6
-    assert actions() == ["token.rotate", "token.create"]
+    assert audited_actions() == ["token.rotate", "token.create"]

@@ -27,7 +27,7 @@ def listed(client, query: str) -> list[str]:
     return sorted(token.name for token in client.get(TOKENS + query).context["cl"].result_list)
 
 
-def used(token, ago) -> Token:
+def used_before(token, ago) -> Token:
     at = timezone.now() - ago
     Token.objects.filter(pk=token.pk).update(last_used_at=at, last_used_on=at.date())
     return token
@@ -40,11 +40,11 @@ def zoo(db):
     project = ProjectFactory(policy=policy)
     fine = {"project": project, "policy": policy, "expires_at": now + timedelta(days=60)}
     old = {**fine, "created_at": now - timedelta(days=200)}
-    used(TokenFactory(name="fine", **old), timedelta(days=89))
+    used_before(TokenFactory(name="fine", **old), timedelta(days=89))
     TokenFactory(name="forever", **{**fine, "expires_at": None})
     TokenFactory(name="ending", **{**fine, "expires_at": now + SOON})
     TokenFactory(name="never-used", **old)
-    used(TokenFactory(name="long-ago", **old), timedelta(days=92))
+    used_before(TokenFactory(name="long-ago", **old), timedelta(days=92))
     TokenFactory(name="free", **{**fine, "policy": PolicyFactory(), "project": ProjectFactory(policy=PolicyFactory())})
     TokenFactory(name="bare", **{**fine, "policy": None, "project": ProjectFactory()})
     TokenFactory(name="by-project", **{**fine, "policy": None})

@@ -181,7 +181,7 @@ def lose(client_of_store: redis.Redis, reservation_id: str) -> None:
 
 
 @pytest.fixture
-def used(api, secret) -> Callable[[], dict[str, int]]:
+def used_by_limit(api, secret) -> Callable[[], dict[str, int]]:
     """What the counters of the token have charged, by limit."""
     token = api("GET", "projects/chat/tokens").json()["results"][0]["id"]
 

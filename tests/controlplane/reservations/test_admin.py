@@ -56,11 +56,11 @@ def test_a_wrong_filter_lists_nothing_and_says_why(as_ann, reserved):
         assert (text in shown, reserved in shown) == (True, False), query
 
 
-def test_settled_by_tokens_with_the_audit(as_ann, reserved, used):
+def test_settled_by_tokens_with_the_audit(as_ann, reserved, used_by_limit):
     answer = as_ann.post(page_of(reserved), TOKENS, follow=True)
 
     assert "The reservation is settled, and its counters are corrected." in answer.content.decode()
-    assert (used()["tpm"], used()["usd"]) == (130, 250)
+    assert (used_by_limit()["tpm"], used_by_limit()["usd"]) == (130, 250)
     entry = AuditEntry.objects.get(object_type="reservation")
     assert (entry.actor, entry.channel, entry.reason) == ("ann", "admin", "The proxy was killed.")
     assert "+" not in (page := as_ann.get(page_of(reserved)).content.decode()).partition("Corrected by")[2][:400]
@@ -80,10 +80,10 @@ WRONG_FORMS = (
 )
 
 
-def test_a_wrong_form_changes_nothing(as_ann, reserved, used):
+def test_a_wrong_form_changes_nothing(as_ann, reserved, used_by_limit):
     for changed, text in WRONG_FORMS:
         assert text in as_ann.post(page_of(reserved), {**TOKENS, **changed}).content.decode(), changed
-    assert used()["tpm"] == 600
+    assert used_by_limit()["tpm"] == 600
     assert not Reservation.objects.exists()
 
 
@@ -99,7 +99,7 @@ def test_one_that_was_settled_meanwhile_is_not_settled_again(as_ann, told, reser
     assert not AuditEntry.objects.filter(object_type="reservation").exists()
 
 
-def test_who_may_only_look_settles_nothing(client, reserved, used):
+def test_who_may_only_look_settles_nothing(client, reserved, used_by_limit):
     looks = UserFactory()
     client.force_login(looks)
     assert client.get(LIST).status_code == 403
@@ -110,22 +110,22 @@ def test_who_may_only_look_settles_nothing(client, reserved, used):
     assert "Settle by hand" not in page
     assert "proxy-1" not in page + client.get(LIST).content.decode()
     assert client.post(page_of(reserved), TOKENS).status_code == 403
-    assert used()["tpm"] == 600
+    assert used_by_limit()["tpm"] == 600
 
 
-def test_an_editor_settles_the_reservations_of_the_project_only(client, reserved, used):
+def test_an_editor_settles_the_reservations_of_the_project_only(client, reserved, used_by_limit):
     """To members of other projects they do not exist."""
     client.force_login(MembershipFactory(role="owner").user)
     assert reserved not in client.get(LIST).content.decode()
     assert client.get(page_of(reserved)).status_code == 404
     assert client.post(page_of(reserved), TOKENS).status_code == 404
     assert "There is no project" in client.get(f"{LIST}?project=chat").content.decode()
-    assert used()["tpm"] == 600
+    assert used_by_limit()["tpm"] == 600
 
     client.force_login(MembershipFactory(project=Project.objects.get(slug="chat"), role="editor").user)
     assert reserved in client.get(f"{LIST}?project=chat").content.decode()
     assert client.post(page_of(reserved), TOKENS).status_code == 302
-    assert used()["tpm"] != 600
+    assert used_by_limit()["tpm"] != 600
 
 
 @pytest.mark.parametrize("pk", ["x", "proj_x.0", "proj_1." + "0" * 32, "%2e%2e"])

@@ -29,7 +29,7 @@ REASON = {"reason": "The proxy was killed."}
 PROVIDER_SAYS = {"usage": {"input": 90, "output": 40}, **REASON}
 
 
-def test_a_killed_process_leaves_exactly_its_reservations(api, killed, used, reported):
+def test_a_killed_process_leaves_exactly_its_reservations(api, killed, used_by_limit, reported):
     """Of four requests one was settled. The others keep their estimates, and are settled to what the provider says."""
     ids, prices = killed(3), prices_revision()
     report_names_the_lost(3)
@@ -45,7 +45,7 @@ def test_a_killed_process_leaves_exactly_its_reservations(api, killed, used, rep
         "budget/slots": 1,
         "budget/rpm": 1,
     }
-    assert used() == {"tpm": 130 + 1_800, "usd": 220 + 6_300, "slots": 3, "rpm": 4}
+    assert used_by_limit() == {"tpm": 130 + 1_800, "usd": 220 + 6_300, "slots": 3, "rpm": 4}
 
     settled = api("POST", f"reservations/{ids[0]}/settle", PROVIDER_SAYS)
     charged = api("POST", f"reservations/{ids[1]}/settle", {"costs": {"tokens": 700, "micros": 3_000}, **REASON})
@@ -57,8 +57,8 @@ def test_a_killed_process_leaves_exactly_its_reservations(api, killed, used, rep
         {"limit": "budget/tpm", "unit": "tokens", "permits": 130 - 600},
         {"limit": "budget/usd", "unit": "micros", "permits": 90 + 160 - 2_100},
     ]
-    assert used() == {"tpm": 130 + 130 + 700, "usd": 220 + 250 + 3_000, "slots": 0, "rpm": 4}
-    counted = {name: cost for name, cost in used().items() if name != "slots"}
+    assert used_by_limit() == {"tpm": 130 + 130 + 700, "usd": 220 + 250 + 3_000, "slots": 0, "rpm": 4}
+    counted = {name: cost for name, cost in used_by_limit().items() if name != "slots"}
     assert {name: cost for name, cost in reported().items() if name in counted} == counted
     assert api("GET", "reservations?project=chat").json()["results"] == []
     assert {row["id"] for row in api("GET", "reservations?state=settled").json()["results"]} == set(ids[:2])
@@ -111,9 +111,9 @@ def test_the_audit_says_who_settled_what_and_why(api, reserved):
     assert (entry.before["state"], entry.after["order"]["costs"]["tokens"]) == ("open", 130)
 
 
-def test_of_two_operators_at_once_one_wins(web, key, reserved, used):
+def test_of_two_operators_at_once_one_wins(web, key, reserved, used_by_limit):
     """The other is told so, and the counters have the one settlement."""
-    before = used()
+    before = used_by_limit()
     ways = [("settle", {"costs": {"tokens": 100}, **REASON}), ("release", REASON)] * 2
 
     answers = at_once(
@@ -124,7 +124,7 @@ def test_of_two_operators_at_once_one_wins(web, key, reserved, used):
     refused = [answer.body for answer in answers if answer.status_code == 409]
     assert {body["code"] for body in refused} == {"already_settled"}
     won = Reservation.objects.get(pk=reserved)
-    assert used()["tpm"] == before["tpm"] - 600 + (100 if won.state == "settled" else 0)
+    assert used_by_limit()["tpm"] == before["tpm"] - 600 + (100 if won.state == "settled" else 0)
     assert AuditEntry.objects.filter(object_type="reservation").count() == 1
 
 
@@ -137,17 +137,17 @@ def test_a_later_operator_is_told_that_it_is_settled(api, reserved):
     assert answer.json()["detail"] == "The reservation is settled already. Nothing was changed."
 
 
-def test_a_settlement_is_repeated_with_its_last_state(api, reserved, used):
+def test_a_settlement_is_repeated_with_its_last_state(api, reserved, used_by_limit):
     """The counters follow the commit, and the kept response is the one from after that."""
     settle = partial(api, "POST", f"reservations/{reserved}/settle", PROVIDER_SAYS, idempotency_key="a")
     first = settle()
-    charged = used()
+    charged = used_by_limit()
 
     again = settle()
 
     assert (first.status_code, first.json()["state"]) == (200, "settled")
     assert (again.json(), again["Idempotency-Replayed"]) == (first.json(), "true")
-    assert used() == charged
+    assert used_by_limit() == charged
 
 
 def test_a_settlement_that_came_too_late_is_no_success_with_a_key(api, reserved, client_of_store, monkeypatch):
@@ -204,16 +204,16 @@ BAD_SETTLEMENTS = (
 )
 
 
-def test_bad_input_changes_nothing(api, reserved, used):
+def test_bad_input_changes_nothing(api, reserved, used_by_limit):
     """Each error names the field and the rule."""
-    before = used()
+    before = used_by_limit()
 
     for body, pointer, text in BAD_SETTLEMENTS:
         answer = api("POST", f"reservations/{reserved}/settle", body)
         assert answer.status_code == 400, body
         (error,) = answer.json()["errors"]
         assert (error["pointer"], text in error["detail"]) == (pointer, True), error
-    assert used() == before
+    assert used_by_limit() == before
     assert api("GET", f"reservations/{reserved}").json()["state"] == "open"
 
 
@@ -291,14 +291,14 @@ def test_without_the_store_nothing_changes(api, lost, store, client_of_store):
     assert not AuditEntry.objects.filter(object_type="reservation").exists()
 
 
-def test_what_an_operator_settles_its_process_does_not_count_again(api, proxy, used, reported):
+def test_what_an_operator_settles_its_process_does_not_count_again(api, proxy, used_by_limit, reported):
     """A stuck request is settled by hand. When its client leaves, neither counters nor usage change."""
     running = proxy(1, life=60.0)
     (row,) = api("GET", "reservations?state=open").json()["results"]
     assert api("POST", f"reservations/{row['id']}/settle", PROVIDER_SAYS).status_code == 200
     running.leave()
 
-    assert used() == {"tpm": 260, "usd": 470, "slots": 0, "rpm": 2}
+    assert used_by_limit() == {"tpm": 260, "usd": 470, "slots": 0, "rpm": 2}
     assert {name: reported()[name] for name in ("tpm", "usd", "rpm")} == {"tpm": 260, "usd": 470, "rpm": 2}
     rows = api("GET", "usage/metered").json()["results"]
     assert sum(row["requests"] for row in rows if row["settled_as"] == "exact") == 2

@@ -64,7 +64,7 @@ def test_one_that_its_process_prolongs_again_is_not_lost(reserved, client_of_sto
     assert not Reservation.objects.exists()
 
 
-def test_one_that_the_store_dropped_from_its_list_can_still_be_settled(api, reserved, client_of_store, used):
+def test_one_that_the_store_dropped_from_its_list_can_still_be_settled(api, reserved, client_of_store, used_by_limit):
     """A project with ten thousand of them has no room for more in its index."""
     where = RecordKeys.from_id(Keys(), reserved)
     lose(client_of_store, reserved)
@@ -74,7 +74,7 @@ def test_one_that_the_store_dropped_from_its_list_can_still_be_settled(api, rese
 
     assert [row["id"] for row in api("GET", "reservations?state=lost").json()["results"]] == [reserved]
     assert api("POST", f"reservations/{reserved}/release", {"reason": "x"}).status_code == 200
-    assert used()["tpm"] == 0
+    assert used_by_limit()["tpm"] == 0
 
 
 def test_one_that_was_settled_elsewhere_is_marked(api, reserved, client_of_store):
@@ -122,7 +122,7 @@ def order(reserved: str) -> None:
         actions.settle(tx, reserved, actions.SettlementOrder(usage=Counts(90, 0, 0, 40)))
 
 
-def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store, monkeypatch, used):
+def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store, monkeypatch, used_by_limit):
     """The store stops between the audit and the correction. The worker makes it once, however often it runs."""
 
     def away(*_):
@@ -133,7 +133,7 @@ def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store,
         with pytest.raises(actions.SettlementUnfinished):
             order(reserved)
     assert Reservation.objects.get().state == "settling"
-    assert used()["tpm"] == 600
+    assert used_by_limit()["tpm"] == 600
     with pytest.raises(actions.AlreadySettled):
         order(reserved)
 
@@ -143,12 +143,12 @@ def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store,
     record(client_of_store, seconds=30)
 
     row = Reservation.objects.get()
-    assert (row.state, row.settled_as, row.settled_by, used()["tpm"]) == ("settled", "exact", "ann", 130)
+    assert (row.state, row.settled_as, row.settled_by, used_by_limit()["tpm"]) == ("settled", "exact", "ann", 130)
     assert AuditEntry.objects.filter(object_type="reservation").count() == 1
     assert MeteredRow.objects.get(period="day").requests == 1
 
 
-def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeypatch, used):
+def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeypatch, used_by_limit):
     """The store has corrected the counters, and its reply was lost."""
     really = actions._correct
 
@@ -163,12 +163,12 @@ def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeyp
     record(client_of_store, seconds=11)
 
     assert Reservation.objects.get().state == "settled"
-    assert used()["tpm"] == 130
+    assert used_by_limit()["tpm"] == 130
     assert MeteredRow.objects.get(period="day").settled_as == "exact"
 
 
 def test_the_worker_does_not_take_the_settlement_of_the_process_for_its_own(
-    reserved, client_of_store, monkeypatch, used
+    reserved, client_of_store, monkeypatch, used_by_limit
 ):
     """The store was away when an operator settled, and the process came first when it was back."""
 
@@ -183,7 +183,7 @@ def test_the_worker_does_not_take_the_settlement_of_the_process_for_its_own(
     record(client_of_store, seconds=11)
 
     row = Reservation.objects.get()
-    assert (row.state, row.settled_by, row.order, used()["tpm"]) == ("settled", "", {}, 5)
+    assert (row.state, row.settled_by, row.order, used_by_limit()["tpm"]) == ("settled", "", {}, 5)
     assert not MeteredRow.objects.exists()  # the process counts what it has settled
     entries = AuditEntry.objects.filter(object_type="reservation").order_by("id")
     assert [entry.action for entry in entries] == ["reservation.settle", "reservation.settled_elsewhere"]

@@ -10,6 +10,7 @@ from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields
+from tests.controlplane.pages import html_of
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -58,16 +59,11 @@ def confirm(as_ann, policy):
     return post
 
 
-def text_of(response):
-    assert response.status_code == 200, response.headers
-    return response.content.decode()
-
-
 def test_a_tighter_limit_is_reviewed_before_it_is_saved(save, limit, token, sent):
     """The review says what changes, whom it concerns and what it would have denied, and nothing is saved."""
     sent(token, 30, minutes_ago=30, now=timezone.now())
 
-    page = text_of(save(fields_of(limit, quota=10)))
+    page = html_of(save(fields_of(limit, quota=10)))
 
     assert "free gets tighter: 25 becomes 10 (per-minute)" in page
     assert "1 of 1 caller and 20 of 30 requests would have been limited." in page
@@ -112,7 +108,7 @@ def test_a_second_candidate_replaces_the_first(save, confirm, limit, token, poli
 @pytest.mark.parametrize("start", ["shadow", "enforce"])
 def test_a_reason_is_required_where_more_is_denied(save, confirm, limit, token, start):
     """Without a reason the review comes back and says so."""
-    page = text_of(confirm(save(fields_of(limit, quota=10)), _start=start, change_reason="  "))
+    page = html_of(confirm(save(fields_of(limit, quota=10)), _start=start, change_reason="  "))
 
     assert "Say why, because requests may be denied that passed before." in page
     assert Limit.objects.get().quota == 25
@@ -120,14 +116,14 @@ def test_a_reason_is_required_where_more_is_denied(save, confirm, limit, token, 
 
 def test_an_unknown_start_is_refused(save, confirm, limit, token):
     """A start that the page does not offer changes nothing."""
-    assert "Choose how to start." in text_of(confirm(save(fields_of(limit, quota=10)), _start="canary"))
+    assert "Choose how to start." in html_of(confirm(save(fields_of(limit, quota=10)), _start="canary"))
     assert Limit.objects.get().quota == 25
 
 
 def test_a_looser_limit_needs_no_reason_and_no_shadow(save, confirm, limit, token):
     """A shadow would see only what passes today."""
     response = save(fields_of(limit, quota=50))
-    assert 'value="shadow"' not in text_of(response)
+    assert 'value="shadow"' not in html_of(response)
 
     assert confirm(response).status_code == 302
     assert Limit.objects.get().quota == 50
@@ -137,7 +133,7 @@ def test_a_removed_limit_is_reviewed(save, confirm, limit, token):
     """Removing a limit lets everything pass, so the page says that it goes."""
     response = save({**fields_of(limit), "DELETE": "on"})
 
-    assert "free loses per-minute" in text_of(response)
+    assert "free loses per-minute" in html_of(response)
     confirm(response)
     assert not Limit.objects.exists()
 
@@ -146,12 +142,12 @@ def test_a_shadow_that_is_enforced_is_reviewed(save, limit, token):
     """From then on it denies."""
     Limit.objects.update(mode="shadow")
 
-    assert "free: per-minute is enforced" in text_of(save(fields_of(limit, quota=25)))
+    assert "free: per-minute is enforced" in html_of(save(fields_of(limit, quota=25)))
 
 
 def test_use_another_quota_stays_on_the_review(save, confirm, limit, token):
     """The button puts the quota into the same form, without a script."""
-    page = text_of(confirm(save(fields_of(limit, quota=10)), _use="per-minute=16"))
+    page = html_of(confirm(save(fields_of(limit, quota=10)), _use="per-minute=16"))
 
     assert "25 becomes 16 (per-minute)" in page
     assert Limit.objects.get().quota == 25
@@ -161,14 +157,14 @@ def test_the_week_is_one_press_away(save, confirm, limit, token, sent):
     """Requests of five days ago count for a week and not for a day."""
     sent(token, 30, minutes_ago=5 * 24 * 60, now=timezone.now())
     first = save(fields_of(limit, quota=10))
-    assert "No data" in text_of(first)
+    assert "No data" in html_of(first)
 
-    assert "In the last 7 days 1 of 1 caller" in text_of(confirm(first, _span="7d"))
+    assert "In the last 7 days 1 of 1 caller" in html_of(confirm(first, _span="7d"))
 
 
 def test_back_to_the_form_keeps_what_was_typed(save, confirm, limit, token):
     """Nothing is saved, and the form has the new quota."""
-    page = text_of(confirm(save(fields_of(limit, quota=10)), _back="1"))
+    page = html_of(confirm(save(fields_of(limit, quota=10)), _back="1"))
 
     assert "Nothing is saved yet." in page
     assert 'name="limits-0-quota" value="10"' in page
@@ -179,7 +175,7 @@ def test_a_lost_update_is_refused_on_the_second_step(save, confirm, limit, token
     response = save(fields_of(limit, quota=10))
     Policy.objects.update(name="Renamed", version=7)
 
-    page = text_of(confirm(response, _start="enforce", change_reason="Cost"))
+    page = html_of(confirm(response, _start="enforce", change_reason="Cost"))
 
     assert "was changed after you opened it" in page
     assert Limit.objects.get().quota == 25
@@ -201,7 +197,7 @@ def test_a_shadow_of_several_projects_is_reviewed(save, limit, token):
     TokenFactory(policy=limit.policy)
     Limit.objects.update(mode="shadow")
 
-    assert "the shadow limit per-minute changes" in text_of(save(fields_of(limit, quota=10, mode="shadow")))
+    assert "the shadow limit per-minute changes" in html_of(save(fields_of(limit, quota=10, mode="shadow")))
 
 
 def test_a_new_limit_starts_in_shadow_unless_chosen(save, confirm, limit, token, policy):
@@ -218,7 +214,7 @@ def test_overrides_and_unknown_limits_are_said(save, limit, token, sent):
     OverrideFactory(limit=limit, token=token, quota=60)
     sent(token, 30, minutes_ago=30, now=timezone.now())
 
-    page = text_of(save(fields_of(limit, quota=10, match_path="/v1/*")))
+    page = html_of(save(fields_of(limit, quota=10, match_path="/v1/*")))
 
     assert "The path of requests is not recorded. Shadow shows it from now on." in page
     assert "<dt>Overrides that stay</dt><dd>1</dd>" in page
@@ -229,7 +225,7 @@ def test_a_caller_with_an_override_is_not_called_limited(save, limit, token, sen
     OverrideFactory(limit=limit, token=token, quota=60)
     sent(token, 30, minutes_ago=30, now=timezone.now())
 
-    assert "would be limited, unless an override gives more." in text_of(save(fields_of(limit, quota=10)))
+    assert "would be limited, unless an override gives more." in html_of(save(fields_of(limit, quota=10)))
 
 
 def test_an_editor_learns_nothing_of_other_projects(client, sent):
@@ -242,7 +238,7 @@ def test_an_editor_learns_nothing_of_other_projects(client, sent):
     sent(TokenFactory(name="secret-name"), 900, minutes_ago=30, now=timezone.now())
     client.force_login(MembershipFactory(project=project, role="editor").user)
 
-    page = text_of(
+    page = html_of(
         client.post(f"{POLICIES}{policy.pk}/change/", policy_fields(policy, fields_of(limit, quota=10), initial=1))
     )
 
@@ -282,7 +278,7 @@ def test_a_file_has_all_callers_that_a_change_would_limit(save, as_ann, limit, s
         ["token", "batch", "of-batch", "30", "20", "30"],
         ["token", "'=web", "of-web", "15", "5", "15"],
     ]
-    assert "1 more caller: 5 requests." in text_of(review)
+    assert "1 more caller: 5 requests." in html_of(review)
     assert Limit.objects.get().quota == 25
 
 

@@ -14,6 +14,7 @@ from controlplane.review.attaching import tokens_review
 from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm, enforce
 from tests.controlplane.adminkit.test_forms import NEW_PROJECT, PROJECTS, TOKENS
+from tests.controlplane.pages import html_of
 from tests.factories import LimitFactory, MembershipFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
@@ -41,11 +42,6 @@ def project_form(token):
     return {**NEW_PROJECT, "slug": "chat", "active": "on", "partition_cap": 10_000, "seen_version": version_of(project)}
 
 
-def text_of(response):
-    assert response.status_code == 200, response.headers
-    return response.content.decode()
-
-
 def test_a_project_gets_another_policy_after_its_review(as_ann, token, strict, project_form, sent):
     """Its requests are replayed together under the limits that they would have."""
     sent(token, 30, minutes_ago=30, now=timezone.now())
@@ -53,15 +49,15 @@ def test_a_project_gets_another_policy_after_its_review(as_ann, token, strict, p
 
     review = as_ann.post(url, project_form | {"policy": strict.pk})
 
-    page = text_of(review)
+    page = html_of(review)
     token.project.refresh_from_db()
     assert "Project chat gets the policy strict, in place of free" in page
     assert "1 of 1 caller and 20 of 30 requests would have been limited." in page
     assert 'value="shadow"' not in page
     assert (token.project.policy.slug, AuditEntry.objects.count()) == ("free", 0)
 
-    assert "Say why" in text_of(as_ann.post(url, ReviewForm(review).fields))
-    assert "Nothing is saved yet." in text_of(as_ann.post(url, ReviewForm(review).fields | {"_back": "1"}))
+    assert "Say why" in html_of(as_ann.post(url, ReviewForm(review).fields))
+    assert "Nothing is saved yet." in html_of(as_ann.post(url, ReviewForm(review).fields | {"_back": "1"}))
     as_ann.post(url, ReviewForm(review).fields | {"change_reason": "Cost"})
     token.project.refresh_from_db()
     assert (token.project.policy.slug, AuditEntry.objects.get().reason) == ("strict", "Cost")
@@ -74,7 +70,7 @@ def test_a_token_that_loses_its_policy_is_reviewed(as_ann, token):
 
     review = as_ann.post(url, fields)
 
-    assert "loses the policy free" in text_of(review)
+    assert "loses the policy free" in html_of(review)
     as_ann.post(url, ReviewForm(review).fields)
     token.refresh_from_db()
     assert (token.policy, token.labels) == (None, {"team": "red"})
@@ -103,7 +99,7 @@ def test_a_lost_update_is_refused_on_the_second_step(as_ann, token, strict, proj
     review = as_ann.post(url, project_form | {"policy": strict.pk, "name": "Typed"})
     type(token.project).objects.update(name="Renamed", version=7)
 
-    page = text_of(as_ann.post(url, ReviewForm(review).fields | {"change_reason": "Cost"}))
+    page = html_of(as_ann.post(url, ReviewForm(review).fields | {"change_reason": "Cost"}))
 
     assert "was changed after you opened it" in page
     assert 'value="Typed"' in page
@@ -127,7 +123,7 @@ def test_another_policy_of_requests_without_a_token_is_reviewed(as_ann, token, f
 
     review = as_ann.post(url, fields | {"anonymous_policy": strict.pk})
 
-    page = text_of(review)
+    page = html_of(review)
     assert "Requests without a token of chat get the policy strict, in place of free" in page
     assert "10 requests per minute for all requests without a token" in page
     assert "1 of 1 caller and 20 of 30 requests would have been limited." in page
@@ -151,7 +147,7 @@ def test_without_a_policy_for_them_all_are_refused(
     token.project.save()
     fields = {**project_form, "policy": free.pk, "seen_version": version_of(token.project)}
 
-    page = text_of(
+    page = html_of(
         as_ann.post(f"{PROJECTS}{token.project_id}/change/", fields | {"anonymous_policy": free.pk if after else ""})
     )
 
@@ -164,7 +160,7 @@ def test_two_changes_of_a_project_are_reviewed_together(as_ann, token, free, str
     """The page says which of them is not replayed."""
     url = f"{PROJECTS}{token.project_id}/change/"
 
-    page = text_of(as_ann.post(url, project_form | {"policy": strict.pk, "anonymous_policy": free.pk}))
+    page = html_of(as_ann.post(url, project_form | {"policy": strict.pk, "anonymous_policy": free.pk}))
 
     assert (
         "Project chat gets the policy strict, in place of free. Requests without a token of chat are admitted" in page
@@ -189,12 +185,12 @@ def test_a_policy_for_many_tokens_is_reviewed(as_ann, token, free, strict, sent)
 
     review = as_ann.post(f"{TOKENS}?q=", chosen(token, *others, policy="strict"))
 
-    page = text_of(review)
+    page = html_of(review)
     assert "2 tokens get the policy strict" in page
     assert ("1 token of free" in page, "1 token without a policy" in page) == (True, True)
     assert "2 of 2 callers and 40 of 60 requests would have been limited." in page
     assert not AuditEntry.objects.exists()
-    form = text_of(as_ann.post(f"{TOKENS}?q=", ReviewForm(review).fields | {"_back": "1"}))
+    form = html_of(as_ann.post(f"{TOKENS}?q=", ReviewForm(review).fields | {"_back": "1"}))
     assert 'value="strict"' in form
     assert enforce(as_ann, review, "Cost").status_code == 302
     assert {one.policy for one in Token.objects.all()} == {strict}
@@ -205,7 +201,7 @@ def test_tokens_that_lose_their_policies_are_told_in_words(as_ann, token, free):
     """Nothing is denied that passed before, so nothing is replayed."""
     review = as_ann.post(TOKENS, chosen(token, policy=""))
 
-    page = text_of(review)
+    page = html_of(review)
     assert "1 token loses its policy" in page
     assert "Nothing is denied that passed before." in page
     enforce(as_ann, review)
@@ -240,7 +236,7 @@ def test_an_editor_reviews_the_own_tokens(client, token, free, sent):
     sent(other, 900, minutes_ago=30, now=timezone.now())
     client.force_login(MembershipFactory(project=token.project, role="editor").user)
 
-    page = text_of(client.post(TOKENS, chosen(token, other, policy="chat--strict", select_across="1")))
+    page = html_of(client.post(TOKENS, chosen(token, other, policy="chat--strict", select_across="1")))
 
     assert "1 of 1 caller and 20 of 30 requests" in page
     assert "secret-name" not in page

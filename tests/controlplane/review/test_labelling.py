@@ -30,7 +30,7 @@ def token(policy):
     return TokenFactory(project=ProjectFactory(slug="chat"), policy=policy, name="web")
 
 
-def told(review):
+def effects(review):
     return [(one.name, one.effect) for one in review.changes]
 
 
@@ -44,7 +44,7 @@ def test_a_limit_that_applies_by_a_label_is_replayed(token, sent):
 
     review = labels_review([(token, {}, RED)], timezone.now())
 
-    assert told(review) == [("free/red", "new"), ("free/by-team", "new")]
+    assert effects(review) == [("free/red", "new"), ("free/by-team", "new")]
     found = previewed(review)
     assert (found.denied.likely, found.unknown, review.tokens) == (20, [], 1)
 
@@ -55,7 +55,7 @@ def test_a_limit_that_does_not_apply_any_more_denies_nothing(token, sent):
 
     review = labels_review([(token, RED, {})], timezone.now())
 
-    assert told(review) == [("free/red", "removed"), ("free/by-team", "removed")]
+    assert effects(review) == [("free/red", "removed"), ("free/by-team", "removed")]
     assert (review.needs_reason, previewed(review).denied.likely) == (False, 10)
 
 

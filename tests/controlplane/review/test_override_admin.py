@@ -5,6 +5,7 @@ from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry, Limit, Override
 from tests.controlplane.adminkit.reviews import ReviewForm, enforce
+from tests.controlplane.pages import html_of
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -35,11 +36,6 @@ def override(limit, token):
     return OverrideFactory(limit=limit, token=token, quota=60)
 
 
-def text_of(response):
-    assert response.status_code == 200, response.headers
-    return response.content.decode()
-
-
 def fields_of(client, override, **changed):
     """What the form of an override sends."""
     page = client.get(f"{LIST}{override.pk}/change/")
@@ -53,7 +49,7 @@ def test_a_lower_override_is_reviewed_before_it_is_saved(as_ann, limit, token):
 
     review = as_ann.post(f"{LIST}add/", fields)
 
-    page = text_of(review)
+    page = html_of(review)
     assert "The override of free/per-minute for the token web begins: 25 becomes 10" in page
     assert "1 of 1 caller and 60 of 70 requests would have been limited." in page
     assert ("<strong>Reason:</strong> abuse" in page, 'name="change_reason"' in page) == (True, False)
@@ -66,7 +62,7 @@ def test_what_only_gives_more_is_told_without_a_replay(as_ann, limit, token):
     """Words and numbers, and one press."""
     review = as_ann.post(f"{LIST}add/", {"limit": limit.pk, "token": token.pk, "quota": 90, "reason": "launch"})
 
-    page = text_of(review)
+    page = html_of(review)
     assert "Nothing is denied that passed before. Its limits denied nothing in the last 24 hours." in page
     assert ("25 becomes 90" in page, "would have been limited" in page) == (True, False)
     assert enforce(as_ann, review).status_code == 302
@@ -77,9 +73,9 @@ def test_a_changed_override_is_reviewed(as_ann, override):
     """Against what it was, and not against the limit."""
     review = as_ann.post(f"{LIST}{override.pk}/change/", fields_of(as_ann, override, quota=40))
 
-    assert "60 becomes 40" in text_of(review)
+    assert "60 becomes 40" in html_of(review)
     assert Override.objects.get().quota == 60
-    assert "Nothing is saved yet." in text_of(
+    assert "Nothing is saved yet." in html_of(
         as_ann.post(f"{LIST}{override.pk}/change/", ReviewForm(review).fields | {"_back": "1"})
     )
     enforce(as_ann, review)
@@ -100,12 +96,12 @@ def test_a_deletion_is_asked_for_by_its_review(as_ann, override):
 
     review = as_ann.get(url)
 
-    page = text_of(review)
+    page = html_of(review)
     assert "The override of free/per-minute for the token web ends: 60 becomes 25" in page
     assert "45 of 70 requests would have been limited." in page
     assert "Delete the override" in page
-    assert "Say why" in text_of(as_ann.post(url, ReviewForm(review).fields))
-    assert "In the last 7 days" in text_of(as_ann.post(url, ReviewForm(review).fields | {"_span": "7d"}))
+    assert "Say why" in html_of(as_ann.post(url, ReviewForm(review).fields))
+    assert "In the last 7 days" in html_of(as_ann.post(url, ReviewForm(review).fields | {"_span": "7d"}))
     assert Override.objects.exists()
     assert enforce(as_ann, review, "over").status_code == 302
     assert (Override.objects.exists(), AuditEntry.objects.get().reason) == (False, "over")
@@ -113,7 +109,7 @@ def test_a_deletion_is_asked_for_by_its_review(as_ann, override):
 
 def test_a_deletion_that_was_not_reviewed_deletes_nothing(as_ann, override):
     """A program that posts the old confirmation gets the review."""
-    page = text_of(as_ann.post(f"{LIST}{override.pk}/delete/", {"post": "yes", "change_reason": "x"}))
+    page = html_of(as_ann.post(f"{LIST}{override.pk}/delete/", {"post": "yes", "change_reason": "x"}))
 
     assert "Nothing is saved yet." in page
     assert Override.objects.exists()
@@ -126,7 +122,7 @@ def test_a_review_that_is_out_of_date_confirms_nothing(as_ann, override, way):
     review = as_ann.get(url) if way == "delete" else as_ann.post(url, fields_of(as_ann, override, quota=40))
     Limit.objects.update(quota=30, algorithm="sliding_log")
 
-    page = text_of(enforce(as_ann, review))
+    page = html_of(enforce(as_ann, review))
 
     assert "The change would do something else than when you opened the review." in page
     assert Override.objects.get().quota == 60
@@ -139,10 +135,10 @@ def test_selected_overrides_are_reviewed_together(as_ann, override):
 
     review = as_ann.post(f"{LIST}?q=free", chosen)
 
-    page = text_of(review)
+    page = html_of(review)
     assert "2 overrides are deleted" in page
     assert "1 of 1 caller and 45 of 70 requests would have been limited." in page
-    assert "Say why" in text_of(as_ann.post(f"{LIST}?q=free", ReviewForm(review).fields))
+    assert "Say why" in html_of(as_ann.post(f"{LIST}?q=free", ReviewForm(review).fields))
     enforce(as_ann, review)
     assert not Override.objects.exists()
 
@@ -153,7 +149,7 @@ def test_a_long_selection_is_told_in_part(as_ann, override, monkeypatch):
     others = [OverrideFactory(limit=override.limit, token=TokenFactory(policy=override.limit.policy)) for _ in range(2)]
     chosen = {"action": "delete_selected", "_selected_action": [row.pk for row in (override, *others)]}
 
-    page = text_of(as_ann.post(LIST, chosen))
+    page = html_of(as_ann.post(LIST, chosen))
 
     assert ("3 overrides are deleted" in page, "And 2 more." in page, page.count("<del>")) == (True, True, 1)
 
@@ -164,7 +160,7 @@ def test_a_selection_that_has_changed_is_reviewed_again(as_ann, override):
     review = as_ann.post(LIST, chosen)
     OverrideFactory(limit=override.limit, token=TokenFactory(policy=override.limit.policy))
 
-    page = text_of(enforce(as_ann, review))
+    page = html_of(enforce(as_ann, review))
 
     assert "The selected rows are not the same" in page
     assert "2 overrides are deleted" in page
@@ -184,7 +180,7 @@ def test_an_editor_learns_nothing_of_other_projects(client, sent):
     sent(TokenFactory(name="secret-name"), 900, minutes_ago=30, now=timezone.now())
     client.force_login(MembershipFactory(project=policy.project, role="editor").user)
 
-    page = text_of(client.post(LIST, {"action": "delete_selected", "_selected_action": [row.pk for row in rows]}))
+    page = html_of(client.post(LIST, {"action": "delete_selected", "_selected_action": [row.pk for row in rows]}))
 
     assert "1 of 1 caller and 5 of 30 requests" in page
     assert "secret-name" not in page

@@ -30,7 +30,7 @@ def now():
     return timezone.now()
 
 
-def told(review):
+def effects(review):
     """Each change as its quotas, its effect and the beginning of when it holds."""
     return [(one.before.quota, one.after.quota, one.effect, one.note.partition(" ")[0]) for one in review.changes]
 
@@ -45,7 +45,7 @@ def test_a_lower_quota_is_judged_by_the_override_as_it_will_be(limit, token, sen
 
     review = override_review(None, Override(limit=limit, token=token, quota=10), now)
 
-    assert told(review) == [(25, 10, "tighter", "")]
+    assert effects(review) == [(25, 10, "tighter", "")]
     assert review.headline == "The override of free/per-minute for the token web begins: 25 becomes 10"
     assert (review.needs_reason, review.tokens, review.projects) == (True, 1, ["chat"])
     assert previewed(review, now).denied.likely == 20
@@ -59,7 +59,7 @@ def test_an_override_that_is_replaced_or_deleted_does_not_count(limit, token, se
 
     reviews = [override_review(former, changed, now), override_review(former, None, now)]
 
-    assert [told(one) for one in reviews] == [[(60, 40, "tighter", "")], [(60, 25, "tighter", "")]]
+    assert [effects(one) for one in reviews] == [[(60, 40, "tighter", "")], [(60, 25, "tighter", "")]]
     assert [previewed(one, now).denied.likely for one in reviews] == [30, 45]
 
 
@@ -71,7 +71,7 @@ def test_an_earlier_end_takes_something_away_later(limit, token, sent, now):
 
     review = override_review(former, changed, now)
 
-    assert told(review) == [(60, 25, "tighter", "from")]
+    assert effects(review) == [(60, 25, "tighter", "from")]
     assert "until" in review.changes[0].note
     assert previewed(review, now).denied.likely == 5
 
@@ -81,7 +81,7 @@ def test_more_for_a_shorter_time_is_told_as_both(limit, token, now):
     former = OverrideFactory(limit=limit, token=token, quota=60, ends_at=now + 3 * DAY)
     changed = Override(pk=former.pk, limit=limit, token=token, quota=90, ends_at=now + DAY)
 
-    assert told(override_review(former, changed, now)) == [(60, 25, "tighter", "from"), (60, 90, "looser", "until")]
+    assert effects(override_review(former, changed, now)) == [(60, 25, "tighter", "from"), (60, 90, "looser", "until")]
 
 
 def test_the_override_of_the_project_counts_where_the_token_has_none(limit, token, sent, now):
@@ -92,7 +92,7 @@ def test_the_override_of_the_project_counts_where_the_token_has_none(limit, toke
 
     review = override_review(former, None, now)
 
-    assert told(review) == [(60, 40, "tighter", "until"), (60, 25, "tighter", "from")]
+    assert effects(review) == [(60, 40, "tighter", "until"), (60, 25, "tighter", "from")]
     assert previewed(review, now).denied.likely == 0
 
 
@@ -105,7 +105,7 @@ def test_an_override_of_a_project_concerns_its_tokens_without_one(limit, token, 
 
     review = override_review(None, Override(limit=limit, project=token.project, quota=10), now)
 
-    assert (review.tokens, review.projects, told(review)) == (1, ["chat"], [(25, 10, "tighter", "")])
+    assert (review.tokens, review.projects, effects(review)) == (1, ["chat"], [(25, 10, "tighter", "")])
     found = previewed(review, now)
     assert (found.callers, found.denied.likely, found.overrides) == (2, 20, 2)
 
@@ -131,7 +131,7 @@ def test_an_override_that_moves_is_told_of_both_holders(limit, token, sent, now)
 
     review = override_review(former, changed, now)
 
-    assert told(review) == [(60, 25, "tighter", ""), (25, 60, "looser", "")]
+    assert effects(review) == [(60, 25, "tighter", ""), (25, 60, "looser", "")]
     assert previewed(review, now).denied.likely == 45 + 10
 
 
@@ -147,7 +147,7 @@ def test_overrides_of_several_policies_are_told_and_one_policy_is_replayed(limit
     review = deletion_review(rows, now)
 
     assert review.headline == "2 overrides are deleted"
-    assert told(review) == [(60, 25, "tighter", ""), (500, 900, "looser", "")]
+    assert effects(review) == [(60, 25, "tighter", ""), (500, 900, "looser", "")]
     found = previewed(review, now)
     assert (found.denied.likely, [one.limit for one in found.unknown]) == (5, ["paid"])
 
@@ -177,7 +177,7 @@ def test_a_burst_of_an_earlier_algorithm_leaves_the_quota(limit, token, sent, no
     OverrideFactory(limit=limit, token=token, quota=10)
     Override.objects.update(burst=50)
 
-    assert told(override_review(Override.objects.get(), None, now)) == [(10, 25, "looser", "")]
+    assert effects(override_review(Override.objects.get(), None, now)) == [(10, 25, "looser", "")]
 
 
 def test_a_limit_in_shadow_denies_nothing_with_any_override(limit, token, sent, now):
@@ -187,5 +187,5 @@ def test_a_limit_in_shadow_denies_nothing_with_any_override(limit, token, sent, 
 
     review = override_review(None, Override(limit=Limit.objects.get(), token=token, quota=10), now)
 
-    assert (told(review), review.is_needed) == ([(25, 10, "changed, in shadow", "")], False)
+    assert (effects(review), review.is_needed) == ([(25, 10, "changed, in shadow", "")], False)
     assert "No limit denies anything" in words.sentence(previewed(review, now))

@@ -8,6 +8,7 @@ from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.publishing.changes import change
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_forms import POLICIES
+from tests.controlplane.pages import html_of
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
@@ -48,15 +49,11 @@ def confirm(as_ann):
     return post
 
 
-def text_of(response):
-    return response.content.decode()
-
-
 def test_the_review_says_what_every_request_will_meet(review, policy, sent):
     """All projects together are counted, and nothing is changed yet."""
     sent(TokenFactory(), 30, minutes_ago=30, now=timezone.now())
 
-    page = text_of(review(policy, EVERYWHERE))
+    page = html_of(review(policy, EVERYWHERE))
 
     assert "fleet applies to every request" in page
     assert "10 requests per minute for all projects together" in page
@@ -67,12 +64,12 @@ def test_the_review_says_what_every_request_will_meet(review, policy, sent):
 def test_a_policy_is_made_global_and_back(review, confirm, policy):
     """With the reason in the audit. Only what denies more needs one."""
     page = confirm(review(policy, EVERYWHERE), _start="enforce", **REASON)
-    assert "fleet applies to every request." in text_of(page)
+    assert "fleet applies to every request." in html_of(page)
     assert (Policy.objects.get().is_global, AuditEntry.objects.first().reason) == (True, REASON["change_reason"])
 
     page = review(policy, ATTACHED)
-    assert "fleet stops applying to every request" in text_of(page)
-    assert "fleet applies only to its tokens and projects." in text_of(confirm(page))
+    assert "fleet stops applying to every request" in html_of(page)
+    assert "fleet applies only to its tokens and projects." in html_of(confirm(page))
     assert not Policy.objects.get().is_global
 
 
@@ -81,10 +78,10 @@ def test_the_policy_that_it_replaces_is_shown(review, confirm, make_global, poli
     former = make_global(LimitFactory(policy__slug="old", name="per-day").policy)
     page = review(policy, EVERYWHERE)
 
-    assert "fleet applies to every request, in place of old" in text_of(page)
-    assert "old/per-day" in text_of(page)
-    assert 'value="shadow"' not in text_of(page)
-    assert "Choose how to start." in text_of(confirm(page, _start="shadow", **REASON))
+    assert "fleet applies to every request, in place of old" in html_of(page)
+    assert "old/per-day" in html_of(page)
+    assert 'value="shadow"' not in html_of(page)
+    assert "Choose how to start." in html_of(confirm(page, _start="shadow", **REASON))
     confirm(page, _start="enforce", **REASON)
     assert Policy.objects.get(is_global=True) == policy
     assert former in Policy.objects.filter(is_global=False)
@@ -101,12 +98,12 @@ def test_no_shadow_is_offered_for_what_is_enforced_already(review, policy):
     """A project that uses the policy would be without its limits."""
     ProjectFactory(policy=policy)
 
-    assert 'value="shadow"' not in text_of(review(policy, EVERYWHERE))
+    assert 'value="shadow"' not in html_of(review(policy, EVERYWHERE))
 
 
 def test_a_reason_is_needed_where_more_is_denied(review, confirm, policy):
     """The review comes back and says so."""
-    page = text_of(confirm(review(policy, EVERYWHERE), _start="enforce", change_reason=" "))
+    page = html_of(confirm(review(policy, EVERYWHERE), _start="enforce", change_reason=" "))
 
     assert "Say why, because requests may be denied that passed before." in page
     assert not Policy.objects.get().is_global
@@ -121,13 +118,13 @@ def test_a_review_that_is_out_of_date_changes_nothing(review, confirm, make_glob
     else:
         make_global(PolicyFactory(slug="other"))
 
-    assert "was changed after you opened the review" in text_of(confirm(page, _start="enforce", **REASON))
+    assert "was changed after you opened the review" in html_of(confirm(page, _start="enforce", **REASON))
     assert not Policy.objects.get(pk=policy.pk).is_global
 
 
 def test_another_range_of_time_decides_nothing(review, confirm, policy):
     """The button beside the preview shows it again, whatever else was filled in."""
-    page = text_of(confirm(review(policy, EVERYWHERE), _span="7d", **REASON))
+    page = html_of(confirm(review(policy, EVERYWHERE), _span="7d", **REASON))
 
     assert 'value="7d" formnovalidate aria-pressed="true"' in page
     assert not Policy.objects.get().is_global
@@ -135,9 +132,9 @@ def test_another_range_of_time_decides_nothing(review, confirm, policy):
 
 def test_what_is_so_already_or_cannot_be_is_said(review, make_global, policy):
     """Another tab may have been faster, and the policy of one project is not for others."""
-    assert "applies to every request already" in text_of(review(make_global(policy), EVERYWHERE))
+    assert "applies to every request already" in html_of(review(make_global(policy), EVERYWHERE))
     own = PolicyFactory(project=ProjectFactory(slug="chat"))
-    assert "cannot apply to other projects" in text_of(review(own, EVERYWHERE))
+    assert "cannot apply to other projects" in html_of(review(own, EVERYWHERE))
 
 
 def test_a_program_tries_it_first(api, policy, make_global):

@@ -14,7 +14,7 @@ from controlplane.review.replaying import start_replay
 from controlplane.review.reviews import with_preview
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields
-from tests.controlplane.adminkit.test_site_lists import text_of
+from tests.controlplane.pages import text_of
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -44,7 +44,7 @@ def tokens(limit, sent):
 
 
 @pytest.fixture
-def ask(limit, monkeypatch):
+def ask_for_replay(limit, monkeypatch):
     """Review a quota of 12 as somebody, and press the button that replays it as a job."""
     monkeypatch.setattr("controlplane.preview.previews.MOST_CELLS", 1)
 
@@ -63,11 +63,11 @@ def run(job):
         job.refresh_from_db()
 
 
-def test_the_job_replays_each_caller(as_ann, ask, tokens, monkeypatch):
+def test_the_job_replays_each_caller(as_ann, ask_for_replay, tokens, monkeypatch):
     """Some at a time, with progress, and its page says what the review would have said."""
     monkeypatch.setattr(running, "AT_ONCE", 1)
     monkeypatch.setattr(running, "SLICE_SECONDS", 0.0)
-    page = ask(as_ann)
+    page = ask_for_replay(as_ann)
     job = Job.objects.get()
     assert "Replay 24 hours of chat--free" in text_of(page)
     assert (job.total, Limit.objects.get().quota) == (3, 25)
@@ -88,11 +88,11 @@ def test_the_job_replays_each_caller(as_ann, ask, tokens, monkeypatch):
     assert ">t4</a>" in as_ann.get(page.request["PATH_INFO"]).text
 
 
-def test_whoever_loses_the_role_learns_nothing_more(client, ask, tokens, limit, monkeypatch):
+def test_whoever_loses_the_role_learns_nothing_more(client, ask_for_replay, tokens, limit, monkeypatch):
     """A slice looks at what its author may see now."""
     member = MembershipFactory(project=limit.policy.project, role="editor")
     client.force_login(member.user)
-    ask(client)
+    ask_for_replay(client)
     member.delete()
     member.user.is_staff = False
     member.user.save()
@@ -103,9 +103,9 @@ def test_whoever_loses_the_role_learns_nothing_more(client, ask, tokens, limit, 
     assert "may not see all of these projects any more" in job.error
 
 
-def test_a_policy_that_is_deleted_meanwhile_ends_the_job(as_ann, ask, tokens, limit, monkeypatch):
+def test_a_policy_that_is_deleted_meanwhile_ends_the_job(as_ann, ask_for_replay, tokens, limit, monkeypatch):
     """There is nobody left to judge."""
-    ask(as_ann)
+    ask_for_replay(as_ann)
     limit.policy.project.delete()
 
     run(job := Job.objects.get())
@@ -156,10 +156,10 @@ running.run_all(600)
 
 
 @pytest.fixture
-def stuck(as_ann, ask, tokens, monkeypatch, run_python):
+def stuck(as_ann, ask_for_replay, tokens, monkeypatch, run_python):
     """Ann's job, and the process of the worker that is in its second slice."""
     monkeypatch.setattr(running, "AT_ONCE", 1)
-    ask(as_ann)
+    ask_for_replay(as_ann)
     worker, deadline = run_python(STUCK), time.monotonic() + 120
     while not (job := Job.objects.get()).failures or not job.done:
         assert time.monotonic() < deadline
@@ -215,16 +215,16 @@ def test_a_replay_is_cancelled_in_the_middle_of_a_slice(stuck, as_ann):
     assert "The job is cancelled." in page
 
 
-def test_a_second_request_for_the_same_replay_finds_the_first(as_ann, client, ask, tokens, limit):
+def test_a_second_request_for_the_same_replay_finds_the_first(as_ann, client, ask_for_replay, tokens, limit):
     """As long as it waits or runs, and only for the same person."""
-    ask(as_ann)
-    ask(as_ann)
+    ask_for_replay(as_ann)
+    ask_for_replay(as_ann)
     assert Job.objects.count() == 1
 
     client.force_login(MembershipFactory(project=limit.policy.project, role="editor").user)
-    ask(client)
+    ask_for_replay(client)
     assert Job.objects.count() == 2
 
     running.run_all(60.0)
-    ask(as_ann)
+    ask_for_replay(as_ann)
     assert Job.objects.count() == 3

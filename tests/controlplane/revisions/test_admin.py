@@ -14,6 +14,7 @@ from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import PublishedChange, Revision
+from tests.controlplane.pages import words
 from tests.factories import (
     LimitFactory,
     MembershipFactory,
@@ -33,7 +34,7 @@ LIST = "/admin/publishing/revision/"
 def text_of(response) -> str:
     """What the page itself says, without its markup."""
     page = response.content.decode().partition('<div class="sg-page">')[2]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+    return words(page)
 
 
 def set_quota(limit: Limit, quota: int) -> int:
@@ -180,7 +181,7 @@ def test_the_undo_of_a_revision(limit, as_ann):
 
 def page_text(response) -> str:
     page = response.content.decode().partition('id="undo-title"')[2]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+    return words(page)
 
 
 def test_what_was_changed_meanwhile_is_shown_again(limit, as_ann):

@@ -1,7 +1,5 @@
 """A revision says what it changed, and an action that changes nothing says that."""
 
-import re
-
 import pytest
 
 from controlplane.adminkit.forms import version_of
@@ -11,17 +9,13 @@ from controlplane.projects.actions import revoke_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, PublishedChange, Revision
+from tests.controlplane.pages import text_of
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ANN = Actor("ann", "admin")
 REVISIONS = "/admin/publishing/revision/"
-
-
-def text_of(response) -> str:
-    """What a page says, without its markup."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", response.content.decode()))
 
 
 def test_the_revision_of_an_override_says_what_changed(as_ann, store):

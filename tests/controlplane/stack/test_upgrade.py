@@ -170,8 +170,8 @@ def test_an_upgrade_under_load_loses_nothing_and_can_be_undone(old: Path, databa
         assert eventually(lambda: counted(database) >= site.seen[200])
         assert counted(database) == site.seen[200]
         assert site.one("SELECT sum(allowed) FROM statements_monthrow WHERE limit_name = ''") == site.seen[200]
-        assert eventually(lambda: used(new_web, token, "many/monthly") >= before + new_seen)
-        assert used(new_web, token, "many/monthly") <= load.statuses[200] + new_load.statuses[200] + 1
+        assert eventually(lambda: used_of_limit(new_web, token, "many/monthly") >= before + new_seen)
+        assert used_of_limit(new_web, token, "many/monthly") <= load.statuses[200] + new_load.statuses[200] + 1
 
         # The way back: everything of this version ends, the backup is restored, and 0.2.0 publishes after it.
         parts.stop("new-worker-beat", "new-worker", "new-web", "new-proxy")
@@ -263,7 +263,7 @@ def migrate(parts: Parts) -> None:
         parts.manage(ROOT, "migrate", "--no-input", "-v", "0")
 
 
-def used(api: Api, token: str, limit: str) -> int:
+def used_of_limit(api: Api, token: str, limit: str) -> int:
     """Return what a token has used of a limit, as REST reads it from the store."""
     _, _, found = api.call("GET", f"counters?token={token}")
     return int(next(one["used"] for one in found["results"] if one["limit"] == limit))

@@ -1,7 +1,7 @@
 """Durable quotas: kept in SQL while they are counted, and given back to a store that lost them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -40,14 +40,6 @@ def token(store) -> Token:
 
 
 @pytest.fixture
-def limiter(store) -> Iterator[Limiter]:
-    """A proxy that starts with its first request, when there is something to load."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
-
-
-@pytest.fixture
 def empty(store, client_of_store) -> Callable[[], None]:
     """Kill the store as a power cut does, and start it with nothing in it."""
 
@@ -68,7 +60,7 @@ def checkpoint() -> checkpoints.CheckpointResult:
     return checkpoints.checkpoint(timezone.now())
 
 
-def used() -> list[int]:
+def checkpointed() -> list[int]:
     return list(Checkpoint.objects.order_by("pk").values_list("used", flat=True))
 
 
@@ -119,7 +111,7 @@ def test_windows_of_a_day_or_longer_are_kept(store, limiter, shape, kept):
 
     checkpoint()
 
-    assert used() == kept
+    assert checkpointed() == kept
 
 
 def test_only_what_changed_is_read_again(token, limiter, client_of_store):
@@ -130,7 +122,7 @@ def test_only_what_changed_is_read_again(token, limiter, client_of_store):
     third = checkpoint()
 
     assert [done.kept for done in (first, second, third)] == [1, 0, 1]
-    assert used() == [5]
+    assert checkpointed() == [5]
     assert dirty(client_of_store, token.project_id) == set()
     assert CheckpointRun.objects.get().counters == 1
 
@@ -157,7 +149,7 @@ def test_each_value_of_a_partition_is_kept(store, limiter):
 
     checkpoint()
 
-    assert sorted(used()) == [1, 2]
+    assert sorted(checkpointed()) == [1, 2]
 
 
 def test_a_limit_in_code_is_the_programs_own(store, limiter, client_of_store):
@@ -180,7 +172,7 @@ def test_a_refund_is_kept(store, limiter, calendar):
         admission.cancel()
 
     assert checkpoint() == checkpoints.CheckpointResult(kept=1, complete=True)
-    assert (used(), remaining(token)) == ([1], [QUOTA - 1])
+    assert (checkpointed(), remaining(token)) == ([1], [QUOTA - 1])
 
 
 def test_what_a_settlement_charges_more_is_kept(token, limiter):
@@ -190,7 +182,7 @@ def test_what_a_settlement_charges_more_is_kept(token, limiter):
         admission.settle(7)
     checkpoint()
 
-    assert used() == [7]
+    assert checkpointed() == [7]
 
 
 def test_a_new_window_replaces_the_old_one(token, limiter):
@@ -201,7 +193,7 @@ def test_a_new_window_replaces_the_old_one(token, limiter):
     spend(limiter, token, 1)
 
     assert checkpoint().kept == 1
-    assert used() == [2]
+    assert checkpointed() == [2]
 
 
 # Dying, and two at once.
@@ -219,13 +211,13 @@ def test_a_run_that_is_killed_loses_nothing(token, limiter, client_of_store, run
         "checkpoints.checkpoint(timezone.now())"
     )
     assert killed.wait(20) == -9
-    assert used() == ([] if place == "keep" else [6])
+    assert checkpointed() == ([] if place == "keep" else [6])
     client_of_store.delete("sg:{lock}:checkpoint")
     with limiter.admit(token.secret, costs=4) as admission:
-        assert (checkpoint().kept, used()) == (1, [10])
+        assert (checkpoint().kept, checkpointed()) == (1, [10])
         admission.cancel()
 
-    assert (checkpoint().kept, used()) == (1, [6])
+    assert (checkpoint().kept, checkpointed()) == (1, [6])
     assert remaining(token) == [4]
 
 
@@ -238,7 +230,7 @@ def test_the_slower_of_two_runs_changes_nothing(token, limiter, client_of_store)
 
     checkpoints.keep([slow])
 
-    assert used() == [5]
+    assert checkpointed() == [5]
 
 
 @pytest.mark.proof(times=20)
@@ -263,7 +255,7 @@ def test_runs_at_once_and_charges_meanwhile_end_in_the_truth(store, limiter):
     checkpoint()
 
     assert [run.result() for run in runs] == [None] * 3
-    assert used() == [admitted]
+    assert checkpointed() == [admitted]
     assert remaining(token) == [10**6 - admitted]
 
 
@@ -311,10 +303,10 @@ def test_a_counter_that_began_anew_does_not_replace_what_is_kept(token, limiter,
     spend(limiter, token, 2)
 
     assert checkpoint().restored == 1
-    assert used() == [7]
+    assert checkpointed() == [7]
     spend(limiter, token, 1)
     checkpoint()
-    assert (used(), remaining(token)) == ([8], [2])
+    assert (checkpointed(), remaining(token)) == ([8], [2])
 
 
 def test_a_store_that_was_set_back_is_raised_to_what_is_kept(token, limiter, client_of_store):
@@ -331,7 +323,7 @@ def test_a_store_that_was_set_back_is_raised_to_what_is_kept(token, limiter, cli
 
     checkpoint()
 
-    assert (used(), remaining(token)) == ([7], [3])
+    assert (checkpointed(), remaining(token)) == ([7], [3])
 
 
 def _raw(connection, *command):
@@ -431,10 +423,10 @@ def test_a_reset_is_not_undone_by_a_run_that_read_before_it(token, limiter, clie
 
     checkpoints.keep([slow])
 
-    assert used() == [0]
+    assert checkpointed() == [0]
     spend(limiter, token, 2)
     checkpoint()
-    assert (used(), remaining(token)) == ([2], [8])
+    assert (checkpointed(), remaining(token)) == ([2], [8])
 
 
 def test_a_rotated_token_begins_with_its_own_count(token, limiter, empty):
@@ -477,7 +469,7 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 # Telling.
 
 
-def told(name: str) -> str | None:
+def health_of(name: str) -> str | None:
     """What the admin's first page says under this name."""
     facts = quota_health(timezone.now())
     return next((f"{fact.state} {fact.detail}" for fact in facts if fact.name == name), None)
@@ -485,20 +477,20 @@ def told(name: str) -> str | None:
 
 def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
     """Nothing runs, then it does, then it stopped a minute ago."""
-    assert "not saved yet" in told("Quotas")
+    assert "not saved yet" in health_of("Quotas")
     spend(limiter, token, 1)
     checkpoint()
-    assert "saved" in told("Quotas")
-    assert "1 counter of a day or longer" in told("Quotas")
+    assert "saved" in health_of("Quotas")
+    assert "1 counter of a day or longer" in health_of("Quotas")
     CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=61))
-    assert "late" in told("Quotas")
+    assert "late" in health_of("Quotas")
 
 
 def test_without_durable_limits_nothing_is_said_of_them(store):
     """An alarm that means nothing is no alarm."""
     LimitFactory(window_seconds=3600)
 
-    assert told("Quotas") is None
+    assert health_of("Quotas") is None
 
 
 def test_their_age_is_a_metric(token, limiter, client):

@@ -1,6 +1,6 @@
 """Giving durable counters back to a store that is lost again meanwhile: trusted with all of them, or with none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -42,14 +42,6 @@ def lose(request, store, client_of_store) -> Callable[[], None]:
         store.start()
 
     return client_of_store.flushall if request.param == "flushed" else kill_and_start
-
-
-@pytest.fixture
-def limiter(store) -> Iterator[Limiter]:
-    """A proxy that starts with its first request."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
 
 
 def checkpoint() -> checkpoints.CheckpointResult:

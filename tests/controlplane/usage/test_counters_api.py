@@ -29,7 +29,7 @@ def token(api, secret) -> str:
 
 
 @pytest.fixture
-def used(secret, store) -> None:
+def seven_requests(secret, store) -> None:
     """Seven requests, decided by a real enforcer."""
     with Limiter(store.url) as limiter:
         assert [limiter.check(secret).allowed for _ in range(7)] == [True] * 7
@@ -40,7 +40,7 @@ def shown(api, query: str) -> list[tuple]:
     return [(c["limit"], c["scope"], c["quota"], c["used"], c["remaining"]) for c in counters if not c["partition_by"]]
 
 
-def test_counters_show_what_enforcement_has_counted(api, token, used):
+def test_counters_show_what_enforcement_has_counted(api, token, seven_requests):
     """Of the token, and of its project, which it shares with others."""
     assert shown(api, f"token={token}") == [
         ("team/hourly", "project", 1000, 7, 993),
@@ -48,19 +48,19 @@ def test_counters_show_what_enforcement_has_counted(api, token, used):
     ]
 
 
-def test_counters_of_a_project_are_those_its_tokens_share(api, token, used):
+def test_counters_of_a_project_are_those_its_tokens_share(api, token, seven_requests):
     """Its tokens' own are theirs."""
     assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
 
 
-def test_looking_charges_nothing(api, token, used):
+def test_looking_charges_nothing(api, token, seven_requests):
     """However often."""
     first = shown(api, f"token={token}")
 
     assert shown(api, f"token={token}") == first
 
 
-def test_an_override_is_in_the_numbers(api, token, used):
+def test_an_override_is_in_the_numbers(api, token, seven_requests):
     """And named."""
     body = {"limit": "free/hourly", "token": token, "quota": 10, "reason": "abuse"}
     override = api("POST", "overrides", body).json()["id"]
@@ -79,7 +79,7 @@ def test_a_partitioned_limit_has_no_single_count(api, token):
     assert (found["partition_by"], found["used"], found["remaining"]) == (["ip"], None, None)
 
 
-def test_a_reset_forgets_one_limit(api, token, used):
+def test_a_reset_forgets_one_limit(api, token, seven_requests):
     """And tells enforcers, in a revision, and the audit, with the reason."""
     response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "goodwill"})
 
@@ -93,7 +93,7 @@ def test_a_reset_forgets_one_limit(api, token, used):
     assert (entry.reason, entry.after) == ("goodwill", {"limit": "free/hourly"})
 
 
-def test_a_reset_of_a_token_leaves_what_it_shares(api, token, used):
+def test_a_reset_of_a_token_leaves_what_it_shares(api, token, seven_requests):
     """The project's other tokens are none of its business."""
     api("POST", f"counters/reset?token={token}", {"reason": "goodwill"})
 
@@ -103,7 +103,7 @@ def test_a_reset_of_a_token_leaves_what_it_shares(api, token, used):
     ]
 
 
-def test_a_policy_attached_twice_is_reset_where_it_is_closest(api, token, used):
+def test_a_policy_attached_twice_is_reset_where_it_is_closest(api, token, seven_requests):
     """The token's own counter, not its project's of the same name."""
     api("PATCH", "projects/chat", {"policy": "free"})
 
@@ -146,7 +146,7 @@ def test_a_store_that_is_away_is_told_and_nothing_is_recorded(api, token, store)
     assert not AuditEntry.objects.filter(action="counters.reset").exists()
 
 
-def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, used, monkeypatch):
+def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, seven_requests, monkeypatch):
     """Counters must not vanish without an audit entry, so the commit comes first."""
 
     def failing():
@@ -161,7 +161,7 @@ def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, used, monkey
     assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
 
 
-def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, used, monkeypatch):
+def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, seven_requests, monkeypatch):
     """The audit says what was asked for, and that it was not finished. The same request again finishes it."""
 
     def failing(*args, **options):
@@ -178,7 +178,7 @@ def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, us
     assert api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"}).json() == {"reset": 1}
 
 
-def test_a_store_that_lost_its_functions_gets_them_back(api, token, used, client_of_store):
+def test_a_store_that_lost_its_functions_gets_them_back(api, token, seven_requests, client_of_store):
     """Whoever misses them first loads them."""
     client_of_store.function_flush()
 
@@ -197,7 +197,7 @@ def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
     assert (response.status_code, response.json()["code"]) == (403, "key_limited_to_projects")
 
 
-def test_null_is_not_every_limit(api, token, used):
+def test_null_is_not_every_limit(api, token, seven_requests):
     """A program that has not found the limit resets none. Whoever means all of them leaves the field out."""
     response = api("POST", f"counters/reset?token={token}", {"reason": "x", "limit": None})
 
@@ -214,7 +214,7 @@ def test_a_token_that_nobody_remembers_has_no_counters(api, store):
     assert api("GET", f"counters?token={token.pk}").status_code == 404
 
 
-def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, used):
+def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, seven_requests):
     """What is no longer known has nothing to reset, and its project's counters are others' too."""
     gone = TokenFactory(project=Project.objects.get(slug="chat"), expires_at="2020-01-01T00:00:00Z")
 
@@ -243,7 +243,7 @@ def test_counters_of_a_project_that_is_deleted_meanwhile_are_not_found(api, secr
         assert response.status_code == 404
 
 
-def test_a_reset_with_a_key_is_done_once(api, token, used, secret, store):
+def test_a_reset_with_a_key_is_done_once(api, token, seven_requests, secret, store):
     """The number of counters is known after the commit, in the first response and in its repetition."""
 
     def reset():
@@ -260,7 +260,7 @@ def test_a_reset_with_a_key_is_done_once(api, token, used, secret, store):
     assert AuditEntry.objects.filter(action="counters.reset").count() == 1
 
 
-def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token, used, monkeypatch):
+def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token, seven_requests, monkeypatch):
     """The response says so, as without a key, and the same request finishes it."""
 
     def failing(*args, **options):

@@ -20,15 +20,15 @@ def shop():
         labels = {"team": name.removeprefix("also ")} if "red" in name or name in ("blue", "gone") else {}
         token = TokenFactory(project=project, name=name, labels={**labels, "a__b.c": "1"} if labels else {})
         counts = {"requests": 2, "input": 10, "output": 5, "micros": micros, "estimated_input": 12}
-        used(project.pk, token.pk, **counts)
-        used(project.pk, token.pk, days=3, requests=1)
+        add_usage(project.pk, token.pk, **counts)
+        add_usage(project.pk, token.pk, days=3, requests=1)
         if name == "gone":
             token.delete()
-    used(project.pk, "", requests=1, micros=1)
+    add_usage(project.pk, "", requests=1, micros=1)
     return project
 
 
-def used(project, token, *, days=0, **counts):
+def add_usage(project, token, *, days=0, **counts):
     at = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(days=days)
     key = {"project_id": project, "token_id": token, "model": "gpt-x", "settled_as": "exact", "price_revision": 1}
     MeteredRow.objects.create(period="hour", at=at, **key, **counts)
@@ -77,7 +77,7 @@ def test_every_resource_filters_by_labels(shop, api):
 
 def test_a_key_sees_the_labels_of_its_projects_only(shop, call):
     other = TokenFactory(project=ProjectFactory(), labels={"team": "secret"})
-    used(other.project.pk, other.pk, requests=1, micros=7)
+    add_usage(other.project.pk, other.pk, requests=1, micros=7)
     key = ManagementKeyFactory(scopes=["usage:read"], all_projects=False)
     key.projects.set([shop])
 

@@ -12,11 +12,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 BODY = {"name": "ops", "project": "chat", "url": "https://alerts.example/hook"}
 
 
-@pytest.fixture
-def chat(db):
-    return ProjectFactory(slug="chat")
-
-
 def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api, store, chat):
     answer = api("POST", "webhooks", BODY, Sluicegate_Reason="on call")
 

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -16,7 +16,9 @@ import pytest
 import redis
 import uvicorn
 
+from enforcement import Limiter
 from enforcement.control.publication import Publication, publish_call
+from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
@@ -51,6 +53,13 @@ def issue(client_of_store: redis.Redis) -> Issue:
         return secret
 
     return publish
+
+
+@pytest.fixture
+def watcher(store: ValkeyServer) -> Iterator[Limiter]:
+    """Give a limiter that sees what the application's has counted."""
+    with closing(Limiter(store.url, timeout=1.0)) as limiter:
+        yield limiter
 
 
 @pytest.fixture

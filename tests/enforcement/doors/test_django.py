@@ -60,14 +60,6 @@ def site(settings: Any, store: ValkeyServer) -> Callable[..., None]:
     return make
 
 
-@pytest.fixture
-def watcher(store: ValkeyServer) -> Iterator[Limiter]:
-    """Give a limiter that sees what the site's has counted."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
-
-
 def statuses(client: Any, times: int, address: str = "/a", **options: Any) -> list[int]:
     return [client.get(address, **options).status_code for _ in range(times)]
 

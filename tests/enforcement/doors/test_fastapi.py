@@ -47,14 +47,6 @@ def client(app: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture
-def watcher(store: ValkeyServer) -> Iterator[Limiter]:
-    """Give a limiter that sees what the application's has counted."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
-
-
 @asynccontextmanager
 async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """Give a client in the test's own loop."""

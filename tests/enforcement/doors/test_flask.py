@@ -41,14 +41,6 @@ def make(store: ValkeyServer) -> Iterator[Make]:
     limiter.close()
 
 
-@pytest.fixture
-def watcher(store: ValkeyServer) -> Iterator[Limiter]:
-    """Give a limiter that sees what the application's has counted."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
-
-
 def ok(**_: Any) -> str:
     return "ok"
 

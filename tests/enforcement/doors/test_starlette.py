@@ -1,7 +1,7 @@
 """The Starlette door: decorated endpoints in a real application, deciding with a real store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -43,14 +43,6 @@ def make(store: ValkeyServer) -> Make:
         return app
 
     return application
-
-
-@pytest.fixture
-def watcher(store: ValkeyServer) -> Iterator[Limiter]:
-    """Give a limiter that sees what the application's has counted."""
-    limiter = Limiter(store.url, timeout=1.0)
-    yield limiter
-    limiter.close()
 
 
 async def ok(request: Request) -> PlainTextResponse:

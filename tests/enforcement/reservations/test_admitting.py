@@ -26,7 +26,7 @@ async def aio_limiter(path):
     await limiter.close()
 
 
-def remaining(limiter, key):
+def remaining_of(limiter, key):
     return [state.remaining for state in limiter.peek(BOTH, key).limits]
 
 
@@ -40,7 +40,7 @@ def test_finish_charges_for_the_status_and_frees_the_slots(limiter, status, rema
     admission = limiter.open_admission(BOTH, f"status-{status}", costs=2)
     admission.finish(status)
 
-    assert remaining(limiter, f"status-{status}") == [4, remaining]
+    assert remaining_of(limiter, f"status-{status}") == [4, remaining]
 
 
 @pytest.mark.parametrize(("first", "second", "remaining"), [(200, None, 4), (None, 200, 5), (500, 200, 5)])
@@ -54,7 +54,7 @@ def test_a_second_finish_changes_nothing(limiter, first, second, remaining):
     admission.finish(second)
     admission.cancel()
 
-    assert remaining(limiter, key) == [0, remaining]
+    assert remaining_of(limiter, key) == [0, remaining]
     other.finish(200)
 
 
@@ -64,17 +64,17 @@ def test_finish_keeps_what_was_settled(limiter):
     admission.settle(1)
     admission.finish(500)
 
-    assert remaining(limiter, "settled") == [4, 4]
+    assert remaining_of(limiter, "settled") == [4, 4]
 
 
 def test_free_slots_leaves_the_charge_to_settle(limiter):
     """Whoever was served may still be counting."""
     admission = limiter.open_admission(BOTH, "freed", costs=4)
     admission.free_slots()
-    assert remaining(limiter, "freed") == [4, 1]
+    assert remaining_of(limiter, "freed") == [4, 1]
     admission.finish(503)
 
-    assert remaining(limiter, "freed") == [4, 5]
+    assert remaining_of(limiter, "freed") == [4, 5]
 
 
 @pytest.mark.parametrize("status", [200, 500, None])
@@ -88,7 +88,7 @@ def test_finish_raises_nothing_while_the_store_is_away(limiter, path, server, st
     path.mode = "pass"
 
     with Limiter(server.url, timeout=1.0) as other:
-        assert eventually(lambda: remaining(other, key) == [4, 4 if status == 200 else 5])
+        assert eventually(lambda: remaining_of(other, key) == [4, 4 if status == 200 else 5])
 
 
 async def test_finish_is_awaited_likewise(aio_limiter):
@@ -113,7 +113,7 @@ async def test_finish_raises_nothing_while_the_store_is_away_from_tasks(path, se
     path.mode = "pass"
 
     with Limiter(server.url, timeout=1.0) as other:
-        assert await asyncio.to_thread(eventually, lambda: remaining(other, "away") == [4, 5])
+        assert await asyncio.to_thread(eventually, lambda: remaining_of(other, "away") == [4, 5])
     await limiter.close()
 
 

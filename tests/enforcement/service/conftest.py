@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from enforcement.embedded import free_port
+from tests.enforcement.service import oracle
 from tests.enforcement.world import eventually
 from tests.forks import sluicegate
 
@@ -48,3 +49,10 @@ def start(server) -> Iterator[Start]:
     """Start services on the module's store; they end with the test."""
     with ExitStack() as services:
         yield lambda *options, **environment: services.enter_context(running(server.url, *options, **environment))
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[oracle.Oracle]:
+    """Give a process that reads and writes messages with packages made from definitions of Envoy."""
+    with oracle.running() as running:
+        yield running

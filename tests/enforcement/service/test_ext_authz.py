@@ -10,18 +10,11 @@ import pytest
 
 from enforcement import Limit, Match
 from enforcement.embedded import ValkeyServer
-from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, Channel
 from tests.enforcement.service.oracle import CHECK, CHECKED, Oracle
 from tests.enforcement.service.running import Gateway, gateway, hourly
 
 OK, PERMISSION_DENIED = 0, 7
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Oracle]:
-    with oracle.running() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

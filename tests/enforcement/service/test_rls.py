@@ -12,7 +12,6 @@ import pytest
 from enforcement import Limit, Match
 from enforcement.embedded import ValkeyServer
 from enforcement.service.wire import write_integer
-from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import RLS, Channel
 from tests.enforcement.service.oracle import REQUEST, RESPONSE, Oracle
 from tests.enforcement.service.running import Gateway, gateway, hourly
@@ -32,12 +31,6 @@ prompt = "input_tokens"
 [projects]
 edge_gateway = "shop"
 """
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Oracle]:
-    with oracle.running() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def wary(
 
 
 def remaining(url: str, token: str) -> int:
-    with Limiter(url) as limiter:
+    with Limiter(url, timeout=1.0, lookup=1.0) as limiter:
         return limiter.check(token, 0).remaining
 
 

@@ -20,11 +20,6 @@ def tokens(count: int, **fields) -> dict:
     return {"items": [{"project": "chat", "name": f"t{number}", **fields} for number in range(count)]}
 
 
-@pytest.fixture
-def chat() -> Project:
-    return ProjectFactory(slug="chat")
-
-
 def test_tokens_are_created_together(api, store, chat, token_document):
     """One revision has all of them, and each has its secret, once."""
     response = api("POST", "tokens/batch", tokens(20))

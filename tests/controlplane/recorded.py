@@ -1,0 +1,13 @@
+"""What a change leaves behind in SQL."""
+
+from controlplane.policies.models import AuditEntry
+from controlplane.publishing.models import OutboxEntry
+
+
+def audited_actions() -> list[str]:
+    return list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
+
+
+def outbox() -> set[tuple[str, str]]:
+    """Return the kind and id of each document that is still to be published."""
+    return set(OutboxEntry.objects.values_list("kind", "object_id"))
