@@ -24,12 +24,13 @@ from pytest_django.live_server_helper import LiveServer
 
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
+from controlplane.policies.models import Limit
 from controlplane.projects.actions import issue_token
-from controlplane.projects.models import Project
+from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
-from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, UserFactory
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
 from tests.requires import chromium
 
 Call = Callable[..., HttpResponse]
@@ -204,6 +205,18 @@ def limiter(store: ValkeyServer) -> Iterator[Limiter]:
 @pytest.fixture
 def chat(db: None) -> Project:
     return ProjectFactory(slug="chat")
+
+
+@pytest.fixture
+def limit(db: None) -> Limit:
+    """Give the limit of the policy "free", 25 requests a minute."""
+    return LimitFactory(policy__slug="free", name="per-minute", quota=25)
+
+
+@pytest.fixture
+def token(limit: Limit) -> Token:
+    """Give the token "web" of the project "chat" under this limit."""
+    return TokenFactory(project=ProjectFactory(slug="chat"), policy=limit.policy, name="web")
 
 
 @pytest.fixture

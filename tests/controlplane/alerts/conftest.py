@@ -1,6 +1,6 @@
 from controlplane.alerts.evaluating import evaluate
 from controlplane.alerts.models import AlertEvent
-from tests.controlplane.explain.conftest import issue, limiter  # noqa: F401  (fixtures)
+from tests.controlplane.explain.conftest import issue, start_limiter, use  # noqa: F401  (fixtures)
 from tests.controlplane.webhooks.conftest import receiver, webhook  # noqa: F401  (fixtures)
 
 __all__ = ["evaluate", "listed"]

@@ -9,7 +9,6 @@ from django.utils import timezone
 from controlplane.alerts import evaluating
 from controlplane.alerts.models import AlertEvent, Steadiness
 from controlplane.projects.models import Token
-from controlplane.usage.drain import drain
 from controlplane.webhooks import deliveries
 from tests.controlplane.alerts.conftest import evaluate, listed
 from tests.factories import (
@@ -24,19 +23,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def use(limiter):
-    """Use a token so many times, and let the usage arrive."""
-
-    def send(secret, times):
-        with limiter() as enforcer:
-            for _ in range(times):
-                enforcer.check(secret)
-        drain(timezone.now())
-
-    return send
 
 
 def test_usage_of_a_token_is_found_at_each_threshold(issue, use):

@@ -58,18 +58,31 @@ def issue(store, transactional_db) -> Callable[..., tuple[Token, str]]:
 
 
 @pytest.fixture
-def limiter(store) -> Callable[..., Limiter]:
+def start_limiter(store) -> Callable[..., Limiter]:
     """All of its requests are in one minute, the present one or the one before."""
     at_us = int(timezone.now().timestamp()) // 60 * 60_000_000
     return lambda: Limiter(store.url, timeout=1.0, instance="proxy-1", clock=lambda: at_us)
 
 
 @pytest.fixture
-def denied(issue, limiter) -> Denied:
+def denied(issue, start_limiter) -> Denied:
     """Two requests passed under a quota of 2 a day, and the third was denied. Its usage has arrived."""
     token, secret = issue({"quota": 2}, {"name": "per-ip", "quota": 50, "partition_by": ["ip"]})
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         decisions = [enforcer.check(secret, attributes={"ip": "10.0.0.1"}) for _ in range(3)]
     drain(timezone.now())
     assert [decision.allowed for decision in decisions] == [True, True, False]
     return Denied(token, secret, decisions[-1].id)
+
+
+@pytest.fixture
+def use(start_limiter):
+    """Use a token so many times, and let the usage arrive."""
+
+    def send(secret, times):
+        with start_limiter() as enforcer:
+            for _ in range(times):
+                enforcer.check(secret)
+        drain(timezone.now())
+
+    return send

@@ -63,14 +63,14 @@ def test_after_two_changes_the_quota_of_then_is_named(api, denied):
     assert "By now your limit is 5." in found["reply"]
 
 
-def test_an_override_of_then_is_the_source(api, issue, limiter):
+def test_an_override_of_then_is_the_source(api, issue, start_limiter):
     """It has ended since, and the audit says who made it and why."""
     token, secret = issue({"quota": 100})
     ends_at = timezone.now() + timedelta(hours=1)
     with change(actor=ANN, reason="abuse") as tx:
         override = Override(limit=token.policy.limits.get(), token=token, quota=1, reason="abuse", ends_at=ends_at)
         save_override(tx, override)
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         decision = [enforcer.check(secret) for _ in range(2)][-1].id
     with change(actor=ANN) as tx:
         tx.delete(override)
@@ -165,11 +165,11 @@ def test_documents_that_are_gone_are_named(api, denied):
     assert found["documents_unknown"] == ["all documents of that revision"]
 
 
-def test_a_revoked_token_explains_itself(api, denied, limiter):
+def test_a_revoked_token_explains_itself(api, denied, start_limiter):
     """The decision names no limit, and the token would be refused now."""
     with change(actor=ANN) as tx:
         revoke_token(tx, denied.token)
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         decision = enforcer.check(denied.secret).id
 
     found = api("POST", "explain", {"decision": decision}).json()
@@ -274,20 +274,20 @@ def summary_of(api, decision):
     return found["summary"], found["reply"]
 
 
-def test_an_allowed_request_was_not_denied(api, issue, limiter):
+def test_an_allowed_request_was_not_denied(api, issue, start_limiter):
     """Logs may have the id of such a decision, too."""
     _, secret = issue({"quota": 2})
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         summary, reply = summary_of(api, enforcer.check(secret).id)
 
     assert summary.startswith("It was allowed.")
     assert reply.endswith("was allowed.")
 
 
-def test_a_process_that_decides_alone_gives_a_part_of_the_quota(api, issue, limiter, store):
+def test_a_process_that_decides_alone_gives_a_part_of_the_quota(api, issue, start_limiter, store):
     """The quota itself was not used up, and a wait until the window ends is not what helps."""
     _, secret = issue({"quota": 2})
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         enforcer.check(secret)
         store.freeze()
         decisions = [enforcer.check(secret) for _ in range(4)]
@@ -300,7 +300,7 @@ def test_a_process_that_decides_alone_gives_a_part_of_the_quota(api, issue, limi
     assert "of which we could give out only a part for a moment" in denied[1]
 
 
-def test_requests_without_a_token_are_named_as_such(api, issue, limiter):
+def test_requests_without_a_token_are_named_as_such(api, issue, start_limiter):
     """Not as one request."""
     token, _ = issue({"quota": 1})
     with change(actor=ANN) as tx:
@@ -308,7 +308,7 @@ def test_requests_without_a_token_are_named_as_such(api, issue, limiter):
         token.project.anonymous_policy = token.policy
         token.project.save()
         tx.updated(token.project, before)
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         decision = [enforcer.check(Anonymous("chat")) for _ in range(2)][-1]
 
     assert summary_of(api, decision.id)[0].startswith("Requests without a token of chat had used up 1 request per day")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def busy_token(issue, limiter):
+def busy_token(issue, start_limiter):
     """A token with an override, whose limits are used to 10, 80 and 0 per cent. The last is a shadow."""
     token, secret = issue(
         {"name": "wide", "quota": 100}, {"name": "tight", "quota": 10}, {"name": "tried", "mode": "shadow", "unit": "x"}
@@ -35,7 +35,7 @@ def busy_token(issue, limiter):
         ends_at = timezone.now() + timedelta(days=2)
         wide = token.policy.limits.get(name="wide")
         save_override(tx, Override(limit=wide, token=token, quota=80, reason="x", ends_at=ends_at))
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         assert all(enforcer.check(secret, costs={"requests": 1, "x": 0}).allowed for _ in range(8))
     return token
 
@@ -54,12 +54,12 @@ def test_effective_limits_say_used_left_source_and_kind(busy_token, admin_client
     assert f'href="{change_url(busy_token.policy)}"' in page
 
 
-def test_the_page_begins_with_what_denies_now_and_until_when(issue, limiter, admin_client):
+def test_the_page_begins_with_what_denies_now_and_until_when(issue, start_limiter, admin_client):
     """In a sentence above the table, which the page updates with it."""
     token, secret = issue({"name": "tight", "quota": 8})
     page = f"/admin/projects/token/{token.pk}/counters/"
     assert "tight denies" not in admin_client.get(page).content.decode()
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         assert all(enforcer.check(secret).allowed for _ in range(8))
 
     shown = admin_client.get(page).content.decode()
@@ -180,10 +180,10 @@ def test_bars_fill_the_height_and_each_part_can_be_seen():
 
 
 @pytest.mark.parametrize("page", ["counters", "near"])
-def test_a_share_is_rounded_down_everywhere(issue, limiter, admin_client, page):
+def test_a_share_is_rounded_down_everywhere(issue, start_limiter, admin_client, page):
     """Two pages about one counter show one number, and 100 % says that nothing is left."""
     token, secret = issue({"name": "tight", "quota": 1_000})
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         enforcer.check(secret, 918)
     drain(timezone.now())
     url = f"/admin/projects/token/{token.pk}/counters/" if page == "counters" else "/admin/near-limit/"

@@ -15,7 +15,6 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row
-from controlplane.usage.drain import drain
 from controlplane.usage.models import UsageRow
 from tests.factories import (
     DeniedRequestFactory,
@@ -42,19 +41,6 @@ def sent(client):
     """How many calls the store has got. The commands inside of a call are not among them."""
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("fcall", "fcall_ro"))
-
-
-@pytest.fixture
-def use(limiter):
-    """Use a token so many times, and let the usage arrive."""
-
-    def send(secret, times):
-        with limiter() as enforcer:
-            for _ in range(times):
-                enforcer.check(secret)
-        drain(timezone.now())
-
-    return send
 
 
 def test_those_at_80_per_cent_are_listed(issue, use):

@@ -38,12 +38,12 @@ def test_a_denial_is_explained_in_the_browser(walker, denied):
     walker.look("by-token")
 
 
-def test_who_is_near_a_limit_is_found_in_the_browser(walker, issue, limiter):
+def test_who_is_near_a_limit_is_found_in_the_browser(walker, issue, start_limiter):
     """From the Overview to the token, whose limits and last hours say more."""
     token, secret = issue(
         {"name": "per-day", "quota": 10}, {"name": "wide", "quota": 1_000}, {"name": "tried", "mode": "shadow"}
     )
-    with limiter() as enforcer:
+    with start_limiter() as enforcer:
         for _ in range(11):
             enforcer.check(secret)
     drain(timezone.now())

@@ -8,21 +8,15 @@ from django.utils import timezone
 from controlplane.policies.models import AuditEntry, Override
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import (
-    LimitFactory,
     ManagementKeyFactory,
     OverrideFactory,
-    PolicyFactory,
-    ProjectFactory,
-    TokenFactory,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def token(sent):
-    limit = LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute", quota=25)
-    token = TokenFactory(project=ProjectFactory(slug="chat"), policy=limit.policy, name="web")
+def token(token, sent):
     sent(token, 70, minutes_ago=90, now=timezone.now())
     return token
 

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.overrides.raising import offers
-from controlplane.policies.models import AuditEntry, Limit, Override
+from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects.actions import issue_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
@@ -33,16 +33,6 @@ ABOVE = "Must be above the 25 that the policy gives, and at most 2^53 - 1 permit
 
 def url(holder) -> str:
     return f"/admin/policies/override/raise/{holder._meta.model_name}/{holder.pk}/"
-
-
-@pytest.fixture
-def limit() -> Limit:
-    return LimitFactory(policy__slug="free", name="per-minute", quota=25)
-
-
-@pytest.fixture
-def token(limit):
-    return TokenFactory(name="web", policy=limit.policy)
 
 
 def form(client, holder, **fields) -> dict:

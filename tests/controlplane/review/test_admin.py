@@ -34,11 +34,6 @@ def limit(policy):
 
 
 @pytest.fixture
-def token(limit):
-    return TokenFactory(policy=limit.policy, name="web")
-
-
-@pytest.fixture
 def save(as_ann, policy):
     """Save the form of the policy with changed limits, as far as the review."""
 

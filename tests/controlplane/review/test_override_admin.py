@@ -20,13 +20,7 @@ LIST = "/admin/policies/override/"
 
 
 @pytest.fixture
-def limit():
-    return LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute", quota=25)
-
-
-@pytest.fixture
-def token(limit, sent):
-    token = TokenFactory(project=ProjectFactory(slug="chat"), policy=limit.policy, name="web")
+def token(token, sent):
     sent(token, 70, minutes_ago=30, now=timezone.now())
     return token
 

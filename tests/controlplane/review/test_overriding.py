@@ -16,16 +16,6 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def limit():
-    return LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute", quota=25)
-
-
-@pytest.fixture
-def token(limit):
-    return TokenFactory(project=ProjectFactory(slug="chat"), policy=limit.policy, name="web")
-
-
-@pytest.fixture
 def now():
     return timezone.now()
 

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests import postgres
 from tests.controlplane.stack.parts import Api, counted, rows
 from tests.controlplane.stack.running import Run, checkout, eventually, up
 from tests.scale import scale
@@ -104,12 +102,6 @@ class Client:
             time.sleep(0.01)
         for connection in connections:
             connection.close()
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    with postgres.running() as url:
-        yield url
 
 
 def kill(run: Run, name: str) -> None:

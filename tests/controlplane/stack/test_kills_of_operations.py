@@ -14,7 +14,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 
 import pytest
 
-from tests import postgres
 from tests.controlplane.stack.parts import Api, counted, rows, send
 from tests.controlplane.stack.running import Run, checkout, eventually, up
 from tests.controlplane.stack.test_kills import KILLED, LIMIT, kill
@@ -160,12 +158,6 @@ class Caller:
         self.sent += status == 200
         assert status in (200, 401, 503), status
         return status == 200
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    with postgres.running() as url:
-        yield url
 
 
 def prepared(run: Run, url: str) -> tuple[Api, str]:

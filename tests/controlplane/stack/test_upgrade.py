@@ -11,7 +11,6 @@ import subprocess
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations import AddField, CreateModel, DeleteModel, RemoveField, RenameField, RenameModel
 
 from enforcement.embedded import ValkeyServer
-from tests import postgres
 from tests.controlplane.stack.parts import Api, Load, Parts, counted, rows, send
 from tests.controlplane.stack.running import eventually
 from tests.earlier import COMMIT
@@ -50,12 +48,6 @@ def old(tmp_path_factory) -> Path:
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    with postgres.running() as url:
-        yield url
 
 
 class Site:

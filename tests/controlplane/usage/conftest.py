@@ -3,6 +3,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from django.utils import timezone
+
+from controlplane.projects.models import Project, Token
+from controlplane.usage import checkpoints, counters
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOON_MINUTE = 29_925_360  # minutes since the epoch
@@ -14,6 +18,15 @@ def row(minute: int = NOON_MINUTE, **changed) -> list:
     fields = {"project": "proj_1", "token": "tok_1", "policy": "", "limit": "", "unit": "requests"}
     fields |= {"allowed": 1, "denied": 0, "would_deny": 0, "cost": 1}
     return [minute, *(fields | changed).values()]
+
+
+def checkpoint() -> int:
+    return checkpoints.checkpoint(timezone.now())
+
+
+def remaining(holder: Token | Project) -> list[int | None]:
+    """Return what is left of each counter of a token or project."""
+    return [counter.remaining for counter in counters.counters_of(holder)]
 
 
 @pytest.fixture

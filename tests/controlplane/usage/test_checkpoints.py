@@ -13,7 +13,7 @@ from django.utils import timezone
 from controlplane.overview.health import quota_health
 from controlplane.policies.models import Limit
 from controlplane.projects.actions import rotate_token
-from controlplane.projects.models import Project, Token
+from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.reconcile import reconcile
@@ -23,6 +23,7 @@ from controlplane.usage.tasks import prune
 from enforcement import Limit as LimitValue
 from enforcement import Limiter
 from enforcement.control import checkpoints as protocol
+from tests.controlplane.usage.conftest import checkpoint, remaining
 from tests.factories import LimitFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -56,16 +57,8 @@ def spend(limiter: Limiter, token: Token, times: int) -> int:
     return sum(limiter.check(token.secret).allowed for _ in range(times))
 
 
-def checkpoint() -> checkpoints.CheckpointResult:
-    return checkpoints.checkpoint(timezone.now())
-
-
 def checkpointed() -> list[int]:
     return list(Checkpoint.objects.order_by("pk").values_list("used", flat=True))
-
-
-def remaining(holder: Token | Project) -> list[int | None]:
-    return [counter.remaining for counter in counters.counters_of(holder)]
 
 
 def counter_key(client_of_store) -> str:

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import redis
-from django.utils import timezone
 
-from controlplane.projects.models import Project, Token
+from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage import checkpoints, counters
 from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
 from enforcement.control.checkpoints import new_mark
+from tests.controlplane.usage.conftest import checkpoint, remaining
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,14 +42,6 @@ def lose(request, store, client_of_store) -> Callable[[], None]:
         store.start()
 
     return client_of_store.flushall if request.param == "flushed" else kill_and_start
-
-
-def checkpoint() -> checkpoints.CheckpointResult:
-    return checkpoints.checkpoint(timezone.now())
-
-
-def remaining(holder: Token | Project) -> list[int | None]:
-    return [counter.remaining for counter in counters.counters_of(holder)]
 
 
 def is_whole(client: redis.Redis, tag: str) -> bool:

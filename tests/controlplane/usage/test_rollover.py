@@ -12,6 +12,7 @@ from controlplane.usage import checkpoints, counters
 from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
 from enforcement.model.calendars import window
+from tests.controlplane.usage.conftest import checkpoint
 from tests.factories import LimitFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -41,10 +42,6 @@ def token(store, new_token) -> Token:
     """A token that used 6 of 10 requests last month."""
     check_at(LAST_MONTH_US, store, new_token, 6)
     return new_token
-
-
-def checkpoint() -> checkpoints.CheckpointResult:
-    return checkpoints.checkpoint(timezone.now())
 
 
 def check(store, token: Token, cost: int) -> None:
