@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,7 @@ def platform(compose: dict[str, Any], database: int, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def store(platform: Platform) -> int:
+def store_port(platform: Platform) -> int:
     """The port of the store."""
     return platform.ports["valkey"]
 
@@ -234,9 +235,9 @@ def test_proxy_refuses_a_request_without_a_token(platform: Platform, name: str) 
     refused.value.close()
 
 
-def test_proxies_report_themselves(platform: Platform, store: int) -> None:
+def test_proxies_report_themselves(platform: Platform, store_port: int) -> None:
     """Each proxy's heartbeat is in the store under the name that the file gives it."""
-    publisher = account("publisher", SECRETS["PUBLISHER_PASSWORD"], store)
+    publisher = account("publisher", SECRETS["PUBLISHER_PASSWORD"], store_port)
 
     def reported() -> bool:
         return set(publisher.zrevrange("sg:{fleet}:instances", 0, -1)) >= {"proxy-1", "proxy-2", "proxy-3"}
@@ -257,20 +258,20 @@ def test_proxies_report_themselves(platform: Platform, store: int) -> None:
     ],
     ids=lambda command: " ".join(map(str, command[:2])),
 )
-def test_taken_over_proxy_can_change_no_policy(store: int, command: list[str]) -> None:
+def test_taken_over_proxy_can_change_no_policy(store_port: int, command: list[str]) -> None:
     """The accounts that the file asks for are the ones that the store has."""
     with pytest.raises(redis.exceptions.NoPermissionError):
-        account("enforcer", SECRETS["ENFORCER_PASSWORD"], store).execute_command(*command)
+        account("enforcer", SECRETS["ENFORCER_PASSWORD"], store_port).execute_command(*command)
 
 
-def test_nobody_comes_in_without_a_password(store: int) -> None:
+def test_nobody_comes_in_without_a_password(store_port: int) -> None:
     """The default account is closed."""
     with pytest.raises(redis.exceptions.AuthenticationError):
-        redis.Redis(port=store).ping()
+        redis.Redis(port=store_port).ping()
 
 
-def test_store_keeps_everything(store: int) -> None:
+def test_store_keeps_everything(store_port: int) -> None:
     """The file's settings arrive: append-only, and nothing is evicted."""
-    told = account("publisher", SECRETS["PUBLISHER_PASSWORD"], store).info("all")
+    told = account("publisher", SECRETS["PUBLISHER_PASSWORD"], store_port).info("all")
 
     assert (told["aof_enabled"], told["maxmemory_policy"]) == (1, "noeviction")

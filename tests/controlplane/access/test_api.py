@@ -11,7 +11,7 @@ BEN = {"user": "ben", "project": "chat", "role": "editor"}
 
 
 @pytest.fixture(autouse=True)
-def world() -> None:
+def people() -> None:
     """Two accounts, and two projects without members."""
     UserFactory(username="ben"), UserFactory(username="eve")
     ProjectFactory(slug="chat"), ProjectFactory(slug="other")

@@ -45,7 +45,7 @@ def measured():
 
 
 @pytest.fixture
-def published(client_of_store):
+def published_prices(client_of_store):
     """The document that an enforcer would read, None when there is nothing."""
 
     def read():
@@ -55,16 +55,16 @@ def published(client_of_store):
     return read
 
 
-def test_a_factor_is_learned_and_published_with_its_audit(store, actor, published):
+def test_a_factor_is_learned_and_published_with_its_audit(store, actor, published_prices):
     ModelPriceFactory(pattern="gpt-*")
     add_usage(per_mille=1_400, token="tok_1")
     add_usage(per_mille=1_600, token="tok_2", days=(1, 2, 3, 4))
 
     tx, found = learn_factors(actor, NOON, "weekly")
     assert [str(one) for one in found] == ["gpt-x: 1.00 -> 1.60, by 140 requests of 1 projects on 4 days"]
-    assert published()["factors"] == {"gpt-x": 1_600}
-    assert published()["overrides"][0]["model"] == "gpt-*"
-    assert published()["revision"] == tx.revision
+    assert published_prices()["factors"] == {"gpt-x": 1_600}
+    assert published_prices()["overrides"][0]["model"] == "gpt-*"
+    assert published_prices()["revision"] == tx.revision
     entry = AuditEntry.objects.get()
     assert (entry.action, entry.reason, entry.before) == ("modelfactor.create", "weekly", None)
     assert entry.after == {
@@ -112,11 +112,11 @@ def test_a_small_change_is_not_published(store, actor, present, per_mille, chang
     assert len(found) == Revision.objects.count() == changes
 
 
-def test_a_factor_follows_and_returns(store, actor, published):
+def test_a_factor_follows_and_returns(store, actor, published_prices):
     ModelFactorFactory(model="gpt-x", per_mille=1_500)
     add_usage(per_mille=1_000)
     learn_factors(actor, NOON)
-    assert published()["factors"] == {"gpt-x": 1_000}
+    assert published_prices()["factors"] == {"gpt-x": 1_000}
     assert AuditEntry.objects.get().action == "modelfactor.update"
 
 
@@ -183,7 +183,7 @@ def test_a_factor_has_bounds(store, actor, per_mille, factor):
         ModelFactor.objects.update(per_mille=2_001)
 
 
-def test_a_factor_is_forgotten_when_its_model_is(store, actor, published):
+def test_a_factor_is_forgotten_when_its_model_is(store, actor, published_prices):
     """The last one takes the document with it."""
     ModelFactorFactory(model="old")
     ModelFactorFactory(model="quiet")
@@ -192,9 +192,9 @@ def test_a_factor_is_forgotten_when_its_model_is(store, actor, published):
 
     _, found = learn_factors(actor, NOON)
     assert [str(one) for one in found] == ["old: 1.50 -> 1.00, not asked for in 90 days"]
-    assert published()["factors"] == {"quiet": 1_500}
+    assert published_prices()["factors"] == {"quiet": 1_500}
     learn_factors(actor, NOON + timedelta(days=2))
-    assert published() is None
+    assert published_prices() is None
     assert not ModelFactor.objects.exists()
 
 
@@ -226,13 +226,13 @@ def test_the_task_learns_from_the_days_before_now(store, monkeypatch):
     assert AuditEntry.objects.get().channel == "task"
 
 
-def test_the_command_shows_the_difference_before_it_publishes(store, capsys, monkeypatch, published):
+def test_the_command_shows_the_difference_before_it_publishes(store, capsys, monkeypatch, published_prices):
     add_usage()
     monkeypatch.setattr("django.utils.timezone.now", lambda: NOON)
     line = "gpt-x: 1.00 -> 1.50, by 60 requests of 1 projects on 3 days\n"
     call_command("learn_factors", "--dry-run")
     assert capsys.readouterr().out == f"{line}Nothing was changed, because of --dry-run.\n"
-    assert published() is None
+    assert published_prices() is None
     call_command("learn_factors", "--reason", "by hand")
     assert capsys.readouterr().out == f"{line}Published as revision 1.\n"
     call_command("learn_factors")

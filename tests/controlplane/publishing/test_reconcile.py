@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def published(store):
+def everything_published(store):
     """A store that holds what SQL holds: a policy, a project and a token."""
     LimitFactory()
     TokenFactory()
@@ -25,13 +25,13 @@ def published(store):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_store_that_is_right_is_left_alone(published, full):
+def test_a_store_that_is_right_is_left_alone(everything_published, full):
     """Without a difference nothing is published."""
     assert reconcile(full=full) == []
     assert Revision.objects.count() == 1
 
 
-def test_an_emptied_store_is_refilled(published, client_of_store, document, token_document):
+def test_an_emptied_store_is_refilled(everything_published, client_of_store, document, token_document):
     """A store that lost everything gets documents, tokens and functions back, by the cheap look already."""
     client_of_store.flushall()
     client_of_store.function_flush()
@@ -47,7 +47,7 @@ def test_a_store_that_never_had_anything_is_filled(store, document):
     assert document("global") == {"schema": 1, "policy": None}
 
 
-def test_a_missing_function_library_is_loaded(published, client_of_store):
+def test_a_missing_function_library_is_loaded(everything_published, client_of_store):
     """Enforcers with few rights cannot load it themselves."""
     client_of_store.function_flush()
 
@@ -55,7 +55,7 @@ def test_a_missing_function_library_is_loaded(published, client_of_store):
     assert client_of_store.function_list(library=LIBRARY_NAME)
 
 
-def test_a_store_that_was_set_back_is_brought_forward(published, client_of_store):
+def test_a_store_that_was_set_back_is_brought_forward(everything_published, client_of_store):
     """A back-up of the store, restored, is older than SQL."""
     publisher.publish_all()
     client_of_store.hset("sg:{doc}:documents", "revision", 1)
@@ -64,7 +64,7 @@ def test_a_store_that_was_set_back_is_brought_forward(published, client_of_store
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "3"
 
 
-def test_sql_that_was_set_back_wins_over_the_store(published, client_of_store):
+def test_sql_that_was_set_back_wins_over_the_store(everything_published, client_of_store):
     """A back-up of SQL, restored, is the truth; the revision still goes up."""
     client_of_store.hset("sg:{doc}:documents", "revision", 40)
 
@@ -72,7 +72,7 @@ def test_sql_that_was_set_back_wins_over_the_store(published, client_of_store):
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "41"
 
 
-def test_a_missing_document_is_noticed_at_once(published, client_of_store, document):
+def test_a_missing_document_is_noticed_at_once(everything_published, client_of_store, document):
     """A policy less is a limit less: counting them is cheap."""
     name = f"policy:{LimitFactory._meta.model.objects.get().policy_id}"
     client_of_store.hdel("sg:{doc}:documents", name)
@@ -82,7 +82,7 @@ def test_a_missing_document_is_noticed_at_once(published, client_of_store, docum
 
 
 @pytest.mark.parametrize("text", ['{"schema":1,"limits":[]}', "no JSON", "[]"])
-def test_a_document_that_was_tampered_with_is_repaired(published, client_of_store, document, text):
+def test_a_document_that_was_tampered_with_is_repaired(everything_published, client_of_store, document, text):
     """Somebody wrote to the store: the full comparison finds it and says which."""
     project = ProjectFactory()
     publisher.publish_all()
@@ -92,7 +92,7 @@ def test_a_document_that_was_tampered_with_is_repaired(published, client_of_stor
     assert document(f"project:{project.pk}")["slug"] == project.slug
 
 
-def test_bytes_that_are_no_text_are_repaired(published, client_of_store, document):
+def test_bytes_that_are_no_text_are_repaired(everything_published, client_of_store, document):
     """Whatever somebody wrote, the comparison goes on and replaces it."""
     client_of_store.hset("sg:{doc}:documents", "global", b"\xff\xfe")
 
@@ -100,7 +100,7 @@ def test_bytes_that_are_no_text_are_repaired(published, client_of_store, documen
     assert document("global") == {"schema": 1, "policy": None}
 
 
-def test_a_revision_that_is_no_number_is_repaired(published, client_of_store):
+def test_a_revision_that_is_no_number_is_repaired(everything_published, client_of_store):
     """It would make every publication fail, for ever."""
     client_of_store.hset("sg:{doc}:documents", "revision", "eleven")
 
@@ -119,7 +119,9 @@ def test_a_revision_that_is_no_number_is_repaired(published, client_of_store):
         ("store_id", "caf\xe9", "the identity of the store was not valid"),
     ],
 )
-def test_a_state_that_no_enforcer_can_read_is_replaced(published, client_of_store, store, field, value, line):
+def test_a_state_that_no_enforcer_can_read_is_replaced(
+    everything_published, client_of_store, store, field, value, line
+):
     """Before, every further change was refused by the store or by the enforcers, for ever."""
     client_of_store.hset("sg:{doc}:documents", field, value)
     publisher.publish_promptly()
@@ -131,7 +133,7 @@ def test_a_state_that_no_enforcer_can_read_is_replaced(published, client_of_stor
 
 
 @pytest.mark.parametrize("text", ["", "x", "0 other", "1 other"])
-def test_a_garbled_state_beside_the_tokens_is_replaced(published, client_of_store, store, text):
+def test_a_garbled_state_beside_the_tokens_is_replaced(everything_published, client_of_store, store, text):
     """Before, every token that an instance had not met was refused until the next publication."""
     client_of_store.set("sg:{doc}:token:revision", text)
 
@@ -142,7 +144,7 @@ def test_a_garbled_state_beside_the_tokens_is_replaced(published, client_of_stor
         assert limiter.check(mint("live")).reason == "unknown_token"
 
 
-def test_a_change_does_not_follow_a_revision_that_is_not_plausible(published, client_of_store):
+def test_a_change_does_not_follow_a_revision_that_is_not_plausible(everything_published, client_of_store):
     """It would use up the numbers that are left. The change waits for the reconciler."""
     client_of_store.hset("sg:{doc}:documents", "revision", 2**53 - 1)
     OutboxEntry.objects.create(kind="all")
@@ -153,7 +155,7 @@ def test_a_change_does_not_follow_a_revision_that_is_not_plausible(published, cl
     assert publisher.last_revision() == 2
 
 
-def test_documents_that_are_no_hash_are_repaired(published, client_of_store, document):
+def test_documents_that_are_no_hash_are_repaired(everything_published, client_of_store, document):
     """A key of another type in their place is removed and they are written anew."""
     client_of_store.set("sg:{doc}:documents", "x")
 
@@ -161,7 +163,7 @@ def test_documents_that_are_no_hash_are_repaired(published, client_of_store, doc
     assert document("global") == {"schema": 1, "policy": None}
 
 
-def test_a_document_that_nobody_published_is_removed(published, client_of_store, document):
+def test_a_document_that_nobody_published_is_removed(everything_published, client_of_store, document):
     """A policy of somebody else's making does not stay."""
     client_of_store.hset("sg:{doc}:documents", "policy:pol_ghost", "{}")
 
@@ -170,7 +172,7 @@ def test_a_document_that_nobody_published_is_removed(published, client_of_store,
     assert document("policy:pol_ghost") is None
 
 
-def test_a_lost_token_is_brought_back(published, client_of_store, token_document):
+def test_a_lost_token_is_brought_back(everything_published, client_of_store, token_document):
     """A token that the store lost would be refused everywhere."""
     token = Token.objects.get()
     client_of_store.delete(f"sg:{{doc}}:token:{token.digest}")
@@ -179,7 +181,7 @@ def test_a_lost_token_is_brought_back(published, client_of_store, token_document
     assert token_document(token.digest)["id"] == token.pk
 
 
-def test_a_revoked_token_does_not_come_back_with_a_backup(published, client_of_store, token_document):
+def test_a_revoked_token_does_not_come_back_with_a_backup(everything_published, client_of_store, token_document):
     """Revoked in SQL is revoked, whatever an older store says."""
     token = Token.objects.get()
     Token.objects.update(revoked_at=token.created_at)
@@ -189,7 +191,7 @@ def test_a_revoked_token_does_not_come_back_with_a_backup(published, client_of_s
     assert token_document(token.digest)["revoked"] is True
 
 
-def test_a_pending_change_is_published_and_no_difference(published, document):
+def test_a_pending_change_is_published_and_no_difference(everything_published, document):
     """What is only late is not reported as an error."""
     project = ProjectFactory()
     OutboxEntry.objects.create(kind="project", object_id=project.pk)
@@ -198,7 +200,7 @@ def test_a_pending_change_is_published_and_no_difference(published, document):
     assert document(f"project:{project.pk}")["slug"] == project.slug
 
 
-def test_a_publisher_at_work_is_no_difference(published, client_of_store):
+def test_a_publisher_at_work_is_no_difference(everything_published, client_of_store):
     """Between the store's write and SQL's mark the two differ, and nothing is wrong."""
     client_of_store.set("sg:{lock}:publish", "another")
     PolicyFactory()
@@ -206,7 +208,7 @@ def test_a_publisher_at_work_is_no_difference(published, client_of_store):
     assert reconcile(full=True) == []
 
 
-def test_repairs_are_revisions_with_a_name(published, client_of_store):
+def test_repairs_are_revisions_with_a_name(everything_published, client_of_store):
     """In the list of revisions one sees that it was the reconciler."""
     client_of_store.flushall()
 
@@ -216,7 +218,7 @@ def test_repairs_are_revisions_with_a_name(published, client_of_store):
     assert (revision.number, revision.by, revision.channel) == (2, "reconcile", "task")
 
 
-def test_a_store_of_an_earlier_version_gets_the_key_of_decision_ids(published, client_of_store):
+def test_a_store_of_an_earlier_version_gets_the_key_of_decision_ids(everything_published, client_of_store):
     """Without a publication; it is the same again in a store that was emptied, so that old ids can be read."""
     key = client_of_store.get("sg:{doc}:decision-key")
     client_of_store.delete("sg:{doc}:decision-key")
@@ -226,7 +228,7 @@ def test_a_store_of_an_earlier_version_gets_the_key_of_decision_ids(published, c
     assert len(key) == 64
 
 
-def test_a_revocation_does_not_wait_for_the_comparison(published, token_document, monkeypatch):
+def test_a_revocation_does_not_wait_for_the_comparison(everything_published, token_document, monkeypatch):
     """It takes a second for some 30,000 tokens. What differs only because it was changed meanwhile is no difference."""
     compare, token = reconciler._differing_tokens, Token.objects.get()
     seen = []
@@ -246,7 +248,7 @@ def test_a_revocation_does_not_wait_for_the_comparison(published, token_document
     assert Revision.objects.count() == 2
 
 
-def test_tokens_are_compared_in_slices(published, client_of_store, monkeypatch):
+def test_tokens_are_compared_in_slices(everything_published, client_of_store, monkeypatch):
     """A task ends after a slice, and the next one goes on. After the last token it begins again."""
     tokens = sorted([*Token.objects.all(), TokenFactory(), TokenFactory()], key=lambda token: token.pk)
     publisher.publish_all()

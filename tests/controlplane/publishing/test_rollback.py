@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def published(store, actor):
+def published_project(store, actor):
     """Revision 1: a policy of 100 a minute, attached to an active project, and global."""
     limit = LimitFactory(policy__slug="standard", name="minute", quota=100)
     project = ProjectFactory(policy=limit.policy)
@@ -31,7 +31,7 @@ def roll_back(actor, number: int) -> int | None:
     return tx.revision
 
 
-def test_a_revision_that_does_not_say_what_was_global_changes_nothing_of_it(published, actor):
+def test_a_revision_that_does_not_say_what_was_global_changes_nothing_of_it(published_project, actor):
     """What is missing is unknown, and not the choice of no policy."""
     Revision.objects.filter(number=1).update(changes={"full": True, "documents": {}})
 
@@ -40,7 +40,7 @@ def test_a_revision_that_does_not_say_what_was_global_changes_nothing_of_it(publ
     assert Policy.objects.get().is_global
 
 
-def test_a_policy_is_restored_with_its_limits(published, actor, document):
+def test_a_policy_is_restored_with_its_limits(published_project, actor, document):
     """What enforcers were told then they are told again, under a new number."""
     policy = Policy.objects.get()
     before = policy.as_record()
@@ -56,7 +56,7 @@ def test_a_policy_is_restored_with_its_limits(published, actor, document):
     assert document(f"policy:{policy.pk}")["version"] == 4
 
 
-def test_a_policy_is_restored_with_its_rules_for_metered_requests(published, actor, document):
+def test_a_policy_is_restored_with_its_rules_for_metered_requests(published_project, actor, document):
     """What was added since is gone again, also if nothing else was changed."""
     policy = Policy.objects.get()
     for metering in ({"default_cap": 500}, {}):
@@ -74,13 +74,13 @@ def test_a_policy_is_restored_with_its_rules_for_metered_requests(published, act
     assert "metering" not in document(f"policy:{policy.pk}")
 
 
-def test_a_project_gets_its_policy_and_state_back(published, actor):
+def test_a_project_gets_its_policy_and_state_back(published_project, actor):
     """Detached and switched off since, it is attached and active again."""
-    before = published.as_record()
+    before = published_project.as_record()
     with change(actor=actor) as tx:
-        published.policy, published.active = None, False
-        published.save()
-        tx.updated(published, before)
+        published_project.policy, published_project.active = None, False
+        published_project.save()
+        tx.updated(published_project, before)
 
     roll_back(actor, 1)
 
@@ -88,7 +88,7 @@ def test_a_project_gets_its_policy_and_state_back(published, actor):
     assert (project.policy.slug, project.active) == ("standard", True)
 
 
-def test_the_global_policy_is_restored(published, actor, document):
+def test_the_global_policy_is_restored(published_project, actor, document):
     """It falls on everything again."""
     with change(actor=actor) as tx:
         set_global_policy(tx, None)
@@ -98,13 +98,13 @@ def test_the_global_policy_is_restored(published, actor, document):
     assert document("global")["policy"] == Policy.objects.get().pk
 
 
-def test_a_deleted_policy_comes_back_under_its_id(published, actor):
+def test_a_deleted_policy_comes_back_under_its_id(published_project, actor):
     """Counters are kept by policy id: they go on where they were."""
-    policy, before = Policy.objects.get(), published.as_record()
+    policy, before = Policy.objects.get(), published_project.as_record()
     with change(actor=actor) as tx:
-        published.policy = None
-        published.save()
-        tx.updated(published, before)
+        published_project.policy = None
+        published_project.save()
+        tx.updated(published_project, before)
         tx.delete(policy)
 
     roll_back(actor, 1)
@@ -114,7 +114,7 @@ def test_a_deleted_policy_comes_back_under_its_id(published, actor):
 
 
 @pytest.fixture
-def private(published, actor):
+def private(published_project, actor):
     """Revision 2: a policy that a project owns, attached to it, and detached and deleted since."""
     policy = PolicyFactory(slug="private", description="ours", project=ProjectFactory(slug="chat"))
     project = policy.project
@@ -143,7 +143,7 @@ def test_a_deleted_policy_of_a_deleted_project_does_not_come_back(private, actor
     assert not Policy.objects.filter(slug="private").exists()
 
 
-def test_a_policy_that_was_deleted_with_its_project_does_not_come_back(published, actor):
+def test_a_policy_that_was_deleted_with_its_project_does_not_come_back(published_project, actor):
     """The audit has an entry of its deletion too."""
     policy = PolicyFactory(slug="private", project=ProjectFactory(slug="chat"))
     with change(actor=actor) as tx:
@@ -156,7 +156,7 @@ def test_a_policy_that_was_deleted_with_its_project_does_not_come_back(published
     assert not Policy.objects.filter(slug="private").exists()
 
 
-def test_a_policy_of_an_unknown_owner_is_not_restored(published, actor):
+def test_a_policy_of_an_unknown_owner_is_not_restored(published_project, actor):
     """It would be shared by all projects, although it may have been one's own."""
     policy = PolicyFactory(slug="private")
     with change(actor=actor) as tx:
@@ -167,17 +167,17 @@ def test_a_policy_of_an_unknown_owner_is_not_restored(published, actor):
         roll_back(actor, 2)
 
 
-def test_a_deleted_project_does_not_come_back(published, actor):
+def test_a_deleted_project_does_not_come_back(published_project, actor):
     """Its tokens are gone, so it would be an empty shell."""
     with change(actor=actor) as tx:
-        tx.delete(published)
+        tx.delete(published_project)
 
     roll_back(actor, 1)
 
     assert not Project.objects.exists()
 
 
-def test_what_was_made_since_stays(published, actor):
+def test_what_was_made_since_stays(published_project, actor):
     """Deleting is a decision of its own."""
     with change(actor=actor) as tx:
         tx.created(PolicyFactory(slug="newer"))
@@ -187,7 +187,7 @@ def test_what_was_made_since_stays(published, actor):
     assert set(Policy.objects.values_list("slug", flat=True)) == {"standard", "newer"}
 
 
-def test_overrides_outlive_a_rollback(published, actor):
+def test_overrides_outlive_a_rollback(published_project, actor):
     """What was granted to one token is not taken away with the quota of all."""
     override = OverrideFactory(limit=Limit.objects.get())
     before = override.limit.policy.as_record()
@@ -201,14 +201,14 @@ def test_overrides_outlive_a_rollback(published, actor):
     assert override.limit.quota == 100
 
 
-def test_a_rollback_to_the_present_changes_nothing(published, actor):
+def test_a_rollback_to_the_present_changes_nothing(published_project, actor):
     """No new version, no new revision."""
     assert roll_back(actor, 1) is None
     assert Policy.objects.get().version == 2
     assert not AuditEntry.objects.filter(action__endswith="rollback").exists()
 
 
-def test_a_slug_that_is_taken_meanwhile_stops_the_rollback(published, actor):
+def test_a_slug_that_is_taken_meanwhile_stops_the_rollback(published_project, actor):
     """Nothing is restored by half."""
     policy = Policy.objects.get()
     before = policy.as_record()
@@ -225,13 +225,13 @@ def test_a_slug_that_is_taken_meanwhile_stops_the_rollback(published, actor):
     assert Limit.objects.get().quota == 1
 
 
-def test_an_unknown_revision_is_refused(published, actor):
+def test_an_unknown_revision_is_refused(published_project, actor):
     """There is nothing to go back to."""
     with pytest.raises(Revision.DoesNotExist):
         roll_back(actor, 99)
 
 
-def test_a_limit_that_only_0_2_0_accepted_is_restored(published, actor, document):
+def test_a_limit_that_only_0_2_0_accepted_is_restored(published_project, actor, document):
     """A roll-back is made in a hurry: what was published then is published again."""
     policy = Policy.objects.get()
     for path in ("v1/*", ""):

@@ -11,7 +11,7 @@ LIMIT = {"name": "per-minute", "quota": 100, "window_seconds": 60}
 
 
 @pytest.fixture
-def published(api, store):
+def two_revisions(api, store):
     """Two revisions: a quota of 100, then one of 50."""
     api("POST", "policies", {"slug": "free", "name": "Free", "limits": [LIMIT]})
     api("PATCH", "policies/free", {"limits": [{**LIMIT, "quota": 50}]})
@@ -21,7 +21,7 @@ def undo(api, number=2, query="", **body):
     return api("POST", f"revisions/{number}/undo{query}", {"reason": "too tight", **body})
 
 
-def test_a_revision_is_undone_by_a_new_one(api, published):
+def test_a_revision_is_undone_by_a_new_one(api, two_revisions):
     """The response says what was changed back, and the audit why."""
     response = undo(api)
     found = response.json()
@@ -34,7 +34,7 @@ def test_a_revision_is_undone_by_a_new_one(api, published):
     assert AuditEntry.objects.values_list("action", "actor", "reason").first() == ("policy.undo", "ann", "too tight")
 
 
-def test_a_dry_run_changes_nothing(api, published):
+def test_a_dry_run_changes_nothing(api, two_revisions):
     """It says in words what the undo would do, and names that plan."""
     response = undo(api, query="?dry_run=true")
     found = response.json()
@@ -45,7 +45,7 @@ def test_a_dry_run_changes_nothing(api, published):
     assert undo(api, plan=found["plan"]).status_code == 200
 
 
-def test_a_plan_that_is_out_of_date_is_refused(api, published):
+def test_a_plan_that_is_out_of_date_is_refused(api, two_revisions):
     """Somebody changed the limit after the dry run, so another undo would be done than was read."""
     plan = undo(api, query="?dry_run=true").json()["plan"]
     api("PATCH", "policies/free", {"limits": [{**LIMIT, "quota": 7}]})
@@ -57,7 +57,7 @@ def test_a_plan_that_is_out_of_date_is_refused(api, published):
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
-def test_what_was_changed_again_is_refused(api, published, query):
+def test_what_was_changed_again_is_refused(api, two_revisions, query):
     """Nothing of it is left to undo, as the admin says, too, and why."""
     api("PATCH", "policies/free", {"limits": [{**LIMIT, "quota": 7}]})
 
@@ -71,7 +71,7 @@ def test_what_was_changed_again_is_refused(api, published, query):
 
 
 @pytest.mark.parametrize("query", ["", "?dry_run=true"])
-def test_a_rule_that_is_broken_by_now_refuses_it(api, published, query):
+def test_a_rule_that_is_broken_by_now_refuses_it(api, two_revisions, query):
     """Another policy took the slug, and a dry run finds that out, too."""
     api("PATCH", "policies/free", {"slug": "gratis"})
     api("POST", "policies", {"slug": "free", "name": "Other", "limits": []})
@@ -92,7 +92,7 @@ def test_a_rule_that_is_broken_by_now_refuses_it(api, published, query):
         ({"reason": "x"}, "?dry_run=yes", {"parameter": "dry_run"}),
     ],
 )
-def test_bad_input_names_the_field(api, published, body, query, place):
+def test_bad_input_names_the_field(api, two_revisions, body, query, place):
     """Nothing is undone by a request that is not valid."""
     response = api("POST", f"revisions/2/undo{query}", body)
 
@@ -102,7 +102,7 @@ def test_bad_input_names_the_field(api, published, body, query, place):
     assert Revision.objects.count() == 2
 
 
-def test_who_may_not_undo(api, call, published):
+def test_who_may_not_undo(api, call, two_revisions):
     """A revision concerns all projects, so a key of some of them undoes none, and a reader does not either."""
     limited, reader = ManagementKeyFactory(projects=[ProjectFactory()]), ManagementKeyFactory(scopes=["revisions:read"])
 

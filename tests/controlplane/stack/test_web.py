@@ -64,7 +64,7 @@ class Web:
 
 
 @pytest.fixture(scope="module")
-def server(django_db_setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+def web_server(django_db_setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     """The server as `make up` starts it, on the database of the tests, with one worker."""
     running = Web(free_port(), "", tmp_path_factory.mktemp("web") / "log")
     command = [sys.executable, "-m", *GUNICORN.split(), "--workers", "1", "--bind", f"127.0.0.1:{running.port}"]
@@ -83,10 +83,10 @@ def server(django_db_setup, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def web(server: Web, transactional_db) -> Web:
+def web(web_server: Web, transactional_db) -> Web:
     """The server, with a key that may do everything."""
-    server.secret = ManagementKeyFactory(name="ann").secret
-    return server
+    web_server.secret = ManagementKeyFactory(name="ann").secret
+    return web_server
 
 
 def head(web: Web, method: str, target: str, *lines: str) -> bytes:

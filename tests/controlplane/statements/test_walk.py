@@ -3,12 +3,12 @@
 import pytest
 
 from tests.controlplane.adminkit.walking import Walker
-from tests.controlplane.statements.test_admin import PAGE, chat  # noqa: F401  (the fixture)
+from tests.controlplane.statements.test_admin import PAGE, chat_with_usage  # noqa: F401  (the fixture)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 
-def test_somebody_reads_and_prints_a_statement(walker: Walker, chat):  # noqa: F811  (the fixtures)
+def test_somebody_reads_and_prints_a_statement(walker: Walker, chat_with_usage):  # noqa: F811  (the fixtures)
     """The page and the one to print fit a narrow screen, and are read by a screen reader."""
     walker.enter("ann")
     walker.open(f"{PAGE}?month=2026-11")

@@ -24,7 +24,7 @@ def secret(api, store) -> str:
 
 
 @pytest.fixture
-def token(api, secret) -> str:
+def token_id(api, secret) -> str:
     return api("GET", "projects/chat/tokens").json()["results"][0]["id"]
 
 
@@ -40,52 +40,52 @@ def shown(api, query: str) -> list[tuple]:
     return [(c["limit"], c["scope"], c["quota"], c["used"], c["remaining"]) for c in counters if not c["partition_by"]]
 
 
-def test_counters_show_what_enforcement_has_counted(api, token, seven_requests):
+def test_counters_show_what_enforcement_has_counted(api, token_id, seven_requests):
     """Of the token, and of its project, which it shares with others."""
-    assert shown(api, f"token={token}") == [
+    assert shown(api, f"token={token_id}") == [
         ("team/hourly", "project", 1000, 7, 993),
         ("free/hourly", "token", 100, 7, 93),
     ]
 
 
-def test_counters_of_a_project_are_those_its_tokens_share(api, token, seven_requests):
+def test_counters_of_a_project_are_those_its_tokens_share(api, token_id, seven_requests):
     """Its tokens' own are theirs."""
     assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
 
 
-def test_looking_charges_nothing(api, token, seven_requests):
+def test_looking_charges_nothing(api, token_id, seven_requests):
     """However often."""
-    first = shown(api, f"token={token}")
+    first = shown(api, f"token={token_id}")
 
-    assert shown(api, f"token={token}") == first
+    assert shown(api, f"token={token_id}") == first
 
 
-def test_an_override_is_in_the_numbers(api, token, seven_requests):
+def test_an_override_is_in_the_numbers(api, token_id, seven_requests):
     """And named."""
-    body = {"limit": "free/hourly", "token": token, "quota": 10, "reason": "abuse"}
+    body = {"limit": "free/hourly", "token": token_id, "quota": 10, "reason": "abuse"}
     override = api("POST", "overrides", body).json()["id"]
 
-    counters = api("GET", f"counters?token={token}").json()["results"]
+    counters = api("GET", f"counters?token={token_id}").json()["results"]
 
     found = next(counter for counter in counters if counter["limit"] == "free/hourly")
     assert (found["quota"], found["used"], found["remaining"], found["override"]) == (10, 7, 3, override)
 
 
-def test_a_partitioned_limit_has_no_single_count(api, token):
+def test_a_partitioned_limit_has_no_single_count(api, token_id):
     """Its numbers are null, and it says by what it is partitioned."""
-    counters = api("GET", f"counters?token={token}").json()["results"]
+    counters = api("GET", f"counters?token={token_id}").json()["results"]
 
     found = next(counter for counter in counters if counter["limit"] == "free/ip")
     assert (found["partition_by"], found["used"], found["remaining"]) == (["ip"], None, None)
 
 
-def test_a_reset_forgets_one_limit(api, token, seven_requests):
+def test_a_reset_forgets_one_limit(api, token_id, seven_requests):
     """And tells enforcers, in a revision, and the audit, with the reason."""
-    response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "goodwill"})
+    response = api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "goodwill"})
 
     assert response.json() == {"reset": 1}
     assert response["Sluicegate-Revision"].isdigit()
-    assert shown(api, f"token={token}") == [
+    assert shown(api, f"token={token_id}") == [
         ("team/hourly", "project", 1000, 7, 993),
         ("free/hourly", "token", 100, 0, 100),
     ]
@@ -93,34 +93,34 @@ def test_a_reset_forgets_one_limit(api, token, seven_requests):
     assert (entry.reason, entry.after) == ("goodwill", {"limit": "free/hourly"})
 
 
-def test_a_reset_of_a_token_leaves_what_it_shares(api, token, seven_requests):
+def test_a_reset_of_a_token_leaves_what_it_shares(api, token_id, seven_requests):
     """The project's other tokens are none of its business."""
-    api("POST", f"counters/reset?token={token}", {"reason": "goodwill"})
+    api("POST", f"counters/reset?token={token_id}", {"reason": "goodwill"})
 
-    assert shown(api, f"token={token}") == [
+    assert shown(api, f"token={token_id}") == [
         ("team/hourly", "project", 1000, 7, 993),
         ("free/hourly", "token", 100, 0, 100),
     ]
 
 
-def test_a_policy_attached_twice_is_reset_where_it_is_closest(api, token, seven_requests):
+def test_a_policy_attached_twice_is_reset_where_it_is_closest(api, token_id, seven_requests):
     """The token's own counter, not its project's of the same name."""
     api("PATCH", "projects/chat", {"policy": "free"})
 
-    response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "goodwill"})
+    response = api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "goodwill"})
 
     assert response.json() == {"reset": 1}
 
 
 @pytest.mark.parametrize(("limit", "code"), [("free/ip", "partitioned"), ("free/nope", "does_not_exist")])
-def test_what_cannot_be_reset_is_refused(api, token, limit, code):
+def test_what_cannot_be_reset_is_refused(api, token_id, limit, code):
     """An answer of "done" would be a lie."""
-    response = api("POST", f"counters/reset?token={token}", {"limit": limit, "reason": "x"})
+    response = api("POST", f"counters/reset?token={token_id}", {"limit": limit, "reason": "x"})
 
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("#/limit", code)]
 
 
-def test_a_limit_that_does_not_fall_on_the_holder_is_refused(api, token):
+def test_a_limit_that_does_not_fall_on_the_holder_is_refused(api, token_id):
     """The token's own limit is not the project's."""
     response = api("POST", "counters/reset?project=chat", {"limit": "free/hourly", "reason": "x"})
 
@@ -133,20 +133,20 @@ def test_one_holder_is_asked_for(api, query):
     assert api("GET", f"counters?{query}").json()["errors"][0]["code"] == "one_of_two"
 
 
-def test_a_store_that_is_away_is_told_and_nothing_is_recorded(api, token, store):
+def test_a_store_that_is_away_is_told_and_nothing_is_recorded(api, token_id, store):
     """A reset that did not happen is in no audit."""
     store.kill()
 
     responses = [
-        api("GET", f"counters?token={token}"),
-        api("POST", f"counters/reset?token={token}", {"reason": "x"}),
+        api("GET", f"counters?token={token_id}"),
+        api("POST", f"counters/reset?token={token_id}", {"reason": "x"}),
     ]
 
     assert [(r.status_code, r.json()["code"]) for r in responses] == [(503, "store_unavailable")] * 2
     assert not AuditEntry.objects.filter(action="counters.reset").exists()
 
 
-def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, seven_requests, monkeypatch):
+def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token_id, seven_requests, monkeypatch):
     """Counters must not vanish without an audit entry, so the commit comes first."""
 
     def failing():
@@ -154,14 +154,14 @@ def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, seven_reques
 
     with monkeypatch.context() as patched:
         patched.setattr(connections["default"], "_commit", failing)
-        response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"})
+        response = api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "x"})
 
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert not AuditEntry.objects.filter(action="counters.reset").exists()
-    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
+    assert shown(api, f"token={token_id}")[1] == ("free/hourly", "token", 100, 7, 93)
 
 
-def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, seven_requests, monkeypatch):
+def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token_id, seven_requests, monkeypatch):
     """The audit says what was asked for, and that it was not finished. The same request again finishes it."""
 
     def failing(*args, **options):
@@ -169,52 +169,54 @@ def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, se
 
     with monkeypatch.context() as patched:
         patched.setattr("enforcement.control.inspection.reset_counters", failing)
-        response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"})
+        response = api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "x"})
 
     assert (response.status_code, response.json()["code"]) == (503, "reset_unfinished")
-    entries = AuditEntry.objects.filter(object_id=token, action__startswith="counters.")
+    entries = AuditEntry.objects.filter(object_id=token_id, action__startswith="counters.")
     assert {entry.action for entry in entries} == {"counters.reset", "counters.reset_unfinished"}
     assert {entry.change for entry in entries} == {entries[0].change}
-    assert api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"}).json() == {"reset": 1}
+    assert api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "x"}).json() == {
+        "reset": 1
+    }
 
 
-def test_a_store_that_lost_its_functions_gets_them_back(api, token, seven_requests, client_of_store):
+def test_a_store_that_lost_its_functions_gets_them_back(api, token_id, seven_requests, client_of_store):
     """Whoever misses them first loads them."""
     client_of_store.function_flush()
 
     assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
 
 
-def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
+def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token_id):
     """The counter of the global policy is everybody's."""
     limit = {"name": "all", "quota": 10, "window_seconds": 60}
     api("POST", "policies", {"slug": "everyone", "name": "Everyone", "limits": [limit]})
     api("PUT", "global", {"policy": "everyone"})
     key = ManagementKeyFactory(projects=[Project.objects.get(slug="chat")])
 
-    response = call("POST", f"counters/reset?token={token}", {"limit": "everyone/all", "reason": "x"}, key=key)
+    response = call("POST", f"counters/reset?token={token_id}", {"limit": "everyone/all", "reason": "x"}, key=key)
 
     assert (response.status_code, response.json()["code"]) == (403, "key_limited_to_projects")
 
 
-def test_null_is_not_every_limit(api, token, seven_requests):
+def test_null_is_not_every_limit(api, token_id, seven_requests):
     """A program that has not found the limit resets none. Whoever means all of them leaves the field out."""
-    response = api("POST", f"counters/reset?token={token}", {"reason": "x", "limit": None})
+    response = api("POST", f"counters/reset?token={token_id}", {"reason": "x", "limit": None})
 
     assert response.json()["errors"] == [
         {"pointer": "#/limit", "code": "null", "detail": "This field may not be null."}
     ]
-    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
+    assert shown(api, f"token={token_id}")[1] == ("free/hourly", "token", 100, 7, 93)
 
 
 def test_a_token_that_nobody_remembers_has_no_counters(api, store):
     """It expired days ago."""
-    token = TokenFactory(expires_at="2020-01-01T00:00:00Z")
+    token_id = TokenFactory(expires_at="2020-01-01T00:00:00Z")
 
-    assert api("GET", f"counters?token={token.pk}").status_code == 404
+    assert api("GET", f"counters?token={token_id.pk}").status_code == 404
 
 
-def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, seven_requests):
+def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token_id, seven_requests):
     """What is no longer known has nothing to reset, and its project's counters are others' too."""
     gone = TokenFactory(project=Project.objects.get(slug="chat"), expires_at="2020-01-01T00:00:00Z")
 
@@ -243,11 +245,11 @@ def test_counters_of_a_project_that_is_deleted_meanwhile_are_not_found(api, secr
         assert response.status_code == 404
 
 
-def test_a_reset_with_a_key_is_done_once(api, token, seven_requests, secret, store):
+def test_a_reset_with_a_key_is_done_once(api, token_id, seven_requests, secret, store):
     """The number of counters is known after the commit, in the first response and in its repetition."""
 
     def reset():
-        return api("POST", f"counters/reset?token={token}", {"reason": "goodwill"}, idempotency_key="a")
+        return api("POST", f"counters/reset?token={token_id}", {"reason": "goodwill"}, idempotency_key="a")
 
     first = reset()
     with Limiter(store.url) as limiter:
@@ -256,18 +258,18 @@ def test_a_reset_with_a_key_is_done_once(api, token, seven_requests, secret, sto
 
     assert (first.status_code, first.json()) == (200, {"reset": 1})
     assert (again.json(), again["Idempotency-Replayed"]) == ({"reset": 1}, "true")
-    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 1, 99)
+    assert shown(api, f"token={token_id}")[1] == ("free/hourly", "token", 100, 1, 99)
     assert AuditEntry.objects.filter(action="counters.reset").count() == 1
 
 
-def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token, seven_requests, monkeypatch):
+def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token_id, seven_requests, monkeypatch):
     """The response says so, as without a key, and the same request finishes it."""
 
     def failing(*args, **options):
         raise redis.ConnectionError("closed")
 
     def reset():
-        return api("POST", f"counters/reset?token={token}", {"reason": "x"}, idempotency_key="a")
+        return api("POST", f"counters/reset?token={token_id}", {"reason": "x"}, idempotency_key="a")
 
     with monkeypatch.context() as patched:
         patched.setattr("enforcement.control.inspection.reset_counters", failing)

@@ -21,7 +21,7 @@ BODY = {"type": "test", "timestamp": "t", "data": {"title": "ci has reached 80 %
 
 
 @pytest.fixture
-def chat(receiver, settings) -> Destination:
+def chat_destination(receiver, settings) -> Destination:
     """A chat whose URL has a secret."""
     settings.ALERT_SERVICES = ["slack", "json"]
     made = Destination(name="team", kind="chat")
@@ -38,36 +38,36 @@ def send(destination: Destination) -> Delivery:
     return delivery
 
 
-def test_an_alert_is_sent_to_a_chat(chat, receiver):
-    delivery = send(chat)
+def test_an_alert_is_sent_to_a_chat(chat_destination, receiver):
+    delivery = send(chat_destination)
 
     assert (delivery.state, delivery.result) == ("delivered", "The service json has accepted the message.")
     sent = json.loads(receiver.requests[0].body)
     assert (sent["title"], sent["message"]) == ("ci has reached 80 %", "80 of 100 are used.")
 
 
-def test_what_a_chat_refuses_is_tried_again(chat, receiver):
+def test_what_a_chat_refuses_is_tried_again(chat_destination, receiver):
     receiver.answers = [b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"]
 
-    delivery = send(chat)
+    delivery = send(chat_destination)
 
     assert (delivery.state, delivery.result) == ("pending", "The service json did not accept the message.")
 
 
-def test_a_service_that_is_not_allowed_any_more_gets_nothing(chat, receiver, settings):
+def test_a_service_that_is_not_allowed_any_more_gets_nothing(chat_destination, receiver, settings):
     settings.ALERT_SERVICES = ["slack"]
 
-    assert send(chat).result == "The service json is not allowed any more."
+    assert send(chat_destination).result == "The service json is not allowed any more."
     assert receiver.requests == []
 
 
-def test_another_secret_key_reads_no_url(chat, receiver, settings):
+def test_another_secret_key_reads_no_url(chat_destination, receiver, settings):
     """Unless the former one is among the fallbacks."""
     former, settings.SECRET_KEY = settings.SECRET_KEY, "another-" * 10
-    assert "SECRET_KEY has changed" in send(chat).result
+    assert "SECRET_KEY has changed" in send(chat_destination).result
     settings.SECRET_KEY_FALLBACKS = [former]
 
-    assert sealing.unseal(chat.sealed).startswith("json://")
+    assert sealing.unseal(chat_destination.sealed).startswith("json://")
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_no_template_of_a_url_is_read(receiver, settings, url, template):
     assert receiver.requests == []
 
 
-def test_a_url_does_not_choose_how_long_a_service_may_take(chat, receiver, monkeypatch):
+def test_a_url_does_not_choose_how_long_a_service_may_take(chat_destination, receiver, monkeypatch):
     """Nor whether it leads elsewhere."""
     monkeypatch.setattr(services, "SECONDS", 0.2)
     for answer in (receiver.hang, f"HTTP/1.1 307 Moved\r\nLocation: {receiver.url}\r\n\r\n".encode()):
-        chat.set_service(f"{receiver.url.replace('http://', 'json://')}?rto=600&cto=600&redirect=yes")
+        chat_destination.set_service(f"{receiver.url.replace('http://', 'json://')}?rto=600&cto=600&redirect=yes")
         receiver.answers = [answer]
-        assert not services.notify(sealing.unseal(chat.sealed), "title", "text")
+        assert not services.notify(sealing.unseal(chat_destination.sealed), "title", "text")
 
     assert len(receiver.requests) == 2
 
@@ -134,7 +134,7 @@ def test_a_chat_needs_the_url_of_its_service(api, store):
     assert answer.json()["errors"][0]["pointer"] == "#/service_url"
 
 
-def test_the_url_of_a_service_is_nowhere_in_clear(api, as_ann, chat, receiver, store, caplog):
+def test_the_url_of_a_service_is_nowhere_in_clear(api, as_ann, chat_destination, receiver, store, caplog):
     """Neither where it is kept, nor in what is shown, logged or audited."""
     caplog.set_level(logging.INFO)
     url = receiver.url.replace("http://", "json://").replace("/hook", f"/{CANARY}-2")
@@ -143,7 +143,7 @@ def test_the_url_of_a_service_is_nowhere_in_clear(api, as_ann, chat, receiver, s
     form = {"name": "p", "kind": "chat", "service_url": f"{url}-3", "active": "on"}
     as_ann.post("/admin/webhooks/destination/add/", form)
     wrong = as_ann.post("/admin/webhooks/destination/add/", {**form, "name": ""})
-    send(chat)
+    send(chat_destination)
     Delivery.objects.update(next_at=timezone.now())
     deliveries.run()
 
@@ -151,19 +151,19 @@ def test_the_url_of_a_service_is_nowhere_in_clear(api, as_ann, chat, receiver, s
     assert (made.json()["secret"], made.json()["service"]) == (None, "json")
     kept = "".join(serializers.serialize("json", model.objects.all()) for model in apps.get_models())
     shown = "".join(as_ann.get(f"/admin/webhooks/{name}/").content.decode() for name in ("destination", "delivery"))
-    one = as_ann.get(f"/admin/webhooks/destination/{chat.pk}/change/").content.decode()
+    one = as_ann.get(f"/admin/webhooks/destination/{chat_destination.pk}/change/").content.decode()
     for text in (made.content.decode(), kept, shown, one, wrong.content.decode(), caplog.text):
         assert CANARY not in text
     assert "json://…" in shown
 
 
-def test_a_form_without_a_url_keeps_the_former_one(as_ann, chat, store):
-    page = as_ann.get(f"/admin/webhooks/destination/{chat.pk}/change/")
+def test_a_form_without_a_url_keeps_the_former_one(as_ann, chat_destination, store):
+    page = as_ann.get(f"/admin/webhooks/destination/{chat_destination.pk}/change/")
     seen = page.context["adminform"].form.present
     form = {"name": "renamed", "kind": "chat", "seen_version": seen, "active": "on"}
 
-    as_ann.post(f"/admin/webhooks/destination/{chat.pk}/change/", form)
+    as_ann.post(f"/admin/webhooks/destination/{chat_destination.pk}/change/", form)
 
-    former = chat.sealed
-    chat.refresh_from_db()
-    assert (chat.name, chat.sealed) == ("renamed", former)
+    former = chat_destination.sealed
+    chat_destination.refresh_from_db()
+    assert (chat_destination.name, chat_destination.sealed) == ("renamed", former)

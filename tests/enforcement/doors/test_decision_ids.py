@@ -106,16 +106,16 @@ def send(request, store):
     """Send a request with a token through the door, whose instance is named INSTANCE, and return the response."""
     clients: list[Any] = []
 
-    def send(token):
+    def send(publish_token):
         if not clients:  # after the token was published, so that the limiter starts with it
             clients.append(_serve(request.param, store.url, request))
-        return clients[0].get("/", headers={"Authorization": f"Bearer {token}"})
+        return clients[0].get("/", headers={"Authorization": f"Bearer {publish_token}"})
 
     return send
 
 
 @pytest.fixture
-def token(issue, client_of_store):
+def publish_token(issue, client_of_store):
     """Publish a token for each kind of denial, and the fleet's secret; return the token."""
     client_of_store.set(Keys().decision_key, SECRET)
 
@@ -126,9 +126,9 @@ def token(issue, client_of_store):
 
 
 @pytest.mark.parametrize("kind", STATUSES)
-def test_each_denial_names_its_decision_and_its_reason(send, token, kind):
+def test_each_denial_names_its_decision_and_its_reason(send, publish_token, kind):
     """401 and 403 as well; the id carries what happened."""
-    secret = token(kind)
+    secret = publish_token(kind)
     answer = send("nobody" if kind == "unknown" else secret)
 
     found = answer.headers["Sluicegate-Decision"]
@@ -141,19 +141,19 @@ def test_each_denial_names_its_decision_and_its_reason(send, token, kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("limited", "test/nothing"), ("revoked", "no limit")])
-def test_a_line_of_the_log_names_each_denial(send, token, caplog, kind, name):
+def test_a_line_of_the_log_names_each_denial(send, publish_token, caplog, kind, name):
     """Once, with the reason, the limit and the id. It takes the level info."""
     caplog.set_level("INFO", "sluicegate.denials")
-    found = send(token(kind)).headers["Sluicegate-Decision"]
+    found = send(publish_token(kind)).headers["Sluicegate-Decision"]
     lines = [record.getMessage() for record in caplog.records if record.name == "sluicegate.denials"]
 
     assert lines == [f"Denied: {REASONS[kind]} by {name}, decision {found}."]
 
 
 @pytest.mark.parametrize("send", ["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "proxy"], indirect=True)
-def test_a_problem_names_the_policy_and_the_limit_that_deny(send, token):
+def test_a_problem_names_the_policy_and_the_limit_that_deny(send, publish_token):
     """Beside the list of all that do; its id is that of the field. Django REST framework has bodies of its own."""
-    answer = send(token("limited"))
+    answer = send(publish_token("limited"))
     body = answer.json()
 
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -162,8 +162,8 @@ def test_a_problem_names_the_policy_and_the_limit_that_deny(send, token):
     assert DecisionKey(SECRET).open(body["decision"]).limit == "test/nothing"
 
 
-def test_each_denial_has_an_id_of_its_own(send, token):
+def test_each_denial_has_an_id_of_its_own(send, publish_token):
     """Also those of a token that is refused before any counter is read."""
-    secret = token("revoked")
+    secret = publish_token("revoked")
 
     assert len({send(secret).headers["Sluicegate-Decision"] for _ in range(5)}) == 5

@@ -33,24 +33,24 @@ MANY = "1000000000"
 
 
 @pytest.fixture(scope="module")
-def client():
+def library_client():
     """Give a store that has the function library."""
     with ValkeyServer(persistent=False) as server:
-        client = connect(server.url, timeout=5.0)
-        load_library(client)
-        yield client
+        library_client = connect(server.url, timeout=5.0)
+        load_library(library_client)
+        yield library_client
 
 
 @pytest.fixture
-def counter(client):
+def counter(library_client):
     """Give a function that returns the key of a counter in which 4 of 10 are charged."""
-    client.flushdb()
-    client.sadd(CHANGED, "whole")
+    library_client.flushdb()
+    library_client.sadd(CHANGED, "whole")
     ids = itertools.count()
 
     def make(name: str) -> str:
         key = f"{SCOPE}c:{next(ids):024x}"
-        call(client, "decide", [key, CHANGED], NOW, "1", "owner", SPECS[name], 4)
+        call(library_client, "decide", [key, CHANGED], NOW, "1", "owner", SPECS[name], 4)
         return key
 
     return make
@@ -75,23 +75,23 @@ def refused(client, verb, keys, *arguments) -> str:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_cost_that_is_no_count_is_refused(client, counter, name):
+def test_a_cost_that_is_no_count_is_refused(library_client, counter, name):
     """A negative or fractional one passed, and "nan" was a wait of three hundred thousand years."""
     keys = [counter("fixed"), counter(name), CHANGED]
     for cost in [*NUMBERS, "-5"]:
         if cost in ("inf", "1e308"):  # more than the capacity, or no integer
             continue
-        refused(client, "decide", keys, NOW, "1", "", SPECS["fixed"], 1, SPECS[name], cost)
+        refused(library_client, "decide", keys, NOW, "1", "", SPECS["fixed"], 1, SPECS[name], cost)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_decision_without_its_numbers_is_refused(client, counter, name):
+def test_a_decision_without_its_numbers_is_refused(library_client, counter, name):
     """It was a decision about no limit, which admits."""
     key, whole = counter(name), (NOW, "1", "", SPECS[name], 1, SPECS[name])
     for length in range(len(whole)):
         if length != 5:
-            assert "arguments" in refused(client, "decide", [key], *whole[:length])
-    assert numbers(call(client, "decide", [], NOW, "1", ""))[0] == 1
+            assert "arguments" in refused(library_client, "decide", [key], *whole[:length])
+    assert numbers(call(library_client, "decide", [], NOW, "1", ""))[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -102,45 +102,45 @@ def test_a_decision_without_its_numbers_is_refused(client, counter, name):
         "f|10|60000000|1,2|", "f|10|0|5,4,3,2|", "f|9007199254740993|60000000||", "f|-1|60000000||", "f|10", "",
     ],
 )  # fmt: skip
-def test_a_limit_that_would_limit_nothing_is_refused(client, counter, spec):
+def test_a_limit_that_would_limit_nothing_is_refused(library_client, counter, spec):
     """A window of length 0 admitted everything."""
     key = counter("fixed")
     for _ in range(2):  # not kept as if it were one
         assert "limit: must be" in refused(
-            client, "decide", [key, f"{SCOPE}c:new"], NOW, "1", "", SPECS["fixed"], 1, spec, 1
+            library_client, "decide", [key, f"{SCOPE}c:new"], NOW, "1", "", SPECS["fixed"], 1, spec, 1
         )
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_settlement_is_whole_or_nothing(client, counter, name):
+def test_a_settlement_is_whole_or_nothing(library_client, counter, name):
     """It gave back the first counter, remembered the id and failed, so that the rest was never given back."""
     keys, first = [MARKER, counter("fixed"), counter(name), CHANGED], (SPECS["fixed"], -1, NOW + 60_000_000)
     for wrong in NUMBERS:
         for row in ((wrong, NOW), (-1, wrong)):
             if row[1] == "1e308":
                 continue
-            refused(client, "settle", keys, NOW, 1_000, "owner", *first, SPECS[name], *row)
+            refused(library_client, "settle", keys, NOW, 1_000, "owner", *first, SPECS[name], *row)
     for missing in (1, 2, 4):
         arguments = (NOW, 1_000, "owner", *first, SPECS[name], -1, NOW)
-        refused(client, "settle", keys, *arguments[:-missing])
+        refused(library_client, "settle", keys, *arguments[:-missing])
 
 
-def test_nobody_can_keep_the_store_busy_with_slots(client, counter):
+def test_nobody_can_keep_the_store_busy_with_slots(library_client, counter):
     """A thousand million slots kept it busy for minutes."""
     key = counter("slots")
     spec = "c|9007199254740991|60000000||"
     for permits in (MANY, f"-{MANY}", "inf"):
-        refused(client, "settle", [MARKER, key], NOW, "", "owner", spec, permits, 0)
+        refused(library_client, "settle", [MARKER, key], NOW, "", "owner", spec, permits, 0)
     for slots in (MANY, "inf", "nan", ""):
-        refused(client, "renew", [key], NOW, "owner", slots, 60_000_000, 10, "", 0)
-    refused(client, "renew", [key, key], NOW, "owner", 1, 60_000_000, 10, "", 0, 1, 60_000_000, 10, "")
+        refused(library_client, "renew", [key], NOW, "owner", slots, 60_000_000, 10, "", 0)
+    refused(library_client, "renew", [key, key], NOW, "owner", 1, 60_000_000, 10, "", 0, 1, 60_000_000, 10, "")
 
 
-def test_a_request_takes_at_most_ten_thousand_slots(client, counter):
+def test_a_request_takes_at_most_ten_thousand_slots(library_client, counter):
     """Whatever the quota is. The limit can have more slots than that."""
     key, spec, reply = f"{SCOPE}c:{7:024x}", "c|25000|60000000||", []
     for cost in (MAX_SLOTS_PER_REQUEST + 1, MAX_SLOTS_PER_REQUEST, MAX_SLOTS_PER_REQUEST):
-        reply.append(numbers(call(client, "decide", [key], NOW, "1", f"i{len(reply)}", spec, cost)))
+        reply.append(numbers(call(library_client, "decide", [key], NOW, "1", f"i{len(reply)}", spec, cost)))
     assert [(row[0], row[2], row[4]) for row in reply] == [(0, 25_000, -1), (1, 15_000, 0), (1, 5_000, 0)]
 
 
@@ -162,7 +162,7 @@ def test_a_costly_request_is_denied_and_keeps_nobody_waiting(server):
 
 
 @pytest.mark.parametrize("verb", ["enrol", "enrol_settle"])
-def test_values_without_their_numbers_are_refused(client, counter, verb):
+def test_values_without_their_numbers_are_refused(library_client, counter, verb):
     """A charge was made, and its value was not registered."""
     key = counter("sliding")
     bodies = {
@@ -175,57 +175,63 @@ def test_values_without_their_numbers_are_refused(client, counter, verb):
         if (at, wrong) in {(2, "0.5"), (2, "inf"), (2, "1e308")}:  # a cap that says the same
             continue
         changed = [*value[:at], wrong, *value[at + 1 :], ""]
-        refused(client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], 1, *changed, *body)
+        refused(library_client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], 1, *changed, *body)
     for count in [*NUMBERS, "0", "-1", "2"]:
-        refused(client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], count, *value, "", *body)
+        refused(library_client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], count, *value, "", *body)
 
 
 @pytest.mark.parametrize("wrong", [*NUMBERS, "0", "-5"])
-def test_a_lease_of_no_permits_is_refused(client, counter, wrong):
+def test_a_lease_of_no_permits_is_refused(library_client, counter, wrong):
     """Half a permit was charged and none was granted."""
     key = counter("fixed")
     if wrong != "1e308":
-        refused(client, "lease", [key], NOW, wrong, 2, SPECS["fixed"])
+        refused(library_client, "lease", [key], NOW, wrong, 2, SPECS["fixed"])
     if wrong not in ("1e308", "inf"):
-        refused(client, "lease", [key], NOW, 3, wrong, SPECS["fixed"])
+        refused(library_client, "lease", [key], NOW, 3, wrong, SPECS["fixed"])
 
 
 RESERVATION = [f"{SCOPE}reservations", f"{SCOPE}r:1"]
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", "nan", "inf", "-inf", "1e308", "0", "-5", "604800000001"])
-def test_a_reservation_without_a_life_is_refused(client, counter, wrong):
+def test_a_reservation_without_a_life_is_refused(library_client, counter, wrong):
     keys, decision = [*RESERVATION, counter("fixed")], ["", NOW, "1", "1", SPECS["fixed"], 1]
-    assert "life" in refused(client, "reserve", keys, "1", wrong, 10, "{}", *decision)
-    assert "life" in refused(client, "prolong", keys[:1], NOW, "1", wrong)
+    assert "life" in refused(library_client, "reserve", keys, "1", wrong, 10, "{}", *decision)
+    assert "life" in refused(library_client, "prolong", keys[:1], NOW, "1", wrong)
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", "nan", "-5"])
-def test_a_reservation_without_a_bound_is_refused(client, counter, wrong):
+def test_a_reservation_without_a_bound_is_refused(library_client, counter, wrong):
     keys, decision = [*RESERVATION, counter("fixed")], ["", NOW, "1", "1", SPECS["fixed"], 1]
-    assert "most" in refused(client, "reserve", keys, "1", 1_000, wrong, "{}", *decision)
+    assert "most" in refused(library_client, "reserve", keys, "1", 1_000, wrong, "{}", *decision)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_reservation_with_a_wrong_cost_is_refused_and_leaves_no_record(client, counter, name):
+def test_a_reservation_with_a_wrong_cost_is_refused_and_leaves_no_record(library_client, counter, name):
     keys = [*RESERVATION, counter("fixed"), counter(name), CHANGED]
-    refused(client, "reserve", keys, "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS["fixed"], 1, SPECS[name], "-1")
+    refused(
+        library_client, "reserve", keys, "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS["fixed"], 1, SPECS[name], "-1"
+    )
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_wrong_settlement_leaves_the_reservation_open(client, counter, name):
+def test_a_wrong_settlement_leaves_the_reservation_open(library_client, counter, name):
     key = counter(name)
-    call(client, "reserve", [*RESERVATION, key, CHANGED], "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS[name], 1)
+    call(
+        library_client, "reserve", [*RESERVATION, key, CHANGED], "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS[name], 1
+    )
     for wrong in ["", "abc", "nan", "0.5"]:
         keys, settling = [*RESERVATION, MARKER, key, CHANGED], [NOW, "", "1", SPECS[name], wrong, NOW]
-        refused(client, "conclude", keys, "1", *settling)
-        refused(client, "conclude_open", keys, "1", "", *settling)
-    assert client.exists(RESERVATION[1])
+        refused(library_client, "conclude", keys, "1", *settling)
+        refused(library_client, "conclude_open", keys, "1", "", *settling)
+    assert library_client.exists(RESERVATION[1])
 
 
 @pytest.mark.parametrize("wrong", ["abc", "nan", "0.5"])
-def test_a_settlement_of_what_was_open_at_no_instant_is_refused(client, counter, wrong):
+def test_a_settlement_of_what_was_open_at_no_instant_is_refused(library_client, counter, wrong):
     key, spec = counter("fixed"), SPECS["fixed"]
-    call(client, "reserve", [*RESERVATION, key], "1", 1_000, 10, "{}", "", NOW, "1", "1", spec, 1)
+    call(library_client, "reserve", [*RESERVATION, key], "1", 1_000, 10, "{}", "", NOW, "1", "1", spec, 1)
     keys = [*RESERVATION, MARKER, key]
-    assert "at: must be an instant" in refused(client, "conclude_open", keys, "1", wrong, NOW, "", "1", spec, -1, NOW)
+    assert "at: must be an instant" in refused(
+        library_client, "conclude_open", keys, "1", wrong, NOW, "", "1", spec, -1, NOW
+    )

@@ -101,7 +101,7 @@ def cli(transactional_db, live_server: LiveServer, key, monkeypatch, tmp_path, c
 
 
 @pytest.fixture
-def chat(tmp_path) -> Any:
+def chat_file(tmp_path) -> Any:
     """A policy file."""
     path = tmp_path / "chat.yaml"
     path.write_text(FILE)

@@ -21,7 +21,7 @@ def quota(name="per-minute"):
     return Limit.objects.get(name=name).quota
 
 
-def test_an_applied_file_is_what_an_export_writes(cli, chat):
+def test_an_applied_file_is_what_an_export_writes(cli, chat_file):
     """Character by character, but for the comment that names the schema. A diff is then empty, and a plan too."""
     assert cli("apply", "chat.yaml", "--yes").status == 0
     exported = cli("export", "chat").out.partition("\n")
@@ -33,7 +33,7 @@ def test_an_applied_file_is_what_an_export_writes(cli, chat):
     assert cli("apply", "chat.yaml", "--json").status == 0
 
 
-def test_what_a_file_describes_is_marked(cli, chat):
+def test_what_a_file_describes_is_marked(cli, chat_file):
     """With the path as it was given, or what the person says. The audit has the reason."""
     cli("apply", "chat.yaml", "--yes", "--reason", "the new plän")
 
@@ -44,7 +44,7 @@ def test_what_a_file_describes_is_marked(cli, chat):
     assert {*Policy.objects.values_list("managed_by", flat=True)} == {"git.example/limits"}
 
 
-def test_nothing_is_marked_if_a_person_says_so(cli, chat):
+def test_nothing_is_marked_if_a_person_says_so(cli, chat_file):
     """As for a file that is applied once."""
     cli("apply", "chat.yaml", "--yes", "--no-mark")
 
@@ -52,10 +52,10 @@ def test_nothing_is_marked_if_a_person_says_so(cli, chat):
     assert cli("plan", "chat.yaml", "--no-mark").out.splitlines()[1] == "Nothing to change."
 
 
-def test_a_plan_says_what_changes_and_changes_nothing(cli, chat):
+def test_a_plan_says_what_changes_and_changes_nothing(cli, chat_file):
     """In words, with what the control plane says of each policy."""
     cli("apply", "chat.yaml", "--yes")
-    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("mode: shadow", "mode: enforce"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("mode: shadow", "mode: enforce"))
 
     shown = cli("plan", "chat.yaml").out
 
@@ -69,7 +69,7 @@ def test_a_plan_says_what_changes_and_changes_nothing(cli, chat):
     assert cli("diff", "chat.yaml").status == 1
 
 
-def test_nobody_can_be_asked_without_a_terminal(cli, chat):
+def test_nobody_can_be_asked_without_a_terminal(cli, chat_file):
     """So the option that says yes is required, and nothing is changed without it."""
     found = cli("apply", "chat.yaml")
 
@@ -78,11 +78,11 @@ def test_nobody_can_be_asked_without_a_terminal(cli, chat):
     assert not Project.objects.exists()
 
 
-def test_what_is_not_in_the_file_stays_unless_it_is_pruned(cli, chat):
+def test_what_is_not_in_the_file_stays_unless_it_is_pruned(cli, chat_file):
     """And a policy that no file managed stays even then."""
     cli("apply", "chat.yaml", "--yes")
     PolicyFactory(slug="chat--own", project=Project.objects.get())
-    chat.write_text(FILE.split("policies:")[0].replace("  policy: chat--free\n", ""))
+    chat_file.write_text(FILE.split("policies:")[0].replace("  policy: chat--free\n", ""))
 
     kept = cli("apply", "chat.yaml", "--yes")
     number = Policy.objects.count(), Override.objects.count()
@@ -94,10 +94,10 @@ def test_what_is_not_in_the_file_stays_unless_it_is_pruned(cli, chat):
     assert not Override.objects.exists()
 
 
-def test_a_saved_plan_is_refused_after_a_change(cli, chat, api):
+def test_a_saved_plan_is_refused_after_a_change(cli, chat_file, api):
     """Exit status 3 says that nothing was done."""
     cli("apply", "chat.yaml", "--yes")
-    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
     cli("plan", "chat.yaml", "--out", "plan.json")
     api("PATCH", "policies/chat--burst", {"name": "Other"})
 
@@ -107,17 +107,17 @@ def test_a_saved_plan_is_refused_after_a_change(cli, chat, api):
     assert found.err.startswith("Nothing was changed. project chat was changed after the plan was made (revision")
 
 
-def test_a_saved_plan_is_applied_without_its_file(cli, chat, api):
+def test_a_saved_plan_is_applied_without_its_file(cli, chat_file, api):
     """Changes elsewhere do not matter, as tokens of other projects are issued all the time."""
     cli("plan", "chat.yaml", "--out", "plan.json")
-    chat.unlink()
+    chat_file.unlink()
     api("POST", "projects", {"slug": "shop", "name": "Shop"})
 
     assert cli("apply", "--plan", "plan.json", "--yes").status == 0
     assert quota() == 60
 
 
-def test_with_a_base_every_revision_counts(cli, chat, store, api):
+def test_with_a_base_every_revision_counts(cli, chat_file, store, api):
     """For who wants nothing to have happened at all."""
     assert cli("apply", "chat.yaml", "--yes", "--base", "1").status == 3
     assert cli("apply", "chat.yaml", "--yes", "--base", "0").status == 0
@@ -133,10 +133,10 @@ def test_a_file_that_is_no_plan_is_refused(cli, tmp_path, text):
     assert found.err.startswith("sluicegate apply: Must be a file that `sluicegate plan --out` has written")
 
 
-def test_of_two_applies_at_once_one_is_refused(cli, chat, monkeypatch):
+def test_of_two_applies_at_once_one_is_refused(cli, chat_file, monkeypatch):
     """Both are of the same plan. What is there afterwards is what the plan says, and every change was made once."""
     cli("apply", "chat.yaml", "--yes")
-    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("quota: 10\n", "quota: 20\n"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("quota: 10\n", "quota: 20\n"))
     cli("plan", "chat.yaml", "--out", "one.json")
     cli("plan", "chat.yaml", "--out", "two.json")
     before = AuditEntry.objects.count()
@@ -152,7 +152,7 @@ def test_of_two_applies_at_once_one_is_refused(cli, chat, monkeypatch):
     assert (quota(), quota("per-second"), AuditEntry.objects.count()) == (30, 20, before + 2)
 
 
-def test_a_lost_response_makes_no_change_twice(cli, chat, lossy, monkeypatch):
+def test_a_lost_response_makes_no_change_twice(cli, chat_file, lossy, monkeypatch):
     """The change is sent again with its idempotency key, and gets the response that was lost."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
     lossy.responses = {0, 2, 5}
@@ -162,7 +162,7 @@ def test_a_lost_response_makes_no_change_twice(cli, chat, lossy, monkeypatch):
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat, lossy, monkeypatch):
+def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat_file, lossy, monkeypatch):
     """As long as its response says, so that a large file is not left half applied."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
     lossy.limited = {1, 2, 4}
@@ -172,7 +172,7 @@ def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat, lossy,
 
 
 @pytest.mark.parametrize("number", range(len(STEPS)))
-def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy, monkeypatch, number):
+def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat_file, lossy, monkeypatch, number):
     """It says what was done, what may have been, and what was not tried. Another apply does the rest."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
     lossy.away_from = number
@@ -187,7 +187,7 @@ def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat, lossy,
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_a_refused_step_stops_the_rest(cli, chat, monkeypatch):
+def test_a_refused_step_stops_the_rest(cli, chat_file, monkeypatch):
     """The error of the control plane names the rule."""
     scopes = ["projects:read", "projects:write", "policies:read", "overrides:write", "tokens:read"]
     monkeypatch.setenv("SLUICEGATE_KEY", ManagementKeyFactory(scopes=scopes).secret)
@@ -208,10 +208,10 @@ def test_a_refused_step_stops_the_rest(cli, chat, monkeypatch):
         ("token_policy", "other", "Must not be a policy of another project. other is one of sales."),
     ],
 )
-def test_a_plan_names_a_policy_that_the_project_cannot_have(cli, chat, field, slug, says):
+def test_a_plan_names_a_policy_that_the_project_cannot_have(cli, chat_file, field, slug, says):
     """Before anything is changed."""
     PolicyFactory(slug="other", project=ProjectFactory(slug="sales"))
-    chat.write_text(FILE.replace("  policy: chat--free\n", f"  {field}: {slug}\n"))
+    chat_file.write_text(FILE.replace("  policy: chat--free\n", f"  {field}: {slug}\n"))
 
     for words in (["plan", "chat.yaml"], ["apply", "chat.yaml", "--yes"]):
         found = cli(*words)
@@ -219,7 +219,7 @@ def test_a_plan_names_a_policy_that_the_project_cannot_have(cli, chat, field, sl
     assert not Project.objects.filter(slug="chat").exists()
 
 
-def test_a_policy_of_somebody_else_is_not_taken(cli, chat):
+def test_a_policy_of_somebody_else_is_not_taken(cli, chat_file):
     """A plan finds that out before anything is changed."""
     PolicyFactory(slug="chat--free")
     found = cli("apply", "chat.yaml", "--yes")
@@ -229,10 +229,10 @@ def test_a_policy_of_somebody_else_is_not_taken(cli, chat):
 
 
 @pytest.mark.parametrize("taken", [False, True])
-def test_many_new_policies_take_few_requests(cli, chat, taken):
+def test_many_new_policies_take_few_requests(cli, chat_file, taken):
     """A request for each took more than a minute for a large file."""
     policies = "".join(f"  - slug: chat--{index}\n    limits: []\n" for index in range(30))
-    chat.write_text(f"apiVersion: sluicegate/v1\nproject: {{slug: chat}}\npolicies:\n{policies}")
+    chat_file.write_text(f"apiVersion: sluicegate/v1\nproject: {{slug: chat}}\npolicies:\n{policies}")
     if taken:
         PolicyFactory(slug="chat--29")
     found = cli("plan", "chat.yaml", "--trace")
@@ -241,7 +241,7 @@ def test_many_new_policies_take_few_requests(cli, chat, taken):
     assert ("policy chat--29: Must be another slug" in found.err) == taken == bool(found.status)
 
 
-def test_a_plan_that_was_undone_is_made_again(cli, chat):
+def test_a_plan_that_was_undone_is_made_again(cli, chat_file):
     """Its changes are not taken for those that were made before."""
     cli("plan", "chat.yaml", "--out", "plan.json")
     cli("apply", "--plan", "plan.json", "--yes")
@@ -252,19 +252,19 @@ def test_a_plan_that_was_undone_is_made_again(cli, chat):
     assert Project.objects.count() == 1
 
 
-def test_a_key_that_only_reads_can_plan(cli, chat, monkeypatch):
+def test_a_key_that_only_reads_can_plan(cli, chat_file, monkeypatch):
     """Without what the control plane says of a change, which it would have to try."""
     cli("apply", "chat.yaml", "--yes")
-    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
     reader = ManagementKeyFactory(scopes=["projects:read", "policies:read"])
     monkeypatch.setenv("SLUICEGATE_KEY", reader.secret)
 
     assert "quota 60 -> 30\nPlan: " in cli("plan", "chat.yaml").out
 
 
-def test_a_wrong_file_changes_nothing(cli, chat):
+def test_a_wrong_file_changes_nothing(cli, chat_file):
     """And no request is sent."""
-    chat.write_text(FILE.replace("quota: 60\n", "quota: sixty\n"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: sixty\n"))
     found = cli("apply", "chat.yaml", "--yes", "--trace")
 
     assert found.status == 2
@@ -289,7 +289,7 @@ def test_shared_policies_are_a_file_of_their_own(cli, tmp_path):
     assert quota() == 6
 
 
-def test_a_limited_key_plans_without_a_base_revision(cli, chat, call, monkeypatch, key):
+def test_a_limited_key_plans_without_a_base_revision(cli, chat_file, call, monkeypatch, key):
     """It may not read revisions. What it may not write is refused by the control plane."""
     project = ProjectFactory(slug="chat", name="Chat")
     limited = ManagementKeyFactory(all_projects=False, projects=[project])
@@ -300,7 +300,7 @@ def test_a_limited_key_plans_without_a_base_revision(cli, chat, call, monkeypatc
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_names_cannot_control_the_terminal(cli, chat):
+def test_names_cannot_control_the_terminal(cli, chat_file):
     """A row of an older version may have such a name. It is shown, and obeyed by nothing."""
     ProjectFactory(slug="chat", name="Chat")
     Project.objects.update(name="x\x1b[2J\u202e[red]y")
@@ -310,10 +310,10 @@ def test_names_cannot_control_the_terminal(cli, chat):
     assert "name: x\\x1b[2J\\u202e[red]y -> Chat" in shown
 
 
-def test_an_undo_is_shown_before_it_is_made(cli, chat, store):
+def test_an_undo_is_shown_before_it_is_made(cli, chat_file, store):
     """The revision is that of the last change."""
     cli("apply", "chat.yaml", "--yes")
-    chat.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
+    chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
     done = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["done"]
     revision = done[0]["revision"]
 
@@ -332,7 +332,7 @@ def test_the_command_line_refuses_the_characters_that_the_control_plane_refuses(
     assert differ == []
 
 
-def test_the_undo_of_an_unknown_revision_says_so(cli, chat):
+def test_the_undo_of_an_unknown_revision_says_so(cli, chat_file):
     """A person has mistyped a number, and not an address."""
     found = cli("undo", "9999", "--reason", "a mistake", "--yes")
 

@@ -30,7 +30,7 @@ policies:
 
 
 @pytest.fixture
-def tokens(cli, chat):
+def tokens(cli, chat_file):
     """Two tokens of a project that the file describes."""
     assert cli("apply", "chat.yaml", "--yes").status == 0
     project = ProjectFactory._meta.model.objects.get(slug="chat")
@@ -45,28 +45,28 @@ def with_tokens(tokens, *quotas):
     return FILE.replace("token_overrides: []\n", "token_overrides:\n" + "".join(rows))
 
 
-def test_overrides_of_tokens_are_applied_and_exported(cli, chat, tokens):
+def test_overrides_of_tokens_are_applied_and_exported(cli, chat_file, tokens):
     """They are marked, and the export is the file. One that has ended is not exported."""
-    chat.write_text(with_tokens(tokens, 700, 800))
+    chat_file.write_text(with_tokens(tokens, 700, 800))
     assert cli("apply", "chat.yaml", "--yes").status == 0
     found = dict(Override.objects.exclude(token=None).values_list("token", "quota"))
 
     assert found == {tokens[0].pk: 700, tokens[1].pk: 800}
     assert {*Override.objects.values_list("managed_by", flat=True)} == {"chat.yaml"}
-    assert cli("export", "chat").out.partition("\n")[2] == chat.read_text()
+    assert cli("export", "chat").out.partition("\n")[2] == chat_file.read_text()
     assert cli("diff", "chat.yaml").status == 0
 
     Override.objects.filter(quota=800).update(ends_at=timezone.now())
-    chat.write_text(with_tokens(tokens, 700))
-    assert cli("export", "chat").out.partition("\n")[2] == chat.read_text()
+    chat_file.write_text(with_tokens(tokens, 700))
+    assert cli("export", "chat").out.partition("\n")[2] == chat_file.read_text()
     assert "token_overrides" not in cli("export", "chat", "--no-token-overrides").out
 
 
-def test_an_override_for_no_token_names_its_line(cli, chat, tokens):
+def test_an_override_for_no_token_names_its_line(cli, chat_file, tokens):
     """Also for a token of another project. Nothing is changed."""
     for token in (TokenFactory(), TokenFactory.build()):
-        chat.write_text(with_tokens([token], 700).replace("quota: 60\n", "quota: 30\n"))
-        line = chat.read_text().splitlines().index(f"  - token: {token.pk}") + 1
+        chat_file.write_text(with_tokens([token], 700).replace("quota: 60\n", "quota: 30\n"))
+        line = chat_file.read_text().splitlines().index(f"  - token: {token.pk}") + 1
 
         found = cli("apply", "chat.yaml", "--yes")
 
@@ -141,13 +141,13 @@ def limit_of(policy, **fields):
         ("everybody", {"quota": 7, "burst": 9}, "burst", "Only a token_bucket has a burst."),
     ],
 )
-def test_a_plan_names_an_override_that_the_control_plane_would_refuse(cli, chat, policy, fields, field, says):
+def test_a_plan_names_an_override_that_the_control_plane_would_refuse(cli, chat_file, policy, fields, field, says):
     """Before anything is changed. Without it, applying stopped in the middle after a plan without a word."""
     for slug in ("shared", "everybody"):
         LimitFactory(policy=PolicyFactory(slug=slug, is_global=slug == "everybody"), name="per-minute", quota=5)
     PolicyFactory(slug="other", project=ProjectFactory(slug="sales"))
     PolicyFactory(slug="empty")
-    chat.write_text(limit_of(policy, **fields))
+    chat_file.write_text(limit_of(policy, **fields))
     before = Override.objects.count(), Policy.objects.count()
 
     for words in (["plan"], ["apply", "--yes"]):
@@ -157,7 +157,7 @@ def test_a_plan_names_an_override_that_the_control_plane_would_refuse(cli, chat,
 
 
 @pytest.mark.parametrize("how", ["project", "anonymous", "token", "global"])
-def test_a_plan_knows_by_what_a_limit_will_apply(cli, chat, how):
+def test_a_plan_knows_by_what_a_limit_will_apply(cli, chat_file, how):
     """As the control plane does, after the other steps of the plan, and applying it goes through."""
     policy = PolicyFactory(slug="shared", is_global=how == "global")
     LimitFactory(policy=policy, name="per-minute", quota=5)
@@ -170,14 +170,14 @@ def test_a_plan_knows_by_what_a_limit_will_apply(cli, chat, how):
     if how == "token":
         assert cli("apply", "chat.yaml", "--yes").status == 0
         TokenFactory(project=ProjectFactory._meta.model.objects.get(slug="chat"), policy=policy)
-    chat.write_text(text)
+    chat_file.write_text(text)
 
     assert cli("plan", "chat.yaml").status == 0
     assert cli("apply", "chat.yaml", "--yes").status == 0
     assert Override.objects.filter(limit__policy=policy, project__slug="chat", quota=7).exists()
 
 
-def test_an_override_of_a_token_must_apply_to_it(cli, chat, tokens):
+def test_an_override_of_a_token_must_apply_to_it(cli, chat_file, tokens):
     """The policy of another token does not count."""
     policy = LimitFactory(policy=PolicyFactory(slug="shared"), name="per-minute").policy
     tokens[0].policy = policy
@@ -185,7 +185,7 @@ def test_an_override_of_a_token_must_apply_to_it(cli, chat, tokens):
     rows = "".join(
         f"  - token: {token.pk}\n    limit: shared/per-minute\n    quota: 7\n    reason: x\n" for token in tokens
     )
-    chat.write_text(FILE.replace("token_overrides: []\n", "token_overrides:\n" + rows))
+    chat_file.write_text(FILE.replace("token_overrides: []\n", "token_overrides:\n" + rows))
     found = cli("plan", "chat.yaml")
 
     assert found.status == 2

@@ -35,7 +35,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_an_apply_that_is_interrupted_leaves_a_report(cli, chat, lossy, by):
+def test_an_apply_that_is_interrupted_leaves_a_report(cli, chat_file, lossy, by):
     """As by Ctrl-C, or by a pipeline that ends its job. Another apply does the rest."""
     lossy.held = 2
     command = [*SLUICEGATE, "apply", "chat.yaml", "--yes", "--json"]
@@ -61,19 +61,19 @@ def test_an_apply_that_is_interrupted_leaves_a_report(cli, chat, lossy, by):
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_a_reader_that_goes_away_stops_no_step(cli, chat):
+def test_a_reader_that_goes_away_stops_no_step(cli, chat_file):
     """As in ``2>&1 | head``, after which half of the file would be applied."""
     line = f"({' '.join(SLUICEGATE)} apply chat.yaml --yes > out.txt; echo $? > status.txt) 2>&1 | :"
     subprocess.run(["bash", "-c", line], env=environment(), check=True)
 
-    assert (chat.parent / "status.txt").read_text() == "0\n"
-    assert (chat.parent / "out.txt").read_text().splitlines()[-1] == f"Done: {len(STEPS)} changes."
+    assert (chat_file.parent / "status.txt").read_text() == "0\n"
+    assert (chat_file.parent / "out.txt").read_text().splitlines()[-1] == f"Done: {len(STEPS)} changes."
     assert Override.objects.filter(project__slug="chat").count() == 1
 
 
-def test_an_export_is_a_file_in_any_terminal(cli, chat):
+def test_an_export_is_a_file_in_any_terminal(cli, chat_file):
     """In UTF-8, and without the escapes that a terminal gets for what it cannot show."""
-    chat.write_text(chat.read_text().replace("name: Chat", "name: Ünïcode 😀"), encoding="utf-8")
+    chat_file.write_text(chat_file.read_text().replace("name: Chat", "name: Ünïcode 😀"), encoding="utf-8")
     cli("apply", "chat.yaml", "--yes")
     variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     done = subprocess.run([*SLUICEGATE, "export", "chat"], env=variables, capture_output=True, check=True)
@@ -81,7 +81,7 @@ def test_an_export_is_a_file_in_any_terminal(cli, chat):
     assert "name: Ünïcode 😀\n" in done.stdout.decode()
 
 
-def test_a_question_that_is_not_answered_with_yes_changes_nothing(cli, chat, monkeypatch):
+def test_a_question_that_is_not_answered_with_yes_changes_nothing(cli, chat_file, monkeypatch):
     """It ends as a problem, which no pipeline takes for success."""
     monkeypatch.setattr("io.StringIO", type("Terminal", (io.StringIO,), {"isatty": lambda self: True}))
     answers = {answer: cli("apply", "chat.yaml", stdin=answer) for answer in ("n\n", "", "yes please\n", "y\n")}
@@ -90,7 +90,7 @@ def test_a_question_that_is_not_answered_with_yes_changes_nothing(cli, chat, mon
     assert answers["n\n"].err == "Apply this? [y/N]: Nothing was changed.\n"
 
 
-def test_somebody_else_who_was_quicker_is_named(cli, chat, monkeypatch):
+def test_somebody_else_who_was_quicker_is_named(cli, chat_file, monkeypatch):
     """Between the plan and the first change, as while a person thinks. Nothing was changed then."""
     monkeypatch.setattr(file_commands, "confirm", lambda *args, **options: ProjectFactory(slug="chat"))
     found = cli("apply", "chat.yaml", "--yes")
@@ -99,11 +99,11 @@ def test_somebody_else_who_was_quicker_is_named(cli, chat, monkeypatch):
     assert "project chat was created after the plan was made." in found.err
 
 
-def test_a_plan_that_is_refused_at_once_has_changed_nothing(cli, chat, monkeypatch):
+def test_a_plan_that_is_refused_at_once_has_changed_nothing(cli, chat_file, monkeypatch):
     """Which a pipeline need not tell from a wrong file."""
     monkeypatch.setenv("SLUICEGATE_KEY", ManagementKeyFactory(scopes=["projects:read", "policies:read"]).secret)
-    file = chat.read_text()
-    chat.write_text(file[: file.index("overrides:")])
+    file = chat_file.read_text()
+    chat_file.write_text(file[: file.index("overrides:")])
     found = cli("apply", "chat.yaml", "--yes")
 
     assert (found.status, "Done: nothing" in found.err) == (2, True)
@@ -166,7 +166,7 @@ COMMANDS = ("whoami", "tokens list", "usage", "tail --once", "top --once", "expo
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_another_program_is_named(cli, chat, monkeypatch, command):
+def test_another_program_is_named(cli, chat_file, monkeypatch, command):
     """As at a wrong port. It may answer with a page, or with JSON of its own."""
     bodies = {b"{}": "application/json", b"[]": "application/json", b'{"results": 1}': "application/json"}
     for body, content_type in {b"<html>Welcome</html>": "text/html", **bodies}.items():
@@ -246,10 +246,10 @@ def steps_of_the_workflow(event: str) -> list[str]:
     return [run for condition, run in runs if event in condition and not run.startswith("pip ")]
 
 
-def test_the_workflow_plans_and_applies(cli, chat, lossy):
+def test_the_workflow_plans_and_applies(cli, chat_file, lossy):
     """Its steps as the page has them, by the shell of GitHub Actions. A wrong file ends it, and nothing is changed."""
-    (chat.parent / "limits").mkdir()
-    chat.rename(chat.parent / "limits" / "chat.yaml")
+    (chat_file.parent / "limits").mkdir()
+    chat_file.rename(chat_file.parent / "limits" / "chat.yaml")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = environment(PATH=path, GITHUB_STEP_SUMMARY="summary.md", GITHUB_SHA="0c0ffee")
 
