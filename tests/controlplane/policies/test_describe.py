@@ -1,7 +1,6 @@
 import pytest
 
 from controlplane.policies.describe import in_words, seconds_of, sentence
-from controlplane.policies.differences import differences
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Match
 
@@ -101,19 +100,6 @@ def test_a_duration_is_written_in_words(seconds, words):
 def test_a_limit_is_told_in_a_sentence(limit, told):
     """Whoever reads it knows what the limit does."""
     assert sentence(Limit(**limit), "each token") == told
-
-
-def test_differences_are_told_field_by_field():
-    """A limit is found by its name, wherever it stands in the list."""
-    before = {"name": "A", "version": 1, "limits": [{"name": "m", "quota": 1}, {"name": "d", "quota": 2}]}
-    after = {"name": "A", "version": 2, "limits": [{"name": "d", "quota": 3}, {"name": "m", "quota": 1}]}
-
-    assert differences(before, after) == [("limits.d.quota", "2", "3")]
-
-
-def test_what_is_new_was_nothing_before():
-    """A creation is told as the values it brought, without those it left empty."""
-    assert differences(None, {"active": True, "policy": None}) == [("active", "—", "yes")]
 
 
 def test_money_is_written_in_the_currency(settings):
