@@ -9,7 +9,7 @@ from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
 from enforcement.testing import Store
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import Cluster, execute
 from tests.enforcement.world import World, eventually
 
 # Seconds. A busy machine shall not make a decision fail over.
@@ -104,7 +104,7 @@ def cluster(shared_cluster: Cluster) -> Cluster:
         if not server.running:
             server.start()
         server.thaw()
-        ask(
+        execute(
             server,
             "CONFIG",
             "SET",
@@ -116,8 +116,8 @@ def cluster(shared_cluster: Cluster) -> Cluster:
     ports = {server.port for server in servers}
     for server in servers:
         # The others hear of an announced port a moment later.
-        assert eventually(lambda server=server: {row[2][1] for row in ask(server, "CLUSTER", "SLOTS")} == ports, 20)
-        ask(server, "FLUSHALL")
-        ask(server, "FUNCTION", "FLUSH")
-        ask(server, "CONFIG", "RESETSTAT")
+        assert eventually(lambda server=server: {row[2][1] for row in execute(server, "CLUSTER", "SLOTS")} == ports, 20)
+        execute(server, "FLUSHALL")
+        execute(server, "FUNCTION", "FLUSH")
+        execute(server, "CONFIG", "RESETSTAT")
     return shared_cluster

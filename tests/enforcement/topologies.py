@@ -31,7 +31,7 @@ def plain(server: ValkeyServer) -> Redis:
     return Redis(port=server.port, decode_responses=True, protocol=2, socket_timeout=10)
 
 
-def ask(server: ValkeyServer, *command: Any) -> Any:
+def execute(server: ValkeyServer, *command: Any) -> Any:
     """Send one command to one server and hang up."""
     with plain(server) as client:
         return client.execute_command(*command)
@@ -103,8 +103,8 @@ class SentinelTrio(Servers):
         """Make the old primary a replica of the new one at once; the sentinels do it within ten seconds."""
         new = self.promoted()
         assert new is not None
-        ask(self.primary, "REPLICAOF", "127.0.0.1", new.port)
-        ask(self.primary, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        execute(self.primary, "REPLICAOF", "127.0.0.1", new.port)
+        execute(self.primary, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     @staticmethod
     def _named(port: int) -> int:
@@ -164,7 +164,7 @@ class SentinelTrio(Servers):
                     return False
         except RedisError:
             return False
-        return all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
+        return all(execute(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
 
 
 class ClusterServer(ValkeyServer):
@@ -213,10 +213,10 @@ class Cluster(Servers):
         self.primaries, self.replicas = servers[:3], servers[3:]
         for number, server in enumerate(self.primaries):
             first, last = number * 16_384 // 3, (number + 1) * 16_384 // 3 - 1
-            ask(server, "CLUSTER", "ADDSLOTSRANGE", first, last)
-            ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            execute(server, "CLUSTER", "ADDSLOTSRANGE", first, last)
+            execute(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for server in servers[1:]:
-            ask(servers[0], "CLUSTER", "MEET", "127.0.0.1", server.port, server.bus)
+            execute(servers[0], "CLUSTER", "MEET", "127.0.0.1", server.port, server.bus)
         assert eventually(
             lambda: all(_info(server, "cluster_known_nodes") == len(servers) for server in servers), 20, ASKING_SECONDS
         )
@@ -240,19 +240,19 @@ class Cluster(Servers):
 
     def begin_move(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
         """Mark a slot as moving: from now on the source sends those who ask for missing keys to the target."""
-        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ident(source))
-        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ident(target))
+        execute(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ident(source))
+        execute(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ident(target))
 
     def move_keys(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
         """Move all keys of a slot."""
-        while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
-            ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *keys)
+        while keys := execute(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            execute(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *keys)
 
     def end_move(self, slot: int, target: ValkeyServer, *others: ValkeyServer) -> None:
         """Tell primaries where a slot is now."""
         # The target first: told last, it would send back whoever the source sends to it.
         for server in (target, *(server for server in others if server is not target)):
-            ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
+            execute(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
         # Who has not heard of this move would begin the next with an old epoch, and lose the slot to what is under way.
         assert eventually(
             lambda: len({_info(server, "cluster_current_epoch") for server in self.servers}) == 1, 10, ASKING_SECONDS
@@ -260,7 +260,7 @@ class Cluster(Servers):
 
     def knows(self, server: ValkeyServer, other: ValkeyServer) -> bool:
         """Tell whether a node has heard that another is a primary."""
-        rows = ask(server, "CLUSTER", "NODES").splitlines()
+        rows = execute(server, "CLUSTER", "NODES").splitlines()
         return any(row.startswith(ident(other)) and "master" in row for row in rows)
 
     def promoted(self, number: int) -> bool:
@@ -270,7 +270,9 @@ class Cluster(Servers):
     def healthy(self) -> bool:
         """Tell whether every node runs, knows the others to be well, and has its replica in step."""
         try:
-            linked = all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
+            linked = all(
+                execute(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas
+            )
             return linked and all(cluster_info(server)["cluster_state"] == "ok" for server in self.servers)
         except (RedisError, OSError):
             return False
@@ -278,12 +280,12 @@ class Cluster(Servers):
 
 def ident(server: ValkeyServer) -> str:
     """Return a node's name in its cluster."""
-    return ask(server, "CLUSTER", "MYID")
+    return execute(server, "CLUSTER", "MYID")
 
 
 def cluster_info(server: ValkeyServer) -> dict[str, str]:
     """Return what a node says of its cluster."""
-    return dict(line.split(":") for line in ask(server, "CLUSTER", "INFO").splitlines())
+    return dict(line.split(":") for line in execute(server, "CLUSTER", "INFO").splitlines())
 
 
 def _info(server: ValkeyServer, field: str) -> int:
@@ -292,14 +294,14 @@ def _info(server: ValkeyServer, field: str) -> int:
 
 def _replicates(replica: ValkeyServer, primary: str) -> bool:
     try:
-        return bool(ask(replica, "CLUSTER", "REPLICATE", primary))
+        return bool(execute(replica, "CLUSTER", "REPLICATE", primary))
     except RedisError:
         return False
 
 
 def _role(server: ValkeyServer) -> str:
     try:
-        return ask(server, "ROLE")[0]
+        return execute(server, "ROLE")[0]
     except (RedisError, OSError):
         return ""
 

@@ -14,7 +14,7 @@ from controlplane.publishing.reconcile import queue_unknown_tokens, reconcile
 from controlplane.usage import checkpoints, counters, drain
 from controlplane.usage.models import UsageRow
 from enforcement import Limiter
-from tests.enforcement.topologies import Cluster, SentinelTrio, ask
+from tests.enforcement.topologies import Cluster, SentinelTrio, execute
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -32,9 +32,9 @@ def several(servers, settings):
     """Give servers that the settings name, and nothing in them."""
     settings.REDIS_URL = servers.url
     for server in servers.servers:
-        if ask(server, "ROLE")[0] == "master":
-            ask(server, "FLUSHALL")
-            ask(server, "FUNCTION", "FLUSH")
+        if execute(server, "ROLE")[0] == "master":
+            execute(server, "FLUSHALL")
+            execute(server, "FUNCTION", "FLUSH")
     return servers
 
 
@@ -73,10 +73,10 @@ def test_what_is_published_is_decided_reported_and_kept(several, token, actor):
 def test_what_a_server_lost_is_repaired(several, token):
     """The functions of one server, a document and a token that nobody knows: seen and mended."""
     publisher.publish_all()
-    primary = next(server for server in several.servers if ask(server, "ROLE")[0] == "master")
-    ask(primary, "FUNCTION", "FLUSH")
+    primary = next(server for server in several.servers if execute(server, "ROLE")[0] == "master")
+    execute(primary, "FUNCTION", "FLUSH")
     assert reconcile() == ["the function library was missing"]
-    assert ask(primary, "FUNCTION", "LIST")
+    assert execute(primary, "FUNCTION", "LIST")
 
     client = publisher.store.connection()
     client.hdel("sg:{doc}:documents", f"policy:{token.policy_id}")

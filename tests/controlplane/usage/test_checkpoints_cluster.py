@@ -12,7 +12,7 @@ from controlplane.publishing import publisher
 from controlplane.usage import checkpoints
 from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import Cluster, execute
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
@@ -58,7 +58,7 @@ def test_a_primary_that_is_away_and_restarts_empty_concerns_its_projects_alone(c
         assert (kept(lost), kept(other)) == ([7], [8])
 
         cluster.primaries[doomed].start()
-        assert ask(cluster.primaries[doomed], "DBSIZE") == 0
+        assert execute(cluster.primaries[doomed], "DBSIZE") == 0
         assert eventually(lambda: limiter.check(lost.secret, costs=0).cause == "not_restored", 10)
         assert limiter.check(other.secret, costs=0).source == "store"
         assert eventually(lambda: _restored() == 1, 10)

@@ -21,7 +21,7 @@ from enforcement.store.client import connect
 from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.forks import Forked
-from tests.enforcement.topologies import ask
+from tests.enforcement.topologies import execute
 from tests.enforcement.world import eventually, fixed
 from tests.repository import ROOT
 
@@ -470,7 +470,7 @@ def test_a_slow_path_is_reported_beside_the_time_budget(server, world, monkeypat
 def test_every_primary_of_a_cluster_is_looked_at(doctor, cluster):
     """One that may forget is named; the counter is shared over all of them."""
     second = cluster.primaries[1]
-    assert ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru") == "OK"
+    assert execute(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru") == "OK"
     status, found = doctor(cluster.url)
 
     assert status == 0

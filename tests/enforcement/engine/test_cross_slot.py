@@ -12,7 +12,7 @@ from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import Cluster, execute
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
 
@@ -141,7 +141,7 @@ def test_a_process_killed_between_two_slots_leaves_no_more_than_its_own_charge(c
 
 def calls(server):
     """Return how many functions a node has executed."""
-    return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+    return execute(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
 
 
 @pytest.mark.proof
@@ -161,7 +161,7 @@ def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
             asking.go()
             time.sleep(0.3)
             for i in (first, (first + 1) % 3):
-                ask(cluster.replicas[i], "CLUSTER", "FAILOVER")
+                execute(cluster.replicas[i], "CLUSTER", "FAILOVER")
                 assert eventually(lambda i=i: cluster.promoted(i), 10)
             away_and_back(cluster, first)
             assert eventually(lambda: used(limiter, secrets[0]).get("all") == quota, 60)
@@ -175,7 +175,7 @@ def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
             assert {secret: used(limiter, secret)["rpm"] for secret in secrets} == admitted
             assert used(limiter, secrets[0])["all"] == quota
         world.client.close()
-        redirected = [ask(server, "INFO", "errorstats") for server in cluster.servers]
+        redirected = [execute(server, "INFO", "errorstats") for server in cluster.servers]
         assert any("errorstat_MOVED" in errors for errors in redirected)
         assert any("errorstat_ASK" in errors for errors in redirected)
         assert not any("errorstat_CROSSSLOT" in errors for errors in redirected)

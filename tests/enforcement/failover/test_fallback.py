@@ -23,7 +23,7 @@ def during(ledger, since):
     return [line for line in ledger if line.at > since]
 
 
-def used_of(url, spec):
+def used_in_store(url, spec):
     """Return how many permits the store has charged."""
     limiter = Limiter(url, timeout=1.0)
     limit = Limit(**spec)
@@ -101,7 +101,7 @@ def test_a_killed_store_is_used_again_and_what_was_admitted_is_charged(own_serve
     assert all("store" in {x.source for x in during(ledger, back_at) if x.process == n} for n in range(4))
     # The file is written every second: what the store itself admitted in the last one may be lost, no more.
     lost = sum(line.allowed for line in ledger if line.source == "store") - (
-        used_of(own_server.url, limit[0]) - locally
+        used_in_store(own_server.url, limit[0]) - locally
     )
     assert -20 <= lost <= 450
 
@@ -109,12 +109,12 @@ def test_a_killed_store_is_used_again_and_what_was_admitted_is_charged(own_serve
 def test_control_without_the_journal_the_outage_is_forgotten(own_server, monkeypatch):
     """Paying is what makes it good: a recovery that does not pay leaves the store with less than was admitted."""
     admitted = outage_of_one_process(own_server)
-    assert used_of(own_server.url, LIMIT[0]) == admitted
+    assert used_in_store(own_server.url, LIMIT[0]) == admitted
 
     monkeypatch.setattr(JournalReplay, "run", lambda replay, ready, most=None: True)
     monkeypatch.setattr(JournalReplay, "owed_to", lambda replay, keys: [])
     admitted += outage_of_one_process(own_server)
-    assert used_of(own_server.url, LIMIT[0]) < admitted
+    assert used_in_store(own_server.url, LIMIT[0]) < admitted
 
 
 def outage_of_one_process(server):

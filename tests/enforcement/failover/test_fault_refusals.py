@@ -22,7 +22,7 @@ from enforcement.store import absence
 from enforcement.store.client import connect, load_library
 from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.stalls import Stalls
-from tests.enforcement.topologies import ask
+from tests.enforcement.topologies import execute
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
 
@@ -302,7 +302,7 @@ def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(cluster, monkeyp
     limiter = Limiter(cluster.url, timeout=0.1)
     for number in range(9):
         limiter.hit(limit, f"k{number}")
-    ask(cluster.primaries[0], "CONFIG", "SET", "maxmemory", "1")
+    execute(cluster.primaries[0], "CONFIG", "SET", "maxmemory", "1")
     end = time.monotonic() + 1.2
     while time.monotonic() < end:
         sources = [limiter.hit(limit, f"k{number}").source for number in range(9)]
@@ -363,11 +363,11 @@ def test_functions_lost_under_load_cost_no_decision(store, command):
     sources: dict[str, list[str]] = {f"t{number}": [] for number in range(4)}
     stop = threading.Event()
 
-    def ask(key: str) -> None:
+    def execute(key: str) -> None:
         while not stop.is_set():
             sources[key].append(limiter.hit(LIMITS, key).source)
 
-    threads = [threading.Thread(target=ask, args=(key,)) for key in sources]
+    threads = [threading.Thread(target=execute, args=(key,)) for key in sources]
     for thread in threads:
         thread.start()
     for _ in range(10):

@@ -26,29 +26,23 @@ ALL = [TOKENS, MONTH, BUCKET, LOG, SLIDING, SLOTS]
 
 
 @pytest.fixture
-def limiter(server, world):
-    with Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
-        yield limiter
-
-
-@pytest.fixture
 def other(server, world):
     """Give a limiter of another instance."""
     with Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
         yield limiter
 
 
-def left(limiter, key, limits=ALL):
+def remaining(limiter, key, limits=ALL):
     return [state.remaining for state in limiter.peek(limits, key).limits]
 
 
 def test_another_process_settles_what_this_one_has_reserved(limiter, other):
     """Each algorithm gets back what was not used, slots are freed, and a unit that is not named keeps its estimate."""
     reserved = limiter.reserve(ALL, "u", costs={"tokens": 400}, life=600)
-    assert left(limiter, "u") == [600, 4_600, 600, 600, 600, 1]
+    assert remaining(limiter, "u") == [600, 4_600, 600, 600, 600, 1]
 
     assert other.settle(reserved.id, {"tokens": 150}) is True
-    assert left(limiter, "u") == [850, 4_850, 850, 850, 850, 2]
+    assert remaining(limiter, "u") == [850, 4_850, 850, 850, 850, 2]
 
 
 def test_a_settlement_above_the_estimate_is_charged(limiter, other):
@@ -63,7 +57,7 @@ def test_release_gives_everything_back(limiter, other):
     reserved = limiter.reserve(ALL, "back", costs={"tokens": 400}, life=600)
 
     assert other.release(reserved.id) is True
-    assert left(limiter, "back") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
+    assert remaining(limiter, "back") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
 
 
 @pytest.mark.parametrize("first", ["settle", "release", "own"])
@@ -76,13 +70,13 @@ def test_only_the_first_settlement_counts(limiter, other, first):
         "own": lambda: reserved.conclude({"tokens": 100}),
     }
     done[first]()
-    after = left(limiter, first)
+    after = remaining(limiter, first)
 
     assert other.settle(reserved.id, {"tokens": 300}) is False
     assert other.release(reserved.id) is False
     reserved.settle({"tokens": 7})
     reserved.conclude({"tokens": 7})
-    assert left(limiter, first) == after
+    assert remaining(limiter, first) == after
 
 
 def test_many_settle_at_once_and_one_of_them_counts(server, limiter):
@@ -101,7 +95,7 @@ def test_many_settle_at_once_and_one_of_them_counts(server, limiter):
 
     counted = [cost for open_, cost in outcomes if open_]
     assert len(counted) == 1
-    assert left(limiter, "race", TOKENS) == [1_000 - counted[0]]
+    assert remaining(limiter, "race", TOKENS) == [1_000 - counted[0]]
 
 
 async def test_the_asyncio_limiter_reserves_and_settles(server, limiter):
@@ -109,7 +103,7 @@ async def test_the_asyncio_limiter_reserves_and_settles(server, limiter):
         reserved = await mine.reserve(ALL, "aio", costs={"tokens": 400}, life=600)
         assert await mine.settle(reserved.id, {"tokens": 100}) is True
         assert await mine.release(reserved.id) is False
-    assert left(limiter, "aio") == [900, 4_900, 900, 900, 900, 2]
+    assert remaining(limiter, "aio") == [900, 4_900, 900, 900, 900, 2]
 
 
 async def test_a_cancelled_task_leaves_no_reservation(server, world, limiter):
@@ -123,7 +117,7 @@ async def test_a_cancelled_task_leaves_no_reservation(server, world, limiter):
                 continue
             with pytest.raises(asyncio.CancelledError):
                 await task
-    assert left(limiter, "gone") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
+    assert remaining(limiter, "gone") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
     assert not world.client.keys("*:r:*")
     assert not world.client.keys("*:reservations")
 
@@ -133,7 +127,7 @@ def test_a_denied_reservation_leaves_nothing(world, limiter):
         limiter.reserve(ALL, "no", costs={"tokens": 1_001}, life=600)
 
     assert denied.value.decision.reason == "cost_exceeds_capacity"
-    assert left(limiter, "no") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
+    assert remaining(limiter, "no") == [1_000, 5_000, 1_000, 1_000, 1_000, 2]
     assert not world.client.keys("*:r:*")
 
 
@@ -146,19 +140,19 @@ def test_slots_are_held_for_the_life_of_the_reservation(world, limiter):
     seconds, micros = world.client.time()
     assert 7_100 < ends / 1e6 - seconds - micros / 1e6 <= 7_200
     limiter.release(reserved.id)
-    assert left(limiter, "job", SLOTS) == [2]
+    assert remaining(limiter, "job", SLOTS) == [2]
 
 
 def test_a_reservation_that_is_over_is_lost_and_can_still_be_settled(world, limiter, other):
     """Its charge stays until somebody who knows better settles it."""
     reserved = limiter.reserve([TOKENS, SLOTS], "lost", costs={"tokens": 400}, life=0.05)
     where = RecordKeys.from_id(Keys(), reserved.id)
-    assert eventually(lambda: left(other, "lost", SLOTS) == [2] or None, 3.0)
+    assert eventually(lambda: remaining(other, "lost", SLOTS) == [2] or None, 3.0)
 
-    assert left(other, "lost", TOKENS) == [600]
+    assert remaining(other, "lost", TOKENS) == [600]
     assert world.client.zscore(where.index, where.ident) is not None
     assert other.settle(reserved.id, {"tokens": 10}) is True
-    assert left(other, "lost", TOKENS) == [990]
+    assert remaining(other, "lost", TOKENS) == [990]
 
 
 def test_a_record_says_whose_it_is(world, server):
@@ -213,7 +207,7 @@ def test_a_token_without_limits_has_nothing_to_settle(world, server):
 def test_a_life_that_is_none_is_refused(limiter, life):
     with pytest.raises(ValueError, match="life: must be a number of seconds above 0 and at most 604800"):
         limiter.reserve(TOKENS, "life", costs={"tokens": 1}, life=life)
-    assert left(limiter, "life", TOKENS) == [1_000]
+    assert remaining(limiter, "life", TOKENS) == [1_000]
 
 
 def test_a_life_below_a_microsecond_is_one(limiter, other):
@@ -263,7 +257,7 @@ def test_too_many_open_reservations_are_refused(world, limiter):
     assert denied.value.decision.reason == "too_many_reservations"
     assert denied.value.decision.status == 429
     assert denied.value.decision.headers()["Retry-After"] == "1"
-    assert left(limiter, "many", TOKENS) == [999]
+    assert remaining(limiter, "many", TOKENS) == [999]
 
     world.client.zadd(where.index, {f"{n:032x}": (seconds - 600) * 1e6 for n in range(3)})
     limiter.reserve(TOKENS, "many", costs={"tokens": 1}, life=600)
@@ -295,9 +289,9 @@ def test_a_settlement_in_an_outage_reaches_the_store_once(own_server):
         reserved.conclude({"tokens": 150})
         own_server.thaw()
         with Limiter(own_server.url, lookup=1.0) as other:
-            assert eventually(lambda: left(other, "outage", [TOKENS, SLOTS]) == [850, 2], 10.0)
+            assert eventually(lambda: remaining(other, "outage", [TOKENS, SLOTS]) == [850, 2], 10.0)
             assert other.settle(reserved.id, {"tokens": 1}) is False
-            assert left(other, "outage", [TOKENS, SLOTS]) == [850, 2]
+            assert remaining(other, "outage", [TOKENS, SLOTS]) == [850, 2]
 
 
 def test_a_settlement_in_an_outage_comes_after_that_of_an_operator(own_server):
@@ -314,7 +308,7 @@ def test_a_settlement_in_an_outage_comes_after_that_of_an_operator(own_server):
             path.mode = "pass"
             assert eventually(lambda: not cut_off._engine.fallback.owes(), 10.0)
         path.close()
-        assert left(limiter, "late", TOKENS) == [700]
+        assert remaining(limiter, "late", TOKENS) == [700]
 
 
 @pytest.mark.parametrize("verb", [b"conclude", b"settle"])
@@ -330,7 +324,7 @@ def test_a_settlement_whose_reply_was_lost_counts_once(own_server, verb):
                 limiter.settle(reserved.id, {"tokens": 150})
         path.mode = "pass"
         assert eventually(lambda: not limiter._engine.fallback.owes(), 10.0)
-        assert left(other, "reply", TOKENS) == [850]
+        assert remaining(other, "reply", TOKENS) == [850]
         assert other.settle(reserved.id, {"tokens": 1}) is False
     path.close()
 

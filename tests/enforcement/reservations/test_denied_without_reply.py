@@ -21,7 +21,7 @@ def executed(world):
     return world.client.info("commandstats")["cmdstat_fcall"]["calls"]
 
 
-def used(url, secret):
+def used_by_token(url, secret):
     with Limiter(url, timeout=1.0, lookup=1.0) as limiter:
         states = limiter.check(secret, {"requests": 0, "tokens": 0}).limits
     return [state.quota - state.remaining for state in states]
@@ -47,7 +47,7 @@ def test_it_is_given_back_when_the_store_is_back(server, world, frozen):
 
         assert eventually(lambda: executed(world) > before)
         assert eventually(lambda: not records(world))
-        assert used(server.url, secret) == [7]
+        assert used_by_token(server.url, secret) == [7]
 
 
 async def test_so_is_that_of_a_metered_request(server, world, frozen):
@@ -65,4 +65,4 @@ async def test_so_is_that_of_a_metered_request(server, world, frozen):
 
         assert await asyncio.to_thread(eventually, lambda: executed(world) >= before + 5)
         assert await asyncio.to_thread(eventually, lambda: not records(world))
-        assert used(server.url, secret) == [7, 1]
+        assert used_by_token(server.url, secret) == [7, 1]

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from enforcement import Limit, Limiter, aio
+from enforcement import Limit
 from enforcement.logs import RateLimitedLogger
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.reported import read_report
@@ -32,19 +32,7 @@ START = {"type": "message_start", "message": {"model": "claude-x", "usage": {"in
 DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 80}}
 
 
-@pytest.fixture
-def limiter(server, world):
-    with Limiter(server.url, timeout=1.0) as limiter:
-        yield limiter
-
-
-@pytest.fixture
-async def limiter_aio(server, world):
-    async with aio.Limiter(server.url, timeout=1.0) as limiter:
-        yield limiter
-
-
-def used(limiter, key):
+def used_in_order(limiter, key):
     """What each limit has counted, and 1 for each request that was admitted."""
     return [state.quota - state.remaining for state in limiter.peek(ALL, key).limits]
 
@@ -55,7 +43,7 @@ def test_a_response_settles_tokens_and_money(limiter):
         report = admission.settle_from(CHAT, prices=PRICES)
 
     assert (report.format, report.model, report.usage.cached_input) == ("openai-chat", "gpt-x", 40)
-    assert used(limiter, "whole") == [130, 160, 100 + 4 * 30, 1]
+    assert used_in_order(limiter, "whole") == [130, 160, 100 + 4 * 30, 1]
 
 
 @pytest.mark.parametrize(
@@ -103,13 +91,13 @@ def test_an_answer_that_cannot_be_read_is_never_given_back(limiter, response):
     """The error ends the block, as any other does that gives the estimate back. But the provider has answered."""
     with pytest.raises(ValueError, match="response: must"), limiter.admit(ALL, "unread", costs=ESTIMATE) as admission:
         admission.settle_from(response)
-    assert used(limiter, "unread") == [5_000, 5_000, 9_000, 1]
+    assert used_in_order(limiter, "unread") == [5_000, 5_000, 9_000, 1]
 
     with limiter.admit(ALL, "by hand", costs=ESTIMATE) as admission:
         with pytest.raises(ValueError, match="response: must"):
             admission.settle_from(response)
         admission.settle({"tokens": 7, "micros": 8})
-    assert used(limiter, "by hand") == [7, 7, 8, 1]
+    assert used_in_order(limiter, "by hand") == [7, 7, 8, 1]
 
 
 @pytest.mark.parametrize(("limit", "costs"), [(MONEY, {"micros": 9_000}), (REQUESTS, 1)])
@@ -125,7 +113,7 @@ def test_money_without_a_price_keeps_its_estimate(limiter):
     with limiter.admit(ALL, "unpriced", costs=ESTIMATE) as admission:
         admission.settle_from(CHAT)
 
-    assert used(limiter, "unpriced") == [130, 160, 9_000, 1]
+    assert used_in_order(limiter, "unpriced") == [130, 160, 9_000, 1]
 
 
 def test_the_published_prices_are_used(limiter, world):
@@ -134,7 +122,7 @@ def test_the_published_prices_are_used(limiter, world):
     with limiter.admit(ALL, "published", costs=ESTIMATE) as admission:
         admission.settle_from(CHAT)
 
-    assert used(limiter, "published")[2] == 220
+    assert used_in_order(limiter, "published")[2] == 220
 
 
 def test_the_model_of_the_request_can_be_named(limiter):
@@ -142,13 +130,13 @@ def test_the_model_of_the_request_can_be_named(limiter):
     with limiter.admit(ALL, "named", costs=ESTIMATE) as admission:
         admission.settle_from({**CHAT, "model": "unknown"}, model="gpt-x", prices=PRICES)
 
-    assert used(limiter, "named")[2] == 220
+    assert used_in_order(limiter, "named")[2] == 220
 
 
 def test_a_stream_is_settled_at_its_end(limiter):
     with limiter.admit(ALL, "stream", costs=ESTIMATE) as admission:
         events = list(admission.metered([WORD, LAST], prices=PRICES))
-        assert used(limiter, "stream") == [130, 160, 220, 1]
+        assert used_in_order(limiter, "stream") == [130, 160, 220, 1]
 
     assert events == [WORD, LAST]
 
@@ -224,25 +212,25 @@ async def leave_at_aio(limiter, key):
                 raise InterruptedError
 
 
-async def test_the_asyncio_limiter_does_the_same(limiter_aio):
-    async with limiter_aio.admit(ALL, "aio", costs=ESTIMATE) as admission:
+async def test_the_asyncio_limiter_does_the_same(aio_limiter):
+    async with aio_limiter.admit(ALL, "aio", costs=ESTIMATE) as admission:
         await admission.settle_from(CHAT, prices=PRICES)
-    async with limiter_aio.admit(TOKENS, "stream", costs={"tokens": 5_000}) as admission:
+    async with aio_limiter.admit(TOKENS, "stream", costs={"tokens": 5_000}) as admission:
         assert [event async for event in admission.metered(events(START, DELTA))] == [START, DELTA]
     with pytest.raises(InterruptedError):
-        await leave_at_aio(limiter_aio, "left_aio")
+        await leave_at_aio(aio_limiter, "left_aio")
 
-    states = (await limiter_aio.peek(ALL, "aio")).limits
+    states = (await aio_limiter.peek(ALL, "aio")).limits
     assert [state.quota - state.remaining for state in states] == [130, 160, 220, 1]
     for key in ("stream", "left_aio"):
-        assert (await limiter_aio.peek(TOKENS, key)).remaining == 100_000 - 120
+        assert (await aio_limiter.peek(TOKENS, key)).remaining == 100_000 - 120
 
 
-async def test_an_answer_that_cannot_be_read_is_never_given_back_by_asyncio(limiter_aio):
+async def test_an_answer_that_cannot_be_read_is_never_given_back_by_asyncio(aio_limiter):
     with pytest.raises(ValueError, match="response: must"):
-        async with limiter_aio.admit(ALL, "unread", costs=ESTIMATE) as admission:
+        async with aio_limiter.admit(ALL, "unread", costs=ESTIMATE) as admission:
             await admission.settle_from({"error": {}})
-    assert [it.quota - it.remaining for it in (await limiter_aio.peek(ALL, "unread")).limits] == [
+    assert [it.quota - it.remaining for it in (await aio_limiter.peek(ALL, "unread")).limits] == [
         5_000,
         5_000,
         9_000,
@@ -250,8 +238,8 @@ async def test_an_answer_that_cannot_be_read_is_never_given_back_by_asyncio(limi
     ]
 
 
-async def test_a_stream_for_another_kind_of_loop_is_an_error_at_once(limiter_aio):
-    admission = await limiter_aio.open_admission(TOKENS, "type", costs={"tokens": 1})
+async def test_a_stream_for_another_kind_of_loop_is_an_error_at_once(aio_limiter):
+    admission = await aio_limiter.open_admission(TOKENS, "type", costs={"tokens": 1})
     with pytest.raises(TypeError, match="must be an asynchronous iterable of events, got list"):
         admission.metered([LAST])
     await admission.finish(200)

@@ -13,7 +13,7 @@ from enforcement.embedded import find_binary, free_port
 from enforcement.store.client import connect
 from tests.enforcement.crowd import crowd
 from tests.enforcement.stalls import timed
-from tests.enforcement.topologies import SERVICE, SentinelTrio, ask
+from tests.enforcement.topologies import SERVICE, SentinelTrio, execute
 from tests.enforcement.world import World, eventually, fixed
 
 # At which point of a call a primary is lost is chance, so that a proof loses it more than once.
@@ -39,7 +39,7 @@ def steady():
         yield trio
 
 
-def used(url, limit=LIMIT):
+def used_in_store(url, limit=LIMIT):
     limiter = Limiter(url, timeout=1.0)
     left = limiter.peek(limit, KEY).remaining
     limiter.close()
@@ -57,7 +57,7 @@ def charged(server):
 
 def function_calls(server):
     """Return how many functions a server was asked for; what a replica applies is not among them."""
-    return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+    return execute(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
 
 
 def test_a_failover_under_load_costs_no_exception_and_writes_come_back(trio):
@@ -99,7 +99,7 @@ def test_a_failover_under_load_costs_no_exception_and_writes_come_back(trio):
     # Replication is asynchronous: what the old primary had not yet handed on is lost, no more.
     admitted = sum(line.allowed for line in ledger if line.who == KEY)
     before = sum(line.allowed for line in ledger if line.who == KEY and line.at <= killed_at)
-    assert admitted - max(0, before - survived) <= used(trio.url) <= admitted + PROCESSES
+    assert admitted - max(0, before - survived) <= used_in_store(trio.url) <= admitted + PROCESSES
     world.client.close()
 
 
@@ -134,7 +134,7 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
     assert sources == [["store"] * 20, ["store"] * 20, ["fallback"] * 20]
     # Once for decisions, once for the agent, once before paying.
     assert all(sentinels.queries - before <= 3 for sentinels, before in zip(known, asked, strict=True))
-    assert ask(trio.primary, "ROLE")[0] == "slave"
+    assert execute(trio.primary, "ROLE")[0] == "slave"
     runner.run(awaited.close())
     runner.close()
     plain.close()
@@ -155,7 +155,7 @@ def test_an_idle_process_learns_of_another_primary(trio):
     assert limiter.hit(LIMIT, KEY).source == "store"
     # What was under way when it froze may be answered when it thaws: a heartbeat, and the tries that found it away.
     assert function_calls(trio.primary) - before <= 6
-    assert used(trio.url) >= 1
+    assert used_in_store(trio.url) >= 1
     limiter.close()
 
 

@@ -13,7 +13,7 @@ from enforcement import Limit, Limiter, aio
 from enforcement.embedded import find_binary, free_port
 from enforcement.store.client import connect
 from tests.docs.tls import certificate, terminator
-from tests.enforcement.topologies import ask
+from tests.enforcement.topologies import execute
 from tests.enforcement.world import World, eventually
 
 pytestmark = pytest.mark.usefixtures("no_documents")
@@ -93,9 +93,9 @@ def test_every_node_of_a_cluster_is_spoken_to_over_tls(papers, cluster):
         World(cluster.url).client.close()
         ports = [stack.enter_context(terminator(server.port, own, key)) for server in cluster.primaries]
         for server, port in zip(cluster.primaries, ports, strict=True):
-            ask(server, "CONFIG", "SET", "cluster-announce-port", port)
+            execute(server, "CONFIG", "SET", "cluster-announce-port", port)
         first = cluster.primaries[0]
-        assert eventually(lambda: {row[2][1] for row in ask(first, "CLUSTER", "SLOTS")} == set(ports), 10)
+        assert eventually(lambda: {row[2][1] for row in execute(first, "CLUSTER", "SLOTS")} == set(ports), 10)
         url = f"rediss+cluster://127.0.0.1:{ports[0]}"
         known = Limiter(f"{url}?ssl_ca_certs={own}", timeout=1.0)
 

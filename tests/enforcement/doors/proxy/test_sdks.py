@@ -79,7 +79,7 @@ def call(sdks, address):
     return make
 
 
-def used(published, token, name="tokens"):
+def used_of_limit(published, token, name="tokens"):
     with Limiter(url_of(published), timeout=1.0, lookup=1.0) as limiter:
         states = limiter.check(token, {"requests": 0, "tokens": 0, "micros": 0}).limits
         return next(state.quota - state.remaining for state in states if state.name == name)
@@ -95,8 +95,8 @@ def test_an_sdk_gets_its_answer_and_pays_the_invoice(call, token_of, provider, p
 
     assert call(name, token) == ["ok", METERED[name]]
     assert len(provider.invoice) == 1
-    assert used(published, token) == provider.tokens
-    assert used(published, token, "usd") == sum(read + 4 * written for read, written in provider.invoice)
+    assert used_of_limit(published, token) == provider.tokens
+    assert used_of_limit(published, token, "usd") == sum(read + 4 * written for read, written in provider.invoice)
     (head,) = provider.heads
     assert token not in str(head)
     assert any(value.endswith(SECRET) for value in head.values())
@@ -112,7 +112,7 @@ def test_what_has_no_meter_passes_or_is_refused_as_configured(call, token_of, pu
     assert (error, status) == (FORBIDDEN[name.partition("-")[0]], 403)
     assert "The cost of this request cannot be read" in said
     assert call(name, counted) == ["ok", UNMETERED[name]]
-    assert used(published, counted) == 0
+    assert used_of_limit(published, counted) == 0
 
 
 @pytest.mark.proof

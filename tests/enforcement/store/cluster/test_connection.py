@@ -13,7 +13,7 @@ from enforcement.store.cluster import slot_map
 from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
-from tests.enforcement.topologies import ask
+from tests.enforcement.topologies import execute
 from tests.enforcement.vectors import Processes, Scenario, SyncDoor, load_vectors
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
@@ -59,7 +59,7 @@ def test_no_call_of_any_verb_crosses_slots(cluster, limiter, world):
 
     assert used(limiter, secrets[0]) == {"all": 2 * PROJECTS, "global-slots": 0, "slots": 0, "leased": 2}
     for server in cluster.primaries:
-        assert "errorstat_CROSSSLOT" not in ask(server, "INFO", "errorstats")
+        assert "errorstat_CROSSSLOT" not in execute(server, "INFO", "errorstats")
 
 
 def test_slots_of_both_kinds_are_renewed(limiter, world):
@@ -95,7 +95,7 @@ def test_a_node_that_lost_the_functions_gets_them_back(cluster, limiter, world):
     for key in keys_of_thirds(cluster):
         limiter.hit(LIMIT, key)
     for server in cluster.primaries:
-        ask(server, "FUNCTION", "FLUSH")
+        execute(server, "FUNCTION", "FLUSH")
 
     assert {limiter.hit(LIMIT, key).source for key in keys_of_thirds(cluster)} == {"store"}
 
@@ -127,7 +127,7 @@ def test_a_reset_and_a_look_reach_every_slot(limiter, world):
 def test_an_account_of_an_enforcer_suffices(cluster, world):
     """With the rights of a proxy nodes are found, slots that move are followed, and nothing is refused."""
     for server in cluster.primaries:
-        ask(server, "ACL", "SETUSER", "enforcer", "on", ">secret", *enforcer(Keys()))
+        execute(server, "ACL", "SETUSER", "enforcer", "on", ">secret", *enforcer(Keys()))
     key = keys_of_thirds(cluster)[0]
     slot, source, target = slot_of(counter_of(key).encode()), cluster.primaries[0], cluster.primaries[1]
     cluster.begin_move(slot, source, target)
@@ -136,8 +136,8 @@ def test_an_account_of_an_enforcer_suffices(cluster, world):
 
     assert [(d.source, d.remaining) for d in decisions] == [("store", 9), ("store", 8)]
     for server in cluster.primaries:
-        assert not ask(server, "ACL", "LOG")
-        ask(server, "ACL", "DELUSER", "enforcer")
+        assert not execute(server, "ACL", "LOG")
+        execute(server, "ACL", "DELUSER", "enforcer")
     cluster.move(slot, source, target)
     cluster.move(slot, target, source)
 
@@ -158,7 +158,7 @@ def test_a_slot_that_moved_is_found_with_one_redirection(cluster, limiter, world
 
     assert [(d.source, d.remaining) for d in decisions] == [("store", 8), ("store", 7), ("store", 6)]
     assert _calls(source) == before
-    assert ask(target, "EXISTS", counter) == 1
+    assert execute(target, "EXISTS", counter) == 1
     cluster.move(slot, target, source)
 
 
@@ -190,7 +190,7 @@ def test_a_slot_on_its_way_is_asked_where_its_keys_go(cluster, world, awaited):
     decisions = _hits(cluster.url, key, 3, awaited=awaited)
 
     assert [(d.source, d.remaining) for d in decisions] == [("store", 9), ("store", 8), ("store", 7)]
-    assert ask(source, "CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+    assert execute(source, "CLUSTER", "COUNTKEYSINSLOT", slot) == 0
     cluster.move(slot, source, target)
     cluster.move(slot, target, source)
 
@@ -203,7 +203,7 @@ def test_keys_on_both_sides_of_a_move_cost_one_decision_and_no_node(cluster, lim
     limiter.hit(pair, key)
     slot, source, target = slot_of(plan.keys[0].encode()), cluster.primaries[0], cluster.primaries[1]
     cluster.begin_move(slot, source, target)
-    ask(source, "MIGRATE", "127.0.0.1", target.port, plan.keys[0], 0, 1000)
+    execute(source, "MIGRATE", "127.0.0.1", target.port, plan.keys[0], 0, 1000)
 
     split = [limiter.hit(pair, key).source for _ in range(5)]
 
@@ -241,7 +241,8 @@ def test_slots_move_under_load_and_nothing_is_lost(cluster, world):
         asked = sum(line.who == key for line in ledger)
         assert limiter.peek(limit, key).remaining == 1_000_000 - asked
     moved = sum(
-        ask(server, "INFO", "errorstats").get("errorstat_MOVED", {"count": 0})["count"] for server in cluster.primaries
+        execute(server, "INFO", "errorstats").get("errorstat_MOVED", {"count": 0})["count"]
+        for server in cluster.primaries
     )
     assert moved > 0
     limiter.close()
@@ -393,7 +394,7 @@ def _hits(url, key, count, *, awaited):
 
 def _calls(server):
     """Return how many function calls a node has executed."""
-    return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+    return execute(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
 
 
 def test_caps_hold_in_every_slot(limiter, world):

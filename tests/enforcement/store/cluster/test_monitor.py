@@ -13,7 +13,7 @@ from enforcement.store.cluster.slot_map import SlotMap
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.topologies import Cluster, execute
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 from tests.scale import scale
 
@@ -137,8 +137,8 @@ def test_a_node_that_fails_every_other_call_is_not_taken_back(lone, mode):
     keys = keys_of_thirds(lone)
     number = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
     node, path = lone.primaries[number], FaultyPath(lone.primaries[number].port)
-    ask(node, "CONFIG", "SET", "cluster-announce-port", path.port)
-    assert eventually(lambda: all(f":{path.port}@" in ask(server, "CLUSTER", "NODES") for server in lone.primaries))
+    execute(node, "CONFIG", "SET", "cluster-announce-port", path.port)
+    assert eventually(lambda: all(f":{path.port}@" in execute(server, "CLUSTER", "NODES") for server in lone.primaries))
     limiter = Limiter(lone.url, timeout=0.1)
     limiter.hit(LIMIT, keys[number])
     path.every, path.only, path.mode = 2, b"FCALL", mode
@@ -151,7 +151,7 @@ def test_a_node_that_fails_every_other_call_is_not_taken_back(lone, mode):
     stats = limiter.stats()
     healed = eventually(lambda: limiter.hit(LIMIT, keys[number], 0).source == "store")
     limiter.close()
-    ask(node, "CONFIG", "SET", "cluster-announce-port", 0)
+    execute(node, "CONFIG", "SET", "cluster-announce-port", 0)
     path.close()
 
     assert 1 <= sum(cause not in ("", "away") for cause in causes) <= FAILURES_TO_OPEN
@@ -196,14 +196,14 @@ def test_a_node_that_answers_and_does_not_decide_is_left_alone(lone):
     limiter = Limiter(lone.url, timeout=0.1)
     for key in keys:
         limiter.hit(LIMIT, key)
-    ask(lone.primaries[0], "CONFIG", "SET", "maxmemory", "1")
+    execute(lone.primaries[0], "CONFIG", "SET", "maxmemory", "1")
     end = time.monotonic() + 1.0
     while time.monotonic() < end:
         sources = [limiter.hit(LIMIT, key).source for key in keys]
 
     assert sources == ["fallback", "store", "store"]
     assert limiter._engine.counts.failures["oom"] <= 5
-    ask(lone.primaries[0], "CONFIG", "SET", "maxmemory", "0")
+    execute(lone.primaries[0], "CONFIG", "SET", "maxmemory", "0")
     assert eventually(lambda: limiter.hit(LIMIT, keys[0], 0).source == "store")
     limiter.close()
 
