@@ -16,6 +16,9 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from tests.accessibility import OF_COLOURS, graves
 from tests.scale import scale
 
+# A busy machine needs longer than the usual five seconds. It costs nothing where all is well.
+expect.set_options(timeout=60_000)
+
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 320, "height": 720}
 
 # A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.

@@ -51,9 +51,10 @@ from tests.scale import scale
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-# An answer that its document does not describe shows with the first requests of an operation; a value that only some
-# rule refuses needs many. A second database can only dislike a value that the rules let through.
-SEEDS, EXAMPLES = scale(((20261124,), 1 if "DATABASE_URL" in os.environ else 2), ((20261124, 1, 2), 20))
+# An answer that its document does not describe shows with cases made from its rules. A value that only some
+# rule of ours refuses needs many random ones. A second database can only dislike a value that the rules let through.
+SEEDS, EXAMPLES = scale(((20261124,), 1), ((20261124, 1, 2), 20))
+IS_RANDOM = scale("DATABASE_URL" in os.environ, True)
 # Rules that tie fields together or to other rows, which a schema cannot state.
 RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
@@ -79,7 +80,7 @@ def configured(seed: int) -> SchemathesisConfig:
     }
     generation = {"max-examples": EXAMPLES, "deterministic": True}
     # These cases, over a hundred for most operations, are the same whatever the seed is.
-    phases = {"coverage": {"enabled": seed == SEEDS[0]}}
+    phases = {"coverage": {"enabled": seed == SEEDS[0]}, "fuzzing": {"enabled": IS_RANDOM}}
     return SchemathesisConfig.from_dict({"seed": seed, "checks": checks, "generation": generation, "phases": phases})
 
 
@@ -179,13 +180,15 @@ def kinds_of(case: Any) -> set[Any]:
     """
     Return which kinds a case is of that was made from a rule of the document.
 
-    For a body or a path, that is each rule in each place. A parameter that many operations have is the work of the same
-    code: each operation takes a right value and refuses a wrong one, and each rule is tried by one operation.
+    Each operation takes a right value in each place and refuses a wrong one. A parameter that many operations have is
+    the work of the same code, so each of its rules is tried by one operation. The bodies of a resource are the work of
+    one serializer, so each of their rules in each place is tried by one operation of the resource, and for a path too.
     """
-    made, operation = case.meta.phase.data, (case.operation.label, case.method, case.meta.generation.mode)
+    made, mode = case.meta.phase.data, case.meta.generation.mode
+    operation = case.operation.label, case.method, mode
     if made.parameter_location in (ParameterLocation.QUERY, ParameterLocation.HEADER):
-        return {(*operation, made.parameter), (case.meta.generation.mode, made.parameter, made.scenario)}
-    return {(*operation, made.scenario, made.location)}
+        return {(*operation, made.parameter), (mode, made.parameter, made.scenario)}
+    return {(*operation, made.parameter_location), (case.path.split("/")[3], mode, made.scenario, made.location)}
 
 
 def is_sent(case: Any) -> bool:
