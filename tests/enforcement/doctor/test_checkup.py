@@ -510,8 +510,9 @@ def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
         ("rediss", "/0", "does it use TLS? Without TLS its address begins with redis://."),
     ],
 )
-def test_an_address_of_another_kind_of_store_is_explained(server, capsys, scheme, path, advice):
+def test_an_address_of_another_kind_of_store_is_explained(server, capsys, monkeypatch, scheme, path, advice):
     """A server listens there, so asking whether one does would lead nowhere."""
+    monkeypatch.setattr(checkup, "PATIENCE_SECONDS", 0.5)
     status = main(["doctor", "--redis", f"{scheme}://127.0.0.1:{server.port}{path}"])
 
     assert status == 2

@@ -1,8 +1,6 @@
 """A store that was set back, emptied or moved: an earlier state of the same epoch is never obeyed."""
 
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -14,6 +12,7 @@ from enforcement.model.documents import StateName, epoch_of, with_epoch
 from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import digest, mint
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.forks import Forked
 from tests.enforcement.world import World, eventually, fixed
 
 # Asks for a token until it is refused, and prints what it heard each time that it changes.
@@ -109,8 +108,7 @@ def test_a_process_that_is_killed_does_not_forget_a_revocation(own_server, tmp_p
     """It had the revocation for a second and is killed; the store is away when the next one starts from the disk."""
     world = World(own_server.url)
     secret = world.everything(fixed(100))
-    command = [sys.executable, "-c", ASKER, own_server.url, str(tmp_path), secret]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Forked(["-c", ASKER, own_server.url, str(tmp_path), secret]) as process:
         assert process.stdout.readline() == "ok\n"
         world.publish(tokens={secret: world.token("pol_api", revoked=True)})
         assert process.stdout.readline() == "revoked\n"

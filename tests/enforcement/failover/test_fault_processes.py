@@ -19,6 +19,7 @@ from enforcement.embedded import free_port
 from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
+from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
 
 # What a process was at when it is forked or killed is chance, so that a proof does it more than once.
@@ -71,8 +72,7 @@ for pid in children:
 
 def test_a_forked_child_shares_no_connection(server, world):
     """Parent and children decide at once; each has its own answers, and no socket to the store is held by two."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, server.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with Forked(["-c", FORKING, server.url]) as process:
         said = [process.stdout.readline().split() for _ in range(4)]
         held = [sockets_to(server.port, int(pid)) for _, pid in said]
         process.stdin.close()
@@ -124,8 +124,8 @@ limiter.close()
 
 def test_a_process_that_forks_in_an_outage_pays_alone(server, world):
     """Its busy threads leave no lock behind in a child; what it admitted and holds is charged once, and by itself."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING_IN_AN_OUTAGE, server.url]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=30)
+    with Forked(["-c", FORKING_IN_AN_OUTAGE, server.url]) as process:
+        assert process.wait(30) == 0
 
 
 def test_gunicorn_may_load_the_application_before_it_forks(server, world, tmp_path):

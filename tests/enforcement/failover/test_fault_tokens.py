@@ -116,6 +116,7 @@ def flipped(content):
     return content[:200] + bytes([content[200] ^ 1]) + content[201:]
 
 
+@pytest.mark.usefixtures("no_documents")
 @pytest.mark.parametrize(
     "spoil", [flipped, lambda content: content[:-20], lambda content: b""], ids=["bit", "cut", "empty"]
 )

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("documents")
 LIMIT = Limit(name="rate", quota=100, window_seconds=86_400)
 PROCESSES, KEYS, ROUNDS = scale(4, 16), scale(100, 300), scale(1, 5)
 AWAY_SECONDS, MOMENTS = scale((1.0, 0.6), (5.0, 1.0))
-LONG = scale(2_000, 5_000)
+LONG = scale(1_000, 5_000)
 
 
 def executed(client):
