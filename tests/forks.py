@@ -1,83 +1,207 @@
 """
-Run the command ``sluicegate`` in forks of one process that has imported everything.
+Python processes for tests that need many, forked from one process that has imported the library.
 
-A proxy or a decision service imports for half a second of the processor, and tests start hundreds of them. The tests of
-the command itself, and ``make proof``, start interpreters.
+An interpreter that starts and imports takes half a second of a core, a fork some milliseconds. The fork runs its
+module or code as ``__main__`` and ends as any process does. Tests of what a person starts start it themselves, and
+``make proof`` starts each proxy and service by itself.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import atexit
+import contextlib
+import gc
+import importlib
+import json
 import os
+import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
+from tests.repository import ROOT
 from tests.scale import scale
 
 IMPORTED = (
-    "tests.forks enforcement.cli.serve enforcement.cli.proxy enforcement.service.app enforcement.doors.proxy "
-    "uvicorn.protocols.websockets.wsproto_impl httptools h2corn"
+    "enforcement.aio enforcement.cli.serve enforcement.cli.proxy enforcement.doors.proxy enforcement.proof.command "
+    "enforcement.proof.workload enforcement.service.app h2corn httptools uvicorn.protocols.websockets.wsproto_impl"
 )
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(IMPORTED.split())
+HEARTBEAT_SECONDS = 0.2
+"""Of processes with pipes: those that wait for their fleet hear of each other at a heartbeat."""
 
 
 class Forked:
-    """A process with those parts of ``subprocess.Popen`` that tests use."""
+    """
+    A process with those parts of ``subprocess.Popen`` that tests use.
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], output: str) -> None:
-        self._process = FORKS.Process(target=_run, args=(list(arguments), dict(environment), output))
-        self._process.start()
-        self.pid = self._process.pid or 0
+    Args:
+        arguments: What would follow ``python``: ``-m MODULE ...`` or ``-c CODE ...``.
+        env: Its whole environment. None: that of this process.
+        output: A file to which it adds what it writes, errors too. None: its input and output are pipes, and it hears
+            of its fleet soon.
+    """
 
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
+    stdin: IO[str]
+    stdout: IO[str]
+
+    def __init__(
+        self, arguments: Sequence[str], env: Mapping[str, str] | None = None, output: Path | str | None = None
+    ) -> None:
+        self._template = _template()
+        self._streams: tuple[IO[str], ...] = ()
+        order = {
+            "arguments": list(arguments),
+            "env": dict(os.environ if env is None else env),
+            "is_quick": output is None,
+        }
+        if output is None:
+            (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+            theirs = [theirs_in, theirs_out]
+            self._streams = self.stdin, self.stdout = os.fdopen(ours_in, "w"), os.fdopen(ours_out)
+        else:
+            written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            theirs = [os.open(os.devnull, os.O_RDONLY), written, os.dup(written)]
+        self.pid = self._template.ask(order, theirs)
+        # Until the template is asked for its status, nobody else gets its number.
+        self._handle = os.pidfd_open(self.pid)
+        for descriptor in theirs:
+            os.close(descriptor)
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        """Return the exit status, or None while the process runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("sluicegate", timeout or 0)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
+        """Wait until the process has ended, and return its exit status."""
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._handle, select.POLLIN)
+            if not poll.poll(None if timeout is None else 1_000 * timeout):
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = self._template.ask({"wait": self.pid})
+            os.close(self._handle)
+        return self.returncode
 
     def kill(self) -> None:
+        """Kill the process unless it has ended."""
         self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Tell the process to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            signal.pidfd_send_signal(self._handle, number)
+
+    def communicate(self, text: str = "", timeout: float | None = None) -> tuple[str, None]:
+        """Write a text, read all, and wait for the end."""
+        with contextlib.suppress(BrokenPipeError), self.stdin:
+            self.stdin.write(text)
+        output = self.stdout.read()
+        self.wait(timeout)
+        return output, None
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stream in self._streams:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self.wait()
 
 
 def sluicegate(
-    arguments: Sequence[str], environment: Mapping[str, str], output: Path | str = os.devnull
+    arguments: Sequence[str], env: Mapping[str, str], output: Path | str = os.devnull
 ) -> Forked | subprocess.Popen[bytes]:
     """Start a command with exactly these variables, in a session of its own. What it writes is added to a file."""
+    command = ["-m", "enforcement", *arguments]
     if scale(True, False) and "--workers" not in arguments:  # workers are interpreters anyway
-        return Forked(arguments, environment, str(output))
+        return Forked(command, env, output)
     with open(output, "ab") as file:
-        command = [sys.executable, "-m", "enforcement", *arguments]
-        return subprocess.Popen(command, env=dict(environment), stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen([sys.executable, *command], env=env, stdout=file, stderr=file, start_new_session=True)
 
 
-def _run(arguments: list[str], environment: dict[str, str], output: str) -> None:
-    """Become the command, in the fork."""
-    from enforcement.cli import main
+class _Template:
+    """The process that forks, as seen from the tests."""
 
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        with theirs:
+            command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL)
+        atexit.register(self._end)
+
+    def ask(self, order: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
+            return int(self._socket.recv(100))
+
+    def _end(self) -> None:
+        self._socket.close()
+        self._process.wait(10)
+
+
+@cache
+def _template() -> _Template:
+    return _Template()
+
+
+def _serve(connection: socket.socket) -> dict[str, Any] | None:
+    """Fork for each order; return the order in the forked process, and None in the first one at the end."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(connection, 1_000_000, 3)
+        if not data:
+            return None
+        order = json.loads(data)
+        if "wait" in order:
+            said = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+        else:
+            said = os.fork()
+            if not said:
+                for number, descriptor in enumerate(descriptors):
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+                return order
+            for descriptor in descriptors:
+                os.close(descriptor)
+        connection.send(str(said).encode())
+
+
+def main() -> None:
+    for name in IMPORTED.split():
+        importlib.import_module(name)
+    gc.freeze()  # so that a collection in a fork copies no page of what was imported
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        order = _serve(connection)
+    if order is None:
+        return
     os.setsid()
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
     os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["sluicegate", *arguments]
-    sys.exit(main())
+    os.environ.update(order["env"])
+    if order["is_quick"]:
+        from enforcement.engine import agent
+
+        vars(agent)["HEARTBEAT_SECONDS"] = HEARTBEAT_SECONDS
+    how, what, *rest = order["arguments"]
+    sys.argv = [how, *rest]
+    if how == "-c":
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enforcement import Limit, Limiter
-from tests.enforcement.forks import Forked
+from tests.forks import Forked
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import Ledger, read
 from enforcement.proof.workload import READY
 from enforcement.proof.workload import Fleet as Processes
-from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
+from tests.forks import Forked
 
 
 @dataclass(frozen=True)

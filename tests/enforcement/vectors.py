@@ -11,7 +11,7 @@ from typing import Any
 import http_sf
 
 from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
-from tests.enforcement.forks import Forked
+from tests.forks import Forked
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 TIMES = ("retry_after_ms", "reset_ms")

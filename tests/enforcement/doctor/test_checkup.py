@@ -20,9 +20,9 @@ from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.forks import Forked
 from tests.enforcement.topologies import execute
 from tests.enforcement.world import eventually, fixed
+from tests.forks import Forked
 from tests.repository import ROOT
 
 KEYS = Keys()

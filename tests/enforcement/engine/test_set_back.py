@@ -12,8 +12,8 @@ from enforcement.model.documents import StateName, epoch_of, with_epoch
 from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import digest, mint
 from tests.enforcement.faults import FaultyPath
-from tests.enforcement.forks import Forked
 from tests.enforcement.world import World, eventually, fixed
+from tests.forks import Forked
 
 # Asks for a token until it is refused, and prints what it heard each time that it changes.
 ASKER = """

@@ -19,8 +19,8 @@ from enforcement.embedded import free_port
 from enforcement.model.keys import Keys
 from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
-from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
+from tests.forks import Forked
 
 # What a process was at when it is forked or killed is chance, so that a proof does it more than once.
 pytestmark = pytest.mark.proof(times=5)

@@ -14,8 +14,8 @@ from enforcement.failover.private_file import read, write
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.model.algorithms import ALGORITHMS, Reference, Spec
 from enforcement.settings import Settings
-from tests.enforcement.forks import Forked
 from tests.enforcement.world import eventually
+from tests.forks import Forked
 from tests.scale import scale
 
 # Most have a store that is away, or that has no documents.

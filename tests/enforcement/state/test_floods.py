@@ -10,8 +10,8 @@ from enforcement.model.algorithms import FixedWindow, Reference
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
 from enforcement.state.published import PublishedState
-from tests.enforcement.forks import Forked
 from tests.enforcement.world import PROJECT, fixed
+from tests.forks import Forked
 from tests.scale import scale
 
 # What a project may have counters for, and many more: whatever keeps something of every value grows without end.
