@@ -108,6 +108,7 @@ def test_a_test_kills_that_fails_only_with_the_mutant(
     copies = OneCopy(tmp_path, tests)
     source = (tmp_path / "a.py").read_bytes()
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "")
     mutant = next(mutant for mutant in mutants.mutants("a.py", source) if "computes" in mutant.name)
 
     found = Trial(copies, {"a.py": {line: {"tests/test_a.py"} for line in range(9)}}, seconds=60).of(mutant)

@@ -29,7 +29,11 @@ def outcome(folder: Path, tests: str, *options: str) -> subprocess.CompletedProc
     (folder / "test_it.py").write_text(FAILS_IN + tests)
     (folder / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", *options]
-    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "tests.steady,xdist.plugin"}
+    plugins = {
+        "PYTEST_ADDOPTS": "",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "tests.steady,xdist.plugin",
+    }
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **plugins}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

@@ -110,7 +110,7 @@ def test_files_may_be_named_in_any_order(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
     files = ["below/test_a.py", "test_above.py", "below/test_b.py"]
-    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
 
     done = subprocess.run([*command, *files], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
 

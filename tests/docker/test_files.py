@@ -39,7 +39,7 @@ REMOTE = {"httpx2", "rich", "typer", "yaml"}
 ELSEWHERE = {
     "demo": {"httpx2"},
     "cli": {"h2corn", "uvicorn"},
-    "exports": {"pyarrow"},
+    "parquet": {"pyarrow"},
     "remote": REMOTE,
     "streams": {"brotli", "backports"},
 }
@@ -197,7 +197,7 @@ def test_image_installs_what_its_code_imports(requirements: str, folders: list[s
         for path in python_files(folders)
         for name in imported(path)
         if name in providers
-        and name not in ELSEWHERE.get(path.parent.name, ())
+        and name not in ELSEWHERE.get(path.parent.name, ELSEWHERE.get(path.stem, ()))
         and name not in sys.stdlib_module_names
         and not {provider.lower().replace("_", "-") for provider in providers[name]} & (installed | {"sluicegate"})
     }
