@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
+from tests.controlplane import forks
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
 from tests.requires import chromium
 
@@ -233,13 +232,12 @@ def environment(store, transactional_db) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(environment, settings) -> Iterator[Callable[..., subprocess.Popen]]:
+def start(environment) -> Iterator[Callable[..., forks.Process]]:
     """Start a Python process with these arguments; what is left of its group is killed after the test."""
-    started = []
+    started: list[forks.Process] = []
 
-    def run(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, *arguments]
-        started.append(subprocess.Popen(command, env=environment, cwd=settings.BASE_DIR, start_new_session=True))
+    def run(*arguments: str) -> forks.Process:
+        started.append(forks.start(arguments, environment))
         return started[-1]
 
     yield run
@@ -250,7 +248,7 @@ def start(environment, settings) -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 @pytest.fixture
-def run_python(start) -> Callable[[str], subprocess.Popen]:
+def run_python(start) -> Callable[[str], forks.Process]:
     """Start a process of the control plane that runs this code."""
     return lambda code: start("-c", f"import django; django.setup()\n{code}")
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from enforcement.embedded import free_port
+from tests.controlplane.forks import managing
 from tests.docs import tls
 from tests.docs.ready import ready
 from tests.repository import ROOT, copy_code
@@ -74,7 +75,7 @@ def stack(checkout: Path) -> Iterator[Stack]:
     log = checkout / "up.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [".venv/bin/python", "manage.py", "up"],
+            [*managing(checkout), "up"],
             cwd=checkout,
             env={**environment, "SLUICEGATE_PORT": str(free_port())},
             stdout=file,

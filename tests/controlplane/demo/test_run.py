@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,14 @@ import pytest
 from controlplane.demo.environment import claim
 from controlplane.demo.reporter import Reporter
 from controlplane.stack.locks import StackError
+from tests.controlplane.forks import managing
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
 from tests.scale import scale
 
 
 def command(directory: Path) -> list[str]:
-    return [sys.executable, "manage.py", "demo", "--directory", str(directory)]
+    return [*managing(ROOT), "demo", "--directory", str(directory)]
 
 
 def environment(**more: str) -> dict[str, str]:

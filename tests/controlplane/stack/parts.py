@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from enforcement.embedded import free_port
+from tests.controlplane import forks
 from tests.controlplane.stack.running import eventually, own_environment
 from tests.repository import ROOT
 
@@ -37,7 +38,7 @@ class Parts:
     def __init__(self, folder: Path, database: str, store: str) -> None:
         self.log = folder / "log"
         self.log.mkdir()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, forks.Process] = {}
         self.environment = {
             **own_environment(),
             "DATABASE_URL": database,
@@ -62,6 +63,9 @@ class Parts:
     def start(self, name: str, tree: Path, command: str, **environment: str) -> None:
         """Start ``python -m COMMAND`` in the code of *tree*."""
         with (self.log / name).open("ab") as output:
+            if tree == ROOT:
+                self._processes[name] = forks.start(["-m", *command.split()], self.environment | environment, output)
+                return
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *command.split()],
                 cwd=tree,

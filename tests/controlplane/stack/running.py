@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enforcement.embedded import free_port
+from tests.controlplane.forks import managing
 from tests.repository import ROOT, copy_code
 
 SECONDS = 90.0
@@ -65,11 +66,12 @@ def checkout(folder: Path, database: Path | None = None) -> Path:
 
 
 @contextmanager
-def up(folder: Path, environment: Mapping[str, str]) -> Iterator[Run]:
+def up(folder: Path, environment: Mapping[str, str], *, forked: bool = True) -> Iterator[Run]:
+    """Run the platform; its processes are forks of the command, unless every process shall be an interpreter."""
     port = environment.get("SLUICEGATE_PORT") or str(free_port())
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "up"],
+            [*(managing(folder) if forked else (sys.executable, "manage.py")), "up"],
             env={**own_environment(), **environment, "SLUICEGATE_PORT": port},
             cwd=folder,
             stdin=subprocess.DEVNULL,

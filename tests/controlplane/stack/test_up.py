@@ -1,4 +1,4 @@
-"""``manage.py up`` as a person runs it: in a checkout of its own, with nothing prepared."""
+"""``manage.py up`` as a person runs it: in a checkout of its own."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from enforcement.embedded import ValkeyServer
+from tests.controlplane.forks import managing
 from tests.controlplane.stack.running import SECONDS, Run, checkout, eventually, own_environment, up
 from tests.scale import scale
 
@@ -52,7 +53,7 @@ def get(url: str) -> int:
 def used_before(folder: Path) -> Path:
     """Leave what version 0.2 left: files that every user can read, and the data of a store without a password."""
     var = folder / "var"
-    (var / "static").mkdir(parents=True)
+    (var / "static").mkdir()
     (var / "celerybeat-schedule").write_bytes(b"")
     with ValkeyServer(var / "valkey") as store, redis.Redis.from_url(store.url) as client:
         client.set("counted-by-0.2", 7)
@@ -62,8 +63,9 @@ def used_before(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with up(used_before(checkout(tmp_path_factory.mktemp("up"))), {}) as run:
+def running(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Run]:
+    folder = used_before(checkout(tmp_path_factory.mktemp("up"), migrated))
+    with up(folder, {}, forked=False) as run:
         yield run
 
 
@@ -210,7 +212,7 @@ def test_kill_is_mended_and_a_reader_that_leaves_stops_everything_in_order(kille
     """
     port = killed.web_url.rpartition(":")[2]
     left, given = killed.groups(), {**own_environment(), "SLUICEGATE_PORT": port}
-    command = [sys.executable, "manage.py", "up"]
+    command = [*managing(killed.folder), "up"]
     with (
         (tmp_path / "errors").open("wb") as errors,
         subprocess.Popen(
