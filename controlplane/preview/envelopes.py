@@ -160,14 +160,16 @@ def admitted(
     """
     total = np.zeros(demand.shape[1], np.int64)
     before = total.copy()
-    for number, counts in enumerate(demand):
-        if number == turn:
-            before = total.copy()
-        wanted = counts.astype(np.int64)  # once, and not in each operation
+    # A window finds by itself what has passed since. The others must be told of each bin, also of an empty one.
+    told = any(isinstance(one, LogCounters | BucketCounters) for one in counters)
+    for number in range(len(demand)) if told else np.flatnonzero(demand.any(axis=1)).tolist():
+        wanted = demand[number].astype(np.int64)  # once, and not in each operation
         passed = np.minimum(wanted, _room(counters, begins + number * step))
         for one in counters:
             one.add(passed)
         total += passed
+        if number < turn:
+            before += passed
     return before, total
 
 
