@@ -192,9 +192,11 @@ def _copied(creation: BaseDatabaseCreation, template: str, *, verbosity: int, au
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_emptying() -> Iterator[None]:
-    """Tests that commit leave an empty database behind in milliseconds."""
+    """Tests that commit leave an empty database behind in milliseconds, and the connection to the next test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
+        # A new one begins without what PostgreSQL has read of the schema, and SQLite writes its log back at each end.
+        patch.setattr(TransactionTestCase, "_should_reload_connections", lambda case: False)
         yield
 
 

@@ -1,5 +1,7 @@
 """How tests that commit leave an empty database: row by row, and without what no test changes."""
 
+from functools import cache
+
 from django.db import connections, transaction
 from django.test import TransactionTestCase
 
@@ -16,8 +18,7 @@ def empty(case: TransactionTestCase) -> None:
     """
     for name in case._databases_names(include_mirrors=False):
         connection = connections[name]
-        tables = set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - KEPT
-        deletions = ";".join(f"DELETE FROM {connection.ops.quote_name(table)}" for table in sorted(tables))
+        deletions = _deletions(name)
         connection.ensure_connection()
         if connection.vendor == "postgresql":
             with transaction.atomic(using=name), connection.cursor() as cursor:
@@ -25,3 +26,11 @@ def empty(case: TransactionTestCase) -> None:
                 cursor.execute(f"SET LOCAL sluicegate.prune_audit = 'on';{deletions}")
         else:
             connection.connection.executescript(f"BEGIN IMMEDIATE;{deletions};COMMIT")
+
+
+@cache
+def _deletions(name: str) -> str:
+    """Return the statements, which are the same after each test: one that undoes migrations does them again."""
+    connection = connections[name]
+    tables = set(connection.introspection.django_table_names(only_existing=True, include_views=False)) - KEPT
+    return ";".join(f"DELETE FROM {connection.ops.quote_name(table)}" for table in sorted(tables))
