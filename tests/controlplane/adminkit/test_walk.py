@@ -32,7 +32,7 @@ def make_project(walker: Walker) -> None:
     walker.open("/admin/projects/project/add/")
     walker.page.get_by_label("Slug").fill("checkout")
     walker.page.get_by_label("Name").fill("Checkout service")
-    walker.look("project-form")
+    walker.look("project-form", elsewhere=True)
     walker.press("Add project")
     walker.reads("Published as revision 1.")
 
@@ -54,10 +54,10 @@ def make_policy(walker: Walker) -> None:
     walker.page.locator("#id_limits-0-window_seconds").fill("1 minute")
     walker.page.locator("#id_limits-0-mode").select_option("enforce")
     walker.reads("1 request per minute for each token or project with this policy, counted in a sliding window.")
-    walker.look("policy-form")
+    walker.look("policy-form", elsewhere=True)
     walker.press("Add policy")
     walker.reads("Published as revision 2.")
-    walker.look("policies")
+    walker.look("policies", elsewhere=True)
 
 
 def make_token(walker: Walker) -> str:
@@ -65,7 +65,7 @@ def make_token(walker: Walker) -> str:
     walker.choose("Project", "checkout")
     walker.page.locator("#id_name").fill("ci")
     walker.choose("Policy", "starter")
-    walker.look("token-form")
+    walker.look("token-form", elsewhere=True)
     walker.press("Add token")
     walker.reads("Published as revision 3.")
     secret = walker.page.locator("#secret").inner_text()
@@ -74,7 +74,7 @@ def make_token(walker: Walker) -> str:
     walker.page.get_by_role("link", name="Go to the token").click()
     walker.reads("sg_live_")
     assert secret not in walker.page.content()
-    walker.look("token")
+    walker.look("token", elsewhere=True)
     return secret
 
 
@@ -105,10 +105,10 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         all_run(3)
         walker.open("/admin/publishing/revision/")
         walker.reads("1 of 1 instance has it")
-        walker.look("revisions")
+        walker.look("revisions", elsewhere=True)
         walker.open("/admin/publishing/revision/2/change/")
         walker.reads("same or later")
-        walker.look("revision")
+        walker.look("revision", elsewhere=True)
     drain(timezone.now(), redis.Redis.from_url(store.url, decode_responses=True, protocol=2))
 
     with Limiter(store.url, instance="proxy-2"):
@@ -118,9 +118,9 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         expect(denied).to_have_text("1")
         walker.reads("1 denied")
         walker.reads("proxy-2")
-        walker.look("dashboard")
+        walker.look("dashboard", elsewhere=True)
         walker.open("/admin/fleet/instance/")
-        walker.look("instances")
+        walker.look("instances", elsewhere=True)
 
 
 def test_the_documentation_of_the_api_runs_under_its_policy(walker):
@@ -249,7 +249,7 @@ def test_a_counter_is_watched_and_reset(walker, store):
         walker.reads("0 of 2 requests (0 %)")
         assert [limiter.check(token.secret).allowed for _ in range(3)] == [True, True, False]
         walker.reads("2 of 2 requests (100 %)")
-        walker.look("live")
+        walker.look("live", elsewhere=True)
 
         walker.press("Pause updates")
         walker.page.get_by_role("link", name="Reset counters").click()

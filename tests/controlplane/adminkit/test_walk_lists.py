@@ -38,7 +38,7 @@ def test_a_walk_in_one_project(walker, shop):
     walker.log_in("ann", PASSWORD)
     walker.open("/admin/policies/policy/")
     walker.reads("1,200 allowed, 90 denied, 7 would deny")
-    walker.look("policies")
+    walker.look("policies", elsewhere=True)
 
     walker.page.locator(".sg-switch summary").click()
     walker.look("switcher-open")
@@ -50,7 +50,7 @@ def test_a_walk_in_one_project(walker, shop):
     walker.page.wait_for_url("**/projects/token/?project__id__exact=*")
     walker.reads("Not used for 90 days")
     assert "other" not in walker.page.locator("#result_list").inner_text()
-    walker.look("tokens")
+    walker.look("tokens", elsewhere=True)
 
     walker.page.get_by_role("link", name="Not used for 90 days 1").click()
     walker.page.wait_for_url("**hygiene=unused**")
@@ -58,7 +58,7 @@ def test_a_walk_in_one_project(walker, shop):
     walker.page.get_by_role("link", name="Usage", exact=False).first.click()
     walker.page.wait_for_url("**/usage/usagerow/?project_id=*")
     walker.open("/admin/choose-project/?q=ba")
-    walker.look("choose")
+    walker.look("choose", elsewhere=True)
 
 
 def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
@@ -92,4 +92,4 @@ def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
     limit.refresh_from_db()
     assert (limit.quota, PolicyDraft.objects.get().state) == (6, "published")
     walker.open("/admin/drafts/policydraft/?state=all")
-    walker.look("drafts")
+    walker.look("drafts", elsewhere=True)

@@ -48,7 +48,7 @@ def test_from_a_bad_change_to_its_undo(walker, history):
     walker.enter("ann")
     walker.open("/admin/publishing/revision/")
     walker.reads("chat-free")
-    walker.look("revisions")
+    walker.look("revisions", elsewhere=True)
 
     walker.page.get_by_role("link", name="Undo revision 6").click()
     walker.reads("This changes")

@@ -54,16 +54,6 @@ SQUEEZED = """() => {
     return found;
 }"""
 
-# An element that is seen: what it is, its colours, and whether it has a name.
-KINDS = """() => [...new Set([...document.querySelectorAll('body *')].filter(one => one.checkVisibility()).map(one => {
-    const spoken = one.labels?.length || one.textContent.trim() || one.ariaLabel || one.title || one.alt;
-    const shades = [...one.classList].filter(name => /^(sg|(dark:|!)*(text|bg)-)/.test(name));
-    return [one.tagName, one.type, one.role, one.ariaInvalid, ...shades, !!spoken].join();
-}))]"""
-
-_kinds: set[str] = set()
-"""The kinds of elements that were judged in this run. In a small run, a page that has no other is not judged."""
-
 _known: set[int] = set()
 """What pages of this run have in common, so that its colours need to be judged once."""
 
@@ -134,28 +124,29 @@ class Walker:
         self._fits(name, WIDE["width"])
         return name
 
-    def look(self, name: str) -> None:
-        """Check the page in both lights and on narrow screens, and take its pictures."""
-        if scale(self._is_known(), False):
-            self._fits(name, WIDE["width"])
-        else:
-            name = self.glance(name)
-            self.page.evaluate("document.documentElement.classList.add('dark')")
-            self._judge(f"{name}-dark", scale(OF_COLOURS, ()))
-            self.page.evaluate("document.documentElement.classList.remove('dark')")
+    def glance_twice(self, name: str) -> str:
+        """Check the page on a wide screen in both lights."""
+        name = self.glance(name)
+        self.page.evaluate("document.documentElement.classList.add('dark')")
+        self._judge(f"{name}-dark", scale(OF_COLOURS, ()))
+        self.page.evaluate("document.documentElement.classList.remove('dark')")
+        return name
+
+    def look(self, name: str, *, elsewhere: bool = False) -> None:
+        """
+        Check the page in both lights and on narrow screens, and take its pictures.
+
+        Args:
+            elsewhere: test_every_page.py judges the page, too, so in a small run only its width is checked here.
+        """
+        if not scale(elsewhere, False):
+            name = self.glance_twice(name)
         # Read here and not above, because a conftest.py may be imported before the size of the run is known.
         for width in scale([320], [390, 320]):
             self.page.set_viewport_size(NARROW | {"width": width})
             self._picture(f"{name}-{width}")
             self._fits(name, width)
         self.page.set_viewport_size(WIDE)
-
-    def _is_known(self) -> bool:
-        """Return whether each kind of element of the page was on a page before it."""
-        kinds = set(self.page.evaluate(KINDS))
-        new = kinds - _kinds
-        _kinds.update(kinds)
-        return not new
 
     def _fits(self, name: str, width: int) -> None:
         """Note if the page has to be scrolled sideways, or if it has a text of a few letters a line."""

@@ -171,7 +171,7 @@ def test_in_a_browser(walker, reserved, client_of_store):
     walker.page.get_by_label("Reason").fill("The proxy was killed.")
     walker.press("Settle this reservation")
     walker.reads("0 is a number, too.")
-    walker.look("reservation")
+    walker.look("reservation", elsewhere=True)
     walker.page.get_by_label("Input tokens", exact=True).fill("90")
     walker.page.get_by_label("Output tokens", exact=True).fill("40")
     walker.press("Settle this reservation")
