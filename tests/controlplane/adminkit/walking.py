@@ -137,7 +137,7 @@ class Walker:
         Check the page in both lights and on narrow screens, and take its pictures.
 
         Args:
-            elsewhere: test_every_page.py judges the page, too, so in a small run only its width is checked here.
+            elsewhere: test_every_page.py reads the page and judges all that it has. A small run checks its width here.
         """
         if not scale(elsewhere, False):
             name = self.glance_twice(name)
