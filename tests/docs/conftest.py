@@ -60,7 +60,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
             shutil.copy2(ROOT / name, target / name)
     for code in ("controlplane", "enforcement"):  # again, with its bytecode
         copy_code(ROOT / code, target / code)
-    (target / ".venv").symlink_to(sys.prefix)
+    programs = target / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for path in (*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()):
+        if path.name != "bin":
+            (target / ".venv" / path.relative_to(sys.prefix)).symlink_to(path)
     (target / "var").mkdir(exist_ok=True)
     shutil.copy(migrated, target / "var" / "controlplane.sqlite3")
     return target

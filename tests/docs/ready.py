@@ -1,12 +1,14 @@
 """
-Run the management commands of a checkout in forks of one process that has imported everything.
+Run the commands of a checkout in forks of one process that has imported everything: ``manage.py`` and ``sluicegate``.
 
-Such a command imports for more than a second before it begins, and the pages of the documentation have dozens of them.
+Such a command imports for up to a second before it begins, and the pages of the documentation have dozens of them.
 ``make proof`` runs each in an interpreter of its own.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -32,6 +34,15 @@ with socket.socket(socket.AF_UNIX) as server:
 os._exit(code[0] if code else 1)
 """
 
+# Stands in place of ``sluicegate``. A server is ended by a signal to it, so it runs as it does for a reader.
+COMMAND = """#!{python}
+import os, sys
+
+if sys.argv[1:2] in (["proxy"], ["serve"]):
+    os.execv(sys.executable, [sys.executable, "-m", "enforcement", *sys.argv[1:]])
+exec(compile(open({manage!r}).read(), {manage!r}, "exec"), {{"__file__": {manage!r}}})
+"""
+
 
 @contextmanager
 def ready(checkout: Path, environment: Mapping[str, str], own: str, store: str) -> Iterator[None]:
@@ -45,6 +56,11 @@ def ready(checkout: Path, environment: Mapping[str, str], own: str, store: str) 
     manage, alone = checkout / "manage.py", checkout / "manage_alone.py"
     manage.rename(alone)
     manage.write_text(CLIENT.format(own=own, store=store))
+    command = checkout / ".venv" / "bin" / "sluicegate"
+    command.unlink()
+    command.write_text(COMMAND.format(python=sys.executable, manage=str(checkout / "sluicegate_ready.py")))
+    command.chmod(0o755)
+    (checkout / "sluicegate_ready.py").write_text(CLIENT.format(own="$^", store=""))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(checkout / "ready"))
         listening.listen(100)
@@ -63,8 +79,13 @@ def serve(listening: socket.socket) -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "controlplane.settings"
     import django
 
+    import enforcement.cli
+
     django.setup()
     import controlplane.urls  # noqa: F401
+
+    for module in pkgutil.walk_packages(enforcement.cli.__path__, "enforcement.cli."):
+        importlib.import_module(module.name)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
     while True:
@@ -82,6 +103,10 @@ def answer(asking: socket.socket) -> int:
         sys.argv, folder, environment = json.load(rest)
     for present, wanted in enumerate(descriptors):
         os.dup2(wanted, present)
+    # Streams remember whether they can be sought.
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, "w" if number else "r", 1, closefd=False) for number in range(3)
+    )
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -93,10 +118,11 @@ def answer(asking: socket.socket) -> int:
 
 def run() -> int:
     """Run the command as an interpreter does, and return its exit code."""
-    from controlplane.__main__ import main
+    from controlplane.__main__ import main as manage
+    from enforcement.cli import main as sluicegate
 
     try:
-        main()
+        return manage() or 0 if sys.argv[0].endswith(".py") else sluicegate()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -105,7 +131,6 @@ def run() -> int:
     except BaseException:  # noqa: BLE001  (an interpreter prints it and ends, whatever it is)
         traceback.print_exc()
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def test_a_killed_child_of_the_worker_is_replaced(worker, report_usage, client_o
     assert eventually(lambda: UsageRow.objects.exists())
     for child in children(worker.pid):
         os.kill(child, signal.SIGKILL)
-    # A drain that was killed would hold its places for up to thirty seconds.
-    client_of_store.delete(*client_of_store.scan_iter("sg:{lock}:drain*"), "none")
+    # A drain that was killed would hold its locks for up to thirty seconds.
+    client_of_store.delete(*client_of_store.scan_iter("sg:{lock}:*"), "none")
 
     report_usage("proxy-1-2", row(now_minute(), token="tok_2"))
 
