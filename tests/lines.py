@@ -45,8 +45,16 @@ class Recorder:
 
 def record_process() -> None:
     """Record this process, which a test started. Each line is written at once, since many processes are killed."""
-    descriptor = os.open(_path(os.environ[VARIABLE]), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    Recorder(lambda line: os.write(descriptor, line.encode()))
+    # A fork of a process that tests share is told its test file when it begins.
+    descriptors: dict[str, int] = {}
+
+    def record(line: str) -> None:
+        if file := os.environ.get(VARIABLE):
+            if file not in descriptors:
+                descriptors[file] = os.open(_path(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptors[file], line.encode())
+
+    Recorder(record)
 
 
 def _path(test_file: str) -> Path:
