@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -90,6 +91,15 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], output: IO[b
         stderr=output,
         start_new_session=True,
     )
+
+
+def wait_until_stopped(process: Process) -> None:
+    """Wait until a process has suspended itself. It may be a child of another process than this one."""
+    deadline = time.monotonic() + 60
+    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]) != "T":
+        assert state not in "ZX"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 class _Template:

@@ -1,6 +1,5 @@
 """Partitions of usage by time: made ahead, filled by late rows too, and dropped."""
 
-import os
 import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from controlplane.statements import erasing
 from controlplane.usage import rollup, tasks
 from controlplane.usage.batches import Row
 from controlplane.usage.models import MeteredRow, UsageBatch, UsageRow
+from tests.controlplane.forks import wait_until_stopped
 from tests.factories import UsageRowFactory
 
 pytestmark = [
@@ -176,7 +176,7 @@ rollup.tables()[UsageRow].maintain(timezone.now() + timedelta(days=1))
 def test_a_task_that_is_suspended_holds_up_no_usage(midnight, run_python):
     """The next run makes the partition."""
     suspended = run_python(IS_SUSPENDED_WITH_THE_LOCK)
-    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+    wait_until_stopped(suspended)
 
     with bounded():
         rollup.add([Row(midnight, NAMES, (1, 0, 0, 0))], midnight)

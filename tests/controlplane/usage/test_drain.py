@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 from datetime import timedelta
 
@@ -16,6 +15,7 @@ from controlplane.usage import tasks
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageBatch, UsageRow
 from enforcement.store.client import STORE_ERRORS
+from tests.controlplane.forks import wait_until_stopped
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
 from tests.factories import TokenFactory
 from tests.scale import scale
@@ -389,7 +389,7 @@ def test_a_suspended_drain_holds_up_others_for_seconds_only(report_usage, run_py
     for number in range(20):
         report_usage(f"proxy-1-{number}", row())
     suspended = run_python(IS_SUSPENDED_BEFORE_THE_COMMIT)
-    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+    wait_until_stopped(suspended)
     client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
 
     assert drain(NOON) == DrainResult(counted=20)
@@ -424,7 +424,7 @@ def test_a_suspended_erasure_holds_up_no_usage(report_usage, run_python):
     report_usage("proxy-1-1", row())
     drain(NOON)
     suspended = run_python(IS_SUSPENDED_WHILE_IT_ERASES)
-    assert os.WIFSTOPPED(os.waitpid(suspended.pid, os.WUNTRACED)[1])
+    wait_until_stopped(suspended)
     report_usage("proxy-1-2", row(), row(project="proj_2"))
 
     assert drain(NOON) == DrainResult(counted=1)
