@@ -140,6 +140,8 @@
   };
   let asked = 0;
   const ask = async () => {
+    const url = document.querySelector("[data-advice]")?.dataset.advice;
+    if (!url) return;
     const number = ++asked;
     const form = document.getElementById("policy_form");
     const body = new FormData(form);
@@ -147,7 +149,6 @@
     const id = location.pathname.match(/policy\/([^/]+)\/change/);
     if (id) body.append("policy", decodeURIComponent(id[1]).replaceAll("_5F", "_"));
     for (const input of document.querySelectorAll("[data-try] [name]")) body.append(input.name, input.value);
-    const url = location.pathname.replace(/policies\/policy\/.*/, "policies/policy/advice/");
     const answer = await fetch(url, { method: "POST", body }).catch(() => null);
     const reply = answer?.ok && !answer.redirected ? await answer.json() : null;
     if (!reply || number !== asked) return;

@@ -78,7 +78,9 @@ def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
     walker.reads("This is a draft.")
     walker.look("draft-form")
     walker.limit("per-minute").click()
-    walker.page.locator("[name$=-quota]").first.fill("6")
+    with walker.page.expect_request("**/admin/policies/policy/advice/"):
+        walker.page.locator("[name$=-quota]").first.fill("6")
+    assert PolicyDraft.objects.get().content["limits"][0]["quota"] == 5  # it is saved by the button alone
     walker.press("Save draft")
     walker.reads("Nothing is published.")
 
