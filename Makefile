@@ -59,7 +59,7 @@ up: install
 # More workers than cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file share
 # servers, and the longest files come first. Bytecode is kept, also where the environment forbids it: without it, each
 # worker rewrites the assertions of all tests, and each process compiles all modules.
-WORKERS := 4
+WORKERS := 5
 PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date. They hardly wait, so that more workers than
