@@ -170,15 +170,15 @@ class FileTimes:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.seconds: Counter[str] = Counter()
-        self.skipped: set[str] = set()
+        self.partly: set[str] = set()  # files of which a test was skipped or failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if isinstance(report, pytest.SubtestReport):
             return  # its seconds are among those of its test
         file = report.nodeid.partition("::")[0]
         self.seconds[file] += getattr(report, "own_seconds", report.duration)
-        if report.skipped:
-            self.skipped.add(file)
+        if not report.passed:
+            self.partly.add(file)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         option = self.config.option
@@ -194,8 +194,8 @@ class FileTimes:
         if option.proof and exitstatus == 0 and whole:
             long = {file: seconds for file, seconds in self.seconds.items() if seconds >= LONG_PROOF_SECONDS}
             PROOF.write_text("".join(f"{file} {long[file]:.0f}\n" for file in sorted(long)))
-        if option.update_tiers and exitstatus == 0:
-            measured = {file: seconds for file, seconds in self.seconds.items() if file not in self.skipped}
+        if option.update_tiers and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            measured = {file: seconds for file, seconds in self.seconds.items() if file not in self.partly}
             update(measured, present=test_files())
 
 
@@ -204,7 +204,7 @@ def update(measured: Mapping[str, float], present: Iterable[str]) -> None:
     Rewrite both lists.
 
     Args:
-        measured: Seconds by file, without files of which a test was skipped: those keep their place.
+        measured: Seconds by file, without files of which a test was skipped or failed: those keep their place.
         present: All test files there are; others disappear from the lists.
     """
     fast, slow = read_fast(), read_slow()
