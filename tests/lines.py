@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "var" / "lines"
 TREES = tuple(f"{ROOT}/{tree}/" for tree in ("enforcement", "controlplane"))
 # Environment of the processes that tests start: the test file, and the folder of a sitecustomize that records there.
-VARIABLE, SITE = "SLUICEGATE_TEST_FILE", FOLDER / "site"
+VARIABLE, SITE = "RECORDED_TEST_FILE", FOLDER / "site"
 TOOL = 3  # of the six that sys.monitoring has; debuggers, coverage and profilers have the ones with names
 
 
@@ -29,7 +29,7 @@ class Recorder:
     """Tells *record* of each line of the product, once until ``begin`` is called again."""
 
     def __init__(self, record: Any) -> None:
-        self._record = record
+        self._record, self._once = record, sys.monitoring.DISABLE
         sys.monitoring.use_tool_id(TOOL, "tests.lines")
         sys.monitoring.register_callback(TOOL, sys.monitoring.events.LINE, self._line)
         sys.monitoring.set_events(TOOL, sys.monitoring.events.LINE)
@@ -37,22 +37,24 @@ class Recorder:
     def begin(self) -> None:
         sys.monitoring.restart_events()
 
-    def _line(self, code: CodeType, number: int) -> object:
-        if code.co_filename.startswith(TREES):
-            self._record(f"{code.co_filename[len(str(ROOT)) + 1 :]}:{number}\n")
-        return sys.monitoring.DISABLE
+    def _line(
+        self, code: CodeType, number: int, trees: tuple[str, ...] = TREES, begin: int = len(f"{ROOT}/")
+    ) -> object:
+        # The last lines run when this module has lost its names.
+        if code.co_filename.startswith(trees):
+            self._record(f"{code.co_filename[begin:]}:{number}\n")
+        return self._once
 
 
 def record_process() -> None:
     """Record this process, which a test started. Each line is written at once, since many processes are killed."""
-    # A fork of a process that tests share is told its test file when it begins.
-    descriptors: dict[str, int] = {}
 
     def record(line: str) -> None:
+        # Opened for each line: a process that becomes another one closes what it has, and forks have other test files.
         if file := os.environ.get(VARIABLE):
-            if file not in descriptors:
-                descriptors[file] = os.open(_path(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(descriptors[file], line.encode())
+            descriptor = os.open(_path(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, line.encode())
+            os.close(descriptor)
 
     Recorder(record)
 

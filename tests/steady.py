@@ -2,8 +2,9 @@
 A pytest plugin that asks whether a failure was one of a test or of a busy machine.
 
 Many tests of this project watch real servers while several run at once. ``make test`` gives ``--ask-again``: if a few
-tests failed, the run repeats them alone. Those that pass every time are named as unsteady, and do not fail the run.
-A defect that shows whenever its test runs fails the run as before, and so do more than a few unsteady tests.
+tests failed, the run repeats them alone, once no other such run of this checkout is at work. Those that pass every time
+are named as unsteady, and do not fail the run. A defect that shows whenever its test runs fails the run as before, and
+so do more than a few unsteady tests.
 
 ``tests/unsteady.txt`` counts how often each test was unsteady, the most unsteady first. Whoever mends one at its cause
 removes its line.
@@ -11,6 +12,7 @@ removes its line.
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +22,7 @@ from pathlib import Path
 import pytest
 
 UNSTEADY = Path("tests", "unsteady.txt")  # below the folder that has the configuration of pytest
-MOST = 3  # more failures than these are no accident
+MOST = 8  # more failures than these are no accident
 TIMES = 3
 
 
@@ -32,13 +34,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.ask_again and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Failures(), "steady-failures")
+        config.pluginmanager.register(Failures(config.inipath), "steady-failures")
 
 
 class Failures:
-    """Remembers which tests failed, and repeats them after the others."""
+    """
+    Remembers which tests failed, and repeats them after the others.
 
-    def __init__(self) -> None:
+    Args:
+        path: A file of the checkout. Whoever runs tests shares a lock on it, and whoever repeats some has it alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._lock = open(path or __file__)  # noqa: SIM115  (until the process ends)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
         self.failed: dict[str, None] = {}  # as an ordered set
         self.outside_tests = False
 
@@ -55,6 +64,7 @@ class Failures:
         yield  # the failures of this run are printed here
         if session.exitstatus != pytest.ExitCode.TESTS_FAILED or self.outside_tests or len(self.failed) > MOST:
             return
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         for again in range(1, TIMES + 1):
             print(f"\nrepeating what failed, alone ({again} of {TIMES})", flush=True)
             if run_alone(session.config, list(self.failed)):

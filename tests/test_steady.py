@@ -50,6 +50,27 @@ def test_one_that_passes_alone_each_time_is_named(tmp_path: Path) -> None:
     assert (tmp_path / UNSTEADY).read_text() == "1 test_it.py::test_unsteady\n"
 
 
+SHARES = """
+import fcntl
+
+def test_shares():
+    with open("pytest.ini") as file, open("shared", "a") as said:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            said.write("yes ")
+        except BlockingIOError:
+            said.write("no ")
+    run("a", {0})
+"""
+
+
+def test_no_other_run_is_at_work_beside_a_repetition(tmp_path: Path) -> None:
+    """Runs on two databases go on side by side, and then wait for each other."""
+    outcome(tmp_path, SHARES, "--ask-again")
+
+    assert (tmp_path / "shared").read_text() == "yes " + "no " * TIMES
+
+
 def test_the_most_unsteady_come_first(tmp_path: Path) -> None:
     """Each run adds to what earlier runs have counted."""
     for tests in (["b", "a"], ["b"], ["c[1 2]"]):
