@@ -7,10 +7,11 @@ The price is found once, when the request is reserved, and stays with the reserv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from enforcement.metering.prices import DENIED, Prices, Quote, TokenCounts
+from enforcement.metering.prices import DENIED, Price, Prices, Quote, TokenCounts
+from enforcement.metering.usage import count_of, input_of
 from enforcement.model.limits import Limit
 from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
 from enforcement.model.sizes import MAX_NUMBER
@@ -29,6 +30,11 @@ class Counts(NamedTuple):
     output: int = 0
     calls: int = 0
     other_rates: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Always true, see :class:`~enforcement.metering.usage.TokenCounts`."""
+        return True
 
 
 NO_TOKENS: Final = Counts()
@@ -88,6 +94,16 @@ class ChargeTerms:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
         return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
 
+    def answered_by(self, model: str, counts: TokenCounts) -> ChargeTerms:
+        """Return these terms with the price of the model that an answer names, for each limit where that is dearer."""
+        quotes = tuple([quote and quote._replace(price=dearer(quote.price, model, counts)) for quote in self.quotes])
+        return self if quotes == self.quotes else replace(self, quotes=quotes)
+
+    def with_tools(self, tools: Mapping[str, str]) -> ChargeTerms:
+        """Return these terms for a request that names the models of the provider's tools."""
+        quotes = tuple([quote and quote._replace(price=using(quote.price, tools)) for quote in self.quotes])
+        return replace(self, quotes=quotes)
+
     def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
         if limit.unit == REQUESTS:
             return 1
@@ -96,6 +112,19 @@ class ChargeTerms:
         if limit.unit in TOKEN_UNITS:
             return weighed(limit, counts)
         return quote.price.micros(counts) if quote and quote.price else None
+
+
+def dearer(price: Price | None, model: str, counts: TokenCounts) -> Price | None:
+    """Return the price of the model that an answer names if these tokens cost more by it, else *price*."""
+    other = None if price is None else price.other(model)
+    return other if other is not None and price is not None and other.micros(counts) > price.micros(counts) else price
+
+
+def using(price: Price | None, tools: Mapping[str, str]) -> Price | None:
+    """Return the price for a request that names the models of the provider's tools, by tool."""
+    if price is None or price.source is None:
+        return price
+    return replace(price, source=replace(price.source, tools=tools))
 
 
 def terms_of(
@@ -150,15 +179,11 @@ def settled_costs(
     return terms.named(terms.costs(counts))
 
 
-def _all_input(counts: TokenCounts) -> int:
-    return counts.input + counts.cached_input + counts.cache_write
-
-
 # The tokens that a limit of a unit counts if all classes weigh the same.
 _ALL_ALIKE: Final[Mapping[str, Callable[[TokenCounts], int]]] = {
-    "input_tokens": _all_input,
-    "output_tokens": lambda counts: counts.output,
-    "tokens": lambda counts: counts.input + counts.cached_input + counts.cache_write + counts.output,
+    "input_tokens": input_of,
+    "output_tokens": lambda counts: count_of(counts, "output"),
+    "tokens": lambda counts: input_of(counts) + count_of(counts, "output"),
 }
 assert _ALL_ALIKE.keys() == TOKEN_UNITS.keys()
 
@@ -169,5 +194,5 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     if not weights:
         return min(_ALL_ALIKE[limit.unit](counts), MAX_NUMBER)
     for name in TOKEN_UNITS[limit.unit]:
-        total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
+        total += count_of(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)

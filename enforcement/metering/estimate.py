@@ -54,6 +54,7 @@ class Estimate:
     cache_write: ClassVar[int] = 0
     calls: ClassVar[int] = 0
     other_rates: ClassVar[bool] = False
+    is_plain: ClassVar[bool] = True
 
     @property
     def output(self) -> int:

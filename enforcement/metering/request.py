@@ -95,6 +95,7 @@ class MeteredRequest:
         media_bytes: Bytes of the strings in *body* that are the data of *parts*, or the addresses of their data.
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
+        tool_models: The models of the provider's tools that the request may use, by tool.
     """
 
     format: str
@@ -113,6 +114,7 @@ class MeteredRequest:
     media_bytes: int = 0
     added_tokens: int = 0
     unbounded: str = ""
+    tool_models: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_tokens(self) -> bool:
@@ -255,6 +257,7 @@ def _read_metered(
         content.media_bytes,
         content.added_tokens,
         content.unbounded,
+        asked.tool_models,
     )
 
 

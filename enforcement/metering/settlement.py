@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import TokenCounts
+from enforcement.metering.usage import Usage
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
 
@@ -90,7 +91,7 @@ class MeteredReservation:
     status: int | None = None
     _text_bytes = 0
     _calls = 0
-    _report: TokenCounts | None = None
+    _report: Usage | None = None
     _last_word: str | None = None
     _left_at_us: int | None = None
     _drain: DrainBounds | None = None
@@ -146,7 +147,7 @@ class MeteredReservation:
         self._drained_bytes += raw_bytes
         return self._finish() if self._drained_bytes > self._drain.bytes else None
 
-    def reported(self, usage: TokenCounts, at_us: int, *, final: bool) -> Settlement | None:
+    def reported(self, usage: Usage, at_us: int, *, final: bool) -> Settlement | None:
         """
         Note what the provider reports. A report replaces the one before, but not its last word.
 
@@ -266,12 +267,11 @@ class MeteredReservation:
             return self._settle(ESTIMATED, self.estimate)
         return self._settle(OBSERVED, self._observed(self.estimate))
 
-    def _observed(self, estimate: Estimate) -> Counts:
+    def _observed(self, estimate: Estimate) -> TokenCounts:
         seen, report = estimate.seen(self._text_bytes), self._report
         if report is None:
             return Counts(estimate.input, output=seen, calls=self._calls)
-        output, calls = max(report.output, seen), max(report.calls, self._calls)
-        return Counts(report.input, report.cached_input, report.cache_write, output, calls, report.other_rates)
+        return report.at_least(seen, self._calls)
 
     def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
         costs = self.terms.costs(counts or NO_TOKENS)
