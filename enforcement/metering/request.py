@@ -9,10 +9,14 @@ from typing import Any, Final
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
+from enforcement.metering.formats.bedrock import ask_bedrock_embedding, ask_converse, ask_invoke
+from enforcement.metering.formats.cohere import ask_cohere_chat, ask_cohere_embedding, ask_cohere_messages
 from enforcement.metering.formats.gemini import ask_gemini, hides_usage
+from enforcement.metering.formats.gemini_embeddings import ask_gemini_embedding
+from enforcement.metering.formats.images import ask_image
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
-from enforcement.metering.formats.responses import ask_response
+from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, resembles_route
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
@@ -38,6 +42,15 @@ _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
     "openai-embeddings": ask_embedding,
     "anthropic-messages": ask_message,
     "gemini": ask_gemini,
+    "gemini-embeddings": ask_gemini_embedding,
+    "openai-compact": ask_compaction,
+    "openai-images": ask_image,
+    "bedrock-converse": ask_converse,
+    "bedrock-invoke": ask_invoke,
+    "bedrock-embeddings": ask_bedrock_embedding,
+    "cohere-chat-v1": ask_cohere_chat,
+    "cohere-chat-v2": ask_cohere_messages,
+    "cohere-embed": ask_cohere_embedding,
 }
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE)
 # Character sets in which the structure of JSON has the same bytes as in UTF-8.
@@ -194,7 +207,7 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
-    if route.format == "gemini" and hides_usage(target.partition("?")[2], header):
+    if route.format.startswith("gemini") and hides_usage(target.partition("?")[2], header):
         return Unmetered("bad_query", name)
     if not _is_utf8(header("content-type") or ""):
         return Unmetered("charset", name)

@@ -64,11 +64,11 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
             _read_config(asked, config, name)
     content = asked.content
     for turn in objects_in(body.get("contents")):
-        _add_parts(content, turn)
+        add_parts(content, turn)
     for name in ("systemInstruction", "system_instruction"):
         said = body.get(name)
         content.add_text(said)
-        _add_parts(content, as_object(said))
+        add_parts(content, as_object(said))
     content.add_within(body.get("tools"))
     for tool in objects_in(body.get("tools")):
         for name in tool.keys() - _DECLARATIONS:
@@ -109,7 +109,8 @@ def _read_config(asked: Asked, config: Any, name: str) -> None:
         asked.content.add_within(config.get(schema))
 
 
-def _add_parts(content: Content, turn: dict[str, Any]) -> None:
+def add_parts(content: Content, turn: dict[str, Any]) -> None:
+    """Count the parts of one turn of a conversation."""
     for part in objects_in(turn.get("parts")):
         for name, value in part.items():
             _add_field(content, name, value)
@@ -127,7 +128,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_within(call.get("args"))
     elif name in ("functionResponse", "function_response"):
         content.add_within(as_object(value).get("response"))
-        _add_parts(content, as_object(value))
+        add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):
         content.add_part(_kind_of(as_object(value)), value)
     elif name in ("executableCode", "executable_code"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from enforcement.metering.formats.text import Content, as_object, model_name, objects_in
 from enforcement.metering.usage import MAX_COUNT, Usage
@@ -196,7 +196,12 @@ class AnswerReader:
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
         more: What the answer says beside its reports, by field of a
             :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
+        frames: Whether a stream of this format is an event stream of AWS.
+        lines: Whether a stream of this format may be JSON in lines.
     """
+
+    frames: ClassVar[bool] = False
+    lines: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.usage: Usage | None = None

@@ -45,6 +45,14 @@ def ask_response(body: dict[str, Any]) -> Asked:
     return asked
 
 
+def ask_compaction(body: dict[str, Any]) -> Asked:
+    """Return what a request to compact a conversation asks for. It takes no cap."""
+    asked = ask_response(body)
+    asked.default_field = None
+    asked.content.has_no_bound("the request cannot cap the tokens of a compaction")
+    return asked
+
+
 def _tool_models(tools: Any) -> dict[str, str]:
     """Return the model that makes images, by its tool, if the request has that tool."""
     for tool in objects_in(tools):
