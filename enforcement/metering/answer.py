@@ -128,6 +128,11 @@ class AnswerMeter:
         return self._read_so_far.usage
 
     @property
+    def reads_head(self) -> bool:
+        """Whether header fields of the answer may say what it has used."""
+        return self._read_so_far.reads_head
+
+    @property
     def is_final(self) -> bool:
         """Whether that report is the last word of the provider."""
         return self._read_so_far.is_final

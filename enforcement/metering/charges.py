@@ -94,14 +94,9 @@ class ChargeTerms:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
         return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
 
-    def answered_by(self, model: str, counts: TokenCounts) -> ChargeTerms:
-        """Return these terms with the price of the model that an answer names, for each limit where that is dearer."""
-        quotes = tuple([quote and quote._replace(price=dearer(quote.price, model, counts)) for quote in self.quotes])
-        return self if quotes == self.quotes else replace(self, quotes=quotes)
-
-    def with_tools(self, tools: Mapping[str, str]) -> ChargeTerms:
-        """Return these terms for a request that names the models of the provider's tools."""
-        quotes = tuple([quote and quote._replace(price=using(quote.price, tools)) for quote in self.quotes])
+    def with_prices(self, other: Callable[[Price], Price]) -> ChargeTerms:
+        """Return these terms with another price for each limit that has one."""
+        quotes = tuple([q._replace(price=other(q.price)) if q and q.price else q for q in self.quotes])
         return replace(self, quotes=quotes)
 
     def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
@@ -112,19 +107,6 @@ class ChargeTerms:
         if limit.unit in TOKEN_UNITS:
             return weighed(limit, counts)
         return quote.price.micros(counts) if quote and quote.price else None
-
-
-def dearer(price: Price | None, model: str, counts: TokenCounts) -> Price | None:
-    """Return the price of the model that an answer names if these tokens cost more by it, else *price*."""
-    other = None if price is None else price.other(model)
-    return other if other is not None and price is not None and other.micros(counts) > price.micros(counts) else price
-
-
-def using(price: Price | None, tools: Mapping[str, str]) -> Price | None:
-    """Return the price for a request that names the models of the provider's tools, by tool."""
-    if price is None or price.source is None:
-        return price
-    return replace(price, source=replace(price.source, tools=tools))
 
 
 def terms_of(

@@ -186,7 +186,8 @@ def open_request(
         unpriced = ", ".join(limits[index].name for index in found.denied_by)
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     if asked.tool_models:
-        found = found.with_tools(asked.tool_models)
+        tools = asked.tool_models
+        found = found.with_prices(lambda price: price.with_tools(tools))
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     # The method get() of such a mapping raises and catches an error for most models.

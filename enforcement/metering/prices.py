@@ -120,6 +120,25 @@ class Price:
             return None
         return found
 
+    def answered_by(self, model: str, counts: TokenCounts) -> Price:
+        """Return the price of the model that an answer names if these tokens cost more by it, else this price."""
+        other = self.other(model)
+        return other if other is not None and other.micros(counts) > self.micros(counts) else self
+
+    def with_tools(self, tools: Mapping[str, str]) -> Price:
+        """Return the price for a request that names the models of the provider's tools, by tool."""
+        return self if self.source is None else replace(self, source=replace(self.source, tools=tools))
+
+    def at_upstream(self, host: str) -> Price:
+        """
+        Return the price for a request to an upstream. If the list names its host, the cost that it reports is charged,
+        but not in place of a price that an operator has set.
+        """
+        source = self.source
+        if source is None or source.is_own or host not in source.prices.reported_costs:
+            return self
+        return replace(self, source=replace(source, takes_cost=True))
+
     def _takes_cost_of(self, counts: DetailedUsage) -> bool:
         return counts.cost is not None and self.source is not None and self.source.takes_cost
 
@@ -194,6 +213,7 @@ class Source:
         prices: The list.
         model: The model that it was looked up for.
         at_us: The instant that it was looked up for.
+        is_own: Whether an operator has set the price.
         takes_cost: Whether the cost that the provider reports is charged in its place.
         tools: The models of the provider's tools that a request names, by tool.
     """
@@ -201,6 +221,7 @@ class Source:
     prices: Prices
     model: str
     at_us: int
+    is_own: bool = False
     takes_cost: bool = False
     tools: Mapping[str, str] = NO_MODELS
 
@@ -247,7 +268,7 @@ class Prices:
         currency: The name of the currency, such as ``USD``. Empty if the document has none.
         factors: What was learned of the tokens of models, per mille, by the whole name of the model. See
             :func:`~enforcement.metering.estimate.estimate_request`.
-        reported_costs: Hosts of upstreams that report the cost of a request in this currency, which is then charged.
+        reported_costs: Hosts of upstreams whose own costs are charged. They report them in this currency.
     """
 
     revision: int
@@ -259,8 +280,6 @@ class Prices:
     _lists: tuple[_Index, ...] = field(init=False, repr=False, compare=False)
     _edges: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _spans: dict[str, _Span] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _by_cost: list[Prices] = field(init=False, repr=False, compare=False, default_factory=list)
-    _takes_cost: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         dates = {edge for price in (*self.overrides, *self.prices) for edge in (price.from_us, price.until_us)}
@@ -270,19 +289,6 @@ class Prices:
     def __reduce__(self) -> tuple[Any, ...]:
         values = self.revision, self.overrides, self.prices, self.currency, self.factors, self.reported_costs
         return type(self), values
-
-    def at_upstream(self, host: str) -> Prices:
-        """
-        Return these prices for requests to an upstream. If they name its host, the cost that it reports is charged,
-        but not in place of a price of an operator.
-        """
-        if host not in self.reported_costs:
-            return self
-        if not self._by_cost:
-            found = replace(self)
-            object.__setattr__(found, "_takes_cost", True)
-            self._by_cost.append(found)
-        return self._by_cost[0]
 
     def find(self, model: str, at_us: int) -> Price | None:
         """
@@ -321,8 +327,7 @@ class Prices:
         for is_own, index in zip((True, False), self._lists, strict=True):
             found = next((price for price in index.matching(model) if price.holds_at(at_us)), None)
             if found is not None:
-                source = Source(self, model, at_us, takes_cost=self._takes_cost and not is_own)
-                found = replace(found, source=source)
+                found = replace(found, source=Source(self, model, at_us, is_own))
                 break
         # Which price holds can only change where one begins or ends, also that of another model.
         after = bisect_right(self._edges, at_us)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
-from enforcement.metering.prices import TokenCounts
+from enforcement.metering.prices import Price, TokenCounts
 from enforcement.metering.usage import Usage
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
@@ -54,12 +54,14 @@ class Settlement(NamedTuple):
         costs: The cost for each limit in place of its estimate. Slots are not part of it.
         counts: The tokens that are charged. None for ``nothing``, and for a request that no meter can read.
         approximate: Whether a class of tokens was charged without a price of its own.
+        price: Their price, if it is another one than that by which they were estimated.
     """
 
     settled_as: str
     costs: Costs
     counts: TokenCounts | None = None
     approximate: bool = False
+    price: Price | None = None
 
     @property
     def is_last_word(self) -> bool:
@@ -84,11 +86,13 @@ class MeteredReservation:
         state: ``open``, ``settled`` or ``lost``.
         settled_as: How it was settled, ``estimated`` if it is lost. None while it is open.
         status: HTTP status of the answer. None if there was none so far.
+        price: See :class:`Settlement`. Whoever sets it sets *terms* with it.
     """
 
     state = OPEN
     settled_as: str | None = None
     status: int | None = None
+    price: Price | None = None
     _text_bytes = 0
     _calls = 0
     _report: Usage | None = None
@@ -279,7 +283,7 @@ class MeteredReservation:
         self.costs = tuple([0 if cost and _spared(limit, self.status) else cost for cost, limit in rows])
         self.state, self.settled_as = SETTLED, word
         approximate = counts is not None and self.terms.approximates(counts)
-        return Settlement(word, self.costs, counts, approximate)
+        return Settlement(word, self.costs, counts, approximate, self.price)
 
 
 def _spared(limit: Limit, status: int | None) -> bool:

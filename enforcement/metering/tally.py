@@ -84,7 +84,7 @@ class MeteredTally:
             added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
         else:
             fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
-            price, micros = opening.price, 0
+            price, micros = settlement.price or opening.price, 0
             if price is not None:
                 micros = price.micros(counts)
                 approximate = approximate or price.approximates(counts)

@@ -283,6 +283,7 @@ class InvokeAnswer(AnswerReader):
     If that format reports no usage, the provider does: in header fields, and in the last event of a stream.
     """
 
+    reads_head = True
     frames = True
 
     def __init__(self) -> None:

@@ -196,10 +196,12 @@ class AnswerReader:
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
         more: What the answer says beside its reports, by field of a
             :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
+        reads_head: Whether header fields of an answer may say what it has used.
         frames: Whether a stream of this format is an event stream of AWS.
         lines: Whether a stream of this format may be JSON in lines.
     """
 
+    reads_head: ClassVar[bool] = False
     frames: ClassVar[bool] = False
     lines: ClassVar[bool] = False
 
