@@ -36,6 +36,7 @@ MAX_MULTIPLIER: Final = 1_000_000
 """The greatest multiplier, per mille."""
 MAX_HOSTS: Final = 32
 """Upstreams whose own costs are charged."""
+HOST: Final = re.compile(r"[a-z0-9.-]{1,253}", re.ASCII)
 MAX_RATE: Final = 10**12
 """The highest price, in micros per million tokens, which is one unit of the currency for each token."""
 
@@ -43,7 +44,6 @@ T = TypeVar("T")
 
 _FEES: Final = ("calls", *USES)
 _MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
-_HOST: Final = re.compile(r"[a-z0-9.-]{1,253}", re.ASCII)
 _OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "reported_costs"})
 _INSTANT: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z",
@@ -237,7 +237,7 @@ def _reported_costs(value: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(hosts, list) or len(hosts) > MAX_HOSTS:
         raise InvalidDocument(f"reported_costs: must be a list of at most {MAX_HOSTS} hosts, got {shown(hosts)}")
     for host in hosts:
-        if not isinstance(host, str) or not _HOST.fullmatch(host):
+        if not isinstance(host, str) or not HOST.fullmatch(host):
             raise InvalidDocument(f"reported_costs: must have names of hosts such as openrouter.ai, got {shown(host)}")
     return frozenset(hosts)
 
