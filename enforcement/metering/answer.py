@@ -212,7 +212,7 @@ class AnswerMeter:
             self._json.feed(chunk)
             self.is_readable = not self._json.is_broken
             return chunk
-        if chunk[:1] == b"\0" and self._read_so_far.frames and self._stream is None:
+        if chunk[:1] == b"\0" and self._read_so_far.frames:
             self._json = FrameReader(MessageMeter(self._read_so_far).read, limit=self._line_bytes)
             return self._read(chunk)
         body = chunk.lstrip(_LEAD)

@@ -20,7 +20,9 @@ _REQUEST: Final = (
     *("generationConfig", "generation_config", "input", "instructions", "max_completion_tokens", "max_output_tokens"),
     *("max_tokens", "messages", "metadata", "model", "models", "n", "previous_response_id", "prompt"),
     *("response_format", "stream", "stream_options", "suffix", "system", "systemInstruction", "system_instruction"),
-    *("text", "tools"),
+    *("text", "tools", "message", "chat_history", "preamble", "documents", "tool_results", "connectors"),
+    *("texts", "images", "inputs", "requests", "inferenceConfig", "additionalModelRequestFields", "toolConfig"),
+    *("inputText", "textGenerationConfig", "max_gen_len", "max_tokens_to_sample"),
 )
 _STREAM_OPTIONS: Final = ("include_usage",)
 _GENERATION: Final = ("candidateCount", "candidate_count", "maxOutputTokens", "max_output_tokens")
@@ -38,6 +40,8 @@ _WITHIN_REQUEST: Final = {
     "stream_options": _by_spelling(*_STREAM_OPTIONS),
     "generationConfig": _by_spelling(*_GENERATION),
     "generation_config": _by_spelling(*_GENERATION),
+    "inferenceConfig": _by_spelling("maxTokens", "max_new_tokens"),
+    "textGenerationConfig": _by_spelling("maxTokenCount"),
 }
 _BY_SPELLING: Final = _by_spelling(*_REQUEST)
 _CALL_NAMES: Final = _by_spelling(*_CALL)

@@ -219,8 +219,8 @@ class ConverseAnswer(AnswerReader):
     def _take_end(self, end: dict[str, Any]) -> None:
         self.take_modifier("service_tier", as_object(end.get("serviceTier")).get("type"))
         self.take_modifier("latency", as_object(end.get("performanceConfig")).get("latency"))
-        if as_object(end.get("trace")).get("guardrail") or end.get("amazon-bedrock-trace"):
-            self.other_rates = True  # guardrails have fees of their own
+        if as_object(end.get("trace")).get("guardrail"):
+            self.other_rates = True
         report = as_object(end.get("usage"))
         if any(type(uses) is int and uses > 0 for uses in as_object(report.get("serverToolUsage")).values()):
             self.other_rates = True
@@ -302,18 +302,18 @@ class InvokeAnswer(AnswerReader):
     def read_body(self, body: dict[str, Any]) -> None:
         inner = self._reader_for(body)
         inner.read_body(body)
-        self._take(inner)
         if body.get("amazon-bedrock-trace"):
-            self.other_rates = True
+            self.other_rates = True  # guardrails have fees of their own
+        self._take(inner)
         if not self.is_final and self._head is not None and self.take_usage(self._head):
             self.is_final = True
 
     def read_event(self, event: dict[str, Any]) -> None:
         inner = self._reader_for(event)
         inner.read_event(event)
-        self._take(inner)
         if "amazon-bedrock-guardrailAction" in event:
             self.other_rates = True
+        self._take(inner)
         metrics = event.get(_METRICS)
         if not self.is_final and type(metrics) is dict and self.take_usage(_metrics_usage(metrics)):
             self.is_final = True

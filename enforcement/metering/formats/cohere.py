@@ -16,6 +16,7 @@ from enforcement.metering.formats.reading import (
 from enforcement.metering.formats.text import as_list, as_object, length_within, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 
+_OTHER_UNITS: Final = ("search_units", "classifications")
 _UNITS: Final = ("input_tokens", "output_tokens", "image_tokens")
 
 
@@ -28,7 +29,11 @@ def ask_cohere_chat(body: dict[str, Any]) -> Asked:
     content = asked.content
     content.add_text(body["message"])
     content.add_text(body.get("preamble"))
-    for name in ("chat_history", "documents", "tools", "tool_results", "response_format"):
+    for turn in objects_in(body.get("chat_history")):
+        content.add_text(turn.get("message"))
+        content.add_within(turn.get("tool_calls"))
+        content.add_within(turn.get("tool_results"))
+    for name in ("documents", "tools", "tool_results", "response_format"):
         content.add_within(body.get(name))
     content.add_searches(body, "connectors")
     content.keeps_context = body.get("conversation_id") is not None
@@ -108,9 +113,10 @@ class CohereAnswer(AnswerReader):
     def _take_units(self, answer: dict[str, Any]) -> None:
         report = answer.get("usage", answer.get("meta"))
         units = as_object(report).get("billed_units")
-        if type(units) is dict and self.take_usage(_usage_of(units)):
-            self.other_rates = self.other_rates or bool(units.get("search_units") or units.get("classifications"))
-            self.is_final = True
+        if type(units) is dict:
+            self.other_rates = self.other_rates or any(units.get(name) for name in _OTHER_UNITS)
+            if self.take_usage(_usage_of(units)):
+                self.is_final = True
 
 
 def _usage_of(units: dict[str, Any]) -> Usage | None:

@@ -23,6 +23,7 @@ genai_prices = pytest.importorskip("genai_prices", reason="needs genai-prices, w
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+FEES = "calls 10000, file_searches 2500"
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
@@ -35,7 +36,7 @@ def update(*args, **options):
 
 def test_a_dry_run_shows_everything_and_changes_nothing(store):
     shown = update("--dry-run")
-    assert "added gpt-4o-mini: input 0.15, output 0.6, cached_input 0.075\n" in shown
+    assert "added gpt-4o-mini: input 0.15, output 0.6, cached_input 0.075, calls 10000, file_searches 2500\n" in shown
     assert shown.endswith("Nothing was changed, because of --dry-run.\n")
     assert not ModelPrice.objects.exists()
     assert not Revision.objects.exists()
@@ -53,9 +54,9 @@ def test_an_update_is_one_change_with_old_and_new(store):
 
     assert [line for line in shown.splitlines() if line.startswith(("added", "changed", "removed"))] == [
         "removed gone: input 1, output 4",
-        "changed gpt-4o-mini: input 0.000001, output 0.6, cached_input 0.075 -> "
-        "input 0.15, output 0.6, cached_input 0.075",
-        "added gpt-4o: input 2.5, output 10, cached_input 1.25",
+        f"changed gpt-4o-mini: input 0.000001, output 0.6, cached_input 0.075, {FEES} -> "
+        f"input 0.15, output 0.6, cached_input 0.075, {FEES}",
+        f"added gpt-4o: input 2.5, output 10, cached_input 1.25, {FEES}",
     ]
     assert "1 added, 1 changed, 1 removed." in shown
     assert shown.endswith("Published as revision 2.\n")
@@ -139,7 +140,11 @@ def test_a_fetched_list_is_taken(store, publisher):
         ([{"id": "openai"}], 200, "could not be fetched: ValidationError"),
         ([], 200, "The fetched list has no provider 'openai', whose prices would all be removed."),
         (GOOD[:2], 200, "The fetched list has no provider 'google', whose prices would all be removed."),
-        ([*GOOD[:2], listed("google")], 200, "The list has no price of a model of 'google', whose prices would"),
+        (
+            [*GOOD[:2], listed("google"), *GOOD[3:]],
+            200,
+            "The list has no price of a model of 'google', whose prices would",
+        ),
         ([listed("openai", input_mtok="NaN"), *GOOD[1:]], 200, "could not be fetched|cannot be read"),
         ([listed("openai", input_mtok="Infinity"), *GOOD[1:]], 200, "could not be fetched|cannot be read"),
         ([listed("openai", input_mtok=-1), *GOOD[1:]], 200, "m, input: Must be an integer from 0"),
@@ -174,20 +179,33 @@ def test_each_model_costs_what_the_catalogue_computes(provider, size):
     prices = parse_prices(dumps(document))
     judged = 0
     for model in next(one for one in genai_prices.data.providers if one.id == provider).models:
-        usage = genai_prices.Usage(input_tokens=size, cache_read_tokens=size // 4, output_tokens=700)
         for at in (NOW, NOW - timedelta(days=400)):
             price = prices.find(model.id, int(at.timestamp() * 1e6))
             if price is None or any(model.id in line for line in found.left_out):
                 continue
+            cached = 0 if price.rates.cached_input is None else size // 4
+            usage = genai_prices.Usage(input_tokens=size, cache_read_tokens=cached, output_tokens=700)
             cost = genai_prices.calc_price(usage, model.id, provider_id=provider, genai_request_timestamp=at)
             if cost.model.id != model.id or _has_other_prices(cost.model_price):
                 continue
-            ours = price.micros(Usage(size - size // 4, size // 4, 0, 700))
+            ours = price.micros(Usage(size - cached, cached, 0, 700))
             assert 0 <= ours - cost.total_price * 1_000_000 < 1, (model.id, price)
             judged += 1
     assert judged >= 15
 
 
 def _has_other_prices(price):
-    """Return whether cached input has no price of its own, which the package then leaves out and we charge as input."""
-    return price.cache_read_mtok is None or price.input_mtok is None or price.output_mtok is None
+    """Return whether the package leaves something out that we charge as what is dearest."""
+    return price.input_mtok is None
+
+
+def test_further_classes_and_fees_are_taken(store):
+    """Sound, images and what is kept for an hour have prices of their own, and a thousand searches a fee."""
+    found = {price.pattern: price for price in catalogue.read().prices}
+    assert found["gemini-2.5-flash-image"].classes["output_image"] == 30_000_000
+    assert found["gpt-4o"].classes == {"file_searches": 2_500_000_000}
+    assert found["gpt-4o"].calls == 10_000_000_000
+    claude = next(price for name, price in found.items() if name.startswith("claude-sonnet-4-5"))
+    assert claude.classes["cache_write_1h"] == 6_000_000
+    # A model that makes nothing but images has one price of output.
+    assert found["gpt-image-1"].classes["output_image"] == found["gpt-image-1"].output
