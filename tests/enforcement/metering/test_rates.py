@@ -102,7 +102,12 @@ def test_a_step_of_an_unknown_model_costs_as_the_model_that_was_asked(step):
     """A pattern for any model says nothing of this one."""
     price, usage = BOOK.find("asked", 0), DetailedUsage(10, steps=(step,))
     assert (price.micros(usage), price.approximates(usage)) == (20, True)
-    assert price.with_tools({"image_generation": "images"}).micros(DetailedUsage(10, steps=(Step(Usage(10), tool="image_generation"),))) == 10  # fmt: skip
+    assert (
+        price.with_tools({"image_generation": "images"}).micros(
+            DetailedUsage(10, steps=(Step(Usage(10), tool="image_generation"),))
+        )
+        == 10
+    )
 
 
 @pytest.mark.parametrize(

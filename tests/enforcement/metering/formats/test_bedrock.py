@@ -24,9 +24,14 @@ def ask(path, body, cap=64):
         ("/model/a/converse-stream", "bedrock-converse", "a", "true"),
         ("/prefix/model/a/invoke-with-response-stream", "bedrock-invoke", "a", "true"),
         ("/model/amazon.titan-embed-text-v2:0/invoke", "bedrock-embeddings", "amazon.titan-embed-text-v2:0", "false"),
-        ("/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A0%3Ainference-profile%2Fus.x/converse", "bedrock-converse", "arn:aws:bedrock:us-east-1:0:inference-profile/us.x", "false"),
+        (
+            "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A0%3Ainference-profile%2Fus.x/converse",
+            "bedrock-converse",
+            "arn:aws:bedrock:us-east-1:0:inference-profile/us.x",
+            "false",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_path_names_the_model(path, format, model, stream):
     """An ARN may be written with an escaped slash."""
     body = {"inputText": "x"} if "embed" in path else {"messages": HELLO, "inferenceConfig": {}}
@@ -47,8 +52,24 @@ def test_other_paths_have_no_format(path):
         (CONVERSE, {"messages": HELLO}, 64, {"/inferenceConfig/maxTokens": 64}, 5),
         (CONVERSE, {"messages": HELLO, "inferenceConfig": {"maxTokens": 9}}, 9, {}, 5),
         # The model may take a cap from what is passed on to it.
-        (CONVERSE, {"messages": HELLO, "inferenceConfig": {"maxTokens": 9}, "additionalModelRequestFields": {"max_tokens": 99}}, 99, {}, 5),
-        (INVOKE, {"anthropic_version": "x", "max_tokens": 7, "system": "Be", "messages": [{"content": "Hello"}]}, 7, {}, 7),
+        (
+            CONVERSE,
+            {
+                "messages": HELLO,
+                "inferenceConfig": {"maxTokens": 9},
+                "additionalModelRequestFields": {"max_tokens": 99},
+            },
+            99,
+            {},
+            5,
+        ),
+        (
+            INVOKE,
+            {"anthropic_version": "x", "max_tokens": 7, "system": "Be", "messages": [{"content": "Hello"}]},
+            7,
+            {},
+            7,
+        ),
         (INVOKE, {"messages": HELLO}, 64, {"/inferenceConfig/maxTokens": 64}, 5),
         (INVOKE, {"messages": HELLO, "inferenceConfig": {"max_new_tokens": 9}}, 9, {}, 5),
         (INVOKE, {"messages": [{"role": "user", "content": "Hello"}]}, 64, {"/max_tokens": 64}, 5),
@@ -59,7 +80,7 @@ def test_other_paths_have_no_format(path):
         ("/model/cohere.embed-v4:0/invoke", {"texts": ["Hel", "lo"], "images": ["data:x"]}, 0, {}, 5),
         ("/model/amazon.nova-2-embed/invoke", {"singleEmbeddingParams": {"text": {"value": "Hello"}}}, 0, {}, 5),
     ],
-)  # fmt: skip
+)
 def test_a_request_has_the_cap_and_the_text_of_its_format(path, body, cap, changes, text):
     asked = ask(path, body)
     assert (asked.cap, asked.changes, asked.text_bytes) == (cap, changes, text)
@@ -121,12 +142,15 @@ def converse(**usage):
         ({}, Usage(9, output=2)),
         ({"cacheReadInputTokens": 5, "cacheReadInputTokenCount": 5}, Usage(9, 5, output=2)),
         ({"cacheWriteInputTokens": 5, "cacheDetails": [{"ttl": "5m", "inputTokens": 5}]}, Usage(9, 0, 5, 2)),
-        ({"cacheWriteInputTokens": 5, "cacheDetails": [{"ttl": "1h", "inputTokens": 3}]}, DetailedUsage(9, 0, 2, 2, cache_write_1h=3)),
+        (
+            {"cacheWriteInputTokens": 5, "cacheDetails": [{"ttl": "1h", "inputTokens": 3}]},
+            DetailedUsage(9, 0, 2, 2, cache_write_1h=3),
+        ),
         ({"inputTokens": -1}, None),
         ({"inputTokens": 1.5}, None),
         ({"serverToolUsage": {"searches": 1}}, Usage(9, output=2, other_rates=True)),
     ],
-)  # fmt: skip
+)
 def test_converse_reports_each_class_apart(more, usage):
     meter = read(converse(**more), "bedrock-converse")
     assert (meter.usage, meter.text_bytes) == (usage, 3)
@@ -145,10 +169,20 @@ HEAD = {"x-amzn-bedrock-input-token-count": "9", "x-amzn-bedrock-output-token-co
 @pytest.mark.parametrize(
     ("body", "head", "usage", "settled_as"),
     [
-        ({"type": "message", "content": [], "usage": {"input_tokens": 9, "output_tokens": 2}}, {}, Usage(9, output=2), "exact"),
+        (
+            {"type": "message", "content": [], "usage": {"input_tokens": 9, "output_tokens": 2}},
+            {},
+            Usage(9, output=2),
+            "exact",
+        ),
         (converse(), {}, Usage(9, output=2), "exact"),
         ({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}, {}, Usage(9, output=2), "exact"),
-        ({"inputTextTokenCount": 9.0, "results": [{"tokenCount": 1.0}, {"tokenCount": 1}]}, {}, Usage(9, output=2), "exact"),
+        (
+            {"inputTextTokenCount": 9.0, "results": [{"tokenCount": 1.0}, {"tokenCount": 1}]},
+            {},
+            Usage(9, output=2),
+            "exact",
+        ),
         ({"embedding": [0.1], "inputTextTokenCount": 9}, {}, Usage(9), "exact"),
         ({"generation": "abc", "prompt_token_count": 9, "generation_token_count": 2}, {}, Usage(9, output=2), "exact"),
         ({"embeddings": [[0.1]], "response_type": "x"}, {"x-amzn-bedrock-input-token-count": "9"}, Usage(9), "exact"),
@@ -159,7 +193,7 @@ HEAD = {"x-amzn-bedrock-input-token-count": "9", "x-amzn-bedrock-output-token-co
         ({"outputs": [{"text": "abc"}]}, {"x-amzn-bedrock-input-token-count": "1e3"}, None, "observed"),
         ({"outputs": [{"text": "abc"}]}, {}, None, "observed"),
     ],
-)  # fmt: skip
+)
 def test_invoke_is_read_by_the_format_of_its_model_or_by_its_head(body, head, usage, settled_as):
     meter = read(body, head=head)
     assert (meter.usage, meter.settled_as) == (usage, settled_as)

@@ -27,17 +27,63 @@ def read(format, *events):
     ("path", "body", "format", "cap", "text", "parts"),
     [
         ("/v1/chat", {"model": "m", "message": "Hello", "preamble": "ab"}, "cohere-chat-v1", 64, 7, {}),
-        ("/v2/chat", {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}, "cohere-chat-v2", 9, 5, {}),
-        ("/v2/chat", {"model": "m", "messages": [{"content": [{"type": "text", "text": "ab"}, {"type": "document", "document": {"data": "cd"}}, {"type": "image_url"}]}]}, "cohere-chat-v2", 64, 8, {"image": 1}),
-        ("/v2/embed", {"model": "m", "texts": ["Hel", "lo"], "images": ["data:image/png;base64,xx"]}, "cohere-embed", 0, 5, {"image": 1}),
-        ("/v1/embed", {"model": "m", "inputs": [{"content": [{"type": "text", "text": "ab"}]}]}, "cohere-embed", 0, 2, {}),
+        (
+            "/v2/chat",
+            {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9},
+            "cohere-chat-v2",
+            9,
+            5,
+            {},
+        ),
+        (
+            "/v2/chat",
+            {
+                "model": "m",
+                "messages": [
+                    {
+                        "content": [
+                            {"type": "text", "text": "ab"},
+                            {"type": "document", "document": {"data": "cd"}},
+                            {"type": "image_url"},
+                        ]
+                    }
+                ],
+            },
+            "cohere-chat-v2",
+            64,
+            8,
+            {"image": 1},
+        ),
+        (
+            "/v2/embed",
+            {"model": "m", "texts": ["Hel", "lo"], "images": ["data:image/png;base64,xx"]},
+            "cohere-embed",
+            0,
+            5,
+            {"image": 1},
+        ),
+        (
+            "/v1/embed",
+            {"model": "m", "inputs": [{"content": [{"type": "text", "text": "ab"}]}]},
+            "cohere-embed",
+            0,
+            2,
+            {},
+        ),
         ("/v1beta/models/m:embedContent", {"content": {"parts": [{"text": "Hello"}]}}, "gemini-embeddings", 0, 5, {}),
-        ("/v1beta/models/m:batchEmbedContents", {"requests": [{"content": {"parts": [{"text": "ab"}]}}] * 2}, "gemini-embeddings", 0, 4, {}),
+        (
+            "/v1beta/models/m:batchEmbedContents",
+            {"requests": [{"content": {"parts": [{"text": "ab"}]}}] * 2},
+            "gemini-embeddings",
+            0,
+            4,
+            {},
+        ),
         ("/v1/responses/compact", {"model": "m", "input": "Hello"}, "openai-compact", None, 5, {}),
         ("/v1/images/generations", {"model": "m", "prompt": "Hello", "n": 3}, "openai-images", 16_384, 5, {}),
         ("/openai/deployments/m/images/generations", {"prompt": "Hello"}, "openai-images", 16_384, 5, {}),
     ],
-)  # fmt: skip
+)
 def test_a_request_says_what_it_asks_for(path, body, format, cap, text, parts):
     asked = ask(path, body)
     assert (asked.format, asked.attributes["model"], asked.cap) == (format, "m", cap)
@@ -77,22 +123,104 @@ def test_what_has_no_bound_says_so(path, body):
     ("format", "events", "usage", "text"),
     [
         ("cohere-chat-v1", [{"text": "abc", "meta": UNITS}], Usage(7, output=5), 3),
-        ("cohere-chat-v2", [{"message": {"content": [{"type": "text", "text": "abc"}]}, "usage": UNITS}], Usage(7, output=5), 3),
-        ("cohere-chat-v2", [{"type": "content-delta", "delta": {"message": {"content": {"text": "abc"}}}}, {"type": "message-end", "delta": {"usage": UNITS}}], Usage(7, output=5), 3),
-        ("cohere-chat-v2", [{"message": {}, "usage": {"billed_units": {"input_tokens": 7, "search_units": 1}}}], Usage(7, other_rates=True), 0),
+        (
+            "cohere-chat-v2",
+            [{"message": {"content": [{"type": "text", "text": "abc"}]}, "usage": UNITS}],
+            Usage(7, output=5),
+            3,
+        ),
+        (
+            "cohere-chat-v2",
+            [
+                {"type": "content-delta", "delta": {"message": {"content": {"text": "abc"}}}},
+                {"type": "message-end", "delta": {"usage": UNITS}},
+            ],
+            Usage(7, output=5),
+            3,
+        ),
+        (
+            "cohere-chat-v2",
+            [{"message": {}, "usage": {"billed_units": {"input_tokens": 7, "search_units": 1}}}],
+            Usage(7, other_rates=True),
+            0,
+        ),
         ("cohere-chat-v2", [{"message": {}, "usage": {"billed_units": {"input_tokens": -7}}}], None, 0),
         ("cohere-chat-v2", [{"message": {}, "usage": {"tokens": {"input_tokens": 7}}}], None, 0),
-        ("cohere-embed", [{"meta": {"billed_units": {"input_tokens": 7, "image_tokens": 3}}}], DetailedUsage(7, input_image=3), 0),
-        ("gemini-embeddings", [{"embeddings": [], "usageMetadata": {"promptTokenCount": 7, "promptTokenDetails": [{"modality": "AUDIO", "tokenCount": 2}]}}], DetailedUsage(5, input_audio=2), 0),
+        (
+            "cohere-embed",
+            [{"meta": {"billed_units": {"input_tokens": 7, "image_tokens": 3}}}],
+            DetailedUsage(7, input_image=3),
+            0,
+        ),
+        (
+            "gemini-embeddings",
+            [
+                {
+                    "embeddings": [],
+                    "usageMetadata": {
+                        "promptTokenCount": 7,
+                        "promptTokenDetails": [{"modality": "AUDIO", "tokenCount": 2}],
+                    },
+                }
+            ],
+            DetailedUsage(5, input_audio=2),
+            0,
+        ),
         ("openai-embeddings", [{"data": [], "usage": {"total_tokens": 7}}], Usage(7), 0),
-        ("openai-compact", [{"object": "response.compaction", "output": [], "usage": {"input_tokens": 7, "output_tokens": 5}}], Usage(7, output=5), 0),
-        ("openai-images", [{"data": [], "usage": {"input_tokens": 7, "input_tokens_details": {"image_tokens": 3}, "output_tokens": 5}}], DetailedUsage(4, input_image=3, output_image=5), 0),
-        ("openai-images", [{"usage": {"input_tokens": 7, "output_tokens": 5, "output_tokens_details": {"image_tokens": 4, "text_tokens": 1}}}], DetailedUsage(7, output=1, output_image=4), 0),
-        ("openai-images", [{"type": "image_generation.partial_image"}, {"type": "image_generation.completed", "usage": {"input_tokens": 7, "output_tokens": 5}}], DetailedUsage(7, output_image=5), 0),
+        (
+            "openai-compact",
+            [{"object": "response.compaction", "output": [], "usage": {"input_tokens": 7, "output_tokens": 5}}],
+            Usage(7, output=5),
+            0,
+        ),
+        (
+            "openai-images",
+            [
+                {
+                    "data": [],
+                    "usage": {"input_tokens": 7, "input_tokens_details": {"image_tokens": 3}, "output_tokens": 5},
+                }
+            ],
+            DetailedUsage(4, input_image=3, output_image=5),
+            0,
+        ),
+        (
+            "openai-images",
+            [
+                {
+                    "usage": {
+                        "input_tokens": 7,
+                        "output_tokens": 5,
+                        "output_tokens_details": {"image_tokens": 4, "text_tokens": 1},
+                    }
+                }
+            ],
+            DetailedUsage(7, output=1, output_image=4),
+            0,
+        ),
+        (
+            "openai-images",
+            [
+                {"type": "image_generation.partial_image"},
+                {"type": "image_generation.completed", "usage": {"input_tokens": 7, "output_tokens": 5}},
+            ],
+            DetailedUsage(7, output_image=5),
+            0,
+        ),
         ("anthropic-count", [{"input_tokens": 700}], Usage(), 0),
-        ("openai-chat", [{"choices": [{"delta": {"content": "abc"}}], "x_groq": {"usage": {"prompt_tokens": 7, "completion_tokens": 5}}}], Usage(7, output=5), 3),
+        (
+            "openai-chat",
+            [
+                {
+                    "choices": [{"delta": {"content": "abc"}}],
+                    "x_groq": {"usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+                }
+            ],
+            Usage(7, output=5),
+            3,
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_answer_says_what_was_used(format, events, usage, text):
     if format == "openai-chat":
         events = [*events, {"choices": []}]
@@ -105,7 +233,13 @@ def test_images_without_usage_are_not_settled_exactly():
     assert read("openai-images", {"data": [{"url": "x"}]}).settled_as == "observed"
 
 
-SOUND = {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 16}, {"modality": "VIDEO", "tokenCount": 15_780}, {"modality": "AUDIO", "tokenCount": 1_917}]}  # fmt: skip
+SOUND = {
+    "promptTokensDetails": [
+        {"modality": "TEXT", "tokenCount": 16},
+        {"modality": "VIDEO", "tokenCount": 15_780},
+        {"modality": "AUDIO", "tokenCount": 1_917},
+    ]
+}
 CACHE = {
     "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 1_881}, {"modality": "VIDEO", "tokenCount": 15_483}]
 }
@@ -114,16 +248,25 @@ CACHE = {
 @pytest.mark.parametrize(
     ("report", "usage"),
     [
-        ({**SOUND, **CACHE, "cachedContentTokenCount": 17_379}, DetailedUsage(1, 15_498, output=9, input_audio=36, input_video=297, cached_audio=1_881)),
+        (
+            {**SOUND, **CACHE, "cachedContentTokenCount": 17_379},
+            DetailedUsage(1, 15_498, output=9, input_audio=36, input_video=297, cached_audio=1_881),
+        ),
         # Without details of the cache, all that is new is taken for what is dearer.
         ({**SOUND, "cachedContentTokenCount": 17_379}, DetailedUsage(0, 17_379, output=9, input_audio=334)),
-        ({"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 8}]}, DetailedUsage(17_713, output=1, output_image=8)),
+        (
+            {"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 8}]},
+            DetailedUsage(17_713, output=1, output_image=8),
+        ),
         ({"candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 99}]}, DetailedUsage(17_713, output_audio=9)),
         ({"candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": -1}, 7, {}]}, Usage(17_713, output=9)),
         ({"trafficType": "ON_DEMAND"}, Usage(17_713, output=9)),
-        ({"trafficType": "ON_DEMAND_FLEX"}, DetailedUsage(17_713, output=9, modifiers=("traffic_type=ON_DEMAND_FLEX",))),
+        (
+            {"trafficType": "ON_DEMAND_FLEX"},
+            DetailedUsage(17_713, output=9, modifiers=("traffic_type=ON_DEMAND_FLEX",)),
+        ),
     ],
-)  # fmt: skip
+)
 def test_gemini_says_what_kind_its_tokens_are(report, usage):
     report = {"promptTokenCount": 17_713, "candidatesTokenCount": 9, **report}
     assert read("gemini", {"usageMetadata": report}).usage == usage
@@ -158,7 +301,10 @@ def test_images_made_by_a_tool_are_a_step_of_its_model():
     assert ask("/v1/responses", {"model": "m", "input": "x", "tools": tools}).tool_models == {
         "image_generation": "gpt-image-2"
     }
-    assert read("openai-responses", {"usage": RESPONSE, "tool_usage": MADE, "tools": tools}).usage.steps[0].model == "gpt-image-2"  # fmt: skip
+    assert (
+        read("openai-responses", {"usage": RESPONSE, "tool_usage": MADE, "tools": tools}).usage.steps[0].model
+        == "gpt-image-2"
+    )
 
 
 def test_tools_without_a_report_have_other_rates_or_fees():
