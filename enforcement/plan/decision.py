@@ -270,7 +270,7 @@ class Decision:
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
-                ``anthropic``, ``gemini`` (which has none), or several joined by ``+``.
+                ``anthropic``, ``gemini``, ``bedrock`` and ``cohere`` (which have none), or several joined by ``+``.
         Returns:
             Names and values. A denial that can pass later has ``Retry-After`` as well, with every preset.
         Raises:

@@ -17,6 +17,12 @@ _GOOGLE_STATUSES: Final = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_AWS_TYPES: Final = {
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+}
 _RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 _RETRYING: Final = frozenset({"openai", "anthropic"})
 
@@ -44,10 +50,21 @@ def _gemini(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
     return {"error": {"code": status, "message": sentence, "status": name}}
 
 
+def _bedrock(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+    kind = _AWS_TYPES.get(status, "ValidationException" if status < 500 else "ServiceUnavailableException")
+    return {"__type": kind, "message": sentence}
+
+
+def _cohere(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+    return {"message": sentence}
+
+
 _SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
     "gemini": _gemini,
+    "bedrock": _bedrock,
+    "cohere": _cohere,
 }
 
 

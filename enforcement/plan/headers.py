@@ -327,8 +327,8 @@ def _anthropic(decision: Described) -> dict[str, str]:
     return fields
 
 
-def _gemini(decision: Described) -> dict[str, str]:
-    """Return an empty dictionary. Gemini has no header fields for limits, and the preset only names its errors."""
+def _no_fields(decision: Described) -> dict[str, str]:
+    """Return an empty dictionary. These providers have no fields for limits, and the presets only name their errors."""
     return {}
 
 
@@ -350,5 +350,7 @@ _PRESETS: Final[dict[str, Preset]] = {
     "legacy-epoch": _legacy_epoch,
     "openai": _openai,
     "anthropic": _anthropic,
-    "gemini": _gemini,
+    "gemini": _no_fields,
+    "bedrock": _no_fields,
+    "cohere": _no_fields,
 }

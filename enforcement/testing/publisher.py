@@ -163,6 +163,7 @@ class Published:
         overrides: Sequence[Mapping[str, Any]] = (),
         currency: str = "USD",
         factors: Mapping[str, int] | None = None,
+        reported_costs: Sequence[str] = (),
     ) -> int:
         """
         Publish all prices of models, in the place of earlier ones, and return their revision.
@@ -172,11 +173,14 @@ class Published:
             overrides: Prices that come before the others.
             currency: Three capital letters.
             factors: By model, how many more tokens its text has than one for four bytes, per mille.
+            reported_costs: Hosts of upstreams whose own costs are charged.
         Raises:
             InvalidDocument: One breaks a rule. The message names the field and the rule.
         """
         lists = {"prices": list(prices), "overrides": list(overrides)}
-        learned = {} if factors is None else {"factors": dict(factors)}
+        learned: dict[str, Any] = {} if factors is None else {"factors": dict(factors)}
+        if reported_costs:
+            learned["reported_costs"] = list(reported_costs)
         document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists, **learned}
         parse_prices(dumps(document))
         return self.publish(prices=(document,))

@@ -51,7 +51,7 @@ def target_of(scope: Scope) -> str:
 
 def shape_of(scope: Scope, format: str | None = None) -> str:
     """
-    Return the provider whose errors the client can read: ``openai``, ``anthropic``, ``gemini``, or an empty string.
+    Return the provider whose errors the client can read, such as ``openai`` or ``bedrock``, or an empty string.
 
     The path says it, if it is one of a metered format. Elsewhere, as for files and batches, the header fields do.
 

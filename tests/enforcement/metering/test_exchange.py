@@ -1,0 +1,78 @@
+"""What an answer changes of the price by which its request was reserved."""
+
+import json
+
+import pytest
+
+from enforcement.metering.answer import AnswerMeter
+from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.opening import open_request
+from enforcement.metering.prices import Price, Prices, Rates
+from enforcement.metering.request import read_request
+from enforcement.metering.tally import COUNT_NAMES, ROW_NAMES, MeteredTally
+from enforcement.model.limits import Limit
+from enforcement.model.metered import Metering
+
+M = 1_000_000
+BOOK = Prices(
+    1,
+    prices=(
+        Price("cheap", Rates(M, M)),
+        Price("dear", Rates(9 * M, 9 * M)),
+        Price("images", Rates(M, M, output_image=40 * M)),
+        Price("*", Rates(99 * M, 99 * M)),
+    ),
+    reported_costs=frozenset({"router.example"}),
+)
+BUDGET = Limit(name="usd", quota=10**9, calendar="month", unit="micros")
+USAGE = {"prompt_tokens": 10, "completion_tokens": 2}
+
+
+def settled(body, answer, path="/v1/chat/completions", upstream=""):
+    """Return the settlement of one request, and the row that counts it."""
+    asked = read_request("POST", path, {}.get, json.dumps({"model": "cheap", "messages": [], **body}).encode())
+    opening = open_request(asked, [BUDGET], Metering(), BOOK, 0)
+    exchange = MeteredExchange(opening, 0)
+    exchange.upstream = upstream
+    exchange.answered(200, None, 1)
+    exchange.feed(json.dumps(answer).encode())
+    _, settlement = exchange.ended(2, whole=True)
+    tally = MeteredTally()
+    tally.settled(("proj", "tok"), 0, opening, settlement)
+    (row,) = tally.take(1)
+    return settlement, dict(zip((*ROW_NAMES, *COUNT_NAMES), row, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "micros"), [("cheap", 12), ("dear", 108), ("dear-unheard", 12), ("unheard", 12), (None, 12), (7, 12)]
+)
+def test_an_answer_that_names_a_dearer_model_is_charged_by_it(model, micros):
+    """The row says the same as the limit. A pattern for any model says nothing of this one."""
+    settlement, row = settled({}, {"model": model, "choices": [], "usage": USAGE})
+    assert (settlement.costs, row["micros"], row["model"]) == ((micros,), micros, "cheap")
+
+
+@pytest.mark.parametrize(("upstream", "micros", "approximate"), [("router.example", 77, 0), ("x", 12, 1), ("", 12, 1)])
+def test_a_reported_cost_is_charged_where_the_prices_name_the_upstream(upstream, micros, approximate):
+    answer = {"model": "dear", "choices": [], "usage": {**USAGE, "cost": 0.000077}}
+    settlement, row = settled({}, {**answer, "model": "cheap"}, upstream=upstream)
+    assert (settlement.costs, row["micros"], row["approximate"]) == ((micros,), micros, approximate)
+    dearer, _ = settled({}, answer, upstream=upstream)
+    assert dearer.costs == ((77,) if upstream == "router.example" else (108,))
+
+
+def test_images_of_a_tool_are_charged_by_the_model_that_the_request_names():
+    made = {"input_tokens": 5, "output_tokens": 100, "output_tokens_details": {"image_tokens": 100}}
+    answer = {"usage": {"input_tokens": 10, "output_tokens": 2}, "tool_usage": {"image_gen": made}}
+    tools = [{"type": "image_generation", "model": "images"}]
+    settlement, row = settled({"input": "x", "tools": tools}, answer, "/v1/responses")
+    assert settlement.costs == (12 + 5 + 4_000,)
+    assert (row["micros"], row["input"], row["output"], row["approximate"]) == (4_017, 15, 102, 0)
+
+
+def test_a_call_that_counts_tokens_reads_its_answer_as_nothing_used():
+    for format in ("anthropic-count", "openai-count", "gemini-count", "bedrock-count"):
+        meter = AnswerMeter(format)
+        meter.feed(b'{"totalTokens": 700}')
+        meter.finish()
+        assert (meter.usage.all_input, meter.settled_as) == (0, "exact")
