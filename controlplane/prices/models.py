@@ -119,6 +119,8 @@ class ModelPrice(models.Model):
         """Raise ValidationError if an enforcer would refuse the price. The rules are those of the library."""
         if type(self.classes) is not dict or not self.classes.keys() <= {*FURTHER}:
             raise ValidationError({"classes": f"Must be an object with some of {', '.join(FURTHER)}."})
+        if type(self.multipliers) is not dict:
+            raise ValidationError({"multipliers": "Must be an object."})
         try:
             parse_price(self.as_entry())
         except InvalidDocument as exc:

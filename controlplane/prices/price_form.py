@@ -66,8 +66,9 @@ class NamedField(forms.CharField):
 
     def to_python(self, value: Any) -> dict[str, int]:
         lines = [line.split() for line in (value or "").splitlines() if line.strip()]
+        names = [line[0] for line in lines]
         for line in lines:
-            if len(line) != 2 or (self._names and line[0] not in self._names) or lines.count(line) > 1:
+            if len(line) != 2 or (self._names and line[0] not in self._names) or names.count(line[0]) > 1:
                 raise ValidationError(f"{self._rule}, got {' '.join(line)[:80]!r}.")
         return {name: self._number(number) for name, number in lines}
 

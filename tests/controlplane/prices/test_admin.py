@@ -15,7 +15,8 @@ from tests.factories import MembershipFactory, ModelPriceFactory
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LIST = "/admin/prices/modelprice/"
-EMPTY = {"valid_from": "", "valid_until": "", "cached_input": "", "cache_write": "", "tiers": "", "change_reason": ""}
+EMPTY = dict.fromkeys(("valid_from", "valid_until", "cached_input", "cache_write", "tiers", "change_reason"), "")
+EMPTY |= dict.fromkeys(("classes", "multipliers"), "")
 
 
 def sent(client, address=f"{LIST}add/", **fields):
@@ -43,9 +44,31 @@ def test_a_price_is_written_in_units_of_the_currency(store, as_ann):
     assert 'value="0.075"' in page
 
 
+def test_further_classes_are_lines(store, as_ann):
+    classes, multipliers = "output_image 30\n\ncontainers 30000", "service_tier=priority 1.7"
+    assert (
+        sent(as_ann, classes=classes, multipliers=multipliers, tiers="above 5: input 1, output 2, input_audio 3") == {}
+    )
+    price = ModelPrice.objects.get()
+    assert price.classes == {"output_image": 30_000_000, "containers": 30_000_000_000}
+    assert price.multipliers == {"service_tier=priority": 1_700}
+    assert price.tiers == [{"above_input": 5, "input": 1_000_000, "output": 2_000_000, "input_audio": 3_000_000}]
+    page = as_ann.get(f"{LIST}{price.pk}/change/").content.decode()
+    assert "output_image 30\ncontainers 30000" in page
+    assert "service_tier=priority 1.7" in page
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
+        ("classes", "output_image", 'Each line must have the form "output_image 30"'),
+        ("classes", "output 30", "with one of input_audio"),
+        ("classes", "output_image 1\noutput_image 1", "Each line must have the form"),
+        ("classes", "output_image 1\noutput_image 2", "Each line must have the form"),
+        ("classes", "output_image -1", "Must be an amount from 0"),
+        ("multipliers", "fast", 'Each line must have the form "service_tier=priority 2"'),
+        ("multipliers", "fast 2", "Must have names such as service_tier=priority"),
+        ("multipliers", "speed=fast 1.0001", "Must have at most three decimals"),
         ("input", "", "This field is required."),
         ("input", "much", "Must be an amount from 0 to 1,000,000 with at most six decimals, such as 2.50, got 'much'."),
         ("input", "-1", "Must be an amount from 0"),

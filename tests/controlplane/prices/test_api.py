@@ -35,6 +35,8 @@ def test_a_price_is_set_by_its_model_and_beginning(store, api):
         "cached_input": 125_000,
         "cache_write": None,
         "calls": None,
+        "classes": {},
+        "multipliers": {},
         "tiers": [],
         "changed_by": "ann",
         "changed_at": "",
@@ -51,6 +53,42 @@ def test_a_price_of_calls_is_published(store, api):
     assert api("PUT", "prices", {**PRICE, "calls": 10**10}).json()["calls"] == 10**10
     (price,) = ModelPrice.objects.as_document(1)["overrides"]
     assert price["calls"] == 10**10
+
+
+def test_further_classes_and_multipliers_are_published(store, api):
+    more = {"classes": {"output_image": 30, "containers": 5}, "multipliers": {"service_tier=flex": 500}}
+    body = api("PUT", "prices", {**PRICE, **more}).json()
+    assert {name: body[name] for name in more} == more
+    (price,) = ModelPrice.objects.as_document(1)["overrides"]
+    assert {"output_image": 30, "containers": 5, "multipliers": {"service_tier=flex": 500}}.items() <= price.items()
+    assert api("PUT", "prices", PRICE).json()["classes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("classes", {"input": 1}, "Must be an object with some of input_audio"),
+        ("classes", [], "Must be an object with some of"),
+        ("classes", {"output_image": -1}, "output_image: must be an integer from 0"),
+        ("classes", {"output_image": True}, "output_image: must be an integer from 0"),
+        ("multipliers", {"flex": 500}, "Must have names such as service_tier=priority"),
+        ("multipliers", {"a=b": -1}, "must be an integer from 0 to 1000000"),
+        ("multipliers", [], "Must be an object"),
+    ],
+)
+def test_classes_that_no_enforcer_would_read_are_refused(store, api, field, value, words):
+    """The error names the field."""
+    answer = api("PUT", "prices", {**PRICE, field: value})
+    assert answer.status_code == 400
+    assert words in str(answer.json())
+    assert field in str(answer.json()["errors"])
+
+
+def test_hosts_whose_costs_are_charged_are_published_with_prices_only(store, api, settings):
+    settings.REPORTED_COSTS = ["openrouter.ai"]
+    assert ModelPrice.objects.as_document(1) is None
+    api("PUT", "prices", PRICE)
+    assert ModelPrice.objects.as_document(1)["reported_costs"] == ["openrouter.ai"]
 
 
 def test_a_price_that_was_changed_meanwhile_is_not_overwritten(store, api):
