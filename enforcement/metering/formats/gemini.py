@@ -28,9 +28,7 @@ _COUNTS: Final = (
     "candidatesTokenCount",
     "thoughtsTokenCount",
 )
-_DETAILS: Final = frozenset(
-    ("promptTokensDetails", "promptTokenDetails", "cacheTokensDetails", "candidatesTokensDetails")
-)
+_DETAILS: Final = ("promptTokensDetails", "promptTokenDetails", "cacheTokensDetails", "candidatesTokensDetails")
 _MEDIA_CLASSES: Final = ("audio", "image", "video")
 # Fields that say something about the part that they stand in.
 _REMARKS: Final = frozenset(
@@ -199,6 +197,13 @@ def _length_of(part: dict[str, Any]) -> int:
     return said + utf8_length(as_object(part.get("codeExecutionResult")).get("output"))
 
 
+def _is_text(details: Any) -> bool:
+    """Return whether details by modality are missing or name nothing but text, as in most answers."""
+    return details is None or (
+        type(details) is list and all(type(one) is dict and one.get("modality") == "TEXT" for one in details)
+    )
+
+
 def usage_of(report: dict[str, Any]) -> Usage | None:
     """Return the usage that a report says, or None if it says none or is not believed."""
     try:
@@ -209,11 +214,11 @@ def usage_of(report: dict[str, Any]) -> Usage | None:
         return None
     prompt, cached, tools, candidates, thoughts = (count or 0 for count in found)
     cached = min(cached, prompt)
-    if _DETAILS.isdisjoint(report):
+    details = [report.get(name) for name in _DETAILS]
+    if all(map(_is_text, details)):
         return Usage(prompt - cached + tools, cached, 0, candidates + thoughts)
-    read = by_modality(report.get("promptTokensDetails", report.get("promptTokenDetails")))
-    reread = by_modality(report.get("cacheTokensDetails"))
-    said = by_modality(report.get("candidatesTokensDetails"))
+    read, read_for_embedding, reread, said = map(by_modality, details)
+    read = read or read_for_embedding
     fresh, kept, output = Split(prompt - cached), Split(cached), Split(candidates)
     more = {"cached_audio": kept.take(reread.get("audio"))}
     for kind in _MEDIA_CLASSES:

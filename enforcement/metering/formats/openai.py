@@ -24,7 +24,7 @@ _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters
 _BESIDE_MESSAGES: Final = frozenset(
     (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format")
 )
-_OTHERS: Final = frozenset(("audio_tokens", "image_tokens", "video_tokens"))
+_OTHERS: Final = ("audio_tokens", "image_tokens", "video_tokens")
 _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
 
@@ -119,10 +119,10 @@ def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: 
     cached = min(count_in(read, "cached_tokens") or 0, total)
     written = count_in(read, "cache_write_tokens") or 0
     # Some routers bill what they write also where they have read it.
-    fresh = Split(max(0, total - cached - written))
-    if not (_OTHERS & (read.keys() | generated.keys())):
-        return Usage(fresh.left, cached, written, output)
-    said = Split(output)
+    rest = max(0, total - cached - written)
+    if not any(details.get(name) for details in (read, generated) for name in _OTHERS):
+        return Usage(rest, cached, written, output)
+    fresh, said = Split(rest), Split(output)
     more = {
         "input_audio": fresh.take(count_in(read, "audio_tokens")),
         "input_image": fresh.take(count_in(read, "image_tokens")),

@@ -15,6 +15,8 @@ _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 _MAX_SHAPE: Final = 4096
 # How many shapes of events are learned of one answer. Each costs as much as two events.
 _SHAPES: Final = 8
+# How many of them have few places that vary.
+_PLAIN_SHAPES: Final = 3
 
 
 class EventMeter:
@@ -80,7 +82,7 @@ class EventMeter:
         self._shapes_left -= 1
         self._model = None
         self.chunk_shape = None
-        self.shape = learn(data, self._probe)
+        self.shape = learn(data, self._probe, more_noise=self._shapes_left < _SHAPES - _PLAIN_SHAPES)
 
     def _probe(self, data: bytes) -> int | None:
         """Read an event apart from all others, and return the bytes of its text if it does nothing but add them."""

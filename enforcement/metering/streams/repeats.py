@@ -19,6 +19,10 @@ _TEXT: Final = re.compile(
     rb'"((?:[^"\\\x00-\x1f]|\\.)+)"'
 )
 _NOISE: Final = re.compile(rb'"obfuscation"\s*:\s*"([^"\\\x00-\x1f]*)"|"sequence_number"\s*:\s*([0-9]+)')
+# Numbers that vary in some streams only. Each of them costs, so they are looked at where the others do not do.
+_MORE_NOISE: Final = re.compile(
+    _NOISE.pattern + rb'|"(?:created|created_at|index|output_index|content_index)"\s*:\s*([0-9]+)'
+)
 _PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f\x80-\xff]*')
 # Each of these escapes stands for one byte. Nothing is tried twice, however long a text is.
 _SHORT_ESCAPES: Final = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xff]++|\\["\\/bfnrt])*+')
@@ -105,11 +109,16 @@ class Shape:
         return total
 
 
-def learn(event: bytes, probe: Probe) -> Shape | None:
-    """Return the shape of an event that does nothing but add text, or None if it has none."""
-    noise = [(match.start(match.lastindex or 0), match) for match in _NOISE.finditer(event)]
+def learn(event: bytes, probe: Probe, *, more_noise: bool = False) -> Shape | None:
+    """
+    Return the shape of an event that does nothing but add text, or None if it has none.
+
+    Args:
+        more_noise: Whether further numbers may vary, such as the index of a choice.
+    """
+    noise = list((_MORE_NOISE if more_noise else _NOISE).finditer(event))
     for _, candidate in zip(range(_MAX_CANDIDATES), _TEXT.finditer(event), strict=False):
-        shape = _proven(event, candidate.span(1), [match for _, match in noise], probe)
+        shape = _proven(event, candidate.span(1), noise, probe)
         if shape is not None:
             return shape
     return None
@@ -119,7 +128,7 @@ def _proven(event: bytes, text: tuple[int, int], noise: list[re.Match[bytes]], p
     """Return the shape with the text at one place, if both probes say that it is one."""
     places = [(*text, "text")]
     for match in noise:
-        begin, end = match.span(1 if match.group(1) is not None else 2)
+        begin, end = match.span(match.lastindex or 0)
         if end <= text[0] or begin >= text[1]:
             places.append((begin, end, "string" if match.group(1) is not None else "number"))
     places.sort()
