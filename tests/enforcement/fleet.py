@@ -60,6 +60,10 @@ class Fleet(Processes):
         for process in self.processes:
             process.terminate()
 
+    def written(self, what: bytes) -> int:
+        """Return how often some bytes are in the ledgers by now."""
+        return sum(path.read_bytes().count(what) for path in self.paths)
+
     def ledgers(self) -> list[Ledger]:
         """Wait until all have ended, and return what they wrote."""
         self.wait(120)
