@@ -23,7 +23,8 @@ CLIENT = """
 import json, os, re, socket, sys
 
 here = os.path.dirname(os.path.abspath(__file__))
-if any(re.match({own!r}, name) for name, value in os.environ.items() if value != {store!r}):
+given = {given!r}
+if any(re.match({own!r}, name) for name, value in os.environ.items() if value != given.get(name)):
     os.execv(sys.executable, [sys.executable, os.path.join(here, "manage_alone.py"), *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(os.path.join(here, "ready"))
@@ -45,22 +46,22 @@ exec(compile(open({manage!r}).read(), {manage!r}, "exec"), {{"__file__": {manage
 
 
 @contextmanager
-def ready(checkout: Path, environment: Mapping[str, str], own: str, store: str) -> Iterator[None]:
+def ready(checkout: Path, environment: Mapping[str, str], own: str) -> Iterator[None]:
     """
     Put the client in place of ``manage.py`` for the time of the block.
 
     Args:
-        own: A regular expression of variables, by which a command has settings of its own.
-        store: The address of the store, which is no such setting.
+        environment: What the process has, and the address of the store.
+        own: A regular expression of variables. A command with another value of one has settings of its own.
     """
     manage, alone = checkout / "manage.py", checkout / "manage_alone.py"
     manage.rename(alone)
-    manage.write_text(CLIENT.format(own=own, store=store))
+    manage.write_text(CLIENT.format(own=own, given=dict(environment)))
     command = checkout / ".venv" / "bin" / "sluicegate"
     command.unlink()
     command.write_text(COMMAND.format(python=sys.executable, manage=str(checkout / "sluicegate_ready.py")))
     command.chmod(0o755)
-    (checkout / "sluicegate_ready.py").write_text(CLIENT.format(own="$^", store=""))
+    (checkout / "sluicegate_ready.py").write_text(CLIENT.format(own="$^", given={}))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(checkout / "ready"))
         listening.listen(100)
