@@ -136,7 +136,7 @@ def started(folder: Path, *command: str, **environment: str) -> tuple[forks.Proc
 def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store, tmp_path):
     """Nobody has to ask for it."""
     client_of_store.config_set("maxmemory-policy", "allkeys-lru")
-    command = "-m celery -A controlplane worker --pool solo --loglevel INFO".split()
+    command = ["-m", "celery", "-A", "controlplane", "worker", "--pool", "solo", "--loglevel", "INFO"]
     run, output = started(tmp_path, *command, SLUICEGATE_REDIS_URL=store.url)
     try:
         assert eventually(lambda: run.poll() or "sluicegate.W004" in (text := output.read_text()) or "ready" in text)
