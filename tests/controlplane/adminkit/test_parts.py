@@ -129,7 +129,7 @@ def test_a_filter_by_time_does_not_warn(inside):
         inside.page.get_by_role("button", name="Filters").first.click()
         expect(inside.page.get_by_label("From", exact=True)).to_be_visible()
         expect(inside.page.locator(".timezonewarning")).to_have_count(0)
-    inside.look("filters")
+    inside.look("filters", elsewhere=True)
 
     inside.page.get_by_label("From", exact=True).fill("2026-11-25T10:00")
     inside.page.get_by_role("button", name="Apply filters").click()

@@ -139,7 +139,8 @@ class Walker:
         Check the page in both lights and on narrow screens, and take its pictures.
 
         Args:
-            elsewhere: test_every_page.py reads the page and judges all that it has. A small run checks its width here.
+            elsewhere: Another test, such as test_every_page.py, judges all that the page has. A small run checks its
+                width here.
         """
         if not scale(elsewhere, False):
             name = self.glance_twice(name)
