@@ -83,18 +83,20 @@ class Fleet(Processes):
         """Return the claims that do not hold; with the URL of a store also those about its counters."""
         ledgers = self.ledgers()
         # Who has to wait for a core at one decision in a hundred has to wait after as many pauses.
-        evidence = Evidence(ledgers, Terms(**{"alone_ms": max(10.0, late_ms(ledgers)), **terms}))
+        late = late_ms(ledgers)
+        terms["margin_ms"] = terms.get("margin_ms", 5.0) + late[-1]
+        evidence = Evidence(ledgers, Terms(**{"alone_ms": max(10.0, late[len(late) * 99 // 100]), **terms}))
         readings = read_counters(store, evidence.counters.values()) if store else ()
         return [claim for claim in judge(evidence, readings) if claim.held is False]
 
 
-def late_ms(ledgers: Iterable[Ledger]) -> float:
-    """Return how much longer than the shortest one in a hundred pauses between two decisions of a process took."""
+def late_ms(ledgers: Iterable[Ledger]) -> list[float]:
+    """Return how much longer than the shortest one each pause between two decisions of a process took, in order."""
     late = [0.0]
     for ledger in ledgers:
         pauses = [(later.started_at_us - record.ended_at_us) / 1_000 for record, later in pairwise(ledger.records)]
         late += [pause - min(pauses) for pause in pauses]
-    return sorted(late)[len(late) * 99 // 100]
+    return sorted(late)
 
 
 def _last_line(path: Path) -> str:
