@@ -32,6 +32,7 @@ from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from tests.controlplane import forks
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
+from tests.openapi import DOCUMENT
 from tests.requires import chromium
 from tests.scale import scale
 
@@ -220,6 +221,12 @@ def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
 def limiter(store: ValkeyServer) -> Iterator[Limiter]:
     with Limiter(store.url, timeout=2.0, lookup=2.0) as limiter:
         yield limiter
+
+
+@pytest.fixture(scope="session")
+def openapi() -> dict[str, Any]:
+    """The document of REST as it is checked in. Building it takes a second, and `make lint` compares the two."""
+    return json.loads(DOCUMENT.read_text())
 
 
 @pytest.fixture
