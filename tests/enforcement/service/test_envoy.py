@@ -306,14 +306,14 @@ def test_a_rolling_restart_leaves_no_request_undecided(tmp_path: Path, name: str
         running.callback(two.kill)
         running.callback(one.kill)
 
-        with traffic(lambda: proxy.get("/", token).status_code) as statuses:
+        with traffic(lambda: proxy.get("/", token).status_code, scale(2, 4)) as statuses:
             for instance in one, two:
                 if drain == 60:
                     instance.send(signal.SIGTERM)
-                    assert eventually(lambda port=instance.port: not proxy.asks(port), 20)
+                    assert eventually(lambda port=instance.port: not proxy.asks(port), 20, 0.05)
                 instance.stop()
                 instance.start()
-                assert eventually(lambda port=instance.port: proxy.asks(port), 20)
+                assert eventually(lambda port=instance.port: proxy.asks(port), 20, 0.05)
 
         assert set(statuses) == {200}, statuses
         assert eventually(lambda: quota - _left(store.url, token)["hourly"] == statuses[200])
