@@ -89,9 +89,10 @@ def test_platform_is_complete(compose: dict[str, Any]) -> None:
     assert set(compose["services"]) == stores | prepared | {"web", "worker", "beat"} | proxies
 
 
-def test_proxies_differ_in_name_and_port_alone(compose: dict[str, Any]) -> None:
+def test_proxies_differ_in_name_and_port_alone() -> None:
     """One of them is started in every run of the tests."""
-    proxies = {name: compose["services"][name] for name in ("proxy-1", "proxy-2", "proxy-3")}
+    services = load(SECRETS)["services"]
+    proxies = {name: services[name] for name in ("proxy-1", "proxy-2", "proxy-3")}
     told = {name: proxy["environment"].pop("SLUICEGATE_INSTANCE") for name, proxy in proxies.items()}
     ports = [proxy.pop("ports") for proxy in proxies.values()]
 
