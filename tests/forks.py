@@ -1,9 +1,9 @@
 """
-Python processes for tests that need many, forked from one process that has imported the library.
+Python processes for tests that need many, forked from one process that has imported what they import.
 
-An interpreter that starts and imports takes half a second of a core, a fork some milliseconds. The fork runs its
-module or code as ``__main__`` and ends as any process does. Tests of what a person starts start it themselves, and
-``make proof`` starts each proxy and service by itself.
+An interpreter that starts and imports the library takes half a second of a core, one with the control plane takes more
+than a second, and a fork takes some milliseconds. It runs its module or code as ``__main__`` and ends as any process
+does. Tests of what a person starts start it themselves, and ``make proof`` starts interpreters.
 """
 
 from __future__ import annotations
@@ -37,42 +37,21 @@ HEARTBEAT_SECONDS = 0.2
 """Of processes with pipes: those that wait for their fleet hear of each other at a heartbeat."""
 
 
-class Forked:
+class Fork:
     """
-    A process with those parts of ``subprocess.Popen`` that tests use.
+    A process in a session of its own, with those parts of ``subprocess.Popen`` that tests use.
 
     Args:
-        arguments: What would follow ``python``: ``-m MODULE ...`` or ``-c CODE ...``.
-        env: Its whole environment. None: that of this process.
-        output: A file to which it adds what it writes, errors too. None: its input and output are pipes, and it hears
-            of its fleet soon.
+        template: The module whose process forks. It takes orders by ``next_order()``.
+        order: What the module asks for, and maybe ``cwd``, the folder of the process.
+        descriptors: What become its input, output and errors, as far as they are given.
     """
 
-    stdin: IO[str]
-    stdout: IO[str]
-
-    def __init__(
-        self, arguments: Sequence[str], env: Mapping[str, str] | None = None, output: Path | str | None = None
-    ) -> None:
-        self._template = _template()
-        self._streams: tuple[IO[str], ...] = ()
-        order = {
-            "arguments": list(arguments),
-            "env": dict(os.environ if env is None else env),
-            "is_quick": output is None,
-        }
-        if output is None:
-            (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
-            theirs = [theirs_in, theirs_out]
-            self._streams = self.stdin, self.stdout = os.fdopen(ours_in, "w"), os.fdopen(ours_out)
-        else:
-            written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            theirs = [os.open(os.devnull, os.O_RDONLY), written, os.dup(written)]
-        self.pid = self._template.ask(order, theirs)
+    def __init__(self, template: str, order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        self._template = _template(template)
+        self.pid = self._template.ask(order, descriptors)
         # Until the template is asked for its status, nobody else gets its number.
         self._handle = os.pidfd_open(self.pid)
-        for descriptor in theirs:
-            os.close(descriptor)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -103,6 +82,38 @@ class Forked:
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
             signal.pidfd_send_signal(self._handle, number)
+
+
+class Forked(Fork):
+    """
+    A process of the library.
+
+    Args:
+        arguments: What would follow ``python``: ``-m MODULE ...`` or ``-c CODE ...``.
+        env: Its whole environment. None: that of this process.
+        output: A file to which it adds what it writes, errors too. None: its input and output are pipes, and it hears
+            of its fleet soon.
+    """
+
+    stdin: IO[str]
+    stdout: IO[str]
+
+    def __init__(
+        self, arguments: Sequence[str], env: Mapping[str, str] | None = None, output: Path | str | None = None
+    ) -> None:
+        self._streams: tuple[IO[str], ...] = ()
+        environment = dict(os.environ if env is None else env)
+        order = {"arguments": list(arguments), "env": environment, "is_quick": output is None}
+        if output is None:
+            (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+            theirs = [theirs_in, theirs_out]
+            self._streams = self.stdin, self.stdout = os.fdopen(ours_in, "w"), os.fdopen(ours_out)
+        else:
+            written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            theirs = [os.open(os.devnull, os.O_RDONLY), written, os.dup(written)]
+        super().__init__("tests.forks", order, theirs)
+        for descriptor in theirs:
+            os.close(descriptor)
 
     def communicate(self, text: str = "", timeout: float | None = None) -> tuple[str, None]:
         """Write a text, read all, and wait for the end."""
@@ -136,15 +147,20 @@ def sluicegate(
 class _Template:
     """The process that forks, as seen from the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         with theirs:
-            command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                env={**os.environ, "DJANGO_SETTINGS_MODULE": "controlplane.settings", "PYTHONUNBUFFERED": "1"},
+                pass_fds=[theirs.fileno()],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+            )
         atexit.register(self._end)
 
-    def ask(self, order: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
+    def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
             return int(self._socket.recv(100))
@@ -154,41 +170,36 @@ class _Template:
         self._process.wait(10)
 
 
-@cache
-def _template() -> _Template:
-    return _Template()
+_template = cache(_Template)
 
 
-def _serve(connection: socket.socket) -> dict[str, Any] | None:
-    """Fork for each order; return the order in the forked process, and None in the first one at the end."""
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(connection, 1_000_000, 3)
-        if not data:
-            return None
-        order = json.loads(data)
-        if "wait" in order:
-            said = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
-        else:
-            said = os.fork()
-            if not said:
+def next_order() -> dict[str, Any]:
+    """Fork for each order, and return it in the fork. The first process ends when nobody orders any more."""
+    gc.freeze()  # so that a collection in a fork copies no page of what was imported
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(connection, 1_000_000, 3)
+            if not data:
+                sys.exit()
+            order = json.loads(data)
+            if "wait" in order:
+                said = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+            elif not (said := os.fork()):
                 for number, descriptor in enumerate(descriptors):
                     os.dup2(descriptor, number)
                     os.close(descriptor)
+                os.setsid()
+                os.chdir(order.get("cwd", "."))
                 return order
             for descriptor in descriptors:
                 os.close(descriptor)
-        connection.send(str(said).encode())
+            connection.send(str(said).encode())
 
 
 def main() -> None:
     for name in IMPORTED.split():
         importlib.import_module(name)
-    gc.freeze()  # so that a collection in a fork copies no page of what was imported
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        order = _serve(connection)
-    if order is None:
-        return
-    os.setsid()
+    order = next_order()
     os.environ.clear()
     os.environ.update(order["env"])
     if order["is_quick"]:

@@ -30,6 +30,7 @@ DJANGO = (
     "enforcement/service/test_vectors.py",
     "enforcement/test_vectors.py",
     "test_databases.py",
+    "test_installed.py",
 )
 USED_IN = {
     "pytest_django.plugin": DJANGO,

@@ -1,12 +1,19 @@
 """Colours that nobody can read are found, also where most of a page is alike."""
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.accessibility import OF_COLOURS, graves
 from tests.docs.conftest import browser_type_launch_args
 
 __all__ = ["browser_type_launch_args"]
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Page:
+    """One page for all tests, each of which fills it anew."""
+    return browser.new_page()
+
 
 PAGE = """<!doctype html><html lang="en"><title>Rows</title><style>
 body { color: black; background: white } .pale { color: #ddd } .striped tr:nth-child(even) { color: #ddd }

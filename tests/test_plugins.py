@@ -1,6 +1,7 @@
 """Which plugins are imported for which tests."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,21 @@ import pytest
 from tests.plugins import TESTS, USED_IN, chosen, used_by
 from tests.repository import ROOT
 
+# Names the fixtures of tests that nothing defines, without trying each test.
+UNKNOWN = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        given = {"request", *getattr(getattr(item, "callspec", None), "params", ())}
+        for name in set(item.fixturenames) - given - set(item._fixtureinfo.name2fixturedefs):
+            print("unknown:", item.name, name)
+"""
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+
+def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run pytest in a process of its own, which says what it imports."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     # With bytecode, since the assertions of all files would be rewritten otherwise.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPROFILEIMPORTTIME": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPROFILEIMPORTTIME": "1", **more}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -78,12 +88,16 @@ def test_a_unit_test_of_the_library_imports_little(workers: list[str]) -> None:
     assert imported & {"django", "faker", "hypothesis", "playwright", "schemathesis"} == set()
 
 
-def test_no_test_needs_a_plugin_outside_of_its_folders() -> None:
-    """It would fail where its file runs alone, and pass beside the others."""
+def test_no_test_needs_a_plugin_outside_of_its_folders(tmp_path: Path) -> None:
+    """It would fail where its file runs alone, and pass beside the others. The control: a fixture of another folder."""
     places = [TESTS / place for named in USED_IN.values() for place in named]
     files = [path for path in TESTS.rglob("test_*.py") if not any(path.is_relative_to(place) for place in places)]
+    (tmp_path / "fixtures_known.py").write_text(UNKNOWN)
+    (tmp_path / "test_control.py").write_text("def test_control(transactional_db): ...")
 
-    said = run("--setup-plan", *map(str, files)).stdout
+    said = run(
+        *("--collect-only", "-qq", "-p", "fixtures_known", *map(str, files), str(tmp_path)), PYTHONPATH=str(tmp_path)
+    ).stdout
 
-    assert "\nERROR" not in said, said[-2000:]
-    assert "SETUP    F world" in said  # else nothing was tried
+    assert "error" not in said, said[-2000:]
+    assert re.findall(r"unknown: (.*)", said) == ["test_control transactional_db"]

@@ -33,7 +33,7 @@ CELERY = "celery --quiet -A controlplane.celery"
 
 @dataclass(frozen=True)
 class Stack:
-    """The services to run, and their addresses."""
+    """The services to run, their addresses, and what holds their ports for them."""
 
     services: tuple[Service, ...]
     environment: Mapping[str, str]
@@ -41,6 +41,7 @@ class Stack:
     redis_url: str
     upstream_url: str
     proxy_urls: tuple[str, ...]
+    ports: Ports
 
 
 def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
@@ -79,6 +80,7 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
         redis_url=redis_url,
         upstream_url=_local(upstream),
         proxy_urls=tuple(map(_local, proxies)),
+        ports=ports,
     )
 
 
@@ -135,18 +137,37 @@ def answers(url: str) -> Callable[[], bool]:
 
 
 class Ports:
-    """The ports of a stack. Each is used once."""
+    """
+    The ports of a stack. Each is used once, and no other stack takes it while this object lives.
+
+    A server binds its port seconds after it was taken. Until then, the port of UDP with the same number is held, which
+    no server here uses. Otherwise the readiness checks of two stacks that start at the same time would be answered by
+    the server of one.
+    """
 
     def __init__(self) -> None:
-        self._taken: set[int] = set()
+        self._held: list[socket.socket] = []
+
+    def __del__(self) -> None:
+        for held in self._held:
+            held.close()
 
     def take(self, wanted: int) -> int:
         """Return the port *wanted* if it is free, else another free port."""
         port = wanted
-        while port in self._taken or not _can_bind(port):
+        while not self._hold(port):
             port = free_port()
-        self._taken.add(port)
         return port
+
+    def _hold(self, port: int) -> bool:
+        held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            return False
+        self._held.append(held)
+        return _can_bind(port)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.template import Context, Template
+from django.templatetags.static import static
 from django.test import Client, client
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
@@ -31,7 +32,9 @@ from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from tests.controlplane import forks
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
+from tests.openapi import DOCUMENT
 from tests.requires import chromium
+from tests.scale import scale
 
 Call = Callable[..., HttpResponse]
 ANN = Actor("ann", "api", "req-1")
@@ -220,6 +223,12 @@ def limiter(store: ValkeyServer) -> Iterator[Limiter]:
         yield limiter
 
 
+@pytest.fixture(scope="session")
+def openapi() -> dict[str, Any]:
+    """The document of REST as it is checked in. Building it takes a second, and `make lint` compares the two."""
+    return json.loads(DOCUMENT.read_text())
+
+
 @pytest.fixture
 def chat(db: None) -> Project:
     return ProjectFactory(slug="chat")
@@ -305,7 +314,38 @@ def told(as_ann: Client) -> Callable[[Any], list[str]]:
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, Any]:
     """The system's Chromium: the registries carry none."""
-    return {"executable_path": chromium(), "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
+    # All pages share a process that renders: to start one takes longer than to load a page.
+    own = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *scale(["--renderer-process-limit=1"], [])]
+    return {"executable_path": chromium(), "args": own}
+
+
+@pytest.fixture(scope="session")
+def warm_context(browser, live_server: LiveServer):
+    """
+    A context for many tests, in which stylesheets and scripts are loaded and compiled once.
+
+    Its first page stays open, so that its process does too. The browser closes both.
+    """
+    context = browser.new_context()
+    context.new_page().goto(f"{live_server.url}{static('controlplane/admin.css')}")
+    return context
+
+
+@pytest.fixture
+def context(request: pytest.FixtureRequest, browser):  # of which tests/browsers.py wants to know
+    """A context without cookies and data: in a small run the warm one, unless the test asks for one with its marker."""
+    if scale(False, True) or request.node.get_closest_marker("browser_context_args"):
+        yield request.getfixturevalue("new_context")()
+        return
+    context = request.getfixturevalue("warm_context")
+    first, *_ = context.pages
+    yield context
+    for page in context.pages:
+        if page is not first:
+            page.close()
+    context.set_offline(False)
+    context.clear_cookies()
+    first.evaluate("localStorage.clear()")
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """
 Processes of the control plane, forked from one that has imported everything.
 
-An interpreter that imports the control plane takes more than a second of the processor, and tests start a hundred of
-them. ``make proof`` starts interpreters, as do the tests of what a person starts.
+``make proof`` starts interpreters, as do the tests of what a person starts.
 """
 
 from __future__ import annotations
@@ -10,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import gc
 import importlib
-import json
 import os
 import runpy
-import select
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import IO, Any
 
+from tests.forks import Fork, next_order
 from tests.repository import ROOT
 from tests.scale import scale
 
@@ -37,60 +35,59 @@ IMPORTED = (
     "uvicorn.protocols.http.httptools_impl uvicorn.protocols.websockets.wsproto_impl "
     "controlplane.stack.upstream enforcement.cli.proxy enforcement.doors.proxy httptools h2corn"
 )
-
-
-class Forked:
-    """A process in a session of its own, with those parts of ``subprocess.Popen`` that tests use."""
-
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], outputs: Sequence[int]) -> None:
-        self._template = _template()
-        self.pid = self._template.ask({"arguments": list(arguments), "environment": dict(environment)}, outputs)
-        # Until the template is asked for its status, nobody else gets its number.
-        self._handle = os.pidfd_open(self.pid)
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.wait(0)
-        return None
-
-    def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None:
-            poll = select.poll()
-            poll.register(self._handle, select.POLLIN)
-            if not poll.poll(None if timeout is None else 1_000 * timeout):
-                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-            self.returncode = self._template.ask({"wait": self.pid})
-            os.close(self._handle)
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            signal.pidfd_send_signal(self._handle, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
-
-Process = Forked | subprocess.Popen[bytes]
+Process = Fork | subprocess.Popen[bytes]
+TEMPLATE = "tests.controlplane.forks"
+MANAGE = f"from {TEMPLATE} import manage; manage()"
 
 
 def start(arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None) -> Process:
     """Start what would follow ``python``, in this repository, with exactly these variables."""
-    if scale(True, False):
-        return Forked(arguments, environment, [output.fileno()] * 2 if output else [1, 2])
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=dict(environment),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
+    streams = [output.fileno()] * 2 if output else [1, 2]
+    return _start(arguments, arguments, environment, ROOT, streams)
+
+
+def start_manage(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str], *streams: int, given: int | None = None
+) -> Process:
+    """
+    Start a command of ``manage.py`` in a folder. Of a fork, Python processes that it starts are forks too.
+
+    Args:
+        folder: A checkout. A fork takes only ``var/`` from it.
+        streams: What it writes to: output, and errors if they differ.
+        given: What it reads.
+    """
+    own = {"SLUICEGATE_VAR": str(folder / "var"), **environment} if scale(True, False) else environment
+    forked, alone = ["-c", MANAGE, *arguments], [str(folder / "manage.py"), *arguments]
+    return _start(forked, alone, own, folder, [streams[0], streams[-1]], given)
+
+
+def run_manage(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> CompletedProcess[str]:
+    """Run a command of ``manage.py`` in a folder to its end."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        status = start_manage(folder, arguments, environment, output.fileno(), errors.fileno()).wait(300)
+        output.seek(0)
+        errors.seek(0)
+        return CompletedProcess(arguments, status, output.read(), errors.read())
+
+
+def _start(
+    forked: Sequence[str],
+    alone: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    outputs: Sequence[int],
+    given: int | None = None,
+) -> Process:
+    with open(os.devnull) as nothing:
+        descriptors = [nothing.fileno() if given is None else given, *outputs]
+        if scale(True, False):
+            order = {"arguments": list(forked), "environment": dict(environment), "cwd": str(folder)}
+            return Fork(TEMPLATE, order, descriptors)
+        read, written, errors = descriptors
+        command = [sys.executable, *alone]
+        streams = {"stdin": read, "stdout": written, "stderr": errors}
+        return subprocess.Popen(command, env=environment, cwd=folder, **streams, start_new_session=True)
 
 
 def wait_until_stopped(process: Process) -> None:
@@ -102,56 +99,6 @@ def wait_until_stopped(process: Process) -> None:
         time.sleep(0.005)
 
 
-class _Template:
-    """The process that forks, as seen from the tests."""
-
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._lock = threading.Lock()
-        with theirs:
-            command = [sys.executable, "-m", "tests.controlplane.forks", str(theirs.fileno())]
-            environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "controlplane.settings", "PYTHONUNBUFFERED": "1"}
-            self._process = subprocess.Popen(
-                command, env=environment, pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL
-            )
-        atexit.register(self._end)
-
-    def ask(self, order: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
-        with self._lock:
-            socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
-            return int(self._socket.recv(100))
-
-    def _end(self) -> None:
-        self._socket.close()
-        self._process.wait(10)
-
-
-@cache
-def _template() -> _Template:
-    return _Template()
-
-
-def serve(connection: socket.socket) -> None:
-    """Fork for each order."""
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(connection, 1_000_000, 2)
-        if not data:
-            return
-        order = json.loads(data)
-        if "wait" in order:
-            said = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
-        else:
-            said = os.fork()
-            if not said:
-                os.setsid()
-                for number, descriptor in enumerate(descriptors, start=1):
-                    os.dup2(descriptor, number)
-                become(order["arguments"], order["environment"])
-            for descriptor in descriptors:
-                os.close(descriptor)
-        connection.send(str(said).encode())
-
-
 def prepare() -> None:
     """Import what processes of the control plane import."""
     import django
@@ -159,7 +106,6 @@ def prepare() -> None:
     django.setup()
     for name in IMPORTED.split():
         importlib.import_module(name)
-    gc.freeze()  # so that a collection in a fork copies no page of what was imported
 
 
 def become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -208,7 +154,8 @@ def _forget(environment: Mapping[str, str]) -> None:
     from django.db import connections
 
     chosen = importlib.import_module(environment.get("DJANGO_SETTINGS_MODULE", "controlplane.settings"))
-    for module in dict.fromkeys((sys.modules["controlplane.settings"], chosen)):
+    of_settings = (sys.modules[f"controlplane.{name}"] for name in ("core.paths", "settings"))
+    for module in dict.fromkeys((*of_settings, chosen)):
         importlib.reload(module)
     for name in filter(str.isupper, vars(chosen)):
         setattr(settings, name, getattr(chosen, name))
@@ -217,11 +164,9 @@ def _forget(environment: Mapping[str, str]) -> None:
 
 
 def manage() -> None:
-    """Run a command of ``manage.py`` in the present directory; Python processes that it starts are forks of it."""
+    """Run a command of ``manage.py`` in a fork; Python processes that it starts are forks of it."""
     from controlplane.__main__ import main
 
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-    prepare()
     start = asyncio.create_subprocess_exec
 
     async def start_fork(program: str, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
@@ -234,12 +179,7 @@ def manage() -> None:
     main()
 
 
-def managing(folder: Path) -> list[str]:
-    """Return the command line of ``manage.py`` in a folder."""
-    code = f"import sys; sys.path.insert(1, {str(ROOT)!r}); from tests.controlplane.forks import manage; manage()"
-    return scale([sys.executable, "-c", code], [sys.executable, str(folder / "manage.py")])
-
-
 if __name__ == "__main__":
     prepare()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    order = next_order()
+    become(order["arguments"], order["environment"])

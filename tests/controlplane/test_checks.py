@@ -1,6 +1,5 @@
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 from django.core.checks import run_checks
@@ -8,7 +7,11 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 
 from controlplane import checks
 from controlplane.policies.checks import time_zones_are_the_same
+from tests.controlplane import forks
+from tests.controlplane.stack.running import eventually
 from tests.factories import LimitFactory
+
+SETTINGS = "controlplane.settings"
 
 
 def ids(found: list) -> list[str]:
@@ -123,20 +126,27 @@ def test_a_store_that_is_away_is_a_warning_only(settings):
     assert ids(found) == ["sluicegate.W005"]
 
 
-def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store):
+def started(folder: Path, *command: str, **environment: str) -> tuple[forks.Process, Path]:
+    """Start a process of the control plane; return it, and the file that it writes to."""
+    with (folder / "output").open("wb") as output:
+        process = forks.start(command, {**os.environ, "DJANGO_SETTINGS_MODULE": SETTINGS, **environment}, output)
+    return process, folder / "output"
+
+
+def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store, tmp_path):
     """Nobody has to ask for it."""
     client_of_store.config_set("maxmemory-policy", "allkeys-lru")
-    environment = {**os.environ, "SLUICEGATE_REDIS_URL": store.url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
-    command = [sys.executable, "-m", "celery", "-A", "controlplane", "worker", "--pool", "solo", "--loglevel", "INFO"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        try:
-            said = next((line for line in run.stdout if "sluicegate.W004" in line or "ready" in line), "")
-        finally:
-            run.kill()
-            client_of_store.config_set("maxmemory-policy", "noeviction")
+    command = ["-m", "celery", "-A", "controlplane", "worker", "--pool", "solo", "--loglevel", "INFO"]
+    run, output = started(tmp_path, *command, SLUICEGATE_REDIS_URL=store.url)
+    try:
+        assert eventually(lambda: run.poll() or "sluicegate.W004" in (text := output.read_text()) or "ready" in text)
+    finally:
+        run.kill()
+        run.wait()
+        client_of_store.config_set("maxmemory-policy", "noeviction")
 
-    assert "maxmemory-policy allkeys-lru" in said
-    assert "Set maxmemory-policy to noeviction." in said
+    assert "maxmemory-policy allkeys-lru" in output.read_text()
+    assert "Set maxmemory-policy to noeviction." in output.read_text()
 
 
 @pytest.mark.parametrize(
@@ -149,19 +159,9 @@ def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store
     ],
     ids=["wsgi", "asgi", "worker", "beat"],
 )
-def test_no_process_starts_with_an_unsafe_setting(settings, command):
+def test_no_process_starts_with_an_unsafe_setting(tmp_path, command):
     """Neither servers nor Celery heed Django's checks by themselves."""
-    environment = {**os.environ, "SECRET_KEY": "short", "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    run, output = started(tmp_path, *command, SECRET_KEY="short")
 
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=environment,
-        cwd=settings.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-    assert done.returncode == 1
-    assert "sluicegate.E002" in done.stderr
+    assert run.wait(60) == 1
+    assert "sluicegate.E002" in output.read_text()

@@ -89,6 +89,18 @@ def test_platform_is_complete(compose: dict[str, Any]) -> None:
     assert set(compose["services"]) == stores | prepared | {"web", "worker", "beat"} | proxies
 
 
+def test_proxies_differ_in_name_and_port_alone() -> None:
+    """One of them is started in every run of the tests."""
+    services = load(SECRETS)["services"]
+    proxies = {name: services[name] for name in ("proxy-1", "proxy-2", "proxy-3")}
+    told = {name: proxy["environment"].pop("SLUICEGATE_INSTANCE") for name, proxy in proxies.items()}
+    ports = [proxy.pop("ports") for proxy in proxies.values()]
+
+    assert told == {name: name for name in proxies}
+    assert ports == [[f"127.0.0.1:{port}:8080"] for port in (8101, 8102, 8103)]
+    assert proxies["proxy-1"] == proxies["proxy-2"] == proxies["proxy-3"]
+
+
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_secret_without_a_value_stops_everything(name: str) -> None:
     """No secret has a default."""

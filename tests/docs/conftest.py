@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from enforcement.embedded import free_port
-from tests.controlplane.forks import managing
+from tests.controlplane.forks import Process, start_manage
 from tests.docs import tls
 from tests.docs.ready import ready
 from tests.repository import ROOT, copy_code
@@ -23,6 +23,8 @@ from tests.scale import scale
 
 START_SECONDS = 90
 # What would make the checkout use another store, database or settings than a reader's has.
+SLOW = {"SLUICEGATE_TIMEOUT_MS": "5000", "SLUICEGATE_LOOKUP_MS": "5000"}
+"""A busy machine exceeds the time that a decision has for the store, and shows what an outage does."""
 OURS = re.compile(r"SLUICEGATE_|DJANGO_|DATABASE_URL$|REDIS_URL$|SECRET_KEY$|PYTEST_|DEBUG$")
 
 
@@ -75,27 +77,27 @@ def stack(checkout: Path) -> Iterator[Stack]:
     """What ``make up`` runs, in the checkout; for one module, since a dozen processes are not idle."""
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
     # The installed package is this repository: in the checkout, its own code has to come first.
-    environment |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
+    environment |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1", **SLOW}
     log = checkout / "up.log"
     with log.open("w") as file:
-        process = subprocess.Popen(
-            [*managing(checkout), "up"],
-            cwd=checkout,
-            env={**environment, "SLUICEGATE_PORT": str(free_port())},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+        given = {**environment, "SLUICEGATE_PORT": str(free_port())}
+        process = start_manage(checkout, ["up"], given, file.fileno())
     try:
         places = _announced(process, log)
         made, key = tls.certificate(checkout.parent)
         url = (checkout / "var" / "redis_url").read_text().strip()
         account, _, _ = url.removeprefix("redis://").rpartition("@")
-        commands = scale(ready(checkout, environment, OURS.pattern, url), nullcontext())
+        given = {**environment, "SLUICEGATE_REDIS_URL": url}
+        commands = scale(ready(checkout, given, OURS.pattern), nullcontext())
         with commands, tls.terminator(int(places["127.0.0.1:6390"].rpartition(":")[2]), made, key) as port:
             places |= {
                 ":PASSWORD@store.example:6380": f"{account}@127.0.0.1:{port}",
                 "/etc/ssl/store-ca.pem": str(made),
+                # One page sets and unsets it, one gives a service less, and a command tells it.
+                " --deadline 300\n": " --deadline 10000\n",
+                "the time budget is 25 ms": "the time budget is ... ms",
+                "TIMEOUT_MS=1000\n": f"TIMEOUT_MS={SLOW['SLUICEGATE_TIMEOUT_MS']}\n",
+                " SLUICEGATE_TIMEOUT_MS\n": "\n",
             }
             yield Stack(checkout, environment, places, url)
     finally:
@@ -107,7 +109,7 @@ def stack(checkout: Path) -> Iterator[Stack]:
             process.wait()
 
 
-def _announced(process: subprocess.Popen, log: Path) -> dict[str, str]:
+def _announced(process: Process, log: Path) -> dict[str, str]:
     deadline = time.monotonic() + START_SECONDS
     while "Stop            Ctrl-C" not in log.read_text():
         assert process.poll() is None, log.read_text()

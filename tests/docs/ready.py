@@ -1,7 +1,7 @@
 """
-Run the commands of a checkout in forks of one process that has imported everything: ``manage.py`` and ``sluicegate``.
+Run what a page has in forks of one process that has imported everything: ``manage.py``, ``sluicegate`` and scripts.
 
-Such a command imports for up to a second before it begins, and the pages of the documentation have dozens of them.
+Each imports for up to a second before it begins, and the pages of the documentation have dozens of them.
 ``make proof`` runs each in an interpreter of its own.
 """
 
@@ -9,10 +9,12 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ CLIENT = """
 import json, os, re, socket, sys
 
 here = os.path.dirname(os.path.abspath(__file__))
-if any(re.match({own!r}, name) for name, value in os.environ.items() if value != {store!r}):
+given = {given!r}
+if any(re.match({own!r}, name) for name, value in os.environ.items() if value != given.get(name)):
     os.execv(sys.executable, [sys.executable, os.path.join(here, "manage_alone.py"), *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(os.path.join(here, "ready"))
@@ -34,6 +37,11 @@ with socket.socket(socket.AF_UNIX) as server:
 os._exit(code[0] if code else 1)
 """
 
+# Stands in place of Python for the scripts of the pages. It needs no packages, and starts sooner without them.
+PYTHON = """#!{python} -SI
+exec(compile(open({client!r}).read(), {client!r}, "exec"), {{"__file__": {client!r}}})
+"""
+
 # Stands in place of ``sluicegate``. A server is ended by a signal to it, so it runs as it does for a reader.
 COMMAND = """#!{python}
 import os, sys
@@ -42,25 +50,29 @@ if sys.argv[1:2] in (["proxy"], ["serve"]):
     os.execv(sys.executable, [sys.executable, "-m", "enforcement", *sys.argv[1:]])
 exec(compile(open({manage!r}).read(), {manage!r}, "exec"), {{"__file__": {manage!r}}})
 """
+SCRIPTS = ".venv/bin/python_ready"
 
 
 @contextmanager
-def ready(checkout: Path, environment: Mapping[str, str], own: str, store: str) -> Iterator[None]:
+def ready(checkout: Path, environment: Mapping[str, str], own: str) -> Iterator[None]:
     """
     Put the client in place of ``manage.py`` for the time of the block.
 
     Args:
-        own: A regular expression of variables, by which a command has settings of its own.
-        store: The address of the store, which is no such setting.
+        environment: What the process has, and the address of the store.
+        own: A regular expression of variables. A command with another value of one has settings of its own.
     """
     manage, alone = checkout / "manage.py", checkout / "manage_alone.py"
     manage.rename(alone)
-    manage.write_text(CLIENT.format(own=own, store=store))
+    manage.write_text(CLIENT.format(own=own, given=dict(environment)))
     command = checkout / ".venv" / "bin" / "sluicegate"
     command.unlink()
     command.write_text(COMMAND.format(python=sys.executable, manage=str(checkout / "sluicegate_ready.py")))
     command.chmod(0o755)
-    (checkout / "sluicegate_ready.py").write_text(CLIENT.format(own="$^", store=""))
+    (checkout / "sluicegate_ready.py").write_text(CLIENT.format(own="$^", given={}))
+    python = checkout / SCRIPTS
+    python.write_text(PYTHON.format(python=sys.executable, client=str(checkout / "sluicegate_ready.py")))
+    python.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(checkout / "ready"))
         listening.listen(100)
@@ -83,6 +95,8 @@ def serve(listening: socket.socket) -> None:
 
     django.setup()
     import controlplane.urls  # noqa: F401
+    import enforcement.aio
+    import enforcement.testing
 
     for module in pkgutil.walk_packages(enforcement.cli.__path__, "enforcement.cli."):
         importlib.import_module(module.name)
@@ -122,6 +136,12 @@ def run() -> int:
     from enforcement.cli import main as sluicegate
 
     try:
+        if sys.argv[0].endswith(SCRIPTS):
+            del sys.argv[0]
+            sys.path[0] = os.getcwd()
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            threading._shutdown()  # type: ignore[attr-defined]
+            return 0
         return manage() or 0 if sys.argv[0].endswith(".py") else sluicegate()
     except SystemExit as end:
         if isinstance(end.code, str):

@@ -23,9 +23,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 BLOCK_SECONDS = 60
@@ -34,6 +35,7 @@ _FENCE = re.compile(
     r"(?:<!-- background: (?P<background>\S+) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 _FILE = re.compile(r"# (\w+\.py)\n")
+_COMMAND = re.compile(r"\.venv/bin/(?:python (?:-m )?)?(sluicegate|manage|enforcement[.\w]*)(?:\.py)? ([^|;)<>&\n]*)")
 _MAKE = re.compile(r"make ([a-z]+)")
 
 
@@ -64,11 +66,18 @@ class Shell:
     """
     One bash for a page. ``set -e``: a command that fails ends it, and the page.
 
-    *given* is Python that stands before each script of the page: what its reader already has.
+    *given* is Python that stands before each script of the page: what its reader already has. *python* runs scripts.
     """
 
-    def __init__(self, checkout: Path, environment: Mapping[str, str], work: Path, given: str = "") -> None:
-        self._work, self._given = work, given
+    def __init__(
+        self,
+        checkout: Path,
+        environment: Mapping[str, str],
+        work: Path,
+        given: str = "",
+        python: str = ".venv/bin/python",
+    ) -> None:
+        self._work, self._given, self._python = work, given, python
         self._process = subprocess.Popen(
             ["bash", "--norc", "-euo", "pipefail"],
             cwd=checkout,
@@ -111,7 +120,7 @@ class Shell:
         target = name[1] if name else f"snippet_{block.line}.py"
         given = "" if name else self._given
         quoted = f"cat >{target} <<'END OF FILE'\n{given}{block.text}END OF FILE\n"
-        return quoted if name else f"{quoted}.venv/bin/python {target}\n"
+        return quoted if name else f"{quoted}{self._python} {target}\n"
 
     def _send(self, command: str) -> None:
         assert self._process.stdin
@@ -143,6 +152,14 @@ def make_targets(page: str) -> set[str]:
     """Name what a page tells its reader to make."""
     commands = [block.text for block in read(page)]
     return {target for text in commands for line in text.splitlines() for target in _MAKE.findall(line)[:1]}
+
+
+def commands(blocks: Iterable[Block]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the words of each command of ours before its first option, and the long options."""
+    for block in blocks:
+        for program, rest in _COMMAND.findall(block.text.replace("\\\n", " ")):
+            words = rest.split()
+            yield [program, *takewhile(lambda word: word[0] != "-", words)], [w for w in words if w.startswith("--")]
 
 
 def until_it_answers(url: str) -> None:

@@ -17,7 +17,7 @@ from tests.forks import Forked
 
 @dataclass(frozen=True)
 class Asked:
-    """One decision: by which process, when (Unix seconds), how long it took, for whom, and what was said."""
+    """One decision: of which process, when (Unix seconds), how long it took, for whom, by whom, and the cause."""
 
     process: int
     at: float
@@ -25,7 +25,7 @@ class Asked:
     who: str
     allowed: bool
     source: str
-    reason: str
+    cause: str
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
             began = time.time()
             decision = asked()
             took_ms = round((time.time() - began) * 1_000, 3)
-            print(json.dumps([began, took_ms, who, decision.allowed, decision.source, decision.reason]), flush=True)
+            print(json.dumps([began, took_ms, who, decision.allowed, decision.source, decision.cause]), flush=True)
             time.sleep(options.pause)
     limiter.close()
 

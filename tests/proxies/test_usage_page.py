@@ -33,7 +33,7 @@ def test_nginx_passes_the_page_on_and_nothing_that_only_nginx_may_say(tmp_path: 
     with (
         ValkeyServer(persistent=False) as store,
         gateway(store, tmp_path, attributes_header="X-Sluicegate-Attributes") as running,
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
     ):
         block = block.replace("127.0.0.1:9000", f"127.0.0.1:{running.service.port}")
         server = f"server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} {block} }}"

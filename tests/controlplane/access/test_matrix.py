@@ -13,6 +13,7 @@ from django_otp.middleware import OTPMiddleware
 from controlplane.policies.models import AuditEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of
 from tests.factories import UserFactory
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db
 
@@ -173,12 +174,21 @@ def status_of(user: User, url: str) -> str:
         return "404"
 
 
+def is_asked(role: str, name: str) -> bool:
+    """Return whether a role is asked for an address. In a small run, those between two that are alike are not."""
+    between = role in ("editor", "owner") and EXPECTED[name]["viewer"] == EXPECTED[name][role]
+    return scale(not (between and EXPECTED[name][role] == EXPECTED[name]["operator"]), True)
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_gets_its_status_at_each_address(alpha, shared, role: str):
     user = user_of(role, alpha)
 
     found = {}
     for pattern in patterns():
+        if not is_asked(role, pattern.name):
+            continue
         url = address(pattern, row_of(pattern, {**shared, **alpha.rows}))
         found[pattern.name] = status_of(User.objects.get(pk=user.pk), url)
 
@@ -194,7 +204,8 @@ def test_without_a_session_every_address_leads_to_the_log_in(client: Client, alp
             assert (response.status_code, response.url.partition("?")[0]) == (302, "/admin/login/"), pattern.name
 
 
-@pytest.mark.parametrize(("role", "whose"), [("viewer", "alpha"), ("owner", "bravo")])
+@pytest.mark.proof
+@pytest.mark.parametrize(("role", "whose"), [("viewer", "alpha"), *scale((), (("owner", "bravo"),))])
 def test_no_address_lets_somebody_change_what_is_only_read(client: Client, tenants, shared, role: str, whose: str):
     """A form that is posted without the button for it."""
     rows = tenants[whose].rows

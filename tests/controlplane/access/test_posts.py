@@ -14,6 +14,7 @@ from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key
 from tests.controlplane.access.test_other_projects import text_of, without_keys
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db
 
@@ -49,7 +50,10 @@ def outcome(response: Any, *keys: str) -> tuple[int, str, str]:
     )
 
 
-@pytest.mark.parametrize(("role", "headers"), [("editor", {}), ("owner", {"HX-Request": "true"})])
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    ("role", "headers"), scale([("owner", {})], [("editor", {}), ("owner", {}), ("owner", {"HX-Request": "true"})])
+)
 def test_a_post_to_a_row_of_others_is_like_one_to_no_row(client: Client, alpha, bravo, role: str, headers):
     client.force_login(alpha.member(role))
     before = kept(bravo.rows)
@@ -118,7 +122,8 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("role", ["editor", "owner"])
+@pytest.mark.proof
+@pytest.mark.parametrize("role", ["owner", *scale((), ("editor",))])
 def test_the_id_of_others_in_a_field_is_like_no_id(client: Client, alpha, bravo, role: str):
     client.force_login(alpha.member(role))
     before, own = kept(bravo.rows), alpha.rows["projects_token"].pk

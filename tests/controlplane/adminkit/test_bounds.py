@@ -15,10 +15,12 @@ from tests.controlplane.projects.test_bulk_admin import TOKENS, HiddenFields, ti
 from tests.factories import LimitFactory, MembershipFactory, ProjectFactory
 from tests.million.measuring import Cost, counted
 from tests.million.plans import rows_read
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-HOURS, ROWS_AN_HOUR = 30 * 24, 30
+# PostgreSQL alone says which rows it reads, and reads few tables of another size by their indexes.
+HOURS, ROWS_AN_HOUR = 30 * 24, 30 if connection.vendor == "postgresql" else 5
 USAGE = "usage_usagerow"
 
 
@@ -58,7 +60,8 @@ def queries_of(client, url) -> list[str]:
     return [one["sql"] for one in found.captured_queries]
 
 
-@pytest.mark.parametrize(("span", "hours"), [("1h", 0), ("24h", 24), ("7d", 7 * 24)])
+@pytest.mark.proof
+@pytest.mark.parametrize(("span", "hours"), [("7d", 7 * 24), *scale((), (("1h", 0), ("24h", 24)))])
 def test_the_overview_asks_few_queries_and_reads_the_rows_of_its_range(as_ann, usage, span, hours):
     """Twice, as it compares the range with the one before, and the denials once more. It reads no other rows."""
     asked = queries_of(as_ann, f"/admin/?range={span}")

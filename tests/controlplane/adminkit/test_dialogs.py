@@ -5,7 +5,6 @@ from playwright.sync_api import expect
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from tests.controlplane.adminkit.walking import graves
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,7 +106,7 @@ def test_a_dialog_says_that_the_session_has_ended(revoking, cookies, sentence):
 
     expect(dialog.get_by_role("alert")).to_contain_text(sentence)
     expect(dialog.locator("input[name=reason]")).to_have_value("leaked")
-    assert not graves(revoking.page)
+    assert not revoking.graves()
     assert Token.objects.get().is_live
     assert all("revoke/" in fault or "counters/" in fault for fault in revoking.faults)
     revoking.faults.clear()

@@ -7,7 +7,6 @@ from playwright.sync_api import expect
 
 from controlplane.usage.drain import drain
 from enforcement import Limiter
-from tests.accessibility import graves
 from tests.controlplane.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +45,7 @@ def test_the_keyboard_opens_what_the_palette_finds(walker, store):
     page.keyboard.press("Shift+?")
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
     expect(page.get_by_role("button", name="Close", exact=True)).to_be_focused()
-    assert not graves(page)
+    assert not walker.graves()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_hidden()
 
@@ -55,6 +54,6 @@ def test_the_keyboard_opens_what_the_palette_finds(walker, store):
     expect(page.locator("#search-input-command")).to_be_focused()
     page.keyboard.type("add policy")
     expect(page.locator("#command-results")).to_contain_text("Add policy")
-    assert not graves(page)
+    assert not walker.graves()
     page.keyboard.press("Enter")
     page.wait_for_url("**/policies/policy/add/")

@@ -138,45 +138,45 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
     assert AuditEntry.objects.get().action == "policy.create"
 
 
-@pytest.mark.parametrize(
-    ("limit", "field", "message"),
-    [
-        ({"window_seconds": ""}, "window_seconds", "Is required, unless a fixed_window follows the calendar."),
-        ({"window_seconds": "0"}, "window_seconds", "Must last between a second and a year."),
-        ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
-        ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
-        ({"rollover": "5"}, "rollover", "Only a fixed_window of the calendar that ends"),
-        ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
-        ({"partition_by": "UPPER"}, "partition_by", "An attribute must be"),
-        ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
-        ({"match_path": "v1/*"}, "match_path", "Must begin with / or a wildcard, because every path"),
-        ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
-        ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
-        ({"weights": "input = 5"}, "weights", "Only a limit of input_tokens, output_tokens, tokens has weights."),
-        (
-            {"unit": "tokens", "weights": "input"},
-            "weights",
-            'Each line must hold one rule such as "cached_input = 100"',
-        ),
-        ({"unit": "tokens", "weights": "input = x"}, "weights", "Each line must hold a name and an integer"),
-        ({"unit": "tokens", "weights": "calls = 5"}, "weights", "Must name only input, cached_input"),
-        ({"unpriced": "count_only"}, "unpriced", "Only a limit of micros asks for a price."),
-        ({"unit": "micros", "unpriced": "charge_as"}, "unpriced", "The model to charge as must be a string"),
-        ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as", "Must be empty, unless unpriced models"),
-        ({"unmetered": "count_only"}, "unmetered", "Only a limit of input_tokens"),
-        ({"quota": ""}, "quota", "This field is required."),
-        ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
-        ({"unit": "Requests"}, "unit", "Must be 1 to 32"),
-    ],
-)
-def test_a_rule_of_enforcement_is_told_at_its_field(as_ann, limit, field, message):
+WRONG_LIMITS = [
+    ({"window_seconds": ""}, "window_seconds", "Is required, unless a fixed_window follows the calendar."),
+    ({"window_seconds": "0"}, "window_seconds", "Must last between a second and a year."),
+    ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
+    ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
+    ({"rollover": "5"}, "rollover", "Only a fixed_window of the calendar that ends"),
+    ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
+    ({"partition_by": "UPPER"}, "partition_by", "An attribute must be"),
+    ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
+    ({"match_path": "v1/*"}, "match_path", "Must begin with / or a wildcard, because every path"),
+    ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
+    ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
+    ({"weights": "input = 5"}, "weights", "Only a limit of input_tokens, output_tokens, tokens has weights."),
+    (
+        {"unit": "tokens", "weights": "input"},
+        "weights",
+        'Each line must hold one rule such as "cached_input = 100"',
+    ),
+    ({"unit": "tokens", "weights": "input = x"}, "weights", "Each line must hold a name and an integer"),
+    ({"unit": "tokens", "weights": "calls = 5"}, "weights", "Must name only input, cached_input"),
+    ({"unpriced": "count_only"}, "unpriced", "Only a limit of micros asks for a price."),
+    ({"unit": "micros", "unpriced": "charge_as"}, "unpriced", "The model to charge as must be a string"),
+    ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as", "Must be empty, unless unpriced models"),
+    ({"unmetered": "count_only"}, "unmetered", "Only a limit of input_tokens"),
+    ({"quota": ""}, "quota", "This field is required."),
+    ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
+    ({"unit": "Requests"}, "unit", "Must be 1 to 32"),
+]
+
+
+def test_each_rule_of_enforcement_is_told_at_its_field(as_ann):
     """The rules are enforcement's own, and nothing is saved against them."""
-    fields = policy_fields(Policy(slug="starter", name="Starter"), {"name": "m", **limit})
+    limits = [{"name": f"m{number}", **limit} for number, (limit, _, _) in enumerate(WRONG_LIMITS)]
 
-    response = as_ann.post(f"{POLICIES}add/", fields)
+    response = as_ann.post(f"{POLICIES}add/", policy_fields(Policy(slug="starter", name="Starter"), *limits))
 
-    (form,) = response.context["inline_admin_formsets"][0].formset.forms
-    assert [text[: len(message)] for text in form.errors[field]] == [message]
+    forms = response.context["inline_admin_formsets"][0].formset.forms
+    for form, (limit, field, message) in zip(forms, WRONG_LIMITS, strict=True):
+        assert [text[: len(message)] for text in form.errors[field]] == [message], limit
     assert not Policy.objects.exists()
 
 

@@ -13,6 +13,7 @@ from tests.factories import ProjectFactory
 A_DAY = 24 * 3_600_000
 
 
+@pytest.mark.browser_context_args  # a context of its own, since the clock is one of all its pages
 @pytest.mark.django_db(transaction=True)
 def test_a_form_that_was_open_for_a_day_loses_nothing(walker):
     """The session has ended. The user signs in in another tab, and saves what the first one still holds."""
@@ -44,6 +45,7 @@ def test_a_form_that_was_open_for_a_day_loses_nothing(walker):
     assert [limit.quota for limit in Policy.objects.get(slug="chat-free").limits.all()] == [25]
 
 
+@pytest.mark.browser_context_args
 @pytest.mark.django_db(transaction=True)
 def test_a_form_of_what_is_gone_keeps_what_was_typed(walker):
     """The row was deleted, the server does not answer, or the user may not change it any more. Else it is saved."""

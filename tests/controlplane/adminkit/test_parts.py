@@ -12,7 +12,6 @@ from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.periods import start_of
-from tests.accessibility import graves
 from tests.factories import CountedUsageFactory, LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
@@ -35,7 +34,7 @@ def test_a_dialog_says_what_it_is_and_takes_the_focus(inside):
     expect(dialog).to_be_visible()
     expect(dialog).to_have_attribute("aria-modal", "true")
     expect(reason).to_be_focused()
-    assert not graves(inside.page)
+    assert not inside.graves()
     inside.press("Revoke token")
     expect(reason).to_have_attribute("aria-invalid", "true")
     expect(reason).to_be_focused()
@@ -55,7 +54,7 @@ def test_live_counters_say_that_the_session_has_ended(inside, store):
     notice = inside.page.get_by_role("alert")
     expect(notice).to_contain_text("You are signed out, so the counters stopped at")
     expect(notice).to_contain_text("UTC")
-    assert not graves(inside.page)
+    assert not inside.graves()
     notice.get_by_role("link", name="Sign in again").click()
     inside.page.wait_for_url("**/admin/login/?next=**")
 
@@ -130,7 +129,7 @@ def test_a_filter_by_time_does_not_warn(inside):
         inside.page.get_by_role("button", name="Filters").first.click()
         expect(inside.page.get_by_label("From", exact=True)).to_be_visible()
         expect(inside.page.locator(".timezonewarning")).to_have_count(0)
-    inside.look("filters")
+    inside.look("filters", elsewhere=True)
 
     inside.page.get_by_label("From", exact=True).fill("2026-11-25T10:00")
     inside.page.get_by_role("button", name="Apply filters").click()
@@ -173,16 +172,16 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
     inside.look("would-deny")
     inside.open("/admin/publishing/revision/2/change/")
     inside.reads("override free/per-day for t0")
-    assert not graves(inside.page)
+    assert not inside.graves()
     for action in ("revoke_selected", "delete_selected"):
         inside.open("/admin/projects/token/")
         inside.page.locator("#action-toggle").check()
         inside.page.locator("select[name=action]").select_option(action)
         inside.press("Run the action")
         inside.reads("and 5 more")
-        assert not graves(inside.page)
+        assert not inside.graves()
     store.freeze()
     inside.open("/admin/")
     inside.reads("nobody knows which instances run")
-    assert not graves(inside.page)
+    assert not inside.graves()
     store.thaw()

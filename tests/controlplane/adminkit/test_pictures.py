@@ -16,21 +16,19 @@ from tests.controlplane.adminkit.walking import Walker
 from tests.controlplane.conftest import PASSWORD
 from tests.scale import scale
 
+FOLDER = os.environ.get("SLUICEGATE_PICTURES", "")
 pytestmark = [
+    pytest.mark.skipif(scale(not FOLDER, False), reason="test_tasks.py reads the same pages"),
     pytest.mark.django_db(transaction=True),
     pytest.mark.proof,
     pytest.mark.browser_context_args(timezone_id=ZONE),
 ]
-FOLDER = os.environ.get("SLUICEGATE_PICTURES", "")
-# Pages that come after a form and have no address.
-ALONE = {"admin-review"}
 SIZE = {"width": 1280, "height": 960}
 
 
 def picture(walker: Walker, name: str, height: int = SIZE["height"]) -> None:
-    """Write the upper part of the page as a picture. In a full run, judge the page, as test_every_page.py does too."""
-    if scale(name in ALONE, True):
-        walker.glance(name)
+    """Judge the page, and write its upper part as a picture."""
+    walker.glance(name)
     if FOLDER:
         walker.page.set_viewport_size(SIZE | {"height": height})
         shot = Image.open(io.BytesIO(walker.page.screenshot(clip={"x": 0, "y": 0, **SIZE, "height": height})))

@@ -105,6 +105,7 @@ def see_who_is_near_a_limit(operator: Operator) -> None:
 def see_which_instances_run_the_newest_revision(operator: Operator) -> None:
     operator.start()
     operator.walker.reads("3 of 3 current")
+    operator.walker.reads("2 lost in the last hour")
 
 
 def raise_a_quota_until_friday(operator: Operator) -> None:
@@ -194,6 +195,7 @@ def rotate_a_token(operator: Operator) -> None:
 
 def reset_a_counter(operator: Operator) -> None:
     operator.start(operator.token_page("kestrel-desk"))
+    operator.walker.reads("36.71 USD of 40.00 USD (91 %)")
     operator.follow("Reset counters")
     operator.page.locator("#dialog input[name=reason]").fill("support call")
     operator.press("Reset counters")

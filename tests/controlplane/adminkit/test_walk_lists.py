@@ -76,7 +76,7 @@ def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
 
     walker.page.get_by_role("link", name="Edit", exact=False).first.click()
     walker.reads("This is a draft.")
-    walker.look("draft-form")
+    walker.look("draft-form", elsewhere=True)
     walker.limit("per-minute").click()
     with walker.page.expect_request("**/admin/policies/policy/advice/"):
         walker.page.locator("[name$=-quota]").first.fill("6")
@@ -86,7 +86,7 @@ def test_from_a_form_to_a_draft_and_its_publication(walker, shop):
 
     walker.page.get_by_role("link", name="Review and publish", exact=False).first.click()
     walker.reads("shop-chat gets tighter: 20 becomes 6 (per-minute)")
-    walker.look("draft-review")
+    walker.look("draft-review", elsewhere=True)
     walker.page.get_by_label("Enforce now").check()
     walker.page.get_by_label("Reason").fill("launch")
     walker.press("Enforce now")

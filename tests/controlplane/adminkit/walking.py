@@ -33,10 +33,12 @@ AT_REST = """async () => {
 }"""
 
 
-# Drawing each step of a transition takes longer than all else that these tests do.
+# Drawing each step of a transition takes longer than all else that these tests do. What is blurred behind a dialog is
+# next: a second of a processor.
 STILL = """
     const still = new CSSStyleSheet();
-    still.replaceSync('*, *::before, *::after { transition: none !important; animation: none !important; }');
+    still.replaceSync('*, *::before, *::after { transition: none !important; animation: none !important;' +
+                      'backdrop-filter: none !important; }');
     document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
 """
 
@@ -137,7 +139,8 @@ class Walker:
         Check the page in both lights and on narrow screens, and take its pictures.
 
         Args:
-            elsewhere: test_every_page.py reads the page and judges all that it has. A small run checks its width here.
+            elsewhere: Another test, such as test_every_page.py, judges all that the page has. A small run checks its
+                width here.
         """
         if not scale(elsewhere, False):
             name = self.glance_twice(name)
@@ -157,9 +160,13 @@ class Walker:
             self.faults.append(f"{name}: {found} px wide on a screen of {width}")
         self.faults += [f"{name}: squeezed at {width} px: {text}" for text in self.page.evaluate(SQUEEZED)]
 
+    def graves(self, rules: Sequence[str] = ()) -> list[str]:
+        """Return what keeps people from using the page, but for colours that another page of this run has, too."""
+        return [described(violation) for violation in graves(self.page, rules, known=_known)]
+
     def _judge(self, name: str, rules: Sequence[str] = ()) -> None:
         self._picture(name)
-        self.faults += [f"{name}: {described(violation)}" for violation in graves(self.page, rules, known=_known)]
+        self.faults += [f"{name}: {violation}" for violation in self.graves(rules)]
 
     def _picture(self, name: str) -> None:
         self.page.evaluate(AT_REST)

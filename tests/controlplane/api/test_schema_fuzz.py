@@ -180,15 +180,18 @@ def kinds_of(case: Any) -> set[Any]:
     """
     Return which kinds a case is of that was made from a rule of the document.
 
-    Each operation takes a right value in each place and refuses a wrong one. A parameter that many operations have is
-    the work of the same code, so each of its rules is tried by one operation. The bodies of a resource are the work of
-    one serializer, so each of their rules in each place is tried by one operation of the resource, and for a path too.
+    Each operation takes a right path and body and refuses wrong ones. A parameter that many operations have is the work
+    of the same code, so each resource takes a right value and refuses a wrong one, and each of its rules is tried by
+    one operation. The bodies of a resource are the work of one serializer, so each of their rules in each place is
+    tried by one operation of the resource, and for a path too. Each address refuses a method that it does not have,
+    and each resource all of those.
     """
-    made, mode = case.meta.phase.data, case.meta.generation.mode
-    operation = case.operation.label, case.method, mode
+    made, mode, resource = case.meta.phase.data, case.meta.generation.mode, case.path.split("/")[3]
+    if case.method != case.operation.method.upper():
+        return {("method", case.path), ("method", resource, case.method)}
     if made.parameter_location in (ParameterLocation.QUERY, ParameterLocation.HEADER):
-        return {(*operation, made.parameter), (mode, made.parameter, made.scenario)}
-    return {(*operation, made.parameter_location), (case.path.split("/")[3], mode, made.scenario, made.location)}
+        return {(resource, mode, made.parameter), (mode, made.parameter, made.scenario)}
+    return {(case.operation.label, mode, made.parameter_location), (resource, mode, made.scenario, made.location)}
 
 
 @schemathesis.hook("filter_case")

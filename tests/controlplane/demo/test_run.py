@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import pytest
 from controlplane.demo.environment import claim
 from controlplane.demo.reporter import Reporter
 from controlplane.stack.locks import StackError
-from tests.controlplane.forks import managing
+from tests.controlplane.forks import start_manage
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
 from tests.scale import scale
 
 
 def command(directory: Path) -> list[str]:
-    return [*managing(ROOT), "demo", "--directory", str(directory)]
+    return ["demo", "--directory", str(directory)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -58,12 +57,11 @@ def test_demo_proves_all_eight_points_and_leaves_nothing_behind(tmp_path: Path) 
     """Without a terminal it stops by itself, with 0 because every check passed."""
     directory = tmp_path / "demo"
 
-    played = subprocess.run(
-        command(directory), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180, check=False
-    )
+    with (tmp_path / "output").open("wb") as output:
+        status = start_manage(ROOT, command(directory), environment(), output.fileno()).wait(180)
 
-    said = played.stdout
-    assert played.returncode == 0, said + played.stderr
+    said = (tmp_path / "output").read_text()
+    assert status == 0, said
     assert [line[0] for line in said.splitlines() if line[:1].isdigit()] == list("12345678")
     assert "✗" not in said
     for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in total", "caught up"):
@@ -80,7 +78,7 @@ def test_demo_proves_all_eight_points_and_leaves_nothing_behind(tmp_path: Path) 
 def test_demo_on_a_terminal_is_stopped_by_a_signal_at_any_time(tmp_path: Path, until: str) -> None:
     """Whatever runs by then, the store at least, is stopped; the end before the end is no success."""
     directory, (ours, theirs) = tmp_path / "demo", pty.openpty()
-    demo = subprocess.Popen(command(directory), cwd=ROOT, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
+    demo = start_manage(ROOT, command(directory), environment(), theirs, given=theirs)
     os.close(theirs)
 
     lines = lines_of(ours)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,6 +20,7 @@ from controlplane.usage import rollup
 from controlplane.usage.batches import Row
 from tests.controlplane.explain.conftest import ANN, set_quota
 from tests.factories import ProjectFactory
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 URL = "/admin/explain/"
@@ -106,8 +108,12 @@ def test_a_secret_is_sent_in_a_body_and_comes_back_nowhere(admin_client, denied,
     assert denied.secret not in caplog.text
 
 
-@pytest.mark.parametrize("field", ["token", "decision", "request", "attributes"])
-@pytest.mark.parametrize("pasted", ["Bearer {}", '"{}"', "https://api.example/?key={}&x=1", "{}"])
+FIELDS = ["token", "decision", "request", "attributes"]
+PASTED = ["https://api.example/?key={}&x=1", "Bearer {}", '"{}"', "{}"]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("field", "pasted"), list(scale(zip, product)(FIELDS, PASTED)))
 def test_a_secret_that_is_pasted_anyhow_comes_back_nowhere(admin_client, denied, field, pasted):
     """With what stood around it, or into the wrong field. In its own field it is found."""
     text = pasted.format(denied.secret)

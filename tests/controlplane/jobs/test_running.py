@@ -1,6 +1,7 @@
 """Jobs run in slices. Each is done once, whatever happens to the worker."""
 
 import threading
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -91,8 +92,13 @@ def test_two_workers_do_not_run_the_same_slice(work, begin):
     """The second finds nothing to do."""
     ran_beside = []
 
+    def run_beside() -> None:
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '10s'")  # or it would wait for this slice, which waits for it
+            ran_beside.append(running.run_next())
+
     def slow(job: Job) -> bool:
-        other = threading.Thread(target=lambda: (ran_beside.append(running.run_next()), connection.close()))
+        other = threading.Thread(target=run_beside)
         other.start()
         other.join()
         return True

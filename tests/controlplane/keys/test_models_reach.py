@@ -144,23 +144,14 @@ def test_no_sequence_of_deletions_widens_access(steps):
         before = after
 
 
-@pytest.fixture
-def at_release():
-    """The database as it was before the column, and the models of then; afterwards as it is now."""
+RELEASED = [("projects", "0003_help_texts")]
 
-    def to_new():
-        executor = MigrationExecutor(connection)
-        executor.migrate(executor.loader.graph.leaf_nodes())
 
+def migrate(targets=None) -> MigrationExecutor:
+    """Migrate to *targets*, or to what is the newest."""
     executor = MigrationExecutor(connection)
-    executor.migrate([("projects", "0003_help_texts")])
-    try:
-        yield (
-            executor.loader.project_state([("projects", "0003_help_texts"), ("policies", "0003_help_texts")]).apps,
-            to_new,
-        )
-    finally:
-        to_new()
+    executor.migrate(targets or executor.loader.graph.leaf_nodes())
+    return executor
 
 
 def released_key(apps, name: str, projects=(), created_with=None):
@@ -181,9 +172,33 @@ def released_key(apps, name: str, projects=(), created_with=None):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_only_keys_that_were_created_without_projects_become_global(at_release, capsys):
-    """A key without projects may have lost them. Only the audit of its creation proves that it never had any."""
-    apps, to_new = at_release
+def test_neither_way_between_the_versions_widens_a_key(capsys):
+    """Back to one that takes a key without projects for one of all projects, and forth from it."""
+    lost = ManagementKeyFactory(all_projects=False)
+    kept = ManagementKeyFactory(projects=[ProjectFactory()]), ManagementKeyFactory()
+    executor = migrate(RELEASED)
+    try:
+        apps = executor.loader.project_state([*RELEASED, ("policies", "0003_help_texts")]).apps
+        what_would_widen_is_revoked(apps, lost, kept)
+        keys_of_that_version(apps)
+        capsys.readouterr()
+    finally:
+        migrate()
+    only_those_created_without_projects_are_global(capsys.readouterr().out)
+
+
+def what_would_widen_is_revoked(apps, lost, kept):
+    """Audited, and no other key is. Afterwards the database is empty again."""
+    old, audit = apps.get_model("projects", "ManagementKey"), apps.get_model("policies", "AuditEntry")
+
+    assert old.objects.get(pk=lost.pk).revoked_at
+    assert list(audit.objects.values_list("object_id", "action")) == [(lost.pk, "managementkey.revoke")]
+    assert not old.objects.filter(pk__in=[key.pk for key in kept]).exclude(revoked_at=None).exists()
+    for model in (old, audit):
+        model.objects.all().delete()
+
+
+def keys_of_that_version(apps):
     project = apps.get_model("projects", "Project").objects.create(slug="chat", name="Chat")
     released_key(apps, "global", created_with=[])
     released_key(apps, "limited", [project], created_with=["chat"])
@@ -191,10 +206,10 @@ def test_only_keys_that_were_created_without_projects_become_global(at_release, 
     released_key(apps, "unaudited")
     released_key(apps, "narrowed-by-hand", [project], created_with=[])
 
-    to_new()
 
+def only_those_created_without_projects_are_global(printed):
+    """A key without projects may have lost them. Only the audit of its creation proves that it never had any."""
     assert list(ManagementKey.objects.filter(all_projects=True).values_list("name", flat=True)) == ["global"]
-    printed = capsys.readouterr().out
     told = {entry.object_label.split()[0]: entry for entry in AuditEntry.objects.filter(action="managementkey.limit")}
     for name in ("limited", "widened", "unaudited", "narrowed-by-hand"):
         assert f"The management key {name!r}" in printed
@@ -203,20 +218,3 @@ def test_only_keys_that_were_created_without_projects_become_global(at_release, 
     assert "limited to no project, so REST refuses it" in printed
     assert not told
     assert "'global'" not in printed
-
-
-@pytest.mark.django_db(transaction=True)
-def test_going_back_revokes_what_the_former_version_would_widen(at_release):
-    """That version takes a key without projects for one of all projects."""
-    _, to_new = at_release
-    to_new()
-    lost = ManagementKeyFactory(all_projects=False)
-    kept = ManagementKeyFactory(projects=[ProjectFactory()]), ManagementKeyFactory()
-
-    apps = MigrationExecutor(connection)
-    apps.migrate([("projects", "0003_help_texts")])
-
-    old = apps.loader.project_state([("projects", "0003_help_texts")]).apps.get_model("projects", "ManagementKey")
-    assert old.objects.get(pk=lost.pk).revoked_at
-    assert list(AuditEntry.objects.values_list("object_id", "action")) == [(lost.pk, "managementkey.revoke")]
-    assert not old.objects.filter(pk__in=[key.pk for key in kept]).exclude(revoked_at=None).exists()

@@ -86,47 +86,47 @@ def test_a_present_override_is_changed(as_ann, token, limit, store):
     assert AuditEntry.objects.first().action == "override.update"
 
 
-@pytest.mark.parametrize(
-    ("fields", "field", "message"),
-    [
-        (
-            {"until": "other", "ends_at": "2020-01-01T00:00"},
-            "ends_at",
-            "Must be in the future, got 2020-01-01T00:00:00+00:00.",
-        ),
-        (
-            {"until": "other", "ends_at": "9999-12-31T23:59"},
-            "ends_at",
-            "Must be before the year 2255, got 9999-12-31T23:59:00+00:00.",
-        ),
-        ({"until": "other", "ends_at": ""}, "ends_at", "Enter the time at which it ends."),
-        ({"until": "other", "ends_at": "soon"}, "ends_at", "Enter a valid date/time."),
-        ({"until": ""}, "until", "Choose when it ends."),
-        ({"until": "always"}, "until", "Select a valid choice. always is not one of the available choices."),
-        ({"quota": "25"}, "quota", ABOVE),
-        (
-            {"quota": "9007199254740992"},
-            "quota",
-            "Must be above the 25 that the policy gives, and at most 2^53 - 1 permits.",
-        ),
-        ({"quota": "1.5"}, "quota", "Must be an integer such as 1,200, got '1.5'."),
-        ({"quota": "1e400"}, "quota", ABOVE),
-        ({"quota": "nan"}, "quota", "Must be an integer such as 1,200, got 'nan'."),
-        ({"quota": "٣٠"}, "quota", "Must be an integer such as 1,200, got '٣٠'."),
-        ({"quota": ""}, "quota", "This field is required."),
-        ({"reason": " "}, "reason", "This field is required."),
-        ({"reason": "a\x1bb"}, "reason", "Must have printable characters only, but contains U+001B."),
-        ({"reason": "x" * 501}, "reason", "Ensure this value has at most 500 characters (it has 501)."),
-        ({"limit": "lim_1"}, "limit", "Select a valid choice. lim_1 is not one of the available choices."),
-        ({"seen": "x"}, "seen", "An override was changed after you opened this page. Check and save again."),
-    ],
-)
-def test_a_mistake_is_told_at_its_field(as_ann, token, store, fields, field, message):
-    """And nothing is raised."""
-    response = as_ann.post(url(token), form(as_ann, token, **fields))
+MISTAKES = [
+    (
+        {"until": "other", "ends_at": "2020-01-01T00:00"},
+        "ends_at",
+        "Must be in the future, got 2020-01-01T00:00:00+00:00.",
+    ),
+    (
+        {"until": "other", "ends_at": "9999-12-31T23:59"},
+        "ends_at",
+        "Must be before the year 2255, got 9999-12-31T23:59:00+00:00.",
+    ),
+    ({"until": "other", "ends_at": ""}, "ends_at", "Enter the time at which it ends."),
+    ({"until": "other", "ends_at": "soon"}, "ends_at", "Enter a valid date/time."),
+    ({"until": ""}, "until", "Choose when it ends."),
+    ({"until": "always"}, "until", "Select a valid choice. always is not one of the available choices."),
+    ({"quota": "25"}, "quota", ABOVE),
+    (
+        {"quota": "9007199254740992"},
+        "quota",
+        "Must be above the 25 that the policy gives, and at most 2^53 - 1 permits.",
+    ),
+    ({"quota": "1.5"}, "quota", "Must be an integer such as 1,200, got '1.5'."),
+    ({"quota": "1e400"}, "quota", ABOVE),
+    ({"quota": "nan"}, "quota", "Must be an integer such as 1,200, got 'nan'."),
+    ({"quota": "٣٠"}, "quota", "Must be an integer such as 1,200, got '٣٠'."),
+    ({"quota": ""}, "quota", "This field is required."),
+    ({"reason": " "}, "reason", "This field is required."),
+    ({"reason": "a\x1bb"}, "reason", "Must have printable characters only, but contains U+001B."),
+    ({"reason": "x" * 501}, "reason", "Ensure this value has at most 500 characters (it has 501)."),
+    ({"limit": "lim_1"}, "limit", "Select a valid choice. lim_1 is not one of the available choices."),
+    ({"seen": "x"}, "seen", "An override was changed after you opened this page. Check and save again."),
+]
 
-    assert errors(response) == {field: [message]}
-    assert message.replace("'", "&#x27;") in response.content.decode()
+
+def test_a_mistake_is_told_at_its_field(as_ann, token, store):
+    """And nothing is raised."""
+    sent = form(as_ann, token)
+    for fields, field, message in MISTAKES:
+        response = as_ann.post(url(token), sent | fields)
+        assert errors(response) == {field: [message]}, fields
+        assert message.replace("'", "&#x27;") in response.content.decode()
     assert not Override.objects.exists()
 
 

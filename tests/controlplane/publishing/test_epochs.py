@@ -49,8 +49,10 @@ def revoked_and_restored(store, client_of_store, secret, actor, tmp_path):
             with change(actor=actor) as tx:
                 revoke_token(tx, Token.objects.get())
             Token.objects.update(revoked_at=None)  # so that it can be revoked once more
-        assert eventually(lambda: all(limiter.check(secret).reason == "revoked" for limiter in (runs, starts)))
-        assert runs.revision == publisher.last_revision() > 1
+        last = publisher.last_revision()
+        assert last > 1
+        assert eventually(lambda: all(limiter.revision == last for limiter in (runs, starts)))
+        assert {limiter.check(secret).reason for limiter in (runs, starts)} == {"revoked"}
         starts.close()
         for model, rows in reversed(backup.items()):
             model.objects.exclude(pk__in=[row["id" if "id" in row else "number"] for row in rows]).delete()

@@ -94,10 +94,12 @@ class Parts:
 
     def manage(self, tree: Path, *arguments: str, **environment: str) -> str:
         """Run a command of ``manage.py`` in the code of *tree*, and return what it printed."""
-        command = [sys.executable, "manage.py", *arguments]
-        done = subprocess.run(
-            command, cwd=tree, env={**self.environment, **environment}, capture_output=True, text=True, check=False
-        )
+        given = {**self.environment, **environment}
+        if tree == ROOT:
+            done = forks.run_manage(tree, arguments, given)
+        else:
+            command = [sys.executable, "manage.py", *arguments]
+            done = subprocess.run(command, cwd=tree, env=given, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enforcement.embedded import free_port
-from tests.controlplane.forks import managing
+from tests.controlplane.forks import Process, run_manage, start_manage
 from tests.repository import ROOT, copy_code
 
 SECONDS = 90.0
@@ -24,7 +23,7 @@ KEPT = ("PATH", "HOME", "LANG")
 
 @dataclass(eq=False)
 class Run:
-    process: subprocess.Popen[bytes]
+    process: Process
     folder: Path
     web_url: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -38,10 +37,7 @@ class Run:
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command in the same checkout."""
-        command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env={**own_environment(), **self.environment}, capture_output=True, text=True
-        )
+        return run_manage(self.folder, arguments, {**own_environment(), **self.environment})
 
     def groups(self) -> dict[str, int]:
         """The process group of each part, as its lock file names it."""
@@ -66,18 +62,12 @@ def checkout(folder: Path, database: Path | None = None) -> Path:
 
 
 @contextmanager
-def up(folder: Path, environment: Mapping[str, str], *, forked: bool = True) -> Iterator[Run]:
-    """Run the platform; its processes are forks of the command, unless every process shall be an interpreter."""
+def up(folder: Path, environment: Mapping[str, str]) -> Iterator[Run]:
+    """Run the platform."""
     port = environment.get("SLUICEGATE_PORT") or str(free_port())
+    given = {**own_environment(), **environment, "SLUICEGATE_PORT": port}
     with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [*(managing(folder) if forked else (sys.executable, "manage.py")), "up"],
-            env={**own_environment(), **environment, "SLUICEGATE_PORT": port},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+        process = start_manage(folder, ["up"], given, output.fileno())
     run = Run(process, folder, f"http://127.0.0.1:{port}", environment)
     try:
         assert eventually(lambda: "Sluicegate is up" in run.said() or process.poll() is not None), run.said()

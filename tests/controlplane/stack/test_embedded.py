@@ -91,6 +91,14 @@ def test_every_process_has_its_own_address(tmp_path: Path) -> None:
     assert len(set(addresses)) == 5
 
 
+def test_stacks_that_start_together_share_no_port(tmp_path: Path) -> None:
+    """Their servers bind seconds after the ports were chosen. A proxy would answer for another one's store."""
+    first, second = (build(ROOT, tmp_path / name, {}) for name in ("first", "second"))
+    addresses = [(stack.redis_url.rpartition("@")[2], stack.web_url, *stack.proxy_urls) for stack in (first, second)]
+
+    assert set(addresses[0]).isdisjoint(addresses[1])
+
+
 def test_proxies_have_names_and_an_upstream(tmp_path: Path) -> None:
     """Each proxy knows who it is and where requests go."""
     stack = build(ROOT, tmp_path, {})

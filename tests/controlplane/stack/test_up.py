@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from enforcement.embedded import ValkeyServer
-from tests.controlplane.forks import managing
+from tests.controlplane.forks import start_manage
 from tests.controlplane.stack.running import SECONDS, Run, checkout, eventually, own_environment, up
 from tests.scale import scale
 
@@ -65,7 +65,7 @@ def used_before(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Run]:
     folder = used_before(checkout(tmp_path_factory.mktemp("up"), migrated))
-    with up(folder, {}, forked=False) as run:
+    with up(folder, {}) as run:
         yield run
 
 
@@ -212,18 +212,15 @@ def test_kill_is_mended_and_a_reader_that_leaves_stops_everything_in_order(kille
     """
     port = killed.web_url.rpartition(":")[2]
     left, given = killed.groups(), {**own_environment(), "SLUICEGATE_PORT": port}
-    command = [*managing(killed.folder), "up"]
-    with (
-        (tmp_path / "errors").open("wb") as errors,
-        subprocess.Popen(
-            command, cwd=killed.folder, env=given, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
-        lines = list(until("Stop  ", process.stdout or ()))
+    reading, writing = os.pipe()
+    with open(reading) as output, (tmp_path / "errors").open("wb") as errors:
+        process = start_manage(killed.folder, ["up"], given, writing, errors.fileno())
+        os.close(writing)
+        lines = list(until("Stop  ", output))
         assert not any(is_running(group) for group in left.values())
         assert any(f"{killed.web_url}/admin/" in line for line in lines)
         groups = killed.groups()
-        process.stdout.close()  # type: ignore[union-attr]
+        output.close()
         os.kill(groups["web"], signal.SIGHUP)  # gunicorn writes a line
 
         assert process.wait(SECONDS) == 0

@@ -95,7 +95,8 @@ def serving(app: Any, **options: Any) -> Iterator[httpx2.Client]:
     try:
         assert eventually(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0) as client:
+        # Whoever could need certificates reads them all, which takes longer than most tests.
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=10.0) as client:
             yield client
     finally:
         server.should_exit = True
@@ -123,7 +124,7 @@ def _wsgiref(app: Any) -> Iterator[httpx2.Client]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{server.server_port}", timeout=10.0) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{server.server_port}", verify=False, timeout=10.0) as client:
             yield client
     finally:
         server.shutdown()

@@ -535,7 +535,7 @@ def test_announced_response_is_complete_with_its_last_byte(app: FastAPI, serve: 
     address = serve(app).base_url.join("/a")
     with ExitStack() as open_connections:
         for _ in range(3):
-            client = open_connections.enter_context(httpx2.Client(timeout=5))
+            client = open_connections.enter_context(httpx2.Client(timeout=5, verify=False))
             assert client.get(address).text == "all"
         go.set()
 

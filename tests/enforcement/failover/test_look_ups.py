@@ -12,7 +12,7 @@ from enforcement.model.tokens import mint
 from enforcement.store.breaker import FAILURES_IN_A_ROW
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.stalls import timed
-from tests.enforcement.world import World, eventually, fixed
+from tests.enforcement.world import World, eventually, fixed, look_ups
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=86_400)
 BUDGET = 0.3
@@ -215,18 +215,19 @@ async def test_fresh_tokens_of_tasks_pass_while_the_store_is_too_slow_for_decisi
 def test_look_ups_that_fail_leave_decisions_with_the_store_and_come_back(world, path):
     """They have connections of their own. After a few nobody waits for one, until one works again."""
     known, *others = published(world, 30)
-    with Limiter(path.url, timeout=0.1, lookup=0.1) as limiter:
+    with Limiter(path.url, timeout=5.0, lookup=0.1) as limiter:
         assert limiter.check(known).source == "store"
+        asked = look_ups(limiter)
         path.only, path.mode = b"MGET", "swallow"
-        decisions = [(*timed(lambda secret=secret: limiter.check(secret)), limiter.check(known)) for secret in others]
-        waited = sum(took > BUDGET / 6 for _, took, _ in decisions)
+        decisions = [(limiter.check(secret), limiter.check(known)) for secret in others]
+        waited = len(asked)
         path.mode = "pass"
         healed = eventually(lambda: limiter.check(others[0]).reason == "ok")
         stats = limiter.stats()
 
-    assert {decision.reason for decision, _, _ in decisions} == {"degraded_denied"}
+    assert {decision.reason for decision, _ in decisions} == {"degraded_denied"}
     assert waited == FAILURES_IN_A_ROW
-    assert [decision.source for _, _, decision in decisions] == ["store"] * len(decisions)
+    assert [decision.source for _, decision in decisions] == ["store"] * len(decisions)
     assert healed
     assert stats.outages == 0
 
@@ -236,14 +237,16 @@ def test_a_store_that_is_gone_costs_one_look_up(world, own_server):
     known, *others = published(world, 9)
     with Limiter(own_server.url, timeout=0.05, lookup=0.3) as limiter:
         limiter.check(known)
+        asked = look_ups(limiter)
         own_server.freeze()
         while not limiter.stats().outages:
             limiter.check(known)
         time.sleep(1.1)  # since the last look-up that was answered
-        spans = [timed(lambda secret=secret: limiter.check(secret))[1] for secret in others]
+        for secret in others:
+            limiter.check(secret)
+        waited = len(asked)
         own_server.thaw()
         healed = eventually(lambda: limiter.check(others[0]).source == "store")
 
-    assert spans[0] > 0.15
-    assert sorted(spans)[-2] < 0.1
+    assert waited == 1
     assert healed

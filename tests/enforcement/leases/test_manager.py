@@ -1,6 +1,5 @@
 """Leased limits over real processes: never over the quota, nothing lost but what a killed process held."""
 
-import asyncio
 import json
 import os
 import subprocess
@@ -15,11 +14,13 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
 from enforcement.engine import agent
+from enforcement.leases import manager
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.tokens import mint
 from enforcement.proof.checker import judge
 from enforcement.proof.evidence import Evidence, Terms
 from enforcement.proof.model import felt, peak
+from enforcement.state import lease
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 from tests.scale import scale
@@ -28,13 +29,10 @@ pytestmark = pytest.mark.usefixtures("documents")
 
 DAY = 86_400
 ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]
+ADMITTED, LEASED = b'"allowed":true', b'"source":"lease"'
 # Three processes already take permits that others gave back. A quota of 10 shows a share that is rounded up, one of
 # 1,000 a lease that is counted twice.
 PROCESSES, QUOTAS = scale((3, (10, 1_000)), (8, (10, 100, 1_000, 10_000, 100_000)))
-# A lease is filled about ten times a second, and a window of a second ends in this time. More of both end in a proof.
-STEADY_SECONDS = scale(1.2, 20.0)
-# Two ends of a window at least; more of them meet more ends under load.
-ROLLING_SECONDS = scale(2.2, 30)
 
 
 def leased(algorithm, quota):
@@ -68,10 +66,10 @@ def test_processes_stay_within_the_quota(server, world, algorithm, quota):
 
 
 ROLLING = [
-    Limit(name="fixed", algorithm="fixed_window", quota=1_000, window_seconds=1, consistency="leased"),
-    Limit(name="sliding", algorithm="sliding_window", quota=1_000, window_seconds=1, consistency="leased"),
-    Limit(name="log", algorithm="sliding_log", quota=1_000, window_seconds=1, consistency="leased"),
-    Limit(name="bucket", algorithm="token_bucket", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="fixed", algorithm="fixed_window", quota=500, window_seconds=1, consistency="leased"),
+    Limit(name="sliding", algorithm="sliding_window", quota=500, window_seconds=1, consistency="leased"),
+    Limit(name="log", algorithm="sliding_log", quota=500, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=500, window_seconds=1, consistency="leased"),
 ]
 
 
@@ -79,15 +77,20 @@ ROLLING = [
 @pytest.mark.parametrize("limit", ROLLING, ids=lambda limit: limit.name)
 def test_windows_roll_and_processes_die_and_none_is_overfull(server, world, limit):
     """Windows end under the load, one process is killed and another one comes: each window has its quota."""
-    options = ("--seconds", str(ROLLING_SECONDS), "--pause", "0.001")
+    options = ("--seconds", "110", "--pause", "0.002")
     with (
         fleet(server.url, [limit.to_json()], PROCESSES, *options) as first,
         fleet(server.url, [limit.to_json()], 1, *options) as late,
     ):
         first.go()
-        time.sleep(scale(0.7, 1.0))
+        assert eventually(lambda: first.written(ADMITTED) > limit.capacity, 60.0, 0.02)
         first.processes[0].kill()
         late.go()
+        enough = scale(2, 20) * limit.capacity
+        assert eventually(lambda: first.written(ADMITTED) + late.written(ADMITTED) > enough, 60.0, 0.02)
+        assert eventually(lambda: first.written(LEASED), 20.0)
+        for process in first.processes + late.processes:
+            process.terminate()
         ledgers = first.ledgers() + late.ledgers()
     evidence = Evidence(ledgers, Terms())
     windows = [claim for claim in judge(evidence) if claim.what.startswith(f"{limit.name}: admitted")]
@@ -95,86 +98,86 @@ def test_windows_roll_and_processes_die_and_none_is_overfull(server, world, limi
     assert windows
     assert all(claim.held for claim in windows), windows
     assert {record.source for record in evidence.records} >= {"store", "lease"}
-    assert sum(record.allowed for record in evidence.records) > scale(1.5, 2) * limit.capacity
+    assert sum(record.allowed for record in evidence.records) > enough
 
 
+# None of their windows ends while a test sets the clock of the leases and not that of the store.
 STEADY = [
-    Limit(name="minute", quota=1_000_000, window_seconds=60, consistency="leased"),
-    Limit(name="second", quota=20_000, window_seconds=1, consistency="leased"),
-    Limit(name="sliding", algorithm="sliding_window", quota=20_000, window_seconds=1, consistency="leased"),
+    Limit(name="fixed", quota=1_000_000, window_seconds=DAY, consistency="leased"),
+    Limit(name="sliding", algorithm="sliding_window", quota=1_000_000, window_seconds=DAY, consistency="leased"),
     Limit(name="log", algorithm="sliding_log", quota=1_000_000, window_seconds=60, consistency="leased"),
-    Limit(name="bucket", algorithm="token_bucket", quota=20_000, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=20_000, burst=200_000, window_seconds=1, consistency="leased"),
+]
+STEADY_DECISIONS, RATE = 12_000, 10_000
+
+
+class Clock:
+    """The clock of leases, which a test sets. The store fills a lease before the next request, on any machine."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def pass_to(self, limiter, limit, key):
+        """Wait until the lease of a key is filled that the limiter has asked for."""
+        plan = limiter._in_code.get((key, id(limit)))
+        if plan is not None and plan.lease is not None:
+            assert eventually(lambda: not plan.lease.asking, every=0.000_1)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in (lease, manager):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.parametrize("limit", STEADY, ids=lambda limit: limit.name)
+def test_a_steady_rate_is_decided_without_the_store(server, world, clock, limit):
+    """At most three calls of the store for a thousand decisions, at 10,000 decisions a second of one key."""
+    with Limiter(server.url, timeout=1.0) as limiter:
+        before, decisions = calls(world), []
+        for _ in range(STEADY_DECISIONS):
+            decisions.append(limiter.hit(limit, "steady").allowed)
+            clock.now += 1 / RATE
+            clock.pass_to(limiter, limit, "steady")
+        asked = calls(world) - before
+
+    assert all(decisions)
+    assert asked / len(decisions) <= 0.003
+
+
+async def test_a_steady_rate_of_tasks_is_decided_without_the_store(server, world, clock):
+    """The same for asyncio."""
+    async with AsyncLimiter(server.url, timeout=1.0) as limiter:
+        before, sources = calls(world), Counter()
+        for _ in range(STEADY_DECISIONS):
+            sources[(await limiter.hit(STEADY[0], "steady")).source] += 1
+            clock.now += 1 / RATE
+            clock.pass_to(limiter, STEADY[0], "steady")
+        asked = calls(world) - before
+
+    assert asked / sources.total() <= 0.003
+
+
+WITHIN_SECONDS = [
+    Limit(name=algorithm, algorithm=algorithm, quota=20_000, window_seconds=1, consistency="leased")
+    for algorithm in ALGORITHMS[:2]  # permits of a log or bucket may be held for a hundredth of a second only
 ]
 
 
-# A machine that is busy makes fewer. A lease that does not last has a call for each of these, too.
-ENOUGH = scale(1_500, 3_300)
-
-
-# What has to catch up after it had to wait for a core asks more often.
-MOST_ASKED = scale(0.1, 0.02)
-
-
-def due(seconds, rate=10_000):
-    """Yield when the next decision of a steady rate is due, 0 for now, else how long to wait."""
-    began, made = time.monotonic(), 0
-    while (passed := time.monotonic() - began) < seconds:
-        if made < passed * rate:
-            made += 1
-            yield 0
-        else:
-            yield 0.001
-
-
 @pytest.mark.proof
-@pytest.mark.parametrize("limit", STEADY, ids=lambda limit: limit.name)
-def test_a_steady_rate_is_decided_without_the_store(server, world, limit):
-    """The store is hardly called at 10,000 decisions a second of one key."""
-    with Limiter(server.url, timeout=1.0) as limiter:
-        before, decisions = calls(world), []
-        for pause in due(STEADY_SECONDS):
-            if pause:
-                time.sleep(pause)
-            else:
-                decisions.append(limiter.hit(limit, "steady").allowed)
-        asked = calls(world) - before
-
-    assert len(decisions) > ENOUGH * STEADY_SECONDS
-    assert all(decisions)
-    assert asked / len(decisions) <= MOST_ASKED
-
-
-@pytest.mark.proof
-def test_a_steady_rate_of_tasks_is_decided_without_the_store(server, world):
-    """The same for asyncio."""
-
-    async def load():
-        async with AsyncLimiter(server.url, timeout=1.0) as limiter:
-            before, sources = calls(world), Counter()
-            for pause in due(STEADY_SECONDS):
-                if pause:
-                    await asyncio.sleep(pause)
-                else:
-                    sources[(await limiter.hit(STEADY[0], "tasks")).source] += 1
-            return sources, calls(world) - before
-
-    sources, asked = asyncio.run(load())
-
-    assert sources.total() > ENOUGH * STEADY_SECONDS
-    assert asked / sources.total() <= MOST_ASKED
-
-
-@pytest.mark.proof
-def test_several_processes_at_a_steady_rate_hardly_call(server, world):
-    """The same for four processes, each at its part of the rate."""
+@pytest.mark.skipif(not scale(False, True), reason="a rate in real time says nothing on a busy machine: make proof")
+@pytest.mark.parametrize("limit", WITHIN_SECONDS, ids=lambda limit: limit.name)
+def test_several_processes_at_a_steady_rate_hardly_call(server, world, limit):
+    """At most two calls for a hundred decisions of four processes while windows end, each at its part of the rate."""
     before = calls(world)
-    options = ("--seconds", str(STEADY_SECONDS), "--pause", "0.0003", "--fleet", "4")
-    with fleet(server.url, [STEADY[0].to_json()], 4, *options) as hammers:
+    with fleet(server.url, [limit.to_json()], 4, "--seconds", "10", "--pause", "0.0003", "--fleet", "4") as hammers:
         hammers.go()
         ledger = hammers.ledger()
 
-    assert len(ledger) > ENOUGH * STEADY_SECONDS
-    assert (calls(world) - before) / len(ledger) <= MOST_ASKED
+    assert len(ledger) > 33_000
+    assert (calls(world) - before) / len(ledger) <= 0.02
 
 
 def calls(world):
@@ -188,11 +191,11 @@ def test_a_limit_with_nothing_left_is_left_alone(server, world):
     with Limiter(server.url, timeout=1.0) as limiter:
         while limiter.hit(limit, "dry").allowed:
             pass
-        before, asked, end = calls(world), 0, time.monotonic() + 0.6
-        while time.monotonic() < end:
-            asked += not limiter.hit(limit, "dry").allowed
+        before = calls(world)
+        # The last permits may be on their way to the lease.
+        asked = sum(not limiter.hit(limit, "dry").allowed for _ in range(20_000))
 
-    assert asked > 1_000
+    assert asked > 19_900
     assert calls(world) - before < 50
 
 
@@ -214,7 +217,7 @@ def test_a_killed_process_loses_what_it_held_and_no_more(server, world):
     options = ("--seconds", "30", "--pause", "0.0001", "--fleet", "4")
     with fleet(server.url, [limit.to_json()], 4, *options) as hammers:
         hammers.go()
-        time.sleep(0.5)
+        assert eventually(lambda: hammers.written(ADMITTED) > 1_000 and hammers.written(LEASED), 20.0)
         for process in hammers.processes:
             process.kill()
         admitted = sum(line.allowed for line in hammers.ledger())
@@ -226,22 +229,19 @@ def test_a_killed_process_loses_what_it_held_and_no_more(server, world):
     assert admitted > 1_000
 
 
-def test_an_idle_process_gets_its_permit_while_a_busy_one_runs(server, world):
+def test_an_idle_process_gets_its_permit_while_a_busy_one_takes_ahead(server, world, clock):
     """One process takes no more than a part of what is left, so another's first request passes at once, to the end."""
-    limit, took, first = Limit(**leased("fixed_window", 1_000_000)), [], []
+    limit, first = Limit(**leased("fixed_window", 1_000_000)), []
     with ExitStack() as stack:
-        busy = stack.enter_context(fleet(server.url, [limit.to_json()], 1, "--seconds", "8"))
-        spender, *idle = [stack.enter_context(Limiter(server.url, timeout=1.0)) for _ in range(6)]
-        spender.hit(limit, "k", 1_000_000 - 30_000)
-        busy.go()
+        busy, *idle = [stack.enter_context(Limiter(server.url, timeout=1.0)) for _ in range(6)]
+        busy.hit(limit, "k", 1_000_000 - 5_000)
         for limiter in idle:
-            assert eventually(lambda limiter=limiter: limiter.peek(limit, "k").remaining < 15_000, seconds=10.0)
-            began = time.monotonic()
+            for _ in range(500):  # at one instant, so that it wants as much as it may hold, which is 10,000
+                assert busy.hit(limit, "k").allowed
+                clock.pass_to(busy, limit, "k")
             first.append(limiter.hit(limit, "k"))
-            took.append(time.monotonic() - began)
 
     assert [(decision.allowed, decision.source) for decision in first] == [(True, "store")] * 5
-    assert sorted(took)[2] < 0.05
 
 
 def test_a_strict_limit_beside_a_leased_one_is_asked(server, world):
@@ -424,10 +424,11 @@ def test_the_bound_of_a_limit(quota, fleet, unused):
 # Long enough that a whole window lies behind another one, wherever both are laid.
 MOVING_SECONDS = scale(2.0, 20.0)
 # About five denials a second are the store's own, the others are remembered.
-DENIALS = scale(10, 50)
+DENIALS = scale(4, 50)
+# So small that any machine asks for more.
 MOVING = [
-    Limit(name="log", algorithm="sliding_log", quota=1_000, window_seconds=1, consistency="leased"),
-    Limit(name="bucket", algorithm="token_bucket", quota=2_000, burst=500, window_seconds=1, consistency="leased"),
+    Limit(name="log", algorithm="sliding_log", quota=200, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=100, burst=500, window_seconds=1, consistency="leased"),
 ]
 
 
@@ -482,9 +483,11 @@ def test_no_window_ever_holds_more_wherever_it_is_laid(server, world, limit):
                 ended.append(at_us if decision.source == "store" else time.time_ns() // 1_000)
             elif decision.source == "store":
                 denied[len(passed)] = at_us
+            else:
+                time.sleep(0.000_5)
 
     assert certain_peak(limit, sorted(passed), sorted(ended)) <= (limit.burst or limit.quota)
-    assert sources["lease"] > 120 * gone
+    assert sources["lease"] > 0.12 * len(passed)
     assert len(denied) >= DENIALS
     # Whom the store denies finds nine tenths in use, and at most the rest on lease, however slow the requests came.
     for count in sorted(denied)[:: len(denied) // DENIALS]:

@@ -26,7 +26,7 @@ def running(url: str, *options: str, **environment: str) -> Iterator[httpx2.Clie
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
     process = sluicegate(["serve", "--port", str(port), *options], inherited | variables)
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=10.0) as client:
             assert eventually(lambda: process.poll() is not None or answers(client), 20)
             assert process.poll() is None
             yield client

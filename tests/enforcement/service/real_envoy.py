@@ -63,7 +63,7 @@ class Envoy:
 
     def __init__(self, port: int, admin: int, upstream: Upstream) -> None:
         self.port, self.upstream, self._admin = port, upstream, admin
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0)
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=10.0)
 
     def get(self, path: str = "/", token: str | None = None, **headers: str) -> httpx2.Response:
         shown = {} if token is None else {"X-API-Key": token}
@@ -71,7 +71,7 @@ class Envoy:
 
     def asks(self, port: int) -> bool:
         """Return whether it sends requests to the instance of the service that listens on a port."""
-        clusters = httpx2.get(f"http://127.0.0.1:{self._admin}/clusters", timeout=5).text
+        clusters = httpx2.get(f"http://127.0.0.1:{self._admin}/clusters", verify=False, timeout=5).text
         return f"sluicegate::127.0.0.1:{port}::health_flags::healthy" in clusters
 
     def timed(self, path: str = "/", token: str | None = None) -> tuple[float, httpx2.Response]:
@@ -82,7 +82,7 @@ class Envoy:
     def count(self, name: str) -> int:
         """Return a counter of Envoy about its connections to the service."""
         text = httpx2.get(
-            f"http://127.0.0.1:{self._admin}/stats", params={"filter": f"^cluster.sluicegate.{name}$"}
+            f"http://127.0.0.1:{self._admin}/stats", params={"filter": f"^cluster.sluicegate.{name}$"}, verify=False
         ).text
         return int(text.rpartition(":")[2])
 
@@ -123,7 +123,7 @@ def _wait(admin: int, process: subprocess.Popen[bytes], log: Path) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-2_000:]
         try:
-            if httpx2.get(f"http://127.0.0.1:{admin}/ready", timeout=2).status_code == 200:
+            if httpx2.get(f"http://127.0.0.1:{admin}/ready", verify=False, timeout=2).status_code == 200:
                 return
         except httpx2.TransportError:
             time.sleep(0.02)

@@ -27,6 +27,8 @@ from tests.scale import scale
 FILTERS = ["ext-authz-http", "ext-authz-grpc", "rls"]
 OPENS = {"rls": "failure_mode_deny: false", "ext-authz-http": "failure_mode_allow: true"}
 OPENS["ext-authz-grpc"] = OPENS["ext-authz-http"]
+# What an Envoy is started for alone: the service answers all filters by the same deadline, and the stand asks by each.
+ONE = scale(["ext-authz-grpc"], FILTERS)
 CLOSES = {
     name: text.replace("true", "no").replace("false", "true").replace("no", "false") for name, text in OPENS.items()
 }
@@ -161,7 +163,8 @@ def test_requests_without_a_token_count_for_their_address(tmp_path: Path, name: 
     assert forged == [200, 200, 429, 429]
 
 
-@pytest.mark.parametrize("name", ["ext-authz-grpc", "rls"])
+@pytest.mark.proof
+@pytest.mark.parametrize("name", scale(["ext-authz-grpc"], ["ext-authz-grpc", "rls"]))
 def test_an_envoy_that_is_not_trusted_opens_nothing(tmp_path: Path, name: str) -> None:
     """Its calls are denied, however many it makes at once, and no answer is a failure that it could take for one."""
     with standing(tmp_path, name, PATIENT, trusted_proxies="192.0.2.1") as (_, service, proxy):
@@ -174,7 +177,8 @@ def test_an_envoy_that_is_not_trusted_opens_nothing(tmp_path: Path, name: str) -
     assert proxy.upstream.seen == []
 
 
-@pytest.mark.parametrize("name", ["ext-authz-grpc", "rls"])
+@pytest.mark.proof
+@pytest.mark.parametrize("name", scale(["rls"], ["ext-authz-grpc", "rls"]))
 def test_clients_that_leave_open_nothing_to_others(tmp_path: Path, name: str) -> None:
     """Envoy resets their calls, and a service that ended the connection for that would end the calls of all."""
     with standing(tmp_path, name, PATIENT) as (_, service, proxy):
@@ -268,7 +272,8 @@ def test_tokens_of_an_answer_are_charged_when_it_has_ended(tmp_path: Path) -> No
         assert eventually(lambda: _left(store.url, token) == {"hourly": 47, "tokens": 0})
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.proof
+@pytest.mark.parametrize("name", ONE)
 def test_tokens_that_were_never_met_do_not_pass_before_a_slow_store(tmp_path: Path, name: str) -> None:
     """The look-up of a token ends within the deadline as well, so that Envoy is always told."""
     with standing(tmp_path, name, PATIENT, slow=True) as (_, service, proxy):
@@ -301,14 +306,14 @@ def test_a_rolling_restart_leaves_no_request_undecided(tmp_path: Path, name: str
         running.callback(two.kill)
         running.callback(one.kill)
 
-        with traffic(lambda: proxy.get("/", token).status_code) as statuses:
+        with traffic(lambda: proxy.get("/", token).status_code, scale(2, 4)) as statuses:
             for instance in one, two:
                 if drain == 60:
                     instance.send(signal.SIGTERM)
-                    assert eventually(lambda port=instance.port: not proxy.asks(port), 20)
+                    assert eventually(lambda port=instance.port: not proxy.asks(port), 20, 0.05)
                 instance.stop()
                 instance.start()
-                assert eventually(lambda port=instance.port: proxy.asks(port), 20)
+                assert eventually(lambda port=instance.port: proxy.asks(port), 20, 0.05)
 
         assert set(statuses) == {200}, statuses
         assert eventually(lambda: quota - _left(store.url, token)["hourly"] == statuses[200])
@@ -333,8 +338,14 @@ def _left(url: str, token: str) -> dict[str, int]:
         return {limit.name: limit.remaining for limit in limiter.check(token, 0).limits}
 
 
-@pytest.mark.parametrize("name", FILTERS)
-@pytest.mark.parametrize("mode", ["opens", "closes"])
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    scale(
+        [("opens", "ext-authz-http"), ("closes", "ext-authz-grpc"), ("opens", "rls")],
+        [(mode, name) for mode in ("opens", "closes") for name in FILTERS],
+    ),
+)
 def test_a_dead_service_opens_or_closes_as_configured(tmp_path: Path, name: str, mode: str) -> None:
     """The configuration says what happens to requests while nobody answers, and nothing else does."""
     replaced = [] if mode == "opens" else [(OPENS[name], CLOSES[name])]
@@ -352,7 +363,8 @@ def test_a_dead_service_opens_or_closes_as_configured(tmp_path: Path, name: str,
     assert healed
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.proof
+@pytest.mark.parametrize("name", ONE)
 def test_a_frozen_store_is_answered_before_the_proxy_gives_up(tmp_path: Path, name: str) -> None:
     """The limiter decides by the rule of the limit, where Envoy would have let everything pass."""
     with standing(tmp_path, name, PATIENT) as (store, service, proxy):

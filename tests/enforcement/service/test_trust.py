@@ -83,7 +83,10 @@ def test_an_untrusted_peer_cannot_charge_the_addresses_of_others(wary: Gateway) 
     wary.follow()
     address = "198.51.100.7"
 
-    with wary.channel() as channel, httpx2.Client(base_url=f"http://127.0.0.1:{wary.service.port}") as client:
+    with (
+        wary.channel() as channel,
+        httpx2.Client(base_url=f"http://127.0.0.1:{wary.service.port}", verify=False) as client,
+    ):
         said = channel.call(RLS, framed(rate_limit_request({"remote_address": address})))
         forwarded = [client.get("/v1/check", headers={"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(3)]
 
@@ -96,7 +99,7 @@ def test_forward_auth_ignores_what_an_untrusted_peer_describes(wary: Gateway, se
     token = wary.token(hourly(9), Limit(name="put", quota=0, window_seconds=60, match=Match(methods=("PUT",))))
     headers = {"X-API-Key": token, "X-Forwarded-Method": "PUT", "X-Costs": "requests=0", "X-Attributes": "method=PUT"}
 
-    with httpx2.Client(base_url=f"http://127.0.0.1:{wary.service.port}") as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{wary.service.port}", verify=False) as client:
         answers = [client.get("/v1/check", headers=headers).status_code for _ in range(3)]
 
     assert answers == [200] * 3

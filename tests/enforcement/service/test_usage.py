@@ -96,7 +96,7 @@ def test_an_outage_is_said_and_ends_by_itself(own_server, tmp_path):
     """A frozen store: 503 within the budget, at once when the breaker has opened, and numbers again when it is back."""
     with gateway(own_server, tmp_path, timeout_ms="50") as running:
         headers = bearer(running.token(Limit(name="hourly", quota=5, window_seconds=3600)))
-        with httpx2.Client(base_url=f"http://127.0.0.1:{running.service.port}", timeout=10.0) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{running.service.port}", verify=False, timeout=10.0) as client:
             assert client.get(USAGE_PATH, headers=headers).json()["limits"][0]["left"] == 5
             own_server.freeze()
             codes = {client.get(USAGE_PATH, headers=headers).json().get("code") for _ in range(30)}

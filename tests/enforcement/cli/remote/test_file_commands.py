@@ -12,6 +12,7 @@ from enforcement.cli.remote.files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
+from tests.scale import scale
 
 CREATED = ["create project chat", "create policy chat--burst", "create policy chat--free", "change project chat"]
 STEPS = [*CREATED, "create override chat--free/per-minute"]
@@ -171,7 +172,8 @@ def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat_file, l
     assert AuditEntry.objects.count() == len(STEPS)
 
 
-@pytest.mark.parametrize("number", range(len(STEPS)))
+@pytest.mark.proof
+@pytest.mark.parametrize("number", scale((0, len(STEPS) - 1), range(len(STEPS))))
 def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat_file, lossy, monkeypatch, number):
     """It says what was done, what may have been, and what was not tried. Another apply does the rest."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)

@@ -60,7 +60,7 @@ def noting() -> Iterator[Callable[..., Noting]]:
 
 
 def get(proxy: Running, path: str, token: str, **fields: str) -> httpx2.Response:
-    return httpx2.get(f"{proxy.catch_up()}{path}", headers={"X-API-Key": token, **fields})
+    return httpx2.get(f"{proxy.catch_up()}{path}", verify=False, headers={"X-API-Key": token, **fields})
 
 
 def test_the_longest_prefix_chooses_the_upstream(start, noting, token_of, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_credential_takes_the_place_of_the_token(start, noting, token_of) -> N
     get(proxy, "/", token, Authorization="Bearer of-the-client")
     assert upstream.field(b"authorization") == [b"Bearer sk-ours"]
     assert upstream.field(b"x-api-key") == []
-    httpx2.get(f"{proxy.catch_up()}/", headers={"Authorization": f"Bearer {token}"})
+    httpx2.get(f"{proxy.catch_up()}/", verify=False, headers={"Authorization": f"Bearer {token}"})
     assert upstream.field(b"authorization") == [b"Bearer sk-ours"]
 
 
@@ -164,9 +164,9 @@ def test_no_project_gets_the_credential_of_another(
         return get(proxy, f"/{name}", tokens[name]).status_code
 
     with ThreadPoolExecutor(12) as pool:
-        statuses = list(pool.map(ask, range(300)))
+        statuses = list(pool.map(ask, range(120)))
 
-    assert statuses == [200, 200, 503] * 100
+    assert statuses == [200, 200, 503] * 40
     pairs = {(head.split(b" ")[1], head.partition(b"authorization: ")[2].split(b"\r\n")[0]) for head in upstream.seen}
     assert pairs == {(b"/alpha", b"Bearer key-of-alpha"), (b"/beta", b"Bearer key-of-beta")}
 
@@ -235,14 +235,14 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     proxy = start(upstream)
     get(proxy, "/", token)
 
-    answer = httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics")
+    answer = httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics", verify=False)
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert 'sluicegate_decisions_total{source="store",reason="ok",allowed="true"} 1' in answer.text
     fields = {"X-Forwarded-For": "10.0.0.1"}
-    assert httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics", headers=fields).status_code == 403
+    assert httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics", verify=False, headers=fields).status_code == 403
     strict = start(upstream, SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8", SLUICEGATE_TRUSTED_PROXIES="127.0.0.1")
-    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics").status_code == 403
-    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", headers=fields).status_code == 200
+    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False).status_code == 403
+    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False, headers=fields).status_code == 200
 
 
 def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A cluster that loses nodes: only what a dead primary held degrades, and a replica that takes over is used at once."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -89,25 +90,24 @@ def test_a_frozen_node_costs_its_own_callers_a_few_budgets(lone):
     World(lone.url).client.close()
     keys = keys_of_thirds(lone)
     frozen = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
-    with crowd(lone.url, 3, keys=keys, pause=0.002, timeout=0.05) as asking:
+    with crowd(lone.url, 3, keys=keys, pause=0.002, timeout=0.2) as asking:
         asking.go()
-        time.sleep(0.3)
+        assert eventually(lambda: all(asking.all_have(key, "store", 0.0, times=20) for key in keys), 20)
         frozen_at = time.time()
         lone.primaries[frozen].freeze()
-        time.sleep(0.9)
+        assert eventually(lambda: asking.all_have(keys[frozen], "fallback", frozen_at, times=100), 60)
         thawed_at = time.time()
         lone.primaries[frozen].thaw()
         assert eventually(lambda: asking.all_have(keys[frozen], "store", thawed_at, times=5), 20)
         asking.stop()
         ledger = asking.ledger()
-    during = [line for line in ledger if frozen_at < line.at < frozen_at + 0.8]
-    slow = [line for line in during if line.who == keys[frozen] and line.took_ms > 40]
+    during = [line for line in ledger if frozen_at < line.at < thawed_at]
+    waited = Counter(line.process for line in during if line.who == keys[frozen] and line.cause not in ("", "away"))
 
     others = [line.source for line in during if line.who != keys[frozen]]
     # Two cores for nine processes: one in a hundred may meet a scheduler that takes longer than the budget.
     assert others.count("store") >= 0.99 * len(others)
-    assert all(sum(line.process == number for line in slow) <= 5 for number in range(3))
-    assert "fallback" in {line.source for line in during if line.who == keys[frozen]}
+    assert max(waited.values()) <= FAILURES_TO_OPEN
     assert {line.source for line in ledger[-9:]} == {"store"}
 
 
