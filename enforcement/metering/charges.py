@@ -7,10 +7,11 @@ The price is found once, when the request is reserved, and stays with the reserv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from enforcement.metering.prices import DENIED, Prices, Quote, TokenCounts
+from enforcement.metering.estimated import Estimate
+from enforcement.metering.prices import DENIED, Price, Prices, Quote, TokenCounts
 from enforcement.model.limits import Limit
 from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
 from enforcement.model.sizes import MAX_NUMBER
@@ -88,14 +89,27 @@ class ChargeTerms:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
         return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
 
+    def times(self, factor: int) -> ChargeTerms:
+        """Return these terms with all prices multiplied, per mille."""
+        if factor == FULL_WEIGHT:
+            return self
+        quotes = [quote and quote._replace(price=quote.price and quote.price.times(factor)) for quote in self.quotes]
+        return replace(self, quotes=tuple(quotes))
+
     def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
         if limit.unit == REQUESTS:
             return 1
         if not self.metered:
             return None
+        bound = counts if isinstance(counts, Estimate) and counts.bound else None
         if limit.unit in TOKEN_UNITS:
-            return weighed(limit, counts)
-        return quote.price.micros(counts) if quote and quote.price else None
+            return weighed(limit, counts) if bound is None else bound.most_weighed(limit)
+        return micros_of(quote.price, counts) if quote and quote.price else None
+
+
+def micros_of(price: Price, counts: TokenCounts) -> int:
+    """Return what tokens cost by a price, in micros, or the most that they may cost if they are those of a bound."""
+    return counts.most_micros(price) if isinstance(counts, Estimate) and counts.bound else price.micros(counts)
 
 
 def terms_of(

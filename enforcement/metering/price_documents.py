@@ -18,7 +18,7 @@ from enforcement.metering.prices import NO_FACTORS, Price, Prices, Rates
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
 from enforcement.model.instants import from_us, to_us
-from enforcement.model.metered import FrozenMapping
+from enforcement.model.metered import FrozenMapping, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import InvalidJSON, check_strings, loads_object
 
@@ -28,12 +28,14 @@ MAX_PRICES: Final = 20_000
 MAX_TIERS: Final = 16
 MAX_FACTORS: Final = 1_000
 """Models with a factor of their own."""
+MAX_ADDED_TOKENS: Final = 65_536
 MAX_RATE: Final = 10**12
 """The highest price, in micros per million tokens, which is one unit of the currency for each token."""
 
 T = TypeVar("T")
 
 _RATES: Final = frozenset({"cached_input", "cache_write"})
+_BOUNDS: Final = ("part_tokens", "added_tokens")
 _INSTANT: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z",
     re.ASCII,
@@ -71,6 +73,8 @@ def price_to_json(price: Price) -> dict[str, Any]:
         **{name: _instant_text(at_us) for name, at_us in dates.items() if at_us is not None},
         **_rates_to_json(price.rates),
         **({} if price.calls is None else {"calls": price.calls}),
+        **({"part_tokens": dict(price.part_tokens)} if price.part_tokens else {}),
+        **({"added_tokens": price.added_tokens} if price.added_tokens else {}),
         **({"tiers": tiers} if tiers else {}),
     }
 
@@ -100,10 +104,12 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     Raises:
         InvalidDocument: It breaks a rule. The message names the field and the rule.
     """
-    names, optional = {"model", "input", "output"}, _RATES | {"calls", "from", "until", "tiers"}
+    names, optional = {"model", "input", "output"}, _RATES | {"calls", "from", "until", "tiers", *_BOUNDS}
     data = DocumentReader(item, names, optional=optional, nested=True)
     dates = _instant(item, "from"), _instant(item, "until")
-    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), _optional_rate(data, "calls"))
+    added = 0 if item.get("added_tokens") is None else data.integer("added_tokens", 0, MAX_ADDED_TOKENS)
+    calls, parts = _optional_rate(data, "calls"), _part_tokens(item.get("part_tokens", {}))
+    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), calls, part_tokens=parts, added_tokens=added)
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price
@@ -145,6 +151,13 @@ def _pattern(data: DocumentReader) -> str:
 def _rates(data: DocumentReader) -> Rates:
     own = (_optional_rate(data, name) for name in Rates._fields[2:])
     return Rates(data.integer("input", 0, MAX_RATE), data.integer("output", 0, MAX_RATE), *own)
+
+
+def _part_tokens(value: object) -> FrozenMapping[int]:
+    try:
+        return FrozenMapping(Metering(part_tokens=value).part_tokens)  # type: ignore[arg-type]
+    except InvalidMetering as exc:
+        raise InvalidDocument(str(exc)) from exc
 
 
 def _optional_rate(data: DocumentReader, name: str) -> int | None:

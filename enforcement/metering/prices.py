@@ -7,7 +7,8 @@ Prices are integers, micros per million tokens. The cost of a request is summed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
@@ -18,6 +19,9 @@ MAX_CACHED: Final = 4_096
 """Models whose price is remembered. Clients choose the names, so there may be any number of them."""
 
 NO_FACTORS: Final[FrozenMapping[int]] = FrozenMapping()
+
+PUBLISHED: Final[Mapping[str, int]] = {"service_tier=priority": 2_500}
+"""The highest multiplier, per mille, that providers publish for any of their models, of those that are widely used."""
 
 _ALWAYS: Final = -(2**63)
 _FOREVER: Final = 2**63
@@ -88,6 +92,9 @@ class Price:
             the input is above hold for the whole request.
         calls: Micros for a million calls of the provider's tools, whatever the input. None: it is not known, and such
             calls cost nothing here.
+        part_tokens: The most tokens of one part that is not text, by its kind, as the provider says. Only a bound
+            needs them.
+        added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
     """
 
     pattern: str
@@ -96,6 +103,8 @@ class Price:
     until_us: int | None = None
     tiers: tuple[tuple[int, Rates], ...] = ()
     calls: int | None = None
+    part_tokens: FrozenMapping[int] = NO_FACTORS
+    added_tokens: int = 0
 
     def rates_for(self, counts: TokenCounts) -> Rates:
         """Return the rates for a request with these tokens."""
@@ -124,6 +133,18 @@ class Price:
             return True
         return self.rates_for(counts).approximates(counts)
 
+    def multiplier_for(self, modifier: str) -> int | None:
+        """
+        Return how many times the rates are charged for what a request asks for, such as ``service_tier=priority``, per
+        mille. None if neither the price nor its provider's own list says it.
+        """
+        own: Mapping[str, int] = getattr(self, "multipliers", NO_FACTORS)
+        return own[modifier] if modifier in own else PUBLISHED.get(modifier)
+
+    def times(self, factor: int) -> Price:
+        """Return this price with all its rates multiplied, per mille, each rounded up."""
+        return _times(self, factor)
+
     def matches(self, model: str) -> bool:
         """Return whether the pattern covers the whole name of a model."""
         first, *rest = self.pattern.split("*")
@@ -146,6 +167,18 @@ class Price:
         return (self.from_us is None or self.from_us <= now_us) and (self.until_us is None or now_us < self.until_us)
 
 
+@lru_cache(1_024)
+def _times(price: Price, factor: int) -> Price:
+    def rate(value: int | None) -> int | None:
+        return value if value is None else -(-value * factor // 1_000)
+
+    def rates(found: Rates) -> Rates:
+        return Rates(*map(rate, found))  # type: ignore[arg-type]
+
+    tiers = tuple((above, rates(found)) for above, found in price.tiers)
+    return replace(price, rates=rates(price.rates), tiers=tiers, calls=rate(price.calls))
+
+
 class Quote(NamedTuple):
     """
     What a limit of money does with a request for a model.
@@ -166,6 +199,8 @@ class Quote(NamedTuple):
 
 DENIED: Final = Quote("denied", None)
 COUNTED: Final = Quote("counted", None)
+FREE: Final = Quote("priced", Price("*", Rates(0, 0)))
+"""The price of a request that costs nothing, whatever its model."""
 
 
 class _Span(NamedTuple):

@@ -11,7 +11,9 @@ from itertools import islice
 from operator import add
 from typing import Final
 
+from enforcement.metering.charges import micros_of
 from enforcement.metering.opening import Opening
+from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
 
@@ -55,10 +57,12 @@ class MeteredTally:
 
     Attributes:
         dropped: Settlements that are in no row, because too many rows were waiting.
+        refusals: The fields for which a bound has refused requests.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
+        self.refusals = FieldRefusals()
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}
@@ -75,7 +79,7 @@ class MeteredTally:
         """
         minute, counts = at_us // 60_000_000, settlement.counts
         asked, estimate = opening.asked, opening.estimate
-        model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
+        model = asked.attributes.get("model", "") if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
         approximate = settlement.approximate
         if estimate is None or counts is None:
@@ -89,7 +93,7 @@ class MeteredTally:
                 0,
             )
             if price is not None:
-                micros = price.micros(counts)
+                micros = micros_of(price, counts)
                 approximate = approximate or price.approximates(counts)
             text = 0, 0, 0
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:

@@ -14,7 +14,7 @@ from enforcement.metering.formats.reading import (
     searches_in,
     some_in,
 )
-from enforcement.metering.formats.text import Content, as_object, objects_in, utf8_length
+from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_object, objects_in, utf8_length
 from enforcement.metering.usage import MAX_TOKENS, Usage
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
@@ -24,9 +24,7 @@ _ADDING: Final = ("mcp_servers", "container", "context_management", "compaction"
 _NO_COUNTS: Final = {"input_tokens": 0, "output_tokens": 0}
 # The step of another model, which has a price of its own.
 _ADVISOR: Final = "advisor_message"
-PROMPT_TOKENS: Final = 1_024
-"""More tokens than the provider's own prompt has for any model, which says how to use tools or how to write JSON."""
-_WITH_PROMPT: Final = ("tools", "output_config", "output_format")
+_WITH_PROMPT: Final = ("output_config", "output_format")
 _SAID: Final = ("text", "thinking", "partial_json", "name")
 
 
