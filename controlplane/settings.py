@@ -40,6 +40,8 @@ BROKER_URL = redis_url(env.string("SLUICEGATE_BROKER_URL")) or REDIS_URL
 STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
 # All money of this installation is counted in this currency. Changing it converts nothing.
 CURRENCY = env.currency("SLUICEGATE_CURRENCY", "USD")
+# The hosts of upstreams that report the cost of a request in this currency, which is then charged.
+REPORTED_COSTS = env.hosts("SLUICEGATE_REPORTED_COSTS")
 ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 # The address at which clients reach the proxies, for the examples in the admin.
 PROXY_URL = env.http_url("SLUICEGATE_PROXY_URL")

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from enforcement.metering.price_documents import HOST, MAX_HOSTS
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 
@@ -97,6 +98,17 @@ def currency(name: str, default: str) -> str:
     given = string(name, default)
     if not (len(given) == 3 and given.isascii() and given.isalpha() and given.isupper()):
         raise ImproperlyConfigured(f"{name}: must be three capital letters such as USD, got {shown(given)}.")
+    return given
+
+
+def hosts(name: str) -> list[str]:
+    """Return the hosts in a variable, separated by commas. Raises ImproperlyConfigured for what is none."""
+    given = [item.lower() for item in items(name)]
+    for item in given:
+        if not HOST.fullmatch(item):
+            raise ImproperlyConfigured(f"{name}: must be hosts such as openrouter.ai, got {shown(item)}.")
+    if len(given) > MAX_HOSTS:
+        raise ImproperlyConfigured(f"{name}: must be at most {MAX_HOSTS} hosts, got {len(given)}.")
     return given
 
 

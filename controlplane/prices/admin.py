@@ -13,7 +13,7 @@ from unfold.decorators import display
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
 from controlplane.adminkit.times import zone_name
-from controlplane.core.money import exact, rounded
+from controlplane.core.money import amount, exact, rounded
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import factors
@@ -32,14 +32,19 @@ class ModelPriceAdmin(RecordedAdmin):
     search_fields = ["pattern"]
     readonly_fields = [
         *("origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate"),
-        *("calls_rate", "long_requests"),
+        *("calls_rate", "other_classes", "multiplied", "long_requests"),
     ]
     form = PriceForm
     fieldsets = [
         (None, {"fields": ["pattern", ("valid_from", "valid_until")]}),
         (
             "Price of a million tokens",
-            {"fields": [("input", "output"), ("cached_input", "cache_write"), "calls", "tiers"]},
+            {
+                "fields": [
+                    *(("input", "output"), ("cached_input", "cache_write"), "calls"),
+                    *("classes", "multipliers", "tiers"),
+                ]
+            },
         ),
         ("Origin", {"fields": ["origin", "changed"]}),
     ]
@@ -49,7 +54,12 @@ class ModelPriceAdmin(RecordedAdmin):
         fieldsets[0],
         (
             "Price of a million tokens",
-            {"fields": [("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate", "long_requests"]},
+            {
+                "fields": [
+                    *(("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate"),
+                    *("other_classes", "multiplied", "long_requests"),
+                ]
+            },
         ),
         fieldsets[2],
     ]
@@ -115,6 +125,14 @@ class ModelPriceAdmin(RecordedAdmin):
     @display(description="Calls of tools")
     def calls_rate(self, price: ModelPrice) -> str:
         return rate(price.calls)
+
+    @display(description="Other classes")
+    def other_classes(self, price: ModelPrice) -> str:
+        return "; ".join(f"{name} {exact(micros)}" for name, micros in price.classes.items()) or "—"
+
+    @display(description="Multipliers")
+    def multiplied(self, price: ModelPrice) -> str:
+        return "; ".join(f"{name} {amount(times * 1_000)}" for name, times in price.multipliers.items()) or "—"
 
     @display(description="Long requests")
     def long_requests(self, price: ModelPrice) -> str:

@@ -18,10 +18,11 @@ from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
-from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice
+from controlplane.prices.models import FURTHER, OPERATOR, ModelFactor, ModelPrice
 from controlplane.publishing.changes import Change
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.price_documents import MAX_RATE, MAX_TIERS
+from enforcement.metering.price_documents import MAX_MULTIPLIER, MAX_MULTIPLIERS, MAX_RATE, MAX_TIERS
+from enforcement.metering.usage import FURTHER_NAMES
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 
 PRICE_ID = "prc_[0-9a-z]{1,36}"
@@ -34,7 +35,14 @@ TIER = {
         "above_input": {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER},
         **dict.fromkeys(("input", "output"), RATE),
         **{name: {**RATE, "type": ["integer", "null"]} for name in ("cached_input", "cache_write")},
+        **dict.fromkeys(FURTHER_NAMES, RATE),
     },
+}
+CLASSES = {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(FURTHER, RATE)}
+MULTIPLIERS = {
+    "type": "object",
+    "maxProperties": MAX_MULTIPLIERS,
+    "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_MULTIPLIER},
 }
 
 UNPRICED_CLASS = "As for input. Null: it costs what the dearest class of the input does."
@@ -62,6 +70,16 @@ class TiersField(serializers.JSONField):
     """Prices for requests with more input, read and checked by the library."""
 
 
+@extend_schema_field(CLASSES)
+class ClassesField(serializers.JSONField):
+    """Prices and fees that few models have, read and checked by the library."""
+
+
+@extend_schema_field(MULTIPLIERS)
+class MultipliersField(serializers.JSONField):
+    """Multipliers by what an answer says, read and checked by the library."""
+
+
 @example(model="gpt-5*", input=1_250_000, cached_input=125_000, output=10_000_000, valid_from="2027-01-01T00:00:00Z")
 class PriceSerializer(CleanModelSerializer):
     model = StringField(
@@ -73,6 +91,17 @@ class PriceSerializer(CleanModelSerializer):
     currency = CurrencyField(required=False, help_text="The currency of this installation.")
     valid_from = InstantField(allow_null=True, default=None, help_text="When it begins to hold. Null: it always did.")
     valid_until = InstantField(allow_null=True, default=None, help_text="When it no longer holds. Null: it has no end.")
+    classes = ClassesField(
+        default=dict,
+        help_text="As for input, of sound, images and video, of what is cached for an hour, and for a million searches "
+        "of files and containers. What is not there costs what the dearest class of its side does; images and video of "
+        "the input cost as text.",
+    )
+    multipliers = MultipliersField(
+        default=dict,
+        help_text="How many times the rates are charged, per mille, by what the answer says, such as "
+        "`service_tier=priority`.",
+    )
     tiers = TiersField(
         default=list,
         help_text="Prices of the whole request where all of its input is above `above_input`, which must rise.",
@@ -82,7 +111,8 @@ class PriceSerializer(CleanModelSerializer):
         model = ModelPrice
         fields = [
             *("id", "model", "source", "currency", "valid_from", "valid_until"),
-            *("input", "output", "cached_input", "cache_write", "calls", "tiers", "changed_by", "changed_at"),
+            *("input", "output", "cached_input", "cache_write", "calls"),
+            *("classes", "multipliers", "tiers", "changed_by", "changed_at"),
         ]
         read_only_fields = ["source", "changed_by", "changed_at"]
         extra_kwargs = {

@@ -12,14 +12,19 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from controlplane.prices.models import CATALOGUE, RATES, ModelPrice
+from enforcement.metering.usage import FURTHER_NAMES
 
 # Those whose requests can be metered, in the order in which they are asked for a model that several have.
-PROVIDERS = ("openai", "anthropic", "google")
+PROVIDERS = ("openai", "anthropic", "google", "aws", "cohere", "voyageai")
 CURRENCY = "USD"
 AS_BEFORE = "Nothing was changed."
 
 _NAMES = {"input_mtok": "input", "output_mtok": "output", "cache_read_mtok": "cached_input"}
-_NAMES |= {"cache_write_mtok": "cache_write"}
+_NAMES |= {"cache_write_mtok": "cache_write", "cache_write_1h_mtok": "cache_write_1h"}
+_NAMES |= {"cache_audio_read_mtok": "cached_audio"}
+_NAMES |= {f"{name}_mtok": name for name in FURTHER_NAMES if name.startswith(("input", "output"))}
+# Fees of a thousand calls.
+_FEES = {"web_searches_kcount": "calls", "storage_searches_kcount": "file_searches"}
 # Names that end in a date. In this century it begins with 20.
 _DATES = ((r"\d{4}-\d{2}-\d{2}", "20*-*-*"), (r"\d{8}", "20*"))
 _LITERAL = re.compile(r"[\w.@:/ -]*\Z", re.ASCII)
@@ -193,8 +198,20 @@ def _rates(prices: Any) -> dict[str, Any] | None:
         return None
     if values["output"] is None:  # as of embeddings, which generate nothing
         values["output"] = Decimal(0)
+    if values["input_image"] is not None and values["output_image"] is None and values["output_audio"] is None:
+        values["output_image"] = values["output"]  # the model generates nothing but images
     starts = sorted({tier.start for value in values.values() for tier in getattr(value, "tiers", ())})
-    return {**_at(values, 0), "tiers": [{"above_input": start, **_tier(values, start)} for start in starts]}
+    rates, classes = _at(values, 0), _fees(prices)
+    columns = {name: rates.pop(name) for name in RATES}
+    columns["calls"] = classes.pop("calls", None)
+    tiers = [{"above_input": start, **_known(_at(values, start))} for start in starts]
+    return {**columns, "classes": classes | _known(rates), "tiers": tiers}
+
+
+def _fees(prices: Any) -> dict[str, int]:
+    """Return the fees of a million uses of the provider's tools, by name."""
+    fees = {column: _micros(getattr(prices, name, None), 0) for name, column in _FEES.items()}
+    return {name: fee * 1_000 for name, fee in fees.items() if fee is not None}
 
 
 def _dearest(prices: Any, side: str) -> Any:
@@ -205,11 +222,11 @@ def _dearest(prices: Any, side: str) -> Any:
 
 def _at(values: dict[str, Any], start: int) -> dict[str, int | None]:
     """Return the micros of each class for input above *start*, by the highest tier that has begun there."""
-    return {name: _micros(values[name], start) for name in RATES}
+    return {name: _micros(value, start) for name, value in values.items()}
 
 
-def _tier(values: dict[str, Any], start: int) -> dict[str, int]:
-    return {name: rate for name, rate in _at(values, start).items() if rate is not None}
+def _known(rates: dict[str, int | None]) -> dict[str, int]:
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _micros(value: Any, start: int) -> int | None:

@@ -58,8 +58,9 @@ def _between(present: dict[Place, ModelPrice], wanted: dict[Place, ModelPrice]) 
 def in_words(price: ModelPrice) -> str:
     """Return what a price demands, such as ``input 2.5, output 10``, in units of the currency for a million tokens."""
     rates = {name: getattr(price, name) for name in RATES}
-    rates["calls"] = price.calls
+    rates |= {"calls": price.calls, **price.classes}
     words = [f"{name} {amount(rate)}" for name, rate in rates.items() if rate is not None]
+    words += [f"{name} x {amount(times * 1_000)}" for name, times in price.multipliers.items()]
     return ", ".join(words + [f"from {tier['above_input']:,} {_tier(tier)}" for tier in price.tiers])
 
 

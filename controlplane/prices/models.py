@@ -13,15 +13,19 @@ from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.price_documents import parse_price, parse_prices
+from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import dumps
 
 OPERATOR, CATALOGUE = "operator", "catalogue"
 RATES = ("input", "output", "cached_input", "cache_write")
+FURTHER = (*FURTHER_NAMES, *USES)
+"""Classes and fees that few models have. They share a column."""
 
 # The columns of fields that an entry of a document names in another way.
-_COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until"}
+_COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until", **dict.fromkeys(FURTHER, "classes")}
+_NAMED = (*RATES, "calls", "multipliers", "tiers")
 
 
 class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
@@ -33,6 +37,8 @@ class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
         """
         prices = document_of(self.order_by("pattern", "valid_from", "pk"), revision)
         factors = ModelFactor.objects.by_model()
+        if prices is not None and settings.REPORTED_COSTS:
+            prices["reported_costs"] = list(settings.REPORTED_COSTS)
         return {**(prices or empty_document(revision)), "factors": factors} if factors else prices
 
     def check_document(self) -> None:
@@ -48,7 +54,7 @@ class ModelPrice(models.Model):
     What tokens of some models cost, from a date on. The prices of operators come before those of the catalogue.
 
     All amounts are millionths of the currency for a million tokens, and ``calls`` for a million calls of the provider's
-    tools.
+    tools. ``classes`` has those of :data:`FURTHER` that the models have, and ``multipliers`` are per mille.
     """
 
     SOURCES = ((OPERATOR, "operator"), (CATALOGUE, "catalogue"))
@@ -69,6 +75,8 @@ class ModelPrice(models.Model):
     cached_input = models.BigIntegerField(null=True, blank=True)
     cache_write = models.BigIntegerField(null=True, blank=True)
     calls = models.BigIntegerField(null=True, blank=True)
+    classes = models.JSONField(default=dict, blank=True)
+    multipliers = models.JSONField(default=dict, blank=True)
     tiers = models.JSONField(default=list, blank=True)
     changed_by = models.CharField(max_length=200, blank=True, editable=False)
     changed_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -104,11 +112,13 @@ class ModelPrice(models.Model):
         """Return the price as an entry of the document that enforcers read, without empty fields."""
         dates = {"from": _text(self.valid_from), "until": _text(self.valid_until)}
         fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}}
-        fields |= {"calls": self.calls, "tiers": self.tiers}
+        fields |= {"calls": self.calls, **self.classes, "multipliers": self.multipliers or None, "tiers": self.tiers}
         return {name: value for name, value in fields.items() if value not in (None, [])}
 
     def clean(self) -> None:
         """Raise ValidationError if an enforcer would refuse the price. The rules are those of the library."""
+        if type(self.classes) is not dict or not self.classes.keys() <= {*FURTHER}:
+            raise ValidationError({"classes": f"Must be an object with some of {', '.join(FURTHER)}."})
         try:
             parse_price(self.as_entry())
         except InvalidDocument as exc:
@@ -197,14 +207,15 @@ def empty_document(revision: int) -> dict[str, Any]:
 def column_of(message: str) -> str:
     """Return the column that an error of the library is about, from its message such as ``from: must be ...``."""
     name = re.split(r"[:.\[]", message, maxsplit=1)[0]
-    return _COLUMNS.get(name, name if name in (*RATES, "calls", "tiers") else "__all__")
+    return _COLUMNS.get(name, name if name in _NAMED else "__all__")
 
 
 def reason_of(message: str) -> str:
     """Return the rule in an error of the library, as a sentence. Within tiers, it names the field."""
     name, _, rule = message.partition(": ")
     sentence = rule[:1].upper() + rule[1:] + ("" if rule.endswith(".") else ".")
-    return f"{name}: {rule}." if name not in (*_COLUMNS, *RATES, "calls", "tiers") else sentence
+    # A column of several names does not say which of them is meant.
+    return f"{name}: {rule}." if name in FURTHER or name not in (*_COLUMNS, *_NAMED) else sentence
 
 
 def _text(at: datetime | None) -> str | None:

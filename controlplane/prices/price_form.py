@@ -1,6 +1,7 @@
 """The form of a price, in which people write amounts of money and not millionths."""
 
 import re
+from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -11,9 +12,11 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.core.money import amount
-from controlplane.prices.models import RATES, ModelPrice
+from controlplane.prices.models import FURTHER, RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
+from enforcement.metering.usage import FURTHER_NAMES
 
+_IN_TIERS = (*RATES, *FURTHER_NAMES)
 _TIER = re.compile(r"above\s+([\d,_]+)\s*:(.*)", re.ASCII)
 
 
@@ -42,6 +45,45 @@ class AmountField(forms.CharField):
             return True
 
 
+class NamedField(forms.CharField):
+    """
+    A number for each of some names, one on each line, such as ``output_image 30``.
+
+    Args:
+        rule: What is said of a wrong line.
+        scale: What a number in the form is multiplied by.
+        names: The names that may be there. Empty: the library knows.
+    """
+
+    def __init__(self, rule: str, scale: int, names: Collection[str] = (), **options: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **options)
+        self._rule, self._scale, self._names = rule, scale, names
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return "\n".join(f"{name} {amount(number * 1_000_000 // self._scale)}" for name, number in value.items())
+
+    def to_python(self, value: Any) -> dict[str, int]:
+        lines = [line.split() for line in (value or "").splitlines() if line.strip()]
+        for line in lines:
+            if len(line) != 2 or (self._names and line[0] not in self._names) or lines.count(line) > 1:
+                raise ValidationError(f"{self._rule}, got {' '.join(line)[:80]!r}.")
+        return {name: self._number(number) for name, number in lines}
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.to_python(data) != (initial or {})
+        except ValidationError:
+            return True
+
+    def _number(self, text: str) -> int:
+        micros = micros_of(text)
+        if micros * self._scale % 1_000_000:
+            raise ValidationError(f"Must have at most three decimals, got {text[:40]!r}.")
+        return micros * self._scale // 1_000_000
+
+
 class TiersField(forms.CharField):
     """Prices for requests with more input, one on each line, such as ``above 200000: input 5, output 22.5``."""
 
@@ -66,8 +108,8 @@ class TiersField(forms.CharField):
         found = _TIER.fullmatch(line)
         parts = [part.split() for part in found[2].split(",")] if found else [[]]
         names = [part[0] for part in parts if len(part) == 2]
-        if found is None or len(names) < len(parts) or len(set(names)) < len(names) or set(names) - set(RATES):
-            raise ValidationError(f"{self.rule}, with one or more of {', '.join(RATES)}, got {line[:80]!r}.")
+        if found is None or len(names) < len(parts) or len(set(names)) < len(names) or set(names) - set(_IN_TIERS):
+            raise ValidationError(f"{self.rule}, with one or more of {', '.join(_IN_TIERS)}, got {line[:80]!r}.")
         return {"above_input": _integer(found[1]), **{name: micros_of(text) for name, text in parts}}
 
 
@@ -85,6 +127,23 @@ class PriceForm(RecordedForm):
         label="Calls of tools",
         help_text="A million calls of the provider's own tools, such as searches of the web, whatever the length of "
         "the request. If empty, they cost nothing here, and what is charged is called approximate.",
+    )
+    classes = NamedField(
+        'Each line must have the form "output_image 30", with one of ' + ", ".join(FURTHER),
+        1_000_000,
+        FURTHER,
+        required=False,
+        label="Other classes",
+        help_text="A million tokens of sound or images, such as output_image 30, of what is cached for an hour, and a "
+        "million file_searches or containers, one line for each.",
+    )
+    multipliers = NamedField(
+        'Each line must have the form "service_tier=priority 2"',
+        1_000,
+        required=False,
+        label="Multipliers",
+        help_text="How many times all of it is charged by what the answer says, one line for each, such as "
+        "service_tier=priority 2",
     )
     tiers = TiersField(
         required=False,
@@ -127,5 +186,5 @@ def line_of(tier: Any) -> str:
     """Return a tier as a line of the form."""
     if not isinstance(tier, dict):
         return str(tier)
-    rates = [f"{name} {amount(tier[name])}" for name in RATES if isinstance(tier.get(name), int)]
+    rates = [f"{name} {amount(tier[name])}" for name in _IN_TIERS if isinstance(tier.get(name), int)]
     return f"above {tier.get('above_input')}: {', '.join(rates)}"

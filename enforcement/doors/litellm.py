@@ -43,10 +43,10 @@ from enforcement.http.messages import (
 from enforcement.logs import RateLimitedLogger
 from enforcement.metering.bound import field_rates
 from enforcement.metering.opening import Opening
-from enforcement.metering.prices import TokenCounts
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import FURTHER_MODELS, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
+from enforcement.metering.usage import Usage
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.error_shapes import retry_fields
 
@@ -268,7 +268,7 @@ def _failed(
     return reservation.ended(now_us)
 
 
-def _usage_seen(found: object) -> TokenCounts | None:
+def _usage_seen(found: object) -> Usage | None:
     """Return the usage of an answer of which LiteLLM has seen output. Otherwise it only estimates the input."""
     dump = getattr(found, "model_dump", None)  # what a client has sent under this name is no such object
     if not callable(dump):
@@ -277,7 +277,7 @@ def _usage_seen(found: object) -> TokenCounts | None:
         usage = read_report({"object": "chat.completion", "usage": dump()}).usage
     except ValueError:
         return None
-    return usage if usage.output else None
+    return usage if usage.all_output else None
 
 
 def _reservation_of(opening: Opening, at_us: int) -> MeteredReservation:

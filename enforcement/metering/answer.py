@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from enforcement.metering.formats.anthropic import MessagesAnswer
+from enforcement.metering.formats.bedrock import ConverseAnswer, InvokeAnswer
+from enforcement.metering.formats.cohere import CohereAnswer
+from enforcement.metering.formats.counting import CountAnswer
 from enforcement.metering.formats.gemini import GeminiAnswer
+from enforcement.metering.formats.images import ImagesAnswer
 from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, EmbeddingsAnswer
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.responses import ResponsesAnswer
 from enforcement.metering.streams.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
 from enforcement.metering.streams.events import ArrayReader
-from enforcement.metering.streams.meter import EventMeter, StreamMeter, object_in
+from enforcement.metering.streams.frames import FrameReader
+from enforcement.metering.streams.lines import BodyReader, LinesReader
+from enforcement.metering.streams.meter import EventMeter, MessageMeter, StreamMeter
 from enforcement.metering.usage import Usage
 
 MAX_BODY: Final = 8 * 1024 * 1024
@@ -34,14 +40,29 @@ _READERS: Final[Mapping[str, Callable[[], AnswerReader]]] = {
     "openai-embeddings": EmbeddingsAnswer,
     "anthropic-messages": MessagesAnswer,
     "gemini": GeminiAnswer,
+    "gemini-embeddings": GeminiAnswer,
+    "openai-compact": ResponsesAnswer,
+    "openai-images": ImagesAnswer,
+    "bedrock-converse": ConverseAnswer,
+    "bedrock-invoke": InvokeAnswer,
+    "bedrock-embeddings": InvokeAnswer,
+    "cohere-chat-v1": CohereAnswer,
+    "cohere-chat-v2": CohereAnswer,
+    "cohere-embed": CohereAnswer,
 }
 FORMATS: Final = tuple(_READERS)
 """Names of the API formats whose answers can be read."""
+_COUNTING: Final = "-count"
 
 
 def reader_of(format: str) -> AnswerReader:
-    """Return a new reader of the events or the body of one answer, which is one of :data:`FORMATS`."""
-    return _READERS[format]()
+    """
+    Return a new reader of the events or the body of one answer.
+
+    Args:
+        format: One of :data:`FORMATS`, or that of calls that count tokens, which ends in ``-count``.
+    """
+    return CountAnswer() if format.endswith(_COUNTING) else _READERS[format]()
 
 
 # Blanks and the bytes of a byte order mark, before the byte that says what an answer is.
@@ -81,7 +102,7 @@ class AnswerMeter:
         line_bytes: int = MAX_LINE,
         body_bytes: int = MAX_BODY,
     ) -> None:
-        if format not in _READERS:
+        if format not in _READERS and not format.endswith(_COUNTING):
             raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format!r}")
         if min(line_bytes, body_bytes) < MIN_LIMIT:
             raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
@@ -99,12 +120,17 @@ class AnswerMeter:
         # An answer that begins as JSON has no stream of events.
         self._stream: StreamMeter | None = None
         self._passing: StreamMeter | None = None  # the same, if nothing but its events can come any more
-        self._json: ArrayReader | _BodyReader | None = None
+        self._json: ArrayReader | FrameReader | LinesReader | BodyReader | None = None
 
     @property
     def usage(self) -> Usage | None:
         """The usage that was reported last; None if none was."""
         return self._read_so_far.usage
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether header fields of the answer may say what it has used."""
+        return self._read_so_far.reads_head
 
     @property
     def is_final(self) -> bool:
@@ -140,6 +166,10 @@ class AnswerMeter:
             return "nothing"
         return "observed" if self.is_readable else "estimated"
 
+    def read_head(self, header: Callable[[str], str | None]) -> None:
+        """Read the header fields of the answer. *header* returns the value of one by its name in lower case."""
+        self._read_so_far.read_head(header)
+
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the body, and return the bytes to send on. They may be none, until the next chunk."""
         if self._passing is not None:
@@ -161,8 +191,9 @@ class AnswerMeter:
         if not self.is_readable:
             return b""
         held = b"" if self._stream is None else self._stream.finish()
-        if isinstance(self._json, _BodyReader):
-            self._read_body(self._json.value())
+        body = self._json.whole() if isinstance(self._json, LinesReader) else self._json
+        if isinstance(body, BodyReader):
+            self._read_body(body.value())
         elif whole and (self._decoder is None or self._decoder.is_complete):
             self._read_so_far.end()
         return held
@@ -178,7 +209,12 @@ class AnswerMeter:
         if self._is_decided and self._stream is not None:
             return self._stream.feed(chunk)
         if self._json is not None:
-            return self._json.feed(chunk)
+            self._json.feed(chunk)
+            self.is_readable = not self._json.is_broken
+            return chunk
+        if chunk[:1] == b"\0" and self._read_so_far.frames and self._stream is None:
+            self._json = FrameReader(MessageMeter(self._read_so_far).read, limit=self._line_bytes)
+            return self._read(chunk)
         body = chunk.lstrip(_LEAD)
         self._is_decided = bool(body)
         if body[:1] in (b"{", b"["):
@@ -195,8 +231,11 @@ class AnswerMeter:
         self._stream = None
         if body.startswith(b"["):
             self._json = ArrayReader(EventMeter(self._read_so_far, hides=False).read, limit=self._line_bytes)
+        elif self._read_so_far.lines:
+            on_line = EventMeter(self._read_so_far, hides=False).read
+            self._json = LinesReader(on_line, BodyReader(self._body_bytes), limit=self._line_bytes)
         else:
-            self._json = _BodyReader(self._body_bytes)
+            self._json = BodyReader(self._body_bytes)
         self._json.feed(body)
         return held + chunk if held else chunk
 
@@ -205,28 +244,3 @@ class AnswerMeter:
             self.is_readable = False
         else:
             self._read_so_far.read_body(body)
-
-
-class _BodyReader:
-    """Keep an answer that is one JSON body, up to a limit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._body = bytearray()
-        self._is_long = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Keep a chunk, and return it."""
-        if not self._is_long:
-            self._body += chunk
-            if len(self._body) > self._limit:
-                self._is_long, self._body = True, bytearray()
-        return chunk
-
-    def finish(self) -> bytes:
-        """Return no bytes, since none are held back."""
-        return b""
-
-    def value(self) -> dict[str, Any] | None:
-        """Return the JSON object of the body, or None if it is none or was too long."""
-        return None if self._is_long else object_in(self._body)

@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.metering.estimate import NoBound, without_number
 from enforcement.metering.estimated import PLAIN, PricedBy
-from enforcement.metering.formats.fields import LISTED, unlisted
+from enforcement.metering.formats.fields import fields_of, unlisted
 from enforcement.metering.formats.text import as_list, as_object
 from enforcement.metering.pictures import Size, picture_tokens, size_in
+from enforcement.metering.rates import HOUR
 from enforcement.model.checks import shown
 
 FieldRates = Mapping[str, int]
@@ -161,17 +162,16 @@ def demands_of(
     """
     if _is_compound(model):
         raise NoBound(f"the model {shown(model)} searches or calls other models by itself")
-    ways = unlisted(body, LISTED[format])
+    ways = unlisted(body, fields_of(format, body))
     if not ways and not parts and format in _PLAIN and _LOOKED_AT.isdisjoint(body) and not _may_mark(data):
         return _PLAIN[format]  # as most requests are
     rates = _Rates(body, model, allowed)
     for way in ways:
         rates.refuse(way)
-    _READ[format](rates)
+    _READ.get(format, _read_bedrock if format.startswith("bedrock") else _read_text)(rates)
     inputs = [name for kind in parts for name in _CLASSES.get(kind, ())]
     if _may_mark(data) and _keeps_for_an_hour(body):
-        inputs.append("cache_write_1h")
-        rates.needed.append("cache_write_1h")
+        inputs.append(HOUR)
     found = tuple(inputs), rates.outputs, tuple(rates.modifiers), tuple(rates.needed)
     return Demands(PricedBy(*found) if any(found) else PLAIN, rates.factor)
 
@@ -222,7 +222,7 @@ def _strings_named(value: Any, names: frozenset[str]) -> Iterator[str]:
 
 def _may_mark(data: bytes) -> bool:
     """Return whether a request may mark what is written to a cache. Its name may be written with escapes."""
-    return b"cache_control" in data or (b"\\" in data and b"\\u" in data)
+    return b"cache" in data or (b"\\" in data and b"\\u" in data)
 
 
 def _keeps_for_an_hour(body: dict[str, Any]) -> bool:
@@ -231,7 +231,8 @@ def _keeps_for_an_hour(body: dict[str, Any]) -> bool:
     while waiting:
         item = waiting.pop()
         if type(item) is dict:
-            if as_object(item.get("cache_control")).get("ttl") not in (None, "5m"):
+            marks = as_object(item.get("cache_control")), as_object(item.get("cachePoint"))
+            if any(mark.get("ttl") not in (None, "5m") for mark in marks):
                 return True
             waiting.extend(item.values())
         elif type(item) is list:
@@ -281,6 +282,13 @@ def _read_gemini(rates: _Rates) -> None:
             said = said or bool(config.get(modalities))
     if not said and _DRAWING.search(rates.model):
         rates.needed.append("output_image")  # as it draws without being asked to
+
+
+def _read_bedrock(rates: _Rates) -> None:
+    _read_anthropic(rates)
+    body = rates.body
+    rates.modify("service_tier", as_object(body.get("serviceTier")).get("type"), _TIERS)
+    rates.modify("latency", as_object(body.get("performanceConfig")).get("latency"), frozenset(("", "standard")))
 
 
 def _read_text(rates: _Rates) -> None:

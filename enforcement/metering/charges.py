@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from enforcement.metering.estimated import Estimate
 from enforcement.metering.prices import DENIED, Price, Prices, Quote, TokenCounts
+from enforcement.metering.usage import count_of, input_of
 from enforcement.model.limits import Limit
 from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
 from enforcement.model.sizes import MAX_NUMBER
@@ -30,6 +31,11 @@ class Counts(NamedTuple):
     output: int = 0
     calls: int = 0
     other_rates: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Always true, see :class:`~enforcement.metering.usage.TokenCounts`."""
+        return True
 
 
 NO_TOKENS: Final = Counts()
@@ -89,12 +95,10 @@ class ChargeTerms:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
         return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
 
-    def times(self, factor: int) -> ChargeTerms:
-        """Return these terms with all prices multiplied, per mille."""
-        if factor == FULL_WEIGHT:
-            return self
-        quotes = [quote and quote._replace(price=quote.price and quote.price.times(factor)) for quote in self.quotes]
-        return replace(self, quotes=tuple(quotes))
+    def with_prices(self, other: Callable[[Price], Price]) -> ChargeTerms:
+        """Return these terms with another price for each limit that has one."""
+        quotes = tuple([q._replace(price=other(q.price)) if q and q.price else q for q in self.quotes])
+        return replace(self, quotes=quotes)
 
     def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
         if limit.unit == REQUESTS:
@@ -164,15 +168,11 @@ def settled_costs(
     return terms.named(terms.costs(counts))
 
 
-def _all_input(counts: TokenCounts) -> int:
-    return counts.input + counts.cached_input + counts.cache_write
-
-
 # The tokens that a limit of a unit counts if all classes weigh the same.
 _ALL_ALIKE: Final[Mapping[str, Callable[[TokenCounts], int]]] = {
-    "input_tokens": _all_input,
-    "output_tokens": lambda counts: counts.output,
-    "tokens": lambda counts: counts.input + counts.cached_input + counts.cache_write + counts.output,
+    "input_tokens": input_of,
+    "output_tokens": lambda counts: count_of(counts, "output"),
+    "tokens": lambda counts: input_of(counts) + count_of(counts, "output"),
 }
 assert _ALL_ALIKE.keys() == TOKEN_UNITS.keys()
 
@@ -183,5 +183,5 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     if not weights:
         return min(_ALL_ALIKE[limit.unit](counts), MAX_NUMBER)
     for name in TOKEN_UNITS[limit.unit]:
-        total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
+        total += count_of(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 from enforcement.metering.prices import PER_TOKENS, Price, Rates
+from enforcement.metering.rates import HOUR, HOUR_BY_INPUT
 from enforcement.model.limits import Limit
 from enforcement.model.metered import FULL_WEIGHT, INPUT_CLASSES, TOKEN_UNITS
 from enforcement.model.sizes import MAX_NUMBER
@@ -38,7 +39,7 @@ class PricedBy(NamedTuple):
             return ""
         rates = [
             *map(price.multiplier_for, self.modifiers),
-            *(getattr(price.rates, name, None) for name in self.needed),
+            *(getattr(price.rates, name) for name in self.needed),
         ]
         return next(
             (name for name, rate in zip((*self.modifiers, *self.needed), rates, strict=True) if rate is None), ""
@@ -117,9 +118,10 @@ class Estimate:
         priced_by, output = self.priced_by, rates.output
         dearest = max(rates.input, rates.cached_input or 0, rates.cache_write or 0)
         for name in priced_by.inputs:
-            dearest = max(dearest, getattr(rates, name, None) or 0)
+            own = getattr(rates, name)
+            dearest = max(dearest, HOUR_BY_INPUT * rates.input if own is None and name == HOUR else own or 0)
         for name in priced_by.outputs:
-            output = max(output, getattr(rates, name, None) or 0)
+            output = max(output, getattr(rates, name) or 0)
         return self.input * dearest + self.cap * self.n * output
 
 

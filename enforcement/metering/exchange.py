@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.opening import Opening
+from enforcement.metering.prices import Price
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
 from enforcement.metering.streams.encodings import READ_ALWAYS
-from enforcement.metering.usage import Usage
+from enforcement.metering.usage import DetailedUsage, Usage
 
 NOTHING_USED: Final = Usage()
 # The provider goes on after its answer, or has sent a part of it only (RFC 9110, 15.3.3 and 15.3.7).
@@ -30,9 +32,11 @@ class MeteredExchange:
     Attributes:
         meter: Reads the answer. None before its head, and for one that cannot be read. Chunks for a client who is there
             may be fed to it at once: only bytes that are drained have to be counted, by :meth:`feed`.
+        upstream: The host that answers, if it is known.
     """
 
     meter: AnswerMeter | None = None
+    upstream = ""
     _raw_bytes = 0
     _told_text = 0
     _told_bytes = 0
@@ -83,6 +87,12 @@ class MeteredExchange:
             )
         return self.reservation.answered(status, at_us)
 
+    def read_head(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Read the header fields of the answer, if its format says there what it has used."""
+        if self.meter is not None and self.meter.reads_head:
+            found = {name.lower(): value for name, value in headers}
+            self.meter.read_head(lambda name: found.get(name.encode(), b"").decode("latin-1") or None)
+
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the answer, and return the bytes for the client."""
         self._raw_bytes += len(chunk)
@@ -103,6 +113,7 @@ class MeteredExchange:
         meter, reservation = self.meter, self.reservation
         rest = b"" if meter is None else meter.finish(whole)
         if meter is not None and meter.is_final and (usage := meter.usage) is not None:
+            self._price(usage)
             # The last word says it all: what was read besides could not change the costs.
             return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
         return rest, self._tell(at_us) or reservation.ended(at_us)
@@ -135,7 +146,29 @@ class MeteredExchange:
         usage, final, over = meter.usage, meter.is_final, None
         if usage is not None and (usage is not self._told_usage or final != self._told_final):
             self._told_usage, self._told_final = usage, final
+            self._price(usage)
             over = reservation.reported(usage, at_us, final=final)
         text, told = meter.text_bytes or 0, self._told_text
         raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
         return over or reservation.streamed(max(0, text - told), raw, at_us, calls=meter.calls)
+
+    def _price(self, usage: Usage) -> None:
+        """Charge by the cost that the upstream reports, if its costs are charged, or by a dearer model that answers."""
+        asked, terms = self.opening.asked, self.opening.terms
+        model = None if self.meter is None else self.meter.model
+        if isinstance(asked, MeteredRequest) and model == asked.attributes.get("model"):
+            model = None
+        has_cost = isinstance(usage, DetailedUsage) and usage.cost is not None
+        if model is None and not has_cost:
+            return
+
+        def priced(price: Price) -> Price:
+            charged = price.at_upstream(self.upstream) if has_cost else price
+            return charged if charged is not price or model is None else price.answered_by(model, usage)
+
+        former = self.opening.price
+        price = None if former is None else priced(former)
+        if price is not former:
+            self.reservation.price = price
+        if any(quote and quote.price and priced(quote.price) is not quote.price for quote in terms.quotes):
+            self.reservation.terms = terms.with_prices(priced)

@@ -17,7 +17,7 @@ from enforcement.metering.estimate import (
 )
 from enforcement.metering.estimated import FACTOR
 from enforcement.metering.price_documents import price_text
-from enforcement.metering.prices import FREE, NO_FACTORS, Price, Prices
+from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
@@ -208,6 +208,9 @@ def open_request(
         unpriced = ", ".join(limits[index].name for index in found.denied_by)
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     parsed = asked.read_again() if rules.estimate == "bound" else None
+    if asked.tool_models:
+        tools = asked.tool_models
+        found = found.with_prices(lambda price: price.with_tools(tools))
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     # The method get() of such a mapping raises and catches an error for most models.
@@ -284,4 +287,6 @@ def _bound(
         part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
         priced_by=demands.priced_by,
     )
-    return terms.times(demands.factor), estimate
+    if demands.factor == PER_MILLE:
+        return terms, estimate
+    return terms.with_prices(lambda price: price.times(demands.factor)), estimate

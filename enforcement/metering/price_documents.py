@@ -14,7 +14,9 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.prices import NO_FACTORS, Price, Prices, Rates
+from enforcement.metering.prices import NO_FACTORS, Price, Prices
+from enforcement.metering.rates import OPTIONAL_RATES, Rates
+from enforcement.metering.usage import USES
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
 from enforcement.model.instants import from_us, to_us
@@ -29,13 +31,22 @@ MAX_TIERS: Final = 16
 MAX_FACTORS: Final = 1_000
 """Models with a factor of their own."""
 MAX_ADDED_TOKENS: Final = 65_536
+MAX_MULTIPLIERS: Final = 32
+"""Multipliers of one price."""
+MAX_MULTIPLIER: Final = 1_000_000
+"""The greatest multiplier, per mille."""
+MAX_HOSTS: Final = 32
+"""Upstreams whose own costs are charged."""
+HOST: Final = re.compile(r"[a-z0-9.-]{1,253}", re.ASCII)
 MAX_RATE: Final = 10**12
 """The highest price, in micros per million tokens, which is one unit of the currency for each token."""
 
 T = TypeVar("T")
 
-_RATES: Final = frozenset({"cached_input", "cache_write"})
+_FEES: Final = ("calls", *USES)
 _BOUNDS: Final = ("part_tokens", "added_tokens")
+_MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
+_OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "reported_costs"})
 _INSTANT: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z",
     re.ASCII,
@@ -48,8 +59,8 @@ def parse_prices(text: str | bytes) -> Prices:
     Return the prices that a document describes.
 
     Args:
-        text: JSON with ``schema``, ``revision`` and perhaps ``currency``, the lists ``overrides`` and ``prices``, and
-            the object ``factors``.
+        text: JSON with ``schema``, ``revision`` and perhaps ``currency``, the lists ``overrides`` and ``prices``, the
+            object ``factors``, and the list ``reported_costs``.
     Raises:
         InvalidDocument: It breaks a rule. The message names the field, such as ``prices[3].input``, and the rule.
     """
@@ -58,10 +69,10 @@ def parse_prices(text: str | bytes) -> Prices:
         check_strings(value)
     except InvalidJSON as exc:
         raise InvalidDocument(str(exc)) from exc
-    data = DocumentReader(value, {"revision"}, optional={"currency", "overrides", "prices", "factors"})
+    data = DocumentReader(value, {"revision"}, optional=_OPTIONAL)
     revision = data.integer("revision", least=1)
     lists = _prices(data, "overrides"), _prices(data, "prices")
-    return Prices(revision, *lists, _currency(value), _factors(value))
+    return Prices(revision, *lists, _currency(value), _factors(value), _reported_costs(value))
 
 
 def price_to_json(price: Price) -> dict[str, Any]:
@@ -72,7 +83,8 @@ def price_to_json(price: Price) -> dict[str, Any]:
         "model": price.pattern,
         **{name: _instant_text(at_us) for name, at_us in dates.items() if at_us is not None},
         **_rates_to_json(price.rates),
-        **({} if price.calls is None else {"calls": price.calls}),
+        **{name: fee for name in _FEES if (fee := getattr(price, name)) is not None},
+        **({"multipliers": dict(price.multipliers)} if price.multipliers else {}),
         **({"part_tokens": dict(price.part_tokens)} if price.part_tokens else {}),
         **({"added_tokens": price.added_tokens} if price.added_tokens else {}),
         **({"tiers": tiers} if tiers else {}),
@@ -94,6 +106,7 @@ def prices_to_json(prices: Prices) -> dict[str, Any]:
         **({"currency": prices.currency} if prices.currency else {}),
         **{name: [price_to_json(price) for price in entries] for name, entries in lists.items() if entries},
         **({"factors": dict(prices.factors)} if prices.factors else {}),
+        **({"reported_costs": sorted(prices.reported_costs)} if prices.reported_costs else {}),
     }
 
 
@@ -104,12 +117,15 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     Raises:
         InvalidDocument: It breaks a rule. The message names the field and the rule.
     """
-    names, optional = {"model", "input", "output"}, _RATES | {"calls", "from", "until", "tiers", *_BOUNDS}
+    further = {*_FEES, *_BOUNDS, "from", "until", "tiers", "multipliers"}
+    names, optional = {"model", "input", "output"}, OPTIONAL_RATES | further
     data = DocumentReader(item, names, optional=optional, nested=True)
     dates = _instant(item, "from"), _instant(item, "until")
+    calls, file_searches, containers = (_optional_rate(data, name) for name in _FEES)
+    fees = calls, file_searches, containers
     added = 0 if item.get("added_tokens") is None else data.integer("added_tokens", 0, MAX_ADDED_TOKENS)
-    calls, parts = _optional_rate(data, "calls"), _part_tokens(item.get("part_tokens", {}))
-    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), calls, part_tokens=parts, added_tokens=added)
+    bounds = _part_tokens(item.get("part_tokens", {})), added
+    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item), *bounds)
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price
@@ -169,7 +185,7 @@ def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:
 
     def parse(item: Mapping[str, Any]) -> tuple[int, Rates]:
         nonlocal lower
-        tier = DocumentReader(item, {"above_input", "input", "output"}, optional=_RATES, nested=True)
+        tier = DocumentReader(item, {"above_input", "input", "output"}, optional=OPTIONAL_RATES, nested=True)
         lower = tier.integer("above_input", least=lower + 1)
         return lower, _rates(tier)
 
@@ -213,6 +229,31 @@ def _factors(value: Mapping[str, Any]) -> FrozenMapping[int]:
         if not is_integer(factor, LEAST_FACTOR, MOST_FACTOR):
             raise InvalidDocument(f"factors[{shown(model)}]: {integer_rule(factor, LEAST_FACTOR, MOST_FACTOR)}")
     return FrozenMapping(factors)
+
+
+def _multipliers(item: Mapping[str, Any]) -> FrozenMapping[int]:
+    if "multipliers" not in item:
+        return NO_FACTORS
+    found = item["multipliers"]
+    if not isinstance(found, Mapping) or len(found) > MAX_MULTIPLIERS:
+        rule = f"must be an object with at most {MAX_MULTIPLIERS} multipliers"
+        raise InvalidDocument(f"multipliers: {rule}, got {shown(found)}")
+    for name, value in found.items():
+        if not _MODIFIER.fullmatch(name):
+            raise InvalidDocument(f"multipliers: must have names such as service_tier=priority, got {shown(name)}")
+        if not is_integer(value, 0, MAX_MULTIPLIER):
+            raise InvalidDocument(f"multipliers[{shown(name)}]: {integer_rule(value, 0, MAX_MULTIPLIER)}")
+    return FrozenMapping(found)
+
+
+def _reported_costs(value: Mapping[str, Any]) -> frozenset[str]:
+    hosts = value.get("reported_costs", [])
+    if not isinstance(hosts, list) or len(hosts) > MAX_HOSTS:
+        raise InvalidDocument(f"reported_costs: must be a list of at most {MAX_HOSTS} hosts, got {shown(hosts)}")
+    for host in hosts:
+        if not isinstance(host, str) or not HOST.fullmatch(host):
+            raise InvalidDocument(f"reported_costs: must have names of hosts such as openrouter.ai, got {shown(host)}")
+    return frozenset(hosts)
 
 
 def _rates_to_json(rates: Rates) -> dict[str, int]:

@@ -6,11 +6,15 @@ Prices are integers, micros per million tokens. The cost of a request is summed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol
+from math import prod
+from typing import Any, Final, NamedTuple
 
+from enforcement.metering.rates import Rates as Rates
+from enforcement.metering.usage import DetailedUsage, Step, input_of
+from enforcement.metering.usage import TokenCounts as TokenCounts
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 
@@ -19,63 +23,14 @@ MAX_CACHED: Final = 4_096
 """Models whose price is remembered. Clients choose the names, so there may be any number of them."""
 
 NO_FACTORS: Final[FrozenMapping[int]] = FrozenMapping()
+PER_MILLE: Final = 1_000
+NO_MODELS: Final[Mapping[str, str]] = FrozenMapping()
 
 PUBLISHED: Final[Mapping[str, int]] = {"service_tier=priority": 2_500}
 """The highest multiplier, per mille, that providers publish for any of their models, of those that are widely used."""
 
 _ALWAYS: Final = -(2**63)
 _FOREVER: Final = 2**63
-
-
-class TokenCounts(Protocol):
-    """Numbers by usage class, as of a :class:`~enforcement.metering.usage.Usage` or an estimate."""
-
-    @property
-    def input(self) -> int: ...
-    @property
-    def cached_input(self) -> int: ...
-    @property
-    def cache_write(self) -> int: ...
-    @property
-    def output(self) -> int: ...
-    @property
-    def calls(self) -> int: ...
-    @property
-    def other_rates(self) -> bool: ...
-
-
-class Rates(NamedTuple):
-    """
-    Micros per million tokens of each usage class.
-
-    Attributes:
-        cached_input: None if the class has no price of its own. It then costs what the dearest class of the input does.
-        cache_write: As *cached_input*.
-    """
-
-    input: int
-    output: int
-    cached_input: int | None = None
-    cache_write: int | None = None
-
-    def total(self, counts: TokenCounts) -> int:
-        """Return what the tokens cost, in millionths of a micro."""
-        total = counts.input * self.input + counts.output * self.output
-        if counts.cached_input:
-            total += counts.cached_input * (self._dearest_input if self.cached_input is None else self.cached_input)
-        if counts.cache_write:
-            total += counts.cache_write * (self._dearest_input if self.cache_write is None else self.cache_write)
-        return total
-
-    @property
-    def _dearest_input(self) -> int:
-        return max(self.input, self.cached_input or 0, self.cache_write or 0)
-
-    def approximates(self, counts: TokenCounts) -> bool:
-        """Return whether tokens of a class are counted that has no price of its own."""
-        if counts.cached_input and self.cached_input is None:
-            return True
-        return counts.cache_write > 0 and self.cache_write is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +47,14 @@ class Price:
             the input is above hold for the whole request.
         calls: Micros for a million calls of the provider's tools, whatever the input. None: it is not known, and such
             calls cost nothing here.
+        file_searches: The same for searches of files. None: they cost what other calls do.
+        containers: The same for containers. None: as *calls*.
+        multipliers: How many times all rates are charged, per mille, by what the answer says, such as
+            ``service_tier=priority``.
         part_tokens: The most tokens of one part that is not text, by its kind, as the provider says. Only a bound
             needs them.
         added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
+        source: The list that the price was found in, and for what. None: it was not found in one.
     """
 
     pattern: str
@@ -103,14 +63,18 @@ class Price:
     until_us: int | None = None
     tiers: tuple[tuple[int, Rates], ...] = ()
     calls: int | None = None
+    file_searches: int | None = None
+    containers: int | None = None
+    multipliers: FrozenMapping[int] = NO_FACTORS
     part_tokens: FrozenMapping[int] = NO_FACTORS
     added_tokens: int = 0
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:
         """Return the rates for a request with these tokens."""
         found = self.rates
         if self.tiers:
-            whole = counts.input + counts.cached_input + counts.cache_write
+            whole = input_of(counts)
             for above, rates in self.tiers:
                 if whole <= above:
                     break
@@ -119,6 +83,8 @@ class Price:
 
     def micros(self, counts: TokenCounts) -> int:
         """Return what the tokens and calls cost, in micros, rounded up once. At most 2**53 - 1."""
+        if isinstance(counts, DetailedUsage):
+            return self._micros_by_parts(counts)
         total = self.rates_for(counts).total(counts)
         if counts.calls:
             total += counts.calls * (self.calls or 0)
@@ -126,9 +92,12 @@ class Price:
 
     def approximates(self, counts: TokenCounts) -> bool:
         """
-        Return whether the price may differ from that of the provider, as a class has no price of its own here. Its
-        tokens are then charged as the dearest of the input, and its calls not at all.
+        Return whether the price may differ from that of the provider, as a rate or a fee is not known here, or as the
+        provider itself says another cost. Tokens are then charged by the dearest rate of their side that is known, and
+        calls not at all.
         """
+        if isinstance(counts, DetailedUsage):
+            return not self._takes_cost_of(counts) and self._approximates_parts(counts)
         if counts.other_rates or (counts.calls and self.calls is None):
             return True
         return self.rates_for(counts).approximates(counts)
@@ -138,12 +107,114 @@ class Price:
         Return how many times the rates are charged for what a request asks for, such as ``service_tier=priority``, per
         mille. None if neither the price nor its provider's own list says it.
         """
-        own: Mapping[str, int] = getattr(self, "multipliers", NO_FACTORS)
-        return own[modifier] if modifier in own else PUBLISHED.get(modifier)
+        return self.multipliers[modifier] if modifier in self.multipliers else PUBLISHED.get(modifier)
 
     def times(self, factor: int) -> Price:
         """Return this price with all its rates multiplied, per mille, each rounded up."""
-        return _times(self, factor)
+
+        def times(value: int | None) -> int | None:
+            return None if value is None else -(-value * factor // PER_MILLE)
+
+        def rates(found: Rates) -> Rates:
+            return Rates(*map(times, found))  # type: ignore[arg-type]
+
+        tiers = tuple((above, rates(found)) for above, found in self.tiers)
+        fees = {name: times(getattr(self, name)) for name in ("calls", "file_searches", "containers")}
+        return replace(self, rates=rates(self.rates), tiers=tiers, **fees)  # type: ignore[arg-type]
+
+    def multiplier(self, modifier: str) -> int:
+        """
+        Return how many times the rates are charged for a modifier such as ``service_tier=priority``, per mille.
+
+        Returns:
+            That of the price. For one that it does not have, the highest that it has of the same name or that is
+            published, at least 1000.
+        """
+        if modifier in self.multipliers:
+            return self.multipliers[modifier]
+        name = modifier.partition("=")[0] + "="
+        return max(
+            [
+                PUBLISHED.get(modifier, PER_MILLE),
+                *[value for key, value in self.multipliers.items() if key.startswith(name)],
+            ]
+        )
+
+    def other(self, model: str | None) -> Price | None:
+        """
+        Return the price of another model in the same list, or None if there is none.
+
+        Another pattern that also covers the model that this price was found for, such as ``*``, says nothing of the
+        other one.
+        """
+        if self.source is None or model is None:
+            return None
+        found = self.source.prices.find(model, self.source.at_us)
+        if found is None or (found.pattern != self.pattern and found.matches(self.source.model)):
+            return None
+        return found
+
+    def answered_by(self, model: str, counts: TokenCounts) -> Price:
+        """Return the price of the model that an answer names if these tokens cost more by it, else this price."""
+        other = self.other(model)
+        return other if other is not None and other.micros(counts) > self.micros(counts) else self
+
+    def with_tools(self, tools: Mapping[str, str]) -> Price:
+        """Return the price for a request that names the models of the provider's tools, by tool."""
+        return self if self.source is None else replace(self, source=replace(self.source, tools=tools))
+
+    def at_upstream(self, host: str) -> Price:
+        """
+        Return the price for a request to an upstream. If the list names its host, the cost that it reports is charged,
+        but not in place of a price that an operator has set.
+        """
+        source = self.source
+        if source is None or source.is_own or host not in source.prices.reported_costs:
+            return self
+        return replace(self, source=replace(source, takes_cost=True))
+
+    def _takes_cost_of(self, counts: DetailedUsage) -> bool:
+        return counts.cost is not None and self.source is not None and self.source.takes_cost
+
+    def _micros_by_parts(self, counts: DetailedUsage) -> int:
+        if counts.cost is not None and self._takes_cost_of(counts):
+            return min(counts.cost, MAX_NUMBER)
+        scale: int = PER_MILLE ** len(counts.modifiers)
+        total = scale * self._fees(counts)
+        for price, part in self._parts(counts):
+            total += price.rates_for(part).total(part) * prod(map(price.multiplier, counts.modifiers))
+        return min(-(-total // (PER_TOKENS * scale)), MAX_NUMBER)
+
+    def _fees(self, counts: DetailedUsage) -> int:
+        calls = self.calls or 0
+        of_files = calls if self.file_searches is None else self.file_searches
+        fees = max(0, counts.calls - counts.file_searches) * calls + counts.file_searches * of_files
+        return fees + counts.containers * (self.containers or 0)
+
+    def _parts(self, counts: DetailedUsage) -> Iterator[tuple[Price, TokenCounts]]:
+        """Yield the parts of a usage with the price of each. That of an unknown model is this one."""
+        yield self, counts.beside_steps()
+        for step in counts.steps:
+            yield self.other(self._model_of(step)) or self, step.usage
+
+    def _model_of(self, step: Step) -> str | None:
+        tools = NO_MODELS if self.source is None else self.source.tools
+        return step.model or tools.get(step.tool)
+
+    def _approximates_parts(self, counts: DetailedUsage) -> bool:
+        unknown_fee = (
+            (counts.calls > counts.file_searches and self.calls is None)
+            or (counts.file_searches and self.file_searches is None and self.calls is None)
+            or (counts.containers and self.containers is None)
+        )
+        if counts.other_rates or unknown_fee or any(one not in self.multipliers for one in counts.modifiers):
+            return True
+        if any((step.model or step.tool) and self.other(self._model_of(step)) is None for step in counts.steps):
+            return True
+        if any(price.rates_for(part).approximates(part) for price, part in self._parts(counts)):
+            return True
+        # A micro more or less is rounding.
+        return counts.cost is not None and abs(self._micros_by_parts(counts) - counts.cost) > 1
 
     def matches(self, model: str) -> bool:
         """Return whether the pattern covers the whole name of a model."""
@@ -167,16 +238,26 @@ class Price:
         return (self.from_us is None or self.from_us <= now_us) and (self.until_us is None or now_us < self.until_us)
 
 
-@lru_cache(1_024)
-def _times(price: Price, factor: int) -> Price:
-    def rate(value: int | None) -> int | None:
-        return value if value is None else -(-value * factor // 1_000)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    Where a price was found, and for what.
 
-    def rates(found: Rates) -> Rates:
-        return Rates(*map(rate, found))  # type: ignore[arg-type]
+    Attributes:
+        prices: The list.
+        model: The model that it was looked up for.
+        at_us: The instant that it was looked up for.
+        is_own: Whether an operator has set the price.
+        takes_cost: Whether the cost that the provider reports is charged in its place.
+        tools: The models of the provider's tools that a request names, by tool.
+    """
 
-    tiers = tuple((above, rates(found)) for above, found in price.tiers)
-    return replace(price, rates=rates(price.rates), tiers=tiers, calls=rate(price.calls))
+    prices: Prices
+    model: str
+    at_us: int
+    is_own: bool = False
+    takes_cost: bool = False
+    tools: Mapping[str, str] = NO_MODELS
 
 
 class Quote(NamedTuple):
@@ -223,6 +304,7 @@ class Prices:
         currency: The name of the currency, such as ``USD``. Empty if the document has none.
         factors: What was learned of the tokens of models, per mille, by the whole name of the model. See
             :func:`~enforcement.metering.estimate.estimate_request`.
+        reported_costs: Hosts of upstreams whose own costs are charged. They report them in this currency.
     """
 
     revision: int
@@ -230,14 +312,19 @@ class Prices:
     prices: tuple[Price, ...] = ()
     currency: str = ""
     factors: FrozenMapping[int] = NO_FACTORS
+    reported_costs: frozenset[str] = frozenset()
     _lists: tuple[_Index, ...] = field(init=False, repr=False, compare=False)
+    _edges: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _spans: dict[str, _Span] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        dates = {edge for price in (*self.overrides, *self.prices) for edge in (price.from_us, price.until_us)}
         object.__setattr__(self, "_lists", (_Index(self.overrides), _Index(self.prices)))
+        object.__setattr__(self, "_edges", tuple(sorted(edge for edge in dates if edge is not None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.revision, self.overrides, self.prices, self.currency, self.factors)
+        values = self.revision, self.overrides, self.prices, self.currency, self.factors, self.reported_costs
+        return type(self), values
 
     def find(self, model: str, at_us: int) -> Price | None:
         """
@@ -273,12 +360,15 @@ class Prices:
         return COUNTED if unpriced == COUNT_ONLY else DENIED
 
     def _span(self, model: str, at_us: int) -> _Span:
-        candidates = [price for index in self._lists for price in index.matching(model)]
-        found = next((price for price in candidates if price.holds_at(at_us)), None)
-        # Which price holds can only change where a price begins or ends.
-        edges = {edge for price in candidates for edge in (price.from_us, price.until_us) if edge is not None}
-        from_us = max((edge for edge in edges if edge <= at_us), default=_ALWAYS)
-        return _Span(from_us, min((edge for edge in edges if edge > at_us), default=_FOREVER), found)
+        for is_own, index in zip((True, False), self._lists, strict=True):
+            found = next((price for price in index.matching(model) if price.holds_at(at_us)), None)
+            if found is not None:
+                found = replace(found, source=Source(self, model, at_us, is_own))
+                break
+        # Which price holds can only change where one begins or ends, also that of another model.
+        after = bisect_right(self._edges, at_us)
+        until_us = self._edges[after] if after < len(self._edges) else _FOREVER
+        return _Span(self._edges[after - 1] if after else _ALWAYS, until_us, found)
 
 
 class _Index:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from enforcement.metering.answer import FORMATS, reader_of
 from enforcement.metering.estimated import text_tokens
 from enforcement.metering.formats.reading import AnswerReader
-from enforcement.metering.prices import TokenCounts
+from enforcement.metering.usage import Usage
 
 _OBJECTS: Final = {
     "chat.completion": "openai-chat",
@@ -50,7 +50,7 @@ class Report(NamedTuple):
 
     format: str
     model: str
-    usage: TokenCounts
+    usage: Usage
 
 
 def read_report(response: object) -> Report:

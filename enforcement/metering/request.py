@@ -9,10 +9,14 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
+from enforcement.metering.formats.bedrock import ask_bedrock_embedding, ask_converse, ask_invoke
+from enforcement.metering.formats.cohere import ask_cohere_chat, ask_cohere_embedding, ask_cohere_messages
 from enforcement.metering.formats.gemini import ask_gemini, hides_usage
+from enforcement.metering.formats.gemini_embeddings import ask_gemini_embedding
+from enforcement.metering.formats.images import ask_image
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
-from enforcement.metering.formats.responses import ask_response
+from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
@@ -38,6 +42,15 @@ _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
     "openai-embeddings": ask_embedding,
     "anthropic-messages": ask_message,
     "gemini": ask_gemini,
+    "gemini-embeddings": ask_gemini_embedding,
+    "openai-compact": ask_compaction,
+    "openai-images": ask_image,
+    "bedrock-converse": ask_converse,
+    "bedrock-invoke": ask_invoke,
+    "bedrock-embeddings": ask_bedrock_embedding,
+    "cohere-chat-v1": ask_cohere_chat,
+    "cohere-chat-v2": ask_cohere_messages,
+    "cohere-embed": ask_cohere_embedding,
 }
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE)
 # Character sets in which the structure of JSON has the same bytes as in UTF-8.
@@ -112,6 +125,7 @@ class MeteredRequest:
         objects: The number of JSON objects in *body*, which messages, parts and tools are.
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
+        tool_models: The models of the provider's tools that the request may use, by tool.
         parsed: The body, as it was read, until :meth:`forget`.
     """
 
@@ -132,6 +146,7 @@ class MeteredRequest:
     added_tokens: int = 0
     unbounded: str = ""
     objects: int = 0
+    tool_models: Mapping[str, str] = field(default_factory=dict)
     parsed: Parsed | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -233,7 +248,7 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
-    if route.format == "gemini" and hides_usage(target.partition("?")[2], header):
+    if route.format.startswith("gemini") and hides_usage(target.partition("?")[2], header):
         return Unmetered("bad_query", name)
     if not _is_utf8(header("content-type") or ""):
         return Unmetered("charset", name)
@@ -242,7 +257,8 @@ def read_request(
             return _read_counting(route, parsed.value, header, body)
         return _read_metered(route, parsed, header, body, default_cap)
     except UnreadableRequest as exc:
-        return Unmetered(str(exc), name)
+        reason = str(exc)
+        return Unmetered(reason, name, door=unread_door(target) if reason == "format" else "")
 
 
 def _is_identity(encoding: str | None) -> bool:
@@ -308,6 +324,7 @@ def _read_metered(
         content.added_tokens,
         content.unbounded,
         parsed.objects,
+        asked.tool_models,
         Parsed(body, content.media) if cap == asked.cap else None,
     )
 

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
-from enforcement.metering.prices import TokenCounts
+from enforcement.metering.prices import Price, TokenCounts
+from enforcement.metering.usage import Usage
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
 
@@ -53,12 +54,14 @@ class Settlement(NamedTuple):
         costs: The cost for each limit in place of its estimate. Slots are not part of it.
         counts: The tokens that are charged. None for ``nothing``, and for a request that no meter can read.
         approximate: Whether a class of tokens was charged without a price of its own.
+        price: Their price, if it is another one than that by which they were estimated.
     """
 
     settled_as: str
     costs: Costs
     counts: TokenCounts | None = None
     approximate: bool = False
+    price: Price | None = None
 
     @property
     def is_last_word(self) -> bool:
@@ -83,14 +86,16 @@ class MeteredReservation:
         state: ``open``, ``settled`` or ``lost``.
         settled_as: How it was settled, ``estimated`` if it is lost. None while it is open.
         status: HTTP status of the answer. None if there was none so far.
+        price: See :class:`Settlement`. Whoever sets it sets *terms* with it.
     """
 
     state = OPEN
     settled_as: str | None = None
     status: int | None = None
+    price: Price | None = None
     _text_bytes = 0
     _calls = 0
-    _report: TokenCounts | None = None
+    _report: Usage | None = None
     _last_word: str | None = None
     _left_at_us: int | None = None
     _drain: DrainBounds | None = None
@@ -146,7 +151,7 @@ class MeteredReservation:
         self._drained_bytes += raw_bytes
         return self._finish() if self._drained_bytes > self._drain.bytes else None
 
-    def reported(self, usage: TokenCounts, at_us: int, *, final: bool) -> Settlement | None:
+    def reported(self, usage: Usage, at_us: int, *, final: bool) -> Settlement | None:
         """
         Note what the provider reports. A report replaces the one before, but not its last word.
 
@@ -266,12 +271,11 @@ class MeteredReservation:
             return self._settle(ESTIMATED, self.estimate)
         return self._settle(OBSERVED, self._observed(self.estimate))
 
-    def _observed(self, estimate: Estimate) -> Counts:
+    def _observed(self, estimate: Estimate) -> TokenCounts:
         seen, report = estimate.seen(self._text_bytes), self._report
         if report is None:
             return Counts(estimate.input, output=seen, calls=self._calls)
-        output, calls = max(report.output, seen), max(report.calls, self._calls)
-        return Counts(report.input, report.cached_input, report.cache_write, output, calls, report.other_rates)
+        return report.at_least(seen, self._calls)
 
     def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
         costs = self.terms.costs(counts or NO_TOKENS)
@@ -279,7 +283,7 @@ class MeteredReservation:
         self.costs = tuple([0 if cost and _spared(limit, self.status) else cost for cost, limit in rows])
         self.state, self.settled_as = SETTLED, word
         approximate = counts is not None and self.terms.approximates(counts)
-        return Settlement(word, self.costs, counts, approximate)
+        return Settlement(word, self.costs, counts, approximate, self.price)
 
 
 def _spared(limit: Limit, status: int | None) -> bool:

@@ -16,6 +16,7 @@ from enforcement.metering.opening import Opening
 from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
+from enforcement.metering.usage import CLASSES, count_of
 
 UNMETERED: Final = "unmetered"
 """How a request was settled that no meter can read."""
@@ -25,6 +26,7 @@ MAX_MODELS: Final = 200
 MAX_ROWS: Final = 10_000
 MINUTES_PER_DAY: Final = 1_440
 
+_TOKENS: Final = CLASSES[:-1]
 _LAST_WORDS: Final = frozenset((EXACT, DRAINED))
 
 Key = tuple[int, str, str, str, str, int, int]
@@ -85,20 +87,15 @@ class MeteredTally:
         if estimate is None or counts is None:
             added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
         else:
-            fresh, cached, written, price, micros = (
-                counts.input,
-                counts.cached_input,
-                counts.cache_write,
-                opening.price,
-                0,
-            )
+            fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
+            price, micros = settlement.price or opening.price, 0
             if price is not None:
                 micros = micros_of(price, counts)
                 approximate = approximate or price.approximates(counts)
             text = 0, 0, 0
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
                 text = 1, asked.text_bytes, fresh + cached + written
-            added = [1, fresh, cached, written, counts.output, micros, estimate.input, counts.calls, *text]
+            added = [1, fresh, cached, written, output, micros, estimate.input, counts.calls, *text]
         with self._lock:
             known = self._names.get((subject[0], model)) if minute // MINUTES_PER_DAY <= self._day else None
             named = self._named(subject[0], minute, model) if known is None else known

@@ -222,6 +222,7 @@ class MeteredVisit:
         over = self.exchange.answered(message["status"], encoding or None, now_us())
         if over is not None:
             await self._settle(over)
+        self.exchange.read_head(headers)
         if not self.exchange.hides_usage:
             return message
         return {**message, "headers": [header for header in headers if header[0].lower() != _LENGTH]}

@@ -100,7 +100,10 @@ class Proxy:
             return
         if self._settings.headers != "ietf":
             send = tighter(send, scope["sluicegate.decision"], self._settings.headers)
-        forwarding = _metered_forwarding() if METERED in scope else Forwarding
+        forwarding = Forwarding
+        if METERED in scope:
+            forwarding = _metered_forwarding()
+            scope[METERED].exchange.upstream = upstream.settings.host
         await forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
 
     async def _tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:

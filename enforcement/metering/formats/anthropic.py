@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.metering.formats.reading import (
@@ -12,19 +11,23 @@ from enforcement.metering.formats.reading import (
     count_in,
     details_in,
     searches_in,
-    some_in,
+    usage_with,
+    uses_in,
 )
-from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_object, objects_in, utf8_length
-from enforcement.metering.usage import MAX_TOKENS, Usage
+from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_object, model_name, objects_in, utf8_length
+from enforcement.metering.usage import Step, Usage, total_of
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 # Fields by which the provider reads more than the request says, or reads it twice.
 _ADDING: Final = ("mcp_servers", "container", "context_management", "compaction")
+_NO_MORE: Final[dict[str, int]] = {}
 _NO_COUNTS: Final = {"input_tokens": 0, "output_tokens": 0}
-# The step of another model, which has a price of its own.
+# Steps whose tokens the counts of the message leave out. The second is one of another model.
+_COMPACTION: Final = "compaction"
 _ADVISOR: Final = "advisor_message"
 _WITH_PROMPT: Final = ("output_config", "output_format")
+_MODIFIERS: Final = ("service_tier", "speed", "inference_geo")
 _SAID: Final = ("text", "thinking", "partial_json", "name")
 
 
@@ -97,7 +100,7 @@ class MessagesAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
-        self.steps = Usage()
+        self.steps: tuple[tuple[Any, Step], ...] = ()
         self.has_delta = False
         self.has_stopped = False
 
@@ -159,13 +162,23 @@ class MessagesAnswer(AnswerReader):
         self.counts |= counts
         self.steps = self.steps if steps is None else steps
         self._take_rates(as_object(report))
-        self.take_usage(_usage_of(self.counts, self.steps))
+        self.take_usage(self._usage())
         return bool(counts)
 
+    def _usage(self) -> Usage | None:
+        """Return the usage of the message and of the steps beside it, or None if a count is missing."""
+        usage = _usage_of(self.counts)
+        if usage is None or not self.steps:
+            return usage
+        beside = [step.usage for kind, step in self.steps if kind in (_COMPACTION, _ADVISOR)]
+        return total_of([usage, *beside]).with_more({"steps": tuple(step for _, step in self.steps)})
+
     def _take_rates(self, report: dict[str, Any]) -> None:
-        """Note whether some tokens have other rates than those of their classes."""
-        self.take_tier(report.get("service_tier"))
-        if report.get("speed") == "fast" or some_in(as_object(report.get("cache_creation")), _LIFETIMES[1]):
+        """Note what the rates depend on, and tools that have other fees."""
+        for name in _MODIFIERS:
+            if name in report:
+                self.take_modifier(name, report[name])
+        if uses_in(report, "code_execution_requests"):
             self.other_rates = True
 
     def _take_searches(self, report: Any) -> None:
@@ -185,30 +198,31 @@ def _counts_of(report: Any) -> dict[str, int]:
     return {name: count for name, count in found.items() if count is not None}
 
 
-def _steps_in(report: dict[str, Any]) -> Usage | None:
+def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, Step], ...] | None:
     """
-    Return the tokens of steps that the counts of the message leave out, or None if a report does not list its steps.
-    They are those of a compaction of the conversation and of an advisor.
+    Return the steps of an answer, each beside its type, because each has a tier of its own. Return none if there is
+    only that of the message, and None if a report does not list them.
     """
     if type(report.get("iterations")) is not list:
         return None
-    found = [step for step in objects_in(report["iterations"]) if step.get("type") in ("compaction", _ADVISOR)]
-    total = Usage(other_rates=any(step["type"] == _ADVISOR for step in found))
-    for step in found:
-        total = _usage_of({**_NO_COUNTS, **_counts_of(step)}, total) or total
-    return total
+    found = objects_in(report["iterations"])
+    if len(found) == 1 and found[0].get("type") == "message":
+        return ()
+    return tuple((step.get("type"), _step(step)) for step in found)
 
 
-def _usage_of(counts: dict[str, int], steps: Usage) -> Usage | None:
-    """Return the usage that counts say, and beside it that of earlier steps, or None if they lack one of two."""
+def _step(step: dict[str, Any]) -> Step:
+    usage = _usage_of({**_NO_COUNTS, **_counts_of(step)}) or Usage()
+    return Step(usage, model_name(step.get("model")), "advisor" if step.get("type") == _ADVISOR else "")
+
+
+def _usage_of(counts: dict[str, int]) -> Usage | None:
+    """Return the usage that counts say, or None if they lack one of two."""
     if "input_tokens" not in counts or "output_tokens" not in counts:
         return None
-    by_lifetime = sum(counts.get(name, 0) for name in _LIFETIMES)
-    written = counts.get("cache_creation_input_tokens", by_lifetime)
-    return replace(
-        steps,
-        input=min(MAX_TOKENS, steps.input + counts["input_tokens"]),
-        cached_input=min(MAX_TOKENS, steps.cached_input + counts.get("cache_read_input_tokens", 0)),
-        cache_write=min(MAX_TOKENS, steps.cache_write + written),
-        output=min(MAX_TOKENS, steps.output + counts["output_tokens"]),
-    )
+    for_minutes, for_an_hour = (counts.get(name, 0) for name in _LIFETIMES)
+    written = counts.get("cache_creation_input_tokens", for_minutes + for_an_hour)
+    for_an_hour = min(for_an_hour, written)
+    read = counts.get("cache_read_input_tokens", 0)
+    more = {"cache_write_1h": for_an_hour} if for_an_hour else _NO_MORE
+    return usage_with(more, counts["input_tokens"], read, written - for_an_hour, counts["output_tokens"])

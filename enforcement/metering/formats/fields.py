@@ -214,7 +214,104 @@ GEMINI: Final = _google(
     ),
 )
 
+_SOURCE: Final = Fields("bytes s3Location text content")
+_BEDROCK_MEDIA: Final = Fields("format name context", source=_SOURCE)
+_CONVERSE_BLOCK: Final = Fields(
+    "text json type role toolUse citationsContent searchResult audio",
+    image=_BEDROCK_MEDIA,
+    video=_BEDROCK_MEDIA,
+    document=_BEDROCK_MEDIA | Fields("citations"),
+    guardContent=Fields(text=Fields("text qualifiers"), image=_BEDROCK_MEDIA),
+    reasoningContent=Fields("redactedContent", reasoningText=Fields("text signature")),
+    cachePoint=Fields("type ttl"),
+    toolResult=Fields(
+        "toolUseId status type",
+        content=Fields("text json searchResult", image=_BEDROCK_MEDIA, video=_BEDROCK_MEDIA, document=_BEDROCK_MEDIA),
+    ),
+)
+_INFERENCE: Final = Fields(
+    "maxTokens max_new_tokens max_tokens max_completion_tokens max_gen_len temperature topP top_p topK top_k"
+    " stopSequences"
+)
+CONVERSE: Final = Fields(
+    "schemaVersion guardrailConfig additionalModelResponseFieldPaths requestMetadata promptVariables stream",
+    system=_CONVERSE_BLOCK,
+    messages=Fields("role", content=_CONVERSE_BLOCK),
+    inferenceConfig=_INFERENCE,
+    toolConfig=Fields(
+        "toolChoice",
+        tools=Fields(toolSpec=Fields("name description inputSchema strict"), cachePoint=Fields("type ttl")),
+    ),
+    outputConfig=Fields("textFormat"),
+    performanceConfig=Fields("latency"),
+    serviceTier=Fields("type"),
+    additionalModelRequestFields=_INFERENCE
+    | Fields(
+        "reasoning_config reasoning_effort reasoningConfig thinking anthropic_beta tools mcp_servers container"
+        " context_management",
+        inferenceConfig=_INFERENCE,
+    ),
+)
+# Those of models with one prompt, and of models that embed.
+PROMPT: Final = Fields(
+    "prompt inputText temperature top_p top_k topP topK max_gen_len max_tokens max_tokens_to_sample maxTokens stop"
+    " stop_sequences stopSequences anthropic_version",
+    textGenerationConfig=Fields("maxTokenCount temperature topP stopSequences"),
+)
+BEDROCK_EMBEDDING: Final = Fields(
+    "inputText inputImage dimensions normalize embeddingTypes texts images input_type truncate embedding_types"
+    " output_dimension max_tokens taskType schemaVersion embeddingConfig",
+    inputs=Fields(content=_CHAT_PART),
+    singleEmbeddingParams=Fields(
+        "embeddingPurpose embeddingDimension", text=Fields("truncationMode value"), image=_BEDROCK_MEDIA
+    ),
+)
+COHERE_CHAT: Final = Fields(
+    "model message preamble chat_history documents tools tool_results response_format connectors conversation_id stream"
+    " temperature p k max_tokens max_input_tokens stop_sequences seed frequency_penalty presence_penalty raw_prompting"
+    " prompt_truncation citation_quality force_single_step safety_mode return_prompt logprobs priority"
+)
+COHERE_MESSAGES: Final = Fields(
+    "model stream documents citation_options response_format safety_mode max_tokens stop_sequences temperature seed"
+    " frequency_penalty presence_penalty k p return_prompt logprobs tool_choice strict_tools raw_prompting priority"
+    " thinking",
+    messages=Fields(
+        "role tool_call_id tool_plan citations", content=_CHAT_PART | Fields("document"), tool_calls=_CHAT_CALL
+    ),
+    tools=_SCHEMA_TOOL | Fields(function=_SCHEMA_TOOL),
+)
+COHERE_EMBEDDING: Final = Fields(
+    "model texts images input_type embedding_types truncate max_tokens output_dimension priority",
+    inputs=Fields(content=_CHAT_PART),
+)
+_GEMINI_EMBEDDED: Final = _google("model taskType title outputDimensionality autoTruncate", content=_CONTENT)
+GEMINI_EMBEDDING: Final = _google(
+    "model taskType title outputDimensionality autoTruncate", content=_CONTENT, requests=_GEMINI_EMBEDDED
+)
+
+
+def fields_of(format: str, body: dict[str, Any]) -> Fields:
+    """Return the fields that the format of a request lists. Bedrock's Invoke takes the format of each model."""
+    if format != "bedrock-invoke":
+        return LISTED[format]
+    if type(body.get("messages")) is list:
+        if "anthropic_version" in body:
+            return MESSAGE
+        return CONVERSE if body.keys() & {"inferenceConfig", "schemaVersion", "toolConfig"} else CHAT | CONVERSE
+    if type(body.get("message")) is str:
+        return COHERE_CHAT
+    return PROMPT if body.keys() & {"prompt", "textGenerationConfig"} else PROMPT | BEDROCK_EMBEDDING
+
+
 LISTED: Final[Mapping[str, Fields]] = {
+    "gemini-embeddings": GEMINI_EMBEDDING,
+    "openai-compact": RESPONSE,
+    "openai-images": Fields(),
+    "bedrock-converse": CONVERSE,
+    "bedrock-embeddings": BEDROCK_EMBEDDING,
+    "cohere-chat-v1": COHERE_CHAT,
+    "cohere-chat-v2": COHERE_MESSAGES,
+    "cohere-embed": COHERE_EMBEDDING,
     "openai-chat": CHAT,
     "openai-responses": RESPONSE,
     "openai-completions": COMPLETION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -10,9 +11,11 @@ from enforcement.metering.formats.reading import (
     AnswerReader,
     Asked,
     NotBelieved,
+    Split,
     UnreadableRequest,
+    by_modality,
     count_in,
-    some_in,
+    usage_with,
 )
 from enforcement.metering.formats.text import (
     PROMPT_TOKENS,
@@ -33,6 +36,10 @@ _COUNTS: Final = (
     "candidatesTokenCount",
     "thoughtsTokenCount",
 )
+_DETAILS: Final = frozenset(
+    ("promptTokensDetails", "promptTokenDetails", "cacheTokensDetails", "candidatesTokensDetails")
+)
+_MEDIA_CLASSES: Final = ("audio", "image", "video")
 # Fields that say something about the part that they stand in.
 _REMARKS: Final = frozenset(
     (
@@ -53,6 +60,7 @@ _PLAIN_DOLLARS: Final = frozenset(("alt", ".xgafv", "prettyPrint"))
 # Header fields that ask for a part of an answer, and for one in base64.
 _CHANGING_ANSWER: Final = ("x-goog-fieldmask", "x-goog-encode-response-if-executable")
 _MEDIA: Final = frozenset(("image", "audio", "video"))
+_VERSION: Final = re.compile(r"gemini-(\d{1,3})\b", re.ASCII)
 
 
 def ask_gemini(body: dict[str, Any]) -> Asked:
@@ -64,11 +72,11 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
             _read_config(asked, config, name)
     content = asked.content
     for turn in objects_in(body.get("contents")):
-        _add_parts(content, turn)
+        add_parts(content, turn)
     for name in ("systemInstruction", "system_instruction"):
         said = body.get(name)
         content.add_text(said)
-        _add_parts(content, as_object(said))
+        add_parts(content, as_object(said))
     content.add_schema(body.get("tools"))
     for tool in objects_in(body.get("tools")):
         for name in tool.keys() - _DECLARATIONS:
@@ -112,7 +120,8 @@ def _read_config(asked: Asked, config: Any, parent: str) -> None:
             asked.content.added_tokens = PROMPT_TOKENS
 
 
-def _add_parts(content: Content, turn: dict[str, Any]) -> None:
+def add_parts(content: Content, turn: dict[str, Any]) -> None:
+    """Count the parts of one turn of a conversation."""
     for part in objects_in(turn.get("parts")):
         for name, value in part.items():
             _add_field(content, name, value)
@@ -131,7 +140,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
     elif name in ("functionResponse", "function_response"):
         content.add_text(as_object(value).get("name"))
         content.add_within(as_object(value).get("response"))
-        _add_parts(content, as_object(value))
+        add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):
         content.add_part(_kind_of(as_object(value)), value)
     elif name in ("executableCode", "executable_code"):
@@ -154,6 +163,7 @@ class GeminiAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self.has_finished = False
+        self._queries: set[str] = set()
 
     def read_body(self, body: dict[str, Any]) -> None:
         self.read_event(body)
@@ -165,21 +175,30 @@ class GeminiAnswer(AnswerReader):
         for candidate in candidates:
             for part in objects_in(as_object(candidate.get("content")).get("parts")):
                 self.text_bytes += _length_of(part)
-        self.calls = max(self.calls, sum(map(_searches_of, candidates)))
+            if "groundingMetadata" in candidate:
+                self._read_grounding(as_object(candidate["groundingMetadata"]))
         finished = any(candidate.get("finishReason") is not None for candidate in candidates)
         blocked = as_object(event.get("promptFeedback")).get("blockReason") is not None
         self.has_finished = self.has_finished or finished or blocked
-        if self.take_usage(_usage_of(event.get("usageMetadata"))):
-            self.is_final = self.has_finished
+        report = event.get("usageMetadata")
+        if type(report) is dict:
+            self.take_modifier("traffic_type", report.get("trafficType"))
+            self.take_modifier("service_tier", report.get("serviceTier"))
+            if self.take_usage(usage_of(report)):
+                self.is_final = self.has_finished
+
+    def _read_grounding(self, grounding: dict[str, Any]) -> None:
+        """Count searches of the web. Empty queries and those that were asked before have no fee."""
+        queries = as_list(grounding.get("webSearchQueries"))
+        self._queries |= {query for query in queries if type(query) is str and query.strip()}
+        found = _VERSION.search(self.model or "")
+        # Until version 2, a prompt has one fee, however many searches it leads to.
+        self.calls = min(1, len(self._queries)) if found and int(found[1]) < 3 else len(self._queries)
+        if any("maps" in chunk for chunk in objects_in(grounding.get("groundingChunks"))):
+            self.other_rates = True
 
     def end(self) -> None:
         self.is_final = self.usage is not None
-
-
-def _searches_of(candidate: dict[str, Any]) -> int:
-    """Return how many searches of the web an answer is grounded on."""
-    grounding = candidate.get("groundingMetadata")
-    return 0 if grounding is None else len(as_list(as_object(grounding).get("webSearchQueries")))
 
 
 def _length_of(part: dict[str, Any]) -> int:
@@ -192,9 +211,8 @@ def _length_of(part: dict[str, Any]) -> int:
     return said + utf8_length(as_object(part.get("codeExecutionResult")).get("output"))
 
 
-def _usage_of(report: Any) -> Usage | None:
-    if type(report) is not dict:
-        return None
+def usage_of(report: dict[str, Any]) -> Usage | None:
+    """Return the usage that a report says, or None if it says none or is not believed."""
     try:
         found = [count_in(report, name) for name in _COUNTS]
     except NotBelieved:
@@ -203,9 +221,14 @@ def _usage_of(report: Any) -> Usage | None:
         return None
     prompt, cached, tools, candidates, thoughts = (count or 0 for count in found)
     cached = min(cached, prompt)
-    return Usage(prompt - cached + tools, cached, 0, candidates + thoughts, other_rates=_has_sound(report))
-
-
-def _has_sound(report: dict[str, Any]) -> bool:
-    details = objects_in(report.get("promptTokensDetails")) + objects_in(report.get("candidatesTokensDetails"))
-    return any(one.get("modality") == "AUDIO" and some_in(one, "tokenCount") for one in details)
+    if _DETAILS.isdisjoint(report):
+        return Usage(prompt - cached + tools, cached, 0, candidates + thoughts)
+    read = by_modality(report.get("promptTokensDetails", report.get("promptTokenDetails")))
+    reread = by_modality(report.get("cacheTokensDetails"))
+    said = by_modality(report.get("candidatesTokensDetails"))
+    fresh, kept, output = Split(prompt - cached), Split(cached), Split(candidates)
+    more = {"cached_audio": kept.take(reread.get("audio"))}
+    for kind in _MEDIA_CLASSES:
+        more[f"input_{kind}"] = fresh.take(max(0, read.get(kind, 0) - reread.get(kind, 0)))
+    more |= {"output_image": output.take(said.get("image")), "output_audio": output.take(said.get("audio"))}
+    return usage_with(more, fresh.left + tools, kept.left, 0, output.left + thoughts)

@@ -9,10 +9,11 @@ from enforcement.metering.formats.reading import (
     AnswerReader,
     Asked,
     NotBelieved,
+    Split,
     count_in,
     details_in,
     searches_in,
-    some_in,
+    usage_with,
 )
 from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
@@ -23,6 +24,7 @@ _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters
 _BESIDE_MESSAGES: Final = frozenset(
     (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format")
 )
+_OTHERS: Final = frozenset(("audio_tokens", "image_tokens", "video_tokens"))
 _SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
 
 
@@ -110,18 +112,28 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
         total, output = count_in(report, input_name), count_in(report, output_name)
         if total is None or output is None:
             return None
-        sounds = some_in(details_in(report, f"{output_name}_details"), "audio_tokens")
-        return _split(report, input_name, total, output, sounds)
+        return _split(report, input_name, output_name, total, output)
     except NotBelieved:
         return None
 
 
-def _split(report: Mapping[str, Any], input_name: str, total: int, output: int, sounds: bool) -> Usage:
-    details = details_in(report, f"{input_name}_details")
-    cached = min(count_in(details, "cached_tokens") or 0, total)
-    written = min(count_in(details, "cache_write_tokens") or 0, total - cached)
-    sounds = sounds or some_in(details, "audio_tokens")
-    return Usage(total - cached - written, cached, written, output, other_rates=sounds)
+def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: int, output: int) -> Usage:
+    read, generated = details_in(report, f"{input_name}_details"), details_in(report, f"{output_name}_details")
+    cached = min(count_in(read, "cached_tokens") or 0, total)
+    written = count_in(read, "cache_write_tokens") or 0
+    # Some routers bill what they write also where they have read it.
+    fresh = Split(max(0, total - cached - written))
+    if not (_OTHERS & (read.keys() | generated.keys())):
+        return Usage(fresh.left, cached, written, output)
+    said = Split(output)
+    more = {
+        "input_audio": fresh.take(count_in(read, "audio_tokens")),
+        "input_image": fresh.take(count_in(read, "image_tokens")),
+        "input_video": fresh.take(count_in(read, "video_tokens")),
+        "output_audio": said.take(count_in(generated, "audio_tokens")),
+        "output_image": said.take(count_in(generated, "image_tokens")),
+    }
+    return usage_with(more, fresh.left, cached, written, said.left)
 
 
 class CompletionsAnswer(AnswerReader):
@@ -133,12 +145,17 @@ class CompletionsAnswer(AnswerReader):
 
     def read_event(self, event: dict[str, Any]) -> None:
         self.take_model(event.get("model"))
-        self.take_tier(event.get("service_tier"))
+        self.take_modifier("service_tier", event.get("service_tier"))
         choices = event.get("choices")
         if choices:
             self.read_choices(choices)
         report = event.get("usage")
+        if report is None and "x_groq" in event:
+            event = as_object(event["x_groq"])
+            report = event.get("usage")
         if report is not None:
+            if "usage_breakdown" in event:
+                self.other_rates = True  # of several models, and of tools
             self._take_usage(report, choices == [])
 
     def read_choices(self, choices: Any) -> None:
@@ -150,6 +167,7 @@ class CompletionsAnswer(AnswerReader):
         searches = searches_in(report)  # as routers report them that translate other formats
         if searches is not None:
             self.calls = searches
+        self.take_cost(report)
         if self.take_usage(self.usage_in(report)):
             self.is_final = self.is_final or is_last
 
@@ -222,6 +240,8 @@ class EmbeddingsAnswer(CompletionsAnswer):
             return None
         try:
             total = count_in(report, "prompt_tokens")
+            if total is None:
+                total = count_in(report, "total_tokens")  # all that Voyage says
             details_in(report, "prompt_tokens_details")
         except NotBelieved:
             return None

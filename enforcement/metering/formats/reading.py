@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, ClassVar, Final
 
-from enforcement.metering.formats.text import Content, model_name
+from enforcement.metering.formats.text import Content, as_object, model_name, objects_in
 from enforcement.metering.usage import MAX_COUNT, Usage
 
 MAX_CAP: Final = 2**31 - 1
@@ -16,7 +17,15 @@ MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
 
 
-_USUAL_TIERS: Final = frozenset(("", "auto", "default", "standard", "standard_only"))
+# Values that change no rate.
+_USUAL: Final = frozenset(
+    (
+        *("", "auto", "default", "standard", "standard_only"),
+        *("ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED", "unspecified", "global", "not_available"),
+    )
+)
+_MAX_MODIFIER: Final = 64
+_MAX_COST: Final = 10**9
 
 
 class UnreadableRequest(Exception):
@@ -39,6 +48,7 @@ class Asked:
         default_field: JSON pointer of the field for a cap, if the request has none. None: there is nothing to cap.
         content: What the model has to read.
         is_background: The provider answers at once and goes on generating.
+        tool_models: The models of the provider's tools that the request may use, by tool.
     """
 
     cap: int | None = None
@@ -47,6 +57,7 @@ class Asked:
     default_field: str | None = None
     content: Content = field(default_factory=Content)
     is_background: bool = False
+    tool_models: Mapping[str, str] = field(default_factory=dict)
 
     def read_caps(self, body: Mapping[str, Any], parent: str, *names: str) -> None:
         """
@@ -88,12 +99,6 @@ def count_in(report: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def some_in(report: Mapping[str, Any], name: str) -> bool:
-    """Return whether a count of a report that belongs to no class is above 0. Any other value is ignored."""
-    value = report.get(name)
-    return type(value) is int and value > 0
-
-
 def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the details of a report; an empty object if they are missing or null. Raise NotBelieved for others."""
     details = report.get(name)
@@ -106,9 +111,74 @@ def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def searches_in(report: Any) -> int | None:
     """Return the searches of the web with a fee, as Anthropic reports them, or None if a report does not say."""
+    return uses_in(report, "web_search_requests")
+
+
+def uses_in(report: Any, name: str) -> int | None:
+    """Return the uses of a tool of the provider that a report says under ``server_tool_use``, or None."""
     used = report.get("server_tool_use") if type(report) is dict else None
-    searches = used.get("web_search_requests") if type(used) is dict else None
-    return searches if type(searches) is int and 0 <= searches <= MAX_COUNT else None
+    uses = used.get(name) if type(used) is dict else None
+    return uses if type(uses) is int and 0 <= uses <= MAX_COUNT else None
+
+
+def whole_count_in(report: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first count of a report that is there, as above. Some providers write 28 as 28.0."""
+    for name in names:
+        value = report.get(name)
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if value is not None:
+            return count_in({name: value}, name)
+    return None
+
+
+def by_modality(details: Any, kind: str = "modality", count: str = "tokenCount") -> dict[str, int]:
+    """Return the tokens of each modality, in lower case, that a list of details says. Other values are ignored."""
+    found: dict[str, int] = {}
+    for one in objects_in(details):
+        name, tokens = one.get(kind), one.get(count)
+        if type(name) is str and type(tokens) is int and 0 <= tokens <= MAX_COUNT:
+            found[name.lower()] = found.get(name.lower(), 0) + tokens
+    return found
+
+
+class Split:
+    """
+    The tokens of one side, of which details name some. What no detail names stays in the first class.
+
+    Attributes:
+        left: The tokens that no detail has named so far.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.left = total
+
+    def take(self, tokens: int | None) -> int:
+        """Return as many of the tokens that are left, and name them."""
+        taken = min(tokens or 0, self.left)
+        self.left -= taken
+        return taken
+
+
+def usage_with(more: Mapping[str, int], input: int, cached_input: int, cache_write: int, output: int) -> Usage:
+    """Return a usage with these tokens, and with those of *more* that are not 0."""
+    usage, more = Usage(input, cached_input, cache_write, output), {name: n for name, n in more.items() if n}
+    return usage.with_more(more) if more else usage
+
+
+def _cost_of(report: dict[str, Any]) -> int | None:
+    """
+    Return the cost that a router reports, in millionths of its currency, rounded up, or None if it is no cost.
+
+    With a key of the client's own, the provider's part is charged by the provider, and reported beside.
+    """
+    costs = [report["cost"]]
+    if report.get("is_byok") is True:
+        costs.append(as_object(report.get("cost_details")).get("upstream_inference_cost"))
+    if any(type(cost) not in (int, float) or not 0 <= cost <= _MAX_COST for cost in costs):
+        return None
+    total = sum([Decimal(repr(cost)) for cost in costs], Decimal(0))
+    return int((total * 1_000_000).to_integral_value(ROUND_CEILING))
 
 
 class AnswerReader:
@@ -124,7 +194,16 @@ class AnswerReader:
         text_bytes: Bytes of generated text, in UTF-8.
         calls: Calls of the provider's tools that were seen, which it charges a fee for.
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
+        more: What the answer says beside its reports, by field of a
+            :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
+        reads_head: Whether header fields of an answer may say what it has used.
+        frames: Whether a stream of this format is an event stream of AWS.
+        lines: Whether a stream of this format may be JSON in lines.
     """
+
+    reads_head: ClassVar[bool] = False
+    frames: ClassVar[bool] = False
+    lines: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -133,6 +212,15 @@ class AnswerReader:
         self.text_bytes = 0
         self.calls = 0
         self.other_rates = False
+        self.more: dict[str, Any] = {}
+
+    def read_head(self, header: Callable[[str], str | None]) -> None:
+        """
+        Read the header fields of an answer, if some of them say what it has used.
+
+        Args:
+            header: Return the value of the field with a name in lower case, or None.
+        """
 
     def read_body(self, body: dict[str, Any]) -> None:
         """Read an answer that is one JSON object."""
@@ -154,13 +242,31 @@ class AnswerReader:
             self.other_rates = True
         if self.calls > usage.calls or self.other_rates:
             usage = replace(usage, calls=max(self.calls, usage.calls), other_rates=self.other_rates)
+        if self.more:
+            usage = usage.with_more(self.more)
         self.usage = usage
         return True
 
-    def take_tier(self, value: Any) -> None:
-        """Take the service tier that served the request. A value that is no name is ignored."""
-        if type(value) is str and value not in _USUAL_TIERS:
-            self.other_rates = True
+    def take_modifier(self, name: str, value: Any) -> None:
+        """
+        Take the last value of what the rates depend on, such as ``service_tier``. A value that is no name is ignored.
+        """
+        if type(value) is not str or (value in _USUAL and not self.more):
+            return
+        others = [one for one in self.more.pop("modifiers", ()) if not one.startswith(f"{name}=")]
+        if value not in _USUAL:
+            others.append(f"{name}={value[:_MAX_MODIFIER]}")
+        if others:
+            self.more["modifiers"] = tuple(others)
+
+    def take_cost(self, report: Any) -> None:
+        """Take the cost that a report says, in the currency of the provider."""
+        if type(report) is dict and report.get("cost") is not None:
+            cost = _cost_of(report)
+            if cost is None:
+                self.other_rates = True
+            else:
+                self.more["cost"] = cost
 
     def take_model(self, value: Any) -> None:
         """Take the name of the model. A value that is no name is ignored."""
@@ -172,4 +278,5 @@ class AnswerReader:
         """Return whether nothing was read so far that a stream may not repeat at will: text and the model alone."""
         blank = type(self)()
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
+        blank.more = self.more
         return vars(blank) == vars(self)

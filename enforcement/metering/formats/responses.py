@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.metering.formats.openai import add_call, usage_of
 from enforcement.metering.formats.reading import AnswerReader, Asked
-from enforcement.metering.formats.text import PART_TYPES, PROMPT_TOKENS, Content, as_object, objects_in, utf8_length
+from enforcement.metering.formats.text import (
+    PART_TYPES,
+    PROMPT_TOKENS,
+    Content,
+    as_object,
+    model_name,
+    objects_in,
+    utf8_length,
+)
+from enforcement.metering.usage import Step, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SOUND: Final = "audio.delta"
 # Each of these has a fee. Of a search of the web, so has the search itself, and not each page that it opens.
-_FEES: Final = frozenset(("web_search_call", "file_search_call"))
+_FILE_SEARCH: Final = "file_search_call"
+_FEES: Final = frozenset(("web_search_call", _FILE_SEARCH))
+IMAGE_TOOL: Final = "image_generation"
+"""The tool that makes images, with a model of its own."""
+DEFAULT_IMAGE_MODEL: Final = "gpt-image-1"
+"""Its model, if a request names none."""
+_CODE: Final = "code_interpreter_call"
 _KEPT: Final = ("previous_response_id", "conversation")
 _USED: Final = ("action", "code", "queries", "results", "outputs", "tools")
 # An item without any of these fields is of an unknown kind.
@@ -31,6 +46,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     for item in objects_in(given):
         _add_item(content, item)
     content.add_tools(body.get("tools"), "function", "custom")
+    asked.tool_models = _tool_models(body.get("tools"))
     wanted = as_object(as_object(body.get("text")).get("format"))
     content.add_within(wanted.get("schema"))
     if wanted.get("type") not in (None, "text"):
@@ -38,6 +54,22 @@ def ask_response(body: dict[str, Any]) -> Asked:
     if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
         content.keeps_context = True
     return asked
+
+
+def ask_compaction(body: dict[str, Any]) -> Asked:
+    """Return what a request to compact a conversation asks for. It takes no cap."""
+    asked = ask_response(body)
+    asked.default_field = None
+    asked.content.has_no_bound("the request cannot cap the tokens of a compaction")
+    return asked
+
+
+def _tool_models(tools: Any) -> dict[str, str]:
+    """Return the model that makes images, by its tool, if the request has that tool."""
+    for tool in objects_in(tools):
+        if tool.get("type") == IMAGE_TOOL:
+            return {IMAGE_TOOL: model_name(tool.get("model")) or DEFAULT_IMAGE_MODEL}
+    return {}
 
 
 def _add_item(content: Content, item: dict[str, Any]) -> None:
@@ -71,8 +103,21 @@ def _add_call(content: Content, item: dict[str, Any]) -> None:
         content.add_blocks(output)
 
 
+class _Use(NamedTuple):
+    """What one output says of the use of a tool."""
+
+    kind: str
+    has_fee: bool
+    container: str
+
+
 class ResponsesAnswer(AnswerReader):
     """An answer with a response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uses: list[_Use] = []
+        self._has_images = False
 
     def read_body(self, body: dict[str, Any]) -> None:
         self.take_model(body.get("model"))
@@ -89,26 +134,52 @@ class ResponsesAnswer(AnswerReader):
                 self.text_bytes += utf8_length(event.get("delta"))
             return
         if kind == "response.output_item.done":
-            self.calls += _has_fee(as_object(event.get("item")))
+            self._uses.append(_use_of(as_object(event.get("item"))))
+            self._take_uses(self._uses)
         response = event.get("response")
         if type(response) is dict:
             self.take_model(response.get("model"))
             if kind in _LAST_EVENTS:
                 self._take_last(response)
 
+    def _take_uses(self, uses: list[_Use]) -> None:
+        """Note the uses of tools that outputs show, unless more are known."""
+        self.calls = max(self.calls, sum(use.has_fee for use in uses))
+        kinds = [use.kind for use in uses]
+        containers = {use.container for use in uses if use.kind == _CODE}
+        for name, count in (("file_searches", kinds.count(_FILE_SEARCH)), ("containers", len(containers))):
+            if count > self.more.get(name, 0):
+                self.more[name] = count
+        self._has_images = self._has_images or f"{IMAGE_TOOL}_call" in kinds
+
     def _take_last(self, response: dict[str, Any]) -> None:
-        self.take_tier(response.get("service_tier"))
-        self.calls = max(self.calls, sum(map(_has_fee, objects_in(response.get("output")))))
-        if self.take_usage(usage_of(response.get("usage"), "input_tokens", "output_tokens")):
+        self.take_modifier("service_tier", response.get("service_tier"))
+        self._take_uses(list(map(_use_of, objects_in(response.get("output")))))
+        self.take_cost(response.get("usage"))
+        usage = usage_of(response.get("usage"), "input_tokens", "output_tokens")
+        made = usage_of(as_object(response.get("tool_usage")).get("image_gen"), "input_tokens", "output_tokens")
+        if made is not None and (made.all_input or made.all_output):
+            usage = usage and total_of([usage, made])
+            self.more["steps"] = (Step(made, _image_model(response), IMAGE_TOOL),)
+        elif self._has_images:
+            self.other_rates = True  # nobody says how many tokens they have
+        if self.take_usage(usage):
             self.is_final = True
 
     def end(self) -> None:
         """Do nothing, since only three events have the last word."""
 
 
-def _has_fee(item: dict[str, Any]) -> bool:
+def _image_model(response: dict[str, Any]) -> str | None:
+    """Return the model of the tool that makes images, if the response names it."""
+    tools = objects_in(response.get("tools"))
+    return next((model_name(tool.get("model")) for tool in tools if tool.get("type") == IMAGE_TOOL), None)
+
+
+def _use_of(item: dict[str, Any]) -> _Use:
     kind = item.get("type")
-    return type(kind) is str and kind in _FEES and as_object(item.get("action")).get("type", "search") == "search"
+    searches = as_object(item.get("action")).get("type", "search") == "search"
+    return _Use(str(kind), str(kind) in _FEES and searches, str(item.get("container_id")))
 
 
 def _length_of(item: dict[str, Any]) -> int:

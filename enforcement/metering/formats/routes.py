@@ -17,11 +17,10 @@ _DOTS: Final = frozenset({".", ".."})
 _AZURE: Final = "/openai/deployments/"
 _ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
 _ONE_DEPLOYMENT: Final = re.compile(
-    rf"{_AZURE}[^/]+(?:/extensions)?/(?:chat/completions|completions|embeddings|responses)/"
+    rf"{_AZURE}[^/]+(?:/extensions)?/(?:chat/completions|completions|embeddings|responses|responses/compact|images/generations)/"
 )
 _ENGINES: Final = "engines"
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
-_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in _GEMINI_METHODS)
 # Calls that only count the tokens of a text. They cost nothing.
 _COUNTING: Final = {
     ("messages", "count_tokens"): "anthropic-count",
@@ -51,6 +50,24 @@ _UNREAD: Final = tuple(
         (r"/v1/chat$", "writer"),
     )
 )
+_GEMINI_EMBEDDINGS: Final = ("embedContent", "batchEmbedContents")
+_FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in (*_GEMINI_METHODS, *_GEMINI_EMBEDDINGS))
+# The format by the last two segments.
+_LAST_TWO: Final = {
+    ("images", "generations"): "openai-images",
+    ("responses", "compact"): "openai-compact",
+    ("v1", "chat"): "cohere-chat-v1",
+    ("v2", "chat"): "cohere-chat-v2",
+    ("v1", "embed"): "cohere-embed",
+    ("v2", "embed"): "cohere-embed",
+}
+# The format and whether the answer is streamed, by the segment after the name of a model.
+_BEDROCK: Final = {
+    "converse": ("bedrock-converse", "false"),
+    "converse-stream": ("bedrock-converse", "true"),
+    "invoke": ("bedrock-invoke", "false"),
+    "invoke-with-response-stream": ("bedrock-invoke", "true"),
+}
 _SLASHES: Final = re.compile(r"[/\\]")
 _MOST_KEPT: Final = 256
 """Characters of the longest path whose route is kept."""
@@ -123,12 +140,26 @@ def _route_in(segments: list[str]) -> Route | None:
             return Route("gemini", model, _GEMINI_METHODS[call])
         if call in _COUNTING_OF_GEMINI:
             return Route("gemini-count", model, "false")
+        if call in _GEMINI_EMBEDDINGS:
+            return Route("gemini-embeddings", model, "false")
+    if last in _BEDROCK and "model" in segments[:-2]:
+        return _bedrock_route(segments)
+    if (before, last) in _LAST_TWO:
+        return _openai_route(_LAST_TWO[before, last], segments[:-2])
     if last == "messages":
         return Route("anthropic-messages") if before == "v1" else None
     if last == "completions" and before == "chat":
         return _openai_route("openai-chat", segments[:-2])
     name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
     return None if name is None else _openai_route(name, segments[:-1])
+
+
+def _bedrock_route(segments: list[str]) -> Route:
+    """Return the route of a call of a model, whose name may be an ARN with slashes."""
+    format, stream = _BEDROCK[segments[-1]]
+    at = len(segments) - 2 - segments[-3::-1].index("model")
+    model = "/".join(segments[at:-1])
+    return Route("bedrock-embeddings" if "embed" in model else format, model, stream)
 
 
 def _openai_route(format: str, prefix: list[str]) -> Route:

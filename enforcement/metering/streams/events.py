@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 MAX_HELD: Final = 2 * 1024 * 1024
 """Bytes of the longest event that is held back. One that reports usage alone has some hundreds."""
@@ -275,6 +275,8 @@ class ArrayReader:
         on_element: Gets the JSON text of each element that is an object.
         limit: Bytes of the longest element that is read.
     """
+
+    is_broken: ClassVar[bool] = False
 
     def __init__(self, on_element: Callable[[bytes], object], *, limit: int) -> None:
         self._on_element = on_element

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any, Final, NoReturn
 
 from enforcement.metering.formats.reading import AnswerReader
@@ -90,6 +91,32 @@ class EventMeter:
         reader.read_event(event)
         self._model = reader.model
         return reader.text_bytes if reader.only_added_text() else None
+
+
+class MessageMeter:
+    """Read what the messages of an event stream of AWS say. Exceptions, and what is unknown, say nothing."""
+
+    __slots__ = ("_read_so_far",)
+
+    def __init__(self, read_so_far: AnswerReader) -> None:
+        self._read_so_far = read_so_far
+
+    def read(self, headers: dict[str, str], payload: bytes) -> None:
+        """Read one message. An event of the type ``chunk`` has another one inside, in the format of the model."""
+        event = object_in(payload) if headers.get(":message-type") == "event" else None
+        if event is None:
+            return
+        kind = headers.get(":event-type", "")
+        inner = event.get("bytes")
+        if kind != "chunk":
+            event = {kind: event}
+        elif type(inner) is str:
+            try:
+                event = object_in(b64decode(inner))
+            except ValueError:
+                return
+        if event is not None:
+            self._read_so_far.read_event(event)
 
 
 class StreamMeter:

@@ -119,7 +119,6 @@ def test_allowed_fields_that_break_a_rule_are_named(fields, message):
     [
         (MESSAGES, {"speed": "fast"}, "speed=fast"),
         (MESSAGES, {"inference_geo": "us"}, "inference_geo=us"),
-        (MESSAGES, {"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "cache_write_1h"),
         (CHAT, {"service_tier": "scale"}, "service_tier=scale"),
         (CHAT, {"modalities": ["text", "audio"]}, "output_audio"),
         (GEMINI, {"generationConfig": {"responseModalities": ["IMAGE"]}}, "output_image"),
@@ -149,10 +148,10 @@ def test_a_tier_whose_rate_is_published_is_reserved_by_it():
 @pytest.mark.parametrize("mark", ['"cache_control"', '"cache\\u005fcontrol"'])
 def test_an_hour_in_the_cache_is_found_however_it_is_written(mark):
     body = b'{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"Hi",%s:{"ttl":"1h"}}]}]}'
-    request = read_request("POST", MESSAGES, {}.get, body.replace(b"%s", mark.encode()))
-    refused = open_request(request, [MONEY], Metering("bound", 10), Prices(1, (PRICE,)), 0)
-    assert isinstance(refused, Refused)
-    assert refused.field == "cache_write_1h"
+    for price, rate in ((PRICE, 2), (Price("m", Rates(1_000_000, 2_000_000, cache_write_1h=3_000_000)), 3)):
+        request = read_request("POST", MESSAGES, {}.get, body.replace(b"%s", mark.encode()))
+        opening = open_request(request, [MONEY], Metering("bound", 10), Prices(1, (price,)), 0)
+        assert opening.estimated_costs[0] == rate * opening.estimate.input + 20
 
 
 def test_the_input_is_reserved_at_its_dearest_class():

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -23,7 +24,9 @@ from tests.scale import scale
 COUNT = st.integers(0, MAX_TOKENS)
 USAGE = st.builds(Usage, COUNT, COUNT, COUNT, COUNT)
 RATE = st.integers(0, 10**12)
-RATES = st.builds(Rates, RATE, RATE, st.none() | RATE, st.none() | RATE)
+RATES = st.builds(Rates, RATE, RATE, *[st.none() | RATE] * (len(Rates._fields) - 2))
+MULTIPLIERS = st.dictionaries(st.sampled_from(["speed=fast", "service_tier=flex"]), st.integers(0, 10**6))
+MULTIPLIERS = MULTIPLIERS.map(FrozenMapping)
 NAME = st.text("ab*", min_size=1, max_size=6)
 INSTANT = st.none() | st.integers(-3, 3)
 
@@ -59,6 +62,13 @@ def entry(**fields):
         ({"factors": {"m": True}}, "factors['m']: must be an integer from 500 to 2000, got True"),
         ({"factors": {"m": "500"}}, "factors['m']: must be an integer from 500 to 2000, got '500'"),
         ({"factors": {"m": None}}, "factors['m']: must be an integer from 500 to 2000, got None"),
+        ({"reported_costs": "openrouter.ai"}, "reported_costs: must be a list of at most 32 hosts"),
+        ({"reported_costs": ["https://x"]}, "reported_costs: must have names of hosts such as openrouter.ai, got"),
+        ({"prices": [entry(multipliers=[])]}, "prices[0].multipliers: must be an object with at most 32 multipliers"),
+        ({"prices": [entry(multipliers={"fast": 1})]}, "prices[0].multipliers: must have names such as service_tier="),
+        ({"prices": [entry(multipliers={"a=b": "2"})]}, "prices[0].multipliers['a=b']: must be an integer from 0"),
+        ({"prices": [entry(output_sound=1)]}, "prices[0].output_sound: unknown field"),
+        ({"prices": [entry(output_audio=True)]}, "prices[0].output_audio: must be an integer"),
         ({"prices": [5]}, "prices[0]: must be an object, got 5"),
         ({"prices": [entry(), entry()]}, "prices[1].model: must not have the model and from of prices[0]"),
         ({"prices": [entry(model="")]}, "prices[0].model: must be a string of 1 to 256 characters"),
@@ -142,15 +152,16 @@ def test_lists_that_are_missing_are_empty():
     st.builds(
         Prices,
         st.integers(1, 9),
-        st.lists(st.builds(Price, NAME, RATES)).map(tuple),
+        st.lists(st.builds(Price, NAME, RATES, multipliers=MULTIPLIERS, file_searches=st.none() | RATE)).map(tuple),
         factors=st.dictionaries(NAME, st.integers(500, 2_000)).map(FrozenMapping),
+        reported_costs=st.frozensets(st.sampled_from(["openrouter.ai", "a.example"])),
     )
 )
 def test_a_document_is_read_back_as_it_was_written(prices):
     """Nothing is lost between two programs, nor between two processes."""
     assert pickle.loads(pickle.dumps(prices)) == prices
     unique = {price.pattern: price for price in prices.overrides}
-    prices = Prices(prices.revision, tuple(unique.values()), factors=prices.factors)
+    prices = replace(prices, overrides=tuple(unique.values()))
     assert parse_prices(json.dumps(prices_to_json(prices))) == prices
 
 
@@ -158,13 +169,13 @@ def test_a_document_is_read_back_as_it_was_written(prices):
 @given(USAGE, RATES)
 def test_money_is_summed_exactly_and_rounded_up_once(usage, rates):
     """The oracle computes with fractions."""
-    dearest = max(rates.input, rates.cached_input or 0, rates.cache_write or 0)
+    dearest = max(rate or 0 for name, rate in rates._asdict().items() if not name.startswith("output"))
     own = [dearest if rate is None else rate for rate in (rates.cached_input, rates.cache_write)]
     counts = (usage.input, usage.output, usage.cached_input, usage.cache_write)
     exact = sum(Fraction(n * rate, 1_000_000) for n, rate in zip(counts, [*rates[:2], *own], strict=True))
     assert Price("*", rates).micros(usage) == min(math.ceil(exact), MAX_NUMBER)
     assert rates.approximates(usage) == any(
-        n > 0 and rate is None for n, rate in zip(counts[2:], rates[2:], strict=True)
+        n > 0 and rate is None for n, rate in zip(counts[2:], rates[2:4], strict=True)
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from enforcement.metering.answer import AnswerMeter
-from enforcement.metering.usage import CLASSES
+from enforcement.metering.usage import CLASSES, count_of
 from tests.enforcement.metering.wire_vectors import chunks_of, header_of, load
 
 VECTORS = load("usage")
@@ -23,9 +23,13 @@ def meter_of(vector):
 
 def seen_by(meter, names=CLASSES):
     """Return what a meter says, under the names of the vectors, and of the usage the classes with these names."""
-    usage = None if meter.usage is None else {name: getattr(meter.usage, name) for name in names}
+    usage = None if meter.usage is None else {name: _number(meter.usage, name) for name in names}
     said = {"usage": usage, "final": meter.is_final, "model": meter.model}
     return said | {"text_bytes": meter.text_bytes, "settled_as": meter.settled_as}
+
+
+def _number(usage, name):
+    return usage.calls if name == "calls" else count_of(usage, name)
 
 
 def client_of(vector, chunks):

@@ -287,7 +287,7 @@ async def test_a_cap_is_lowered_to_what_is_left(world, aio_limiter, door, provid
     ("path", "body", "scope", "why"),
     [
         ("/v1/models", b"", {"method": "GET"}, "only a POST"),
-        ("/v1/images/generations", HELLO, {}, "no known API"),
+        ("/v1/images/variations", HELLO, {}, "no known API"),
         (CHAT, b'{"model":"gpt-x","model":"gpt-y"}', {}, "twice"),
         (CHAT, b'{"model":"gpt-x",}', {}, "not JSON"),
         (CHAT, {"messages": []}, {}, "names no model"),

@@ -1,0 +1,119 @@
+"""
+Take an event stream of AWS apart (``application/vnd.amazon.eventstream``).
+
+A message has its length, that of its headers, a checksum of these two, its headers, its payload, and a checksum of all.
+Chunks may end anywhere. What is longer than a limit is skipped whole, and what a reader keeps is bounded by that limit.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+from zlib import crc32
+
+MAX_MESSAGE: Final = 24 * 1024 * 1024
+"""Bytes of the longest message that there may be: 16 MiB of payload in the services, and a margin."""
+
+_PRELUDE: Final = struct.Struct(">III")
+_CHECKSUM: Final = struct.Struct(">I")
+_LEAST: Final = _PRELUDE.size + _CHECKSUM.size
+# Bytes of the value of a header by its type. Bytes and strings have a length of two bytes before them.
+_FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+_WITH_LENGTH: Final = (6, 7)
+_STRING: Final = 7
+
+
+class FrameReader:
+    """
+    Read the messages of a stream. Once a checksum or a length is wrong, nothing more is read.
+
+    Args:
+        on_message: Gets the headers of each message that are strings, and its payload.
+        limit: Bytes of the longest message that is read.
+    Attributes:
+        is_broken: Whether the stream is no such stream, or was damaged.
+    """
+
+    def __init__(self, on_message: Callable[[dict[str, str], bytes], object], *, limit: int) -> None:
+        self._on_message = on_message
+        self._limit = limit
+        self._kept = bytearray()
+        self._skips = 0  # bytes of a long message that are still to come
+        self.is_broken = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a chunk, and return it."""
+        skipped = min(self._skips, len(chunk))
+        self._skips -= skipped
+        if not self.is_broken and skipped < len(chunk):
+            # Most chunks are whole messages, which need not be copied.
+            self._kept += chunk[skipped:] if skipped else chunk
+            self._read()
+        return chunk
+
+    def finish(self) -> bytes:
+        """Return no bytes, since none are held back. A message that is not complete is not read."""
+        return b""
+
+    def _read(self) -> None:
+        kept, at = bytes(self._kept), 0
+        while len(kept) - at >= _PRELUDE.size:
+            total, headers, checksum = _PRELUDE.unpack_from(kept, at)
+            is_long = total > self._limit
+            if not _LEAST + headers <= total <= MAX_MESSAGE or crc32(kept[at : at + 8]) != checksum:
+                self._break()
+                return
+            if is_long or len(kept) - at < total:
+                break
+            if not self._read_message(kept[at : at + total], headers):
+                self._break()
+                return
+            at += total
+        else:
+            is_long = False
+        if is_long:
+            self._skips = max(0, total - (len(kept) - at))
+            at = min(len(kept), at + total)
+        self._kept = bytearray(kept[at:])
+        if is_long and self._kept:
+            self._read()
+
+    def _read_message(self, message: bytes, headers: int) -> bool:
+        """Read one message, and return whether it is whole and well formed."""
+        end = len(message) - _CHECKSUM.size
+        if crc32(message[:end]) != _CHECKSUM.unpack_from(message, end)[0]:
+            return False
+        names = _headers_in(message[_PRELUDE.size : _PRELUDE.size + headers])
+        if names is None:
+            return False
+        self._on_message(names, message[_PRELUDE.size + headers : end])
+        return True
+
+    def _break(self) -> None:
+        self.is_broken = True
+        self._kept.clear()
+
+
+def _headers_in(data: bytes) -> dict[str, str] | None:
+    """Return the headers that are strings, or None if the headers are malformed."""
+    found: dict[str, str] = {}
+    at, end = 0, len(data)
+    while at < end:
+        name_end = at + 1 + data[at]
+        if name_end >= end:
+            return None
+        name, kind, at = data[at + 1 : name_end], data[name_end], name_end + 1
+        if kind in _WITH_LENGTH and at + 2 <= end:
+            begin = at + 2
+            at = begin + int.from_bytes(data[at:begin], "big")
+        elif kind in _FIXED:
+            begin = at
+            at += _FIXED[kind]
+        else:
+            return None
+        if at > end:
+            return None
+        if kind == _STRING:
+            found[name.decode("utf-8", "replace")] = data[begin:at].decode("utf-8", "replace")
+    return found
