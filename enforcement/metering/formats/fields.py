@@ -46,20 +46,17 @@ def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
     found: list[str] = []
     waiting: list[tuple[Any, Fields, str]] = [(value, fields, "")]
     for item, listed, way in waiting:
-        if type(item) is list:
-            waiting.extend([(one, listed, way) for one in item if type(one) is list])
-            objects = [one for one in item if type(one) is dict]
-        else:
-            objects = [item]
         names, nested = listed.names, listed.nested
-        for one in objects:
+        for one in item if type(item) is list else (item,):
+            if type(one) is not dict:
+                if type(one) is list:
+                    waiting.append((one, listed, way))
+                continue
             if not one.keys() <= names:
                 found += [f"{way}{name}" for name in one.keys() - names if one[name] is not None]
-            for name in one if len(one) < len(nested) else nested:
-                if name in nested and name in one:
-                    inner = one[name]
-                    if type(inner) is list or type(inner) is dict:
-                        waiting.append((inner, nested[name], f"{way}{name}."))
+            for name, inner in one.items() if nested else ():
+                if name in nested and (type(inner) is list or type(inner) is dict):
+                    waiting.append((inner, nested[name], f"{way}{name}."))
     return found
 
 
