@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from enforcement.latency import Histogram
 from enforcement.model.instants import SECOND_US
@@ -54,6 +54,7 @@ class Stats:
         usage_dropped: Decisions missing in every report, because the reports could not be delivered in time.
         metered_dropped: Settlements of metered requests missing in every report, for the same reason. Their limits were
             charged all the same.
+        refused_fields: Requests that a bound refused for a field that nobody has priced or allowed, by its name.
         disk_failures: How often the last good documents could not be written or read.
         store_calls: How long calls to the store took. None: not measured, see ``time_store_calls()``.
     """
@@ -81,6 +82,7 @@ class Stats:
     metered_dropped: int
     disk_failures: int
     store_calls: Histogram | None
+    refused_fields: Mapping[str, int] = field(default_factory=dict)
 
     def decided(self, *, source: str | None = None, allowed: bool | None = None) -> int:
         """Return the number of decisions, or only of those with a source or an outcome."""

@@ -32,7 +32,7 @@ class ModelPriceAdmin(RecordedAdmin):
     search_fields = ["pattern"]
     readonly_fields = [
         *("origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate"),
-        *("calls_rate", "other_classes", "multiplied", "long_requests"),
+        *("calls_rate", "other_classes", "multiplied", "most_tokens", "long_requests"),
     ]
     form = PriceForm
     fieldsets = [
@@ -42,7 +42,7 @@ class ModelPriceAdmin(RecordedAdmin):
             {
                 "fields": [
                     *(("input", "output"), ("cached_input", "cache_write"), "calls"),
-                    *("classes", "multipliers", "tiers"),
+                    *("classes", "multipliers", "bounds", "tiers"),
                 ]
             },
         ),
@@ -57,7 +57,7 @@ class ModelPriceAdmin(RecordedAdmin):
             {
                 "fields": [
                     *(("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate"),
-                    *("other_classes", "multiplied", "long_requests"),
+                    *("other_classes", "multiplied", "most_tokens", "long_requests"),
                 ]
             },
         ),
@@ -129,6 +129,10 @@ class ModelPriceAdmin(RecordedAdmin):
     @display(description="Other classes")
     def other_classes(self, price: ModelPrice) -> str:
         return "; ".join(f"{name} {exact(micros)}" for name, micros in price.classes.items()) or "—"
+
+    @display(description="Bounds")
+    def most_tokens(self, price: ModelPrice) -> str:
+        return "; ".join(f"{name} {tokens:,}" for name, tokens in price.bounds.items()) or "—"
 
     @display(description="Multipliers")
     def multiplied(self, price: ModelPrice) -> str:

@@ -18,11 +18,12 @@ from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
-from controlplane.prices.models import FURTHER, OPERATOR, ModelFactor, ModelPrice
+from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, ModelFactor, ModelPrice
 from controlplane.publishing.changes import Change
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.price_documents import MAX_MULTIPLIER, MAX_MULTIPLIERS, MAX_RATE, MAX_TIERS
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, MAX_MULTIPLIER, MAX_MULTIPLIERS, MAX_RATE, MAX_TIERS
 from enforcement.metering.usage import FURTHER_NAMES
+from enforcement.model.metered import MAX_PART_TOKENS
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 
 PRICE_ID = "prc_[0-9a-z]{1,36}"
@@ -75,6 +76,21 @@ class ClassesField(serializers.JSONField):
     """Prices and fees that few models have, read and checked by the library."""
 
 
+BOUND = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        name: {"type": "integer", "minimum": 0, "maximum": MAX_ADDED_TOKENS if name == ADDED else MAX_PART_TOKENS}
+        for name in BOUNDS
+    },
+}
+
+
+@extend_schema_field(BOUND)
+class BoundsField(serializers.JSONField):
+    """Numbers of tokens for a bound, read and checked by the library."""
+
+
 @extend_schema_field(MULTIPLIERS)
 class MultipliersField(serializers.JSONField):
     """Multipliers by what an answer says, read and checked by the library."""
@@ -106,13 +122,19 @@ class PriceSerializer(CleanModelSerializer):
         default=list,
         help_text="Prices of the whole request where all of its input is above `above_input`, which must rise.",
     )
+    bounds = BoundsField(
+        default=dict,
+        help_text="The most tokens of one part that is no text, by its kind, as the provider says, and the most that "
+        "the provider adds to a request by itself, as `added_tokens`. Only policies with the estimate `bound` need "
+        "them.",
+    )
 
     class Meta:
         model = ModelPrice
         fields = [
             *("id", "model", "source", "currency", "valid_from", "valid_until"),
             *("input", "output", "cached_input", "cache_write", "calls"),
-            *("classes", "multipliers", "tiers", "changed_by", "changed_at"),
+            *("classes", "multipliers", "bounds", "tiers", "changed_by", "changed_at"),
         ]
         read_only_fields = ["source", "changed_by", "changed_at"]
         extra_kwargs = {

@@ -15,6 +15,7 @@ from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.price_documents import parse_price, parse_prices
 from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
+from enforcement.model.metered import PARTS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import dumps
 
@@ -22,9 +23,13 @@ OPERATOR, CATALOGUE = "operator", "catalogue"
 RATES = ("input", "output", "cached_input", "cache_write")
 FURTHER = (*FURTHER_NAMES, *USES)
 """Classes and fees that few models have. They share a column."""
+ADDED = "added_tokens"
+BOUNDS = (*PARTS, ADDED)
+"""The most tokens of one part that is no text, by its kind, and of what the provider adds. They share a column."""
 
 # The columns of fields that an entry of a document names in another way.
 _COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until", **dict.fromkeys(FURTHER, "classes")}
+_COLUMNS |= {"part_tokens": "bounds", ADDED: "bounds"}
 _NAMED = (*RATES, "calls", "multipliers", "tiers")
 
 
@@ -54,7 +59,8 @@ class ModelPrice(models.Model):
     What tokens of some models cost, from a date on. The prices of operators come before those of the catalogue.
 
     All amounts are millionths of the currency for a million tokens, and ``calls`` for a million calls of the provider's
-    tools. ``classes`` has those of :data:`FURTHER` that the models have, and ``multipliers`` are per mille.
+    tools. ``classes`` has those of :data:`FURTHER` that the models have, and ``multipliers`` are per mille. ``bounds``
+    has those of :data:`BOUNDS` that are known, in tokens.
     """
 
     SOURCES = ((OPERATOR, "operator"), (CATALOGUE, "catalogue"))
@@ -77,6 +83,7 @@ class ModelPrice(models.Model):
     calls = models.BigIntegerField(null=True, blank=True)
     classes = models.JSONField(default=dict, blank=True)
     multipliers = models.JSONField(default=dict, blank=True)
+    bounds = models.JSONField(default=dict, blank=True)
     tiers = models.JSONField(default=list, blank=True)
     changed_by = models.CharField(max_length=200, blank=True, editable=False)
     changed_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -113,6 +120,8 @@ class ModelPrice(models.Model):
         dates = {"from": _text(self.valid_from), "until": _text(self.valid_until)}
         fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}}
         fields |= {"calls": self.calls, **self.classes, "multipliers": self.multipliers or None, "tiers": self.tiers}
+        parts = {name: tokens for name, tokens in self.bounds.items() if name != ADDED}
+        fields |= {"part_tokens": parts or None, ADDED: self.bounds.get(ADDED)}
         return {name: value for name, value in fields.items() if value not in (None, [])}
 
     def clean(self) -> None:
@@ -121,6 +130,8 @@ class ModelPrice(models.Model):
             raise ValidationError({"classes": f"Must be an object with some of {', '.join(FURTHER)}."})
         if type(self.multipliers) is not dict:
             raise ValidationError({"multipliers": "Must be an object."})
+        if type(self.bounds) is not dict or not self.bounds.keys() <= {*BOUNDS}:
+            raise ValidationError({"bounds": f"Must be an object with some of {', '.join(BOUNDS)}."})
         try:
             parse_price(self.as_entry())
         except InvalidDocument as exc:

@@ -12,7 +12,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.core.money import amount
-from controlplane.prices.models import FURTHER, RATES, ModelPrice
+from controlplane.prices.models import BOUNDS, FURTHER, RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
 from enforcement.metering.usage import FURTHER_NAMES
 
@@ -137,6 +137,15 @@ class PriceForm(RecordedForm):
         label="Other classes",
         help_text="A million tokens of sound or images, such as output_image 30, of what is cached for an hour, and a "
         "million file_searches or containers, one line for each.",
+    )
+    bounds = NamedField(
+        'Each line must have the form "file 100000", with one of ' + ", ".join(BOUNDS),
+        1,
+        BOUNDS,
+        required=False,
+        label="Bounds",
+        help_text="For policies with the estimate bound: the most tokens of one part, such as file 100000, and of what "
+        "the provider adds by itself, as added_tokens 2000, one line for each.",
     )
     multipliers = NamedField(
         'Each line must have the form "service_tier=priority 2"',

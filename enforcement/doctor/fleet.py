@@ -136,6 +136,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield from _unmetered(live)
     yield from _unreported(live)
     yield from _unsupported(live)
+    yield from _fields(live)
 
 
 def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
@@ -175,6 +176,39 @@ def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             "money of these requests are missing in all reports. Check whether the store takes their usage."
         )
         yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
+
+
+def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on the fields of requests that a bound has refused, and on those that it would refuse."""
+    for kind, advice in _FIELDS.items():
+        counts: dict[str, int] = {}
+        for row in live:
+            fields = row.get("fields")
+            rows = fields.get(kind) if isinstance(fields, Mapping) else None
+            for name, count in _counted(rows):
+                counts[name] = counts.get(name, 0) + count
+        if counts:
+            ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            shown = ", ".join(f"{name} ({count:,})" for name, count in ranked[:MOST_SHOWN])
+            yield Finding("fields", "warning" if kind == "refused" else "ok", f"{_SAID[kind]}: {shown}", advice)
+
+
+def _counted(rows: object) -> Iterator[tuple[str, int]]:
+    """Yield the names and counts of a part of a heartbeat, which anybody may have written."""
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) is int:
+            yield row[0], row[1]
+
+
+_SAID: Final = {
+    "refused": "requests refused by a bound in 7 days, by field",
+    "would_refuse": "requests that a bound would refuse of those in 7 days, by field, counted on a sample",
+}
+_ALLOW = "Add those that cost nothing, or a known factor, to allowed_fields of the upstream, or a rate to the price."
+_FIELDS: Final = {
+    "refused": f"Nobody has priced or allowed these fields. {_ALLOW}",
+    "would_refuse": f"Before you set estimate to bound: {_ALLOW[0].lower()}{_ALLOW[1:]}",
+}
 
 
 def _unsupported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:

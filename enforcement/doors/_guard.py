@@ -44,6 +44,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         anonymous: str | None = None,
         usage_endpoint: bool = True,
         metered: bool = False,
+        allowed_fields: Mapping[str, object] | None = None,
     ) -> None:
         """Set the attributes from the arguments, or raise ValueError if one is not valid."""
         self.app = app
@@ -61,6 +62,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._anonymous = check_anonymous(anonymous)
         self._started = False
         self._starting = self.make_lock()
+        self._allowed_fields = allowed_fields or {}
         if check_switch("metered", metered):
             self._meter()
 

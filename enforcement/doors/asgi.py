@@ -72,6 +72,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         metered: Whether the application passes requests on to a provider of models. What a request may cost is then
             read from its body and charged, and corrected by what the answer reports. Requests whose cost cannot be read
             are denied by limits of tokens and money. *costs* must be None.
+        allowed_fields: With *metered*, the fields of requests that a bound admits beside those that it knows, see
+            :func:`~enforcement.metering.bound.field_rates`.
     Raises:
         ValueError: The preset, a network or the project is not valid.
 
@@ -101,9 +103,18 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             raise ValueError("costs: must be None with metered, which reads what a request costs.")
         from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
         from enforcement.doors.metered.sdks import shape_of, target_of, token_of
+        from enforcement.metering.bound import field_rates
 
-        # A proxy may send a request on under another path, which then is the one that names its format and model.
-        guard = MeteredGuard(self, self._guard, _answer, target=getattr(self.app, "upstream_target", target_of))
+        fields = field_rates(self._allowed_fields)
+        # A proxy may send a request on under another path, which then is the one that names its format and model. Each
+        # of its upstreams has fields of its own.
+        guard = MeteredGuard(
+            self,
+            self._guard,
+            _answer,
+            target=getattr(self.app, "upstream_target", target_of),
+            allowed=getattr(self.app, "upstream_fields", lambda scope: fields),
+        )
         self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]
         if self._by_usual_fields:
             self._token = token_of

@@ -41,6 +41,7 @@ from enforcement.http.messages import (
     without_token,
 )
 from enforcement.logs import RateLimitedLogger
+from enforcement.metering.bound import field_rates
 from enforcement.metering.opening import Opening
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import FURTHER_MODELS, MeteredRequest, Unmetered, read_request
@@ -93,8 +94,10 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         limiter: None: one is made from the environment at the first call.
         headers: Preset of the header fields of responses.
         anonymous: Slug of the project that calls without a token count for. None: they are refused with 401.
+        allowed_fields: Fields of calls that a bound admits beside those that it knows, see
+            :func:`~enforcement.metering.bound.field_rates`.
     Raises:
-        ValueError: The preset or the project is not valid.
+        ValueError: The preset, the project or a field is not valid.
     """
 
     def __init__(
@@ -103,8 +106,10 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         *,
         headers: str = "ietf+openai",
         anonymous: str | None = None,
+        allowed_fields: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
+        self._allowed = field_rates(allowed_fields or {})
         self._limiter = limiter
         self._preset = check_preset(headers)
         self._anonymous = check_anonymous(anonymous)
@@ -192,7 +197,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         plan = await limiter.find_plan(shown or without_token(shown, self._anonymous), attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return await open_metered(limiter, plan, asked, attributes)
+        return await open_metered(limiter, plan, asked, attributes, self._allowed)
 
     def _denial(self, decision: Decision) -> HTTPException:
         log_denial(decision)

@@ -234,6 +234,7 @@ class Engine:
             reservations_open=self.slots.recorded(),
             usage_dropped=self.usage.dropped,
             metered_dropped=self.usage.metered_dropped,
+            refused_fields=self.usage.refused_fields,
             disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),
         )

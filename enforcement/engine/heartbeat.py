@@ -143,6 +143,7 @@ class Heartbeat:
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
         current, revision = self._documents.current, self._documents.price_revision
         dropped, emergency, now_us = self._usage.metered_dropped, current.emergency, self._clock.now_us()
+        fields = self._usage.recent_refusals(now_us)
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -165,6 +166,7 @@ class Heartbeat:
             # Only of instances that use prices, so that a heartbeat of the others is as it was.
             **({} if revision is None else {"price_revision": revision}),
             **({"metered_dropped": dropped} if dropped else {}),
+            **({"fields": fields} if fields else {}),
             **({"glass_until_us": emergency.glass_until_us} if emergency.is_glass_broken(now_us) else {}),
         }
 

@@ -66,6 +66,11 @@ def _failures(stats: Stats) -> Values:
         yield {"cause": cause}, count
 
 
+def _fields(stats: Stats) -> Values:
+    for name, count in stats.refused_fields.items():
+        yield {"field": name}, count
+
+
 def _state(stats: Stats) -> Values:
     for state in STATES:
         yield {"state": state}, float(stats.state == state)
@@ -119,6 +124,14 @@ METRICS: Final = (
         "{request}",
         "Settlements of metered requests missing from usage reports.",
         "metered_dropped",
+    ),
+    Metric(
+        "refused.fields",
+        "counter",
+        "{request}",
+        "Requests that a bound refused, by the field that nobody has priced or allowed.",
+        _fields,
+        ("field",),
     ),
     _counter("disk.failures", "{failure}", "Failures to write or read the documents on disk.", "disk_failures"),
     _gauge("clock.offset", "s", "The time of the store minus that of this host.", "clock_offset_seconds"),

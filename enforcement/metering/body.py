@@ -12,6 +12,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from json.decoder import JSONArray, JSONObject, scanstring  # type: ignore[attr-defined]
+from json.scanner import make_scanner
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 128
@@ -43,10 +45,55 @@ class ParsedBody:
     Attributes:
         value: The value; None if there is a fault.
         fault: ``duplicate_key`` or ``invalid_json``; empty if the body is strict JSON.
+        objects: How many JSON objects it has.
     """
 
     value: Any = None
     fault: str = ""
+    objects: int = 0
+
+
+class _Scan:
+    """One strict scan of a text, with the attributes that the scanner of the module json asks for."""
+
+    strict, object_hook, parse_int = True, None, int
+    parse_object, parse_array, parse_string = (
+        staticmethod(JSONObject),
+        staticmethod(JSONArray),
+        staticmethod(scanstring),
+    )
+
+    def __init__(self) -> None:
+        self.objects = 0
+        self.memo: dict[str, str] = {}
+
+    def object_pairs_hook(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise DuplicateKey
+        self.objects += 1
+        return found
+
+    @staticmethod
+    def parse_constant(text: str) -> NoReturn:
+        raise ValueError(f"numbers must be finite, got {text[:40]}")
+
+    @staticmethod
+    def parse_float(text: str) -> float:
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            _Scan.parse_constant(text)
+        return number
+
+    def read(self, text: str) -> Any:
+        """Return the value of a text, or raise ValueError or RecursionError."""
+        try:
+            value, end = make_scanner(self)(text, _after_blanks(text, 0))  # type: ignore[arg-type]
+        except StopIteration as exc:
+            raise ValueError("there must be a value") from exc
+        if end != len(text) and _after_blanks(text, end) != len(text):
+            raise ValueError("nothing may follow the value")
+        return value
 
 
 def parse(body: bytes) -> ParsedBody:
@@ -55,22 +102,23 @@ def parse(body: bytes) -> ParsedBody:
 
     A byte order mark before the value is skipped. A key that occurs twice is the fault even if there are others.
     """
-    brackets = _containers(body)  # those in strings count, too, and most bodies have too few even so
-    if brackets > MAX_CONTAINERS and is_too_large(body):
+    if is_too_large(body):
         return ParsedBody(fault=INVALID_JSON)
     try:
         text = body.removeprefix(_MARK).decode()
     except UnicodeDecodeError:
         return ParsedBody(fault=_fault_of(body.decode(errors="replace")))
+    scan = _Scan()
     try:
-        value = _STRICT.decode(text)
+        value = scan.read(text)
     except DuplicateKey:
         return ParsedBody(fault=DUPLICATE_KEY)
     except (ValueError, RecursionError):
         return ParsedBody(fault=_fault_of(text))
-    if brackets > MAX_DEPTH and _is_too_deep(body):
+    # Brackets in strings count, too, and most bodies have too few even so.
+    if scan.objects + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
         return ParsedBody(fault=INVALID_JSON)
-    return ParsedBody(value)
+    return ParsedBody(value, objects=scan.objects)
 
 
 def parse_leniently(body: bytes) -> Any:
@@ -88,8 +136,12 @@ def parse_leniently(body: bytes) -> Any:
 
 def is_too_large(body: bytes) -> bool:
     """Return whether JSON has more objects and arrays than are read."""
-    # Most bodies have too few brackets for that, also with those inside strings.
-    return _containers(body) > MAX_CONTAINERS and _containers(outside_strings(body)) > MAX_CONTAINERS
+    # Most bodies are too short for that, or have too few brackets, also with those inside strings.
+    return (
+        len(body) > MAX_CONTAINERS
+        and _containers(body) > MAX_CONTAINERS
+        and _containers(outside_strings(body)) > MAX_CONTAINERS
+    )
 
 
 def _containers(body: bytes) -> int:
@@ -103,18 +155,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"numbers must be finite, got {text[:40]}")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        _refuse(text)
-    return number
-
-
-_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
 _LENIENT: Final = json.JSONDecoder(object_pairs_hook=_unique)
 _PLAIN: Final = json.JSONDecoder()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from enforcement.metering.estimated import Estimate
 from enforcement.metering.prices import DENIED, Price, Prices, Quote, TokenCounts
 from enforcement.metering.usage import count_of, input_of
 from enforcement.model.limits import Limit
@@ -104,9 +105,15 @@ class ChargeTerms:
             return 1
         if not self.metered:
             return None
+        bound = counts if isinstance(counts, Estimate) and counts.bound else None
         if limit.unit in TOKEN_UNITS:
-            return weighed(limit, counts)
-        return quote.price.micros(counts) if quote and quote.price else None
+            return weighed(limit, counts) if bound is None else bound.most_weighed(limit)
+        return micros_of(quote.price, counts) if quote and quote.price else None
+
+
+def micros_of(price: Price, counts: TokenCounts) -> int:
+    """Return what tokens cost by a price, in micros, or the most that they may cost if they are those of a bound."""
+    return counts.most_micros(price) if isinstance(counts, Estimate) and counts.bound else price.micros(counts)
 
 
 def terms_of(

@@ -7,67 +7,35 @@ The estimate is charged when the request is admitted. What the provider reports 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from dataclasses import replace
+from typing import Final
 
 from enforcement.metering.charges import ChargeTerms
+from enforcement.metering.estimated import BYTES_PER_TOKEN as BYTES_PER_TOKEN
+from enforcement.metering.estimated import FACTOR, PLAIN, PricedBy, text_tokens
+from enforcement.metering.estimated import PER_MILLE as PER_MILLE
+from enforcement.metering.estimated import Estimate as Estimate
 from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, Metering
 
 DEFAULT_CAP: Final = 4_096
 """Output tokens of a request that names no cap, under policies that name none either."""
-BYTES_PER_TOKEN: Final = 4
-PER_MILLE: Final = 1_000
 MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
-FACTOR: Final = PER_MILLE
-"""The factor of a model of which nothing was learned, per mille."""
 LEAST_FACTOR: Final = 500
 MOST_FACTOR: Final = 2_000
 
 
 class NoBound(ValueError):
-    """A request whose tokens have no known upper bound, under a policy that asks for one. The message says why."""
-
-
-@dataclass(slots=True)
-class Estimate:
     """
-    The tokens of a request before it is answered.
-
-    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
+    A request whose tokens have no known upper bound, under a policy that asks for one. The message says why.
 
     Attributes:
-        input: Tokens of its text and its other parts.
-        cap: Output tokens that each choice of the answer may have. It must be sent to the provider.
-        n: Choices that the answer has.
-        factor: What was learned of the model's tokens, per mille. Text has so many more tokens than usual.
-        bound: Whether no number here can be exceeded by a provider that honours *cap*.
+        field: The field of the request that nobody has priced or allowed. Empty if another reason holds.
     """
 
-    input: int
-    cap: int
-    n: int = 1
-    factor: int = FACTOR
-    bound: bool = False
-
-    cached_input: ClassVar[int] = 0
-    cache_write: ClassVar[int] = 0
-    calls: ClassVar[int] = 0
-    other_rates: ClassVar[bool] = False
-    is_plain: ClassVar[bool] = True
-
-    @property
-    def output(self) -> int:
-        """The most output tokens that the answer may have."""
-        return self.cap * self.n
-
-    def seen(self, text_bytes: int) -> int:
-        """
-        Return how many output tokens a part of an answer has, by the length of its text in bytes.
-
-        A token has at least one byte, so a bound takes one for each byte, but not more than the cap allows.
-        """
-        return min(text_bytes, self.output) if self.bound else text_tokens(text_bytes, self.factor)
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def estimate_request(
@@ -81,8 +49,8 @@ def estimate_request(
     messages: int = 0,
     all_bytes: int = 0,
     added_tokens: int = 0,
-    keeps_context: bool = False,
-    unbounded: str = "",
+    part_bound: int | None = None,
+    priced_by: PricedBy = PLAIN,
 ) -> Estimate:
     """
     Return the estimate of a request.
@@ -100,33 +68,30 @@ def estimate_request(
         all_bytes: Bytes of all that a model may read of it: its text, and names, numbers and fields that no meter
             knows. In a bound each of them is a token.
         added_tokens: Tokens that the provider adds to it by itself. Only a bound counts them.
-        keeps_context: Whether it refers to text that the provider keeps, such as an earlier answer or a file.
-        unbounded: Why the model may read more than that, as a clause. Empty: it does not.
+        part_bound: The most tokens that its parts have. None: those that *metering* says.
+        priced_by: What the price of a bound depends on.
     Raises:
-        NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
+        NoBound: The policy asks for a bound, and the request has parts of unknown size.
     """
     tokens, bound = metering.part_tokens, metering.estimate == "bound"
     present = {kind: count for kind, count in parts.items() if count} if parts else {}
-    if bound:
-        if keeps_context:
-            raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
-        if unbounded:
-            raise NoBound(unbounded)
-        if unknown := sorted(present.keys() - tokens.keys()):
-            raise NoBound(f"part_tokens: must have a number for {unknown[0]}, because the request has such a part")
+    if bound and part_bound is None and (unknown := sorted(present.keys() - tokens.keys())):
+        raise NoBound(without_number(unknown[0]))
     if bound:
         text = max(text_bytes, all_bytes) + messages * MESSAGE_TOKENS + added_tokens
     else:
         text = text_tokens(text_bytes, factor)
     others = sum([tokens.get(kind, 0) * count for kind, count in present.items()]) if present else 0
+    if bound and part_bound is not None:
+        others = part_bound
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
-    return Estimate(text + others, cap, n, factor, bound)
+    return Estimate(text + others, cap, n, factor, bound, priced_by)
 
 
-def text_tokens(text_bytes: int, factor: int = FACTOR) -> int:
-    """Return how many tokens a text of this length usually has, rounded up once. *factor* is per mille."""
-    return -(-text_bytes * factor // (BYTES_PER_TOKEN * PER_MILLE))
+def without_number(kind: str) -> str:
+    """Return why a part of this kind has no bound, as a clause."""
+    return f"part_tokens: must have a number for {kind}, because the request has such a part"
 
 
 def clamp(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None], least: int) -> Estimate | None:

@@ -13,6 +13,7 @@ from enforcement.metering.settlement import DrainBounds, MeteredReservation, Set
 from enforcement.metering.streams.encodings import READ_ALWAYS
 from enforcement.metering.usage import DetailedUsage, Usage
 
+NOTHING_USED: Final = Usage()
 # The provider goes on after its answer, or has sent a part of it only (RFC 9110, 15.3.3 and 15.3.7).
 _NOT_ALL: Final = frozenset({202, 206})
 
@@ -77,7 +78,10 @@ class MeteredExchange:
         if status in _NOT_ALL:
             self.reservation.unreadable()
         asked = self.opening.asked
-        if isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
+        if isinstance(asked, MeteredRequest) and asked.is_counting:
+            if status < 400:
+                self.reservation.reported(NOTHING_USED, at_us, final=True)
+        elif isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
-    FACTOR,
     Estimate,
     NoBound,
     clamp,
     estimate_request,
 )
+from enforcement.metering.estimated import FACTOR
 from enforcement.metering.price_documents import price_text
-from enforcement.metering.prices import Price, Prices
-from enforcement.metering.request import MeteredRequest, Unmetered
+from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices
+from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
 from enforcement.model.limits import Limit
-from enforcement.model.metered import METERED_UNITS, Metering, cost_name
+from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
 from enforcement.model.strict_json import EncodedJSON
 
 WHY_UNMETERED: Mapping[str, str] = {
@@ -43,6 +44,19 @@ WHY_UNMETERED: Mapping[str, str] = {
 }
 """For people: why a request cannot be metered, by the reason of :class:`~enforcement.metering.request.Unmetered`."""
 
+DOORS: Mapping[str, str] = {
+    "batches": "a batch is answered and charged later",
+    "realtime": "what a realtime session costs is spent on a connection of its own, past the meter, also by a client "
+    "secret or a call",
+    "runs": "a run goes on after its answer, and reads a thread that the provider keeps",
+    "rerank": "no meter reads reranking",
+    "writer": "no meter reads the chat of Writer",
+    "watsonx": "no meter reads the API of watsonx",
+    "ollama": "no meter reads the API of Ollama; use its path /v1/chat/completions",
+    "complete": "no meter reads the text completions of Anthropic; use its path /v1/messages",
+}
+"""For people: why no meter reads what a path offers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -52,10 +66,12 @@ class Refused:
     Attributes:
         reason: ``unmetered`` or ``unpriced_model``.
         detail: A sentence for the client.
+        field: The field of the request that nobody has priced or allowed. Empty if another reason holds.
     """
 
     reason: str
     detail: str
+    field: str = ""
 
 
 @dataclass(slots=True)
@@ -152,7 +168,8 @@ def unmetered(asked: MeteredRequest | Unmetered) -> Refused:
     reason = asked.reason if isinstance(asked, Unmetered) else "format"
     if reason == "format" and is_hiding(asked):
         reason = "lookalike"
-    why = WHY_UNMETERED[reason]
+    door = asked.door if isinstance(asked, Unmetered) else ""
+    why = DOORS[door] if door and reason == "format" else WHY_UNMETERED[reason]
     return Refused("unmetered", f"The cost of this request cannot be read: {why}.")
 
 
@@ -163,6 +180,7 @@ def open_request(
     prices: Prices,
     at_us: int,
     names: tuple[str, ...] = (),
+    allowed: FieldRates = NO_FIELDS,
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -174,17 +192,22 @@ def open_request(
         prices: The published prices, with the factors of models.
         at_us: The present instant, in microseconds since the epoch.
         names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
+        allowed: The fields that the operator of the upstream allows under a bound.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
         return (
             unmetered(asked) if isinstance(terms, ReservationDenial) else Opening(asked, terms, None, prices.revision)
         )
+    if asked.is_counting:
+        free = tuple([FREE if limit.unit == MONEY else None for limit in limits])
+        return Opening(asked, ChargeTerms(tuple(limits), free, names=names), Estimate(0, 0), prices.revision)
     model = asked.attributes["model"]
     found = terms_of(limits, prices, model, at_us, names)
     if isinstance(found, ReservationDenial):
         unpriced = ", ".join(limits[index].name for index in found.denied_by)
         return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
+    parsed = asked.read_again() if rules.estimate == "bound" else None
     if asked.tool_models:
         tools = asked.tool_models
         found = found.with_prices(lambda price: price.with_tools(tools))
@@ -193,29 +216,77 @@ def open_request(
     # The method get() of such a mapping raises and catches an error for most models.
     factor = prices.factors[model] if model in prices.factors else FACTOR  # noqa: SIM401
     try:
-        estimate = _estimate(asked, rules, factor)
+        if parsed is not None:
+            found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed)
+        else:
+            estimate = _typical(asked, rules, factor)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
-            return Refused("unmetered", f"The cost of this request has no bound: {exc}.")
-        estimate = _estimate(asked, replace(rules, estimate="typical"), factor)
+            return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
+        estimate = _typical(asked, replace(rules, estimate="typical"), factor)
+    asked.forget()
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
     price = charged or prices.find(model, at_us)
     return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least, price)
 
 
-def _estimate(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
-    """Return the estimate of a request by the rules of its policies, and the factor of its model."""
-    messages, all_bytes = asked.framing() if rules.estimate == "bound" else (0, 0)
+def refused_field(asked: MeteredRequest, prices: Prices, at_us: int, allowed: FieldRates = NO_FIELDS) -> str:
+    """Return the field, or another reason, for which a bound would refuse a request that has tokens, else nothing."""
+    if asked.is_counting:
+        return ""
+    if asked.keeps_context or asked.unbounded:
+        return asked.unbounded or KEPT_CONTEXT
+    model = asked.attributes["model"]
+    price = prices.find(model, at_us)
+    try:
+        demands = demands_of(asked.format, asked.read_again().value, asked.body, model, asked.parts, allowed)
+    except NoBound as exc:
+        return exc.field or str(exc)
+    return "" if price is None else demands.priced_by.unknown_to(price)
+
+
+def _typical(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
     return estimate_request(
+        rules, text_bytes=asked.text_bytes, parts=asked.parts, cap=asked.cap, n=asked.n, factor=factor
+    )
+
+
+def _bound(
+    asked: MeteredRequest,
+    parsed: Parsed,
+    terms: ChargeTerms,
+    rules: Metering,
+    price: Price | None,
+    allowed: FieldRates,
+) -> tuple[ChargeTerms, Estimate]:
+    """
+    Return what a request is charged by under a bound, and its estimate.
+
+    Raises:
+        NoBound: It has none.
+    """
+    if asked.keeps_context:
+        raise NoBound(KEPT_CONTEXT)
+    if asked.unbounded:
+        raise NoBound(asked.unbounded)
+    model = asked.attributes["model"]
+    demands = demands_of(asked.format, parsed.value, asked.body, model, asked.parts, allowed)
+    for quote in terms.quotes:
+        if quote and quote.price and (name := demands.priced_by.unknown_to(quote.price)):
+            pattern = quote.price.pattern
+            raise NoBound(f"it has another rate by {name}, which the price of {pattern} does not have", name)
+    estimate = estimate_request(
         rules,
         text_bytes=asked.text_bytes,
         parts=asked.parts,
         cap=asked.cap,
         n=asked.n,
-        factor=factor,
-        messages=messages,
-        all_bytes=all_bytes,
-        added_tokens=asked.added_tokens,
-        keeps_context=asked.keeps_context,
-        unbounded=asked.unbounded,
+        messages=asked.objects,
+        all_bytes=asked.readable_bytes(parsed.value),
+        added_tokens=max(asked.added_tokens, price.added_tokens if price else 0),
+        part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
+        priced_by=demands.priced_by,
     )
+    if demands.factor == PER_MILLE:
+        return terms, estimate
+    return terms.with_prices(lambda price: price.times(demands.factor)), estimate

@@ -20,7 +20,7 @@ from enforcement.metering.usage import USES
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
 from enforcement.model.instants import from_us, to_us
-from enforcement.model.metered import FrozenMapping
+from enforcement.model.metered import FrozenMapping, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import InvalidJSON, check_strings, loads_object
 
@@ -30,6 +30,7 @@ MAX_PRICES: Final = 20_000
 MAX_TIERS: Final = 16
 MAX_FACTORS: Final = 1_000
 """Models with a factor of their own."""
+MAX_ADDED_TOKENS: Final = 65_536
 MAX_MULTIPLIERS: Final = 32
 """Multipliers of one price."""
 MAX_MULTIPLIER: Final = 1_000_000
@@ -43,6 +44,7 @@ MAX_RATE: Final = 10**12
 T = TypeVar("T")
 
 _FEES: Final = ("calls", *USES)
+_BOUNDS: Final = ("part_tokens", "added_tokens")
 _MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
 _OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "reported_costs"})
 _INSTANT: Final = re.compile(
@@ -83,6 +85,8 @@ def price_to_json(price: Price) -> dict[str, Any]:
         **_rates_to_json(price.rates),
         **{name: fee for name in _FEES if (fee := getattr(price, name)) is not None},
         **({"multipliers": dict(price.multipliers)} if price.multipliers else {}),
+        **({"part_tokens": dict(price.part_tokens)} if price.part_tokens else {}),
+        **({"added_tokens": price.added_tokens} if price.added_tokens else {}),
         **({"tiers": tiers} if tiers else {}),
     }
 
@@ -113,12 +117,15 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     Raises:
         InvalidDocument: It breaks a rule. The message names the field and the rule.
     """
-    names, optional = {"model", "input", "output"}, OPTIONAL_RATES | {*_FEES, "from", "until", "tiers", "multipliers"}
+    further = {*_FEES, *_BOUNDS, "from", "until", "tiers", "multipliers"}
+    names, optional = {"model", "input", "output"}, OPTIONAL_RATES | further
     data = DocumentReader(item, names, optional=optional, nested=True)
     dates = _instant(item, "from"), _instant(item, "until")
     calls, file_searches, containers = (_optional_rate(data, name) for name in _FEES)
     fees = calls, file_searches, containers
-    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item))
+    added = 0 if item.get("added_tokens") is None else data.integer("added_tokens", 0, MAX_ADDED_TOKENS)
+    bounds = _part_tokens(item.get("part_tokens", {})), added
+    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item), *bounds)
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price
@@ -160,6 +167,13 @@ def _pattern(data: DocumentReader) -> str:
 def _rates(data: DocumentReader) -> Rates:
     own = (_optional_rate(data, name) for name in Rates._fields[2:])
     return Rates(data.integer("input", 0, MAX_RATE), data.integer("output", 0, MAX_RATE), *own)
+
+
+def _part_tokens(value: object) -> FrozenMapping[int]:
+    try:
+        return FrozenMapping(Metering(part_tokens=value).part_tokens)  # type: ignore[arg-type]
+    except InvalidMetering as exc:
+        raise InvalidDocument(str(exc)) from exc
 
 
 def _optional_rate(data: DocumentReader, name: str) -> int | None:

@@ -26,6 +26,9 @@ NO_FACTORS: Final[FrozenMapping[int]] = FrozenMapping()
 PER_MILLE: Final = 1_000
 NO_MODELS: Final[Mapping[str, str]] = FrozenMapping()
 
+PUBLISHED: Final[Mapping[str, int]] = {"service_tier=priority": 2_500}
+"""The highest multiplier, per mille, that providers publish for any of their models, of those that are widely used."""
+
 _ALWAYS: Final = -(2**63)
 _FOREVER: Final = 2**63
 
@@ -48,6 +51,9 @@ class Price:
         containers: The same for containers. None: as *calls*.
         multipliers: How many times all rates are charged, per mille, by what the answer says, such as
             ``service_tier=priority``.
+        part_tokens: The most tokens of one part that is not text, by its kind, as the provider says. Only a bound
+            needs them.
+        added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
         source: The list that the price was found in, and for what. None: it was not found in one.
     """
 
@@ -60,6 +66,8 @@ class Price:
     file_searches: int | None = None
     containers: int | None = None
     multipliers: FrozenMapping[int] = NO_FACTORS
+    part_tokens: FrozenMapping[int] = NO_FACTORS
+    added_tokens: int = 0
     source: Source | None = field(default=None, repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:
@@ -94,17 +102,43 @@ class Price:
             return True
         return self.rates_for(counts).approximates(counts)
 
+    def multiplier_for(self, modifier: str) -> int | None:
+        """
+        Return how many times the rates are charged for what a request asks for, such as ``service_tier=priority``, per
+        mille. None if neither the price nor its provider's own list says it.
+        """
+        return self.multipliers[modifier] if modifier in self.multipliers else PUBLISHED.get(modifier)
+
+    def times(self, factor: int) -> Price:
+        """Return this price with all its rates multiplied, per mille, each rounded up."""
+
+        def times(value: int | None) -> int | None:
+            return None if value is None else -(-value * factor // PER_MILLE)
+
+        def rates(found: Rates) -> Rates:
+            return Rates(*map(times, found))  # type: ignore[arg-type]
+
+        tiers = tuple((above, rates(found)) for above, found in self.tiers)
+        fees = {name: times(getattr(self, name)) for name in ("calls", "file_searches", "containers")}
+        return replace(self, rates=rates(self.rates), tiers=tiers, **fees)  # type: ignore[arg-type]
+
     def multiplier(self, modifier: str) -> int:
         """
         Return how many times the rates are charged for a modifier such as ``service_tier=priority``, per mille.
 
         Returns:
-            That of the price. For one that it does not have, the highest that it has of the same name, at least 1000.
+            That of the price. For one that it does not have, the highest that it has of the same name or that is
+            published, at least 1000.
         """
         if modifier in self.multipliers:
             return self.multipliers[modifier]
         name = modifier.partition("=")[0] + "="
-        return max([PER_MILLE, *[value for key, value in self.multipliers.items() if key.startswith(name)]])
+        return max(
+            [
+                PUBLISHED.get(modifier, PER_MILLE),
+                *[value for key, value in self.multipliers.items() if key.startswith(name)],
+            ]
+        )
 
     def other(self, model: str | None) -> Price | None:
         """
@@ -246,6 +280,8 @@ class Quote(NamedTuple):
 
 DENIED: Final = Quote("denied", None)
 COUNTED: Final = Quote("counted", None)
+FREE: Final = Quote("priced", Price("*", Rates(0, 0)))
+"""The price of a request that costs nothing, whatever its model."""
 
 
 class _Span(NamedTuple):

@@ -6,6 +6,9 @@ from typing import Final, NamedTuple
 
 from enforcement.metering.usage import FURTHER, TokenCounts
 
+HOUR: Final = "cache_write_1h"
+HOUR_BY_INPUT: Final = 2
+"""How many times the rate of the input Anthropic charges for an hour in its cache, whatever the model."""
 _SIDES: Final = {
     "input": ("input", "cached_input", "cache_write", *(one.name for one in FURTHER if one.side == "input")),
     "output": ("output", *(one.name for one in FURTHER if one.side == "output")),
@@ -61,7 +64,9 @@ class Rates(NamedTuple):
             tokens = getattr(counts, one.name)
             if tokens:
                 own = getattr(self, one.name)
-                if own is None:
+                if own is None and one.name == HOUR:
+                    own = max(self.dearest(one.side), HOUR_BY_INPUT * self.input)
+                elif own is None:
                     own = self.dearest(one.side) if one.costs_as is None else getattr(self, one.costs_as)
                 total += tokens * own
         return total

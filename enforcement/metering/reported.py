@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.answer import FORMATS, reader_of
-from enforcement.metering.estimate import text_tokens
+from enforcement.metering.estimated import text_tokens
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.usage import Usage
 

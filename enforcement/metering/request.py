@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
@@ -17,7 +17,7 @@ from enforcement.metering.formats.images import ask_image
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_compaction, ask_response
-from enforcement.metering.formats.routes import Route, find_route, resembles_route
+from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 
@@ -76,11 +76,26 @@ class Unmetered:
         format: The format that its path names; None if it names none.
         is_lookalike: Another program may find a request to a provider in it, or a call of a tool, although the reason
             is ``format`` or ``websocket``.
+        door: What its path offers that no meter reads, such as ``batches``, if the reason is ``format``.
     """
 
     reason: str
     format: str | None = None
     is_lookalike: bool = False
+    door: str = ""
+
+
+class Parsed(NamedTuple):
+    """
+    The body of a request, as it was read.
+
+    Attributes:
+        value: Its JSON value.
+        media: Its parts that are no text, each after its kind.
+    """
+
+    value: dict[str, Any]
+    media: list[tuple[str, Any]]
 
 
 @dataclass(slots=True)
@@ -88,7 +103,8 @@ class MeteredRequest:
     """
     A request whose cost can be estimated.
 
-    It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
+    It never changes, but for *parsed*. The class is not frozen, because creating a frozen instance takes four times as
+    long.
 
     Attributes:
         format: The API format, such as ``openai-chat``. A request of the format ``mcp`` has no tokens at all: for
@@ -106,9 +122,11 @@ class MeteredRequest:
         cap_fields: JSON pointers of all caps in *body*.
         default_field: JSON pointer of the field for a cap; None if nothing is generated that a cap could bound.
         media_bytes: Bytes of the strings in *body* that are the data of *parts*, or the addresses of their data.
+        objects: The number of JSON objects in *body*, which messages, parts and tools are.
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
         tool_models: The models of the provider's tools that the request may use, by tool.
+        parsed: The body, as it was read, until :meth:`forget`.
     """
 
     format: str
@@ -127,7 +145,9 @@ class MeteredRequest:
     media_bytes: int = 0
     added_tokens: int = 0
     unbounded: str = ""
+    objects: int = 0
     tool_models: Mapping[str, str] = field(default_factory=dict)
+    parsed: Parsed | None = field(default=None, repr=False, compare=False)
 
     @property
     def has_tokens(self) -> bool:
@@ -139,14 +159,34 @@ class MeteredRequest:
         """Return whether the model has to read a text, and nothing beside it."""
         return self.text_bytes > 0 and not (self.keeps_context or self.unbounded or any(self.parts.values()))
 
-    def framing(self) -> tuple[int, int]:
+    @property
+    def is_counting(self) -> bool:
+        """Return whether the request only counts tokens, which costs nothing."""
+        return is_counting(self.format)
+
+    def read_again(self) -> Parsed:
+        """Return the body as it was read. If it was forgotten, it is read again."""
+        if self.parsed is not None:
+            return self.parsed
+        value = json_body.parse(self.body).value
+        return Parsed(value, _ASK[self.format](value).content.media)
+
+    def forget(self) -> None:
+        """Forget the body as it was read, which takes several times the memory of *body*."""
+        self.parsed = None
+
+    def readable_bytes(self, value: dict[str, Any]) -> int:
         """
-        Return how many JSON objects the body has, which messages, parts and tools are, and how many bytes a model may
-        read of it: all but white space and the data of parts. Only a bound needs them.
+        Return how many bytes a model may read of the body, of which this is the value, at most: all but the data of
+        parts. Only a bound needs it.
+
+        White space between values and escapes count nothing if there are line breaks or escapes that double a text.
+        Otherwise there are few of them, so that to find them would take longer than it is worth.
         """
-        outside = json_body.outside_strings(self.body)
-        strings = length_within(json_body.parse(self.body).value)
-        return outside.count(b"{"), len(outside) + strings - self.media_bytes
+        body = self.body
+        if b"\n" in body or (b"\\" in body and (b"\\u" in body or b"\\/" in body)):
+            return len(json_body.outside_strings(body)) + length_within(value) - self.media_bytes
+        return len(body) - self.media_bytes
 
     def with_cap(self, cap: int) -> MeteredRequest:
         """
@@ -161,14 +201,15 @@ class MeteredRequest:
             return self
         if cap < 0 or (self.cap is not None and cap > self.cap):
             raise ValueError(f"cap: must be an integer from 0 to the cap of the request, {self.cap}, got {cap}")
-        value = json_body.parse(self.body).value
+        value = self.read_again().value
         greater = tuple(pointer for pointer in self.cap_fields if json_body.value_at(value, pointer) > cap)
         if self.cap is None and self.default_field is not None:
             greater = (self.default_field,)
         changes: dict[str, int | bool] = dict.fromkeys(greater, cap)
         body = json_body.write_values(self.body, value, changes)
         fields = self.cap_fields or greater
-        return replace(self, body=body, cap=cap, changes={**self.changes, **changes}, cap_fields=fields)
+        changes = {**self.changes, **changes}
+        return replace(self, body=body, cap=cap, changes=changes, cap_fields=fields, parsed=None)
 
 
 def read_request(
@@ -212,9 +253,12 @@ def read_request(
     if not _is_utf8(header("content-type") or ""):
         return Unmetered("charset", name)
     try:
-        return _read_metered(route, parsed.value, header, body, default_cap)
+        if is_counting(route.format):
+            return _read_counting(route, parsed.value, header, body)
+        return _read_metered(route, parsed, header, body, default_cap)
     except UnreadableRequest as exc:
-        return Unmetered(str(exc), name)
+        reason = str(exc)
+        return Unmetered(reason, name, door=unread_door(target) if reason == "format" else "")
 
 
 def _is_identity(encoding: str | None) -> bool:
@@ -231,9 +275,18 @@ def _is_utf8(content_type: str) -> bool:
     return len(found) == named and all(name.lower() in _LIKE_UTF8 for name in found)
 
 
+def _read_counting(route: Route, body: dict[str, Any], header: Header, data: bytes) -> MeteredRequest:
+    """Return a request that only counts tokens. Some name no model."""
+    name = model_name(body.get("model") if route.model is None else route.model)
+    attributes = {"stream": "false", **({} if name is None else {"model": name})}
+    _add_session(attributes, body, header)
+    return MeteredRequest(route.format, data, attributes)
+
+
 def _read_metered(
-    route: Route, body: dict[str, Any], header: Header, data: bytes, default_cap: int | None
+    route: Route, parsed: json_body.ParsedBody, header: Header, data: bytes, default_cap: int | None
 ) -> MeteredRequest:
+    body = parsed.value
     attributes = {"model": _model(route, body), "stream": route.stream or _stream(body)}
     changes: dict[str, int | bool] = {}
     if route.format in _REPORT_ON_REQUEST and attributes["stream"] == "true":
@@ -270,7 +323,9 @@ def _read_metered(
         content.media_bytes,
         content.added_tokens,
         content.unbounded,
+        parsed.objects,
         asked.tool_models,
+        Parsed(body, content.media) if cap == asked.cap else None,
     )
 
 
@@ -322,7 +377,7 @@ def _read_call(target: str, parsed: json_body.ParsedBody, header: Header, body: 
     is_batch = type(value) is list and any(_is_call(item) for item in value)
     if not is_batch and not _is_call(value):
         may_be_call = begins_as_json(body) if parsed.fault else calls_tool(value)
-        return Unmetered("format", is_lookalike=may_be_call or resembles_route(target))
+        return Unmetered("format", is_lookalike=may_be_call or resembles_route(target), door=unread_door(target))
     if parsed.fault or is_batch:
         return Unmetered(parsed.fault or "batch", MCP)
     if not is_plain_call(value):

@@ -11,7 +11,9 @@ from itertools import islice
 from operator import add
 from typing import Final
 
+from enforcement.metering.charges import micros_of
 from enforcement.metering.opening import Opening
+from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
 from enforcement.metering.usage import CLASSES, count_of
@@ -57,10 +59,12 @@ class MeteredTally:
 
     Attributes:
         dropped: Settlements that are in no row, because too many rows were waiting.
+        refusals: The fields for which a bound has refused requests.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
+        self.refusals = FieldRefusals()
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}
@@ -77,7 +81,7 @@ class MeteredTally:
         """
         minute, counts = at_us // 60_000_000, settlement.counts
         asked, estimate = opening.asked, opening.estimate
-        model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
+        model = asked.attributes.get("model", "") if estimate and isinstance(asked, MeteredRequest) else ""
         word = settlement.settled_as if estimate else UNMETERED
         approximate = settlement.approximate
         if estimate is None or counts is None:
@@ -86,7 +90,7 @@ class MeteredTally:
             fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
             price, micros = settlement.price or opening.price, 0
             if price is not None:
-                micros = price.micros(counts)
+                micros = micros_of(price, counts)
                 approximate = approximate or price.approximates(counts)
             text = 0, 0, 0
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -236,6 +236,15 @@ class UsageLog:
     def metered_dropped(self) -> int:
         """Settlements of metered requests that are missing in every batch, because too many rows were waiting."""
         return 0 if self.metered is None else self.metered.dropped
+
+    @property
+    def refused_fields(self) -> Mapping[str, int]:
+        """Requests that a bound refused, by the field that was the reason."""
+        return {} if self.metered is None else dict(self.metered.refusals.total)
+
+    def recent_refusals(self, at_us: int) -> Mapping[str, list[tuple[str, int]]]:
+        """Return the fields of the last seven days, see :class:`~enforcement.metering.refusals.FieldRefusals`."""
+        return {} if self.metered is None else self.metered.refusals.recent(at_us)
 
     @property
     def is_waiting(self) -> bool:

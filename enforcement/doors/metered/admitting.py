@@ -7,8 +7,17 @@ from typing import Final, NamedTuple
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import is_long, reading
+from enforcement.metering.bound import NO_FIELDS, FieldRates
 from enforcement.metering.estimate import strictest
-from enforcement.metering.opening import Opening, Refused, has_tokens, is_hiding, open_request, unmetered
+from enforcement.metering.opening import (
+    Opening,
+    Refused,
+    has_tokens,
+    is_hiding,
+    open_request,
+    refused_field,
+    unmetered,
+)
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
@@ -67,7 +76,11 @@ def metered_keys(plan: LivePlan) -> frozenset[str]:
 
 
 async def open_metered(
-    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes
+    limiter: Limiter,
+    plan: LivePlan,
+    asked: MeteredRequest | Unmetered,
+    attributes: Attributes,
+    allowed: FieldRates = NO_FIELDS,
 ) -> tuple[Opening, Admission]:
     """
     Charge what a request may cost, and return that beside its admission.
@@ -75,17 +88,24 @@ async def open_metered(
     Args:
         asked: The request, as a meter has read it.
         attributes: Its attributes, with those of its body.
+        allowed: The fields that a bound admits beside those that it knows.
     Raises:
         Denied: It may not pass.
     """
-    opening = await _opening(limiter, plan, asked, attributes)
+    opening = await _opening(limiter, plan, asked, attributes, allowed)
     if isinstance(opening, Refused):
+        if opening.field:
+            limiter.metered_tally().refusals.refused(opening.field, limiter.now_us())
         raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
     return await _admit(limiter, plan, opening, attributes)
 
 
 async def _opening(
-    limiter: Limiter, plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes
+    limiter: Limiter,
+    plan: LivePlan,
+    asked: MeteredRequest | Unmetered,
+    attributes: Attributes,
+    allowed: FieldRates,
 ) -> Opening | Refused:
     if not has_tokens(asked):
         hides = is_hiding(asked)
@@ -98,9 +118,13 @@ async def _opening(
             return Refused("degraded_denied", NO_PRICES_YET)
         prices = limiter.prices
     now_us = limiter.now_us()
+    if rules.estimate != "bound" and isinstance(asked, MeteredRequest) and asked.has_tokens:
+        refusals = limiter.metered_tally().refusals
+        if refusals.is_next(now_us) and (field := refused_field(asked, prices, now_us, allowed)):
+            refusals.would_refuse(field, now_us)
     if isinstance(asked, Unmetered) or not is_long(asked.body):
-        return open_request(asked, limits, rules, prices, now_us, names)
-    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, now_us, names))
+        return open_request(asked, limits, rules, prices, now_us, names, allowed)
+    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, now_us, names, allowed))
 
 
 async def _admit(

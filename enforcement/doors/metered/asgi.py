@@ -32,6 +32,7 @@ from enforcement.http.messages import (
     shows,
     without_token,
 )
+from enforcement.metering.bound import NO_FIELDS, FieldRates
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
 from enforcement.metering.opening import Opening, unmetered
@@ -87,6 +88,7 @@ class MeteredGuard:
         plain: Guards a request whose token has no limit that needs a meter.
         answer: Sends a response in place of the application.
         target: Returns the path and query under which the provider gets a request.
+        allowed: Returns the fields of a request that a bound admits beside those that it knows.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
     """
 
@@ -97,12 +99,14 @@ class MeteredGuard:
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
         target: Callable[[Scope], str] = target_of,
+        allowed: Callable[[Scope], FieldRates] = lambda scope: NO_FIELDS,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
         self._plain = plain
         self._answer = answer
         self._target = target
+        self._allowed = allowed
         self._max_body = max_body
         self._drains = Drains(DRAIN)
         self._room = BodyRoom()
@@ -194,7 +198,7 @@ class MeteredGuard:
                 plan = _admissible(await limiter.find_plan(token, whole))
                 await self._check_path(limiter, token, plan, whole)
                 _keep(limiter, field, token, plan)
-            opening, admission, drains, report = await self._charge(limiter, plan, described, asked)
+            opening, admission, drains, report = await self._charge(limiter, plan, described, asked, scope)
         except BaseException:
             body.pass_on()
             raise
@@ -212,10 +216,11 @@ class MeteredGuard:
         plan: LivePlan,
         attributes: Attributes,
         asked: MeteredRequest | Unmetered,
+        scope: Scope,
     ) -> tuple[Opening, Admission, Drains | None, Report]:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
-        opening, admission = await open_metered(limiter, plan, asked, attributes)
+        opening, admission = await open_metered(limiter, plan, asked, attributes, self._allowed(scope))
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 

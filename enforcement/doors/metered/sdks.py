@@ -22,6 +22,7 @@ _SIGNS: Final = (
     (b"x-goog-api-key", "gemini"),
     (b"x-stainless-lang", "openai"),
 )
+_SHAPES: Final = frozenset(shape for _, shape in _SIGNS)
 
 
 def token_of(scope: Scope) -> str | None:
@@ -63,7 +64,8 @@ def shape_of(scope: Scope, format: str | None = None) -> str:
     if format is None or format == MCP:
         route = find_route(target_of(scope))
         format = None if route is None else route.format
-    if format is not None:
-        return format.partition("-")[0]
+    shape = "" if format is None else format.partition("-")[0]
+    if shape in _SHAPES:
+        return shape
     names = {name for name, _ in scope["headers"]}
     return next((shape for name, shape in _SIGNS if name in names), "")

@@ -11,6 +11,8 @@ environment sets:
 - ``SLUICEGATE_UPSTREAMS_FILE``: in place of it, a TOML file with an upstream for each path prefix.
 - ``SLUICEGATE_UPSTREAM_CREDENTIAL``, ``_CREDENTIAL_FILE``, ``_CREDENTIAL_FOLDER``, ``_CREDENTIAL_FIELD``: what the
   upstream gets in place of the token, see :class:`~enforcement.doors.proxy.credentials.Credentials`.
+- ``SLUICEGATE_UPSTREAM_ALLOWED_FIELDS``: fields of requests that a bound admits beside those that it knows, such as
+  ``turbo=none,quick=1.5``, see :func:`~enforcement.metering.bound.field_rates`.
 - ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent, 60 by default.
 - ``SLUICEGATE_HEADERS``: preset of the rate limit fields, ``ietf`` by default.
 - ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is trusted. Then run uvicorn

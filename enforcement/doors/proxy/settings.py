@@ -16,6 +16,7 @@ from enforcement.doors.proxy.fields import has_dot_segments
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import PRIVATE_NETWORKS
 from enforcement.http.messages import check_anonymous, check_preset
+from enforcement.metering.bound import field_rates
 from enforcement.settings import read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000
@@ -29,6 +30,7 @@ _KEYS: Final = {
     "credential_field": "field",
 }
 """Names of settings, and the names that :func:`from_settings` has for them."""
+_ALLOWED: Final = "allowed_fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class UpstreamSettings:
         port: Its port.
         base: The path that replaces the prefix, without a slash at its end.
         credentials: What it gets in place of the token.
+        allowed_fields: The fields of requests that a bound admits beside those that it knows.
     """
 
     prefix: str
@@ -51,6 +54,7 @@ class UpstreamSettings:
     port: int
     base: str
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+    allowed_fields: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def authority(self) -> bytes:
@@ -110,11 +114,11 @@ class ProxySettings:
 
 
 def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
-    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS)}
+    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS, _ALLOWED)}
     file = environ.get("SLUICEGATE_UPSTREAMS_FILE", "")
     if not file:
         try:
-            return (_upstream("", single),)
+            return (_upstream("", single, _pairs(single[_ALLOWED])),)
         except ValueError as exc:
             name, _, rule = str(exc).partition(": ")
             raise ValueError(f"SLUICEGATE_UPSTREAM_{name.upper()}: {rule}") from exc
@@ -149,7 +153,13 @@ def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> Upstream
             raise ValueError("prefix: must be a path of printable ASCII characters, such as '/v1'.")
         if has_dot_segments(prefix) or " " in prefix:
             raise ValueError("prefix: must not have a space or a segment '.' or '..'.")
-        known = {"url", "credential_variable", *_KEYS}
+        known = {"url", "credential_variable", *_KEYS, _ALLOWED}
+        allowed: object = {}
+        if isinstance(table, dict):
+            table = dict(table)
+            allowed = table.pop(_ALLOWED, {})
+        if not isinstance(allowed, dict):
+            raise ValueError(f"{_ALLOWED}: must be a table of fields, such as {{ turbo = 'none' }}.")
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise ValueError(f"prefix: must be a table of strings, with {', '.join(sorted(known))}.")
         if "credential" in table:
@@ -161,12 +171,18 @@ def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> Upstream
             if not environ.get(variable):
                 raise ValueError(f"credential_variable: must name a variable that is set, got {variable!r}.")
             settings["credential"] = environ[variable]
-        return _upstream(prefix.rstrip("/"), settings)
+        return _upstream(prefix.rstrip("/"), settings, allowed)
     except ValueError as exc:
         raise ValueError(f"[{prefix!r}] {exc}") from exc
 
 
-def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
+def _pairs(text: str) -> dict[str, str]:
+    """Return the fields and their rates of a text such as ``turbo=none,service_tier=scale=1.5``."""
+    pairs = [pair.strip().rpartition("=") for pair in text.split(",") if pair.strip()]
+    return {way: value for way, _, value in pairs}
+
+
+def _upstream(prefix: str, settings: Mapping[str, str], allowed: Mapping[str, object]) -> UpstreamSettings:
     text = settings.get("url", "")
     rule = f"url: must be an http or https URL without a query, a fragment or a user, got {text!r}."
     try:
@@ -192,7 +208,11 @@ def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
         name, _, reason = str(exc).partition(": ")
         key = next(key for key, value in _KEYS.items() if value == name)
         raise ValueError(f"{key}: {reason}") from exc
-    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials)
+    try:
+        fields = field_rates(allowed)
+    except ValueError as exc:
+        raise ValueError(f"{_ALLOWED}: {exc}") from exc
+    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials, fields)
 
 
 def _meters(text: str) -> bool:

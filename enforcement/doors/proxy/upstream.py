@@ -131,6 +131,11 @@ class Proxy:
             return str(scope["path"])
         return chosen[1].decode("latin-1")
 
+    def upstream_fields(self, scope: Scope) -> Mapping[str, int]:
+        """Return the fields that the upstream of a request allows beside those that a bound knows."""
+        chosen = scope.get(_CHOSEN)
+        return chosen[0].settings.allowed_fields if chosen else {}
+
     def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
         """
         Return the upstream of a request, and the path and query that it gets.

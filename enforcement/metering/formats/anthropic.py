@@ -14,7 +14,7 @@ from enforcement.metering.formats.reading import (
     usage_with,
     uses_in,
 )
-from enforcement.metering.formats.text import Content, as_object, model_name, objects_in, utf8_length
+from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_object, model_name, objects_in, utf8_length
 from enforcement.metering.usage import Step, Usage, total_of
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
@@ -26,10 +26,8 @@ _NO_COUNTS: Final = {"input_tokens": 0, "output_tokens": 0}
 # Steps whose tokens the counts of the message leave out. The second is one of another model.
 _COMPACTION: Final = "compaction"
 _ADVISOR: Final = "advisor_message"
+_WITH_PROMPT: Final = ("output_config", "output_format")
 _MODIFIERS: Final = ("service_tier", "speed", "inference_geo")
-PROMPT_TOKENS: Final = 1_024
-"""More tokens than the provider's own prompt has for any model, which says how to use tools or how to write JSON."""
-_WITH_PROMPT: Final = ("tools", "output_config", "output_format")
 _SAID: Final = ("text", "thinking", "partial_json", "name")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from enforcement.metering.formats.anthropic import PROMPT_TOKENS, MessagesAnswer, ask_message
+from enforcement.metering.formats.anthropic import MessagesAnswer, ask_message
 from enforcement.metering.formats.cohere import CohereAnswer, ask_cohere_chat
 from enforcement.metering.formats.openai import ChatAnswer, ask_chat
 from enforcement.metering.formats.reading import (
@@ -18,7 +18,15 @@ from enforcement.metering.formats.reading import (
     usage_with,
     whole_count_in,
 )
-from enforcement.metering.formats.text import Content, as_list, as_object, length_within, objects_in, utf8_length
+from enforcement.metering.formats.text import (
+    PROMPT_TOKENS,
+    Content,
+    as_list,
+    as_object,
+    length_within,
+    objects_in,
+    utf8_length,
+)
 from enforcement.metering.usage import Usage
 
 _CAPS: Final = ("maxTokens", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_gen_len")

@@ -33,8 +33,10 @@ def ask_cohere_chat(body: dict[str, Any]) -> Asked:
         content.add_text(turn.get("message"))
         content.add_within(turn.get("tool_calls"))
         content.add_within(turn.get("tool_results"))
-    for name in ("documents", "tools", "tool_results", "response_format"):
+    for name in ("documents", "tool_results"):
         content.add_within(body.get(name))
+    for name in ("tools", "response_format"):
+        content.add_schema(body.get(name))
     content.add_searches(body, "connectors")
     content.keeps_context = body.get("conversation_id") is not None
     return asked
@@ -55,7 +57,7 @@ def ask_cohere_messages(body: dict[str, Any]) -> Asked:
         content.add_blocks([one for one in as_list(said) if one not in documents] if documents else said)
     content.add_within(body.get("documents"))
     content.add_tools(body.get("tools"), "function")
-    content.add_within(as_object(body.get("response_format")).get("json_schema"))
+    content.add_schema(as_object(body.get("response_format")).get("json_schema"))
     return asked
 
 

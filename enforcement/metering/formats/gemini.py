@@ -17,7 +17,15 @@ from enforcement.metering.formats.reading import (
     count_in,
     usage_with,
 )
-from enforcement.metering.formats.text import Content, as_list, as_object, length_within, objects_in, utf8_length
+from enforcement.metering.formats.text import (
+    PROMPT_TOKENS,
+    Content,
+    as_list,
+    as_object,
+    length_within,
+    objects_in,
+    utf8_length,
+)
 from enforcement.metering.usage import Usage
 from enforcement.model.checks import shown
 
@@ -67,7 +75,7 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         said = body.get(name)
         content.add_text(said)
         add_parts(content, as_object(said))
-    content.add_within(body.get("tools"))
+    content.add_schema(body.get("tools"))
     for tool in objects_in(body.get("tools")):
         for name in tool.keys() - _DECLARATIONS:
             content.has_no_bound(f"the provider may run the tool {shown(name)}, whose results the model reads")
@@ -98,13 +106,16 @@ def _changes_answer(name: str, value: str) -> bool:
     return plain in ("fields", "callback") or (plain != name and plain not in _PLAIN_DOLLARS)
 
 
-def _read_config(asked: Asked, config: Any, name: str) -> None:
+def _read_config(asked: Asked, config: Any, parent: str) -> None:
     if type(config) is not dict:
         raise UnreadableRequest("bad_cap")  # no cap could be read from it or written into it
-    asked.read_caps(config, f"/{name}", "maxOutputTokens", "max_output_tokens")
+    asked.read_caps(config, f"/{parent}", "maxOutputTokens", "max_output_tokens")
     asked.read_choices(config, "candidateCount", "candidate_count")
     for schema in _SCHEMAS:
-        asked.content.add_within(config.get(schema))
+        asked.content.add_schema(config.get(schema))
+    for name in ("responseMimeType", "response_mime_type"):
+        if config.get(name) not in (None, "", "text/plain"):
+            asked.content.added_tokens = PROMPT_TOKENS
 
 
 def add_parts(content: Content, turn: dict[str, Any]) -> None:
@@ -125,6 +136,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_text(call.get("name"))
         content.add_within(call.get("args"))
     elif name in ("functionResponse", "function_response"):
+        content.add_text(as_object(value).get("name"))
         content.add_within(as_object(value).get("response"))
         add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):

@@ -15,7 +15,7 @@ from enforcement.metering.formats.reading import (
     searches_in,
     usage_with,
 )
-from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
+from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_list, as_object, objects_in, utf8_length
 from enforcement.metering.usage import Usage
 
 # Fields by which some servers add to what the model reads: results of searches, and documents.
@@ -40,13 +40,16 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     if body.keys().isdisjoint(_BESIDE_MESSAGES):
         return asked  # as most requests do
     content.add_tools(body.get("tools"), "function", "custom")
-    content.add_within(body.get("functions"))
+    content.add_schema(body.get("functions"))
     content.add_searches(body, *_SEARCHES)
     if body.get("web_search_options") is not None:
         content.has_no_bound("web_search_options lets the model read more than the request has")
     if body.get("prediction") is not None:
         content.has_no_bound("what is predicted is charged as output, also beyond the cap")
-    content.add_within(as_object(body.get("response_format")).get("json_schema"))
+    wanted = as_object(body.get("response_format"))
+    content.add_within(wanted.get("json_schema"))
+    if wanted.get("type") not in (None, "text"):
+        content.added_tokens = PROMPT_TOKENS
     return asked
 
 

@@ -6,7 +6,15 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.metering.formats.openai import add_call, usage_of
 from enforcement.metering.formats.reading import AnswerReader, Asked
-from enforcement.metering.formats.text import PART_TYPES, Content, as_object, model_name, objects_in, utf8_length
+from enforcement.metering.formats.text import (
+    PART_TYPES,
+    PROMPT_TOKENS,
+    Content,
+    as_object,
+    model_name,
+    objects_in,
+    utf8_length,
+)
 from enforcement.metering.usage import Step, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -39,7 +47,10 @@ def ask_response(body: dict[str, Any]) -> Asked:
         _add_item(content, item)
     content.add_tools(body.get("tools"), "function", "custom")
     asked.tool_models = _tool_models(body.get("tools"))
-    content.add_within(as_object(as_object(body.get("text")).get("format")).get("schema"))
+    wanted = as_object(as_object(body.get("text")).get("format"))
+    content.add_within(wanted.get("schema"))
+    if wanted.get("type") not in (None, "text"):
+        content.added_tokens = PROMPT_TOKENS
     if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
         content.keeps_context = True
     return asked
@@ -83,6 +94,8 @@ def _add_call(content: Content, item: dict[str, Any]) -> None:
     add_call(content, item)
     for name in _USED:
         content.add_within(item.get(name))
+    if item.get("tools"):
+        content.added_tokens = PROMPT_TOKENS
     output = item.get("output")
     if type(output) is dict:
         content.add_block(output)

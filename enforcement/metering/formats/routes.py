@@ -21,6 +21,35 @@ _ONE_DEPLOYMENT: Final = re.compile(
 )
 _ENGINES: Final = "engines"
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
+# Calls that only count the tokens of a text. They cost nothing.
+_COUNTING: Final = {
+    ("messages", "count_tokens"): "anthropic-count",
+    ("responses", "input_tokens"): "openai-count",
+    ("v1", "tokenize"): "cohere-count",
+    ("v1", "detokenize"): "cohere-count",
+    ("v1", "tokenize-text"): "xai-count",
+    ("tokenizers", "estimate-token-count"): "moonshot-count",
+    ("models", "count-tokens:rawPredict"): "anthropic-count",
+}
+_COUNTING_OF_GEMINI: Final = ("countTokens", "computeTokens")
+_ENDS_COUNTING: Final = "-count"
+# What providers offer and no meter reads, by a path in lower case.
+_UNREAD: Final = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (
+            r"/batch(?:es)?(?:/|$)|:batchgenerate|:asyncbatch|batchpredictionjobs|model-invocation-jobs?(?:/|$)",
+            "batches",
+        ),
+        (r"/realtime(?:/|$)|bidigeneratecontent", "realtime"),
+        (r"/threads/(?:[^/]+/)?runs(?:/|$)", "runs"),
+        (r"/rerank$", "rerank"),
+        (r"/ml/v[^/]+/", "watsonx"),
+        (r"/api/(?:chat|generate|embed|embeddings)$", "ollama"),
+        (r"/v1/complete$", "complete"),
+        (r"/v1/chat$", "writer"),
+    )
+)
 _GEMINI_EMBEDDINGS: Final = ("embedContent", "batchEmbedContents")
 _FOLDED_GEMINI: Final = tuple(f":{name.casefold()}" for name in (*_GEMINI_METHODS, *_GEMINI_EMBEDDINGS))
 # The format by the last two segments.
@@ -88,12 +117,29 @@ def _find_in(path: str) -> Route | None:
     return _route_in(segments)
 
 
+def is_counting(format: str) -> bool:
+    """Return whether a format is that of calls that count tokens and cost nothing."""
+    return format.endswith(_ENDS_COUNTING)
+
+
+def unread_door(target: str) -> str:
+    """Return what a path without a format offers, such as ``batches``, or an empty string if that is not known."""
+    path = f"/{'/'.join(_lenient_segments(unquote(_PATH_ENDS.split(target)[0]).casefold()))}"
+    return next((name for pattern, name in _UNREAD if pattern.search(path)), "")
+
+
 def _route_in(segments: list[str]) -> Route | None:
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
+    if (before, last) in _COUNTING:
+        return Route(_COUNTING[before, last])
+    if last == "count-tokens" and segments[-3:-2] == ["model"]:
+        return Route("bedrock-count", before)
     if before == "models":
         model, _, call = last.rpartition(":")
         if call in _GEMINI_METHODS:
             return Route("gemini", model, _GEMINI_METHODS[call])
+        if call in _COUNTING_OF_GEMINI:
+            return Route("gemini-count", model, "false")
         if call in _GEMINI_EMBEDDINGS:
             return Route("gemini-embeddings", model, "false")
     if last in _BEDROCK and "model" in segments[:-2]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from enforcement.model.checks import shown
 
 TOKEN_ID_BYTES: Final = 4
 """Bytes of text that a token id stands for, in requests that name tokens instead of text."""
+
+PROMPT_TOKENS: Final = 1_024
+"""
+More tokens than a provider adds by itself, for any model, to say how to use tools or how to write JSON. Anthropic adds
+up to 500, and Groq 640 for Llama.
+"""
 
 MAX_MODEL_LENGTH: Final = 256
 """Longest name of a model, in characters."""
@@ -47,6 +54,12 @@ _MEDIA: Final = frozenset(
         *("fileUri", "file_uri"),
     }
 )
+# Types of media that are read as the text that they are.
+_PLAIN_TEXT: Final = re.compile(
+    r"(?:text/[^;]+|application/(?:json|xml|yaml|x-yaml|javascript|csv|x-sh|sql)|[^;]+[+](?:json|xml))(?:;.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_PACKED: Final = ("JVBER", "UEsDB", "0M8R4", "e1xyd", "H4sI")  # of PDF, ZIP, OLE, RTF and gzip, in base64
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
@@ -117,6 +130,21 @@ def _media_length(part: Any) -> int:
     return total
 
 
+def _encoded_text(part: Any) -> str:
+    """Return the base64 of a plain text that a part has as a file, or an empty string."""
+    inner = as_object(part)
+    inner = as_object(inner.get("file")) or inner
+    data = inner.get("data")
+    kind = inner.get("mimeType", inner.get("mime_type"))
+    if type(inner.get("file_data")) is str:
+        head, _, data = inner["file_data"].partition(";base64,")
+        kind = head.removeprefix("data:")
+    if type(data) is not str or type(kind) is not str or not _PLAIN_TEXT.fullmatch(kind.strip()):
+        return ""
+    # What says that it is text, and is a PDF or an archive, may be read as one.
+    return "" if data.lstrip().startswith(_PACKED) else data
+
+
 class Content:
     """
     What a request gives a model to read.
@@ -125,16 +153,19 @@ class Content:
         text_bytes: Bytes of UTF-8 of all text.
         parts: The number of parts that are no text, by kind: image, audio, video, file, other.
         keeps_context: The request refers to content that the provider keeps, whose size it does not say.
-        media_bytes: Bytes of the strings that are the data of these parts, or the addresses of their data.
+        media: These parts, each after its kind.
+        media_bytes: Bytes of the strings that are the data of these parts, or the addresses of their data. What is
+            encoded text counts as so many bytes less as it is longer than the text.
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
     """
 
-    __slots__ = ("added_tokens", "keeps_context", "media_bytes", "parts", "text_bytes", "unbounded")
+    __slots__ = ("added_tokens", "keeps_context", "media", "media_bytes", "parts", "text_bytes", "unbounded")
 
     def __init__(self) -> None:
         self.text_bytes = 0
         self.parts: dict[str, int] = {}
+        self.media: list[tuple[str, Any]] = []
         self.keeps_context = False
         self.media_bytes = self.added_tokens = 0
         self.unbounded = ""
@@ -150,9 +181,21 @@ class Content:
             self.text_bytes += length_within(value)
 
     def add_part(self, kind: str, part: Any) -> None:
-        """Count one part that is no text."""
+        """Count one part that is no text, or the text of a file that has nothing else."""
+        if kind == "file" and (encoded := _encoded_text(part)):
+            text_bytes = len(encoded.rstrip("=")) * 3 // 4
+            self.text_bytes += text_bytes
+            self.media_bytes += len(encoded) - text_bytes
+            return
         self.parts[kind] = self.parts.get(kind, 0) + 1
+        self.media.append((kind, part))
         self.media_bytes += _media_length(part)
+
+    def add_schema(self, value: Any) -> None:
+        """Count the definition of an answer or of tools, and what the provider says about it by itself."""
+        if value:
+            self.text_bytes += length_within(value)
+            self.added_tokens = PROMPT_TOKENS
 
     def add_tools(self, tools: Any, *plain: str) -> None:
         """
@@ -162,7 +205,7 @@ class Content:
             plain: Their types that the client runs itself. A tool without a type is plain, too. What the provider does
                 with any other has no bound.
         """
-        self.add_within(tools)
+        self.add_schema(tools)
         for tool in objects_in(tools):
             kind = tool.get("type")
             if kind is not None and kind not in plain:

@@ -1,11 +1,13 @@
 """The REST resource of prices."""
 
+import json
 from functools import partial
 
 import pytest
 
 from controlplane.policies.models import AuditEntry
 from controlplane.prices.models import ModelPrice
+from enforcement.metering.price_documents import parse_prices, price_to_json
 from tests.controlplane.conftest import at_once
 from tests.factories import ManagementKeyFactory, ModelPriceFactory, ProjectFactory
 
@@ -37,6 +39,7 @@ def test_a_price_is_set_by_its_model_and_beginning(store, api):
         "calls": None,
         "classes": {},
         "multipliers": {},
+        "bounds": {},
         "tiers": [],
         "changed_by": "ann",
         "changed_at": "",
@@ -91,6 +94,19 @@ def test_hosts_whose_costs_are_charged_are_published_with_prices_only(store, api
     assert ModelPrice.objects.as_document(1)["reported_costs"] == ["openrouter.ai"]
 
 
+def test_the_bounds_of_a_price_are_published(store, api):
+    """An enforcer reads them; a price without them has no such fields, so that an earlier one reads it, too."""
+    bounds = {"file": 100_000, "added_tokens": 2_000}
+    assert api("PUT", "prices", {**PRICE, "bounds": bounds}).json()["bounds"] == bounds
+    document = ModelPrice.objects.as_document(1)
+    (price,) = parse_prices(json.dumps(document)).overrides
+    assert (dict(price.part_tokens), price.added_tokens) == ({"file": 100_000}, 2_000)
+    assert price_to_json(price) == document["overrides"][0]
+
+    api("PUT", "prices", PRICE)
+    assert not {"part_tokens", "added_tokens"} & ModelPrice.objects.as_document(1)["overrides"][0].keys()
+
+
 def test_a_price_that_was_changed_meanwhile_is_not_overwritten(store, api):
     tag = api("PUT", "prices", PRICE)["ETag"]
     api("PUT", "prices", {**PRICE, "input": 2})
@@ -131,6 +147,10 @@ def test_a_price_of_the_catalogue_is_read_only(store, api):
         ({"input": True}, "#/input", "Must be an integer."),
         ({"input": 10**12 + 1}, "#/input", "less than or equal to 1000000000000"),
         ({"calls": -1}, "#/calls", "greater than or equal to 0"),
+        ({"bounds": {"file": -1}}, "#/bounds", "from 0 to"),
+        ({"bounds": {"tape": 1}}, "#/bounds", "Must be an object with some of image, audio"),
+        ({"bounds": {"added_tokens": 65_537}}, "#/bounds", "from 0 to 65536"),
+        ({"bounds": []}, "#/bounds", "Must be an object"),
         ({"currency": "EUR"}, "#/currency", "Must be USD, the currency of this installation."),
         ({"source": "catalogue"}, "#/source", "the server sets it"),
         ({"model": "x" * 257}, "#/model", "no more than 256"),

@@ -295,6 +295,25 @@ def test_settlements_that_no_report_has_are_a_warning(server, world, doctor):
     assert (found["level"], found["value"]) == ("warning", "5 settlements dropped at proxy-1, proxy-2")
 
 
+def test_fields_that_a_bound_refuses_are_listed(server, world, capsys):
+    """Those of seven days with their counts, also of requests that it would refuse; what makes no sense is left out."""
+    world.everything(fixed(10))
+    beats = [{"refused": [["turbo", 2], "x"], "would_refuse": [["speed=fast", 64]]}, {"refused": [["turbo", 1]]}, 7]
+    for i, fields in enumerate(beats):
+        beat = {"id": f"proxy-{i}", "revision": 1, "state": "ok", "fields": fields}
+        world.client.set(KEYS.instance(f"proxy-{i}"), json.dumps(beat), px=15_000)
+        world.client.zadd(KEYS.instances, {f"proxy-{i}": time.time_ns() // 1_000})
+
+    assert main(["doctor", "--redis", server.url, "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out)["findings"] if row["name"] == "fields"]
+
+    assert [(row["level"], row["value"].partition(": ")[2]) for row in rows] == [
+        ("warning", "turbo (3)"),
+        ("ok", "speed=fast (64)"),
+    ]
+    assert "allowed_fields" in rows[0]["advice"]
+
+
 def test_instances_are_listed_with_what_they_run(server, world, doctor):
     """One that is behind, or decides without the store, is a warning."""
     world.everything(fixed(5))

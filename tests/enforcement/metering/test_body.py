@@ -182,12 +182,12 @@ def test_brackets_inside_strings_are_no_levels():
         ("/openai/deployments/cheap/dear/extensions/chat/completions", None),
         ("/openai/deployments/cheap/v1/messages", None),
         ("/api/v4/async/chat/completions", None),
-        ("/v1/messages/count_tokens", None),
+        ("/v1/messages/count_tokens", "anthropic-count"),
         ("/messages", None),
         ("/proxy/v1/messages/", "anthropic-messages"),
         ("/models/embeddings", "openai-embeddings"),
         ("/models/a:b:generateContent", "gemini"),
-        ("/models/m:countTokens", None),
+        ("/models/m:countTokens", "gemini-count"),
         ("/openai/deployments/d/embeddings", "openai-embeddings"),
         ("", None),
         ("/", None),
@@ -366,7 +366,7 @@ def test_what_the_estimate_cannot_know_is_said(body, path, keeps_context, is_bac
                     }
                 ]
             },
-            10,
+            11,
             {"image": 1, "file": 1, "other": 1},
         ),
     ],

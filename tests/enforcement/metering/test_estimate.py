@@ -75,7 +75,6 @@ def test_a_bound_counts_messages_without_text():
     [
         ({"parts": {"image": 1, "file": 1}}, "part_tokens: must have a number for file"),
         ({"parts": {"other": 1}}, "part_tokens: must have a number for other"),
-        ({"keeps_context": True}, "context that the provider keeps"),
     ],
 )
 def test_a_bound_refuses_what_has_none(request_of, message):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcement.metering.estimate import MESSAGE_TOKENS
-from enforcement.metering.formats.anthropic import PROMPT_TOKENS
+from enforcement.metering.formats.text import PROMPT_TOKENS
 from enforcement.metering.opening import Refused, open_request
 from enforcement.metering.prices import Prices
 from enforcement.metering.request import read_request
@@ -87,7 +87,7 @@ MEDIA = {("image_url",), ("image_url", "url"), ("source", "data"), ("inlineData"
 
 def opened(path, body, **parts):
     """Return what the request is charged, or why it is refused."""
-    data = json.dumps({"model": "m", **body}).encode()
+    data = json.dumps({"model": "m", **body}, ensure_ascii=False, separators=(",", ":")).encode()
     asked = read_request("POST", path, lambda name: None, data)
     return open_request(asked, [TPM], Metering("bound", 10, parts or {"image": 100}), Prices(1), 0)
 

@@ -40,8 +40,8 @@ async def test_a_request_is_charged_what_the_provider_reports(world, aio_limiter
         ("typical", None, 100),
         ("typical", {"gpt-x": 1_500, "gpt-*": 700}, 150),
         ("typical", {"gpt-y": 1_500, "gpt-*": 700}, 100),
-        ("bound", None, 492),
-        ("bound", {"gpt-x": 1_500}, 492),
+        ("bound", None, 516),
+        ("bound", {"gpt-x": 1_500}, 516),
     ],
 )
 async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
@@ -431,12 +431,40 @@ async def test_prices_that_cannot_be_loaded_deny_money_and_nothing_else(world, d
 
 async def test_a_shadow_denies_nothing_for_lack_of_a_bound(world, aio_limiter, door):
     """As all limits are while the glass is broken. A request without a bound is charged its typical estimate."""
-    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}]
+    file = [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]
     seen = {}
     await aio_limiter.start(0.0)
     world.followers.append(aio_limiter)
     for mode in ("enforce", "shadow"):
         secret = publish_metered(world, {**TPM, "mode": mode}, estimate="bound")
-        seen[mode] = (await ask(door, secret, {**HELLO, "messages": image})).status
+        seen[mode] = (await ask(door, secret, {**HELLO, "messages": file})).status
     assert seen == {"enforce": 403, "shadow": 200}
     assert await used(aio_limiter, secret) == {"tpm": 130}
+
+
+async def test_a_field_that_nobody_knows_is_refused_and_counted(world, aio_limiter, provider, door):
+    """The door may allow it."""
+    asked, secret = {**HELLO, "turbo": True}, publish_metered(world, TPM, estimate="bound")
+    allowing = LimitMiddleware(provider, aio_limiter, metered=True, allowed_fields={"turbo": "none"})
+
+    denied = await ask(door, secret, asked)
+    assert denied.status == 403
+    assert b"the field turbo may change its cost" in denied.body
+    assert (await ask(allowing, secret, asked)).status == 200
+    assert aio_limiter.stats().refused_fields == {"turbo": 1}
+
+
+async def test_what_a_bound_would_refuse_is_counted_before_there_is_one(world, aio_limiter, door):
+    """The heartbeat reports it, for the doctor."""
+    secret = publish_metered(world, TPM)
+    assert (await ask(door, secret, {**HELLO, "turbo": True})).status == 200
+    recent = aio_limiter.metered_tally().refusals.recent(aio_limiter.now_us())
+    assert recent == {"would_refuse": [("turbo", 1)]}
+    assert aio_limiter.stats().refused_fields == {}
+
+
+async def test_a_call_that_counts_tokens_costs_nothing(world, aio_limiter, provider, door):
+    secret = publish_metered(world, TPM, estimate="bound")
+    answer = await ask(door, secret, HELLO, "/v1/messages/count_tokens")
+    assert answer.status == 200
+    assert await used(aio_limiter, secret) == {"tpm": 0}

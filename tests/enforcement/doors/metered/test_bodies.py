@@ -96,7 +96,8 @@ async def test_a_bound_counts_what_stands_around_texts(world, aio_limiter, door,
     secret = publish_metered(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
     schema = {"type": "integer", "enum": list(range(10_000, 11_000))}
     bare = {"model": "gpt-x", "max_tokens": 1}
-    asked = {**bare, "messages": [{"role": "user", "content": ""}] * 1_000, "tools": [{"function": schema}]}
+    tools = [{"function": {"parameters": schema}}]
+    asked = {**bare, "messages": [{"role": "user", "content": ""}] * 1_000, "tools": tools}
     held = {}
 
     async def look(scope, body, receive, send):

@@ -36,7 +36,6 @@ UNMETERED = {
     "openai-files": "file-1",
     "openai-batches": "batch-1",
     "openai-models": ["gpt-x"],
-    "anthropic-count-tokens": 5,
 }
 # Two thirds of the time are imports of the other SDKs, whose formats and errors have tests of theirs.
 SOME = ["openai-chat", "azure-chat-stream"]
@@ -115,6 +114,13 @@ def test_what_has_no_meter_passes_or_is_refused_as_configured(call, token_of, pu
     assert "The cost of this request cannot be read" in said
     assert call(name, counted) == ["ok", UNMETERED[name]]
     assert used_of_limit(published, counted) == 0
+
+
+def test_an_sdk_counts_tokens_for_nothing(call, token_of, published):
+    """Agents do it to watch their context, so a limit of tokens is no wall for it."""
+    token = token_of(TOKENS)
+    assert call("anthropic-count-tokens", token) == ["ok", 5]
+    assert used_of_limit(published, token) == 0
 
 
 @pytest.mark.proof

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from enforcement.doors.proxy import create_app, credentials
+from enforcement.doors.proxy.settings import ProxySettings
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
 from tests.docs.tls import certificate, terminator
@@ -294,6 +295,8 @@ def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytes
         ({"URL": "http://x..y"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://user:password@x"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://x/a/../b"}, "SLUICEGATE_UPSTREAM_URL: must be"),
+        ({"URL": "http://x", "ALLOWED_FIELDS": "turbo"}, "SLUICEGATE_UPSTREAM_ALLOWED_FIELDS: must name fields"),
+        ({"URL": "http://x", "ALLOWED_FIELDS": "turbo=free"}, "SLUICEGATE_UPSTREAM_ALLOWED_FIELDS: turbo must have"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_start(
@@ -318,6 +321,8 @@ def test_settings_that_cannot_be_used_are_refused_at_start(
         ('["/a"]\nurl = "http://x"\ncredential_variable = "NOT_SET"', "must name a variable that is set"),
         ('["/a"]\nurl = "http://x"\nretries = "3"', "retries: must be one of"),
         ('["/a"]\nurl = 3', "must be a table of strings"),
+        ('["/a"]\nurl = "http://x"\nallowed_fields = "turbo"', "allowed_fields: must be a table of fields"),
+        ('["/a"]\nurl = "http://x"\nallowed_fields = { turbo = 0 }', "allowed_fields: turbo must have"),
         ("[", "SLUICEGATE_UPSTREAMS_FILE: "),
     ],
 )
@@ -331,6 +336,19 @@ def test_a_file_of_upstreams_that_cannot_be_used_is_refused_at_start(
 
     with pytest.raises(ValueError, match=message):
         create_app()
+
+
+def test_each_upstream_has_its_allowed_fields(tmp_path: Path) -> None:
+    """They are per mille of the price. A value of a field may be named, too."""
+    file = tmp_path / "upstreams.toml"
+    fields = '{ turbo = "none", "service_tier=scale" = 1.5 }'
+    file.write_text(f'["/a"]\nurl = "http://x"\nallowed_fields = {fields}\n["/b"]\nurl = "http://x"\n')
+    first, second = ProxySettings.from_env({"SLUICEGATE_UPSTREAMS_FILE": str(file)}).upstreams
+    variables = {"URL": "http://x", "ALLOWED_FIELDS": "turbo=none, service_tier=scale=1.5"}
+    single = ProxySettings.from_env({f"SLUICEGATE_UPSTREAM_{name}": value for name, value in variables.items()})
+
+    assert first.allowed_fields == single.upstreams[0].allowed_fields == {"turbo": 1_000, "service_tier=scale": 1_500}
+    assert second.allowed_fields == {}
 
 
 def test_a_file_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

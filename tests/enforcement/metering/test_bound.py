@@ -1,0 +1,334 @@
+"""A bound admits the fields that it knows, prices those that raise a rate, and refuses all others by name."""
+
+import base64
+import json
+import struct
+
+import pytest
+
+from enforcement.metering.bound import field_rates
+from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.opening import Refused, open_request, refused_field
+from enforcement.metering.prices import Price, Prices, Rates
+from enforcement.metering.request import Unmetered, read_request
+from enforcement.model.limits import Limit
+from enforcement.model.metered import FrozenMapping, Metering
+
+MONEY = Limit(name="usd", unit="micros", quota=10**12, calendar="month")
+TPM = Limit(name="tpm", unit="tokens", quota=10**9, window_seconds=60)
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+EMBEDDINGS, COMPLETIONS, GEMINI = "/v1/embeddings", "/v1/completions", "/v1beta/models/m:generateContent"
+HELLO = [{"role": "user", "content": "Hi"}]
+PRICE = Price("m", Rates(1_000_000, 2_000_000, 100_000, 1_250_000))
+BODIES = {
+    CHAT: {"messages": HELLO},
+    RESPONSES: {"input": "Hi"},
+    MESSAGES: {"messages": HELLO},
+    EMBEDDINGS: {"input": "Hi"},
+    COMPLETIONS: {"prompt": "Hi"},
+    GEMINI: {"contents": [{"parts": [{"text": "Hi"}]}]},
+}
+
+
+def asked(path, body):
+    return read_request("POST", path, {}.get, json.dumps({"model": "m", **body}, separators=(",", ":")).encode())
+
+
+def opened(path, body, *, price=PRICE, limit=MONEY, allowed=None, **parts):
+    rules = Metering("bound", 10, parts)
+    return open_request(asked(path, body), [limit], rules, Prices(1, (price,)), 0, allowed=field_rates(allowed or {}))
+
+
+def why(path, body, **more):
+    refused = opened(path, body, **more)
+    assert isinstance(refused, Refused), refused
+    assert refused.reason == "unmetered"
+    return refused.field, refused.detail
+
+
+@pytest.mark.parametrize("path", sorted(BODIES))
+def test_a_field_that_nobody_knows_is_refused_by_name(path):
+    """The sentence says what would admit it. A field that is null is as good as missing."""
+    field, detail = why(path, {**BODIES[path], "turbo": True})
+
+    assert field == "turbo"
+    assert "the field turbo" in detail
+    assert "allowed_fields of the upstream" in detail
+    assert not isinstance(opened(path, {**BODIES[path], "turbo": None}), Refused)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Hi", "note": "x"}]}, "messages.note"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "note": 1}]}]}, "messages.content.note"),
+        (CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": {"run": 1}}]}, "tools.function.run"),
+        (CHAT, {"messages": HELLO, "extra_body": {"google": {"turbo": 1}}}, "extra_body.google.turbo"),
+        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_text", "x": 1}]}]}, "input.content.x"),
+        (MESSAGES, {"messages": [{"role": "user", "content": [{"type": "text", "x": 1}]}]}, "messages.content.x"),
+        (GEMINI, {"generationConfig": {"routingConfig": {}}}, "generationConfig.routingConfig"),
+        (GEMINI, {"generation_config": {"routing_config": {}}}, "generation_config.routing_config"),
+        (GEMINI, {"contents": [{"parts": [{"text": "Hi", "video_metadata": {"fps": 9}}]}]}, None),
+    ],
+)
+def test_fields_inside_others_are_looked_at_too(path, body, field):
+    """Also in arrays of arrays, which some servers take apart."""
+    found, _ = why(path, {**BODIES[path], **body})
+    assert field is None or found == field
+
+
+@pytest.mark.parametrize("both", [("maxOutputTokens", "topK"), ("max_output_tokens", "top_k")])
+def test_both_spellings_of_googles_fields_are_known(both):
+    body = {"generationConfig": dict.fromkeys(both, 5), "safety_settings": [], "toolConfig": {}}
+    assert not isinstance(opened(GEMINI, {**BODIES[GEMINI], **body}), Refused)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "factor"), [({"turbo": "none"}, 1), ({"turbo": 2.5}, 2.5), ({"turbo": "1.5", "x": 9}, 1.5)]
+)
+def test_an_operator_allows_a_field_with_its_rate(allowed, factor):
+    """The rate holds for what is reserved and for what is charged in the end."""
+    body = {**BODIES[CHAT], "turbo": True}
+    opening = opened(CHAT, body, allowed=allowed)
+    usual = opened(CHAT, body, allowed={"turbo": "none"})
+
+    assert opening.estimated_costs[0] == pytest.approx(usual.estimated_costs[0] * factor, abs=1)
+    assert opening.price.rates.output == 2_000_000 * factor
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"turbo": 0.5}, "turbo must have 'none' or a number from 1 to 1000"),
+        ({"turbo": "free"}, "turbo must have 'none'"),
+        ({"turbo": True}, "got True"),
+        ({"turbo": 1.0001}, "three decimals"),
+        ({"turbo": "NaN"}, "three decimals"),
+        ({"": "none"}, "must name fields"),
+        ({"a..b": "none"}, "must name fields"),
+        ({f"f{i}": "none" for i in range(101)}, "at most 100 fields"),
+    ],
+)
+def test_allowed_fields_that_break_a_rule_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        field_rates(fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        (MESSAGES, {"speed": "fast"}, "speed=fast"),
+        (MESSAGES, {"inference_geo": "us"}, "inference_geo=us"),
+        (CHAT, {"service_tier": "scale"}, "service_tier=scale"),
+        (CHAT, {"modalities": ["text", "audio"]}, "output_audio"),
+        (GEMINI, {"generationConfig": {"responseModalities": ["IMAGE"]}}, "output_image"),
+        (GEMINI, {"serviceTier": "turbo"}, "service_tier=turbo"),
+    ],
+)
+def test_what_raises_a_rate_needs_a_rate(path, body, name):
+    """The price of the model has none of these. A limit of tokens alone does not ask for one."""
+    field, detail = why(path, {**BODIES[path], **body})
+
+    assert field == name
+    assert f"another rate by {name}, which the price of m does not have" in detail
+    assert not isinstance(opened(path, {**BODIES[path], **body}, limit=TPM), Refused)
+
+
+@pytest.mark.parametrize("tier", [None, "auto", "default", "flex", "on_demand", "STANDARD"])
+def test_usual_and_cheaper_tiers_cost_what_the_model_does(tier):
+    usual = opened(CHAT, {**BODIES[CHAT], "service_tier": "default"}).estimated_costs
+    assert opened(CHAT, {**BODIES[CHAT], "service_tier": tier}).estimated_costs[0] <= usual[0] + 10
+
+
+def test_a_tier_whose_rate_is_published_is_reserved_by_it():
+    usual, dear = (opened(RESPONSES, {"input": "Hi", "service_tier": name}) for name in ("default", "priority"))
+    assert dear.estimated_costs[0] >= 2.5 * usual.estimated_costs[0]
+
+
+@pytest.mark.parametrize("mark", ['"cache_control"', '"cache\\u005fcontrol"'])
+def test_an_hour_in_the_cache_is_found_however_it_is_written(mark):
+    body = b'{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"Hi",%s:{"ttl":"1h"}}]}]}'
+    for price, rate in ((PRICE, 2), (Price("m", Rates(1_000_000, 2_000_000, cache_write_1h=3_000_000)), 3)):
+        request = read_request("POST", MESSAGES, {}.get, body.replace(b"%s", mark.encode()))
+        opening = open_request(request, [MONEY], Metering("bound", 10), Prices(1, (price,)), 0)
+        assert opening.estimated_costs[0] == rate * opening.estimate.input + 20
+
+
+def test_the_input_is_reserved_at_its_dearest_class():
+    """Anthropic charges more for what it writes to a cache than for what it reads as usual."""
+    opening = opened(MESSAGES, {"messages": [{"role": "user", "content": "x" * 20_000}]})
+    assert opening.estimated_costs[0] == -(-opening.estimate.input * 5 // 4) + 2 * 10
+
+
+def test_a_lower_tier_of_the_price_is_reserved_if_it_is_dearer():
+    price = Price("m", Rates(4_000_000, 0), tiers=((10, Rates(1_000_000, 0)), (10**6, Rates(9_000_000, 0))))
+    opening = opened(MESSAGES, BODIES[MESSAGES], price=price)
+    assert opening.estimated_costs[0] == 4 * opening.estimate.input
+
+
+def test_the_dearest_weight_of_the_input_counts():
+    limit = Limit(name="t", unit="tokens", quota=10**9, window_seconds=60, weights={"input": 0, "cache_write": 2_000})
+    opening = opened(MESSAGES, BODIES[MESSAGES], limit=limit)
+    assert opening.estimated_costs == (2 * opening.estimate.input + 10,)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"extra_body": {"google": {"cached_content": "c"}}}),
+        (CHAT, {"extra_body": {"cachedContent": "c"}}),
+        (CHAT, {"google": {"cachedContent": "c"}}),
+        (RESPONSES, {"conversation": "c"}),
+        (GEMINI, {"cached_content": "c"}),
+        (CHAT, {"messages": [{"role": "assistant", "audio": {"id": "a"}}]}),
+    ],
+)
+def test_context_that_the_provider_keeps_has_no_bound(path, body):
+    assert "context that the provider keeps" in why(path, {**BODIES[path], **body})[1]
+
+
+@pytest.mark.parametrize(
+    "model", ["groq/compound", "compound-mini", "perplexity/sonar-pro", "gpt-4o-search-preview", "m:online"]
+)
+def test_systems_that_search_by_themselves_have_no_bound(model):
+    price = Price("*", PRICE.rates)
+    assert "by itself" in why(CHAT, {"model": model, "messages": HELLO}, price=price)[1]
+    typical = open_request(asked(CHAT, {"model": model, **BODIES[CHAT]}), [MONEY], Metering(), Prices(1, (price,)), 0)
+    assert not isinstance(typical, Refused)
+
+
+def test_an_unknown_mode_of_reasoning_has_no_bound():
+    assert "reasoning.mode 'pro'" in why(RESPONSES, {"input": "Hi", "reasoning": {"mode": "pro"}})[1]
+    assert not isinstance(opened(RESPONSES, {"input": "Hi", "reasoning": {"effort": "high"}}), Refused)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        (CHAT, {"functions": [{"name": "f"}]}),
+        (CHAT, {"response_format": {"type": "json_object"}}),
+        (RESPONSES, {"tools": [{"type": "function", "name": "f"}]}),
+        (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": {}}}}),
+        (MESSAGES, {"tools": [{"name": "f"}]}),
+        (GEMINI, {"tools": [{"functionDeclarations": [{"name": "f"}]}]}),
+        (GEMINI, {"generationConfig": {"responseSchema": {"type": "OBJECT"}}}),
+    ],
+)
+def test_what_a_provider_adds_for_tools_and_schemas_counts_in_every_format(path, body):
+    before = opened(path, BODIES[path]).estimate.input
+    assert opened(path, {**BODIES[path], **body}).estimate.input >= before + 1_024
+
+
+def test_the_price_of_a_model_may_say_that_its_provider_adds_more():
+    dear = Price("m", PRICE.rates, added_tokens=5_000)
+    usual = opened(CHAT, BODIES[CHAT]).estimate.input
+    assert opened(CHAT, BODIES[CHAT], price=dear).estimate.input == usual + 5_000
+
+
+def png(width, height):
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height)).decode()
+
+
+def test_a_picture_counts_by_its_size_and_one_by_address_as_the_most():
+    """The formula is that of the model. A number of the policy counts if it is higher."""
+
+    def picture(url):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        return {"model": "gpt-4o", "messages": [{"role": "user", "content": [part]}]}
+
+    price, data = Price("gpt-4o", PRICE.rates), f"data:image/png;base64,{png(512, 512)}"
+    small = opened(CHAT, picture(data), price=price).estimate.input
+    by_address = opened(CHAT, picture("https://example.org/" + "a" * (len(data) - 20)), price=price).estimate.input
+
+    assert by_address - small == 8 * 170 - 170
+    assert opened(CHAT, picture(data), price=price, image=1_000).estimate.input == small + 1_000 - 255
+    assert "part_tokens: must have a number for image" in why(CHAT, {**picture(data), "model": "m"})[1]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "TEXT/CSV; charset=utf-8", "application/json", "image/svg+xml"])
+def test_a_text_that_is_sent_as_a_file_counts_by_its_bytes(kind):
+    data = base64.b64encode(b"word " * 2_000).decode()
+    parts = [{"inlineData": {"mimeType": kind, "data": data}}]
+    if kind == "image/svg+xml":
+        parts = [{"inlineData": {"mimeType": "application/atom+xml", "data": data}}]
+    request = asked(GEMINI, {"contents": [{"parts": parts}]})
+
+    assert (request.text_bytes, request.parts) == (10_000, {})
+    assert 10_000 < opened(GEMINI, {"contents": [{"parts": parts}]}).estimate.input < 10_400
+
+
+def test_a_pdf_counts_as_the_most_that_its_provider_takes():
+    """Whatever it calls itself, and as the policy or the price of the model says."""
+    pdf = base64.b64encode(b"%PDF-1.7 and more").decode()
+    body = {
+        "messages": [
+            {"role": "user", "content": [{"type": "file", "file": {"file_data": f"data:text/plain;base64,{pdf}"}}]}
+        ]
+    }
+    assert "part_tokens: must have a number for file" in why(CHAT, body)[1]
+    priced = opened(CHAT, body, price=Price("m", PRICE.rates, part_tokens=FrozenMapping({"file": 90_000})))
+    assert priced.estimate.input > 90_000
+    assert opened(CHAT, body, file=70_000).estimate.input > 70_000
+
+
+def test_names_of_results_of_tools_are_text():
+    parts = [{"functionResponse": {"name": "f" * 100, "response": {}}}]
+    assert asked(GEMINI, {"contents": [{"parts": parts}]}).text_bytes == 100
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/v1/messages/count_tokens", {"model": "m"}, "m"),
+        ("/v1/responses/input_tokens", {}, None),
+        ("/v1beta/models/m:countTokens", {}, "m"),
+        ("/model/anthropic.claude-v1%3A0/count-tokens", {}, "anthropic.claude-v1:0"),
+        ("/v1/tokenize", {"model": "m", "text": "Hi"}, "m"),
+    ],
+)
+def test_calls_that_count_tokens_cost_nothing(path, body, model):
+    """Their model needs no price."""
+    request = read_request("POST", path, {}.get, json.dumps(body).encode())
+    for estimate in ("typical", "bound"):
+        opening = open_request(request, [MONEY, TPM], Metering(estimate), Prices(1), 0)
+        assert opening.estimated_costs == (0, 0)
+        exchange = MeteredExchange(opening, 0)
+        exchange.answered(200, None, 1)
+        _, settlement = exchange.ended(2, whole=True)
+        assert (settlement.settled_as, settlement.costs) == ("exact", (0, 0))
+    assert request.attributes.get("model") == model
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/messages/batches", "a batch is answered"),
+        ("/v1/batches", "a batch is answered"),
+        ("/v1beta/models/m:batchGenerateContent", "a batch is answered"),
+        ("/v1/realtime/client_secrets", "a realtime session"),
+        ("/openai/v1/realtime/calls?webrtcfilter=on", "a realtime session"),
+        ("/v1/threads/t/runs", "a run goes on"),
+        ("/v1/threads/runs", "a run goes on"),
+        ("/v1/threads/t/runs/r/submit_tool_outputs", "a run goes on"),
+        ("/v2/rerank", "reranking"),
+        ("/v1/chat", "Writer"),
+        ("/ml/v1/text/generation", "watsonx"),
+        ("/api/chat", "Ollama"),
+        ("/v1/complete", "text completions of Anthropic"),
+    ],
+)
+def test_what_no_meter_reads_is_refused_with_a_sentence_that_names_it(path, words):
+    request = read_request("POST", path, {}.get, b'{"model":"m"}')
+    assert isinstance(request, Unmetered)
+    refused = open_request(request, [MONEY], Metering(), Prices(1), 0)
+    assert words in refused.detail
+    assert refused.detail.startswith("The cost of this request cannot be read: ")
+
+
+def test_a_look_at_a_request_says_why_a_bound_would_refuse_it():
+    prices = Prices(1, (PRICE,))
+    assert refused_field(asked(CHAT, BODIES[CHAT]), prices, 0) == ""
+    assert refused_field(asked(CHAT, {**BODIES[CHAT], "turbo": 1}), prices, 0) == "turbo"
+    assert refused_field(asked(MESSAGES, {**BODIES[MESSAGES], "speed": "fast"}), prices, 0) == "speed=fast"
+    assert "keeps" in refused_field(asked(RESPONSES, {"input": "Hi", "conversation": "c"}), prices, 0)
