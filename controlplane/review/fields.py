@@ -20,6 +20,7 @@ _RULES = {
         {"free": "the call is cancelled", "drain": "the answer is read to its end"},
     ),
     "clamp_at_least": ("caps are lowered", {None: "never: the request is denied"}),
+    "lost_after": ("seconds until lost reservations are settled", {}),
 }
 
 

@@ -103,7 +103,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         from enforcement.doors.metered.sdks import shape_of, target_of, token_of
 
         # A proxy may send a request on under another path, which then is the one that names its format and model.
-        guard = MeteredGuard(self, self._guard, _answer, target=getattr(self.app, "upstream_target", target_of))
+        target, options = getattr(self.app, "upstream_target", target_of), getattr(self.app, "upstream_options", None)
+        guard = MeteredGuard(self, self._guard, _answer, target=target, options=options)
         self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]
         if self._by_usual_fields:
             self._token = token_of

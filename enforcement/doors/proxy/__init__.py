@@ -11,6 +11,8 @@ environment sets:
 - ``SLUICEGATE_UPSTREAMS_FILE``: in place of it, a TOML file with an upstream for each path prefix.
 - ``SLUICEGATE_UPSTREAM_CREDENTIAL``, ``_CREDENTIAL_FILE``, ``_CREDENTIAL_FOLDER``, ``_CREDENTIAL_FIELD``: what the
   upstream gets in place of the token, see :class:`~enforcement.doors.proxy.credentials.Credentials`.
+- ``SLUICEGATE_UPSTREAM_INCLUDE_USAGE``, ``_CAP_FIELD``: what is written into metered requests, for servers that refuse
+  ``stream_options`` or know no ``max_completion_tokens``.
 - ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent, 60 by default.
 - ``SLUICEGATE_HEADERS``: preset of the rate limit fields, ``ietf`` by default.
 - ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is trusted. Then run uvicorn
@@ -19,6 +21,8 @@ environment sets:
   are refused with 401.
 - ``SLUICEGATE_METER``: ``auto`` reads what requests to providers of models cost, if a limit of their token needs it.
   ``off`` reads no body.
+- ``SLUICEGATE_ANSWER_DRAIN_SECONDS``, ``_MIB``, ``SLUICEGATE_ANSWER_DRAINS``: how much is read of answers whose clients
+  left, and of how many at once.
 - ``SLUICEGATE_METRICS_NETWORKS``: networks that may read ``/metrics``, private ones by default.
 - ``SLUICEGATE_USAGE_ENDPOINT``: ``false`` hides the page on which each token sees its own limits.
 """

@@ -20,6 +20,9 @@ from enforcement.settings import read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000
 
+CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
+"""Fields of chat completions for a cap. Many servers know the second one only."""
+
 _HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
 
 _KEYS: Final = {
@@ -29,6 +32,7 @@ _KEYS: Final = {
     "credential_field": "field",
 }
 """Names of settings, and the names that :func:`from_settings` has for them."""
+_ASKING: Final = ("include_usage", "cap_field")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class UpstreamSettings:
         port: Its port.
         base: The path that replaces the prefix, without a slash at its end.
         credentials: What it gets in place of the token.
+        asking: How its requests are written otherwise than usual: ``include_usage`` and ``cap_field`` of
+            :func:`~enforcement.metering.request.read_request`, as far as they are set.
     """
 
     prefix: str
@@ -51,6 +57,7 @@ class UpstreamSettings:
     port: int
     base: str
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+    asking: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def authority(self) -> bytes:
@@ -110,7 +117,7 @@ class ProxySettings:
 
 
 def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
-    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS)}
+    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS, *_ASKING)}
     file = environ.get("SLUICEGATE_UPSTREAMS_FILE", "")
     if not file:
         try:
@@ -149,7 +156,9 @@ def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> Upstream
             raise ValueError("prefix: must be a path of printable ASCII characters, such as '/v1'.")
         if has_dot_segments(prefix) or " " in prefix:
             raise ValueError("prefix: must not have a space or a segment '.' or '..'.")
-        known = {"url", "credential_variable", *_KEYS}
+        known = {"url", "credential_variable", *_KEYS, *_ASKING}
+        if isinstance(table, dict) and type(table.get("include_usage")) is bool:
+            table = {**table, "include_usage": str(table["include_usage"]).lower()}
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise ValueError(f"prefix: must be a table of strings, with {', '.join(sorted(known))}.")
         if "credential" in table:
@@ -192,7 +201,22 @@ def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
         name, _, reason = str(exc).partition(": ")
         key = next(key for key, value in _KEYS.items() if value == name)
         raise ValueError(f"{key}: {reason}") from exc
-    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials)
+    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials, _asking(settings))
+
+
+def _asking(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options that are set, or raise ValueError."""
+    found: dict[str, Any] = {}
+    if text := settings.get("include_usage", ""):
+        if text not in ("true", "false"):
+            raise ValueError(f"include_usage: must be true or false, got {text!r}.")
+        if text == "false":
+            found["include_usage"] = False
+    if text := settings.get("cap_field", ""):
+        if text not in CAP_FIELDS:
+            raise ValueError(f"cap_field: must be one of {', '.join(CAP_FIELDS)}, got {text!r}.")
+        found["cap_field"] = text
+    return found
 
 
 def _meters(text: str) -> bool:

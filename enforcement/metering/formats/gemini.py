@@ -153,10 +153,14 @@ class GeminiAnswer(AnswerReader):
         for candidate in candidates:
             for part in objects_in(as_object(candidate.get("content")).get("parts")):
                 self.text_bytes += _length_of(part)
+                if "thought" in part or "thoughtSignature" in part:
+                    self.hides_output = True
         self.calls = max(self.calls, sum(map(_searches_of, candidates)))
         finished = any(candidate.get("finishReason") is not None for candidate in candidates)
         blocked = as_object(event.get("promptFeedback")).get("blockReason") is not None
         self.has_finished = self.has_finished or finished or blocked
+        if some_in(as_object(event.get("usageMetadata")), "thoughtsTokenCount"):
+            self.hides_output = True
         if self.take_usage(_usage_of(event.get("usageMetadata"))):
             self.is_final = self.has_finished
 

@@ -219,8 +219,9 @@ async def test_what_the_provider_refuses_costs_no_tokens(world, aio_limiter, doo
     assert await used(aio_limiter, secret) == {"tpm": 0, "usd": 0, "rpm": 1}
 
 
-async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter, door, provider):
-    """The request may have reached the provider."""
+@pytest.mark.parametrize(("asked", "charged"), [(STREAM, 100), (HELLO, 600)])
+async def test_an_application_that_fails_is_charged(world, aio_limiter, door, provider, asked, charged):
+    """The request may have reached the provider, which answers one that is not streamed in one piece."""
     secret = publish_metered(world, TPM, SLOTS)
 
     async def fail(scope, body, receive, send):
@@ -228,8 +229,8 @@ async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter
 
     provider.answer = fail
     with pytest.raises(RuntimeError, match="broken"):
-        await ask(door, secret, HELLO)
-    assert await used(aio_limiter, secret) == {"tpm": 100, "slots": 0}
+        await ask(door, secret, asked)
+    assert await used(aio_limiter, secret) == {"tpm": charged, "slots": 0}
 
 
 async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, aio_limiter, door, provider):
