@@ -263,7 +263,8 @@ def _failed(
         return reservation.refused(status if type(status) is int and status >= 400 else None, now_us)
     if usage is not None:
         reservation.reported(usage, now_us, final=False)
-    return reservation.ended(now_us)
+    # Of an answer in one piece LiteLLM has seen all or nothing.
+    return reservation.ended(now_us, whole=usage is not None)
 
 
 def _usage_seen(found: object) -> TokenCounts | None:

@@ -294,6 +294,8 @@ def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytes
         ({"URL": "http://x..y"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://user:password@x"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://x/a/../b"}, "SLUICEGATE_UPSTREAM_URL: must be"),
+        ({"URL": "http://x", "INCLUDE_USAGE": "no"}, "SLUICEGATE_UPSTREAM_INCLUDE_USAGE: must be true or false"),
+        ({"URL": "http://x", "CAP_FIELD": "max"}, "SLUICEGATE_UPSTREAM_CAP_FIELD: must be one of max_completion_tok"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_start(
@@ -318,6 +320,9 @@ def test_settings_that_cannot_be_used_are_refused_at_start(
         ('["/a"]\nurl = "http://x"\ncredential_variable = "NOT_SET"', "must name a variable that is set"),
         ('["/a"]\nurl = "http://x"\nretries = "3"', "retries: must be one of"),
         ('["/a"]\nurl = 3', "must be a table of strings"),
+        ('["/a"]\nurl = "http://x"\ninclude_usage = 1', "must be a table of strings"),
+        ('["/a"]\nurl = "http://x"\ncap_field = ""\ninclude_usage = "1"', "include_usage: must be true or false"),
+        ('["/a"]\nurl = "http://x"\ncap_field = "cap"', "cap_field: must be one of"),
         ("[", "SLUICEGATE_UPSTREAMS_FILE: "),
     ],
 )
