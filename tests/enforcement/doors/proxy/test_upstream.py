@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -351,3 +352,36 @@ def test_a_file_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.M
     now += 1.1
     with pytest.raises(credentials.NoCredential):
         found.of("proj_1")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_an_upstream_may_be_asked_otherwise(start, scripted, published, tmp_path, from_file):
+    """Some servers refuse stream_options, and know max_tokens only. Their clients never sent either."""
+    bodies = []
+
+    def script(peer):
+        while head := peer.head():
+            size = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+            bodies.append(json.loads(peer.body(size)))
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    published.policy("tokens", Limit(name="t", unit="tokens", quota=10**6, window_seconds=60))
+    token, upstream = published.token(policy="tokens"), scripted(script)
+    if from_file:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(
+            f'["/"]\nurl = "{upstream.url}"\ninclude_usage = false\ncap_field = "max_tokens"\n'
+            f'["/usual"]\nurl = "{upstream.url}"\n'
+        )
+        proxy = start(SLUICEGATE_UPSTREAMS_FILE=str(file))
+    else:
+        options = {"SLUICEGATE_UPSTREAM_INCLUDE_USAGE": "false", "SLUICEGATE_UPSTREAM_CAP_FIELD": "max_tokens"}
+        proxy = start(upstream, **options)
+    asked = {"model": "m", "stream": True, "messages": []}
+    for path in ("/v1/chat/completions", "/v1/messages", *(["/usual/v1/chat/completions"] if from_file else [])):
+        url = proxy.catch_up() + path
+        assert httpx2.post(url, json=asked, headers={"X-API-Key": token}, timeout=20).status_code == 200
+
+    assert bodies[:2] == [{**asked, "max_tokens": 4096}, {**asked, "max_tokens": 4096}]
+    usual = {**asked, "stream_options": {"include_usage": True}, "max_completion_tokens": 4096}
+    assert bodies[2:] == ([usual] if from_file else [])
