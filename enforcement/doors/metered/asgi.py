@@ -294,13 +294,11 @@ def drain_bounds(environ: Mapping[str, str] = os.environ) -> DrainBounds:
     """
     usual = DrainBounds()
     seconds, mib, answers = (
-        read_variable(
-            environ, f"SLUICEGATE_ANSWER_DRAIN{name}", str(default), partial(_integer, least=least, most=most)
-        )
+        read_variable(environ, name, str(default), partial(_integer, least=least, most=most))
         for name, default, least, most in (
-            ("_SECONDS", usual.ms // 1_000, 1, MOST_DRAIN_SECONDS),
-            ("_MIB", usual.bytes // MIB, 1, MOST_DRAIN_MIB),
-            ("S", usual.at_once, 0, MOST_DRAINS),
+            ("SLUICEGATE_ANSWER_DRAIN_SECONDS", usual.ms // 1_000, 1, MOST_DRAIN_SECONDS),
+            ("SLUICEGATE_ANSWER_DRAIN_MIB", usual.bytes // MIB, 1, MOST_DRAIN_MIB),
+            ("SLUICEGATE_ANSWER_DRAINS", usual.at_once, 0, MOST_DRAINS),
         )
     )
     return DrainBounds(seconds * 1_000, mib * MIB, answers)
