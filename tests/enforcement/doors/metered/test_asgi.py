@@ -253,6 +253,22 @@ async def test_what_is_read_on_when_the_server_stops_keeps_its_estimate(
     assert (await used(aio_limiter, secret), records(world)) == (reserved, [])
 
 
+@pytest.mark.parametrize("asked", [HELLO, STREAM])
+async def test_what_a_server_cancels_when_it_stops_keeps_its_estimate(world, aio_limiter, door, provider, asked):
+    """Its provider was silent for as long as the server has waited."""
+    provider.answer = lambda scope, body, receive, send: asyncio.sleep(60)
+    secret = publish_metered(world, TPM, USD, SLOTS, estimate="bound", on_disconnect="free")
+    visit = Visit(door, secret, asked)
+    while not provider.seen:
+        await asyncio.sleep(0.005)
+    reserved = await used(aio_limiter, secret)
+    visit.task.cancel()
+    await asyncio.wait({visit.task})
+
+    await door._guard.settled()
+    assert (await used(aio_limiter, secret), records(world)) == ({**reserved, "slots": 0}, [])
+
+
 @pytest.mark.parametrize("status", [400, 502])
 async def test_what_an_application_refuses_before_it_reads_the_body_costs_nothing(world, aio_limiter, provider, status):
     """The provider has never got it, whatever the status says."""
