@@ -101,6 +101,11 @@ SCHEDULE = {
         "schedule": timedelta(seconds=30),
         "options": {"expires": 30},
     },
+    "settle-overdue-reservations": {
+        "task": "controlplane.reservations.tasks.settle_overdue",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
     "prune-reservations": {
         "task": "controlplane.reservations.tasks.prune",
         "schedule": timedelta(hours=1),
@@ -131,6 +136,11 @@ SCHEDULE = {
         "task": "controlplane.prices.tasks.learn_factors",
         "schedule": crontab(minute=25),
         "options": {"expires": 3600},
+    },
+    "publish-last-week": {
+        "task": "controlplane.prices.tasks.publish_week",
+        "schedule": timedelta(minutes=10),
+        "options": {"expires": 600},
     },
     # Every hour, although each day has one report, so that missed reports are written soon.
     "daily-reports": {

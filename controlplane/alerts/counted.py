@@ -92,7 +92,10 @@ def reservations(look: Look, rule: AlertRule) -> Found:
 
 def _lost_of(project: Project, lost: int) -> Finding:
     words = f"{lost:,} reservation{'' if lost == 1 else 's'}"
-    text = "Their estimates stay charged until somebody settles them, or gives them back."
+    text = (
+        "Their estimates stay charged. Settle them by what the provider says, or give them back, within the time of "
+        "their policies (lost_after, usually an hour). Then their estimates are final."
+    )
     titles = f"{words} of {project} {'is' if lost == 1 else 'are'} lost", f"No reservation of {project} is lost"
     return Finding(subject_of("project", project.pk), *titles, project=project.pk, data={"lost": lost, "text": text})
 

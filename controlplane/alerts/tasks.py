@@ -7,12 +7,13 @@ A task may run twice, even at the same time. Of two looks at the same time, only
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.alerts import deciding, evaluating
+from controlplane.alerts import deciding, evaluating, usual
 
 
 @shared_task
 def evaluate() -> int:
-    """Look once for all active rules, and return the number of new events."""
+    """Look once for all active rules, those of every new installation too, and return the number of new events."""
+    usual.add_usual()
     return evaluating.evaluate(timezone.now())
 
 

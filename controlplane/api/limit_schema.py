@@ -11,12 +11,14 @@ from enforcement.model.metered import (
     DISCONNECTS,
     ESTIMATES,
     FULL_WEIGHT,
+    MAX_LOST_AFTER,
     MAX_OUTPUT_CAP,
     MAX_PART_TOKENS,
     MAX_WEIGHT,
     PARTS,
     TOKEN_UNITS,
     UNMETERED,
+    USUAL_LOST_AFTER,
 )
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY, MAX_NUMBER
 
@@ -173,13 +175,21 @@ METERING: dict[str, Any] = {
         "on_disconnect": {
             "type": "string",
             "enum": list(DISCONNECTS),
-            "default": DISCONNECTS[0],
             "description": "What happens to an answer whose client left. With drain, it is read to its end, within "
-            "bounds, for the usage that the provider reports.",
+            "bounds, for the usage that the provider reports. With free, the call is cancelled. If left out, drain "
+            "with estimate bound, else free.",
         },
         "clamp_at_least": {
             **_OUTPUT_CAP,
             "description": "Lower the cap of a request to what its limits have left, but not below this number.",
+        },
+        "lost_after": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_LOST_AFTER,
+            "default": USUAL_LOST_AFTER,
+            "description": "Seconds after which a metered reservation that its process has lost is settled as its "
+            "estimate. 0: as soon as it is found. 604800: only by hand, as its record is gone then.",
         },
     },
 }

@@ -12,17 +12,26 @@ from controlplane.adminkit.forms import NumbersField, ReasonDialog, RecordedForm
 from controlplane.core.text import PRINTABLE, slug_error
 from controlplane.policies.models import Policy
 from controlplane.projects.models import SLUG_RULE
-from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
+from enforcement.model.metered import (
+    MAX_LOST_AFTER,
+    MAX_OUTPUT_CAP,
+    PARTS,
+    USUAL_DISCONNECT,
+    USUAL_LOST_AFTER,
+    InvalidMetering,
+    Metering,
+)
 
 ESTIMATES = {
     "typical": "Typical — by the length of the text",
     "bound": "Bound — the most that it can be, and deny what has no bound",
 }
 DISCONNECTS = {
-    "free": "Cancel the call to the provider",
-    "drain": "Read the answer to its end, within bounds, for the reported usage",
+    "": "The usual — read on with a bound, else cancel",
+    "drain": "Read on, within bounds — the provider says what the whole answer cost",
+    "free": "Cancel the call — the provider stops soon, and what nobody saw stays charged as estimated",
 }
-METERING_FIELDS = ("estimate", "default_cap", "part_tokens", "on_disconnect", "clamp_at_least")
+METERING_FIELDS = ("estimate", "default_cap", "part_tokens", "on_disconnect", "clamp_at_least", "lost_after")
 METERED_REQUESTS = ("Metered requests", {"fields": list(METERING_FIELDS), "classes": ["collapse", "sg-metering"]})
 
 
@@ -30,13 +39,13 @@ def _choice(label: str, words: dict[str, str]) -> forms.ChoiceField:
     return forms.ChoiceField(label=label, choices=list(words.items()), widget=UnfoldAdminSelectWidget, required=False)
 
 
-def _cap(label: str, help_text: str) -> forms.IntegerField:
+def _integer(label: str, help_text: str, least: int = 1, most: int = MAX_OUTPUT_CAP) -> forms.IntegerField:
     return forms.IntegerField(
         label=label,
         help_text=help_text,
         required=False,
-        min_value=1,
-        max_value=MAX_OUTPUT_CAP,
+        min_value=least,
+        max_value=most,
         widget=UnfoldAdminIntegerFieldWidget,
     )
 
@@ -64,7 +73,9 @@ class PolicyForm(RecordedForm):
     is_for_members = False
 
     estimate = _choice("Input is estimated as", ESTIMATES)
-    default_cap = _cap("Default cap", "Output tokens of a request that names no cap. It is written into the request.")
+    default_cap = _integer(
+        "Default cap", "Output tokens of a request that names no cap. It is written into the request."
+    )
     part_tokens = NumbersField(
         required=False,
         label="Tokens of other parts",
@@ -72,9 +83,16 @@ class PolicyForm(RecordedForm):
         f"{', '.join(PARTS)}.",
     )
     on_disconnect = _choice("If the client leaves", DISCONNECTS)
-    clamp_at_least = _cap(
+    clamp_at_least = _integer(
         "Lower caps down to",
         "Lower the cap of a request to what its limits have left, but not below this number. If empty, deny it.",
+    )
+    lost_after = _integer(
+        "Settle lost ones after",
+        "Seconds after which a reservation that its process has lost is settled as its estimate. 0: as soon as it is "
+        f"found. {MAX_LOST_AFTER}: only by hand. If empty: {USUAL_LOST_AFTER}.",
+        0,
+        MAX_LOST_AFTER,
     )
 
     class Meta:
@@ -83,9 +101,12 @@ class PolicyForm(RecordedForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        rules = self.instance.rules
         for name in METERING_FIELDS:
-            value = getattr(self.instance.rules, name)
+            value = getattr(rules, name)
             self.fields[name].initial = dict(value) if name == "part_tokens" else value
+        if rules.on_disconnect == USUAL_DISCONNECT[rules.estimate]:
+            self.fields["on_disconnect"].initial = ""  # so that it goes with the estimate if that is changed
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data

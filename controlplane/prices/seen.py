@@ -59,7 +59,7 @@ def seen_lately(
     rows = _rows(now, projects)
     if rows is None:
         return []
-    prices, at_us = _read(ModelPrice.objects.all() if among is None else among), microseconds(now)
+    prices, at_us = read_prices(ModelPrice.objects.all() if among is None else among), microseconds(now)
     factors = ModelFactor.objects.by_model()
     found = [_seen(row, prices, at_us, factors) for row in rows]
     return sorted(found, key=lambda seen: (seen.price is not None, -seen.micros, -seen.requests, seen.model))
@@ -70,7 +70,7 @@ def unpriced(now: datetime, among: Iterable[ModelPrice] | None = None) -> list[S
     return [seen for seen in seen_lately(now, among) if seen.price is None]
 
 
-def _read(prices: Iterable[ModelPrice]) -> Prices:
+def read_prices(prices: Iterable[ModelPrice]) -> Prices:
     """Return prices as enforcers read them, or none if enforcers would refuse them."""
     document = document_of(prices, 1)
     try:

@@ -1,4 +1,4 @@
-"""The periodic task of this app. It may run twice, even at the same time, see learn_factors()."""
+"""The periodic tasks of this app. They may run twice, even at the same time."""
 
 import logging
 
@@ -7,7 +7,9 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.prices import actions
+from controlplane.prices.unseen import publish_week as publish
 from controlplane.publishing.changes import Actor
+from enforcement.store.client import STORE_ERRORS, reported
 
 logger = logging.getLogger(__name__)
 
@@ -23,3 +25,16 @@ def learn_factors() -> int:
     for one in found:
         logger.info("Factor of %s", one)
     return len(found)
+
+
+@shared_task
+def publish_week() -> int:
+    """
+    Tell the doctor of last week's requests without the provider's last word, and return their number, or 0 after an
+    error of the store.
+    """
+    try:
+        return publish(timezone.now())["requests"]
+    except STORE_ERRORS as exc:
+        logger.warning("The doctor was not told of last week: %s", reported(exc))
+        return 0

@@ -14,12 +14,12 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.reservations import listing
-from controlplane.reservations.models import RELEASED, SETTLED, SETTLING, Reservation
+from controlplane.reservations.models import LOST, RELEASED, SETTLED, SETTLING, Reservation
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row, SettledRow
 from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
-from enforcement.metering.settlement import EXACT, NOTHING
+from enforcement.metering.settlement import ESTIMATED, EXACT, NOTHING
 from enforcement.model.metered import MONEY
 from enforcement.plan.costs import check_costs
 from enforcement.plan.records import Conclusion, ReservationRecord
@@ -33,6 +33,8 @@ RETRIED_AFTER = timedelta(seconds=10)
 # How long the store knows who has settled one. The worker has asked by then, also after an outage.
 MARKED_FOR_MS = 7 * 86_400_000
 COUNTERS_AWAY = (*STORE_ERRORS, StoreError)
+# Who has settled one after the time that its policy says.
+BY_POLICY = "policy"
 
 
 class AlreadySettled(Exception):
@@ -214,6 +216,42 @@ def _correct(row: Reservation, client: redis.Redis) -> bool:
     keys, costs = store.keys(), row.order["costs"]
     done = with_library(client, lambda: settle_reservation(client, keys, row.pk, costs, marked_for_ms=MARKED_FOR_MS))
     return done is not None or was_marked(client, keys, row.pk)
+
+
+def settle_as_estimated(row: Reservation, client: redis.Redis, now: datetime) -> bool:
+    """
+    Settle a lost reservation as its estimate, which is charged already, and return whether this call did.
+
+    An operator who is faster, or a process that brings the provider's last word, wins. If the store fails meanwhile,
+    :func:`finish_pending` goes on.
+
+    Raises:
+        One of COUNTERS_AWAY: The store is unavailable, or the record cannot be read.
+    """
+    fields = {
+        "state": SETTLING,
+        "settled_as": ESTIMATED,
+        "settled_at": now,
+        "settled_by": BY_POLICY,
+        "reason": "lost for as long as lost_after says",
+        # No cost is named, so that each limit keeps the estimate.
+        "order": {"costs": {}, "counts": estimated_counts(row), "changes": []},
+    }
+    if not Reservation.objects.filter(pk=row.pk, state=LOST).update(**fields):
+        return False
+    row.refresh_from_db()
+    by_us = _correct(row, client)
+    finish(row, now, by_us=by_us)
+    return by_us
+
+
+def estimated_counts(row: Reservation) -> list[int]:
+    """Return the counts of the metered row of a reservation that keeps its estimate. Empty: it was not metered."""
+    if not row.model:
+        return []
+    money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
+    tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
+    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
 
 
 def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:

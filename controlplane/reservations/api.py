@@ -69,14 +69,18 @@ class ReservationSerializer(serializers.ModelSerializer):
     token = serializers.CharField(source="token_id", read_only=True, help_text="Id, or empty for requests without one.")
     model = serializers.CharField(read_only=True, help_text="Of a metered request, else empty.")
     state = serializers.ChoiceField(
-        list(STATES), read_only=True, help_text="settling: settled by hand, but its counters are not corrected yet."
+        list(STATES), read_only=True, help_text="settling: settled, but its counters are not corrected yet."
     )
     amounts = AmountSerializer(many=True, read_only=True, help_text="What is charged to each limit.")
     estimate = serializers.SerializerMethodField(help_text="The tokens of a metered request, else null.")
     instance = serializers.SerializerMethodField(help_text="Id of the process. Null for a key limited to projects.")
     at = InstantField(read_only=True)
     expires_at = InstantField(read_only=True, help_text="When it is lost, or since when it is lost.")
-    settled_until = InstantField(read_only=True, help_text="Until when it can be settled.")
+    settled_until = InstantField(
+        read_only=True,
+        help_text="Until when it can be settled at most. A metered one that is lost is settled as its estimate "
+        "after lost_after of its policy.",
+    )
     settled_as = serializers.CharField(
         read_only=True,
         help_text="exact, nothing (given back), estimated (settled by nobody in time), or empty if its process has.",
@@ -155,7 +159,7 @@ class ReservationView(Listed, ApiView):
     Charges on an estimate. A process that runs settles its own.
 
     A reservation is lost if its process ended before it was settled. Its estimate stays charged, and it can be settled
-    by hand within 7 days.
+    by hand within lost_after of their policies, at most 7 days.
     """
 
     serializer_class = ReservationSerializer

@@ -7,8 +7,8 @@ each of them once, by its unique id, until some weeks after it was settled.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import batched
 
 import redis
@@ -16,6 +16,7 @@ from django.db import transaction
 
 from controlplane.core import store
 from controlplane.core.locks import hold
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.reservations import actions
 from controlplane.reservations.models import (
@@ -37,11 +38,12 @@ from enforcement.control.reservations import (
 from enforcement.metering.settlement import ESTIMATED
 from enforcement.model.instants import from_us
 from enforcement.model.keys import GLOBAL_TAG
-from enforcement.model.metered import MONEY
+from enforcement.model.metered import USUAL_LOST_AFTER
+from enforcement.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-LOCK = "reservations"
+LOCK, OVERDUE_LOCK = "reservations", "reservations-overdue"
 # Each of the two parts of a run stops after this time and the next run continues, as other tasks wait for the worker.
 MOST_SECONDS = 15
 # The time for which a killed run blocks the next one. It is longer than a run.
@@ -73,6 +75,46 @@ def record(now: datetime, client: redis.Redis | None = None) -> int:
     if new:
         logger.warning("%d reservations were lost by their process. Their estimates stay charged", new)
     return new
+
+
+def settle_overdue(now: datetime, client: redis.Redis | None = None) -> int:
+    """
+    Settle as their estimate those metered requests that are lost for longer than their policies say, and return their
+    number. Of several policies, the longest time counts. Other reservations have a life of their own, and stay lost.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable. The next run is the retry.
+    """
+    client = client or store.connection()
+    with hold(client, OVERDUE_LOCK, ttl_ms=LOCK_TTL_MS) as fence:
+        if fence is None:
+            return 0
+        spans = {policy.pk: policy.rules.lost_after for policy in Policy.objects.exclude(metering={})}
+        least = timedelta(seconds=min([USUAL_LOST_AFTER, *spans.values()]))
+        rows = Reservation.objects.filter(state=LOST, expires_at__lte=now - least).exclude(model="").order_by("at")
+        done = 0
+        for some in _in_time(rows.values_list("pk", flat=True)):
+            for row in _overdue(client, some, spans, now):
+                try:
+                    done += actions.settle_as_estimated(row, client, now)
+                except StoreError as exc:
+                    logger.warning("The settlement of %s is not finished: %s", row.pk, exc)
+    if done:
+        logger.warning("%d lost reservations were settled as their estimates", done)
+    return done
+
+
+def _overdue(client: redis.Redis, ids: Sequence[str], spans: Mapping[str, int], now: datetime) -> Iterator[Reservation]:
+    """Yield those of some lost reservations whose time is over. One without a record is left to :func:`record`."""
+    rows = Reservation.objects.in_bulk(ids)
+    for tag in sorted({one.partition(".")[0] for one in ids}):
+        lost = {one: 0 for one in ids if one.partition(".")[0] == tag}
+        for found in read_reservations(client, store.keys(), lost):
+            policies = {charge.bound.policy_id for charge in found.record.charges}
+            after = max((spans.get(one, USUAL_LOST_AFTER) for one in policies), default=USUAL_LOST_AFTER)
+            row = rows.get(found.id)
+            if row and row.expires_at <= now - timedelta(seconds=after):
+                yield row
 
 
 def prune(now: datetime) -> int:
@@ -151,7 +193,4 @@ def _settled(pk: str, now: datetime) -> None:
             state=SETTLED, settled_at=now, settled_as=ESTIMATED if kept else ""
         )
         if changed and kept and row.model:
-            money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
-            tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
-            counts = [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
-            actions.add_metered(row, ESTIMATED, counts, now)
+            actions.add_metered(row, ESTIMATED, actions.estimated_counts(row), now)

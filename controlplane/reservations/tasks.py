@@ -28,6 +28,19 @@ def record_lost() -> int:
 
 
 @shared_task
+def settle_overdue() -> int:
+    """
+    Settle those as their estimate that are lost for as long as their policies say, and return their number, or 0 after
+    an error of the store. The next run is the retry.
+    """
+    try:
+        return recording.settle_overdue(timezone.now())
+    except STORE_ERRORS as exc:
+        logger.warning("The lost reservations were not settled: %s", reported(exc))
+        return 0
+
+
+@shared_task
 def prune() -> int:
     """Delete the settled reservations that are no longer kept, and return their number."""
     return recording.prune(timezone.now())

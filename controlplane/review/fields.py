@@ -20,6 +20,7 @@ _RULES = {
         {"free": "the call is cancelled", "drain": "the answer is read to its end"},
     ),
     "clamp_at_least": ("caps are lowered", {None: "never: the request is denied"}),
+    "lost_after": ("lost requests are settled as their estimates", {}),
 }
 
 
@@ -60,6 +61,8 @@ def _rules(metering: Mapping[str, Any]) -> Metering:
 def _words(name: str, value: Any, texts: Mapping[Any, str]) -> str:
     if name == "part_tokens":
         return ", ".join(f"{part} {number:,}" for part, number in sorted(value.items())) or "none"
+    if name == "lost_after":
+        return f"after {value:,} seconds"
     if value in texts:
         return texts[value]
     return f"to {value:,} output tokens" if name == "clamp_at_least" else f"{value:,} output tokens"

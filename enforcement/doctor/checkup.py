@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from enforcement.doctor import fleet, server, sharing, variables
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, checked, worst
-from enforcement.doctor.prices import prices
+from enforcement.doctor.prices import last_week, prices
 from enforcement.model.keys import Keys
 from enforcement.settings import Settings
 from enforcement.store.base_client import StoreClient
@@ -76,6 +76,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
     yield from checked("instances", lambda: fleet.instances(client, keys))
     yield from checked("prices", lambda: prices(client, keys))
     yield from checked("reservations", lambda: fleet.reservations(client, keys))
+    yield from checked("last week", lambda: last_week(client, keys))
 
 
 def _every_server(client: StoreClient) -> Iterator[Finding]:

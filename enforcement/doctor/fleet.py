@@ -153,7 +153,7 @@ def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
         return
     advice = (
         "Their processes ended before they settled them, and their estimates stay charged. List them in the admin or "
-        "over REST, and settle them within 7 days."
+        "over REST, and settle them within the time of their policies (lost_after, an hour by default)."
     )
     yield Finding("reservations", "warning", f"{value}, the oldest since {_instant(str(min(since)))}", advice)
 

@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.doctor.findings import Finding
 from enforcement.metering.price_documents import parse_prices
-from enforcement.model.documents import InvalidDocument, parse_policy
+from enforcement.model.documents import InvalidDocument, loads, parse_policy
 from enforcement.model.keys import Keys
 from enforcement.model.metered import MONEY
 
@@ -38,6 +38,28 @@ def prices(client: Redis, keys: Keys) -> Iterator[Finding]:
         return
     number = f"{len(found.overrides)} of operators, {len(found.prices)} of the catalogue"
     yield Finding("prices", "ok", f"revision {found.revision}, {number}, in {found.currency or 'no currency'}")
+
+
+def last_week(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding on the requests of last week that were settled by what was seen of their answers, if any were."""
+    try:
+        text = client.get(keys.last_week)
+        found = loads(cast("str", text)) if text else {}
+        counts = found.get("observed", {})
+        requests, charged, estimated = (int(counts.get(name, 0)) for name in ("requests", "charged", "estimated"))
+    except (NoPermissionError, InvalidDocument, AttributeError, TypeError, ValueError):
+        return  # enforcers may not read it, and the next run of the worker writes it again
+    if requests > 0:
+        value = (
+            f"{requests} requests in 7 days ended without the provider's last word, charged "
+            f"{charged / 1e6:,.2f} {found.get('currency', '')} by what was seen of their answers"
+        )
+        advice = (
+            "With estimate bound, and where output is hidden (reasoning, answers that are not streamed), such requests "
+            f"keep their estimates, which this version charges: at most about {estimated / 1e6:,.2f} in these 7 days. "
+            "With on_disconnect drain, answers are read on, and are charged by what the provider reports."
+        )
+        yield Finding("last week", "ok", value, advice)
 
 
 def _missing(limits: list[str]) -> Iterator[Finding]:

@@ -70,6 +70,8 @@ _HOOKS: Final = (
     "async_post_call_response_headers_hook",
 )
 
+_BROKEN: Final = frozenset(("Timeout", "APIConnectionError", "MidStreamFallbackError"))
+
 _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.doors"))
 
 
@@ -137,7 +139,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         except Denied as denied:
             raise self._denial(denied.decision) from None
         data.setdefault("litellm_call_id", admission.reservation.ident)
-        self._keep(data["litellm_call_id"], _OpenCall(admission, _reservation_of(opening, limiter.now_us())))
+        self._keep(data["litellm_call_id"], _OpenCall(admission, MeteredReservation.of(opening, limiter.now_us())))
         if isinstance(opening.asked, MeteredRequest):
             _write(data, opening.asked.changes)
         return data
@@ -258,14 +260,16 @@ def _failed(
     """
     usage = _usage_seen(data.get("combined_usage_object"))
     is_sent = isinstance(data.get("first_api_call_start_time"), datetime)
-    is_timeout = type(error).__name__ == "Timeout"
-    is_refused = getattr(error, "llm_provider", None) is not None and not is_timeout
+    # LiteLLM gives these a status of its own. The provider has not answered, or not to the end.
+    is_broken = type(error).__name__ in _BROKEN
+    is_refused = getattr(error, "llm_provider", None) is not None and not is_broken
     if usage is None and (is_refused or not is_sent):
         status = getattr(error, "status_code", None)
         return reservation.refused(status if type(status) is int and status >= 400 else None, now_us)
     if usage is not None:
         reservation.reported(usage, now_us, final=False)
-    return reservation.ended(now_us)
+    # Of an answer in one piece LiteLLM has seen all or nothing.
+    return reservation.ended(now_us, whole=usage is not None)
 
 
 def _usage_seen(found: object) -> Usage | None:
@@ -278,10 +282,6 @@ def _usage_seen(found: object) -> Usage | None:
     except ValueError:
         return None
     return usage if usage.all_output else None
-
-
-def _reservation_of(opening: Opening, at_us: int) -> MeteredReservation:
-    return MeteredReservation(opening.terms, opening.estimate, at_us)
 
 
 def _read(request: Mapping[str, Any], fields: Mapping[str, str], data: Mapping[str, Any]) -> MeteredRequest | Unmetered:

@@ -14,6 +14,8 @@ from enforcement.metering.formats.images import ImagesAnswer
 from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, EmbeddingsAnswer
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.responses import ResponsesAnswer
+from enforcement.metering.reasoning import is_reasoning_model
+from enforcement.metering.settlement import IN_BETWEEN
 from enforcement.metering.streams.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
 from enforcement.metering.streams.events import ArrayReader
 from enforcement.metering.streams.frames import FrameReader
@@ -138,6 +140,11 @@ class AnswerMeter:
         return self._read_so_far.is_final
 
     @property
+    def hides_output(self) -> bool:
+        """Whether reasoning was seen in the answer, or its model is known to reason. Not all of that is shown."""
+        return self._read_so_far.hides_output or is_reasoning_model(self.model or "")
+
+    @property
     def model(self) -> str | None:
         """The name that the answer gives the model; None if it gives none."""
         return self._read_so_far.model
@@ -155,14 +162,15 @@ class AnswerMeter:
     @property
     def settled_as(self) -> str:
         """
-        How a request with this answer is settled if the client stayed to its end.
+        How a request with this answer is settled if the client stayed to its end, its estimate was no bound, and its
+        output is all to be seen.
 
         Returns:
             ``exact``, ``nothing``, ``estimated`` or ``observed``.
         """
         if self.is_final:
             return "exact"
-        if self.status >= 400:
+        if self.status >= 400 and self.status not in IN_BETWEEN:
             return "nothing"
         return "observed" if self.is_readable else "estimated"
 

@@ -15,7 +15,7 @@ from enforcement.metering.estimated import BYTES_PER_TOKEN as BYTES_PER_TOKEN
 from enforcement.metering.estimated import FACTOR, PLAIN, PricedBy, text_tokens
 from enforcement.metering.estimated import PER_MILLE as PER_MILLE
 from enforcement.metering.estimated import Estimate as Estimate
-from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, Metering
+from enforcement.model.metered import DEFAULT_METERING, DRAIN, FrozenMapping, Metering
 
 DEFAULT_CAP: Final = 4_096
 """Output tokens of a request that names no cap, under policies that name none either."""
@@ -124,7 +124,8 @@ def strictest(rules: Iterable[Metering]) -> Metering:
     Return the rules for a request to which several policies apply.
 
     A bound goes before a typical estimate, the lowest default cap before higher ones, the most tokens for each part,
-    draining before cancelling, and the highest of the least caps. A request without policies has the default rules.
+    draining before cancelling, the highest of the least caps, and the longest time until a lost reservation is settled.
+    A request without policies has the default rules.
     """
     found = list(rules)
     if len(found) == 1:
@@ -138,8 +139,9 @@ def strictest(rules: Iterable[Metering]) -> Metering:
         estimate=max((rule.estimate for rule in found), key="bound".__eq__, default=DEFAULT_METERING.estimate),
         default_cap=min(caps, default=None),
         part_tokens=FrozenMapping(parts),
-        on_disconnect=max((rule.on_disconnect for rule in found), key="drain".__eq__, default="free"),
+        on_disconnect=max((rule.on_disconnect for rule in found), key=DRAIN.__eq__, default=""),
         clamp_at_least=max(floors, default=None),
+        lost_after=max((rule.lost_after for rule in found), default=DEFAULT_METERING.lost_after),
     )
 
 

@@ -51,11 +51,8 @@ class MeteredExchange:
         encodings: frozenset[str] = READ_ALWAYS,
     ) -> None:
         self.opening = opening
-        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us, opening.estimated_costs)
+        self.reservation = MeteredReservation.of(opening, at_us)
         self._encodings = encodings
-        asked = opening.asked
-        if isinstance(asked, MeteredRequest) and asked.is_background:
-            self.reservation.unreadable()  # the provider goes on after its answer, which says nothing of that
 
     @property
     def is_settled(self) -> bool:
@@ -93,6 +90,12 @@ class MeteredExchange:
             found = {name.lower(): value for name, value in headers}
             self.meter.read_head(lambda name: found.get(name.encode(), b"").decode("latin-1") or None)
 
+    def answered_here(self, status: int, at_us: int) -> Settlement | None:
+        """Note the head of an answer that is not the provider's, which never got the request."""
+        if status < 400:
+            return self.answered(status, None, at_us)
+        return self.reservation.refused(status, at_us, sent=False)
+
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk of the answer, and return the bytes for the client."""
         self._raw_bytes += len(chunk)
@@ -116,7 +119,7 @@ class MeteredExchange:
             self._price(usage)
             # The last word says it all: what was read besides could not change the costs.
             return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
-        return rest, self._tell(at_us) or reservation.ended(at_us)
+        return rest, self._tell(at_us) or reservation.ended(at_us, whole=whole)
 
     def refused(self, status: int | None, at_us: int) -> Settlement | None:
         """Note that the provider did not take the request. *status* is None if there was no connection."""
@@ -143,6 +146,8 @@ class MeteredExchange:
             return None
         if not meter.is_readable:
             reservation.unreadable()
+        if meter.hides_output:
+            reservation.hides_output()
         usage, final, over = meter.usage, meter.is_final, None
         if usage is not None and (usage is not self._told_usage or final != self._told_final):
             self._told_usage, self._told_final = usage, final

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from enforcement.metering.answer import FORMATS, reader_of
 from enforcement.metering.estimated import text_tokens
 from enforcement.metering.formats.reading import AnswerReader
+from enforcement.metering.reasoning import is_reasoning_model
 from enforcement.metering.usage import Usage
 
 _OBJECTS: Final = {
@@ -46,11 +47,13 @@ class Report(NamedTuple):
         format: The API format, one of :data:`~enforcement.metering.answer.FORMATS`.
         model: The name that it gives the model. Empty if it gives none.
         usage: Its tokens by class.
+        hides_output: Whether the model reasons, so that not all of its output is to be seen in the response.
     """
 
     format: str
     model: str
     usage: Usage
+    hides_output: bool = False
 
 
 def read_report(response: object) -> Report:
@@ -112,6 +115,11 @@ class StreamReport:
         if self._reader is not None:
             self._reader.end()
 
+    @property
+    def is_last_word(self) -> bool:
+        """Whether the provider has said what the whole response costs."""
+        return self._whole is not None or (self._reader is not None and self._reader.is_final)
+
     def report(self) -> Report | None:
         """
         Return what is known of the cost.
@@ -129,7 +137,8 @@ class StreamReport:
         if not reader.is_final:
             output = max(usage.output, text_tokens(reader.text_bytes))
             usage = replace(usage, output=output, calls=max(usage.calls, reader.calls))
-        return Report(self._format, reader.model or "", usage)
+        model = reader.model or ""
+        return Report(self._format, model, usage, reader.hides_output or is_reasoning_model(model))
 
 
 def _object_of(value: object) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
+from enforcement.metering.reasoning import asks_for_reasoning, is_reasoning_model
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest body of a request that is read, unless a caller says otherwise."""
@@ -154,6 +155,19 @@ class MeteredRequest:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
 
+    def hides_output(self, *, whole: bool) -> bool:
+        """
+        Return whether the provider may charge output that was not seen: reasoning, or an answer that comes in one piece
+        and did not come. This reads the body again, so it is only for requests without the provider's last word.
+
+        Args:
+            whole: Whether the answer came to its end.
+        """
+        comes_at_once = self.attributes.get("stream") != "true" and not whole
+        if comes_at_once or is_reasoning_model(self.attributes.get("model", "")):
+            return True
+        return asks_for_reasoning(as_object(json_body.parse(self.body).value))
+
     @property
     def is_only_text(self) -> bool:
         """Return whether the model has to read a text, and nothing beside it."""
@@ -220,6 +234,8 @@ def read_request(
     *,
     default_cap: int | None = None,
     max_body: int = MAX_BODY,
+    include_usage: bool = True,
+    cap_field: str = "",
 ) -> MeteredRequest | Unmetered:
     """
     Read a request, and return what it may cost and the body to send on, or why it cannot be metered.
@@ -232,6 +248,9 @@ def read_request(
         default_cap: A cap in tokens for requests that have none. It is written into the body. A caller that knows
             it only once the model is known uses :meth:`MeteredRequest.with_cap`.
         max_body: Bytes of the longest body that is read.
+        include_usage: Whether streams that report usage only on request are asked for it. Some servers refuse that.
+        cap_field: The field for a cap that is written into a chat completion, ``max_tokens`` or
+            ``max_completion_tokens``. Empty: the latter.
     """
     route = find_route(target)
     name = None if route is None else route.format
@@ -255,7 +274,7 @@ def read_request(
     try:
         if is_counting(route.format):
             return _read_counting(route, parsed.value, header, body)
-        return _read_metered(route, parsed, header, body, default_cap)
+        return _read_metered(route, parsed, header, body, default_cap, include_usage, cap_field)
     except UnreadableRequest as exc:
         reason = str(exc)
         return Unmetered(reason, name, door=unread_door(target) if reason == "format" else "")
@@ -284,17 +303,25 @@ def _read_counting(route: Route, body: dict[str, Any], header: Header, data: byt
 
 
 def _read_metered(
-    route: Route, parsed: json_body.ParsedBody, header: Header, data: bytes, default_cap: int | None
+    route: Route,
+    parsed: json_body.ParsedBody,
+    header: Header,
+    data: bytes,
+    default_cap: int | None,
+    include_usage: bool,
+    cap_field: str,
 ) -> MeteredRequest:
     body = parsed.value
     attributes = {"model": _model(route, body), "stream": route.stream or _stream(body)}
     changes: dict[str, int | bool] = {}
-    if route.format in _REPORT_ON_REQUEST and attributes["stream"] == "true":
+    if include_usage and route.format in _REPORT_ON_REQUEST and attributes["stream"] == "true":
         options = body.get("stream_options")
         if options is None or options.get("include_usage") is not True:
             changes[_INCLUDE_USAGE] = True
     hide_usage = bool(changes)
     asked = _ASK[route.format](body)
+    if cap_field and route.format == "openai-chat":
+        asked.default_field = f"/{cap_field}"
     cap, cap_fields = asked.cap, asked.cap_fields
     if cap is None and default_cap is not None and asked.default_field is not None:
         cap, cap_fields = default_cap, (asked.default_field,)

@@ -3,18 +3,25 @@ Decide what a reservation for a metered request is charged in the end, from all 
 
 Nothing here charges a counter. The caller charges the estimate, tells what happens, and charges each
 :class:`Settlement` that it gets, through the limiter that made the reservation.
+
+Only the provider knows what a request did cost. Without its last word, the estimate stays charged if it is a bound, or
+if the answer does not show all output. Otherwise a client could leave after the last word that it wants to read, and
+get back what the provider charges for all that nobody saw.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
+from enforcement.metering.opening import Opening
 from enforcement.metering.prices import Price, TokenCounts
+from enforcement.metering.request import MeteredRequest
 from enforcement.metering.usage import Usage
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
+from enforcement.model.metered import METERED_UNITS
 
 SETTLED_WITHIN_US: Final = 7 * DAY_SECONDS * SECOND_US
 """How long after its reservation a lost request can still be settled."""
@@ -29,6 +36,12 @@ OBSERVED: Final = "observed"
 ESTIMATED: Final = "estimated"
 NOTHING: Final = "nothing"
 
+IN_BETWEEN: Final = frozenset((408, 499, 502, 504, *range(520, 528)))
+"""
+Statuses of proxies and load balancers that have not waited for the provider, which may have answered all the same. From
+520 on they are those of a CDN. 503 and 529 are not among them, as providers refuse requests with these.
+"""
+
 
 class DrainBounds(NamedTuple):
     """
@@ -40,9 +53,9 @@ class DrainBounds(NamedTuple):
         at_once: Answers that a process reads so at the same time.
     """
 
-    ms: int = 5_000
-    bytes: int = 1_048_576
-    at_once: int = 32
+    ms: int = 600_000
+    bytes: int = 64 * 1_048_576
+    at_once: int = 256
 
 
 class Settlement(NamedTuple):
@@ -93,6 +106,9 @@ class MeteredReservation:
     settled_as: str | None = None
     status: int | None = None
     price: Price | None = None
+    _asked: MeteredRequest | None = None
+    _hides_output = False
+    _is_whole = False
     _text_bytes = 0
     _calls = 0
     _report: Usage | None = None
@@ -116,6 +132,16 @@ class MeteredReservation:
         self.costs = self.estimated_costs
         self._readable = estimate is not None
 
+    @classmethod
+    def of(cls, opening: Opening, at_us: int) -> Self:
+        """Return a new reservation for what a request was charged at an instant."""
+        found, asked = cls(opening.terms, opening.estimate, at_us, opening.estimated_costs), opening.asked
+        if isinstance(asked, MeteredRequest):
+            if asked.is_background:
+                found.unreadable()  # the provider goes on after its answer, which says nothing of that
+            found._asked = asked
+        return found
+
     @property
     def holds_slots(self) -> bool:
         """Whether the request still occupies its slots, which end with its client."""
@@ -127,9 +153,9 @@ class MeteredReservation:
         return self.state == OPEN and self._drain is not None
 
     def answered(self, status: int, at_us: int) -> Settlement | None:
-        """Note the status of the answer, whose body is still to come."""
+        """Note the status of the answer, whose body is still to come. An error after a part of it is no new answer."""
         over = self.passed(at_us)
-        if self.state != SETTLED:
+        if self.state != SETTLED and not (status >= 400 and self._has_begun):
             self.status = status
         return over
 
@@ -170,23 +196,40 @@ class MeteredReservation:
         """Note that the answer cannot be read, so that nothing in it can be counted."""
         self._readable = False
 
-    def ended(self, at_us: int) -> Settlement | None:
-        """Settle a request whose answer is over, whole or broken, or whose connection broke before an answer."""
+    def hides_output(self) -> None:
+        """Note that the provider charges output that the answer does not show, or shows only at its end."""
+        self._hides_output = True
+
+    def ended(self, at_us: int, *, whole: bool = False) -> Settlement | None:
+        """
+        Settle a request whose answer is over, or whose connection broke before an answer.
+
+        Args:
+            whole: Whether the answer came to its end, so that all was seen of it that it shows.
+        """
         if (over := self.passed(at_us)) or self._too_late(at_us):
             return over
+        self._is_whole = whole
         return self._finish()
 
-    def refused(self, status: int | None, at_us: int) -> Settlement | None:
+    def refused(self, status: int | None, at_us: int, *, sent: bool = True) -> Settlement | None:
         """
         Settle a request that the provider did not take.
 
+        A status of something in between says nothing of the provider, and an error after a part of the answer does not
+        undo that part. Such a request is settled as one that broke off.
+
         Args:
             status: Its HTTP status, 400 or more. None if there was no connection.
+            sent: Whether the request was sent to the provider. Otherwise the status is our own.
         """
         if over := self.passed(at_us):
             return over
         if self.state != OPEN:
             return None
+        if sent and (self._has_begun or status in IN_BETWEEN):
+            self.status = self.status if self._has_begun else status
+            return self._finish()
         self.status = status
         return self._settle(NOTHING, None)
 
@@ -256,6 +299,12 @@ class MeteredReservation:
         pairs = zip(self.costs, self.estimated_costs, strict=True)
         return tuple(None if a is None or b is None else max(0, sign * (a - b)) for a, b in pairs)
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether a part of an answer came that is no error."""
+        began = self.status is not None and self.status < 400
+        return began or (self.status is None and (self._text_bytes > 0 or self._report is not None))
+
     def _too_late(self, at_us: int) -> bool:
         return self.state == LOST and at_us - self.reserved_at_us > SETTLED_WITHIN_US
 
@@ -265,20 +314,34 @@ class MeteredReservation:
             return None
         if self._last_word:
             return self._settle(self._last_word, self._report)
-        if self.status is not None and self.status >= 400:
+        if self.status is not None and self.status >= 400 and self.status not in IN_BETWEEN:
             return self._settle(NOTHING, None)
-        if self.estimate is None or not self._readable:
-            return self._settle(ESTIMATED, self.estimate)
-        return self._settle(OBSERVED, self._observed(self.estimate))
+        estimate = self.estimate
+        if estimate is None or not self._readable:
+            return self._settle(ESTIMATED, estimate)
+        if (
+            estimate.bound
+            or self._hides_output
+            or (self._asked is not None and self._asked.hides_output(whole=self._is_whole))
+        ):
+            # What was reported or seen was generated, and may be more than a typical estimate.
+            seen = min(estimate.seen(self._text_bytes), estimate.output)
+            return self._settle(ESTIMATED, estimate, self._observed(estimate, seen))
+        return self._settle(OBSERVED, self._observed(estimate, estimate.seen(self._text_bytes)))
 
-    def _observed(self, estimate: Estimate) -> TokenCounts:
-        seen, report = estimate.seen(self._text_bytes), self._report
+    def _observed(self, estimate: Estimate, seen: int) -> TokenCounts:
+        report = self._report
         if report is None:
             return Counts(estimate.input, output=seen, calls=self._calls)
         return report.at_least(seen, self._calls)
 
-    def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
+    def _settle(self, word: str, counts: TokenCounts | None, least: TokenCounts | None = None) -> Settlement:
+        """Charge each limit for tokens, or for *least* if they cost it more."""
         costs = self.terms.costs(counts or NO_TOKENS)
+        if least is not None:
+            pairs = zip(costs, self.terms.costs(least), strict=True)
+            dearer = tuple([None if cost is None else max(cost, more or 0) for cost, more in pairs])
+            costs, counts = dearer, counts if dearer == costs else least
         rows = zip(costs, self.terms.limits, strict=True)
         self.costs = tuple([0 if cost and _spared(limit, self.status) else cost for cost, limit in rows])
         self.state, self.settled_as = SETTLED, word
@@ -290,11 +353,11 @@ def _spared(limit: Limit, status: int | None) -> bool:
     """
     Return whether a limit does not count answers with this status.
 
-    Without a status no class holds. Tokens and money stay charged then, because a client could otherwise leave before
-    the answer and pay nothing.
+    Without a status of the provider no class holds. Tokens and money stay charged then, because a client could
+    otherwise leave before the answer and pay nothing.
     """
     if not limit.charge_on:
         return False
-    if status is None:
+    if status is None or (status in IN_BETWEEN and limit.unit in METERED_UNITS):
         return limit.unit == "requests"
     return f"{status // 100}xx" not in limit.charge_on and str(status) not in limit.charge_on

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from enforcement.model.checks import integer_rule, is_integer, shown
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 
 MONEY: Final = "micros"
@@ -36,8 +37,13 @@ COUNT_ONLY: Final = "count_only"
 UNMETERED: Final = (DENY, COUNT_ONLY)
 CHARGE_AS: Final = "charge_as"
 
-ESTIMATES: Final = ("typical", "bound")
-DISCONNECTS: Final = ("free", "drain")
+TYPICAL, BOUND = ESTIMATES = ("typical", "bound")
+FREE, DRAIN = DISCONNECTS = ("free", "drain")
+USUAL_DISCONNECT: Final = {TYPICAL: FREE, BOUND: DRAIN}
+"""What happens to an answer whose client left, by the estimate, if a policy does not say it."""
+USUAL_LOST_AFTER: Final = 3_600
+MAX_LOST_AFTER: Final = 7 * DAY_SECONDS
+"""Seconds after which nobody can settle a reservation any more."""
 PARTS: Final = ("image", "audio", "video", "file", "other")
 """The kinds of parts of a request that are not text."""
 MAX_OUTPUT_CAP: Final = 2**31 - 1
@@ -104,22 +110,30 @@ class Metering:
             None: see :data:`~enforcement.metering.estimate.DEFAULT_CAP`.
         part_tokens: Tokens of one part that is not text, by its kind, see :data:`PARTS`.
         on_disconnect: ``free`` cancels the call to the provider when the client leaves. ``drain`` reads its answer to
-            the end, within bounds, for its usage.
+            the end, within bounds, for its usage. Empty: ``drain`` with a bound, else ``free``.
         clamp_at_least: Lower the cap of a request to what its limits have left, but not below this number. None: deny
             the request.
+        lost_after: Seconds after which a metered reservation that its process has lost is settled as its estimate, 0 to
+            604,800. 0: as soon as it is found. 604,800: never before its record is gone, so only by hand. Enforcers do
+            not use it.
     Raises:
         InvalidMetering: A field breaks a rule.
     """
 
-    estimate: str = "typical"
+    estimate: str = TYPICAL
     default_cap: int | None = None
     part_tokens: Mapping[str, int] = field(default_factory=FrozenMapping)
-    on_disconnect: str = "free"
+    on_disconnect: str = ""
     clamp_at_least: int | None = None
+    lost_after: int = USUAL_LOST_AFTER
 
     def __post_init__(self) -> None:
         _one_of("estimate", self.estimate, ESTIMATES)
+        if self.on_disconnect == "":
+            object.__setattr__(self, "on_disconnect", USUAL_DISCONNECT[self.estimate])
         _one_of("on_disconnect", self.on_disconnect, DISCONNECTS)
+        if not is_integer(self.lost_after, 0, MAX_LOST_AFTER):
+            raise InvalidMetering("lost_after", _sentence(integer_rule(self.lost_after, 0, MAX_LOST_AFTER)))
         for name in ("default_cap", "clamp_at_least"):
             value = getattr(self, name)
             if value is not None and not is_integer(value, 1, MAX_OUTPUT_CAP):
@@ -128,10 +142,15 @@ class Metering:
         object.__setattr__(self, "part_tokens", parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the rules as JSON values for :meth:`from_json`, without the fields that have their default."""
+        """
+        Return the rules as JSON values for :meth:`from_json`, without the fields that have their default.
+
+        With a bound, ``on_disconnect`` is always there: releases that have another default for it read the same rules.
+        """
         data = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         data["part_tokens"] = dict(self.part_tokens)
-        return {name: value for name, value in data.items() if value != getattr(DEFAULT_METERING, name)}
+        kept = {"estimate", "on_disconnect"} if self.estimate == BOUND else ()
+        return {n: value for n, value in data.items() if n in kept or value != getattr(DEFAULT_METERING, n)}
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -146,6 +165,8 @@ class Metering:
         unknown = sorted(map(str, set(data) - {spec.name for spec in fields(cls)}))
         if unknown:
             raise InvalidMetering(unknown[0], "Unknown field.")
+        if "on_disconnect" in data:
+            _one_of("on_disconnect", data["on_disconnect"], DISCONNECTS)
         return cls(**data)
 
 

@@ -278,8 +278,9 @@ class Admission:
         Return an iterator over the events of a stream, which settles the request by what they report.
 
         It is settled when the stream ends, when the iterator is closed, or when the admission ends before. A stream
-        that broke off costs the input that was reported and the output that was seen. One that reported nothing keeps
-        its estimate. OpenAI's chat completions report only with ``stream_options={"include_usage": True}``.
+        that broke off costs the input that was reported and the output that was seen. If its policy has a bound, or the
+        model reasons, it costs no less than its estimate. One that reported nothing keeps its estimate. OpenAI's chat
+        completions report only with ``stream_options={"include_usage": True}``.
 
         Args:
             stream: Events of an SDK, or JSON objects as mappings.
@@ -310,19 +311,21 @@ class Admission:
         (seen, model, prices), self._stream = self._stream, None
         report = seen.report()
         if report is not None:
-            self._settle_by(report, model, prices)
+            self._settle_by(report, model, prices, is_whole=seen.is_last_word)
         elif seen.has_begun and not self.reservation.concluded:
             from enforcement.reservations.reported import without_report
 
             without_report()
             self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
-    def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
-        from enforcement.reservations.reported import counts_money, reported_costs
+    def _settle_by(self, report: Report, model: str | None, prices: Prices | None, *, is_whole: bool = True) -> None:
+        from enforcement.reservations.reported import at_least_estimated, counts_money, reported_costs
 
         if prices is None and counts_money(self.decision):
             prices = self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
+        if not is_whole and (self.reservation.is_bound or report.hides_output):
+            costs = at_least_estimated(self.decision, costs, self.reservation.estimate)
         self.settle(costs or self.reservation.estimate)
 
     def charge_for(self, status: int) -> None:

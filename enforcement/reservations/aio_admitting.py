@@ -285,19 +285,23 @@ class Admission:
         (seen, model, prices), self._stream = self._stream, None
         report = seen.report()
         if report is not None:
-            await self._settle_by(report, model, prices)
+            await self._settle_by(report, model, prices, is_whole=seen.is_last_word)
         elif seen.has_begun and not self.reservation.concluded:
             from enforcement.reservations.reported import without_report
 
             without_report()
             await self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
-    async def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
-        from enforcement.reservations.reported import counts_money, reported_costs
+    async def _settle_by(
+        self, report: Report, model: str | None, prices: Prices | None, *, is_whole: bool = True
+    ) -> None:
+        from enforcement.reservations.reported import at_least_estimated, counts_money, reported_costs
 
         if prices is None and counts_money(self.decision):
             prices = await self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
+        if not is_whole and (self.reservation.is_bound or report.hides_output):
+            costs = at_least_estimated(self.decision, costs, self.reservation.estimate)
         await self.settle(costs or self.reservation.estimate)
 
     async def amend(self, deltas: Mapping[str, int]) -> None:

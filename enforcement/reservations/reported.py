@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.metered import MONEY
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ def reported_costs(decision: Decision, report: Report, model: str | None, prices
     return settled_costs(
         limits, NO_PRICES if prices is None else prices, model or report.model, decision.decided_at_us, report.usage
     )
+
+
+def at_least_estimated(decision: Decision, costs: Mapping[str, int], estimate: Costs) -> dict[str, int]:
+    """Return the costs of an answer of which not all was seen: for no limit less than its estimate."""
+    estimated = {bound.cost_name: bound.cost_of(estimate) for bound in decision.plan.bounds}
+    return {name: max(cost, estimated[name]) for name, cost in costs.items()}
 
 
 def without_report() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from enforcement.failover.health import Health
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.limits import Limit
+from enforcement.model.metered import BOUND
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Steps
 from enforcement.plan.costs import REQUESTS, Costs
@@ -72,6 +73,11 @@ class Reservation:
     def id(self) -> str:
         """The id by which any process can settle it. Empty: the store has no record of it."""
         return ""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a policy of the request says that its estimate is the most that it may cost."""
+        return any(rules.estimate == BOUND for rules in self._plan.metering or ())
 
     @property
     def concluded(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -40,21 +41,26 @@ from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, re
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
+from enforcement.model.checks import shown
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
+from enforcement.settings import read_variable
 from enforcement.state.live_plan import LivePlan
 
-DRAIN: Final = DrainBounds()
-"""How much of an answer is read after its client left, if the policy says so."""
-
+MOST_DRAIN_SECONDS: Final = 3_600
+MOST_DRAIN_MIB: Final = 1_024
+MOST_DRAINS: Final = 10_000
 SETTLE_SECONDS: Final = 5.0
 """How long the end of a server waits for the settlements of its last requests."""
+CANCEL_SECONDS: Final = 1.0
+"""How long it waits for those that are settled then without their provider's last word."""
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
 
 Report = Callable[[Settlement], None]
 
+MIB: Final = 1_048_576
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -89,6 +95,8 @@ class MeteredGuard:
         answer: Sends a response in place of the application.
         target: Returns the path and query under which the provider gets a request.
         allowed: Returns the fields of a request that a bound admits beside those that it knows.
+        options: Returns what the provider of a request needs to be asked otherwise, as keywords of
+            :func:`~enforcement.metering.request.read_request`. None: all are asked alike.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
     """
 
@@ -100,6 +108,7 @@ class MeteredGuard:
         *,
         target: Callable[[Scope], str] = target_of,
         allowed: Callable[[Scope], FieldRates] = lambda scope: NO_FIELDS,
+        options: Callable[[Scope], Mapping[str, Any]] | None = None,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
@@ -108,7 +117,8 @@ class MeteredGuard:
         self._target = target
         self._allowed = allowed
         self._max_body = max_body
-        self._drains = Drains(DRAIN)
+        self._options = options
+        self._drains = Drains(drain_bounds())
         self._room = BodyRoom()
         self._visiting: set[asyncio.Task[Any] | None] = set()
 
@@ -121,7 +131,12 @@ class MeteredGuard:
         ours = asyncio.current_task()
         others = [task for task in {*self._visiting, *self._drains.going} if task is not None and task is not ours]
         if others:
-            await asyncio.wait(others, timeout=SETTLE_SECONDS)
+            _, late = await asyncio.wait(others, timeout=SETTLE_SECONDS)
+            # Those that are still read on keep their estimates, and are not lost.
+            for task in late & self._drains.going:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
@@ -264,14 +279,40 @@ class MeteredGuard:
             value = fields.get(field)
             return value if value is None else value.decode("latin-1") if is_once else header_of(scope, field)
 
+        options: Mapping[str, Any] = _NONE if self._options is None else self._options(scope)
         try:
             if not is_long(body.data):
-                return read_request(method, target, header, body.data, max_body=self._max_body), body
-            read = partial(read_request, method, target, header, body.data, max_body=self._max_body)
+                return read_request(method, target, header, body.data, max_body=self._max_body, **options), body
+            read = partial(read_request, method, target, header, body.data, max_body=self._max_body, **options)
             return await reading(body.data, read), body
         except BaseException:
             body.pass_on()
             raise
+
+
+def drain_bounds(environ: Mapping[str, str] = os.environ) -> DrainBounds:
+    """
+    Return how much of answers is read after their clients left, from environment variables.
+
+    Raises:
+        ValueError: A variable breaks a rule. The message names it.
+    """
+    usual = DrainBounds()
+    seconds, mib, answers = (
+        read_variable(environ, name, str(default), partial(_integer, least=least, most=most))
+        for name, default, least, most in (
+            ("SLUICEGATE_ANSWER_DRAIN_SECONDS", usual.ms // 1_000, 1, MOST_DRAIN_SECONDS),
+            ("SLUICEGATE_ANSWER_DRAIN_MIB", usual.bytes // MIB, 1, MOST_DRAIN_MIB),
+            ("SLUICEGATE_ANSWER_DRAINS", usual.at_once, 0, MOST_DRAINS),
+        )
+    )
+    return DrainBounds(seconds * 1_000, mib * MIB, answers)
+
+
+def _integer(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise ValueError(f"must be an integer from {least} to {most}, got {shown(text)}.")
+    return int(text)
 
 
 def _keep(limiter: Limiter, field: bytes | None, token: str | Anonymous, plan: LivePlan) -> None:

@@ -215,6 +215,9 @@ class MeteredVisit:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
+        if not self._sent:
+            await self._settle(self.exchange.answered_here(message["status"], now_us()))
+            return message
         headers, encoding = list(message.get("headers", ())), None
         if _ENCODING in b"\n".join(map(_NAME, headers)).lower():  # few answers are, and some have many fields
             encodings = [value for name, value in headers if name.lower() == _ENCODING]

@@ -13,6 +13,8 @@ environment sets:
   upstream gets in place of the token, see :class:`~enforcement.doors.proxy.credentials.Credentials`.
 - ``SLUICEGATE_UPSTREAM_ALLOWED_FIELDS``: fields of requests that a bound admits beside those that it knows, such as
   ``turbo=none,quick=1.5``, see :func:`~enforcement.metering.bound.field_rates`.
+- ``SLUICEGATE_UPSTREAM_INCLUDE_USAGE``, ``_CAP_FIELD``: what is written into metered requests, for servers that refuse
+  ``stream_options`` or know no ``max_completion_tokens``.
 - ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent, 60 by default.
 - ``SLUICEGATE_HEADERS``: preset of the rate limit fields, ``ietf`` by default.
 - ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is trusted. Then run uvicorn
@@ -21,6 +23,8 @@ environment sets:
   are refused with 401.
 - ``SLUICEGATE_METER``: ``auto`` reads what requests to providers of models cost, if a limit of their token needs it.
   ``off`` reads no body.
+- ``SLUICEGATE_ANSWER_DRAIN_SECONDS``, ``_MIB``, ``SLUICEGATE_ANSWER_DRAINS``: how much is read of answers whose clients
+  left, and of how many at once.
 - ``SLUICEGATE_METRICS_NETWORKS``: networks that may read ``/metrics``, private ones by default.
 - ``SLUICEGATE_USAGE_ENDPOINT``: ``false`` hides the page on which each token sees its own limits.
 """

@@ -17,7 +17,7 @@ class MeteredForwarding(Forwarding):
     One metered request to the upstream.
 
     A request that no connection was found for costs nothing. One that was sent, and whose connection broke before an
-    answer, costs its input, as the provider may have read it.
+    answer, is settled without the provider's last word, as that may have answered it.
     """
 
     def __init__(self, *arguments: Any) -> None:

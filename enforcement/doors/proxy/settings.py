@@ -21,6 +21,9 @@ from enforcement.settings import read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000
 
+CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
+"""Fields of chat completions for a cap. Many servers know the second one only."""
+
 _HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
 
 _KEYS: Final = {
@@ -31,6 +34,7 @@ _KEYS: Final = {
 }
 """Names of settings, and the names that :func:`from_settings` has for them."""
 _ALLOWED: Final = "allowed_fields"
+_ASKING: Final = ("include_usage", "cap_field")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class UpstreamSettings:
         base: The path that replaces the prefix, without a slash at its end.
         credentials: What it gets in place of the token.
         allowed_fields: The fields of requests that a bound admits beside those that it knows.
+        asking: How its requests are written otherwise than usual: ``include_usage`` and ``cap_field`` of
+            :func:`~enforcement.metering.request.read_request`, as far as they are set.
     """
 
     prefix: str
@@ -55,6 +61,7 @@ class UpstreamSettings:
     base: str
     credentials: Credentials = field(default_factory=Credentials, repr=False)
     allowed_fields: Mapping[str, int] = field(default_factory=dict, hash=False)
+    asking: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def authority(self) -> bytes:
@@ -114,7 +121,8 @@ class ProxySettings:
 
 
 def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
-    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS, _ALLOWED)}
+    names = ("url", *_KEYS, _ALLOWED, *_ASKING)
+    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in names}
     file = environ.get("SLUICEGATE_UPSTREAMS_FILE", "")
     if not file:
         try:
@@ -153,11 +161,13 @@ def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> Upstream
             raise ValueError("prefix: must be a path of printable ASCII characters, such as '/v1'.")
         if has_dot_segments(prefix) or " " in prefix:
             raise ValueError("prefix: must not have a space or a segment '.' or '..'.")
-        known = {"url", "credential_variable", *_KEYS, _ALLOWED}
+        known = {"url", "credential_variable", *_KEYS, _ALLOWED, *_ASKING}
         allowed: object = {}
         if isinstance(table, dict):
             table = dict(table)
             allowed = table.pop(_ALLOWED, {})
+            if type(table.get("include_usage")) is bool:
+                table["include_usage"] = str(table["include_usage"]).lower()
         if not isinstance(allowed, dict):
             raise ValueError(f"{_ALLOWED}: must be a table of fields, such as {{ turbo = 'none' }}.")
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
@@ -212,7 +222,23 @@ def _upstream(prefix: str, settings: Mapping[str, str], allowed: Mapping[str, ob
         fields = field_rates(allowed)
     except ValueError as exc:
         raise ValueError(f"{_ALLOWED}: {exc}") from exc
-    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials, fields)
+    address = (prefix, tls, host, port or (443 if tls else 80), base)
+    return UpstreamSettings(*address, credentials, fields, _asking(settings))
+
+
+def _asking(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options that are set, or raise ValueError."""
+    found: dict[str, Any] = {}
+    if text := settings.get("include_usage", ""):
+        if text not in ("true", "false"):
+            raise ValueError(f"include_usage: must be true or false, got {text!r}.")
+        if text == "false":
+            found["include_usage"] = False
+    if text := settings.get("cap_field", ""):
+        if text not in CAP_FIELDS:
+            raise ValueError(f"cap_field: must be one of {', '.join(CAP_FIELDS)}, got {text!r}.")
+        found["cap_field"] = text
+    return found
 
 
 def _meters(text: str) -> bool:

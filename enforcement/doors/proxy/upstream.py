@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from enforcement.aio import Limiter
@@ -56,6 +56,8 @@ class Proxy:
         self._settings = settings
         self._proxies = TrustedProxies(settings.trusted)
         self._upstreams = tuple(_Upstream(upstream) for upstream in settings.upstreams)
+        special = any(upstream.asking for upstream in settings.upstreams)
+        self.upstream_options: Callable[[Scope], Mapping[str, Any]] | None = self._options_of if special else None
         self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -135,6 +137,11 @@ class Proxy:
         """Return the fields that the upstream of a request allows beside those that a bound knows."""
         chosen = scope.get(_CHOSEN)
         return chosen[0].settings.allowed_fields if chosen else {}
+
+    def _options_of(self, scope: Scope) -> Mapping[str, Any]:
+        """Return what the upstream of a request needs to be asked otherwise, after :meth:`upstream_target`."""
+        chosen = scope.get(_CHOSEN)
+        return chosen[0].settings.asking if chosen else {}
 
     def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
         """

@@ -29,6 +29,7 @@ _ADVISOR: Final = "advisor_message"
 _WITH_PROMPT: Final = ("output_config", "output_format")
 _MODIFIERS: Final = ("service_tier", "speed", "inference_geo")
 _SAID: Final = ("text", "thinking", "partial_json", "name")
+_REASONING: Final = ("thinking", "redacted_thinking", "thinking_delta", "signature_delta")
 
 
 def ask_message(body: dict[str, Any]) -> Asked:
@@ -133,8 +134,11 @@ class MessagesAnswer(AnswerReader):
 
     def _read_block(self, block: Any) -> None:
         if type(block) is dict:
-            if block.get("type") == "server_tool_use" and block.get("name") == "web_search":
+            kind = block.get("type")
+            if kind == "server_tool_use" and block.get("name") == "web_search":
                 self.calls += 1
+            elif kind in _REASONING:
+                self.hides_output = True
             for name in _SAID:
                 if name in block:
                     self.text_bytes += utf8_length(block[name])

@@ -173,6 +173,8 @@ class GeminiAnswer(AnswerReader):
         for candidate in candidates:
             for part in objects_in(as_object(candidate.get("content")).get("parts")):
                 self.text_bytes += _length_of(part)
+                if "thought" in part or "thoughtSignature" in part:
+                    self.hides_output = True
             if "groundingMetadata" in candidate:
                 self._read_grounding(as_object(candidate["groundingMetadata"]))
         finished = any(candidate.get("finishReason") is not None for candidate in candidates)
@@ -180,6 +182,7 @@ class GeminiAnswer(AnswerReader):
         self.has_finished = self.has_finished or finished or blocked
         report = event.get("usageMetadata")
         if type(report) is dict:
+            self.hides_output = self.hides_output or bool(report.get("thoughtsTokenCount"))
             self.take_modifier("traffic_type", report.get("trafficType"))
             self.take_modifier("service_tier", report.get("serviceTier"))
             if self.take_usage(usage_of(report)):

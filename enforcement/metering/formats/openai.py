@@ -24,8 +24,9 @@ _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters
 _BESIDE_MESSAGES: Final = frozenset(
     (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format")
 )
-_OTHERS: Final = ("audio_tokens", "image_tokens", "video_tokens")
-_SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
+_OTHERS: Final = frozenset(("audio_tokens", "image_tokens", "video_tokens"))
+_REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
+_SAID: Final = ("content", "refusal", *_REASONING)
 
 
 def ask_chat(body: dict[str, Any]) -> Asked:
@@ -199,6 +200,8 @@ class ChatAnswer(CompletionsAnswer):
             return
         total = 0
         for name, value in message.items():
+            if value and name in _REASONING:
+                self.hides_output = True
             if type(value) is str:
                 if name in _SAID:
                     total += len(value) if value.isascii() else utf8_length(value)

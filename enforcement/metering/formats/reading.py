@@ -193,6 +193,7 @@ class AnswerReader:
         model: The name that the answer gives the model; None if it gives none.
         text_bytes: Bytes of generated text, in UTF-8.
         calls: Calls of the provider's tools that were seen, which it charges a fee for.
+        hides_output: Reasoning was seen, of which the answer may show a part or a summary.
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
         more: What the answer says beside its reports, by field of a
             :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
@@ -211,6 +212,7 @@ class AnswerReader:
         self.model: str | None = None
         self.text_bytes = 0
         self.calls = 0
+        self.hides_output = False
         self.other_rates = False
         self.more: dict[str, Any] = {}
 
@@ -279,4 +281,5 @@ class AnswerReader:
         blank = type(self)()
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         blank.more = self.more
+        blank.hides_output = self.hides_output
         return vars(blank) == vars(self)

@@ -19,6 +19,7 @@ from enforcement.metering.usage import Step, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SOUND: Final = "audio.delta"
+_REASONING: Final = "response.reasoning"
 # Each of these has a fee. Of a search of the web, so has the search itself, and not each page that it opens.
 _FILE_SEARCH: Final = "file_search_call"
 _FEES: Final = frozenset(("web_search_call", _FILE_SEARCH))
@@ -129,6 +130,8 @@ class ResponsesAnswer(AnswerReader):
         kind = event.get("type")
         if type(kind) is not str:
             return
+        if kind.startswith(_REASONING) or as_object(event.get("item")).get("type") == "reasoning":
+            self.hides_output = True
         if kind.endswith(".delta"):
             if not kind.endswith(_SOUND):
                 self.text_bytes += utf8_length(event.get("delta"))

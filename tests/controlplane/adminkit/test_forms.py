@@ -198,6 +198,25 @@ def test_rules_for_tokens_and_money_are_saved_and_shown_again(as_ann, store):
     assert all(text in page for text in ("cached_input = 100", "output = 1500", "image = 1000", "gpt-4o"))
 
 
+@pytest.mark.parametrize(
+    ("chosen", "saved", "shown"),
+    [
+        ({"estimate": "bound", "on_disconnect": ""}, {"estimate": "bound", "on_disconnect": "drain"}, ""),
+        ({"estimate": "bound", "on_disconnect": "free"}, {"estimate": "bound", "on_disconnect": "free"}, "free"),
+        ({"estimate": "typical", "on_disconnect": "drain"}, {"on_disconnect": "drain"}, "drain"),
+        ({"lost_after": "0"}, {"lost_after": 0}, ""),
+    ],
+)
+def test_what_happens_if_the_client_leaves_goes_with_the_estimate(as_ann, store, chosen, saved, shown):
+    """Unless somebody has chosen it. A form that is sent back as it was shown changes nothing."""
+    as_ann.post(f"{POLICIES}add/", policy_fields(Policy(slug="starter", name="Starter"), {"name": "t"}, **chosen))
+
+    policy = Policy.objects.get()
+    assert policy.metering == saved
+    form = as_ann.get(f"{POLICIES}{policy.pk}/change/").context["adminform"].form
+    assert form["on_disconnect"].value() == shown
+
+
 def test_a_rollover_is_saved_and_goes_with_its_calendar(as_ann, store):
     """The page does not send it for a window that cannot have one."""
     month = {"name": "m", "algorithm": "fixed_window", "window_seconds": "", "calendar": "month", "rollover": "9"}

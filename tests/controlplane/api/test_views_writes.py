@@ -211,6 +211,7 @@ def test_the_rules_for_metered_requests_come_back_as_they_were_sent(api):
         "part_tokens": {"image": 1000},
         "on_disconnect": "drain",
         "clamp_at_least": 16,
+        "lost_after": 600,
     }
     usual = {
         "estimate": "typical",
@@ -218,6 +219,7 @@ def test_the_rules_for_metered_requests_come_back_as_they_were_sent(api):
         "part_tokens": {},
         "on_disconnect": "free",
         "clamp_at_least": None,
+        "lost_after": 3_600,
     }
     body = {"slug": "free", "name": "Free", "limits": []}
 
@@ -226,12 +228,13 @@ def test_the_rules_for_metered_requests_come_back_as_they_were_sent(api):
     assert api("PATCH", "policies/free", {"metering": {"estimate": "bound"}}).json()["metering"] == {
         **usual,
         "estimate": "bound",
+        "on_disconnect": "drain",
     }
     assert api("PUT", "policies/free", body).json()["metering"] == usual
     assert [entry.after.get("metering") for entry in AuditEntry.objects.order_by("id")] == [
         metering,
         metering,
-        {"estimate": "bound"},
+        {"estimate": "bound", "on_disconnect": "drain"},
         None,
     ]
 
@@ -242,6 +245,7 @@ def test_the_rules_for_metered_requests_come_back_as_they_were_sent(api):
         ([], "#/metering", "Must be an object."),
         ({"cap": 5}, "#/metering/cap", "Unknown field."),
         ({"default_cap": 0}, "#/metering/default_cap", "Must be an integer from 1 to 2147483647, got 0."),
+        ({"lost_after": 604_801}, "#/metering/lost_after", "Must be an integer from 0 to 604800, got 604801."),
         ({"on_disconnect": None}, "#/metering/on_disconnect", "Must be one of free, drain, got None."),
         ({"part_tokens": {"smell": 1}}, "#/metering/part_tokens", "Must name only image, audio, video, file, other,"),
     ],

@@ -114,8 +114,9 @@ def test_rules_of_metering_are_read_strictly_and_kept_short():
     """A policy holds what differs from the defaults, and its record names nothing else."""
     policy = PolicyFactory(metering={"estimate": "bound", "on_disconnect": "free", "default_cap": None})
 
-    assert policy.metering == {"estimate": "bound"}
-    assert policy.as_record()["metering"] == {"estimate": "bound"}
+    assert policy.metering == {"estimate": "bound", "on_disconnect": "free"}
+    assert policy.as_record()["metering"] == policy.metering
+    assert PolicyFactory(metering={"on_disconnect": "free", "default_cap": None}).metering == {}
     assert "metering" not in PolicyFactory().as_record()
     with pytest.raises(ValidationError) as refused:
         PolicyFactory(metering={"estimates": "bound"})

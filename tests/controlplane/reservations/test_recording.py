@@ -226,3 +226,87 @@ def test_those_of_limits_in_code_belong_to_nobody_here(store, client_of_store):
         made = limiter.reserve(Limit(name="x", quota=5, window_seconds=60), "user:1", life=60)
         with pytest.raises(listing.Unknown):
             listing.read(made.id)
+
+
+@pytest.fixture
+def overdue(api, reserved, client_of_store):
+    """``overdue(lost_after, since)``: settle what is overdue of one that is lost since so many seconds."""
+
+    def settle(lost_after: int | None, since: int) -> int:
+        if lost_after is not None:
+            api("PATCH", "policies/budget", {"metering": {"lost_after": lost_after}})
+        where, now = RecordKeys.from_id(Keys(), reserved), timezone.now()
+        lost_at = int((now - timedelta(seconds=since)).timestamp() * 1e6)
+        client_of_store.zadd(where.index, {where.ident: lost_at})
+        record(client_of_store)
+        return recording.settle_overdue(now, client_of_store)
+
+    return settle
+
+
+@pytest.mark.parametrize(
+    ("lost_after", "since", "settled"),
+    [(None, 3_590, 0), (None, 3_600, 1), (60, 59, 0), (60, 61, 1), (0, 0, 1), (604_800, 604_790, 0)],
+)
+def test_a_lost_one_is_settled_as_its_estimate_after_the_time_of_its_policy(
+    api, reserved, overdue, client_of_store, used_by_limit, lost_after, since, settled
+):
+    """An hour if the policy says nothing. Its charge was there before, and its slot is free."""
+    assert overdue(lost_after, since) == settled
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_as, row.settled_by) == (
+        ("settled", "estimated", "policy") if settled else ("lost", "", "")
+    )
+    assert (used_by_limit()["tpm"], used_by_limit()["usd"], used_by_limit()["slots"]) == (
+        *(600, 2_100),
+        0 if settled else 1,
+    )
+    assert (client_of_store.get(RecordKeys.from_id(Keys(), reserved).record) is None) is bool(settled)
+    counted = list(MeteredRow.objects.filter(period="day").values_list("settled_as", "input", "output", "micros"))
+    assert counted == ([("estimated", 100, 500, 2_100)] if settled else [])
+    record(client_of_store)
+    assert recording.settle_overdue(timezone.now(), client_of_store) == 0
+    assert api("POST", f"reservations/{reserved}/release", {"reason": "x"}).status_code == (409 if settled else 200)
+
+
+def test_the_last_word_that_comes_later_changes_nothing(reserved, overdue, client_of_store, used_by_limit):
+    """Its estimate is final, as it is after seven days."""
+    assert overdue(0, 1) == 1
+    assert settle_reservation(client_of_store, Keys(), reserved, {"tokens": 5}) is None
+    assert used_by_limit()["tpm"] == 600
+
+
+def test_an_operator_who_is_faster_wins(api, reserved, overdue, client_of_store, monkeypatch, used_by_limit):
+    really = actions.settle_as_estimated
+
+    def too_late(row, client, now):
+        assert api("POST", f"reservations/{row.pk}/release", {"reason": "x"}).status_code == 200
+        return really(row, client, now)
+
+    monkeypatch.setattr(actions, "settle_as_estimated", too_late)
+    assert overdue(0, 1) == 0
+    assert (Reservation.objects.get().state, used_by_limit()["tpm"]) == ("released", 0)
+
+
+def test_one_whose_store_goes_away_meanwhile_is_finished_later(reserved, overdue, client_of_store, monkeypatch):
+    def away(*_):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "_correct", away)
+        with pytest.raises(ConnectionError):
+            overdue(0, 1)
+    assert Reservation.objects.get().state == "settling"
+    record(client_of_store, seconds=11)
+    assert (Reservation.objects.get().state, Reservation.objects.get().settled_as) == ("settled", "estimated")
+
+
+def test_reservations_of_no_meter_have_a_life_of_their_own(store, secret, client_of_store):
+    """Whoever makes one says how long it may take, and settles it within seven days."""
+    with Limiter(store.url, timeout=2.0) as limiter:
+        reserved = limiter.reserve(secret, costs={"tokens": 5}, life=60.0).id
+        lose(client_of_store, reserved)
+        record(client_of_store)
+        assert recording.settle_overdue(timezone.now(), client_of_store) == 0
+        assert limiter.settle(reserved, {"tokens": 3})

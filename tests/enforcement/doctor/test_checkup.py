@@ -342,7 +342,7 @@ def test_lost_reservations_are_counted_with_the_oldest(server, world, doctor):
         assert eventually(lambda: doctor(server.url)[1]["reservations"]["level"] == "warning")
         found = doctor(server.url)[1]["reservations"]
         assert re.fullmatch(r"1 open, 1 lost, the oldest since \S+ \S+ UTC", found["value"])
-        assert "settle them within 7 days" in found["advice"]
+        assert "settle them within the time of their policies" in found["advice"]
         limiter.release(lost.id)
         assert doctor(server.url)[1]["reservations"]["value"] == "1 open, 0 lost"
 

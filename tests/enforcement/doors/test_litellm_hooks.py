@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from fastapi import HTTPException
 
-from tests.enforcement.doors.metered.budgets import used
+from tests.enforcement.doors.metered.budgets import publish_metered, used
 from tests.enforcement.world import fixed
 
 TPM = fixed(10_000, name="tpm", unit="tokens")
@@ -118,6 +118,10 @@ class Timeout(ProviderError):
     """LiteLLM has stopped waiting. Its class has this name."""
 
 
+class APIConnectionError(ProviderError):
+    """So is the class that LiteLLM gives a broken connection, with a status of its own."""
+
+
 def lifted(output):
     """What LiteLLM adds to a call that has failed: when it was sent, and its usage, which may be a guess."""
     usage = {"prompt_tokens": 20, "completion_tokens": output}
@@ -133,8 +137,10 @@ def lifted(output):
         pytest.param(ValueError(), lifted(10), 30, id="a guardrail has blocked the answer"),
         pytest.param(ProviderError(500), lifted(10), 30, id="a stream has broken off"),
         pytest.param(ProviderError(500), lifted(0), 0, id="the provider has refused it"),
-        pytest.param(Timeout(408), lifted(0), 100, id="the provider may have gone on"),
-        pytest.param(ValueError(), lifted(0), 100, id="nothing is known of its answer"),
+        pytest.param(Timeout(408), lifted(0), 200, id="the provider may have gone on"),
+        pytest.param(APIConnectionError(500), lifted(0), 200, id="the connection has broken"),
+        pytest.param(ProviderError(504), lifted(0), 200, id="something before the provider has given up"),
+        pytest.param(ValueError(), lifted(0), 200, id="nothing is known of its answer"),
         pytest.param(ValueError(), {}, 0, id="a guardrail has blocked the request"),
         pytest.param(
             ValueError(),
@@ -152,6 +158,27 @@ async def test_a_call_that_fails_after_its_answer_is_charged(world, aio_limiter,
     await hooks.async_post_call_failure_hook({"litellm_call_id": "failed", **data}, error, None)
 
     assert await used(aio_limiter, secret) == {"tpm": tokens, "slots": 0}
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes", "tokens"),
+    [
+        ({"estimate": "bound"}, {}, None),
+        ({}, {"model": "o3"}, 200),
+        ({}, {"stream": True}, 30),
+    ],
+)
+async def test_a_failed_call_keeps_its_estimate_where_output_is_hidden(
+    world, aio_limiter, begin, rules, changes, tokens
+):
+    """What LiteLLM has seen is not what the provider invoices."""
+    hooks, call = begin
+    secret = publish_metered(world, TPM, **rules)
+    await call(secret, "failed", **changes)
+    reserved = (await used(aio_limiter, secret))["tpm"]
+    await hooks.async_post_call_failure_hook({"litellm_call_id": "failed", **lifted(10)}, ProviderError(500), None)
+
+    assert (await used(aio_limiter, secret))["tpm"] == (tokens or reserved)
 
 
 def test_a_subclass_has_the_hooks_where_litellm_looks_for_them(module):

@@ -165,3 +165,6 @@ def test_of_several_policies_the_strictest_rules_hold():
     assert strictest([first, second]) == strictest([second, first]) == merged
     assert strictest([first, Metering()]) == strictest([first]) == first
     assert strictest([]) == Metering()
+    free = Metering("bound", on_disconnect="free", lost_after=60)
+    assert [strictest([free, other]).on_disconnect for other in (Metering(), Metering("bound"))] == ["free", "drain"]
+    assert strictest([free, Metering()]).lost_after == 3_600

@@ -122,7 +122,7 @@ def test_the_last_word_is_not_replaced_by_a_later_report_that_is_none():
 
 def test_a_client_that_leaves_twice_changes_nothing():
     """The time of the drain begins when it left first."""
-    bounds = DrainBounds()
+    bounds = DrainBounds(ms=5_000)
     reservation = MeteredReservation(terms_of(LIMITS, PRICES, "m", 0), Estimate(5, 10), 0)
     assert reservation.client_left(0, drain=bounds) is None
     assert reservation.client_left(5_000_000, drain=bounds) is None

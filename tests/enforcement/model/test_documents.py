@@ -23,6 +23,26 @@ def test_a_policy_may_say_how_its_requests_are_metered():
 
 
 @pytest.mark.parametrize(
+    ("written", "drains", "kept"),
+    [
+        ({}, False, {}),
+        ({"on_disconnect": "free"}, False, {}),
+        ({"on_disconnect": "drain"}, True, {"on_disconnect": "drain"}),
+        ({"estimate": "bound"}, True, {"estimate": "bound", "on_disconnect": "drain"}),
+        ({"estimate": "bound", "on_disconnect": "drain"}, True, {"estimate": "bound", "on_disconnect": "drain"}),
+        ({"estimate": "bound", "on_disconnect": "free"}, False, {"estimate": "bound", "on_disconnect": "free"}),
+        ({"estimate": "typical", "lost_after": 3_600}, False, {}),
+        ({"lost_after": 0}, False, {"lost_after": 0}),
+    ],
+)
+def test_a_bound_implies_reading_on(written, drains, kept):
+    """An explicit free is kept. With a bound the rule is written, as other releases have another default."""
+    rules = Metering.from_json(written)
+    assert ((rules.on_disconnect == "drain"), rules.to_json()) == (drains, kept)
+    assert Metering.from_json(rules.to_json()) == rules
+
+
+@pytest.mark.parametrize(
     ("metering", "message"),
     [
         (None, "metering metering: Must be an object."),
@@ -36,6 +56,11 @@ def test_a_policy_may_say_how_its_requests_are_metered():
         ({"part_tokens": {"text": 1}}, "metering part_tokens: Must name only image, audio, video, file, other"),
         ({"part_tokens": {"image": -1}}, "metering part_tokens: image must be an integer from 0 to"),
         ({"on_disconnect": "wait"}, "metering on_disconnect: Must be one of free, drain, got 'wait'."),
+        ({"on_disconnect": ""}, "metering on_disconnect: Must be one of free, drain, got ''."),
+        ({"on_disconnect": None}, "metering on_disconnect: Must be one of free, drain, got None."),
+        ({"lost_after": -1}, "metering lost_after: Must be an integer from 0 to 604800, got -1."),
+        ({"lost_after": 604_801}, "metering lost_after: Must be an integer from 0 to 604800, got 604801."),
+        ({"lost_after": None}, "metering lost_after: Must be an integer from 0 to 604800, got None."),
     ],
 )
 def test_a_wrong_section_refuses_the_policy(metering, message):

@@ -11,6 +11,7 @@ from enforcement.logs import RateLimitedLogger
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.reported import read_report
 from enforcement.reservations import reported
+from tests.enforcement.doors.metered.budgets import TPM, publish_metered
 
 pytestmark = pytest.mark.usefixtures("documents")
 
@@ -243,3 +244,35 @@ async def test_a_stream_for_another_kind_of_loop_is_an_error_at_once(aio_limiter
     with pytest.raises(TypeError, match="must be an asynchronous iterable of events, got list"):
         admission.metered([LAST])
     await admission.finish(200)
+
+
+@pytest.mark.parametrize(
+    ("rules", "stream", "tokens"),
+    [
+        ({}, [START, DELTA], 120),
+        ({"estimate": "bound"}, [START, DELTA], 5_000),
+        ({"estimate": "bound"}, [WORD, LAST], 130),
+        ({}, [START, {"type": "content_block_start", "content_block": {"type": "thinking", "thinking": "x"}}], 5_000),
+        ({}, [{**START, "message": {**START["message"], "usage": {"input_tokens": 9_000, "output_tokens": 1}}}, DELTA],
+         9_020),
+        ({"estimate": "bound"}, [{**START, "message": {"usage": {"input_tokens": 9_000, "output_tokens": 1}}}, DELTA],
+         9_020),
+    ],
+)  # fmt: skip
+async def test_a_stream_that_is_left_costs_no_less_than_what_may_have_been_generated(
+    world, limiter, aio_limiter, rules, stream, tokens
+):
+    """With a bound, and where output is hidden, the estimate stays without the provider's last word."""
+    secret = publish_metered(world, TPM, **rules)
+    with limiter.admit(secret, costs={"tokens": 5_000}) as admission:
+        for event in (left := admission.metered(iter(stream))):
+            if event is stream[1]:
+                break
+        left.close()
+    assert 100_000 - limiter.check(secret, {"tokens": 0}).limits[0].remaining == tokens
+    async with aio_limiter.admit(secret, costs={"tokens": 5_000}) as admission:
+        async for event in (left := admission.metered(events(*stream))):
+            if event is stream[1] and rules != {"estimate": "bound"}:
+                break
+        await left.aclose()
+    assert 100_000 - (await aio_limiter.check(secret, {"tokens": 0})).limits[0].remaining == 2 * tokens

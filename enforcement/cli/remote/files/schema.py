@@ -15,6 +15,7 @@ from enforcement.model.metered import (
     DENY,
     DISCONNECTS,
     ESTIMATES,
+    MAX_LOST_AFTER,
     MAX_OUTPUT_CAP,
     MAX_PART_TOKENS,
     MAX_WEIGHT,
@@ -162,6 +163,7 @@ METERING: Final = _closed(
         "part_tokens": _integers(PARTS, MAX_PART_TOKENS),
         "on_disconnect": _choice(DISCONNECTS),
         "clamp_at_least": _CAP,
+        "lost_after": {"type": "integer", "minimum": 0, "maximum": MAX_LOST_AFTER},
     }
 )
 

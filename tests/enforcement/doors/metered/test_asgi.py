@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -190,6 +191,97 @@ async def test_a_policy_may_read_the_answer_to_its_end(world, aio_limiter, door,
     assert await used(aio_limiter, secret) == {"tpm": 130, "slots": 0}
 
 
+@pytest.mark.parametrize(
+    ("variables", "bounds"),
+    [
+        ({}, (600_000, 64 * 1_048_576, 256)),
+        ({"_SECONDS": "5", "_MIB": "1", "S": "0"}, (5_000, 1_048_576, 0)),
+    ],
+)
+async def test_settings_say_how_much_is_read_on(aio_limiter, provider, monkeypatch, variables, bounds):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLUICEGATE_ANSWER_DRAIN{name}", value)
+    assert LimitMiddleware(provider, aio_limiter, metered=True)._guard._drains.bounds == bounds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("SLUICEGATE_ANSWER_DRAIN_SECONDS", "0", "must be an integer from 1 to 3600, got '0'."),
+        ("SLUICEGATE_ANSWER_DRAIN_MIB", "1.5", "must be an integer from 1 to 1024, got '1.5'."),
+        ("SLUICEGATE_ANSWER_DRAINS", "-1", "must be an integer from 0 to 10000, got '-1'."),
+    ],
+)
+async def test_a_setting_that_breaks_a_rule_is_named(aio_limiter, provider, monkeypatch, name, value, rule):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=re.escape(f"{name}: {rule}")):
+        LimitMiddleware(provider, aio_limiter, metered=True)
+
+
+@pytest.mark.parametrize(("rules", "reads_on"), [({}, True), ({"on_disconnect": "free"}, False)])
+async def test_a_bound_implies_reading_on(world, aio_limiter, door, provider, rules, reads_on):
+    """An explicit free is kept: the call is cancelled, and the estimate stays."""
+    secret = publish_metered(world, USD, estimate="bound", **rules)
+    provider.pause, provider.words = 0.02, 10
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    reserved = (await used(aio_limiter, secret))["usd"]
+    visit.leave()
+    await asyncio.wait_for(visit.task, 5.0)
+
+    assert provider.told_to_stop.is_set() is not reads_on
+    assert await used(aio_limiter, secret) == {"usd": 100 + 4 * 30 if reads_on else reserved}
+
+
+async def test_what_is_read_on_when_the_server_stops_keeps_its_estimate(
+    world, aio_limiter, door, provider, monkeypatch
+):
+    """The provider may be silent for longer than the server waits. The reservation is settled, and not lost."""
+    monkeypatch.setattr("enforcement.doors.metered.asgi.SETTLE_SECONDS", 0.05)
+    secret = publish_metered(world, TPM, USD, estimate="bound")
+    provider.pause, provider.words = 60.0, 10
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    reserved = await used(aio_limiter, secret)
+    visit.leave()
+    await asyncio.sleep(0)
+    visit.task.cancel()  # as servers do with those that do not end
+
+    await door._guard.settled()
+    assert (await used(aio_limiter, secret), records(world)) == (reserved, [])
+
+
+@pytest.mark.parametrize("asked", [HELLO, STREAM])
+async def test_what_a_server_cancels_when_it_stops_keeps_its_estimate(world, aio_limiter, door, provider, asked):
+    """Its provider was silent for as long as the server has waited."""
+    provider.answer = lambda scope, body, receive, send: asyncio.sleep(60)
+    secret = publish_metered(world, TPM, USD, SLOTS, estimate="bound", on_disconnect="free")
+    visit = Visit(door, secret, asked)
+    while not provider.seen:
+        await asyncio.sleep(0.005)
+    reserved = await used(aio_limiter, secret)
+    visit.task.cancel()
+    await asyncio.wait({visit.task})
+
+    await door._guard.settled()
+    assert (await used(aio_limiter, secret), records(world)) == ({**reserved, "slots": 0}, [])
+
+
+@pytest.mark.parametrize("status", [400, 502])
+async def test_what_an_application_refuses_before_it_reads_the_body_costs_nothing(world, aio_limiter, provider, status):
+    """The provider has never got it, whatever the status says."""
+
+    async def refuse(scope, receive, send):
+        await whole(send, {}, status)
+
+    secret = publish_metered(world, TPM, RPM, estimate="bound")
+    door = LimitMiddleware(refuse, aio_limiter, metered=True)
+    assert (await ask(door, secret, HELLO)).status == status
+    assert (await used(aio_limiter, secret), records(world)) == ({"tpm": 0, "rpm": 1}, [])
+
+
 async def test_an_answer_is_not_read_for_ever(world, aio_limiter, door, provider, monkeypatch):
     """After the bound the provider is told to stop, and what was seen is charged."""
     from enforcement.metering.settlement import DrainBounds
@@ -219,8 +311,9 @@ async def test_what_the_provider_refuses_costs_no_tokens(world, aio_limiter, doo
     assert await used(aio_limiter, secret) == {"tpm": 0, "usd": 0, "rpm": 1}
 
 
-async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter, door, provider):
-    """The request may have reached the provider."""
+@pytest.mark.parametrize(("asked", "charged"), [(STREAM, 100), (HELLO, 600)])
+async def test_an_application_that_fails_is_charged(world, aio_limiter, door, provider, asked, charged):
+    """The request may have reached the provider, which answers one that is not streamed in one piece."""
     secret = publish_metered(world, TPM, SLOTS)
 
     async def fail(scope, body, receive, send):
@@ -228,8 +321,8 @@ async def test_an_application_that_fails_is_charged_the_input(world, aio_limiter
 
     provider.answer = fail
     with pytest.raises(RuntimeError, match="broken"):
-        await ask(door, secret, HELLO)
-    assert await used(aio_limiter, secret) == {"tpm": 100, "slots": 0}
+        await ask(door, secret, asked)
+    assert await used(aio_limiter, secret) == {"tpm": charged, "slots": 0}
 
 
 async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, aio_limiter, door, provider):

@@ -8,7 +8,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.proxy import pool
 from enforcement.doors.proxy.settings import ProxySettings
 from enforcement.doors.proxy.upstream import Proxy
-from tests.enforcement.doors.metered.budgets import HELLO, SLOTS, TPM, publish_metered, used
+from tests.enforcement.doors.metered.budgets import SLOTS, STREAM, TPM, publish_metered, used
 from tests.enforcement.doors.metered.provider import Visit
 
 COUNTED = {**TPM, "unmetered": "count_only"}
@@ -50,7 +50,7 @@ async def test_a_client_is_watched_although_the_connection_took_long(world, aio_
     """Its slot is free at once when it leaves, and the upstream does not go on for nobody."""
     monkeypatch.setattr(pool, "WATCH_SECONDS", 0.0)  # less than any connection takes
     secret = publish_metered(world, TPM, SLOTS)
-    visit = Visit(proxy, secret, HELLO, scheme="http")
+    visit = Visit(proxy, secret, STREAM, scheme="http")
     async with asyncio.timeout(5):
         while not upstream:
             await asyncio.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -297,6 +298,8 @@ def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytes
         ({"URL": "http://x/a/../b"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://x", "ALLOWED_FIELDS": "turbo"}, "SLUICEGATE_UPSTREAM_ALLOWED_FIELDS: must name fields"),
         ({"URL": "http://x", "ALLOWED_FIELDS": "turbo=free"}, "SLUICEGATE_UPSTREAM_ALLOWED_FIELDS: turbo must have"),
+        ({"URL": "http://x", "INCLUDE_USAGE": "no"}, "SLUICEGATE_UPSTREAM_INCLUDE_USAGE: must be true or false"),
+        ({"URL": "http://x", "CAP_FIELD": "max"}, "SLUICEGATE_UPSTREAM_CAP_FIELD: must be one of max_completion_tok"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_start(
@@ -323,6 +326,9 @@ def test_settings_that_cannot_be_used_are_refused_at_start(
         ('["/a"]\nurl = 3', "must be a table of strings"),
         ('["/a"]\nurl = "http://x"\nallowed_fields = "turbo"', "allowed_fields: must be a table of fields"),
         ('["/a"]\nurl = "http://x"\nallowed_fields = { turbo = 0 }', "allowed_fields: turbo must have"),
+        ('["/a"]\nurl = "http://x"\ninclude_usage = 1', "must be a table of strings"),
+        ('["/a"]\nurl = "http://x"\ncap_field = ""\ninclude_usage = "1"', "include_usage: must be true or false"),
+        ('["/a"]\nurl = "http://x"\ncap_field = "cap"', "cap_field: must be one of"),
         ("[", "SLUICEGATE_UPSTREAMS_FILE: "),
     ],
 )
@@ -364,3 +370,36 @@ def test_a_file_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.M
     now += 1.1
     with pytest.raises(credentials.NoCredential):
         found.of("proj_1")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_an_upstream_may_be_asked_otherwise(start, scripted, published, tmp_path, from_file):
+    """Some servers refuse stream_options, and know max_tokens only. Their clients never sent either."""
+    bodies = []
+
+    def script(peer):
+        while head := peer.head():
+            size = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+            bodies.append(json.loads(peer.body(size)))
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    published.policy("tokens", Limit(name="t", unit="tokens", quota=10**6, window_seconds=60))
+    token, upstream = published.token(policy="tokens"), scripted(script)
+    if from_file:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(
+            f'["/"]\nurl = "{upstream.url}"\ninclude_usage = false\ncap_field = "max_tokens"\n'
+            f'["/usual"]\nurl = "{upstream.url}"\n'
+        )
+        proxy = start(SLUICEGATE_UPSTREAMS_FILE=str(file))
+    else:
+        options = {"SLUICEGATE_UPSTREAM_INCLUDE_USAGE": "false", "SLUICEGATE_UPSTREAM_CAP_FIELD": "max_tokens"}
+        proxy = start(upstream, **options)
+    asked = {"model": "m", "stream": True, "messages": []}
+    for path in ("/v1/chat/completions", "/v1/messages", *(["/usual/v1/chat/completions"] if from_file else [])):
+        url = proxy.catch_up() + path
+        assert httpx2.post(url, json=asked, headers={"X-API-Key": token}, timeout=20).status_code == 200
+
+    assert bodies[:2] == [{**asked, "max_tokens": 4096}, {**asked, "max_tokens": 4096}]
+    usual = {**asked, "stream_options": {"include_usage": True}, "max_completion_tokens": 4096}
+    assert bodies[2:] == ([usual] if from_file else [])

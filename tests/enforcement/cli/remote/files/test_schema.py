@@ -25,7 +25,8 @@ LIMITS: list[dict[str, Any]] = [
     {"name": "money", "quota": 5, "calendar": "day", "anchor": "08:00", "unit": "micros", "unpriced": CHARGE_AS},
     {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60, "charge_on": ["2xx"]},
 ]
-METERING = {"estimate": "bound", "default_cap": 5, "part_tokens": {"image": 3}, "on_disconnect": "drain"}
+METERING = {"estimate": "bound", "default_cap": 5, "part_tokens": {"image": 3}, "on_disconnect": "drain",
+            "lost_after": 0}  # fmt: skip
 OVERRIDE = {"limit": "free/bucket", "quota": 3, "burst": 4, "reason": "trial", "ends_at": "2099-01-01T00:00:00Z"}
 FILE: dict[str, Any] = {
     "apiVersion": "sluicegate/v1",
