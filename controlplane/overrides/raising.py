@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from controlplane.core.money import permits
+from controlplane.core.money import permits, quantity
 from controlplane.policies.describe import amount
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
@@ -37,6 +37,11 @@ class Offer:
         return self.override.quota if self.override else self.limit.quota
 
     @property
+    def policy_quota(self) -> str:
+        """The quota of the policy, as people read it."""
+        return permits(self.limit.quota, self.limit.unit)
+
+    @property
     def share(self) -> int | None:
         """How many per cent of the quota are used, or None if that is unknown."""
         if self.counter is None or self.counter.used is None or not self.quota:
@@ -54,7 +59,7 @@ class Offer:
         try:
             return amount(self.limit.as_value(quota=self.quota))
         except InvalidLimit:  # another program has written to the table
-            return f"{self.quota:,} {self.limit.unit}"
+            return quantity(self.quota, self.limit.unit)
 
     @property
     def used(self) -> str:
