@@ -9,9 +9,13 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from controlplane.adminkit.forms import NumbersField
+from controlplane.adminkit.tags import tag
 from controlplane.core.money import InvalidAmount, figure, read_amount, read_permits
+from controlplane.usage.units import advice
 from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
 
@@ -29,7 +33,7 @@ class AmountInput(UnfoldAdminTextInputWidget):
         context = super().get_context(name, value, attrs)
         own = context["widget"]["attrs"]
         own["class"] = f"{own.get('class', '')} sg-amount {OF_MONEY if self.unit == MONEY else ''}".strip()
-        context["widget"]["attrs"] = {"inputmode": "decimal", "autocomplete": "off", **own}
+        context["widget"]["attrs"] = {"inputmode": "decimal", **own}
         context["widget"]["suffix"] = settings.CURRENCY
         return context
 
@@ -123,6 +127,36 @@ class UnitField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return self.to_python(data) != initial
+
+
+class CostsField(NumbersField):
+    """Costs by unit, one on each line, such as ``tokens = 1200``, or ``USD = 2.50`` for money."""
+
+    kind = "cost"
+    line = "tokens = 1200"
+
+    def to_python(self, value: Any) -> dict[str, Any]:
+        lines, money = [], None
+        for line in (value or "").splitlines():
+            name, equals, text = (part.strip() for part in line.partition("="))
+            if name == MONEY:
+                raise ValidationError(NO_MICROS.format(settings.CURRENCY), code="invalid")
+            if not equals or not (name == settings.CURRENCY or is_money(name)):
+                lines.append(line)
+                continue
+            if money is not None:
+                raise ValidationError(f"{settings.CURRENCY} must be named once.", code="invalid")
+            try:
+                money = read_amount(text)
+            except InvalidAmount as exc:
+                raise ValidationError(str(exc), code="invalid") from exc
+        costs = super().to_python("\n".join(lines))
+        return costs if money is None else {**costs, MONEY: money}
+
+
+def counts_nothing(unit: str) -> SafeString:
+    """Return what lists show beside a limit in a unit that nothing is charged in."""
+    return tag("counts nothing", "warning", "warn", advice(unit, money=money_unit()))
 
 
 def money_unit() -> str:

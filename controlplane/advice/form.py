@@ -102,7 +102,8 @@ def _tried(values: Mapping[str, LimitValue], posted: Mapping[str, str]) -> dict[
 def _cost(text: str, unit: str) -> int:
     """Return the cost that is typed for the sample request, as an amount for money, or 1 if it is none in this unit."""
     try:
-        return read_permits(text, unit) or 1
+        cost = read_permits(text, unit)
+        return cost if 0 < cost <= MOST_COST else 1
     except InvalidAmount:
         return 1
 

@@ -18,6 +18,7 @@ from unfold.decorators import display
 
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import is_operator, may
+from controlplane.adminkit.amounts import counts_nothing
 from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
@@ -34,6 +35,7 @@ from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.override_admin import ReviewedOverrides
+from controlplane.usage import units
 
 HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
 
@@ -221,6 +223,9 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             zone=timezone.get_current_timezone(),
             may_be_endless=request.user.has_perm(ENDLESS),
         )
+        idle = units.idle(offer.limit.unit for offer in offered.rows)
+        for offer in offered.rows:
+            offer.counts_nothing = counts_nothing(offer.limit.unit) if offer.limit.unit in idle else ""
         if request.method == "POST" and form.is_valid() and self._raise(request, form):
             return HttpResponseRedirect(change_url(holder))
         return self.page(

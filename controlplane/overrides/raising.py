@@ -24,12 +24,14 @@ class Offer:
     Attributes:
         limit: The limit of the policy.
         override: The override that sets its quota now, or None.
+        counts_nothing: What the page says if nothing is charged in its unit.
         counter: Its counter now. None if the store is unavailable, or if each attribute value has a counter.
     """
 
     limit: Limit
     override: Override | None = None
     counter: LiveCounter | None = None
+    counts_nothing: str = ""
 
     @property
     def quota(self) -> int:

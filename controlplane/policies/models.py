@@ -88,6 +88,8 @@ class Policy(Versioned):
     updated_at = models.DateTimeField(auto_now=True)
     # The projects whose uses a reader may know. None stands for all.
     counted_in: "models.QuerySet[Project] | None" = None
+    # Units of its limits in which nothing was ever charged, set by pages that show this.
+    idle_units: Collection[str] = ()
 
     class Meta:
         ordering = ["slug"]
