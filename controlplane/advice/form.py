@@ -20,6 +20,7 @@ from controlplane.usage import units
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.matching import LABEL_PREFIX, Match, is_label
+from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 PREFIX = "limits"
@@ -168,7 +169,7 @@ class _Seen:
             was, becomes = quantity(saved.quota, saved.unit), quantity(limit.quota, limit.unit)
             text = f"Nothing is converted to the new unit: {was} becomes {becomes}. The counter keeps its number, too."
             yield Advice("quota", text)
-        if said := units.zone_advice(limit, units.zones_of(self.policy)):
+        if limit.unit == MONEY and (said := units.zone_advice(limit, units.zones_of(self.policy))):
             yield Advice("time_zone", said)
 
     def _unmatched(self, name: str) -> Iterator[Advice]:

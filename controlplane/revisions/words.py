@@ -240,11 +240,9 @@ def details(entry: AuditEntry, names: Names) -> list[Line]:
     parts = {"": ({**before, "limits": []}, {**after, "limits": []})}
     parts |= {name: (old.get(name, {}), new.get(name, {})) for name in dict.fromkeys([*old, *new])}
     return [
-        Line(
-            part, "", worded(field), *(_value(field, value, names, of) for value, of in zip(values, both, strict=True))
-        )
+        Line(part, "", worded(field), _value(field, was, names, both[0]), _value(field, becomes, names, both[1]))
         for part, both in parts.items()
-        for field, *values in differences(*both)
+        for field, was, becomes in differences(*both)
     ]
 
 

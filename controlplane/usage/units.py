@@ -70,7 +70,8 @@ def zones_of(policy: Policy) -> set[str]:
 def warnings(policy: Policy) -> Iterator[tuple[str, str, str]]:
     """Yield what may be a mistake in a saved policy: the name of a limit, a field of it and a sentence."""
     limits: list[Limit] = list(policy.limits.all())
-    unused, zones = idle(limit.unit for limit in limits), zones_of(policy)
+    unused = idle(limit.unit for limit in limits)
+    zones = zones_of(policy) if any(limit.unit == MONEY and limit.calendar for limit in limits) else set()
     for limit in limits:
         if limit.unit in unused:
             yield limit.name, "unit", advice(limit.unit)
