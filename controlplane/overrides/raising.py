@@ -109,7 +109,8 @@ def offers(holder: Token | Project, now: datetime) -> Offers:
 
 
 def _in_force(holder: Token | Project, now: datetime) -> list[Override]:
-    rows = holder.overrides.exclude(ends_at__lte=now)
+    # Those for one value of a partition are changed by their own form.
+    rows = holder.overrides.filter(partition="").exclude(ends_at__lte=now)
     return list(rows.select_related("limit__policy", "token", "project"))
 
 

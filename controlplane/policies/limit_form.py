@@ -269,6 +269,8 @@ class LimitFormSet(PaginationInlineFormSet):
     def _construct_form(self, i: int, **options: Any) -> LimitForm:
         form = super()._construct_form(i, **options)
         form.instance_exists = not form.instance._state.adding
+        # A new one has not been saved yet, so that the limit could not read it.
+        form.instance.policy = self.instance
         return form
 
 

@@ -88,8 +88,7 @@ def test_a_duration_is_written_in_words(seconds, words):
         ),
         (
             {**DAILY, "unit": "micros", "unpriced": {"charge_as": "gpt-4o"}},
-            "0.000007 USD per day for each token, counted in fixed windows, "
-            "models without a price charged as gpt-4o",
+            "0.000007 USD per day for each token, counted in fixed windows, models without a price charged as gpt-4o",
         ),
         (
             {"quota": 7, "window_seconds": 60, "match": Match(attributes={"tier": ("free", "trial")})},
