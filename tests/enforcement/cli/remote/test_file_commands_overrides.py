@@ -201,7 +201,7 @@ def test_an_override_of_one_team_is_applied_and_exported(cli, chat_file, api):
         "  - limit: chat--free/per-minute\n    quota: 90\n    reason: launch\n",
         "  - limit: chat--free/per-minute\n    partition:\n      label.team: web\n    quota: 120\n    reason: launch\n",
     ]
-    head, _, tail = by_team.partition("overrides:\n")
+    head, _, _ = by_team.partition("overrides:\n")
     chat_file.write_text(head + "overrides:\n" + "".join(rows) + "token_overrides: []\n")
     assert cli("apply", "chat.yaml", "--yes").status == 0, cli("plan", "chat.yaml").err
 
