@@ -7,16 +7,20 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from controlplane.adminkit.amounts import money_unit
 from controlplane.adminkit.times import exact
 from controlplane.advice import traffic
 from controlplane.advice.rules import Advice, warnings
 from controlplane.advice.trying import folded, sample, tried
+from controlplane.core.money import InvalidAmount, quantity, read_permits
 from controlplane.policies.limit_form import LoneLimitForm, explain, in_brief
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
+from controlplane.usage import units
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.matching import LABEL_PREFIX, Match, is_label
+from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 PREFIX = "limits"
@@ -35,6 +39,8 @@ def advise(policy: Policy, posted: Mapping[str, str], projects: QuerySet[Project
     Returns:
         ``limits`` has a dictionary for each row by its prefix, such as "limits-0". ``request`` has one for the sample.
     """
+    if policy._state.adding and posted.get("project"):
+        policy.project = projects.filter(pk=posted["project"]).first()
     rows = {prefix: _fields(posted, prefix) for prefix in _prefixes(posted)}
     told = {prefix: explain(policy, fields.items()) for prefix, fields in rows.items()}
     values = {prefix: value for prefix, fields in rows.items() if (value := _value(policy, fields)) is not None}
@@ -81,9 +87,9 @@ def _tried(values: Mapping[str, LimitValue], posted: Mapping[str, str]) -> dict[
     attributes = sample(method, path, lines.split("\n"))
     if not path.strip():
         return None
-    cost = _number(posted.get("try_cost", "")) or 1
+    cost = posted.get("try_cost", "")
     rows = [
-        {"prefix": prefix, "name": value.name, **tried(value, attributes, cost).as_json()}
+        {"prefix": prefix, "name": value.name, **tried(value, attributes, _cost(cost, value.unit)).as_json()}
         for prefix, value in values.items()
     ]
     matching = sum(row["matches"] for row in rows)
@@ -92,6 +98,15 @@ def _tried(values: Mapping[str, LimitValue], posted: Mapping[str, str]) -> dict[
     if hopeless:
         sentence += f" The request is always denied by {' and '.join(hopeless)}."
     return {"sentence": sentence, "limits": rows}
+
+
+def _cost(text: str, unit: str) -> int:
+    """Return the cost that is typed for the sample request, as an amount for money, or 1 if it is none in this unit."""
+    try:
+        cost = read_permits(text, unit)
+        return cost if 0 < cost <= MOST_COST else 1
+    except InvalidAmount:
+        return 1
 
 
 class _Seen:
@@ -127,6 +142,7 @@ class _Seen:
             key: The id of its row, or an empty string for a new one.
         """
         match = limit.match
+        yield from self._of_money_and_units(limit, self._saved.get(key))
         if not (match.path or match.methods or match.attributes or limit.partition_by):
             return
         saved = self._saved.get(key)
@@ -144,6 +160,17 @@ class _Seen:
                 yield from self._sampled("match_attributes", name, Match(attributes={name: rule}))
         yield from self._labels("match_attributes", match.attributes)
         yield from self._labels("partition_by", limit.partition_by)
+
+    def _of_money_and_units(self, limit: LimitValue, saved: Limit | None) -> Iterator[Advice]:
+        """Yield what is odd about the unit of a limit, its amount after another unit, and the zone of a budget."""
+        if units.idle([limit.unit]):
+            yield Advice("unit", units.advice(limit.unit, money=money_unit()))
+        if saved and saved.unit != limit.unit:
+            was, becomes = quantity(saved.quota, saved.unit), quantity(limit.quota, limit.unit)
+            text = f"Nothing is converted to the new unit: {was} becomes {becomes}. The counter keeps its number, too."
+            yield Advice("quota", text)
+        if limit.unit == MONEY and (said := units.zone_advice(limit, units.zones_of(self.policy))):
+            yield Advice("time_zone", said)
 
     def _unmatched(self, name: str) -> Iterator[Advice]:
         if name in self._silent:

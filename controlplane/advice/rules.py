@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any
 
+from controlplane.core.money import permits
 from controlplane.policies.describe import amount, in_words
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, WEEK_SECONDS
 from enforcement.model.limits import Limit
@@ -70,8 +71,9 @@ def _beside(limit: Limit, other: Limit) -> Iterator[Advice]:
     elif mine < its and other.quota * mine < limit.quota * its:
         lasts = in_words(_rounded(other.quota * mine // limit.quota))
         text = (
-            f"The longer window decides. At {amount(limit)} {other.name} ({other.quota:,}) is used up in {lasts}. To "
-            f"allow this pace all the time, raise {other.name} to {-(-limit.quota * its // mine):,}."
+            f"The longer window decides. At {amount(limit)} {other.name} ({permits(other.quota, other.unit)}) is used "
+            f"up in {lasts}. To allow this pace all the time, raise {other.name} to "
+            f"{permits(-(-limit.quota * its // mine), limit.unit)}."
         )
         yield Advice("quota", text, "info")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from controlplane.core.money import permits
 from controlplane.policies.describe import attribute
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, Match, is_label
@@ -44,7 +45,7 @@ def tried(limit: Limit, attributes: Mapping[str, str], cost: int = 1) -> Tried:
         if not _fits(rule, attributes):
             return Tried(False, f"{attribute(name)} is not {words}")
     if cost > limit.capacity:
-        return Tried(True, f"a cost of {cost:,} never fits, so it is denied")
+        return Tried(True, f"a cost of {permits(cost, limit.unit)} never fits, so it is denied")
     return Tried(True)
 
 

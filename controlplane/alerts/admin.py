@@ -10,13 +10,13 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.amounts import AmountField
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import DurationField, RecordedForm, WordsField
 from controlplane.adminkit.site import ReadOnlyAdmin, RecordedAdmin, badge, instant, link_to, table
 from controlplane.alerts.kinds import KINDS
 from controlplane.alerts.models import RESOLVED, AlertEvent, AlertRule
-from controlplane.prices.price_form import AmountField
 from controlplane.webhooks.models import Delivery
 
 
@@ -37,7 +37,7 @@ class AlertRuleForm(RecordedForm):
         help_text="For shares, such as 50, 80, 100. If empty, the usual ones.",
     )
     amount = AmountField(
-        required=False, label="Amount of money in a month", help_text="For what is spent, such as 500 or 12.50."
+        required=False, label="Amount of money in a month", help_text="For what is spent, such as 500.00."
     )
     within_seconds = DurationField(
         required=False,

@@ -39,7 +39,8 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
 # What belongs to the object of a response, or to the job that it names. All other headers belong to one response.
-KEPT_HEADERS = ("ETag", "Location", "Retry-After")
+WARNING_HEADER = "Sluicegate-Warning"
+KEPT_HEADERS = ("ETag", "Location", "Retry-After", WARNING_HEADER)
 
 
 class ApiView(ThrottledView, GenericViewSet):

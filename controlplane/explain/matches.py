@@ -50,6 +50,7 @@ def matched(subject: Subject, attributes: Mapping[str, str], now_us: int) -> lis
         for limit in policy.limits if policy else ():
             assert policy is not None
             rule = rules.get((scope, policy.id, limit.name))
+            rule = rule and rule.of(attributes)
             limit = rule.limit if rule else limit
             matches, why = judged(limit, attributes) if rule else (NO, _labels_differ(limit, subject))
             found.append(Matched(scope, policy.slug, policy.id, limit, rule, matches, why))

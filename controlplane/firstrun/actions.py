@@ -1,6 +1,7 @@
 """What the first steps create: an account, a project, policies of a template, and a token."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from django.conf import settings
@@ -21,6 +22,8 @@ from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, Change, change
+from enforcement.model.limits import Limit
+from enforcement.model.metered import MONEY
 
 # Of two requests for the same step at once, the second one then sees what the first one has done.
 TURN = "first steps"
@@ -85,7 +88,7 @@ def use_template(tx: Change, template: Template, project: Project) -> list[Polic
         policy = Policy(slug=it.slug, name=it.name, description=it.description)
         policy.full_clean()
         policy.save()
-        replace_limits(tx, policy, it.limits)
+        replace_limits(tx, policy, [_in_zone(limit, project) for limit in it.limits])
         tx.created(policy)
         policies.append(policy)
     before = project.as_record()
@@ -98,6 +101,12 @@ def use_template(tx: Change, template: Template, project: Project) -> list[Polic
     if template.needs_prices:
         _take_prices(tx)
     return policies
+
+
+def _in_zone(limit: Limit, project: Project) -> Limit:
+    """Return a limit of a template, a budget of money in the time zone of the project, whose bills have that."""
+    is_budget = limit.unit == MONEY and limit.calendar not in (None, "lifetime")
+    return replace(limit, time_zone=project.time_zone) if is_budget else limit
 
 
 def _take_prices(tx: Change) -> None:

@@ -18,6 +18,7 @@ from unfold.decorators import display
 
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import is_operator, may
+from controlplane.adminkit.amounts import counts_nothing
 from controlplane.adminkit.filters import EndsFilter, RowFilter
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
@@ -34,6 +35,7 @@ from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.override_admin import ReviewedOverrides
+from controlplane.usage import units
 
 HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
 
@@ -60,17 +62,32 @@ class StateFilter(DropdownFilter):
 @admin.register(Override)
 class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin):
     form = OverrideForm
-    list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
+    list_display = ["limit", "holder", "only_for", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
     actions = ["delete_selected"]
     most_at_once = bulk.MOST_IN_A_JOB
     list_select_related = ["limit__policy", "token", "project"]
-    search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
+    search_fields = [
+        "reason",
+        "partition",
+        "shown_limit",
+        "limit__name",
+        "limit__policy__slug",
+        "token__name",
+        "project__slug",
+    ]
     autocomplete_fields = ["limit", "token", "project"]
     readonly_fields = ["ends", "created_by", "created"]
     fieldsets = [
-        (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
+        (
+            None,
+            {
+                "fields": ["limit", "token", "project", "partition"],
+                "description": "A limit, and the token or the project. A budget that a team shares is raised for the "
+                "project and the value of the team.",
+            },
+        ),
         (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
         ("Details", {"fields": ["ends", "created_by", "created"]}),
     ]
@@ -160,6 +177,14 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
     def holder(self, override: Override) -> str:
         return with_mark(link_to(override.token or override.project), override)
 
+    @display(description="Only for", ordering="partition")
+    def only_for(self, override: Override) -> str:
+        if not override.partition:
+            return "every value" if override.limit.partition_by else "—"
+        unknown = set(override.values) - set(override.limit.partition_by)
+        text = ", ".join(override.partition.split("\n"))
+        return format_html("{} {}", text, badge("applies to nothing", "warn")) if unknown else text
+
     @display(description="Quota")
     def replaced(self, override: Override) -> str:
         unit = override.limit.unit
@@ -198,6 +223,9 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             zone=timezone.get_current_timezone(),
             may_be_endless=request.user.has_perm(ENDLESS),
         )
+        idle = units.idle(offer.limit.unit for offer in offered.rows)
+        for offer in offered.rows:
+            offer.counts_nothing = counts_nothing(offer.limit.unit) if offer.limit.unit in idle else ""
         if request.method == "POST" and form.is_valid() and self._raise(request, form):
             return HttpResponseRedirect(change_url(holder))
         return self.page(

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
 
 from controlplane.api.fields import MANAGED_BY, LimitReferenceField, ReferenceField
@@ -15,6 +17,7 @@ from controlplane.api.views import ApiView, Created, Deleted, Listed, Retrieved,
 from controlplane.api.writes.batch_jobs import JobBatched, Key
 from controlplane.api.writes.batches import batch_of, of_items
 from controlplane.api.writes.trials import Trial
+from controlplane.core.partitions import text_of, values_of
 from controlplane.overrides.creating import Holder, check_overrides, create_overrides
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Limit, Override
@@ -22,10 +25,34 @@ from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedTrialSerializer, previewed
 from controlplane.review.overriding import override_review
 from controlplane.review.reviews import Review
+from enforcement.model.matching import check_partition
+from enforcement.model.sizes import MAX_PARTITION_VALUE_LENGTH, MAX_PARTITIONS
 
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
+PARTITION = {
+    "type": "object",
+    "maxProperties": MAX_PARTITIONS,
+    "propertyNames": {"pattern": r"^[a-z][a-z0-9._-]{0,63}$"},
+    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_PARTITION_VALUE_LENGTH},
+    "examples": [{"label.team": "web"}],
+}
 # Who may not change a limit for all projects may not change it for one of them.
 SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
+
+
+@extend_schema_field(PARTITION)
+class PartitionField(serializers.Field):
+    """Values of a partition by name, kept as a text."""
+
+    def to_internal_value(self, data: Any) -> str:
+        try:
+            return text_of(check_partition(data)) if data != {} else ""
+        except ValueError as exc:
+            message = f"{str(exc)[0].upper()}{str(exc)[1:]}."
+            raise ValidationError([ErrorDetail(message, code="invalid_partition")]) from exc
+
+    def to_representation(self, value: str) -> dict[str, str]:
+        return values_of(value)
 
 
 @example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
@@ -35,11 +62,14 @@ class OverrideSerializer(CleanModelSerializer):
         "tokens", by="id", related=("project",), allow_null=True, default=None, help_text="Id of the token, or null."
     )
     project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
+    partition = PartitionField(
+        default="", help_text="Values of what the limit is partitioned by. If empty, every value is raised."
+    )
 
     class Meta:
         model = Override
         fields = [
-            *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
+            *("id", "limit", "token", "project", "partition", "quota", "burst", "reason", "ends_at"),
             *("managed_by", "created_by", "created_at"),
         ]
         extra_kwargs = {
@@ -79,7 +109,7 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
     former: Override | None = None
     lookup_field = "id"
     lookup_value_regex = OVERRIDE_ID
-    identity = ("limit", "token", "project")
+    identity = ("limit", "token", "project", "partition")
     grouped_by = ("token", "project")
     ordering = ("-id",)
     queries = {"list": OverrideQuery}

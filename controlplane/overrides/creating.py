@@ -16,7 +16,7 @@ from controlplane.publishing.changes import BrokenRules, Change
 # What one statement asks about.
 AT_ONCE = 100
 
-Place = tuple[str, str | None, str | None]
+Place = tuple[str, str | None, str | None, str]
 Holder = tuple[str | None, str | None]
 
 
@@ -98,7 +98,7 @@ def _broken(
 
 
 def _place(override: Override) -> Place:
-    return override.limit_id, override.token_id, override.project_id
+    return override.limit_id, override.token_id, override.project_id, override.partition
 
 
 def _holder(override: Override) -> Holder:

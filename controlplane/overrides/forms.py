@@ -3,29 +3,49 @@
 import hashlib
 from copy import copy
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import forms
-from django.conf import settings
 from django.core.exceptions import ValidationError
-from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from controlplane.adminkit import ends
-from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm
-from controlplane.core.money import permits
+from controlplane.adminkit.amounts import PermitsField
+from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm, RulesField
+from controlplane.core.partitions import text_of
 from controlplane.core.text import PRINTABLE
-from controlplane.overrides.raising import Offer, Offers
-from controlplane.policies.models import Override
+from controlplane.overrides.raising import Offers
+from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Project, Token, check_is_future
-from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
 
 OTHER, NEVER = "other", "never"
-MICROS = 1_000_000
+AMOUNTS = ("quota", "burst")
 ENDLESS = "policies.add_endless_override"
 END_REQUIRED = "An override needs an end. Only operators give one without."
+
+
+class PartitionField(RulesField):
+    """Values of a partition by name, one on each line, such as ``label.team = web``. Kept as a text."""
+
+    kind = "value"
+    line = "label.team = web"
+
+    def prepare_value(self, value: Any) -> Any:
+        return value
+
+    def to_python(self, value: Any) -> Any:
+        return text_of(super().to_python(value))
+
+    def read(self, rule: str) -> str:
+        return rule
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.to_python(data) != (initial or "")
+        except ValidationError:
+            return True
 
 
 class OverrideForm(RecordedForm):
@@ -33,6 +53,27 @@ class OverrideForm(RecordedForm):
 
     change_reason = None
     may_be_endless = False
+
+    quota = PermitsField(help_text="In the unit and for the window of the limit, such as 1,200, or 500.00 of money.")
+    burst = PermitsField(required=False, least=1, help_text="For a token bucket. If empty, that of the limit.")
+    partition = PartitionField(
+        required=False,
+        label="Only for the value",
+        help_text="Of a limit with a counter for each value, such as label.team = web. One on each line. If empty, "
+        "every value.",
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # A page that only shows the override has none of these.
+        for name in AMOUNTS:
+            if name in self.fields:
+                self.fields[name].unit = self._unit()
+
+    def _unit(self) -> str:
+        """Return the unit of the limit that is posted or saved, or that of requests if there is none."""
+        key = self["limit"].value() if "limit" in self.fields else self.instance.limit_id
+        return Limit.objects.filter(pk=str(key or "")).values_list("unit", flat=True).first() or "requests"
 
     def clean_ends_at(self) -> datetime | None:
         """Return the end, which only operators leave out."""
@@ -58,7 +99,7 @@ class RaiseForm(forms.Form):
     """
 
     limit = forms.ChoiceField(widget=forms.RadioSelect, label="Limit")
-    quota = forms.CharField(max_length=30, label="New quota", widget=UnfoldAdminTextInputWidget)
+    quota = PermitsField(label="New quota")
     until = forms.ChoiceField(
         widget=forms.RadioSelect,
         label="Until",
@@ -88,6 +129,8 @@ class RaiseForm(forms.Form):
         self.fields["until"].choices = [*ends.NAMES.items(), (OTHER, "Other time"), *never]
         self.initial = {"limit": next(iter(self.offers), ""), "until": ends.FRIDAY}
         self.present = digest(offered)
+        chosen = self.offers.get(self["limit"].value() or "")
+        self.fields["quota"].unit = chosen.limit.unit if chosen else "requests"
 
     @property
     def hints(self) -> dict[str, str]:
@@ -108,11 +151,9 @@ class RaiseForm(forms.Form):
         if BACK in self.data:
             self.add_error(None, NOTHING_SAVED)
         offer = self.offers.get(given.get("limit", ""))
-        if offer and "quota" in given:
-            try:
-                given["quota"] = read_quota(given["quota"], offer)
-            except ValidationError as exc:
-                self.add_error("quota", exc)
+        if offer and "quota" in given and not offer.limit.quota < given["quota"] <= MAX_NUMBER:
+            rule = f"Must be above the {offer.policy_quota} that the policy gives, and at most 2^53 - 1 permits."
+            self.add_error("quota", rule)
         self._clean_end(given)
         return given
 
@@ -152,25 +193,3 @@ def digest(offered: Offers) -> str:
         (offer.limit.pk, offer.limit.quota, offer.override and offer.override.as_record()) for offer in offered.rows
     ]
     return hashlib.sha256(repr(sorted(seen, key=lambda row: row[0])).encode()).hexdigest()[:32]
-
-
-def read_quota(text: str, offer: Offer) -> int:
-    """
-    Return the number of permits in a text such as "1,200", or of money such as "60.00".
-
-    Raises:
-        ValidationError: It is no such number, or not above the quota of the policy.
-    """
-    unit, plain = offer.limit.unit, text.strip().replace(",", "").replace(" ", "")
-    try:
-        number = Decimal(plain) if plain.isascii() else Decimal("NaN")
-        quota = number * MICROS if unit == MONEY else number
-    except InvalidOperation:
-        quota = Decimal("NaN")
-    if not quota.is_finite() or quota != quota.to_integral_value():
-        what = f"an amount of {settings.CURRENCY} such as 60.00" if unit == MONEY else "an integer such as 1,200"
-        raise ValidationError(f"Must be {what}, got {text!r}.")
-    if not offer.limit.quota < quota <= MAX_NUMBER:
-        least = permits(offer.limit.quota, unit)
-        raise ValidationError(f"Must be above the {least} that the policy gives, and at most 2^53 - 1 permits.")
-    return int(quota)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from controlplane.core.money import permits
+from controlplane.core.money import permits, quantity
 from controlplane.policies.describe import amount
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
@@ -24,17 +24,24 @@ class Offer:
     Attributes:
         limit: The limit of the policy.
         override: The override that sets its quota now, or None.
+        counts_nothing: What the page says if nothing is charged in its unit.
         counter: Its counter now. None if the store is unavailable, or if each attribute value has a counter.
     """
 
     limit: Limit
     override: Override | None = None
     counter: LiveCounter | None = None
+    counts_nothing: str = ""
 
     @property
     def quota(self) -> int:
         """The quota in force."""
         return self.override.quota if self.override else self.limit.quota
+
+    @property
+    def policy_quota(self) -> str:
+        """The quota of the policy, as people read it."""
+        return permits(self.limit.quota, self.limit.unit)
 
     @property
     def share(self) -> int | None:
@@ -54,7 +61,7 @@ class Offer:
         try:
             return amount(self.limit.as_value(quota=self.quota))
         except InvalidLimit:  # another program has written to the table
-            return f"{self.quota:,} {self.limit.unit}"
+            return quantity(self.quota, self.limit.unit)
 
     @property
     def used(self) -> str:
@@ -102,7 +109,8 @@ def offers(holder: Token | Project, now: datetime) -> Offers:
 
 
 def _in_force(holder: Token | Project, now: datetime) -> list[Override]:
-    rows = holder.overrides.exclude(ends_at__lte=now)
+    # Those for one value of a partition are changed by their own form.
+    rows = holder.overrides.filter(partition="").exclude(ends_at__lte=now)
     return list(rows.select_related("limit__policy", "token", "project"))
 
 

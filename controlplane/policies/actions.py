@@ -157,7 +157,9 @@ def save_override(tx: Change, override: Override) -> None:
     """
     former = Override.objects.filter(pk=override.pk).first()
     # One whose end has come may not have been ended yet, and must not be in the way of the next.
-    same = Override.objects.filter(limit=override.limit_id, token=override.token_id, project=override.project_id)
+    same = Override.objects.filter(
+        limit=override.limit_id, token=override.token_id, project=override.project_id, partition=override.partition
+    )
     for over in same.filter(ends_at__lte=timezone.now()).exclude(pk=override.pk):
         end_override(tx, over, over.ends_at)
     if former is None:

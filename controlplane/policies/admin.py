@@ -9,6 +9,7 @@ from django.utils.safestring import mark_safe
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.amounts import counts_nothing
 from controlplane.adminkit.deletion import NamedDeletion
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import RowFilter
@@ -38,6 +39,7 @@ from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, Poli
 from controlplane.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.review.admin import ReviewedPolicies
+from controlplane.usage import units
 from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
@@ -62,6 +64,11 @@ def glance(limit: Limit, policy: Policy) -> str:
         return brief(value, ALL) if policy.is_global else at_a_glance(value)
     except InvalidLimit as exc:
         return f"cannot be enforced: {exc}"
+
+
+def idle(limit: Limit, policy: Policy) -> str:
+    """Return that a limit counts nothing, or an empty string."""
+    return format_html(" {}", counts_nothing(limit.unit)) if limit.unit in policy.idle_units else ""
 
 
 def _linked(instances: list[Instance]) -> str:
@@ -158,11 +165,16 @@ class PolicyAdmin(
         # If all are in shadow, the column with the mode says so.
         enforces = any(limit.mode != "shadow" for limit in limits)
         rows = [
-            (limit.name, glance(limit, policy), SHADOW if enforces and limit.mode == "shadow" else "")
+            (
+                limit.name,
+                glance(limit, policy),
+                SHADOW if enforces and limit.mode == "shadow" else "",
+                idle(limit, policy),
+            )
             for limit in limits[:ROWS_OF_LIMITS_SHOWN]
         ]
         more = len(limits) - len(rows)
-        items = format_html_join("", "<li><strong>{}</strong> {}{}</li>", rows)
+        items = format_html_join("", "<li><strong>{}</strong> {}{}{}</li>", rows)
         others = format_html("<li>and {} more</li>", more) if more > 0 else ""
         return format_html('<ul class="sg-limits sg-brief">{}{}</ul>', items, others) if rows else "none"
 
@@ -170,11 +182,12 @@ class PolicyAdmin(
     def limits_by_name(self, policy: Policy) -> str:
         """Return all limits with their names, for those who may not open their forms."""
         holder = holder_of(policy)
+        policy.idle_units = units.idle(limit.unit for limit in policy.limits.all())
         rows = (
-            (limit.name, describe(limit, holder), SHADOW if limit.mode == "shadow" else "")
+            (limit.name, describe(limit, holder), SHADOW if limit.mode == "shadow" else "", idle(limit, policy))
             for limit in policy.limits.all()
         )
-        items = format_html_join("", "<li><strong>{}</strong>: {}{}</li>", rows)
+        items = format_html_join("", "<li><strong>{}</strong>: {}{}{}</li>", rows)
         return format_html('<ul class="sg-limits">{}</ul>', items) if items else "none"
 
     @display(description="Applies to")

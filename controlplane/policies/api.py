@@ -22,7 +22,7 @@ from controlplane.api.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
+from controlplane.api.views import WARNING_HEADER, ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
 from controlplane.api.writes.batch_jobs import JobBatched, Key
 from controlplane.api.writes.batches import batch_of, of_items
 from controlplane.api.writes.conditions import check_precondition
@@ -40,6 +40,7 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
+from controlplane.usage import units
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -50,6 +51,20 @@ NULLABLE = ("window_seconds", "calendar", "anchor", "burst", "rollover")
 
 
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
+
+
+# Warnings that a header names. The response to a dry run has all of them.
+MOST_WARNINGS = 5
+
+
+class WarningSerializer(serializers.Serializer):
+    limit = serializers.CharField(help_text="The name of the limit.")
+    field = serializers.CharField(help_text="The field of the limit, for example unit.")
+    message = serializers.CharField(help_text="What may be a mistake, in words.")
+
+
+class PolicyTrialSerializer(ReviewedTrialSerializer):
+    warnings = WarningSerializer(many=True, help_text="What may be a mistake, and is no error.")
 
 
 @extend_schema_field(REFERENCE)
@@ -205,7 +220,9 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
     }
     unique = "slug"
     queries = {"list": PolicyQuery}
-    trials = dict.fromkeys(("create", "update", "partial_update"), ReviewedTrialSerializer)
+    trials = dict.fromkeys(("create", "update", "partial_update"), PolicyTrialSerializer)
+    # What may be a mistake in the policy of the response.
+    warned: tuple[Mapping[str, str], ...] = ()
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
@@ -223,6 +240,17 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
             owner = self.query["project"]
             return found.filter(project__slug=owner) if owner else found.filter(project=None)
         return found
+
+    def answer(self, obj: Policy, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+        names = ("limit", "field", "message")
+        self.warned = tuple(dict(zip(names, found, strict=True)) for found in units.warnings(obj))
+        response = super().answer(obj, code, headers)
+        if self.warned:
+            response[WARNING_HEADER] = _header_of(self.warned)
+        return response
+
+    def review(self, tried: Trial) -> dict[str, Any]:
+        return {**super().review(tried), "warnings": list(self.warned)}
 
     def may_create(self) -> bool:
         projects = self.access.projects().values_list("slug", flat=True)
@@ -265,6 +293,13 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         if limits != before["limits"]:
             replace_limits(tx, policy, values)
         tx.updated(policy, before)
+
+
+def _header_of(warned: Sequence[Mapping[str, str]]) -> str:
+    """Return the value of the header with the first of these warnings. A header has ASCII only."""
+    told = [f"limits.{one['limit']}.{one['field']}: {one['message']}" for one in warned[:MOST_WARNINGS]]
+    more = [f"{len(warned) - MOST_WARNINGS} more."] if len(warned) > MOST_WARNINGS else []
+    return " ".join([*told, *more]).encode("ascii", "backslashreplace").decode()
 
 
 def _with_limits(items: Sequence[dict[str, Any]]) -> list[tuple[Policy, list[LimitValue]]]:

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from controlplane.core.money import exact
+from controlplane.core.money import exact, permits
 from enforcement.model.instants import PERIOD_SECONDS
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, is_label
@@ -83,8 +83,8 @@ def amount(limit: Limit) -> str:
     """Return the quota of a limit with its period, such as "100 requests per minute"."""
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
     number = f"{limit.quota:,}" if limit.quota else "No"
-    if limit.unit == MONEY and limit.quota:
-        return f"{exact(limit.quota)} ({number} {unit}) {_period(limit)}"
+    if limit.unit == MONEY:
+        return f"{exact(limit.quota) if limit.quota else 'No money'} {_period(limit)}"
     if limit.algorithm == "concurrency":
         return f"{number} {unit} at a time"
     return f"{number} {unit} {_period(limit)}"
@@ -123,10 +123,11 @@ def _manner(limit: Limit) -> list[str]:
     if limit.algorithm == "concurrency":
         return [f"a slot ends {in_words(limit.window_seconds or 0)} after its last renewal"]
     if limit.algorithm == "token_bucket":
-        return [f"{COUNTED[limit.algorithm]}, with bursts of up to {limit.capacity:,}"]
+        return [f"{COUNTED[limit.algorithm]}, with bursts of up to {permits(limit.capacity, limit.unit)}"]
     if limit.calendar and limit.calendar != "lifetime":
         begins = f", starting at {limit.anchor}" if limit.anchor is not None else ""
-        left = [f"and up to {limit.rollover:,} that the windows before left"] if limit.rollover else []
+        more = permits(limit.rollover or 0, limit.unit)
+        left = [f"and up to {more} that the windows before left"] if limit.rollover else []
         return [*left, f"in the time zone {limit.time_zone}{begins}"]
     return [] if limit.calendar else [COUNTED.get(limit.algorithm, ALIGNED)]
 

@@ -9,6 +9,7 @@ from django.http import QueryDict
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from controlplane.adminkit.amounts import PermitsField, UnitField, money_unit
 from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import brief, sentence
 from controlplane.policies.models import Limit, Policy
@@ -41,13 +42,14 @@ UNPRICED = {
     "charge_as": "Charge it as another model",
 }
 ALL = "all projects together"
+AMOUNTS = ("quota", "burst", "rollover")
 # Those that enforcement knows. Callers may report others.
 UNITS = {
     "requests": "requests",
     "tokens": "tokens of a language model, input and output",
     "input_tokens": "tokens of a language model, input only",
     "output_tokens": "tokens of a language model, output only",
-    MONEY: "money, in millionths",
+    MONEY: "money, by the prices of models",
 }
 UNMETERED = {"deny": "Deny the request", "count_only": "Let it pass, and count it as a request only"}
 
@@ -71,6 +73,18 @@ def _calendar(name: str) -> str:
 
 
 class LimitForm(OneErrorForm):
+    quota = PermitsField(
+        label="Allow", help_text="How much is allowed in a window, such as 1,200, or 500.00 of money. 0 denies all."
+    )
+    unit = UnitField(
+        max_length=Limit._meta.get_field("unit").max_length,
+        initial=Limit._meta.get_field("unit").get_default(),
+        help_text="What is counted. Choose a usual unit, or type one that your callers report.",
+    )
+    burst = PermitsField(required=False, least=1, help_text="How much is allowed at once. If empty, the quota.")
+    rollover = PermitsField(
+        required=False, least=1, help_text="How much unspent at most a window leaves to the next one. If empty, none."
+    )
     algorithm = explained("algorithm", ALGORITHMS)
     window_seconds = DurationField(
         required=False,
@@ -89,7 +103,8 @@ class LimitForm(OneErrorForm):
         required=False,
         max_length=64,
         widget=UnfoldAdminTextInputWidget,
-        help_text="The time zone of the calendar, such as Europe/Berlin.",
+        help_text="The time zone of the calendar, such as Europe/Berlin. If empty, a new budget of money has that of "
+        "the policy's project, and any other limit UTC.",
     )
     partition_by = WordsField(
         required=False,
@@ -126,13 +141,9 @@ class LimitForm(OneErrorForm):
         model = Limit
         exclude = ["position"]
         # Only of columns without a field above, which has its own label.
-        labels = {"quota": "Allow", "match_path": "Path", "charge_as": "Charged as"}
+        labels = {"match_path": "Path", "charge_as": "Charged as"}
         help_texts = {
             "name": "The limit's name in headers, usage and overrides.",
-            "quota": "How many units are allowed in a window. 0 denies every request.",
-            "unit": "What is counted. Choose a usual unit, or type one that your callers report.",
-            "burst": "How many units are allowed at once. If empty, the quota.",
-            "rollover": "How many unspent units at most a window leaves to the next one. If empty, none.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
             "year, MM-DD.",
             "charge_as": "The model whose price is taken, such as gpt-4o.",
@@ -141,8 +152,13 @@ class LimitForm(OneErrorForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["unit"].widget.attrs["list"] = "sg-units"  # of the page of the policy
+        # "sg-units" is on the page of the policy.
+        self.fields["unit"].widget.attrs |= {"list": "sg-units", "data-money": money_unit()}
+        unit = self.fields["unit"].to_python(self["unit"].value())
+        for name in AMOUNTS:
+            self.fields[name].unit = unit
         if self.instance._state.adding:
+            self.initial["time_zone"] = ""
             # Nobody is denied by a limit that was typed a moment ago, unless somebody chooses that.
             self.initial["mode"] = "shadow"
 
@@ -166,7 +182,13 @@ class LimitForm(OneErrorForm):
         return self["mode"].value() == "shadow"
 
     def clean_time_zone(self) -> str:
-        return self.cleaned_data["time_zone"] or "UTC"
+        return self.cleaned_data["time_zone"] or self.usual_zone()
+
+    def usual_zone(self) -> str:
+        """Return the zone of a limit that names none: for a budget of money that of the project, whose bill has it."""
+        project = self.instance.policy.project
+        is_budget = self.fields["quota"].unit == MONEY and bool(self["calendar"].value())
+        return project.time_zone if project and is_budget and self.instance._state.adding else "UTC"
 
     def clean_unpriced(self) -> str:
         return self.cleaned_data["unpriced"] or DENY
@@ -190,7 +212,10 @@ class LoneLimitForm(LimitForm):
 
 
 class LimitFormSet(PaginationInlineFormSet):
-    units = UNITS
+    @property
+    def units(self) -> dict[str, str]:
+        """The usual units as the form calls them, with words."""
+        return {money_unit() if unit == MONEY else unit: words for unit, words in UNITS.items()}
 
     @property
     def is_sole(self) -> bool:
@@ -244,6 +269,8 @@ class LimitFormSet(PaginationInlineFormSet):
     def _construct_form(self, i: int, **options: Any) -> LimitForm:
         form = super()._construct_form(i, **options)
         form.instance_exists = not form.instance._state.adding
+        # A new one has not been saved yet, so that the limit could not read it.
+        form.instance.policy = self.instance
         return form
 
 

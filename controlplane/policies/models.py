@@ -12,6 +12,8 @@ from django.utils.functional import cached_property
 # The rows of the audit belong to this app, in which they began.
 from controlplane.audit.entries import AuditEntry as AuditEntry
 from controlplane.core.ids import new_id
+from controlplane.core.money import permits
+from controlplane.core.partitions import check_values, values_of, with_values
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.marks import Managed
@@ -86,6 +88,8 @@ class Policy(Versioned):
     updated_at = models.DateTimeField(auto_now=True)
     # The projects whose uses a reader may know. None stands for all.
     counted_in: "models.QuerySet[Project] | None" = None
+    # Units of its limits in which nothing was ever charged, set by pages that show this.
+    idle_units: Collection[str] = ()
 
     class Meta:
         ordering = ["slug"]
@@ -307,6 +311,8 @@ class Override(Managed):
     limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
     token = models.ForeignKey(Token, models.CASCADE, null=True, blank=True, related_name="overrides")
     project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="overrides")
+    # Values of what the limit is partitioned by, one on each line, such as "label.team = web". If empty, every value.
+    partition = models.CharField(max_length=600, blank=True, default="", db_default="", validators=[check_values])
     quota = models.BigIntegerField(validators=[MinValueValidator(0)])
     burst = models.BigIntegerField(null=True, blank=True)
     reason = models.CharField(max_length=500, validators=[PRINTABLE])
@@ -331,10 +337,10 @@ class Override(Managed):
             ),
             *(
                 models.UniqueConstraint(
-                    fields=["limit", holder],
+                    fields=["limit", holder, "partition"],
                     condition=models.Q(ended_at=None),
                     name=f"policies_override_once_a_{holder}",
-                    violation_error_message=f"This {holder} has an override of this limit already.",
+                    violation_error_message=f"This {holder} has an override of this limit and value already.",
                 )
                 for holder in ("token", "project")
             ),
@@ -345,7 +351,12 @@ class Override(Managed):
         permissions = [("add_endless_override", "Can give an override no end")]
 
     def __str__(self) -> str:
-        return f"{self.limit} for {self.token or self.project}"
+        return f"{self.limit} for {self.token or self.project}{with_values(self.partition)}"
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of the partition by name. Empty for all."""
+        return values_of(self.partition)
 
     def clean(self) -> None:
         self.check_alone()
@@ -356,7 +367,8 @@ class Override(Managed):
             project and Token.objects.filter(project=project, policy=policy).exists()
         )
         others = Override.objects.filter(token=self.token_id, project=project).exclude(pk=self.pk)
-        self.check_among(others.filter(limit=self.limit_id).first(), others.count(), applies=applies)
+        present = others.filter(limit=self.limit_id, partition=self.partition).first()
+        self.check_among(present, others.count(), applies=applies)
 
     def check_alone(self) -> None:
         """Raise ValidationError for what no other row decides."""
@@ -378,13 +390,18 @@ class Override(Managed):
         Raise ValidationError if the override would do nothing, is there already, or would not fit.
 
         Args:
-            present: The override of the same limit and holder.
+            present: The override of the same limit, holder and values.
             others: The number of the other overrides of the holder.
             applies: Whether the limit applies to the holder.
         """
         self._check_limit(applies)
+        if odd := sorted(self.values.keys() - set(self.limit.partition_by)):
+            known = ", ".join(self.limit.partition_by) or "nothing"
+            message = f"Must name what {self.limit} has a counter for each value of ({known}), got {odd[0]}."
+            raise ValidationError({"partition": ValidationError(message, code="no_partition")})
         if present:
-            message = f"{present} already exists, with the quota {present.quota} and the id {present.pk}. Change that."
+            quota = permits(present.quota, self.limit.unit)
+            message = f"{present} already exists, with the quota {quota} and the id {present.pk}. Change that."
             raise ValidationError({"limit": ValidationError(message, code="unique")})
         if others >= MAX_OVERRIDES:
             raise ValidationError(f"A token or project must have at most {MAX_OVERRIDES} overrides.")
@@ -411,7 +428,7 @@ class Override(Managed):
 
     def copy_to(self, token: Token) -> "Override":
         """Save and return a copy of this override for *token*."""
-        names = ("limit", "quota", "burst", "reason", "ends_at", "created_by")
+        names = ("limit", "partition", "quota", "burst", "reason", "ends_at", "created_by")
         return Override.objects.create(token=token, **{name: getattr(self, name) for name in names})
 
     def as_record(self) -> dict[str, Any]:
@@ -419,6 +436,7 @@ class Override(Managed):
         fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
         more = {"ended_at": isoformat(self.ended_at)} if self.ended_at else {}
         more |= {"managed_by": self.managed_by} if self.managed_by else {}
+        more |= {"partition": self.partition} if self.partition else {}
         return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **more}
 
     def touches(self) -> Iterator[tuple[str, str]]:

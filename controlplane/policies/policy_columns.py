@@ -18,6 +18,7 @@ from controlplane.adminkit.site import instant
 from controlplane.adminkit.tags import tag
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
+from controlplane.usage import units
 from controlplane.usage.models import DecisionCount
 
 NOTHING = mark_safe('<span class="sg-faint">nothing recorded</span>')
@@ -100,8 +101,10 @@ class PolicyColumns:
         policies = changelist.result_list = list(changelist.result_list)
         hours = last_hour_of(policies, request.user, timezone.now())
         waiting, revisions = waiting_of(policies), revisions_of(policies)
+        idle = units.idle(limit.unit for policy in policies for limit in policy.limits.all())
         for policy in policies:
             policy.last_hour, policy.waits = hours.get(policy.pk), policy.pk in waiting
+            policy.idle_units = idle
             policy.published_in = revisions.get(f"policy:{policy.pk}")
         return changelist
 

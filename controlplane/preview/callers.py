@@ -153,7 +153,8 @@ class Callers:
     def _overrides(self, limit: Limit) -> dict[Caller, Limit]:
         """Return the limit as each holder of an override has it, if the override fits the limit."""
         present = Q(ends_at=None) | Q(ends_at__gt=self.now)
-        rows = Override.objects.filter(present, limit__policy=self.policy.pk, limit__name=limit.name)
+        # A limit with a counter for each value is not judged.
+        rows = Override.objects.filter(present, limit__policy=self.policy.pk, limit__name=limit.name, partition="")
         found: dict[Caller, Limit] = {}
         for holder, quota, burst in chain(map(_numbers, rows.exclude(pk__in=self.supposed.gone)), self._assumed(limit)):
             try:

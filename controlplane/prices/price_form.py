@@ -2,47 +2,22 @@
 
 import re
 from collections.abc import Collection
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextareaWidget
 
+from controlplane.adminkit.amounts import AmountField
 from controlplane.adminkit.forms import RecordedForm
-from controlplane.core.money import amount
+from controlplane.core.money import InvalidAmount, amount, read_amount
 from controlplane.prices.models import BOUNDS, FURTHER, RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
 from enforcement.metering.usage import FURTHER_NAMES
 
 _IN_TIERS = (*RATES, *FURTHER_NAMES)
 _TIER = re.compile(r"above\s+([\d,_]+)\s*:(.*)", re.ASCII)
-
-
-class AmountField(forms.CharField):
-    """An amount of money such as 2.50, kept as millionths."""
-
-    widget = UnfoldAdminTextInputWidget
-
-    def prepare_value(self, value: Any) -> Any:
-        return amount(value) if isinstance(value, int) else value
-
-    def to_python(self, value: Any) -> int | None:
-        return None if value in self.empty_values else micros_of(str(value))
-
-    def validate(self, value: int | None) -> None:
-        if self.required and value is None:
-            raise ValidationError(self.error_messages["required"])
-
-    def run_validators(self, value: int | None) -> None:
-        """Do nothing, because the rules of the price itself check the bounds."""
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        try:
-            return self.to_python(data) != initial
-        except ValidationError:
-            return True
 
 
 class NamedField(forms.CharField):
@@ -79,7 +54,7 @@ class NamedField(forms.CharField):
             return True
 
     def _number(self, text: str) -> int:
-        micros = micros_of(text)
+        micros = _micros(text)
         if micros * self._scale % 1_000_000:
             raise ValidationError(f"Must have at most three decimals, got {text[:40]!r}.")
         return micros * self._scale // 1_000_000
@@ -111,19 +86,26 @@ class TiersField(forms.CharField):
         names = [part[0] for part in parts if len(part) == 2]
         if found is None or len(names) < len(parts) or len(set(names)) < len(names) or set(names) - set(_IN_TIERS):
             raise ValidationError(f"{self.rule}, with one or more of {', '.join(_IN_TIERS)}, got {line[:80]!r}.")
-        return {"above_input": _integer(found[1]), **{name: micros_of(text) for name, text in parts}}
+        return {"above_input": _integer(found[1]), **{name: _micros(text) for name, text in parts}}
 
 
 class PriceForm(RecordedForm):
-    input = AmountField(label="Input")
-    output = AmountField(label="Output")
+    input = AmountField(most=MAX_RATE, label="Input")
+    output = AmountField(most=MAX_RATE, label="Output")
     cached_input = AmountField(
-        required=False, label="Cached input", help_text="Input that the provider has read before. If empty, as input."
+        most=MAX_RATE,
+        required=False,
+        label="Cached input",
+        help_text="Input that the provider has read before. If empty, as input.",
     )
     cache_write = AmountField(
-        required=False, label="Cache write", help_text="Input that the provider keeps for later. If empty, as input."
+        most=MAX_RATE,
+        required=False,
+        label="Cache write",
+        help_text="Input that the provider keeps for later. If empty, as input.",
     )
     calls = AmountField(
+        most=MAX_RATE,
         required=False,
         label="Calls of tools",
         help_text="A million calls of the provider's own tools, such as searches of the web, whatever the length of "
@@ -173,16 +155,11 @@ class PriceForm(RecordedForm):
                 self.fields[name].help_text = f"{settings.CURRENCY} for a million tokens."
 
 
-def micros_of(text: str) -> int:
-    """Return an amount such as ``2.50`` in millionths, or raise ValidationError."""
+def _micros(text: str) -> int:
     try:
-        micros = Decimal(text.strip()).scaleb(6)
-    except InvalidOperation:
-        micros = Decimal("NaN")
-    if not micros.is_finite() or micros != micros.to_integral_value() or not 0 <= micros <= MAX_RATE:
-        rule = f"Must be an amount from 0 to {MAX_RATE // 1_000_000:,} with at most six decimals, such as 2.50"
-        raise ValidationError(f"{rule}, got {text[:40]!r}.")
-    return int(micros)
+        return read_amount(text, most=MAX_RATE)
+    except InvalidAmount as exc:
+        raise ValidationError(str(exc), code="invalid") from exc
 
 
 def _integer(text: str) -> int:

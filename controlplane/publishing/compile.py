@@ -297,4 +297,6 @@ def _overrides_with_limits() -> QuerySet[Override]:
 def _override(override: Override) -> Document:
     fields = {"id": override.pk, "policy": override.limit.policy_id, "limit": override.limit.name}
     numbers = {"quota": override.quota, "burst": override.burst}
-    return {**fields, **numbers, "ends_at_us": microseconds(override.ends_at)}
+    # Left out if there is none, for the reason given in _project().
+    more = {"partition": override.values} if override.partition else {}
+    return {**fields, **numbers, "ends_at_us": microseconds(override.ends_at), **more}

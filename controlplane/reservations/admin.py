@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
@@ -16,9 +17,10 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidge
 from controlplane.access.admin import check
 from controlplane.access.roles import EDITOR, VIEWER
 from controlplane.access.scope import is_operator, may, projects_of
-from controlplane.adminkit.forms import DurationField, NumbersField
+from controlplane.adminkit.amounts import CostsField
+from controlplane.adminkit.forms import DurationField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
-from controlplane.core.money import exact, quantity
+from controlplane.core.money import quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing
@@ -106,7 +108,7 @@ class SettleForm(forms.Form):
                 widget=UnfoldAdminIntegerFieldWidget,
                 label=label,
             )
-        self.fields["costs"] = NumbersField(required=False, label="Costs by unit")
+        self.fields["costs"] = CostsField(required=False, label="Costs by unit")
         metered, (release, text) = bool(reservation.model), self.WAYS[-1]
         ways = (*self.WAYS[:-1], (release, f"{text} but the request, which was made")) if metered else self.WAYS[1:]
         self.fields["way"].choices = ways
@@ -231,7 +233,7 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
             row=shown,
             form=form,
             sees_instances=is_operator(request.user),
-            example=exact(2_500_000),
+            currency=settings.CURRENCY,
         )
 
     def _settle(self, request: HttpRequest, pk: str, form: SettleForm) -> bool:

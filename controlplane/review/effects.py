@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.core.money import permits
 from controlplane.policies.describe import sentence
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.sizes import MAX_NAME_LENGTH
@@ -146,7 +147,8 @@ def headline(policy: str, changes: Sequence[LimitChange]) -> str:
         return texts[first.effect] + more
     if first.before is None or first.after is None:  # a field that is no limit
         return f"{policy} changes ({first.name}){more}"
-    numbers = f"{first.before.quota:,} becomes {first.after.quota:,}"
+    was, becomes = (permits(limit.quota, limit.unit) for limit in (first.before, first.after))
+    numbers = f"{was} becomes {becomes}"
     what = f": {numbers} ({first.name})" if first.before.quota != first.after.quota else f" ({first.name})"
     verb = "changes" if first.effect == CHANGED else f"gets {first.effect}"
     return f"{policy} {verb}{what}{more}"

@@ -14,6 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from controlplane.core.instants import exact
 from controlplane.core.money import permits
+from controlplane.core.partitions import values_of, with_values
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import PROJECT, TOKEN, Caller
@@ -23,9 +24,10 @@ from controlplane.review.effects import DENYING, SAME, LimitChange, effect
 from controlplane.review.reviews import Review
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.matching import LABEL_PREFIX, is_label
 
-Key = tuple[str, Caller]
-"""Id of a limit, and the holder of an override of it."""
+Key = tuple[str, Caller, str]
+"""Id of a limit, the holder of an override of it, and the values that it is for."""
 Rows = Mapping[Key, Override]
 
 SHARED = "{} shares its counter with others, and whose requests came first is not recorded."
@@ -39,11 +41,16 @@ class Part:
 
     limit: Limit
     holder: Token | Project
+    partition: str = ""
     changes: list[tuple[datetime, LimitChange]] = field(default_factory=list)
 
     @property
     def caller(self) -> Caller:
         return (TOKEN if isinstance(self.holder, Token) else PROJECT), self.holder.pk
+
+    @property
+    def key(self) -> Key:
+        return self.limit.pk, self.caller, self.partition
 
     @property
     def denies(self) -> bool:
@@ -73,7 +80,7 @@ def override_review(former: Override | None, override: Override | None, now: dat
     parts, states = _parts([(former, override)], now)
     holder = given.token or given.project
     does = "changes" if former and override else "ends" if former else "begins"
-    return _review(parts, states, now, f"The override of {given.limit} for {_name(holder)} {does}")
+    return _review(parts, states, now, f"The override of {given.limit} for {_name(holder, given.partition)} {does}")
 
 
 def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0) -> Review:
@@ -99,7 +106,7 @@ def _parts(
     before, after = ([pair[side] for pair in pairs if pair[side]] for side in (0, 1))
     rows = {_key(one): one for one in _others([*before, *after], now)}
     states = rows | {_key(one): one for one in before}, rows | {_key(one): one for one in after}
-    touched = {_key(one): Part(one.limit, one.token or one.project) for one in (*after, *before)}
+    touched = {_key(one): Part(one.limit, one.token or one.project, one.partition) for one in (*after, *before)}
     for part in touched.values():
         part.changes = list(_changes(part, states, now))
     return list(touched.values()), states
@@ -115,12 +122,12 @@ def _others(changed: Sequence[Override], now: datetime) -> QuerySet[Override]:
 
 def _key(override: Override) -> Key:
     holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
-    return override.limit_id, holder
+    return override.limit_id, holder, override.partition
 
 
 def _changes(part: Part, states: tuple[Rows, Rows], now: datetime) -> Iterator[tuple[datetime, LimitChange]]:
     """Yield each change of a limit with its start. Stretches of time with the same change are one."""
-    keys = [(part.limit.pk, caller) for caller in _callers(part.holder)]
+    keys = _keys(part, {*states[0], *states[1]})
     ends = {rows[key].ends_at for rows in states for key in keys if key in rows}
     starts = [now, *sorted(end for end in ends if end is not None and end > now)]
     stretches = [(start, *(_value(part.limit, rows, keys, start) for rows in states)) for start in starts]
@@ -130,7 +137,16 @@ def _changes(part: Part, states: tuple[Rows, Rows], now: datetime) -> Iterator[t
         what = effect(before, after)
         if what != SAME:
             when = _when(start if start > now else None, following[0] if following else None)
-            yield start, LimitChange(str(part.limit), before, after, what, _name(part.holder), when)
+            yield start, LimitChange(str(part.limit), before, after, what, _name(part.holder, part.partition), when)
+
+
+def _keys(part: Part, known: Iterable[Key]) -> list[Key]:
+    """Return the keys of the overrides that count for a part, each before those that it comes before."""
+    own = values_of(part.partition).items()
+    found = [key for key in known if key[0] == part.limit.pk and values_of(key[2]).items() <= own]
+    callers = _callers(part.holder)
+    most_exact = sorted((key for key in found if key[1] in callers), key=lambda key: (-len(values_of(key[2])), key[2]))
+    return sorted(most_exact, key=lambda key: callers.index(key[1]))
 
 
 def _callers(holder: Token | Project) -> list[Caller]:
@@ -160,8 +176,9 @@ def _when(start: datetime | None, end: datetime | None) -> str:
     return " ".join(filter(None, [since, until]))
 
 
-def _name(holder: Token | Project) -> str:
-    return f"the token {holder.name}" if isinstance(holder, Token) else f"the project {holder}"
+def _name(holder: Token | Project, partition: str = "") -> str:
+    name = f"the token {holder.name}" if isinstance(holder, Token) else f"the project {holder}"
+    return name + with_values(partition)
 
 
 def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, title: str) -> Review:
@@ -182,7 +199,7 @@ def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, tit
         kept=[limit.name for limit in policy.limits.all() if limit.pk not in {part.limit.pk for part in own}],
         tokens=tokens.count(),
         projects=sorted(projects.values_list("slug", flat=True)),
-        overrides=len(states[0].keys() & states[1].keys() - {(part.limit.pk, part.caller) for part in parts}),
+        overrides=len(states[0].keys() & states[1].keys() - {part.key for part in parts}),
         title=title + _numbers(changes[:1] if len(parts) == 1 else []),
         of_whom=_whom(parts),
         supposed=_supposed(own, states, min(denying, default=now)),
@@ -213,14 +230,23 @@ def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], Q
     """Return the live tokens whose requests the changed limits count with the changed numbers, and their projects."""
     concerned = Q(pk__in=[part.holder.pk for part in parts if isinstance(part.holder, Token)])
     anonymous = Q(pk__in=())
-    for limit in {part.limit for part in parts}:
-        projects = [part.holder.pk for part in parts if isinstance(part.holder, Project) and part.limit == limit]
+    for limit, partition in {(part.limit, part.partition) for part in parts}:
+        alike = [part for part in parts if (part.limit, part.partition) == (limit, partition)]
+        projects = [part.holder.pk for part in alike if isinstance(part.holder, Project)]
         if not projects:
             continue
         own = Override.objects.filter(limit=limit, token=OuterRef("pk")).exclude(ends_at__lte=now)
+        any_token = ~Q(pk=None)
         having = Q(policy=limit.policy_id) | Q(project__policy=limit.policy_id)
-        concerned |= Q(project__in=projects) & ~Exists(own) & (~Q(pk=None) if limit.policy.is_global else having)
-        anonymous |= Q(pk__in=projects, anonymous_policy=limit.policy_id)
+        labels = {name: value for name, value in values_of(partition).items() if is_label(name)}
+        of_values = Token.objects.all()
+        for name, value in labels.items():
+            of_values = of_values.with_label(name.removeprefix(LABEL_PREFIX), value)
+        fitting = Q(pk__in=of_values.values("pk")) if labels else any_token
+        having = fitting & (any_token if limit.policy.is_global else having)
+        concerned |= Q(project__in=projects) & ~Exists(own) & having
+        if not labels:
+            anonymous |= Q(pk__in=projects, anonymous_policy=limit.policy_id)
     tokens = Token.objects.live(now).filter(concerned, project__active=True)
     return tokens, Project.objects.filter(Exists(tokens.order_by().filter(project=OuterRef("pk"))) | anonymous)
 
@@ -232,8 +258,8 @@ def _supposed(parts: Sequence[Part], states: tuple[Rows, Rows], at: datetime) ->
     limits = {part.limit.pk: part.limit.name for part in parts}
     there = [
         SupposedOverride(holder, limits[pk], row.quota, row.burst)
-        for (pk, holder), row in after.items()
-        if pk in limits and (row.ends_at is None or row.ends_at > at)
+        for (pk, holder, partition), row in after.items()
+        if pk in limits and not partition and (row.ends_at is None or row.ends_at > at)
     ]
     # The counters of the other tokens are shared.
     holders = [part.caller for part in parts if isinstance(part.holder, Token) and part.holder.policy_id == policy]

@@ -12,9 +12,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from controlplane.access.scope import is_operator, keeps_access, projects_of
+from controlplane.adminkit.amounts import is_money
 from controlplane.adminkit.forms import BACK, version_of
 from controlplane.adminkit.site import actor_of, change_url, link_to
 from controlplane.core.files import streamed
+from controlplane.core.money import figure
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.models import Policy
 from controlplane.preview import words
@@ -205,9 +207,11 @@ def without_decision(posted: QueryDict) -> QueryDict:
     if span := changed.pop(SPAN, None):
         changed[RANGE] = span[0]
     name, _, quota = changed.pop(USE, [""])[0].rpartition("=")
+    name = name if quota.isascii() and quota.isdigit() and len(quota) <= 16 else ""
     for field in list(changed):
         if field.startswith("limits-") and field.endswith("-name") and changed[field] == name:
-            changed[field.removesuffix("name") + "quota"] = quota
+            row = field.removesuffix("name")
+            changed[row + "quota"] = figure(int(quota)) if is_money(changed.get(row + "unit", "")) else quota
     return changed
 
 

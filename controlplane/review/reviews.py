@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
+from controlplane.core.money import permits
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
 from controlplane.preview.judging import Unknown
@@ -53,6 +54,12 @@ class OtherQuota:
     quota: int
     preview: Preview
     note: str = ""
+    unit: str = "requests"
+
+    @property
+    def shown(self) -> str:
+        """The quota as people read it."""
+        return permits(self.quota, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +273,7 @@ def _others(review: Review, limits: Sequence[Limit], found: Preview, recorded: R
     for quota in other_quotas(own, old):
         changed = {**main.after.to_json(), "quota": quota}
         tried = recorded.preview([Limit.from_json(changed, published=True), *limits[1:]], STEPS_OF_OTHERS)
-        yield OtherQuota(quota, tried, "now" if quota == old else "")
+        yield OtherQuota(quota, tried, "now" if quota == old else "", main.after.unit)
 
 
 def other_quotas(own: int, old: int | None) -> list[int]:

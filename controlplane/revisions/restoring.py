@@ -24,10 +24,10 @@ FIELDS = {
     "policy": ("slug", "name", "description", "metering", "managed_by", "is_global"),
     "project": ("slug", "name", *POLICIES, "active", "partition_cap", "time_zone", "managed_by"),
     "token": ("name", "policy", "labels", "expires_at"),
-    "override": ("quota", "burst", "reason", "ends_at", "managed_by"),
+    "override": ("partition", "quota", "burst", "reason", "ends_at", "managed_by"),
 }
 # Fields that a record leaves out if they are empty.
-EMPTY: Record = {"labels": {}, "managed_by": ""}
+EMPTY: Record = {"labels": {}, "managed_by": "", "partition": ""}
 # Fields that differ after every change, or whose parts are looked at one by one.
 UNSAID = ("id", "version", "limits")
 
@@ -271,7 +271,8 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     limit = _limit_named(record["limit"])
     if not (limit or record["limit"] in coming) or not (token or project) or _is_past(record["ends_at"]):
         return Kept([f"The override {span.label} is over."])
-    if limit and Override.objects.filter(limit=limit, token=token, project=project).exists():
+    values = record.get("partition", "")
+    if limit and Override.objects.filter(limit=limit, token=token, project=project, partition=values).exists():
         return Kept([f"The override {span.label} stays ended, because there is another one since."])
 
     def begin(tx: Change) -> None:

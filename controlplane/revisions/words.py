@@ -6,12 +6,17 @@ from datetime import datetime
 from typing import Any
 
 from controlplane.core.instants import exact
+from controlplane.core.money import permits
+from controlplane.core.partitions import with_values
 from controlplane.policies.describe import amount
 from controlplane.policies.describe import in_words as duration
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import Limit as LimitRow
+from controlplane.prices.models import RATES
 from controlplane.projects.models import Project, Token
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.metered import MONEY
 
 VERBS = {
     "create": "created",
@@ -80,6 +85,7 @@ WORDS = {
 # Fields whose values are words of the program, such as "sliding_window".
 ENUMS = ("algorithm", "consistency", "on_store_failure", "unmetered", "channel")
 NUMBERS = ("quota", "burst", "partition_cap", "rollover")
+USUAL = "requests"
 MODES = {"enforce": "enforced", "shadow": "in shadow"}
 
 Record = dict[str, Any]
@@ -121,13 +127,28 @@ class Names:
         policies: set[str] = set()
         projects: set[str] = set()
         tokens: set[str] = set()
-        for record in filter(None, records):
+        records = list(filter(None, records))
+        for record in records:
             policies |= {record[name] for name in POLICIES if isinstance(record.get(name), str)}
             projects |= {record[name] for name in PROJECTS if isinstance(record.get(name), str)}
             tokens |= {record[name] for name in TOKENS if isinstance(record.get(name), str)}
         self._slugs = dict(Policy.objects.filter(pk__in=policies).values_list("pk", "slug")) if policies else {}
         self._slugs |= dict(Project.objects.filter(pk__in=projects).values_list("pk", "slug")) if projects else {}
+        self._money = self._limits_of_money(records)
         self._slugs |= dict(Token.objects.filter(pk__in=tokens).values_list("pk", "name")) if tokens else {}
+
+    @staticmethod
+    def _limits_of_money(records: Iterable[Record]) -> set[str]:
+        """Return the names of the limits of money among those that records of overrides name."""
+        named = {record["limit"] for record in records if _is_override(record)}
+        if not named:
+            return set()
+        rows = LimitRow.objects.filter(unit=MONEY, name__in={name.partition("/")[2] for name in named})
+        return {f"{slug}/{name}" for slug, name in rows.values_list("policy__slug", "name")} & named
+
+    def unit_of(self, limit: str) -> str:
+        """Return the unit of the limit of an override, as far as it matters how people read its numbers."""
+        return MONEY if limit in self._money else USUAL
 
     @classmethod
     def of(cls, entries: Iterable[AuditEntry]) -> "Names":
@@ -188,8 +209,8 @@ def lines(before: Record | None, after: Record | None, names: Names) -> list[Lin
     if before is None or after is None:
         what, present = ("created", after) if before is None else ("deleted", before)
         limits = (present or {}).get("limits", [])
-        return [Line(text=what), *(_whole(limit, what) for limit in limits), *_override(before, after)]
-    found = [*_override(before, after), *_limits(before, after), *_fields(before, after, names)]
+        return [Line(text=what), *(_whole(limit, what) for limit in limits), *_override(before, after, names)]
+    found = [*_override(before, after, names), *_limits(before, after), *_fields(before, after, names)]
     return found or [Line(text="as it was")]
 
 
@@ -216,12 +237,12 @@ def details(entry: AuditEntry, names: Names) -> list[Line]:
     """Return a line for each field that an audit entry has another value of, also of what is new or gone."""
     before, after = entry.before or {}, entry.after or {}
     old, new = ({limit["name"]: limit for limit in record.get("limits", [])} for record in (before, after))
-    limits = {name: differences(old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new])}
-    others = differences({**before, "limits": []}, {**after, "limits": []})
+    parts = {"": ({**before, "limits": []}, {**after, "limits": []})}
+    parts |= {name: (old.get(name, {}), new.get(name, {})) for name in dict.fromkeys([*old, *new])}
     return [
-        Line(part, "", worded(field), *(_value(field, value, names) for value in values))
-        for part, found in {"": others, **limits}.items()
-        for field, *values in found
+        Line(part, "", worded(field), _value(field, was, names, both[0]), _value(field, becomes, names, both[1]))
+        for part, both in parts.items()
+        for field, was, becomes in differences(*both)
     ]
 
 
@@ -245,6 +266,8 @@ def _limit(name: str, old: Record, new: Record) -> Iterator[Line]:
         enforced = f", {MODES['enforce']}" if old.get("mode") == "shadow" != new.get("mode") else ""
         yield Line(part=name, old=said[0], new=said[1] + enforced)
     for field, *values in differences(old, new):
+        if field in NUMBERS:
+            values = [_number(value, one.get("unit", USUAL)) for value, one in zip(values, (old, new), strict=True)]
         if field not in told:
             yield Line(name, "", worded(field), *values)
 
@@ -252,12 +275,14 @@ def _limit(name: str, old: Record, new: Record) -> Iterator[Line]:
 def _fields(before: Record, after: Record, names: Names) -> Iterator[Line]:
     """Yield the fields outside of limits that differ."""
     for field, old, new in differences({**before, "limits": []}, {**after, "limits": []}):
-        if _is_override(after) and field in ("quota", "burst", "ends_at"):
+        if _is_override(after) and field in ("quota", "burst", "ends_at", "partition"):
             continue
-        yield Line("", "", worded(field), *(_value(field, value, names) for value in (old, new)))
+        values = (_value(field, value, names, of) for value, of in ((old, before), (new, after)))
+        yield Line("", "", worded(field), *values)
 
 
-def _value(field: str, value: str, names: Names) -> str:
+def _value(field: str, value: str, names: Names, of: Record) -> str:
+    """Return the value of a field of a record as people read it."""
     if field.endswith(("_at", "_until")) and value != NOTHING:
         return until(value)
     if field.endswith("_seconds") and value.isdecimal():
@@ -266,7 +291,17 @@ def _value(field: str, value: str, names: Names) -> str:
         return MODES.get("enforce" if value == NOTHING else value, value)  # a record leaves out the usual mode
     if field in ENUMS:
         return value.replace("_", " ")
-    return f"{int(value):,}" if field in NUMBERS and value.isdecimal() else names.shown(value)
+    if field in NUMBERS:
+        return _number(value, names.unit_of(of["limit"]) if _is_override(of) else of.get("unit", USUAL))
+    # Of an alert rule, and of a price.
+    if field == "amount" or ("currency" in of and field in (*RATES, "calls")):
+        return _number(value, MONEY)
+    return names.shown(value)
+
+
+def _number(value: str, unit: str) -> str:
+    """Return a number of permits as people read it."""
+    return permits(int(value), unit) if value.isdecimal() else value
 
 
 def worded(field: str) -> str:
@@ -278,18 +313,19 @@ def _is_override(record: Record | None) -> bool:
     return bool(record) and {"quota", "limit", "ends_at"} <= record.keys()
 
 
-def _override(before: Record | None, after: Record | None) -> Iterator[Line]:
+def _override(before: Record | None, after: Record | None, names: Names) -> Iterator[Line]:
     """Yield the quota of an override with its end, if that is what two records are of and it differs."""
     if _is_override(before) or _is_override(after):
-        said = [_quota(record) if record else "" for record in (before, after)]
+        said = [_quota(record, names.unit_of(record["limit"])) if record else "" for record in (before, after)]
         if said[0] != said[1]:
             yield Line(part=(after or before or {})["limit"], old=said[0], new=said[1])
 
 
-def _quota(record: Record) -> str:
-    burst = f", bursts of {record['burst']:,}" if record.get("burst") is not None else ""
+def _quota(record: Record, unit: str) -> str:
+    burst = f", bursts of {permits(record['burst'], unit)}" if record.get("burst") is not None else ""
     end = f" until {until(record['ends_at'])}" if record.get("ends_at") else " without an end"
-    return f"{record['quota']:,}{burst}{end}"
+    values = with_values(record.get("partition", ""))
+    return f"{permits(record['quota'], unit)}{values}{burst}{end}"
 
 
 def until(instant: str) -> str:

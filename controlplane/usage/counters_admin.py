@@ -14,6 +14,7 @@ from django.utils.functional import lazy
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from controlplane.access.scope import is_operator
+from controlplane.adminkit.amounts import counts_nothing
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
@@ -25,7 +26,7 @@ from controlplane.explain.words import duration
 from controlplane.policies.describe import attribute
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage import counters
+from controlplane.usage import counters, units
 from enforcement.control.inspection import LiveCounter
 from enforcement.store.client import STORE_ERRORS
 
@@ -149,10 +150,11 @@ def rows_of(holder: Token | Project, found: list[LiveCounter]) -> list[dict[str,
         "anonymous": "requests without a token",
         "token": "this token",
     }
-    rows = []
+    rows, idle = [], units.idle(one.unit for one in found)
     for counter in found:
         policy = policies.get(counter.policy)
         more = {"holder": holders[counter.scope], "policy_url": change_url(policy) if policy else ""}
+        more |= {"counts_nothing": counts_nothing(counter.unit) if counter.unit in idle else ""}
         rows.append({**row_of(counter), **more, "source": source_of(overrides.get(counter.override or ""))})
     order = ("token", "project", "anonymous", "global")
     return sorted(rows, key=lambda row: (-row["share"] if row["near"] else 0, order.index(row["counter"].scope)))

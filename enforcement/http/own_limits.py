@@ -89,6 +89,7 @@ def _own_limit(rule: Rule, index: PartitionIndex | None, keys: Keys, attributes:
     names = rule.varies_by
     if not OF_ONE_REQUEST.isdisjoint(names) or not all(name in attributes for name in names):
         return OwnLimit(rule, None)
+    rule = rule.of(attributes)
     bound = rule.bind(keys, attributes, index)
     if bound.limit.shadow:
         # Read like any other. A reading that no limit denies would register the values of a partition.

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.limits import InvalidLimit, Limit
-from enforcement.model.matching import NO_LABELS, check_labels
+from enforcement.model.matching import NO_LABELS, Attributes, check_labels, check_partition
 from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, InvalidMetering, Metering
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 from enforcement.model.sizes import (
@@ -112,6 +112,8 @@ class Override:
         quota: The quota in place of the limit's own.
         burst: The burst in place of the limit's own. None: unchanged.
         ends_at_us: When it ends, microseconds since the epoch. None: it does not end.
+        partition: Values of what the limit is partitioned by, such as ``{"label.team": "web"}``. It is for counters of
+            these values only. Empty: for all. An older enforcer refuses a document with such an override.
     """
 
     id: str
@@ -120,6 +122,11 @@ class Override:
     quota: int
     burst: int | None = None
     ends_at_us: int | None = None
+    partition: FrozenMapping[str] = NO_LABELS
+
+    def is_for(self, values: Attributes) -> bool:
+        """Return whether it is for the counter of these values, which are named as attributes."""
+        return all(values.get(name) == value for name, value in self.partition.items())
 
     def apply(self, limit: Limit) -> Limit:
         """
@@ -359,11 +366,18 @@ class DocumentReader:
         except ValueError as exc:
             raise InvalidDocument(f"labels: {exc}") from exc
 
+    def partition(self) -> FrozenMapping[str]:
+        try:
+            return check_partition(self.data["partition"]) if "partition" in self.data else NO_LABELS
+        except ValueError as exc:
+            raise InvalidDocument(f"partition: {exc}") from exc
+
 
 def _override(item: object) -> Override:
     if not isinstance(item, Mapping):
         raise InvalidDocument("overrides: must be a list of objects")
-    data = DocumentReader(item, {"id", "policy", "limit", "quota", "burst", "ends_at_us"}, nested=True)
+    names = {"id", "policy", "limit", "quota", "burst", "ends_at_us"}
+    data = DocumentReader(item, names, optional={"partition"}, nested=True)
     return Override(
         id=data.string("id"),
         policy=data.string("policy"),
@@ -371,4 +385,5 @@ def _override(item: object) -> Override:
         quota=data.integer("quota"),
         burst=data.maybe_integer("burst", least=1),
         ends_at_us=data.maybe_integer("ends_at_us"),
+        partition=data.partition(),
     )

@@ -25,6 +25,8 @@ from enforcement.model.sizes import (
     MAX_LABEL_NAME_LENGTH,
     MAX_LABELS,
     MAX_MATCH_RULES,
+    MAX_PARTITION_VALUE_LENGTH,
+    MAX_PARTITIONS,
     MAX_PATTERN_LENGTH,
     MAX_PATTERNS_PER_RULE,
 )
@@ -218,6 +220,27 @@ def check_labels(labels: object) -> FrozenMapping[str]:
         if _has_control(value) or value != value.strip():
             raise ValueError(f"the value of {name} must not have control characters, or a space at either end")
     return FrozenMapping(labels)
+
+
+def check_partition(values: object) -> FrozenMapping[str]:
+    """
+    Return values of a partition, such as ``{"label.team": "web"}``, as an unchangeable mapping in the order of names.
+
+    Raises:
+        ValueError: They are not a mapping of 1 to 4 names of attributes to strings that an attribute or label can be,
+            without control characters and without a space at either end.
+    """
+    if not isinstance(values, Mapping) or not 0 < len(values) <= MAX_PARTITIONS:
+        raise ValueError(f"must be an object of 1 to {MAX_PARTITIONS} names and values, got {shown(values)}")
+    for name, value in values.items():
+        if not is_attribute_name(name) or not may_exist(name):
+            raise ValueError(f"an attribute must be {ATTRIBUTE_NAME_RULE}, got {shown(name)}")
+        most = MAX_LABEL_LENGTH if is_label(name) else MAX_PARTITION_VALUE_LENGTH
+        if not isinstance(value, str) or not 0 < len(value) <= most:
+            raise ValueError(f"the value of {name} must be a string of 1 to {most} characters, got {shown(value)}")
+        if _has_control(value) or value != value.strip():
+            raise ValueError(f"the value of {name} must not have control characters, or a space at either end")
+    return FrozenMapping(dict(sorted(values.items())))
 
 
 def _is_label_name(name: object) -> bool:

@@ -35,6 +35,8 @@ MAX_LIMITS_PER_POLICY: Final = 32
 """Limits of one policy. At most three policies apply to a request."""
 MAX_PARTITIONS: Final = 4
 """Attributes that one limit may be partitioned by."""
+MAX_PARTITION_VALUE_LENGTH: Final = 256
+"""Characters of an attribute's value that an override is for."""
 MAX_NAME_LENGTH: Final = 64
 """Characters of a limit's name."""
 MAX_UNIT_LENGTH: Final = 32

@@ -54,6 +54,8 @@ class BoundLimit:
         overflow: Whether this is the overflow counter, which all values beyond the project's cap share.
         earlier: The key that 0.2 gave to the counter, if it is durable and of a partition. Else empty.
         labels: The labels of the token that the limit looks at, named as attributes.
+        common: The limit, and the id of its override, for values without an override of their own. They share the
+            overflow counter. None: as this one.
         cost_name: The name under which a meter gives the cost of the limit.
     """
 
@@ -69,6 +71,7 @@ class BoundLimit:
     overflow: bool = False
     earlier: str = ""
     labels: FrozenMapping[str] = NO_LABELS
+    common: tuple[Limit, str | None] | None = None
     cost_name: str = field(init=False, repr=False, compare=False)
     _spec: Spec | None = field(init=False, repr=False, compare=False, default=None)
 
@@ -203,7 +206,9 @@ class BoundLimit:
     def overflowing(self) -> BoundLimit:
         """Return a copy of this bound limit, bound to its overflow counter."""
         assert self.partitions is not None
-        return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
+        limit, override_id = self.common or (self.limit, self.override_id)
+        own = replace(self, limit=limit, override_id=override_id, common=None)
+        return replace(own, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
 
 
 KeyedLimits = Sequence[tuple[Limit | Sequence[Limit], str]]

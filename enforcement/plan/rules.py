@@ -51,6 +51,7 @@ class Rule:
 
     Attributes:
         labels: The labels of the token that the limit looks at, named as attributes.
+        raised: The overrides for some values of attributes that only a request has. The first that fits is applied.
         varies_by: What the limit is partitioned by that only a request has, which is all but labels.
     """
 
@@ -64,6 +65,7 @@ class Rule:
     index: int
     project: Project
     labels: FrozenMapping[str] = NO_LABELS
+    raised: tuple[Override, ...] = ()
     varies_by: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,24 @@ class Rule:
         """Whether the limit has one counter for all requests of the subject."""
         return not self.varies_by and all(name in self.labels for name in self.limit.partition_by)
 
+    @property
+    def ends_us(self) -> list[int]:
+        """When each of its overrides ends that has an end, in microseconds since the epoch."""
+        ends = (self.ends_at_us, *(override.ends_at_us for override in self.raised))
+        return [end for end in ends if end is not None]
+
+    def of(self, attributes: Attributes) -> Rule:
+        """Return the rule for these attributes of a request, whose values may have an override of their own."""
+        for override in self.raised:
+            if override.is_for({**attributes, **self.labels}):
+                return self._with(override)
+        return self
+
+    def _with(self, override: Override) -> Rule:
+        own = next(limit for limit in self.policy.limits if limit.name == self.limit.name)
+        limit = replace(override.apply(own), mode=self.limit.mode, published=True)
+        return replace(self, limit=limit, override_id=override.id, ends_at_us=override.ends_at_us, raised=())
+
     def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
         """
         Return a new :class:`BoundLimit`, the limit with its counter for these attributes.
@@ -82,6 +102,10 @@ class Rule:
             attributes: Those of the request. They include each attribute in :attr:`varies_by`.
             partitions: The result of :meth:`partitions`. None leaves the value out of the store's register.
         """
+        if self.raised:
+            found = self.of(attributes)
+            bound = replace(found, raised=()).bind(keys, attributes, partitions)
+            return replace(bound, common=(self.limit, self.override_id))
         limit, identity, value, earlier = self.limit, self.identity, "", ""
         if limit.partition_by:
             # Names are part of the key. Otherwise another attribute with equal values would continue the old counters.
@@ -118,9 +142,8 @@ class Rule:
             return None
         key, overflowed = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
         shared = counter_name(self.limit, ("overflow", self.project.id, *self.identity))
-        return PartitionIndex(
-            key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit)
-        )
+        life = max(life_us(rule.limit) for rule in (self, *map(self._with, self.raised)))
+        return PartitionIndex(key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life)
 
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
@@ -134,7 +157,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     tokens with any labels.
     """
     project, token = subject.project, subject.token
-    overrides = [*(token.overrides if token else ()), *project.overrides]
+    overrides = [*_in_order(token.overrides if token else ()), *_in_order(project.overrides)]
     rules: list[Rule] = []
     for scope, tag, holder, policy_id in subject.attached():
         policy = subject.policies.get(policy_id or "")
@@ -143,7 +166,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
             labels = _labels_of(limit, subject, scope)
             if labels is None:
                 continue
-            override = _override_for(overrides, policy, limit, now_us)
+            override, raised = _override_for(overrides, policy, limit, labels, now_us)
             if override is not None:
                 limit = override.apply(limit)
             rules.append(
@@ -158,6 +181,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
                     len(rules),
                     project,
                     labels,
+                    raised,
                 )
             )
     return tuple(rules)
@@ -181,11 +205,36 @@ def _labels_of(limit: Limit, subject: Subject, scope: str) -> FrozenMapping[str]
     return FrozenMapping({name: given[name] for name in names})
 
 
-def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
-    """Return the first override of a limit that has not ended, or None. *overrides* starts with those of the token."""
+def _override_for(
+    overrides: Sequence[Override], policy: Policy, limit: Limit, labels: Attributes, now_us: int
+) -> tuple[Override | None, tuple[Override, ...]]:
+    """
+    Return the override of a limit for all requests, or None, and those that come before it for some of them.
+
+    Args:
+        overrides: Those of the token come before those of its project. Of each, those for more values of the partition
+            come first.
+        labels: Those of the token that the limit looks at, named as attributes.
+    """
+    raised: list[Override] = []
     for override in overrides:
         if (override.policy, override.limit) != (policy.id, limit.name):
             continue
-        if override.ends_at_us is None or now_us < override.ends_at_us:
-            return override
-    return None
+        if override.ends_at_us is not None and now_us >= override.ends_at_us:
+            continue
+        if not override.partition:
+            return override, tuple(raised)
+        names = tuple(override.partition)
+        if any(name not in limit.partition_by for name in names):
+            continue  # the limit had another partition when the override was made
+        if any(labels.get(name) != override.partition[name] for name in names if is_label(name)):
+            continue
+        if not without_labels(names):
+            return override, tuple(raised)
+        raised.append(override)
+    return None, tuple(raised)
+
+
+def _in_order(overrides: Sequence[Override]) -> Sequence[Override]:
+    """Return the overrides of one holder with those for more values of the partition first."""
+    return sorted(overrides, key=lambda override: -len(override.partition)) if overrides else overrides

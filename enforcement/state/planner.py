@@ -299,7 +299,7 @@ class Planner:
         units = [(r.policy.id, r.limit.name, r.limit.unit) for r in rules]
         usage = self._usage.of(entry, units)
         testers = tuple(rule.limit.match.compile(rule.limit.partition_by) for rule in rules)
-        ends += [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
+        ends += chain.from_iterable(rule.ends_us for rule in rules)
         always, metering, suspended = None, metering_of(rules), emergency.values_in(entry.token.project, now_us)
         ends += [end for values in suspended.values() for end in values.values() if end is not None]
         if not any(testers) and not suspended:

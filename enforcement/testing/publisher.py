@@ -136,6 +136,7 @@ class Published:
         token: str | None = None,
         project: str = PROJECT,
         ends_at: datetime | None = None,
+        partition: Mapping[str, str] | None = None,
     ) -> None:
         """
         Override the quota of one limit for a token, or for a project if *token* is None.
@@ -143,13 +144,16 @@ class Published:
         Args:
             limit: ``"policy-slug/limit-name"``.
             ends_at: With a time zone. None: the override has no end.
+            partition: Values of what the limit is partitioned by, such as ``{"label.team": "web"}``. None: for all.
         Raises:
             ValueError: The policy is unknown, or *ends_at* has no time zone.
         """
         slug, _, name = limit.partition("/")
         self._made += 1
-        row = {"id": f"ovr_{self._made}", "policy": self._known(slug), "limit": name, "quota": quota, "burst": burst}
+        row: dict[str, Any] = {"id": f"ovr_{self._made}"}
+        row |= {"policy": self._known(slug), "limit": name, "quota": quota, "burst": burst}
         row["ends_at_us"] = None if ends_at is None else _microseconds("ends_at", ends_at)
+        row |= {"partition": dict(partition)} if partition else {}
         document = self._projects[project] if token is None else self._tokens[token]
         document = {**document, "overrides": [row, *document["overrides"]]}
         if token is None:

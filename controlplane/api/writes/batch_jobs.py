@@ -1,5 +1,6 @@
 """The creation of more objects than one change should have, which a job does in slices."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -275,6 +276,7 @@ def _by_place(exc: ValidationError) -> dict[int, Any]:
 
 
 def _key(item: Any, names: Sequence[str]) -> Key:
-    """Return the values of an item, as far as they are strings. Others are found when the item is read."""
+    """Return the values of an item, as far as they are strings or objects. Others are found when the item is read."""
     values = [item.get(name) for name in names] if isinstance(item, Mapping) else []
-    return tuple(value if isinstance(value, str) else None for value in values)
+    texts = (json.dumps(value, sort_keys=True) if value and isinstance(value, dict) else value for value in values)
+    return tuple(text if isinstance(text, str) else None for text in texts)

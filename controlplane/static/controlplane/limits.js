@@ -6,12 +6,17 @@
   const field = (row, name) => row.querySelector(`[name$="-${name}"]`);
   const holder = (input) => input.closest(".field-line") || input.closest("[class*=field-]") || input.parentElement;
 
+  const isMoney = (row) => {
+    const unit = field(row, "unit");
+    return unit.value.trim().toLowerCase() === unit.dataset.money.toLowerCase();
+  };
+
   const meaning = (row) => {
     const fixed = field(row, "algorithm").value === "fixed_window";
     const calendar = field(row, "calendar").value;
     const unit = field(row, "unit").value.trim();
     const tokens = ["tokens", "input_tokens", "output_tokens"].includes(unit);
-    const money = unit === "micros";
+    const money = isMoney(row);
     return {
       window_seconds: !calendar,
       time_zone: Boolean(calendar) && calendar !== "lifetime",
@@ -33,6 +38,8 @@
     else if (changed === algorithm) calendar.value = "";
   };
   const show = (row) => {
+    // The style sheet shows the currency beside an amount of money.
+    for (const name of ["quota", "burst", "rollover"]) field(row, name).classList.toggle("sg-money", isMoney(row));
     for (const [name, wanted] of Object.entries(meaning(row))) {
       const input = field(row, name);
       if (!input) continue;

@@ -25,6 +25,7 @@ from enforcement.cli.remote.files.applying import (
     make_plan,
     plan_from,
     reviews,
+    warnings_of,
 )
 from enforcement.cli.remote.files.applying import Moved as StateMoved
 from enforcement.cli.remote.files.clashes import clashes
@@ -154,10 +155,11 @@ def plan(
             tried = reviews(server, made, lambda done, most: bar.update(bar.task_ids[0], completed=done, total=most))
     if out:
         Path(out).write_text(json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8")
+    warned = warnings_of(made, tried)
     if as_json:
-        show_json({**made.to_json(), "reviews": tried})
+        show_json({**made.to_json(), "reviews": tried, "warnings": warned})
         return
-    _show_plan(made, {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()})
+    _show_plan(made, {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}, warned)
     follow = f"--plan {out}" if out else file
     if made.changes.steps:
         show(f"Nothing was changed. Apply it with: sluicegate apply {follow}")
@@ -249,10 +251,11 @@ def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
     return told
 
 
-def _show_plan(made: FilePlan, reviewed: dict[str, str]) -> None:
+def _show_plan(made: FilePlan, reviewed: dict[str, str], warned: dict[str, list[str]] | None = None) -> None:
     base = "unknown" if made.revision is None else made.revision
     show(f"{made.file.title}, base revision {base}")
     _show_steps(made.changes.steps, made.changes.stays, reviewed)
+    show(*(f"Warning: policy {slug}, {text}" for slug, texts in (warned or {}).items() for text in texts), error=True)
     counts = {action: sum(step.action == action for step in made.changes.steps) for action in SIGNS}
     total = ", ".join(f"{count} to {action}" for action, count in counts.items())
     show(f"Plan: {total}." if made.changes.steps else "Nothing to change.")

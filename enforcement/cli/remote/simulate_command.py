@@ -84,7 +84,9 @@ def limits_of(file: PolicyFile, slug: str, now: datetime) -> tuple[list[Limit], 
     Args:
         now: An override that has ended by then does not apply.
     """
-    overrides = {key: one for key, one in file.all_overrides.items() if not has_ended(one, now)}
+    # Those for one value of a partition are left out, as no value of the traffic is known to be of one team.
+    everyone = {key: one for key, one in file.all_overrides.items() if not one.get("partition")}
+    overrides = {key: one for key, one in everyone.items() if not has_ended(one, now)}
     limits = file.policies[slug]["limits"]
     common = [_overridden(limit, overrides.get(f"{slug}/{limit['name']}", {})) for limit in limits]
     of_callers: dict[str, list[Limit]] = {}

@@ -159,8 +159,8 @@ WRONG_LIMITS = [
     ({"unit": "tokens", "weights": "input = x"}, "weights", "Each line must hold a name and an integer"),
     ({"unit": "tokens", "weights": "calls = 5"}, "weights", "Must name only input, cached_input"),
     ({"unpriced": "count_only"}, "unpriced", "Only a limit of micros asks for a price."),
-    ({"unit": "micros", "unpriced": "charge_as"}, "unpriced", "The model to charge as must be a string"),
-    ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as", "Must be empty, unless unpriced models"),
+    ({"unit": "money (USD)", "unpriced": "charge_as"}, "unpriced", "The model to charge as must be a string"),
+    ({"unit": "money (USD)", "charge_as": "gpt-4o"}, "charge_as", "Must be empty, unless unpriced models"),
     ({"unmetered": "count_only"}, "unmetered", "Only a limit of input_tokens"),
     ({"quota": ""}, "quota", "This field is required."),
     ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
@@ -183,7 +183,7 @@ def test_each_rule_of_enforcement_is_told_at_its_field(as_ann):
 def test_rules_for_tokens_and_money_are_saved_and_shown_again(as_ann, store):
     """A form that is sent back as it was shown changes nothing."""
     tokens = {"unit": "tokens", "weights": "cached_input = 100\noutput = 1500", "unmetered": "count_only"}
-    money = {"unit": "micros", "unpriced": "charge_as", "charge_as": "gpt-4o"}
+    money = {"unit": "money (USD)", "unpriced": "charge_as", "charge_as": "gpt-4o"}
     rules = {"estimate": "bound", "default_cap": 500, "part_tokens": "image = 1000", "on_disconnect": "drain"}
     policy = Policy(slug="starter", name="Starter")
 

@@ -50,7 +50,7 @@ def test_every_row_is_told_what_it_means(advise):
 
     assert set(told["limits"]) == {"limits-0", "limits-2"}
     assert told["limits"]["limits-0"]["sentence"].startswith("100 requests per minute for each token or project")
-    assert told["limits"]["limits-2"]["errors"] == {"quota": ["Enter a whole number."]}
+    assert told["limits"]["limits-2"]["errors"] == {"quota": ["Must be an integer such as 1,200, got 'x'."]}
 
 
 def test_a_path_without_a_slash_is_an_error(advise):

@@ -60,7 +60,7 @@ def test_the_budget_counts_requests_llm_tokens_and_money():
     assert [sentence(limit.as_value()) for limit in policy.limits.all()] == [
         "60 requests per minute for each token or project, counted in a sliding window",
         "60,000 tokens per minute for each token or project, refilled at a steady rate, with bursts of up to 60,000",
-        "50.00 USD (50,000,000 micros) per calendar month for each token or project, in the time zone UTC",
+        "50.00 USD per calendar month for each token or project, in the time zone UTC",
     ]
     assert list(ModelPrice.objects.all()) == [own]  # the catalogue is taken only if there is no price at all
 

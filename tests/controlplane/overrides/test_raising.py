@@ -108,7 +108,7 @@ MISTAKES = [
         "Must be above the 25 that the policy gives, and at most 2^53 - 1 permits.",
     ),
     ({"quota": "1.5"}, "quota", "Must be an integer such as 1,200, got '1.5'."),
-    ({"quota": "1e400"}, "quota", ABOVE),
+    ({"quota": "10000000000000000"}, "quota", ABOVE),
     ({"quota": "nan"}, "quota", "Must be an integer such as 1,200, got 'nan'."),
     ({"quota": "٣٠"}, "quota", "Must be an integer such as 1,200, got '٣٠'."),
     ({"quota": ""}, "quota", "This field is required."),
@@ -135,7 +135,7 @@ def test_money_is_typed_as_money(as_ann, store):
     limit = LimitFactory(name="budget", unit="micros", quota=40_000_000, calendar="month", window_seconds=None)
     token = TokenFactory(policy=limit.policy)
     assert errors(as_ann.post(url(token), form(as_ann, token, quota="0.0000001"))) == {
-        "quota": ["Must be an amount of USD such as 60.00, got '0.0000001'."]
+        "quota": ["Must have at most 6 decimals, got '0.0000001'."]
     }
 
     as_ann.post(url(token), form(as_ann, token, quota="60.5"))

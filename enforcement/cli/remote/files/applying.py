@@ -36,6 +36,7 @@ from enforcement.cli.remote.files.steps import (
 )
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
+from enforcement.model.units import USUAL, meant, never_charged
 
 FORMAT: Final = "sluicegate-plan/1"
 REQUESTS_PER_PAGE: Final = 5
@@ -316,7 +317,7 @@ def reviews(
     server: ControlPlane, plan: FilePlan, seen: Callable[[int, int], None] = lambda done, all_: None
 ) -> dict[str, dict[str, Any]]:
     """
-    Return what the control plane says of each policy that changes, by its slug.
+    Return what the control plane says of each policy that changes, or is new with an unusual unit, by its slug.
 
     It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
     needs the scope to make the change. Without it, nothing is returned.
@@ -330,12 +331,42 @@ def reviews(
     found = {}
     steps = [step for step in plan.changes.steps if step.kind == "policy" and step.action == CHANGE]
     tried = [step for step in steps if step.body and set(step.body) != {"managed_by"}]
+    # Otherwise a new policy has no project yet.
+    if plan.file.project is None or (plan.present and plan.present.file.project):
+        tried += _with_odd_units(plan)
     for index, step in enumerate(tried):
         seen(index, len(tried))
+        path, method = ("policies", "POST") if step.action == CREATE else (f"policies/{step.name}", "PATCH")
         try:
-            found[step.name] = server.ask(f"policies/{step.name}", step.body, "PATCH", dry_run="true")
+            found[step.name] = server.ask(path, step.body, method, dry_run="true")
         except RequestRefused as exc:
             if exc.status != 403:
                 raise
             return {}  # a key that may only read plans all the same
     return found
+
+
+def _with_odd_units(plan: FilePlan) -> list[PlanStep]:
+    """Return the steps that create a policy with a limit in a unit that nothing reports by itself."""
+    return [step for step in plan.changes.steps if step.kind == "policy" and step.action == CREATE and _odd(step)]
+
+
+def _odd(step: PlanStep) -> list[dict[str, Any]]:
+    """Return the limits of a new policy that count in such a unit."""
+    return [limit for limit in (step.body or {}).get("limits", ()) if limit.get("unit", USUAL[0]) not in USUAL]
+
+
+def warnings_of(plan: FilePlan, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """
+    Return what may be a mistake in each policy that is created or changed, in sentences by its slug.
+
+    Args:
+        tried: What :func:`reviews` returned. A new policy that was not tried is judged by the usual units.
+    """
+    found = {
+        slug: [f"{one['limit']}: {one['message']}" for one in told.get("warnings", ())] for slug, told in tried.items()
+    }
+    for step in _with_odd_units(plan):
+        if step.name not in tried:
+            found[step.name] = [f"{it['name']}: {never_charged(it['unit'], meant(it['unit']))}" for it in _odd(step)]
+    return {slug: told for slug, told in found.items() if told}

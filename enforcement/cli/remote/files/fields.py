@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 from enforcement.model.calendars import is_host_zone, is_zone
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.matching import check_partition
 from enforcement.model.metered import InvalidMetering, Metering
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
-from enforcement.model.sizes import MAX_NUMBER
+from enforcement.model.sizes import MAX_NUMBER, MAX_PARTITION_VALUE_LENGTH, MAX_PARTITIONS
 
 SLUG_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"
 _SLUG: Final = re.compile(SLUG_PATTERN, re.ASCII)
@@ -68,6 +69,13 @@ def read_slug(value: Any) -> str:
 
 def _slug_or_none(value: Any) -> str | None:
     return None if value is None else read_slug(value)
+
+
+def _partition(value: Any) -> dict[str, str]:
+    try:
+        return dict(check_partition(value)) if value != {} else {}
+    except ValueError as exc:
+        raise InvalidField(f"{str(exc)[0].upper()}{str(exc)[1:]}.") from exc
 
 
 def _text(most: int, *, lines: bool = False, empty: bool = False) -> Callable[[Any], str]:
@@ -211,12 +219,20 @@ POLICY: Final = {
     "metering": FileField(read_metering, {}, {"$ref": "#/$defs/metering"}),
     "limits": FileField(lambda value: value, REQUIRED, {"type": "array", "items": {"$ref": "#/$defs/limit"}}),
 }
+_PARTITION: Final = {
+    "type": "object",
+    "maxProperties": MAX_PARTITIONS,
+    "propertyNames": {"pattern": "^[a-z][a-z0-9._-]{0,63}$"},
+    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_PARTITION_VALUE_LENGTH},
+    "description": "Values of what the limit is partitioned by, such as label.team: web. If left out, every value.",
+}
 OVERRIDE: Final = {
     "limit": FileField(
         _limit_name,
         REQUIRED,
         _LIMIT_NAME,
     ),
+    "partition": FileField(_partition, {}, _PARTITION),
     "quota": FileField(_integer(0, MAX_NUMBER), REQUIRED, {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}),
     "burst": FileField(
         _or_none(_integer(1, MAX_NUMBER)), None, {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_NUMBER}
@@ -237,9 +253,11 @@ GLOBAL: Final = FileField(
 
 
 def override_key(override: Mapping[str, Any]) -> str:
-    """Return what names an override: its limit, and the token if it is of one."""
+    """Return what names an override: its limit, the token if it is of one, and the values that it is for."""
     limit, token = override["limit"], override.get("token")
-    return f"{limit} of {token}" if token else str(limit)
+    named = f"{limit} of {token}" if token else str(limit)
+    values = [f"{name} = {value}" for name, value in sorted(override.get("partition", {}).items())]
+    return f"{named} with {', '.join(values)}" if values else named
 
 
 def without_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) -> dict[str, Any]:

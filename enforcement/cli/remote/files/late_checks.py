@@ -79,6 +79,8 @@ class LateChecks:
         elif (limit := next((one for one in policy["limits"] if one["name"] == name), None)) is None:
             yield "limit", f"Must be a limit of the policy {slug}, which has no {name}."
         else:
+            if odd := sorted(override.get("partition", {}).keys() - set(limit.get("partition_by", ()))):
+                yield "partition", f"Must name what {override['limit']} is partitioned by, got {odd[0]}."
             yield from _of_values(limit, override)
             if not policy["is_global"] and not self._applies(slug, token):
                 yield "limit", self._unused(slug, token)

@@ -68,7 +68,8 @@ def of_policy(row: Row) -> dict[str, Any]:
 def of_override(row: Row) -> dict[str, Any]:
     """Return an override of a project or token as a policy file has it."""
     fields = TOKEN_OVERRIDE if row["token"] else OVERRIDE
-    values = {name: row[name] for name in fields}
+    # A control plane of an earlier version knows no partition.
+    values = {name: row.get(name, field.default) for name, field in fields.items()}
     if values["ends_at"] is not None:
         values["ends_at"] = OVERRIDE["ends_at"].read(values["ends_at"])
     return without_defaults(values, fields)

@@ -171,6 +171,8 @@ def _override_step(present: PresentState, key: str, file: PolicyFile, wanted: Wa
     override, before = file.all_overrides[key], present.file.all_overrides.get(key)
     fields, mark = TOKEN_OVERRIDE if "token" in override else OVERRIDE, _mark(present, key, wanted)
     body = with_defaults(override, fields)
+    if not body["partition"]:
+        del body["partition"]
     if before is None:
         words = tuple(_said(override, fields, ("token",)))
         holder = {} if "token" in override else {"project": file.project["slug"]}

@@ -191,3 +191,42 @@ def test_an_override_of_a_token_must_apply_to_it(cli, chat_file, tokens):
     assert found.status == 2
     assert f"token_overrides[1].limit: Must apply to the token {tokens[1].pk}." in found.err
     assert "token_overrides[0]" not in found.err
+
+
+def test_an_override_of_one_team_is_applied_and_exported(cli, chat_file, api):
+    """Beside one of all teams, which it does not replace."""
+    window = "        window_seconds: 60\n"
+    by_team = FILE.replace(window, f"{window}        partition_by:\n          - label.team\n")
+    rows = [
+        "  - limit: chat--free/per-minute\n    quota: 90\n    reason: launch\n",
+        "  - limit: chat--free/per-minute\n    partition:\n      label.team: web\n    quota: 120\n    reason: launch\n",
+    ]
+    head, _, _ = by_team.partition("overrides:\n")
+    chat_file.write_text(head + "overrides:\n" + "".join(rows) + "token_overrides: []\n")
+    assert cli("apply", "chat.yaml", "--yes").status == 0, cli("plan", "chat.yaml").err
+
+    assert dict(Override.objects.values_list("partition", "quota")) == {"": 90, "label.team = web": 120}
+    assert cli("export", "chat").out.partition("\n")[2] == chat_file.read_text()
+    assert cli("plan", "chat.yaml").out.splitlines()[1] == "Nothing to change."
+
+    chat_file.write_text(chat_file.read_text().replace("label.team: web", "label.owner: ann"))
+    wrong = cli("plan", "chat.yaml")
+    assert "Must name what chat--free/per-minute is partitioned by, got label.owner." in wrong.err
+
+
+def test_a_plan_warns_of_a_unit_that_nothing_charges(cli, chat_file):
+    """Of a new project by the usual units, and of one that is there as the control plane does."""
+    rest = "        algorithm: fixed_window\n        quota: 500\n        calendar: month\n        unit: usd\n"
+    limit = f"      - name: usd\n{rest}"
+    text = FILE.replace("    limits:\n      - name: per-minute\n", f"    limits:\n{limit}      - name: per-minute\n")
+    chat_file.write_text(text)
+    said = "Warning: policy chat--free, usd: Nothing has been charged in usd so far, and a limit in a unit that nothing"
+
+    new = cli("plan", "chat.yaml")
+    assert f"{said} is charged in admits all. Did you mean micros?" in new.err
+    chat_file.write_text(FILE)
+    assert cli("apply", "chat.yaml", "--yes").status == 0
+    chat_file.write_text(text)
+    known = cli("plan", "chat.yaml")
+    assert f"{said} is charged in admits all. Did you mean micros, millionths of USD?" in known.err
+    assert (new.status, known.status) == (0, 0)

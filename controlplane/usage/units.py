@@ -1,0 +1,80 @@
+"""Which units requests have charged, and what is said of limits in other ones."""
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+
+from django.conf import settings
+
+from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project
+from controlplane.usage.models import UsageRow
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.metered import MONEY
+from enforcement.model.units import USUAL, meant, never_charged
+
+# The newest days of usage that are looked at. Without an index of units, each row takes some time.
+MOST_READ = 100_000
+
+
+def idle(units: Iterable[str]) -> set[str]:
+    """Return those of the units that are neither usual nor ever charged, as far as the newest usage tells."""
+    odd = set(units) - set(USUAL)
+    return odd - charged_among(odd) if odd else set()
+
+
+def charged_among(units: Collection[str]) -> set[str]:
+    """Return those of the units in which a request has had a cost."""
+    newest = UsageRow.objects.filter(period="day").order_by("-at").values("pk")[:MOST_READ]
+    rows = UsageRow.objects.filter(pk__in=newest, unit__in=units, cost__gt=0).order_by()
+    return set(rows.values_list("unit", flat=True).distinct())
+
+
+def advice(unit: str, *, money: str = "") -> str:
+    """
+    Return what to tell whoever writes a limit in a unit that :func:`idle` returns.
+
+    Args:
+        money: How the reader writes the unit of money. Empty: as REST does.
+    """
+    money = money or f"{MONEY}, millionths of {settings.CURRENCY}"
+    intended = meant(unit, currency=settings.CURRENCY)
+    return never_charged(unit, money if intended == MONEY else intended)
+
+
+def zone_advice(limit: LimitValue, zones: Iterable[str]) -> str:
+    """
+    Return what to tell whoever writes a budget whose months are not those of the bills, or an empty string.
+
+    Args:
+        zones: Those of the projects whose requests the limit counts.
+    """
+    others = sorted(set(zones) - {limit.time_zone})
+    if limit.unit != MONEY or limit.calendar in (None, "lifetime") or not others:
+        return ""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (
+        f"This budget counts in the time zone {limit.time_zone}, and the statements of its project in "
+        f"{others[0]}{more}."
+    )
+
+
+def zones_of(policy: Policy) -> set[str]:
+    """Return the time zones of the project that owns a policy, or of those that have a shared one."""
+    if policy.project_id:
+        return {policy.project.time_zone}
+    having = Project.objects.none() if policy._state.adding else Project.objects.filter(policy=policy.pk)
+    return set(having.values_list("time_zone", flat=True).distinct())
+
+
+def warnings(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    """Yield what may be a mistake in a saved policy: the name of a limit, a field of it and a sentence."""
+    limits: list[Limit] = list(policy.limits.all())
+    unused = idle(limit.unit for limit in limits)
+    zones = zones_of(policy) if any(limit.unit == MONEY and limit.calendar for limit in limits) else set()
+    for limit in limits:
+        if limit.unit in unused:
+            yield limit.name, "unit", advice(limit.unit)
+        with suppress(InvalidLimit):  # another program has written to the table
+            if said := zone_advice(limit.as_value(), zones):
+                yield limit.name, "time_zone", said
