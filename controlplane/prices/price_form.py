@@ -15,6 +15,7 @@ from controlplane.core.money import InvalidAmount, amount, read_amount
 from controlplane.prices.models import BOUNDS, FURTHER, RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
 from enforcement.metering.usage import FURTHER_NAMES
+from enforcement.model.sizes import MAX_NUMBER
 
 _IN_TIERS = (*RATES, *FURTHER_NAMES)
 _TIER = re.compile(r"above\s+([\d,_]+)\s*:(.*)", re.ASCII)
@@ -54,7 +55,7 @@ class NamedField(forms.CharField):
             return True
 
     def _number(self, text: str) -> int:
-        micros = _micros(text)
+        micros = _micros(text, MAX_NUMBER)
         if micros * self._scale % 1_000_000:
             raise ValidationError(f"Must have at most three decimals, got {text[:40]!r}.")
         return micros * self._scale // 1_000_000
@@ -155,9 +156,9 @@ class PriceForm(RecordedForm):
                 self.fields[name].help_text = f"{settings.CURRENCY} for a million tokens."
 
 
-def _micros(text: str) -> int:
+def _micros(text: str, most: int = MAX_RATE) -> int:
     try:
-        return read_amount(text, most=MAX_RATE)
+        return read_amount(text, most=most)
     except InvalidAmount as exc:
         raise ValidationError(str(exc), code="invalid") from exc
 
