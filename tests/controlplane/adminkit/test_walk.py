@@ -211,6 +211,8 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
     expect(page.locator(f"{first}charge_as")).to_be_hidden()
     page.locator(f"{first}unit").fill("tokens")
     page.locator(f"{first}unit").blur()
+    walker.reads("Allow: Must be an integer such as 1,200, got '0.0001'.")
+    page.locator(f"{first}quota").fill("100")
     expect(page.locator(f"{first}weights")).to_be_visible()
     assert asked() == ["weights", "unmetered"]
     page.locator(f"{first}weights").fill("cached_input = 100")
