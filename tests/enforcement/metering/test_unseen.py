@@ -19,7 +19,7 @@ PRICES = Prices(1, prices=(Price("*", Rates(2_000_000, 10_000_000, 200_000)),))
 LIMITS = [
     Limit(name=unit, unit=unit, quota=10**9, calendar="lifetime") for unit in ("requests", "output_tokens", "micros")
 ]
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 GEMINI = "/v1beta/models/gemini-1.5-pro:streamGenerateContent?alt=sse"
 ASKED = {"model": "gpt-4o", "max_tokens": 100, "stream": True, "messages": [{"role": "user", "content": "x" * 40}]}
 
@@ -196,14 +196,15 @@ def test_a_whole_answer_in_one_piece_shows_all_of_its_output():
         ([WORD, {"error": {"message": "overloaded"}}], CHAT, "estimated"),
         ([{"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}},
           {"type": "error", "error": {"type": "overloaded_error"}}], MESSAGES, "estimated"),
-        ([{"type": "response.failed", "response": {"usage": None}}], "/v1/responses", "estimated"),
+        ([{"type": "response.failed", "response": {"usage": None}}], RESPONSES, "estimated"),
         ([{"type": "response.failed", "response": {"usage": {"input_tokens": 9, "output_tokens": 9}}}],
-         "/v1/responses", "exact"),
+         RESPONSES, "exact"),
         ([WORD, {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}, {"error": {}}], CHAT, "exact"),
     ],
 )  # fmt: skip
 def test_an_answer_that_ends_in_an_error_event_keeps_a_bound_unless_it_has_usage(events, target, settled_as):
-    found = exchange(ASKED, target, estimate="bound")
+    asked = {"model": "gpt-4o", "max_output_tokens": 100, "stream": True, "input": "x" * 40}
+    found = exchange(asked if target == RESPONSES else ASKED, target, estimate="bound")
     found.answered(200, None, 0)
     found.feed(sse(*events))
     assert found.ended(0, whole=True)[1].settled_as == settled_as
