@@ -12,7 +12,6 @@ from controlplane.emergency.models import BreakGlass
 from controlplane.jobs import running
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.adminkit.walking import Walker
-from tests.controlplane.conftest import PASSWORD
 from tests.factories import TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +32,8 @@ def test_nobody_overlooks_the_banner(walker: Walker):
     """Neither beside the menu, which is shown on wide screens only, nor without it."""
     with change(actor=Actor("ann", "admin"), reason="wrong limits") as tx:
         break_glass(tx, timezone.now() + timedelta(hours=1))
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
+    walker.open("/admin/")
     for width in (1920, 1280, 1279, 320):
         walker.page.set_viewport_size({"width": width, "height": 720})
         assert uncovered(walker.page), width
