@@ -16,6 +16,7 @@ from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from tests.controlplane.adminkit.walking import Walker
 from tests.factories import CountedUsageFactory, LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
+from tests.scale import scale
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
@@ -157,10 +158,11 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
     inside.reads("Allowed, a shadow limit would deny")
     expect(inside.page.get_by_role("img", name="of which 30 would be denied by shadow limits")).to_be_visible()
     inside.look("would-deny")
-    inside.open("/admin/publishing/revision/2/change/")
-    inside.reads("override free/per-day for t0")
-    assert not inside.graves()
-    for action in ("revoke_selected", "delete_selected"):
+    if scale(False, True):  # test_every_page.py opens such a page
+        inside.open("/admin/publishing/revision/2/change/")
+        inside.reads("override free/per-day for t0")
+        assert not inside.graves()
+    for action in scale(["delete_selected"], ["revoke_selected", "delete_selected"]):
         inside.open("/admin/projects/token/")
         inside.page.locator("#action-toggle").check()
         inside.page.locator("select[name=action]").select_option(action)

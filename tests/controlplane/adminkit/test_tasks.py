@@ -199,6 +199,7 @@ def reset_a_counter(operator: Operator) -> None:
     operator.page.locator("#dialog input[name=reason]").fill("support call")
     operator.press("Reset counters")
     operator.walker.reads("of kestrel-desk")
+    operator.walker.reads("0.00 USD of 40.00 USD (0 %)")
 
 
 def account_for_a_month(operator: Operator) -> None:

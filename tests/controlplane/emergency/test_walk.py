@@ -13,6 +13,7 @@ from controlplane.jobs import running
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.adminkit.walking import Walker
 from tests.factories import TokenFactory
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,6 +43,7 @@ def test_nobody_overlooks_the_banner(walker: Walker):
 
 
 @pytest.mark.proof
+@pytest.mark.skipif(scale(True, False), reason="test_admin.py and test_tasks.py do the same")
 def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):
     """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
     token, page = TokenFactory(name="ci"), walker.page

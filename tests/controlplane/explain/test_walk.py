@@ -12,8 +12,13 @@ from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of
 from tests.controlplane.explain.conftest import ANN
 from tests.factories import UsageRowFactory
+from tests.scale import scale
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
+pytestmark = [
+    pytest.mark.skipif(scale(True, False), reason="test_tasks.py asks the same questions"),
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.proof,
+]
 
 
 def test_a_denial_is_explained_in_the_browser(walker, denied):
