@@ -19,6 +19,7 @@ from tests.scale import scale
 # A busy machine needs longer than the usual five seconds. It costs nothing where all is well.
 expect.set_options(timeout=60_000)
 
+LIGHTS = ["light", "dark"]
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 320, "height": 720}
 
 # A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.
@@ -118,11 +119,10 @@ class Walker:
     def reads(self, text: str) -> None:
         expect(self.page.locator("body")).to_contain_text(text)
 
-    def glance(self, name: str) -> str:
+    def glance(self, name: str, light: str = "") -> str:
         """Check the page on a wide screen, and take its picture: in both lights, or in a small run in one of them."""
-        lights = ["light", "dark"]
         # By the name, so that it is the same one in every run.
-        chosen = scale([lights[crc32(name.encode()) % 2]], lights)
+        chosen = scale([light or LIGHTS[crc32(name.encode()) % 2]], LIGHTS)
         self.looked += 1
         name = f"{self.looked:02d}-{name}"
         for light in chosen:
@@ -132,17 +132,18 @@ class Walker:
         self._fits(name, WIDE["width"])
         return name
 
-    def look(self, name: str, *, elsewhere: bool = False) -> None:
+    def look(self, name: str, *, elsewhere: bool = False, light: str = "") -> None:
         """
         Check the page in both lights and on narrow screens, and take its pictures.
 
         Args:
             elsewhere: Another test, such as test_every_page.py, judges all that the page has. A small run leaves it to
                 that test.
+            light: The one in which a small run checks the page. Otherwise, its name decides.
         """
         if scale(elsewhere, False):
             return
-        name = self.glance(name)
+        name = self.glance(name, light)
         # Read here and not above, because a conftest.py may be imported before the size of the run is known.
         for width in scale([320], [390, 320]):
             self.page.set_viewport_size(NARROW | {"width": width})
