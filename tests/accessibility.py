@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ _MARK_ALIKE = """known => {
         }
         return (a >>> 0) * 2097152 + (b >>> 11);
     };
-    const former = new Set(known), now = new Set(), place = (element, around) => {
+    const former = new Set(JSON.parse(known)), now = new Set(), place = (element, around) => {
         const before = element.previousElementSibling, id = element.id.replace(/[0-9]+/g, '');
         const here = hash([around, own(element), id, before && own(before), !element.nextElementSibling,
                            [...element.parentNode.children].indexOf(element) % 2,
@@ -57,11 +58,11 @@ _MARK_ALIKE = """known => {
     document.querySelectorAll('[data-alike]').forEach(element => element.removeAttribute('data-alike'));
     shape(document.documentElement);
     const sheets = [...document.styleSheets].map(one => one.href);
-    if (known) place(document.documentElement, hash([innerWidth, ...sheets].join()));
+    if (known !== 'null') place(document.documentElement, hash([innerWidth, ...sheets].join()));
     alike.forEach(element => element.setAttribute('data-alike', ''));
     axe.configure({rules: [{id: 'color-contrast', selector: '*:not([data-alike])'},
                            {id: 'link-in-text-block', selector: 'a[href]:not([data-alike])'}]});
-    return [...now];
+    return JSON.stringify([...now]);
 }"""
 # Only violations are returned: to hand over what passed takes longer than to find it.
 # A small run does without rules that are mild by themselves, and does not load all stylesheets again for the rule of
@@ -89,8 +90,9 @@ def graves(
     if page.evaluate("typeof axe") == "undefined":
         page.evaluate(_SCRIPT)
     if scale(True, False):
-        present = page.evaluate(_MARK_ALIKE, None if known is None else list(known))
+        # As texts, because Playwright wraps each value of a list.
+        present = page.evaluate(_MARK_ALIKE, "null" if known is None else json.dumps([*known]))
         if known is not None:
-            known.update(present)
+            known.update(json.loads(present))
     found = page.evaluate(_RUN, [list(rules), list(without), scale(False, True)])
     return [violation for violation in found if violation["impact"] in GRAVE]

@@ -202,10 +202,11 @@ def _history(story: Story) -> None:
     steps += [(hour - timedelta(minutes=10 * back), 1 / 6) for back in range(144, 0, -1)]
     rows: list[Row] = []
     settled: list[SettledRow] = []
+    limits = {slug: policy.limits.exclude(unit="micros")[0].name for slug, policy in story.policies.items()}
     for at, part in steps:
-        for name, _, _, _, busy in TOKENS:
+        for name, _, slug, _, busy in TOKENS:
             sent = int(busy * part * _busy(at) * dice.uniform(0.7, 1.3))
-            rows += _usage(story, name, at, sent, dice)
+            rows += _usage(story, name, at, sent, dice, limits.get(slug or ""))
             if name in ("kestrel-desk", "halden-web", "fjordline-batch"):
                 settled.append(_metered(story, name, at, sent))
     rollup.add(rows, story.now)
@@ -214,20 +215,19 @@ def _history(story: Story) -> None:
     recording.fold(story.now)
 
 
-def _usage(story: Story, name: str, at: datetime, sent: int, dice: random.Random) -> list[Row]:
+def _usage(story: Story, name: str, at: datetime, sent: int, dice: random.Random, limit: str | None) -> list[Row]:
     token = story.tokens[name]
     denied = sent // 5 if name == "umbra-sync" else int(sent * dice.choice([0, 0, 0, 0.02, 0.09]))
     would = sent // 4 if name in ("corvid-search", "halden-web") and _busy(at) > 0.8 else 0
     counts = (sent - denied, denied, would, sent - denied)
     spread = (0b1111 << dice.randrange(50), *[sent // 6] * 6)
     found = [Row(at, (token.project_id, token.pk, "", "", "requests"), counts, spread)]
-    if token.policy is not None:
-        for limit in token.policy.limits.exclude(unit="micros")[:1]:
-            of_limit = (token.project_id, token.pk, token.policy_id, limit.name, "requests")
-            found.append(Row(at, of_limit, (sent - denied, denied, 0, sent - denied)))
+    if limit:
+        of_limit = (token.project_id, token.pk, token.policy_id, limit, "requests")
+        found.append(Row(at, of_limit, (sent - denied, denied, 0, sent - denied)))
     if would:
-        policy, limit = ("search-basic", "per-day") if name == "corvid-search" else ("team-cap", "team-minute")
-        of_shadow = (token.project_id, token.pk, story.policies[policy].pk, limit, "requests")
+        policy, shadow = ("search-basic", "per-day") if name == "corvid-search" else ("team-cap", "team-minute")
+        of_shadow = (token.project_id, token.pk, story.policies[policy].pk, shadow, "requests")
         found.append(Row(at, of_shadow, (sent, 0, would, sent)))
     return found
 

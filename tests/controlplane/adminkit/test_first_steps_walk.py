@@ -7,14 +7,14 @@ from playwright.sync_api import expect
 
 from controlplane.usage.drain import drain
 from enforcement import Limiter
-from tests.controlplane.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_the_first_decision_is_waited_for(walker, store):
     """A template, a token, a proxy that starts meanwhile, and a request: each step turns green without a reload."""
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
+    walker.open("/admin/")
     walker.page.get_by_role("link", name="Continue").click()
     walker.press("Create project")
     walker.press("Use Public API")

@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
+from tests.controlplane.adminkit.walking import Walker
 from tests.controlplane.conftest import PASSWORD
 from tests.factories import ProjectFactory
 
@@ -19,7 +20,7 @@ def test_a_form_that_was_open_for_a_day_loses_nothing(walker):
     """The session has ended. The user signs in in another tab, and saves what the first one still holds."""
     page = walker.page
     page.clock.install()
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/policies/policy/add/")
     page.get_by_label("Slug").fill("chat-free")
     page.locator("#id_name").fill("Free chat")
@@ -43,16 +44,14 @@ def test_a_form_that_was_open_for_a_day_loses_nothing(walker):
 
     walker.reads("was added successfully")
     assert [limit.quota for limit in Policy.objects.get(slug="chat-free").limits.all()] == [25]
+    other.close()
+    what_is_gone_keeps_what_was_typed(walker)
 
 
-@pytest.mark.browser_context_args
-@pytest.mark.django_db(transaction=True)
-def test_a_form_of_what_is_gone_keeps_what_was_typed(walker):
+def what_is_gone_keeps_what_was_typed(walker: Walker) -> None:
     """The row was deleted, the server does not answer, or the user may not change it any more. Else it is saved."""
     page = walker.page
     project, gone = ProjectFactory(slug="shop", name="Shop"), ProjectFactory(slug="chat", name="Chat")
-    page.clock.install()
-    walker.log_in("ann", PASSWORD)
     walker.open(f"/admin/projects/project/{project.pk}/change/")
     page.locator("#id_name").fill("Big shop")
     page.clock.fast_forward(A_DAY)
@@ -88,7 +87,7 @@ def test_limits_that_were_added_are_there_after_back_and_forward(walker):
     """A browser restores only what was typed into the fields that came with the page."""
     page = walker.page
     limits = page.locator("#limits-group .form-group:not(.empty-form)")
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
     walker.open("/admin/policies/policy/add/")
     expect(limits).to_have_count(1)
     page.get_by_label("Slug").fill("many")

@@ -2,15 +2,17 @@
 
 import re
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.core.signals import request_started
 from playwright.sync_api import expect
 
 from controlplane.drafts.models import PolicyDraft
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Project, Token
-from tests.controlplane.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
 
 FORMS = {
@@ -82,23 +84,27 @@ def test_a_form_that_was_refused_may_be_sent_again(as_ann, db):
     assert Project.objects.get().slug == "shop"
 
 
-def slowly(route) -> None:
+def slowly(environ: dict[str, Any], **_: object) -> None:
     """Let the server answer a form so late that the second click finds the page as it was."""
-    if route.request.method == "POST" and not route.request.url.endswith("/advice/"):
+    if environ["REQUEST_METHOD"] == "POST" and not environ["PATH_INFO"].endswith("/advice/"):
         time.sleep(0.4)
-    route.continue_()
+
+
+@pytest.fixture
+def slow_server() -> Iterator[None]:
+    request_started.connect(slowly)
+    yield
+    request_started.disconnect(slowly)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_double_click_writes_once(walker):
+def test_a_double_click_writes_once(walker, slow_server):
     """In forms, and in dialogs, whose second request the theme would send after the first."""
     limit = LimitFactory(policy=PolicyFactory(slug="chat-free"), name="per-minute", quota=25)
     project = ProjectFactory(slug="shop")
     page, asked = walker.page, []
-    page.route(lambda url: True, slowly)
     page.on("request", lambda request: request.method == "POST" and asked.append(request.url))
-    walker.log_in("ann", PASSWORD)
-    asked.clear()
+    walker.enter("ann")
 
     def twice(name: str, text: str, requests: int = 1) -> None:
         page.get_by_role("button", name=name, exact=True).evaluate(TWO_CLICKS)

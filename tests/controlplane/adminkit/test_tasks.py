@@ -18,7 +18,6 @@ from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.story import ZONE, Story, friday, played
 from tests.controlplane.adminkit.walking import Walker
-from tests.controlplane.conftest import PASSWORD
 from tests.factories import UserFactory
 
 pytestmark = [
@@ -61,7 +60,7 @@ def test_each_task_of_a_day_can_be_done(walker: Walker, store, settings):
     settings.ENVIRONMENT_NAME = "production"
     with played(store.url) as story:
         UserFactory(username="newcomer")
-        walker.log_in("ann", PASSWORD)
+        walker.enter("ann")
         operator = Operator(walker, story)
         found = {}
         for task in TASKS:
@@ -200,6 +199,7 @@ def reset_a_counter(operator: Operator) -> None:
     operator.page.locator("#dialog input[name=reason]").fill("support call")
     operator.press("Reset counters")
     operator.walker.reads("of kestrel-desk")
+    operator.walker.reads("0.00 USD of 40.00 USD (0 %)")
 
 
 def account_for_a_month(operator: Operator) -> None:

@@ -135,7 +135,7 @@ def test_the_documentation_of_the_api_runs_under_its_policy(walker):
     walker.page.route("**/api/v1/openapi.json*", first_operation)
     walker.open("/api/v1/docs/")
 
-    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible(timeout=30_000)
+    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible()
 
 
 def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
@@ -217,6 +217,8 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
     assert asked() == ["weights", "unmetered"]
     page.locator(f"{first}weights").fill("cached_input = 100")
     walker.reads("cached_input tokens weighed 0.1.")
+    an_error_is_told_at_its_field(walker)
+    page.locator(f"{first}window_seconds").fill("1 minute")
     walker.press("Save policy")
     walker.reads("was changed successfully. Published as revision 1.")
 
@@ -225,21 +227,18 @@ def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker,
     assert (limit.unpriced, limit.charge_as) == ("deny", "")
 
 
-def test_an_error_is_told_at_its_field(walker, store):
+def an_error_is_told_at_its_field(walker: Walker) -> None:
     """Also to those who do not see where it stands."""
-    limit = LimitFactory(name="per-minute", policy__slug="starter")
-    walker.enter("ann")
-    walker.open(f"/admin/policies/policy/{limit.policy.pk}/change/")
-    walker.page.locator("#id_limits-0-window_seconds").fill("0")
+    window = walker.page.locator("#id_limits-0-window_seconds")
+    window.fill("0")
     walker.reads("Length: Must last between a second and a year.")
     walker.press("Save policy")
-    window = walker.page.locator("#id_limits-0-window_seconds")
-
     expect(window).to_have_attribute("aria-invalid", "true")
     expect(window).to_have_accessible_description(re.compile("Such as 30 seconds.* Must last between a second and"))
     walker.look("error", elsewhere=True)
 
 
+@pytest.mark.skipif(scale(True, False), reason="test_parts.py watches counters, and test_tasks.py resets one")
 def test_a_counter_is_watched_and_reset(walker, store):
     """The page of a token shows what is used as it happens; a reset has a reason and works at once."""
     limit = LimitFactory(name="per-hour", quota=2, window_seconds=3600, policy__slug="starter")
@@ -282,6 +281,7 @@ def test_a_long_name_stays_within_the_search(walker, store):
         assert arrow["x"] + arrow["width"] <= box["x"] + box["width"]
 
 
+@pytest.mark.skipif(scale(True, False), reason="test_forms.py saves after somebody else, too")
 def test_a_second_editor_is_told_who_was_faster(walker, store):
     """Nothing is saved over a change that its author has not seen."""
     project = ProjectFactory(slug="checkout", name="Checkout")

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from zlib import crc32
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -13,12 +13,13 @@ from django.test import Client
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from tests.accessibility import OF_COLOURS, graves
+from tests.accessibility import graves
 from tests.scale import scale
 
 # A busy machine needs longer than the usual five seconds. It costs nothing where all is well.
 expect.set_options(timeout=60_000)
 
+LIGHTS = ["light", "dark"]
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 320, "height": 720}
 
 # A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.
@@ -118,32 +119,31 @@ class Walker:
     def reads(self, text: str) -> None:
         expect(self.page.locator("body")).to_contain_text(text)
 
-    def glance(self, name: str) -> str:
-        """Check the page on a wide screen in the light, and take its picture."""
+    def glance(self, name: str, light: str = "") -> str:
+        """Check the page on a wide screen, and take its picture: in both lights, or in a small run in one of them."""
+        # By the name, so that it is the same one in every run.
+        chosen = scale([light or LIGHTS[crc32(name.encode()) % 2]], LIGHTS)
         self.looked += 1
         name = f"{self.looked:02d}-{name}"
-        self._judge(f"{name}-light")
+        for light in chosen:
+            self.page.evaluate("isDark => document.documentElement.classList.toggle('dark', isDark)", light == "dark")
+            self._judge(f"{name}-{light}")
+        self.page.evaluate("document.documentElement.classList.remove('dark')")
         self._fits(name, WIDE["width"])
         return name
 
-    def glance_twice(self, name: str) -> str:
-        """Check the page on a wide screen in both lights."""
-        name = self.glance(name)
-        self.page.evaluate("document.documentElement.classList.add('dark')")
-        self._judge(f"{name}-dark", scale(OF_COLOURS, ()))
-        self.page.evaluate("document.documentElement.classList.remove('dark')")
-        return name
-
-    def look(self, name: str, *, elsewhere: bool = False) -> None:
+    def look(self, name: str, *, elsewhere: bool = False, light: str = "") -> None:
         """
         Check the page in both lights and on narrow screens, and take its pictures.
 
         Args:
-            elsewhere: Another test, such as test_every_page.py, judges all that the page has. A small run checks its
-                width here.
+            elsewhere: Another test, such as test_every_page.py, judges all that the page has. A small run leaves it to
+                that test.
+            light: The one in which a small run checks the page. Otherwise, its name decides.
         """
-        if not scale(elsewhere, False):
-            name = self.glance_twice(name)
+        if scale(elsewhere, False):
+            return
+        name = self.glance(name, light)
         # Read here and not above, because a conftest.py may be imported before the size of the run is known.
         for width in scale([320], [390, 320]):
             self.page.set_viewport_size(NARROW | {"width": width})
@@ -160,13 +160,13 @@ class Walker:
             self.faults.append(f"{name}: {found} px wide on a screen of {width}")
         self.faults += [f"{name}: squeezed at {width} px: {text}" for text in self.page.evaluate(SQUEEZED)]
 
-    def graves(self, rules: Sequence[str] = ()) -> list[str]:
+    def graves(self) -> list[str]:
         """Return what keeps people from using the page, but for colours that another page of this run has, too."""
-        return [described(violation) for violation in graves(self.page, rules, known=_known)]
+        return [described(violation) for violation in graves(self.page, known=_known)]
 
-    def _judge(self, name: str, rules: Sequence[str] = ()) -> None:
+    def _judge(self, name: str) -> None:
         self._picture(name)
-        self.faults += [f"{name}: {violation}" for violation in self.graves(rules)]
+        self.faults += [f"{name}: {violation}" for violation in self.graves()]
 
     def _picture(self, name: str) -> None:
         self.page.evaluate(AT_REST)

@@ -12,8 +12,8 @@ from controlplane.emergency.models import BreakGlass
 from controlplane.jobs import running
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.adminkit.walking import Walker
-from tests.controlplane.conftest import PASSWORD
 from tests.factories import TokenFactory
+from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,7 +33,8 @@ def test_nobody_overlooks_the_banner(walker: Walker):
     """Neither beside the menu, which is shown on wide screens only, nor without it."""
     with change(actor=Actor("ann", "admin"), reason="wrong limits") as tx:
         break_glass(tx, timezone.now() + timedelta(hours=1))
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
+    walker.open("/admin/")
     for width in (1920, 1280, 1279, 320):
         walker.page.set_viewport_size({"width": width, "height": 720})
         assert uncovered(walker.page), width
@@ -42,6 +43,7 @@ def test_nobody_overlooks_the_banner(walker: Walker):
 
 
 @pytest.mark.proof
+@pytest.mark.skipif(scale(True, False), reason="test_admin.py and test_tasks.py do the same")
 def test_somebody_suspends_a_token_and_breaks_the_glass(walker: Walker):
     """The banner is on each page until the glass is mended. The progress of a job is shown under it."""
     token, page = TokenFactory(name="ci"), walker.page

@@ -10,11 +10,15 @@ from controlplane.policies.models import Override
 from controlplane.publishing.changes import change
 from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of
-from tests.controlplane.conftest import PASSWORD
 from tests.controlplane.explain.conftest import ANN
 from tests.factories import UsageRowFactory
+from tests.scale import scale
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
+pytestmark = [
+    pytest.mark.skipif(scale(True, False), reason="test_tasks.py asks the same questions"),
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.proof,
+]
 
 
 def test_a_denial_is_explained_in_the_browser(walker, denied):
@@ -52,8 +56,9 @@ def test_who_is_near_a_limit_is_found_in_the_browser(walker, issue, start_limite
     for back in range(1, 20):
         counts = {"allowed": 10 * back, "denied": back % 4, "would_deny": back % 3}
         UsageRowFactory(at=hour - timedelta(hours=back), **ids, **counts)
-    walker.log_in("ann", PASSWORD)
+    walker.enter("ann")
 
+    walker.open("/admin/")
     walker.reads("Near a limit")
     walker.look("overview", elsewhere=True)
     walker.open("/admin/near-limit/")

@@ -97,7 +97,7 @@ def test_limits_are_unfolded_by_the_keyboard(walker):
     expect(second).to_contain_text("4,000 requests per day for each token or project")
     expect(second.get_by_text("changed")).to_be_visible()
     expect(rows.nth(0).get_by_text("changed")).to_be_hidden()
-    walker.look("folded")
+    walker.look("folded", elsewhere=True)
 
     page.get_by_role("link", name="Add another Limit").press("Enter")
     expect(page.locator("#id_limits-2-name")).to_be_focused()
