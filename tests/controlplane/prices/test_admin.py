@@ -65,7 +65,7 @@ def test_further_classes_are_lines(store, as_ann):
         ("classes", "output 30", "with one of input_audio"),
         ("classes", "output_image 1\noutput_image 1", "Each line must have the form"),
         ("classes", "output_image 1\noutput_image 2", "Each line must have the form"),
-        ("classes", "output_image -1", "Must be an amount from 0"),
+        ("classes", "output_image -1", "Must not be negative"),
         ("multipliers", "fast", 'Each line must have the form "service_tier=priority 2"'),
         ("multipliers", "fast 2", "Must have names such as service_tier=priority"),
         ("multipliers", "speed=fast 1.0001", "Must have at most three decimals"),
