@@ -118,7 +118,9 @@ def _event(event: Any, end: bytes, named: bool) -> bytes:
     fields = event if isinstance(event, list) else [["data", event]]
     if named and isinstance(event, dict):
         fields = [["event", event["type"]], *fields]
-    lines = [name.encode() + b": " + (data.encode() if isinstance(data, str) else _encoded(data)) for name, data in fields]
+    lines = [
+        name.encode() + b": " + (data.encode() if isinstance(data, str) else _encoded(data)) for name, data in fields
+    ]
     return end.join([*lines, b"", b""])
 
 
