@@ -28,6 +28,7 @@ def vectors_of(family: str) -> list[dict[str, Any]]:
     return [expanded(vector) for vector in _resolved(_read(family)["vectors"])]
 
 
+@cache
 def prices() -> dict[str, dict[str, Any]]:
     """Return the entry of a document of prices for each ``provider/model``, without its field ``model``."""
     return _read("prices")["prices"]
