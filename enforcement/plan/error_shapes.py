@@ -59,13 +59,14 @@ def _cohere(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
     return {"message": sentence}
 
 
-_SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
+SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
     "gemini": _gemini,
     "bedrock": _bedrock,
     "cohere": _cohere,
 }
+"""What writes the body of a denial, by the provider whose SDK reads it."""
 
 
 def error_body(
@@ -88,7 +89,7 @@ def error_body(
     name = _provider_in(preset)
     if name is None:
         return None
-    body = _SHAPES[name](status, code, unit, sentence)
+    body = SHAPES[name](status, code, unit, sentence)
     if name == "gemini" and retry_after_ms is not None:
         delay = f"{max(1, retry_after_ms) / 1_000:.3f}s"
         body["error"]["details"] = [{"@type": _RETRY_INFO, "retryDelay": delay}]
@@ -117,4 +118,4 @@ def retry_fields(preset: str, retry_after_ms: int | None) -> list[tuple[str, str
 
 
 def _provider_in(preset: str) -> str | None:
-    return next((name for name in preset.split("+") if name in _SHAPES), None)
+    return next((name for name in preset.split("+") if name in SHAPES), None)

@@ -9,6 +9,7 @@ from enforcement.http.asgi import Scope, header_of
 from enforcement.http.messages import TOKEN_FIELDS, find_token
 from enforcement.metering.formats.routes import find_route
 from enforcement.metering.request import MCP
+from enforcement.plan.error_shapes import SHAPES
 
 _TOKEN_FIELDS: Final = tuple(name.encode() for name in TOKEN_FIELDS)
 _TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
@@ -22,7 +23,6 @@ _SIGNS: Final = (
     (b"x-goog-api-key", "gemini"),
     (b"x-stainless-lang", "openai"),
 )
-_SHAPES: Final = frozenset(shape for _, shape in _SIGNS)
 
 
 def token_of(scope: Scope) -> str | None:
@@ -65,7 +65,7 @@ def shape_of(scope: Scope, format: str | None = None) -> str:
         route = find_route(target_of(scope))
         format = None if route is None else route.format
     shape = "" if format is None else format.partition("-")[0]
-    if shape in _SHAPES:
+    if shape in SHAPES:
         return shape
     names = {name for name, _ in scope["headers"]}
     return next((shape for name, shape in _SIGNS if name in names), "")

@@ -246,7 +246,7 @@ def overdue(api, reserved, client_of_store):
 
 @pytest.mark.parametrize(
     ("lost_after", "since", "settled"),
-    [(None, 3_590, 0), (None, 3_600, 1), (60, 59, 0), (60, 61, 1), (0, 0, 1), (604_800, 604_790, 0)],
+    [(None, 3_500, 0), (None, 3_600, 1), (60, 10, 0), (60, 61, 1), (0, 0, 1), (604_800, 604_700, 0)],
 )
 def test_a_lost_one_is_settled_as_its_estimate_after_the_time_of_its_policy(
     api, reserved, overdue, client_of_store, used_by_limit, lost_after, since, settled

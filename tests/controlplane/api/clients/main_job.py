@@ -22,12 +22,12 @@ from sluicegate_client.models import (
     PoliciesPartialUpdateDryRun,
     Policy,
     PolicyRequest,
+    PolicyTrial,
     Problem,
     Project,
     ProjectReplacementRequest,
     ProjectRequest,
     ProjectsCreateDryRun,
-    ReviewedTrial,
     TokenRequest,
     Trial,
 )
@@ -86,7 +86,7 @@ with client:
 
 # A change answers with what it has done, or with what it would do.
 assert isinstance(trial, Trial), trial
-assert isinstance(trial_of_change, ReviewedTrial), trial_of_change
+assert isinstance(trial_of_change, PolicyTrial), trial_of_change
 assert isinstance(fresh, Policy), fresh
 assert isinstance(replaced, Project), replaced
 assert isinstance(taken, Problem), taken
