@@ -70,7 +70,9 @@ _COMPOUND: Final = re.compile(
     r"(?:^|/)(?:compound|sonar)|search-preview|search-api|deep-research|:online$", re.IGNORECASE
 )
 # Where a part has its picture, or the address of one.
-_PICTURES: Final = frozenset(("url", "image_url", "data", "file_id", "fileUri", "file_uri", "file_url", "result"))
+_PICTURES: Final = frozenset(
+    ("url", "image_url", "data", "file_id", "fileUri", "file_uri", "file_url", "file_data", "result")
+)
 _DRAWING: Final = re.compile(r"-image|imagen", re.IGNORECASE)
 
 
@@ -98,6 +100,7 @@ class _Rates:
         self.modifiers: list[str] = []
         self.needed: list[str] = []
         self.outputs: tuple[str, ...] = _OF_OPENAI
+        self.has_outputs = False
 
     def refuse(self, field: str) -> None:
         """Take the rate that the operator says for a field or its value, or raise NoBound."""
@@ -109,6 +112,12 @@ class _Rates:
                 field,
             )
         self.factor = max(self.factor, factor)
+
+    def object_in(self, value: dict[str, Any], name: str) -> dict[str, Any]:
+        """Return the object in a field, which may be missing. One of another shape is refused like an unknown field."""
+        if value.get(name) is not None and type(value[name]) is not dict:
+            self.refuse(name)
+        return as_object(value.get(name))
 
     def modify(self, name: str, value: Any, usual: frozenset[str]) -> None:
         """Note what a field multiplies the rates by, unless its value is a usual one."""
@@ -124,7 +133,8 @@ class _Rates:
         """Note what kinds of output a request asks for. Without a word, it may be all that the model has rates for."""
         if kinds is None or kinds == []:
             return
-        self.outputs = ()
+        if not self.has_outputs:  # a field may have two spellings
+            self.outputs, self.has_outputs = (), True
         for kind in as_list(kinds) or [kinds]:
             name = kind.lower() if type(kind) is str else kind
             if name in ("image", "audio"):
@@ -202,8 +212,11 @@ def parts_bound(
 
 
 def _size_of(part: Any) -> Size | None:
-    """Return the size of the only picture in a part, or None if there is not one, or its header is not known."""
-    found = [data for data in _strings_named(part, _PICTURES) if not data.startswith(("http:", "https:", "gs:"))]
+    """
+    Return the size of the only picture in a part. None if it has none, another picture or an address beside it, or its
+    header is not known.
+    """
+    found = list(_strings_named(part, _PICTURES))
     return size_in(found[0]) if len(found) == 1 else None
 
 
@@ -257,8 +270,8 @@ def _read_openai(rates: _Rates) -> None:
     if mode not in (None, "standard", "default"):
         raise NoBound(f"reasoning.mode {shown(mode)} lets the model read and write more than the request says")
     rates.produce("modalities", body.get("modalities"))
-    for extra in (body, as_object(body.get("extra_body"))):
-        for holder in (extra, as_object(extra.get("google"))):
+    for extra in (body, rates.object_in(body, "extra_body")):
+        for holder in (extra, rates.object_in(extra, "google")):
             if any(holder.get(name) is not None for name in ("cachedContent", "cached_content")):
                 raise NoBound(KEPT_CONTEXT)
 

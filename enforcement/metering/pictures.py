@@ -54,30 +54,73 @@ def size_in(data: str) -> Size | None:
     Args:
         data: The picture in base64, also in its alphabet for URLs, or as a ``data:`` URL.
     """
+    at = 0
     if data.startswith("data:"):
-        head, _, data = data[: HEADER_BYTES * 2].partition(",")
-        if not head.endswith(";base64"):
+        at = data.find(",", 0, _HEAD_OF_URL) + 1
+        if not data[:at].endswith(";base64,"):
             return None
-    begin = data[: HEADER_BYTES // 3 * 4].translate(_PLAIN_ALPHABET)
+    begin = data[at : at + HEADER_BYTES // 3 * 4]
+    is_cut = len(begin) < len(data) - at
+    begin = "".join(begin.split()).translate(_PLAIN_ALPHABET)
     try:
-        header = base64.b64decode(begin[: len(begin) // 4 * 4])
+        header = base64.b64decode(begin[: len(begin) // 4 * 4], validate=True)
     except (binascii.Error, ValueError):
         return None
-    found = _size_of(header)
+    found = _size_of(header, is_cut)
     return found if found and min(found) > 0 else None
 
 
 _PLAIN_ALPHABET: Final = {ord("-"): "+", ord("_"): "/"}
+_HEAD_OF_URL: Final = 1_024
+_GIF_PICTURE, _GIF_EXTENSION, _GIF_ENDS = b",!;"
+# Tables, remarks of programs, and comments, which may stand before the size.
+_JPEG_SEGMENTS: Final = frozenset((0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
-def _size_of(header: bytes) -> Size | None:
+def _size_of(header: bytes, is_cut: bool) -> Size | None:
     if header.startswith(b"\x89PNG\r\n\x1a\n") and header[12:16] == b"IHDR" and len(header) >= 24:
-        return struct.unpack(">II", header[16:24])
-    if header[:6] in (b"GIF87a", b"GIF89a") and len(header) >= 10:
-        return struct.unpack("<HH", header[6:10])
+        return struct.unpack(">II", header[16:24]) if _has_one_head(header, is_cut) else None
+    if header[:6] in (b"GIF87a", b"GIF89a"):
+        return _size_of_gif(header)
     if header[:4] == b"RIFF" and header[8:12] == b"WEBP" and len(header) >= 30:
         return _size_of_webp(header)
     return _size_of_jpeg(header) if header.startswith(b"\xff\xd8") else None
+
+
+def _has_one_head(png: bytes, is_cut: bool) -> bool:
+    """Return whether a PNG, or its begin, says its size once. Of two sizes, some programs take the last."""
+    at = 8
+    while (kind := png[at + 4 : at + 8]).isalpha() and len(kind) == 4:
+        if kind == b"IDAT" or (kind == b"IHDR" and at > 8):
+            return kind == b"IDAT"
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    return not is_cut or at + 8 <= len(png)  # or it goes on where nobody looks
+
+
+def _size_of_gif(header: bytes) -> Size | None:
+    """Return the greatest width and height of the screen and of all pictures, some of which may be wider than it."""
+    try:
+        width, height, flags = struct.unpack_from("<HHB", header, 6)
+        at = 13 + _length_of_colors(flags)
+        while (kind := header[at]) != _GIF_ENDS:
+            if kind == _GIF_PICTURE:
+                left, top, wide, high, flags = struct.unpack_from("<HHHHB", header, at + 1)
+                width, height = max(width, left + wide), max(height, top + high)
+                at += 11 + _length_of_colors(flags)
+            elif kind == _GIF_EXTENSION:
+                at += 2
+            else:
+                return None
+            while header[at]:
+                at += 1 + header[at]
+            at += 1
+    except (struct.error, IndexError):
+        return None
+    return width, height
+
+
+def _length_of_colors(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _size_of_webp(header: bytes) -> Size | None:
@@ -102,10 +145,10 @@ def _size_of_jpeg(header: bytes) -> Size | None:
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", header[at + 5 : at + 9])
             return width, height
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
-            at += 2
-        else:
+        elif marker in _JPEG_SEGMENTS:
             at += 2 + int.from_bytes(header[at + 2 : at + 4], "big")
+        else:
+            return None  # what programs skip in different ways
     return None
 
 

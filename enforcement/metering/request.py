@@ -250,7 +250,7 @@ def read_request(
         max_body: Bytes of the longest body that is read.
         include_usage: Whether streams that report usage only on request are asked for it. Some servers refuse that.
         cap_field: The field for a cap that is written into a chat completion, ``max_tokens`` or
-            ``max_completion_tokens``. Empty: the latter.
+            ``max_completion_tokens``, also if the request has the other one. Empty: the latter, if it has none.
     """
     route = find_route(target)
     name = None if route is None else route.format
@@ -321,11 +321,14 @@ def _read_metered(
     hide_usage = bool(changes)
     asked = _ASK[route.format](body)
     if cap_field and route.format == "openai-chat":
-        asked.default_field = f"/{cap_field}"
+        asked.default_field, asked.writes_cap = f"/{cap_field}", True
     cap, cap_fields = asked.cap, asked.cap_fields
-    if cap is None and default_cap is not None and asked.default_field is not None:
-        cap, cap_fields = default_cap, (asked.default_field,)
-        changes[asked.default_field] = default_cap
+    if cap is None:
+        cap = default_cap if asked.default_field is not None else None
+    is_missing = asked.default_field not in cap_fields and (asked.writes_cap or not cap_fields)
+    if cap is not None and asked.default_field is not None and is_missing:
+        cap_fields += (asked.default_field,)
+        changes[asked.default_field] = cap
     if changes:
         data = json_body.write_values(data, body, changes)
     if is_misspelled(body) or (calls_tool(body) and not is_plain_call(body)):
@@ -352,7 +355,7 @@ def _read_metered(
         content.unbounded,
         parsed.objects,
         asked.tool_models,
-        Parsed(body, content.media) if cap == asked.cap else None,
+        Parsed(body, content.media) if cap_fields == asked.cap_fields else None,
     )
 
 

@@ -14,13 +14,28 @@ from enforcement.metering.formats.reading import (
     usage_with,
     uses_in,
 )
-from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_object, model_name, objects_in, utf8_length
+from enforcement.metering.formats.text import (
+    PART_TYPES,
+    PROMPT_TOKENS,
+    Content,
+    as_list,
+    as_object,
+    model_name,
+    objects_in,
+    utf8_length,
+)
 from enforcement.metering.usage import Step, Usage, total_of
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 # Fields by which the provider reads more than the request says, or reads it twice.
-_ADDING: Final = ("mcp_servers", "container", "context_management", "compaction")
+_ADDING: Final = ("mcp_servers", "container", "compaction")
+# Tools that the client runs. What they are is not in the request: the provider tells it the model.
+_CLIENT_TOOLS: Final = (
+    *("bash_20241022", "bash_20250124", "memory_20250818"),
+    *("text_editor_20241022", "text_editor_20250124", "text_editor_20250429", "text_editor_20250728"),
+)
+_BLOCKS: Final = PART_TYPES | {"search_result"}
 _NO_MORE: Final[dict[str, int]] = {}
 _NO_COUNTS: Final = {"input_tokens": 0, "output_tokens": 0}
 # Steps whose tokens the counts of the message leave out. The second is one of another model.
@@ -40,10 +55,16 @@ def ask_message(body: dict[str, Any]) -> Asked:
     _add_blocks(content, body.get("system"))
     for message in objects_in(body.get("messages")):
         _add_blocks(content, message.get("content"))
-    content.add_tools(body.get("tools"), "custom")
+    content.add_tools(body.get("tools"), "custom", *_CLIENT_TOOLS)
     content.add_searches(body, *_ADDING)
+    if not _only_removes(body.get("context_management")):
+        content.add_searches(body, "context_management")
     if any(body.get(name) for name in _WITH_PROMPT):
         content.added_tokens = PROMPT_TOKENS
+    if body.get("tools"):
+        content.added_tokens += PROMPT_TOKENS * sum(
+            tool.get("type") in _CLIENT_TOOLS for tool in objects_in(body["tools"])
+        )
     return asked
 
 
@@ -68,9 +89,7 @@ def _inner(content: Content, block: Any) -> Any:
         content.add_within(block.get("input"))
     elif kind.endswith("tool_result"):
         inner = block.get("content")
-        if type(inner) is not dict:
-            return inner
-        content.add_within(inner)  # what a program printed, and an error
+        return _result(content, inner) if type(inner) is dict else inner
     elif kind == "search_result":
         return block.get("content")
     elif kind == "document":
@@ -78,6 +97,36 @@ def _inner(content: Content, block: Any) -> Any:
     else:
         content.add_block(block)
     return None
+
+
+def _result(content: Content, result: dict[str, Any]) -> Any:
+    """Count a result that is an object: what a program printed, an error, or a block. Return the blocks in it."""
+    if _is_block(result):
+        return [result]
+    if "source" in result:
+        content.add_part("other", result)
+        return None
+    inner = result.get("content")
+    inner = [inner] if type(inner) is dict else as_list(inner)
+    blocks = [one for one in inner if _is_block(one)]
+    content.add_within({**result, "content": [one for one in inner if not _is_block(one)]} if blocks else result)
+    return blocks
+
+
+def _is_block(value: Any) -> bool:
+    kind = as_object(value).get("type")
+    return type(kind) is str and kind in _BLOCKS
+
+
+def _only_removes(management: Any) -> bool:
+    """Return whether a request lets the provider do nothing with its messages but leave some of them out."""
+    management = as_object(management)
+    edits = management.get("edits")
+    return (
+        management.keys() == {"edits"}
+        and type(edits) is list
+        and all(str(as_object(edit).get("type")).startswith("clear_tool_uses_") for edit in edits)
+    )
 
 
 def _document(content: Content, block: dict[str, Any]) -> Any:

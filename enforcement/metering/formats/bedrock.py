@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from enforcement.metering.formats.anthropic import MessagesAnswer, ask_message
@@ -29,10 +29,12 @@ from enforcement.metering.formats.text import (
 )
 from enforcement.metering.usage import Usage
 
+# What models call their own caps, which Converse may pass on to them, or not.
 _CAPS: Final = ("maxTokens", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_gen_len")
 _ADDITIONAL: Final = "additionalModelRequestFields"
 _MEDIA: Final = {"image": "image", "video": "video", "audio": "audio", "document": "file"}
-_EMBEDDING: Final = frozenset(("dimensions", "normalize", "embeddingTypes"))
+_EMBEDDING: Final = ("dimensions", "normalize", "embeddingTypes")
+_OF_CONVERSE: Final = ("inferenceConfig", "schemaVersion", "toolConfig")
 # Caps of the models that read one prompt, none of which takes all of these names.
 _PROMPT_CAPS: Final = ("max_gen_len", "max_tokens", "max_tokens_to_sample", "maxTokens")
 _CONVERSE_EVENTS: Final = frozenset(
@@ -48,7 +50,17 @@ _SAID: Final = ("outputText", "generation", "completion", "text")
 
 
 def ask_converse(body: dict[str, Any]) -> Asked:
-    """Return what a request to Converse asks for, or one to a model of Amazon, which has the same messages."""
+    """
+    Return what a request to Converse asks for. Only ``maxTokens`` is a cap there. If it is missing, the greatest cap
+    with another name is written under it, because the model may not know that name.
+    """
+    asked = ask_native(body)
+    asked.writes_cap = True
+    return asked
+
+
+def ask_native(body: dict[str, Any]) -> Asked:
+    """Return what a request to Invoke asks for in the format of Amazon's own models, which is like Converse."""
     asked = Asked(default_field="/inferenceConfig/maxTokens")
     _read_caps(asked, body, "inferenceConfig")
     additional = body.get(_ADDITIONAL)
@@ -125,22 +137,35 @@ def _add_media(content: Content, kind: str, media: dict[str, Any]) -> None:
 
 def ask_invoke(body: dict[str, Any]) -> Asked:
     """Return what a request to Invoke asks for, in the format of its model."""
-    if "anthropic_version" in body:
-        return ask_message(body)
+    return _ASK_INVOKE[invoke_format(body)](body)
+
+
+def invoke_format(body: dict[str, Any]) -> str:
+    """
+    Return the format that a request to Invoke has: ``bedrock-titan`` and ``bedrock-prompt`` for models with one prompt,
+    or the name of an API with the same format.
+    """
     messages = body.get("messages")
+    if body.get("anthropic_version") is not None and (type(messages) is list or type(body.get("prompt")) is not str):
+        return "anthropic-messages"
     if type(messages) is list:
-        if body.keys() & {"inferenceConfig", "schemaVersion", "toolConfig"} or _has_untyped_blocks(messages):
-            return ask_converse(body)
-        asked = ask_chat(body)
-        asked.default_field = "/max_tokens"
-        return asked
+        return "bedrock-converse" if _has(body, _OF_CONVERSE) or _has_untyped_blocks(messages) else "openai-chat"
     if type(body.get("message")) is str:
-        return ask_cohere_chat(body)
-    if "inputText" in body:
-        return _ask_titan(body)
-    if type(body.get("prompt")) is str:
-        return _ask_prompt(body)
-    return ask_bedrock_embedding(body)
+        return "cohere-chat-v1"
+    if body.get("inputText") is not None:
+        return "bedrock-embeddings" if _has(body, _EMBEDDING) else "bedrock-titan"
+    return "bedrock-prompt" if type(body.get("prompt")) is str else "bedrock-embeddings"
+
+
+def _has(body: dict[str, Any], names: Iterable[str]) -> bool:
+    """Return whether a request has one of these fields. A null is as good as none."""
+    return any(body.get(name) is not None for name in names)
+
+
+def _ask_chat(body: dict[str, Any]) -> Asked:
+    asked = ask_chat(body)
+    asked.default_field = "/max_tokens"
+    return asked
 
 
 def _has_untyped_blocks(messages: list[Any]) -> bool:
@@ -149,8 +174,6 @@ def _has_untyped_blocks(messages: list[Any]) -> bool:
 
 
 def _ask_titan(body: dict[str, Any]) -> Asked:
-    if body.keys() & _EMBEDDING:
-        return ask_bedrock_embedding(body)
     asked = Asked(default_field="/textGenerationConfig/maxTokenCount")
     asked.content.add_text(body["inputText"])
     config = body.get("textGenerationConfig")
@@ -190,6 +213,17 @@ def ask_bedrock_embedding(body: dict[str, Any]) -> Asked:
     if not body.keys() & {"inputText", "texts", "images", "inputImage", "inputs", "singleEmbeddingParams"}:
         raise UnreadableRequest("format")
     return asked
+
+
+_ASK_INVOKE: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
+    "anthropic-messages": ask_message,
+    "bedrock-converse": ask_native,
+    "bedrock-embeddings": ask_bedrock_embedding,
+    "bedrock-prompt": _ask_prompt,
+    "bedrock-titan": _ask_titan,
+    "cohere-chat-v1": ask_cohere_chat,
+    "openai-chat": _ask_chat,
+}
 
 
 class ConverseAnswer(AnswerReader):

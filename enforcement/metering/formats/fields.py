@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from enforcement.metering.formats.bedrock import invoke_format
+
 
 class Fields:
     """
@@ -70,16 +72,16 @@ def _google(names: str = "", **nested: Fields) -> Fields:
     return Fields(" ".join([*names.split(), *map(_snake, names.split())]), **both)
 
 
-_CACHED: Final = Fields("prompt_cache_breakpoint", cache_control=Fields("type ttl"))
+_CACHED: Final = Fields("prompt_cache_breakpoint", cache_control=Fields("type ttl scope"))
 _REASONING: Final = Fields("effort summary generate_summary context mode max_tokens exclude enabled")
 _COMMON: Final = Fields(
-    "model stream temperature top_p top_k top_a min_p n stop seed random_seed user user_id request_id session_id"
+    "model stream temperature top_p top_k top_a min_p stop seed random_seed user user_id request_id session_id"
     " metadata store service_tier presence_penalty frequency_penalty repetition_penalty length_penalty logit_bias"
     " logprobs top_logprobs stop_token_ids min_tokens ignore_eos skip_special_tokens guided_json guided_regex"
     " guided_choice guided_grammar safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options"
     # Those of routers: which provider of the same model answers, and settings that the owner of the account has saved.
     " provider preset route models fallbacks fallback_models context_window_fallbacks content_policy_fallbacks"
-    " transforms usage moderation",
+    " transforms usage moderation client_metadata",
     stream_options=Fields("include_usage include_obfuscation continuous_usage_stats"),
 )
 _GOOGLE_EXTRA: Final = _google(
@@ -104,7 +106,7 @@ _CHAT_CALL: Final = Fields(
     custom=Fields("name input"),
 )
 CHAT: Final = _COMMON | Fields(
-    "max_tokens max_completion_tokens tool_choice parallel_tool_calls functions function_call reasoning_effort"
+    "n max_tokens max_completion_tokens tool_choice parallel_tool_calls functions function_call reasoning_effort"
     " verbosity modalities audio prediction deferred reasoning_format include_reasoning reasoning_split thinking"
     " thinking_budget clear_thinking enable_thinking chat_template_kwargs add_generation_prompt safe_prompt prompt_mode"
     " do_sample tool_stream data_sources dataSources plugins search_parameters web_search_options",
@@ -122,9 +124,9 @@ CHAT: Final = _COMMON | Fields(
     response_format=Fields("type json_schema schema"),
     extra_body=_GOOGLE_EXTRA | Fields(google=_GOOGLE_EXTRA),
     google=_GOOGLE_EXTRA,
-    cache_control=Fields("type ttl"),
+    cache_control=Fields("type ttl scope"),
 )
-COMPLETION: Final = _COMMON | Fields("prompt suffix max_tokens best_of echo")
+COMPLETION: Final = _COMMON | Fields("n prompt suffix max_tokens best_of echo")
 EMBEDDING: Final = _COMMON | Fields(
     "input encoding_format dimensions input_type truncate truncation output_dimension output_dtype task late_chunking"
     " normalized embedding_type"
@@ -167,11 +169,11 @@ MESSAGE: Final = Fields(
     " fallbacks",
     system=_BLOCK,
     messages=Fields("role id type", content=_BLOCK),
-    tools=_SCHEMA_TOOL,
+    tools=_SCHEMA_TOOL | Fields("max_characters"),
     thinking=Fields("type budget_tokens display"),
     output_config=Fields("effort", format=Fields("type schema name description strict")),
     output_format=Fields("type schema name description strict"),
-    cache_control=Fields("type ttl"),
+    cache_control=Fields("type ttl scope"),
 )
 
 _DATA: Final = _google("mimeType data fileUri displayName")
@@ -251,10 +253,10 @@ CONVERSE: Final = Fields(
 )
 # Those of models with one prompt, and of models that embed.
 PROMPT: Final = Fields(
-    "prompt inputText temperature top_p top_k topP topK max_gen_len max_tokens max_tokens_to_sample maxTokens stop"
-    " stop_sequences stopSequences anthropic_version",
-    textGenerationConfig=Fields("maxTokenCount temperature topP stopSequences"),
+    "prompt temperature top_p top_k topP topK max_gen_len max_tokens max_tokens_to_sample maxTokens stop"
+    " stop_sequences stopSequences anthropic_version"
 )
+TITAN: Final = Fields("inputText", textGenerationConfig=Fields("maxTokenCount temperature topP stopSequences"))
 BEDROCK_EMBEDDING: Final = Fields(
     "inputText inputImage dimensions normalize embeddingTypes texts images input_type truncate embedding_types"
     " output_dimension max_tokens taskType schemaVersion embeddingConfig",
@@ -289,15 +291,7 @@ GEMINI_EMBEDDING: Final = _google(
 
 def fields_of(format: str, body: dict[str, Any]) -> Fields:
     """Return the fields that the format of a request lists. Bedrock's Invoke takes the format of each model."""
-    if format != "bedrock-invoke":
-        return LISTED[format]
-    if type(body.get("messages")) is list:
-        if "anthropic_version" in body:
-            return MESSAGE
-        return CONVERSE if body.keys() & {"inferenceConfig", "schemaVersion", "toolConfig"} else CHAT | CONVERSE
-    if type(body.get("message")) is str:
-        return COHERE_CHAT
-    return PROMPT if body.keys() & {"prompt", "textGenerationConfig"} else PROMPT | BEDROCK_EMBEDDING
+    return LISTED[invoke_format(body) if format == "bedrock-invoke" else format]
 
 
 LISTED: Final[Mapping[str, Fields]] = {
@@ -306,6 +300,8 @@ LISTED: Final[Mapping[str, Fields]] = {
     "openai-images": Fields(),
     "bedrock-converse": CONVERSE,
     "bedrock-embeddings": BEDROCK_EMBEDDING,
+    "bedrock-titan": TITAN,
+    "bedrock-prompt": PROMPT,
     "cohere-chat-v1": COHERE_CHAT,
     "cohere-chat-v2": COHERE_MESSAGES,
     "cohere-embed": COHERE_EMBEDDING,
@@ -316,4 +312,4 @@ LISTED: Final[Mapping[str, Fields]] = {
     "anthropic-messages": MESSAGE,
     "gemini": GEMINI,
 }
-"""What each format lists."""
+"""What each format lists, also those that only Bedrock's Invoke has."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from enforcement.metering.body import DUPLICATE_KEY
 from enforcement.metering.formats.reading import (
     AnswerReader,
     Asked,
@@ -58,12 +59,14 @@ _PLAIN_DOLLARS: Final = frozenset(("alt", ".xgafv", "prettyPrint"))
 # Header fields that ask for a part of an answer, and for one in base64.
 _CHANGING_ANSWER: Final = ("x-goog-fieldmask", "x-goog-encode-response-if-executable")
 _MEDIA: Final = frozenset(("image", "audio", "video"))
+_MAY_MOVE: Final = re.compile("octet-stream|mp4|ogg|mpeg|x-mpeg|vnd.apple.mpegurl")  # what may be a video
 _VERSION: Final = re.compile(r"gemini-(\d{1,3})\b", re.ASCII)
 
 
 def ask_gemini(body: dict[str, Any]) -> Asked:
     """Return what a request for content asks for. REST takes each name also with underscores."""
     asked = Asked()
+    _refuse_both(body, "generationConfig", "generation_config")
     for name in ("generationConfig", "generation_config"):
         config = body.get(name)
         if config is not None:
@@ -150,9 +153,19 @@ def _add_field(content: Content, name: str, value: Any) -> None:
 
 
 def _kind_of(data: dict[str, Any]) -> str:
+    """Return the kind of a file by its type of media. Without one it may be a video, say, by its address."""
+    _refuse_both(data, "mimeType", "mime_type")
     media_type = data.get("mimeType", data.get("mime_type"))
-    kind = media_type.partition("/")[0].lower() if type(media_type) is str else ""
-    return kind if kind in _MEDIA else "file"
+    kind, _, rest = media_type.lower().partition("/") if type(media_type) is str else ("", "", "")
+    if kind in _MEDIA:
+        return kind
+    return "file" if kind in ("text", "application") and rest and not _MAY_MOVE.match(rest) else "other"
+
+
+def _refuse_both(value: dict[str, Any], camel: str, snake: str) -> None:
+    """Raise UnreadableRequest if an object has both spellings of a name, of which a server takes one."""
+    if camel in value and snake in value:
+        raise UnreadableRequest(DUPLICATE_KEY)
 
 
 class GeminiAnswer(AnswerReader):

@@ -36,6 +36,8 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     asked.read_caps(body, "", "max_tokens", "max_completion_tokens")
     asked.read_choices(body, "n")
     content = asked.content
+    if asked.cap == 0:
+        content.has_no_bound("some servers take a cap of 0 tokens for none")
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
     if body.keys().isdisjoint(_BESIDE_MESSAGES):

@@ -46,6 +46,7 @@ class Asked:
         n: How many answers are generated.
         cap_fields: JSON pointers of the caps that the request has.
         default_field: JSON pointer of the field for a cap, if the request has none. None: there is nothing to cap.
+        writes_cap: The cap is written into *default_field* also if it stands in others, which the server may ignore.
         content: What the model has to read.
         is_background: The provider answers at once and goes on generating.
         tool_models: The models of the provider's tools that the request may use, by tool.
@@ -55,6 +56,7 @@ class Asked:
     n: int = 1
     cap_fields: tuple[str, ...] = ()
     default_field: str | None = None
+    writes_cap: bool = False
     content: Content = field(default_factory=Content)
     is_background: bool = False
     tool_models: Mapping[str, str] = field(default_factory=dict)

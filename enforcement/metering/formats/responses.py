@@ -29,9 +29,10 @@ DEFAULT_IMAGE_MODEL: Final = "gpt-image-1"
 """Its model, if a request names none."""
 _CODE: Final = "code_interpreter_call"
 _KEPT: Final = ("previous_response_id", "conversation")
-_USED: Final = ("action", "code", "queries", "results", "outputs", "tools")
+_USED: Final = ("action", "code", "queries", "results", "outputs")
+_CLIENT_TOOLS: Final = ("function", "custom", "local_shell")
 # An item without any of these fields is of an unknown kind.
-_READ: Final = frozenset((*_USED, "content", "summary", "arguments", "input", "output", "encrypted_content"))
+_READ: Final = frozenset((*_USED, "tools", "content", "summary", "arguments", "input", "output", "encrypted_content"))
 
 
 def ask_response(body: dict[str, Any]) -> Asked:
@@ -46,7 +47,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     content.add_text(given)
     for item in objects_in(given):
         _add_item(content, item)
-    content.add_tools(body.get("tools"), "function", "custom")
+    content.add_tools(body.get("tools"), *_CLIENT_TOOLS)
     asked.tool_models = _tool_models(body.get("tools"))
     wanted = as_object(as_object(body.get("text")).get("format"))
     content.add_within(wanted.get("schema"))
@@ -87,6 +88,7 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
     else:
         content.add_blocks(item.get("content"))
         content.add_blocks(item.get("summary"))
+        content.add_tools(item.get("tools"), *_CLIENT_TOOLS)
         if kind not in (None, "message"):
             _add_call(content, item)
 
@@ -95,8 +97,6 @@ def _add_call(content: Content, item: dict[str, Any]) -> None:
     add_call(content, item)
     for name in _USED:
         content.add_within(item.get(name))
-    if item.get("tools"):
-        content.added_tokens = PROMPT_TOKENS
     output = item.get("output")
     if type(output) is dict:
         content.add_block(output)

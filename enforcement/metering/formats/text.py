@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import Any, Final
 
 from enforcement.model.checks import shown
@@ -47,6 +48,14 @@ _KINDS: Final = {
     "container_upload": "file",
     "redacted_thinking": None,
 }
+# The kind of a part without a type, by the fields that it may have.
+_UNTYPED: Final = {
+    "image_url": "image",
+    "audio_url": "audio",
+    "input_audio": "audio",
+    "video_url": "video",
+    **dict.fromkeys(("file", "file_id", "file_url", "file_data"), "file"),
+}
 # Fields of a part that hold its data or their address, which no model reads as text.
 _MEDIA: Final = frozenset(
     {
@@ -59,7 +68,10 @@ _PLAIN_TEXT: Final = re.compile(
     r"(?:text/[^;]+|application/(?:json|xml|yaml|x-yaml|javascript|csv|x-sh|sql)|[^;]+[+](?:json|xml))(?:;.*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_PACKED: Final = ("JVBER", "UEsDB", "0M8R4", "e1xyd", "H4sI")  # of PDF, ZIP, OLE, RTF and gzip, in base64
+_PACKED: Final = re.compile(rb"%PDF|PK\x03\x04|\xd0\xcf\x11\xe0|{\\rt|\x1f\x8b\x08")  # of PDF, ZIP, OLE, RTF and gzip
+_PACKED_WITHIN: Final = 1_024 // 3 * 4
+"""Characters of base64 in which a program looks for what a file is. A PDF may have other bytes before it."""
+_NO_BASE64: Final = re.compile("[^A-Za-z0-9+/_-]+")
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
@@ -142,7 +154,16 @@ def _encoded_text(part: Any) -> str:
     if type(data) is not str or type(kind) is not str or not _PLAIN_TEXT.fullmatch(kind.strip()):
         return ""
     # What says that it is text, and is a PDF or an archive, may be read as one.
-    return "" if data.lstrip().startswith(_PACKED) else data
+    return "" if _is_packed(data) else data
+
+
+def _is_packed(data: str) -> bool:
+    """Return whether base64 begins as a file that is more than its text, or is none that can be read."""
+    begin = data[:_PACKED_WITHIN]
+    if _NO_BASE64.search(begin):
+        begin = _NO_BASE64.sub("", data)[:_PACKED_WITHIN]  # which programs skip
+    begin = begin.replace("-", "+").replace("_", "/")
+    return _PACKED.search(b64decode(begin[: len(begin) // 4 * 4])) is not None
 
 
 class Content:
@@ -236,7 +257,10 @@ class Content:
             return
         kind = block.get("type")
         if type(kind) is not str:
-            self.add_text(block.get("text"))  # some servers take a part without a type for text
+            self.add_text(block.get("text"))  # some servers go by the fields of a part without a type
+            for name in _UNTYPED:
+                if block.get(name) is not None:
+                    self.add_part(_UNTYPED[name], block)
         elif kind in _TEXTS:
             self.add_text(block.get(_TEXTS[kind]))
         else:

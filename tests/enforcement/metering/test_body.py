@@ -324,6 +324,8 @@ def test_what_the_estimate_cannot_know_is_said(body, path, keeps_context, is_bac
         (CHAT, {"tools": [{"function": {"name": "é", "strict": True}}], "functions": ["ab"]}, 22, {}),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "ab"}}}, 6, {}),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, 0, {"image": 1}),
+        (CHAT, {"messages": [{"content": [{"image_url": {"url": "https://x/h.png"}}]}]}, 0, {"image": 1}),
+        (CHAT, {"messages": [{"content": [{"video_url": "https://x/v.mp4", "text": "ab"}]}]}, 2, {"video": 1}),
         ("/v1/responses", {"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, 3, {}),
         ("/v1/responses", {"input": [{"type": "function_call_output", "output": "abc"}]}, 3, {}),
         ("/v1/responses", {"input": [{"type": "reasoning", "encrypted_content": "abc"}]}, 0, {}),
@@ -348,6 +350,38 @@ def test_what_the_estimate_cannot_know_is_said(body, path, keeps_context, is_bac
             },
             12,
             {"image": 1, "file": 1},
+        ),
+        # Without a type it may be a video.
+        (
+            "/models/m:generateContent",
+            {"contents": [{"parts": [{"fileData": {"fileUri": "https://x/v"}}, {"inlineData": {"mimeType": ""}}]}]},
+            0,
+            {"other": 2},
+        ),
+        (
+            "/v1/messages",
+            {
+                "messages": [
+                    {
+                        "content": [
+                            {
+                                "type": "web_fetch_tool_result",
+                                "content": {
+                                    "type": "web_fetch_result",
+                                    "url": "ab",
+                                    "content": {"type": "document", "source": {"type": "base64", "data": "x" * 99}},
+                                },
+                            },
+                            {"type": "tool_result", "content": {"type": "image", "source": {"url": "https://x/h.png"}}},
+                            {"type": "tool_result", "content": {"type": "file", "file_id": "f"}},
+                            {"type": "tool_result", "content": {"source": {"url": "https://x/h.png"}}},
+                            {"type": "bash_code_execution_tool_result", "content": {"stdout": "cd", "type": {}}},
+                        ]
+                    }
+                ]
+            },
+            44,
+            {"file": 2, "image": 1, "other": 1},
         ),
         (
             "/models/m:generateContent",
@@ -405,3 +439,23 @@ def test_a_model_may_be_named_twice(more, path):
 @pytest.mark.parametrize(("value", "is_background"), [(True, True), ("true", True), (False, False), (None, False)])
 def test_a_deferred_chat_goes_on_after_its_answer(value, is_background):
     assert read({"model": "m", "deferred": value}).is_background is is_background
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"generation_config": {"max_output_tokens": 1}, "generationConfig": {}},
+        {"contents": [{"parts": [{"fileData": {"mimeType": "image/png", "mime_type": "video/mp4"}}]}]},
+    ],
+)
+def test_both_spellings_of_a_name_are_refused(body):
+    """A server takes one of them."""
+    assert read(body, "/models/m:generateContent").reason == "duplicate_key"
+
+
+def test_the_cap_is_also_written_where_the_server_reads_it():
+    found = read(chat(max_completion_tokens=7), cap_field="max_tokens")
+    assert (found.cap, found.changes) == (7, {"/max_tokens": 7})
+    assert json.loads(found.with_cap(5).body) == chat(max_completion_tokens=5, max_tokens=5)
+    assert read(chat(max_tokens=7), cap_field="max_tokens").changes == {}
+    assert read(chat(max_completion_tokens=7)).changes == {}

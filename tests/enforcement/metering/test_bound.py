@@ -332,3 +332,102 @@ def test_a_look_at_a_request_says_why_a_bound_would_refuse_it():
     assert refused_field(asked(CHAT, {**BODIES[CHAT], "turbo": 1}), prices, 0) == "turbo"
     assert refused_field(asked(MESSAGES, {**BODIES[MESSAGES], "speed": "fast"}), prices, 0) == "speed=fast"
     assert "keeps" in refused_field(asked(RESPONSES, {"input": "Hi", "conversation": "c"}), prices, 0)
+
+
+def test_a_picture_beside_an_address_counts_as_the_most():
+    """The server may take the one or the other."""
+    price, data = Price("claude-3", PRICE.rates), png(10, 10)
+    tokens = []
+    for source in ({"data": data}, {"data": data, "url": "https://x/h.png"}):
+        block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", **source}}
+        body = {"model": "claude-3", "messages": [{"role": "user", "content": [block]}]}
+        tokens.append(opened(MESSAGES, body, price=price).estimate.input)
+    assert tokens[1] - tokens[0] > 4_000
+
+
+@pytest.mark.parametrize("snake", ["response_modalities", "responseModalities"])
+def test_both_spellings_of_modalities_count(snake):
+    for words in (["IMAGE"], ["TEXT"]), (["TEXT"], ["IMAGE"]):
+        config = dict(zip(("responseModalities", snake), words, strict=True))
+        if "IMAGE" in str(config):
+            assert why(GEMINI, {**BODIES[GEMINI], "generationConfig": config})[0] == "output_image"
+    both = {"responseModalities": ["IMAGE"], "response_modalities": ["TEXT"]}
+    price = Price("m", PRICE.rates._replace(output_image=9_000_000))
+    opening = opened(GEMINI, {**BODIES[GEMINI], "generationConfig": both}, price=price)
+    assert opening.estimate.priced_by.outputs == ("output_image",)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {"extra_body": [{"cached_content": "c"}]}, "extra_body"),
+        (CHAT, {"google": [{"cachedContent": "c"}]}, "google"),
+        (RESPONSES, {"n": 2}, "n"),
+        ("/model/openai.gpt-oss/invoke", {"messages": [{"content": [{"text": "x"}]}], "max_tokens": 9}, "max_tokens"),
+        ("/model/openai.gpt-oss/invoke", {"messages": [{"content": [{"text": "x"}]}], "n": 2}, "n"),
+        ("/model/amazon.nova/invoke", {"messages": HELLO, "toolConfig": {}, "max_tokens": 9}, "max_tokens"),
+        ("/model/meta.llama/invoke", {"prompt": "x", "inputText": "y"}, "prompt"),
+    ],
+)
+def test_a_field_in_a_place_where_nobody_reads_it_is_refused(path, body, field):
+    data = json.dumps({**BODIES.get(path, {}), **({"model": "m"} if path in BODIES else {}), **body}).encode()
+    request = read_request("POST", path, {}.get, data)
+    refused = open_request(request, [MONEY], Metering("bound", 10), Prices(1, (Price("*", PRICE.rates),)), 0)
+    assert isinstance(refused, Refused)
+    assert refused.field == field
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": HELLO, "n": 2}),
+        (COMPLETIONS, {"prompt": "Hi", "n": 2}),
+        (RESPONSES, {"input": "Hi", "client_metadata": {"a": "b"}}),
+        (RESPONSES, {"input": "Hi", "tools": [{"type": "local_shell"}]}),
+        (MESSAGES, {"messages": HELLO, "tools": [{"type": "bash_20250124", "name": "bash"}]}),
+        (
+            MESSAGES,
+            {
+                "messages": HELLO,
+                "tools": [
+                    {"type": "text_editor_20250728", "name": "edit", "max_characters": 9},
+                    {"type": "memory_20250818", "name": "memory"},
+                ],
+            },
+        ),
+        (MESSAGES, {"messages": HELLO, "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}),
+        (MESSAGES, {"messages": HELLO, "system": [{"text": "x", "cache_control": {"scope": "global"}}]}),
+    ],
+)
+def test_what_costs_no_more_than_its_text_is_admitted(path, body):
+    assert not isinstance(opened(path, body), Refused)
+
+
+def test_a_tool_of_the_client_counts_what_its_provider_says_of_it():
+    tools = [{"type": "bash_20250124", "name": "bash"}, {"type": "memory_20250818", "name": "memory"}]
+    assert opened(MESSAGES, {"messages": HELLO, "tools": tools}).estimate.input > 3 * 1_024
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        (MESSAGES, {"messages": HELLO, "tools": [{"type": "bash_29990101", "name": "bash"}]}, "bash_29990101"),
+        (MESSAGES, {"messages": HELLO, "context_management": {"edits": [{"type": "compact_20260112"}]}}, "context"),
+        (MESSAGES, {"messages": HELLO, "context_management": {"edits": [7]}}, "context_management"),
+        (MESSAGES, {"messages": HELLO, "context_management": {"edits": [], "x": 1}}, "context_management"),
+        (RESPONSES, {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}]}]}, "web_search"),
+        (RESPONSES, {"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}, "mcp"),
+        (RESPONSES, {"input": [{"role": "user", "content": "x", "tools": [{"type": "mcp"}]}]}, "mcp"),
+        (CHAT, {"messages": HELLO, "max_tokens": 0}, "cap of 0"),
+    ],
+)
+def test_what_has_no_bound_is_refused_with_its_name(path, body, word):
+    assert word in why(path, body)[1]
+
+
+@pytest.mark.parametrize("begin", [b"\n%PDF-1.7", b"x" * 500 + b"%PDF-1.4", b"PK\x03\x04", b"{\\rtf1"])
+@pytest.mark.parametrize("blanks", ["", "\n\r!"])
+def test_what_is_packed_is_no_text(begin, blanks):
+    data = blanks + base64.b64encode(begin + b"word " * 2_000).decode()
+    request = asked(GEMINI, {"contents": [{"parts": [{"inlineData": {"mimeType": "text/plain", "data": data}}]}]})
+    assert (request.text_bytes, request.parts) == (0, {"file": 1})

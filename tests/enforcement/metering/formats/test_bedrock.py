@@ -197,3 +197,27 @@ HEAD = {"x-amzn-bedrock-input-token-count": "9", "x-amzn-bedrock-output-token-co
 def test_invoke_is_read_by_the_format_of_its_model_or_by_its_head(body, head, usage, settled_as):
     meter = read(body, head=head)
     assert (meter.usage, meter.settled_as) == (usage, settled_as)
+
+
+@pytest.mark.parametrize("name", ["max_gen_len", "max_new_tokens", "max_tokens"])
+def test_converse_has_one_cap_which_others_only_raise(name):
+    """A model that does not know the other name gets the cap all the same."""
+    for holder in ("inferenceConfig", "additionalModelRequestFields"):
+        asked = ask(CONVERSE, {"messages": HELLO, holder: {name: 9}})
+        assert (asked.cap, asked.changes) == (9, {"/inferenceConfig/maxTokens": 9})
+        assert json.loads(asked.body)["inferenceConfig"]["maxTokens"] == 9
+    raised = ask(CONVERSE, {"messages": HELLO, "inferenceConfig": {"maxTokens": 5, name: 9}})
+    assert (raised.cap, raised.changes) == (9, {})
+
+
+@pytest.mark.parametrize(
+    ("body", "cap"),
+    [
+        ({"inputText": "x", "dimensions": None}, 64),
+        ({"inputText": None, "prompt": "x", "max_gen_len": 9}, 9),
+        ({"messages": [{"content": "x"}], "max_tokens": 9, "anthropic_version": None, "toolConfig": None}, 9),
+        ({"prompt": "x", "anthropic_version": "y", "max_tokens_to_sample": 9}, 9),
+    ],
+)
+def test_a_field_that_is_null_names_no_format(body, cap):
+    assert ask(INVOKE, body).cap == cap
