@@ -156,6 +156,7 @@ def demands_of(
     model: str,
     parts: Iterable[str] = (),
     allowed: FieldRates = NO_FIELDS,
+    in_head: Iterable[str] = (),
 ) -> Demands:
     """
     Return what a bound has to know of a request.
@@ -167,17 +168,28 @@ def demands_of(
         model: The model that it asks for.
         parts: The kinds of its parts that are no text.
         allowed: The fields that the operator of the upstream allows.
+        in_head: The modifiers that its header fields ask for.
     Raises:
         NoBound: A field is not listed, or the model has no bound.
     """
     if _is_compound(model):
         raise NoBound(f"the model {shown(model)} searches or calls other models by itself")
     ways = unlisted(body, fields_of(format, body))
-    if not ways and not parts and format in _PLAIN and _LOOKED_AT.isdisjoint(body) and not _may_mark(data):
+    if (
+        not ways
+        and not parts
+        and not in_head
+        and format in _PLAIN
+        and _LOOKED_AT.isdisjoint(body)
+        and not _may_mark(data)
+    ):
         return _PLAIN[format]  # as most requests are
     rates = _Rates(body, model, allowed)
     for way in ways:
         rates.refuse(way)
+    for modifier in in_head:
+        name, _, value = modifier.partition("=")
+        rates.modify(name, value, frozenset())
     _READ.get(format, _read_bedrock if format.startswith("bedrock") else _read_text)(rates)
     inputs = [name for kind in parts for name in _CLASSES.get(kind, ())]
     if _may_mark(data) and _keeps_for_an_hour(body):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
@@ -29,7 +30,7 @@ WHY_UNMETERED: Mapping[str, str] = {
     "too_large": "its body is too long to be read",
     "format": "its path belongs to no known API of a provider",
     "lookalike": "another program may find more in its path or body than a meter does",
-    "duplicate_key": "a key occurs twice in an object of its body, or in another case",
+    "duplicate_key": "a key occurs twice in an object of its body, or in another case or spelling",
     "invalid_json": "its body is not JSON",
     "not_an_object": "its body is not a JSON object",
     "bad_query": "its query asks for an answer whose usage cannot be read",
@@ -219,10 +220,11 @@ def open_request(
         if parsed is not None:
             found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed)
         else:
-            estimate = _typical(asked, rules, factor)
+            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
             return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
+        found = _raised(asked, found, asked.modifiers)
         estimate = _typical(asked, replace(rules, estimate="typical"), factor)
     asked.forget()
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
@@ -239,10 +241,22 @@ def refused_field(asked: MeteredRequest, prices: Prices, at_us: int, allowed: Fi
     model = asked.attributes["model"]
     price = prices.find(model, at_us)
     try:
-        demands = demands_of(asked.format, asked.read_again().value, asked.body, model, asked.parts, allowed)
+        demands = demands_of(
+            asked.format, asked.read_again().value, asked.body, model, asked.parts, allowed, asked.modifiers
+        )
     except NoBound as exc:
         return exc.field or str(exc)
     return "" if price is None else demands.priced_by.unknown_to(price)
+
+
+def _raised(asked: MeteredRequest, terms: ChargeTerms, modifiers: Collection[str]) -> ChargeTerms:
+    """Return the terms by which header fields of a request to Bedrock are charged, as its answer does not name them."""
+    names = [name for name in asked.modifiers if name in modifiers] if asked.format.startswith("bedrock") else ()
+    return terms.with_prices(lambda price: reduce(_times, names, price)) if names else terms
+
+
+def _times(price: Price, modifier: str) -> Price:
+    return price.times(max(PER_MILLE, price.multiplier(modifier)))
 
 
 def _typical(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
@@ -270,11 +284,14 @@ def _bound(
     if asked.unbounded:
         raise NoBound(asked.unbounded)
     model = asked.attributes["model"]
-    demands = demands_of(asked.format, parsed.value, asked.body, model, asked.parts, allowed)
+    demands = demands_of(asked.format, parsed.value, asked.body, model, asked.parts, allowed, asked.modifiers)
     for quote in terms.quotes:
         if quote and quote.price and (name := demands.priced_by.unknown_to(quote.price)):
             pattern = quote.price.pattern
             raise NoBound(f"it has another rate by {name}, which the price of {pattern} does not have", name)
+    priced_by = demands.priced_by
+    if asked.modifiers and asked.format.startswith("bedrock"):
+        priced_by = priced_by._replace(modifiers=tuple(set(priced_by.modifiers).difference(asked.modifiers)))
     estimate = estimate_request(
         rules,
         text_bytes=asked.text_bytes,
@@ -285,8 +302,9 @@ def _bound(
         all_bytes=asked.readable_bytes(parsed.value),
         added_tokens=max(asked.added_tokens, price.added_tokens if price else 0),
         part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
-        priced_by=demands.priced_by,
+        priced_by=priced_by,
     )
+    terms = _raised(asked, terms, demands.priced_by.modifiers)
     if demands.factor == PER_MILLE:
         return terms, estimate
     return terms.with_prices(lambda price: price.times(demands.factor)), estimate

@@ -28,6 +28,7 @@ NO_MODELS: Final[Mapping[str, str]] = FrozenMapping()
 
 PUBLISHED: Final[Mapping[str, int]] = {"service_tier=priority": 2_500}
 """The highest multiplier, per mille, that providers publish for any of their models, of those that are widely used."""
+_SAME: Final[Mapping[str, str]] = {"traffic_type=ON_DEMAND_PRIORITY": "service_tier=priority"}
 
 _ALWAYS: Final = -(2**63)
 _FOREVER: Final = 2**63
@@ -109,6 +110,10 @@ class Price:
         """
         return self.multipliers[modifier] if modifier in self.multipliers else PUBLISHED.get(modifier)
 
+    def _named(self, modifiers: Iterable[str]) -> set[str]:
+        """Return modifiers, each that has no multiplier by the name of another one for the same."""
+        return {name if name in self.multipliers else _SAME.get(name, name) for name in modifiers}
+
     def times(self, factor: int) -> Price:
         """Return this price with all its rates multiplied, per mille, each rounded up."""
 
@@ -179,10 +184,11 @@ class Price:
     def _micros_by_parts(self, counts: DetailedUsage) -> int:
         if counts.cost is not None and self._takes_cost_of(counts):
             return min(counts.cost, MAX_NUMBER)
-        scale: int = PER_MILLE ** len(counts.modifiers)
+        modifiers = self._named(counts.modifiers)
+        scale: int = PER_MILLE ** len(modifiers)
         total = scale * self._fees(counts)
         for price, part in self._parts(counts):
-            total += price.rates_for(part).total(part) * prod(map(price.multiplier, counts.modifiers))
+            total += price.rates_for(part).total(part) * prod(map(price.multiplier, modifiers))
         return min(-(-total // (PER_TOKENS * scale)), MAX_NUMBER)
 
     def _fees(self, counts: DetailedUsage) -> int:
@@ -207,7 +213,7 @@ class Price:
             or (counts.file_searches and self.file_searches is None and self.calls is None)
             or (counts.containers and self.containers is None)
         )
-        if counts.other_rates or unknown_fee or any(one not in self.multipliers for one in counts.modifiers):
+        if counts.other_rates or unknown_fee or not self._named(counts.modifiers) <= self.multipliers.keys():
             return True
         if any((step.model or step.tool) and self.other(self._model_of(step)) is None for step in counts.steps):
             return True

@@ -60,6 +60,13 @@ _LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _FLAGS: Final = (bool, type(None))
 _INCLUDE_USAGE: Final = "/stream_options/include_usage"
+# Header fields that raise a price, after the modifier that each is, and their values that do not.
+_BEDROCK_HEAD: Final = (
+    ("service_tier", "x-amzn-bedrock-service-tier"),
+    ("latency", "x-amzn-bedrock-performanceconfig-latency"),
+)
+_VERTEX_HEAD: Final = (("service_tier", "x-vertex-ai-llm-shared-request-type"),)
+_USUAL: Final = frozenset(("", "default", "standard", "flex", "reserved"))
 _SESSION_FIELDS: Final = ("sluicegate-session", "mcp-session-id")
 
 Header = Callable[[str], str | None]
@@ -127,6 +134,7 @@ class MeteredRequest:
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
         tool_models: The models of the provider's tools that the request may use, by tool.
+        modifiers: What header fields ask for that raises the price, such as ``service_tier=priority``.
         parsed: The body, as it was read, until :meth:`forget`.
     """
 
@@ -148,6 +156,7 @@ class MeteredRequest:
     unbounded: str = ""
     objects: int = 0
     tool_models: Mapping[str, str] = field(default_factory=dict)
+    modifiers: tuple[str, ...] = ()
     parsed: Parsed | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -274,7 +283,8 @@ def read_request(
     try:
         if is_counting(route.format):
             return _read_counting(route, parsed.value, header, body)
-        return _read_metered(route, parsed, header, body, default_cap, include_usage, cap_field)
+        modifiers = _modifiers(target, route.format, header)
+        return _read_metered(route, parsed, header, body, default_cap, include_usage, cap_field, modifiers)
     except UnreadableRequest as exc:
         reason = str(exc)
         return Unmetered(reason, name, door=unread_door(target) if reason == "format" else "")
@@ -310,6 +320,7 @@ def _read_metered(
     default_cap: int | None,
     include_usage: bool,
     cap_field: str,
+    modifiers: tuple[str, ...],
 ) -> MeteredRequest:
     body = parsed.value
     attributes = {"model": _model(route, body), "stream": route.stream or _stream(body)}
@@ -355,8 +366,21 @@ def _read_metered(
         content.unbounded,
         parsed.objects,
         asked.tool_models,
+        modifiers,
         Parsed(body, content.media) if cap_fields == asked.cap_fields else None,
     )
+
+
+def _modifiers(target: str, format: str, header: Header) -> tuple[str, ...]:
+    """Return what header fields ask for that raises the price. Bedrock's Invoke and Vertex AI have such fields."""
+    if format.startswith("bedrock") and format != "bedrock-converse":
+        fields: tuple[tuple[str, str], ...] = _BEDROCK_HEAD
+    elif format.startswith("gemini") or "/projects/" in target:
+        fields = _VERTEX_HEAD
+    else:
+        return ()
+    found = [(name, (header(field) or "").strip().lower()) for name, field in fields]
+    return tuple([f"{name}={value}" for name, value in found if value not in _USUAL])
 
 
 def _model(route: Route, body: dict[str, Any]) -> str:

@@ -258,9 +258,9 @@ class Content:
         kind = block.get("type")
         if type(kind) is not str:
             self.add_text(block.get("text"))  # some servers go by the fields of a part without a type
-            for name in _UNTYPED:
-                if block.get(name) is not None:
-                    self.add_part(_UNTYPED[name], block)
+            for field, named in _UNTYPED.items():
+                if block.get(field) is not None:
+                    self.add_part(named, block)
         elif kind in _TEXTS:
             self.add_text(block.get(_TEXTS[kind]))
         else:

@@ -431,3 +431,39 @@ def test_what_is_packed_is_no_text(begin, blanks):
     data = blanks + base64.b64encode(begin + b"word " * 2_000).decode()
     request = asked(GEMINI, {"contents": [{"parts": [{"inlineData": {"mimeType": "text/plain", "data": data}}]}]})
     assert (request.text_bytes, request.parts) == (0, {"file": 1})
+
+
+VERTEX = "/v1/projects/p/locations/global/publishers/google/models/m:generateContent"
+
+
+def opened_with(path, header, body, estimate="bound", **more):
+    request = read_request("POST", path, header.get, json.dumps(body).encode(), default_cap=10)
+    return open_request(request, [MONEY], Metering(estimate), Prices(1, (Price("m", PRICE.rates),)), 0, **more)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "body"),
+    [
+        (VERTEX, "x-vertex-ai-llm-shared-request-type", BODIES[GEMINI]),
+        ("/model/m/invoke", "x-amzn-bedrock-service-tier", {"messages": HELLO, "max_tokens": 10}),
+    ],
+)
+def test_a_header_field_that_raises_the_price_is_reserved(path, name, body):
+    """As the field of the body that says the same."""
+    usual, flex, dear = (opened_with(path, {name: value}, body) for value in ("default", "flex", "Priority"))
+    assert flex.estimated_costs == usual.estimated_costs
+    assert dear.estimated_costs[0] == pytest.approx(2.5 * usual.estimated_costs[0], abs=3)  # each is rounded up
+    refused = opened_with(path, {name: "turbo"}, body)
+    assert isinstance(refused, Refused)
+    assert refused.field == "service_tier=turbo"
+    allowed = opened_with(path, {name: "turbo"}, body, allowed=field_rates({"service_tier=turbo": 4}))
+    assert allowed.estimated_costs[0] == pytest.approx(4 * usual.estimated_costs[0], abs=4)
+
+
+@pytest.mark.parametrize("estimate", ["typical", "bound"])
+def test_what_an_answer_of_invoke_does_not_name_is_charged_by_the_request(estimate):
+    body = {"messages": HELLO, "max_tokens": 10}
+    opening = opened_with("/model/m/invoke", {"x-amzn-bedrock-service-tier": "priority"}, body, estimate)
+    assert opening.price.rates.output == 2.5 * PRICE.rates.output
+    slow = {"x-amzn-bedrock-performanceconfig-latency": "optimized"}
+    assert isinstance(opened_with("/model/m/invoke", slow, body), Refused)

@@ -144,3 +144,12 @@ def test_another_price_is_that_of_the_same_instant():
     assert dated.find("a", 49).other("b").rates == RATES
     assert dated.find("a", 50).other("b").rates == Rates(9 * M, 0)
     assert Price("a", RATES).other("b") is None
+
+
+def test_priority_has_one_multiplier_under_two_names():
+    """Gemini says it as a type of traffic, as a tier, or both."""
+    names = ("traffic_type=ON_DEMAND_PRIORITY", "service_tier=priority")
+    for multipliers, factor in (({}, 2.5), ({names[1]: 1_800}, 1.8), ({names[0]: 1_500, names[1]: 1_000}, 1.5)):
+        price = Price("m", Rates(1_000_000, 2_000_000), multipliers=FrozenMapping(multipliers))
+        for said in (names[:1], names):
+            assert price.micros(DetailedUsage(100, modifiers=said)) == 100 * factor
