@@ -259,7 +259,7 @@ def read_request(
         max_body: Bytes of the longest body that is read.
         include_usage: Whether streams that report usage only on request are asked for it. Some servers refuse that.
         cap_field: The field for a cap that is written into a chat completion, ``max_tokens`` or
-            ``max_completion_tokens``, also if the request has the other one. Empty: the latter, if it has none.
+            ``max_completion_tokens``. Empty: the latter. The former is also written beside the latter.
     """
     route = find_route(target)
     name = None if route is None else route.format
@@ -332,7 +332,8 @@ def _read_metered(
     hide_usage = bool(changes)
     asked = _ASK[route.format](body)
     if cap_field and route.format == "openai-chat":
-        asked.default_field, asked.writes_cap = f"/{cap_field}", True
+        asked.default_field = f"/{cap_field}"
+        asked.writes_cap = cap_field == "max_tokens"  # as it may ignore the newer one
     cap, cap_fields = asked.cap, asked.cap_fields
     if cap is None:
         cap = default_cap if asked.default_field is not None else None

@@ -63,6 +63,7 @@ def ask_native(body: dict[str, Any]) -> Asked:
     """Return what a request to Invoke asks for in the format of Amazon's own models, which is like Converse."""
     asked = Asked(default_field="/inferenceConfig/maxTokens")
     _read_caps(asked, body, "inferenceConfig")
+    asked.writes_cap = "/inferenceConfig/max_new_tokens" not in asked.cap_fields  # which Amazon's first models have
     additional = body.get(_ADDITIONAL)
     if additional is not None:
         # They are passed on to the model, which may take a cap from here.
@@ -201,7 +202,7 @@ def ask_bedrock_embedding(body: dict[str, Any]) -> Asked:
     asked.content = content
     content.add_text(body.get("inputText"))
     content.add_tokens_or_text(body.get("texts"))
-    for image in [*as_list(body.get("images")), *([body["inputImage"]] if "inputImage" in body else [])]:
+    for image in [*as_list(body.get("images")), *([body["inputImage"]] if _has(body, ("inputImage",)) else [])]:
         content.add_part("image", {"data": image})
     for one in objects_in(body.get("inputs")):
         content.add_blocks(one.get("content"))

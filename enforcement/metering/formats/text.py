@@ -158,7 +158,9 @@ def _encoded_text(part: Any) -> str:
 
 
 def _is_packed(data: str) -> bool:
-    """Return whether base64 begins as a file that is more than its text, or is none that can be read."""
+    """Return whether base64 begins as a file that is more than its text, or has an end within."""
+    if "=" in data.rstrip("= \r\n"):
+        return True  # where some programs stop, and some go on
     begin = data[:_PACKED_WITHIN]
     if _NO_BASE64.search(begin):
         begin = _NO_BASE64.sub("", data)[:_PACKED_WITHIN]  # which programs skip

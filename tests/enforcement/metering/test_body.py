@@ -459,3 +459,5 @@ def test_the_cap_is_also_written_where_the_server_reads_it():
     assert json.loads(found.with_cap(5).body) == chat(max_completion_tokens=5, max_tokens=5)
     assert read(chat(max_tokens=7), cap_field="max_tokens").changes == {}
     assert read(chat(max_completion_tokens=7)).changes == {}
+    # OpenAI takes one of them.
+    assert read(chat(max_tokens=7), cap_field="max_completion_tokens").changes == {}

@@ -426,7 +426,7 @@ def test_what_has_no_bound_is_refused_with_its_name(path, body, word):
 
 
 @pytest.mark.parametrize("begin", [b"\n%PDF-1.7", b"x" * 500 + b"%PDF-1.4", b"PK\x03\x04", b"{\\rtf1"])
-@pytest.mark.parametrize("blanks", ["", "\n\r!"])
+@pytest.mark.parametrize("blanks", ["", "\n\r!", "eA=="])
 def test_what_is_packed_is_no_text(begin, blanks):
     data = blanks + base64.b64encode(begin + b"word " * 2_000).decode()
     request = asked(GEMINI, {"contents": [{"parts": [{"inlineData": {"mimeType": "text/plain", "data": data}}]}]})

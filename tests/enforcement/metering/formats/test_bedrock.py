@@ -206,6 +206,8 @@ def test_converse_has_one_cap_which_others_only_raise(name):
         asked = ask(CONVERSE, {"messages": HELLO, holder: {name: 9}})
         assert (asked.cap, asked.changes) == (9, {"/inferenceConfig/maxTokens": 9})
         assert json.loads(asked.body)["inferenceConfig"]["maxTokens"] == 9
+    native = ask(INVOKE, {"messages": HELLO, "inferenceConfig": {name: 9}})
+    assert native.changes == ({} if name == "max_new_tokens" else {"/inferenceConfig/maxTokens": 9})
     raised = ask(CONVERSE, {"messages": HELLO, "inferenceConfig": {"maxTokens": 5, name: 9}})
     assert (raised.cap, raised.changes) == (9, {})
 
