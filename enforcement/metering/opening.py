@@ -291,7 +291,8 @@ def _bound(
             raise NoBound(f"it has another rate by {name}, which the price of {pattern} does not have", name)
     priced_by = demands.priced_by
     if asked.modifiers and asked.format.startswith("bedrock"):
-        priced_by = priced_by._replace(modifiers=tuple(set(priced_by.modifiers).difference(asked.modifiers)))
+        left = tuple(name for name in priced_by.modifiers if name not in asked.modifiers)
+        priced_by = priced_by._replace(modifiers=left)
     estimate = estimate_request(
         rules,
         text_bytes=asked.text_bytes,
