@@ -46,6 +46,7 @@ _CONVERSE_EVENTS: Final = frozenset(
 _METRICS: Final = "amazon-bedrock-invocationMetrics"
 _HEAD: Final = "x-amzn-bedrock-{}-token-count"
 _HEAD_NAMES: Final = ("input", "output", "cache-read-input", "cache-write-input")
+_WHY: Final = ("stop_reason", "completionReason", "finish_reason", "embedding")
 _SAID: Final = ("outputText", "generation", "completion", "text")
 
 
@@ -294,12 +295,15 @@ class PromptAnswer(AnswerReader):
         self._output: int | None = None
 
     def read_body(self, body: dict[str, Any]) -> None:
+        self.has_finished = True
         self.read_event(body)
 
     def read_event(self, event: dict[str, Any]) -> None:
         results = [event, *objects_in(event.get("results")), *objects_in(event.get("outputs"))]
         for one in results:
             self.text_bytes += sum(utf8_length(one.get(name)) for name in _SAID)
+            # Each event of a stream counts the tokens so far.
+            self.has_finished = self.has_finished or any(one.get(name) is not None for name in _WHY)
         try:
             found = whole_count_in(event, "inputTextTokenCount", "prompt_token_count")
             said = whole_count_in(event, "totalOutputTextTokenCount", "generation_token_count")
@@ -313,10 +317,10 @@ class PromptAnswer(AnswerReader):
             said = sum(part or 0 for part in parts)
         self._output = self._output if said is None else said
         if self._input is not None and self.take_usage(Usage(self._input, 0, 0, self._output or 0)):
-            self.is_final = self._output is not None
+            self.is_final = self.has_finished and self._output is not None
 
     def end(self) -> None:
-        """Do nothing, since the counts say whether they are complete."""
+        """Do nothing, since the last event says why it is the last."""
 
 
 class InvokeAnswer(AnswerReader):
@@ -363,6 +367,7 @@ class InvokeAnswer(AnswerReader):
 
     def end(self) -> None:
         if self._inner is not None:
+            self._inner.has_failed = self._inner.has_failed or self.has_failed
             self._inner.end()
             self._take(self._inner)
 

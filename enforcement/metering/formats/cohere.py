@@ -94,14 +94,15 @@ class CohereAnswer(AnswerReader):
             return
         if type(delta) is dict:
             self._read_message(as_object(delta.get("message")))
-            self._take_units(delta)
+            is_last = event.get("type") == "message-end" or delta.get("finish_reason") is not None
+            self._take_units(delta, is_last=is_last)
             return
         # A line that is a whole answer has its usage beside its text.
         self.text_bytes += utf8_length(event.get("text"))
         self._take_units(event)
 
     def end(self) -> None:
-        self.is_final = self.usage is not None
+        self.end_running()
 
     def _read_message(self, message: dict[str, Any]) -> None:
         content, calls = message.get("content"), message.get("tool_calls")
@@ -112,13 +113,13 @@ class CohereAnswer(AnswerReader):
             called = as_object(call.get("function"))
             self.text_bytes += utf8_length(called.get("name")) + utf8_length(called.get("arguments"))
 
-    def _take_units(self, answer: dict[str, Any]) -> None:
+    def _take_units(self, answer: dict[str, Any], *, is_last: bool = True) -> None:
         report = answer.get("usage", answer.get("meta"))
         units = as_object(report).get("billed_units")
         if type(units) is dict:
             self.other_rates = self.other_rates or any(units.get(name) for name in _OTHER_UNITS)
             if self.take_usage(_usage_of(units)):
-                self.is_final = True
+                self.is_final = self.is_final or is_last
 
 
 def _usage_of(units: dict[str, Any]) -> Usage | None:

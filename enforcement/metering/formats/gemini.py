@@ -173,7 +173,6 @@ class GeminiAnswer(AnswerReader):
 
     def __init__(self) -> None:
         super().__init__()
-        self.has_finished = False
         self._queries: set[str] = set()
 
     def read_body(self, body: dict[str, Any]) -> None:
@@ -193,13 +192,15 @@ class GeminiAnswer(AnswerReader):
         finished = any(candidate.get("finishReason") is not None for candidate in candidates)
         blocked = as_object(event.get("promptFeedback")).get("blockReason") is not None
         self.has_finished = self.has_finished or finished or blocked
+        if event.get("error") is not None:
+            self.has_failed, self.is_final = True, False
         report = event.get("usageMetadata")
         if type(report) is dict:
             self.hides_output = self.hides_output or bool(report.get("thoughtsTokenCount"))
             self.take_modifier("traffic_type", report.get("trafficType"))
             self.take_modifier("service_tier", report.get("serviceTier"))
             if self.take_usage(usage_of(report)):
-                self.is_final = self.has_finished
+                self.is_final = self.has_finished and not self.has_failed
 
     def _read_grounding(self, grounding: dict[str, Any]) -> None:
         """Count searches of the web. Empty queries and those that were asked before have no fee."""
@@ -212,7 +213,7 @@ class GeminiAnswer(AnswerReader):
             self.other_rates = True
 
     def end(self) -> None:
-        self.is_final = self.usage is not None
+        self.end_running()
 
 
 def _length_of(part: dict[str, Any]) -> int:

@@ -152,19 +152,29 @@ class CompletionsAnswer(AnswerReader):
         choices = event.get("choices")
         if choices:
             self.read_choices(choices)
-        report = event.get("usage")
+        if event.get("error") is not None:
+            self.has_failed = True
+        report, is_last = event.get("usage"), choices == []
         if report is None and "x_groq" in event:
             event = as_object(event["x_groq"])
-            report = event.get("usage")
+            report, is_last = event.get("usage"), True  # only the last event has it
         if report is not None:
             if "usage_breakdown" in event:
                 self.other_rates = True  # of several models, and of tools
-            self._take_usage(report, choices == [])
+            self._take_usage(report, is_last)
 
     def read_choices(self, choices: Any) -> None:
-        """Count the text of all choices of a body or an event."""
+        """Count the text of all choices of a body or an event, and note whether one is complete."""
         for choice in objects_in(choices):
+            self.read_finish(choice)
             self.text_bytes += utf8_length(choice.get("text"))
+
+    def read_finish(self, choice: dict[str, Any]) -> None:
+        """Note whether a choice is complete, or ends in an error."""
+        if choice.get("finish_reason") is not None:
+            self.has_finished = True
+        if choice.get("error") is not None or choice.get("finish_reason") == "error":
+            self.has_failed = True
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
         searches = searches_in(report)  # as routers report them that translate other formats
@@ -173,13 +183,14 @@ class CompletionsAnswer(AnswerReader):
         self.take_cost(report)
         if self.take_usage(self.usage_in(report)):
             self.is_final = self.is_final or is_last
+            self.has_failed = False  # what is reported with an error or after it includes all that came before
 
     def usage_in(self, report: Any) -> Usage | None:
         """Return what a report says, or None if it is missing or not believed."""
         return usage_of(report, "prompt_tokens", "completion_tokens")
 
     def end(self) -> None:
-        self.is_final = self.usage is not None
+        self.end_running()
 
 
 class ChatAnswer(CompletionsAnswer):
@@ -190,6 +201,7 @@ class ChatAnswer(CompletionsAnswer):
             return
         for choice in choices:
             if type(choice) is dict:
+                self.read_finish(choice)
                 delta = choice.get("delta")
                 if delta:
                     self._read_message(delta)

@@ -199,6 +199,8 @@ class AnswerReader:
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
         more: What the answer says beside its reports, by field of a
             :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
+        has_finished: The answer has said that it is complete.
+        has_failed: An error has come in the place of the rest of the answer.
         reads_head: Whether header fields of an answer may say what it has used.
         frames: Whether a stream of this format is an event stream of AWS.
         lines: Whether a stream of this format may be JSON in lines.
@@ -217,6 +219,8 @@ class AnswerReader:
         self.hides_output = False
         self.other_rates = False
         self.more: dict[str, Any] = {}
+        self.has_finished = False
+        self.has_failed = False
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
         """
@@ -237,6 +241,16 @@ class AnswerReader:
     def end(self) -> None:
         """Note that a stream has ended whole, or has said that it ends."""
         raise NotImplementedError
+
+    def done(self) -> None:
+        """Note that a stream has said that it ends."""
+        self.has_finished = True
+        self.end()
+
+    def end_running(self) -> None:
+        """Take usage that was reported while a stream ran for the last word, if the answer is complete."""
+        if self.usage is not None and self.has_finished and not self.has_failed:
+            self.is_final = True
 
     def take_usage(self, usage: Usage | None) -> bool:
         """Take a report, if it is one, together with the calls that were seen. Return whether it was taken."""

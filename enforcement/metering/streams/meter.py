@@ -96,7 +96,7 @@ class EventMeter:
 
 
 class MessageMeter:
-    """Read what the messages of an event stream of AWS say. Exceptions, and what is unknown, say nothing."""
+    """Read what the messages of an event stream of AWS say. Of exceptions and what is unknown, only that they came."""
 
     __slots__ = ("_read_so_far",)
 
@@ -107,6 +107,7 @@ class MessageMeter:
         """Read one message. An event of the type ``chunk`` has another one inside, in the format of the model."""
         event = object_in(payload) if headers.get(":message-type") == "event" else None
         if event is None:
+            self._read_so_far.has_failed = self._read_so_far.has_failed or headers.get(":message-type") != "event"
             return
         kind = headers.get(":event-type", "")
         inner = event.get("bytes")
@@ -137,7 +138,7 @@ class StreamMeter:
     def __init__(self, read_so_far: AnswerReader, *, limit: int, hides: bool, plain: bool) -> None:
         # Neither of the two knows this object. In a circle, all that an answer leaves would wait for the collector.
         self._meter = EventMeter(read_so_far, hides=hides)
-        self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=read_so_far.end)
+        self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=read_so_far.done)
         self._read_so_far = read_so_far
         self._is_plain = plain
         self._has_model = False  # whether the last chunk was repeated, too

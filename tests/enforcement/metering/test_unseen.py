@@ -20,6 +20,7 @@ LIMITS = [
     Limit(name=unit, unit=unit, quota=10**9, calendar="lifetime") for unit in ("requests", "output_tokens", "micros")
 ]
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+COMPLETIONS = "/v1/completions"
 GEMINI = "/v1beta/models/gemini-1.5-pro:streamGenerateContent?alt=sse"
 ASKED = {"model": "gpt-4o", "max_tokens": 100, "stream": True, "messages": [{"role": "user", "content": "x" * 40}]}
 
@@ -207,4 +208,45 @@ def test_an_answer_that_ends_in_an_error_event_keeps_a_bound_unless_it_has_usage
     found = exchange(asked if target == RESPONSES else ASKED, target, estimate="bound")
     found.answered(200, None, 0)
     found.feed(sse(*events))
+    assert found.ended(0, whole=True)[1].settled_as == settled_as
+
+
+RUNNING = {"choices": [{"delta": {"content": "word"}, "finish_reason": None}],
+           "usage": {"prompt_tokens": 9, "completion_tokens": 1}}  # fmt: skip
+STOPPED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+CHUNK = {"candidates": [{"content": {"parts": [{"text": "word"}]}}],
+         "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 1}}  # fmt: skip
+FAILED = {"error": {"code": 503}}
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "settled_as"),
+    [
+        (sse(RUNNING, RUNNING), CHAT, "estimated"),
+        (sse(RUNNING, FAILED), CHAT, "estimated"),
+        (sse(RUNNING, FAILED) + DONE, CHAT, "estimated"),
+        (sse(RUNNING, STOPPED, FAILED), CHAT, "estimated"),
+        (sse(RUNNING, {"choices": [{"delta": {}, "finish_reason": "error"}]}), CHAT, "estimated"),
+        (sse(RUNNING, STOPPED), CHAT, "exact"),
+        (sse(RUNNING) + DONE, CHAT, "exact"),
+        (sse(RUNNING, {**RUNNING, **FAILED}) + DONE, CHAT, "exact"),
+        (sse(RUNNING, STOPPED), COMPLETIONS, "exact"),
+        (sse(RUNNING, RUNNING), COMPLETIONS, "estimated"),
+        (sse(CHUNK, CHUNK), GEMINI, "estimated"),
+        (sse(CHUNK, FAILED), GEMINI, "estimated"),
+        (json.dumps([CHUNK, CHUNK]).encode(), GEMINI, "estimated"),
+        (json.dumps([CHUNK, FAILED]).encode(), GEMINI, "estimated"),
+        (sse({**CHUNK, "candidates": [{"finishReason": "STOP"}]}, FAILED), GEMINI, "estimated"),
+        (sse(CHUNK, {**CHUNK, "candidates": [{"finishReason": "STOP"}]}), GEMINI, "exact"),
+        (json.dumps([CHUNK, {**CHUNK, "promptFeedback": {"blockReason": "OTHER"}}]).encode(), GEMINI, "exact"),
+        (json.dumps(CHUNK).encode(), GEMINI, "exact"),
+    ],
+)
+def test_usage_that_runs_is_the_last_word_only_of_an_answer_that_is_complete(answer, target, settled_as):
+    prompt = {"model": "m", "max_tokens": 100, "stream": True, "prompt": "x"}
+    gemini = {"contents": [], "generationConfig": {"maxOutputTokens": 100}}
+    found = exchange({GEMINI: gemini, COMPLETIONS: prompt}.get(target, ASKED), target, estimate="bound")
+    found.answered(200, None, 0)
+    found.feed(answer)
     assert found.ended(0, whole=True)[1].settled_as == settled_as

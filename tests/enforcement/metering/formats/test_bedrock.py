@@ -5,6 +5,7 @@ import json
 import pytest
 
 from enforcement.metering.answer import AnswerMeter
+from enforcement.metering.formats.bedrock import InvokeAnswer
 from enforcement.metering.request import Unmetered, read_request
 from enforcement.metering.usage import DetailedUsage, Usage
 
@@ -223,3 +224,16 @@ def test_converse_has_one_cap_which_others_only_raise(name):
 )
 def test_a_field_that_is_null_names_no_format(body, cap):
     assert ask(INVOKE, body).cap == cap
+
+
+def test_a_stream_of_llama_is_charged_by_its_last_count():
+    """Each event counts the tokens so far, and only the last one says why it is the last."""
+    events = [{"generation": "a", "prompt_token_count": 7, "generation_token_count": 1, "stop_reason": None},
+              {"generation": "b", "prompt_token_count": None, "generation_token_count": 2, "stop_reason": None}]  # fmt: skip
+    reader = InvokeAnswer()
+    for event in events:
+        reader.read_event(event)
+    reader.end()
+    assert (reader.usage.output, reader.is_final) == (2, False)
+    reader.read_event({"generation": "c", "generation_token_count": 3, "stop_reason": "stop"})
+    assert (reader.usage, reader.is_final) == (Usage(7, output=3), True)
