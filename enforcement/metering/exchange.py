@@ -60,6 +60,11 @@ class MeteredExchange:
         return self.reservation.state == "settled"
 
     @property
+    def has_head(self) -> bool:
+        """Whether the head of an answer came."""
+        return self.reservation.status is not None
+
+    @property
     def is_drained(self) -> bool:
         """Whether the answer is read although its client left."""
         return self.reservation.draining
@@ -146,6 +151,8 @@ class MeteredExchange:
             return None
         if not meter.is_readable:
             reservation.unreadable()
+        if meter.has_begun:
+            reservation.has_body()
         if meter.hides_output:
             reservation.hides_output()
         usage, final, over = meter.usage, meter.is_final, None

@@ -237,7 +237,10 @@ class MeteredVisit:
             self._is_over()
 
     async def _end(self, *, whole: bool) -> bytes:
-        rest, settlement = self.exchange.ended(now_us(), whole=whole)
+        if self._sent or self.exchange.has_head:
+            rest, settlement = self.exchange.ended(now_us(), whole=whole)
+        else:
+            rest, settlement = b"", self.exchange.client_left(now_us(), sent=False)
         await self._settle(settlement)
         self._is_over()
         return rest

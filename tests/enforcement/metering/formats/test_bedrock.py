@@ -229,7 +229,7 @@ def test_a_field_that_is_null_names_no_format(body, cap):
 def test_a_stream_of_llama_is_charged_by_its_last_count():
     """Each event counts the tokens so far, and only the last one says why it is the last."""
     events = [{"generation": "a", "prompt_token_count": 7, "generation_token_count": 1, "stop_reason": None},
-              {"generation": "b", "prompt_token_count": None, "generation_token_count": 2, "stop_reason": None}]  # fmt: skip
+              {"generation": "b", "prompt_token_count": None, "generation_token_count": 2}]  # fmt: skip
     reader = InvokeAnswer()
     for event in events:
         reader.read_event(event)
