@@ -177,7 +177,7 @@ class AnswerMeter:
             return "exact"
         if self.status >= 400 and self.status not in IN_BETWEEN:
             return "nothing"
-        return "observed" if self.is_readable else "estimated"
+        return "observed" if self.is_readable and self.status not in IN_BETWEEN else "estimated"
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
         """Read the header fields of the answer. *header* returns the value of one by its name in lower case."""

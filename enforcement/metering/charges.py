@@ -116,6 +116,12 @@ def micros_of(price: Price, counts: TokenCounts) -> int:
     return counts.most_micros(price) if isinstance(counts, Estimate) and counts.bound else price.micros(counts)
 
 
+def answered_by(price: Price, model: str, counts: TokenCounts) -> Price:
+    """Return the price of the model that an answer names if these tokens cost more by it, else *price*."""
+    other = price.other(model)
+    return other if other is not None and micros_of(other, counts) > micros_of(price, counts) else price
+
+
 def terms_of(
     limits: Sequence[Limit], prices: Prices, model: str, at_us: int, names: tuple[str, ...] = ()
 ) -> ChargeTerms | ReservationDenial:

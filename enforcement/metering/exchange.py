@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from enforcement.metering.answer import AnswerMeter
+from enforcement.metering.charges import answered_by
 from enforcement.metering.opening import Opening
 from enforcement.metering.prices import Price
 from enforcement.metering.request import MeteredRequest
@@ -82,7 +83,8 @@ class MeteredExchange:
         asked = self.opening.asked
         if isinstance(asked, MeteredRequest) and asked.is_counting:
             if status < 400:
-                self.reservation.reported(NOTHING_USED, at_us, final=True)
+                self.reservation.reported(NOTHING_USED, at_us, final=True)  # unless the answer reports more
+                self.meter = AnswerMeter(asked.format, status, content_encoding, encodings=self._encodings)
         elif isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
@@ -121,7 +123,7 @@ class MeteredExchange:
         meter, reservation = self.meter, self.reservation
         rest = b"" if meter is None else meter.finish(whole)
         if meter is not None and meter.is_final and (usage := meter.usage) is not None:
-            self._price(usage)
+            self._price(usage, usage)
             # The last word says it all: what was read besides could not change the costs.
             return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
         return rest, self._tell(at_us) or reservation.ended(at_us, whole=whole)
@@ -158,16 +160,24 @@ class MeteredExchange:
         usage, final, over = meter.usage, meter.is_final, None
         if usage is not None and (usage is not self._told_usage or final != self._told_final):
             self._told_usage, self._told_final = usage, final
-            self._price(usage)
+            self._price(usage, usage if final else None)
             over = reservation.reported(usage, at_us, final=final)
+        elif usage is None and meter.model is not None:
+            self._price(None, None)
         text, told = meter.text_bytes or 0, self._told_text
         raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
         return over or reservation.streamed(max(0, text - told), raw, at_us, calls=meter.calls)
 
-    def _price(self, usage: Usage) -> None:
-        """Charge by the cost that the upstream reports, if its costs are charged, or by a dearer model that answers."""
+    def _price(self, usage: Usage | None, last: Usage | None) -> None:
+        """
+        Charge by the cost that the upstream reports, if its costs are charged, or by a dearer model that answers.
+
+        Args:
+            usage: What was reported. None if nothing was.
+            last: The same, if it is the last word. None: the estimate may stay.
+        """
         asked, terms = self.opening.asked, self.opening.terms
-        model = None if self.meter is None else self.meter.model
+        model, counts = None if self.meter is None else self.meter.model, last or self.opening.estimate or NOTHING_USED
         if isinstance(asked, MeteredRequest) and model == asked.attributes.get("model"):
             model = None
         has_cost = isinstance(usage, DetailedUsage) and usage.cost is not None
@@ -176,11 +186,10 @@ class MeteredExchange:
 
         def priced(price: Price) -> Price:
             charged = price.at_upstream(self.upstream) if has_cost else price
-            return charged if charged is not price or model is None else price.answered_by(model, usage)
+            return charged if charged is not price or model is None else answered_by(price, model, counts)
 
         former = self.opening.price
         price = None if former is None else priced(former)
-        if price is not former:
-            self.reservation.price = price
-        if any(quote and quote.price and priced(quote.price) is not quote.price for quote in terms.quotes):
-            self.reservation.terms = terms.with_prices(priced)
+        self.reservation.price = None if price is former else price
+        changes = any(quote and quote.price and priced(quote.price) is not quote.price for quote in terms.quotes)
+        self.reservation.terms = terms.with_prices(priced) if changes else terms

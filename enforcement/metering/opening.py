@@ -18,7 +18,7 @@ from enforcement.metering.estimate import (
 )
 from enforcement.metering.estimated import FACTOR
 from enforcement.metering.price_documents import price_text
-from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices
+from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
@@ -201,8 +201,11 @@ def open_request(
             unmetered(asked) if isinstance(terms, ReservationDenial) else Opening(asked, terms, None, prices.revision)
         )
     if asked.is_counting:
-        free = tuple([FREE if limit.unit == MONEY else None for limit in limits])
-        return Opening(asked, ChargeTerms(tuple(limits), free, names=names), Estimate(0, 0), prices.revision)
+        price = prices.find(asked.attributes.get("model", ""), at_us)
+        quote = FREE if price is None else Quote("priced", price)  # in case that its answer reports usage
+        quotes = tuple([quote if limit.unit == MONEY else None for limit in limits])
+        terms = ChargeTerms(tuple(limits), quotes, names=names)
+        return Opening(asked, terms, Estimate(0, 0), prices.revision, price=price)
     model = asked.attributes["model"]
     found = terms_of(limits, prices, model, at_us, names)
     if isinstance(found, ReservationDenial):

@@ -159,11 +159,6 @@ class Price:
             return None
         return found
 
-    def answered_by(self, model: str, counts: TokenCounts) -> Price:
-        """Return the price of the model that an answer names if these tokens cost more by it, else this price."""
-        other = self.other(model)
-        return other if other is not None and other.micros(counts) > self.micros(counts) else self
-
     def with_tools(self, tools: Mapping[str, str]) -> Price:
         """Return the price for a request that names the models of the provider's tools, by tool."""
         return self if self.source is None else replace(self, source=replace(self.source, tools=tools))

@@ -5,8 +5,8 @@ Nothing here charges a counter. The caller charges the estimate, tells what happ
 :class:`Settlement` that it gets, through the limiter that made the reservation.
 
 Only the provider knows what a request did cost. Without its last word, the estimate stays charged if it is a bound, or
-if the answer does not show all output, or did not begin. Otherwise a client could leave after the last word that it wants to read, and
-get back what the provider charges for all that nobody saw.
+if the answer does not show all output, or did not begin. Otherwise a client could leave after the last word that it
+wants to read, and get back what the provider charges for all that nobody saw.
 """
 
 from __future__ import annotations

@@ -76,3 +76,43 @@ def test_a_call_that_counts_tokens_reads_its_answer_as_nothing_used():
         meter.feed(b'{"totalTokens": 700}')
         meter.finish()
         assert (meter.usage.all_input, meter.settled_as) == (0, "exact")
+
+
+@pytest.mark.parametrize(("model", "times"), [("cheap", 1), ("dear", 9), ("unheard", 1), (None, 1)])
+@pytest.mark.parametrize("rules", [{"estimate": "bound"}, {}])
+def test_an_estimate_that_stays_is_charged_by_the_dearer_model_that_answers(model, times, rules):
+    """The answer names it, and breaks off without usage, or with usage that is not final."""
+    body = {"model": "cheap", "max_tokens": 50, "stream": True, "reasoning_effort": "low",
+            "messages": [{"role": "user", "content": "x" * 40}]}  # fmt: skip
+    for more in ({}, {"usage": USAGE}):
+        asked = read_request("POST", "/v1/chat/completions", {}.get, json.dumps(body).encode())
+        opening = open_request(asked, [BUDGET], Metering(**rules), BOOK, 0)
+        exchange = MeteredExchange(opening, 0)
+        exchange.answered(200, None, 1)
+        event = {"model": model, "choices": [{"delta": {"content": "a"}}], **more}
+        exchange.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+        _, settlement = exchange.ended(2, whole=True)
+        assert settlement.settled_as == "estimated"
+        assert settlement.costs == tuple(cost * times for cost in opening.estimated_costs)
+        assert (settlement.price is None) == (times == 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "micros"),
+    [
+        ("/v1/messages/count_tokens", {"input_tokens": 700}, 0),
+        ("/v1/responses/input_tokens", {"object": "response.input_tokens", "input_tokens": 700}, 0),
+        ("/v1beta/models/cheap:countTokens", {"totalTokens": 700, "promptTokensDetails": []}, 0),
+        ("/v1/tokenize", {"tokens": [1], "meta": {"api_version": {"version": "1"}}}, 0),
+        ("/v1/messages/count_tokens", {"content": [], "usage": {"input_tokens": 10, "output_tokens": 2}}, 12),
+        ("/v1/responses/input_tokens", {"output": [], "usage": {"input_tokens": 10, "output_tokens": 2}}, 12),
+        ("/v1beta/models/cheap:countTokens", {"usageMetadata": {"promptTokenCount": 9, "thoughtsTokenCount": 3}}, 12),
+        ("/v1/tokenize", {"usage": USAGE}, 12),
+        ("/v1/tokenize", {"model": "dear", "usage": USAGE}, 108),
+        ("/model/cheap/count-tokens", {"usage": {"inputTokens": 10, "outputTokens": 2}}, 12),
+    ],
+)
+def test_a_call_that_counts_tokens_costs_what_its_answer_reports(path, answer, micros):
+    """Usage in it means that it was no count."""
+    settlement, row = settled({}, answer, path)
+    assert (settlement.settled_as, settlement.costs, row["micros"]) == ("exact", (micros,), micros)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from enforcement.metering.charges import answered_by
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.usage import DetailedUsage, Step, Usage
 from enforcement.model.metered import FrozenMapping
@@ -136,7 +137,7 @@ def test_a_reported_cost_that_is_that_of_the_list_is_exact():
     [("advisor", "advisor"), ("asked-mini", "asked*"), ("unheard", "asked*"), ("contract", "asked*")],
 )
 def test_an_answer_is_charged_by_the_model_that_it_names_if_that_is_dearer(model, pattern):
-    assert BOOK.find("asked", 0).answered_by(model, Usage(10, output=10)).pattern == pattern
+    assert answered_by(BOOK.find("asked", 0), model, Usage(10, output=10)).pattern == pattern
 
 
 def test_another_price_is_that_of_the_same_instant():
