@@ -557,7 +557,14 @@ async def test_what_a_bound_would_refuse_is_counted_before_there_is_one(world, a
 
 
 async def test_a_call_that_counts_tokens_costs_nothing(world, aio_limiter, provider, door):
+    """Unless its answer reports usage, which was no count then."""
     secret = publish_metered(world, TPM, estimate="bound")
-    answer = await ask(door, secret, HELLO, "/v1/messages/count_tokens")
-    assert answer.status == 200
-    assert await used(aio_limiter, secret) == {"tpm": 0}
+    generating = provider.answer
+
+    async def count(scope, body, receive, send):
+        await whole(send, {"input_tokens": 700}, 200)
+
+    for provider.answer, charged in ((count, 0), (generating, 130)):
+        answer = await ask(door, secret, HELLO, "/v1/messages/count_tokens")
+        assert answer.status == 200
+        assert await used(aio_limiter, secret) == {"tpm": charged}
