@@ -7,6 +7,7 @@ import pytest
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.formats.bedrock import InvokeAnswer
 from enforcement.metering.request import Unmetered, read_request
+from enforcement.metering.streams.meter import MessageMeter
 from enforcement.metering.usage import DetailedUsage, Usage
 
 HELLO = [{"role": "user", "content": [{"text": "Hello"}]}]
@@ -237,3 +238,15 @@ def test_a_stream_of_llama_is_charged_by_its_last_count():
     assert (reader.usage.output, reader.is_final) == (2, False)
     reader.read_event({"generation": "c", "generation_token_count": 3, "stop_reason": "stop"})
     assert (reader.usage, reader.is_final) == (Usage(7, output=3), True)
+
+
+@pytest.mark.parametrize(("kind", "is_final"), [("event", True), ("exception", False)])
+def test_an_exception_after_running_usage_leaves_no_last_word(kind, is_final):
+    reader = InvokeAnswer()
+    meter = MessageMeter(reader)
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": usage}
+    reader.read_event(event)
+    meter.read({":message-type": kind, ":event-type": "x"}, b"{}")
+    reader.end()
+    assert reader.is_final is is_final
