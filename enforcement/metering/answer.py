@@ -130,11 +130,6 @@ class AnswerMeter:
         return self._read_so_far.usage
 
     @property
-    def has_begun(self) -> bool:
-        """Whether something of the body has come."""
-        return self._stream is not None or self._json is not None
-
-    @property
     def reads_head(self) -> bool:
         """Whether header fields of the answer may say what it has used."""
         return self._read_so_far.reads_head

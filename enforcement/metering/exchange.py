@@ -153,8 +153,6 @@ class MeteredExchange:
             return None
         if not meter.is_readable:
             reservation.unreadable()
-        if meter.has_begun:
-            reservation.has_body()
         if meter.hides_output:
             reservation.hides_output()
         usage, final, over = meter.usage, meter.is_final, None

@@ -5,8 +5,8 @@ Nothing here charges a counter. The caller charges the estimate, tells what happ
 :class:`Settlement` that it gets, through the limiter that made the reservation.
 
 Only the provider knows what a request did cost. Without its last word, the estimate stays charged if it is a bound, or
-if the answer does not show all output, or did not begin. Otherwise a client could leave after the last word that it
-wants to read, and get back what the provider charges for all that nobody saw.
+if the answer does not show all output. Otherwise a client could leave after the last word that it wants to read, and
+get back what the provider charges for all that nobody saw.
 """
 
 from __future__ import annotations
@@ -109,7 +109,6 @@ class MeteredReservation:
     _asked: MeteredRequest | None = None
     _hides_output = False
     _is_whole = False
-    _has_body = False
     _text_bytes = 0
     _calls = 0
     _report: Usage | None = None
@@ -196,10 +195,6 @@ class MeteredReservation:
     def unreadable(self) -> None:
         """Note that the answer cannot be read, so that nothing in it can be counted."""
         self._readable = False
-
-    def has_body(self) -> None:
-        """Note that the body of the answer has begun."""
-        self._has_body = True
 
     def hides_output(self) -> None:
         """Note that the provider charges output that the answer does not show, or shows only at its end."""
@@ -310,11 +305,6 @@ class MeteredReservation:
         began = self.status is not None and self.status < 400
         return began or (self.status is None and (self._text_bytes > 0 or self._report is not None))
 
-    @property
-    def _is_silent(self) -> bool:
-        """Whether nothing of an answer came, so that nobody has seen what the provider has generated."""
-        return not (self._has_body or self._is_whole or self._text_bytes or self._report is not None)
-
     def _too_late(self, at_us: int) -> bool:
         return self.state == LOST and at_us - self.reserved_at_us > SETTLED_WITHIN_US
 
@@ -333,7 +323,7 @@ class MeteredReservation:
             estimate.bound
             or self._hides_output
             or self.status in IN_BETWEEN
-            or (self._asked is not None and (self._is_silent or self._asked.hides_output(whole=self._is_whole)))
+            or (self._asked is not None and self._asked.hides_output(whole=self._is_whole))
         ):
             # What was reported or seen was generated, and may be more than a typical estimate.
             seen = min(estimate.seen(self._text_bytes), estimate.output)
