@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from controlplane.adminkit.forms import NumbersField
+from controlplane.adminkit.forms import NumbersField, WrittenField
 from controlplane.adminkit.tags import tag
 from controlplane.core.money import InvalidAmount, figure, read_amount, read_permits
 from controlplane.usage.units import advice
@@ -38,7 +38,7 @@ class AmountInput(UnfoldAdminTextInputWidget):
         return context
 
 
-class PermitsField(forms.CharField):
+class PermitsField(WrittenField):
     """
     Permits of a unit, such as 1,200, which are typed and shown as an amount if the unit is money. Kept as an integer.
 
@@ -76,19 +76,6 @@ class PermitsField(forms.CharField):
 
     def read(self, text: str) -> int:
         return read_permits(text, self.unit, least=self.least)
-
-    def validate(self, value: int | None) -> None:
-        if self.required and value is None:
-            raise ValidationError(self.error_messages["required"], code="required")
-
-    def run_validators(self, value: int | None) -> None:
-        """Do nothing, because the rules of the model check the bounds of permits."""
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        try:
-            return self.to_python(data) != initial
-        except ValidationError:
-            return True
 
 
 class AmountField(PermitsField):

@@ -27,10 +27,27 @@ from controlplane.policies.models import AuditEntry
 from controlplane.revisions.words import Names, lines_of
 
 
-class DurationField(forms.CharField):
-    """A number of seconds, typed and shown as words such as "1 hour 30 minutes"."""
+class WrittenField(forms.CharField):
+    """An integer that people write in another way. The rules of the model check its bounds."""
 
     widget = UnfoldAdminTextInputWidget
+
+    def validate(self, value: int | None) -> None:
+        if self.required and value is None:
+            raise ValidationError(self.error_messages["required"], code="required")
+
+    def run_validators(self, value: int | None) -> None:
+        """Do nothing, because the validators of a text would judge an integer."""
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.to_python(data) != initial
+        except ValidationError:
+            return True
+
+
+class DurationField(WrittenField):
+    """A number of seconds, typed and shown as words such as "1 hour 30 minutes"."""
 
     def prepare_value(self, value: Any) -> Any:
         return in_words(value) if isinstance(value, int) else value
@@ -43,19 +60,6 @@ class DurationField(forms.CharField):
         except ValueError as exc:
             message = f"Must be a duration such as 30 seconds, 5m, 1 hour 30 minutes or 2 weeks, got {value!r}."
             raise ValidationError(message) from exc
-
-    def validate(self, value: int | None) -> None:
-        if self.required and value is None:
-            raise ValidationError(self.error_messages["required"])
-
-    def run_validators(self, value: int | None) -> None:
-        """Do nothing, because the limit's own rules check the bounds."""
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        try:
-            return self.to_python(data) != initial
-        except ValidationError:
-            return True
 
 
 class WordsField(forms.CharField):

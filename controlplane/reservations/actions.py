@@ -33,7 +33,7 @@ RETRIED_AFTER = timedelta(seconds=10)
 # How long the store knows who has settled one. The worker has asked by then, also after an outage.
 MARKED_FOR_MS = 7 * 86_400_000
 COUNTERS_AWAY = (*STORE_ERRORS, StoreError)
-# Who has settled one after the time that its policy says.
+# This stands for a person if a reservation was settled because the time in its policy was over.
 BY_POLICY = "policy"
 
 

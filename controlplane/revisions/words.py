@@ -293,7 +293,7 @@ def _value(field: str, value: str, names: Names, of: Record) -> str:
         return value.replace("_", " ")
     if field in NUMBERS:
         return _number(value, names.unit_of(of["limit"]) if _is_override(of) else of.get("unit", USUAL))
-    # Of an alert rule, and of a price.
+    # Alert rules and prices have amounts of money, too.
     if field == "amount" or ("currency" in of and field in (*RATES, "calls")):
         return _number(value, MONEY)
     return names.shown(value)

@@ -268,7 +268,7 @@ def _failed(
         return reservation.refused(status if type(status) is int and status >= 400 else None, now_us)
     if usage is not None:
         reservation.reported(usage, now_us, final=False)
-    # Of an answer in one piece LiteLLM has seen all or nothing.
+    # LiteLLM has seen all of an answer that is not streamed, or nothing.
     return reservation.ended(now_us, whole=usage is not None)
 
 

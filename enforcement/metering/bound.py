@@ -299,13 +299,11 @@ def _read_gemini(rates: _Rates) -> None:
     body = rates.body
     for name in ("serviceTier", "service_tier"):
         rates.modify("service_tier", body.get(name), _TIERS)
-    said = False
     for name in ("generationConfig", "generation_config"):
         config = as_object(body.get(name))
         for modalities in ("responseModalities", "response_modalities"):
             rates.produce(modalities, config.get(modalities))
-            said = said or bool(config.get(modalities))
-    if not said and _DRAWING.search(rates.model):
+    if not rates.has_outputs and _DRAWING.search(rates.model):
         rates.needed.append("output_image")  # as it draws without being asked to
 
 

@@ -339,10 +339,7 @@ class InvokeAnswer(AnswerReader):
         self._head: Usage | None = None
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
-        fresh, output, read, written = (
-            _count_of(header(_HEAD.format(name)))
-            for name in ("input", "output", "cache-read-input", "cache-write-input")
-        )
+        fresh, output, read, written = (_count_of(header(_HEAD.format(name))) for name in _HEAD_NAMES)
         if fresh is not None:
             self._head = Usage(fresh, read or 0, written or 0, output or 0)
 
