@@ -28,18 +28,25 @@ def loop() -> Iterator[None]:
 
 
 class TimedAwaits(Timed):
-    """A coroutine function, awaited one at a time. The arguments are those of :class:`Timed`."""
+    """
+    A coroutine function, awaited one at a time. The arguments are those of :class:`Timed`.
+
+    Attributes:
+        clock: Returns nanoseconds.
+    """
+
+    clock = staticmethod(perf_counter_ns)
 
     def run(self, calls: int) -> int:
         """Run calls and return the nanoseconds that they took together."""
         return _runner.run(self._awaiting([next(self._turns) for _ in range(calls)]))
 
     async def _awaiting(self, subjects: Sequence[Any]) -> int:
-        call = self._call
-        start = perf_counter_ns()
+        call, clock = self._call, self.clock
+        start = clock()
         for subject in subjects:
             await call(subject)
-        return perf_counter_ns() - start
+        return clock() - start
 
     def decision(self) -> Any:
         """Return the decision of one call that is not timed."""
@@ -65,7 +72,8 @@ class TimedTogether(TimedAwaits):
 
 
 @contextmanager
-def _started(site: Site) -> Iterator[Limiter]:
+def started(site: Site) -> Iterator[Limiter]:
+    """Run a limiter of a site while a block lasts."""
     limiter = Limiter(site.url, prefix=site.prefix, timeout=PATIENCE)
     _runner.run(limiter.start())
     try:
@@ -78,7 +86,7 @@ def _checking(kind: type[TimedAwaits]) -> SetUp:
     @contextmanager
     def set_up(site: Site) -> Iterator[Timed]:
         tokens = site.tokens("fixed")
-        with _started(site) as limiter:
+        with started(site) as limiter:
             yield kind(limiter.check, tokens, lambda: limiter.state)
 
     return set_up
@@ -88,7 +96,7 @@ def _door(policy: str, source: str) -> SetUp:
     @contextmanager
     def set_up(site: Site) -> Iterator[Timed]:
         fields = [(b"host", b"localhost"), (b"authorization", f"Bearer {site.tokens(policy, 1)[0]}".encode())]
-        with _started(site) as limiter:
+        with started(site) as limiter:
             call = _requesting(LimitMiddleware(_application, limiter))
             yield TimedAwaits(call, [{**SCOPE, "headers": fields}], lambda: limiter.state, source=source)
 

@@ -34,13 +34,16 @@ def main(arguments: Sequence[str]) -> int:
         except NoTree as exc:
             parser.error(str(exc))
         rows: list[Row] = []
+        missing: dict[str, list[str]] = {}
         if shapes := [name for name in SHAPES if name in options.only]:
             server = stack.enter_context(ValkeyServer(persistent=False))
             plan = pairs.Plan(trees, shapes, number, QUICK_BLOCK_MS if options.quick else BLOCK_MS)
-            rows += pairs.measure(plan, server.url, _progress).rows()
+            measured = pairs.measure(plan, server.url, _progress)
+            rows += measured.rows()
+            missing = measured.missing
         found = footprint.measure(trees, options.only, number, _progress)
     rows += found.rows
-    _print(rows, found, f"{number} pairs, {time.monotonic() - start:.0f} s. {pinned}")
+    _print(rows, found, missing, f"{number} pairs, {time.monotonic() - start:.0f} s. {pinned}")
     if options.json:
         report = {"old": options.old, "new": options.new, "pairs": number, "pinned": pinned}
         report |= {"rows": [row.to_json() for row in rows], "modules": found.modules}
@@ -49,8 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if worse and not options.quick else 0
 
 
-def _print(rows: Sequence[Row], found: footprint.Footprint, facts: str) -> None:
+def _print(rows: Sequence[Row], found: footprint.Footprint, missing: dict[str, list[str]], facts: str) -> None:
     print(table(rows))
+    for shape, lacking in missing.items():
+        print(f"{shape} is not measured: {' and '.join(lacking).upper()} cannot run it.")
     if found.modules:
         print(f"\n{modules(found.modules)}")
     print(f"\n{facts}")

@@ -21,6 +21,16 @@ SHAPES = (
     "asgi-leased",
     "headers",
     "limits",
+    "metered-tokens",
+    "metered-money",
+    "metered-bound",
+    "chunk-chat",
+    "chunk-responses",
+    "chunk-completions",
+    "chunk-anthropic",
+    "chunk-gemini",
+    "chunk-bedrock",
+    "chunk-invoke",
 )
 STORE_TIME = {"check-1": "store-1", "check-3": "store-3"}
 """Shapes during which the store's own time for a decision is read, and the row that it goes to."""

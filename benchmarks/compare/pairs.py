@@ -46,8 +46,15 @@ class Plan:
 
 @dataclass(slots=True)
 class Measured:
-    """Microseconds of a call, by shape and tree; the n-th of old and of new are a pair."""
+    """
+    What was measured.
 
+    Attributes:
+        missing: The trees that cannot run a shape, by shape.
+        times: Microseconds of a call, by shape and tree; the n-th of old and of new are a pair.
+    """
+
+    missing: dict[str, list[str]] = field(default_factory=dict)
     times: defaultdict[str, Samples] = field(default_factory=lambda: defaultdict(lambda: {"old": [], "new": []}))
 
     def rows(self) -> list[Row]:
@@ -93,10 +100,13 @@ class _Life:
         for tree, worker in self._workers.items():
             self._libraries.select(tree)
             about[tree] = worker.ask("enter", shape=shape)
-        if shape not in calls:
-            calls[shape] = _calls(self._plan.block_ms, **about["old"])
-        for number in numbers:
-            self._pair(shape, number, calls[shape], measured)
+        if all(about.values()):
+            if shape not in calls:
+                calls[shape] = _calls(self._plan.block_ms, **about["old"])
+            for number in numbers:
+                self._pair(shape, number, calls[shape], measured)
+        else:
+            measured.missing[shape] = [tree for tree in about if not about[tree]]
         for worker in self._workers.values():
             worker.ask("leave")
 

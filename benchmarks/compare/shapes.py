@@ -41,6 +41,10 @@ USERS = [f"user:{i}" for i in range(SUBJECTS)]
 ATTRIBUTES = {"method": "GET", "path": "/v1/things"}
 
 
+class Missing(Exception):
+    """A tree has not got what a shape measures."""
+
+
 class Site:
     """The store with its published documents. Every tree has keys of its own there, told apart by their prefix."""
 
@@ -52,6 +56,13 @@ class Site:
             self._published.policy(slug, *limits)
         self._published.project()
         self._published.project("shared", policy="project")
+
+    def metered(self, slug: str, limits: Sequence[Limit], rules: dict[str, Any], price: dict[str, Any]) -> None:
+        """Publish a policy with rules for metered requests, and the price of the only model."""
+        self._published.policy(slug, *limits)
+        document = {"schema": 1, "id": f"pol_{slug}", "slug": slug, "name": slug, "version": 2, "metering": rules}
+        self._published.publish({f"policy:pol_{slug}": {**document, "limits": [limit.to_json() for limit in limits]}})
+        self._published.prices(price)
 
     def tokens(self, policy: str, count: int = SUBJECTS, *, project: str = "test") -> list[str]:
         """Publish tokens and return their secrets."""

@@ -46,8 +46,13 @@ class Worker:
         self._timed: Timed | None = None
 
     def enter(self, shape: str) -> dict[str, Any]:
-        """Set up a shape and return how long one call takes about."""
-        self._timed = timed = self._stack.enter_context(self._shapes[shape](self._site))
+        """Set up a shape and return how long one call takes about. Nothing is returned if the tree cannot run it."""
+        from benchmarks.compare.shapes import Missing
+
+        try:
+            self._timed = timed = self._stack.enter_context(self._shapes[shape](self._site))
+        except Missing:
+            return {}
         timed.warm()
         gc.collect()
         gc.freeze()  # what was set up is not to be visited by each collection inside a block
@@ -88,6 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     tree, url, prefix = arguments
     take(tree)
     from benchmarks.compare.async_shapes import ASYNC_SHAPES, loop
+    from benchmarks.compare.metered_shapes import METERED_SHAPES
     from benchmarks.compare.shapes import SYNC_SHAPES, Site
 
     logging.disable()  # a store that is away on purpose is no news
@@ -95,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with Site(url, prefix) as site, loop():
-        worker = Worker(site, {**SYNC_SHAPES, **ASYNC_SHAPES})
+        worker = Worker(site, {**SYNC_SHAPES, **ASYNC_SHAPES, **METERED_SHAPES})
         print(json.dumps({"ready": os.getpid()}), file=answers, flush=True)
         serve(worker, sys.stdin, answers)
         worker.leave()

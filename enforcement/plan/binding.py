@@ -124,10 +124,9 @@ class BoundLimit:
         """
         Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
         """
-        if self._spec is not None:
-            return self._spec
-        spec, limit = self._spec_at(now_us), self.limit
-        if limit.calendar is None or limit.calendar == "lifetime":  # it is the same at all times
+        spec = self._spec
+        if spec is None or (spec.windows and not spec.windows[1] <= now_us < spec.windows[2]):
+            spec = self._spec_at(now_us)
             object.__setattr__(self, "_spec", spec)
         return spec
 

@@ -89,3 +89,16 @@ def test_an_enforcer_uses_these_names(vector):
 def test_only_the_quota_shares_a_counter():
     """Two vectors differ in their quota alone; every other one has a counter of its own."""
     assert len({vector["key"] for vector in VECTORS}) == len(VECTORS) - 1
+
+
+def test_a_calendar_window_is_computed_once_and_ends_at_its_boundary():
+    """A limit is asked for its window by each decision and settlement. The clock may also go back."""
+    (bound,) = bind_in_code([Limit(name="day", algorithm="fixed_window", quota=1, calendar="day")], "k", Keys())
+    noon, day = 1_767_268_800_000_000, 86_400_000_000
+
+    found = bound.spec(noon)
+
+    assert found.windows[1:3] == (noon - day // 2, noon + day // 2)
+    assert bound.spec(noon + day // 2 - 1) is found
+    assert bound.spec(noon + day // 2).windows[1] == noon + day // 2
+    assert bound.spec(noon - day // 2 - 1).windows[2] == noon - day // 2
