@@ -169,7 +169,7 @@ class _Seen:
             was, becomes = quantity(saved.quota, saved.unit), quantity(limit.quota, limit.unit)
             text = f"Nothing is converted to the new unit: {was} becomes {becomes}. The counter keeps its number, too."
             yield Advice("quota", text)
-        if limit.unit == MONEY and (said := units.zone_advice(limit, units.zones_of(self.policy))):
+        if limit.unit == MONEY and (said := units.zone_advice(limit, units.zones_of(self.policy)[self.policy.pk])):
             yield Advice("time_zone", said)
 
     def _unmatched(self, name: str) -> Iterator[Advice]:

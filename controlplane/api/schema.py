@@ -36,7 +36,8 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
   A condition of a change that could not be checked, as of a batch, is refused with 400.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
-- What may be a mistake in a policy, and is no error, is told in `Sluicegate-Warning`, and in `warnings` of a dry run.
+- What may be a mistake in a policy, and is no error, is told in `Sluicegate-Warning`, and in `warnings` of a dry run
+  and of a batch.
 - With `dry_run=true`, a change is checked and nothing is written. The response says what it would do.
 - Send an `Idempotency-Key` with a change, and its repetitions get the first response for 24 hours, with
   `Idempotency-Replayed: true` and without secrets. The key with another request is refused with 422.
@@ -110,7 +111,7 @@ REASON = OpenApiParameter(
 )
 REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 202, 204])
 WARNED = _header("Sluicegate-Warning", "What may be a mistake in the object, in words, and is no error.", [200, 201])
-WARNING_ACTIONS = ("retrieve", "create", "update", "partial_update")
+WARNING_ACTIONS = ("retrieve", "create", "update", "partial_update", ADDRESS)
 IDEMPOTENCY_KEY = OpenApiParameter(
     KEY_HEADER,
     {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[!#-~]+$"},

@@ -8,7 +8,7 @@ from django.contrib.admin.actions import delete_selected
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Q, QuerySet, Value
 from django.db.models.functions import Concat
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -30,13 +30,16 @@ from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.overrides.links import raise_name, raise_url
 from controlplane.overrides.raising import Offers, offers
 from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.policies.models import Limit, Override
 from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.review.override_admin import ReviewedOverrides
 from controlplane.usage import units
+from enforcement.model.metered import MONEY
 
+# The name of the address that the form asks what a limit counts.
+UNIT_NAME = "policies_override_unit"
 HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
 
 
@@ -92,6 +95,10 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
         ("Details", {"fields": ["ends", "created_by", "created"]}),
     ]
     add_fieldsets = fieldsets[:2]
+
+    class Media:
+        js = ["controlplane/overrides.js"]
+
     empty = (
         "An override gives one token or project another quota for one limit, with a reason and an end.",
         "Add an override",
@@ -103,6 +110,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             path(f"raise/{kind}/<str:pk>/", view, {"kind": kind}, name=raise_name(model))
             for kind, model in HOLDERS.items()
         ]
+        own.append(path("unit/", self.admin_site.admin_view(self.unit_view), name=UNIT_NAME))
         return [*own, *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
@@ -163,6 +171,8 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
     def get_form(self, request: HttpRequest, obj: Override | None = None, **options: Any) -> type[RecordedForm]:
         form = super().get_form(request, obj, **options)
         form.may_be_endless = request.user.has_perm(ENDLESS)
+        if "quota" in form.base_fields:
+            form.base_fields["quota"].widget.attrs["data-unit-of"] = reverse(f"admin:{UNIT_NAME}")
         return form
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
@@ -241,6 +251,14 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             project_url=self._url_of_project(request, holder),
             asking_url=f"{reverse('explain-denial')}?token={holder.pk}" if isinstance(holder, Token) else "",
         )
+
+    def unit_view(self, request: HttpRequest) -> JsonResponse:
+        """Return, as JSON, whether the limit that the query names counts money. The form asks when one is chosen."""
+        limits = self.admin_site.get_model_admin(Limit).get_queryset(request)
+        limit = limits.filter(pk=request.GET.get("limit", "")).first()
+        if limit is None:
+            raise Http404("There is no such limit.")
+        return JsonResponse({"is_money": limit.unit == MONEY})
 
     def _holder(self, request: HttpRequest, kind: str, pk: str) -> Token | Project:
         """Return the token or project of an address. Raises Http404 for one of a project that the user may not see."""

@@ -1,9 +1,10 @@
 """The REST resources of policies with their limits, and of the global policy."""
 
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, QuerySet, prefetch_related_objects
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
@@ -24,9 +25,9 @@ from controlplane.api.serializers import (
 )
 from controlplane.api.views import WARNING_HEADER, ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
 from controlplane.api.writes.batch_jobs import JobBatched, Key
-from controlplane.api.writes.batches import batch_of, of_items
+from controlplane.api.writes.batches import ADDRESS, batch_of, of_items
 from controlplane.api.writes.conditions import check_precondition
-from controlplane.api.writes.trials import Trial
+from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.core.text import slug_error
 from controlplane.lists.searching import IndexedSearch
 from controlplane.policies.actions import (
@@ -63,8 +64,19 @@ class WarningSerializer(serializers.Serializer):
     message = serializers.CharField(help_text="What may be a mistake, in words.")
 
 
+class ItemWarningSerializer(WarningSerializer):
+    item = serializers.IntegerField(help_text="The place of the policy among the items, from 0.")
+
+
+DOUBTS = "What may be a mistake, and is no error."
+
+
 class PolicyTrialSerializer(ReviewedTrialSerializer):
-    warnings = WarningSerializer(many=True, help_text="What may be a mistake, and is no error.")
+    warnings = WarningSerializer(many=True, help_text=DOUBTS)
+
+
+class PolicyBatchTrialSerializer(TrialSerializer):
+    warnings = ItemWarningSerializer(many=True, help_text=DOUBTS)
 
 
 @extend_schema_field(REFERENCE)
@@ -204,7 +216,7 @@ class PolicySearch(IndexedSearch):
     model, beginnings, has_few_rows = Policy, ("slug", "name", "description"), True
 
 
-@batch_of(PolicyItemSerializer, PolicySerializer)
+@batch_of(PolicyItemSerializer, PolicySerializer, warnings=ItemWarningSerializer(many=True, help_text=DOUBTS))
 class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
@@ -220,9 +232,12 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
     }
     unique = "slug"
     queries = {"list": PolicyQuery}
-    trials = dict.fromkeys(("create", "update", "partial_update"), PolicyTrialSerializer)
-    # What may be a mistake in the policy of the response.
-    warned: tuple[Mapping[str, str], ...] = ()
+    trials = {
+        **dict.fromkeys(("create", "update", "partial_update"), PolicyTrialSerializer),
+        ADDRESS: PolicyBatchTrialSerializer,
+    }
+    # What may be a mistake in the policy of the response, or in those of a batch.
+    warned: Sequence[Mapping[str, Any]] = ()
     scopes = {
         "list": "policies:read",
         "retrieve": "policies:read",
@@ -242,12 +257,24 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         return found
 
     def answer(self, obj: Policy, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-        names = ("limit", "field", "message")
-        self.warned = tuple(dict(zip(names, found, strict=True)) for found in units.warnings(obj))
-        response = super().answer(obj, code, headers)
+        self.warned = [{name: one[name] for name in ("limit", "field", "message")} for one in _warnings([obj])]
+        return self._warning(super().answer(obj, code, headers))
+
+    def create_at_once(self) -> Response:
+        response = super().create_at_once()
+        self.warned = response.data["warnings"]
+        return self._warning(response)
+
+    def _warning(self, response: Response) -> Response:
+        """Return a response with the header of the warnings, if there are any."""
         if self.warned:
             response[WARNING_HEADER] = _header_of(self.warned)
         return response
+
+    @classmethod
+    def told_beside(cls, rows: Sequence[Policy]) -> dict[str, list[Any]]:
+        prefetch_related_objects(rows, "limits", "project")
+        return {"warnings": _warnings(rows)}
 
     def review(self, tried: Trial) -> dict[str, Any]:
         return {**super().review(tried), "warnings": list(self.warned)}
@@ -295,9 +322,18 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         tx.updated(policy, before)
 
 
-def _header_of(warned: Sequence[Mapping[str, str]]) -> str:
+def _warnings(policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    """Return what may be a mistake in saved policies, as :class:`ItemWarningSerializer` describes it."""
+    names = ("item", "limit", "field", "message")
+    return [dict(zip(names, found, strict=True)) for found in units.warnings(policies)]
+
+
+def _header_of(warned: Sequence[Mapping[str, Any]]) -> str:
     """Return the value of the header with the first of these warnings. A header has ASCII only."""
-    told = [f"limits.{one['limit']}.{one['field']}: {one['message']}" for one in warned[:MOST_WARNINGS]]
+    shown = warned[:MOST_WARNINGS]
+    items = [f"items.{one['item']}." if "item" in one else "" for one in shown]
+    texts = [f"limits.{one['limit']}.{one['field']}: {one['message']}" for one in shown]
+    told = list(map(add, items, texts))
     more = [f"{len(warned) - MOST_WARNINGS} more."] if len(warned) > MOST_WARNINGS else []
     return " ".join([*told, *more]).encode("ascii", "backslashreplace").decode()
 

@@ -154,6 +154,10 @@ class PriceForm(RecordedForm):
         for name in ("input", "output"):
             if name in self.fields:
                 self.fields[name].help_text = f"{settings.CURRENCY} for a million tokens."
+        # These have no place for the currency beside each amount.
+        for name in ("classes", "tiers"):
+            if name in self.fields:
+                self.fields[name].help_text = f"In {settings.CURRENCY}. {self.fields[name].help_text}"
 
 
 def _micros(text: str, most: int = MAX_RATE) -> int:

@@ -1,6 +1,6 @@
 """Which units requests have charged, and what is said of limits in other ones."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from django.conf import settings
@@ -59,22 +59,26 @@ def zone_advice(limit: LimitValue, zones: Iterable[str]) -> str:
     )
 
 
-def zones_of(policy: Policy) -> set[str]:
-    """Return the time zones of the project that owns a policy, or of those that have a shared one."""
-    if policy.project_id:
-        return {policy.project.time_zone}
-    having = Project.objects.none() if policy._state.adding else Project.objects.filter(policy=policy.pk)
-    return set(having.values_list("time_zone", flat=True).distinct())
+def zones_of(*policies: Policy) -> dict[str, set[str]]:
+    """Return by policy the time zones of the project that owns it, or of those that have a shared one."""
+    zones = {policy.pk: {policy.project.time_zone} if policy.project_id else set[str]() for policy in policies}
+    shared = [policy.pk for policy in policies if not (policy.project_id or policy._state.adding)]
+    if shared:
+        rows = Project.objects.filter(policy__in=shared).values_list("policy", "time_zone").distinct()
+        for policy, zone in rows:
+            zones[policy].add(zone)
+    return zones
 
 
-def warnings(policy: Policy) -> Iterator[tuple[str, str, str]]:
-    """Yield what may be a mistake in a saved policy: the name of a limit, a field of it and a sentence."""
-    limits: list[Limit] = list(policy.limits.all())
-    unused = idle(limit.unit for limit in limits)
-    zones = zones_of(policy) if any(limit.unit == MONEY and limit.calendar for limit in limits) else set()
-    for limit in limits:
+def warnings(policies: Sequence[Policy]) -> Iterator[tuple[int, str, str, str]]:
+    """Yield what may be a mistake in saved policies: the place of the policy, a limit, a field of it and a sentence."""
+    limits: list[tuple[int, Limit]] = [(at, one) for at, policy in enumerate(policies) for one in policy.limits.all()]
+    unused = idle(limit.unit for _, limit in limits)
+    budgets = {at for at, limit in limits if limit.unit == MONEY and limit.calendar}
+    zones = zones_of(*(policies[at] for at in sorted(budgets))) if budgets else {}
+    for at, limit in limits:
         if limit.unit in unused:
-            yield limit.name, "unit", advice(limit.unit)
+            yield at, limit.name, "unit", advice(limit.unit)
         with suppress(InvalidLimit):  # another program has written to the table
-            if said := zone_advice(limit.as_value(), zones):
-                yield limit.name, "time_zone", said
+            if said := zone_advice(limit.as_value(), zones.get(policies[at].pk, ())):
+                yield at, limit.name, "time_zone", said

@@ -69,7 +69,8 @@ class JobBatched(Batched):
 
         If an item is not valid, nothing is created, and `errors` names each wrong item by its place, as in
         `#/items/3/name`. With more than 1,000 items, the response is 202 with a job, which checks all of them before it
-        creates the first. Its `result` has the numbers `checked`, `created` and `invalid`, and the first 100 `errors`.
+        creates the first. Its `result` has the numbers `checked`, `created` and `invalid`, and the first 100 `errors`,
+        and `warnings` of policies.
         """
         items = items_of(request.data)
         if items is None or not MOST_ITEMS < len(items) <= MOST_IN_A_JOB:
@@ -243,20 +244,25 @@ def _wrong_in(
 
 def _create(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool:
     until, before, number = monotonic() + running.SLICE_SECONDS, job.done, job.position["part"]
+    result = {**job.result}
     with change(actor=author_of(job), reason=job.reason) as tx:
         while part := job.part(number):
             try:
                 values = view.read_items({ITEMS: part}, context)
-                view.create_items(tx, values)
+                rows = view.create_items(tx, values)
             except ValidationError as exc:
                 places = {job.done + place: errors for place, errors in _by_place(exc).items()}
                 raise _stopped(job, before, places) from exc
+            for name, told in view.told_beside(rows).items():
+                placed = [{**one, "item": job.done + one["item"]} for one in told]
+                if placed:
+                    result[name] = [*result.get(name, ()), *placed][:MOST_LISTED]
             job.done += len(part)
             number += 1
             if monotonic() >= until:
                 break
     job.position = {"part": number, "valid": True}
-    job.result = {**job.result, "created": job.done}
+    job.result = {**result, "created": job.done}
     return job.done >= job.total
 
 

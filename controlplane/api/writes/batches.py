@@ -31,17 +31,20 @@ class TooManyItems(Problem):
     default_code = "too_many_items"
 
 
-def batch_of(item: type[serializers.Serializer], shown: type[serializers.Serializer]) -> Any:
+def batch_of(
+    item: type[serializers.Serializer], shown: type[serializers.Serializer], **more: serializers.BaseSerializer
+) -> Any:
     """
     Return a decorator of a view that describes its batch.
 
     Args:
         item: Reads one item of the body.
         shown: Writes one object of the response.
+        more: Fields of the response besides the results, whose values ``told_beside`` returns.
     """
     name = item.__name__.removesuffix("Serializer").removesuffix("Item")
     results = shown(many=True, help_text="In the order of the items.")
-    response = type(f"{name}BatchDoneSerializer", (serializers.Serializer,), {RESULTS: results})
+    response = type(f"{name}BatchDoneSerializer", (serializers.Serializer,), {RESULTS: results, **more})
 
     def describe(view: type) -> type:
         items = item(many=True, allow_empty=False, max_length=view.most_items, help_text=view.about_items)
@@ -102,8 +105,14 @@ class Batched:
         with self.change() as tx:
             items = self.read_items(self.request.data, self.get_serializer_context())
             rows = self.save_batch(tx, items)
-            response = self.batch_response({RESULTS: rows}, context=self.get_serializer_context())
+            told = {RESULTS: rows, **self.told_beside(rows)}
+            response = self.batch_response(told, context=self.get_serializer_context())
             return Response(response.data, status.HTTP_201_CREATED)
+
+    @classmethod
+    def told_beside(cls, rows: Sequence[Model]) -> dict[str, list[Any]]:
+        """Return lists of what is said of new objects, with their places, besides the objects."""
+        return {}
 
     def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
         """Save the objects with their audit entries, and return them as they were written, in order."""

@@ -34,7 +34,7 @@ from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import InvalidFile
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
 from enforcement.cli.remote.screen import progress, show, show_json, write_utf8
 
 DIFFERS, UNREAD, REFUSED, MOVED, STOPPED, INTERRUPTED = 1, 2, 2, 3, 4, 130
@@ -242,11 +242,12 @@ def _confirm(made: FilePlan, *, yes: bool, quiet: bool) -> None:
 
 
 def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
-    def told(step: PlanStep, revision: str) -> None:
+    def told(step: PlanStep, reply: RestReply) -> None:
         # The reader may have gone, as in `2>&1 | head`. The other steps are made all the same.
         with suppress(BrokenPipeError):
             if not quiet:
-                show(f"Done: {step.title}{f' (revision {revision})' if revision else ''}", error=True)
+                show(f"Done: {step.title}{f' (revision {reply.revision})' if reply.revision else ''}", error=True)
+                show(*([f"Warning: {step.title}, {reply.warning}"] if reply.warning else []), error=True)
 
     return told
 

@@ -81,12 +81,14 @@ class RestReply:
         etag: Names the state of the object, for ``If-Match``. Empty if there is none.
         revision: The revision that published the change, or ``pending``. Empty if nothing was changed.
         replayed: Whether it is the response to an earlier request with the same idempotency key.
+        warning: What may be a mistake in the object, in words. Empty if nothing is.
     """
 
     body: Any
     etag: str = ""
     revision: str = ""
     replayed: bool = False
+    warning: str = ""
 
 
 class ControlPlane:
@@ -225,7 +227,8 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
     if response.is_success and (body is not None or not response.content):
         headers = response.headers
         replayed = headers.get("Idempotency-Replayed") == "true"
-        return RestReply(body, headers.get("ETag", ""), headers.get("Sluicegate-Revision", ""), replayed)
+        revision, warning = headers.get("Sluicegate-Revision", ""), headers.get("Sluicegate-Warning", "")
+        return RestReply(body, headers.get("ETag", ""), revision, replayed, warning)
     if isinstance(body, Mapping) and "code" in body:
         after = response.headers.get("Retry-After", "")
         detail = " ".join(filter(None, (str(body.get("detail", "")), _ADVICE.get(response.status_code, ""))))

@@ -67,8 +67,19 @@ def test_a_shared_budget_is_raised_for_one_team(walker, store):
     )
     project = ProjectFactory(slug="web", policy=limit.policy)
     TokenFactory(project=project, labels={"team": "web"})
+    LimitFactory(name="calls", policy=limit.policy, quota=60, position=1)
     page = walker.page
     walker.enter("ann")
+    walker.open("/admin/policies/override/add/")
+    currency = page.locator("#id_quota ~ span")
+    expect(currency).to_be_hidden()
+    walker.choose("Limit", "budget/team")
+    expect(currency).to_be_visible()
+    picture(page, "override-add")
+    walker.choose("Limit", "budget/calls")
+    expect(currency).to_be_hidden()
+    walker.open(f"/admin/policies/override/add/?limit={limit.pk}")
+    expect(currency).to_be_visible()
     made = Override.objects.create(
         limit=limit, project=project, partition="label.team = web", quota=75_000_000, reason="launch"
     )

@@ -2,6 +2,8 @@
 
 import pytest
 
+from controlplane.api.writes import batch_jobs
+from controlplane.jobs import running
 from controlplane.policies.models import Policy
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, UsageRowFactory
 
@@ -59,3 +61,49 @@ def test_usual_limits_have_no_warning(api, store):
         LimitFactory(policy=policy, name=unit, unit=unit)
 
     assert "Sluicegate-Warning" not in api("GET", "policies/b").headers
+
+
+def items(count: int) -> list[dict]:
+    """Policies of a batch, of which each second one has a limit in dollars."""
+    limits = [{**USD, "unit": unit} for unit in ("requests", "usd")]
+    return [{"slug": f"p{place}", "name": "P", "limits": [limits[place % 2]]} for place in range(count)]
+
+
+def test_a_batch_names_the_item_of_each_warning(api, store, django_assert_max_num_queries):
+    """In the response and the header, and when it is only tried. All are found at once."""
+    with django_assert_max_num_queries(60):
+        tried = api("POST", "policies/batch?dry_run=true", {"items": items(20)})
+    made = api("POST", "policies/batch", {"items": items(4)})
+
+    assert [one["item"] for one in tried.json()["warnings"]] == list(range(1, 20, 2))
+    assert tried.json()["result"]["warnings"] == tried.json()["warnings"]
+    assert made.status_code == 201
+    told = {"limit": "usd", "field": "unit", "message": SAID.removeprefix("limits.usd.unit: ")}
+    assert made.json()["warnings"] == [{"item": 1, **told}, {"item": 3, **told}]
+    assert made["Sluicegate-Warning"] == f"items.1.{SAID} items.3.{SAID}"
+    sound = api("POST", "policies/batch", {"items": [{"slug": "c", "name": "C", "limits": []}]})
+    assert (sound.json()["warnings"], "Sluicegate-Warning" in sound) == ([], False)
+
+
+def test_the_job_of_a_batch_names_the_item_of_each_warning(api, store, monkeypatch):
+    monkeypatch.setattr(batch_jobs, "MOST_ITEMS", 2)
+    monkeypatch.setattr(running, "AT_ONCE", 2)
+    monkeypatch.setattr(running, "SLICE_SECONDS", 0.0)
+
+    response = api("POST", "policies/batch", {"items": items(5)})
+    running.run_all(600.0, pause=lambda seconds: None)
+
+    result = api("GET", response["Location"].removeprefix("/api/v1/")).json()["result"]
+    assert result["created"] == 5
+    assert [(one["item"], one["limit"]) for one in result["warnings"]] == [(1, "usd"), (3, "usd")]
+
+
+@pytest.mark.parametrize("unit", ["usd", "dollars", "llm_tokens", "input_tokns", "megapixels"])
+def test_five_wrong_units_get_advice(api, store, unit):
+    """What was meant is named where that can be told, else the usual units."""
+    meant = {"usd": "micros", "dollars": "micros", "llm_tokens": "tokens", "input_tokns": "input_tokens"}
+    made = api("POST", "policies", {"slug": "b", "name": "B", "limits": [{**USD, "unit": unit}]})
+
+    said = f"Did you mean {meant[unit]}" if unit in meant else "Usual units are requests"
+    assert made["Sluicegate-Warning"].startswith(f"limits.usd.unit: Nothing has been charged in {unit} so far")
+    assert said in made["Sluicegate-Warning"]

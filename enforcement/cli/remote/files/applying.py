@@ -35,7 +35,7 @@ from enforcement.cli.remote.files.steps import (
     steps_between,
 )
 from enforcement.cli.remote.problems import CommandProblem
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
 from enforcement.model.units import USUAL, meant, never_charged
 
 FORMAT: Final = "sluicegate-plan/1"
@@ -105,7 +105,7 @@ class ApplyReport:
     What became of a plan.
 
     Attributes:
-        done: The steps that were made, with the revision that published each.
+        done: The steps that were made, with the response to each.
         stopped_at: The step that was not made, or may have been. None if all were made.
         problem: Why it stopped.
         moved: Whether it stopped because something was changed meanwhile.
@@ -114,7 +114,7 @@ class ApplyReport:
         left: The steps after that, which were not tried.
     """
 
-    done: list[tuple[PlanStep, str]] = field(default_factory=list)
+    done: list[tuple[PlanStep, RestReply]] = field(default_factory=list)
     stopped_at: PlanStep | None = None
     problem: str = ""
     moved: bool = False
@@ -124,7 +124,10 @@ class ApplyReport:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "done": [{**step.to_json(), "revision": revision} for step, revision in self.done],
+            "done": [
+                {**step.to_json(), "revision": reply.revision, **({"warning": reply.warning} if reply.warning else {})}
+                for step, reply in self.done
+            ],
             "stopped_at": self.stopped_at and self.stopped_at.to_json(),
             "problem": self.problem,
             "left": [step.to_json() for step in self.left],
@@ -240,21 +243,24 @@ def check_base(plan: FilePlan, base: int | None) -> None:
 
 
 def carry_out(
-    server: ControlPlane, plan: FilePlan, reason: str, told: Callable[[PlanStep, str], None] = lambda step, done: None
+    server: ControlPlane,
+    plan: FilePlan,
+    reason: str,
+    told: Callable[[PlanStep, RestReply], None] = lambda step, reply: None,
 ) -> ApplyReport:
     """
     Make the changes of a plan in their order, and return what became of it.
 
     Args:
         reason: For the audit.
-        told: Called after each step with the revision that published it.
+        told: Called after each step with the response to it.
     """
     report, steps = ApplyReport(), plan.changes.steps
     for index, step in enumerate(steps):
         try:
-            revision = _make(server, plan, step, f"{plan.ident}-{index}", reason)
-            report.done.append((step, revision))
-            told(step, revision)
+            reply = _make(server, plan, step, f"{plan.ident}-{index}", reason)
+            report.done.append((step, reply))
+            told(step, reply)
         except (Moved, RequestRefused, ServerAway) as exc:
             report.stopped_at, report.left = step, steps[index + 1 :]
             report.moved = isinstance(exc, Moved)
@@ -275,9 +281,9 @@ def _interrupted(report: ApplyReport, steps: list[PlanStep]) -> ApplyReport:
     return report
 
 
-def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason: str) -> str:
+def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason: str) -> RestReply:
     """
-    Make one change, and return the revision that published it.
+    Make one change, and return the response to it.
 
     Raises:
         Moved: Its object is not as the plan has seen it.
@@ -294,17 +300,17 @@ def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason
         raise Moved(f"{step.kind} {step.name} was changed after the plan was made.")
     method = "DELETE" if step.action == DELETE else "PUT" if step.kind == _GLOBAL else "PATCH"
     try:
-        return server.change(method, path, step.body, key=key, etag=found.etag, reason=reason).revision
+        return server.change(method, path, step.body, key=key, etag=found.etag, reason=reason)
     except RequestRefused as exc:
         if exc.status == 412:
             raise Moved(f"{step.kind} {step.name} was changed at the same moment.") from exc
         raise
 
 
-def _created(server: ControlPlane, step: PlanStep, key: str, reason: str) -> str:
-    """Create an object, and return the revision that published it. Raises as :func:`_make`."""
+def _created(server: ControlPlane, step: PlanStep, key: str, reason: str) -> RestReply:
+    """Create an object, and return the response to it. Raises as :func:`_make`."""
     try:
-        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason).revision
+        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason)
     except RequestRefused as exc:
         # Somebody else created it since. An override has no name by which it could be read.
         exists = step.kind != "override" and exc.status in (400, 409)

@@ -1,5 +1,7 @@
 """The overrides of tokens and the global policy in policy files."""
 
+import json
+
 import pytest
 from django.utils import timezone
 
@@ -214,7 +216,7 @@ def test_an_override_of_one_team_is_applied_and_exported(cli, chat_file, api):
     assert "Must name what chat--free/per-minute is partitioned by, got label.owner." in wrong.err
 
 
-def test_a_plan_warns_of_a_unit_that_nothing_charges(cli, chat_file):
+def test_plan_and_apply_warn_of_a_unit_that_nothing_charges(cli, chat_file):
     """Of a new project by the usual units, and of one that is there as the control plane does."""
     rest = "        algorithm: fixed_window\n        quota: 500\n        calendar: month\n        unit: usd\n"
     limit = f"      - name: usd\n{rest}"
@@ -230,3 +232,9 @@ def test_a_plan_warns_of_a_unit_that_nothing_charges(cli, chat_file):
     known = cli("plan", "chat.yaml")
     assert f"{said} is charged in admits all. Did you mean micros, millionths of USD?" in known.err
     assert (new.status, known.status) == (0, 0)
+
+    applied = cli("apply", "chat.yaml", "--yes")
+    assert "Warning: change policy chat--free, limits.usd.unit: Nothing has been charged in usd so far" in applied.err
+    chat_file.write_text(text.replace("quota: 500", "quota: 600"))
+    (done,) = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["done"]
+    assert done["warning"].startswith("limits.usd.unit: Nothing has been charged in usd so far")
