@@ -29,6 +29,7 @@ help:
 	@echo 'make clean     remove $(VENV), caches and var/ (the data of `make up`)'
 
 # Two commands at once install once (where there is flock). An environment whose making was interrupted is made again.
+# Compiling every module of every package would take longer than all else. Python compiles those that are imported.
 install:
 	@if [ "$$(cat $(VENV)/stamp 2>/dev/null)" = "$(STAMP)" ]; then exit 0; fi; \
 	exec 9<Makefile; if command -v flock >/dev/null; then flock 9; fi; \
@@ -42,7 +43,7 @@ install:
 		"$$python" -m venv --clear $(VENV); \
 	fi; \
 	echo 'Installing the pinned requirements'; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/dev.txt; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $(REQUIREMENTS)/dev.txt; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	echo "$(STAMP)" > $(VENV)/stamp
 
@@ -58,8 +59,9 @@ up: install
 
 # More workers than cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file share
 # servers, and the longest files come first. Bytecode is kept, also where the environment forbids it: without it, each
-# worker rewrites the assertions of all tests, and each process compiles all modules.
-WORKERS := 5
+# worker rewrites the assertions of all tests, and each process compiles all modules. On PostgreSQL run few tests, so that
+# one worker ends before the others.
+WORKERS := 6
 PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date. They hardly wait, so that more workers than
@@ -86,7 +88,7 @@ test-on-sqlite:
 
 test-on-postgresql:
 	@mkdir -p var; status=0; echo '$@: see var/$@.log'; \
-	$(ON_POSTGRESQL) -n 2 --ask-again tests/controlplane --ignore=tests/controlplane/demo --ignore=tests/controlplane/stack \
+	$(ON_POSTGRESQL) -n 1 --ask-again tests/controlplane --ignore=tests/controlplane/demo --ignore=tests/controlplane/stack \
 		$(foreach name,$(SQLITE_ALONE),$(if $(findstring ::,$(name)),--deselect,--ignore)=$(name)) \
 		>var/$@.log 2>&1 || status=$$?; \
 	cat var/$@.log; exit $$status
