@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
+from controlplane.fleet.fields import note, read_days
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.control.instances import PROBLEMS
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
@@ -170,6 +171,7 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     Instance.objects.bulk_create(
         live, batch_size=READ_AT_ONCE, update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
     )
+    note(live, now, client)
     client.zremrangebyscore(store.keys().instances, "-inf", microseconds(now - KEPT))
     Instance.objects.filter(seen_at__lt=now - KEPT).delete()
     return len(live)
@@ -216,6 +218,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
     instance.overflowing = _limits(fields, "overflowing")
+    instance.field_days = read_days(fields.get("field_days"))
     instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
     unsupported = {(f"{policy}/{name}", reason) for _, policy, name, reason in _limits(fields, "unsupported", size=4)}
     instance.unsupported = [{"limit": limit, "reason": reason} for limit, reason in sorted(unsupported)]

@@ -1,5 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import models
 
@@ -27,10 +28,12 @@ class Instance(models.Model):
     ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
     values than the project's cap allows. ``unmetered`` has ``policy/limit`` for each limit that counts nothing, because
     the instance charges no cost in its unit. ``unsupported`` has a dictionary of ``limit`` and ``reason`` for each
-    limit that the instance cannot enforce, so that it refuses requests under it.
+    limit that the instance cannot enforce, so that it refuses requests under it. ``field_days``, not saved either, has
+    what :class:`FieldCount` keeps, by day.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()
+    field_days: Mapping[int, Mapping[str, Any]] = {}
 
     STATES = tuple((state, state) for state in (STARTING, OK, DEGRADED))
 
@@ -70,3 +73,22 @@ class Instance(models.Model):
         """
         own = epoch_of(self.store_id) if self.store_id else epoch  # not every release reports it
         return StateName(own, self.revision) >= StateName(epoch, revision)
+
+
+class FieldCount(models.Model):
+    """
+    How many requests a process refused, or would have refused, on one day because of fields that a bound does not know.
+
+    ``process`` is the id of an instance with the instant at which it started, as the next process may have the same id.
+    ``day`` counts from the epoch. ``counts`` has lists of names with numbers by "refused" and "would_refuse".
+    """
+
+    process = models.CharField(max_length=160)
+    day = models.IntegerField()
+    counts = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["day", "process"], name="fleet_fields_once_a_day")]
+
+    def __str__(self) -> str:
+        return f"{self.process} on day {self.day}"

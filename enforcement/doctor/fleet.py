@@ -136,7 +136,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield from _unmetered(live)
     yield from _unreported(live)
     yield from _unsupported(live)
-    yield from _fields(live)
+    yield from _fields([*live, *_ended(client, keys)])
 
 
 def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
@@ -176,6 +176,16 @@ def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             "money of these requests are missing in all reports. Check whether the store takes their usage."
         )
         yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
+
+
+def _ended(client: Redis, keys: Keys) -> list[Mapping[str, Any]]:
+    """Return what the control plane has kept of the fields of instances that have ended, like one heartbeat."""
+    try:
+        text = client.get(keys.last_fields)
+        found = loads(cast("str", text)) if text else {}
+    except (NoPermissionError, InvalidDocument, ResponseError):
+        return []  # enforcers may not read it, and the next run of the worker writes it again
+    return [found] if isinstance(found, Mapping) else []
 
 
 def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:

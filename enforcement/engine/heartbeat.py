@@ -166,7 +166,8 @@ class Heartbeat:
             # Only of instances that use prices, so that a heartbeat of the others is as it was.
             **({} if revision is None else {"price_revision": revision}),
             **({"metered_dropped": dropped} if dropped else {}),
-            **({"fields": fields} if fields else {}),
+            # By day for the control plane, which keeps them when the instance has ended.
+            **({"fields": fields, "field_days": self._usage.refusals_by_day(now_us)} if fields else {}),
             **({"glass_until_us": emergency.glass_until_us} if emergency.is_glass_broken(now_us) else {}),
         }
 

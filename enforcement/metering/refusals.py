@@ -69,10 +69,12 @@ class FieldRefusals:
             list that is empty is left out.
         """
         with self._lock:
-            days = [day for day in self._days if at_us // _DAY_US - day[0] < DAYS]
-            found = {"refused": _sum(day[1] for day in days), "would_refuse": _sum(day[2] for day in days)}
-        ranked = {name: sorted(counts.items(), key=lambda item: (-item[1], item[0])) for name, counts in found.items()}
-        return {name: rows[:at_most] for name, rows in ranked.items() if rows}
+            return _ranked([day for day in self._days if at_us // _DAY_US - day[0] < DAYS], at_most)
+
+    def by_day(self, at_us: int, at_most: int = 20) -> dict[str, dict[str, list[tuple[str, int]]]]:
+        """Return the same of today and of the day before, by the number of the day since the epoch."""
+        with self._lock:
+            return {str(day[0]): _ranked([day], at_most) for day in self._days if at_us // _DAY_US - day[0] < 2}
 
     def _today(self, at_us: int) -> tuple[int, Counts, Counts]:
         """Return the counts of a day. The caller holds the lock."""
@@ -88,6 +90,13 @@ def _count(counts: Counts, field: str, times: int) -> None:
     if name not in counts and len(counts) >= MAX_FIELDS:
         name = OTHER
     counts[name] = counts.get(name, 0) + times
+
+
+def _ranked(days: list[tuple[int, Counts, Counts]], at_most: int) -> dict[str, list[tuple[str, int]]]:
+    """Return the counts of days, see :meth:`FieldRefusals.recent`."""
+    found = {"refused": _sum(day[1] for day in days), "would_refuse": _sum(day[2] for day in days)}
+    ranked = {name: sorted(counts.items(), key=lambda item: (-item[1], item[0])) for name, counts in found.items()}
+    return {name: rows[:at_most] for name, rows in ranked.items() if rows}
 
 
 def _sum(days: Iterable[Counts]) -> Counts:

@@ -52,7 +52,8 @@ class Keys:
     """The keys with one prefix. Fleets that share a store have different prefixes."""
 
     __slots__ = (
-        *("decision_key", "denials", "documents", "installation", "instances", "last_week", "log", "prefix", "prices"),
+        *("decision_key", "denials", "documents", "installation", "instances", "last_fields", "last_week", "log"),
+        *("prefix", "prices"),
         *("rebuild", "rebuild_place", "reconcile_place", "usage", "usage_shards"),
     )
 
@@ -67,6 +68,7 @@ class Keys:
         self.documents = f"{prefix}{{doc}}:documents"
         self.decision_key = f"{prefix}{{doc}}:decision-key"
         self.installation = f"{prefix}{{doc}}:installation"
+        self.last_fields = f"{prefix}{{doc}}:last-fields"
         self.last_week = f"{prefix}{{doc}}:last-week"
         self.log = f"{prefix}{{doc}}:log"
         self.prices = f"{prefix}{{doc}}:prices"

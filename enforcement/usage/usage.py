@@ -246,6 +246,10 @@ class UsageLog:
         """Return the fields of the last seven days, see :class:`~enforcement.metering.refusals.FieldRefusals`."""
         return {} if self.metered is None else self.metered.refusals.recent(at_us)
 
+    def refusals_by_day(self, at_us: int) -> Mapping[str, Mapping[str, list[tuple[str, int]]]]:
+        """Return those of today and the day before, by the number of the day since the epoch."""
+        return {} if self.metered is None else self.metered.refusals.by_day(at_us)
+
     @property
     def is_waiting(self) -> bool:
         """Whether there are rows that the last call of :meth:`drain` has put into no batch."""
