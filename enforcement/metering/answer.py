@@ -109,24 +109,32 @@ class AnswerMeter:
         if min(line_bytes, body_bytes) < MIN_LIMIT:
             raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
         self.status = status
-        self.is_readable = True
+        self._is_decodable = True
         self._read_so_far = reader_of(format)
         self._decoder: Decoder | None = None
         try:
             self._decoder = decoder_for(content_encoding, encodings)
         except UndecodableAnswer:
-            self.is_readable = False
+            self._is_decodable = False
         self._line_bytes, self._body_bytes = line_bytes, body_bytes
         self._hides = hide_usage and self._decoder is None
         self._is_decided = False
         # An answer that begins as JSON has no stream of events.
         self._stream: StreamMeter | None = None
-        self._passing: StreamMeter | None = None  # the same, if nothing but its events can come any more
+        # What reads each chunk that still comes, if nothing else can come any more.
+        self._passing: StreamMeter | FrameReader | None = None
+        self._events: StreamMeter | EventMeter | MessageMeter | None = None  # what may know more than was read so far
         self._json: ArrayReader | FrameReader | LinesReader | BodyReader | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the answer could be read so far."""
+        return self._is_decodable and (self._json is None or not self._json.is_broken)
 
     @property
     def usage(self) -> Usage | None:
         """The usage that was reported last; None if none was."""
+        self._catch_up()
         return self._read_so_far.usage
 
     @property
@@ -137,6 +145,7 @@ class AnswerMeter:
     @property
     def is_final(self) -> bool:
         """Whether that report is the last word of the provider."""
+        self._catch_up()
         return self._read_so_far.is_final
 
     @property
@@ -203,25 +212,30 @@ class AnswerMeter:
         if isinstance(body, BodyReader):
             self._read_body(body.value())
         elif whole and (self._decoder is None or self._decoder.is_complete):
+            self._catch_up()
             self._read_so_far.end()
         return held
+
+    def _catch_up(self) -> None:
+        if self._events is not None:
+            self._events.catch_up()
 
     def _decode(self, decoder: Decoder, chunk: bytes) -> None:
         try:
             for piece in decoder.feed(chunk):
                 self._read(piece)
         except UndecodableAnswer:
-            self.is_readable = False
+            self._is_decodable = False
 
     def _read(self, chunk: bytes) -> bytes:
         if self._is_decided and self._stream is not None:
             return self._stream.feed(chunk)
         if self._json is not None:
-            self._json.feed(chunk)
-            self.is_readable = not self._json.is_broken
-            return chunk
+            return self._json.feed(chunk)
         if chunk[:1] == b"\0" and self._read_so_far.frames:
-            self._json = FrameReader(MessageMeter(self._read_so_far).read, limit=self._line_bytes)
+            messages = self._events = MessageMeter(self._read_so_far)
+            self._json = frames = FrameReader(messages.read, limit=self._line_bytes)
+            self._passing = frames if self._decoder is None else None
             return self._read(chunk)
         body = chunk.lstrip(_LEAD)
         self._is_decided = bool(body)
@@ -230,6 +244,7 @@ class AnswerMeter:
         plain = self._decoder is None
         if self._stream is None:
             self._stream = StreamMeter(self._read_so_far, limit=self._line_bytes, hides=self._hides, plain=plain)
+            self._events = self._stream
         self._passing = self._stream if self._is_decided and plain else None
         return self._stream.feed(chunk)
 
@@ -237,11 +252,11 @@ class AnswerMeter:
         """Begin to read JSON, and return the bytes to send on: those held back before, and the chunk."""
         held = b"" if self._stream is None else self._stream.release()
         self._stream = None
+        events = self._events = EventMeter(self._read_so_far, hides=False)
         if body.startswith(b"["):
-            self._json = ArrayReader(EventMeter(self._read_so_far, hides=False).read, limit=self._line_bytes)
+            self._json = ArrayReader(events.read, limit=self._line_bytes)
         elif self._read_so_far.lines:
-            on_line = EventMeter(self._read_so_far, hides=False).read
-            self._json = LinesReader(on_line, BodyReader(self._body_bytes), limit=self._line_bytes)
+            self._json = LinesReader(events.read, BodyReader(self._body_bytes), limit=self._line_bytes)
         else:
             self._json = BodyReader(self._body_bytes)
         self._json.feed(body)
@@ -249,6 +264,6 @@ class AnswerMeter:
 
     def _read_body(self, body: dict[str, Any] | None) -> None:
         if body is None:
-            self.is_readable = False
+            self._is_decodable = False
         else:
             self._read_so_far.read_body(body)

@@ -336,6 +336,7 @@ class InvokeAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self._inner: AnswerReader | None = None
+        self._inner_text = 0
         self._head: Usage | None = None
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
@@ -373,9 +374,22 @@ class InvokeAnswer(AnswerReader):
             self._inner = _reader_of(value)()
         return self._inner
 
+    def blank(self) -> AnswerReader:
+        found = InvokeAnswer()
+        found._inner = None if self._inner is None else self._inner.blank()
+        return found
+
+    def only_added_text(self, *, reports: bool = False) -> bool:
+        inner = self._inner
+        if inner is None or not inner.only_added_text(reports=reports):
+            return False
+        return self.other_rates == inner.other_rates and not self.is_final and (reports or self.usage is None)
+
     def _take(self, inner: AnswerReader) -> None:
-        """Take what the reader of the model's format has read."""
-        self.text_bytes, self.model, self.calls = inner.text_bytes, inner.model, inner.calls
+        """Take what the reader of the model's format has read. Events that repeat others are not read by it."""
+        self.text_bytes += inner.text_bytes - self._inner_text
+        self._inner_text = inner.text_bytes
+        self.model, self.calls = inner.model, inner.calls
         self.more, self.other_rates = inner.more, self.other_rates or inner.other_rates
         if inner.usage is not None and not self.is_final:
             self.take_usage(inner.usage)

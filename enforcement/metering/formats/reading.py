@@ -292,9 +292,20 @@ class AnswerReader:
         if value is not None and value != self.model:
             self.model = model_name(value) or self.model
 
-    def only_added_text(self) -> bool:
-        """Return whether nothing was read so far that a stream may not repeat at will: text and the model alone."""
-        blank = type(self)()
+    def blank(self) -> AnswerReader:
+        """Return a new reader that reads an event as this one does."""
+        return type(self)()
+
+    def only_added_text(self, *, reports: bool = False) -> bool:
+        """
+        Return whether nothing was read so far that a stream may not repeat at will: text and the model alone.
+
+        Args:
+            reports: Whether there may be a report of usage beside, which is not the last word.
+        """
+        blank = self.blank()
+        if reports:
+            blank.usage = self.usage
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         blank.more = self.more
         blank.hides_output = self.hides_output

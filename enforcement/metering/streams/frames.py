@@ -22,6 +22,9 @@ _LEAST: Final = _PRELUDE.size + _CHECKSUM.size
 _FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _WITH_LENGTH: Final = (6, 7)
 _STRING: Final = 7
+# Headers that are kept after they were read: how many at most, and bytes of the longest.
+_MOST_NAMED: Final = 8
+_MAX_NAMED: Final = 512
 
 
 class FrameReader:
@@ -38,26 +41,39 @@ class FrameReader:
     def __init__(self, on_message: Callable[[dict[str, str], bytes], object], *, limit: int) -> None:
         self._on_message = on_message
         self._limit = limit
-        self._kept = bytearray()
+        self._kept = b""
+        self._named: dict[bytes, dict[str, str]] = {}  # headers that were read, which most messages repeat
         self._skips = 0  # bytes of a long message that are still to come
         self.is_broken = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk, and return it."""
-        skipped = min(self._skips, len(chunk))
-        self._skips -= skipped
-        if not self.is_broken and skipped < len(chunk):
-            # Most chunks are whole messages, which need not be copied.
-            self._kept += chunk[skipped:] if skipped else chunk
-            self._read()
+        if self._kept or self._skips or self.is_broken:
+            skipped = min(self._skips, len(chunk))
+            self._skips -= skipped
+            if not self.is_broken and skipped < len(chunk):
+                self._read(self._kept + chunk[skipped:])
+        elif len(chunk) < _LEAST or not self._read_repeated(chunk):
+            self._read(chunk)
         return chunk
+
+    def _read_repeated(self, chunk: bytes) -> bool:
+        """Read a chunk that is one message whose headers are known, as most chunks are. Return whether it is one."""
+        total, headers, checksum = _PRELUDE.unpack_from(chunk)
+        if total != len(chunk) or not _LEAST + headers <= total <= self._limit:
+            return False
+        names = self._named.get(chunk[12 : 12 + headers])
+        if names is None or crc32(chunk[:8]) != checksum or crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
+            return False
+        self._on_message(names, chunk[12 + headers : -4])
+        return True
 
     def finish(self) -> bytes:
         """Return no bytes, since none are held back. A message that is not complete is not read."""
         return b""
 
-    def _read(self) -> None:
-        kept, at = bytes(self._kept), 0
+    def _read(self, kept: bytes) -> None:
+        at = 0
         while len(kept) - at >= _PRELUDE.size:
             total, headers, checksum = _PRELUDE.unpack_from(kept, at)
             is_long = total > self._limit
@@ -75,24 +91,26 @@ class FrameReader:
         if is_long:
             self._skips = max(0, total - (len(kept) - at))
             at = min(len(kept), at + total)
-        self._kept = bytearray(kept[at:])
+        self._kept = kept[at:]
         if is_long and self._kept:
-            self._read()
+            self._read(self._kept)
 
     def _read_message(self, message: bytes, headers: int) -> bool:
         """Read one message, and return whether it is whole and well formed."""
         end = len(message) - _CHECKSUM.size
         if crc32(message[:end]) != _CHECKSUM.unpack_from(message, end)[0]:
             return False
-        names = _headers_in(message[_PRELUDE.size : _PRELUDE.size + headers])
+        head = message[_PRELUDE.size : _PRELUDE.size + headers]
+        names = self._named.get(head) or _headers_in(head)
         if names is None:
             return False
+        if len(self._named) < _MOST_NAMED and headers <= _MAX_NAMED:
+            self._named[head] = names
         self._on_message(names, message[_PRELUDE.size + headers : end])
         return True
 
     def _break(self) -> None:
-        self.is_broken = True
-        self._kept.clear()
+        self.is_broken, self._kept = True, b""
 
 
 def _headers_in(data: bytes) -> dict[str, str] | None:

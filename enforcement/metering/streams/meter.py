@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+import re
+from binascii import a2b_base64
 from typing import Any, Final, NoReturn
 
 from enforcement.metering.formats.reading import AnswerReader
@@ -17,6 +18,9 @@ _MAX_SHAPE: Final = 4096
 _SHAPES: Final = 8
 # How many of them have few places that vary.
 _PLAIN_SHAPES: Final = 3
+_DELTA: Final = "contentBlockDelta"
+# An event inside another one, as services write it.
+_INNER: Final = re.compile(rb'\{"bytes":"([A-Za-z0-9+/=]*)"(?:,"p":"[A-Za-z0-9]*")?\}')
 
 
 class EventMeter:
@@ -31,9 +35,13 @@ class EventMeter:
         shape: The shape of the data of an event, as learned last. None if it is not known.
         chunk_shape: The shape of a chunk that is one such event. None if it is not known.
         repeated: The data of the last event that had this shape.
+        unread: The last event of this shape whose usage was not read so far, perhaps with bytes around its data.
     """
 
-    __slots__ = ("_hides", "_model", "_read_so_far", "_shapes_left", "chunk_shape", "count", "repeated", "shape")
+    __slots__ = (
+        *("_hides", "_model", "_read_so_far", "_shapes_left"),
+        *("chunk_shape", "count", "repeated", "shape", "unread"),
+    )
 
     def __init__(self, read_so_far: AnswerReader, *, hides: bool) -> None:
         self._read_so_far = read_so_far
@@ -43,18 +51,24 @@ class EventMeter:
         self.count = 0
         self.shape: Shape | None = None
         self.chunk_shape: Shape | None = None
-        self.repeated = b""
+        self.repeated = self.unread = b""
 
     def read(self, data: bytes) -> bool:
         """Read the JSON of an event, and return whether the event is to be hidden."""
         self.count += 1
-        if self.shape is not None:
-            found = self.shape.text_bytes(data)
+        shape = self.shape
+        if shape is not None:
+            found = shape.text_bytes(data)
             if found >= 0:
-                self.repeat(found)
+                self._read_so_far.text_bytes += found
+                if self._model is not None:
+                    self.repeat()
                 self.repeated = data
+                if shape.has_counts:
+                    self.unread = data
                 return False
-        event = object_in(data)
+        self.catch_up()
+        event = self.object_in(data)
         if event is None:
             return False
         before = self._read_so_far.text_bytes
@@ -63,9 +77,26 @@ class EventMeter:
             self._learn(data)
         return self._hides and event.get("choices") == [] and type(event.get("usage")) is dict
 
-    def repeat(self, text_bytes: int) -> None:
-        """Count an event of the shape that was learned last, with so much text."""
-        self._read_so_far.text_bytes += text_bytes
+    def catch_up(self) -> None:
+        """Read the usage of the last event that was repeated. Each such event replaces what those before it said."""
+        if self.unread:
+            event = self.object_in(self.unread[self.unread.index(b"{") : self.unread.rindex(b"}") + 1])
+            self.unread, counted = b"", self._read_so_far.text_bytes
+            if event is not None:
+                self._read_so_far.read_event(event)
+            self._read_so_far.text_bytes = counted
+
+    def done(self) -> None:
+        """Note that the stream has said that it ends."""
+        self.catch_up()
+        self._read_so_far.done()
+
+    def object_in(self, data: bytes) -> dict[str, Any] | None:
+        """Return the event that data say, or None if they say none."""
+        return object_in(data)
+
+    def repeat(self) -> None:
+        """Note that an event of the shape that was learned last has come, whose text is counted elsewhere."""
         if self._model is not None:
             self._read_so_far.model = self._model
 
@@ -84,42 +115,67 @@ class EventMeter:
         self.chunk_shape = None
         self.shape = learn(data, self._probe, more_noise=self._shapes_left < _SHAPES - _PLAIN_SHAPES)
 
-    def _probe(self, data: bytes) -> int | None:
-        """Read an event apart from all others, and return the bytes of its text if it does nothing but add them."""
-        event = object_in(data)
+    def _probe(self, data: bytes, reports: bool) -> int | None:
+        """
+        Read an event apart from all others, and return the bytes of its text if it does nothing but add them, and
+        perhaps *reports* usage.
+        """
+        event = self.object_in(data)
         if event is None:
             return None
-        reader = type(self._read_so_far)()
+        reader = self._read_so_far.blank()
         reader.read_event(event)
         self._model = reader.model
-        return reader.text_bytes if reader.only_added_text() else None
+        return reader.text_bytes if reader.only_added_text(reports=reports) else None
+
+
+class _DeltaMeter(EventMeter):
+    """Reads the events of Converse that have text. The type of an event stands beside it, as its only key elsewhere."""
+
+    __slots__ = ()
+
+    def object_in(self, data: bytes) -> dict[str, Any] | None:
+        event = object_in(data)
+        return None if event is None else {_DELTA: event}
 
 
 class MessageMeter:
     """Read what the messages of an event stream of AWS say. Of exceptions and what is unknown, only that they came."""
 
-    __slots__ = ("_read_so_far",)
+    __slots__ = ("_deltas", "_inner", "_read_so_far")
 
     def __init__(self, read_so_far: AnswerReader) -> None:
         self._read_so_far = read_so_far
+        self._deltas = _DeltaMeter(read_so_far, hides=False)
+        self._inner = EventMeter(read_so_far, hides=False)
+
+    def catch_up(self) -> None:
+        """Read the usage of the last event that was repeated."""
+        self._inner.catch_up()
 
     def read(self, headers: dict[str, str], payload: bytes) -> None:
         """Read one message. An event of the type ``chunk`` has another one inside, in the format of the model."""
-        event = object_in(payload) if headers.get(":message-type") == "event" else None
-        if event is None:
-            self._read_so_far.has_failed = self._read_so_far.has_failed or headers.get(":message-type") != "event"
-            return
         kind = headers.get(":event-type", "")
-        inner = event.get("bytes")
-        if kind != "chunk":
-            event = {kind: event}
-        elif type(inner) is str:
-            try:
-                event = object_in(b64decode(inner))
-            except ValueError:
-                return
-        if event is not None:
-            self._read_so_far.read_event(event)
+        if headers.get(":message-type") != "event":
+            self._read_so_far.has_failed = True
+        elif kind == _DELTA:
+            self._deltas.read(payload)
+        elif kind == "chunk":
+            self._read_inner(payload)
+        elif (event := object_in(payload)) is not None:
+            self._read_so_far.read_event({kind: event})
+
+    def _read_inner(self, payload: bytes) -> None:
+        """Read an event inside another one. If that has no other, it is the event itself."""
+        found = _INNER.fullmatch(payload)
+        inner: Any = found[1] if found else (object_in(payload) or {}).get("bytes")
+        if not found and type(inner) is not str:
+            self._inner.read(payload)
+            return
+        try:
+            self._inner.read(a2b_base64(inner))
+        except ValueError:
+            return
 
 
 class StreamMeter:
@@ -138,7 +194,7 @@ class StreamMeter:
     def __init__(self, read_so_far: AnswerReader, *, limit: int, hides: bool, plain: bool) -> None:
         # Neither of the two knows this object. In a circle, all that an answer leaves would wait for the collector.
         self._meter = EventMeter(read_so_far, hides=hides)
-        self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=read_so_far.done)
+        self._reader = EventReader(self._meter.read, limit=limit, hides=hides, on_done=self._meter.done)
         self._read_so_far = read_so_far
         self._is_plain = plain
         self._has_model = False  # whether the last chunk was repeated, too
@@ -148,16 +204,23 @@ class StreamMeter:
         """Read a chunk, and return the bytes that can be passed on."""
         shape = self._next
         if shape is not None:
-            found = shape.text_bytes(chunk)
+            found, last = shape.text_bytes(chunk), chunk
             if found < 0:  # several events come together if this process has no time, or the network none
                 found = shape.text_bytes_of_several(chunk)
+                last = shape.last_of(chunk) if found >= 0 and shape.has_counts else b""
             if found >= 0:
                 self._read_so_far.text_bytes += found
+                if shape.has_counts:
+                    self._meter.unread = last
                 if not self._has_model:  # all such events name the same one
                     self._has_model = True
-                    self._meter.repeat(0)
+                    self._meter.repeat()
                 return chunk
         return self._read(chunk)
+
+    def catch_up(self) -> None:
+        """Read the usage of the last event that was repeated."""
+        self._meter.catch_up()
 
     def finish(self) -> bytes:
         """Note that the stream has ended, and return the bytes that were held back."""

@@ -1,10 +1,11 @@
 """
-Recognise events that differ from the one before in their text alone.
+Recognise events that differ from the one before in their text, and in some numbers.
 
 Most events of a stream are the same JSON with another piece of text in it. Reading such JSON each time costs several
-times what all other work on the event costs. A shape is learned from one event: the bytes around its text, and around
-the few values that change besides and that no meter reads. That the bytes between them are text, and that nothing
-else depends on them, is not assumed: two probes with other values in these places are read as any event, and compared.
+times what all other work on the event costs. A shape is learned from one event: the bytes around its text, around the
+few values that change besides and that no meter reads, and around counts of tokens, of which the last ones hold. That
+the bytes between them are text, and that nothing else depends on them, is not assumed: two probes with other values in
+these places are read as any event, and compared.
 """
 
 from __future__ import annotations
@@ -15,24 +16,43 @@ from collections.abc import Callable
 from typing import Final
 
 _TEXT: Final = re.compile(
-    rb'"(?:content|reasoning_content|reasoning|refusal|text|thinking|partial_json|delta|arguments)"\s*:\s*'
+    rb'"(?:content|reasoning_content|reasoning|refusal|text|thinking|partial_json|delta|arguments|input)"\s*:\s*'
     rb'"((?:[^"\\\x00-\x1f]|\\.)+)"'
 )
-_NOISE: Final = re.compile(rb'"obfuscation"\s*:\s*"([^"\\\x00-\x1f]*)"|"sequence_number"\s*:\s*([0-9]+)')
-# Numbers that vary in some streams only. Each of them costs, so they are looked at where the others do not do.
-_MORE_NOISE: Final = re.compile(
-    _NOISE.pattern + rb'|"(?:created|created_at|index|output_index|content_index)"\s*:\s*([0-9]+)'
+_COUNTS: Final = rb"candidatesTokenCount|totalTokenCount|thoughtsTokenCount|completion_tokens|total_tokens"
+# What varies beside text, and of what kind it is.
+_NOISE: Final = (
+    (re.compile(rb'"(?:obfuscation|p)"\s*:\s*"([^"\\\x00-\x1f]*)"'), "string"),
+    (re.compile(rb'"sequence_number"\s*:\s*([0-9]+)'), "number"),
+    (re.compile(rb'"(?:' + _COUNTS + rb')"\s*:\s*([1-9][0-9]*)'), "count"),
+)
+# What varies in some streams only. Each of them costs, so they are looked at where the others do not do.
+_MORE_NOISE: Final = (
+    *_NOISE,
+    (re.compile(rb'"(?:created|created_at|index|output_index|content_index)"\s*:\s*([0-9]+)'), "number"),
+    (re.compile(rb'"(?:promptTokenCount|tokenCount|reasoning_tokens)"\s*:\s*([1-9][0-9]*)'), "count"),
 )
 _PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f\x80-\xff]*')
 # Each of these escapes stands for one byte. Nothing is tried twice, however long a text is.
 _SHORT_ESCAPES: Final = re.compile(rb'(?:[^"\\\x00-\x1f\x80-\xff]++|\\["\\/bfnrt])*+')
+_INSIDE: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\.)*+')
+# The values that may stand in a place, by its kind. A count of 0 may mean another thing than one of 1, and one of more
+# digits may not be believed.
+_VALUES: Final = {
+    "text": _PLAIN,
+    "string": _PLAIN,
+    "number": re.compile(rb"0(?![0-9])|[1-9][0-9]{0,17}"),
+    "count": re.compile(rb"[1-9][0-9]{0,8}"),
+}
 _PROBE: Final = b"0000000"
 _MAX_CANDIDATES: Final = 4
-_MAX_NUMBER: Final = 18
 _STRINGS: Final = json.JSONDecoder()
 
-Probe = Callable[[bytes], int | None]
-"""Read one event. Return the bytes of its text, or None if it does more than add text."""
+_Place = tuple[int, int, str]
+Probe = Callable[[bytes, bool], int | None]
+"""
+Read one event. Return the bytes of its text, or None if it does more than add text. True: it may also report usage.
+"""
 
 
 class Shape:
@@ -41,17 +61,26 @@ class Shape:
 
     Attributes:
         constant: Bytes of text that such an event has beside the one that changes.
+        has_counts: Whether such an event reports usage, which differs from one to the next.
     """
 
-    __slots__ = ("_around", "_head", "_head_length", "_is_one_text", "_kinds", "_tail", "_tail_length", "constant")
+    __slots__ = (
+        *("_around", "_head", "_head_length", "_is_one_text", "_kinds", "_places", "_tail", "_tail_length"),
+        *("constant", "has_counts"),
+    )
 
     def __init__(self, around: tuple[bytes, ...], kinds: tuple[str, ...], constant: int) -> None:
         self._around = around
         self._kinds = kinds
         self.constant = constant
+        self.has_counts = "count" in kinds
         self._head, self._tail = around[0], around[-1]
         self._head_length, self._tail_length = len(self._head), len(self._tail)
         self._is_one_text = kinds == ("text",)
+        self._places = [
+            (_VALUES[kind].match, after, len(after), kind == "text")
+            for kind, after in zip(kinds, around[1:], strict=True)
+        ]
 
     def within(self, head: bytes, tail: bytes) -> Shape:
         """Return the shape of such events with bytes before and after each."""
@@ -60,19 +89,36 @@ class Shape:
 
     def text_bytes(self, event: bytes) -> int:
         """Return the bytes of the text of an event of this shape, or -1 if it may have another one."""
-        at, end = self._head_length, len(event) - self._tail_length
-        if end < at or not event.startswith(self._head) or not event.endswith(self._tail):
+        at = self._head_length
+        if not event.startswith(self._head):
             return -1
-        if not self._is_one_text:
-            return self._length_between(event, at, end)
-        if _PLAIN.fullmatch(event, at, end):
-            return self.constant + end - at
-        if _SHORT_ESCAPES.fullmatch(event, at, end):
-            # An escaped backslash has two, and no other escape begins at the second.
-            escapes = event.count(b"\\", at, end) - event.count(b"\\\\", at, end)
-            return self.constant + end - at - escapes
-        found = _length_of_string(event[at:end])
-        return found if found < 0 else self.constant + found
+        if self._is_one_text:
+            end = len(event) - self._tail_length
+            if end < at or not event.endswith(self._tail):
+                return -1
+            if _PLAIN.fullmatch(event, at, end):
+                return self.constant + end - at
+            found = _length_of(event, at, end)
+            return found if found < 0 else self.constant + found
+        total = self.constant
+        for match, after, length, is_text in self._places:
+            value = match(event, at)
+            if value is None:
+                return -1
+            end = value.end()
+            if is_text:
+                if event.startswith(after, end):
+                    total += end - at
+                else:
+                    end = _end_of_string(event, at)
+                    found = _length_of(event, at, end)
+                    if found < 0:
+                        return -1
+                    total += found
+            if not event.startswith(after, end):
+                return -1
+            at = end + length
+        return total if at == len(event) else -1
 
     def text_bytes_of_several(self, chunk: bytes) -> int:
         """
@@ -90,33 +136,23 @@ class Shape:
             total += found
         return total
 
-    def _length_between(self, event: bytes, at: int, end: int) -> int:
-        """Return the bytes of text as :meth:`text_bytes` does, if something else changes besides."""
-        around, total, last = self._around, self.constant, len(self._kinds) - 1
-        for index, kind in enumerate(self._kinds):
-            stop = end if index == last else event.find(around[index + 1], at, end)
-            if stop < 0:
-                return -1
-            value = event[at:stop]
-            if kind == "text":
-                found = _length_of_string(value)
-                if found < 0:
-                    return -1
-                total += found
-            elif not (_is_number(value) if kind == "number" else _PLAIN.fullmatch(value)):
-                return -1
-            at = stop + len(around[index + 1])
-        return total
+    def last_of(self, chunk: bytes) -> bytes:
+        """Return the last event of such a chunk."""
+        return chunk.split(self._tail)[-2] + self._tail
 
 
 def learn(event: bytes, probe: Probe, *, more_noise: bool = False) -> Shape | None:
     """
-    Return the shape of an event that does nothing but add text, or None if it has none.
+    Return the shape of an event that does nothing but add text, and perhaps report usage, or None if it has none.
 
     Args:
         more_noise: Whether further numbers may vary, such as the index of a choice.
     """
-    noise = list((_MORE_NOISE if more_noise else _NOISE).finditer(event))
+    noise = [
+        (*found.span(1), kind)
+        for pattern, kind in (_MORE_NOISE if more_noise else _NOISE)
+        for found in pattern.finditer(event)
+    ]
     for _, candidate in zip(range(_MAX_CANDIDATES), _TEXT.finditer(event), strict=False):
         shape = _proven(event, candidate.span(1), noise, probe)
         if shape is not None:
@@ -124,42 +160,41 @@ def learn(event: bytes, probe: Probe, *, more_noise: bool = False) -> Shape | No
     return None
 
 
-def _proven(event: bytes, text: tuple[int, int], noise: list[re.Match[bytes]], probe: Probe) -> Shape | None:
+def _proven(event: bytes, text: tuple[int, int], noise: list[_Place], probe: Probe) -> Shape | None:
     """Return the shape with the text at one place, if both probes say that it is one."""
-    places = [(*text, "text")]
-    for match in noise:
-        begin, end = match.span(match.lastindex or 0)
-        if end <= text[0] or begin >= text[1]:
-            places.append((begin, end, "string" if match.group(1) is not None else "number"))
-    places.sort()
+    places = sorted([(*text, "text"), *(place for place in noise if place[1] <= text[0] or place[0] >= text[1])])
     kinds = tuple(kind for _, _, kind in places)
     ends = (0, *(end for _, end, _ in places))
     begins = (*(begin for begin, _, _ in places), len(event))
     around = tuple(event[end:begin] for end, begin in zip(ends, begins, strict=True))
     short, long = (_filled(around, kinds, times) for times in (1, 2))
-    shorter, longer = probe(short), probe(long)
+    shorter, longer = (probe(filled, "count" in kinds) for filled in (short, long))
     if shorter is None or longer is None or longer - shorter != len(_PROBE):
         return None
     return Shape(around, kinds, shorter - len(_PROBE))
 
 
 def _filled(around: tuple[bytes, ...], kinds: tuple[str, ...], times: int) -> bytes:
-    values = {"text": _PROBE * times, "string": _PROBE * (3 - times), "number": b"%d" % times}
+    number = b"%d" % times
+    values = {"text": _PROBE * times, "string": _PROBE * (3 - times), "number": number, "count": number}
     pairs = zip(around, (*(values[kind] for kind in kinds), b""), strict=True)
     return b"".join(before + value for before, value in pairs)
 
 
-def _length_of_string(value: bytes) -> int:
+def _end_of_string(event: bytes, at: int) -> int:
+    """Return where the inside of a JSON string ends that begins at *at*."""
+    inside = _INSIDE.match(event, at)
+    return at if inside is None else inside.end()
+
+
+def _length_of(event: bytes, at: int, end: int) -> int:
     """Return the bytes in UTF-8 of what is inside the quotes of a JSON string, or -1 if no string has this inside."""
-    if _PLAIN.fullmatch(value):
-        return len(value)
+    if _SHORT_ESCAPES.fullmatch(event, at, end):
+        # An escaped backslash has two, and no other escape begins at the second.
+        return end - at - event.count(b"\\", at, end) + event.count(b"\\\\", at, end)
     try:
-        text = f'"{value.decode()}"'
-        found, end = _STRINGS.raw_decode(text)
+        text = f'"{event[at:end].decode()}"'
+        found, stop = _STRINGS.raw_decode(text)
     except ValueError:
         return -1
-    return len(found.encode("utf-8", "surrogatepass")) if end == len(text) else -1
-
-
-def _is_number(value: bytes) -> bool:
-    return value.isdigit() and len(value) <= _MAX_NUMBER and (value == b"0" or value[:1] != b"0")
+    return len(found.encode("utf-8", "surrogatepass")) if stop == len(text) else -1
