@@ -67,7 +67,7 @@ def _per_mille(way: str, value: object) -> int:
 _TIERS: Final = frozenset(("", "auto", "default", "standard", "standard_only", "on_demand", "flex", "batch"))
 # Models that call other models, or search, by themselves, so that what they read and charge has no bound.
 _COMPOUND: Final = re.compile(
-    r"(?:^|/)(?:compound|sonar)|search-preview|search-api|deep-research|:online$", re.IGNORECASE
+    r"(?:^|/)(?:compound|sonar)|search-preview|search-api|deep-research|:online(?:$|:)", re.IGNORECASE
 )
 # Where a part has its picture, or the address of one.
 _PICTURES: Final = frozenset(

@@ -85,7 +85,7 @@ class MeteredExchange:
             if status < 400:
                 self.reservation.reported(NOTHING_USED, at_us, final=True)  # unless the answer reports more
                 self.meter = AnswerMeter(asked.format, status, content_encoding, encodings=self._encodings)
-        elif isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
+        elif isinstance(asked, MeteredRequest) and asked.has_tokens:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )

@@ -130,6 +130,8 @@ def _only_removes(management: Any) -> bool:
 
 
 def _document(content: Content, block: dict[str, Any]) -> Any:
+    if as_object(block.get("citations")).get("enabled"):
+        content.added_tokens = PROMPT_TOKENS  # the provider says how to cite
     source = as_object(block.get("source"))
     kind = source.get("type")
     if kind == "text":

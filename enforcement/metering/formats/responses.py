@@ -18,6 +18,7 @@ from enforcement.metering.formats.text import (
 from enforcement.metering.usage import Step, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_UNDER_WAY: Final = ("queued", "in_progress")  # as the provider goes on in the background
 _SOUND: Final = "audio.delta"
 _REASONING: Final = "response.reasoning"
 # Each of these has a fee. Of a search of the web, so has the search itself, and not each page that it opens.
@@ -124,7 +125,8 @@ class ResponsesAnswer(AnswerReader):
         self.take_model(body.get("model"))
         for item in objects_in(body.get("output")):
             self.text_bytes += _length_of(item)
-        self._take_last(body)
+        if body.get("status") not in _UNDER_WAY:
+            self._take_last(body)
 
     def read_event(self, event: dict[str, Any]) -> None:
         kind = event.get("type")

@@ -20,6 +20,7 @@ CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messag
 EMBEDDINGS, COMPLETIONS, GEMINI = "/v1/embeddings", "/v1/completions", "/v1beta/models/m:generateContent"
 HELLO = [{"role": "user", "content": "Hi"}]
 PRICE = Price("m", Rates(1_000_000, 2_000_000, 100_000, 1_250_000))
+CITED = {"type": "document", "source": {"type": "text", "data": "Hi"}, "citations": {"enabled": True}}
 BODIES = {
     CHAT: {"messages": HELLO},
     RESPONSES: {"input": "Hi"},
@@ -188,7 +189,8 @@ def test_context_that_the_provider_keeps_has_no_bound(path, body):
 
 
 @pytest.mark.parametrize(
-    "model", ["groq/compound", "compound-mini", "perplexity/sonar-pro", "gpt-4o-search-preview", "m:online"]
+    "model",
+    ["groq/compound", "compound-mini", "perplexity/sonar-pro", "gpt-4o-search-preview", "m:online", "m:online:floor"],
 )
 def test_systems_that_search_by_themselves_have_no_bound(model):
     price = Price("*", PRICE.rates)
@@ -211,6 +213,7 @@ def test_an_unknown_mode_of_reasoning_has_no_bound():
         (RESPONSES, {"tools": [{"type": "function", "name": "f"}]}),
         (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": {}}}}),
         (MESSAGES, {"tools": [{"name": "f"}]}),
+        (MESSAGES, {"messages": [{"role": "user", "content": [CITED]}]}),
         (GEMINI, {"tools": [{"functionDeclarations": [{"name": "f"}]}]}),
         (GEMINI, {"generationConfig": {"responseSchema": {"type": "OBJECT"}}}),
     ],

@@ -70,6 +70,18 @@ def test_images_of_a_tool_are_charged_by_the_model_that_the_request_names():
     assert (row["micros"], row["input"], row["output"], row["approximate"]) == (4_017, 15, 102, 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "costs", "way"),
+    [("completed", 12, "exact"), ("queued", 41, "estimated"), ("in_progress", 41, "estimated")],
+)
+def test_an_answer_of_the_background_counts_if_it_came_to_its_end(status, costs, way):
+    """It comes to its end as a stream, or where a server does not know the background."""
+    answer = {"status": status, "output": [], "usage": {"input_tokens": 10, "output_tokens": 2}}
+    body = {"input": "abcd", "background": True, "max_output_tokens": 40}
+    settlement, _ = settled(body, answer, "/v1/responses")
+    assert (settlement.costs, settlement.settled_as) == ((costs,), way)
+
+
 def test_a_call_that_counts_tokens_reads_its_answer_as_nothing_used():
     for format in ("anthropic-count", "openai-count", "gemini-count", "bedrock-count"):
         meter = AnswerMeter(format)
