@@ -1,0 +1,75 @@
+"""The commands of the adversary."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from tests.adversary.market import run, table
+from tests.adversary.mutants import MUTANTS
+from tests.adversary.scripts import SCRIPTS
+
+
+def seeds(options: argparse.Namespace) -> int:
+    """Play all scripts with a number of seeds, and print the worst row of each."""
+    worst = 0
+    for number in range(options.first, options.first + options.count):
+        began = time.monotonic()
+        rows = run(str(number), size=options.size, kills=options.kills, names=options.scripts)
+        highest = max(rows, key=lambda row: row.ratio)
+        used = sum(row.invoice for row in rows) / sum(row.budget for row in rows if not row.script.refused)
+        faults = [f"{row.script.name}: {'; '.join(row.faults)}" for row in rows if row.faults]
+        worst += bool(faults)
+        requests = sum(row.requests for row in rows)
+        print(
+            f"seed {number}: worst {highest.ratio:.4f} ({highest.script.name}), all {used:.3f}, {requests} requests, "
+            f"{time.monotonic() - began:.0f} s{''.join(f'{chr(10)}    {fault}' for fault in faults)}",
+            flush=True,
+        )
+        if options.table:
+            print(table(rows))
+    print(f"{worst} of {options.count} seeds failed")
+    return min(worst, 1)
+
+
+def mutants(options: argparse.Namespace) -> int:
+    """Put back the bugs one by one, and print whether the scripts have noticed."""
+    survived = 0
+    for mutant in MUTANTS:
+        if options.only and options.only not in mutant.name:
+            continue
+        rows = run("1", size=12, kills=0, names=mutant.scripts, mutant=mutant.name, proxies=1)
+        red = [row for row in rows if row.faults]
+        survived += not red
+        highest = max(rows, key=lambda row: row.invoice / row.budget)
+        charged = highest.invoice / (highest.charged or 1)
+        print(
+            f"| {mutant.name} | {mutant.finding} | {highest.script.name} | {highest.ratio:.2f} | {charged:.2f} | "
+            f"{'red' if red else 'SURVIVED'} |",
+            flush=True,
+        )
+    return min(survived, 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.adversary")
+    commands = parser.add_subparsers(required=True)
+    playing = commands.add_parser("seeds", help="play all scripts, with one seed after the other")
+    playing.add_argument("--first", type=int, default=1)
+    playing.add_argument("--count", type=int, default=10)
+    playing.add_argument("--size", type=int, default=20, help="requests that each budget holds")
+    playing.add_argument("--kills", type=int, default=4, help="how often a proxy is killed")
+    playing.add_argument("--table", action="store_true", help="print a row for each script")
+    playing.add_argument("--scripts", nargs="*", choices=SCRIPTS, default=[], metavar="NAME")
+    playing.set_defaults(run=seeds)
+    trying = commands.add_parser("mutants", help="put back the bugs of earlier releases")
+    trying.add_argument("--only", default="", help="those that have this in their name")
+    trying.set_defaults(run=mutants)
+    options = parser.parse_args(arguments)
+    return int(options.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
