@@ -16,6 +16,7 @@ from enforcement.metering.estimate import NoBound, without_number
 from enforcement.metering.estimated import PLAIN, PricedBy
 from enforcement.metering.formats.fields import fields_of, unlisted
 from enforcement.metering.formats.text import as_list, as_object
+from enforcement.metering.modalities import DRAWING
 from enforcement.metering.pictures import Size, picture_tokens, size_in
 from enforcement.metering.rates import HOUR
 from enforcement.model.checks import shown
@@ -73,7 +74,6 @@ _COMPOUND: Final = re.compile(
 _PICTURES: Final = frozenset(
     ("url", "image_url", "data", "file_id", "fileUri", "file_uri", "file_url", "file_data", "result")
 )
-_DRAWING: Final = re.compile(r"-image|imagen", re.IGNORECASE)
 
 
 class Demands(NamedTuple):
@@ -303,7 +303,7 @@ def _read_gemini(rates: _Rates) -> None:
         config = as_object(body.get(name))
         for modalities in ("responseModalities", "response_modalities"):
             rates.produce(modalities, config.get(modalities))
-    if not rates.has_outputs and _DRAWING.search(rates.model):
+    if not rates.has_outputs and DRAWING.search(rates.model):
         rates.needed.append("output_image")  # as it draws without being asked to
 
 

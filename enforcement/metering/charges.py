@@ -113,7 +113,9 @@ class ChargeTerms:
 
 def micros_of(price: Price, counts: TokenCounts) -> int:
     """Return what tokens cost by a price, in micros, or the most that they may cost if they are those of a bound."""
-    return counts.most_micros(price) if isinstance(counts, Estimate) and counts.bound else price.micros(counts)
+    if isinstance(counts, Estimate):
+        return counts.most_micros(price) if counts.bound else counts.usual_micros(price)
+    return price.micros(counts)
 
 
 def answered_by(price: Price, model: str, counts: TokenCounts) -> Price:

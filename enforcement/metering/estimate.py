@@ -21,6 +21,7 @@ DEFAULT_CAP: Final = 4_096
 """Output tokens of a request that names no cap, under policies that name none either."""
 MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
+_CLASSES: Final = {"image": "input_image", "audio": "input_audio", "video": "input_video"}
 LEAST_FACTOR: Final = 500
 MOST_FACTOR: Final = 2_000
 
@@ -86,7 +87,10 @@ def estimate_request(
         others = part_bound
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
-    return Estimate(text + others, cap, n, factor, bound, priced_by)
+    classes: tuple[tuple[str, int], ...] = ()
+    if others and not bound:
+        classes = tuple([(_CLASSES[it], tokens.get(it, 0) * count) for it, count in present.items() if it in _CLASSES])
+    return Estimate(text + others, cap, n, factor, bound, priced_by, classes)
 
 
 def without_number(kind: str) -> str:

@@ -62,7 +62,8 @@ class Estimate:
         n: Choices that the answer has.
         factor: What was learned of the model's tokens, per mille. Text has so many more tokens than usual.
         bound: Whether no number here can be exceeded by a provider that honours *cap*.
-        priced_by: What the price of a bound depends on.
+        priced_by: What the price of a bound depends on, and further classes of the output of a typical estimate.
+        classes: Tokens of *input* of a typical estimate by further classes, such as ``input_audio``.
     """
 
     input: int
@@ -71,6 +72,7 @@ class Estimate:
     factor: int = FACTOR
     bound: bool = False
     priced_by: PricedBy = PLAIN
+    classes: tuple[tuple[str, int], ...] = ()
 
     cached_input: ClassVar[int] = 0
     cache_write: ClassVar[int] = 0
@@ -105,6 +107,22 @@ class Estimate:
         for name in self.priced_by.modifiers:
             most = -(-most * max(PER_MILLE, price.multiplier_for(name) or 0) // PER_MILLE)
         return min(-(-most // PER_TOKENS), MAX_NUMBER)
+
+    def usual_micros(self, price: Price) -> int:
+        """
+        Return what a typical estimate costs, in micros, rounded up once. At most 2**53 - 1.
+
+        Each class that the price has a rate for has that rate. Of several classes of the output, it has the dearest.
+        """
+        if not self.classes and self.priced_by is PLAIN:
+            return price.micros(self)
+        rates = price.rates_for(self)
+        total = rates.total(self)
+        for name, tokens in self.classes:
+            own = getattr(rates, name)
+            total += 0 if own is None else tokens * (own - rates.input)
+        dearest = max([rates.output, *(getattr(rates, name) or 0 for name in self.priced_by.outputs)])
+        return min(-(-(total + self.output * (dearest - rates.output)) // PER_TOKENS), MAX_NUMBER)
 
     def most_weighed(self, limit: Limit) -> int:
         """Return the most that a bound may cost a limit of tokens, by its weights. At most 2**53 - 1."""

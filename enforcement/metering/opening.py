@@ -16,7 +16,7 @@ from enforcement.metering.estimate import (
     clamp,
     estimate_request,
 )
-from enforcement.metering.estimated import FACTOR
+from enforcement.metering.estimated import FACTOR, PricedBy
 from enforcement.metering.price_documents import price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
@@ -223,12 +223,12 @@ def open_request(
         if parsed is not None:
             found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed)
         else:
-            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor)
+            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor, found)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
             return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
         found = _raised(asked, found, asked.modifiers)
-        estimate = _typical(asked, replace(rules, estimate="typical"), factor)
+        estimate = _typical(asked, replace(rules, estimate="typical"), factor, found)
     asked.forget()
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
     price = charged or prices.find(model, at_us)
@@ -262,10 +262,17 @@ def _times(price: Price, modifier: str) -> Price:
     return price.times(max(PER_MILLE, price.multiplier(modifier)))
 
 
-def _typical(asked: MeteredRequest, rules: Metering, factor: int) -> Estimate:
-    return estimate_request(
+def _typical(asked: MeteredRequest, rules: Metering, factor: int, terms: ChargeTerms) -> Estimate:
+    estimate = estimate_request(
         rules, text_bytes=asked.text_bytes, parts=asked.parts, cap=asked.cap, n=asked.n, factor=factor
     )
+    for quote in terms.quotes:
+        # Few models have such rates, so that few bodies are looked at.
+        if quote and quote.price and (quote.price.rates.output_image or quote.price.rates.output_audio):
+            if outputs := asked.produced(asked.read_again().value):
+                return replace(estimate, priced_by=PricedBy(outputs=outputs))
+            break
+    return estimate
 
 
 def _bound(

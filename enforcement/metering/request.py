@@ -20,6 +20,7 @@ from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
 from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
+from enforcement.metering.modalities import produced_classes
 from enforcement.metering.reasoning import asks_for_reasoning, is_reasoning_model
 
 MAX_BODY: Final = 8 * 1024 * 1024
@@ -166,8 +167,9 @@ class MeteredRequest:
 
     def hides_output(self, *, whole: bool) -> bool:
         """
-        Return whether the provider may charge output that was not seen: reasoning, or an answer that comes in one piece
-        and did not come. This reads the body again, so it is only for requests without the provider's last word.
+        Return whether the provider may charge output that was not seen, as it is reasoning, an image or sound, or as it
+        comes in one piece that did not come. This reads the body again, so it is only for requests without the
+        provider's last word.
 
         Args:
             whole: Whether the answer came to its end.
@@ -175,7 +177,12 @@ class MeteredRequest:
         comes_at_once = self.attributes.get("stream") != "true" and not whole
         if comes_at_once or is_reasoning_model(self.attributes.get("model", "")):
             return True
-        return asks_for_reasoning(as_object(json_body.parse(self.body).value))
+        value = as_object(json_body.parse(self.body).value)
+        return asks_for_reasoning(value) or bool(self.produced(value))
+
+    def produced(self, value: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the classes of output that the request, of which this is the body, asks for beside text."""
+        return produced_classes(self.format, value, self.attributes.get("model", ""))
 
     @property
     def is_only_text(self) -> bool:

@@ -11,6 +11,7 @@ get back what the provider charges for all that nobody saw.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple, Self
 
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
@@ -333,6 +334,8 @@ class MeteredReservation:
     def _observed(self, estimate: Estimate, seen: int) -> TokenCounts:
         report = self._report
         if report is None:
+            if estimate.classes and not self._calls:
+                return replace(estimate, cap=seen, n=1)
             return Counts(estimate.input, output=seen, calls=self._calls)
         return report.at_least(seen, self._calls)
 
