@@ -1,7 +1,7 @@
 """A form that is sent twice, by a double click or a browser that repeats it, is saved once."""
 
 import re
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +23,11 @@ FORMS = {
 }
 
 
-TWO_CLICKS = "button => { button.click(); setTimeout(() => button.click(), 150); }"
+TWO_CLICKS = """async button => {
+    button.click();
+    await new Promise(done => setTimeout(done, 50));
+    button.click();
+}"""
 
 
 def key_of(page) -> str:
@@ -84,21 +88,23 @@ def test_a_form_that_was_refused_may_be_sent_again(as_ann, db):
     assert Project.objects.get().slug == "shop"
 
 
-def slowly(environ: dict[str, Any], **_: object) -> None:
-    """Let the server answer a form so late that the second click finds the page as it was."""
-    if environ["REQUEST_METHOD"] == "POST" and not environ["PATH_INFO"].endswith("/advice/"):
-        time.sleep(0.4)
-
-
 @pytest.fixture
-def slow_server() -> Iterator[None]:
-    request_started.connect(slowly)
-    yield
-    request_started.disconnect(slowly)
+def may_answer() -> Iterator[threading.Event]:
+    """Let the server answer a form when this event is set, so that the second click finds the page as it was."""
+    event = threading.Event()
+
+    def wait(environ: dict[str, Any], **_: object) -> None:
+        if environ["REQUEST_METHOD"] == "POST" and not environ["PATH_INFO"].endswith("/advice/"):
+            event.wait(60)
+
+    request_started.connect(wait)
+    yield event
+    event.set()
+    request_started.disconnect(wait)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_double_click_writes_once(walker, slow_server):
+def test_a_double_click_writes_once(walker, may_answer):
     """In forms, and in dialogs, whose second request the theme would send after the first."""
     limit = LimitFactory(policy=PolicyFactory(slug="chat-free"), name="per-minute", quota=25)
     project = ProjectFactory(slug="shop")
@@ -107,7 +113,9 @@ def test_a_double_click_writes_once(walker, slow_server):
     walker.enter("ann")
 
     def twice(name: str, text: str, requests: int = 1) -> None:
+        may_answer.clear()
         page.get_by_role("button", name=name, exact=True).evaluate(TWO_CLICKS)
+        may_answer.set()
         walker.reads(text)
         assert len([url for url in asked if not url.endswith("/advice/")]) == requests, asked
         asked.clear()

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import time
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,8 +81,9 @@ def levels(findings):
     return {name: finding["level"] for name, finding in findings.items()}
 
 
-def test_a_good_store_is_reported_as_good(server, world, doctor):
+def test_a_good_store_is_reported_as_good(server, world, doctor, monkeypatch):
     """Each thing that was looked at is a line; what a development store lacks is a warning, and no problem."""
+    monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "10000")  # a busy machine is slow
     world.everything(fixed(5))
     status, found = doctor(server.url)
 
@@ -102,6 +105,18 @@ def test_a_good_store_is_reported_as_good(server, world, doctor):
         "reservations": "ok",
     }
     assert all(bool(finding["advice"]) is (finding["level"] == "warning") for finding in found.values())
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(1, "ok"), (2, "warning"), (3, "problem")])
+def test_a_round_trip_is_judged_by_the_time_budget(server, world, monkeypatch, seconds, level):
+    """More than half of it is reason to warn, and more than all of it to expect decisions without the store."""
+    clock = count(step=seconds)
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with connect(server.url, timeout=5.0) as client:
+        (found,) = sharing.round_trips(client, KEYS, 2.0)
+
+    took = f"p50 {seconds}000.00 ms, p99 {seconds}000.00 ms"
+    assert (found.level, found.value) == (level, f"{took} of 200 decisions; the time budget is 2000 ms")
 
 
 @pytest.mark.usefixtures("real_process")

@@ -46,14 +46,15 @@ def path(own_server):
     path.close()
 
 
+def records(ledgers, since, until):
+    """Return the decisions that were begun and over between two instants."""
+    begin, end = since * 1_000_000, until * 1_000_000
+    return [it for ledger in ledgers for it in ledger.records if begin <= it.started_at_us and it.ended_at_us <= end]
+
+
 def sources(ledgers, since, until):
-    """Return by whom decisions were made between two instants."""
-    return {
-        record.source
-        for ledger in ledgers
-        for record in ledger.records
-        if since <= record.started_at_us / 1_000_000 < until
-    }
+    """Return by whom these were made."""
+    return {record.source for record in records(ledgers, since, until)}
 
 
 def test_freezes_of_any_length_cost_a_few_time_budgets(own_server):
@@ -329,11 +330,6 @@ def test_windows_of_an_outage_hold_their_bounds_by_each_rule(own_server):
         "local: admitted in a window without the store",
         "local: admitted by one process alone",
     }
-
-
-def records(ledgers, since, until):
-    """Return the decisions that were begun between two instants."""
-    return [r for ledger in ledgers for r in ledger.records if since <= r.started_at_us / 1_000_000 < until]
 
 
 def _started(stack, url, limits, sizes, options):

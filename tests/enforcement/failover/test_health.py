@@ -168,9 +168,9 @@ async def test_the_budget_does_not_run_while_the_loop_is_busy(path, busy):
 @pytest.mark.proof(times=3)
 async def test_a_burst_is_no_outage(server, world):
     """Thousands of checks at once take longer than a budget, by the work of this process: the store stays in use."""
-    async with aio.Limiter(server.url, timeout=0.025) as limiter:
+    async with aio.Limiter(server.url, timeout=0.1) as limiter:
         await limiter.hit(WIDE, "k")
-        decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(scale(2_000, 4_000))))
+        decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(8_000)))
 
         assert limiter.stats().outages == 0
         assert (await limiter.hit(WIDE, "k")).source == "store"

@@ -331,16 +331,16 @@ def test_a_reset_leaves_nothing_on_lease(server, world):
 def test_what_could_not_be_given_back_is_when_the_store_is_there_again(own_server):
     """The store was not there to take it: it is owed, and nothing is lost."""
     limit = Limit(**leased("fixed_window", 100_000))
-    with Limiter(own_server.url, timeout=1.0) as limiter:
+    with Limiter(own_server.url, timeout=5.0) as limiter:
         admitted = 0
         while limiter.stats().lease_permits_held < 100:
             admitted += limiter.hit(limit, "owed").allowed
         own_server.stop()
-        assert eventually(lambda: limiter.stats().journal_entries == 1)
+        assert eventually(lambda: limiter.stats().journal_entries == 1, 60)
         assert limiter.stats().lease_permits_held == 0
         own_server.start()
 
-        assert eventually(lambda: limiter.stats().journal_entries == 0)
+        assert eventually(lambda: limiter.stats().journal_entries == 0, 60)
         assert limiter.peek(limit, "owed").remaining == 100_000 - admitted
 
 
