@@ -52,6 +52,7 @@ def estimate_request(
     added_tokens: int = 0,
     part_bound: int | None = None,
     priced_by: PricedBy = PLAIN,
+    typical: int | None = None,
 ) -> Estimate:
     """
     Return the estimate of a request.
@@ -71,6 +72,7 @@ def estimate_request(
         added_tokens: Tokens that the provider adds to it by itself. Only a bound counts them.
         part_bound: The most tokens that its parts have. None: those that *metering* says.
         priced_by: What the price of a bound depends on.
+        typical: The tokens of its text, its objects and its tools, if it is no bound. None: by *factor*.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts of unknown size.
     """
@@ -81,7 +83,7 @@ def estimate_request(
     if bound:
         text = max(text_bytes, all_bytes) + messages * MESSAGE_TOKENS + added_tokens
     else:
-        text = text_tokens(text_bytes, factor)
+        text = text_tokens(text_bytes, factor) if typical is None else typical
     others = sum([tokens.get(kind, 0) * count for kind, count in present.items()]) if present else 0
     if bound and part_bound is not None:
         others = part_bound

@@ -20,6 +20,7 @@ from enforcement.metering.estimated import FACTOR, PricedBy
 from enforcement.metering.price_documents import price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
+from enforcement.metering.typical import typical_tokens
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
 from enforcement.model.strict_json import EncodedJSON
@@ -264,7 +265,13 @@ def _times(price: Price, modifier: str) -> Price:
 
 def _typical(asked: MeteredRequest, rules: Metering, factor: int, terms: ChargeTerms) -> Estimate:
     estimate = estimate_request(
-        rules, text_bytes=asked.text_bytes, parts=asked.parts, cap=asked.cap, n=asked.n, factor=factor
+        rules,
+        text_bytes=asked.text_bytes,
+        parts=asked.parts,
+        cap=asked.cap,
+        n=asked.n,
+        factor=factor,
+        typical=-(-typical_tokens(asked) * factor // PER_MILLE),
     )
     for quote in terms.quotes:
         # Few models have such rates, so that few bodies are looked at.

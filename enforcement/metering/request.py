@@ -18,7 +18,7 @@ from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_em
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
-from enforcement.metering.formats.text import as_object, is_encodable, length_within, model_name
+from enforcement.metering.formats.text import NO_TOOLS, as_object, is_encodable, length_within, model_name
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 from enforcement.metering.modalities import produced_classes
 from enforcement.metering.reasoning import asks_for_reasoning, is_reasoning_model
@@ -136,6 +136,9 @@ class MeteredRequest:
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
         tool_models: The models of the provider's tools that the request may use, by tool.
         modifiers: What header fields ask for that raises the price, such as ``service_tier=priority``.
+        tools: How many tools it offers that the client runs. 0 if it forbids the model to call them.
+        own_tools: The types of those that the provider runs, with the uses that the request allows each, 0 if it does
+            not say.
         parsed: The body, as it was read, until :meth:`forget`.
     """
 
@@ -158,6 +161,8 @@ class MeteredRequest:
     objects: int = 0
     tool_models: Mapping[str, str] = field(default_factory=dict)
     modifiers: tuple[str, ...] = ()
+    tools: int = 0
+    own_tools: Mapping[str, int] = NO_TOOLS
     parsed: Parsed | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -375,8 +380,15 @@ def _read_metered(
         parsed.objects,
         asked.tool_models,
         modifiers,
+        0 if content.tools and _forbids_tools(body) else content.tools,
+        content.own_tools,
         Parsed(body, content.media) if cap_fields == asked.cap_fields else None,
     )
+
+
+def _forbids_tools(body: dict[str, Any]) -> bool:
+    choice = body.get("tool_choice")
+    return choice == "none" or as_object(choice).get("type") == "none"
 
 
 def _modifiers(target: str, format: str, header: Header) -> tuple[str, ...]:

@@ -80,7 +80,9 @@ def ask_native(body: dict[str, Any]) -> Asked:
     tools = as_object(body.get("toolConfig"))
     for tool in objects_in(tools.get("tools")):
         content.add_within(tool.get("toolSpec"))
+        content.tools += "toolSpec" in tool
         if not tool.keys() & {"toolSpec", "cachePoint"}:
+            content.add_own_tool(next(iter(tool), ""))
             content.has_no_bound("the provider may run a tool, whose results the model reads")
     content.add_within(body.get("outputConfig"))
     content.add_searches(as_object(additional), "tools", "mcp_servers", "container", "context_management")

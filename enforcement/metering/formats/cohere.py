@@ -37,6 +37,7 @@ def ask_cohere_chat(body: dict[str, Any]) -> Asked:
         content.add_within(body.get(name))
     for name in ("tools", "response_format"):
         content.add_schema(body.get(name))
+    content.tools = len(as_list(body.get("tools")))
     content.add_searches(body, "connectors")
     content.keeps_context = body.get("conversation_id") is not None
     return asked

@@ -80,7 +80,9 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         add_parts(content, as_object(said))
     content.add_schema(body.get("tools"))
     for tool in objects_in(body.get("tools")):
+        content.tools += sum([len(as_list(tool.get(name))) for name in _DECLARATIONS])
         for name in tool.keys() - _DECLARATIONS:
+            content.add_own_tool(name)
             content.has_no_bound(f"the provider may run the tool {shown(name)}, whose results the model reads")
     content.keeps_context = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
     only_snake = body.get("generationConfig") is None and body.get("generation_config") is not None

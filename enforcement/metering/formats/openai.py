@@ -44,8 +44,10 @@ def ask_chat(body: dict[str, Any]) -> Asked:
         return asked  # as most requests do
     content.add_tools(body.get("tools"), "function", "custom")
     content.add_schema(body.get("functions"))
+    content.tools += len(as_list(body.get("functions")))
     content.add_searches(body, *_SEARCHES)
     if body.get("web_search_options") is not None:
+        content.add_own_tool("web_search")
         content.has_no_bound("web_search_options lets the model read more than the request has")
     if body.get("prediction") is not None:
         content.has_no_bound("what is predicted is charged as output, also beyond the cap")

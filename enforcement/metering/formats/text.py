@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Any, Final
 
 from enforcement.model.checks import shown
+from enforcement.model.metered import FrozenMapping
 
 TOKEN_ID_BYTES: Final = 4
 """Bytes of text that a token id stands for, in requests that name tokens instead of text."""
@@ -72,6 +74,7 @@ _PACKED: Final = re.compile(rb"%PDF|PK\x03\x04|\xd0\xcf\x11\xe0|{\\rt|\x1f\x8b\x
 _PACKED_WITHIN: Final = 1_024 // 3 * 4
 """Characters of base64 in which a program looks for what a file is. A PDF may have other bytes before it."""
 _NO_BASE64: Final = re.compile("[^A-Za-z0-9+/_-]+")
+NO_TOOLS: Final[Mapping[str, int]] = FrozenMapping()
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
@@ -179,18 +182,32 @@ class Content:
         media: These parts, each after its kind.
         media_bytes: Bytes of the strings that are the data of these parts, or the addresses of their data. What is
             encoded text counts as so many bytes less as it is longer than the text.
+        tools: How many tools it offers that the client runs.
+        own_tools: The types of those that the provider runs, with the uses that the request allows each, 0 if it does
+            not say.
         added_tokens: The most tokens that the provider adds by itself, beside those around each message.
         unbounded: Why the model may read more than the request says, as a clause. Empty: it does not.
     """
 
-    __slots__ = ("added_tokens", "keeps_context", "media", "media_bytes", "parts", "text_bytes", "unbounded")
+    __slots__ = (
+        "added_tokens",
+        "keeps_context",
+        "media",
+        "media_bytes",
+        "own_tools",
+        "parts",
+        "text_bytes",
+        "tools",
+        "unbounded",
+    )
 
     def __init__(self) -> None:
         self.text_bytes = 0
         self.parts: dict[str, int] = {}
         self.media: list[tuple[str, Any]] = []
         self.keeps_context = False
-        self.media_bytes = self.added_tokens = 0
+        self.media_bytes = self.added_tokens = self.tools = 0
+        self.own_tools: Mapping[str, int] = NO_TOOLS
         self.unbounded = ""
 
     def add_text(self, value: Any) -> None:
@@ -231,8 +248,16 @@ class Content:
         self.add_schema(tools)
         for tool in objects_in(tools):
             kind = tool.get("type")
-            if kind is not None and kind not in plain:
+            if kind is None or kind in plain:
+                self.tools += 1
+            else:
+                self.add_own_tool(kind, tool.get("max_uses"))
                 self.has_no_bound(f"the provider may run the tool {shown(kind)}, whose results the model reads")
+
+    def add_own_tool(self, kind: Any, uses: Any = None) -> None:
+        """Note a tool that the provider runs, and how often it may do so."""
+        if type(kind) is str:
+            self.own_tools = {**self.own_tools, kind: uses if type(uses) is int and uses > 0 else 0}
 
     def add_searches(self, body: dict[str, Any], *names: str) -> None:
         """Note that the provider may look for more to read, if the request has one of these fields."""
