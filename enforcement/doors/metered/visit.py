@@ -240,7 +240,7 @@ class MeteredVisit:
         if self._sent or self.exchange.has_head:
             rest, settlement = self.exchange.ended(now_us(), whole=whole)
         else:
-            rest, settlement = b"", self.exchange.client_left(now_us(), sent=False)
+            rest, settlement = b"", self.exchange.refused(None, now_us())
         await self._settle(settlement)
         self._is_over()
         return rest

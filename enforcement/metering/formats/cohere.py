@@ -97,6 +97,8 @@ class CohereAnswer(AnswerReader):
             self._read_message(as_object(delta.get("message")))
             is_last = event.get("type") == "message-end" or delta.get("finish_reason") is not None
             self._take_units(delta, is_last=is_last)
+            if is_last:
+                self.done()  # the usage may have come in an event of its own
             return
         # A line that is a whole answer has its usage beside its text.
         self.text_bytes += utf8_length(event.get("text"))

@@ -8,6 +8,7 @@ import pytest
 
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WsgiMiddleware
+from enforcement.http.asgi import METERED
 from enforcement.model.tokens import mint
 from tests.enforcement.doors.metered.budgets import (
     HELLO,
@@ -568,3 +569,49 @@ async def test_a_call_that_counts_tokens_costs_nothing(world, aio_limiter, provi
         answer = await ask(door, secret, HELLO, "/v1/messages/count_tokens")
         assert answer.status == 200
         assert await used(aio_limiter, secret) == {"tpm": charged}
+
+
+async def test_a_client_that_leaves_while_tokens_are_counted_pays_nothing(world, aio_limiter, provider, door):
+    """Under typical estimates, too: an answer that only counts has no output that nobody has seen."""
+    secret = publish_metered(world, TPM)
+
+    async def count(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+
+    provider.answer = count
+    visit = Visit(door, secret, HELLO, "/v1/messages/count_tokens")
+    while not visit.answer.status:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.wait_for(visit.task, 2.0)
+
+    assert await used(aio_limiter, secret) == {"tpm": 0}
+    assert records(world) == []
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_did_not_reach_the_provider_after_all_costs_nothing(world, aio_limiter, provider, door, leaves):
+    """Its connection was closed, and another one is not had, also if the answer was to be read on meanwhile."""
+    secret = publish_metered(world, TPM, on_disconnect="drain")
+    begun, going = asyncio.Event(), asyncio.Event()
+
+    async def give_up(scope, body, receive, send):
+        watching = asyncio.ensure_future(receive())
+        begun.set()
+        await going.wait()
+        scope[METERED].not_sent()
+        watching.cancel()
+
+    provider.answer = give_up
+    visit = Visit(door, secret, STREAM)
+    await begun.wait()
+    if leaves:
+        visit.leave()
+        while not provider.scopes[0][METERED].exchange.is_drained:
+            await asyncio.sleep(0.005)
+    going.set()
+    await asyncio.wait_for(visit.task, 2.0)
+
+    assert await used(aio_limiter, secret) == {"tpm": 0}
+    assert records(world) == []

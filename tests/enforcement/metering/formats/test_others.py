@@ -229,6 +229,26 @@ def test_an_answer_says_what_was_used(format, events, usage, text):
     assert meter.settled_as == ("observed" if usage is None else "exact")
 
 
+@pytest.mark.parametrize(
+    ("rest", "whole", "settled_as"),
+    [
+        ([], False, "observed"),
+        ([], True, "observed"),
+        ([{"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}], False, "exact"),
+        ([{"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": UNITS}}], False, "exact"),
+    ],
+)
+def test_usage_in_an_event_of_its_own_is_the_last_word_of_a_complete_answer(rest, whole, settled_as):
+    """It may be a running count, so that an answer that broke off after it may have cost more."""
+    meter = AnswerMeter("cohere-chat-v2")
+    delta = {"type": "content-delta", "delta": {"message": {"content": {"text": "abc"}}}}
+    for event in [delta, {"type": "usage", "delta": {"usage": UNITS}}, *rest]:
+        meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    meter.finish(whole)
+
+    assert (meter.usage, meter.settled_as) == (Usage(7, output=5), settled_as)
+
+
 def test_images_without_usage_are_not_settled_exactly():
     assert read("openai-images", {"data": [{"url": "x"}]}).settled_as == "observed"
 
