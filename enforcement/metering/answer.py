@@ -134,7 +134,8 @@ class AnswerMeter:
     @property
     def usage(self) -> Usage | None:
         """The usage that was reported last; None if none was."""
-        self._catch_up()
+        if self._events is not None:
+            self._events.catch_up()
         return self._read_so_far.usage
 
     @property
@@ -145,7 +146,8 @@ class AnswerMeter:
     @property
     def is_final(self) -> bool:
         """Whether that report is the last word of the provider."""
-        self._catch_up()
+        if self._events is not None:
+            self._events.catch_up()
         return self._read_so_far.is_final
 
     @property
@@ -212,13 +214,10 @@ class AnswerMeter:
         if isinstance(body, BodyReader):
             self._read_body(body.value())
         elif whole and (self._decoder is None or self._decoder.is_complete):
-            self._catch_up()
+            if self._events is not None:
+                self._events.catch_up()
             self._read_so_far.end()
         return held
-
-    def _catch_up(self) -> None:
-        if self._events is not None:
-            self._events.catch_up()
 
     def _decode(self, decoder: Decoder, chunk: bytes) -> None:
         try:
@@ -252,11 +251,12 @@ class AnswerMeter:
         """Begin to read JSON, and return the bytes to send on: those held back before, and the chunk."""
         held = b"" if self._stream is None else self._stream.release()
         self._stream = None
-        events = self._events = EventMeter(self._read_so_far, hides=False)
-        if body.startswith(b"["):
-            self._json = ArrayReader(events.read, limit=self._line_bytes)
-        elif self._read_so_far.lines:
-            self._json = LinesReader(events.read, BodyReader(self._body_bytes), limit=self._line_bytes)
+        if self._read_so_far.lines or body.startswith(b"["):
+            events = self._events = EventMeter(self._read_so_far, hides=False)
+            if body.startswith(b"["):
+                self._json = ArrayReader(events.read, limit=self._line_bytes)
+            else:
+                self._json = LinesReader(events.read, BodyReader(self._body_bytes), limit=self._line_bytes)
         else:
             self._json = BodyReader(self._body_bytes)
         self._json.feed(body)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from json.decoder import JSONArray, JSONObject, scanstring  # type: ignore[attr-defined]
 from json.scanner import make_scanner
@@ -22,9 +22,13 @@ MAX_DEPTH: Final = 128
 MAX_CONTAINERS: Final = 65_536
 """Objects and arrays that the body of a request may have. Each takes a microsecond or more, whatever it says."""
 
+CACHE_MARKS: Final = ("cache_control", "cachePoint")
+"""Fields that mark what the provider writes to a cache."""
+
 DUPLICATE_KEY: Final = "duplicate_key"
 INVALID_JSON: Final = "invalid_json"
 
+_CACHE_CONTROL, _CACHE_POINT = CACHE_MARKS
 _MARK: Final = b"\xef\xbb\xbf"
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
 _STRINGS_AND_BLANKS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\n\r]+', re.DOTALL)
@@ -46,15 +50,17 @@ class ParsedBody:
         value: The value; None if there is a fault.
         fault: ``duplicate_key`` or ``invalid_json``; empty if the body is strict JSON.
         objects: How many JSON objects it has.
+        has_marks: Whether one of them has a field of :data:`CACHE_MARKS`.
     """
 
     value: Any = None
     fault: str = ""
     objects: int = 0
+    has_marks: bool = False
 
 
 class _Scan:
-    """One strict scan of a text, with the attributes that the scanner of the module json asks for."""
+    """Strict scans, one after the other, with the attributes that the scanner of the module json asks for."""
 
     strict, object_hook, parse_int = True, None, int
     parse_object, parse_array, parse_string = (
@@ -64,14 +70,17 @@ class _Scan:
     )
 
     def __init__(self) -> None:
-        self.objects = 0
+        self.objects, self.has_marks = 0, False
         self.memo: dict[str, str] = {}
+        self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(self)  # type: ignore[arg-type]
 
     def object_pairs_hook(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             raise DuplicateKey
         self.objects += 1
+        if _CACHE_CONTROL in found or _CACHE_POINT in found:
+            self.has_marks = True
         return found
 
     @staticmethod
@@ -87,13 +96,18 @@ class _Scan:
 
     def read(self, text: str) -> Any:
         """Return the value of a text, or raise ValueError or RecursionError."""
+        self.objects, self.has_marks = 0, False
         try:
-            value, end = make_scanner(self)(text, _after_blanks(text, 0))  # type: ignore[arg-type]
+            value, end = self._scan(text, 0 if text.startswith("{") else _after_blanks(text, 0))
         except StopIteration as exc:
             raise ValueError("there must be a value") from exc
         if end != len(text) and _after_blanks(text, end) != len(text):
             raise ValueError("nothing may follow the value")
         return value
+
+
+# Those that no thread uses now.
+_IDLE: Final[list[_Scan]] = []
 
 
 def parse(body: bytes) -> ParsedBody:
@@ -108,17 +122,23 @@ def parse(body: bytes) -> ParsedBody:
         text = body.removeprefix(_MARK).decode()
     except UnicodeDecodeError:
         return ParsedBody(fault=_fault_of(body.decode(errors="replace")))
-    scan = _Scan()
+    try:
+        scan = _IDLE.pop()
+    except IndexError:
+        scan = _Scan()
     try:
         value = scan.read(text)
+        objects, has_marks = scan.objects, scan.has_marks
     except DuplicateKey:
         return ParsedBody(fault=DUPLICATE_KEY)
     except (ValueError, RecursionError):
         return ParsedBody(fault=_fault_of(text))
+    finally:
+        _IDLE.append(scan)
     # Brackets in strings count, too, and most bodies have too few even so.
-    if scan.objects + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
+    if objects + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
         return ParsedBody(fault=INVALID_JSON)
-    return ParsedBody(value, objects=scan.objects)
+    return ParsedBody(value, "", objects, has_marks)
 
 
 def parse_leniently(body: bytes) -> Any:

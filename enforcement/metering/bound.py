@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from enforcement.metering.body import CACHE_MARKS
 from enforcement.metering.estimate import NoBound, without_number
 from enforcement.metering.estimated import PLAIN, PricedBy
 from enforcement.metering.formats.fields import fields_of, unlisted
@@ -152,11 +153,12 @@ def _is_compound(model: str) -> bool:
 def demands_of(
     format: str,
     body: dict[str, Any],
-    data: bytes,
     model: str,
     parts: Iterable[str] = (),
     allowed: FieldRates = NO_FIELDS,
     in_head: Iterable[str] = (),
+    *,
+    has_marks: bool,
 ) -> Demands:
     """
     Return what a bound has to know of a request.
@@ -164,25 +166,18 @@ def demands_of(
     Args:
         format: Its format.
         body: The request.
-        data: The same as text.
         model: The model that it asks for.
         parts: The kinds of its parts that are no text.
         allowed: The fields that the operator of the upstream allows.
         in_head: The modifiers that its header fields ask for.
+        has_marks: Whether it marks what is written to a cache.
     Raises:
         NoBound: A field is not listed, or the model has no bound.
     """
     if _is_compound(model):
         raise NoBound(f"the model {shown(model)} searches or calls other models by itself")
     ways = unlisted(body, fields_of(format, body))
-    if (
-        not ways
-        and not parts
-        and not in_head
-        and format in _PLAIN
-        and _LOOKED_AT.isdisjoint(body)
-        and not _may_mark(data)
-    ):
+    if not ways and not parts and not in_head and format in _PLAIN and _LOOKED_AT.isdisjoint(body) and not has_marks:
         return _PLAIN[format]  # as most requests are
     rates = _Rates(body, model, allowed)
     for way in ways:
@@ -192,7 +187,7 @@ def demands_of(
         rates.modify(name, value, frozenset())
     _READ.get(format, _read_bedrock if format.startswith("bedrock") else _read_text)(rates)
     inputs = [name for kind in parts for name in _CLASSES.get(kind, ())]
-    if _may_mark(data) and _keeps_for_an_hour(body):
+    if has_marks and _keeps_for_an_hour(body):
         inputs.append(HOUR)
     found = tuple(inputs), rates.outputs, tuple(rates.modifiers), tuple(rates.needed)
     return Demands(PricedBy(*found) if any(found) else PLAIN, rates.factor)
@@ -245,19 +240,13 @@ def _strings_named(value: Any, names: frozenset[str]) -> Iterator[str]:
                 yield from _strings_named(item, names)
 
 
-def _may_mark(data: bytes) -> bool:
-    """Return whether a request may mark what is written to a cache. Its name may be written with escapes."""
-    return b"cache" in data or (b"\\" in data and b"\\u" in data)
-
-
 def _keeps_for_an_hour(body: dict[str, Any]) -> bool:
     """Return whether a mark in a request asks for a longer life in the cache than five minutes."""
     waiting: list[Any] = [body]
     while waiting:
         item = waiting.pop()
         if type(item) is dict:
-            marks = as_object(item.get("cache_control")), as_object(item.get("cachePoint"))
-            if any(mark.get("ttl") not in (None, "5m") for mark in marks):
+            if any(as_object(item.get(name)).get("ttl") not in (None, "5m") for name in CACHE_MARKS):
                 return True
             waiting.extend(item.values())
         elif type(item) is list:

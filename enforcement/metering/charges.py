@@ -6,7 +6,7 @@ The price is found once, when the request is reserved, and stays with the reserv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -176,20 +176,15 @@ def settled_costs(
     return terms.named(terms.costs(counts))
 
 
-# The tokens that a limit of a unit counts if all classes weigh the same.
-_ALL_ALIKE: Final[Mapping[str, Callable[[TokenCounts], int]]] = {
-    "input_tokens": input_of,
-    "output_tokens": lambda counts: count_of(counts, "output"),
-    "tokens": lambda counts: input_of(counts) + count_of(counts, "output"),
-}
-assert _ALL_ALIKE.keys() == TOKEN_UNITS.keys()
-
-
 def weighed(limit: Limit, counts: TokenCounts) -> int:
     """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
-    weights, total = limit.weights, 0
+    weights, classes, total = limit.weights, TOKEN_UNITS[limit.unit], 0
     if not weights:
-        return min(_ALL_ALIKE[limit.unit](counts), MAX_NUMBER)
-    for name in TOKEN_UNITS[limit.unit]:
+        if "input" in classes:
+            total += input_of(counts)
+        if "output" in classes:
+            total += counts.output if counts.is_plain else count_of(counts, "output")
+        return min(total, MAX_NUMBER)
+    for name in classes:
         total += count_of(counts, name) * weights.get(name, FULL_WEIGHT)
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)

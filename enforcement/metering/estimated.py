@@ -127,6 +127,8 @@ class Estimate:
     def most_weighed(self, limit: Limit) -> int:
         """Return the most that a bound may cost a limit of tokens, by its weights. At most 2**53 - 1."""
         weights, classes = limit.weights, TOKEN_UNITS[limit.unit]
+        if not weights:
+            return min(self.input * ("input" in classes) + self.output * ("output" in classes), MAX_NUMBER)
         total = self.input * max([weights.get(name, FULL_WEIGHT) for name in INPUT_CLASSES if name in classes] or [0])
         if "output" in classes:
             total += self.output * weights.get("output", FULL_WEIGHT)

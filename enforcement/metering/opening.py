@@ -245,8 +245,9 @@ def refused_field(asked: MeteredRequest, prices: Prices, at_us: int, allowed: Fi
     model = asked.attributes["model"]
     price = prices.find(model, at_us)
     try:
+        read = asked.read_again()
         demands = demands_of(
-            asked.format, asked.read_again().value, asked.body, model, asked.parts, allowed, asked.modifiers
+            asked.format, read.value, model, asked.parts, allowed, asked.modifiers, has_marks=read.has_marks
         )
     except NoBound as exc:
         return exc.field or str(exc)
@@ -301,7 +302,9 @@ def _bound(
     if asked.unbounded:
         raise NoBound(asked.unbounded)
     model = asked.attributes["model"]
-    demands = demands_of(asked.format, parsed.value, asked.body, model, asked.parts, allowed, asked.modifiers)
+    demands = demands_of(
+        asked.format, parsed.value, model, asked.parts, allowed, asked.modifiers, has_marks=parsed.has_marks
+    )
     for quote in terms.quotes:
         if quote and quote.price and (name := demands.priced_by.unknown_to(quote.price)):
             pattern = quote.price.pattern

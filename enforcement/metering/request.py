@@ -101,10 +101,12 @@ class Parsed(NamedTuple):
     Attributes:
         value: Its JSON value.
         media: Its parts that are no text, each after its kind.
+        has_marks: Whether it marks what the provider writes to a cache.
     """
 
     value: dict[str, Any]
     media: list[tuple[str, Any]]
+    has_marks: bool
 
 
 @dataclass(slots=True)
@@ -203,8 +205,8 @@ class MeteredRequest:
         """Return the body as it was read. If it was forgotten, it is read again."""
         if self.parsed is not None:
             return self.parsed
-        value = json_body.parse(self.body).value
-        return Parsed(value, _ASK[self.format](value).content.media)
+        read = json_body.parse(self.body)
+        return Parsed(read.value, _ASK[self.format](read.value).content.media, read.has_marks)
 
     def forget(self) -> None:
         """Forget the body as it was read, which takes several times the memory of *body*."""
@@ -382,7 +384,7 @@ def _read_metered(
         modifiers,
         0 if content.tools and _forbids_tools(body) else content.tools,
         content.own_tools,
-        Parsed(body, content.media) if cap_fields == asked.cap_fields else None,
+        Parsed(body, content.media, parsed.has_marks) if cap_fields == asked.cap_fields else None,
     )
 
 

@@ -185,7 +185,7 @@ class MeteredReservation:
         Args:
             final: Whether this is the provider's last word. It settles a lost reservation, too.
         """
-        over = self.passed(at_us)
+        over = None if self._drain is None else self.passed(at_us)
         if over or self.state == SETTLED or (self._last_word and not final) or self._too_late(at_us):
             return over
         self._report = usage
@@ -208,7 +208,8 @@ class MeteredReservation:
         Args:
             whole: Whether the answer came to its end, so that all was seen of it that it shows.
         """
-        if (over := self.passed(at_us)) or self._too_late(at_us):
+        over = None if self._drain is None else self.passed(at_us)
+        if over or self._too_late(at_us):
             return over
         self._is_whole = whole
         return self._finish()
@@ -347,7 +348,9 @@ class MeteredReservation:
             dearer = tuple([None if cost is None else max(cost, more or 0) for cost, more in pairs])
             costs, counts = dearer, counts if dearer == costs else least
         rows = zip(costs, self.terms.limits, strict=True)
-        self.costs = tuple([0 if cost and _spared(limit, self.status) else cost for cost, limit in rows])
+        self.costs = tuple(
+            [0 if cost and limit.charge_on and _spared(limit, self.status) else cost for cost, limit in rows]
+        )
         self.state, self.settled_as = SETTLED, word
         approximate = counts is not None and self.terms.approximates(counts)
         return Settlement(word, self.costs, counts, approximate, self.price)
@@ -360,8 +363,6 @@ def _spared(limit: Limit, status: int | None) -> bool:
     Without a status of the provider no class holds. Tokens and money stay charged then, because a client could
     otherwise leave before the answer and pay nothing.
     """
-    if not limit.charge_on:
-        return False
     if status is None or (status in IN_BETWEEN and limit.unit in METERED_UNITS):
         return limit.unit == "requests"
     return f"{status // 100}xx" not in limit.charge_on and str(status) not in limit.charge_on

@@ -124,11 +124,13 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
 
 def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: int, output: int) -> Usage:
     read, generated = details_in(report, f"{input_name}_details"), details_in(report, f"{output_name}_details")
+    if not read and not generated:
+        return Usage(total, 0, 0, output)
     cached = min(count_in(read, "cached_tokens") or 0, total)
     written = count_in(read, "cache_write_tokens") or 0
     # Some routers bill what they write also where they have read it.
     rest = max(0, total - cached - written)
-    if not any(details.get(name) for details in (read, generated) for name in _OTHERS):
+    if not any(details[name] for details in (read, generated) for name in _OTHERS & details.keys()):
         return Usage(rest, cached, written, output)
     fresh, said = Split(rest), Split(output)
     more = {

@@ -250,13 +250,18 @@ def _refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
+# What a decoder does around its scanner takes as long as a short event.
+_SCAN: Final = json.JSONDecoder(parse_constant=_refuse).scan_once  # type: ignore[attr-defined]
+_BLANKS: Final = " \t\r\n"
 
 
 def object_in(data: bytes | bytearray) -> dict[str, Any] | None:
     """Return the JSON object of an event or a body, or None if it is none or is nested too deeply."""
+    text = data.decode("utf-8", "replace")
+    if not text.startswith("{"):
+        text = text.lstrip(_BLANKS)
     try:
-        value = _DECODER.decode(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+        value, end = _SCAN(text, 0)
+    except (StopIteration, ValueError, RecursionError):
         return None
-    return value if type(value) is dict else None
+    return value if type(value) is dict and (end == len(text) or not text[end:].strip(_BLANKS)) else None

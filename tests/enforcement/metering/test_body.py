@@ -461,3 +461,12 @@ def test_the_cap_is_also_written_where_the_server_reads_it():
     assert read(chat(max_completion_tokens=7)).changes == {}
     # OpenAI takes one of them.
     assert read(chat(max_tokens=7), cap_field="max_completion_tokens").changes == {}
+
+
+def test_each_body_is_read_by_itself():
+    """Marks for a cache are found in any spelling of JSON, and nothing is left of a body for the next one."""
+    marked = b'[{"a": {"cache\\u005fcontrol": 1}}, {"cachePoint": {}}]'
+    assert (parse(marked).has_marks, parse(marked).objects) == (True, 4)
+    assert parse(b'{"a": "cache_control", "b": {"a": 1, "a": 2}}').fault == "duplicate_key"
+    assert parse(b'{"cachePoint": {}').fault == "invalid_json"
+    assert (parse(b'{"a": "cachePoint"}').has_marks, parse(b'{"a": "cachePoint"}').objects) == (False, 1)
