@@ -1,4 +1,5 @@
 from django.db import migrations, models
+from django.utils import timezone
 
 import controlplane.core.partitions
 
@@ -11,6 +12,12 @@ def _once(holder: str, *more: str) -> models.UniqueConstraint:
         name=f"policies_override_once_a_{holder}",
         violation_error_message=f"This {holder} has an override of this limit{values} already.",
     )
+
+
+def end_those_of_values(apps, schema_editor):
+    """End the overrides for one value, which an earlier version would take for those of all values."""
+    rows = apps.get_model("policies", "Override")._base_manager.filter(ended_at=None).exclude(partition="")
+    rows.update(ended_at=timezone.now())
 
 
 class Migration(migrations.Migration):
@@ -36,4 +43,5 @@ class Migration(migrations.Migration):
                 migrations.AddConstraint("override", _once(holder, "partition")),
             )
         ),
+        migrations.RunPython(migrations.RunPython.noop, end_those_of_values),
     ]
