@@ -17,6 +17,8 @@ from enforcement.metering.settlement import DrainBounds, Settlement
 _LENGTH: Final = b"content-length"
 _ENCODING: Final = b"content-encoding"
 _NAME: Final = itemgetter(0)
+UVICORN: Final = "RequestResponseCycle.run_asgi"
+"""The coroutine in which uvicorn runs an application. It is cancelled only if the server ends before the request."""
 
 
 class Drains:
@@ -89,7 +91,7 @@ class MeteredVisit:
         self._broke = False
         self._left = False
         self._draining = False
-        self._over = None if drains is None else asyncio.Event()
+        self._over: asyncio.Event | None = None  # of an answer that is drained
 
     def is_sent(self) -> None:
         """Note that the request goes to the provider now. Without that, it does when its body is read."""
@@ -119,13 +121,15 @@ class MeteredVisit:
         """Call the application with the body that was read, and settle the request."""
         self._body, self._receive, self._send = body, receive, send
         scope[METERED] = self
-        if self._drains is None:
+        if self._drains is None or _goes_on():
             # This repeats _visit(). Each coroutine more takes its time for each part of the answer.
             try:
                 await app(scope, self._received, self._passed_on)
             finally:
                 if not self.exchange.is_settled:
                     await self._end(whole=False)
+                if self._draining:
+                    self._stop_draining()
             return
         # Some servers cancel the application when a client leaves. It has to go on then if its answer is drained.
         going = self._drains.began(self._visit(app, scope))
@@ -164,6 +168,8 @@ class MeteredVisit:
         bounds = self._drains.take() if self._drains is not None and not self.exchange.is_settled else None
         settlement = self.exchange.client_left(now_us(), sent=self._sent, drain=bounds)
         self._draining = self.exchange.is_drained
+        if self._draining:
+            self._over = asyncio.Event()
         if bounds is not None and not self._draining and self._drains is not None:
             self._drains.give_back()
         if settlement is None:
@@ -260,6 +266,12 @@ class MeteredVisit:
         finally:
             if not self.admission.reservation.settled_elsewhere:
                 self.report(settlement)
+
+
+def _goes_on() -> bool:
+    """Return whether this is a task of a server that leaves it alone when its client leaves, as uvicorn does."""
+    task = asyncio.current_task()
+    return task is not None and getattr(task.get_coro(), "__qualname__", "") == UVICORN
 
 
 async def _nothing() -> None:

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http import h11_impl, httptools_impl
 
 from enforcement import Limiter
+from enforcement.doors.metered.visit import UVICORN
 from enforcement.model.tokens import mint
 from enforcement.testing import Published
 from tests.enforcement.doors.proxy.conftest import Peer, Scripted, running, url_of
@@ -205,3 +207,9 @@ def test_what_the_provider_refuses_costs_nothing(market):
     secret = market.budget(estimate="bound")
     assert b" 529 " in market.ask(secret, "refuse")
     assert market.used(secret) == 0
+
+
+def test_uvicorn_runs_an_application_in_the_coroutine_that_is_looked_for():
+    """A request whose answer may be read on then needs no task of its own."""
+    cycles = [httptools_impl.RequestResponseCycle, h11_impl.RequestResponseCycle]
+    assert {cycle.run_asgi.__qualname__ for cycle in cycles} == {UVICORN}
