@@ -75,6 +75,12 @@ _COMPOUND: Final = re.compile(
 _PICTURES: Final = frozenset(
     ("url", "image_url", "data", "file_id", "fileUri", "file_uri", "file_url", "file_data", "result")
 )
+_TYPES: Final = frozenset(("format", "media_type"))
+# The types of data that parts of a kind may have. A file may be a picture, which has fewer tokens.
+_OF_TYPE: Final = {
+    "image": re.compile("image/", re.IGNORECASE),
+    "file": re.compile("(?!audio/|video/)", re.IGNORECASE),
+}
 
 
 class Demands(NamedTuple):
@@ -209,6 +215,8 @@ def parts_bound(
     """
     total = 0
     for kind, part in parts:
+        if kind in _OF_TYPE and (other := _other_type(part, _OF_TYPE[kind])):
+            raise NoBound(f"a part of the kind {kind} has data of the type {shown(other)[1:-1]}")
         known = [said[kind] for said in (tokens, published) if kind in said]
         if kind == "image" and (formula := picture_tokens(model, _size_of(part))) is not None:
             known.append(formula)
@@ -216,6 +224,13 @@ def parts_bound(
             raise NoBound(without_number(kind))
         total += max(known)
     return total
+
+
+def _other_type(part: Any, expected: re.Pattern[str]) -> str:
+    """Return the first type of data that a part names and that is not expected, as some providers go by that alone."""
+    urls = [text[5:256].partition(";")[0] for text in _strings_named(part, _PICTURES) if text[:5].lower() == "data:"]
+    types = [text[:256] for text in _strings_named(part, _TYPES) if "/" in text]
+    return next((found for found in (*urls, *types) if not expected.match(found)), "")
 
 
 def _size_of(part: Any) -> Size | None:

@@ -129,7 +129,7 @@ class MeteredRequest:
         changes: What was written into the body, by JSON pointer.
         hide_usage: The stream was asked for usage only by us: its event is to be hidden from the client.
         keeps_context: The model also reads what the provider keeps, and the request does not say how much that is.
-        is_background: The provider answers at once and goes on generating, so its answer does not say the usage.
+        is_background: The provider goes on generating after its answer, unless that is a stream that comes to its end.
         cap_fields: JSON pointers of all caps in *body*.
         default_field: JSON pointer of the field for a cap; None if nothing is generated that a cap could bound.
         media_bytes: Bytes of the strings in *body* that are the data of *parts*, or the addresses of their data.

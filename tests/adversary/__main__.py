@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tests.adversary import four
 from tests.adversary.market import run, table
 from tests.adversary.mutants import MUTANTS
 from tests.adversary.scripts import SCRIPTS
@@ -53,6 +54,29 @@ def mutants(options: argparse.Namespace) -> int:
     return min(survived, 1)
 
 
+def measure_honest(options: argparse.Namespace) -> int:
+    """Send recorded traffic, and print what of the budget was used."""
+    from tests.adversary import honest  # which reads all recordings
+
+    for number in range(options.first, options.first + options.count):
+        used = honest.use(str(number))
+        print(
+            f"seed {number}: invoice/budget {used.ratio:.4f}, charged/budget {used.charged / used.budget:.4f}, "
+            f"{used.requests} requests, {used.lefts} clients left",
+            flush=True,
+        )
+    return 0
+
+
+def measure_four(options: argparse.Namespace) -> int:
+    """Play the four runs, each also without reading on, and print what they did cost."""
+    print("| run | requests | invoice/budget | invoice/charged |\n| --- | --- | --- | --- |")
+    for name in four.NAMES:
+        for number in range(options.first, options.first + options.count):
+            print(four.run(name, str(number)).line, flush=True)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.adversary")
     commands = parser.add_subparsers(required=True)
@@ -67,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trying = commands.add_parser("mutants", help="put back the bugs of earlier releases")
     trying.add_argument("--only", default="", help="those that have this in their name")
     trying.set_defaults(run=mutants)
+    for name, function in (("honest", measure_honest), ("four", measure_four)):
+        measuring = commands.add_parser(name, help=str(function.__doc__))
+        measuring.add_argument("--first", type=int, default=1)
+        measuring.add_argument("--count", type=int, default=1)
+        measuring.set_defaults(run=function)
     options = parser.parse_args(arguments)
     return int(options.run(options))
 

@@ -103,7 +103,7 @@ def _count_input(found: Bill, kind: str, body: dict[str, Any], play: dict[str, A
     for told in (tools, schema):
         if told:
             found.add("input", _strings(told))
-    if tools or schema:
+    if tools or schema or '"citations"' in json.dumps(body):
         found.add("input", PROMPT)
     found.add("input", MODELS[found.model].get("adds", 0))
     _run_tools(found, body, play)
@@ -216,12 +216,10 @@ def _count_output(found: Bill, kind: str, body: dict[str, Any], play: dict[str, 
         return
     config = body.get("generationConfig") or body.get("generation_config") or {}
     caps = [holder[name] for holder in (body, config) for name in _CAPS if holder.get(name) is not None]
-    length = min(play.get("output", ENDLESS), max(caps, default=ENDLESS))
+    length = min(play.get("output", ENDLESS), max(caps, default=ENDLESS) or ENDLESS)  # 0 is none
     answers = max([holder[name] for holder in (body, config) for name in _CHOICES if holder.get(name)] or [1])
     if kind == "completions" and isinstance(body["prompt"], list):
         answers *= len(body["prompt"])
-    if kind == "completions" and body.get("echo"):
-        length = max(length, 0)
     total = length * answers
     wanted = [word.lower() for word in body.get("modalities") or config.get("responseModalities") or ()]
     if "audio" in wanted:

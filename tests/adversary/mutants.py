@@ -151,7 +151,7 @@ MUTANTS = (
     Mutant(
         "tools of the provider pass",
         "R1, F2, R5",
-        _in(_TEXT, "            if kind is not None and kind not in plain:", "            if kind is tools:"),
+        _in(_TEXT, "if kind is None or kind in plain:", "if kind is kind:"),
         ("asks_for_searches", "asks_for_drawing", "asks_for_a_container"),
     ),
     Mutant(

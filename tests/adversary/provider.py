@@ -159,7 +159,8 @@ async def _say(
             return False
         await asyncio.sleep(play.get("pause", 0))
         return await _send(writer, 200, begin, {"content-type": "application/json"})
-    _begin(writer, 200, {"content-type": "text/event-stream"})
+    is_array = begin[0].startswith(b"[")
+    _begin(writer, 200, {"content-type": "application/json" if is_array else "text/event-stream"})
     for chunk in begin:
         await _chunk(writer, chunk)
     await asyncio.sleep(play.get("think", 0))
@@ -173,11 +174,11 @@ async def _say(
         await asyncio.sleep(30)
         return False
     if end == "error":
-        await _chunk(writer, failure(kind))
+        await _chunk(writer, b',{"error": {"code": 503}}]' if is_array else failure(kind))
         return await _end(writer)
     for _ in range(200 if end == "filler" else 0):
         await asyncio.sleep(0.05)
-        await _chunk(writer, b": wait\n\n")
+        await _chunk(writer, b"   " if is_array else b": wait\n\n")
     await asyncio.sleep(play.get("pause", 0))
     for chunk in last:
         await _chunk(writer, chunk)
@@ -190,7 +191,7 @@ async def _gone(reader: asyncio.StreamReader) -> None:
 
 
 async def _pack(encoding: str, streamed: bool, chunks: list[bytes], writer: asyncio.StreamWriter) -> bool:
-    kind = "text/event-stream" if streamed else "application/json"
+    kind = "text/event-stream" if streamed and not chunks[0].startswith(b"[") else "application/json"
     data = [gzip.compress(b"".join(chunks))]
     return await _send(writer, 200, data, {"content-type": kind, "content-encoding": encoding})
 

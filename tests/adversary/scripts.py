@@ -96,7 +96,8 @@ def script(finding: str, **more: Any) -> Callable[[Make], Make]:
 
 def text_of(dice: Random, least: int = 20, most: int = 400) -> str:
     words = "".join(dice.choice(_TEXTS) for _ in range(dice.randint(2, 40)))
-    return (words * most)[: dice.randint(least, most)]
+    length = dice.randint(least, most)
+    return (words * (length // len(words) + 1))[:length]
 
 
 def chat(dice: Random, *, model: str = "oak-1", stream: bool | None = None, cap: int | None = CAP, **more: Any) -> Any:
@@ -125,7 +126,8 @@ def gemini(dice: Random, *, model: str = "gemini-2.5-fir", stream: bool | None =
     config = {"maxOutputTokens": CAP, **more.pop("config", {})}
     parts = [{"text": text_of(dice)}, *more.pop("parts", ())]
     body = {"contents": [{"role": "user", "parts": parts}], "generationConfig": config, **more}
-    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    # Without alt=sse a stream is an array, which comes element by element.
+    method = dice.choice(("streamGenerateContent?alt=sse", "streamGenerateContent")) if stream else "generateContent"
     return f"/v1beta/models/{model}:{method}", body
 
 
@@ -241,6 +243,13 @@ def answers_in_riddles(dice: Random) -> Call:
 @script("1: an event says that the answer has failed")
 def meets_an_error(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"end": "error"})
+
+
+@script("1: the usage so far is in each chunk, and the answer breaks off", crowd=3)
+def hears_running_usage(dice: Random) -> Call:
+    options = {"include_usage": dice.random() < 0.5, "continuous_usage_stats": True}
+    play = {"end": dice.choice(("break", "error", "silent", "usage"))}
+    return Call(*chat(dice, stream=True, stream_options=options), play)
 
 
 @script("R8: the usage is never reported")
@@ -382,6 +391,16 @@ def sends_a_pdf(dice: Random) -> Call:
     return dice.choice((Call(*message(dice, **more)), Call(*gemini(dice, parts=[inline]))))
 
 
+@script("5: a PDF as a picture, and a video as a file", refused=True)
+def sends_other_data(dice: Random) -> Call:
+    data = b"%PDF-1.7 " + bytes(dice.randint(100, 3_000))
+    pdf = {"type": "image_url", "image_url": {"url": data_url("application/pdf", data)}}
+    text = {"type": "image_url", "image_url": {"url": data_url("text/plain", text_of(dice, 25_000, 40_000).encode())}}
+    clip = {"type": "file", "file": {"file_data": data_url("video/mp4", data)}}
+    part = dice.choice((pdf, text, clip))
+    return Call(*chat(dice, model="gpt-4o-elm", cap=20, messages=[{"role": "user", "content": [part]}]))
+
+
 @script("3: pictures in the request")
 def sends_pictures(dice: Random) -> Call:
     url = data_url("image/png", picture(dice)) if dice.random() < 0.7 else "https://pictures.test/large.png"
@@ -431,7 +450,10 @@ def gives_tools(dice: Random) -> Call:
     function = {"name": "weather", "description": text_of(dice), "parameters": schema}
     declared = {"functionDeclarations": [function]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    cited = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": text_of(dice)}}
+    turn = {"role": "user", "content": [{**cited, "citations": {"enabled": True}}]}
     return dice.choice((
+        Call(*message(dice, max_tokens=20, messages=[turn])),
         Call(*chat(dice, cap=20, tools=[{"type": "function", "function": function}])),
         Call(*chat(dice, cap=20, response_format=wanted)),
         Call(*response(dice, max_output_tokens=20, tools=[{"type": "function", **function}])),
@@ -507,6 +529,14 @@ def names_no_cap(dice: Random) -> Call:
 def names_two_caps(dice: Random) -> Call:
     path, body = chat(dice, cap=None)
     return Call(path, {**body, "max_tokens": 1, "max_completion_tokens": CAP})
+
+
+@script("design: a cap of 0, which some servers take for none", refused=True)
+def names_a_cap_of_zero(dice: Random) -> Call:
+    config = {"maxOutputTokens": 0}
+    return dice.choice((
+        Call(*chat(dice, cap=0)), Call(*response(dice, max_output_tokens=0)), Call(*gemini(dice, config=config))
+    ))  # fmt: skip
 
 
 @script("1: says a key twice", refused=True)

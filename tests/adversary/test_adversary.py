@@ -64,7 +64,10 @@ def test_honest_clients_use_a_hard_budget(seed):
     assert used.ratio >= 0.85, used
 
 
+@PROOF
+@pytest.mark.proof
 def test_each_bug_can_be_put_back():
+    """All changes fit the present source."""
     for mutant in MUTANTS:
         for module in {name for name, _, _ in mutant.changes}:
             compile(change(module, source_of(module), mutant.changes), module, "exec")

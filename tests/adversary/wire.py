@@ -22,7 +22,14 @@ def _event(value: Any, name: str = "") -> bytes:
 def write(kind: str, path: str, body: dict[str, Any], used: Bill, tells: bool) -> tuple[bool, Parts]:
     """Return whether an answer is a stream, and its parts. *tells* False: it does not say what was used."""
     streamed = "streamGenerateContent" in path or bool(body.get("stream"))
-    return streamed, _WRITE[kind](body, used, streamed, tells)
+    parts = _WRITE[kind](body, used, streamed, tells)
+    return streamed, parts if not streamed or kind != "gemini" or "alt=sse" in path else _as_array(*parts)
+
+
+def _as_array(*parts: list[bytes]) -> Parts:
+    """Return events as the elements of one array."""
+    begin, text, last = ([b",\n" + event[6:-2] for event in part] for part in parts)
+    return [b"[" + begin[0][2:]], text, [*last, b"]"]
 
 
 def _whole(value: dict[str, Any]) -> Parts:
@@ -49,10 +56,14 @@ def _chat(body: dict[str, Any], used: Bill, streamed: bool, tells: bool) -> Part
         return _whole({**head, "object": "chat.completion", "choices": [choice], **_with("usage", usage, tells)})
     head["object"] = "chat.completion.chunk"
 
-    def chunk(delta: Any, **more: Any) -> bytes:
-        return _event({**head, "choices": [{"index": 0, "delta": delta, **more}]})
+    options = body.get("stream_options") or {}
+    asks = options.get("include_usage") or options.get("continuous_usage_stats")
+    running = {"prompt_tokens": used.input, "completion_tokens": 1, "total_tokens": used.input + 1}
+    so_far = {"usage": running} if options.get("continuous_usage_stats") else {}
 
-    asks = (body.get("stream_options") or {}).get("include_usage")
+    def chunk(delta: Any, **more: Any) -> bytes:
+        return _event({**head, "choices": [{"index": 0, "delta": delta, **more}], **so_far})
+
     end = [chunk({}, finish_reason="stop")]
     if tells and asks:
         end.append(_event({**head, "choices": [], "usage": usage}))

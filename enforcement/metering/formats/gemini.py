@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from enforcement.metering.body import DUPLICATE_KEY
 from enforcement.metering.formats.reading import (
+    NO_CAP,
     AnswerReader,
     Asked,
     NotBelieved,
@@ -72,6 +73,8 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         if config is not None:
             _read_config(asked, config, name)
     content = asked.content
+    if asked.cap == 0:
+        content.has_no_bound(NO_CAP)
     for turn in objects_in(body.get("contents")):
         add_parts(content, turn)
     for name in ("systemInstruction", "system_instruction"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from enforcement.metering.formats.reading import (
+    NO_CAP,
     AnswerReader,
     Asked,
     NotBelieved,
@@ -37,7 +38,7 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     asked.read_choices(body, "n")
     content = asked.content
     if asked.cap == 0:
-        content.has_no_bound("some servers take a cap of 0 tokens for none")
+        content.has_no_bound(NO_CAP)
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
     if body.keys().isdisjoint(_BESIDE_MESSAGES):

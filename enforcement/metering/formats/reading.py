@@ -13,6 +13,9 @@ from enforcement.metering.usage import MAX_COUNT, Usage
 MAX_CAP: Final = 2**31 - 1
 """Greatest cap on generated tokens that a request may ask for."""
 
+NO_CAP: Final = "some servers take a cap of 0 tokens for none"
+"""Why a request with such a cap has no bound."""
+
 MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.formats.openai import add_call, usage_of
-from enforcement.metering.formats.reading import AnswerReader, Asked
+from enforcement.metering.formats.reading import NO_CAP, AnswerReader, Asked
 from enforcement.metering.formats.text import (
     PART_TYPES,
     PROMPT_TOKENS,
@@ -43,6 +43,8 @@ def ask_response(body: dict[str, Any]) -> Asked:
     asked = Asked(default_field="/max_output_tokens", is_background=goes_on)
     asked.read_caps(body, "", "max_output_tokens")
     content = asked.content
+    if asked.cap == 0:
+        content.has_no_bound(NO_CAP)
     content.add_text(body.get("instructions"))
     given = body.get("input")
     content.add_text(given)

@@ -422,10 +422,37 @@ def test_a_tool_of_the_client_counts_what_its_provider_says_of_it():
         (RESPONSES, {"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}, "mcp"),
         (RESPONSES, {"input": [{"role": "user", "content": "x", "tools": [{"type": "mcp"}]}]}, "mcp"),
         (CHAT, {"messages": HELLO, "max_tokens": 0}, "cap of 0"),
+        (RESPONSES, {"input": "Hi", "max_output_tokens": 0}, "cap of 0"),
+        (GEMINI, {**BODIES[GEMINI], "generationConfig": {"maxOutputTokens": 0}}, "cap of 0"),
     ],
 )
 def test_what_has_no_bound_is_refused_with_its_name(path, body, word):
     assert word in why(path, body)[1]
+
+
+PDF, CLIP = "data:application/pdf;base64,JVBERi0=", "DATA:video/mp4;base64,AAAA"
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "kind"),
+    [
+        (CHAT, {"type": "image_url", "image_url": {"url": PDF}}, "application/pdf"),
+        (CHAT, {"type": "image_url", "image_url": {"url": "https://x.test/a", "format": "video/mp4"}}, "video/mp4"),
+        (CHAT, {"type": "file", "file": {"file_data": CLIP}}, "video/mp4"),
+        (CHAT, {"type": "file", "file": {"file_id": "gs://x", "format": "audio/wav"}}, "audio/wav"),
+        (RESPONSES, {"type": "input_image", "image_url": PDF}, "application/pdf"),
+        (
+            MESSAGES,
+            {"type": "image", "source": {"type": "base64", "media_type": "text/plain", "data": "eA"}},
+            "text/pl",
+        ),
+    ],
+)
+def test_data_of_another_type_than_its_part_has_no_bound(path, part, kind):
+    """Some providers go by the type of the data alone, and a PDF may have more tokens than any picture."""
+    field = "input" if path == RESPONSES else "messages"
+    body = {field: [{"role": "user", "content": [part]}]}
+    assert kind in why(path, body, image=2_000, file=9_000)[1]
 
 
 @pytest.mark.parametrize("begin", [b"\n%PDF-1.7", b"x" * 500 + b"%PDF-1.4", b"PK\x03\x04", b"{\\rtf1"])
