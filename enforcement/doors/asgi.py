@@ -114,6 +114,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             _answer,
             target=getattr(self.app, "upstream_target", target_of),
             allowed=getattr(self.app, "upstream_fields", lambda scope: fields),
+            keeps_signature=getattr(self.app, "upstream_keeps_signature", lambda scope: True),
             options=getattr(self.app, "upstream_options", None),
         )
         self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]

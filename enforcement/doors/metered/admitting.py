@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
@@ -81,6 +82,8 @@ async def open_metered(
     asked: MeteredRequest | Unmetered,
     attributes: Attributes,
     allowed: FieldRates = NO_FIELDS,
+    *,
+    is_signed: bool = False,
 ) -> tuple[Opening, Admission]:
     """
     Charge what a request may cost, and return that beside its admission.
@@ -89,15 +92,30 @@ async def open_metered(
         asked: The request, as a meter has read it.
         attributes: Its attributes, with those of its body.
         allowed: The fields that a bound admits beside those that it knows.
+        is_signed: Whether its body is signed, so that nothing can be written into it.
     Raises:
         Denied: It may not pass.
     """
     opening = await _opening(limiter, plan, asked, attributes, allowed)
+    if is_signed and isinstance(opening, Opening):
+        opening = _as_signed(opening)
     if isinstance(opening, Refused):
         if opening.field:
             limiter.metered_tally().refusals.refused(opening.field, limiter.now_us())
         raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
     return await _admit(limiter, plan, opening, attributes)
+
+
+def _as_signed(opening: Opening) -> Opening | Refused:
+    """Return an opening that leaves the body as it is signed, or why there is none."""
+    changes = {} if isinstance(opening.asked, Unmetered) else opening.asked.changes
+    if not changes:
+        return replace(opening, clamp_at_least=None)
+    fields = " and ".join(pointer[1:].replace("/", ".") for pointer in changes)
+    return Refused(
+        "unmetered",
+        f"The body of this request is signed, so that nothing can be written into it: it must set {fields}.",
+    )
 
 
 async def _opening(

@@ -61,6 +61,7 @@ Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 Report = Callable[[Settlement], None]
 
 MIB: Final = 1_048_576
+_SIGNED: Final = b"AWS4-"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -95,6 +96,7 @@ class MeteredGuard:
         answer: Sends a response in place of the application.
         target: Returns the path and query under which the provider gets a request.
         allowed: Returns the fields of a request that a bound admits beside those that it knows.
+        keeps_signature: Returns whether the provider gets a signature in ``Authorization`` as the client has sent it.
         options: Returns what the provider of a request needs to be asked otherwise, as keywords of
             :func:`~enforcement.metering.request.read_request`. None: all are asked alike.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
@@ -108,6 +110,7 @@ class MeteredGuard:
         *,
         target: Callable[[Scope], str] = target_of,
         allowed: Callable[[Scope], FieldRates] = lambda scope: NO_FIELDS,
+        keeps_signature: Callable[[Scope], bool] = lambda scope: True,
         options: Callable[[Scope], Mapping[str, Any]] | None = None,
         max_body: int = MAX_BODY,
     ) -> None:
@@ -116,6 +119,7 @@ class MeteredGuard:
         self._answer = answer
         self._target = target
         self._allowed = allowed
+        self._keeps_signature = keeps_signature
         self._max_body = max_body
         self._options = options
         self._drains = Drains(drain_bounds())
@@ -201,6 +205,9 @@ class MeteredGuard:
                 raise _NotMetered
         else:
             plan = kept
+        # A kept plan is that of a token in this field, in which AWS has its signatures.
+        signature = fields.get(b"authorization", b"") if kept is None else b""
+        is_signed = signature.startswith(_SIGNED) and self._keeps_signature(scope)
         asked, body = await self._read(scope, fields, receive, plan.subject[0])
         try:
             named = asked.attributes if isinstance(asked, MeteredRequest) else _NONE
@@ -213,7 +220,9 @@ class MeteredGuard:
                 plan = _admissible(await limiter.find_plan(token, whole))
                 await self._check_path(limiter, token, plan, whole)
                 _keep(limiter, field, token, plan)
-            opening, admission, drains, report = await self._charge(limiter, plan, described, asked, scope)
+            opening, admission, drains, report = await self._charge(
+                limiter, plan, described, asked, scope, is_signed=is_signed
+            )
         except BaseException:
             body.pass_on()
             raise
@@ -232,10 +241,13 @@ class MeteredGuard:
         attributes: Attributes,
         asked: MeteredRequest | Unmetered,
         scope: Scope,
+        *,
+        is_signed: bool,
     ) -> tuple[Opening, Admission, Drains | None, Report]:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
-        opening, admission = await open_metered(limiter, plan, asked, attributes, self._allowed(scope))
+        allowed = self._allowed(scope)
+        opening, admission = await open_metered(limiter, plan, asked, attributes, allowed, is_signed=is_signed)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 

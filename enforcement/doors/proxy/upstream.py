@@ -125,6 +125,14 @@ class Proxy:
         connection = tunnel(upstream.pool, self._settings.silence, scope, receive, send)
         await connection.run(upstream.authority, target, headers)
 
+    def upstream_keeps_signature(self, scope: Scope) -> bool:
+        """Return whether the upstream gets the field ``Authorization`` of a request, as it has no credential there."""
+        try:
+            upstream, _ = scope.get(_CHOSEN) or self._choose(scope)
+        except BadRequest:
+            return True
+        return b"authorization" not in upstream.replaced
+
     def upstream_target(self, scope: Scope) -> str:
         """Return the path and query under which the upstream gets a request, or its own if no upstream gets it."""
         try:
