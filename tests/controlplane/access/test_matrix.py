@@ -134,7 +134,8 @@ STATUSES = {
         *("drafts_policydraft_add", "drafts_policydraft_delete"),
         *("alerts_alertevent_delete", "webhooks_delivery_add", "webhooks_delivery_delete"),
     ],
-    "404 404 404 404 404": ["view_on_site"],
+    # The second one without a limit.
+    "404 404 404 404 404": ["view_on_site", "policies_override_unit"],
     # Without the name of a shadow limit.
     "404 403 404 404 404": ["policies_policy_enforce"],
     # Only by POST.
