@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -14,18 +15,25 @@ from benchmarks import figures, report
 from benchmarks.doors import generator
 from benchmarks.doors.litellm import KEY, litellm, version_of
 from benchmarks.doors.metering import provider
-from benchmarks.doors.provider import PATH, chat
+from benchmarks.doors.provider import PATH, THINKING_CAP, chat
 from benchmarks.doors.proxies import LITELLM, found
 from benchmarks.doors.servers import Server, observed, other_core, ours, sample_of, told
 from benchmarks.figures import MISSED, Row, rate
 from benchmarks.measure import Effort, Round, Sample, Series, interleave, pin
+from benchmarks.threads import PATIENCE
 from benchmarks.web import authorization
-from benchmarks.world import World, world
+from benchmarks.world import FAR_COST, PLAIN, World, world
+from enforcement.aio import Limiter
+from enforcement.plan.records import RecordKeys
 
 HERE = Path(__file__).resolve().parent
 BARE, OURS = "the provider", "Sluicegate"
 FEW, MANY = 1, 16
 """Connections."""
+SETTLE_SECONDS = 10.0
+LEFT = "Sluicegate, clients leave a model that thinks"
+_LEFT = "requests/s of a core (CPU a request), clients leave a model that thinks / clients stay"
+_KEPT = "tokens that stay charged for a client that left / the cap of its request"
 _RATE = f"requests/s of a core (CPU a request), {MANY} connections / LiteLLM"
 _ADDED = {
     ("p50", FEW): f"added p50, {FEW} connection / LiteLLM",
@@ -76,8 +84,33 @@ def compare(store: World, effort: Effort) -> tuple[list[Row], dict[str, Series],
             for name, server in servers.items():
                 ask = partial(_ask, server, fields[name], connections, effort)
                 rounds[_candidate(name, connections)] = observed(ask, store, strict=name == OURS, cpu=server)
+        token, left = store.tokens("kept", 1)[0], list[int]()
+        leave = partial(_leave, servers[OURS], authorization(token), effort, left)
+        rounds[LEFT] = observed(leave, store, strict=True, cpu=servers[OURS])
         series = interleave(rounds, effort.rounds)
-    return _rows(series), {"llm": series}, {LITELLM: version_of(python)}
+        kept = asyncio.run(_kept(store, token)) / sum(left)
+    rows = [*_rows(series), Row(_KEPT, f"{kept:.0f}", f"{THINKING_CAP}", kept / THINKING_CAP, figures.KEPT)]
+    return rows, {"llm": series}, {LITELLM: version_of(python)}
+
+
+def _leave(server: Server, fields: str, effort: Effort, left: list[int]) -> Sample:
+    """Add how many clients have left to *left*, also those of a round that does not count."""
+    body, seconds = chat(stream=True, thinks=True), effort.http_seconds
+    spans, elapsed = generator.leave(server.port, fields, body, seconds=seconds, path=PATH)
+    left.append(len(spans))
+    return sample_of(spans, elapsed)
+
+
+async def _kept(store: World, token: str) -> int:
+    """Return the tokens that stay charged when all reservations of a token are settled."""
+    index, end = RecordKeys.of(store.keys, PLAIN, "").index, time.monotonic() + SETTLE_SECONDS
+    while store.client.zcard(index):
+        if time.monotonic() > end:
+            raise RuntimeError(f"A reservation was not settled within {SETTLE_SECONDS:.0f} s.")
+        await asyncio.sleep(0.01)
+    async with Limiter(store.url, timeout=PATIENCE) as limiter:
+        seen = await limiter.decide(await limiter.find_plan(token, {}), {"tokens": 0}, charge=False)
+        return FAR_COST - seen.limits[0].remaining
 
 
 def _ask(server: Server, fields: str, connections: int, effort: Effort) -> Sample:
@@ -95,11 +128,12 @@ def _rows(series: Series) -> list[Row]:
         mine, theirs, bare = (_candidate(name, connections) for name in (OURS, LITELLM, BARE))
         both = [f"{(series.median(it, figure) - series.median(bare, figure)) / 1e3:.2f} ms" for it in (mine, theirs)]
         rows.append(Row(shown, *both, series.added_ratio(mine, theirs, bare, figure), figures.LITELLM))
-    mine, theirs = (_candidate(name, MANY) for name in (OURS, LITELLM))
-    both = [
-        f"{rate(series.median(it, 'per_second'))}, {told({'CPU': series.median(it, 'cpu')})}" for it in (mine, theirs)
-    ]
-    return [*rows, Row(_RATE, *both, series.ratio(mine, theirs, "per_second"), figures.LITELLM_RATE)]
+    compared = {_RATE: (_candidate(OURS, MANY), _candidate(LITELLM, MANY)), _LEFT: (LEFT, _candidate(OURS, FEW))}
+    for shown, pair in compared.items():
+        both = [f"{rate(series.median(it, 'per_second'))}, {told({'CPU': series.median(it, 'cpu')})}" for it in pair]
+        bar = figures.LITELLM_RATE if shown == _RATE else None
+        rows.append(Row(shown, *both, series.ratio(*pair, "per_second"), bar))
+    return rows
 
 
 def _noise(series: dict[str, Series]) -> dict[str, float]:

@@ -28,6 +28,7 @@ BUCKET = Limit(name="bucket", algorithm="token_bucket", quota=FAR, window_second
 LEASED = Limit(name="leased", algorithm="fixed_window", quota=FAR, window_seconds=60, consistency="leased")
 TOKENS = Limit(name="tokens", algorithm="fixed_window", quota=FAR_COST, window_seconds=60, unit="tokens")
 MONEY = Limit(name="money", algorithm="fixed_window", quota=FAR_COST, window_seconds=60, unit="micros")
+KEPT = Limit(name="kept", algorithm="fixed_window", quota=FAR_COST, calendar="year", unit="tokens")
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=1_000, window_seconds=60)
 CLOSED = Limit(name="closed", algorithm="fixed_window", quota=1, window_seconds=86_400)
 
@@ -43,8 +44,12 @@ POLICIES: Mapping[str, tuple[Limit, ...]] = {
     "project": (PROJECT_MINUTE,),
     "tokens": (TOKENS,),
     "money": (MONEY,),
+    "bound": (MONEY,),
+    "kept": (KEPT,),
     "four kinds": (PER_MINUTE, TOKENS, MONEY, SLOTS),
 }
+RULES: Mapping[str, dict[str, str]] = {"bound": {"estimate": "bound", "on_disconnect": "drain"}}
+"""What policies say of metered requests, if that is not the usual."""
 _TRIVIAL = "#!lua name=benchmarks\nredis.register_function('bench_nothing', function() return 1 end)"
 
 
@@ -109,6 +114,7 @@ def _documents() -> dict[str, Any]:
     documents: dict[str, Any] = {"global": {"schema": 1, "policy": None}}
     for name, limits in POLICIES.items():
         policy = {"schema": 1, "id": f"pol_{name}", "slug": name, "name": name, "version": 1}
+        policy |= {"metering": RULES[name]} if name in RULES else {}
         documents[f"policy:pol_{name}"] = {**policy, "limits": [limit.to_json() for limit in limits]}
     for ident, slug, policy_id in ((PLAIN, "plain", None), (SHARED, "shared", "pol_project")):
         project = {"schema": 1, "id": ident, "slug": slug, "active": True, "policy": policy_id, "overrides": []}

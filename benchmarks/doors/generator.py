@@ -55,6 +55,21 @@ def post(port: int, fields: str, body: bytes, *, connections: int, seconds: floa
     return _press(port, _request("POST", path, fields) + body, connections, seconds)
 
 
+def leave(port: int, fields: str, body: bytes, *, seconds: float, path: str) -> Spans:
+    """Send a JSON body for so long, on a new connection each time, and leave when the answer has begun."""
+    fields += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    request, spans = _request("POST", path, fields) + body, []
+    start = perf_counter_ns()
+    while perf_counter_ns() - start < seconds * 1e9:
+        began, client = perf_counter_ns(), _Client(_connect(port))
+        with client.socket:
+            client.socket.sendall(request)
+            while _HEAD_END not in client.data:
+                _is_whole(client)
+        spans.append(perf_counter_ns() - began)
+    return spans, perf_counter_ns() - start
+
+
 def _request(method: str, path: str, fields: str) -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode()
 

@@ -28,7 +28,12 @@ TRIES = 5
 STREAMS = 8
 """How many streams pass at the same time."""
 PLAIN = "not metered"
-KINDS = {"tokens": "tokens", "money": "money", "requests, tokens, money and slots": "four kinds"}
+KINDS = {
+    "tokens": "tokens",
+    "money": "money",
+    "money under a bound": "bound",
+    "requests, tokens, money and slots": "four kinds",
+}
 _ADDED = "Proxy, {} metered, 2 KB bodies: CPU that this adds to a request / {} us"
 _CHUNK = f"Proxy, tokens metered, streams: CPU that this adds to a chunk / {CHUNK_US} us"
 _RATE = "Proxy, {} metered, 2 KB bodies: requests/s of a core (CPU a request) / not metered"

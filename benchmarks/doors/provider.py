@@ -21,6 +21,10 @@ BODY_BYTES = 2_048
 """Length of the bodies, of requests and of whole answers."""
 CHUNKS = 100
 """Chunks with text in a stream."""
+CAP, THINKING_CAP = 500, 20_000
+"""The most tokens that an answer may have, without and with reasoning."""
+THOUGHT_SECONDS = 30
+"""How long a model that is asked to reason thinks before it says something, unless its client leaves."""
 PAUSE_SECONDS = 0.002
 """Between the chunks of a stream. A proxy would otherwise get several at once."""
 
@@ -31,9 +35,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
 
 
-def chat(*, stream: bool = False) -> bytes:
-    """Return the body of a request, which is as long as that of an answer."""
-    body = {"model": MODEL, "max_tokens": 500, "temperature": 0.7, **({"stream": True} if stream else {})}
+def chat(*, stream: bool = False, thinks: bool = False) -> bytes:
+    """Return the body of a request, which is as long as that of an answer. It may ask the model to reason."""
+    body = {"model": MODEL, "max_tokens": CAP, "temperature": 0.7, **({"stream": True} if stream else {})}
+    body |= {"reasoning_effort": "high", "max_tokens": THINKING_CAP} if thinks else {}
     return _filled(lambda text: {**body, "messages": [{"role": "system", "content": "Be kind."}, _said("user", text)]})
 
 
@@ -75,6 +80,7 @@ _WORDS = [
     _event([{"index": 0, "delta": {"content": word}, "logprobs": None, "finish_reason": None}])
     for word in (" the", " quick", "\n", " fox", " jumped 'over'", ' "it"', " schön")
 ]
+_THINKING = _chunk(b": thinking\n\n")
 _STOP = _event([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}])
 _USED = _event([], usage=_USAGE)
 _END = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -103,6 +109,10 @@ class Provider(asyncio.Protocol):
             self._transport.write(_WHOLE)
             return
         self._transport.write(_STREAM_HEAD)
+        if b"reasoning_effort" in body:
+            self._transport.write(_THINKING)
+            asyncio.get_running_loop().call_later(THOUGHT_SECONDS, self._go_on, 0, _STOP + _END)
+            return
         self._go_on(CHUNKS, _STOP + _USED + _END if b"include_usage" in body else _STOP + _END)
 
     def _go_on(self, left: int, end: bytes) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.doors import generator
 from benchmarks.doors.metering import provider
-from benchmarks.doors.provider import BODY_BYTES, PATH, chat
+from benchmarks.doors.provider import BODY_BYTES, PATH, THINKING_CAP, chat
 from enforcement.metering.request import MeteredRequest, read_request
 from tests.apart import python_of
 from tests.repository import ROOT
@@ -34,6 +34,18 @@ def test_the_provider_answers_until_the_time_is_over(stream: bool) -> None:
 
     assert len(spans) >= 2
     assert 0 < min(spans) <= max(spans) <= elapsed
+
+
+def test_clients_leave_a_model_that_thinks_when_its_answer_has_begun() -> None:
+    body = chat(stream=True, thinks=True)
+    asked = read_request("POST", PATH, {}.get, body)
+    with provider() as server:
+        spans, _ = generator.leave(server.port, "", body, seconds=0.01, path=PATH)
+
+    assert isinstance(asked, MeteredRequest)
+    assert (len(body), asked.cap) == (BODY_BYTES, THINKING_CAP)
+    assert asked.hides_output(whole=True)
+    assert spans
 
 
 @pytest.mark.proof
