@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from controlplane.policies.models import Limit, Override
+from tests.controlplane.adminkit.walking import NARROW, WIDE
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,6 +38,12 @@ def test_money_is_typed_as_money(walker, store):
     page.locator(f"{first}unit").fill("usd")
     page.locator(f"{first}calendar").select_option("month")
     walker.reads("Did you mean money (USD)?")
+    page.locator(f"{first}unit").fill("u" * 32)  # a word that is wider than a narrow page
+    page.set_viewport_size(NARROW)
+    walker.reads("Nothing has been charged in uuu")
+    limit = page.locator(".sg-limit[open]").first
+    assert limit.evaluate("it => it.scrollWidth - it.clientWidth") == 0
+    page.set_viewport_size(WIDE)
     currency = page.locator(f"{first}quota ~ span")
     expect(currency).to_be_hidden()
     picture(page, "advice")
