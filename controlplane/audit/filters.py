@@ -22,6 +22,7 @@ OBJECTS = {
     "accessattempt": "sign-in failures",
     "modelprice": "prices",
     "modelfactor": "factors of models",
+    "modeladdend": "addends of models",
     "reservation": "reservations",
     "suspension": "suspensions",
     "breakglass": "break glass",

@@ -10,7 +10,7 @@ from controlplane.core.transactions import take_turn
 from controlplane.prices import factors
 from controlplane.prices.differences import Difference
 from controlplane.prices.factors import FactorChange
-from controlplane.prices.models import ModelFactor, ModelPrice
+from controlplane.prices.models import ModelAddend, ModelFactor, ModelPrice
 from controlplane.publishing.changes import Actor, Change, change
 
 OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own for the model, which comes first."
@@ -123,3 +123,21 @@ def _apply_factors(tx: Change, found: Sequence[FactorChange], now: datetime) -> 
     ModelFactor.objects.filter(pk__in=[row.pk for row in gone]).delete()
     if found:
         ModelPrice.objects.check_document()
+
+
+def raise_addends(now: datetime) -> list[ModelAddend]:
+    """
+    Publish what providers add to requests by themselves, as far as they have reported more than is published, and
+    return the addends that were raised. One of the same pattern is raised once in ten minutes at most.
+    """
+    if not ModelAddend.objects.due(now).exists():
+        return []  # the usual case costs one query
+    with change(actor=Actor("raise_addends", "task"), reason="a bound was broken") as tx:
+        lock_prices()
+        found = list(ModelAddend.objects.due(now))
+        records = [row.as_record() for row in found]
+        for row in found:
+            row.tokens, row.raised_at = row.reported, now
+            row.save(update_fields=["tokens", "raised_at"])
+        tx.record_many("modeladdend.update", zip(found, records, [row.as_record() for row in found], strict=True))
+    return found

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -16,13 +17,16 @@ from controlplane.adminkit.times import zone_name
 from controlplane.core.money import amount, exact, rounded
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.prices import factors
+from controlplane.prices import broken, factors
 from controlplane.prices.actions import delete_price, lock_prices, save_price
-from controlplane.prices.models import OPERATOR, ModelFactor, ModelPrice
+from controlplane.prices.models import ADDED, OPERATOR, ModelAddend, ModelFactor, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS
+
+BROKEN_LATELY = timedelta(days=1)
 
 
 @admin.register(ModelPrice)
@@ -100,7 +104,10 @@ class ModelPriceAdmin(RecordedAdmin):
         with snapshot():
             whose = None if is_operator(request.user) else projects_of(request.user)
             seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
-        return super().changelist_view(request, {**_shown(seen), **(extra_context or {})})
+            above = broken.lately(timezone.now() - BROKEN_LATELY, whose)
+            raised = list(ModelAddend.objects.filter(tokens__gt=0)[:MOST_SHOWN])
+        shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised))}
+        return super().changelist_view(request, {**shown, **(extra_context or {})})
 
     @display(description="Model", ordering="pattern")
     def model_name(self, price: ModelPrice) -> str:
@@ -132,7 +139,9 @@ class ModelPriceAdmin(RecordedAdmin):
 
     @display(description="Bounds")
     def most_tokens(self, price: ModelPrice) -> str:
-        return "; ".join(f"{name} {tokens:,}" for name, tokens in price.bounds.items()) or "—"
+        said = [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
+        raised = [] if ADDED in price.bounds and price.is_operators else ModelAddend.objects.raised(price.pattern)
+        return "; ".join([*said, *[f"reported: {_addend(addend)}" for addend in raised]]) or "—"
 
     @display(description="Multipliers")
     def multiplied(self, price: ModelPrice) -> str:
@@ -175,6 +184,12 @@ class ModelPriceAdmin(RecordedAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
         for price in queryset:
             delete_price(request.change, price)
+
+
+def _addend(addend: ModelAddend) -> str:
+    if addend.tokens > MAX_ADDED_TOKENS:
+        return f"{addend.pattern} more than {MAX_ADDED_TOKENS:,} tokens, so that bounds refuse its requests"
+    return f"{addend.pattern} {addend.tokens:,} tokens"
 
 
 def rate(micros: int | None) -> str:

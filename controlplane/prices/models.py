@@ -1,6 +1,6 @@
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,10 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
+from enforcement.metering.broken import BEYOND
 from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.price_documents import parse_price, parse_prices
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, parse_price, parse_prices
+from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
 from enforcement.model.metered import PARTS
@@ -27,6 +29,8 @@ ADDED = "added_tokens"
 BOUNDS = (*PARTS, ADDED)
 """The most tokens of one part that is no text, by its kind, and of what the provider adds. They share a column."""
 
+# How often an addend is raised at most. A program that breaks bounds on purpose raises it step by step.
+RAISED_EACH = timedelta(minutes=10)
 # The columns of fields that an entry of a document names in another way.
 _COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until", **dict.fromkeys(FURTHER, "classes")}
 _COLUMNS |= {"part_tokens": "bounds", ADDED: "bounds"}
@@ -41,6 +45,7 @@ class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
         Without factors it has no such field, because an enforcer that does not know the field refuses the document.
         """
         prices = document_of(self.order_by("pattern", "valid_from", "pk"), revision)
+        ModelAddend.objects.add_to(prices or {})
         factors = ModelFactor.objects.by_model()
         if prices is not None and settings.REPORTED_COSTS:
             prices["reported_costs"] = list(settings.REPORTED_COSTS)
@@ -200,6 +205,97 @@ class ModelFactor(models.Model):
     def dependents(self) -> Iterator[models.Model]:
         """Yield nothing, because no row depends on a factor."""
         yield from ()
+
+
+class ModelAddendQuerySet(models.QuerySet["ModelAddend"]):
+    def due(self, now: datetime) -> models.QuerySet["ModelAddend"]:
+        """Return those that may be raised now, as more was reported. What an operator has set stays as it is."""
+        pinned = ModelPrice.objects.filter(source=OPERATOR, bounds__has_key=ADDED).values("pattern")
+        rested = models.Q(raised_at=None) | models.Q(raised_at__lte=now - RAISED_EACH)
+        return self.filter(rested, reported__gt=models.F("tokens")).exclude(pattern__in=pinned)
+
+    def raised(self, pattern: str) -> models.QuerySet["ModelAddend"]:
+        """Return those that are published for the prices of a pattern: one or none."""
+        return self.filter(pattern=pattern, tokens__gt=0)
+
+    def add_to(self, document: dict[str, Any]) -> None:
+        """Raise the addends of the prices in a document that enforcers read. What an operator has set stays."""
+        raised = dict(self.filter(tokens__gt=0).values_list("pattern", "tokens"))
+        for source, name in ((OPERATOR, "overrides"), (CATALOGUE, "prices")):
+            for entry in document.get(name, ()) if raised else ():
+                tokens = raised.get(entry["model"], 0)
+                if tokens and (source == CATALOGUE or ADDED not in entry):
+                    entry[ADDED] = max(entry.get(ADDED, 0), min(tokens, MAX_ADDED_TOKENS))
+                    entry |= {"unbounded": True} if tokens > MAX_ADDED_TOKENS else {}
+
+
+class ModelAddend(models.Model):
+    """
+    How many tokens a provider adds by itself to requests for some models, as it has reported.
+
+    Attributes:
+        tokens: What is published at least. One more than may be published if requests have no bound any more.
+        reported: The most that was reported, at most that.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "add"), editable=False)
+    pattern = models.CharField(max_length=MAX_PATTERN_LENGTH, unique=True)
+    tokens = models.IntegerField(default=0)
+    reported = models.IntegerField(default=0)
+    raised_at = models.DateTimeField(null=True)
+
+    objects = ModelAddendQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pattern"]
+        verbose_name = "addend"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(tokens__gte=0, reported__gte=0, tokens__lte=BEYOND, reported__lte=BEYOND),
+                name="prices_addend_in_bounds",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.pattern
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
+        tokens = min(self.tokens, MAX_ADDED_TOKENS)
+        return {"id": self.pk, "model": self.pattern, ADDED: tokens, "unbounded": self.tokens > MAX_ADDED_TOKENS}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield one pair for the outbox entry that a change of this row needs. Addends are published with prices."""
+        yield "prices", ""
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing, because no row depends on an addend."""
+        yield from ()
+
+
+class BrokenBound(models.Model):
+    """
+    The requests of a project for a model that used more than a bound had reserved.
+
+    ``added`` is the most tokens that the provider adds by itself, as they say, or 0 if only output or money was above.
+    """
+
+    KEY = ("project_id", "model", "format")
+
+    project_id = models.CharField(max_length=40)
+    model = models.CharField(max_length=MAX_MODEL_LENGTH, blank=True)
+    format = models.CharField(max_length=32)
+    requests = models.BigIntegerField(default=0)
+    added = models.IntegerField(default=0)
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project_id", "model", "format"], name="prices_broken_once_a_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.format})"
 
 
 def document_of(prices: Iterable[ModelPrice], revision: int) -> dict[str, Any] | None:

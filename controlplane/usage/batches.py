@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Self
 
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
-from enforcement.metering.tally import COUNT_NAMES, TEXT_NAMES
+from enforcement.metering.broken import BROKEN_NAMES
+from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, TEXT_NAMES
 from enforcement.model import strict_json
 from enforcement.model.instants import MINUTE_SECONDS
+from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.usage.denial_sample import MOST_ATTRIBUTES
 from enforcement.usage.spread import PARTS
 
@@ -30,6 +32,7 @@ LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
 METERED_COUNTS = (*COUNT_NAMES, *TEXT_NAMES)
+MAX_FORMAT_LENGTH = 32
 
 
 class InvalidBatch(ValueError):
@@ -80,6 +83,23 @@ class SettledRow:
         return *self.names, self.approximate, self.price_revision
 
 
+class BrokenRow(NamedTuple):
+    """
+    Requests that used more than a bound had reserved, see ``BROKEN_NAMES`` of the library.
+
+    ``is_for_all`` says whether whoever has written it may change what holds for all projects.
+    """
+
+    at: datetime
+    project_id: str
+    model: str
+    format: str
+    pattern: str
+    requests: int
+    added: int
+    is_for_all: bool
+
+
 @dataclass(frozen=True, slots=True)
 class StreamBatch:
     """
@@ -93,12 +113,15 @@ class StreamBatch:
     instance: str
     rows: tuple[Row, ...]
     metered: tuple[SettledRow, ...] = ()
+    broken: tuple[BrokenRow, ...] = ()
 
     @classmethod
-    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
+    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime, *, is_for_all: bool = False) -> Self:
         """
         Return an entry of the stream as a new batch, or raise an error if it is not valid.
 
+        Args:
+            is_for_all: Whether whoever has written it may change what holds for all projects.
         Raises:
             InvalidBatch: The entry has no id, or a row has a field that no enforcer would send.
         """
@@ -109,7 +132,9 @@ class StreamBatch:
         rows = _with_spreads(rows, _load(fields.get("spread", "[]"), "spread"))
         settled = _load(fields.get("metered", "[]"), "metered")
         metered = [_settled(f"metered[{number}]", row, minutes) for number, row in enumerate(settled)]
-        return cls(entry, batch_id, instance, tuple(rows), tuple(metered))
+        broken = _load(fields.get("broken", "[]"), "broken")
+        over = [_broken(f"broken[{number}]", row, minutes, is_for_all) for number, row in enumerate(broken)]
+        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), tuple(over))
 
 
 MAX_DENIALS = 1_000
@@ -188,6 +213,22 @@ def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
         bool(approximate),
         _count(revision, f"{where}.price_revision", 0),
         tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(METERED_COUNTS, counts, strict=False)),
+    )
+
+
+def _broken(where: str, row: Any, minutes: "_Minutes", is_for_all: bool) -> BrokenRow:
+    if not isinstance(row, list) or len(row) != len(BROKEN_NAMES):
+        raise InvalidBatch(f"{where}: must be a list of {len(BROKEN_NAMES)} fields.")
+    minute, project, model, form, pattern, requests, added = row
+    return BrokenRow(
+        minutes.read(minute, where),
+        _text(project, f"{where}.project", _width(MeteredRow, "project_id")),
+        _text(model, f"{where}.model", MAX_MODEL_LENGTH, may_be_empty=True),
+        _text(form, f"{where}.format", MAX_FORMAT_LENGTH),
+        _text(pattern, f"{where}.pattern", MAX_PATTERN_LENGTH, may_be_empty=True),
+        _count(requests, f"{where}.requests", 1),
+        _count(added, f"{where}.added", 0),
+        is_for_all,
     )
 
 

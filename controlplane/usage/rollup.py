@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from controlplane.core.transactions import RowsLeft, delete_in_pieces
 from controlplane.core.upserts import Keyed, Statement, Sums, execute, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
+from controlplane.prices.models import BrokenBound
 from controlplane.statements import recording as months
 from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
 from controlplane.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageBatch, UsageRow
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
+BROKEN_KEPT = timedelta(days=90)
 DELETED_AT_ONCE = 5000
 # The list of policies shows the last hour of minutes, of which some come late. The Overview compares an hour of minutes
 # or a week of hours with those before.
@@ -134,6 +136,7 @@ def prune(now: datetime) -> int:
         old += [rows.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
     counts = DecisionCount.objects.all()
     old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
+    old.append(BrokenBound.objects.filter(last_at__lt=now - BROKEN_KEPT))
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(map(_delete, old))

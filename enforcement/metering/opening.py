@@ -17,10 +17,11 @@ from enforcement.metering.estimate import (
     estimate_request,
 )
 from enforcement.metering.estimated import FACTOR, PricedBy
-from enforcement.metering.price_documents import price_text
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
 from enforcement.metering.typical import typical_tokens
+from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
 from enforcement.model.strict_json import EncodedJSON
@@ -183,6 +184,7 @@ def open_request(
     at_us: int,
     names: tuple[str, ...] = (),
     allowed: FieldRates = NO_FIELDS,
+    raised: Mapping[str, int] = NO_FACTORS,
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -195,6 +197,7 @@ def open_request(
         at_us: The present instant, in microseconds since the epoch.
         names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
         allowed: The fields that the operator of the upstream allows under a bound.
+        raised: Tokens that this process adds to a bound, see :class:`~enforcement.metering.broken.BrokenBounds`.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
@@ -222,7 +225,7 @@ def open_request(
     factor = prices.factors[model] if model in prices.factors else FACTOR  # noqa: SIM401
     try:
         if parsed is not None:
-            found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed)
+            found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed, raised)
         else:
             found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor, found)
     except NoBound as exc:
@@ -290,6 +293,7 @@ def _bound(
     rules: Metering,
     price: Price | None,
     allowed: FieldRates,
+    raised: Mapping[str, int],
 ) -> tuple[ChargeTerms, Estimate]:
     """
     Return what a request is charged by under a bound, and its estimate.
@@ -302,6 +306,11 @@ def _bound(
     if asked.unbounded:
         raise NoBound(asked.unbounded)
     model = asked.attributes["model"]
+    pattern, added = (price.pattern, price.added_tokens) if price else (model, 0)
+    if raised:  # also by the model, as the prices may have come since
+        added = max(added, raised.get(pattern, 0), raised.get(model, 0))
+    if added > MAX_ADDED_TOKENS or (price and price.unbounded):
+        raise NoBound(f"the provider adds more than {MAX_ADDED_TOKENS:,} tokens to requests for {shown(pattern)}")
     demands = demands_of(
         asked.format, parsed.value, model, asked.parts, allowed, asked.modifiers, has_marks=parsed.has_marks
     )
@@ -321,9 +330,10 @@ def _bound(
         n=asked.n,
         messages=asked.objects,
         all_bytes=asked.readable_bytes(parsed.value),
-        added_tokens=max(asked.added_tokens, price.added_tokens if price else 0),
+        added_tokens=max(asked.added_tokens, added),
         part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
         priced_by=priced_by,
+        pattern=pattern,
     )
     terms = _raised(asked, terms, demands.priced_by.modifiers)
     if demands.factor == PER_MILLE:

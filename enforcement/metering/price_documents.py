@@ -44,7 +44,7 @@ MAX_RATE: Final = 10**12
 T = TypeVar("T")
 
 _FEES: Final = ("calls", *USES)
-_BOUNDS: Final = ("part_tokens", "added_tokens")
+_BOUNDS: Final = ("part_tokens", "added_tokens", "unbounded")
 _MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
 _OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "reported_costs"})
 _INSTANT: Final = re.compile(
@@ -87,6 +87,7 @@ def price_to_json(price: Price) -> dict[str, Any]:
         **({"multipliers": dict(price.multipliers)} if price.multipliers else {}),
         **({"part_tokens": dict(price.part_tokens)} if price.part_tokens else {}),
         **({"added_tokens": price.added_tokens} if price.added_tokens else {}),
+        **({"unbounded": True} if price.unbounded else {}),
         **({"tiers": tiers} if tiers else {}),
     }
 
@@ -124,8 +125,9 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     calls, file_searches, containers = (_optional_rate(data, name) for name in _FEES)
     fees = calls, file_searches, containers
     added = 0 if item.get("added_tokens") is None else data.integer("added_tokens", 0, MAX_ADDED_TOKENS)
+    unbounded = "unbounded" in item and data.boolean("unbounded")
     bounds = _part_tokens(item.get("part_tokens", {})), added
-    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item), *bounds)
+    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item), *bounds, unbounded)
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price

@@ -55,6 +55,7 @@ class Price:
         part_tokens: The most tokens of one part that is not text, by its kind, as the provider says. Only a bound
             needs them.
         added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
+        unbounded: Whether the provider has reported that it adds more tokens than can be published.
         source: The list that the price was found in, and for what. None: it was not found in one.
     """
 
@@ -69,6 +70,7 @@ class Price:
     multipliers: FrozenMapping[int] = NO_FACTORS
     part_tokens: FrozenMapping[int] = NO_FACTORS
     added_tokens: int = 0
+    unbounded: bool = False
     source: Source | None = field(default=None, repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:

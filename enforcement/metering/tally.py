@@ -11,6 +11,7 @@ from itertools import islice
 from operator import add
 from typing import Final
 
+from enforcement.metering.broken import BrokenBounds
 from enforcement.metering.charges import micros_of
 from enforcement.metering.opening import Opening
 from enforcement.metering.refusals import FieldRefusals
@@ -60,11 +61,13 @@ class MeteredTally:
     Attributes:
         dropped: Settlements that are in no row, because too many rows were waiting.
         refusals: The fields for which a bound has refused requests.
+        broken: The bounds that an answer has exceeded.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
         self.refusals = FieldRefusals()
+        self.broken = BrokenBounds()
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}
@@ -96,6 +99,8 @@ class MeteredTally:
             if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
                 text = 1, asked.text_bytes, fresh + cached + written
             added = [1, fresh, cached, written, output, micros, estimate.input, counts.calls, *text]
+        if estimate is not None and estimate.bound:
+            self.broken.look(subject[0], at_us, opening, settlement)
         with self._lock:
             known = self._names.get((subject[0], model)) if minute // MINUTES_PER_DAY <= self._day else None
             named = self._named(subject[0], minute, model) if known is None else known
