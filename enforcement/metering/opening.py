@@ -8,7 +8,15 @@ from functools import reduce
 from typing import Any
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
-from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, ReservationDenial, terms_of, unmetered_terms
+from enforcement.metering.charges import (
+    NO_TOKENS,
+    ChargeTerms,
+    Costs,
+    ReservationDenial,
+    answered_by,
+    terms_of,
+    unmetered_terms,
+)
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
     Estimate,
@@ -335,7 +343,16 @@ def _bound(
         priced_by=priced_by,
         pattern=pattern,
     )
+    if (other := parsed.value.get("model", model)) != model:
+        _refuse_dearer(other, model, terms, estimate)
     terms = _raised(asked, terms, demands.priced_by.modifiers)
     if demands.factor == PER_MILLE:
         return terms, estimate
     return terms.with_prices(lambda price: price.times(demands.factor)), estimate
+
+
+def _refuse_dearer(other: Any, model: str, terms: ChargeTerms, estimate: Estimate) -> None:
+    """Raise NoBound if the body of a request names a dearer model than its path, as some servers go by the body."""
+    prices = [quote.price for quote in terms.quotes if quote and quote.price]
+    if type(other) is str and any(answered_by(price, other, estimate) is not price for price in prices):
+        raise NoBound(f"its path names the model {shown(model)}, and its body the dearer {shown(other)}")

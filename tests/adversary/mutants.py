@@ -289,6 +289,24 @@ MUTANTS = (
         ("answers_in_riddles",),
     ),
     Mutant(
+        "data of another type pass",
+        "5",
+        _in(_BOUND, "if kind in _OF_TYPE and", "if kind in () and"),
+        ("sends_other_data",),
+    ),
+    Mutant(
+        "a cap of 0 is a bound",
+        "design",
+        _in("metering.formats.reading", "some servers take a cap of 0 tokens for none", ""),
+        ("names_a_cap_of_zero",),
+    ),
+    Mutant(
+        "one of two models is charged",
+        "12",
+        _in("metering.request", 'raise UnreadableRequest("batch")', "return"),
+        ("names_two_models",),
+    ),
+    Mutant(
         "the end of a text is the last word",
         "R8",
         _in(_SETTLEMENT, "        if self._last_word:\n", "        if self._last_word or self._is_whole:\n"),

@@ -225,6 +225,11 @@ def meets_a_gateway(dice: Random) -> Call:
     return Call(*in_any(dice), {"status": dice.choice((408, 499, 502, 504, *range(520, 528)))})
 
 
+@script("design: an answer of no known form, or not all of one")
+def meets_an_odd_answer(dice: Random) -> Call:
+    return Call(*in_any(dice), {"status": dice.choice((200, 201, 202, 206, 301, 302, 307))})
+
+
 @script("1: the answer breaks off")
 def meets_a_break(dice: Random) -> Call:
     return Call(*in_any(dice), {"end": "break"})
@@ -473,6 +478,14 @@ def asks_a_compound(dice: Random) -> Call:
     return dice.choice((pro, Call(*chat(dice, model="groq/compound"))))
 
 
+@script("12: names a cheap model in the path, and a dear one in the body, or as its fallback", refused=True)
+def names_two_models(dice: Random) -> Call:
+    path, body = chat(dice, model="gpt-4o-elm")
+    if dice.random() < 0.5:
+        return Call(f"/openai/deployments/llama-verbose{path[3:]}", body)
+    return Call(path, {**body, "model": "llama-verbose", dice.choice(("models", "fallbacks")): ["gpt-4o-elm"]})
+
+
 @script("3: what is predicted is charged beyond the cap", refused=True)
 def predicts(dice: Random) -> Call:
     return Call(*chat(dice, prediction={"type": "content", "content": text_of(dice, 5_000, 9_000)}))
@@ -523,6 +536,12 @@ def names_no_cap(dice: Random) -> Call:
     if path == "/v1/messages":  # as the API refuses that
         body["max_tokens"] = 4_096
     return Call(path, body)
+
+
+@script("design: has its cap lowered to what is left", rules=(("clamp_at_least", 20),))
+def lets_itself_be_clamped(dice: Random) -> Call:
+    more = dice.choice(({}, {"n": 3}, {"tools": [{"type": "function", "function": {"name": "weather"}}]}))
+    return Call(*chat(dice, cap=dice.choice((CAP, 20 * CAP)), **more))
 
 
 @script("1: names two caps")

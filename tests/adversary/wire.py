@@ -179,4 +179,7 @@ _WRITE = {
 def failure(kind: str) -> bytes:
     """Return the event by which a stream of a format says that it has failed."""
     error = {"type": "overloaded_error", "message": "too many requests"}
-    return _event({"type": "error", "error": error}, "error" if kind in ("messages", "responses") else "")
+    if kind == "responses":
+        name, response = "response.failed", {"status": "failed", "error": error, "output": [], "usage": None}
+        return _event({"type": name, "response": response}, name)
+    return _event({"type": "error", "error": error}, "error" if kind == "messages" else "")
