@@ -107,6 +107,7 @@ def groups_of(model: str, format: str) -> tuple[str, ...]:
     return ()
 
 
+@lru_cache(MAX_CACHED)
 def shipped_numbers(model: str, format: str) -> Numbers:
     """Return the shipped numbers for a model."""
     return next((Numbers(*SHIPPED[group]) for group in groups_of(model, format) if group in SHIPPED), PLAIN)
