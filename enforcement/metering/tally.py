@@ -14,6 +14,7 @@ from typing import Final
 from enforcement.metering.broken import BrokenBounds
 from enforcement.metering.charges import micros_of
 from enforcement.metering.opening import Opening
+from enforcement.metering.reasoning import Reasoners
 from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
@@ -62,12 +63,14 @@ class MeteredTally:
         dropped: Settlements that are in no row, because too many rows were waiting.
         refusals: The fields for which a bound has refused requests.
         broken: The bounds that an answer has exceeded.
+        reasoners: The models whose answers have shown that they reason.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
         self.refusals = FieldRefusals()
         self.broken = BrokenBounds()
+        self.reasoners = Reasoners()
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}

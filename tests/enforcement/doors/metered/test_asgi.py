@@ -175,6 +175,21 @@ async def test_a_client_that_leaves_pays_what_was_seen(world, aio_limiter, door,
     assert records(world) == []
 
 
+async def test_who_leaves_a_model_that_has_thought_before_pays_its_estimate(world, aio_limiter, door, provider):
+    """Its name says nothing of that, and neither does the beginning of an answer."""
+    secret = publish_metered(world, TPM)
+    provider.usage["completion_tokens_details"] = {"reasoning_tokens": 20}
+    await ask(door, secret, STREAM)
+    provider.pause = 0.02
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.wait_for(visit.task, 2.0)
+
+    assert await used(aio_limiter, secret) == {"tpm": 130 + 600}
+
+
 async def test_a_policy_may_read_the_answer_to_its_end(world, aio_limiter, door, provider):
     """The slot is free at once, and the charge is what the provider reports."""
     secret = publish_metered(world, TPM, SLOTS, on_disconnect="drain")
