@@ -96,6 +96,8 @@ class MeteredExchange:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )
+            if asked.n > 1:
+                self.meter.expect(asked.n)
         return self.reservation.answered(status, at_us)
 
     def read_head(self, headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -95,10 +95,16 @@ MUTANTS = (
         "1",
         _in(
             "metering.formats.gemini",
-            "self.is_final = self.has_finished and not self.has_failed",
+            "self.is_final = self.has_finished and not self.has_failed and self.answers == 1",
             "self.is_final = True",
         ),
         ("meets_a_break", "hears_no_end"),
+    ),
+    Mutant(
+        "the first of many answers is the last word",
+        "design",
+        _in("metering.formats.gemini", "and self.answers == 1", ""),
+        ("leaves_the_others",),
     ),
     Mutant(
         "tiers are not in the bound",

@@ -155,6 +155,12 @@ def leaves_after_text(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"pause": 0.15}, "text")
 
 
+@script("design: leaves when one of many answers is complete", crowd=3)
+def leaves_the_others(dice: Random) -> Call:
+    config = {"candidateCount": 8, "maxOutputTokens": 300}
+    return Call(*gemini(dice, stream=True, config=config), {"pause": 0.15, "hidden": 0}, dice.choice(("text", "")))
+
+
 @script("1: the same under on_disconnect free", crowd=3, rules=(("on_disconnect", "free"),))
 def leaves_after_text_free(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"pause": 0.15}, "text")

@@ -153,7 +153,8 @@ def _gemini(body: dict[str, Any], used: Bill, streamed: bool, tells: bool) -> Pa
     running = {"promptTokenCount": used.input, "candidatesTokenCount": 2, "totalTokenCount": used.input + 2}
     return (
         [_event(chunk([], None, running))],
-        [_event(chunk(text, None, running))],
+        # One of many answers may be complete long before the others.
+        [_event(chunk(text, "STOP" if "candidateCount" in str(body) else None, running))],
         [_event(chunk([], "STOP", usage))],
     )
 
