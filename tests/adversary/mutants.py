@@ -211,7 +211,7 @@ MUTANTS = (
     Mutant(
         "added tokens of the price are not read",
         "F3",
-        _in("metering.opening", "max(asked.added_tokens, price.added_tokens if price else 0)", "asked.added_tokens"),
+        _in("metering.opening", "max(asked.added_tokens, added)", "asked.added_tokens"),
         ("asks_a_verbose_model",),
     ),
     Mutant(

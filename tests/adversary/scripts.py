@@ -408,7 +408,8 @@ def sends_other_data(dice: Random) -> Call:
     pdf = {"type": "image_url", "image_url": {"url": data_url("application/pdf", data)}}
     text = {"type": "image_url", "image_url": {"url": data_url("text/plain", text_of(dice, 25_000, 40_000).encode())}}
     clip = {"type": "file", "file": {"file_data": data_url("video/mp4", data)}}
-    part = dice.choice((pdf, text, clip))
+    bare = {"type": "image_url", "image_url": {"url": data_url("", data)}}
+    part = dice.choice((pdf, text, clip, bare))
     return Call(*chat(dice, model="gpt-4o-elm", cap=20, messages=[{"role": "user", "content": [part]}]))
 
 

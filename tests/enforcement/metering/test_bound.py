@@ -450,6 +450,8 @@ PDF, CLIP = "data:application/pdf;base64,JVBERi0=", "DATA:video/mp4;base64,AAAA"
     ("path", "part", "kind"),
     [
         (CHAT, {"type": "image_url", "image_url": {"url": PDF}}, "application/pdf"),
+        (CHAT, {"type": "image_url", "image_url": {"url": f" {PDF}"}}, "application/pdf"),
+        (CHAT, {"type": "image_url", "image_url": {"url": "data:;base64,JVBERi0="}}, "none"),
         (CHAT, {"type": "image_url", "image_url": {"url": "https://x.test/a", "format": "video/mp4"}}, "video/mp4"),
         (CHAT, {"type": "file", "file": {"file_data": CLIP}}, "video/mp4"),
         (CHAT, {"type": "file", "file": {"file_id": "gs://x", "format": "audio/wav"}}, "audio/wav"),
