@@ -20,8 +20,7 @@ def seeds(options: argparse.Namespace) -> int:
         began = time.monotonic()
         rows = run(str(number), size=options.size, kills=options.kills, names=options.scripts)
         highest = max(rows, key=lambda row: row.ratio)
-        bought = sum(row.budget for row in rows if not row.script.refused)
-        used = sum(row.invoice for row in rows) / (bought or 1)
+        used = sum(row.invoice for row in rows) / sum(row.budget for row in rows if not row.script.refused)
         faults = [f"{row.script.name}: {'; '.join(row.faults)}" for row in rows if row.faults]
         worst += bool(faults)
         requests = sum(row.requests for row in rows)
