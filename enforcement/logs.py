@@ -11,7 +11,8 @@ All loggers are children of ``sluicegate``. None of them has a handler of its ow
 ``sluicegate.disk``         the copy of the documents on disk cannot be written or read
 ``sluicegate.cluster``      the slot table of a cluster cannot be read
 ``sluicegate.limiter``      a limit of a policy counts nothing, because the costs of a request do not name its unit
-``sluicegate.reservations`` a stream of a provider reported no usage, so that its estimate stays charged
+``sluicegate.reservations`` a stream of a provider reported no usage, so that its estimate stays charged, or an answer
+                            used more than a bound had reserved
 ``sluicegate.slots``        slots of ``concurrency`` limits were lost or not renewed
 ``sluicegate.denials``      each denial of an integration with its reason and id, at the level ``INFO``
 ``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter

@@ -55,6 +55,7 @@ class Stats:
         metered_dropped: Settlements of metered requests missing in every report, for the same reason. Their limits were
             charged all the same.
         refused_fields: Requests that a bound refused for a field that nobody has priced or allowed, by its name.
+        broken_bounds: Requests that used more than a bound had reserved, by model and format.
         disk_failures: How often the last good documents could not be written or read.
         store_calls: How long calls to the store took. None: not measured, see ``time_store_calls()``.
     """
@@ -83,6 +84,7 @@ class Stats:
     disk_failures: int
     store_calls: Histogram | None
     refused_fields: Mapping[str, int] = field(default_factory=dict)
+    broken_bounds: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def decided(self, *, source: str | None = None, allowed: bool | None = None) -> int:
         """Return the number of decisions, or only of those with a source or an outcome."""

@@ -16,7 +16,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.prices.models import LearnedEstimate, ModelPrice
+from controlplane.prices.models import ModelFactor, ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import DecisionCount, DeniedRequest, UsageRow
@@ -107,16 +107,15 @@ class ModelPriceFactory(CleanFactory):
     output = 4_000_000
 
 
-class LearnedEstimateFactory(CleanFactory):
+class ModelFactorFactory(CleanFactory):
     class Meta:
-        model = LearnedEstimate
+        model = ModelFactor
 
-    kind = "group"
-    name = factory.Sequence(lambda n: f"other/model-{n}/openai-chat")
-    numbers = factory.LazyFunction(lambda: [300_000, 0, 0, 0, 0])
+    model = factory.Sequence(lambda n: f"model-{n}")
+    per_mille = 1_500
     requests = 60
     projects = 1
-    error = 200
+    days = 3
 
 
 class ProjectFactory(CleanFactory):

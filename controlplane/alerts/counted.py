@@ -11,6 +11,7 @@ from controlplane.alerts.looking import Look
 from controlplane.alerts.models import AlertRule
 from controlplane.core.money import rounded
 from controlplane.fleet.models import Instance
+from controlplane.prices.broken import lately as broken_lately
 from controlplane.prices.seen import MOST_SHOWN, seen_lately
 from controlplane.projects.models import Project, isoformat
 from controlplane.projects.zones import month_of, next_month, start_of_month
@@ -19,6 +20,7 @@ from controlplane.reservations.models import ReservationCount
 from controlplane.statements.models import MonthMetered
 from controlplane.usage.models import UsageRow
 from controlplane.usage.periods import start_of
+from enforcement.metering.broken import MAX_PAIRS
 
 # A share of fewer requests says little.
 LEAST_REQUESTS = 20
@@ -112,6 +114,25 @@ def unpriced(look: Look, rule: AlertRule) -> Found:
             facts = {"model": one.model, "requests": one.requests, "text": text}
             found.append(Finding(subject_of("model", one.model), *titles, project=rule.project_id, data=facts))
     return Found(found, everything=len(seen) < MOST_SHOWN)
+
+
+def broken(look: Look, rule: AlertRule) -> Found:
+    """Find the models of which an answer lately used more than a bound had reserved."""
+    projects = Project.objects.filter(pk=rule.project_id) if rule.project_id else None
+    rows = broken_lately(look.now - timedelta(seconds=rule.within_seconds or 0), projects)
+    return Found([_broken_of(rule, row) for row in rows], everything=len(rows) < MAX_PAIRS)
+
+
+def _broken_of(rule: AlertRule, row: dict[str, Any]) -> Finding:
+    name, requests, added = f"{row['model']} ({row['format']})", row["requests"], row["added"]
+    why = f"The provider adds up to {added:,} tokens by itself. " if added else "Its input was within the bound. "
+    text = (
+        f"{requests:,} request{'' if requests == 1 else 's'} used more than was reserved, the last at "
+        f"{row['last_at']:%Y-%m-%d %H:%M} UTC. {why}Budgets may have been exceeded by that."
+    )
+    titles = f"A bound of {name} was broken", f"No bound of {name} was broken lately"
+    facts = {"model": row["model"], "format": row["format"], "requests": requests, "added_tokens": added, "text": text}
+    return Finding(subject_of("bound", row["model"], row["format"]), *titles, project=rule.project_id, data=facts)
 
 
 def unmetered(look: Look, rule: AlertRule) -> Found:

@@ -8,7 +8,7 @@ USUAL_THRESHOLDS = (50, 80, 100)
 USAGE, FORECAST, DENIALS, WOULD_DENY = "usage", "forecast", "denials", "would_deny"
 SPEND, RESERVATIONS, EXPIRING = "spend", "reservations_lost", "expiring"
 OUTAGE, LOST, ROLLOUT = "store_outage", "instances_lost", "rollout_stuck"
-UNPRICED, UNMETERED = "unpriced", "unmetered"
+UNPRICED, UNMETERED, BROKEN = "unpriced", "unmetered", "bound_broken"
 # The sums of minutes are read for so long at most.
 LONGEST_LOOK_BACK = 3_600
 LONGEST = 90 * DAY_SECONDS
@@ -54,6 +54,7 @@ KINDS = {
     LOST: Kind("instances are lost", everywhere=True),
     ROLLOUT: Kind("a revision is not live everywhere", within=600, most_within=DAY_SECONDS, everywhere=True),
     UNPRICED: Kind("requests ask for a model without a price"),
+    BROKEN: Kind("an answer used more than its bound", within=DAY_SECONDS),
     UNMETERED: Kind("a limit counts nothing, as requests give no cost in its unit", everywhere=True),
 }
 

@@ -1,13 +1,16 @@
 """The rules that every installation has from the start."""
 
-from controlplane.alerts.kinds import RESERVATIONS
+from controlplane.alerts.kinds import BROKEN, RESERVATIONS
 from controlplane.alerts.models import AlertRule
 from controlplane.core.transactions import take_turn
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 
 # Id, name and kind. Somebody who deletes one, or makes it inactive, does not get it back: the audit knows its id.
-USUAL = (("alr_usual_reservations", "Reservations are lost", RESERVATIONS),)
+USUAL = (
+    ("alr_usual_reservations", "Reservations are lost", RESERVATIONS),
+    ("alr_usual_bounds", "Bounds are broken", BROKEN),
+)
 
 
 def add_usual() -> int:

@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 from controlplane.alerts import counted
 from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
 from controlplane.alerts.kinds import (
+    BROKEN,
     DENIALS,
     EXPIRING,
     FORECAST,
@@ -238,4 +239,5 @@ _WATCHERS: dict[str, Callable[[Look, AlertRule], Found]] = {
     ROLLOUT: counted.rollout,
     UNPRICED: counted.unpriced,
     UNMETERED: counted.unmetered,
+    BROKEN: counted.broken,
 }

@@ -21,6 +21,8 @@ from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import Fleet, lost_instances
 from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Policy
+from controlplane.prices.broken import lately as broken_lately
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.basis import last_state
@@ -33,6 +35,7 @@ TOP = 5
 INSTANCES_SHOWN = 12
 # Instances that were lost longer ago are in the table of the fleet only.
 LOST_LATELY = timedelta(hours=1)
+BROKEN_LATELY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def facts(fleet: Fleet, lost: list[Instance], now: datetime) -> list[Fact]:
     """Return every fact on the health of the installation."""
     found = [*glass_health(now), store_health(), outbox_health(now), *quota_health(now)]
     found += [*fleet_health(fleet), *lost_health(lost, fleet, now)]
-    return [*found, *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
+    return [*found, *bound_health(now), *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
 
 
 def lost_now(now: datetime) -> list[Instance]:
@@ -157,6 +160,15 @@ def lost_health(lost: list[Instance], fleet: Fleet, now: datetime) -> Iterator[F
     reports = f"{still} still report{'s' if still == 1 else ''}."
     detail = format_html("{}{}, last seen {}. {}", names, more, last, reports)
     yield Fact("Instances", f"{len(lately)} lost in the last hour", "bad", detail, list_url(Instance))
+
+
+def bound_health(now: datetime) -> Iterable[Fact]:
+    """Yield a fact on the models whose bounds were broken within a day, if there are any."""
+    rows = broken_lately(now - BROKEN_LATELY)
+    if rows:
+        names = _some([f"{row['model']} ({row['format']})" for row in rows])
+        detail = f"{names}: answers used more than was reserved, so budgets may have been exceeded."
+        yield Fact("Bounds", f"{len(rows)} broken in the last day", "bad", detail, list_url(ModelPrice))
 
 
 def meter_health(fleet: list[Instance]) -> Iterable[Fact]:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -16,13 +17,16 @@ from controlplane.adminkit.times import zone_name
 from controlplane.core.money import amount, exact, rounded
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.prices import estimates
+from controlplane.prices import broken, factors
 from controlplane.prices.actions import delete_price, lock_prices, save_price
-from controlplane.prices.models import OPERATOR, LearnedEstimate, ModelPrice
+from controlplane.prices.models import ADDED, OPERATOR, ModelAddend, ModelFactor, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS
+
+BROKEN_LATELY = timedelta(days=1)
 
 
 @admin.register(ModelPrice)
@@ -100,9 +104,10 @@ class ModelPriceAdmin(RecordedAdmin):
         with snapshot():
             whose = None if is_operator(request.user) else projects_of(request.user)
             seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
-            # It says which models other projects ask for.
-            learned = [_learned(row) for row in LearnedEstimate.objects.all()] if whose is None else []
-        return super().changelist_view(request, {**_shown(seen), "learned": learned, **(extra_context or {})})
+            above = broken.lately(timezone.now() - BROKEN_LATELY, whose)
+            raised = list(ModelAddend.objects.filter(tokens__gt=0)[:MOST_SHOWN])
+        shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised))}
+        return super().changelist_view(request, {**shown, **(extra_context or {})})
 
     @display(description="Model", ordering="pattern")
     def model_name(self, price: ModelPrice) -> str:
@@ -134,7 +139,9 @@ class ModelPriceAdmin(RecordedAdmin):
 
     @display(description="Bounds")
     def most_tokens(self, price: ModelPrice) -> str:
-        return "; ".join(f"{name} {tokens:,}" for name, tokens in price.bounds.items()) or "—"
+        said = [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
+        raised = [] if ADDED in price.bounds and price.is_operators else ModelAddend.objects.raised(price.pattern)
+        return "; ".join([*said, *[f"reported: {_addend(addend)}" for addend in raised]]) or "—"
 
     @display(description="Multipliers")
     def multiplied(self, price: ModelPrice) -> str:
@@ -179,6 +186,12 @@ class ModelPriceAdmin(RecordedAdmin):
             delete_price(request.change, price)
 
 
+def _addend(addend: ModelAddend) -> str:
+    if addend.tokens > MAX_ADDED_TOKENS:
+        return f"{addend.pattern} more than {MAX_ADDED_TOKENS:,} tokens, so that bounds refuse its requests"
+    return f"{addend.pattern} {addend.tokens:,} tokens"
+
+
 def rate(micros: int | None) -> str:
     """Return the price of a million tokens with its currency, or a dash without one."""
     return "—" if micros is None else exact(micros)
@@ -211,19 +224,15 @@ def _row(seen: SeenModel) -> dict[str, Any]:
         "cached": rate(rates.cached_input) if rates else "—",
         "output": rate(rates.output) if rates else "—",
         "money": rounded(seen.micros) if rates or seen.micros else "unknown",
+        "factor": factors.in_words(seen.factor),
     }
-
-
-def _learned(row: LearnedEstimate) -> dict[str, Any]:
-    error = "—" if row.error is None else f"{row.error / 10:.1f} %"
-    return {"row": row, "numbers": estimates.in_words(row.kind, row.numbers), "error": error}
 
 
 def _publication() -> str:
     """Return a sentence that says which revision of the prices is published, and how many instances use it."""
     last = Revision.objects.filter(changes__prices=True).order_by("-number")
     revision = last.values_list("number", flat=True).first()
-    if revision is None or not (ModelPrice.objects.exists() or LearnedEstimate.objects.exists()):
+    if revision is None or not (ModelPrice.objects.exists() or ModelFactor.objects.exists()):
         return "No prices are published."
     fleet = heartbeats.fleet_now()
     if fleet.unknown:

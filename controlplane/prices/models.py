@@ -1,6 +1,6 @@
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,10 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
-from enforcement.metering.price_documents import MAX_GROUP_LENGTH, parse_price, parse_prices
+from enforcement.metering.broken import BEYOND
+from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, parse_price, parse_prices
+from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
 from enforcement.model.metered import PARTS
@@ -19,7 +22,6 @@ from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import dumps
 
 OPERATOR, CATALOGUE = "operator", "catalogue"
-GROUP, TOOL = "group", "tool"
 RATES = ("input", "output", "cached_input", "cache_write")
 FURTHER = (*FURTHER_NAMES, *USES)
 """Classes and fees that few models have. They share a column."""
@@ -27,6 +29,8 @@ ADDED = "added_tokens"
 BOUNDS = (*PARTS, ADDED)
 """The most tokens of one part that is no text, by its kind, and of what the provider adds. They share a column."""
 
+# How often an addend is raised at most. A program that breaks bounds on purpose raises it step by step.
+RAISED_EACH = timedelta(minutes=10)
 # The columns of fields that an entry of a document names in another way.
 _COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until", **dict.fromkeys(FURTHER, "classes")}
 _COLUMNS |= {"part_tokens": "bounds", ADDED: "bounds"}
@@ -36,16 +40,16 @@ _NAMED = (*RATES, "calls", "multipliers", "tiers")
 class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
     def as_document(self, revision: int) -> dict[str, Any] | None:
         """
-        Return the document of these prices and all that was learned, which enforcers read, or None if there is neither.
+        Return the document of these prices and all factors that enforcers read, or None if there is neither.
 
-        If nothing was learned it has no such field, because an enforcer that does not know the field refuses the
-        document.
+        Without factors it has no such field, because an enforcer that does not know the field refuses the document.
         """
         prices = document_of(self.order_by("pattern", "valid_from", "pk"), revision)
-        learned = LearnedEstimate.objects.as_document()
+        ModelAddend.objects.add_to(prices or {})
+        factors = ModelFactor.objects.by_model()
         if prices is not None and settings.REPORTED_COSTS:
             prices["reported_costs"] = list(settings.REPORTED_COSTS)
-        return {**(prices or empty_document(revision)), "learned": learned} if learned else prices
+        return {**(prices or empty_document(revision)), "factors": factors} if factors else prices
 
     def check_document(self) -> None:
         """Raise ValidationError if enforcers would refuse all prices together, as there are too many."""
@@ -154,61 +158,144 @@ class ModelPrice(models.Model):
         yield from ()
 
 
-class LearnedEstimateQuerySet(models.QuerySet["LearnedEstimate"]):
-    def by_name(self) -> dict[str, tuple[int, ...]]:
-        """Return the numbers by name, as a new dictionary in the order of the names."""
-        rows = self.order_by("name").values_list("name", "numbers")
-        return {name: tuple(numbers) for name, numbers in rows}
-
-    def as_document(self) -> dict[str, Any]:
-        """Return what was learned as enforcers read it. Empty if nothing was."""
-        groups = {name: list(numbers) for name, numbers in self.filter(kind=GROUP).by_name().items()}
-        tools = {name: numbers[0] for name, numbers in self.filter(kind=TOOL).by_name().items()}
-        return {name: found for name, found in (("groups", groups), ("tools", tools)) if found}
+class ModelFactorQuerySet(models.QuerySet["ModelFactor"]):
+    def by_model(self) -> dict[str, int]:
+        """Return the factors per mille by model, as a new dictionary in the order of the models."""
+        return dict(self.order_by("model").values_list("model", "per_mille"))
 
 
-class LearnedEstimate(models.Model):
+class ModelFactor(models.Model):
     """
-    What was learned of the input tokens of requests, for a group of models, or of one use of a tool of the provider.
+    How many more tokens the text of a model has than one for four bytes, as the providers have reported lately.
 
-    ``numbers`` are those of `enforcement.metering.typical.Numbers`, or the tokens of one use alone. ``requests`` and
-    ``projects`` say on how many they rest, and ``error`` how far estimates were before from what was reported, per
-    mille of that. What has no row has the shipped numbers.
+    ``requests``, ``projects`` and ``days`` say on how many it rests. A model without a row has the factor 1.
     """
 
-    KINDS = ((GROUP, "group of models"), (TOOL, "tool of a provider"))
-
-    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "est"), editable=False)
-    kind = models.CharField(max_length=5, choices=KINDS)
-    name = models.CharField(max_length=MAX_GROUP_LENGTH)
-    numbers = models.JSONField()
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "fct"), editable=False)
+    model = models.CharField(max_length=MAX_PATTERN_LENGTH, unique=True)
+    per_mille = models.IntegerField()
     requests = models.BigIntegerField()
     projects = models.IntegerField()
-    error = models.IntegerField(null=True, blank=True)
+    days = models.IntegerField()
     changed_at = models.DateTimeField(default=timezone.now)
 
-    objects = LearnedEstimateQuerySet.as_manager()
+    objects = ModelFactorQuerySet.as_manager()
 
     class Meta:
-        ordering = ["kind", "name"]
-        verbose_name = "learned estimate"
-        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="prices_estimate_once_a_name")]
+        ordering = ["model"]
+        verbose_name = "factor"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(per_mille__gte=LEAST_FACTOR, per_mille__lte=MOST_FACTOR),
+                name="prices_factor_in_bounds",
+            )
+        ]
 
     def __str__(self) -> str:
-        return self.name
+        return self.model
 
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
-        names = ("id", "kind", "name", "numbers", "requests", "projects", "error")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("id", "model", "per_mille", "requests", "projects", "days")}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield one pair for the outbox entry that a change of this row needs. It is published with prices."""
+        """Yield one pair for the outbox entry that a change of this row needs. Factors are published with prices."""
         yield "prices", ""
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because no row depends on an estimate."""
+        """Yield nothing, because no row depends on a factor."""
         yield from ()
+
+
+class ModelAddendQuerySet(models.QuerySet["ModelAddend"]):
+    def due(self, now: datetime) -> models.QuerySet["ModelAddend"]:
+        """Return those that may be raised now, as more was reported. What an operator has set stays as it is."""
+        pinned = ModelPrice.objects.filter(source=OPERATOR, bounds__has_key=ADDED).values("pattern")
+        rested = models.Q(raised_at=None) | models.Q(raised_at__lte=now - RAISED_EACH)
+        return self.filter(rested, reported__gt=models.F("tokens")).exclude(pattern__in=pinned)
+
+    def raised(self, pattern: str) -> models.QuerySet["ModelAddend"]:
+        """Return those that are published for the prices of a pattern: one or none."""
+        return self.filter(pattern=pattern, tokens__gt=0)
+
+    def add_to(self, document: dict[str, Any]) -> None:
+        """Raise the addends of the prices in a document that enforcers read. What an operator has set stays."""
+        raised = dict(self.filter(tokens__gt=0).values_list("pattern", "tokens"))
+        for source, name in ((OPERATOR, "overrides"), (CATALOGUE, "prices")):
+            for entry in document.get(name, ()) if raised else ():
+                tokens = raised.get(entry["model"], 0)
+                if tokens and (source == CATALOGUE or ADDED not in entry):
+                    entry[ADDED] = max(entry.get(ADDED, 0), min(tokens, MAX_ADDED_TOKENS))
+                    entry |= {"unbounded": True} if tokens > MAX_ADDED_TOKENS else {}
+
+
+class ModelAddend(models.Model):
+    """
+    How many tokens a provider adds by itself to requests for some models, as it has reported.
+
+    Attributes:
+        tokens: What is published at least. One more than may be published if requests have no bound any more.
+        reported: The most that was reported, at most that.
+    """
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "add"), editable=False)
+    pattern = models.CharField(max_length=MAX_PATTERN_LENGTH, unique=True)
+    tokens = models.IntegerField(default=0)
+    reported = models.IntegerField(default=0)
+    raised_at = models.DateTimeField(null=True)
+
+    objects = ModelAddendQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pattern"]
+        verbose_name = "addend"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(tokens__gte=0, reported__gte=0, tokens__lte=BEYOND, reported__lte=BEYOND),
+                name="prices_addend_in_bounds",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.pattern
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
+        tokens = min(self.tokens, MAX_ADDED_TOKENS)
+        return {"id": self.pk, "model": self.pattern, ADDED: tokens, "unbounded": self.tokens > MAX_ADDED_TOKENS}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield one pair for the outbox entry that a change of this row needs. Addends are published with prices."""
+        yield "prices", ""
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing, because no row depends on an addend."""
+        yield from ()
+
+
+class BrokenBound(models.Model):
+    """
+    The requests of a project for a model that used more than a bound had reserved.
+
+    ``added`` is the most tokens that the provider adds by itself, as they say, or 0 if only output or money was above.
+    """
+
+    KEY = ("project_id", "model", "format")
+
+    project_id = models.CharField(max_length=40)
+    model = models.CharField(max_length=MAX_MODEL_LENGTH, blank=True)
+    format = models.CharField(max_length=32)
+    requests = models.BigIntegerField(default=0)
+    added = models.IntegerField(default=0)
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project_id", "model", "format"], name="prices_broken_once_a_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.format})"
 
 
 def document_of(prices: Iterable[ModelPrice], revision: int) -> dict[str, Any] | None:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from operator import le
 from typing import Any, NamedTuple, Self
 
-from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
-from enforcement.metering.samples import SAMPLE_COUNTS, SUMS
-from enforcement.metering.tally import COUNT_NAMES
+from enforcement.metering.broken import BROKEN_NAMES
+from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, TEXT_NAMES
 from enforcement.model import strict_json
-from enforcement.model.instants import DAY_SECONDS, MINUTE_SECONDS
+from enforcement.model.instants import MINUTE_SECONDS
+from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.usage.denial_sample import MOST_ATTRIBUTES
 from enforcement.usage.spread import PARTS
 
@@ -28,12 +29,10 @@ NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")
 # A cost may be negative, because a settlement returns permits that an earlier batch counted.
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
-MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model", "tool"}
+MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
-# What enforcers of a development version send beside the counts, and nobody needs any more.
-FORMER_COUNTS = 3
-SAMPLE_NAMES = ("project_id", "token_id", "model", "interface", "tool")
-SAMPLE_NUMBERS = (*SAMPLE_COUNTS, *SUMS)
+METERED_COUNTS = (*COUNT_NAMES, *TEXT_NAMES)
+MAX_FORMAT_LENGTH = 32
 
 
 class InvalidBatch(ValueError):
@@ -68,7 +67,8 @@ class SettledRow:
     """
     How metered requests of one token for one model were settled in one minute.
 
-    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` of the library.
+    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` and ``TEXT_NAMES`` of the
+    library. The latter may be left out, as in a settlement by hand, and are 0 then.
     """
 
     at: datetime
@@ -83,16 +83,21 @@ class SettledRow:
         return *self.names, self.approximate, self.price_revision
 
 
-class SampleRow(NamedTuple):
+class BrokenRow(NamedTuple):
     """
-    What was counted in requests of one token to one model, with one tool of the provider or with none, on one day.
+    Requests that used more than a bound had reserved, see ``BROKEN_NAMES`` of the library.
 
-    ``names`` is in the order of SAMPLE_NAMES, and ``numbers`` in that of SAMPLE_NUMBERS.
+    ``is_for_all`` says whether whoever has written it may change what holds for all projects.
     """
 
-    day: datetime
-    names: tuple[str, ...]
-    numbers: tuple[int, ...]
+    at: datetime
+    project_id: str
+    model: str
+    format: str
+    pattern: str
+    requests: int
+    added: int
+    is_for_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +113,15 @@ class StreamBatch:
     instance: str
     rows: tuple[Row, ...]
     metered: tuple[SettledRow, ...] = ()
-    samples: tuple[SampleRow, ...] = ()
+    broken: tuple[BrokenRow, ...] = ()
 
     @classmethod
-    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
+    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime, *, is_for_all: bool = False) -> Self:
         """
         Return an entry of the stream as a new batch, or raise an error if it is not valid.
 
+        Args:
+            is_for_all: Whether whoever has written it may change what holds for all projects.
         Raises:
             InvalidBatch: The entry has no id, or a row has a field that no enforcer would send.
         """
@@ -125,9 +132,9 @@ class StreamBatch:
         rows = _with_spreads(rows, _load(fields.get("spread", "[]"), "spread"))
         settled = _load(fields.get("metered", "[]"), "metered")
         metered = [_settled(f"metered[{number}]", row, minutes) for number, row in enumerate(settled)]
-        sampled = _load(fields.get("samples", "[]"), "samples")
-        samples = tuple(_sample(f"samples[{number}]", row, minutes) for number, row in enumerate(sampled))
-        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), samples)
+        broken = _load(fields.get("broken", "[]"), "broken")
+        over = [_broken(f"broken[{number}]", row, minutes, is_for_all) for number, row in enumerate(broken)]
+        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), tuple(over))
 
 
 MAX_DENIALS = 1_000
@@ -190,11 +197,11 @@ def _load(text: str | None, name: str) -> list[Any]:
 
 def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
     width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
-    whole = width + FORMER_COUNTS
+    whole = width + len(TEXT_NAMES)
     if not isinstance(row, list) or len(row) not in (width, whole):
         raise InvalidBatch(f"{where}: must be a list of {width} or {whole} fields.")
     minute, *rest = row
-    texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) : width - 1]
+    texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) :]
     if type(approximate) is not int or approximate not in (0, 1):
         raise InvalidBatch(f"{where}.approximate: must be 0 or 1, got {approximate!r:.40}.")
     return SettledRow(
@@ -205,23 +212,23 @@ def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
         ),
         bool(approximate),
         _count(revision, f"{where}.price_revision", 0),
-        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True)),
+        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(METERED_COUNTS, counts, strict=False)),
     )
 
 
-def _sample(where: str, row: Any, minutes: "_Minutes") -> SampleRow:
-    width = 1 + len(SAMPLE_NAMES) + len(SAMPLE_NUMBERS)
-    if not isinstance(row, list) or len(row) != width:
-        raise InvalidBatch(f"{where}: must be a list of {width} fields.")
-    day, texts, numbers = row[0], row[1 : 1 + len(SAMPLE_NAMES)], row[1 + len(SAMPLE_NAMES) :]
-    minute = day * DAY_SECONDS // MINUTE_SECONDS if type(day) is int else day
-    return SampleRow(
+def _broken(where: str, row: Any, minutes: "_Minutes", is_for_all: bool) -> BrokenRow:
+    if not isinstance(row, list) or len(row) != len(BROKEN_NAMES):
+        raise InvalidBatch(f"{where}: must be a list of {len(BROKEN_NAMES)} fields.")
+    minute, project, model, form, pattern, requests, added = row
+    return BrokenRow(
         minutes.read(minute, where),
-        tuple(
-            _text(value, f"{where}.{name}", _width(EstimateSample, name), may_be_empty=name in MAY_BE_EMPTY)
-            for name, value in zip(SAMPLE_NAMES, texts, strict=True)
-        ),
-        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(SAMPLE_NUMBERS, numbers, strict=True)),
+        _text(project, f"{where}.project", _width(MeteredRow, "project_id")),
+        _text(model, f"{where}.model", MAX_MODEL_LENGTH, may_be_empty=True),
+        _text(form, f"{where}.format", MAX_FORMAT_LENGTH),
+        _text(pattern, f"{where}.pattern", MAX_PATTERN_LENGTH, may_be_empty=True),
+        _count(requests, f"{where}.requests", 1),
+        _count(added, f"{where}.added", 0),
+        is_for_all,
     )
 
 

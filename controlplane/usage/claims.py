@@ -25,9 +25,11 @@ class Claims:
 
     Args:
         place: The number of this drain among those that work at the same time.
+        is_for_all: Whether what the entries say may change what holds for all projects.
     """
 
-    def __init__(self, client: redis.Redis, stream: str, place: int) -> None:
+    def __init__(self, client: redis.Redis, stream: str, place: int, *, is_for_all: bool = False) -> None:
+        self.is_for_all = is_for_all
         self._client = client
         self._stream = stream
         self._place = place

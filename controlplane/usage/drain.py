@@ -28,6 +28,7 @@ from controlplane.core.locks import hold, prolong
 from controlplane.core.transactions import bounded, is_deadlock, take_turn, was_held_up
 from controlplane.core.upserts import execute
 from controlplane.preview import recording
+from controlplane.prices import broken
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
 from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, StreamBatch, parse_denials
@@ -209,7 +210,7 @@ def _readable(claims: Claims, entries: list[Entry], now: datetime, done: DrainRe
     for entry, fields in entries:
         try:
             _refuse_forgotten(entry, now)
-            yield StreamBatch.parse(entry, fields, now)
+            yield StreamBatch.parse(entry, fields, now, is_for_all=claims.is_for_all)
         except InvalidBatch as exc:
             _reject(claims, entry, fields, str(exc), done)
 
@@ -270,12 +271,12 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     new = [batch for _, batch in sorted(unknown.items())]
     rows = [row for batch in new for row in batch.rows]
     settled = [row for batch in new for row in batch.metered]
+    over = [row for batch in new for row in batch.broken]
     # All is computed before the transaction, so that another drain waits only as long as the database works.
     statements = [
         *rollup.upserts_of(rows, now),
         *rollup.upserts_of_metered(settled, now),
         *recording.upserts_of(rows, now),
-        *rollup.upserts_of_samples(row for batch in new for row in batch.samples),
         *rollup.upserts_of_counts(rows, now),
     ]
     with bounded():
@@ -284,6 +285,8 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
             UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
         )
         execute(statements)
+        if over:
+            broken.note(over)
     return new
 
 

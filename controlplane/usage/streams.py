@@ -37,15 +37,24 @@ class UsageStream:
     key: str
     shard: int | None = None
 
+    @property
+    def is_for_all(self) -> bool:
+        """
+        Whether what is written here may change what holds for all projects, as it comes from accounts of all projects.
+
+        This is the only place where that is decided. All of these streams are shared.
+        """
+        return True
+
     @contextmanager
     def claimed(self, client: redis.Redis, place: int) -> Iterator[Claims | None]:
         """Yield the entries that the drain in *place* may take during the block, or None if another drain has them."""
         if self.shard is None:
-            yield Claims(client, self.key, place)
+            yield Claims(client, self.key, place, is_for_all=self.is_for_all)
             return
         with hold(client, f"drain-shard-{self.shard}", ttl_ms=LOCK_TTL_MS) as fence:
             # Whoever has the lock is the only reader, and so takes first what a killed one has left.
-            yield Claims(client, self.key, 0) if fence else None
+            yield Claims(client, self.key, 0, is_for_all=self.is_for_all) if fence else None
 
 
 def announce(client: redis.Redis) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from controlplane.core.instants import no_later_than_the_database
+from controlplane.prices.actions import raise_addends
 from controlplane.usage import checkpoints, rollup
 from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
@@ -33,7 +34,9 @@ def drain() -> int:
         if drainer.would_refuse_all(now):
             logger.error("Usage stays in the store: the clock of this worker, or that of the store, is wrong.")
             return 0
-        return drainer.drain(now, more=_ask_for_another).counted
+        counted = drainer.drain(now, more=_ask_for_another).counted
+        raise_addends(now)
+        return counted
     except STORE_ERRORS as exc:
         logger.warning("The usage stream was not drained completely: %s", reported(exc))
         return 0

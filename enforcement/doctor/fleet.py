@@ -137,6 +137,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield from _unreported(live)
     yield from _unsupported(live)
     yield from _fields([*live, *_ended(client, keys)])
+    yield from _broken(live)
 
 
 def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
@@ -201,6 +202,25 @@ def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             shown = ", ".join(f"{name} ({count:,})" for name, count in ranked[:MOST_SHOWN])
             yield Finding("fields", "warning" if kind == "refused" else "ok", f"{_SAID[kind]}: {shown}", advice)
+
+
+def _broken(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on the models of which answers used more than a bound had reserved, if there are any."""
+    counts: dict[str, int] = {}
+    for row in live:
+        rows = row.get("broken")
+        for one in rows if isinstance(rows, list) else ():
+            if isinstance(one, list) and len(one) == 3 and all(isinstance(name, str) for name in one[:2]):
+                for name, count in _counted([[f"{one[0]}, {one[1]}", one[2]]]):
+                    counts[name] = counts.get(name, 0) + count
+    if counts:
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        shown = "; ".join(f"{name} ({count:,})" for name, count in ranked[:MOST_SHOWN])
+        advice = (
+            "Answers used more than a bound had reserved, so budgets may have been exceeded. Input that the provider "
+            "adds by itself is reserved from now on. For more output or money, check the price of the model."
+        )
+        yield Finding("bounds", "warning", f"broken since the instances began, by model and format: {shown}", advice)
 
 
 def _counted(rows: object) -> Iterator[tuple[str, int]]:

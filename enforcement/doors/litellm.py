@@ -18,9 +18,10 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from enforcement.extras import Requirement
@@ -77,10 +78,11 @@ _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.doors"))
 
 @dataclass(slots=True)
 class _OpenCall:
-    """One admitted call, until it is settled."""
+    """One admitted call, until it is settled. *look* gets its settlement."""
 
     admission: Admission
     reservation: MeteredReservation
+    look: Callable[[Settlement], None]
     expiry: asyncio.TimerHandle | None = None
 
 
@@ -133,13 +135,13 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         """Charge what a call may cost, and return it with the cap and the option that make its cost known."""
         limiter = await self._start()
         try:
-            opening, admission = await self._admit(limiter, user_api_key_dict, data)
+            opening, call = await self._admit(limiter, user_api_key_dict, data)
         except Refusal as refusal:
             raise HTTPException(refusal.status, str(refusal), dict(refusal.fields)) from None
         except Denied as denied:
             raise self._denial(denied.decision) from None
-        data.setdefault("litellm_call_id", admission.reservation.ident)
-        self._keep(data["litellm_call_id"], _OpenCall(admission, MeteredReservation.of(opening, limiter.now_us())))
+        data.setdefault("litellm_call_id", call.admission.reservation.ident)
+        self._keep(data["litellm_call_id"], call)
         if isinstance(opening.asked, MeteredRequest):
             _write(data, opening.asked.changes)
         return data
@@ -188,7 +190,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
                 self._started = True
         return self._limiter
 
-    async def _admit(self, limiter: Limiter, key: Any, data: dict[str, Any]) -> tuple[Opening, Admission]:
+    async def _admit(self, limiter: Limiter, key: Any, data: dict[str, Any]) -> tuple[Opening, _OpenCall]:
         request = data.get("proxy_server_request") or {}
         fields = {str(name).lower(): value for name, value in (request.get("headers") or {}).items()}
         shown = (getattr(key, "metadata", None) or {}).get(TOKEN_METADATA) or fields.get(TOKEN_FIELD)
@@ -199,7 +201,10 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         plan = await limiter.find_plan(shown or without_token(shown, self._anonymous), attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return await open_metered(limiter, plan, asked, attributes, self._allowed)
+        opening, admission = await open_metered(limiter, plan, asked, attributes, self._allowed)
+        now_us = limiter.now_us()
+        look = partial(limiter.metered_tally().broken.look, plan.subject[0], now_us, opening)
+        return opening, _OpenCall(admission, MeteredReservation.of(opening, now_us), look)
 
     def _denial(self, decision: Decision) -> HTTPException:
         log_denial(decision)
@@ -241,6 +246,7 @@ _ENDING: Final[set[asyncio.Future[None]]] = set()
 
 async def _settle(call: _OpenCall, settlement: Settlement | None) -> None:
     if settlement is not None:
+        call.look(settlement)
         costs = call.reservation.terms.named(settlement.costs)
         await call.admission.conclude(costs, is_last_word=settlement.is_last_word)
 

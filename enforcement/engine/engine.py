@@ -235,6 +235,7 @@ class Engine:
             usage_dropped=self.usage.dropped,
             metered_dropped=self.usage.metered_dropped,
             refused_fields=self.usage.refused_fields,
+            broken_bounds=self.usage.broken_bounds,
             disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),
         )

@@ -143,7 +143,7 @@ class Heartbeat:
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
         current, revision = self._documents.current, self._documents.price_revision
         dropped, emergency, now_us = self._usage.metered_dropped, current.emergency, self._clock.now_us()
-        fields = self._usage.recent_refusals(now_us)
+        fields, broken = self._usage.recent_refusals(now_us), self._usage.most_broken()
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -168,6 +168,7 @@ class Heartbeat:
             **({"metered_dropped": dropped} if dropped else {}),
             # By day for the control plane, which keeps them when the instance has ended.
             **({"fields": fields, "field_days": self._usage.refusals_by_day(now_us)} if fields else {}),
+            **({"broken": broken} if broken else {}),
             **({"glass_until_us": emergency.glass_until_us} if emergency.is_glass_broken(now_us) else {}),
         }
 

@@ -2,7 +2,8 @@
 The metrics of a limiter, as a table that every exporter reads.
 
 Names have dots as in OpenTelemetry, units are those of UCUM. The number of label values does not grow with the traffic:
-labels are sources, reasons, causes and states, never a key, token, project or limit.
+labels are sources, reasons, causes and states, and at most 200 fields, and models with a format, never a key, token,
+project or limit.
 """
 
 from __future__ import annotations
@@ -71,6 +72,11 @@ def _fields(stats: Stats) -> Values:
         yield {"field": name}, count
 
 
+def _broken(stats: Stats) -> Values:
+    for (model, format), count in stats.broken_bounds.items():
+        yield {"model": model, "format": format}, count
+
+
 def _state(stats: Stats) -> Values:
     for state in STATES:
         yield {"state": state}, float(stats.state == state)
@@ -132,6 +138,14 @@ METRICS: Final = (
         "Requests that a bound refused, by the field that nobody has priced or allowed.",
         _fields,
         ("field",),
+    ),
+    Metric(
+        "bounds.broken",
+        "counter",
+        "{request}",
+        "Requests that used more input, output or money than a bound had reserved, by model and format.",
+        _broken,
+        ("model", "format"),
     ),
     _counter("disk.failures", "{failure}", "Failures to write or read the documents on disk.", "disk_failures"),
     _gauge("clock.offset", "s", "The time of the store minus that of this host.", "clock_offset_seconds"),

@@ -185,6 +185,10 @@ class AnswerMeter:
             return "nothing"
         return "observed" if self.is_readable and self.status not in IN_BETWEEN else "estimated"
 
+    def expect(self, answers: int) -> None:
+        """Note that the request asks for so many answers, which come side by side."""
+        self._read_so_far.answers = answers
+
     def read_head(self, header: Callable[[str], str | None]) -> None:
         """Read the header fields of the answer. *header* returns the value of one by its name in lower case."""
         self._read_so_far.read_head(header)

@@ -76,6 +76,7 @@ _PICTURES: Final = frozenset(
     ("url", "image_url", "data", "file_id", "fileUri", "file_uri", "file_url", "file_data", "result")
 )
 _TYPES: Final = frozenset(("format", "media_type"))
+_LONGEST_TYPE: Final = 256
 # The types of data that parts of a kind may have. A file may be a picture, which has fewer tokens.
 _OF_TYPE: Final = {
     "image": re.compile("image/", re.IGNORECASE),
@@ -228,8 +229,9 @@ def parts_bound(
 
 def _other_type(part: Any, expected: re.Pattern[str]) -> str:
     """Return the first type of data that a part names and that is not expected, as some providers go by that alone."""
-    urls = [text[5:256].partition(";")[0] for text in _strings_named(part, _PICTURES) if text[:5].lower() == "data:"]
-    types = [text[:256] for text in _strings_named(part, _TYPES) if "/" in text]
+    heads = [text[:_LONGEST_TYPE].lstrip().lower() for text in _strings_named(part, _PICTURES)]
+    urls = [re.split("[;,]", head[5:], maxsplit=1)[0] or "none" for head in heads if head.startswith("data:")]
+    types = [text[:_LONGEST_TYPE] for text in _strings_named(part, _TYPES) if "/" in text]
     return next((found for found in (*urls, *types) if not expected.match(found)), "")
 
 

@@ -22,6 +22,8 @@ DEFAULT_CAP: Final = 4_096
 MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
 _CLASSES: Final = {"image": "input_image", "audio": "input_audio", "video": "input_video"}
+LEAST_FACTOR: Final = 500
+MOST_FACTOR: Final = 2_000
 
 
 class NoBound(ValueError):
@@ -51,6 +53,7 @@ def estimate_request(
     part_bound: int | None = None,
     priced_by: PricedBy = PLAIN,
     typical: int | None = None,
+    pattern: str = "",
 ) -> Estimate:
     """
     Return the estimate of a request.
@@ -71,6 +74,7 @@ def estimate_request(
         part_bound: The most tokens that its parts have. None: those that *metering* says.
         priced_by: What the price of a bound depends on.
         typical: The tokens of its text, its objects and its tools, if it is no bound. None: by *factor*.
+        pattern: The pattern of the price that says *added_tokens*, or the model without a price.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts of unknown size.
     """
@@ -90,7 +94,7 @@ def estimate_request(
     classes: tuple[tuple[str, int], ...] = ()
     if others and not bound:
         classes = tuple([(_CLASSES[it], tokens.get(it, 0) * count) for it, count in present.items() if it in _CLASSES])
-    return Estimate(text + others, cap, n, factor, bound, priced_by, classes)
+    return Estimate(text + others, cap, n, factor, bound, priced_by, classes, added_tokens if bound else 0, pattern)
 
 
 def without_number(kind: str) -> str:

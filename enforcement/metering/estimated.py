@@ -64,6 +64,8 @@ class Estimate:
         bound: Whether no number here can be exceeded by a provider that honours *cap*.
         priced_by: What the price of a bound depends on, and further classes of the output of a typical estimate.
         classes: Tokens of *input* of a typical estimate by further classes, such as ``input_audio``.
+        added: Tokens of *input* that a bound has for those that the provider adds by itself.
+        pattern: The pattern of the price for which they are known, or the model without a price.
     """
 
     input: int
@@ -73,6 +75,8 @@ class Estimate:
     bound: bool = False
     priced_by: PricedBy = PLAIN
     classes: tuple[tuple[str, int], ...] = ()
+    added: int = 0
+    pattern: str = ""
 
     cached_input: ClassVar[int] = 0
     cache_write: ClassVar[int] = 0

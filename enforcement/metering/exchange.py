@@ -9,6 +9,7 @@ from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.charges import answered_by
 from enforcement.metering.opening import Opening
 from enforcement.metering.prices import Price
+from enforcement.metering.reasoning import Reasoners
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
 from enforcement.metering.streams.encodings import READ_ALWAYS
@@ -30,6 +31,7 @@ class MeteredExchange:
         opening: What was charged.
         at_us: The instant of the charge.
         encodings: See :class:`~enforcement.metering.answer.AnswerMeter`.
+        reasoners: Models that are known to reason. Its own is added if the answer shows that. None: none are.
     Attributes:
         meter: Reads the answer. None before its head, and for one that cannot be read. Chunks for a client who is there
             may be fed to it at once: only bytes that are drained have to be counted, by :meth:`feed`.
@@ -50,10 +52,15 @@ class MeteredExchange:
         at_us: int,
         *,
         encodings: frozenset[str] = READ_ALWAYS,
+        reasoners: Reasoners | None = None,
     ) -> None:
         self.opening = opening
         self.reservation = MeteredReservation.of(opening, at_us)
         self._encodings = encodings
+        self._reasoners = reasoners
+        asked = opening.asked
+        if reasoners and isinstance(asked, MeteredRequest) and asked.attributes.get("model", "") in reasoners:
+            self.reservation.hides_output()
 
     @property
     def is_settled(self) -> bool:
@@ -89,6 +96,8 @@ class MeteredExchange:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )
+            if asked.n > 1:
+                self.meter.expect(asked.n)
         return self.reservation.answered(status, at_us)
 
     def read_head(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -123,6 +132,8 @@ class MeteredExchange:
         meter, reservation = self.meter, self.reservation
         rest = b"" if meter is None else meter.finish(whole)
         if meter is not None and meter.is_final and (usage := meter.usage) is not None:
+            if meter.hides_output:
+                self._saw_reasoning()
             self._price(usage, usage)
             # The last word says it all: what was read besides could not change the costs.
             return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
@@ -155,6 +166,7 @@ class MeteredExchange:
             reservation.unreadable()
         if meter.hides_output:
             reservation.hides_output()
+            self._saw_reasoning()
         usage, final, over = meter.usage, meter.is_final, None
         if usage is not None and (usage is not self._told_usage or final != self._told_final):
             self._told_usage, self._told_final = usage, final
@@ -165,6 +177,11 @@ class MeteredExchange:
         text, told = meter.text_bytes or 0, self._told_text
         raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
         return over or reservation.streamed(max(0, text - told), raw, at_us, calls=meter.calls)
+
+    def _saw_reasoning(self) -> None:
+        asked = self.opening.asked
+        if self._reasoners is not None and isinstance(asked, MeteredRequest):
+            self._reasoners.saw(asked.attributes.get("model", ""), lambda: asked.read_again().value)
 
     def _price(self, usage: Usage | None, last: Usage | None) -> None:
         """

@@ -8,7 +8,15 @@ from functools import reduce
 from typing import Any
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
-from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, ReservationDenial, terms_of, unmetered_terms
+from enforcement.metering.charges import (
+    NO_TOKENS,
+    ChargeTerms,
+    Costs,
+    ReservationDenial,
+    answered_by,
+    terms_of,
+    unmetered_terms,
+)
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
     Estimate,
@@ -17,10 +25,11 @@ from enforcement.metering.estimate import (
     estimate_request,
 )
 from enforcement.metering.estimated import FACTOR, PricedBy
-from enforcement.metering.price_documents import price_text
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
-from enforcement.metering.typical import Learned, typical_tokens
+from enforcement.metering.typical import typical_tokens
+from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
 from enforcement.model.strict_json import EncodedJSON
@@ -183,6 +192,7 @@ def open_request(
     at_us: int,
     names: tuple[str, ...] = (),
     allowed: FieldRates = NO_FIELDS,
+    raised: Mapping[str, int] = NO_FACTORS,
 ) -> Opening | Refused:
     """
     Return what a request is charged before it is answered, or why it is denied.
@@ -191,10 +201,11 @@ def open_request(
         asked: The request, as it was read.
         limits: The limits that apply to it.
         rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
-        prices: The published prices, with what was learned of estimates.
+        prices: The published prices, with the factors of models.
         at_us: The present instant, in microseconds since the epoch.
         names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
         allowed: The fields that the operator of the upstream allows under a bound.
+        raised: Tokens that this process adds to a bound, see :class:`~enforcement.metering.broken.BrokenBounds`.
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
@@ -218,16 +229,18 @@ def open_request(
         found = found.with_prices(lambda price: price.with_tools(tools))
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
+    # The method get() of such a mapping raises and catches an error for most models.
+    factor = prices.factors[model] if model in prices.factors else FACTOR  # noqa: SIM401
     try:
         if parsed is not None:
-            found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed)
+            found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed, raised)
         else:
-            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, prices.learned, found)
+            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor, found)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
             return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
         found = _raised(asked, found, asked.modifiers)
-        estimate = _typical(asked, replace(rules, estimate="typical"), prices.learned, found)
+        estimate = _typical(asked, replace(rules, estimate="typical"), factor, found)
     asked.forget()
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
     price = charged or prices.find(model, at_us)
@@ -262,15 +275,15 @@ def _times(price: Price, modifier: str) -> Price:
     return price.times(max(PER_MILLE, price.multiplier(modifier)))
 
 
-def _typical(asked: MeteredRequest, rules: Metering, learned: Learned, terms: ChargeTerms) -> Estimate:
+def _typical(asked: MeteredRequest, rules: Metering, factor: int, terms: ChargeTerms) -> Estimate:
     estimate = estimate_request(
         rules,
         text_bytes=asked.text_bytes,
         parts=asked.parts,
         cap=asked.cap,
         n=asked.n,
-        factor=learned.factor_for(asked.attributes["model"], asked.format) if learned.groups else FACTOR,
-        typical=typical_tokens(asked, learned),
+        factor=factor,
+        typical=-(-typical_tokens(asked) * factor // PER_MILLE),
     )
     for quote in terms.quotes:
         # Few models have such rates, so that few bodies are looked at.
@@ -288,6 +301,7 @@ def _bound(
     rules: Metering,
     price: Price | None,
     allowed: FieldRates,
+    raised: Mapping[str, int],
 ) -> tuple[ChargeTerms, Estimate]:
     """
     Return what a request is charged by under a bound, and its estimate.
@@ -300,6 +314,11 @@ def _bound(
     if asked.unbounded:
         raise NoBound(asked.unbounded)
     model = asked.attributes["model"]
+    pattern, added = (price.pattern, price.added_tokens) if price else (model, 0)
+    if raised:  # also by the model, as the prices may have come since
+        added = max(added, raised.get(pattern, 0), raised.get(model, 0))
+    if added > MAX_ADDED_TOKENS or (price and price.unbounded):
+        raise NoBound(f"the provider adds more than {MAX_ADDED_TOKENS:,} tokens to requests for {shown(pattern)}")
     demands = demands_of(
         asked.format, parsed.value, model, asked.parts, allowed, asked.modifiers, has_marks=parsed.has_marks
     )
@@ -319,11 +338,21 @@ def _bound(
         n=asked.n,
         messages=asked.objects,
         all_bytes=asked.readable_bytes(parsed.value),
-        added_tokens=max(asked.added_tokens, price.added_tokens if price else 0),
+        added_tokens=max(asked.added_tokens, added),
         part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
         priced_by=priced_by,
+        pattern=pattern,
     )
+    if (other := parsed.value.get("model", model)) != model:
+        _refuse_dearer(other, model, terms, estimate)
     terms = _raised(asked, terms, demands.priced_by.modifiers)
     if demands.factor == PER_MILLE:
         return terms, estimate
     return terms.with_prices(lambda price: price.times(demands.factor)), estimate
+
+
+def _refuse_dearer(other: Any, model: str, terms: ChargeTerms, estimate: Estimate) -> None:
+    """Raise NoBound if the body of a request names a dearer model than its path, as some servers go by the body."""
+    prices = [quote.price for quote in terms.quotes if quote and quote.price]
+    if type(other) is str and any(answered_by(price, other, estimate) is not price for price in prices):
+        raise NoBound(f"its path names the model {shown(model)}, and its body the dearer {shown(other)}")

@@ -13,7 +13,6 @@ from math import prod
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.rates import Rates as Rates
-from enforcement.metering.typical import NONE_LEARNED, Learned
 from enforcement.metering.usage import DetailedUsage, Step, input_of
 from enforcement.metering.usage import TokenCounts as TokenCounts
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
@@ -56,6 +55,7 @@ class Price:
         part_tokens: The most tokens of one part that is not text, by its kind, as the provider says. Only a bound
             needs them.
         added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
+        unbounded: Whether the provider has reported that it adds more tokens than can be published.
         source: The list that the price was found in, and for what. None: it was not found in one.
     """
 
@@ -70,6 +70,7 @@ class Price:
     multipliers: FrozenMapping[int] = NO_FACTORS
     part_tokens: FrozenMapping[int] = NO_FACTORS
     added_tokens: int = 0
+    unbounded: bool = False
     source: Source | None = field(default=None, repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:
@@ -304,7 +305,8 @@ class Prices:
         overrides: The operator's prices, which are taken before all others.
         prices: The other prices.
         currency: The name of the currency, such as ``USD``. Empty if the document has none.
-        learned: What was learned of the input of requests.
+        factors: What was learned of the tokens of models, per mille, by the whole name of the model. See
+            :func:`~enforcement.metering.estimate.estimate_request`.
         reported_costs: Hosts of upstreams whose own costs are charged. They report them in this currency.
     """
 
@@ -312,7 +314,7 @@ class Prices:
     overrides: tuple[Price, ...] = ()
     prices: tuple[Price, ...] = ()
     currency: str = ""
-    learned: Learned = NONE_LEARNED
+    factors: FrozenMapping[int] = NO_FACTORS
     reported_costs: frozenset[str] = frozenset()
     _lists: tuple[_Index, ...] = field(init=False, repr=False, compare=False)
     _edges: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -324,7 +326,7 @@ class Prices:
         object.__setattr__(self, "_edges", tuple(sorted(edge for edge in dates if edge is not None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = self.revision, self.overrides, self.prices, self.currency, self.learned, self.reported_costs
+        values = self.revision, self.overrides, self.prices, self.currency, self.factors, self.reported_costs
         return type(self), values
 
     def find(self, model: str, at_us: int) -> Price | None:

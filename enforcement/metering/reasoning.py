@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ _FIELDS: Final = (
     "enable_thinking",
     "thinking_budget",
 )
+MAX_REASONERS: Final = 256
 _GEMINI_FIELDS: Final = ("thinkingConfig", "thinking_config")
 # Objects that have such a field within.
 _AROUND: Final = (
@@ -55,6 +56,34 @@ def asks_for_reasoning(body: Mapping[str, Any], depth: int = 3) -> bool:
     if any(_is_on(body.get(name)) for name in (*_FIELDS, *_GEMINI_FIELDS)):
         return True
     return depth > 1 and any(asks_for_reasoning(as_object(body.get(name)), depth - 1) for name in _AROUND)
+
+
+class Reasoners:
+    """
+    Models that reason without being asked to, as their answers have shown to one process. Any thread may add one.
+
+    A client that leaves such a model before it has said a word has cost what it has thought.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, bool] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __contains__(self, model: str) -> bool:
+        return self._found.get(model, False)
+
+    def saw(self, model: str, body: Callable[[], Mapping[str, Any]]) -> None:
+        """
+        Note that an answer has shown reasoning.
+
+        Args:
+            model: The model that the request asked for.
+            body: Returns the request. If it asked for reasoning, the model may do without.
+        """
+        if model not in self._found and len(self._found) < MAX_REASONERS and not is_reasoning_model(model):
+            self._found[model] = not asks_for_reasoning(body())
 
 
 def _is_on(value: Any) -> bool:

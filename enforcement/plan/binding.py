@@ -30,6 +30,10 @@ _NOT_RECORDED: Final = frozenset(("partition_by", "match", "on_store_failure"))
 """Fields of a limit that a settlement does not need."""
 
 
+_ALWAYS: Final = -(2**63), 2**63
+"""The window of a limit that has no calendar, in microseconds since the epoch."""
+
+
 def _length(key: object) -> str:
     """Return the length of a string as text, or the name of another value's type, because a key may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
@@ -73,7 +77,7 @@ class BoundLimit:
     labels: FrozenMapping[str] = NO_LABELS
     common: tuple[Limit, str | None] | None = None
     cost_name: str = field(init=False, repr=False, compare=False)
-    _spec: Spec | None = field(init=False, repr=False, compare=False, default=None)
+    _spec: tuple[Spec, int, int] | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost_name", cost_name(self.limit))
@@ -124,11 +128,13 @@ class BoundLimit:
         """
         Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
         """
-        spec = self._spec
-        if spec is None or (spec.windows and not spec.windows[1] <= now_us < spec.windows[2]):
+        kept = self._spec
+        if kept is None or not kept[1] <= now_us < kept[2]:
             spec = self._spec_at(now_us)
-            object.__setattr__(self, "_spec", spec)
-        return spec
+            window = spec.windows[1:3] or _ALWAYS
+            kept = spec, window[0], window[1]
+            object.__setattr__(self, "_spec", kept)
+        return kept[0]
 
     def _spec_at(self, now_us: int) -> Spec:
         limit = self.limit

@@ -19,7 +19,7 @@ class UsageBatch(NamedTuple):
         metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
         spread: A JSON list that says when the requests of rows without a limit came, as
             :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
-        samples: A JSON list of the rows of :class:`~enforcement.metering.samples.FeatureSums`. Empty: there are none.
+        broken: A JSON list of the rows of :class:`~enforcement.metering.broken.BrokenBounds`. Empty: there are none.
         shard: The number of the shard to which all rows belong. None: the rows are of any shard.
     """
 
@@ -28,12 +28,12 @@ class UsageBatch(NamedTuple):
     rows: str
     metered: str = ""
     spread: str = ""
-    samples: str = ""
+    broken: str = ""
     shard: int | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the fields of its entry in the stream. Those that are empty are left out."""
-        more = {"metered": self.metered, "spread": self.spread, "samples": self.samples}
+        more = {"metered": self.metered, "spread": self.spread, "broken": self.broken}
         return {
             "id": self.id,
             "instance": self.instance,

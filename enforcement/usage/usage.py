@@ -32,7 +32,6 @@ MAX_UNDELIVERED: Final = 8
 """Batches that are not yet delivered. If there are more, rows wait, and those with one key are added up."""
 MAX_WAITING_ROWS: Final = 50_000
 MAX_METERED_ROWS_PER_BATCH: Final = 1_000
-MAX_SAMPLES_PER_BATCH: Final = 1_000
 
 Unit = tuple[str, str, str]
 """Policy id, limit name, unit."""
@@ -243,6 +242,15 @@ class UsageLog:
         """Requests that a bound refused, by the field that was the reason."""
         return {} if self.metered is None else dict(self.metered.refusals.total)
 
+    @property
+    def broken_bounds(self) -> Mapping[tuple[str, str], int]:
+        """Requests that used more than a bound had reserved, by model and format."""
+        return {} if self.metered is None else dict(self.metered.broken.total)
+
+    def most_broken(self) -> list[tuple[str, str, int]]:
+        """Return model, format and requests of those that most often used more than a bound."""
+        return [] if self.metered is None else self.metered.broken.most()
+
     def recent_refusals(self, at_us: int) -> Mapping[str, list[tuple[str, int]]]:
         """Return the fields of the last seven days, see :class:`~enforcement.metering.refusals.FieldRefusals`."""
         return {} if self.metered is None else self.metered.refusals.recent(at_us)
@@ -372,8 +380,8 @@ class UsageLog:
         spread = self._spread.take(keys) if self._spread is not None else None
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
-        samples = None if self.metered is None else self.metered.take_samples(MAX_SAMPLES_PER_BATCH)
-        further = [_json(values) if values else "" for values in (metered, spread, samples)]
+        broken = None if self.metered is None else self.metered.broken.take()
+        further = [_json(values) if values else "" for values in (metered, spread, broken)]
         return UsageBatch(name, self.instance, _json(rows), further[0], further[1], further[2], shard)
 
 

@@ -20,7 +20,8 @@ def seeds(options: argparse.Namespace) -> int:
         began = time.monotonic()
         rows = run(str(number), size=options.size, kills=options.kills, names=options.scripts)
         highest = max(rows, key=lambda row: row.ratio)
-        used = sum(row.invoice for row in rows) / sum(row.budget for row in rows if not row.script.refused)
+        bought = sum(row.budget for row in rows if not row.script.refused)
+        used = sum(row.invoice for row in rows) / (bought or 1)
         faults = [f"{row.script.name}: {'; '.join(row.faults)}" for row in rows if row.faults]
         worst += bool(faults)
         requests = sum(row.requests for row in rows)

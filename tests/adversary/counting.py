@@ -66,6 +66,7 @@ def bill(path: str, raw: bytes, play: dict[str, Any], tier: str = "") -> tuple[s
     name = path.partition("?")[0]
     kind = next(kind for end, kind in _FORMATS.items() if end in name)
     model = name.rpartition("/")[2].partition(":")[0] if kind == "gemini" else body["model"]
+    model = (body.get("models") or body.get("fallbacks") or [model])[-1]
     found = Bill(model)
     _count_input(found, kind, body, play)
     _count_output(found, kind, body, play)

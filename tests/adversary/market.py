@@ -146,6 +146,7 @@ class Row:
     Attributes:
         charged: What the counter of the budget has in the end.
         requests: Those that the provider has answered.
+        broken: The rows of bounds that were broken, in the whole market.
     """
 
     script: Script
@@ -154,6 +155,7 @@ class Row:
     charged: int
     requests: int
     outcome: consumers.Outcome
+    broken: Sequence[Sequence[Any]] = ()
 
     @property
     def ratio(self) -> float:
@@ -168,6 +170,8 @@ class Row:
             found.append(f"invoice {self.invoice:.0f} is above the budget of {self.budget}")
         if self.invoice > self.charged:
             found.append(f"invoice {self.invoice:.0f} is above the {self.charged} that were charged")
+        if self.broken:  # which raises what is reserved, so that the budget may hold all the same
+            found.append(f"bounds were broken: {self.broken}")
         if self.script.refused and (self.requests or self.outcome.refused == 0):
             found.append(f"{self.requests} requests reached the provider, {self.outcome.refused} were refused")
         if not self.script.refused and not self.requests:
@@ -238,6 +242,11 @@ class Market:
         found: dict[str, dict[str, Any]] = self.provider.get("/_invoice")
         return found
 
+    def broken(self) -> list[Any]:
+        """Return the broken bounds that the proxies have reported, see ``BROKEN_NAMES``."""
+        entries = self.published.client.xrange(self.published.keys.usage)
+        return [row for _, fields in entries for row in json.loads(fields.get("broken", "[]"))]
+
 
 @contextmanager
 def market(**options: Any) -> Iterator[Market]:
@@ -276,13 +285,13 @@ def run(
         secrets = place.open(budgets)
         outcomes = asyncio.run(_play(place, chosen, secrets, seed, size, kills))
         place.proxies.stop()
-        invoice, charged = place.invoice(), place.charged()
+        invoice, charged, broken = place.invoice(), place.charged(), place.broken()
     nothing = {"micros": 0.0, "requests": 0}
     rows = []
     for one, outcome in zip(chosen, outcomes, strict=True):
         said = invoice.get(one.name, nothing)
         found = budgets[one.name][0], said["micros"], charged[one.name], said["requests"]
-        rows.append(Row(one, *found, outcome))
+        rows.append(Row(one, *found, outcome, broken))
     return rows
 
 

@@ -95,10 +95,16 @@ MUTANTS = (
         "1",
         _in(
             "metering.formats.gemini",
-            "self.is_final = self.has_finished and not self.has_failed",
+            "self.is_final = self.has_finished and not self.has_failed and self.answers == 1",
             "self.is_final = True",
         ),
         ("meets_a_break", "hears_no_end"),
+    ),
+    Mutant(
+        "the first of many answers is the last word",
+        "design",
+        _in("metering.formats.gemini", "and self.answers == 1", ""),
+        ("leaves_the_others",),
     ),
     Mutant(
         "tiers are not in the bound",
@@ -205,7 +211,7 @@ MUTANTS = (
     Mutant(
         "added tokens of the price are not read",
         "F3",
-        _in("metering.opening", "max(asked.added_tokens, price.added_tokens if price else 0)", "asked.added_tokens"),
+        _in("metering.opening", "max(asked.added_tokens, added)", "asked.added_tokens"),
         ("asks_a_verbose_model",),
     ),
     Mutant(
@@ -287,6 +293,24 @@ MUTANTS = (
             _SETTLEMENT, "self._settle(ESTIMATED, estimate)\n        if (", "self._settle(NOTHING, None)\n        if ("
         ),
         ("answers_in_riddles",),
+    ),
+    Mutant(
+        "data of another type pass",
+        "5",
+        _in(_BOUND, "if kind in _OF_TYPE and", "if kind in () and"),
+        ("sends_other_data",),
+    ),
+    Mutant(
+        "a cap of 0 is a bound",
+        "design",
+        _in("metering.formats.reading", "some servers take a cap of 0 tokens for none", ""),
+        ("names_a_cap_of_zero",),
+    ),
+    Mutant(
+        "one of two models is charged",
+        "12",
+        _in("metering.request", 'raise UnreadableRequest("batch")', "return"),
+        ("names_two_models",),
     ),
     Mutant(
         "the end of a text is the last word",

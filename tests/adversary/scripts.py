@@ -155,6 +155,12 @@ def leaves_after_text(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"pause": 0.15}, "text")
 
 
+@script("design: leaves when one of many answers is complete", crowd=3)
+def leaves_the_others(dice: Random) -> Call:
+    config = {"candidateCount": 8, "maxOutputTokens": 300}
+    return Call(*gemini(dice, stream=True, config=config), {"pause": 0.15, "hidden": 0}, dice.choice(("text", "")))
+
+
 @script("1: the same under on_disconnect free", crowd=3, rules=(("on_disconnect", "free"),))
 def leaves_after_text_free(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"pause": 0.15}, "text")
@@ -223,6 +229,11 @@ def hears_no_end(dice: Random) -> Call:
 @script("1: something in between says that it has not waited")
 def meets_a_gateway(dice: Random) -> Call:
     return Call(*in_any(dice), {"status": dice.choice((408, 499, 502, 504, *range(520, 528)))})
+
+
+@script("design: an answer of no known form, or not all of one")
+def meets_an_odd_answer(dice: Random) -> Call:
+    return Call(*in_any(dice), {"status": dice.choice((200, 201, 202, 206, 301, 302, 307))})
 
 
 @script("1: the answer breaks off")
@@ -397,7 +408,8 @@ def sends_other_data(dice: Random) -> Call:
     pdf = {"type": "image_url", "image_url": {"url": data_url("application/pdf", data)}}
     text = {"type": "image_url", "image_url": {"url": data_url("text/plain", text_of(dice, 25_000, 40_000).encode())}}
     clip = {"type": "file", "file": {"file_data": data_url("video/mp4", data)}}
-    part = dice.choice((pdf, text, clip))
+    bare = {"type": "image_url", "image_url": {"url": data_url("", data)}}
+    part = dice.choice((pdf, text, clip, bare))
     return Call(*chat(dice, model="gpt-4o-elm", cap=20, messages=[{"role": "user", "content": [part]}]))
 
 
@@ -473,6 +485,14 @@ def asks_a_compound(dice: Random) -> Call:
     return dice.choice((pro, Call(*chat(dice, model="groq/compound"))))
 
 
+@script("12: names a cheap model in the path, and a dear one in the body, or as its fallback", refused=True)
+def names_two_models(dice: Random) -> Call:
+    path, body = chat(dice, model="gpt-4o-elm")
+    if dice.random() < 0.5:
+        return Call(f"/openai/deployments/llama-verbose{path[3:]}", body)
+    return Call(path, {**body, "model": "llama-verbose", dice.choice(("models", "fallbacks")): ["gpt-4o-elm"]})
+
+
 @script("3: what is predicted is charged beyond the cap", refused=True)
 def predicts(dice: Random) -> Call:
     return Call(*chat(dice, prediction={"type": "content", "content": text_of(dice, 5_000, 9_000)}))
@@ -523,6 +543,12 @@ def names_no_cap(dice: Random) -> Call:
     if path == "/v1/messages":  # as the API refuses that
         body["max_tokens"] = 4_096
     return Call(path, body)
+
+
+@script("design: has its cap lowered to what is left", rules=(("clamp_at_least", 20),))
+def lets_itself_be_clamped(dice: Random) -> Call:
+    more = dice.choice(({}, {"n": 3}, {"tools": [{"type": "function", "function": {"name": "weather"}}]}))
+    return Call(*chat(dice, cap=dice.choice((CAP, 20 * CAP)), **more))
 
 
 @script("1: names two caps")

@@ -153,7 +153,8 @@ def _gemini(body: dict[str, Any], used: Bill, streamed: bool, tells: bool) -> Pa
     running = {"promptTokenCount": used.input, "candidatesTokenCount": 2, "totalTokenCount": used.input + 2}
     return (
         [_event(chunk([], None, running))],
-        [_event(chunk(text, None, running))],
+        # One of many answers may be complete long before the others.
+        [_event(chunk(text, "STOP" if "candidateCount" in str(body) else None, running))],
         [_event(chunk([], "STOP", usage))],
     )
 
@@ -179,4 +180,7 @@ _WRITE = {
 def failure(kind: str) -> bytes:
     """Return the event by which a stream of a format says that it has failed."""
     error = {"type": "overloaded_error", "message": "too many requests"}
-    return _event({"type": "error", "error": error}, "error" if kind in ("messages", "responses") else "")
+    if kind == "responses":
+        name, response = "response.failed", {"status": "failed", "error": error, "output": [], "usage": None}
+        return _event({"type": name, "response": response}, name)
+    return _event({"type": "error", "error": error}, "error" if kind == "messages" else "")

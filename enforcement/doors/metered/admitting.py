@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from enforcement.metering.opening import (
     refused_field,
     unmetered,
 )
+from enforcement.metering.prices import NO_FACTORS
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
@@ -136,13 +138,18 @@ async def _opening(
             return Refused("degraded_denied", NO_PRICES_YET)
         prices = limiter.prices
     now_us = limiter.now_us()
-    if rules.estimate != "bound" and isinstance(asked, MeteredRequest) and asked.has_tokens:
+    raised: Mapping[str, int] = NO_FACTORS
+    if rules.estimate == "bound":
+        raised = limiter.metered_tally().broken.raised
+    elif isinstance(asked, MeteredRequest) and asked.has_tokens:
         refusals = limiter.metered_tally().refusals
         if refusals.is_next(now_us) and (field := refused_field(asked, prices, now_us, allowed)):
             refusals.would_refuse(field, now_us)
     if isinstance(asked, Unmetered) or not is_long(asked.body):
-        return open_request(asked, limits, rules, prices, now_us, names, allowed)
-    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, now_us, names, allowed))
+        return open_request(asked, limits, rules, prices, now_us, names, allowed, raised)
+    return await reading(
+        asked.body, partial(open_request, asked, limits, rules, prices, now_us, names, allowed, raised)
+    )
 
 
 async def _admit(

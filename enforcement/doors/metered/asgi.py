@@ -164,7 +164,9 @@ class MeteredGuard:
             report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
-        exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
+        exchange = MeteredExchange(
+            opening, now_us(), encodings=ALL_ENCODINGS, reasoners=limiter.metered_tally().reasoners
+        )
         visit = MeteredVisit(exchange, admission, drains, report, shape_of(scope, opening.asked.format))
         if isinstance(opening.asked, MeteredRequest):
             body.data = opening.asked.body

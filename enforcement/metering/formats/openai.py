@@ -187,6 +187,8 @@ class CompletionsAnswer(AnswerReader):
             self.calls = searches
         self.take_cost(report)
         if self.take_usage(self.usage_in(report)):
+            if not self.hides_output and as_object(report.get("completion_tokens_details")).get("reasoning_tokens"):
+                self.hides_output = True
             self.is_final = self.is_final or is_last
             self.has_failed = False  # what is reported with an error or after it includes all that came before
 

@@ -204,6 +204,7 @@ class AnswerReader:
             :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
         has_finished: The answer has said that it is complete.
         has_failed: An error has come in the place of the rest of the answer.
+        answers: How many answers the request asks for.
         reads_head: Whether header fields of an answer may say what it has used.
         frames: Whether a stream of this format is an event stream of AWS.
         lines: Whether a stream of this format may be JSON in lines.
@@ -224,6 +225,7 @@ class AnswerReader:
         self.more: dict[str, Any] = {}
         self.has_finished = False
         self.has_failed = False
+        self.answers = 1
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
         """
@@ -311,5 +313,5 @@ class AnswerReader:
             blank.usage = self.usage
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         blank.more = self.more
-        blank.hides_output = self.hides_output
+        blank.hides_output, blank.answers = self.hides_output, self.answers
         return vars(blank) == vars(self)

@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from controlplane.alerts.models import AlertEvent, Steadiness
 from controlplane.fleet.models import Instance
+from controlplane.prices.models import BrokenBound
 from controlplane.projects.zones import month_of
 from controlplane.publishing.models import Revision
 from controlplane.reservations.models import ReservationCount
@@ -104,6 +105,24 @@ def test_lost_reservations_are_told_of_by_project(now):
     evaluate(now + timedelta(seconds=1))
 
     assert title() == "No reservation of chat is lost"
+
+
+def test_a_broken_bound_is_told_of_for_a_day(now):
+    """Of a project that is watched, with what the provider adds."""
+    chat, other = ProjectFactory(slug="chat"), ProjectFactory()
+    AlertRuleFactory(kind="bound_broken", project=chat)
+    fields = {"format": "openai-chat", "requests": 3, "added": 1_700}
+    BrokenBound.objects.create(project_id=chat.pk, model="gpt-x", last_at=now, **fields)
+    BrokenBound.objects.create(project_id=other.pk, model="gpt-y", last_at=now, **fields)
+
+    evaluate(now)
+    assert title() == "A bound of gpt-x (openai-chat) was broken"
+    data = AlertEvent.objects.get().data
+    assert "3 requests used more than was reserved" in data["text"]
+    assert "adds up to 1,700 tokens" in data["text"]
+    evaluate(now + timedelta(days=1, seconds=1))
+
+    assert title() == "No bound of gpt-x (openai-chat) was broken lately"
 
 
 def test_a_model_without_a_price_is_told_of(now):

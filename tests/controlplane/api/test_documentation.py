@@ -45,6 +45,20 @@ def test_the_document_is_the_same_each_time(call, openapi):
     assert call("GET", "openapi.json").json() == openapi
 
 
+def test_each_example_is_one_of_its_schema(openapi):
+    """Whoever begins with an example changes it step by step, and gets no error before the first one."""
+    bodies = [
+        content for _, it in operations(openapi) for content in it.get("requestBody", {}).get("content", {}).values()
+    ]
+    shown = [(body["schema"], example["value"]) for body in bodies for example in body.get("examples", {}).values()]
+    for fields in [schema.get("properties", {}) for schema in openapi["components"]["schemas"].values()]:
+        shown += [(field, field["example"]) for field in fields.values() if "example" in field]
+    assert len(shown) > 40
+
+    for schema, example in shown:
+        jsonschema_rs.validate({**schema, "components": openapi["components"]}, example)
+
+
 # Their credential is a token, which has no scopes.
 OF_CONSUMERS = {"GET /api/v1/me", "GET /api/v1/me/usage"}
 

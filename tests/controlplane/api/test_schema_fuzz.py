@@ -80,7 +80,12 @@ def configured(seed: int) -> SchemathesisConfig:
     }
     generation = {"max-examples": EXAMPLES, "deterministic": True}
     # These cases, over a hundred for most operations, are the same whatever the seed is.
-    phases = {"coverage": {"enabled": seed == SEEDS[0]}, "fuzzing": {"enabled": IS_RANDOM}}
+    # Those of examples in the document are among them; a full run also has them beside random values.
+    phases = {
+        "coverage": {"enabled": seed == SEEDS[0]},
+        "fuzzing": {"enabled": IS_RANDOM},
+        "examples": {"enabled": scale(False, True)},
+    }
     return SchemathesisConfig.from_dict({"seed": seed, "checks": checks, "generation": generation, "phases": phases})
 
 

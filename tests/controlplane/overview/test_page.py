@@ -19,6 +19,7 @@ from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.overview.chart import chart
 from controlplane.overview.decisions import most_denied_tokens, series_of, without_store
 from controlplane.overview.spans import SPANS
+from controlplane.prices.models import BrokenBound
 from controlplane.projects.models import Project
 from controlplane.usage.models import DailyReport, UsageRow
 from enforcement import Limiter
@@ -313,3 +314,15 @@ def test_an_operator_of_the_group_sees_everything(page):
 
     assert "not reachable" in shown.text
     assert "Ends within 7 days" in shown.text
+
+
+def test_a_broken_bound_needs_a_hand(page):
+    """For a day."""
+    assert "Bounds" not in [fact.name for fact in page().context["health"]]
+    row = BrokenBound.objects.create(
+        project_id="proj_1", model="gpt-x", format="openai-chat", requests=1, added=5, last_at=timezone.now()
+    )
+
+    assert "gpt-x (openai-chat)" in next(fact.detail for fact in page().context["troubles"] if fact.name == "Bounds")
+    BrokenBound.objects.filter(pk=row.pk).update(last_at=timezone.now() - timedelta(hours=25))
+    assert "Bounds" not in [fact.name for fact in page().context["health"]]

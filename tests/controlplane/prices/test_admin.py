@@ -4,13 +4,15 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
-from controlplane.prices.models import ModelPrice
+from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice
 from controlplane.publishing.models import OutboxEntry
+from enforcement.metering.broken import BEYOND
 from tests.controlplane.pages import text_of
-from tests.factories import MembershipFactory, ModelPriceFactory
+from tests.factories import MembershipFactory, ModelPriceFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,3 +170,22 @@ def test_the_page_says_which_revision_is_in_use(store, as_ann, client_of_store):
     assert "Published as revision 1, in use on 1 of 1 instances that meter requests." in text_of(as_ann.get(LIST))
     store.freeze()
     assert "Published as revision 1. The store did not answer in time." in text_of(as_ann.get(LIST))
+
+
+def test_the_page_names_models_whose_bounds_were_broken(store, as_ann, client):
+    """And what is reserved for that. Members see what their projects have sent."""
+    own, other = ProjectFactory(slug="own"), ProjectFactory()
+    fields = {"format": "gemini", "requests": 3, "last_at": timezone.now()}
+    BrokenBound.objects.create(project_id=own.pk, model="m-1", added=1_700, **fields)
+    BrokenBound.objects.create(project_id=other.pk, model="m-2", added=0, **fields)
+    price = ModelPriceFactory(of_the_catalogue=True, pattern="m-*")
+    ModelAddend.objects.create(pattern="m-*", tokens=1_700)
+    ModelAddend.objects.create(pattern="n", tokens=BEYOND)
+    page = text_of(as_ann.get(LIST))
+
+    assert "m-1 (gemini): 3 requests in all, to which the provider added up to 1,700 tokens. " in page
+    assert "m-2 (gemini): 3 requests in all. " in page
+    assert "m-* 1,700 tokens; n more than 65,536 tokens, so that bounds refuse its requests." in page
+    assert "reported: m-* 1,700 tokens" in text_of(as_ann.get(f"{LIST}{price.pk}/change/"))
+    client.force_login(MembershipFactory(project=own).user)
+    assert "m-2 (gemini)" not in text_of(client.get(LIST))

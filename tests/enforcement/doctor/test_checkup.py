@@ -310,6 +310,26 @@ def test_settlements_that_no_report_has_are_a_warning(server, world, doctor):
     assert (found["level"], found["value"]) == ("warning", "5 settlements dropped at proxy-1, proxy-2")
 
 
+def test_broken_bounds_are_listed(server, world, doctor):
+    """Of all instances, the most frequent first; what makes no sense is left out."""
+    world.everything(fixed(10))
+    beats = [
+        [["gpt-x", "openai-chat", 1], ["m", "gemini", 2], ["m"], 3],
+        [["gpt-x", "openai-chat", 2]],
+        "x",
+        [[1, 2, 3]],
+    ]
+    for i, broken in enumerate(beats):
+        beat = {"id": f"proxy-{i}", "revision": 1, "state": "ok", "broken": broken}
+        world.client.set(KEYS.instance(f"proxy-{i}"), json.dumps(beat), px=15_000)
+        world.client.zadd(KEYS.instances, {f"proxy-{i}": time.time_ns() // 1_000})
+
+    found = doctor(server.url)[1]["bounds"]
+
+    assert found["level"] == "warning"
+    assert found["value"].endswith(": gpt-x, openai-chat (3); m, gemini (2)")
+
+
 def test_fields_that_a_bound_refuses_are_listed(server, world, capsys):
     """Those of seven days with their counts, also of requests that it would refuse; what makes no sense is left out."""
     world.everything(fixed(10))

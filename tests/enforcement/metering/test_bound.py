@@ -430,6 +430,19 @@ def test_what_has_no_bound_is_refused_with_its_name(path, body, word):
     assert word in why(path, body)[1]
 
 
+def test_a_dearer_model_in_the_body_than_in_the_path_has_no_bound():
+    """Azure goes by the path, and other servers by the body. One that costs no more, or has no price, does no harm."""
+    book = Prices(1, (PRICE, Price("dear", Rates(2_000_000, 9_000_000)), Price("cheap", Rates(1, 1))))
+
+    def admitted(model):
+        data = json.dumps({"model": model, "messages": HELLO}).encode()
+        request = read_request("POST", "/openai/deployments/m/chat/completions", {}.get, data)
+        return open_request(request, [MONEY], Metering("bound", 10), book, 0)
+
+    assert "names the model 'm', and its body the dearer 'dear'" in admitted("dear").detail
+    assert not any(isinstance(admitted(model), Refused) for model in ("m", "cheap", "gpt-none", 7, None))
+
+
 PDF, CLIP = "data:application/pdf;base64,JVBERi0=", "DATA:video/mp4;base64,AAAA"
 
 
@@ -437,6 +450,8 @@ PDF, CLIP = "data:application/pdf;base64,JVBERi0=", "DATA:video/mp4;base64,AAAA"
     ("path", "part", "kind"),
     [
         (CHAT, {"type": "image_url", "image_url": {"url": PDF}}, "application/pdf"),
+        (CHAT, {"type": "image_url", "image_url": {"url": f" {PDF}"}}, "application/pdf"),
+        (CHAT, {"type": "image_url", "image_url": {"url": "data:;base64,JVBERi0="}}, "none"),
         (CHAT, {"type": "image_url", "image_url": {"url": "https://x.test/a", "format": "video/mp4"}}, "video/mp4"),
         (CHAT, {"type": "file", "file": {"file_data": CLIP}}, "video/mp4"),
         (CHAT, {"type": "file", "file": {"file_id": "gs://x", "format": "audio/wav"}}, "audio/wav"),

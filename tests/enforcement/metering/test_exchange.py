@@ -82,6 +82,21 @@ def test_an_answer_of_the_background_counts_if_it_came_to_its_end(status, costs,
     assert (settlement.costs, settlement.settled_as) == ((costs,), way)
 
 
+@pytest.mark.parametrize(("count", "whole", "way"), [(1, False, "exact"), (2, False, "estimated"), (2, True, "exact")])
+def test_the_first_of_several_candidates_is_not_the_last_word(count, whole, way):
+    """Its usage is that of all so far. Who left then got the others for nothing."""
+    body = {"contents": [], "generationConfig": {"candidateCount": count, "maxOutputTokens": 40}}
+    path = "/v1beta/models/cheap:streamGenerateContent?alt=sse"
+    asked = read_request("POST", path, {}.get, json.dumps(body).encode())
+    exchange = MeteredExchange(open_request(asked, [BUDGET], Metering("bound"), BOOK, 0), 0)
+    exchange.answered(200, None, 1)
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 2}
+    chunk = {"candidates": [{"index": 0, "finishReason": "STOP"}], "usageMetadata": usage}
+    exchange.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    _, settlement = exchange.ended(2, whole=whole)
+    assert settlement.settled_as == way
+
+
 def test_a_call_that_counts_tokens_reads_its_answer_as_nothing_used():
     for format in ("anthropic-count", "openai-count", "gemini-count", "bedrock-count"):
         meter = AnswerMeter(format)

@@ -9,6 +9,7 @@ from enforcement.metering.estimate import Estimate
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import open_request
 from enforcement.metering.prices import Price, Prices, Rates
+from enforcement.metering.reasoning import MAX_REASONERS, Reasoners
 from enforcement.metering.request import read_request
 from enforcement.metering.settlement import IN_BETWEEN, DrainBounds, MeteredReservation
 from enforcement.metering.usage import Usage
@@ -30,10 +31,10 @@ def reservation(*, bound: bool, **more) -> MeteredReservation:
     return MeteredReservation(terms, Estimate(10, 100, bound=bound), 0)
 
 
-def exchange(body: dict, target: str = CHAT, **rules) -> MeteredExchange:
+def exchange(body: dict, target: str = CHAT, reasoners: Reasoners | None = None, **rules) -> MeteredExchange:
     """Return a request that was charged under a policy of these rules."""
     asked = read_request("POST", target, {}.get, json.dumps(body).encode())
-    return MeteredExchange(open_request(asked, LIMITS, Metering(**rules), PRICES, 0), 0)
+    return MeteredExchange(open_request(asked, LIMITS, Metering(**rules), PRICES, 0), 0, reasoners=reasoners)
 
 
 def sse(*events: dict) -> bytes:
@@ -273,3 +274,48 @@ def test_usage_that_runs_is_the_last_word_only_of_an_answer_that_is_complete(ans
     found.answered(200, None, 0)
     found.feed(answer)
     assert found.ended(0, whole=True)[1].settled_as == settled_as
+
+
+THOUGHT = {"prompt_tokens": 10, "completion_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 55}}
+SHOWN = {
+    CHAT: sse({"choices": [{"delta": {"content": "hi"}}]}, {"choices": [], "usage": THOUGHT}),
+    MESSAGES: sse({"type": "content_block_start", "content_block": {"type": "thinking", "thinking": ""}}),
+    RESPONSES: sse({"type": "response.output_item.added", "item": {"type": "reasoning"}}),
+}
+
+
+def answered(reasoners: Reasoners, target: str, answer: bytes, **more) -> None:
+    """Play a request whose answer comes to its end."""
+    found = exchange({**ASKED, "model": "mist-1", **more}, target, reasoners=reasoners)
+    found.answered(200, None, 0)
+    found.feed(answer)
+    found.ended(0, whole=True)
+
+
+@pytest.mark.parametrize("target", SHOWN)
+def test_a_model_that_has_shown_that_it_reasons_may_reason_unseen(target):
+    """Its name says nothing. Who leaves it before it has said a word has cost what it thought until then."""
+    reasoners = Reasoners()
+    assert left(exchange({**ASKED, "model": "mist-1"}, reasoners=reasoners))[0] == "observed"
+    answered(reasoners, target, SHOWN[target])
+
+    assert left(exchange({**ASKED, "model": "mist-1"}, reasoners=reasoners)) == ("estimated", 100)
+    assert left(exchange({**ASKED, "model": "mist-2"}, reasoners=reasoners))[0] == "observed"
+
+
+def test_a_model_that_was_asked_to_reason_may_do_without():
+    reasoners = Reasoners()
+    answered(reasoners, MESSAGES, SHOWN[MESSAGES], thinking={"type": "enabled", "budget_tokens": 50})
+    answered(reasoners, MESSAGES, SHOWN[MESSAGES])
+
+    assert left(exchange({**ASKED, "model": "mist-1"}, MESSAGES, reasoners=reasoners))[0] == "observed"
+
+
+def test_so_many_models_are_known_to_reason():
+    """Clients choose their names."""
+    reasoners = Reasoners()
+    for number in range(MAX_REASONERS + 5):
+        reasoners.saw(f"m{number}", dict)
+
+    assert "m0" in reasoners
+    assert f"m{MAX_REASONERS}" not in reasoners

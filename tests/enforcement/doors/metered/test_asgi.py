@@ -37,21 +37,21 @@ async def test_a_request_is_charged_what_the_provider_reports(world, aio_limiter
 
 
 @pytest.mark.parametrize(
-    ("estimate", "numbers", "tokens"),
+    ("estimate", "factors", "tokens"),
     [
-        ("typical", {}, 100),
-        ("typical", {"other/gpt-x/openai-chat": [375_000, 0, 0, 0, 0]}, 150),
-        ("typical", {"other/gpt-x/openai-chat": [0, 0, 0, 0, 10**12]}, 200),
-        ("typical", {"other/gpt-x/openai-chat": [0, 0, 0, 0, -(10**12)]}, 50),
-        ("typical", {"other/gpt-y/openai-chat": [375_000, 0, 0, 0, 0], "other": [9, 9, 9, 9, 9]}, 100),
-        ("bound", {}, 516),
-        ("bound", {"other/gpt-x/openai-chat": [375_000, 0, 0, 0, 0]}, 516),
+        ("typical", None, 100),
+        ("typical", {"gpt-x": 1_500, "gpt-*": 700}, 150),
+        ("typical", {"gpt-y": 1_500, "gpt-*": 700}, 100),
+        ("bound", None, 516),
+        ("bound", {"gpt-x": 1_500}, 516),
     ],
 )
-async def test_what_was_learned_moves_a_typical_estimate(world, aio_limiter, door, provider, estimate, numbers, tokens):
-    """To half and to double of the shipped one at most, and no bound."""
+async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
+    world, aio_limiter, door, provider, estimate, factors, tokens
+):
+    """And a bound is not."""
     secret = publish_metered(world, TPM, estimate=estimate)
-    world.published.prices(PRICE, learned={"groups": numbers})
+    world.published.prices(PRICE, factors=factors)
     await aio_limiter.find_prices()
     rows = []
 
@@ -173,6 +173,21 @@ async def test_a_client_that_leaves_pays_what_was_seen(world, aio_limiter, door,
     assert spent["slots"] == 0
     assert 105 <= spent["tpm"] <= 130
     assert records(world) == []
+
+
+async def test_who_leaves_a_model_that_has_thought_before_pays_its_estimate(world, aio_limiter, door, provider):
+    """Its name says nothing of that, and neither does the beginning of an answer."""
+    secret = publish_metered(world, TPM)
+    provider.usage["completion_tokens_details"] = {"reasoning_tokens": 20}
+    await ask(door, secret, STREAM)
+    provider.pause = 0.02
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.wait_for(visit.task, 2.0)
+
+    assert await used(aio_limiter, secret) == {"tpm": 130 + 600}
 
 
 async def test_a_policy_may_read_the_answer_to_its_end(world, aio_limiter, door, provider):
