@@ -18,7 +18,7 @@ def seeds(options: argparse.Namespace) -> int:
     worst = 0
     for number in range(options.first, options.first + options.count):
         began = time.monotonic()
-        rows = run(str(number), size=options.size, kills=options.kills, names=options.scripts)
+        rows = run(str(number), size=options.size, kills=options.kills, names=options.scripts, unit=options.unit)
         highest = max(rows, key=lambda row: row.ratio)
         bought = sum(row.budget for row in rows if not row.script.refused)
         used = sum(row.invoice for row in rows) / (bought or 1)
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     playing.add_argument("--count", type=int, default=10)
     playing.add_argument("--size", type=int, default=20, help="requests that each budget holds")
     playing.add_argument("--kills", type=int, default=4, help="how often a proxy is killed")
+    playing.add_argument("--unit", choices=["micros", "tokens"], default="micros", help="that of the budgets")
     playing.add_argument("--table", action="store_true", help="print a row for each script")
     playing.add_argument("--scripts", nargs="*", choices=SCRIPTS, default=[], metavar="NAME")
     playing.set_defaults(run=seeds)

@@ -33,6 +33,7 @@ SILENCE, DRAIN_SECONDS, DRAINS = "0.5", "1", "6"
 CLIENTS = 30
 START_SECONDS = 30.0
 PROJECT = "proj_1"
+MICROS = "micros"
 BOUND = {"estimate": "bound"}
 SETTINGS = {
     "TIMEOUT_MS": "2000",
@@ -141,7 +142,7 @@ class Provider:
 @dataclass
 class Row:
     """
-    What a script got for its budget, all in micros.
+    What a script got for its budget, all in one unit.
 
     Attributes:
         charged: What the counter of the budget has in the end.
@@ -156,6 +157,7 @@ class Row:
     requests: int
     outcome: consumers.Outcome
     broken: Sequence[Sequence[Any]] = ()
+    unit: str = MICROS
 
     @property
     def ratio(self) -> float:
@@ -172,7 +174,8 @@ class Row:
             found.append(f"invoice {self.invoice:.0f} is above the {self.charged} that were charged")
         if self.broken:  # which raises what is reserved, so that the budget may hold all the same
             found.append(f"bounds were broken: {self.broken}")
-        if self.script.refused and (self.requests or self.outcome.refused == 0):
+        # A limit on tokens needs to refuse nothing for its rates.
+        if self.script.refused and self.unit == MICROS and (self.requests or self.outcome.refused == 0):
             found.append(f"{self.requests} requests reached the provider, {self.outcome.refused} were refused")
         if not self.script.refused and not self.requests:
             found.append(f"nothing reached the provider: {self.outcome}")
@@ -206,18 +209,19 @@ class Market:
     def close(self) -> None:
         self._stack.close()
 
-    def open(self, budgets: Mapping[str, tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
-        """Publish a token with a budget, in micros, and the rules of its policy for each account."""
+    def open(self, budgets: Mapping[str, tuple[int, Mapping[str, Any]]], unit: str = MICROS) -> dict[str, str]:
+        """Publish a token with a budget, in a unit, and the rules of its policy for each account."""
         documents, tokens = {}, {}
         for number, (account, (quota, rules)) in enumerate(budgets.items()):
             secret = mint("live")
             limit = {"name": "usd", "algorithm": "fixed_window", "quota": quota, "calendar": "lifetime"}
-            limit |= {"unit": "micros", "on_store_failure": "deny"}
+            limit |= {"unit": unit, "on_store_failure": "deny"}
             policy = {"schema": 1, "id": f"pol_{number}", "slug": f"p-{number}", "name": account, "version": 1}
             documents[f"policy:pol_{number}"] = {**policy, "limits": [limit], "metering": dict(rules)}
             token = {"schema": 1, "id": f"tok_{number}", "project": PROJECT, "name": account, "policy": f"pol_{number}"}
             tokens[secret] = {**token, "revoked": False, "expires_at_us": None, "overrides": []}
             self._secrets[account] = secret, quota
+        self._unit = unit
         self.published.publish(documents, tokens=tokens)
         for port in self.proxies.ports():
             while self._revision(port) < self.published.revision:
@@ -233,7 +237,7 @@ class Market:
         """Return what the counter of each budget has."""
         with Limiter(self.store.url, timeout=2.0, lookup=5.0) as limiter:
             return {
-                account: quota - limiter.check(secret, {"micros": 0}).limits[0].remaining
+                account: quota - limiter.check(secret, {self._unit: 0}).limits[0].remaining
                 for account, (secret, quota) in self._secrets.items()
             }
 
@@ -254,20 +258,28 @@ def market(**options: Any) -> Iterator[Market]:
         yield made
 
 
-def budget_of(script: Script, size: int, seed: str) -> int:
+def budget_of(script: Script, size: int, seed: str, unit: str = MICROS) -> int:
     """Return a budget that holds so many requests of a script, by the provider's prices, and its dearest one twice."""
     dice, costs = Random(f"{seed} {script.name} budget"), []
     while len(costs) < 6:
         call = script.make(dice)
         try:
-            costs.append(bill(call.path, call.data, call.play)[2].micros)
+            found = bill(call.path, call.data, call.play)[2]
+            costs.append(found.micros if unit == MICROS else Fraction(found.input + found.output))
         except (UnicodeDecodeError, ValueError):
             costs.append(Fraction(16_000))  # compressed
     return int(max(sum(costs) / len(costs) * size, 2 * max(costs)) * script.factor) + 1
 
 
 def run(
-    seed: str, *, size: int, kills: int, names: Sequence[str] = (), mutant: str = "", proxies: int = 2
+    seed: str,
+    *,
+    size: int,
+    kills: int,
+    names: Sequence[str] = (),
+    mutant: str = "",
+    proxies: int = 2,
+    unit: str = MICROS,
 ) -> list[Row]:
     """
     Play scripts with a budget each, and return what they got for it.
@@ -278,20 +290,21 @@ def run(
         kills: How often a proxy is killed meanwhile.
         names: Of the scripts. Empty: all.
         mutant: See :class:`Proxies`.
+        unit: That of the budgets, ``micros`` or ``tokens``.
     """
     chosen = [SCRIPTS[name] for name in names or SCRIPTS]
-    budgets = {one.name: (budget_of(one, size, seed), {**BOUND, **dict(one.rules)}) for one in chosen}
+    budgets = {one.name: (budget_of(one, size, seed, unit), {**BOUND, **dict(one.rules)}) for one in chosen}
     with market(proxies=proxies, mutant=mutant) as place:
-        secrets = place.open(budgets)
+        secrets = place.open(budgets, unit)
         outcomes = asyncio.run(_play(place, chosen, secrets, seed, size, kills))
         place.proxies.stop()
         invoice, charged, broken = place.invoice(), place.charged(), place.broken()
-    nothing = {"micros": 0.0, "requests": 0}
+    nothing = {unit: 0, "requests": 0}
     rows = []
     for one, outcome in zip(chosen, outcomes, strict=True):
         said = invoice.get(one.name, nothing)
-        found = budgets[one.name][0], said["micros"], charged[one.name], said["requests"]
-        rows.append(Row(one, *found, outcome, broken))
+        found = budgets[one.name][0], said[unit], charged[one.name], said["requests"]
+        rows.append(Row(one, *found, outcome, broken, unit))
     return rows
 
 

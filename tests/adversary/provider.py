@@ -40,6 +40,7 @@ class Provider:
     def __init__(self, answers: list[dict[str, Any]]) -> None:
         self._answers = answers
         self._invoices: dict[str, Fraction] = {}
+        self._tokens: dict[str, int] = {}
         self._requests: dict[str, int] = {}
         self._billed: set[tuple[str, str]] = set()
 
@@ -71,6 +72,7 @@ class Provider:
         key = (account, fields.get("idempotency-key", ""))
         if not key[1] or key not in self._billed:
             self._charge(account, used.micros)
+            self._tokens[account] = self._tokens.get(account, 0) + used.input + used.output
             self._billed.add(key)
         return await _say(kind, path, body, used, play, writer)
 
@@ -81,7 +83,11 @@ class Provider:
         if path == "/_modules":
             return sorted(sys.modules)
         return {
-            account: {"micros": float(self._invoices.get(account, 0)), "requests": count}
+            account: {
+                "micros": float(self._invoices.get(account, 0)),
+                "tokens": self._tokens.get(account, 0),
+                "requests": count,
+            }
             for account, count in self._requests.items()
         }
 

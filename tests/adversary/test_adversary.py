@@ -19,6 +19,7 @@ from tests.repository import ROOT
 from tests.scale import scale
 
 PROOF = pytest.mark.skipif(not scale(False, True), reason="processes for each of them: make proof")
+SEEDS = scale([("1", "micros")], [(str(number), "micros") for number in range(1, 11)] + [("11", "tokens")])
 SIZE, KILLS = scale((3, 1), (20, 4))
 
 
@@ -44,10 +45,10 @@ def test_the_invoice_knows_nothing_of_the_product(module):
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("seed", scale(["1"], [str(number) for number in range(1, 11)]))
-def test_no_budget_is_exceeded_by_the_invoice(seed):
+@pytest.mark.parametrize(("seed", "unit"), SEEDS)
+def test_no_budget_is_exceeded_by_the_invoice(seed, unit):
     """Each trick has a budget, two proxies serve them, and one of these is killed now and then."""
-    rows = market.run(seed, size=SIZE, kills=KILLS)
+    rows = market.run(seed, size=SIZE, kills=KILLS, unit=unit)
 
     assert [(row.script.name, row.faults) for row in rows if row.faults] == [], market.table(rows)
     assert max(row.ratio for row in rows) > 0.9, "tries too little to be a proof"
