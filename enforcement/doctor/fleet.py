@@ -218,7 +218,7 @@ def _broken(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
         shown = "; ".join(f"{name} ({count:,})" for name, count in ranked[:MOST_SHOWN])
         advice = (
             "Answers used more than a bound had reserved, so budgets may have been exceeded. Input that the provider "
-            "adds by itself is reserved from now on. For more output or money, check the price of the model."
+            "adds by itself is reserved from now on. Otherwise check part_tokens and the price of the model."
         )
         yield Finding("bounds", "warning", f"broken since the instances began, by model and format: {shown}", advice)
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from enforcement.logs import RateLimitedLogger
-from enforcement.metering.opening import Opening
+from enforcement.metering.opening import WITH_PARTS, Opening
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 from enforcement.metering.refusals import OTHER
 from enforcement.metering.request import MeteredRequest
@@ -32,8 +32,8 @@ BEYOND: Final = MAX_ADDED_TOKENS + 1
 BROKEN_NAMES: Final = ("minute", "project", "model", "format", "pattern", "requests", "added")
 """
 The fields of a row: the minute of the last request since the epoch, whose it was, the pattern of its price or an empty
-string, the number of requests, and the most tokens that the provider adds by itself, as they say. 0: the input of none
-of them was above its bound, but the output or the money was.
+string, the number of requests, and the most tokens that the provider adds by itself, as they say. 0: none of them says
+it, as only their output or money was above its bound, or the input of those with other parts than text.
 """
 Row = list[int | str]
 
@@ -48,7 +48,8 @@ class BrokenBounds:
     Attributes:
         total: Requests since the process began, by model and format.
         raised: Tokens that this process adds by the pattern of a price, or by the model without one, at most
-            :data:`BEYOND`. It changes while it is read.
+            :data:`BEYOND`. Those for requests with other parts than text are apart, see
+            :data:`~enforcement.metering.opening.WITH_PARTS`. It changes while it is read.
     """
 
     def __init__(self) -> None:
@@ -85,17 +86,18 @@ class BrokenBounds:
     def _note(self, project: str, minute: int, asked: MeteredRequest, pattern: str, added: int) -> None:
         model = _printable(asked.attributes.get("model", "")[:MAX_MODEL_LENGTH])
         known = pattern if pattern.isprintable() else ""  # those of prices are
+        reported, raised = (0, f"{pattern}{WITH_PARTS}") if asked.parts else (added, pattern)
         with self._lock:
             if (model, asked.format) not in self.total and len(self.total) >= MAX_PAIRS:
                 model = OTHER
             self.total[model, asked.format] = self.total.get((model, asked.format), 0) + 1
             row = self._rows.get((project, model, asked.format, known))
             if row is not None:
-                row[:] = max(row[0], minute), row[1] + 1, max(row[2], added)
+                row[:] = max(row[0], minute), row[1] + 1, max(row[2], reported)
             elif len(self._rows) < MAX_RAISED:
-                self._rows[project, model, asked.format, known] = [minute, 1, added]
-            if added and (pattern in self.raised or len(self.raised) < MAX_RAISED):
-                self.raised[pattern] = max(added, self.raised.get(pattern, 0))
+                self._rows[project, model, asked.format, known] = [minute, 1, reported]
+            if added and (raised in self.raised or len(self.raised) < MAX_RAISED):
+                self.raised[raised] = max(added, self.raised.get(raised, 0))
 
     def take(self) -> list[Row]:
         """Return what was noted since the last call, as rows of ``BROKEN_NAMES``. A new list, empty if nothing was."""

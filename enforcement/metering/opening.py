@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Final
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
 from enforcement.metering.charges import (
@@ -67,6 +67,9 @@ DOORS: Mapping[str, str] = {
     "complete": "no meter reads the text completions of Anthropic; use its path /v1/messages",
 }
 """For people: why no meter reads what a path offers."""
+
+WITH_PARTS: Final = " with parts that are not text"
+"""What follows the pattern of tokens that are added only to such requests, as they may be due to these parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +319,11 @@ def _bound(
     model = asked.attributes["model"]
     pattern, added = (price.pattern, price.added_tokens) if price else (model, 0)
     if raised:  # also by the model, as the prices may have come since
-        added = max(added, raised.get(pattern, 0), raised.get(model, 0))
+        names = (pattern, model, *((f"{pattern}{WITH_PARTS}", f"{model}{WITH_PARTS}") if asked.parts else ()))
+        added = max(added, *[raised.get(name, 0) for name in names])
     if added > MAX_ADDED_TOKENS or (price and price.unbounded):
-        raise NoBound(f"the provider adds more than {MAX_ADDED_TOKENS:,} tokens to requests for {shown(pattern)}")
+        what = f"requests for {shown(pattern)}{WITH_PARTS if asked.parts else ''}"
+        raise NoBound(f"the provider adds more than {MAX_ADDED_TOKENS:,} tokens to {what}")
     demands = demands_of(
         asked.format, parsed.value, model, asked.parts, allowed, asked.modifiers, has_marks=parsed.has_marks
     )

@@ -205,6 +205,14 @@ def test_what_is_kept_is_bounded(report, now, chat):
     assert not BrokenBound.objects.exists()
 
 
+def test_a_sum_of_lies_stops_no_usage(report, now):
+    for number in range(3):
+        report(requests=2**50, at=now + timedelta(seconds=number))
+
+    assert BrokenBound.objects.get().requests == 2**50
+    assert report(requests=1).counted == 1
+
+
 def test_reports_are_added_and_the_most_counts(report, now, chat):
     for minutes, added in ((1, 700), (0, 900), (2, 0)):
         report(added=added, requests=2, at=now - timedelta(minutes=minutes))

@@ -96,6 +96,18 @@ async def test_an_answer_without_usage_keeps_its_estimate(world, aio_limiter, be
     assert await used(aio_limiter, secret) == {"tpm": 200}
 
 
+async def test_an_answer_above_its_bound_is_counted_and_the_next_call_reserves_more(world, aio_limiter, begin):
+    hooks, call = begin
+    secret = publish_metered(world, TPM, estimate="bound")
+    answer = {**ANSWER, "usage": {"prompt_tokens": 2_000, "completion_tokens": 10}}
+    await call(secret, "broken")
+    await hooks.async_log_success_event({"litellm_call_id": "broken"}, answer, None, None)
+    await call(secret, "next")
+
+    assert aio_limiter.stats().broken_bounds == {("gpt-x", "openai-chat"): 1}
+    assert await used(aio_limiter, secret) == {"tpm": 2_010 + 2_100}
+
+
 async def test_what_the_provider_refuses_is_given_back(world, aio_limiter, begin):
     """LiteLLM also tells of failures of which nothing is open, such as our own denials."""
     hooks, call = begin

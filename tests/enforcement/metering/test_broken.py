@@ -21,10 +21,17 @@ BOOK = Prices(1, (Price("m*", Rates(1_000_000, 2_000_000)),))
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
-def opened(broken, model="m-1", prices=BOOK, limit=MONEY, estimate="bound", **body):
+def opened(broken, model="m-1", prices=BOOK, limit=MONEY, estimate="bound", image=None, **body):
     asked = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}], **body}
     request = read_request("POST", "/v1/chat/completions", {}.get, json.dumps(asked).encode())
-    return open_request(request, [limit], Metering(estimate), prices, 0, raised=broken.raised)
+    return open_request(
+        request,
+        [limit],
+        Metering(estimate, part_tokens={"image": image} if image else {}),
+        prices,
+        0,
+        raised=broken.raised,
+    )
 
 
 def settle(broken, opening, more_input=0, more_output=0, at_us=0):
@@ -63,6 +70,23 @@ def test_tokens_that_are_added_for_tools_are_in_it():
 
     assert broken.raised == {"m*": 1_024 + 100}
     assert opened(broken, tools=TOOLS).estimate.input == first.estimate.input + 100
+
+
+@pytest.mark.parametrize("more_input", [700, 10**6])
+def test_requests_with_other_parts_raise_nothing_for_others(more_input):
+    """The number of their parts may be too low, for which nobody else is to pay. It is not reported as an addend."""
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}]
+    messages, broken = [{"role": "user", "content": parts}], BrokenBounds()
+    plain, first = opened(broken), opened(broken, messages=messages, image=100)
+    settle(broken, first, more_input=more_input)
+
+    assert opened(broken).estimate == plain.estimate
+    assert broken.take() == [[0, "proj_1", "m-1", "openai-chat", "m*", 1, 0]]
+    again = opened(broken, messages=messages, image=100)
+    if more_input == 700:
+        assert again.estimate.input == first.estimate.input + 700
+    else:
+        assert "to requests for 'm*' with parts that are not text" in again.detail
 
 
 @pytest.mark.parametrize(("more_input", "more_output"), [(0, 0), (-9, 0), (0, -9)])
