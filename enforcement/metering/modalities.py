@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from enforcement.metering.formats.text import as_list, as_object
+from enforcement.metering.formats.text import as_list, as_object, objects_in
 
 DRAWING: Final = re.compile(r"-image|imagen", re.IGNORECASE)
 """Models of Gemini that draw without being asked to, by their names."""
@@ -14,9 +14,14 @@ DRAWING: Final = re.compile(r"-image|imagen", re.IGNORECASE)
 _CLASSES: Final[Mapping[Any, str]] = {"image": "output_image", "audio": "output_audio"}
 
 
+def _may_draw(body: Mapping[str, Any]) -> bool:
+    """Return whether a request offers the tool of the responses API that makes images."""
+    return any(tool.get("type") == "image_generation" for tool in objects_in(body.get("tools")))
+
+
 def produced_classes(format: str, body: Mapping[str, Any], model: str) -> tuple[str, ...]:
     """Return the classes of output that a request asks for beside text, such as ``output_audio``."""
-    if format == "openai-images":
+    if format == "openai-images" or (format == "openai-responses" and _may_draw(body)):
         return ("output_image",)
     kinds = as_list(body.get("modalities"))
     if format == "gemini":

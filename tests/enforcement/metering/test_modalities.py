@@ -71,6 +71,9 @@ def test_the_classes_are_those_of_the_format():
     )
     assert produced_classes("openai-images", {"prompt": "x"}, "gpt-image-1") == ("output_image",)
     assert produced_classes("openai-chat", {"modalities": {"audio": 1}}, "m") == ()
+    tools = [{"type": "function", "name": "f"}, {"type": "image_generation"}]
+    assert produced_classes("openai-responses", {"tools": tools}, "gpt-4.1") == ("output_image",)
+    assert produced_classes("openai-responses", {"tools": tools[:1]}, "gpt-4.1") == ()
 
 
 @pytest.mark.parametrize(("kinds", "hides"), [(["text", "audio"], True), (["text"], False)])
