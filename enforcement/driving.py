@@ -118,6 +118,59 @@ async def run_through(
         return stop.value, cancelled
 
 
+class Unwaited:
+    """
+    Do what :func:`run_awaited` does, without a task that waits. Each reply sends the next command.
+
+    Args:
+        replies: Has the reply that has not come, as long as there is one.
+        over: Called when the generator has ended.
+    """
+
+    __slots__ = ("_over", "_pipe", "_replies", "_steps")
+
+    def __init__(
+        self, steps: Steps, pipe: AwaitedPipe, replies: set[asyncio.Future[Any]], over: Callable[[], None]
+    ) -> None:
+        self._steps = steps
+        self._pipe = pipe
+        self._replies = replies
+        self._over = over
+
+    def begin(self) -> None:
+        """Send the first command."""
+        self._go_on(None)
+
+    def _replied(self, replying: asyncio.Future[Any]) -> None:
+        self._replies.discard(replying)
+        self._go_on(replying)
+
+    def _go_on(self, replying: asyncio.Future[Any] | None) -> None:
+        try:
+            command = next(self._steps) if replying is None else self._after(replying)
+        except BaseException as exc:
+            self._over()
+            if isinstance(exc, StopIteration):
+                return
+            raise
+        calling = self._pipe.call(command)
+        reply = calling if isinstance(calling, asyncio.Future) else asyncio.ensure_future(calling)
+        self._replies.add(reply)
+        reply.add_done_callback(self._replied)
+
+    def _after(self, replying: asyncio.Future[Any]) -> bytes:
+        """Return the command after a reply, or raise StopIteration."""
+        try:
+            if replying.cancelled():
+                raise StoreError("connection", "the event loop has ended")
+            reply = replying.result()
+            if type(reply) is ReplyError:
+                raise self._pipe.trouble(reply)
+        except StoreError as exc:
+            return self._steps.throw(exc)
+        return self._steps.send(reply)
+
+
 class _Uncancelled:
     """
     Waits for a future that is not cancelled with the task. The task gets its cancellation when the future is done.

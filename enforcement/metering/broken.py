@@ -60,17 +60,17 @@ class BrokenBounds:
 
     def look(self, project: str, at_us: int, opening: Opening, settlement: Settlement) -> None:
         """
-        Count a settled request if it used more than its bound: more input, more output, or more of a limit.
+        Count a settled request if it used more than its bound.
 
         Args:
             at_us: The instant of its reservation, in microseconds since the epoch.
         """
         estimate, counts, asked = opening.estimate, settlement.counts, opening.asked
-        if estimate is None or not estimate.bound or counts is None or not isinstance(asked, MeteredRequest):
+        if estimate is None or counts is None or not isinstance(asked, MeteredRequest):
+            return
+        if not is_broken(opening, settlement):
             return
         more_input, more_output = input_of(counts) - estimate.input, count_of(counts, "output") - estimate.output
-        if more_input <= 0 and more_output <= 0 and not _is_dearer(settlement, opening):
-            return
         added = min(estimate.added + more_input, BEYOND) if more_input > 0 else 0
         self._note(project, at_us // _US_A_MINUTE, asked, estimate.pattern, added)
         _SAY.warning(
@@ -112,6 +112,16 @@ class BrokenBounds:
         with self._lock:
             ranked = sorted(self.total.items(), key=lambda item: (-item[1], item[0]))
         return [(*pair, count) for pair, count in islice(ranked, at_most)]
+
+
+def is_broken(opening: Opening, settlement: Settlement) -> bool:
+    """Return whether a request used more than its bound: more input, more output, or more of a limit."""
+    estimate, counts = opening.estimate, settlement.counts
+    if estimate is None or not estimate.bound or counts is None:
+        return False
+    if input_of(counts) > estimate.input or count_of(counts, "output") > estimate.output:
+        return True
+    return _is_dearer(settlement, opening)
 
 
 def _is_dearer(settlement: Settlement, opening: Opening) -> bool:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.driving import reply_through, run_through
+from enforcement.driving import Unwaited, reply_through, run_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
@@ -330,6 +330,25 @@ class Admission:
         self._limiter._engine.slots.concluded(self.reservation)
         if cancelled is not None:
             raise cancelled
+
+    def conclude_soon(
+        self, costs: Costs, replies: set[asyncio.Future[Any]], over: Callable[[], None], *, is_last_word: bool
+    ) -> None:
+        """
+        Settle the request as :meth:`conclude` does, without waiting for the store. The command is sent in the next turn
+        of the event loop.
+
+        Args:
+            replies: Has the reply of the store until that has come.
+            over: Called when the request is settled, or when this process owes that to the store.
+        """
+
+        def concluded() -> None:
+            self._limiter._engine.slots.concluded(self.reservation)
+            over()
+
+        steps = self.reservation.concluding(costs, is_last_word=is_last_word)
+        Unwaited(steps, self._limiter._pipe, replies, concluded).begin()
 
     async def _conclude(self, steps: Steps) -> None:
         await self._limiter._run(steps)

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from hiredis import ReplyError
 
-from enforcement.driving import run_through
+from enforcement.driving import Unwaited, run_through
 from enforcement.store.errors import StoreError
 
 
@@ -81,3 +82,43 @@ async def test_a_call_that_is_a_coroutine_is_not_cancelled_either():
     (await replies.sent(b"two")).set_result(2)
 
     assert (await task)[0] == 3
+
+
+class Pipe(Replies):
+    """Replies that come through a pipe, which makes errors of error replies."""
+
+    def trouble(self, reply):
+        return StoreError("error", str(reply))
+
+
+@pytest.mark.parametrize(
+    ("first", "total"),
+    [(1, 3), (StoreError("timeout"), 12), (ReplyError("no"), 12), (None, 12)],
+    ids=["reply", "error", "error reply", "cancelled"],
+)
+async def test_replies_that_nobody_waits_for_go_through_the_steps(first, total):
+    """The next command is sent when a reply comes, or an error in its place. None: its future was cancelled."""
+    pipe, replies, ended = Pipe(), set(), []
+
+    def whole():
+        ended.append((yield from steps()))
+
+    Unwaited(whole(), pipe, replies, lambda: ended.append("over")).begin()
+    waiting = await pipe.sent(b"one")
+    assert replies == {waiting}
+    if first is None:
+        waiting.cancel()
+    elif isinstance(first, StoreError):
+        waiting.set_exception(first)
+    else:
+        waiting.set_result(first)
+    (await pipe.sent(b"two")).set_result(2)
+    await asyncio.sleep(0)
+
+    assert (ended, replies) == ([total, "over"], set())
+
+
+async def test_steps_that_need_no_reply_end_at_once():
+    ended = []
+    Unwaited(iter(()), Pipe(), set(), lambda: ended.append("over")).begin()
+    assert ended == ["over"]

@@ -125,6 +125,7 @@ class MeteredGuard:
         self._drains = Drains(drain_bounds())
         self._room = BodyRoom()
         self._visiting: set[asyncio.Task[Any] | None] = set()
+        self._replies: set[asyncio.Future[Any]] = set()
 
     async def settled(self) -> None:
         """
@@ -141,6 +142,10 @@ class MeteredGuard:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=CANCEL_SECONDS)
+        while self._replies:  # each may lead to another command
+            done, _ = await asyncio.wait(self._replies, timeout=CANCEL_SECONDS)
+            if not done:
+                return
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
@@ -167,7 +172,7 @@ class MeteredGuard:
         exchange = MeteredExchange(
             opening, now_us(), encodings=ALL_ENCODINGS, reasoners=limiter.metered_tally().reasoners
         )
-        visit = MeteredVisit(exchange, admission, drains, report, shape_of(scope, opening.asked.format))
+        visit = MeteredVisit(exchange, admission, drains, self._replies, report, shape_of(scope, opening.asked.format))
         if isinstance(opening.asked, MeteredRequest):
             body.data = opening.asked.body
             scope = sent_on(scope, body.data)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from operator import itemgetter
 from time import time_ns
-from typing import Final
+from typing import Any, Final
 
 from enforcement.aio import Admission
 from enforcement.doors.metered.bodies import ReadBody, is_long
 from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
+from enforcement.metering.broken import is_broken
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.settlement import DrainBounds, Settlement
 
@@ -59,13 +61,14 @@ class MeteredVisit:
     """
     One admitted request.
 
-    It is settled once: before the last message of the answer is sent, or when the client has left, or when the
-    application ends without an answer.
+    It is settled once: when the client has left, or when the application ends without an answer, or before the last
+    message of the answer is sent, which does not wait for the reply of the store.
 
     Args:
         exchange: What is charged for it.
         admission: The charges and slots.
         drains: Reads answers on after their clients left. None: they are not read on.
+        replies: Has the replies of the store that nobody waits for, until they have come.
         report: Called with the settlement, unless an operator has settled the request before. An application may
             replace the attribute.
         shape: The provider whose errors those of the application should resemble. Empty: none.
@@ -76,6 +79,7 @@ class MeteredVisit:
         exchange: MeteredExchange,
         admission: Admission,
         drains: Drains | None,
+        replies: set[asyncio.Future[Any]],
         report: Callable[[Settlement], None],
         shape: str = "",
     ) -> None:
@@ -84,6 +88,7 @@ class MeteredVisit:
         self.admission = admission
         self.report = report
         self._drains = drains
+        self._replies = replies
         self._body: ReadBody | None = None
         self._receive: Receive
         self._send: Send
@@ -247,7 +252,11 @@ class MeteredVisit:
             rest, settlement = self.exchange.ended(now_us(), whole=whole)
         else:
             rest, settlement = b"", self.exchange.refused(None, now_us())
-        await self._settle(settlement)
+        # What breaks a bound changes the next requests.
+        if whole and settlement is not None and not is_broken(self.exchange.opening, settlement):
+            await self._settle_soon(settlement)
+        else:
+            await self._settle(settlement)
         self._is_over()
         return rest
 
@@ -264,8 +273,17 @@ class MeteredVisit:
             costs = self.exchange.opening.terms.named(settlement.costs)
             await self.admission.conclude(costs, is_last_word=settlement.is_last_word)
         finally:
-            if not self.admission.reservation.settled_elsewhere:
-                self.report(settlement)
+            self._report(settlement)
+
+    async def _settle_soon(self, settlement: Settlement) -> None:
+        """Do the same, but wait only until the store is told, as nothing in the rest of the answer depends on it."""
+        costs, over = self.exchange.opening.terms.named(settlement.costs), partial(self._report, settlement)
+        self.admission.conclude_soon(costs, self._replies, over, is_last_word=settlement.is_last_word)
+        await asyncio.sleep(0)  # the turn of the event loop in which all commands are sent
+
+    def _report(self, settlement: Settlement) -> None:
+        if not self.admission.reservation.settled_elsewhere:
+            self.report(settlement)
 
 
 def _goes_on() -> bool:

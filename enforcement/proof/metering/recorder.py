@@ -63,13 +63,22 @@ class Recorder:
         row = {"id": ident, "token": decision.plan.subject[1], "reservation": admission.id, "counters": counters}
         said = {"estimate": metered.estimated_costs, "source": decision.source, "decided": decision.decided_at_us}
         self._write("admitted", {**row, **said})
-        conclude = admission.conclude
+        conclude, conclude_soon = admission.conclude, admission.conclude_soon
+
+        def settling() -> None:
+            self._write("settling", {"id": ident, "as": metered.settled_as, "costs": metered.costs})
 
         async def concluding(costs: Costs | None = None, *, is_last_word: bool = True) -> None:
-            self._write("settling", {"id": ident, "as": metered.settled_as, "costs": metered.costs})
+            settling()
             await conclude(costs, is_last_word=is_last_word)
 
-        admission.conclude = concluding  # type: ignore[method-assign] # what is seen here is what the visit does
+        def concluding_soon(*arguments: Any, **options: Any) -> None:
+            settling()
+            conclude_soon(*arguments, **options)
+
+        # What is seen here is what the visit does.
+        admission.conclude = concluding  # type: ignore[method-assign]
+        admission.conclude_soon = concluding_soon  # type: ignore[method-assign]
 
         def settled(settlement: Settlement) -> None:
             counts = settlement.counts

@@ -630,3 +630,21 @@ async def test_what_did_not_reach_the_provider_after_all_costs_nothing(world, ai
 
     assert await used(aio_limiter, secret) == {"tpm": 0}
     assert records(world) == []
+
+
+async def test_the_end_of_a_server_waits_for_replies_of_the_store(door):
+    """The limiter is closed then, and what the store is asked after that would be lost."""
+    guard = door._guard
+    reply, next_reply = (asyncio.get_running_loop().create_future() for _ in range(2))
+    guard._replies.add(reply)
+    ending = asyncio.create_task(guard.settled())
+    await asyncio.sleep(0)
+    guard._replies.add(next_reply)
+    guard._replies.discard(reply)
+    reply.set_result(1)
+    await asyncio.sleep(0.01)
+    assert not ending.done()
+
+    guard._replies.discard(next_reply)
+    next_reply.set_result(1)
+    await ending
