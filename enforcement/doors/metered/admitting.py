@@ -24,7 +24,7 @@ from enforcement.metering.prices import NO_FACTORS
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.model.metered import DENY, METERED_UNITS, MONEY, Metering
+from enforcement.model.metered import BOUND, DENY, METERED_UNITS, MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
@@ -41,14 +41,14 @@ class _Common(NamedTuple):
         limits: Its limits.
         names: The name under which the limiter knows the cost of each.
         rules: The rules of its policies for metered requests.
-        counts_money: Whether a limit counts money. The others do not wait for prices.
+        waits_for_prices: Whether a limit counts money, or a bound has to know what the prices say of tokens.
         needs_prices: Whether one of these denies requests while there are no prices. A shadow does not.
     """
 
     limits: tuple[Limit, ...]
     names: tuple[str, ...]
     rules: Metering
-    counts_money: bool
+    waits_for_prices: bool
     needs_prices: bool
 
 
@@ -56,11 +56,13 @@ def _common(plan: LivePlan) -> _Common:
     if plan.metered is None:
         limits = tuple(bound.limit for bound in plan.bounds)
         rules = plan.metering or ()
+        common = rules[0] if len(rules) == 1 else _strictest(rules)
+        units = {limit.unit for limit in limits}
         plan.metered = _Common(
             limits,
             tuple(bound.cost_name for bound in plan.bounds),
-            rules[0] if len(rules) == 1 else _strictest(rules),
-            MONEY in [limit.unit for limit in limits],
+            common,
+            MONEY in units or (common.estimate == BOUND and not METERED_UNITS.isdisjoint(units)),
             MONEY in [limit.unit for limit in limits if not limit.shadow],
         )
     found: _Common = plan.metered
@@ -131,8 +133,8 @@ async def _opening(
         hides = is_hiding(asked)
         if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
             return unmetered(asked)
-    limits, names, rules, counts_money, needs_prices = _common(plan)
-    prices = await limiter.find_prices() if counts_money else limiter.prices
+    limits, names, rules, waits_for_prices, needs_prices = _common(plan)
+    prices = await limiter.find_prices() if waits_for_prices else limiter.prices
     if prices is None:
         if needs_prices:
             return Refused("degraded_denied", NO_PRICES_YET)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.control.test_emergency import emergency
-from tests.enforcement.doors.metered.budgets import RPM, publish_metered
+from tests.enforcement.doors.metered.budgets import PRICE, RPM, TPM, publish_metered, used
 from tests.enforcement.doors.metered.provider import CHAT, ask
 from tests.enforcement.world import PROJECT
 
@@ -45,3 +46,15 @@ async def test_all_others_pass_as_they_came(world, door, provider):
 async def answered(scope, body, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def test_a_bound_of_tokens_waits_for_the_prices(world, aio_limiter, provider):
+    """They say how many tokens a provider adds, which the first requests of a process did not know."""
+    secret = publish_metered(world, TPM, estimate="bound")
+    world.published.prices({**PRICE, "added_tokens": 5_000})
+    provider.usage = None
+
+    answer = await ask(LimitMiddleware(provider, aio_limiter, metered=True), secret, {**HELLO, "max_tokens": 10})
+
+    assert answer.status == 200
+    assert (await used(aio_limiter, secret))["tpm"] > 5_000
