@@ -17,7 +17,7 @@ from controlplane.keys.api import KeyView
 from controlplane.overrides.api import OverrideView
 from controlplane.policies.api import GlobalView, PolicyView
 from controlplane.preview.api import PreviewView
-from controlplane.prices.api import PRICE_ID, FactorView, PriceView
+from controlplane.prices.api import PRICE_ID, LearnedEstimateView, PriceView
 from controlplane.projects.api import ProjectView
 from controlplane.projects.models import SLUG_PATTERN
 from controlplane.projects.token_api import ProjectTokenView, SingleTokenView
@@ -61,7 +61,7 @@ ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
 # Those of the router that have a list at an address without a part that differs.
 RESOURCES = [
     *(name for name, view, _ in router.registry if "(" not in name and hasattr(view, "list")),
-    *("global", "break-glass", "prices", "prices/factors", "counters"),
+    *("global", "break-glass", "prices", "prices/estimates", "counters"),
 ]
 
 urlpatterns = [
@@ -74,7 +74,7 @@ urlpatterns = [
         name="break-glass",
     ),
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),
-    path("prices/factors", FactorView.as_view({"get": "list"}), name="factors"),
+    path("prices/estimates", LearnedEstimateView.as_view({"get": "list"}), name="estimates"),
     re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),

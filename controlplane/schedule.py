@@ -132,8 +132,8 @@ SCHEDULE = {
         "options": {"expires": 3600},
     },
     # Every hour, although it looks at whole days, so that a missed run is made up soon.
-    "learn-factors": {
-        "task": "controlplane.prices.tasks.learn_factors",
+    "learn-estimates": {
+        "task": "controlplane.prices.tasks.learn_estimates",
         "schedule": crontab(minute=25),
         "options": {"expires": 3600},
     },

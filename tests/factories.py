@@ -16,7 +16,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.prices.models import ModelFactor, ModelPrice
+from controlplane.prices.models import LearnedEstimate, ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import DecisionCount, DeniedRequest, UsageRow
@@ -107,15 +107,16 @@ class ModelPriceFactory(CleanFactory):
     output = 4_000_000
 
 
-class ModelFactorFactory(CleanFactory):
+class LearnedEstimateFactory(CleanFactory):
     class Meta:
-        model = ModelFactor
+        model = LearnedEstimate
 
-    model = factory.Sequence(lambda n: f"model-{n}")
-    per_mille = 1_500
+    kind = "group"
+    name = factory.Sequence(lambda n: f"other/model-{n}/openai-chat")
+    numbers = factory.LazyFunction(lambda: [300_000, 0, 0, 0, 0])
     requests = 60
     projects = 1
-    days = 3
+    error = 200
 
 
 class ProjectFactory(CleanFactory):

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from controlplane.prices.fitting import solve
 from enforcement.metering import typical
 from enforcement.metering.request import MeteredRequest, read_request
-from enforcement.metering.typical import PLAIN, SCALE, Numbers, groups_of, tool_kind
+from enforcement.metering.typical import OTHERS, PLAIN, SCALE, Numbers, groups_of, tool_kind
 from tests.enforcement.metering.recorded_vectors import FAMILIES, body_of, vectors_of
 from tests.enforcement.metering.wire_vectors import header_of
 
@@ -55,21 +55,23 @@ class Recorded(NamedTuple):
 
 def recorded() -> list[Recorded]:
     """Return the requests with nothing but text and tools whose tokens are known."""
-    return list(chain.from_iterable(map(_recorded, FAMILIES)))
+    vectors = chain.from_iterable(map(vectors_of, FAMILIES))
+    return list(chain.from_iterable(map(recorded_of, vectors)))
 
 
-def _recorded(family: str) -> Iterable[Recorded]:
-    for vector in vectors_of(family):
-        usage = vector["expected"].get("usage") or {}
-        tokens = sum(usage.get(name, 0) for name in ("input", "cached_input", "cache_write"))
-        asked = read_of(vector)
-        if asked is None or not tokens or any(asked.parts.values()) or asked.keeps_context or not asked.text_bytes:
-            continue
-        model = asked.attributes["model"]
-        if not NO_BOUND.search(model) and (asked.own_tools or not asked.unbounded):
-            counted = asked.text_bytes, asked.objects, asked.tools
-            own = tuple(map(tool_kind, asked.own_tools))
-            yield Recorded(groups_of(model, asked.format), *counted, own, usage.get("calls", 0), tokens)
+def recorded_of(vector: Mapping) -> Iterable[Recorded]:
+    """Yield the request of a vector, if it is one of these."""
+    usage = vector["expected"].get("usage") or {}
+    tokens = sum(usage.get(name, 0) for name in ("input", "cached_input", "cache_write"))
+    asked = read_of(vector)
+    if asked is None or not tokens or any(asked.parts.values()) or asked.keeps_context or not asked.text_bytes:
+        return
+    model = asked.attributes["model"]
+    if not NO_BOUND.search(model) and (asked.own_tools or not asked.unbounded):
+        counted = asked.text_bytes, asked.objects, asked.tools
+        own = tuple(map(tool_kind, asked.own_tools))
+        groups = tuple(name for name in groups_of(model, asked.format) if not name.startswith(f"{OTHERS}/"))
+        yield Recorded(groups, *counted, own, usage.get("calls", 0), tokens)
 
 
 def read_of(vector: Mapping) -> MeteredRequest | None:

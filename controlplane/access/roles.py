@@ -19,7 +19,7 @@ _READ = (
     *("usage.view_usagerow", "usage.view_meteredrow", "usage.view_deniedrequest"),
     "statements.view_monthrow",
     *("reservations.view_reservation", "publishing.view_revision"),
-    *("prices.view_modelprice", "prices.view_modelfactor"),
+    *("prices.view_modelprice", "prices.view_learnedestimate"),
     *("alerts.view_alertrule", "alerts.view_alertevent"),
     "drafts.view_policydraft",
 )

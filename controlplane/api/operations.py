@@ -52,7 +52,7 @@ SUMMARIES = {
     "global_update": "Choose the global policy",
     "preview": "Preview a policy",
     "prices_update": "Set a price",
-    "prices_factors_list": "List the factors of models",
+    "prices_estimates_list": "List what was learned of estimates",
     "revisions_rollback": "Roll back to a revision",
     "revisions_undo": "Undo a revision",
     "projects_tokens_list": "List the tokens of a project",
@@ -97,7 +97,7 @@ DESCRIPTIONS = {
     "policies_update": CREATED_OR_REPLACED.format(one="policy") + " A limit that keeps its name keeps its usage.",
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
-    "prices_factors_list": "Return a page of the factors that correct typical estimates.",
+    "prices_estimates_list": "Return a page of the numbers that were learned for typical estimates.",
     "global_update": "Choose the policy, or null for none.",
     "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
     "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",

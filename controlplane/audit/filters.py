@@ -21,7 +21,7 @@ OBJECTS = {
     "group": "groups",
     "accessattempt": "sign-in failures",
     "modelprice": "prices",
-    "modelfactor": "factors of models",
+    "learnedestimate": "learned estimates",
     "modeladdend": "addends of models",
     "reservation": "reservations",
     "suspension": "suspensions",

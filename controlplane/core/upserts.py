@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import connection, models
 
-# A statement has at most 32766 parameters in SQLite, and a row has at most twenty. PostgreSQL gets a parameter for each
+# A statement has at most 32766 parameters in SQLite, and a row has at most 32. PostgreSQL gets a parameter for each
 # column, and reads larger statements a little faster.
 ROWS_A_STATEMENT = {"sqlite": 1_000, "postgresql": 5_000}
 

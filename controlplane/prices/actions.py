@@ -7,10 +7,10 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
-from controlplane.prices import factors
+from controlplane.prices import estimates
 from controlplane.prices.differences import Difference
-from controlplane.prices.factors import FactorChange
-from controlplane.prices.models import ModelAddend, ModelFactor, ModelPrice
+from controlplane.prices.estimates import EstimateChange
+from controlplane.prices.models import LearnedEstimate, ModelAddend, ModelPrice
 from controlplane.publishing.changes import Actor, Change, change
 
 OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own for the model, which comes first."
@@ -87,40 +87,41 @@ def _check(price: ModelPrice) -> None:
         raise ValidationError([f"{price.pattern}, {name}: {text}" for name, texts in rows for text in texts]) from exc
 
 
-def learn_factors(actor: Actor, now: datetime, reason: str = "") -> tuple[Change, list[FactorChange]]:
+def learn_estimates(actor: Actor, now: datetime, reason: str = "") -> tuple[Change, list[EstimateChange]]:
     """
-    Learn the factors of models from the metered usage, publish those that differ enough from the present ones, and
+    Learn numbers for estimates from the metered usage, publish those that differ enough from the present ones, and
     return the change with what it did.
 
     A second run on the same usage changes nothing, also at the same time.
     """
-    measured = factors.measure(now)
     with change(actor=actor, reason=reason) as tx:
         lock_prices()
-        found = factors.changes(measured, now)
-        _apply_factors(tx, found, now)
+        found = estimates.changes(list(estimates.measure(now)), now)
+        _apply_estimates(tx, found, now)
     return tx, found
 
 
-def _apply_factors(tx: Change, found: Sequence[FactorChange], now: datetime) -> None:
-    """Make the factors what the changes say, with an audit entry for each."""
-    rows = ModelFactor.objects.in_bulk([one.model for one in found], field_name="model")
-    records = {model: row.as_record() for model, row in rows.items()}
+def _apply_estimates(tx: Change, found: Sequence[EstimateChange], now: datetime) -> None:
+    """Make the learned numbers what the changes say, with an audit entry for each."""
+    present = LearnedEstimate.objects.filter(name__in=[one.name for one in found])
+    rows = {(row.kind, row.name): row for row in present}
+    records = {key: row.as_record() for key, row in rows.items()}
     for one in found:
         if one.measured is None:
             continue
-        row = rows.setdefault(one.model, ModelFactor(model=one.model))
-        for name in ("per_mille", "requests", "projects", "days"):
+        row = rows.setdefault((one.kind, one.name), LearnedEstimate(kind=one.kind, name=one.name))
+        for name in ("requests", "projects", "error"):
             setattr(row, name, getattr(one.measured, name))
-        row.changed_at = now
+        row.numbers, row.changed_at = list(one.measured.numbers), now
         row.full_clean(validate_unique=False)
         row.save()
-    gone = [rows[one.model] for one in found if one.measured is None]
-    kept = [(rows[one.model], records.get(one.model)) for one in found if one.measured is not None]
-    tx.record_many("modelfactor.delete", ((row, row.as_record(), None) for row in gone))
-    tx.record_many("modelfactor.create", ((row, None, row.as_record()) for row, old in kept if old is None))
-    tx.record_many("modelfactor.update", ((row, old, row.as_record()) for row, old in kept if old is not None))
-    ModelFactor.objects.filter(pk__in=[row.pk for row in gone]).delete()
+    gone = [rows[one.kind, one.name] for one in found if one.measured is None]
+    keys = [(one.kind, one.name) for one in found if one.measured is not None]
+    kept = [(rows[key], records.get(key)) for key in keys]
+    tx.record_many("learnedestimate.delete", ((row, row.as_record(), None) for row in gone))
+    tx.record_many("learnedestimate.create", ((row, None, row.as_record()) for row, old in kept if old is None))
+    tx.record_many("learnedestimate.update", ((row, old, row.as_record()) for row, old in kept if old is not None))
+    LearnedEstimate.objects.filter(pk__in=[row.pk for row in gone]).delete()
     if found:
         ModelPrice.objects.check_document()
 

@@ -17,9 +17,9 @@ from controlplane.adminkit.times import zone_name
 from controlplane.core.money import amount, exact, rounded
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.prices import broken, factors
+from controlplane.prices import broken, estimates
 from controlplane.prices.actions import delete_price, lock_prices, save_price
-from controlplane.prices.models import ADDED, OPERATOR, ModelAddend, ModelFactor, ModelPrice
+from controlplane.prices.models import ADDED, OPERATOR, LearnedEstimate, ModelAddend, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
@@ -106,7 +106,9 @@ class ModelPriceAdmin(RecordedAdmin):
             seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
             above = broken.lately(timezone.now() - BROKEN_LATELY, whose)
             raised = list(ModelAddend.objects.filter(tokens__gt=0)[:MOST_SHOWN])
-        shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised))}
+            # It says which models other projects ask for.
+            learned = [_learned(row) for row in LearnedEstimate.objects.all()] if whose is None else []
+        shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised)), "learned": learned}
         return super().changelist_view(request, {**shown, **(extra_context or {})})
 
     @display(description="Model", ordering="pattern")
@@ -224,15 +226,19 @@ def _row(seen: SeenModel) -> dict[str, Any]:
         "cached": rate(rates.cached_input) if rates else "—",
         "output": rate(rates.output) if rates else "—",
         "money": rounded(seen.micros) if rates or seen.micros else "unknown",
-        "factor": factors.in_words(seen.factor),
     }
+
+
+def _learned(row: LearnedEstimate) -> dict[str, Any]:
+    error = "—" if row.error is None else f"{row.error / 10:.1f} %"
+    return {"row": row, "numbers": estimates.in_words(row.kind, row.numbers), "error": error}
 
 
 def _publication() -> str:
     """Return a sentence that says which revision of the prices is published, and how many instances use it."""
     last = Revision.objects.filter(changes__prices=True).order_by("-number")
     revision = last.values_list("number", flat=True).first()
-    if revision is None or not (ModelPrice.objects.exists() or ModelFactor.objects.exists()):
+    if revision is None or not (ModelPrice.objects.exists() or LearnedEstimate.objects.exists()):
         return "No prices are published."
     fleet = heartbeats.fleet_now()
     if fleet.unknown:

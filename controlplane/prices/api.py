@@ -1,4 +1,4 @@
-"""The REST resources of prices, and of the factors that are published with them."""
+"""The REST resources of prices, and of what was learned of estimates."""
 
 from typing import Any
 
@@ -18,10 +18,16 @@ from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
-from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, ModelFactor, ModelPrice
+from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, LearnedEstimate, ModelPrice
 from controlplane.publishing.changes import Change
-from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.price_documents import MAX_ADDED_TOKENS, MAX_MULTIPLIER, MAX_MULTIPLIERS, MAX_RATE, MAX_TIERS
+from enforcement.metering.price_documents import (
+    MAX_ADDED_TOKENS,
+    MAX_GROUP_LENGTH,
+    MAX_MULTIPLIER,
+    MAX_MULTIPLIERS,
+    MAX_RATE,
+    MAX_TIERS,
+)
 from enforcement.metering.usage import FURTHER_NAMES
 from enforcement.model.metered import MAX_PART_TOKENS
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
@@ -216,38 +222,45 @@ class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
         save_price(tx, serializer.candidate(serializer.validated_data))
 
 
-class FactorSerializer(serializers.ModelSerializer):
-    model = serializers.CharField(read_only=True, help_text="The whole name of the model.")
-    per_mille = serializers.IntegerField(
+class LearnedEstimateSerializer(serializers.ModelSerializer):
+    kind = serializers.ChoiceField(LearnedEstimate.KINDS, read_only=True)
+    name = serializers.CharField(
+        read_only=True, help_text="Vendor, family and format of models, such as openai/gpt-5, or the kind of tool."
+    )
+    numbers = serializers.ListField(
+        child=serializers.IntegerField(),
         read_only=True,
-        min_value=LEAST_FACTOR,
-        max_value=MOST_FACTOR,
-        help_text="Tokens of a text of 4,000 bytes.",
+        help_text="Of a group, in millionths of an input token: for a byte of text, an object, a tool, once if there "
+        "are tools, and once. Of a tool, the input tokens of one use.",
     )
     requests = serializers.IntegerField(read_only=True, help_text="Requests from which it was learned.")
     projects = serializers.IntegerField(read_only=True, help_text="Projects of these requests.")
-    days = serializers.IntegerField(read_only=True, help_text="Days of these requests.")
+    error = serializers.IntegerField(
+        read_only=True,
+        allow_null=True,
+        help_text="How far the estimates of these requests were from what was reported, per mille of that.",
+    )
     changed_at = InstantField(read_only=True)
 
     class Meta:
-        model = ModelFactor
-        fields = ["model", "per_mille", "requests", "projects", "days", "changed_at"]
+        model = LearnedEstimate
+        fields = ["kind", "name", "numbers", "requests", "projects", "error", "changed_at"]
 
 
-class FactorQuery(ListQuery):
-    model = serializers.CharField(required=False, max_length=MAX_PATTERN_LENGTH, help_text="The whole name.")
+class LearnedEstimateQuery(ListQuery):
+    name = serializers.CharField(required=False, max_length=MAX_GROUP_LENGTH, help_text="The whole name.")
 
 
-class FactorView(Listed, ApiView):
-    """How many tokens the text of each model has, learned from usage. A model that is not listed has 1,000."""
+class LearnedEstimateView(Listed, ApiView):
+    """What was learned of the input tokens of requests. What is not listed has the numbers of the program."""
 
-    serializer_class = FactorSerializer
-    ordering = ("model", "id")
-    queries = {"list": FactorQuery}
+    serializer_class = LearnedEstimateSerializer
+    ordering = ("name", "id")
+    queries = {"list": LearnedEstimateQuery}
     scopes = {"list": "prices:read"}
     # They say which models the other projects ask for.
     of_all_projects = ("list",)
 
-    def get_queryset(self) -> QuerySet[ModelFactor]:
-        chosen = {name: self.query[name] for name in ("model",) if name in self.query}
-        return ModelFactor.objects.filter(**chosen)
+    def get_queryset(self) -> QuerySet[LearnedEstimate]:
+        chosen = {name: self.query[name] for name in ("name",) if name in self.query}
+        return LearnedEstimate.objects.filter(**chosen)

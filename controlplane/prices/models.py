@@ -12,8 +12,7 @@ from django.utils import timezone
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
 from enforcement.metering.broken import BEYOND
-from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
-from enforcement.metering.price_documents import MAX_ADDED_TOKENS, parse_price, parse_prices
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS, MAX_GROUP_LENGTH, parse_price, parse_prices
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
@@ -22,6 +21,7 @@ from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.model.strict_json import dumps
 
 OPERATOR, CATALOGUE = "operator", "catalogue"
+GROUP, TOOL = "group", "tool"
 RATES = ("input", "output", "cached_input", "cache_write")
 FURTHER = (*FURTHER_NAMES, *USES)
 """Classes and fees that few models have. They share a column."""
@@ -40,16 +40,17 @@ _NAMED = (*RATES, "calls", "multipliers", "tiers")
 class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
     def as_document(self, revision: int) -> dict[str, Any] | None:
         """
-        Return the document of these prices and all factors that enforcers read, or None if there is neither.
+        Return the document of these prices and all that was learned, which enforcers read, or None if there is neither.
 
-        Without factors it has no such field, because an enforcer that does not know the field refuses the document.
+        If nothing was learned it has no such field, because an enforcer that does not know the field refuses the
+        document.
         """
         prices = document_of(self.order_by("pattern", "valid_from", "pk"), revision)
         ModelAddend.objects.add_to(prices or {})
-        factors = ModelFactor.objects.by_model()
+        learned = LearnedEstimate.objects.as_document()
         if prices is not None and settings.REPORTED_COSTS:
             prices["reported_costs"] = list(settings.REPORTED_COSTS)
-        return {**(prices or empty_document(revision)), "factors": factors} if factors else prices
+        return {**(prices or empty_document(revision)), "learned": learned} if learned else prices
 
     def check_document(self) -> None:
         """Raise ValidationError if enforcers would refuse all prices together, as there are too many."""
@@ -158,52 +159,60 @@ class ModelPrice(models.Model):
         yield from ()
 
 
-class ModelFactorQuerySet(models.QuerySet["ModelFactor"]):
-    def by_model(self) -> dict[str, int]:
-        """Return the factors per mille by model, as a new dictionary in the order of the models."""
-        return dict(self.order_by("model").values_list("model", "per_mille"))
+class LearnedEstimateQuerySet(models.QuerySet["LearnedEstimate"]):
+    def by_name(self) -> dict[str, tuple[int, ...]]:
+        """Return the numbers by name, as a new dictionary in the order of the names."""
+        rows = self.order_by("name").values_list("name", "numbers")
+        return {name: tuple(numbers) for name, numbers in rows}
+
+    def as_document(self) -> dict[str, Any]:
+        """Return what was learned as enforcers read it. Empty if nothing was."""
+        groups = {name: list(numbers) for name, numbers in self.filter(kind=GROUP).by_name().items()}
+        tools = {name: numbers[0] for name, numbers in self.filter(kind=TOOL).by_name().items()}
+        return {name: found for name, found in (("groups", groups), ("tools", tools)) if found}
 
 
-class ModelFactor(models.Model):
+class LearnedEstimate(models.Model):
     """
-    How many more tokens the text of a model has than one for four bytes, as the providers have reported lately.
+    What was learned of the input tokens of requests, for a group of models, or of one use of a tool of the provider.
 
-    ``requests``, ``projects`` and ``days`` say on how many it rests. A model without a row has the factor 1.
+    ``numbers`` are those of `enforcement.metering.typical.Numbers`, or the tokens of one use alone. ``requests`` and
+    ``projects`` say on how many they rest, and ``error`` how far estimates were before from what was reported, per
+    mille of that. What has no row has the shipped numbers.
     """
 
-    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "fct"), editable=False)
-    model = models.CharField(max_length=MAX_PATTERN_LENGTH, unique=True)
-    per_mille = models.IntegerField()
+    KINDS = ((GROUP, "group of models"), (TOOL, "tool of a provider"))
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "est"), editable=False)
+    kind = models.CharField(max_length=5, choices=KINDS)
+    name = models.CharField(max_length=MAX_GROUP_LENGTH)
+    numbers = models.JSONField()
     requests = models.BigIntegerField()
     projects = models.IntegerField()
-    days = models.IntegerField()
+    error = models.IntegerField(null=True, blank=True)
     changed_at = models.DateTimeField(default=timezone.now)
 
-    objects = ModelFactorQuerySet.as_manager()
+    objects = LearnedEstimateQuerySet.as_manager()
 
     class Meta:
-        ordering = ["model"]
-        verbose_name = "factor"
-        constraints = [
-            models.CheckConstraint(
-                condition=models.Q(per_mille__gte=LEAST_FACTOR, per_mille__lte=MOST_FACTOR),
-                name="prices_factor_in_bounds",
-            )
-        ]
+        ordering = ["kind", "name"]
+        verbose_name = "learned estimate"
+        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="prices_estimate_once_a_name")]
 
     def __str__(self) -> str:
-        return self.model
+        return self.name
 
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
-        return {name: getattr(self, name) for name in ("id", "model", "per_mille", "requests", "projects", "days")}
+        names = ("id", "kind", "name", "numbers", "requests", "projects", "error")
+        return {name: getattr(self, name) for name in names}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield one pair for the outbox entry that a change of this row needs. Factors are published with prices."""
+        """Yield one pair for the outbox entry that a change of this row needs. It is published with prices."""
         yield "prices", ""
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because no row depends on a factor."""
+        """Yield nothing, because no row depends on an estimate."""
         yield from ()
 
 

@@ -1,6 +1,6 @@
 """The models that requests asked for lately, with their prices, and those that have none."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,8 +9,7 @@ from django.db import models
 from django.db.models import Max, Q, Sum
 
 from controlplane.core.instants import microseconds
-from controlplane.prices.models import ModelFactor, ModelPrice, document_of
-from enforcement.metering.estimate import FACTOR
+from controlplane.prices.models import ModelPrice, document_of
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.prices import NO_PRICES, Price, Prices
 from enforcement.model.documents import InvalidDocument
@@ -30,7 +29,6 @@ class SeenModel:
         micros: What was charged for it, in millionths of the currency.
         price: Its present price, or None if it has none.
         is_operators: Whether that is an operator's price.
-        factor: What was learned of its tokens, per mille.
     """
 
     model: str
@@ -41,7 +39,6 @@ class SeenModel:
     last_at: datetime
     price: Price | None
     is_operators: bool
-    factor: int
 
 
 def seen_lately(
@@ -60,8 +57,7 @@ def seen_lately(
     if rows is None:
         return []
     prices, at_us = read_prices(ModelPrice.objects.all() if among is None else among), microseconds(now)
-    factors = ModelFactor.objects.by_model()
-    found = [_seen(row, prices, at_us, factors) for row in rows]
+    found = [_seen(row, prices, at_us) for row in rows]
     return sorted(found, key=lambda seen: (seen.price is not None, -seen.micros, -seen.requests, seen.model))
 
 
@@ -99,8 +95,7 @@ def usage_table() -> type[models.Model] | None:
         return None
 
 
-def _seen(row: dict[str, object], prices: Prices, at_us: int, factors: Mapping[str, int]) -> SeenModel:
+def _seen(row: dict[str, object], prices: Prices, at_us: int) -> SeenModel:
     price = prices.find(row["model"], at_us)
     counts = row["asked"], row["read"], row["answered"], row["money"]
-    factor = factors.get(row["model"], FACTOR)
-    return SeenModel(row["model"], *counts, row["last_at"], price, price in prices.overrides, factor)
+    return SeenModel(row["model"], *counts, row["last_at"], price, price in prices.overrides)

@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 @shared_task
-def learn_factors() -> int:
-    """Learn and publish the factors of models, and return how many have changed."""
+def learn_estimates() -> int:
+    """Learn and publish numbers for estimates, and return how many have changed."""
     try:
-        _, found = actions.learn_factors(Actor("learn_factors", "task"), timezone.now(), "learned from usage")
+        _, found = actions.learn_estimates(Actor("learn_estimates", "task"), timezone.now(), "learned from usage")
     except ValidationError as exc:
-        logger.error("The factors of models were not changed: %s", " ".join(exc.messages))
+        logger.error("The numbers for estimates were not changed: %s", " ".join(exc.messages))
         return 0
     for one in found:
-        logger.info("Factor of %s", one)
+        logger.info("Estimate of %s", one)
     return len(found)
 
 

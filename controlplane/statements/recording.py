@@ -12,11 +12,12 @@ from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.projects.models import Project
 from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
-from controlplane.usage.batches import METERED_COUNTS, SettledRow
+from controlplane.usage.batches import SettledRow
+from enforcement.metering.tally import COUNT_NAMES
 
 # Usage of an instance that was cut off arrives when it is back. After this time, a month changes by corrections only.
 OPEN_FOR = timedelta(days=3)
-_PLACES = tuple(METERED_COUNTS.index(name) for name in MonthMetered.COUNTS)
+_PLACES = tuple(COUNT_NAMES.index(name) for name in MonthMetered.COUNTS)
 
 
 def closes_at(month: date, zone: str) -> datetime:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from operator import le
 from typing import Any, NamedTuple, Self
 
-from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
 from enforcement.metering.broken import BROKEN_NAMES
-from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, TEXT_NAMES
+from enforcement.metering.samples import SAMPLE_COUNTS, SUMS
+from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH
 from enforcement.model import strict_json
-from enforcement.model.instants import MINUTE_SECONDS
+from enforcement.model.instants import DAY_SECONDS, MINUTE_SECONDS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.usage.denial_sample import MOST_ATTRIBUTES
 from enforcement.usage.spread import PARTS
@@ -29,10 +30,13 @@ NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")
 # A cost may be negative, because a settlement returns permits that an earlier batch counted.
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
-MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model"}
+MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model", "tool"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
-METERED_COUNTS = (*COUNT_NAMES, *TEXT_NAMES)
+# What enforcers of a development version send beside the counts, and nobody needs any more.
+FORMER_COUNTS = 3
 MAX_FORMAT_LENGTH = 32
+SAMPLE_NAMES = ("project_id", "token_id", "model", "interface", "tool")
+SAMPLE_NUMBERS = (*SAMPLE_COUNTS, *SUMS)
 
 
 class InvalidBatch(ValueError):
@@ -67,8 +71,7 @@ class SettledRow:
     """
     How metered requests of one token for one model were settled in one minute.
 
-    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` and ``TEXT_NAMES`` of the
-    library. The latter may be left out, as in a settlement by hand, and are 0 then.
+    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` of the library.
     """
 
     at: datetime
@@ -100,6 +103,18 @@ class BrokenRow(NamedTuple):
     is_for_all: bool
 
 
+class SampleRow(NamedTuple):
+    """
+    What was counted in requests of one token to one model, with one tool of the provider or with none, on one day.
+
+    ``names`` is in the order of SAMPLE_NAMES, and ``numbers`` in that of SAMPLE_NUMBERS.
+    """
+
+    day: datetime
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class StreamBatch:
     """
@@ -114,6 +129,7 @@ class StreamBatch:
     rows: tuple[Row, ...]
     metered: tuple[SettledRow, ...] = ()
     broken: tuple[BrokenRow, ...] = ()
+    samples: tuple[SampleRow, ...] = ()
 
     @classmethod
     def parse(cls, entry: str, fields: Mapping[str, str], now: datetime, *, is_for_all: bool = False) -> Self:
@@ -134,7 +150,10 @@ class StreamBatch:
         metered = [_settled(f"metered[{number}]", row, minutes) for number, row in enumerate(settled)]
         broken = _load(fields.get("broken", "[]"), "broken")
         over = [_broken(f"broken[{number}]", row, minutes, is_for_all) for number, row in enumerate(broken)]
-        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), tuple(over))
+        # What was learned holds for all projects.
+        sampled = _load(fields.get("samples", "[]"), "samples") if is_for_all else []
+        samples = [_sample(f"samples[{number}]", row, minutes) for number, row in enumerate(sampled)]
+        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), tuple(over), tuple(samples))
 
 
 MAX_DENIALS = 1_000
@@ -197,11 +216,11 @@ def _load(text: str | None, name: str) -> list[Any]:
 
 def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
     width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
-    whole = width + len(TEXT_NAMES)
+    whole = width + FORMER_COUNTS
     if not isinstance(row, list) or len(row) not in (width, whole):
         raise InvalidBatch(f"{where}: must be a list of {width} or {whole} fields.")
     minute, *rest = row
-    texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) :]
+    texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) : width - 1]
     if type(approximate) is not int or approximate not in (0, 1):
         raise InvalidBatch(f"{where}.approximate: must be 0 or 1, got {approximate!r:.40}.")
     return SettledRow(
@@ -212,7 +231,23 @@ def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
         ),
         bool(approximate),
         _count(revision, f"{where}.price_revision", 0),
-        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(METERED_COUNTS, counts, strict=False)),
+        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True)),
+    )
+
+
+def _sample(where: str, row: Any, minutes: "_Minutes") -> SampleRow:
+    width = 1 + len(SAMPLE_NAMES) + len(SAMPLE_NUMBERS)
+    if not isinstance(row, list) or len(row) != width:
+        raise InvalidBatch(f"{where}: must be a list of {width} fields.")
+    day, texts, numbers = row[0], row[1 : 1 + len(SAMPLE_NAMES)], row[1 + len(SAMPLE_NAMES) :]
+    minute = day * DAY_SECONDS // MINUTE_SECONDS if type(day) is int else day
+    return SampleRow(
+        minutes.read(minute, where),
+        tuple(
+            _text(value, f"{where}.{name}", _width(EstimateSample, name), may_be_empty=name in MAY_BE_EMPTY)
+            for name, value in zip(SAMPLE_NAMES, texts, strict=True)
+        ),
+        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(SAMPLE_NUMBERS, numbers, strict=True)),
     )
 
 

@@ -277,6 +277,7 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
         *rollup.upserts_of(rows, now),
         *rollup.upserts_of_metered(settled, now),
         *recording.upserts_of(rows, now),
+        *rollup.upserts_of_samples(row for batch in new for row in batch.samples),
         *rollup.upserts_of_counts(rows, now),
     ]
     with bounded():

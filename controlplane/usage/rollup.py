@@ -17,9 +17,10 @@ from controlplane.core.upserts import Keyed, Statement, Sums, execute, summed, u
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.prices.models import BrokenBound
 from controlplane.statements import recording as months
-from controlplane.usage.batches import COUNTS, METERED_COUNTS, Row, SettledRow
-from controlplane.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageBatch, UsageRow
+from controlplane.usage.batches import COUNTS, SAMPLE_NUMBERS, Row, SampleRow, SettledRow
+from controlplane.usage.models import DecisionCount, DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
+from enforcement.metering.tally import COUNT_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ PROJECTS_KEPT = POLICIES_KEPT | {"hour": timedelta(days=15)}
 # A row that has no activity keeps 0.
 _TABLE = UsageRow._meta.db_table
 _SUMS = UsageRow.activity_in_sql(f"{_TABLE}.allowed + excluded.allowed", f"{_TABLE}.denied + excluded.denied")
+# Two of them are less than 2**63.
+MOST_SAMPLED = 2**61
 GROWN = {"activity": f"CASE WHEN excluded.activity = 0 THEN {_TABLE}.activity ELSE {_SUMS} END"}
 
 
@@ -85,8 +88,23 @@ def _is_counted(row: Row) -> bool:
 def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statement]:
     """Return the statements that add *rows* to the sums of metered requests."""
     rows = list(rows)
-    whole = ((row.at, row.key, (*row.counts, *[0] * (len(METERED_COUNTS) - len(row.counts)))) for row in rows)
-    return [*months.upserts_of_metered(rows, now), *_upserts(MeteredRow, METERED_COUNTS, summed(whole), now)]
+    minutes = summed((row.at, row.key, row.counts) for row in rows)
+    return [*months.upserts_of_metered(rows, now), *_upserts(MeteredRow, COUNT_NAMES, minutes, now)]
+
+
+def upserts_of_samples(rows: Iterable[SampleRow]) -> list[Statement]:
+    """
+    Return the statements that add *rows* to the sums from which estimates are learned.
+
+    Sums stay at MOST_SAMPLED, however large they are: what one project writes must not keep others from being counted.
+    """
+    sums = summed((row.day, row.names, row.numbers) for row in rows)
+    sampled = ((day, *of_key) for day in sorted(sums) for of_key in sorted(sums[day].items()))
+    keyed = (((day, *key), [min(number, MOST_SAMPLED) for number in numbers]) for day, key, numbers in sampled)
+    table = EstimateSample._meta.db_table
+    grown = {name: f"{table}.{name} + excluded.{name}" for name in SAMPLE_NUMBERS}
+    most = {name: f"CASE WHEN {sum} > {MOST_SAMPLED} THEN {MOST_SAMPLED} ELSE {sum} END" for name, sum in grown.items()}
+    return upserts(EstimateSample, EstimateSample.KEY, SAMPLE_NUMBERS, keyed, computed=most)
 
 
 def _with_activity(rows: Iterable[Keyed]) -> Iterator[Keyed]:
@@ -137,6 +155,7 @@ def prune(now: datetime) -> int:
     counts = DecisionCount.objects.all()
     old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
     old.append(BrokenBound.objects.filter(last_at__lt=now - BROKEN_KEPT))
+    old.append(EstimateSample.objects.filter(day__lt=now - KEPT["day"]))
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(map(_delete, old))

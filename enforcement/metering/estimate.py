@@ -22,8 +22,6 @@ DEFAULT_CAP: Final = 4_096
 MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
 _CLASSES: Final = {"image": "input_image", "audio": "input_audio", "video": "input_video"}
-LEAST_FACTOR: Final = 500
-MOST_FACTOR: Final = 2_000
 
 
 class NoBound(ValueError):

@@ -28,7 +28,7 @@ from enforcement.metering.estimated import FACTOR, PricedBy
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS, price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
-from enforcement.metering.typical import typical_tokens
+from enforcement.metering.typical import Learned, typical_tokens
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
@@ -204,7 +204,7 @@ def open_request(
         asked: The request, as it was read.
         limits: The limits that apply to it.
         rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
-        prices: The published prices, with the factors of models.
+        prices: The published prices, with what was learned of estimates.
         at_us: The present instant, in microseconds since the epoch.
         names: The name under which a limiter knows the cost of each limit, if the caller has it. Empty: it is computed.
         allowed: The fields that the operator of the upstream allows under a bound.
@@ -232,18 +232,16 @@ def open_request(
         found = found.with_prices(lambda price: price.with_tools(tools))
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
         asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
-    # The method get() of such a mapping raises and catches an error for most models.
-    factor = prices.factors[model] if model in prices.factors else FACTOR  # noqa: SIM401
     try:
         if parsed is not None:
             found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed, raised)
         else:
-            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, factor, found)
+            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, prices.learned, found)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
             return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
         found = _raised(asked, found, asked.modifiers)
-        estimate = _typical(asked, replace(rules, estimate="typical"), factor, found)
+        estimate = _typical(asked, replace(rules, estimate="typical"), prices.learned, found)
     asked.forget()
     charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
     price = charged or prices.find(model, at_us)
@@ -278,15 +276,15 @@ def _times(price: Price, modifier: str) -> Price:
     return price.times(max(PER_MILLE, price.multiplier(modifier)))
 
 
-def _typical(asked: MeteredRequest, rules: Metering, factor: int, terms: ChargeTerms) -> Estimate:
+def _typical(asked: MeteredRequest, rules: Metering, learned: Learned, terms: ChargeTerms) -> Estimate:
     estimate = estimate_request(
         rules,
         text_bytes=asked.text_bytes,
         parts=asked.parts,
         cap=asked.cap,
         n=asked.n,
-        factor=factor,
-        typical=-(-typical_tokens(asked) * factor // PER_MILLE),
+        factor=learned.factor_for(asked.attributes["model"], asked.format) if learned.groups else FACTOR,
+        typical=typical_tokens(asked, learned),
     )
     for quote in terms.quotes:
         # Few models have such rates, so that few bodies are looked at.

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from enforcement.metering.estimate import LEAST_FACTOR, MOST_FACTOR
 from enforcement.metering.prices import NO_FACTORS, Price, Prices
 from enforcement.metering.rates import OPTIONAL_RATES, Rates
+from enforcement.metering.typical import NONE_LEARNED, Learned, Numbers
 from enforcement.metering.usage import USES
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
@@ -28,8 +28,13 @@ MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
 MAX_PRICES: Final = 20_000
 """Entries of one list of prices."""
 MAX_TIERS: Final = 16
-MAX_FACTORS: Final = 1_000
-"""Models with a factor of their own."""
+MAX_LEARNED: Final = 1_000
+"""Groups of models, and kinds of tools, of which something was learned."""
+MAX_GROUP_LENGTH: Final = 320
+MAX_NUMBER_LEARNED: Final = 10**12
+"""The greatest number of a group, in millionths of a token."""
+MAX_TOOL_TOKENS: Final = 10_000_000
+"""The most input tokens that one use of a tool of the provider is expected to add."""
 MAX_ADDED_TOKENS: Final = 65_536
 MAX_MULTIPLIERS: Final = 32
 """Multipliers of one price."""
@@ -46,7 +51,8 @@ T = TypeVar("T")
 _FEES: Final = ("calls", *USES)
 _BOUNDS: Final = ("part_tokens", "added_tokens", "unbounded")
 _MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
-_OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "reported_costs"})
+# The factors of a development version are not used.
+_OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "learned", "reported_costs"})
 _INSTANT: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z",
     re.ASCII,
@@ -60,7 +66,7 @@ def parse_prices(text: str | bytes) -> Prices:
 
     Args:
         text: JSON with ``schema``, ``revision`` and perhaps ``currency``, the lists ``overrides`` and ``prices``, the
-            object ``factors``, and the list ``reported_costs``.
+            object ``learned``, and the list ``reported_costs``.
     Raises:
         InvalidDocument: It breaks a rule. The message names the field, such as ``prices[3].input``, and the rule.
     """
@@ -72,7 +78,7 @@ def parse_prices(text: str | bytes) -> Prices:
     data = DocumentReader(value, {"revision"}, optional=_OPTIONAL)
     revision = data.integer("revision", least=1)
     lists = _prices(data, "overrides"), _prices(data, "prices")
-    return Prices(revision, *lists, _currency(value), _factors(value), _reported_costs(value))
+    return Prices(revision, *lists, _currency(value), _learned(value), _reported_costs(value))
 
 
 def price_to_json(price: Price) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def prices_to_json(prices: Prices) -> dict[str, Any]:
         "revision": prices.revision,
         **({"currency": prices.currency} if prices.currency else {}),
         **{name: [price_to_json(price) for price in entries] for name, entries in lists.items() if entries},
-        **({"factors": dict(prices.factors)} if prices.factors else {}),
+        **({"learned": learned} if (learned := learned_to_json(prices.learned)) else {}),
         **({"reported_costs": sorted(prices.reported_costs)} if prices.reported_costs else {}),
     }
 
@@ -218,19 +224,42 @@ def _currency(value: Mapping[str, Any]) -> str:
     return currency
 
 
-def _factors(value: Mapping[str, Any]) -> FrozenMapping[int]:
-    if "factors" not in value:
-        return NO_FACTORS
-    factors = value["factors"]
-    if not isinstance(factors, Mapping) or len(factors) > MAX_FACTORS:
-        raise InvalidDocument(f"factors: must be an object with at most {MAX_FACTORS} models, got {shown(factors)}")
-    for model, factor in factors.items():
-        if not 0 < len(model) <= MAX_PATTERN_LENGTH:
-            rule = f"must have names of models of 1 to {MAX_PATTERN_LENGTH} characters"
-            raise InvalidDocument(f"factors: {rule}, got {shown(model)}")
-        if not is_integer(factor, LEAST_FACTOR, MOST_FACTOR):
-            raise InvalidDocument(f"factors[{shown(model)}]: {integer_rule(factor, LEAST_FACTOR, MOST_FACTOR)}")
-    return FrozenMapping(factors)
+def _learned(value: Mapping[str, Any]) -> Learned:
+    if "learned" not in value:
+        return NONE_LEARNED
+    if not isinstance(value["learned"], Mapping):
+        raise InvalidDocument(f"learned: must be an object, got {shown(value['learned'])}")
+    data = DocumentReader(value["learned"], set(), optional={"groups", "tools"}, nested=True).data
+    groups, tools = _named(data, "groups"), _named(data, "tools")
+    for name, numbers in groups.items():
+        if not isinstance(numbers, list) or len(numbers) != len(Numbers._fields):
+            rule = f"must be a list of {len(Numbers._fields)} integers"
+            raise InvalidDocument(f"learned.groups[{shown(name)}]: {rule}, got {shown(numbers)}")
+        for number in numbers:
+            if not is_integer(number, -MAX_NUMBER_LEARNED, MAX_NUMBER_LEARNED):
+                rule = integer_rule(number, -MAX_NUMBER_LEARNED, MAX_NUMBER_LEARNED)
+                raise InvalidDocument(f"learned.groups[{shown(name)}]: {rule}")
+    for name, tokens in tools.items():
+        if not is_integer(tokens, 0, MAX_TOOL_TOKENS):
+            raise InvalidDocument(f"learned.tools[{shown(name)}]: {integer_rule(tokens, 0, MAX_TOOL_TOKENS)}")
+    return Learned(FrozenMapping({name: Numbers(*found) for name, found in groups.items()}), FrozenMapping(tools))
+
+
+def _named(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = data.get(name, {})
+    if not isinstance(found, Mapping) or len(found) > MAX_LEARNED:
+        raise InvalidDocument(f"learned.{name}: must be an object of at most {MAX_LEARNED}, got {shown(found)}")
+    for key in found:
+        if not 0 < len(key) <= MAX_GROUP_LENGTH:
+            rule = f"must have names of 1 to {MAX_GROUP_LENGTH} characters"
+            raise InvalidDocument(f"learned.{name}: {rule}, got {shown(key)}")
+    return found
+
+
+def learned_to_json(learned: Learned) -> dict[str, Any]:
+    """Return what was learned, as JSON values that :func:`parse_prices` reads back."""
+    groups = {name: list(numbers) for name, numbers in learned.groups.items()}
+    return {name: found for name, found in (("groups", groups), ("tools", dict(learned.tools))) if found}
 
 
 def _multipliers(item: Mapping[str, Any]) -> FrozenMapping[int]:

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.rates import Rates as Rates
+from enforcement.metering.typical import NONE_LEARNED, Learned
 from enforcement.metering.usage import DetailedUsage, Step, input_of
 from enforcement.metering.usage import TokenCounts as TokenCounts
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
@@ -305,8 +306,7 @@ class Prices:
         overrides: The operator's prices, which are taken before all others.
         prices: The other prices.
         currency: The name of the currency, such as ``USD``. Empty if the document has none.
-        factors: What was learned of the tokens of models, per mille, by the whole name of the model. See
-            :func:`~enforcement.metering.estimate.estimate_request`.
+        learned: What was learned of the input of requests.
         reported_costs: Hosts of upstreams whose own costs are charged. They report them in this currency.
     """
 
@@ -314,7 +314,7 @@ class Prices:
     overrides: tuple[Price, ...] = ()
     prices: tuple[Price, ...] = ()
     currency: str = ""
-    factors: FrozenMapping[int] = NO_FACTORS
+    learned: Learned = NONE_LEARNED
     reported_costs: frozenset[str] = frozenset()
     _lists: tuple[_Index, ...] = field(init=False, repr=False, compare=False)
     _edges: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -326,7 +326,7 @@ class Prices:
         object.__setattr__(self, "_edges", tuple(sorted(edge for edge in dates if edge is not None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = self.revision, self.overrides, self.prices, self.currency, self.factors, self.reported_costs
+        values = self.revision, self.overrides, self.prices, self.currency, self.learned, self.reported_costs
         return type(self), values
 
     def find(self, model: str, at_us: int) -> Price | None:

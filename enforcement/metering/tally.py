@@ -1,7 +1,8 @@
 """
 Count how metered requests were settled, by minute, token and model, until the counts are delivered.
 
-One lock guards the counts. A settlement adds eleven numbers under it.
+One lock guards the counts. A settlement adds eight numbers under it, and further ones if estimates can be learned from
+it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from enforcement.metering.opening import Opening
 from enforcement.metering.reasoning import Reasoners
 from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
+from enforcement.metering.samples import FeatureSums
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
-from enforcement.metering.usage import CLASSES, count_of
+from enforcement.metering.usage import CLASSES, TokenCounts, count_of, input_of
 
 UNMETERED: Final = "unmetered"
 """How a request was settled that no meter can read."""
@@ -44,11 +46,6 @@ COUNT_NAMES: Final = (
     "estimated_input",
     "calls",
 )
-TEXT_NAMES: Final = ("text_requests", "text_bytes", "text_input")
-"""
-Of the requests that say how many tokens a text has: their number, the bytes of their text, and their input tokens. They
-have nothing but text, and the provider has said their tokens.
-"""
 Row = list[int | str]
 
 
@@ -56,7 +53,7 @@ class MeteredTally:
     """
     What the metered requests of one process were charged. Any thread may count.
 
-    A row has the fields of ``ROW_NAMES``, ``COUNT_NAMES`` and ``TEXT_NAMES``. Its model is empty if no meter can read
+    A row has the fields of ``ROW_NAMES`` and ``COUNT_NAMES``. Its model is empty if no meter can read
     the requests, or if the project has asked for too many models.
 
     Attributes:
@@ -64,6 +61,7 @@ class MeteredTally:
         refusals: The fields for which a bound has refused requests.
         broken: The bounds that an answer has exceeded.
         reasoners: The models whose answers have shown that they reason.
+        samples: From what estimates are learned.
     """
 
     def __init__(self) -> None:
@@ -71,6 +69,7 @@ class MeteredTally:
         self.refusals = FieldRefusals()
         self.broken = BrokenBounds()
         self.reasoners = Reasoners()
+        self.samples = FeatureSums()
         self._lock = threading.Lock()
         self._rows: dict[Key, list[int]] = {}
         self._models: dict[str, set[str]] = {}
@@ -91,17 +90,14 @@ class MeteredTally:
         word = settlement.settled_as if estimate else UNMETERED
         approximate = settlement.approximate
         if estimate is None or counts is None:
-            added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0, 0, 0, 0]
+            added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0]
         else:
             fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
             price, micros = settlement.price or opening.price, 0
             if price is not None:
                 micros = micros_of(price, counts)
                 approximate = approximate or price.approximates(counts)
-            text = 0, 0, 0
-            if word in _LAST_WORDS and isinstance(asked, MeteredRequest) and asked.is_only_text:
-                text = 1, asked.text_bytes, fresh + cached + written
-            added = [1, fresh, cached, written, output, micros, estimate.input, counts.calls, *text]
+            added = [1, fresh, cached, written, output, micros, estimate.input, counts.calls]
         if estimate is not None and estimate.bound:
             self.broken.look(subject[0], at_us, opening, settlement)
         with self._lock:
@@ -115,6 +111,31 @@ class MeteredTally:
                 self._rows[key] = added
             else:
                 self.dropped += 1
+            if model and named and counts is not None and word in _LAST_WORDS and isinstance(asked, MeteredRequest):
+                self._learn(minute // MINUTES_PER_DAY, subject, named, asked, opening, counts)
+
+    def _learn(
+        self,
+        day: int,
+        subject: tuple[str, str],
+        named: str,
+        asked: MeteredRequest,
+        opening: Opening,
+        counts: TokenCounts,
+    ) -> None:
+        """Add a request to the samples if its tokens say something of estimates. The caller holds the lock."""
+        tokens = input_of(counts)
+        if asked.is_only_text and opening.estimate is not None:
+            self.samples.add(day, subject, named, asked, opening.estimate, tokens)
+        elif (
+            len(asked.own_tools) == 1 and asked.text_bytes and not asked.keeps_context and not any(asked.parts.values())
+        ):
+            self.samples.add_tool(day, subject, named, asked, counts, tokens)
+
+    def take_samples(self, at_most: int) -> list[Row]:
+        """Return rows of the samples, as :meth:`take` does."""
+        with self._lock:
+            return self.samples.take(at_most)
 
     def _named(self, project: str, minute: int, model: str) -> str:
         """Return the model as rows name it. The caller holds the lock."""
@@ -139,4 +160,4 @@ class MeteredTally:
             return [[*key, *self._rows.pop(key)] for key in keys]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) or len(self.samples)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from enforcement.metering.shipped import OWN_TOOLS, SHIPPED
+from enforcement.model.metered import FrozenMapping
 
 if TYPE_CHECKING:
     from enforcement.metering.request import MeteredRequest
@@ -25,6 +27,11 @@ MAX_CACHED: Final = 4_096
 LEAST_BYTES: Final = 8
 """At most so many bytes of text are one token, on average of a request."""
 
+PER_MILLE: Final = 1_000
+MOST_TIMES: Final = 2
+"""How many times the shipped estimate of a request may be what was learned, and how small a part of it."""
+OTHERS: Final = "other"
+"""The vendor of models whose vendor is not known."""
 MOST_USES: Final = 10
 """Uses of a tool of the provider that are expected at most, whatever a request allows."""
 
@@ -91,11 +98,48 @@ class Numbers(NamedTuple):
 
 PLAIN: Final = Numbers(SCALE // 4, 0, 0, 0, 0)
 """The numbers of a model of which nothing is known: one token for four bytes of text."""
+NOTHING: Final[FrozenMapping[int]] = FrozenMapping()
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """
+    What the control plane has learned of the input of requests.
+
+    Attributes:
+        groups: The numbers of groups of models, by their names.
+        tools: The input tokens that one use of a tool of the provider adds, by the kind of tool.
+    """
+
+    groups: FrozenMapping[Numbers] = field(default_factory=FrozenMapping)
+    tools: FrozenMapping[int] = NOTHING
+
+    def numbers_for(self, model: str, format: str) -> Numbers | None:
+        """Return the numbers of the smallest group of a model of which something was learned, or None."""
+        return next((self.groups[group] for group in groups_of(model, format) if group in self.groups), None)
+
+    def factor_for(self, model: str, format: str) -> int:
+        """
+        Return how many tokens of output four bytes that were seen have, per mille, from 1000 to 2000.
+
+        An answer has no names of tools and no schemas, so its text has never fewer tokens than usual.
+        """
+        numbers = self.numbers_for(model, format) if self.groups else None
+        if numbers is None:
+            return PER_MILLE
+        return min(max(PER_MILLE, numbers.bytes * 4 * PER_MILLE // SCALE), MOST_TIMES * PER_MILLE)
+
+
+NONE_LEARNED: Final = Learned()
 
 
 @lru_cache(MAX_CACHED)
 def groups_of(model: str, format: str) -> tuple[str, ...]:
-    """Return the names of the groups of a request for a model, the smallest first. Empty if the model is not known."""
+    """
+    Return the names of the groups of a request for a model, the smallest first.
+
+    A model of no known family is one of its own.
+    """
     name = model.lower()
     for end in (_NO_PREFIX.sub("", name), name):
         for family, pattern in _FAMILIES.items():
@@ -103,8 +147,9 @@ def groups_of(model: str, format: str) -> tuple[str, ...]:
                 return f"{family}/{format}", family, family.partition("/")[0]
         found = _VENDORS.match(end)
         if found:
-            return (_VENDOR_NAMES[(found.lastindex or 1) - 1],)
-    return ()
+            vendor = _VENDOR_NAMES[(found.lastindex or 1) - 1]
+            return f"{vendor}/{name}/{format}", vendor
+    return (f"{OTHERS}/{name}/{format}",)
 
 
 @lru_cache(MAX_CACHED)
@@ -118,20 +163,41 @@ def tool_kind(type: str) -> str:
     return _VERSION.sub("", type)
 
 
-def own_tokens(tools: Mapping[str, int]) -> int:
+def own_tokens(tools: Mapping[str, int], learned: Mapping[str, int] = NOTHING) -> int:
     """
     Return the input that tools of the provider add to a request.
 
     Args:
         tools: The uses that the request allows each, by its type. 0: it does not say, and one is expected.
+        learned: What was learned of one use of each kind of tool.
     """
-    return sum([OWN_TOOLS.get(tool_kind(tool), 0) * min(uses or 1, MOST_USES) for tool, uses in tools.items()])
+    kinds = [(tool_kind(tool), min(uses or 1, MOST_USES)) for tool, uses in tools.items()]
+    return sum([(learned[kind] if kind in learned else OWN_TOOLS.get(kind, 0)) * uses for kind, uses in kinds])
 
 
-def typical_tokens(asked: MeteredRequest) -> int:
-    """Return the input of a request that is no bound, without that of parts that are no text."""
+def shipped_tokens(asked: MeteredRequest) -> int:
+    """Return the input of a request by the shipped numbers, without that of parts that are no text."""
     if not asked.text_bytes and not asked.own_tools:
         return 0
     numbers = shipped_numbers(asked.attributes["model"], asked.format)
     found = numbers.tokens(asked.text_bytes, asked.objects, asked.tools)
     return found + own_tokens(asked.own_tools) if asked.own_tools else found
+
+
+def typical_tokens(asked: MeteredRequest, learned: Learned) -> int:
+    """
+    Return the input of a request that is no bound, without that of parts that are no text.
+
+    What was learned moves it to half and to double of what the shipped numbers say, at most.
+    """
+    shipped = shipped_tokens(asked)
+    if not shipped or learned is NONE_LEARNED:
+        return shipped
+    numbers = learned.numbers_for(asked.attributes["model"], asked.format)
+    if numbers is None and not (asked.own_tools and learned.tools):
+        return shipped
+    numbers = numbers or shipped_numbers(asked.attributes["model"], asked.format)
+    found = numbers.tokens(asked.text_bytes, asked.objects, asked.tools)
+    if asked.own_tools:
+        found += own_tokens(asked.own_tools, learned.tools)
+    return min(max(found, -(-shipped // MOST_TIMES)), shipped * MOST_TIMES)

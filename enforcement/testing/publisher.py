@@ -166,7 +166,7 @@ class Published:
         *prices: Mapping[str, Any],
         overrides: Sequence[Mapping[str, Any]] = (),
         currency: str = "USD",
-        factors: Mapping[str, int] | None = None,
+        learned: Mapping[str, Any] | None = None,
         reported_costs: Sequence[str] = (),
     ) -> int:
         """
@@ -176,16 +176,17 @@ class Published:
             prices: Each has a pattern as its ``model``, and micros per million tokens as its ``input`` and ``output``.
             overrides: Prices that come before the others.
             currency: Three capital letters.
-            factors: By model, how many more tokens its text has than one for four bytes, per mille.
+            learned: What was learned of estimates: ``groups`` of models with five numbers each, in millionths of a
+                token, and ``tools`` of providers with the tokens that one use adds.
             reported_costs: Hosts of upstreams whose own costs are charged.
         Raises:
             InvalidDocument: One breaks a rule. The message names the field and the rule.
         """
         lists = {"prices": list(prices), "overrides": list(overrides)}
-        learned: dict[str, Any] = {} if factors is None else {"factors": dict(factors)}
+        further: dict[str, Any] = {} if learned is None else {"learned": dict(learned)}
         if reported_costs:
-            learned["reported_costs"] = list(reported_costs)
-        document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists, **learned}
+            further["reported_costs"] = list(reported_costs)
+        document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists, **further}
         parse_prices(dumps(document))
         return self.publish(prices=(document,))
 

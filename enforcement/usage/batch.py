@@ -20,6 +20,7 @@ class UsageBatch(NamedTuple):
         spread: A JSON list that says when the requests of rows without a limit came, as
             :meth:`~enforcement.usage.spread.SpreadLog.take` returns it. Empty: nothing is known.
         broken: A JSON list of the rows of :class:`~enforcement.metering.broken.BrokenBounds`. Empty: there are none.
+        samples: A JSON list of the rows of :class:`~enforcement.metering.samples.FeatureSums`. Empty: there are none.
         shard: The number of the shard to which all rows belong. None: the rows are of any shard.
     """
 
@@ -29,11 +30,12 @@ class UsageBatch(NamedTuple):
     metered: str = ""
     spread: str = ""
     broken: str = ""
+    samples: str = ""
     shard: int | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the fields of its entry in the stream. Those that are empty are left out."""
-        more = {"metered": self.metered, "spread": self.spread, "broken": self.broken}
+        more = {"metered": self.metered, "spread": self.spread, "broken": self.broken, "samples": self.samples}
         return {
             "id": self.id,
             "instance": self.instance,

@@ -32,6 +32,7 @@ MAX_UNDELIVERED: Final = 8
 """Batches that are not yet delivered. If there are more, rows wait, and those with one key are added up."""
 MAX_WAITING_ROWS: Final = 50_000
 MAX_METERED_ROWS_PER_BATCH: Final = 1_000
+MAX_SAMPLES_PER_BATCH: Final = 1_000
 
 Unit = tuple[str, str, str]
 """Policy id, limit name, unit."""
@@ -381,8 +382,9 @@ class UsageLog:
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
         broken = None if self.metered is None else self.metered.broken.take()
-        further = [_json(values) if values else "" for values in (metered, spread, broken)]
-        return UsageBatch(name, self.instance, _json(rows), further[0], further[1], further[2], shard)
+        samples = None if self.metered is None else self.metered.take_samples(MAX_SAMPLES_PER_BATCH)
+        further = [_json(values) if values else "" for values in (metered, spread, broken, samples)]
+        return UsageBatch(name, self.instance, _json(rows), further[0], further[1], further[2], further[3], shard)
 
 
 def _json(rows: Sequence[object]) -> str:

@@ -114,7 +114,7 @@ RULES = {
     ("overrides/{override}", "DELETE"): Rule("overrides:write", 204, MISSING, 204),
     ("prices", "GET"): Rule("prices:read", 200, 200, 200),
     ("prices", "PUT"): Rule("prices:write", 201, FORBIDDEN, FORBIDDEN, PRICE),
-    ("prices/factors", "GET"): Rule("prices:read", 200, FORBIDDEN, FORBIDDEN),
+    ("prices/estimates", "GET"): Rule("prices:read", 200, FORBIDDEN, FORBIDDEN),
     ("prices/{price}", "GET"): Rule("prices:read", 200, 200, 200),
     ("prices/{price}", "PATCH"): Rule("prices:write", 200, FORBIDDEN, FORBIDDEN, {"input": 1}),
     ("prices/{price}", "DELETE"): Rule("prices:write", 204, FORBIDDEN, FORBIDDEN),

@@ -8,8 +8,8 @@ from django.db import DataError, connection, transaction
 from controlplane.core.upserts import add_up
 from controlplane.preview.models import RecordedMinute
 from controlplane.statements.models import MonthRow
-from controlplane.usage.batches import METERED_COUNTS
 from controlplane.usage.models import MeteredRow
+from enforcement.metering.tally import COUNT_NAMES
 
 pytestmark = pytest.mark.django_db
 
@@ -25,10 +25,10 @@ def add(*rows):
     """Each row is a model's name, whether it is approximate, and a number of requests."""
     key = ("hour", NOON, "proj_1", "tok_1")
     keyed = [
-        ((*key, name, "exact", approximate, 7), counts(METERED_COUNTS, requests=number))
+        ((*key, name, "exact", approximate, 7), counts(COUNT_NAMES, requests=number))
         for name, approximate, number in rows
     ]
-    add_up(MeteredRow, MeteredRow.KEY, METERED_COUNTS, keyed)
+    add_up(MeteredRow, MeteredRow.KEY, COUNT_NAMES, keyed)
 
 
 def found():

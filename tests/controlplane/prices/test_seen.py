@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from controlplane.prices.seen import seen_lately, unpriced, usage_table
-from tests.factories import ModelFactorFactory, ModelPriceFactory
+from tests.factories import LearnedEstimateFactory, ModelPriceFactory
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -58,15 +58,12 @@ def test_the_page_offers_to_set_a_price(usage, client):
     assert "0.001 USD" in page
 
 
-def test_the_factor_of_a_model_is_shown(usage, client):
-    """It is 1 for a model of which nothing was learned."""
-    ModelFactorFactory(model="gpt-4o", per_mille=1_432)
-    assert {seen.model: seen.factor for seen in seen_lately(timezone.now())} == {
-        "gpt-4o": 1_432,
-        "gpt-5": 1_000,
-        "llama": 1_000,
-    }
+def test_what_was_learned_is_shown_to_operators(usage, client):
+    """It says which models other projects ask for."""
+    LearnedEstimateFactory(name="openai/gpt-5/openai-chat", requests=1_234, projects=7, error=213)
+    LearnedEstimateFactory(kind="tool", name="web_search", numbers=[12_345], error=None)
     client.force_login(User.objects.create_superuser("ann", "ann@example.org", "correct horse"))
     page = client.get("/admin/prices/modelprice/").content.decode()
-    assert '<td class="sg-number">1.432</td>' in page
-    assert page.count('<td class="sg-number">1.00</td>') == 2
+    row = page[page.index("openai/gpt-5/openai-chat") :]
+    assert "0.300 a byte, 0.0 an object, 0 a tool, 0 with tools, 0 once" in row
+    assert [row.index(text) for text in ("1,234", ">7<", "21.3 %", "web_search", "12,345 tokens a use")]

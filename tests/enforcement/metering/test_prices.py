@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from enforcement.metering.price_documents import MAX_PRICES_BYTES, parse_prices, prices_to_json
 from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Rates
+from enforcement.metering.typical import Learned, Numbers
 from enforcement.metering.usage import CLASSES, MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.metered import FrozenMapping
@@ -52,16 +53,17 @@ def entry(**fields):
         ({"overrides": None}, "overrides: must be a list"),
         ({"currency": "dollar"}, "currency: must be three capital letters such as USD, got 'dollar'"),
         ({"currency": None}, "currency: must be three capital letters"),
-        ({"factors": None}, "factors: must be an object with at most 1000 models, got None"),
-        ({"factors": [{"m": 500}]}, "factors: must be an object with at most 1000 models"),
-        ({"factors": {f"m{n}": 500 for n in range(1_001)}}, "factors: must be an object with at most 1000 models"),
-        ({"factors": {"": 500}}, "factors: must have names of models of 1 to 256 characters, got ''"),
-        ({"factors": {"m" * 257: 500}}, "factors: must have names of models of 1 to 256 characters"),
-        ({"factors": {"m": 499}}, "factors['m']: must be an integer from 500 to 2000, got 499"),
-        ({"factors": {"a": 500, "m": 2_001}}, "factors['m']: must be an integer from 500 to 2000, got 2001"),
-        ({"factors": {"m": True}}, "factors['m']: must be an integer from 500 to 2000, got True"),
-        ({"factors": {"m": "500"}}, "factors['m']: must be an integer from 500 to 2000, got '500'"),
-        ({"factors": {"m": None}}, "factors['m']: must be an integer from 500 to 2000, got None"),
+        ({"learned": []}, "learned: must be an object, got []"),
+        ({"learned": {"groop": {}}}, "groop: unknown field"),
+        ({"learned": {"groups": None}}, "learned.groups: must be an object of at most 1000, got None"),
+        ({"learned": {"tools": {f"t{n}": 5 for n in range(1_001)}}}, "learned.tools: must be an object of at most"),
+        ({"learned": {"tools": {"": 5}}}, "learned.tools: must have names of 1 to 320 characters, got ''"),
+        ({"learned": {"groups": {"g" * 321: []}}}, "learned.groups: must have names of 1 to 320 characters"),
+        ({"learned": {"groups": {"g": [1, 2, 3, 4]}}}, "learned.groups['g']: must be a list of 5 integers, got [1"),
+        ({"learned": {"groups": {"g": [1, 2, 3, 4, True]}}}, "learned.groups['g']: must be an integer from -1000"),
+        ({"learned": {"groups": {"g": [1, 2, 3, 4, 10**12 + 1]}}}, "learned.groups['g']: must be an integer from"),
+        ({"learned": {"tools": {"t": -1}}}, "learned.tools['t']: must be an integer from 0 to 10000000, got -1"),
+        ({"learned": {"tools": {"t": None}}}, "learned.tools['t']: must be an integer from 0 to 10000000, got None"),
         ({"reported_costs": "openrouter.ai"}, "reported_costs: must be a list of at most 32 hosts"),
         ({"reported_costs": ["https://x"]}, "reported_costs: must have names of hosts such as openrouter.ai, got"),
         ({"prices": [entry(multipliers=[])]}, "prices[0].multipliers: must be an object with at most 32 multipliers"),
@@ -125,8 +127,8 @@ def test_a_wrong_document_is_refused_by_its_field(fields, message):
         '{"schema": 1, "revision": 1e0}',
         '{"schema": 1, "revision": NaN}',
         '{"schema": 1, "revision": 1} x',
-        '{"schema": 1, "revision": 1, "factors": {"m": 500, "m": 600}}',
-        '{"schema": 1, "revision": 1, "factors": {"m": 1000.0}}',
+        '{"schema": 1, "revision": 1, "learned": {"tools": {"m": 500, "m": 600}}}',
+        '{"schema": 1, "revision": 1, "learned": {"tools": {"m": 1000.0}}}',
         '{"schema": 1, "revision": 1, "prices": [{"model": "m", "input": 1, "input": 1, "output": 1}]}',
         '{"schema": 1, "revision": 1, "prices": [{"model": "\\ud800", "input": 1, "output": 1}]}',
         b'{"schema": 1, "revision": 1, "prices": [{"model": "\xff", "input": 1, "output": 1}]}',
@@ -138,6 +140,10 @@ def test_ambiguous_json_is_refused(text):
     """What two readers could understand differently prices nothing."""
     with pytest.raises(InvalidDocument):
         parse_prices(text)
+
+
+def test_factors_of_a_development_version_are_read_over():
+    assert parse_prices(document(factors={"m": 1_500})) == Prices(1)
 
 
 def test_lists_that_are_missing_are_empty():
@@ -153,7 +159,11 @@ def test_lists_that_are_missing_are_empty():
         Prices,
         st.integers(1, 9),
         st.lists(st.builds(Price, NAME, RATES, multipliers=MULTIPLIERS, file_searches=st.none() | RATE)).map(tuple),
-        factors=st.dictionaries(NAME, st.integers(500, 2_000)).map(FrozenMapping),
+        learned=st.builds(
+            Learned,
+            st.dictionaries(NAME, st.builds(Numbers, *[st.integers(-9, 10**6)] * 5)).map(FrozenMapping),
+            st.dictionaries(NAME, st.integers(0, 2_000)).map(FrozenMapping),
+        ),
         reported_costs=st.frozensets(st.sampled_from(["openrouter.ai", "a.example"])),
     )
 )

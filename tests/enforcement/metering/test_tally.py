@@ -11,11 +11,13 @@ from enforcement.control.reservations import open_reservations, settle_reservati
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.exporters.text import exposition
 from enforcement.metering import tally
+from enforcement.metering.samples import SAMPLE_COUNTS, SAMPLE_NAMES, SUMS
 from tests.enforcement.doors.metered.budgets import HELLO, STREAM, TPM, USD, publish_metered, used
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
 from tests.enforcement.world import PROJECT, eventually
 
-NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES, *tally.TEXT_NAMES)
+SAMPLES = (*SAMPLE_NAMES, *SAMPLE_COUNTS, *SUMS)
+NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES)
 TEXT = [{"type": "text", "text": "x" * 400}]
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
@@ -50,6 +52,12 @@ def delivered(world, aio_limiter):
     return read
 
 
+def samples(world):
+    """Return the samples in the stream."""
+    entries = [fields for _, fields in world.client.xrange(world.keys.usage)]
+    return [dict(zip(SAMPLES, row, strict=True)) for it in entries for row in json.loads(it.get("samples", "[]"))]
+
+
 async def test_a_row_says_how_requests_were_settled(world, door, provider, delivered):
     """Two reported, one refused by the provider before it cost anything."""
     secret = publish_metered(world, TPM, USD)
@@ -79,7 +87,7 @@ async def test_a_row_says_how_requests_were_settled(world, door, provider, deliv
 
 
 @pytest.mark.parametrize("estimate", ["typical", "bound"])
-async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, delivered, estimate):
+async def test_a_sample_says_how_many_tokens_requests_have(world, door, provider, delivered, estimate):
     """Whatever was estimated. All input counts, also what the provider had in its cache."""
     provider.usage = {**provider.usage, "prompt_tokens_details": {"cached_tokens": 64}}
     secret = publish_metered(world, TPM, estimate=estimate, default_cap=30)
@@ -87,7 +95,13 @@ async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, deli
     await ask(door, secret, STREAM)
 
     rows = await delivered()
-    assert [sum(row[name] for row in rows) for name in tally.TEXT_NAMES] == [2, 800, 200]
+    (found,) = samples(world)
+    # Both have 400 bytes of text, two or three objects, and 100 tokens, of which 100 are expected.
+    assert [found[name] for name in SAMPLE_NAMES[1:]] == [PROJECT, rows[0]["token"], "gpt-x", "openai-chat", ""]
+    assert [found[name] for name in SAMPLE_COUNTS] == [2, 0, 200, 0]
+    assert found["bytes_bytes"] == 2 * 400 * 400 * 10
+    assert found["bytes_tokens"] == 2 * 400 * 100 * 10
+    assert (found["one_one"], found["one_tokens"], found["tools_tools"]) == (20, 2_000, 0)
     assert sum(row["cached_input"] for row in rows) == 128
 
 
@@ -101,23 +115,24 @@ async def test_a_row_says_how_many_tokens_a_text_has(world, door, provider, deli
     ],
     ids=["an image", "kept by the provider", "no text", "refused"],
 )
-async def test_a_request_of_more_than_text_says_nothing_of_text(world, door, provider, delivered, change, status):
+async def test_a_request_of_more_than_text_is_no_sample(world, door, provider, delivered, change, status):
     if status == 500:
         provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
     secret = publish_metered(world, TPM)
     assert (await ask(door, secret, {**HELLO, **change})).status == status
 
     (row,) = await delivered()
-    assert [row[name] for name in tally.TEXT_NAMES] == [0, 0, 0]
     assert row["requests"] == 1
+    assert samples(world) == []
 
 
-async def test_an_answer_without_a_last_word_says_nothing_of_text(world, door, provider, delivered):
+async def test_an_answer_without_a_last_word_is_no_sample(world, door, provider, delivered):
     provider.answer = lambda scope, body, receive, send: whole(send, {"choices": [{"message": {"content": "hi"}}]})
     await ask(door, publish_metered(world, TPM), HELLO)
 
     (row,) = await delivered()
-    assert (row["settled_as"], row["text_requests"]) == ("observed", 0)
+    assert row["settled_as"] == "observed"
+    assert samples(world) == []
 
 
 async def test_money_is_reported_also_where_no_limit_counts_it(world, aio_limiter, door, delivered):

@@ -8,10 +8,11 @@ from enforcement.metering.opening import Opening, open_request
 from enforcement.metering.prices import NO_PRICES
 from enforcement.metering.request import MeteredRequest, read_request
 from enforcement.metering.shipped import OWN_TOOLS, SHIPPED
-from enforcement.metering.typical import PLAIN, SCALE, Numbers, groups_of, typical_tokens
+from enforcement.metering.typical import PLAIN, SCALE, Learned, Numbers, groups_of, shipped_tokens, typical_tokens
 from enforcement.model.limits import Limit
-from enforcement.model.metered import Metering
+from enforcement.model.metered import FrozenMapping, Metering
 from tests import fit_estimates
+from tests.scale import scale
 
 LIMIT = Limit(name="tpm", unit="tokens", quota=10**9, window_seconds=60)
 TOOL = {"name": "look", "input_schema": {"type": "object"}}
@@ -43,7 +44,7 @@ def test_estimates_of_recorded_requests_are_near(recorded):
 def test_numbers_that_half_of_the_requests_teach_hold_for_the_others(recorded):
     plain = [row for row in recorded if not row.own_tools]
 
-    for seed in range(3):
+    for seed in range(scale(1, 10)):
         assert fit_estimates.held_out(plain, 2, seed) < 0.26
 
 
@@ -84,9 +85,10 @@ def test_a_name_says_the_family(model, family):
 
 
 def test_a_new_model_is_one_of_its_vendor_and_an_unknown_one_of_none():
-    assert groups_of("claude-next-40", "f") == ("anthropic",)
-    assert groups_of("gpt-x", "f") == groups_of("my-llm", "f") == groups_of("", "f") == ()
-    assert typical_tokens(asked(model="my-llm")) == 100
+    assert groups_of("claude-next-40", "f") == ("anthropic/claude-next-40/f", "anthropic")
+    assert groups_of("gpt-x", "f") == ("other/gpt-x/f",)
+    assert groups_of("", "f") == ("other//f",)
+    assert shipped_tokens(asked(model="my-llm")) == 100
 
 
 def test_a_number_holds_for_each_thing_that_is_counted():
@@ -104,12 +106,12 @@ def test_no_number_makes_a_request_free():
 
 def test_tools_add_what_the_vendor_says_of_them():
     """Some five hundred tokens for Claude, but not if the model must not call them."""
-    plain, tools = typical_tokens(asked()), typical_tokens(asked(tools=[TOOL]))
+    plain, tools = shipped_tokens(asked()), shipped_tokens(asked(tools=[TOOL]))
 
     assert asked(tools=[TOOL, TOOL]).tools == 2
     assert 400 < tools - plain < 600
     assert asked(tools=[TOOL], tool_choice={"type": "none"}).tools == 0
-    assert typical_tokens(asked(tools=[TOOL], tool_choice={"type": "none"})) - plain < 50
+    assert shipped_tokens(asked(tools=[TOOL], tool_choice={"type": "none"})) - plain < 50
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,11 @@ def test_tools_are_counted_in_every_format(path, body):
 def test_a_tool_of_the_provider_adds_tokens_for_each_use(uses, times):
     """As many as the request allows, but not any number, and one if it does not say."""
     tool = {"type": "web_search_20250305", "name": "web_search", "max_uses": uses}
-    without = typical_tokens(asked())
+    without = shipped_tokens(asked())
     found = asked(tools=[tool])
 
     assert list(found.own_tools) == ["web_search_20250305"]
-    more = typical_tokens(found) - without
+    more = shipped_tokens(found) - without
     assert times * OWN_TOOLS["web_search"] < more < times * OWN_TOOLS["web_search"] + 100
 
 
@@ -145,7 +147,7 @@ def test_a_tool_that_nobody_knows_adds_nothing():
     found = asked(tools=[{"type": "dream_20270101"}, {"type": 7}])
 
     assert found.own_tools == {"dream_20270101": 0}
-    assert typical_tokens(found) < typical_tokens(asked()) + 50
+    assert shipped_tokens(found) < shipped_tokens(asked()) + 50
 
 
 def test_a_request_is_opened_by_its_estimate():
@@ -162,5 +164,38 @@ def test_a_request_is_opened_by_its_estimate():
 
     assert isinstance(found, Opening)
     assert isinstance(seen, Opening)
-    assert found.estimate.input == typical_tokens(found.asked)
+    assert found.estimate.input == shipped_tokens(found.asked)
     assert seen.estimate.input == 70
+
+
+@pytest.mark.parametrize(
+    ("times", "found"), [(3, 2), (2, 2), (1.5, 1.5), (1, 1), (0.6, 0.6), (0.5, 0.5), (0.1, 0.5), (-(10**3), 0.5)]
+)
+def test_what_was_learned_moves_an_estimate_within_its_band(times, found):
+    """Of a request with a tool of the provider, both together."""
+    one = asked(model="my-llm", tools=[{"type": "web_search"}])
+    shipped = shipped_tokens(one)
+    numbers = Numbers(0, 0, 0, 0, round(SCALE * (shipped - OWN_TOOLS["web_search"]) * times))
+    tools = {"web_search": max(0, round(OWN_TOOLS["web_search"] * times))}
+    learned = Learned(FrozenMapping({"other/my-llm/anthropic-messages": numbers}), FrozenMapping(tools))
+
+    assert typical_tokens(one, learned) == pytest.approx(shipped * found, abs=1)
+
+
+def test_the_smallest_group_of_which_something_was_learned_counts():
+    one, other = asked(), asked(model="gpt-4o")
+    shipped = shipped_tokens(one)
+    most, least = Numbers(0, 0, 0, 0, 10**9 * SCALE), Numbers(0, 0, 0, 0, 0)
+    groups = {"anthropic": most, "anthropic/claude-4": least}
+
+    assert typical_tokens(one, Learned(FrozenMapping(groups))) == 400 // 8
+    assert typical_tokens(asked(model="claude-5-new"), Learned(FrozenMapping(groups))) > shipped
+    assert typical_tokens(other, Learned(FrozenMapping(groups))) == shipped_tokens(other)
+
+
+@pytest.mark.parametrize(("per_byte", "factor"), [(100_000, 1_000), (250_000, 1_000), (400_000, 1_600), (10**9, 2_000)])
+def test_output_that_was_seen_has_no_fewer_tokens_than_usual(per_byte, factor):
+    learned = Learned(FrozenMapping({"other/m/f": Numbers(per_byte, 0, 0, 0, 0)}))
+
+    assert learned.factor_for("m", "f") == factor
+    assert learned.factor_for("n", "f") == 1_000

@@ -37,21 +37,21 @@ async def test_a_request_is_charged_what_the_provider_reports(world, aio_limiter
 
 
 @pytest.mark.parametrize(
-    ("estimate", "factors", "tokens"),
+    ("estimate", "numbers", "tokens"),
     [
-        ("typical", None, 100),
-        ("typical", {"gpt-x": 1_500, "gpt-*": 700}, 150),
-        ("typical", {"gpt-y": 1_500, "gpt-*": 700}, 100),
-        ("bound", None, 516),
-        ("bound", {"gpt-x": 1_500}, 516),
+        ("typical", {}, 100),
+        ("typical", {"other/gpt-x/openai-chat": [375_000, 0, 0, 0, 0]}, 150),
+        ("typical", {"other/gpt-x/openai-chat": [0, 0, 0, 0, 10**12]}, 200),
+        ("typical", {"other/gpt-x/openai-chat": [0, 0, 0, 0, -(10**12)]}, 50),
+        ("typical", {"other/gpt-y/openai-chat": [375_000, 0, 0, 0, 0], "other": [9, 9, 9, 9, 9]}, 100),
+        ("bound", {}, 516),
+        ("bound", {"other/gpt-x/openai-chat": [375_000, 0, 0, 0, 0]}, 516),
     ],
 )
-async def test_a_typical_estimate_is_corrected_by_the_factor_of_the_model(
-    world, aio_limiter, door, provider, estimate, factors, tokens
-):
-    """And a bound is not."""
+async def test_what_was_learned_moves_a_typical_estimate(world, aio_limiter, door, provider, estimate, numbers, tokens):
+    """To half and to double of the shipped one at most, and no bound."""
     secret = publish_metered(world, TPM, estimate=estimate)
-    world.published.prices(PRICE, factors=factors)
+    world.published.prices(PRICE, learned={"groups": numbers})
     await aio_limiter.find_prices()
     rows = []
 

@@ -6,15 +6,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from controlplane.core.text import escaped
-from controlplane.prices import factors
-from controlplane.prices.actions import learn_factors
+from controlplane.prices import estimates
+from controlplane.prices.actions import learn_estimates
 from controlplane.publishing.changes import Actor
 
 
 class Command(BaseCommand):
     help = (
-        "Learn from the metered usage of the last seven days how many tokens the text of each model has, and publish "
-        "the factors that have changed. The worker does this every hour."
+        "Learn from the metered usage of the last seven days how many tokens requests have, and publish the numbers "
+        "for estimates that have changed. The worker does this every hour."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -24,10 +24,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
         if options["dry_run"]:
-            found, outcome = factors.changes(factors.measure(now), now), "Nothing was changed, because of --dry-run."
+            found, outcome = (
+                estimates.changes(estimates.measure(now), now),
+                "Nothing was changed, because of --dry-run.",
+            )
         else:
             try:
-                tx, found = learn_factors(Actor("learn_factors", "command"), now, options["reason"])
+                tx, found = learn_estimates(Actor("learn_estimates", "command"), now, options["reason"])
             except ValidationError as exc:
                 raise CommandError(f"Nothing was changed: {' '.join(exc.messages)}") from exc
             outcome = tx.outcome
