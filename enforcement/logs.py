@@ -38,23 +38,27 @@ MAX_CAUSES: Final = 100
 
 class RateLimitedLogger:
     """
-    Logs at most one warning per second for each cause, and the number of suppressed warnings.
+    Logs at most one warning for each cause in some seconds, and the number of suppressed warnings.
 
     A store that fails and recovers many times a second must not fill the disk or delay requests by slow logging.
 
     Args:
         logger: The logger to write to.
         clock: Returns monotonic seconds.
+        seconds: How long the next warning of a cause is suppressed.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, logger: logging.Logger, clock: Callable[[], float] = monotonic, seconds: float = QUIET_SECONDS
+    ) -> None:
         self._logger = logger
         self._clock = clock
+        self._seconds = seconds
         self._last: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def warning(self, cause: str, message: str, *args: object) -> None:
-        """Log a warning, unless one of the same *cause* was logged within the last second."""
+        """Log a warning, unless one of the same *cause* was logged a moment ago."""
         suppressed = self._suppressed(cause)
         if suppressed is None:
             return
@@ -71,7 +75,7 @@ class RateLimitedLogger:
         now = self._clock()
         with self._lock:
             at, suppressed = self._last.pop(cause, (None, 0))
-            if at is not None and now - at < QUIET_SECONDS:
+            if at is not None and now - at < self._seconds:
                 self._last[cause] = at, suppressed + 1
                 return None
             # A cause may contain text from the store, so there may be any number of them.

@@ -38,7 +38,8 @@ it, as only their output or money was above its bound, or the input of those wit
 Row = list[int | str]
 
 _US_A_MINUTE: Final = 60 * SECOND_US
-_SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.reservations"))
+# A wrong price breaks the bound of every request.
+_SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.reservations"), seconds=60.0)
 
 
 class BrokenBounds:

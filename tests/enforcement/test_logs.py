@@ -95,3 +95,12 @@ def test_loggers_are_those_that_are_documented():
 
     assert used == set(re.findall(r"``(sluicegate\.\w+)``", logs.__doc__))
     assert not re.findall(r"getLogger\((?!\")", sources)
+
+
+def test_a_logger_may_be_quiet_for_longer(caplog):
+    clock = Hands()
+    log = RateLimitedLogger(logging.getLogger("sluicegate.test"), clock, seconds=60.0)
+    for clock.seconds in (0.0, 59.9, 60.0):
+        log.warning("cause", "It was broken.")
+
+    assert caplog.messages == ["It was broken.", "It was broken. (1 similar warnings were suppressed.)"]

@@ -1,12 +1,15 @@
 """A provider that reports more than a bound has reserved, at the door."""
 
 import json
+import logging
 
 import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.exporters.text import exposition
+from enforcement.logs import RateLimitedLogger
+from enforcement.metering import broken
 from enforcement.metering.broken import BROKEN_NAMES
 from tests.enforcement.doors.metered.budgets import HELLO, STREAM, TPM, USD, publish_metered, records, used
 from tests.enforcement.doors.metered.provider import ask
@@ -20,9 +23,10 @@ async def other(server):
 
 
 async def test_a_broken_bound_is_counted_and_the_next_request_reserves_more(
-    world, aio_limiter, other, provider, door, caplog
+    world, aio_limiter, other, provider, door, caplog, monkeypatch
 ):
     """In its own process. It is charged all the same."""
+    monkeypatch.setattr(broken, "_SAY", RateLimitedLogger(logging.getLogger("sluicegate.reservations")))
     secret = publish_metered(world, TPM, USD, estimate="bound")
     reserved = []
     usual = provider._stream
