@@ -88,7 +88,7 @@ MUTANTS = (
             "self.is_final = self.has_stopped and self.has_delta and self.usage is not None",
             "self.is_final = self.usage is not None",
         ),
-        ("meets_a_break",),
+        ("meets_a_broken_message",),
     ),
     Mutant(
         "usage of Gemini that runs",

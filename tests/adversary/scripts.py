@@ -251,6 +251,11 @@ def answers_in_riddles(dice: Random) -> Call:
     return Call(*in_any(dice), {"packed": "zz"})
 
 
+@script("1: a message breaks off, which has said what it has used so far")
+def meets_a_broken_message(dice: Random) -> Call:
+    return Call(*message(dice, stream=True), {"end": dice.choice(("break", "silent", "error"))})
+
+
 @script("1: an event says that the answer has failed")
 def meets_an_error(dice: Random) -> Call:
     return Call(*in_any(dice, stream=True), {"end": "error"})
