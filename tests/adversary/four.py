@@ -87,12 +87,8 @@ def run(name: str, seed: str) -> Sums:
 
 async def _play(place: market.Market, trick: Script, secret: str, seed: str, most: int, kills: int) -> None:
     slots = asyncio.Semaphore(market.CLIENTS)
-    killing = asyncio.ensure_future(market.kill(place.proxies, Random(f"{seed} kills"), kills))
-    try:
+    async with market.killed(place.proxies, Random(f"{seed} kills"), kills):
         await consumers.play(trick, secret, place.proxies.ports, Random(seed), slots, most, untold=0)
-    finally:
-        killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
 
 
 NAMES = tuple(_RUNS)

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from http.client import HTTPConnection, HTTPException
@@ -317,19 +317,28 @@ async def _play(
         asyncio.ensure_future(consumers.play(one, secrets[one.name], ports, Random(f"{seed} {one.name}"), slots, most))
         for one in chosen
     ]
-    killing = asyncio.ensure_future(kill(place.proxies, Random(f"{seed} kills"), kills))
-    try:
+    async with killed(place.proxies, Random(f"{seed} kills"), kills):
         return await asyncio.gather(*playing)
+
+
+@asynccontextmanager
+async def killed(proxies: Proxies, dice: Random, kills: int) -> AsyncIterator[None]:
+    """Kill a proxy so often while the block runs, and start it again each time. The last one is waited for."""
+    over = asyncio.Event()
+
+    async def kill() -> None:
+        for _ in range(kills):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), dice.uniform(0.3, 1.0))
+                return
+            await proxies.kill(dice)
+
+    killing = asyncio.ensure_future(kill())
+    try:
+        yield
     finally:
-        killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
-
-
-async def kill(proxies: Proxies, dice: Random, kills: int) -> None:
-    """Kill a proxy so often, and start it again each time."""
-    for _ in range(kills):
-        await asyncio.sleep(dice.uniform(0.3, 1.0))
-        await asyncio.shield(proxies.kill(dice))
+        over.set()
+        await killing
 
 
 def table(rows: Sequence[Row]) -> str:
