@@ -18,10 +18,11 @@ from controlplane.api.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
-from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, LearnedEstimate, ModelPrice
+from controlplane.prices.models import ADDED, BOUNDS, CAP, FURTHER, OPERATOR, LearnedEstimate, ModelPrice
 from controlplane.publishing.changes import Change
 from enforcement.metering.price_documents import (
     MAX_ADDED_TOKENS,
+    MAX_CAP,
     MAX_GROUP_LENGTH,
     MAX_MULTIPLIER,
     MAX_MULTIPLIERS,
@@ -82,11 +83,12 @@ class ClassesField(serializers.JSONField):
     """Prices and fees that few models have, read and checked by the library."""
 
 
+MOST = {ADDED: MAX_ADDED_TOKENS, CAP: MAX_CAP}
 BOUND = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        name: {"type": "integer", "minimum": 0, "maximum": MAX_ADDED_TOKENS if name == ADDED else MAX_PART_TOKENS}
+        name: {"type": "integer", "minimum": int(name == CAP), "maximum": MOST.get(name, MAX_PART_TOKENS)}
         for name in BOUNDS
     },
 }

@@ -26,14 +26,15 @@ RATES = ("input", "output", "cached_input", "cache_write")
 FURTHER = (*FURTHER_NAMES, *USES)
 """Classes and fees that few models have. They share a column."""
 ADDED = "added_tokens"
-BOUNDS = (*PARTS, ADDED)
+CAP = "default_cap"
+BOUNDS = (*PARTS, ADDED, CAP)
 """The most tokens of one part that is no text, by its kind, and of what the provider adds. They share a column."""
 
 # How often an addend is raised at most. A program that breaks bounds on purpose raises it step by step.
 RAISED_EACH = timedelta(minutes=10)
 # The columns of fields that an entry of a document names in another way.
 _COLUMNS = {"model": "pattern", "from": "valid_from", "until": "valid_until", **dict.fromkeys(FURTHER, "classes")}
-_COLUMNS |= {"part_tokens": "bounds", ADDED: "bounds"}
+_COLUMNS |= {"part_tokens": "bounds", ADDED: "bounds", CAP: "bounds"}
 _NAMED = (*RATES, "calls", "multipliers", "tiers")
 
 
@@ -126,8 +127,8 @@ class ModelPrice(models.Model):
         dates = {"from": _text(self.valid_from), "until": _text(self.valid_until)}
         fields = {"model": self.pattern, **dates, **{name: getattr(self, name) for name in RATES}}
         fields |= {"calls": self.calls, **self.classes, "multipliers": self.multipliers or None, "tiers": self.tiers}
-        parts = {name: tokens for name, tokens in self.bounds.items() if name != ADDED}
-        fields |= {"part_tokens": parts or None, ADDED: self.bounds.get(ADDED)}
+        parts = {name: tokens for name, tokens in self.bounds.items() if name in PARTS}
+        fields |= {"part_tokens": parts or None, **{name: self.bounds.get(name) for name in (ADDED, CAP)}}
         return {name: value for name, value in fields.items() if value not in (None, [])}
 
     def clean(self) -> None:

@@ -128,7 +128,8 @@ class PriceForm(RecordedForm):
         required=False,
         label="Bounds",
         help_text="For policies with the estimate bound: the most tokens of one part, such as file 100000, and of what "
-        "the provider adds by itself, as added_tokens 2000, one line for each.",
+        "the provider adds by itself, as added_tokens 2000, one line for each. For all policies that name none: the "
+        "output tokens of a request without a cap, as default_cap 16000.",
     )
     multipliers = NamedField(
         'Each line must have the form "service_tier=priority 2"',

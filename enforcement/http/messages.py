@@ -32,6 +32,9 @@ DECISION_FIELD: Final = "Sluicegate-Decision"
 DENIAL_FIELD: Final = "Sluicegate-Denial"
 """Header field of every denial. Its value is the reason."""
 
+CAP_FIELD: Final = "Sluicegate-Cap"
+"""Header field of the answer to a request into which a cap on output tokens was written. Its value is the cap."""
+
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 

@@ -231,7 +231,7 @@ def open_request(
         tools = asked.tool_models
         found = found.with_prices(lambda price: price.with_tools(tools))
     if asked.cap is None and not METERED_UNITS.isdisjoint([limit.unit for limit in limits]):
-        asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
+        asked = asked.with_cap(_default_cap(rules, prices.find(model, at_us)))
     try:
         if parsed is not None:
             found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed, raised)
@@ -274,6 +274,13 @@ def _raised(asked: MeteredRequest, terms: ChargeTerms, modifiers: Collection[str
 
 def _times(price: Price, modifier: str) -> Price:
     return price.times(max(PER_MILLE, price.multiplier(modifier)))
+
+
+def _default_cap(rules: Metering, price: Price | None) -> int:
+    """Return the cap of a request that names none: that of its policies, else that of its model, else the usual one."""
+    if rules.default_cap is not None:
+        return rules.default_cap
+    return (price.default_cap if price else 0) or DEFAULT_CAP
 
 
 def _typical(asked: MeteredRequest, rules: Metering, learned: Learned, terms: ChargeTerms) -> Estimate:

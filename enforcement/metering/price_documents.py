@@ -36,6 +36,7 @@ MAX_NUMBER_LEARNED: Final = 10**12
 MAX_TOOL_TOKENS: Final = 10_000_000
 """The most input tokens that one use of a tool of the provider is expected to add."""
 MAX_ADDED_TOKENS: Final = 65_536
+MAX_CAP: Final = 2**31 - 1
 MAX_MULTIPLIERS: Final = 32
 """Multipliers of one price."""
 MAX_MULTIPLIER: Final = 1_000_000
@@ -49,7 +50,7 @@ MAX_RATE: Final = 10**12
 T = TypeVar("T")
 
 _FEES: Final = ("calls", *USES)
-_BOUNDS: Final = ("part_tokens", "added_tokens", "unbounded")
+_BOUNDS: Final = ("part_tokens", "added_tokens", "unbounded", "default_cap")
 _MODIFIER: Final = re.compile(r"[a-z_]{1,32}=[\w.-]{1,64}", re.ASCII)
 # The factors of a development version are not used.
 _OPTIONAL: Final = frozenset({"currency", "overrides", "prices", "factors", "learned", "reported_costs"})
@@ -93,6 +94,7 @@ def price_to_json(price: Price) -> dict[str, Any]:
         **({"multipliers": dict(price.multipliers)} if price.multipliers else {}),
         **({"part_tokens": dict(price.part_tokens)} if price.part_tokens else {}),
         **({"added_tokens": price.added_tokens} if price.added_tokens else {}),
+        **({"default_cap": price.default_cap} if price.default_cap else {}),
         **({"unbounded": True} if price.unbounded else {}),
         **({"tiers": tiers} if tiers else {}),
     }
@@ -132,8 +134,10 @@ def parse_price(item: Mapping[str, Any]) -> Price:
     fees = calls, file_searches, containers
     added = 0 if item.get("added_tokens") is None else data.integer("added_tokens", 0, MAX_ADDED_TOKENS)
     unbounded = "unbounded" in item and data.boolean("unbounded")
+    cap = 0 if item.get("default_cap") is None else data.integer("default_cap", 1, MAX_CAP)
     bounds = _part_tokens(item.get("part_tokens", {})), added
-    price = Price(_pattern(data), _rates(data), *dates, _tiers(data), *fees, _multipliers(item), *bounds, unbounded)
+    rates = _rates(data), *dates, _tiers(data)
+    price = Price(_pattern(data), *rates, *fees, _multipliers(item), *bounds, unbounded, cap)
     if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
         raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
     return price

@@ -57,6 +57,7 @@ class Price:
             needs them.
         added_tokens: The most tokens that the provider adds to a request by itself. Only a bound counts them.
         unbounded: Whether the provider has reported that it adds more tokens than can be published.
+        default_cap: Output tokens of a request that names no cap, under policies that name none. 0: the usual number.
         source: The list that the price was found in, and for what. None: it was not found in one.
     """
 
@@ -72,6 +73,7 @@ class Price:
     part_tokens: FrozenMapping[int] = NO_FACTORS
     added_tokens: int = 0
     unbounded: bool = False
+    default_cap: int = 0
     source: Source | None = field(default=None, repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:

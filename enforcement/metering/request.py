@@ -192,6 +192,11 @@ class MeteredRequest:
         return produced_classes(self.format, value, self.attributes.get("model", ""))
 
     @property
+    def written_cap(self) -> int | None:
+        """The cap that was written into the body, which had none or a greater one. None: nothing was written."""
+        return next((value for value in self.changes.values() if type(value) is int), None)
+
+    @property
     def is_only_text(self) -> bool:
         """Return whether the model has to read a text, and nothing beside it."""
         return self.text_bytes > 0 and not (self.keeps_context or self.unbounded or any(self.parts.values()))

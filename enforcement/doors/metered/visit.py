@@ -12,8 +12,10 @@ from typing import Any, Final
 from enforcement.aio import Admission
 from enforcement.doors.metered.bodies import ReadBody, is_long
 from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
+from enforcement.http.messages import CAP_FIELD
 from enforcement.metering.broken import is_broken
 from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, Settlement
 
 _LENGTH: Final = b"content-length"
@@ -55,6 +57,9 @@ class Drains:
     def give_back(self) -> None:
         """Note that an answer is no longer read."""
         self._number -= 1
+
+
+_CAP: Final = CAP_FIELD.lower().encode()
 
 
 class MeteredVisit:
@@ -226,6 +231,9 @@ class MeteredVisit:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
+        asked = self.exchange.opening.asked
+        if isinstance(asked, MeteredRequest) and asked.changes and (cap := asked.written_cap) is not None:
+            message = {**message, "headers": [*message.get("headers", ()), (_CAP, b"%d" % cap)]}
         if not self._sent:
             await self._settle(self.exchange.answered_here(message["status"], now_us()))
             return message

@@ -96,15 +96,15 @@ def test_hosts_whose_costs_are_charged_are_published_with_prices_only(store, api
 
 def test_the_bounds_of_a_price_are_published(store, api):
     """An enforcer reads them; a price without them has no such fields, so that an earlier one reads it, too."""
-    bounds = {"file": 100_000, "added_tokens": 2_000}
+    bounds = {"file": 100_000, "added_tokens": 2_000, "default_cap": 16_000}
     assert api("PUT", "prices", {**PRICE, "bounds": bounds}).json()["bounds"] == bounds
     document = ModelPrice.objects.as_document(1)
     (price,) = parse_prices(json.dumps(document)).overrides
-    assert (dict(price.part_tokens), price.added_tokens) == ({"file": 100_000}, 2_000)
+    assert (dict(price.part_tokens), price.added_tokens, price.default_cap) == ({"file": 100_000}, 2_000, 16_000)
     assert price_to_json(price) == document["overrides"][0]
 
     api("PUT", "prices", PRICE)
-    assert not {"part_tokens", "added_tokens"} & ModelPrice.objects.as_document(1)["overrides"][0].keys()
+    assert not {"part_tokens", "added_tokens", "default_cap"} & ModelPrice.objects.as_document(1)["overrides"][0].keys()
 
 
 def test_a_price_that_was_changed_meanwhile_is_not_overwritten(store, api):
@@ -150,6 +150,7 @@ def test_a_price_of_the_catalogue_is_read_only(store, api):
         ({"bounds": {"file": -1}}, "#/bounds", "from 0 to"),
         ({"bounds": {"tape": 1}}, "#/bounds", "Must be an object with some of image, audio"),
         ({"bounds": {"added_tokens": 65_537}}, "#/bounds", "from 0 to 65536"),
+        ({"bounds": {"default_cap": 0}}, "#/bounds", "from 1 to 2147483647"),
         ({"bounds": []}, "#/bounds", "Must be an object"),
         ({"currency": "EUR"}, "#/currency", "Must be USD, the currency of this installation."),
         ({"source": "catalogue"}, "#/source", "the server sets it"),

@@ -376,15 +376,34 @@ async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door,
     assert headers[b"content-length"] == b"%d" % len(provider.seen[0])
 
 
-async def test_a_request_without_a_cap_gets_that_of_the_policy(world, aio_limiter, door, provider):
-    secret = publish_metered(world, TPM, default_cap=50)
-    await ask(door, secret, {"model": "gpt-x", "messages": []})
-    assert json.loads(provider.seen[0])["max_completion_tokens"] == 50
+@pytest.mark.parametrize(
+    ("policy", "price", "cap"),
+    [({}, {}, 4_096), ({}, {"default_cap": 9_000}, 9_000), ({"default_cap": 50}, {"default_cap": 9_000}, 50)],
+    ids=["the usual one", "that of its model", "that of the policy"],
+)
+async def test_a_request_without_a_cap_gets_one_and_its_answer_says_so(
+    world, aio_limiter, door, provider, policy, price, cap
+):
+    secret = publish_metered(world, TPM, **policy)
+    world.published.prices({**PRICE, **price})
+    await aio_limiter.find_prices()
+    answer = await ask(door, secret, {"model": "gpt-x", "messages": []})
+    assert json.loads(provider.seen[0])["max_completion_tokens"] == cap
+    assert answer.headers["sluicegate-cap"] == str(cap)
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM], ids=["whole", "stream"])
+async def test_an_answer_says_no_cap_that_the_request_had(world, door, body):
+    """Also if something else was written into it."""
+    answer = await ask(door, publish_metered(world, TPM), body)
+    assert answer.status == 200
+    assert "sluicegate-cap" not in answer.headers
 
 
 async def test_a_cap_is_lowered_to_what_is_left(world, aio_limiter, door, provider):
     secret = publish_metered(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
-    assert (await ask(door, secret, HELLO)).status == 200
+    answer = await ask(door, secret, HELLO)
+    assert (answer.status, answer.headers["sluicegate-cap"]) == (200, "300")
     assert json.loads(provider.seen[0])["max_tokens"] == 300
     assert (await ask(door, secret, HELLO)).status == 200  # 270 are left: 100 of input, 170 of output
     assert json.loads(provider.seen[1])["max_tokens"] == 170
