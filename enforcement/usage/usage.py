@@ -388,7 +388,8 @@ class UsageLog:
 
 
 def _json(rows: Sequence[object]) -> str:
-    return json.dumps(rows, separators=(",", ":"))
+    # Escapes would make each character of a model's name up to twelve times as long, and the entry too long to be read.
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
 def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:

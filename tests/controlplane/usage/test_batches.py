@@ -3,6 +3,15 @@ import json
 import pytest
 
 from controlplane.usage.batches import InvalidBatch, Row, StreamBatch
+from enforcement.metering.opening import open_request
+from enforcement.metering.prices import NO_PRICES
+from enforcement.metering.request import read_request
+from enforcement.metering.settlement import Settlement
+from enforcement.metering.tally import MAX_MODELS
+from enforcement.metering.usage import MAX_COUNT, Usage
+from enforcement.model.limits import Limit
+from enforcement.model.metered import Metering
+from enforcement.usage.usage import MAX_METERED_ROWS_PER_BATCH, MAX_SAMPLES_PER_BATCH, UsageLog
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, row
 
 
@@ -81,6 +90,23 @@ def test_too_much_text_is_refused():
     """It is not even parsed."""
     with pytest.raises(InvalidBatch, match="at most 1048576 bytes"):
         parse(" " * 1_048_577)
+
+
+@pytest.mark.parametrize("sign", ["\N{GRINNING FACE}", '"'])
+def test_names_that_clients_choose_make_no_batch_too_long(sign):
+    """Otherwise the usage of all others in it would be lost."""
+    log, limit = UsageLog("proxy-1"), Limit(name="tpm", unit="tokens", quota=10**9, window_seconds=60)
+    settlement = Settlement("exact", (0,), Usage(MAX_COUNT, output=MAX_COUNT))
+    for number in range(MAX_MODELS):
+        body = {"model": f"{number:03d}{sign * 125}", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+        asked = read_request("POST", "/v1/chat/completions", lambda name: None, json.dumps(body).encode())
+        opening = open_request(asked, [limit], Metering(), NO_PRICES, 0)
+        for token in range(MAX_METERED_ROWS_PER_BATCH // MAX_MODELS):
+            subject = f"prj_{'a' * 22}", f"tok_{token:022d}"
+            log.metering().settled(subject, NOON_MINUTE * 60_000_000, opening, settlement)
+
+    batch = StreamBatch.parse("1-0", log.drain()[0].fields(), NOON, is_for_all=True)
+    assert (len(batch.metered), len(batch.samples)) == (MAX_METERED_ROWS_PER_BATCH, MAX_SAMPLES_PER_BATCH)
 
 
 @pytest.mark.parametrize("batch_id", ["", "x" * 201, "a\nb"], ids=["empty", "too long", "not printable"])
