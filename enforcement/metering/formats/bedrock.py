@@ -27,7 +27,7 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import Usage
+from enforcement.metering.usage import MAX_COUNT, Usage
 
 # What models call their own caps, which Converse may pass on to them, or not.
 _CAPS: Final = ("maxTokens", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_gen_len")
@@ -316,7 +316,7 @@ class PromptAnswer(AnswerReader):
         if said is None and "embedding" in event:
             said = 0
         elif said is None and parts and None not in parts:
-            said = sum(part or 0 for part in parts)
+            said = min(sum(part or 0 for part in parts), MAX_COUNT)
         self._output = self._output if said is None else said
         if self._input is not None and self.take_usage(Usage(self._input, 0, 0, self._output or 0)):
             self.is_final = self.has_finished and self._output is not None

@@ -8,7 +8,7 @@ from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.formats.bedrock import InvokeAnswer
 from enforcement.metering.request import Unmetered, read_request
 from enforcement.metering.streams.meter import MessageMeter
-from enforcement.metering.usage import DetailedUsage, Usage
+from enforcement.metering.usage import MAX_COUNT, DetailedUsage, Usage
 
 HELLO = [{"role": "user", "content": [{"text": "Hello"}]}]
 CONVERSE = "/model/amazon.nova-lite-v1%3A0/converse"
@@ -238,6 +238,12 @@ def test_a_stream_of_llama_is_charged_by_its_last_count():
     assert (reader.usage.output, reader.is_final) == (2, False)
     reader.read_event({"generation": "c", "generation_token_count": 3, "stop_reason": "stop"})
     assert (reader.usage, reader.is_final) == (Usage(7, output=3), True)
+
+
+def test_counts_that_no_class_can_have_together_are_not_added_up_beyond_it():
+    reader = InvokeAnswer()
+    reader.read_body({"inputTextTokenCount": 5, "results": [{"tokenCount": MAX_COUNT, "outputText": "a"}] * 3})
+    assert reader.usage == Usage(5, output=MAX_COUNT)
 
 
 @pytest.mark.parametrize(("kind", "is_final"), [("event", True), ("exception", False)])
