@@ -21,7 +21,7 @@ from controlplane.prices.models import GROUP, TOOL, LearnedEstimate
 from controlplane.usage.models import EstimateSample
 from controlplane.usage.periods import start_of
 from enforcement.metering.price_documents import MAX_GROUP_LENGTH, MAX_LEARNED, MAX_NUMBER_LEARNED, MAX_TOOL_TOKENS
-from enforcement.metering.samples import MAX_TIMES, SAMPLE_COUNTS, SUMS
+from enforcement.metering.samples import MAX_SUM, MAX_TIMES, SAMPLE_COUNTS, SUMS
 from enforcement.metering.shipped import OWN_TOOLS, SHIPPED
 from enforcement.metering.typical import PLAIN, SCALE, groups_of
 
@@ -150,7 +150,7 @@ def _of_groups(groups: Mapping[str, Mapping[str, _Sums]], around: Mapping[str, t
     present = LearnedEstimate.objects.filter(kind=GROUP).by_name()
     for name in sorted(groups, key=lambda name: (len(around[name]), name)):
         by_project = groups[name]
-        requests = sum(sums.get("requests") for sums in by_project.values())
+        requests = _requests_of(by_project.values())
         if requests < LEAST_REQUESTS:
             continue
         shipped = _shipped(around[name])
@@ -170,6 +170,11 @@ def _of_groups(groups: Mapping[str, Mapping[str, _Sums]], around: Mapping[str, t
         wrong = sum(sums.get("error") for sums in by_project.values())
         error = min(1_000 * wrong // max(1, reported), 1_000_000)
         yield Measured(GROUP, name, numbers, requests, len(votes), error, _differ(matrix, found, before))
+
+
+def _requests_of(projects: Iterable[_Sums]) -> int:
+    """Return how many requests there were, at most as many as a column can have: rows may be made up."""
+    return min(sum(sums.get("requests") for sums in projects), MAX_SUM)
 
 
 def _shipped(chain: Sequence[str]) -> list[float]:
@@ -193,7 +198,9 @@ def _vote(sums: _Sums) -> _Vote | None:
     size = range(len(USUAL))
     matrix = [[USUAL[i] * USUAL[j] * sums.product(i, j) for j in size] for i in size]
     trace = sum(matrix[i][i] for i in size)
-    if trace <= 0 or any(matrix[i][j] ** 2 > 1.01 * matrix[i][i] * matrix[j][j] + 1 for i in size for j in size):
+    if sums.get("requests") <= 0 or trace <= 0:
+        return None
+    if any(matrix[i][j] ** 2 > 1.01 * matrix[i][i] * matrix[j][j] + 1 for i in size for j in size):
         return None
     matrix = [[value / trace for value in row] for row in matrix]
     # No request counts with more than four times its expected tokens.
@@ -258,7 +265,7 @@ def _bounded(tokens: float) -> int:
 def _of_tools(tools: Mapping[str, Mapping[str, _Sums]]) -> Iterable[Measured]:
     present = LearnedEstimate.objects.filter(kind=TOOL).by_name()
     for name, by_project in sorted(tools.items()):
-        requests = sum(sums.get("requests") for sums in by_project.values())
+        requests = _requests_of(by_project.values())
         if requests < LEAST_REQUESTS:
             continue
         added = [sums.get("reported") // max(1, sums.get("uses")) for sums in by_project.values()]

@@ -219,6 +219,20 @@ def test_sums_that_are_made_up_stop_nobody(store, actor, lived, published, chang
     assert opened(asked(size=4_000), published()).estimate.input > 1_200
 
 
+@pytest.mark.parametrize(
+    "changed", [{"requests": 0}, {"requests": MOST_SAMPLED}], ids=["of no requests", "of more than there can be"]
+)
+def test_sums_that_are_made_up_stop_no_run(store, actor, lived, changed):
+    """Nobody else has a vote here, and those of many tokens are added up."""
+    lived(times(1.5, count=20), "proj_1")
+    EstimateSample.objects.update(bytes_bytes=0)
+    for number in range(5):
+        lived(times(1.5, count=20), "evil", f"tok_{number}")
+    EstimateSample.objects.filter(project_id="evil").update(**changed)
+
+    learn_estimates(actor, NOON)
+
+
 def test_many_tokens_of_one_project_have_one_vote(store, actor, lived, published):
     """However much they send."""
     for project in ("proj_1", "proj_2"):
