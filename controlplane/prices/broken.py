@@ -2,7 +2,7 @@
 The bounds that answers have broken, as enforcers report them with their usage.
 
 What is kept is bounded, because every client of the store may write such rows. Only known projects and patterns count,
-a project has at most 200 models, and no report raises more than an addend may be.
+a project has at most 200 models with a format, and no report raises more than an addend may be.
 """
 
 from collections.abc import Iterable, Sequence
@@ -55,15 +55,15 @@ def lately(since: datetime, projects: models.QuerySet | None = None) -> list[dic
 
 
 def _count(rows: Sequence[BrokenRow], projects: Iterable[str]) -> None:
-    models_of = {project: set[str]() for project in projects}
-    for project, model in BrokenBound.objects.filter(project_id__in=models_of).values_list("project_id", "model"):
-        models_of[project].add(model)
+    pairs_of = {project: set[tuple[str, str]]() for project in projects}
+    for project, *pair in BrokenBound.objects.filter(project_id__in=pairs_of).values_list(*BrokenBound.KEY):
+        pairs_of[project].add((pair[0], pair[1]))
     found: dict[tuple[str, str, str], tuple[int, int, datetime]] = {}
     for row in rows:
-        named = models_of[row.project_id]
-        if row.model not in named and len(named) >= MAX_PAIRS:
-            row = row._replace(model=OTHER)
-        named.add(row.model)
+        named = pairs_of[row.project_id]
+        if (row.model, row.format) not in named and len(named) >= MAX_PAIRS:
+            row = row._replace(model=OTHER, format=OTHER)
+        named.add((row.model, row.format))
         key = row.project_id, row.model, row.format
         requests, added, at = found.get(key, (0, 0, row.at))
         found[key] = min(requests + row.requests, MAX_COUNT), max(added, min(row.added, BEYOND)), max(at, row.at)

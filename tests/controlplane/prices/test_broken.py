@@ -193,7 +193,7 @@ def test_whoever_may_not_write_for_all_raises_nothing(report, now, monkeypatch):
 def test_what_is_kept_is_bounded(report, now, chat):
     """Rows may be forged."""
     minute = int(now.timestamp()) // 60
-    rows = [[minute, chat.pk, f"m-{number}", "openai-chat", "", 1, 0] for number in range(MAX_PAIRS + 9)]
+    rows = [[minute, chat.pk, f"m-{n % 9}", f"format-{n // 9}", "", 1, 0] for n in range(MAX_PAIRS + 9)]
     report(*rows)
     report(*rows)
     report(project="proj_unknown")
