@@ -66,13 +66,13 @@ class Reasoners:
     """
 
     def __init__(self) -> None:
-        self._found: dict[str, bool] = {}
+        self._found: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def __contains__(self, model: str) -> bool:
-        return self._found.get(model, False)
+        return model in self._found
 
     def saw(self, model: str, body: Callable[[], Mapping[str, Any]]) -> None:
         """
@@ -80,10 +80,12 @@ class Reasoners:
 
         Args:
             model: The model that the request asked for.
-            body: Returns the request. If it asked for reasoning, the model may do without.
+            body: Returns the request. If it asked for reasoning, it says nothing of those that do not.
         """
-        if model not in self._found and len(self._found) < MAX_REASONERS and not is_reasoning_model(model):
-            self._found[model] = not asks_for_reasoning(body())
+        if model in self._found or len(self._found) >= MAX_REASONERS or is_reasoning_model(model):
+            return
+        if not asks_for_reasoning(body()):
+            self._found.add(model)
 
 
 def _is_on(value: Any) -> bool:

@@ -304,11 +304,13 @@ def test_a_model_that_has_shown_that_it_reasons_may_reason_unseen(target):
 
 
 def test_a_model_that_was_asked_to_reason_may_do_without():
+    """Until it reasons without being asked: no client can have it taken for one that does not."""
     reasoners = Reasoners()
     answered(reasoners, MESSAGES, SHOWN[MESSAGES], thinking={"type": "enabled", "budget_tokens": 50})
-    answered(reasoners, MESSAGES, SHOWN[MESSAGES])
-
     assert left(exchange({**ASKED, "model": "mist-1"}, MESSAGES, reasoners=reasoners))[0] == "observed"
+
+    answered(reasoners, MESSAGES, SHOWN[MESSAGES])
+    assert left(exchange({**ASKED, "model": "mist-1"}, MESSAGES, reasoners=reasoners))[0] == "estimated"
 
 
 def test_so_many_models_are_known_to_reason():
