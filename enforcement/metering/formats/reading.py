@@ -20,6 +20,9 @@ MAX_CHOICES: Final = 1_000
 """Greatest number of answers that a request may ask for at once."""
 
 
+MODIFIERS: Final = "modifiers"
+"""The field of a report under which names stand that the rates depend on."""
+
 # Values that change no rate.
 _USUAL: Final = frozenset(
     (
@@ -197,6 +200,7 @@ class AnswerReader:
         is_final: That report is the last word of the provider.
         model: The name that the answer gives the model; None if it gives none.
         text_bytes: Bytes of generated text, in UTF-8.
+        counted_bytes: As many of them had come when the usage was reported.
         calls: Calls of the provider's tools that were seen, which it charges a fee for.
         hides_output: Reasoning was seen, of which the answer may show a part or a summary.
         other_rates: See :class:`~enforcement.metering.usage.Usage`.
@@ -218,7 +222,7 @@ class AnswerReader:
         self.usage: Usage | None = None
         self.is_final = False
         self.model: str | None = None
-        self.text_bytes = 0
+        self.text_bytes = self.counted_bytes = 0
         self.calls = 0
         self.hides_output = False
         self.other_rates = False
@@ -253,8 +257,12 @@ class AnswerReader:
         self.end()
 
     def end_running(self) -> None:
-        """Take usage that was reported while a stream ran for the last word, if the answer is complete."""
-        if self.usage is not None and self.has_finished and not self.has_failed:
+        """
+        Take usage that was reported while a stream ran for the last word, if the answer is complete, and no text has
+        come since.
+        """
+        is_whole = self.has_finished and not self.has_failed
+        if self.usage is not None and is_whole and self.text_bytes <= self.counted_bytes:
             self.is_final = True
 
     def take_usage(self, usage: Usage | None) -> bool:
@@ -267,7 +275,7 @@ class AnswerReader:
             usage = replace(usage, calls=max(self.calls, usage.calls), other_rates=self.other_rates)
         if self.more:
             usage = usage.with_more(self.more)
-        self.usage = usage
+        self.usage, self.counted_bytes = usage, self.text_bytes
         return True
 
     def take_modifier(self, name: str, value: Any) -> None:
@@ -276,11 +284,11 @@ class AnswerReader:
         """
         if type(value) is not str or (value in _USUAL and not self.more):
             return
-        others = [one for one in self.more.pop("modifiers", ()) if not one.startswith(f"{name}=")]
+        others = [one for one in self.more.pop(MODIFIERS, ()) if not one.startswith(f"{name}=")]
         if value not in _USUAL:
             others.append(f"{name}={value[:_MAX_MODIFIER]}")
         if others:
-            self.more["modifiers"] = tuple(others)
+            self.more[MODIFIERS] = tuple(others)
 
     def take_cost(self, report: Any) -> None:
         """Take the cost that a report says, in the currency of the provider."""
@@ -310,7 +318,7 @@ class AnswerReader:
         """
         blank = self.blank()
         if reports:
-            blank.usage = self.usage
+            blank.usage, blank.counted_bytes = self.usage, self.counted_bytes
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         blank.more = self.more
         blank.hides_output, blank.answers = self.hides_output, self.answers

@@ -7,7 +7,7 @@ import re
 from binascii import a2b_base64
 from typing import Any, Final, NoReturn
 
-from enforcement.metering.formats.reading import AnswerReader
+from enforcement.metering.formats.reading import MODIFIERS, AnswerReader
 from enforcement.metering.streams.events import EventReader
 from enforcement.metering.streams.repeats import Shape, learn
 
@@ -39,7 +39,7 @@ class EventMeter:
     """
 
     __slots__ = (
-        *("_hides", "_model", "_read_so_far", "_shapes_left"),
+        *("_hides", "_model", "_modifiers", "_read_so_far", "_shapes_left"),
         *("chunk_shape", "count", "repeated", "shape", "unread"),
     )
 
@@ -48,6 +48,7 @@ class EventMeter:
         self._hides = hides
         self._shapes_left = _SHAPES
         self._model: str | None = None  # which events of this shape name
+        self._modifiers: Any = None  # what the rates depended on when it was learned
         self.count = 0
         self.shape: Shape | None = None
         self.chunk_shape: Shape | None = None
@@ -73,6 +74,8 @@ class EventMeter:
             return False
         before = self._read_so_far.text_bytes
         self._read_so_far.read_event(event)
+        if shape is not None and self._read_so_far.more.get(MODIFIERS) != self._modifiers:
+            self.shape = self.chunk_shape = None  # the next event of that shape may change them again
         if self._shapes_left and self._read_so_far.text_bytes > before and len(data) <= _MAX_SHAPE:
             self._learn(data)
         return self._hides and event.get("choices") == [] and type(event.get("usage")) is dict
@@ -81,10 +84,11 @@ class EventMeter:
         """Read the usage of the last event that was repeated. Each such event replaces what those before it said."""
         if self.unread:
             event = self.object_in(self.unread[self.unread.index(b"{") : self.unread.rindex(b"}") + 1])
-            self.unread, counted = b"", self._read_so_far.text_bytes
+            reader, counted = self._read_so_far, self._read_so_far.text_bytes
+            self.unread = b""
             if event is not None:
-                self._read_so_far.read_event(event)
-            self._read_so_far.text_bytes = counted
+                reader.read_event(event)
+            reader.text_bytes, reader.counted_bytes = counted, min(reader.counted_bytes, counted)
 
     def done(self) -> None:
         """Note that the stream has said that it ends."""
@@ -112,6 +116,7 @@ class EventMeter:
         """Learn the shape of an event that has added text."""
         self._shapes_left -= 1
         self._model = None
+        self._modifiers = self._read_so_far.more.get(MODIFIERS)
         self.chunk_shape = None
         self.shape = learn(data, self._probe, more_noise=self._shapes_left < _SHAPES - _PLAIN_SHAPES)
 

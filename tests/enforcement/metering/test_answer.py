@@ -432,6 +432,23 @@ def test_an_encoding_without_its_package_is_unreadable(encoding, package, monkey
     assert (seen["settled_as"], passed) == ("estimated", b"\x28\xb5")
 
 
+@pytest.mark.parametrize(("more", "settled_as"), [(0, "exact"), (1, "observed"), (9, "observed")])
+@pytest.mark.parametrize("format", ["openai-chat", "gemini"])
+def test_usage_of_less_than_the_whole_text_is_no_last_word(format, more, settled_as):
+    """A server may report while its stream runs, and then no more."""
+    say, last = {
+        "openai-chat": (chat, {"choices": [{"delta": {}, "finish_reason": "stop"}]}),
+        "gemini": (content, {"candidates": [{"finishReason": "STOP"}]}),
+    }[format]
+    reported = {"usage": USAGE, "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 2}}
+    meter = AnswerMeter(format)
+    for event in (*[say("ab") | reported] * 3, *[say("cd")] * more, last):
+        meter.feed(stream(event))
+    meter.finish()
+
+    assert meter.settled_as == settled_as
+
+
 @pytest.mark.parametrize("body", [b'{"usage": null}', stream(chat("a"), chat("b"), chat("c"))])
 def test_an_answer_that_was_read_waits_for_no_collector_of_garbage(body):
     """Its meter is freed at once. In a circle of references it would stay until the collector comes."""

@@ -130,6 +130,21 @@ def test_a_shape_lets_text_and_numbers_vary_and_nothing_else(data, other, length
     assert shape.has_counts == ("total_tokens" in data)
 
 
+def test_what_the_rates_depend_on_is_that_of_the_last_event():
+    """Also if another event has said something else between two that repeat each other."""
+    meter, reader = AnswerMeter("openai-chat"), reader_of("openai-chat")
+    for tier, text in (("priority", "a"), ("priority", "b"), ("default", ""), ("priority", "c")):
+        data = {"choices": [{"index": 0, "delta": {"content": text}}], "service_tier": tier}
+        reader.read_event(data)
+        meter.feed(event(json.dumps(data).encode()))
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    reader.read_event(usage)
+    meter.feed(event(json.dumps(usage).encode()))
+
+    assert meter.usage == reader.usage
+    assert meter.usage.modifiers == ("service_tier=priority",)
+
+
 def test_a_damaged_message_among_repeated_ones_ends_the_reading():
     """Each message is checked, also those whose headers are known."""
     meter = AnswerMeter("bedrock-converse")
