@@ -97,13 +97,13 @@ class PriceForm(RecordedForm):
         most=MAX_RATE,
         required=False,
         label="Cached input",
-        help_text="Input that the provider has read before. If empty, as input.",
+        help_text="Input that the provider has read before. If empty, as the dearest class of the input.",
     )
     cache_write = AmountField(
         most=MAX_RATE,
         required=False,
         label="Cache write",
-        help_text="Input that the provider keeps for later. If empty, as input.",
+        help_text="Input that the provider keeps for later. If empty, as the dearest class of the input.",
     )
     calls = AmountField(
         most=MAX_RATE,

@@ -23,7 +23,7 @@ from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
 from controlplane.core.money import quantity
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
-from controlplane.reservations import actions, listing
+from controlplane.reservations import actions, listing, recording
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import GLOBAL_TAG
@@ -215,7 +215,7 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         if (tag := pk.partition(".")[0]) != GLOBAL_TAG:
             check(request, VIEWER, tag)
         try:
-            row, _ = listing.read(pk)
+            row, found = listing.read(pk)
             check(request, EDITOR if request.method == "POST" else VIEWER, row.project_id)
         except (listing.Unknown, listing.Unreadable) as exc:
             raise Http404("There is no such reservation. It may have been settled.") from exc
@@ -226,11 +226,14 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         if request.method == "POST" and form.is_valid() and self._settle(request, pk, form):
             return HttpResponseRedirect(list_url(Reservation))
         (shown,) = self._described(request, [row])
+        is_lost = found is not None and row.state == LOST and bool(row.model)
+        until = recording.final_at(row, found.record, recording.lost_spans()) if is_lost else row.settled_until
         return self.page(
             request,
             "reservation.html",
             title="Reservation",
             row=shown,
+            until=until,
             form=form,
             sees_instances=is_operator(request.user),
             currency=settings.CURRENCY,

@@ -39,6 +39,7 @@ from enforcement.metering.settlement import ESTIMATED
 from enforcement.model.instants import from_us
 from enforcement.model.keys import GLOBAL_TAG
 from enforcement.model.metered import USUAL_LOST_AFTER
+from enforcement.plan.records import ReservationRecord
 from enforcement.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def settle_overdue(now: datetime, client: redis.Redis | None = None) -> int:
     with hold(client, OVERDUE_LOCK, ttl_ms=LOCK_TTL_MS) as fence:
         if fence is None:
             return 0
-        spans = {policy.pk: policy.rules.lost_after for policy in Policy.objects.exclude(metering={})}
+        spans = lost_spans()
         least = timedelta(seconds=min([USUAL_LOST_AFTER, *spans.values()]))
         rows = Reservation.objects.filter(state=LOST, expires_at__lte=now - least).exclude(model="").order_by("at")
         done = 0
@@ -110,11 +111,21 @@ def _overdue(client: redis.Redis, ids: Sequence[str], spans: Mapping[str, int], 
     for tag in sorted({one.partition(".")[0] for one in ids}):
         lost = {one: 0 for one in ids if one.partition(".")[0] == tag}
         for found in read_reservations(client, store.keys(), lost):
-            policies = {charge.bound.policy_id for charge in found.record.charges}
-            after = max((spans.get(one, USUAL_LOST_AFTER) for one in policies), default=USUAL_LOST_AFTER)
             row = rows.get(found.id)
-            if row and row.expires_at <= now - timedelta(seconds=after):
+            if row and final_at(row, found.record, spans) <= now:
                 yield row
+
+
+def lost_spans() -> dict[str, int]:
+    """Return by policy, for those with rules of their own, the seconds after which lost requests keep their estimate."""
+    return {policy.pk: policy.rules.lost_after for policy in Policy.objects.exclude(metering={})}
+
+
+def final_at(row: Reservation, record: ReservationRecord, spans: Mapping[str, int]) -> datetime:
+    """Return when a lost metered reservation keeps its estimate, and nobody can settle it any more."""
+    policies = {charge.bound.policy_id for charge in record.charges}
+    after = max((spans.get(one, USUAL_LOST_AFTER) for one in policies), default=USUAL_LOST_AFTER)
+    return min(row.expires_at + timedelta(seconds=after), row.settled_until)
 
 
 def prune(now: datetime) -> int:

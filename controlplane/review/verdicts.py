@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models import QuerySet, Sum
 
-from controlplane.core.money import quantity
+from controlplane.core.money import permits, quantity
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.preview.kinds import DAY
 from controlplane.preview.words import percent
@@ -90,6 +90,10 @@ class Verdict:
     def quota(self) -> str:
         """The quota in words, such as "1,200 input tokens"."""
         return quantity(self.limit.quota, self.limit.unit)
+
+    @property
+    def enforced_quota(self) -> str:
+        return permits(self.enforced.quota, self.enforced.unit) if self.enforced else ""
 
     @property
     def sentence(self) -> str:

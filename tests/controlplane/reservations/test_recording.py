@@ -270,6 +270,18 @@ def test_a_lost_one_is_settled_as_its_estimate_after_the_time_of_its_policy(
     assert api("POST", f"reservations/{reserved}/release", {"reason": "x"}).status_code == (409 if settled else 200)
 
 
+@pytest.mark.parametrize(("lost_after", "left"), [(None, 3_600), (60, 60), (604_800, 7 * 86_400)])
+def test_the_page_says_until_when_it_can_be_settled(api, as_ann, reserved, overdue, lost_after, left):
+    """By the time of its policy, and at most for seven days."""
+    overdue(lost_after, 1)
+
+    page = as_ann.get(f"/admin/reservations/reservation/{reserved}/settle/").content.decode()
+
+    row = Reservation.objects.get()
+    until = min(row.expires_at + timedelta(seconds=left), row.settled_until)
+    assert f'<dt>Can be settled until</dt><dd><time datetime="{until:%Y-%m-%dT%H:%M:%S}' in page
+
+
 def test_the_last_word_that_comes_later_changes_nothing(reserved, overdue, client_of_store, used_by_limit):
     """Its estimate is final, as it is after seven days."""
     assert overdue(0, 1) == 1

@@ -68,6 +68,14 @@ def test_the_verdict_says_what_shadow_saw(as_ann, policy, shadow, saw):
     assert '/enforce/?limit=per-minute.candidate">Enforce 10 requests' in page
 
 
+def test_money_that_is_enforced_is_an_amount(as_ann, policy, saw):
+    LimitFactory(policy=policy, name="usd", quota=50_000_000, unit="micros")
+    LimitFactory(policy=policy, name="usd.candidate", quota=40_000_000, unit="micros", mode="shadow")
+    saw("usd.candidate", TokenFactory(policy=policy), 1)
+
+    assert "usd, which is enforced with 50.00 USD, denied 0." in page_of(as_ann, policy)
+
+
 def test_requests_that_another_limit_denied_are_requests_too(as_ann, policy, shadow, saw):
     """A shadow limit would have denied some of them as well, so that it would deny more than were admitted."""
     web = TokenFactory(policy=policy)
