@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.model.calendars import CALENDARS
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES
 from enforcement.model.metered import (
@@ -166,7 +167,11 @@ METERING: dict[str, Any] = {
             "default": ESTIMATES[0],
             "description": "With bound, the most that the input can be is reserved, and what has no bound is denied.",
         },
-        "default_cap": {**_OUTPUT_CAP, "description": "Output tokens of a request that names no cap."},
+        "default_cap": {
+            **_OUTPUT_CAP,
+            "description": "Output tokens of a request that names no cap. If left out, the `default_cap` of the price "
+            f"of its model, else {DEFAULT_CAP}.",
+        },
         "part_tokens": {
             **_integers(PARTS, MAX_PART_TOKENS),
             "description": "Tokens of a part of a request that is not text, by its kind.",

@@ -12,6 +12,7 @@ from controlplane.adminkit.forms import NumbersField, ReasonDialog, RecordedForm
 from controlplane.core.text import PRINTABLE, slug_error
 from controlplane.policies.models import Policy
 from controlplane.projects.models import SLUG_RULE
+from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.model.metered import (
     MAX_LOST_AFTER,
     MAX_OUTPUT_CAP,
@@ -74,7 +75,9 @@ class PolicyForm(RecordedForm):
 
     estimate = _choice("Input is estimated as", ESTIMATES)
     default_cap = _integer(
-        "Default cap", "Output tokens of a request that names no cap. It is written into the request."
+        "Default cap",
+        "Output tokens of a request that names no cap. It is written into the request. If empty, the default_cap of "
+        f"the model's price, else {DEFAULT_CAP:,}.",
     )
     part_tokens = NumbersField(
         required=False,

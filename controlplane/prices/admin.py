@@ -36,7 +36,7 @@ class ModelPriceAdmin(RecordedAdmin):
     search_fields = ["pattern"]
     readonly_fields = [
         *("origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate"),
-        *("calls_rate", "other_classes", "multiplied", "most_tokens", "long_requests"),
+        *("calls_rate", "other_classes", "multiplied", "most_tokens", "own_bounds", "long_requests"),
     ]
     form = PriceForm
     fieldsets = [
@@ -67,6 +67,11 @@ class ModelPriceAdmin(RecordedAdmin):
         ),
         fieldsets[2],
     ]
+    # Without what was raised, perhaps by the requests of other projects.
+    members_fieldsets = [
+        (title, {"fields": ["own_bounds" if name == "most_tokens" else name for name in part["fields"]]})
+        for title, part in shown_fieldsets
+    ]
     list_before_template = "admin/sluicegate/models.html"
     # Members read the prices, and see which models their projects use.
     shared = True
@@ -80,7 +85,7 @@ class ModelPriceAdmin(RecordedAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
         if obj is not None and not self.has_change_permission(request, obj):
-            return self.shown_fieldsets
+            return self.shown_fieldsets if is_operator(request.user) else self.members_fieldsets
         fieldsets = super().get_fieldsets(request, obj)
         return fieldsets if obj else [part for part in fieldsets if part[0] != "Origin"]
 
@@ -105,8 +110,11 @@ class ModelPriceAdmin(RecordedAdmin):
             whose = None if is_operator(request.user) else projects_of(request.user)
             seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
             above = broken.lately(timezone.now() - BROKEN_LATELY, whose)
-            raised = list(ModelAddend.objects.filter(tokens__gt=0)[:MOST_SHOWN])
-            # It says which models other projects ask for.
+            raised = ModelAddend.objects.filter(tokens__gt=0)
+            # These say which models other projects ask for.
+            if whose is not None:
+                raised = raised.filter(pattern__in={one.price.pattern for one in seen if one.price})
+            raised = list(raised[:MOST_SHOWN])
             learned = [_learned(row) for row in LearnedEstimate.objects.all()] if whose is None else []
         shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised)), "learned": learned}
         return super().changelist_view(request, {**shown, **(extra_context or {})})
@@ -141,9 +149,12 @@ class ModelPriceAdmin(RecordedAdmin):
 
     @display(description="Bounds")
     def most_tokens(self, price: ModelPrice) -> str:
-        said = [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
         raised = [] if ADDED in price.bounds and price.is_operators else ModelAddend.objects.raised(price.pattern)
-        return "; ".join([*said, *[f"reported: {_addend(addend)}" for addend in raised]]) or "—"
+        return "; ".join([*_set(price), *[f"reported: {_addend(addend)}" for addend in raised]]) or "—"
+
+    @display(description="Bounds")
+    def own_bounds(self, price: ModelPrice) -> str:
+        return "; ".join(_set(price)) or "—"
 
     @display(description="Multipliers")
     def multiplied(self, price: ModelPrice) -> str:
@@ -186,6 +197,10 @@ class ModelPriceAdmin(RecordedAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
         for price in queryset:
             delete_price(request.change, price)
+
+
+def _set(price: ModelPrice) -> list[str]:
+    return [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
 
 
 def _addend(addend: ModelAddend) -> str:

@@ -133,8 +133,8 @@ class PriceSerializer(CleanModelSerializer):
     bounds = BoundsField(
         default=dict,
         help_text="The most tokens of one part that is no text, by its kind, as the provider says, and the most that "
-        "the provider adds to a request by itself, as `added_tokens`. Only policies with the estimate `bound` need "
-        "them.",
+        "the provider adds to a request by itself, as `added_tokens`, for policies with the estimate `bound`. For all "
+        "policies: the output tokens of a request without a cap, as `default_cap`.",
     )
 
     class Meta:

@@ -158,8 +158,8 @@ class ReservationView(Listed, ApiView):
     """
     Charges on an estimate. A process that runs settles its own.
 
-    A reservation is lost if its process ended before it was settled. Its estimate stays charged, and it can be settled
-    by hand within lost_after of their policies, at most 7 days.
+    A reservation is lost if its process ended before it was settled. Its estimate stays charged. It can be settled by
+    hand within 7 days, a metered one only until lost_after of its policy is over: then it is settled as its estimate.
     """
 
     serializer_class = ReservationSerializer

@@ -117,7 +117,7 @@ def _overdue(client: redis.Redis, ids: Sequence[str], spans: Mapping[str, int], 
 
 
 def lost_spans() -> dict[str, int]:
-    """Return by policy, for those with rules of their own, the seconds after which lost requests keep their estimate."""
+    """Return by policy, for those with rules of their own, the seconds after which lost requests are settled."""
     return {policy.pk: policy.rules.lost_after for policy in Policy.objects.exclude(metering={})}
 
 
