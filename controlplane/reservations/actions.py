@@ -251,7 +251,7 @@ def estimated_counts(row: Reservation) -> list[int]:
         return []
     money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
     tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
-    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
+    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0], 0]
 
 
 def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:
