@@ -300,10 +300,12 @@ class RequestAttributes(Mapping[str, str]):
         made._values, made._header = {**values, **self._values}, self._header  # its own were checked before
         return made
 
-    def with_path(self, path: str) -> RequestAttributes:
-        """Return a copy with another path, which must not be longer than the own one."""
+    def with_path(self, path: str, method: str = "") -> RequestAttributes:
+        """Return a copy with another path, which must not be longer than the own one, and perhaps another method."""
         made = RequestAttributes.__new__(RequestAttributes)
         made._values, made._header = {**self._values, "path": path}, self._header
+        if method:
+            made._values["method"] = method
         return made
 
     def __getitem__(self, name: str) -> str:

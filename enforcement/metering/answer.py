@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.metering.formats.anthropic import MessagesAnswer
@@ -14,6 +15,7 @@ from enforcement.metering.formats.images import ImagesAnswer
 from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, EmbeddingsAnswer
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.responses import ResponsesAnswer
+from enforcement.metering.formats.text import as_object
 from enforcement.metering.reasoning import is_reasoning_model
 from enforcement.metering.settlement import IN_BETWEEN
 from enforcement.metering.streams.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
@@ -55,6 +57,7 @@ _READERS: Final[Mapping[str, Callable[[], AnswerReader]]] = {
 FORMATS: Final = tuple(_READERS)
 """Names of the API formats whose answers can be read."""
 _COUNTING: Final = "-count"
+_FILTERED: Final = "content_filter"
 
 
 def reader_of(format: str) -> AnswerReader:
@@ -109,6 +112,7 @@ class AnswerMeter:
         if min(line_bytes, body_bytes) < MIN_LIMIT:
             raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
         self.status = status
+        self.was_filtered = False
         self._is_decodable = True
         self._read_so_far = reader_of(format)
         self._decoder: Decoder | None = None
@@ -137,6 +141,12 @@ class AnswerMeter:
         if self._events is not None:
             self._events.catch_up()
         return self._read_so_far.usage
+
+    @property
+    def charged(self) -> Usage | None:
+        """The usage that is charged: also tokens that the total of a report has, and that it does not name."""
+        usage, untold = self.usage, self._read_so_far.untold
+        return replace(usage, output=usage.output + untold) if usage is not None and untold else usage
 
     @property
     def reads_head(self) -> bool:
@@ -182,7 +192,7 @@ class AnswerMeter:
         if self.is_final:
             return "exact"
         if self.status >= 400 and self.status not in IN_BETWEEN:
-            return "nothing"
+            return "estimated" if self.was_filtered else "nothing"
         return "observed" if self.is_readable and self.status not in IN_BETWEEN else "estimated"
 
     def expect(self, answers: int) -> None:
@@ -271,3 +281,4 @@ class AnswerMeter:
             self._is_decodable = False
         else:
             self._read_so_far.read_body(body)
+            self.was_filtered = self.status >= 400 and as_object(body.get("error")).get("code") == _FILTERED

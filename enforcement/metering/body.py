@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from json.decoder import JSONArray, JSONObject, scanstring  # type: ignore[attr-defined]
 from json.scanner import make_scanner
 from typing import Any, Final, NoReturn
@@ -51,12 +52,14 @@ class ParsedBody:
         fault: ``duplicate_key`` or ``invalid_json``; empty if the body is strict JSON.
         objects: How many JSON objects it has.
         has_marks: Whether one of them has a field of :data:`CACHE_MARKS`.
+        growth: How many characters more its numbers have if none is written with an exponent.
     """
 
     value: Any = None
     fault: str = ""
     objects: int = 0
     has_marks: bool = False
+    growth: int = 0
 
 
 class _Scan:
@@ -70,7 +73,7 @@ class _Scan:
     )
 
     def __init__(self) -> None:
-        self.objects, self.has_marks = 0, False
+        self.objects, self.has_marks, self.growth = 0, False, 0
         self.memo: dict[str, str] = {}
         self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(self)  # type: ignore[arg-type]
 
@@ -87,16 +90,17 @@ class _Scan:
     def parse_constant(text: str) -> NoReturn:
         raise ValueError(f"numbers must be finite, got {text[:40]}")
 
-    @staticmethod
-    def parse_float(text: str) -> float:
+    def parse_float(self, text: str) -> float:
         number = float(text)
         if number in (float("inf"), float("-inf")):
-            _Scan.parse_constant(text)
+            self.parse_constant(text)
+        if number and ("e" in text or "E" in text):
+            self.growth += max(0, len(f"{Decimal(text):f}.0") - len(text))
         return number
 
     def read(self, text: str) -> Any:
         """Return the value of a text, or raise ValueError or RecursionError."""
-        self.objects, self.has_marks = 0, False
+        self.objects, self.has_marks, self.growth = 0, False, 0
         try:
             value, end = self._scan(text, 0 if text.startswith("{") else _after_blanks(text, 0))
         except StopIteration as exc:
@@ -128,7 +132,7 @@ def parse(body: bytes) -> ParsedBody:
         scan = _Scan()
     try:
         value = scan.read(text)
-        objects, has_marks = scan.objects, scan.has_marks
+        objects, has_marks, growth = scan.objects, scan.has_marks, scan.growth
     except DuplicateKey:
         return ParsedBody(fault=DUPLICATE_KEY)
     except (ValueError, RecursionError):
@@ -138,7 +142,7 @@ def parse(body: bytes) -> ParsedBody:
     # Brackets in strings count, too, and most bodies have too few even so.
     if objects + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
         return ParsedBody(fault=INVALID_JSON)
-    return ParsedBody(value, "", objects, has_marks)
+    return ParsedBody(value, "", objects, has_marks, growth)
 
 
 def parse_leniently(body: bytes) -> Any:

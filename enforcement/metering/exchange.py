@@ -131,7 +131,9 @@ class MeteredExchange:
         """
         meter, reservation = self.meter, self.reservation
         rest = b"" if meter is None else meter.finish(whole)
-        if meter is not None and meter.is_final and (usage := meter.usage) is not None:
+        if meter is not None and meter.was_filtered:
+            reservation.was_filtered()
+        if meter is not None and meter.is_final and (usage := meter.charged) is not None:
             if meter.hides_output:
                 self._saw_reasoning()
             self._price(usage, usage)
@@ -170,6 +172,7 @@ class MeteredExchange:
         usage, final, over = meter.usage, meter.is_final, None
         if usage is not None and (usage is not self._told_usage or final != self._told_final):
             self._told_usage, self._told_final = usage, final
+            usage = meter.charged or usage
             self._price(usage, usage if final else None)
             over = reservation.reported(usage, at_us, final=final)
         elif usage is None and meter.model is not None:

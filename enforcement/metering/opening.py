@@ -50,6 +50,7 @@ WHY_UNMETERED: Mapping[str, str] = {
     "bad_cap": "its bound on output tokens is not an integer in range",
     "bad_n": "its number of answers is not an integer in range",
     "batch": "it is a batch of calls, or names several models",
+    "override": "another method can be read in it, for which further limits apply to it",
     "path": "its path can be read in another way, in which further limits apply to it",
     "websocket": "what passes through a WebSocket connection cannot be read",
 }
@@ -347,7 +348,7 @@ def _bound(
         cap=asked.cap,
         n=asked.n,
         messages=asked.objects,
-        all_bytes=asked.readable_bytes(parsed.value),
+        all_bytes=asked.readable_bytes(parsed.value) + parsed.growth,
         added_tokens=max(asked.added_tokens, added),
         part_bound=parts_bound(model, parsed.media, rules.part_tokens, price.part_tokens if price else NO_FACTORS),
         priced_by=priced_by,

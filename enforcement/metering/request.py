@@ -18,7 +18,14 @@ from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_em
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_compaction, ask_response
 from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
-from enforcement.metering.formats.text import NO_TOOLS, as_object, is_encodable, length_within, model_name
+from enforcement.metering.formats.text import (
+    NO_TOOLS,
+    as_object,
+    growth_within,
+    is_encodable,
+    length_within,
+    model_name,
+)
 from enforcement.metering.lookalikes import TOOL_CALL, begins_as_json, calls_tool, is_misspelled, is_plain_call
 from enforcement.metering.modalities import produced_classes
 from enforcement.metering.reasoning import asks_for_reasoning, is_reasoning_model
@@ -102,11 +109,13 @@ class Parsed(NamedTuple):
         value: Its JSON value.
         media: Its parts that are no text, each after its kind.
         has_marks: Whether it marks what the provider writes to a cache.
+        growth: How many characters more its numbers have if the provider writes them without exponents.
     """
 
     value: dict[str, Any]
     media: list[tuple[str, Any]]
     has_marks: bool
+    growth: int = 0
 
 
 @dataclass(slots=True)
@@ -211,7 +220,7 @@ class MeteredRequest:
         if self.parsed is not None:
             return self.parsed
         read = json_body.parse(self.body)
-        return Parsed(read.value, _ASK[self.format](read.value).content.media, read.has_marks)
+        return Parsed(read.value, _ASK[self.format](read.value).content.media, read.has_marks, read.growth)
 
     def forget(self) -> None:
         """Forget the body as it was read, which takes several times the memory of *body*."""
@@ -226,9 +235,11 @@ class MeteredRequest:
         Otherwise there are few of them, so that to find them would take longer than it is worth.
         """
         body = self.body
-        if b"\n" in body or (b"\\" in body and (b"\\u" in body or b"\\/" in body)):
-            return len(json_body.outside_strings(body)) + length_within(value) - self.media_bytes
-        return len(body) - self.media_bytes
+        has_escapes = b"\\" in body and (b"\\u" in body or b"\\/" in body)
+        growth = growth_within(value) if has_escapes or not body.isascii() else 0
+        if has_escapes or b"\n" in body:
+            return len(json_body.outside_strings(body)) + length_within(value) + growth - self.media_bytes
+        return len(body) + growth - self.media_bytes
 
     def with_cap(self, cap: int) -> MeteredRequest:
         """
@@ -389,7 +400,7 @@ def _read_metered(
         modifiers,
         0 if content.tools and _forbids_tools(body) else content.tools,
         content.own_tools,
-        Parsed(body, content.media, parsed.has_marks) if cap_fields == asked.cap_fields else None,
+        Parsed(body, content.media, parsed.has_marks, parsed.growth) if cap_fields == asked.cap_fields else None,
     )
 
 

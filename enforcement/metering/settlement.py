@@ -110,6 +110,7 @@ class MeteredReservation:
     _asked: MeteredRequest | None = None
     _hides_output = False
     _is_whole = False
+    _was_filtered = False
     _text_bytes = 0
     _calls = 0
     _report: Usage | None = None
@@ -200,6 +201,10 @@ class MeteredReservation:
     def hides_output(self) -> None:
         """Note that the provider charges output that the answer does not show, or shows only at its end."""
         self._hides_output = True
+
+    def was_filtered(self) -> None:
+        """Note that a filter of the provider has read the request and refused it, which charges what it has read."""
+        self._was_filtered = True
 
     def ended(self, at_us: int, *, whole: bool = False) -> Settlement | None:
         """
@@ -316,9 +321,11 @@ class MeteredReservation:
             return None
         if self._last_word:
             return self._settle(self._last_word, self._report)
-        if self.status is not None and self.status >= 400 and self.status not in IN_BETWEEN:
-            return self._settle(NOTHING, None)
         estimate = self.estimate
+        if self.status is not None and self.status >= 400 and self.status not in IN_BETWEEN:
+            if self._was_filtered and estimate is not None:
+                return self._settle(ESTIMATED, Counts(estimate.input))
+            return self._settle(NOTHING, None)
         if estimate is None or not self._readable:
             return self._settle(ESTIMATED, estimate)
         if (

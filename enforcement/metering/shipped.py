@@ -87,7 +87,7 @@ OWN_TOOLS: Final[dict[str, int]] = {
     "advisor": 3_000,
     "codeExecution": 400,
     "code_execution": 4_700,
-    "code_interpreter": 1_500,
+    "code_interpreter": 2_100,
     "fileSearch": 1_100,
     "file_search": 1_000,
     "googleSearch": 100,

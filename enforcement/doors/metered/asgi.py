@@ -21,7 +21,7 @@ from enforcement.doors.metered.bodies import (
     reading,
     sent_on,
 )
-from enforcement.doors.metered.sdks import only_authorization, shape_of, target_of
+from enforcement.doors.metered.sdks import only_authorization, overrides_method, shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import (
@@ -62,6 +62,7 @@ Report = Callable[[Settlement], None]
 
 MIB: Final = 1_048_576
 _SIGNED: Final = b"AWS4-"
+_POST: Final = "POST"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -225,7 +226,7 @@ class MeteredGuard:
                 token, attributes = who or self._who(scope)
                 described = whole = attributes.beside(named)
                 plan = _admissible(await limiter.find_plan(token, whole))
-                await self._check_path(limiter, token, plan, whole)
+                await self._check_path(limiter, token, plan, whole, scope)
                 _keep(limiter, field, token, plan)
             opening, admission, drains, report = await self._charge(
                 limiter, plan, described, asked, scope, is_signed=is_signed
@@ -259,16 +260,21 @@ class MeteredGuard:
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
     async def _check_path(
-        self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes
+        self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes, scope: Scope
     ) -> None:
-        """Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly."""
+        """
+        Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly, or its
+        method been that which a server may find elsewhere in it.
+        """
         path = attributes.get("path", "")
-        plain = plain_path(path)
-        if plain == path:
+        plain, method = plain_path(path), ""
+        if scope.get("method", _POST) != _POST and overrides_method(scope):
+            method = _POST
+        if plain == path and not method:
             return
-        other = _admissible(await limiter.find_plan(token, attributes.with_path(plain)))
+        other = _admissible(await limiter.find_plan(token, attributes.with_path(plain, method)))
         if metered_keys(other) - metered_keys(plan):
-            refused = unmetered(Unmetered("path"))
+            refused = unmetered(Unmetered("override" if method else "path"))
             raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
     async def _read(
@@ -284,7 +290,7 @@ class MeteredGuard:
         if scope["type"] == "websocket":
             return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
         method = scope["method"]
-        if method != "POST":
+        if method != _POST:
             return Unmetered("method"), ReadBody(b"", whole=False)
         body = await read_body(scope, receive, self._max_body, self._room, project)
         if is_too_long(scope, body, self._max_body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import parse_qsl
 
 from enforcement.http.asgi import Scope, header_of
 from enforcement.http.messages import TOKEN_FIELDS, find_token
@@ -16,6 +17,9 @@ _TOKEN_NAMES: Final = frozenset(_TOKEN_FIELDS)
 _AUTHORIZATION: Final = b"authorization"
 _OTHER_TOKEN_NAMES: Final = _TOKEN_NAMES - {_AUTHORIZATION}
 assert _TOKEN_FIELDS[0] == _AUTHORIZATION
+_METHODS: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+# Google's APIs take the method and the body from the query, some frameworks the method.
+_METHOD_NAMES: Final = frozenset(("$httpmethod", "$req", "_method", "x-http-method-override"))
 # The first field that a request has decides. Two of the SDKs send the last one.
 _SIGNS: Final = (
     (b"anthropic-version", "anthropic"),
@@ -41,6 +45,14 @@ def token_of(scope: Scope) -> str | None:
 def only_authorization(fields: Mapping[bytes, bytes]) -> bytes | None:
     """Return the value of ``Authorization`` among header fields, or None if another field may hold the token."""
     return fields.get(_AUTHORIZATION) if _OTHER_TOKEN_NAMES.isdisjoint(fields) else None
+
+
+def overrides_method(scope: Scope) -> bool:
+    """Return whether a server may find another method in a request than its own, in a header field or in the query."""
+    if not _METHODS.isdisjoint([name.replace(b"_", b"-") for name, _ in scope["headers"]]):
+        return True
+    query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    return any(name.lower() in _METHOD_NAMES for name, _ in query)
 
 
 def target_of(scope: Scope) -> str:

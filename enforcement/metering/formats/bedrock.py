@@ -71,6 +71,7 @@ def ask_native(body: dict[str, Any]) -> Asked:
         _read_caps(asked, body, _ADDITIONAL)
         if as_object(additional).get("inferenceConfig") is not None:
             _read_caps(asked, as_object(additional), "inferenceConfig", f"/{_ADDITIONAL}")
+    asked.refuse_no_cap()
     content = asked.content
     for block in objects_in(body.get("system")):
         _add_block(content, block)
@@ -129,6 +130,8 @@ def _add_block(content: Content, block: dict[str, Any]) -> None:
 
 def _add_media(content: Content, kind: str, media: dict[str, Any]) -> None:
     source = as_object(media.get("source"))
+    if as_object(media.get("citations")).get("enabled"):
+        content.added_tokens = PROMPT_TOKENS  # the provider says how to cite
     content.add_text(media.get("name"))
     content.add_text(media.get("context"))
     if type(source.get("text")) is str:
@@ -185,12 +188,14 @@ def _ask_titan(body: dict[str, Any]) -> Asked:
         if type(config) is not dict:
             raise UnreadableRequest("bad_cap")
         asked.read_caps(config, "/textGenerationConfig", "maxTokenCount")
+        asked.refuse_no_cap()
     return asked
 
 
 def _ask_prompt(body: dict[str, Any]) -> Asked:
     asked = Asked()
     asked.read_caps(body, "", *_PROMPT_CAPS)
+    asked.refuse_no_cap()
     asked.content.add_text(body["prompt"])
     for image in as_list(body.get("images")):
         asked.content.add_part("image", {"data": image})

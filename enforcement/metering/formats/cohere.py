@@ -26,6 +26,7 @@ def ask_cohere_chat(body: dict[str, Any]) -> Asked:
         raise UnreadableRequest("format")
     asked = Asked(default_field="/max_tokens")
     asked.read_caps(body, "", "max_tokens")
+    asked.refuse_no_cap()
     content = asked.content
     content.add_text(body["message"])
     content.add_text(body.get("preamble"))
@@ -47,6 +48,7 @@ def ask_cohere_messages(body: dict[str, Any]) -> Asked:
     """Return what a request for a chat of version 2 asks for."""
     asked = Asked(default_field="/max_tokens")
     asked.read_caps(body, "", "max_tokens")
+    asked.refuse_no_cap()
     content = asked.content
     for message in objects_in(body.get("messages")):
         content.add_text(message.get("tool_plan"))

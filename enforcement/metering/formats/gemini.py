@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from enforcement.metering.body import DUPLICATE_KEY
 from enforcement.metering.formats.reading import (
-    NO_CAP,
     AnswerReader,
     Asked,
     NotBelieved,
@@ -26,6 +25,7 @@ from enforcement.metering.formats.text import (
     as_object,
     length_within,
     objects_in,
+    objects_of,
     utf8_length,
 )
 from enforcement.metering.usage import Usage
@@ -61,6 +61,7 @@ _PLAIN_DOLLARS: Final = frozenset(("alt", ".xgafv", "prettyPrint"))
 _CHANGING_ANSWER: Final = ("x-goog-fieldmask", "x-goog-encode-response-if-executable")
 _MEDIA: Final = frozenset(("image", "audio", "video"))
 _MAY_MOVE: Final = re.compile("octet-stream|mp4|ogg|mpeg|x-mpeg|vnd.apple.mpegurl")  # what may be a video
+_VIDEOS: Final = re.compile("youtu[.]?be", re.IGNORECASE)  # whose addresses are videos, whatever type they have
 _VERSION: Final = re.compile(r"gemini-(\d{1,3})\b", re.ASCII)
 
 
@@ -73,17 +74,16 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         if config is not None:
             _read_config(asked, config, name)
     content = asked.content
-    if asked.cap == 0:
-        content.has_no_bound(NO_CAP)
-    for turn in objects_in(body.get("contents")):
+    asked.refuse_no_cap()
+    for turn in objects_of(body.get("contents")):
         add_parts(content, turn)
     for name in ("systemInstruction", "system_instruction"):
         said = body.get(name)
         content.add_text(said)
         add_parts(content, as_object(said))
     content.add_schema(body.get("tools"))
-    for tool in objects_in(body.get("tools")):
-        content.tools += sum([len(as_list(tool.get(name))) for name in _DECLARATIONS])
+    for tool in objects_of(body.get("tools")):
+        content.tools += sum([len(objects_of(tool.get(name))) for name in _DECLARATIONS])
         for name in tool.keys() - _DECLARATIONS:
             content.add_own_tool(name)
             content.has_no_bound(f"the provider may run the tool {shown(name)}, whose results the model reads")
@@ -128,7 +128,7 @@ def _read_config(asked: Asked, config: Any, parent: str) -> None:
 
 def add_parts(content: Content, turn: dict[str, Any]) -> None:
     """Count the parts of one turn of a conversation."""
-    for part in objects_in(turn.get("parts")):
+    for part in objects_of(turn.get("parts")):
         for name, value in part.items():
             _add_field(content, name, value)
 
@@ -160,6 +160,8 @@ def _add_field(content: Content, name: str, value: Any) -> None:
 def _kind_of(data: dict[str, Any]) -> str:
     """Return the kind of a file by its type of media. Without one it may be a video, say, by its address."""
     _refuse_both(data, "mimeType", "mime_type")
+    if any(_VIDEOS.search(unquote(str(data.get(name)))) for name in ("fileUri", "file_uri")):
+        return "video"
     media_type = data.get("mimeType", data.get("mime_type"))
     kind, _, rest = media_type.lower().partition("/") if type(media_type) is str else ("", "", "")
     if kind in _MEDIA:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from enforcement.metering.formats.reading import (
-    NO_CAP,
     AnswerReader,
     Asked,
     NotBelieved,
@@ -17,16 +16,21 @@ from enforcement.metering.formats.reading import (
     usage_with,
 )
 from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_list, as_object, objects_in, utf8_length
-from enforcement.metering.usage import Usage
+from enforcement.metering.usage import MAX_COUNT, Usage
 
 # Fields by which some servers add to what the model reads: results of searches, and documents.
 _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters")
+# Fields of Mistral by which the provider puts a prompt of its own before the messages.
+_PROMPTS: Final = ("prompt_mode", "safe_prompt")
 # Fields by which a chat may give a model more to read than its messages.
 _BESIDE_MESSAGES: Final = frozenset(
-    (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format")
+    (*_SEARCHES, "tools", "functions", "web_search_options", "prediction", "response_format", *_PROMPTS)
 )
+# Objects that servers embed in the place of a text.
+_TEXT, _PICTURE, _WITH_BLOCKS = frozenset({"text"}), frozenset({"image"}), frozenset({"type", "role", "content"})
 _OTHERS: Final = frozenset(("audio_tokens", "image_tokens", "video_tokens"))
 _REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
+_BY_GOOGLE: Final = "gemini"
 _SAID: Final = ("content", "refusal", *_REASONING)
 
 
@@ -37,8 +41,7 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     asked.read_caps(body, "", "max_tokens", "max_completion_tokens")
     asked.read_choices(body, "n")
     content = asked.content
-    if asked.cap == 0:
-        content.has_no_bound(NO_CAP)
+    asked.refuse_no_cap()
     for message in objects_in(body.get("messages")):
         _add_message(content, message)
     if body.keys().isdisjoint(_BESIDE_MESSAGES):
@@ -54,7 +57,7 @@ def ask_chat(body: dict[str, Any]) -> Asked:
         content.has_no_bound("what is predicted is charged as output, also beyond the cap")
     wanted = as_object(body.get("response_format"))
     content.add_within(wanted.get("json_schema"))
-    if wanted.get("type") not in (None, "text"):
+    if wanted.get("type") not in (None, "text") or any(body.get(name) for name in _PROMPTS):
         content.added_tokens = PROMPT_TOKENS
     return asked
 
@@ -89,6 +92,8 @@ def ask_completion(body: dict[str, Any]) -> Asked:
     asked.read_choices(body, "n", "best_of")
     prompt = body.get("prompt")
     asked.n *= max(1, sum(1 for item in as_list(prompt) if type(item) is not int))
+    if not body.get("echo"):  # which is how tokens of a prompt are weighed
+        asked.refuse_no_cap()
     asked.content.add_tokens_or_text(prompt)
     asked.content.add_text(body.get("suffix"))
     return asked
@@ -96,9 +101,22 @@ def ask_completion(body: dict[str, Any]) -> Asked:
 
 def ask_embedding(body: dict[str, Any]) -> Asked:
     """Return what a request for embeddings asks for. Nothing is generated."""
-    asked = Asked(cap=0)
-    asked.content.add_tokens_or_text(body.get("input"))
+    asked, given = Asked(cap=0), body.get("input")
+    asked.content.add_tokens_or_text(given)
+    for item in [given] if type(given) is dict else as_list(given):
+        if type(item) is dict:
+            _add_embedded(asked.content, item)
     return asked
+
+
+def _add_embedded(content: Content, item: dict[str, Any]) -> None:
+    """Count an object in the place of a text, which may be a picture or a file."""
+    if item.keys() <= _TEXT:
+        content.add_text(item.get("text"))
+    elif item.keys() <= _WITH_BLOCKS:
+        content.add_blocks(item.get("content"))
+    else:
+        content.add_part("image" if item.keys() <= _PICTURE else "other", item)
 
 
 def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
@@ -131,6 +149,7 @@ def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: 
     written = count_in(read, "cache_write_tokens") or 0
     # Some routers bill what they write also where they have read it.
     rest = max(0, total - cached - written)
+    output += min(count_in(generated, "reasoning_tokens") or 0, _beyond(report, total + output))  # as xAI counts it
     if not any(details[name] for details in (read, generated) for name in _OTHERS & details.keys()):
         return Usage(rest, cached, written, output)
     fresh, said = Split(rest), Split(output)
@@ -142,6 +161,12 @@ def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: 
         "output_image": said.take(count_in(generated, "image_tokens")),
     }
     return usage_with(more, fresh.left, cached, written, said.left)
+
+
+def _beyond(report: Mapping[str, Any], counted: int) -> int:
+    """Return how many tokens the total of a report has beyond those that are counted."""
+    total = report.get("total_tokens")
+    return max(0, total - counted) if type(total) is int and total <= MAX_COUNT else 0
 
 
 class CompletionsAnswer(AnswerReader):
@@ -186,7 +211,10 @@ class CompletionsAnswer(AnswerReader):
         if searches is not None:
             self.calls = searches
         self.take_cost(report)
-        if self.take_usage(self.usage_in(report)):
+        usage = self.usage_in(report)
+        if self.take_usage(usage):
+            if usage is not None and _BY_GOOGLE in (self.model or "").lower():
+                self.untold = _beyond(report, usage.all_input + usage.all_output)
             if not self.hides_output and as_object(report.get("completion_tokens_details")).get("reasoning_tokens"):
                 self.hides_output = True
             self.is_final = self.is_final or is_last

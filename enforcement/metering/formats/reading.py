@@ -83,6 +83,11 @@ class Asked:
                 self.cap = cap if self.cap is None else max(self.cap, cap)
                 self.cap_fields += (f"{parent}/{name}",)
 
+    def refuse_no_cap(self) -> None:
+        """Note that a request with a cap of 0 has no bound."""
+        if self.cap == 0:
+            self.content.has_no_bound(NO_CAP)
+
     def read_choices(self, body: Mapping[str, Any], *names: str) -> None:
         """Take the greatest number of answers that a request asks for under several names, or raise as above."""
         for name in names:
@@ -209,6 +214,8 @@ class AnswerReader:
         has_finished: The answer has said that it is complete.
         has_failed: An error has come in the place of the rest of the answer.
         answers: How many answers the request asks for.
+        untold: Tokens that only the total of a report has. Google leaves reasoning out of all other counts of chat
+            completions, and charges it as output.
         reads_head: Whether header fields of an answer may say what it has used.
         frames: Whether a stream of this format is an event stream of AWS.
         lines: Whether a stream of this format may be JSON in lines.
@@ -230,6 +237,7 @@ class AnswerReader:
         self.has_finished = False
         self.has_failed = False
         self.answers = 1
+        self.untold = 0
 
     def read_head(self, header: Callable[[str], str | None]) -> None:
         """
@@ -318,7 +326,7 @@ class AnswerReader:
         """
         blank = self.blank()
         if reports:
-            blank.usage, blank.counted_bytes = self.usage, self.counted_bytes
+            blank.usage, blank.counted_bytes, blank.untold = self.usage, self.counted_bytes, self.untold
         blank.model, blank.text_bytes, blank.other_rates = self.model, self.text_bytes, self.other_rates
         blank.more = self.more
         blank.hides_output, blank.answers = self.hides_output, self.answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from enforcement.metering.formats.openai import add_call, usage_of
-from enforcement.metering.formats.reading import NO_CAP, AnswerReader, Asked
+from enforcement.metering.formats.reading import AnswerReader, Asked
 from enforcement.metering.formats.text import (
     PART_TYPES,
     PROMPT_TOKENS,
@@ -32,6 +32,13 @@ _CODE: Final = "code_interpreter_call"
 _KEPT: Final = ("previous_response_id", "conversation")
 _USED: Final = ("action", "code", "queries", "results", "outputs")
 _CLIENT_TOOLS: Final = ("function", "custom", "local_shell")
+# What the model has read or thought, by the type of an item whose provider may keep it.
+_SAID_BY: Final = {
+    "reasoning": ("encrypted_content", "content"),
+    "web_search_call": ("results",),
+    _FILE_SEARCH: ("results",),
+    _CODE: ("outputs",),
+}
 # An item without any of these fields is of an unknown kind.
 _READ: Final = frozenset((*_USED, "tools", "content", "summary", "arguments", "input", "output", "encrypted_content"))
 
@@ -43,8 +50,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     asked = Asked(default_field="/max_output_tokens", is_background=goes_on)
     asked.read_caps(body, "", "max_output_tokens")
     content = asked.content
-    if asked.cap == 0:
-        content.has_no_bound(NO_CAP)
+    asked.refuse_no_cap()
     content.add_text(body.get("instructions"))
     given = body.get("input")
     content.add_text(given)
@@ -82,7 +88,7 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
     kind = item.get("type")
     if type(kind) is str and kind in PART_TYPES:
         content.add_block(item)
-    elif kind == "item_reference":
+    elif kind == "item_reference" or _is_kept(item):
         content.keeps_context = True
     elif kind == "image_generation_call":
         content.add_part("image", item)
@@ -94,6 +100,17 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
         content.add_tools(item.get("tools"), *_CLIENT_TOOLS)
         if kind not in (None, "message"):
             _add_call(content, item)
+
+
+def _is_kept(item: dict[str, Any]) -> bool:
+    """Return whether the provider has what an item stands for, and finds it by the id."""
+    if not item.get("id"):
+        return False
+    kind = item.get("type")
+    if kind is None and item.get("role") is None:
+        return True  # a reference, as its type may be left out
+    said = _SAID_BY.get(kind) if type(kind) is str else None
+    return said is not None and not any(item.get(name) for name in said)
 
 
 def _add_call(content: Content, item: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ _ANY_CASE: Final = re.compile(_AZURE, re.IGNORECASE)
 _ONE_DEPLOYMENT: Final = re.compile(
     rf"{_AZURE}[^/]+(?:/extensions)?/(?:chat/completions|completions|embeddings|responses|responses/compact|images/generations)/"
 )
+_TWICE: Final = re.compile("%(?:2[EF]|5C)", re.IGNORECASE)  # dots and slashes that are escaped twice
 _ENGINES: Final = "engines"
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
 # Calls that only count the tokens of a text. They cost nothing.
@@ -173,10 +174,11 @@ def _is_ambiguous(segments: list[str]) -> bool:
     """
     Return whether a provider may find another format or model in a path than the one that we find.
 
-    Some resolve "..", some take a backslash for a slash, and for Azure "Deployments" is "deployments". To a path with
-    "async", some answer before they generate anything.
+    Some resolve "..", some take a backslash for a slash, some read escapes twice, and for Azure "Deployments" is
+    "deployments". To a path with "async", some answer before they generate anything.
     """
-    if any("\\" in segment or segment.partition(";")[0] in _DOTS for segment in segments) or "async" in segments:
+    odd = any("\\" in segment or _TWICE.search(segment) or segment.partition(";")[0] in _DOTS for segment in segments)
+    if odd or "async" in segments:
         return True
     names = "/".join(segments)
     if "deployments" not in names.lower():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
+from unicodedata import is_normalized, normalize
 
 from enforcement.model.checks import shown
 from enforcement.model.metered import FrozenMapping
@@ -65,14 +66,22 @@ _MEDIA: Final = frozenset(
         *("fileUri", "file_uri"),
     }
 )
+_FORMS: Final[tuple[Literal["NFC", "NFKC"], ...]] = ("NFC", "NFKC")
 # Types of media that are read as the text that they are.
 _PLAIN_TEXT: Final = re.compile(
     r"(?:text/[^;]+|application/(?:json|xml|yaml|x-yaml|javascript|csv|x-sh|sql)|[^;]+[+](?:json|xml))(?:;.*)?",
     re.IGNORECASE | re.DOTALL,
 )
 _PACKED: Final = re.compile(rb"%PDF|PK\x03\x04|\xd0\xcf\x11\xe0|{\\rt|\x1f\x8b\x08")  # of PDF, ZIP, OLE, RTF and gzip
-_PACKED_WITHIN: Final = 1_024 // 3 * 4
-"""Characters of base64 in which a program looks for what a file is. A PDF may have other bytes before it."""
+_PACKED_WITHIN: Final = 1_024
+"""Bytes in which a program looks for what a file is. A PDF may have other bytes before it."""
+_CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\"';\s]*)", re.IGNORECASE)
+_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
+_WIDE: Final = ("utf-16", "utf16", "utf-32", "utf32", "ucs", "iso-10646")
+_WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+_SHIFTS: Final = b"\x1b"  # between character sets, as in mails
+_GROWS_BY: Final = 2
+"""How many bytes more than one a byte may have in UTF-8, whatever character set it is of."""
 _NO_BASE64: Final = re.compile("[^A-Za-z0-9+/_-]+")
 NO_TOOLS: Final[Mapping[str, int]] = FrozenMapping()
 PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
@@ -101,6 +110,29 @@ def length_within(value: Any) -> int:
     return total
 
 
+def growth_within(value: Any) -> int:
+    """
+    Return by how many bytes the strings inside a JSON value grow at most if a tokenizer brings them into a normal form
+    of Unicode first, as those of Claude, Qwen and Cohere do. A single character may become 18.
+    """
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is str:
+            total += 0 if item.isascii() else _growth_of(item)
+        elif type(item) is dict:
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif type(item) is list:
+            waiting.extend(item)
+    return total
+
+
+def _growth_of(text: str) -> int:
+    length = utf8_length(text)
+    return max([length, *(utf8_length(normalize(it, text)) for it in _FORMS if not is_normalized(it, text))]) - length
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """Return a JSON object itself. Return an empty one for any other value."""
     return value if type(value) is dict else {}
@@ -114,6 +146,11 @@ def as_list(value: Any) -> list[Any]:
 def objects_in(value: Any) -> list[dict[str, Any]]:
     """Return the objects of a JSON array. Its other elements, and any other value, are left out."""
     return [item for item in value if type(item) is dict] if type(value) is list else []
+
+
+def objects_of(value: Any) -> list[dict[str, Any]]:
+    """Return the same, and an object that stands in the place of an array, as Google's APIs take it."""
+    return [value] if type(value) is dict else objects_in(value)
 
 
 def model_name(value: Any) -> str | None:
@@ -145,8 +182,11 @@ def _media_length(part: Any) -> int:
     return total
 
 
-def _encoded_text(part: Any) -> str:
-    """Return the base64 of a plain text that a part has as a file, or an empty string."""
+def _encoded_text(part: Any) -> tuple[str, int]:
+    """
+    Return the base64 of a plain text that a part has as a file, or an empty string, and how many bytes a tokenizer may
+    read beyond those that are encoded.
+    """
     inner = as_object(part)
     inner = as_object(inner.get("file")) or inner
     data = inner.get("data")
@@ -155,20 +195,30 @@ def _encoded_text(part: Any) -> str:
         head, _, data = inner["file_data"].partition(";base64,")
         kind = head.removeprefix("data:")
     if type(data) is not str or type(kind) is not str or not _PLAIN_TEXT.fullmatch(kind.strip()):
-        return ""
+        return "", 0
+    charsets = {name.lower() for name in _CHARSET.findall(kind)}
+    text = _decoded(data)
     # What says that it is text, and is a PDF or an archive, may be read as one.
-    return "" if _is_packed(data) else data
+    if text is None or text.startswith(_WIDE_MARKS) or any(name.startswith(_WIDE) for name in charsets):
+        return "", 0
+    try:
+        if not charsets <= _UTF8 or _SHIFTS in text:
+            return data, _GROWS_BY * len(text)
+        return data, 0 if text.isascii() else _growth_of(text.decode())
+    except UnicodeDecodeError:
+        return data, _GROWS_BY * len(text)
 
 
-def _is_packed(data: str) -> bool:
-    """Return whether base64 begins as a file that is more than its text, or has an end within."""
+def _decoded(data: str) -> bytes | None:
+    """Return what base64 encodes, or None if it begins as a file that is more than its text, or has an end within."""
     if "=" in data.rstrip("= \r\n"):
-        return True  # where some programs stop, and some go on
-    begin = data[:_PACKED_WITHIN]
-    if _NO_BASE64.search(begin):
-        begin = _NO_BASE64.sub("", data)[:_PACKED_WITHIN]  # which programs skip
-    begin = begin.replace("-", "+").replace("_", "/")
-    return _PACKED.search(b64decode(begin[: len(begin) // 4 * 4])) is not None
+        return None  # where some programs stop, and some go on
+    if _NO_BASE64.search(data):
+        data = _NO_BASE64.sub("", data)  # which programs skip
+    data = data.replace("-", "+").replace("_", "/")
+    data = data[: len(data) // 4 * 4 + (len(data) % 4 if len(data) % 4 > 1 else 0)]
+    text = b64decode(data + "=" * (-len(data) % 4))
+    return None if _PACKED.search(text, 0, _PACKED_WITHIN) else text
 
 
 class Content:
@@ -181,7 +231,7 @@ class Content:
         keeps_context: The request refers to content that the provider keeps, whose size it does not say.
         media: These parts, each after its kind.
         media_bytes: Bytes of the strings that are the data of these parts, or the addresses of their data. What is
-            encoded text counts as so many bytes less as it is longer than the text.
+            encoded text counts as so many bytes less as it is longer than what a tokenizer may read of it.
         tools: How many tools it offers that the client runs.
         own_tools: The types of those that the provider runs, with the uses that the request allows each, 0 if it does
             not say.
@@ -222,10 +272,11 @@ class Content:
 
     def add_part(self, kind: str, part: Any) -> None:
         """Count one part that is no text, or the text of a file that has nothing else."""
-        if kind == "file" and (encoded := _encoded_text(part)):
+        encoded, growth = _encoded_text(part) if kind == "file" else ("", 0)
+        if encoded:
             text_bytes = len(encoded.rstrip("=")) * 3 // 4
             self.text_bytes += text_bytes
-            self.media_bytes += len(encoded) - text_bytes
+            self.media_bytes += len(encoded) - text_bytes - growth
             return
         self.parts[kind] = self.parts.get(kind, 0) + 1
         self.media.append((kind, part))

@@ -512,3 +512,133 @@ def test_what_an_answer_of_invoke_does_not_name_is_charged_by_the_request(estima
     assert opening.price.rates.output == 2.5 * PRICE.rates.output
     slow = {"x-amzn-bedrock-performanceconfig-latency": "optimized"}
     assert isinstance(opened_with("/model/m/invoke", slow, body), Refused)
+
+
+VIDEO = {"fileData": {"fileUri": "gs://x/a.mp4", "mimeType": "video/mp4"}}
+TUBE = "https://www.you%74ube.com/watch?v=1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        (GEMINI, {"contents": {"parts": [VIDEO]}}, "a number for video"),
+        (GEMINI, {"contents": [{"parts": VIDEO}]}, "a number for video"),
+        (GEMINI, {"contents": {"parts": {"text": "x"}}, "tools": {"googleSearch": {}}}, "googleSearch"),
+        (
+            GEMINI,
+            {"contents": [{"parts": [{"fileData": {"fileUri": TUBE, "mimeType": "text/plain"}}]}]},
+            "a number for video",
+        ),
+        ("/v1beta/models/m:batchEmbedContents", {"requests": {"content": {"parts": VIDEO}}}, "a number for video"),
+        (EMBEDDINGS, {"input": [{"image": "https://x.test/a.png"}]}, "a number for image"),
+        (EMBEDDINGS, {"input": {"pdf": "https://x.test/a.pdf"}}, "a number for other"),
+        (
+            EMBEDDINGS,
+            {"input": [{"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "a number for image",
+        ),
+        (RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "the provider keeps"),
+        (RESPONSES, {"input": [{"type": "file_search_call", "id": "fs_1", "queries": ["x"]}]}, "the provider keeps"),
+        (RESPONSES, {"input": [{"id": "msg_1", "content": None}]}, "the provider keeps"),
+        ("/v2/chat", {"messages": HELLO, "max_tokens": 0}, "cap of 0"),
+        ("/v1/chat", {"message": "x", "max_tokens": 0}, "cap of 0"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 0}, "cap of 0"),
+        ("/model/m/invoke", {"inputText": "x", "textGenerationConfig": {"maxTokenCount": 0}}, "cap of 0"),
+    ],
+)
+def test_what_stands_for_more_than_its_bytes_is_no_text(path, body, word):
+    """One object in the place of a list, an address of a video, a picture to be embedded, and what an id stands for."""
+    assert word in why(path, body, file=9)[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GEMINI, {"contents": {"parts": {"text": "x"}}, "tools": {"functionDeclarations": {"name": "f"}}}),
+        (EMBEDDINGS, {"input": [{"text": "x"}]}),
+        (EMBEDDINGS, {"input": [{"content": [{"type": "text", "text": "x"}]}]}),
+        (RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}]}),
+        (RESPONSES, {"input": [{"type": "message", "id": "msg_1", "role": "assistant", "content": "x"}]}),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 0, "echo": True}),
+        (MESSAGES, {"messages": HELLO, "max_tokens": 0}),
+    ],
+)
+def test_the_same_with_all_that_it_costs_is_admitted(path, body):
+    assert not isinstance(opened(path, body), Refused)
+
+
+@pytest.mark.parametrize(("text", "each"), [("\ufdfa", 33), ("\U0001d160", 12), ("\u00e9", 2), ("\u4e2d", 3), ("a", 1)])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_text_counts_as_a_tokenizer_may_write_it(text, each, escaped):
+    """Those of Claude, Qwen and Cohere bring it into a normal form first."""
+    body = {"model": "m", "messages": [{"role": "user", "content": text * 1_000}], "max_tokens": 5}
+    data = json.dumps(body, ensure_ascii=escaped).encode()
+    opening = open_request(
+        read_request("POST", MESSAGES, {}.get, data), [MONEY], Metering("bound"), Prices(1, (PRICE,)), 0
+    )
+    assert each * 1_000 < opening.estimate.input < each * 1_000 + 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "least"),
+    [
+        ("text/plain", b"\x86\x87" * 500, 3_000),
+        ("text/plain; charset=iso-8859-7", b"ab" * 500, 3_000),
+        ("text/plain", b"\x1b$B!!" * 200, 3_000),
+        ("text/plain", "\ufdfa".encode() * 100, 3_300),
+        ("text/plain; charset=UTF-8", "\u4e2d".encode() * 300, 900),
+    ],
+)
+def test_a_file_in_another_character_set_counts_as_it_is_read(kind, data, least):
+    """A character of one byte may be three of UTF-8, and three tokens."""
+    part = {"inlineData": {"mimeType": kind, "data": base64.b64encode(data).decode()}}
+    found = opened(GEMINI, {"contents": [{"parts": [part]}]}).estimate.input
+    assert least < found < least + 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("text/plain", b"\xff\xfe-N"), ("text/plain; charset=utf-16le", b"-N"), ("text/plain", b"\xfe\xffN-")],
+)
+def test_a_wide_file_is_no_text(kind, data):
+    part = {"inlineData": {"mimeType": kind, "data": base64.b64encode(data).decode()}}
+    assert asked(GEMINI, {"contents": [{"parts": [part]}]}).parts == {"file": 1}
+
+
+def test_numbers_count_as_they_may_be_written_out():
+    """Whoever reads an argument of a tool as a number may give the model all of its digits."""
+
+    def reserved(number):
+        call = {"type": "tool_use", "id": "1", "name": "f", "input": {"x": [1, 2]}}
+        body = json.dumps({"model": "m", "messages": [{"role": "assistant", "content": [call]}], "max_tokens": 5})
+        data = body.replace("[1, 2]", f"[{','.join([number] * 100)}]").encode()
+        request = read_request("POST", MESSAGES, {}.get, data)
+        return open_request(request, [MONEY], Metering("bound"), Prices(1, (PRICE,)), 0).estimate.input
+
+    assert reserved("1e15") - reserved("1.15") == 100 * (len("1000000000000000.0") - 4)
+    assert reserved("1E-300") - reserved("1.15") >= 100 * 300
+    assert reserved("0e9") == reserved("0.0")
+    assert reserved("1e-99999999") < 2_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": HELLO, "prompt_mode": "reasoning"}),
+        (CHAT, {"messages": HELLO, "safe_prompt": True}),
+        (
+            "/model/m/converse",
+            {
+                "model": None,
+                "messages": [{"content": [{"document": {"source": {"text": "x"}, "citations": CITED["citations"]}}]}],
+            },
+        ),
+    ],
+)
+def test_a_prompt_of_the_provider_counts(path, body):
+    assert 1_024 < opened(path, body).estimate.input < 1_300
+
+
+def test_a_path_whose_escapes_are_read_twice_names_no_model():
+    body = {"messages": [{"content": [{"text": "x"}]}]}
+    assert asked("/model/small%252F..%252Fdear/converse", body).reason == "format"

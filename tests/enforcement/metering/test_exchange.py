@@ -19,6 +19,7 @@ BOOK = Prices(
     prices=(
         Price("cheap", Rates(M, M)),
         Price("dear", Rates(9 * M, 9 * M)),
+        Price("gemini-*", Rates(M, M)),
         Price("images", Rates(M, M, output_image=40 * M)),
         Price("*", Rates(99 * M, 99 * M)),
     ),
@@ -143,3 +144,60 @@ def test_a_call_that_counts_tokens_costs_what_its_answer_reports(path, answer, m
     """Usage in it means that it was no count."""
     settlement, row = settled({}, answer, path)
     assert (settlement.settled_as, settlement.costs, row["micros"]) == ("exact", (micros,), micros)
+
+
+def answered(answer, path="/v1/chat/completions", status=200, estimate="bound", model="cheap"):
+    """Return the settlement of one request of a streaming client, whose answer comes as events if it is a list."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "x" * 500}],
+        "input": "x" * 500,
+        "max_tokens": 90,
+    }
+    body = {name: body[name] for name in body if name != ("input" if "chat" in path else "messages")}
+    if "chat" not in path:
+        body["max_output_tokens"] = body.pop("max_tokens")
+    asked = read_request("POST", path, {}.get, json.dumps(body).encode())
+    exchange = MeteredExchange(open_request(asked, [BUDGET], Metering(estimate), BOOK, 0), 0)
+    exchange.answered(status, None, 1)
+    if type(answer) is list:
+        exchange.feed(b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in answer) + b"data: [DONE]\n\n")
+    else:
+        exchange.feed(json.dumps(answer).encode())
+    return exchange.ended(2, whole=True)[1], exchange.opening.estimate
+
+
+GROK = {"prompt_tokens": 12, "completion_tokens": 1, "total_tokens": 43}
+REASONED = {"completion_tokens_details": {"reasoning_tokens": 30}}
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "micros"),
+    [
+        ("cheap", {**GROK, **REASONED}, 43),  # as xAI reports it
+        ("gemini-3", GROK, 43),
+        ("gemini-3", {**GROK, "total_tokens": 10**18}, 13),
+        ("cheap", GROK, 13),
+        ("cheap", {**GROK, "total_tokens": 13, **REASONED}, 13),
+        ("cheap", {**GROK, "total_tokens": None, **REASONED}, 13),
+        ("cheap", {"prompt_tokens": 12, "completion_tokens": 31, "total_tokens": 43, **REASONED}, 43),  # as OpenAI does
+    ],
+)
+@pytest.mark.parametrize("streams", [True, False])
+def test_reasoning_that_only_the_total_has_is_charged(model, usage, micros, streams):
+    whole = {"model": model, "choices": [], "usage": usage}
+    began = {"model": model, "choices": [{"delta": {"content": "a"}}], "usage": usage}
+    settlement, _ = answered([began, began, whole] if streams else whole, model=model)
+    assert (settlement.settled_as, settlement.costs) == ("exact", (micros,))
+
+
+def test_a_prompt_that_a_filter_has_read_is_charged():
+    """Azure charges it. Any other refusal costs nothing."""
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        refusal = {"error": {"code": "content_filter", "message": "The response was filtered", "status": 400}}
+        settlement, estimate = answered(refusal, path, 400)
+        assert (settlement.settled_as, settlement.costs) == ("estimated", (estimate.input,))
+        assert estimate.input > 500
+        assert answered({"error": {"code": "bad"}}, path, 400)[0].settled_as == "nothing"
+        assert answered({"error": "content_filter"}, path, 400)[0].settled_as == "nothing"
+    assert answered({"error": {"code": "content_filter"}}, status=400, estimate="typical")[0].costs == (125,)

@@ -91,6 +91,32 @@ async def test_a_spelling_that_changes_no_limit_passes(world, door, provider, ru
     assert len(provider.seen) == 1
 
 
+OF_POSTS = {**TPM, "match": {"methods": ["POST"]}}
+OVERRIDES = [
+    {"headers": [(b"x-http-method-override", b"POST")]},
+    {"headers": [(b"x_http_method", b"post")]},
+    {"query_string": b"%24httpMethod=POST&%24req=%7B%7D"},
+    {"query_string": b"_method=POST"},
+]
+
+
+@pytest.mark.parametrize("scope", OVERRIDES)
+async def test_a_method_that_stands_elsewhere_gets_around_no_limit(world, door, provider, scope):
+    """The limit matches POST alone, and a server may take the request for one."""
+    secret = publish_metered(world, OF_POSTS)
+    answer = await ask(door, secret, HELLO, method="GET", **scope)
+    assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
+    assert provider.seen == []
+
+
+@pytest.mark.parametrize("rule", [OF_POSTS, {**OF_POSTS, "mode": "shadow"}, {**OF_POSTS, "unmetered": "count_only"}])
+async def test_another_method_passes_a_limit_of_posts(world, door, provider, rule):
+    secret = publish_metered(world, rule)
+    scope = {} if rule is OF_POSTS else OVERRIDES[0]
+    assert (await ask(door, secret, HELLO, method="GET", **scope)).status == 200
+    assert (await ask(door, secret, HELLO, method="POST", **OVERRIDES[0])).status == 200
+
+
 async def test_a_bound_counts_what_stands_around_texts(world, aio_limiter, door, provider):
     """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
     secret = publish_metered(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
