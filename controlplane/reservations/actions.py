@@ -20,6 +20,7 @@ from controlplane.usage.batches import Row, SettledRow
 from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
 from enforcement.metering.settlement import ESTIMATED, EXACT, NOTHING
+from enforcement.metering.tally import COUNT_NAMES
 from enforcement.model.metered import MONEY
 from enforcement.plan.costs import check_costs
 from enforcement.plan.records import Conclusion, ReservationRecord
@@ -251,7 +252,7 @@ def estimated_counts(row: Reservation) -> list[int]:
         return []
     money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
     tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
-    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0], 0]
+    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
 
 
 def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:
@@ -299,7 +300,9 @@ def add_metered(row: Reservation, settled_as: str, counts: list[int], now: datet
     names = (row.project_id, row.token_id, row.model, settled_as)
     revision = row.estimate.get("price_revision", 0)
     minute = row.at.replace(second=0, microsecond=0)
-    rollup.add_metered([SettledRow(minute, names, False, revision, tuple(counts))], now)
+    # The order of a version before or after this one has fewer or more of them.
+    known = tuple(counts[: len(COUNT_NAMES)]) + (0,) * (len(COUNT_NAMES) - len(counts))
+    rollup.add_metered([SettledRow(minute, names, False, revision, known)], now)
 
 
 def finish_pending(now: datetime, client: redis.Redis) -> int:

@@ -234,7 +234,7 @@ def _usage(story: Story, name: str, at: datetime, sent: int, dice: random.Random
 
 def _metered(story: Story, name: str, at: datetime, sent: int) -> SettledRow:
     token, model = story.tokens[name], "gpt-4o-mini" if name == "kestrel-desk" else "gpt-4o"
-    counts = (sent, 900 * sent, 120 * sent, 0, 210 * sent, 3_100 * sent, 880 * sent, 0, 0, 0, 0)
+    counts = (sent, 900 * sent, 120 * sent, 0, 210 * sent, 3_100 * sent, 880 * sent, 0)
     return SettledRow(at, (token.project_id, token.pk, model, "exact"), False, 1, counts)
 
 

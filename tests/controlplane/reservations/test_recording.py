@@ -122,8 +122,12 @@ def order(reserved: str) -> None:
         actions.settle(tx, reserved, actions.SettlementOrder(usage=Counts(90, 0, 0, 40)))
 
 
-def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store, monkeypatch, used_by_limit):
-    """The store stops between the audit and the correction. The worker makes it once, however often it runs."""
+@pytest.mark.parametrize("version", [0, -1, 3], ids=["this", "earlier", "later"])
+def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store, monkeypatch, used_by_limit, version):
+    """
+    The store stops between the audit and the correction. The worker makes it once, however often it runs, and also if
+    another version has kept a different number of counts.
+    """
 
     def away(*_):
         raise ConnectionError("gone")
@@ -136,6 +140,9 @@ def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store,
     assert used_by_limit()["tpm"] == 600
     with pytest.raises(actions.AlreadySettled):
         order(reserved)
+    row = Reservation.objects.get()
+    row.order["counts"] = [*row.order["counts"], 0, 0, 0][: len(row.order["counts"]) + version]
+    row.save()
 
     record(client_of_store)
     assert Reservation.objects.get().state == "settling"

@@ -32,7 +32,7 @@ def spend(db: None) -> Callable[..., None]:
     def add(
         project: Any, at: datetime, *, token: str = "", model: str = "gpt-x", micros: int = 0, output: int = 0
     ) -> None:
-        counts = (1, 10, 0, 0, output, micros, 10, 0, 0, 0, 0)
+        counts = (1, 10, 0, 0, output, micros, 10, 0)
         recording.add_metered([SettledRow(at, (project.pk, token, model, "exact"), False, 1, counts)], NOW)
 
     return add
