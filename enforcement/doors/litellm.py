@@ -33,6 +33,7 @@ with Requirement("The LiteLLM integration", "litellm[proxy]"):
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import open_metered
 from enforcement.http.messages import (
+    CAP_FIELD,
     Refusal,
     RequestAttributes,
     added_headers,
@@ -78,9 +79,10 @@ _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.doors"))
 
 @dataclass(slots=True)
 class _OpenCall:
-    """One admitted call, until it is settled. *look* gets its settlement."""
+    """One admitted call, until it is settled. *cap* was written into it, and *look* gets its settlement."""
 
     admission: Admission
+    cap: int | None
     reservation: MeteredReservation
     look: Callable[[Settlement], None]
     expiry: asyncio.TimerHandle | None = None
@@ -171,9 +173,12 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
     async def async_post_call_response_headers_hook(
         self, data: Any, user_api_key_dict: Any, response: Any, request_headers: Any = None, **more: Any
     ) -> dict[str, str] | None:
-        """Return the header fields that say what remains."""
+        """Return the header fields that say what remains, and what cap was written into the call."""
         calls = self._calls.get(data.get("litellm_call_id"))
-        return dict(added_headers(calls[-1].admission.decision, self._preset)) if calls else None
+        if not calls:
+            return None
+        written = {} if calls[-1].cap is None else {CAP_FIELD: str(calls[-1].cap)}
+        return {**dict(added_headers(calls[-1].admission.decision, self._preset)), **written}
 
     async def close(self) -> None:
         """Close the limiter, if it was started."""
@@ -204,7 +209,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         opening, admission = await open_metered(limiter, plan, asked, attributes, self._allowed)
         now_us = limiter.now_us()
         look = partial(limiter.metered_tally().broken.look, plan.subject[0], now_us, opening)
-        return opening, _OpenCall(admission, MeteredReservation.of(opening, now_us), look)
+        return opening, _OpenCall(admission, opening.written_cap, MeteredReservation.of(opening, now_us), look)
 
     def _denial(self, decision: Decision) -> HTTPException:
         log_denial(decision)

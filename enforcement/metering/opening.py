@@ -123,6 +123,11 @@ class Opening:
         return self.terms.named(self.estimated_costs)
 
     @property
+    def written_cap(self) -> int | None:
+        """The cap that was written into the body, which had none or a greater one. None: no cap was written."""
+        return None if isinstance(self.asked, Unmetered) else self.asked.written_cap
+
+    @property
     def about(self) -> dict[str, Any] | None:
         """
         What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or

@@ -202,7 +202,7 @@ class MeteredRequest:
 
     @property
     def written_cap(self) -> int | None:
-        """The cap that was written into the body, which had none or a greater one. None: nothing was written."""
+        """The cap that was written into the body, which had none or a greater one. None: no cap was written."""
         return next((value for value in self.changes.values() if type(value) is int), None)
 
     @property

@@ -15,7 +15,6 @@ from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
 from enforcement.http.messages import CAP_FIELD
 from enforcement.metering.broken import is_broken
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, Settlement
 
 _LENGTH: Final = b"content-length"
@@ -231,8 +230,8 @@ class MeteredVisit:
             await self._send(message)
 
     async def _head(self, message: Message) -> Message:
-        asked = self.exchange.opening.asked
-        if isinstance(asked, MeteredRequest) and asked.changes and (cap := asked.written_cap) is not None:
+        cap = self.exchange.opening.written_cap
+        if cap is not None:
             message = {**message, "headers": [*message.get("headers", ()), (_CAP, b"%d" % cap)]}
         if not self._sent:
             await self._settle(self.exchange.answered_here(message["status"], now_us()))

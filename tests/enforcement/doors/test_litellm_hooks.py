@@ -206,12 +206,19 @@ def test_a_subclass_has_the_hooks_where_litellm_looks_for_them(module):
 
 
 async def test_the_default_cap_and_the_usage_of_a_stream_are_written_into_the_call(world, begin):
-    _, call = begin
+    """The answer says which cap, and no cap that the call had."""
+    hooks, call = begin
     secret = world.everything(TPM)
-    body = {name: value for name, value in BODY.items() if name != "max_tokens"}
-    data = await call(secret, "caps", max_tokens=None, stream=True, stream_options=None, messages=body["messages"])
+    data = await call(secret, "caps", max_tokens=None, stream=True, stream_options=None)
+    await call(secret, "capped")
 
     assert (data["max_completion_tokens"], data["stream_options"]) == (4_096, {"include_usage": True})
+    heads = [
+        await hooks.async_post_call_response_headers_hook({"litellm_call_id": name}, None, None)
+        for name in ("caps", "capped", "unknown")
+    ]
+    assert [head and head.get("Sluicegate-Cap") for head in heads] == ["4096", None, None]
+    assert heads[0].keys() - heads[1].keys() == {"Sluicegate-Cap"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -220,3 +221,23 @@ def test_a_token_id_counts():
     ids = list(range(1_000))
     assert opened("/v1/embeddings", {"input": ids}).estimate.input >= 1_000
     assert opened("/v1/completions", {"prompt": [ids, ids]}).estimate.input >= 2_000 + MESSAGE_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "cap", "lower"),
+    [
+        (CHAT, {"messages": HELLO}, 4_096, 4_094),
+        (CHAT, {"messages": HELLO, "stream": True, "max_tokens": 5}, None, 3),
+        (GEMINI, {"contents": []}, 4_096, 4_094),
+        ("/v1/embeddings", {"input": "Hi"}, None, None),
+        ("/v1/files", {}, None, None),
+    ],
+    ids=["a chat", "a cap of its own", "gemini", "nothing that a cap bounds", "no meter"],
+)
+def test_what_cap_was_written_is_known(path, body, cap, lower):
+    asked = read_request("POST", path, {}.get, json.dumps({"model": "m", **body}).encode())
+    counted = replace(TPM, unmetered="count_only")
+    opening = open_request(asked, [counted], Metering(clamp_at_least=2), Prices(1), 0)
+    assert opening.written_cap == cap
+    lowered = opening.clamped([sum(opening.costs.values()) - 2])
+    assert (lowered and lowered.written_cap) == lower
