@@ -8,6 +8,7 @@ from django.db.models import F, Q, Sum
 
 from controlplane.core import store
 from controlplane.core.instants import microseconds
+from controlplane.prices.broken import lately
 from controlplane.prices.models import ModelPrice
 from controlplane.prices.seen import read_prices, usage_table
 from enforcement.metering.charges import Counts
@@ -22,13 +23,15 @@ KEPT_MS = 2 * 86_400_000
 
 def publish_week(now: datetime, client: redis.Redis | None = None) -> dict[str, int]:
     """
-    Save in the store, for the doctor, what :func:`unseen_week` finds, and return that.
+    Save in the store, for the doctor, what :func:`unseen_week` finds, and return that. Beside it stand the models whose
+    bounds were broken in that week, with their format and requests.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
     found = unseen_week(now)
-    document = {"at_us": microseconds(now), "currency": settings.CURRENCY, "observed": found}
+    above = [[row["model"], row["format"], row["requests"]] for row in lately(now - WEEK)]
+    document = {"at_us": microseconds(now), "currency": settings.CURRENCY, "observed": found, "broken": above}
     (client or store.connection()).set(store.keys().last_week, dumps(document), px=KEPT_MS)
     return found
 

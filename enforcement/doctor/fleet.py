@@ -136,8 +136,8 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield from _unmetered(live)
     yield from _unreported(live)
     yield from _unsupported(live)
-    yield from _fields([*live, *_ended(client, keys)])
-    yield from _broken(live)
+    yield from _fields([*live, _kept(client, keys.last_fields)])
+    yield from _broken(live, _kept(client, keys.last_week))
 
 
 def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
@@ -179,14 +179,14 @@ def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
 
 
-def _ended(client: Redis, keys: Keys) -> list[Mapping[str, Any]]:
-    """Return what the control plane has kept of the fields of instances that have ended, like one heartbeat."""
+def _kept(client: Redis, key: str) -> Mapping[str, Any]:
+    """Return what the control plane has kept there of instances that may have ended, in the form of one heartbeat."""
     try:
-        text = client.get(keys.last_fields)
+        text = client.get(key)
         found = loads(cast("str", text)) if text else {}
     except (NoPermissionError, InvalidDocument, ResponseError):
-        return []  # enforcers may not read it, and the next run of the worker writes it again
-    return [found] if isinstance(found, Mapping) else []
+        return {}  # enforcers may not read it, and the next run of the worker writes it again
+    return found if isinstance(found, Mapping) else {}
 
 
 def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -204,15 +204,19 @@ def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             yield Finding("fields", "warning" if kind == "refused" else "ok", f"{_SAID[kind]}: {shown}", advice)
 
 
-def _broken(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield a finding on the models of which answers used more than a bound had reserved, if there are any."""
+def _broken(live: Iterable[Mapping[str, Any]], kept: Mapping[str, Any]) -> Iterator[Finding]:
+    """
+    Yield a finding on the models of which answers used more than a bound had reserved, if there are any.
+
+    Args:
+        kept: What the control plane has counted. The live instances know of those of the last minutes, too.
+    """
     counts: dict[str, int] = {}
     for row in live:
-        rows = row.get("broken")
-        for one in rows if isinstance(rows, list) else ():
-            if isinstance(one, list) and len(one) == 3 and all(isinstance(name, str) for name in one[:2]):
-                for name, count in _counted([[f"{one[0]}, {one[1]}", one[2]]]):
-                    counts[name] = counts.get(name, 0) + count
+        for name, count in _broken_of(row):
+            counts[name] = counts.get(name, 0) + count
+    for name, count in _broken_of(kept):
+        counts[name] = max(count, counts.get(name, 0))
     if counts:
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         shown = "; ".join(f"{name} ({count:,})" for name, count in ranked[:MOST_SHOWN])
@@ -220,7 +224,17 @@ def _broken(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             "Answers used more than a bound had reserved, so budgets may have been exceeded. Input that the provider "
             "adds by itself is reserved from now on. Otherwise check part_tokens and the price of the model."
         )
-        yield Finding("bounds", "warning", f"broken since the instances began, by model and format: {shown}", advice)
+        yield Finding(
+            "bounds", "warning", f"broken lately, by model and format, with all such requests: {shown}", advice
+        )
+
+
+def _broken_of(row: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield models with a format and the number of requests that used more than their bound."""
+    rows = row.get("broken")
+    for one in rows if isinstance(rows, list) else ():
+        if isinstance(one, list) and len(one) == 3 and all(isinstance(name, str) for name in one[:2]):
+            yield from _counted([[f"{one[0]}, {one[1]}", one[2]]])
 
 
 def _counted(rows: object) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,9 @@
 import pytest
 from django.utils import timezone
 
+from controlplane.prices.models import BrokenBound
 from controlplane.prices.unseen import publish_week, unseen_week
+from enforcement.doctor.fleet import instances
 from enforcement.doctor.prices import last_week
 from enforcement.model.keys import Keys
 from tests.controlplane.prices.test_seen import usage_table
@@ -43,6 +45,18 @@ def test_the_doctor_shows_what_would_have_been_charged(store, client_of_store):
     assert (finding.name, finding.level) == ("last week", "ok")
     assert "3 requests in 7 days" in finding.value
     assert "0.04" in finding.advice  # of 35,068 micros
+
+
+def test_the_doctor_knows_of_bounds_that_were_broken_in_the_week(store, client_of_store):
+    """Also if the processes that saw it have ended."""
+    now = timezone.now()
+    for model, days in (("new", 6), ("old", 8)):
+        at = now - timezone.timedelta(days=days)
+        BrokenBound.objects.create(project_id="proj_1", model=model, format="gemini", requests=3, last_at=at)
+    publish_week(now, client_of_store)
+
+    (found,) = (one for one in instances(client_of_store, Keys()) if one.name == "bounds")
+    assert found.value.endswith(": new, gemini (3)")
 
 
 def test_the_doctor_is_silent_where_there_is_nothing_to_say(store, client_of_store):

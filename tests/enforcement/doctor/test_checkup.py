@@ -311,8 +311,10 @@ def test_settlements_that_no_report_has_are_a_warning(server, world, doctor):
 
 
 def test_broken_bounds_are_listed(server, world, doctor):
-    """Of all instances, the most frequent first; what makes no sense is left out."""
+    """Of all instances, and what is kept of those that ended, the most frequent first; nonsense is left out."""
     world.everything(fixed(10))
+    kept = [["gpt-x", "openai-chat", 2], ["m", "gemini", 7], ["old", "gemini", 1], [1]]
+    world.client.set(KEYS.last_week, json.dumps({"broken": kept}))
     beats = [
         [["gpt-x", "openai-chat", 1], ["m", "gemini", 2], ["m"], 3],
         [["gpt-x", "openai-chat", 2]],
@@ -327,7 +329,7 @@ def test_broken_bounds_are_listed(server, world, doctor):
     found = doctor(server.url)[1]["bounds"]
 
     assert found["level"] == "warning"
-    assert found["value"].endswith(": gpt-x, openai-chat (3); m, gemini (2)")
+    assert found["value"].endswith(": m, gemini (7); gpt-x, openai-chat (3); old, gemini (1)")
 
 
 def test_fields_that_a_bound_refuses_are_listed(server, world, capsys):
