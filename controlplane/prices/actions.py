@@ -142,3 +142,19 @@ def raise_addends(now: datetime) -> list[ModelAddend]:
             row.save(update_fields=["tokens", "raised_at"])
         tx.record_many("modeladdend.update", zip(found, records, [row.as_record() for row in found], strict=True))
     return found
+
+
+def forget_addend(tx: Change, addend: ModelAddend) -> bool:
+    """
+    Publish no more what was reported for a pattern, with an audit entry, and return whether anything was published. The
+    next report of more tokens than are reserved raises it again.
+    """
+    lock_prices()
+    addend.refresh_from_db()
+    if not addend.tokens:
+        return False
+    before = addend.as_record()
+    addend.tokens, addend.reported, addend.raised_at = 0, 0, timezone.now()
+    addend.save(update_fields=["tokens", "reported", "raised_at"])
+    tx.updated(addend, before)
+    return True

@@ -5,20 +5,24 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import URLPattern, path
 from django.utils import timezone
+from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from controlplane.access.scope import is_operator, projects_of
-from controlplane.adminkit.site import RecordedAdmin, badge, instant, long_name
+from controlplane.adminkit.site import RecordedAdmin, badge, instant, list_url, long_name
 from controlplane.adminkit.times import zone_name
 from controlplane.core.money import amount, exact, rounded
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import broken, estimates
-from controlplane.prices.actions import delete_price, lock_prices, save_price
+from controlplane.prices.actions import delete_price, forget_addend, lock_prices, save_price
 from controlplane.prices.models import ADDED, OPERATOR, LearnedEstimate, ModelAddend, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
@@ -116,8 +120,23 @@ class ModelPriceAdmin(RecordedAdmin):
                 raised = raised.filter(pattern__in={one.price.pattern for one in seen if one.price})
             raised = list(raised[:MOST_SHOWN])
             learned = [_learned(row) for row in LearnedEstimate.objects.all()] if whose is None else []
-        shown = {**_shown(seen), "broken": above, "addends": "; ".join(map(_addend, raised)), "learned": learned}
+        shown = {**_shown(seen), "broken": above, "addends": raised, "learned": learned}
+        shown |= {"most_added": MAX_ADDED_TOKENS, "may_forget": self.has_change_permission(request)}
         return super().changelist_view(request, {**shown, **(extra_context or {})})
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(require_POST(self.forget_view))
+        return [path("addends/<str:pk>/forget/", view, name="prices_modelprice_forget"), *super().get_urls()]
+
+    def forget_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """Take back what bounds add because a provider has reported it."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        addend = get_object_or_404(ModelAddend, pk=pk)
+        with self.changing(request, request.POST.get("reason", "")) as tx:
+            if forget_addend(tx, addend):
+                self.message_user(request, f"Bounds add no reported tokens to requests for {addend} any more.")
+        return HttpResponseRedirect(list_url(ModelPrice))
 
     @display(description="Model", ordering="pattern")
     def model_name(self, price: ModelPrice) -> str:
@@ -150,7 +169,7 @@ class ModelPriceAdmin(RecordedAdmin):
     @display(description="Bounds")
     def most_tokens(self, price: ModelPrice) -> str:
         raised = [] if ADDED in price.bounds and price.is_operators else ModelAddend.objects.raised(price.pattern)
-        return "; ".join([*_set(price), *[f"reported: {_addend(addend)}" for addend in raised]]) or "—"
+        return "; ".join([*_set(price), *[f"reported: {_reported(addend)}" for addend in raised]]) or "—"
 
     @display(description="Bounds")
     def own_bounds(self, price: ModelPrice) -> str:
@@ -203,10 +222,10 @@ def _set(price: ModelPrice) -> list[str]:
     return [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
 
 
-def _addend(addend: ModelAddend) -> str:
+def _reported(addend: ModelAddend) -> str:
     if addend.tokens > MAX_ADDED_TOKENS:
-        return f"{addend.pattern} more than {MAX_ADDED_TOKENS:,} tokens, so that bounds refuse its requests"
-    return f"{addend.pattern} {addend.tokens:,} tokens"
+        return f"more than {MAX_ADDED_TOKENS:,}, so that bounds deny the requests"
+    return f"{addend.tokens:,}"
 
 
 def rate(micros: int | None) -> str:

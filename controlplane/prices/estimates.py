@@ -35,6 +35,7 @@ MOST_REQUESTS = 1_000
 LEAST_CHANGE = 5
 # What nobody has used for so long is forgotten.
 FORGOTTEN_AFTER = timedelta(days=90)
+_WORDS = ((".3f", "a byte"), (".1f", "an object"), (".0f", "a tool"), (".0f", "with tools"), (".0f", "once"))
 # What each number may usually differ from others, in tokens: for a byte, an object, a tool, tools at all, and once.
 USUAL = (0.25, 5.0, 30.0, 100.0, 20.0)
 # How many requests the numbers around count for. That for bytes differs least between groups.
@@ -112,11 +113,11 @@ class EstimateChange:
 
 
 def in_words(kind: str, numbers: Sequence[int]) -> str:
-    """Return learned numbers as people read them."""
+    """Return learned numbers as people read them, without those that are 0."""
     if kind == TOOL:
         return f"{numbers[0]:,} tokens a use"
-    size, objects, tools, any_tools, one = (number / SCALE for number in numbers)
-    return f"{size:.3f} a byte, {objects:.1f} an object, {tools:.0f} a tool, {any_tools:.0f} with tools, {one:.0f} once"
+    found = zip(_WORDS, numbers, strict=True)
+    return ", ".join(f"{number / SCALE:{form}} {word}" for (form, word), number in found if number) or "0"
 
 
 def measure(now: datetime) -> list[Measured]:

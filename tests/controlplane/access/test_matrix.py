@@ -144,6 +144,7 @@ STATUSES = {
         *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
         *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
         *("emergency_suspension_mend", "emergency_suspension_resume", "emergency_suspension_end"),
+        "prices_modelprice_forget",
     ],
 }
 ROLES = ["staff", "viewer", "editor", "owner", "operator"]

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
@@ -185,12 +186,34 @@ def test_the_page_names_models_whose_bounds_were_broken(store, as_ann, client):
 
     assert "m-1 (gemini): 3 requests in all, to which the provider added up to 1,700 tokens. " in page
     assert "m-2 (gemini): 3 requests in all. " in page
-    assert "m-* 1,700 tokens; n more than 65,536 tokens, so that bounds refuse its requests." in page
-    assert "reported: m-* 1,700 tokens" in text_of(as_ann.get(f"{LIST}{price.pk}/change/"))
+    assert "n Bounds deny the requests. over 65,536" in page
+    assert "reported: 1,700" in text_of(as_ann.get(f"{LIST}{price.pk}/change/"))
     client.force_login(MembershipFactory(project=own).user)
     page = text_of(client.get(LIST))
     assert "m-1 (gemini)" in page
     assert "m-2 (gemini)" not in page
     # Other projects may have raised it, as none of their own asks for the model.
-    assert "1,700 tokens. Set a price" not in page
-    assert "reported: m-*" not in text_of(client.get(f"{LIST}{price.pk}/change/"))
+    assert "Tokens that providers add" not in page
+    assert "reported: " not in text_of(client.get(f"{LIST}{price.pk}/change/"))
+
+
+def test_what_was_reported_is_forgotten(store, as_ann, client_of_store):
+    """With an audit entry, until the next report. Those who only read the page cannot do it."""
+    ModelPriceFactory(of_the_catalogue=True, pattern="m-*")
+    addend = ModelAddend.objects.create(pattern="m-*", tokens=1_700, reported=1_900)
+    address = f"{LIST}addends/{addend.pk}/forget/"
+    member = Client()
+    member.force_login(MembershipFactory(role="owner").user)
+    assert "Forget" not in text_of(member.get(LIST))
+    assert member.post(address).status_code == 403
+    assert as_ann.get(address).status_code == 405
+    assert as_ann.post(f"{LIST}addends/add_none/forget/").status_code == 404
+    assert "Forget" in text_of(as_ann.get(LIST))
+
+    for _ in range(2):
+        assert as_ann.post(address).status_code == 302
+    assert "Tokens that providers add" not in text_of(as_ann.get(LIST))
+    assert ModelAddend.objects.values_list("tokens", "reported").get() == (0, 0)
+    (entry,) = AuditEntry.objects.all()
+    assert (entry.action, entry.actor, entry.before["added_tokens"]) == ("modeladdend.update", "ann", 1_700)
+    assert "added_tokens" not in client_of_store.get("sg:{doc}:prices")
