@@ -23,7 +23,7 @@ from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import broken, estimates
 from controlplane.prices.actions import delete_price, forget_addend, lock_prices, save_price
-from controlplane.prices.models import ADDED, OPERATOR, LearnedEstimate, ModelAddend, ModelPrice
+from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, LearnedEstimate, ModelAddend, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
@@ -164,7 +164,7 @@ class ModelPriceAdmin(RecordedAdmin):
 
     @display(description="Other classes")
     def other_classes(self, price: ModelPrice) -> str:
-        return "; ".join(f"{name} {exact(micros)}" for name, micros in price.classes.items()) or "—"
+        return "; ".join(f"{name} {exact(price.classes[name])}" for name in FURTHER if name in price.classes) or "—"
 
     @display(description="Bounds")
     def most_tokens(self, price: ModelPrice) -> str:
@@ -177,7 +177,7 @@ class ModelPriceAdmin(RecordedAdmin):
 
     @display(description="Multipliers")
     def multiplied(self, price: ModelPrice) -> str:
-        return "; ".join(f"{name} {amount(times * 1_000)}" for name, times in price.multipliers.items()) or "—"
+        return "; ".join(f"{name} {amount(times * 1_000)}" for name, times in sorted(price.multipliers.items())) or "—"
 
     @display(description="Long requests")
     def long_requests(self, price: ModelPrice) -> str:
@@ -219,7 +219,8 @@ class ModelPriceAdmin(RecordedAdmin):
 
 
 def _set(price: ModelPrice) -> list[str]:
-    return [f"{name} {tokens:,}" for name, tokens in price.bounds.items()]
+    # A column of PostgreSQL keeps no order.
+    return [f"{name} {price.bounds[name]:,}" for name in BOUNDS if name in price.bounds]
 
 
 def _reported(addend: ModelAddend) -> str:

@@ -38,7 +38,9 @@ class NamedField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return "\n".join(f"{name} {amount(number * 1_000_000 // self._scale)}" for name, number in value.items())
+        # A column of PostgreSQL keeps no order.
+        rows = ((name, value[name]) for name in self._names or sorted(value) if name in value)
+        return "\n".join(f"{name} {amount(number * 1_000_000 // self._scale)}" for name, number in rows)
 
     def to_python(self, value: Any) -> dict[str, int]:
         lines = [line.split() for line in (value or "").splitlines() if line.strip()]
