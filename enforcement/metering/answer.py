@@ -247,7 +247,7 @@ class AnswerMeter:
             return self._json.feed(chunk)
         if chunk[:1] == b"\0" and self._read_so_far.frames:
             messages = self._events = MessageMeter(self._read_so_far)
-            self._json = frames = FrameReader(messages.read, limit=self._line_bytes)
+            self._json = frames = FrameReader(messages.reader_for, limit=self._line_bytes)
             self._passing = frames if self._decoder is None else None
             return self._read(chunk)
         body = chunk.lstrip(_LEAD)

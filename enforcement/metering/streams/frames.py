@@ -23,8 +23,10 @@ _FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _WITH_LENGTH: Final = (6, 7)
 _STRING: Final = 7
 # Headers that are kept after they were read: how many at most, and bytes of the longest.
-_MOST_NAMED: Final = 8
-_MAX_NAMED: Final = 512
+_MOST_KEPT: Final = 8
+_MAX_KEPT: Final = 512
+
+ReadPayload = Callable[[bytes], object]
 
 
 class FrameReader:
@@ -32,17 +34,18 @@ class FrameReader:
     Read the messages of a stream. Once a checksum or a length is wrong, nothing more is read.
 
     Args:
-        on_message: Gets the headers of each message that are strings, and its payload.
+        reader_for: Returns what reads the payload of messages with these headers, of which it gets those that are
+            strings. It is asked once for headers that many messages repeat.
         limit: Bytes of the longest message that is read.
     Attributes:
         is_broken: Whether the stream is no such stream, or was damaged.
     """
 
-    def __init__(self, on_message: Callable[[dict[str, str], bytes], object], *, limit: int) -> None:
-        self._on_message = on_message
+    def __init__(self, reader_for: Callable[[dict[str, str]], ReadPayload], *, limit: int) -> None:
+        self._reader_for = reader_for
         self._limit = limit
         self._kept = b""
-        self._named: dict[bytes, dict[str, str]] = {}  # headers that were read, which most messages repeat
+        self._readers: dict[bytes, ReadPayload] = {}  # by headers that were read, which most messages repeat
         self._skips = 0  # bytes of a long message that are still to come
         self.is_broken = False
 
@@ -53,20 +56,18 @@ class FrameReader:
             self._skips -= skipped
             if not self.is_broken and skipped < len(chunk):
                 self._read(self._kept + chunk[skipped:])
-        elif len(chunk) < _LEAST or not self._read_repeated(chunk):
-            self._read(chunk)
+            return chunk
+        size = len(chunk)
+        if size >= _LEAST:
+            # Most chunks are one message whose headers are known.
+            total, headers, checksum = _PRELUDE.unpack_from(chunk)
+            if total == size <= self._limit and _LEAST + headers <= size:
+                read = self._readers.get(chunk[12 : 12 + headers])
+                if read and crc32(chunk[:8]) == checksum and crc32(chunk[:-4]) == int.from_bytes(chunk[-4:]):
+                    read(chunk[12 + headers : -4])
+                    return chunk
+        self._read(chunk)
         return chunk
-
-    def _read_repeated(self, chunk: bytes) -> bool:
-        """Read a chunk that is one message whose headers are known, as most chunks are. Return whether it is one."""
-        total, headers, checksum = _PRELUDE.unpack_from(chunk)
-        if total != len(chunk) or not _LEAST + headers <= total <= self._limit:
-            return False
-        names = self._named.get(chunk[12 : 12 + headers])
-        if names is None or crc32(chunk[:8]) != checksum or crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
-            return False
-        self._on_message(names, chunk[12 + headers : -4])
-        return True
 
     def finish(self) -> bytes:
         """Return no bytes, since none are held back. A message that is not complete is not read."""
@@ -101,12 +102,15 @@ class FrameReader:
         if crc32(message[:end]) != _CHECKSUM.unpack_from(message, end)[0]:
             return False
         head = message[_PRELUDE.size : _PRELUDE.size + headers]
-        names = self._named.get(head) or _headers_in(head)
-        if names is None:
-            return False
-        if len(self._named) < _MOST_NAMED and headers <= _MAX_NAMED:
-            self._named[head] = names
-        self._on_message(names, message[_PRELUDE.size + headers : end])
+        read = self._readers.get(head)
+        if read is None:
+            names = _headers_in(head)
+            if names is None:
+                return False
+            read = self._reader_for(names)
+            if len(self._readers) < _MOST_KEPT and headers <= _MAX_KEPT:
+                self._readers[head] = read
+        read(message[_PRELUDE.size + headers : end])
         return True
 
     def _break(self) -> None:

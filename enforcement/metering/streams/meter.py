@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from binascii import a2b_base64
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from enforcement.metering.formats.reading import MODIFIERS, AnswerReader
@@ -19,8 +20,11 @@ _SHAPES: Final = 8
 # How many of them have few places that vary.
 _PLAIN_SHAPES: Final = 3
 _DELTA: Final = "contentBlockDelta"
-# An event inside another one, as services write it.
-_INNER: Final = re.compile(rb'\{"bytes":"([A-Za-z0-9+/=]*)"(?:,"p":"[A-Za-z0-9]*")?\}')
+# How services write an event inside another one.
+_INNER: Final = b'{"bytes":"'
+_INNER_LENGTH: Final = len(_INNER)
+_PADDING: Final = b'","p":"'
+_END: Final = b'"}'
 
 
 class EventMeter:
@@ -63,7 +67,7 @@ class EventMeter:
             if found >= 0:
                 self._read_so_far.text_bytes += found
                 if self._model is not None:
-                    self.repeat()
+                    self._read_so_far.model = self._model
                 self.repeated = data
                 if shape.has_counts:
                     self.unread = data
@@ -158,29 +162,52 @@ class MessageMeter:
         """Read the usage of the last event that was repeated."""
         self._inner.catch_up()
 
-    def read(self, headers: dict[str, str], payload: bytes) -> None:
-        """Read one message. An event of the type ``chunk`` has another one inside, in the format of the model."""
+    def reader_for(self, headers: dict[str, str]) -> Callable[[bytes], object]:
+        """
+        Return what reads the payload of messages with these headers. An event of the type ``chunk`` has another one
+        inside, in the format of the model.
+        """
         kind = headers.get(":event-type", "")
         if headers.get(":message-type") != "event":
-            self._read_so_far.has_failed = True
-        elif kind == _DELTA:
-            self._deltas.read(payload)
-        elif kind == "chunk":
-            self._read_inner(payload)
-        elif (event := object_in(payload)) is not None:
+            return self._fail
+        if kind == _DELTA:
+            return self._deltas.read
+        return self._read_inner if kind == "chunk" else partial(self._read_other, kind)
+
+    def _fail(self, payload: bytes) -> None:
+        self._read_so_far.has_failed = True
+
+    def _read_other(self, kind: str, payload: bytes) -> None:
+        event = object_in(payload)
+        if event is not None:
             self._read_so_far.read_event({kind: event})
 
     def _read_inner(self, payload: bytes) -> None:
         """Read an event inside another one. If that has no other, it is the event itself."""
-        found = _INNER.fullmatch(payload)
-        inner: Any = found[1] if found else (object_in(payload) or {}).get("bytes")
-        if not found and type(inner) is not str:
-            self._inner.read(payload)
-            return
-        try:
-            self._inner.read(a2b_base64(inner))
-        except ValueError:
-            return
+        inner: Any = _usual_inner(payload)
+        if inner is None:
+            inner = (object_in(payload) or {}).get("bytes")
+            if type(inner) is not str:
+                self._inner.read(payload)
+                return
+            try:
+                inner = a2b_base64(inner)
+            except ValueError:
+                return
+        self._inner.read(inner)
+
+
+def _usual_inner(payload: bytes) -> bytes | None:
+    """Return the event inside another one that is written as services write it, or None if this one is not."""
+    if not (payload.startswith(_INNER) and payload.endswith(_END)):
+        return None
+    data, has_padding, padding = payload[_INNER_LENGTH:-2].partition(_PADDING)
+    if has_padding and not padding.isalnum():
+        return None
+    try:
+        return a2b_base64(data, strict_mode=True)
+    except ValueError:
+        return None
 
 
 class StreamMeter:

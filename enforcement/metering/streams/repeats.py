@@ -106,16 +106,16 @@ class Shape:
             if value is None:
                 return -1
             end = value.end()
-            if is_text:
-                if event.startswith(after, end):
+            if event.startswith(after, end):
+                if is_text:
                     total += end - at
-                else:
-                    end = _end_of_string(event, at)
-                    found = _length_of(event, at, end)
-                    if found < 0:
-                        return -1
-                    total += found
-            if not event.startswith(after, end):
+            elif is_text:
+                end = _end_of_string(event, at)
+                found = _length_of(event, at, end)
+                if found < 0 or not event.startswith(after, end):
+                    return -1
+                total += found
+            else:
                 return -1
             at = end + length
         return total if at == len(event) else -1

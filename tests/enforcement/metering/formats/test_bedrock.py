@@ -253,6 +253,6 @@ def test_an_exception_after_running_usage_leaves_no_last_word(kind, is_final):
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
     event = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": usage}
     reader.read_event(event)
-    meter.read({":message-type": kind, ":event-type": "x"}, b"{}")
+    meter.reader_for({":message-type": kind, ":event-type": "x"})(b"{}")
     reader.end()
     assert reader.is_final is is_final

@@ -81,7 +81,7 @@ def test_a_damaged_stream_is_given_up(at):
 def test_a_length_that_cannot_be_ends_the_reading(total):
     head = struct.pack(">II", total, 0)
     found = []
-    reader = FrameReader(lambda *message: found.append(message), limit=1024)
+    reader = FrameReader(lambda headers: found.append, limit=1024)
     reader.feed(head + struct.pack(">I", crc32(head)) + STREAM)
     assert (reader.is_broken, found) == (True, [])
 
