@@ -21,7 +21,7 @@ from benchmarks.world import World
 from enforcement.aio import Admission, Limiter
 from enforcement.embedded import free_port
 
-REQUEST_US, CHUNK_US = 60, 3
+REQUEST_US, CHUNK_US = 75, 2
 TOGETHER = 16
 """How many settlements wait at the same time."""
 TRIES = 5
