@@ -206,10 +206,10 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         plan = await limiter.find_plan(shown or without_token(shown, self._anonymous), attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        opening, admission = await open_metered(limiter, plan, asked, attributes, self._allowed)
-        now_us = limiter.now_us()
-        look = partial(limiter.metered_tally().broken.look, plan.subject[0], now_us, opening)
-        return opening, _OpenCall(admission, opening.written_cap, MeteredReservation.of(opening, now_us), look)
+        at_us = limiter.now_us()
+        opening, admission = await open_metered(limiter, plan, asked, attributes, at_us, self._allowed)
+        look = partial(limiter.metered_tally().broken.look, plan.subject[0], at_us, opening)
+        return opening, _OpenCall(admission, opening.written_cap, MeteredReservation.of(opening, at_us), look)
 
     def _denial(self, decision: Decision) -> HTTPException:
         log_denial(decision)

@@ -127,7 +127,7 @@ class SlotKeeper:
     def _look_at(self, due: float) -> None:
         """Have the thread look at what is due then, in monotonic seconds, or before. The caller holds the lock."""
         self._stopped = False
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
             self._looks_at = due
             self._thread.start()
@@ -191,6 +191,14 @@ class SlotKeeper:
             return sum(bool(reservation.life_seconds) for _, _, reservation in self._open.values())
 
     def _run(self) -> None:
+        try:
+            self._renew_until_idle()
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None  # an error has ended it
+
+    def _renew_until_idle(self) -> None:
         while True:
             with self._lock:
                 times = [row[0] for row in self._open.values()] + [it.at for it in self._undoing.values()]

@@ -180,10 +180,11 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
     weights, classes, total = limit.weights, TOKEN_UNITS[limit.unit], 0
     if not weights:
+        is_plain = counts.is_plain
         if "input" in classes:
-            total += input_of(counts)
+            total += counts.input + counts.cached_input + counts.cache_write if is_plain else input_of(counts)
         if "output" in classes:
-            total += counts.output if counts.is_plain else count_of(counts, "output")
+            total += counts.output if is_plain else count_of(counts, "output")
         return min(total, MAX_NUMBER)
     for name in classes:
         total += count_of(counts, name) * weights.get(name, FULL_WEIGHT)

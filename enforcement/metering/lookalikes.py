@@ -43,6 +43,7 @@ _WITHIN_REQUEST: Final = {
     "inferenceConfig": _by_spelling("maxTokens", "max_new_tokens"),
     "textGenerationConfig": _by_spelling("maxTokenCount"),
 }
+_WITHIN_NAMES: Final = frozenset(_WITHIN_REQUEST)
 _BY_SPELLING: Final = _by_spelling(*_REQUEST)
 _CALL_NAMES: Final = _by_spelling(*_CALL)
 _PARAMS_NAMES: Final = _by_spelling(*_PARAMS)
@@ -59,10 +60,9 @@ def is_misspelled(body: dict[str, Any]) -> bool:
     """Return whether a request to a provider has a name that the meter reads, in another case."""
     if _is_misspelled(body, _BY_SPELLING):
         return True
-    for name, names in _WITHIN_REQUEST.items():
-        if name in body and type(body[name]) is dict and _is_misspelled(body[name], names):
-            return True
-    return False
+    if _WITHIN_NAMES.isdisjoint(body):
+        return False
+    return any(type(body.get(name)) is dict and _is_misspelled(body[name], it) for name, it in _WITHIN_REQUEST.items())
 
 
 def calls_tool(value: Any) -> bool:
@@ -96,11 +96,7 @@ def _calls_tool(call: dict[str, Any]) -> bool:
 
 
 def _is_misspelled(keys: Collection[str], names: dict[str, str]) -> bool:
-    if _in_lower_case(keys):  # as nearly always
+    text = "".join(keys)
+    if text.isascii() and text.islower():  # as nearly always
         return not _MIXED.isdisjoint(keys) and any(names.get(key, key) != key for key in keys)
     return any(names.get(key.casefold(), key) != key for key in keys)
-
-
-def _in_lower_case(keys: Collection[str]) -> bool:
-    text = "".join(keys)
-    return text.isascii() and text.islower()

@@ -28,7 +28,7 @@ from enforcement.metering.estimated import FACTOR, PricedBy
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS, price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
 from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
-from enforcement.metering.typical import Learned, typical_tokens
+from enforcement.metering.typical import NONE_LEARNED, Learned, typical_tokens
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
@@ -296,7 +296,7 @@ def _typical(asked: MeteredRequest, rules: Metering, learned: Learned, terms: Ch
         parts=asked.parts,
         cap=asked.cap,
         n=asked.n,
-        factor=learned.factor_for(asked.attributes["model"], asked.format) if learned.groups else FACTOR,
+        factor=FACTOR if learned is NONE_LEARNED else learned.factor_for(asked.attributes["model"], asked.format),
         typical=typical_tokens(asked, learned),
     )
     for quote in terms.quotes:

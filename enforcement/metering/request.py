@@ -75,7 +75,6 @@ _BEDROCK_HEAD: Final = (
 )
 _VERTEX_HEAD: Final = (("service_tier", "x-vertex-ai-llm-shared-request-type"),)
 _USUAL: Final = frozenset(("", "default", "standard", "flex", "reserved"))
-_SESSION_FIELDS: Final = ("sluicegate-session", "mcp-session-id")
 
 Header = Callable[[str], str | None]
 
@@ -295,7 +294,8 @@ def read_request(
     name = None if route is None else route.format
     if method != "POST":
         return Unmetered("method", name)
-    if not _is_identity(header("content-encoding")):
+    encoding = header("content-encoding")
+    if encoding and not _is_identity(encoding):
         return Unmetered("encoding", name)
     if len(body) > max_body:
         return Unmetered("too_large", name)
@@ -320,8 +320,8 @@ def read_request(
         return Unmetered(reason, name, door=unread_door(target) if reason == "format" else "")
 
 
-def _is_identity(encoding: str | None) -> bool:
-    return not encoding or all(name.strip().lower() in ("", "identity") for name in encoding.split(","))
+def _is_identity(encoding: str) -> bool:
+    return all(name.strip().lower() in ("", "identity") for name in encoding.split(","))
 
 
 def _is_utf8(content_type: str) -> bool:
@@ -448,11 +448,9 @@ def _stream(body: dict[str, Any]) -> str:
 
 
 def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Header) -> None:
-    session: Any = None
-    for name in _SESSION_FIELDS:
-        session = session or header(name)
-    if not session:
-        session = as_object(body.get("metadata")).get("session_id")
+    session: Any = header("sluicegate-session") or header("mcp-session-id")
+    if not session and "metadata" in body:
+        session = as_object(body["metadata"]).get("session_id")
     if type(session) is str and 0 < len(session) <= MAX_SESSION_LENGTH and is_encodable(session):
         attributes["session"] = session
 

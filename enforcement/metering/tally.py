@@ -92,7 +92,10 @@ class MeteredTally:
         if estimate is None or counts is None:
             added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0, 0]
         else:
-            fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
+            if counts.is_plain:
+                fresh, cached, written, output = counts.input, counts.cached_input, counts.cache_write, counts.output
+            else:
+                fresh, cached, written, output = [count_of(counts, name) for name in _TOKENS]
             price, micros = settlement.price or opening.price, 0
             if price is not None:
                 micros = micros_of(price, counts)

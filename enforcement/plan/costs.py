@@ -53,7 +53,7 @@ def own_costs(costs: Costs) -> Costs:
     """Return costs that stay as they are if the caller changes its mapping. They need not be valid."""
     if isinstance(costs, int):  # as most are; to look for a mapping takes seven times as long
         return costs
-    return dict(costs) if isinstance(costs, Mapping) else costs
+    return dict(costs) if type(costs) is dict or isinstance(costs, Mapping) else costs
 
 
 def check_units(limits: Iterable[Limit], costs: Costs) -> None:

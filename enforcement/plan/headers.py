@@ -81,12 +81,13 @@ def presets(names: str) -> tuple[Preset, ...]:
 class CalendarItem:
     """The item of ``RateLimit-Policy`` for a calendar limit, which is the same during one window."""
 
-    __slots__ = ("_kept", "_label", "_limit")
+    __slots__ = ("_kept", "_label", "_limit", "_line")
 
     def __init__(self, limit: Limit, label: str) -> None:
         self._limit = limit
         self._label = label
         self._kept = (0, 0, "", 0)
+        self._line = "", _policy_line("")
 
     def at(self, now_us: int) -> tuple[str, int]:
         """Return the item, and the length in seconds of the window that contains this instant."""
@@ -98,6 +99,13 @@ class CalendarItem:
             item = _policy_item(self._label, limit.quota, limit.unit, limit.algorithm, length)
             self._kept = start, end, item, length  # in one step, as other threads read it
         return item, length
+
+    def line_at(self, now_us: int) -> tuple[bytes, bytes]:
+        """Return the name and value of a ``RateLimit-Policy`` field that has the item only, encoded for ASGI."""
+        item, kept = self.at(now_us)[0], self._line
+        if kept[0] is not item:
+            kept = self._line = item, _policy_line(item)
+        return kept[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,8 @@ class Spelled:
         window_seconds: The length of its window, or the lifetime of its slots. None for a lifetime limit.
         policy: Its item of ``RateLimit-Policy``.
         by_calendar: Has the length and the item instead, if the limit follows a calendar. None otherwise.
-        line: The name and value of a ``RateLimit-Policy`` field that has this item only, encoded for ASGI.
+        line: The name and value of a ``RateLimit-Policy`` field that has this item only, encoded for ASGI. None: see
+            *by_calendar*.
         head: The beginning of its item of ``RateLimit``, up to the number that remains.
         tells_time: Whether that item has a time.
     """
@@ -120,10 +129,17 @@ class Spelled:
     full: int
     window_seconds: int | None
     policy: str
-    line: tuple[bytes, bytes]
+    line: tuple[bytes, bytes] | None
     head: str
     tells_time: bool
     by_calendar: CalendarItem | None
+
+    def line_at(self, now_us: int) -> tuple[bytes, bytes]:
+        """Return *line*, or that for the calendar window that contains this instant."""
+        if self.by_calendar is not None:
+            return self.by_calendar.line_at(now_us)
+        assert self.line is not None
+        return self.line
 
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...]:
@@ -152,9 +168,9 @@ class _Cache:
         self.only_if_counted: Spelled | None = None
         if len(self.spelled) == 1:
             item = self.spelled[0]
-            if item.by_calendar is None and bounds[item.at].limit.unit == REQUESTS:
+            if bounds[item.at].limit.unit == REQUESTS:
                 self.only = item
-            elif item.by_calendar is None:
+            else:
                 self.only_if_counted = item
 
 
@@ -170,8 +186,8 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     slots = limit.algorithm == "concurrency"
     window_seconds = None if slots else limit.window_seconds
     policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
-    line = (b"ratelimit-policy", policy.encode("latin-1"))
     by_calendar = None if limit.calendar in (None, "lifetime") else CalendarItem(limit, label)
+    line = _policy_line(policy) if by_calendar is None else None
     full = limit.quota if limit.rollover else limit.capacity
     return Spelled(at, full, limit.window_seconds, policy, line, f'"{label}";r=', not slots, by_calendar)
 
@@ -218,6 +234,10 @@ def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_secon
     return f'"{label}";q={quota}{length}' + ("" if unit == "requests" else f';qu="{unit}"')
 
 
+def _policy_line(item: str) -> tuple[bytes, bytes]:
+    return b"ratelimit-policy", item.encode("latin-1")
+
+
 def _ietf(decision: Described) -> dict[str, str]:
     spelled = _cached(decision.plan).spelled
     if decision.allowed or len(spelled) == 1:
@@ -249,7 +269,8 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
-        return [only.line, (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
+        line = only.line or only.line_at(decision.reply.now_us)
+        return [line, (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
     fields = _ietf(decision) if decision.shown else {}
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in fields.items()]
 

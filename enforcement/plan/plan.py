@@ -146,12 +146,12 @@ class Plan:
         Args:
             costs: A number of requests, or the units that are named.
         """
+        kept = self._unmetered_units
+        if kept is not None and kept[0] == costs:
+            return kept[1]
         if isinstance(costs, int) and costs == 0:
             return ()
         if not isinstance(costs, int):
-            kept = self._unmetered_units
-            if kept is not None and kept[0] == costs:
-                return kept[1]
             found = tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
             if isinstance(costs, frozenset):  # nothing else is sure to stay as it is
                 self._unmetered_units = costs, found

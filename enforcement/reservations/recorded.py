@@ -21,14 +21,16 @@ class _WithRecord(Reservation):
 
     Args:
         where: Where the store keeps the record.
+        life_seconds: After this time it is lost, unless it is prolonged. 0: this process does not prolong it.
     """
 
     where: RecordKeys
     _open_only = False  # whether a settlement leaves it as it is if it is lost
 
-    def __init__(self, *arguments: Any, where: RecordKeys) -> None:
+    def __init__(self, *arguments: Any, where: RecordKeys, life_seconds: float = 0.0) -> None:
         super().__init__(*arguments)
         self.where = where
+        self.life_seconds = life_seconds
 
     def _correcting(self, rows: Rows) -> Steps:
         if self._corrected:
@@ -54,14 +56,7 @@ class RecordedReservation(_WithRecord):
 
     Whatever settles or cancels it removes the record in the same call. Once the record is gone, as another process or
     an operator has settled it, no charge is changed any more.
-
-    Args:
-        life_seconds: After this time it is lost, unless it is prolonged. 0: this process does not prolong it.
     """
-
-    def __init__(self, *arguments: Any, where: RecordKeys, life_seconds: float = 0.0) -> None:
-        super().__init__(*arguments, where=where)
-        self.life_seconds = life_seconds
 
     @property
     def id(self) -> str:

@@ -11,7 +11,7 @@ limiter that made the reservation runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from secrets import token_hex
+from os import urandom
 from typing import TYPE_CHECKING
 
 from enforcement.failover.health import Health
@@ -252,4 +252,4 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 def new_ident() -> str:
     """Return a new random id for a reservation or a settlement."""
-    return token_hex(16)
+    return urandom(16).hex()

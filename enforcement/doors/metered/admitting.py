@@ -85,6 +85,7 @@ async def open_metered(
     plan: LivePlan,
     asked: MeteredRequest | Unmetered,
     attributes: Attributes,
+    at_us: int,
     allowed: FieldRates = NO_FIELDS,
     *,
     is_signed: bool = False,
@@ -95,17 +96,18 @@ async def open_metered(
     Args:
         asked: The request, as a meter has read it.
         attributes: Its attributes, with those of its body.
+        at_us: The present instant by the clock of the limiter, in microseconds since the epoch.
         allowed: The fields that a bound admits beside those that it knows.
         is_signed: Whether its body is signed, so that nothing can be written into it.
     Raises:
         Denied: It may not pass.
     """
-    opening = await _opening(limiter, plan, asked, attributes, allowed)
+    opening = await _opening(limiter, plan, asked, attributes, at_us, allowed)
     if is_signed and isinstance(opening, Opening):
         opening = _as_signed(opening)
     if isinstance(opening, Refused):
         if opening.field:
-            limiter.metered_tally().refusals.refused(opening.field, limiter.now_us())
+            limiter.metered_tally().refusals.refused(opening.field, at_us)
         raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
     return await _admit(limiter, plan, opening, attributes)
 
@@ -127,6 +129,7 @@ async def _opening(
     plan: LivePlan,
     asked: MeteredRequest | Unmetered,
     attributes: Attributes,
+    at_us: int,
     allowed: FieldRates,
 ) -> Opening | Refused:
     if not has_tokens(asked):
@@ -139,19 +142,16 @@ async def _opening(
         if needs_prices:
             return Refused("degraded_denied", NO_PRICES_YET)
         prices = limiter.prices
-    now_us = limiter.now_us()
     raised: Mapping[str, int] = NO_FACTORS
     if rules.estimate == "bound":
         raised = limiter.metered_tally().broken.raised
     elif isinstance(asked, MeteredRequest) and asked.has_tokens:
         refusals = limiter.metered_tally().refusals
-        if refusals.is_next(now_us) and (field := refused_field(asked, prices, now_us, allowed)):
-            refusals.would_refuse(field, now_us)
+        if refusals.is_next(at_us) and (field := refused_field(asked, prices, at_us, allowed)):
+            refusals.would_refuse(field, at_us)
     if isinstance(asked, Unmetered) or not is_long(asked.body):
-        return open_request(asked, limits, rules, prices, now_us, names, allowed, raised)
-    return await reading(
-        asked.body, partial(open_request, asked, limits, rules, prices, now_us, names, allowed, raised)
-    )
+        return open_request(asked, limits, rules, prices, at_us, names, allowed, raised)
+    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, at_us, names, allowed, raised))
 
 
 async def _admit(

@@ -255,7 +255,7 @@ class MeteredGuard:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
         allowed = self._allowed(scope)
-        opening, admission = await open_metered(limiter, plan, asked, attributes, allowed, is_signed=is_signed)
+        opening, admission = await open_metered(limiter, plan, asked, attributes, at_us, allowed, is_signed=is_signed)
         report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
         return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
 
@@ -292,8 +292,8 @@ class MeteredGuard:
         method = scope["method"]
         if method != _POST:
             return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(scope, receive, self._max_body, self._room, project)
-        if is_too_long(scope, body, self._max_body):
+        body = await read_body(fields, receive, self._max_body, self._room, project)
+        if is_too_long(fields, body, self._max_body):
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -109,16 +109,20 @@ async def reading(body: bytes, read: Callable[[], _Found]) -> _Found:
     return await asyncio.get_running_loop().run_in_executor(_READING, read)
 
 
-async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom, project: str) -> ReadBody:
+async def read_body(
+    fields: Mapping[bytes, bytes], receive: Receive, bound: int, room: BodyRoom, project: str
+) -> ReadBody:
     """
     Return the body of a request of a project, if it has at most *bound* bytes, else its beginning.
 
+    Args:
+        fields: The header fields of the request. Of those with one name, the last.
     Raises:
         ClientLeft: The client left first.
         Refusal: There is no room for it.
     """
     body = ReadBody(b"", whole=False, room=room, project=project)
-    if announced_length(scope) > bound:
+    if announced_length(fields) > bound:
         return body
     chunks: list[bytes] = []
     try:
@@ -139,22 +143,22 @@ async def read_body(scope: Scope, receive: Receive, bound: int, room: BodyRoom, 
     return body
 
 
-def announced_length(scope: Scope) -> int:
-    """Return the length of the body that the head of a request announces, or 0 if it announces none."""
-    value = dict(scope["headers"]).get(_LENGTH, b"")
+def announced_length(fields: Mapping[bytes, bytes]) -> int:
+    """Return the length of the body that the header fields of a request announce, or 0 if they announce none."""
+    value = fields.get(_LENGTH, b"")
     return int(value) if value.isdigit() else 0
 
 
-def is_too_long(scope: Scope, body: ReadBody, bound: int) -> bool:
+def is_too_long(fields: Mapping[bytes, bytes], body: ReadBody, bound: int) -> bool:
     """Return whether a body is longer than what is read."""
-    return not body.whole and (len(body.data) > bound or announced_length(scope) > bound)
+    return not body.whole and (len(body.data) > bound or announced_length(fields) > bound)
 
 
 def sent_on(scope: Scope, body: bytes) -> Scope:
     """Return the scope of a request whose body was changed, and whose answer must not be compressed."""
     headers, length = scope["headers"], b"%d" % len(body)
     if (_LENGTH, length) in headers:  # as nearly always, since few bodies are changed
-        headers = [item for item in headers if item[0] != _ACCEPTED] if _ACCEPTED in dict(headers) else [*headers]
+        headers = [item for item in headers if item[0] != _ACCEPTED]
     else:
         headers = [(name, length if name == _LENGTH else value) for name, value in headers if name != _ACCEPTED]
     headers.append((_ACCEPTED, b"identity"))

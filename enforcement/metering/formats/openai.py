@@ -29,6 +29,7 @@ _BESIDE_MESSAGES: Final = frozenset(
 # Objects that servers embed in the place of a text.
 _TEXT, _PICTURE, _WITH_BLOCKS = frozenset({"text"}), frozenset({"image"}), frozenset({"type", "role", "content"})
 _OTHERS: Final = frozenset(("audio_tokens", "image_tokens", "video_tokens"))
+_OF_ROUTERS: Final = frozenset(("server_tool_use", "cost"))
 _REASONING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 _BY_GOOGLE: Final = "gemini"
 _SAID: Final = ("content", "refusal", *_REASONING)
@@ -178,7 +179,8 @@ class CompletionsAnswer(AnswerReader):
 
     def read_event(self, event: dict[str, Any]) -> None:
         self.take_model(event.get("model"))
-        self.take_modifier("service_tier", event.get("service_tier"))
+        if "service_tier" in event:
+            self.take_modifier("service_tier", event["service_tier"])
         choices = event.get("choices")
         if choices:
             self.read_choices(choices)
@@ -207,10 +209,11 @@ class CompletionsAnswer(AnswerReader):
             self.has_failed = True
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
-        searches = searches_in(report)  # as routers report them that translate other formats
-        if searches is not None:
-            self.calls = searches
-        self.take_cost(report)
+        if type(report) is dict and not _OF_ROUTERS.isdisjoint(report):
+            searches = searches_in(report)  # as routers report them that translate other formats
+            if searches is not None:
+                self.calls = searches
+            self.take_cost(report)
         usage = self.usage_in(report)
         if self.take_usage(usage):
             if usage is not None and _BY_GOOGLE in (self.model or "").lower():
