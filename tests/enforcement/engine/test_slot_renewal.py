@@ -72,3 +72,16 @@ def test_a_thread_that_is_renewing_stops_after_that(limiter, monkeypatch):
     limiter.close()
 
     assert not renewing(limiter)
+
+
+def test_a_thread_that_an_error_has_ended_is_followed_by_another(limiter, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "excepthook", lambda details: None)
+        patch.setattr(SlotKeeper, "_due", lambda keeper: 1 / 0)
+        limiter.open_admission(SLOTS, "ended")
+        limiter._engine.slots.renew_soon()
+        assert eventually(lambda: not renewing(limiter))
+
+    limiter.open_admission(SLOTS, "following")
+
+    assert renewing(limiter)

@@ -234,3 +234,18 @@ def test_fields_made_of_numbers_are_those_made_of_states(rows):
     quick, slow = decision(True, *rows), decision(True, *rows)
 
     assert quick.headers() == (headers.by_states(slow) if slow.plan.enforces else {})
+
+
+@pytest.mark.parametrize("unit", ["requests", "tokens"])
+def test_lines_of_a_calendar_limit_have_the_length_of_the_present_window(unit):
+    """The line of one window is kept, and not used in another."""
+    limit = Limit(name="budget", algorithm="fixed_window", quota=100, calendar="month", unit=unit)
+    plan = Plan((BoundLimit(limit, "sg2:{p}:budget", "key"),))
+    for day in (0, 1, 31, 62):  # 1 January 2026 and so on: 31, 31, 28 and 31 days
+        numbers = (1, 1767225600_000000 + day * 86400_000000, 7, MINUTE, 0, 0)
+        lines = headers.draft_lines(Decision(True, "ok", "store", plan, Reply(numbers)).on({unit: 1}))
+        fields = Decision(True, "ok", "store", plan, Reply(numbers)).on({unit: 1}).headers()
+        assert {name: value.decode() for name, value in lines} == {
+            name.lower().encode(): value for name, value in fields.items()
+        }
+        assert f"w={(28 if day == 31 else 31) * 86400}".encode() in lines[0][1]
