@@ -61,7 +61,8 @@ RULES = {
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
     *("does_not_apply", "past", "ended", "invalid_metering", "currency", "empty"),
     *("url", "required", "emails", "no_mail_server", "foreign"),
-    "invalid_label",  # of spaces at either end and of characters that are not printable
+    # Of spaces at either end and of characters that are not printable.
+    *("invalid_label", "invalid_partition"),
     "invalid_reason",  # of a header that has another reason than the body
     "header_not_supported",  # of an If-None-Match that some cases fill with a number, whatever its pattern is
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
