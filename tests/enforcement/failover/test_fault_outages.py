@@ -100,7 +100,9 @@ def test_a_path_that_lies_is_left_and_found_again(own_server, path, modes):
             load.await_back("fallback")
             # One decision may have failed before the breaker is open.
             time.sleep(0.3)
-            spans.append((time.time() - 0.1, time.time()))
+            began, before = time.time(), load.written(b'"source"')
+            assert eventually(lambda before=before: load.written(b'"source"') > before + 10, 20.0)
+            spans.append((began, time.time()))
             assert path.hit, mode
             path.mode = "pass"
             load.await_back()
