@@ -187,7 +187,7 @@ MUTANTS = (
     Mutant(
         "a text as a file has a constant",
         "5",
-        _in(_TEXT, "(encoded := _encoded_text(part))", "(encoded := '')"),
+        _in(_TEXT, '_encoded_text(part) if kind == "file" else ("", 0)', '("", 0)'),
         ("sends_text_as_a_file",),
     ),
     Mutant(
