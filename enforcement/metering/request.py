@@ -64,6 +64,8 @@ _ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']*)", re.IGNORECASE)
 # Character sets in which the structure of JSON has the same bytes as in UTF-8.
 _LIKE_UTF8: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "latin-1", "windows-1252"))
+# Google's paths for the chat completions of OpenAI.
+_OF_GOOGLE: Final = re.compile("/v1(?:beta|alpha)?/openai/|/endpoints/[^/]+/")
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
 _FLAGS: Final = (bool, type(None))
@@ -306,7 +308,8 @@ def read_request(
         return Unmetered(parsed.fault, name)
     if type(parsed.value) is not dict:
         return Unmetered("not_an_object", name)
-    if route.format.startswith("gemini") and hides_usage(target.partition("?")[2], header):
+    path, _, query = target.partition("?")
+    if (route.format.startswith("gemini") or _OF_GOOGLE.search(path)) and hides_usage(query, header):
         return Unmetered("bad_query", name)
     if not _is_utf8(header("content-type") or ""):
         return Unmetered("charset", name)

@@ -91,6 +91,7 @@ def _inner(content: Content, block: Any) -> Any:
         inner = block.get("content")
         return _result(content, inner) if type(inner) is dict else inner
     elif kind == "search_result":
+        _add_citing(content, block)
         return block.get("content")
     elif kind == "document":
         return _document(content, block)
@@ -129,9 +130,14 @@ def _only_removes(management: Any) -> bool:
     )
 
 
-def _document(content: Content, block: dict[str, Any]) -> Any:
+def _add_citing(content: Content, block: dict[str, Any]) -> None:
+    """Note that the provider says how to cite, if a document or a result of a search is to be cited."""
     if as_object(block.get("citations")).get("enabled"):
-        content.added_tokens = PROMPT_TOKENS  # the provider says how to cite
+        content.added_tokens = PROMPT_TOKENS
+
+
+def _document(content: Content, block: dict[str, Any]) -> Any:
+    _add_citing(content, block)
     source = as_object(block.get("source"))
     kind = source.get("type")
     if kind == "text":

@@ -114,6 +114,7 @@ def _add_block(content: Content, block: dict[str, Any]) -> None:
             content.add_text(inner.get("name"))
             content.add_within(inner.get("input"))
         elif name in ("toolResult", "citationsContent", "searchResult"):
+            _add_citing(content, inner)
             for one in objects_in(inner.get("content")):
                 _add_block(content, one)
         elif name == "guardContent":
@@ -128,10 +129,15 @@ def _add_block(content: Content, block: dict[str, Any]) -> None:
             content.add_part("other", block)
 
 
+def _add_citing(content: Content, cited: dict[str, Any]) -> None:
+    """Note that the provider says how to cite, if a document or a result of a search is to be cited."""
+    if as_object(cited.get("citations")).get("enabled"):
+        content.added_tokens = PROMPT_TOKENS
+
+
 def _add_media(content: Content, kind: str, media: dict[str, Any]) -> None:
     source = as_object(media.get("source"))
-    if as_object(media.get("citations")).get("enabled"):
-        content.added_tokens = PROMPT_TOKENS  # the provider says how to cite
+    _add_citing(content, media)
     content.add_text(media.get("name"))
     content.add_text(media.get("context"))
     if type(source.get("text")) is str:

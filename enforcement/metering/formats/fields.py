@@ -188,7 +188,7 @@ _GEMINI_PART: Final = _google(
     executableCode=_google("id language code"),
     codeExecutionResult=_google("id outcome output"),
     videoMetadata=_google("startOffset endOffset"),
-    mediaResolution=_google("level numTokens"),
+    mediaResolution=_google("level"),
 )
 _CONTENT: Final = _google("role", parts=_GEMINI_PART)
 GEMINI: Final = _google(

@@ -639,6 +639,33 @@ def test_a_prompt_of_the_provider_counts(path, body):
     assert 1_024 < opened(path, body).estimate.input < 1_300
 
 
+def test_results_of_searches_that_are_to_be_cited_count_what_the_provider_says_of_that():
+    cited = {"citations": {"enabled": True}, "content": [{"type": "text", "text": "x"}]}
+    result = {"type": "search_result", "source": "x", "title": "x", **cited}
+    assert 1_024 < opened(MESSAGES, {"messages": [{"role": "user", "content": [result]}]}).estimate.input < 1_500
+    result = {"searchResult": {**cited, "content": [{"text": "x"}]}}
+    messages = [{"role": "user", "content": [result]}]
+    assert 1_024 < opened("/model/m/converse", {"model": None, "messages": messages}).estimate.input < 1_300
+
+
+def test_a_picture_whose_request_says_how_many_tokens_it_has_is_refused():
+    part = {"text": "x", "mediaResolution": {"level": "MEDIA_RESOLUTION_LOW", "numTokens": 9_999}}
+    assert why(GEMINI, {"contents": [{"parts": [part]}]})[0] == "contents.parts.mediaResolution.numTokens"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1beta/openai/chat/completions", "/v1/projects/p/locations/l/endpoints/openapi/chat/completions"]
+)
+def test_nothing_is_left_out_of_googles_chat_completions(path):
+    """Its total is the only count that has reasoning."""
+    body = json.dumps({"model": "m", "messages": HELLO}).encode()
+    for query in ("?fields=choices", "?%24fields=usage(prompt_tokens)", "?$httpHeaders=X-Goog-FieldMask%3Ausage"):
+        assert read_request("POST", path + query, {}.get, body).reason == "bad_query"
+    assert read_request("POST", path, {"x-goog-fieldmask": "choices"}.get, body).reason == "bad_query"
+    assert read_request("POST", f"{path}?key=x", {}.get, body).format == "openai-chat"
+    assert read_request("POST", f"{CHAT}?fields=x", {}.get, body).format == "openai-chat"
+
+
 def test_a_path_whose_escapes_are_read_twice_names_no_model():
     body = {"messages": [{"content": [{"text": "x"}]}]}
     assert asked("/model/small%252F..%252Fdear/converse", body).reason == "format"
