@@ -125,7 +125,7 @@ def broken(look: Look, rule: AlertRule) -> Found:
 
 def _broken_of(rule: AlertRule, row: dict[str, Any]) -> Finding:
     name, requests, added = f"{row['model']} ({row['format']})", row["requests"], row["added"]
-    why = f"The provider adds up to {added:,} tokens by itself. " if added else ""
+    why = f"The provider adds {row['said']} by itself. " if added else ""
     text = (
         f"{requests:,} request{'' if requests == 1 else 's'} used more than was reserved, the last at "
         f"{row['last_at']:%Y-%m-%d %H:%M} UTC. {why}Budgets may have been exceeded by that."

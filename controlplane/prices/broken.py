@@ -16,6 +16,7 @@ from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice
 from controlplane.projects.models import Project
 from controlplane.usage.batches import MAX_COUNT, BrokenRow
 from enforcement.metering.broken import BEYOND, MAX_PAIRS
+from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 from enforcement.metering.refusals import OTHER
 
 _TABLE = BrokenBound._meta.db_table
@@ -46,12 +47,19 @@ def lately(since: datetime, projects: models.QuerySet | None = None) -> list[dic
         projects: The query of the projects whose requests count. None: all.
     Returns:
         Dictionaries with ``model``, ``format``, ``requests`` since they are counted, ``last_at``, and ``added``, which
-        is the most tokens that the provider adds, or 0 if the input was within its bound.
+        is the most tokens that the provider adds, or 0 if the input was within its bound. ``said`` has them in words.
     """
     rows = BrokenBound.objects.filter(last_at__gte=since)
     rows = rows if projects is None else rows.filter(project_id__in=projects.values("pk"))
     sums = {"requests": Sum("requests"), "added": Max("added"), "last_at": Max("last_at")}
-    return list(rows.values("model", "format").annotate(**sums).order_by("-last_at", "model", "format")[:MAX_PAIRS])
+    rows = rows.values("model", "format").annotate(**sums).order_by("-last_at", "model", "format")[:MAX_PAIRS]
+    return [{**row, "said": _in_words(row["added"])} for row in rows]
+
+
+def _in_words(added: int) -> str:
+    if added >= BEYOND:  # by how much, is not kept
+        return f"more than {MAX_ADDED_TOKENS:,} tokens"
+    return f"up to {added:,} tokens" if added else ""
 
 
 def _count(rows: Sequence[BrokenRow], projects: Iterable[str]) -> None:

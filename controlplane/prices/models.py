@@ -334,7 +334,7 @@ def reason_of(message: str) -> str:
     name, _, rule = message.partition(": ")
     sentence = rule[:1].upper() + rule[1:] + ("" if rule.endswith(".") else ".")
     # A column of several names does not say which of them is meant.
-    return f"{name}: {rule}." if name in FURTHER or name not in (*_COLUMNS, *_NAMED) else sentence
+    return f"{name}: {rule}." if name in (*FURTHER, ADDED, CAP) or name not in (*_COLUMNS, *_NAMED) else sentence
 
 
 def _text(at: datetime | None) -> str | None:

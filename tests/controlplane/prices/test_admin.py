@@ -179,6 +179,7 @@ def test_the_page_names_models_whose_bounds_were_broken(store, as_ann, client):
     fields = {"format": "gemini", "requests": 3, "last_at": timezone.now()}
     BrokenBound.objects.create(project_id=own.pk, model="m-1", added=1_700, **fields)
     BrokenBound.objects.create(project_id=other.pk, model="m-2", added=0, **fields)
+    BrokenBound.objects.create(project_id=other.pk, model="m-3", added=BEYOND, **fields)
     price = ModelPriceFactory(of_the_catalogue=True, pattern="m-*")
     ModelAddend.objects.create(pattern="m-*", tokens=1_700)
     ModelAddend.objects.create(pattern="n", tokens=BEYOND)
@@ -186,6 +187,7 @@ def test_the_page_names_models_whose_bounds_were_broken(store, as_ann, client):
 
     assert "m-1 (gemini): 3 requests in all, to which the provider added up to 1,700 tokens. " in page
     assert "m-2 (gemini): 3 requests in all. " in page
+    assert "m-3 (gemini): 3 requests in all, to which the provider added more than 65,536 tokens. " in page
     assert "n Bounds deny the requests. over 65,536" in page
     assert "reported: 1,700" in text_of(as_ann.get(f"{LIST}{price.pk}/change/"))
     client.force_login(MembershipFactory(project=own).user)

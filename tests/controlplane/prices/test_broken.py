@@ -219,7 +219,8 @@ def test_reports_are_added_and_the_most_counts(report, now, chat):
 
     (found,) = lately(now - timedelta(hours=1))
     at = now.replace(second=0, microsecond=0)
-    assert found == {"model": "gpt-x", "format": "openai-chat", "requests": 6, "added": 900, "last_at": at}
+    said = {"added": 900, "said": "up to 900 tokens"}
+    assert found == {"model": "gpt-x", "format": "openai-chat", "requests": 6, "last_at": at, **said}
     assert lately(now + timedelta(hours=1)) == []
 
 
