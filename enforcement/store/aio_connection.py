@@ -361,8 +361,9 @@ class _Link(asyncio.Protocol):
         lag = self.loop.time() - self._look_at
         if lag > _LAG_SECONDS:
             self._busy += lag
-            if self._limit is not None and (when := self._limit.when()) is not None:
-                self._limit.reschedule(when + lag)
+            limit = self._limit  # a pause may have ended it just before
+            if limit is not None and not limit.expired() and (when := limit.when()) is not None:
+                limit.reschedule(when + lag)
         now = self._now()
         ends = next((ends[0] for ends, future in self._waiting if not future.done()), None)
         if ends is None:

@@ -177,7 +177,8 @@ class Row:
         # A limit on tokens needs to refuse nothing for its rates.
         if self.script.refused and self.unit == MICROS and (self.requests or self.outcome.refused == 0):
             found.append(f"{self.requests} requests reached the provider, {self.outcome.refused} were refused")
-        if not self.script.refused and not self.requests:
+        # The estimate of a request that died with its proxy may be all of the budget.
+        if not self.script.refused and not self.requests and not self.outcome.lost:
             found.append(f"nothing reached the provider: {self.outcome}")
         return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from enforcement import Limit, Limiter, aio
 from enforcement.store.address import Address
-from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.aio_connection import AsyncPipe, _Link
 from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.resp import pack
@@ -299,3 +299,21 @@ def test_a_store_that_lost_its_functions_gets_them_back_within_the_call(server, 
 
     assert limiter.hit(WIDE, "flush").source == "store"
     limiter.close()
+
+
+def test_a_pause_that_ends_the_time_to_connect_ends_its_calls():
+    """The time to connect is over before the look at the clock that would have given it more, in one turn of the loop."""
+    faults = []
+
+    async def ask():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        link = _Link(asyncio.Event().wait, 0.2, lambda address: None)
+        await asyncio.sleep(0.16)
+        call = link.call(pack("PING"))  # looked at after 0.21 seconds
+        await asyncio.sleep(0)
+        time.sleep(0.3)
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(call, 5)
+
+    asyncio.run(ask())
+    assert faults == []
