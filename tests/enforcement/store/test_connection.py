@@ -302,7 +302,7 @@ def test_a_store_that_lost_its_functions_gets_them_back_within_the_call(server, 
 
 
 def test_a_pause_that_ends_the_time_to_connect_ends_its_calls():
-    """The time to connect is over before the look at the clock that would have given it more, in one turn of the loop."""
+    """It is over just before the look at the clock that would have given it more, in the same turn of the loop."""
     faults = []
 
     async def ask():
