@@ -128,9 +128,10 @@ class SlotKeeper:
         """Have the thread look at what is due then, in monotonic seconds, or before. The caller holds the lock."""
         self._stopped = False
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
+            thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
             self._looks_at = due
-            self._thread.start()
+            thread.start()
+            self._thread = thread  # not before, as it may not start for lack of memory
         elif due < self._looks_at:  # to wake a thread costs more than all the rest of a reservation
             self._looks_at = due
             self._wake.notify()

@@ -85,3 +85,19 @@ def test_a_thread_that_an_error_has_ended_is_followed_by_another(limiter, monkey
     limiter.open_admission(SLOTS, "following")
 
     assert renewing(limiter)
+
+
+def test_a_thread_that_could_not_start_is_followed_by_another(limiter, monkeypatch):
+    """The system may have no memory for one. A later reservation starts the thread that renews all."""
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            limiter.open_admission(SLOTS, "first")
+
+    limiter.open_admission(SLOTS, "following")
+
+    assert renewing(limiter)
