@@ -27,7 +27,7 @@ from enforcement.metering.typical import PLAIN, SCALE, groups_of
 
 # The last complete days in UTC. They decide alone, so a run that comes late or twice finds the same.
 DAYS = 7
-# Of a group, which otherwise has the numbers of the one around it.
+# A group with fewer has the numbers of the group around it.
 LEAST_REQUESTS = 20
 # More requests of a project do not weaken the pull to the numbers around.
 MOST_REQUESTS = 1_000

@@ -34,7 +34,7 @@ PAIRS: Final = (
     *("bytes_bytes", "bytes_objects", "bytes_one", "objects_objects", "objects_one", "one_one"),
     *("bytes_tools", "objects_tools", "tools_tools", "tools_any", "bytes_any", "objects_any", "any_any"),
 )
-"""Of which two counts each sum is the product, by the expected tokens, in thousandths. Objects and bytes are whole."""
+"""Each sum is the product of these two counts, by the expected tokens, in thousandths. Objects and bytes are whole."""
 TOKENS: Final = ("bytes_tokens", "objects_tokens", "one_tokens", "tools_tokens", "any_tokens")
 """The same of one count and the reported tokens."""
 SUMS: Final = (*PAIRS, *TOKENS)

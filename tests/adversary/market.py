@@ -177,8 +177,9 @@ class Row:
         # A limit on tokens needs to refuse nothing for its rates.
         if self.script.refused and self.unit == MICROS and (self.requests or self.outcome.refused == 0):
             found.append(f"{self.requests} requests reached the provider, {self.outcome.refused} were refused")
-        # The estimate of a request that died with its proxy may be all of the budget.
-        if not self.script.refused and not self.requests and not self.outcome.lost:
+        # The estimate of a request that died with its proxy may leave too little of the budget for another.
+        took_all = self.outcome.lost and self.charged > self.budget // 2
+        if not self.script.refused and not self.requests and not took_all:
             found.append(f"nothing reached the provider: {self.outcome}")
         return found
 
