@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     servers.add_options(parser, port=9000, server="h2corn")
     parser.add_argument(
+        "--http1-port",
+        metavar="PORT",
+        type=servers.port_number,
+        help="a second port, for callers that speak HTTP/1.0, as nginx does unless told otherwise; --port refuses that",
+    )
+    parser.add_argument(
         "--deadline",
         metavar="MS",
         type=int,

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from enforcement.exporters.text import WORKERS_VARIABLE
 
@@ -27,7 +27,7 @@ _EXTRAS: Final = {"h2corn": "service", "uvicorn": "proxy", "httptools": "proxy"}
 def add_options(parser: argparse.ArgumentParser, *, port: int, server: str) -> None:
     """Add the options of a server, with its default port and the server that runs by default."""
     parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=_port, default=port, help="port to listen on; default: %(default)s")
+    parser.add_argument("--port", type=port_number, default=port, help="port to listen on; default: %(default)s")
     parser.add_argument("--workers", type=_workers, default=1, help="number of processes; default: %(default)s")
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain for TLS, as PEM")
     parser.add_argument("--keyfile", metavar="FILE", help="private key for TLS, as PEM and not encrypted")
@@ -49,8 +49,15 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         options: Those of :func:`add_options`.
         grace: Seconds that requests have to end once the server is told to stop.
     """
+    http1_port = getattr(options, "http1_port", None)
+    if http1_port is not None and options.server != "h2corn":
+        print(
+            f"sluicegate {command}: --http1-port: is for h2corn only; {options.server} speaks HTTP/1.0 on --port.",
+            file=sys.stderr,
+        )
+        return REFUSED
     try:
-        for name in _NEEDED[options.server]:
+        for name in (*_NEEDED[options.server], *(_NEEDED["uvicorn"] if http1_port is not None else ())):
             import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRAS:
@@ -60,7 +67,11 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         return REFUSED
     try:
         _check_certificate(options.certfile, options.keyfile)
-        _check_address(options.host, options.port)
+        _check_address("--port", options.host, options.port)
+        if http1_port is not None:
+            if http1_port == options.port:
+                raise ValueError(f"--http1-port: must differ from --port, got {http1_port}")
+            _check_address("--http1-port", options.host, http1_port)
     except ValueError as exc:
         print(f"sluicegate {command}: {exc}", file=sys.stderr)
         return REFUSED
@@ -69,10 +80,22 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
     return 0
 
 
+def _uvicorn_options(options: argparse.Namespace, grace: int) -> dict[str, Any]:
+    from enforcement.cli.uvicorn_protocol import BoundedProtocol
+
+    return {
+        "ssl_certfile": options.certfile,
+        "ssl_keyfile": options.keyfile,
+        "access_log": False,
+        "proxy_headers": False,
+        "http": BoundedProtocol,
+        "timeout_keep_alive": IDLE_SECONDS,
+        "timeout_graceful_shutdown": grace,
+    }
+
+
 def _uvicorn(app: str, options: argparse.Namespace, grace: int) -> None:
     import uvicorn
-
-    from enforcement.cli.uvicorn_protocol import BoundedProtocol
 
     _raise_most_files()
     # uvicorn stops as it should and then sends itself the signal again, which would end this process by the signal.
@@ -83,19 +106,14 @@ def _uvicorn(app: str, options: argparse.Namespace, grace: int) -> None:
         host=options.host,
         port=options.port,
         workers=options.workers,
-        ssl_certfile=options.certfile,
-        ssl_keyfile=options.keyfile,
-        access_log=False,
-        proxy_headers=False,
-        http=BoundedProtocol,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=grace,
+        **_uvicorn_options(options, grace),
     )
 
 
 def _h2corn(app: str, options: argparse.Namespace, grace: int) -> None:
     import h2corn
 
+    http1_port = getattr(options, "http1_port", None)
     config = h2corn.Config(
         host=options.host,
         port=options.port,
@@ -111,13 +129,24 @@ def _h2corn(app: str, options: argparse.Namespace, grace: int) -> None:
         limit_request_field_size=262_144,
         limit_request_line=262_144,
         # A worker of h2corn ends if it may open no more files. It has to refuse connections before.
-        limit_connections=max(1, _raise_most_files() - _FILES_BESIDE_CONNECTIONS),
+        limit_connections=max(1, (_raise_most_files() - _FILES_BESIDE_CONNECTIONS) // (1 + bool(http1_port))),
         timeout_keep_alive=IDLE_SECONDS,
         timeout_request_header=IDLE_SECONDS,  # the smaller one of both counts for idle connections of HTTP/1.1
         timeout_graceful_shutdown=float(grace),
     )
-    module, _, factory = app.partition(":")
-    h2corn.serve(getattr(import_module(module), factory), config, factory=True)
+    module, _, name = app.partition(":")
+    factory = getattr(import_module(module), name)
+    if http1_port is None:
+        if hasattr(options, "http1_port"):
+            # h2corn answers it by an empty 400, and logs nothing.
+            print(f"Port {options.port} refuses HTTP/1.0 with 400; see --http1-port.", file=sys.stderr)
+        h2corn.serve(factory, config, factory=True)
+        return
+    from enforcement.cli.beside import Beside, listen
+
+    listeners, more = listen(options.host, http1_port), {**_uvicorn_options(options, grace), "log_level": "warning"}
+    print(f"HTTP/1.0 and HTTP/1.1 on {options.host}, port {http1_port}", file=sys.stderr)
+    h2corn.serve(lambda: Beside(factory(), listeners, more), config, factory=True)
 
 
 _RUN: Final = {"h2corn": _h2corn, "uvicorn": _uvicorn}
@@ -148,7 +177,7 @@ def _check_certificate(certificate: str | None, key: str | None) -> None:
         ) from exc
 
 
-def _check_address(host: str, port: int) -> None:
+def _check_address(option: str, host: str, port: int) -> None:
     """Raise ValueError if no server could listen on an address."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -156,7 +185,7 @@ def _check_address(host: str, port: int) -> None:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address)
     except OSError as exc:
-        raise ValueError(f"--host, --port: cannot listen on {host}, port {port}: {exc.strerror}") from exc
+        raise ValueError(f"--host, {option}: cannot listen on {host}, port {port}: {exc.strerror}") from exc
 
 
 def _raise_most_files() -> int:
@@ -181,7 +210,8 @@ def _host(text: str) -> str:
     return text.removeprefix("[").removesuffix("]")
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """Return the number of a port, as :mod:`argparse` wants it."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65_535):
         raise argparse.ArgumentTypeError(f"must be an integer from 1 to 65535, got {text!r}")
     return int(text)

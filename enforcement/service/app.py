@@ -58,7 +58,7 @@ class DecisionService:
     def __init__(self, limiter: Limiter, settings: ServiceSettings) -> None:
         self._limiter = limiter
         self._settings = settings
-        self._restricted = settings.callers is not None or bool(settings.secret)
+        self._restricted = settings.restricted
         self._reader = MessageReader()
         judge = Judge(limiter, settings.anonymous)
         checks = (

@@ -11,7 +11,8 @@ one value in a call. Its cost is the largest that a descriptor gives for each un
 
 Calls with ``is_negative_hits`` give permits back, to the present window of each limit and never above full. Calls with
 the entry that the mapping names as ``after`` are charged whether the permits are left or not. Neither is ever denied
-because of a limit.
+because of a limit. Whoever reaches the service could lift the limits of a token by giving back, so it gives back only
+where callers are named or show a secret.
 
 Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 ``envoy/extensions/common/ratelimit/v3/ratelimit.proto``.
@@ -54,6 +55,12 @@ _ALLOWED_STATUS: Final = write(_STATUSES, write_integer(_CODE, _OK))
 _UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
 """The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
 _MOST: Final = 2**32 - 1
+_NO_REFUND: Final = Refusal(
+    403,
+    "Permits cannot be given back",
+    "is_negative_hits: gives permits back only if SLUICEGATE_SERVICE_SECRET or SLUICEGATE_SERVICE_CALLERS is set.",
+    "refund_refused",
+)
 MAX_ENTRIES: Final = 512
 """Entries in all descriptors of a call. To read more would keep everybody else waiting."""
 
@@ -151,6 +158,9 @@ class RateLimitService:
         token = _token(call.shown)
         anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
         attributes = RequestAttributes(call.attributes, lambda _: None)
+        if call.refunds and not self._settings.restricted:
+            self._judge.warn("refund", _NO_REFUND.detail)
+            raise _NO_REFUND
         if call.refunds or True in call.after:
             decision = await self._judge.amend(token, _deltas(call), attributes, anonymous)
             return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))

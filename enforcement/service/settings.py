@@ -58,6 +58,11 @@ class ServiceSettings:
     usage_endpoint: bool = True
     draining_file: str = ""
 
+    @property
+    def restricted(self) -> bool:
+        """Whether only callers may ask that are named or show the secret."""
+        return self.callers is not None or bool(self.secret)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
         """

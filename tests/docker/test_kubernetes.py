@@ -160,7 +160,7 @@ def test_secrets_are_named_and_never_written(one: Manifest) -> None:
 
     assert all(f"create secret generic {name} " in header for name in secrets)
     expected = {
-        "decision-service": {"sluicegate-enforcer"},
+        "decision-service": {"sluicegate-enforcer", "sluicegate-decision-service"},
         "proxy": {"sluicegate-enforcer"},
         "worker": {"sluicegate-control-plane", "sluicegate-worker"},
         "beat": {"sluicegate-control-plane", "sluicegate-worker"},
@@ -237,6 +237,20 @@ def test_nothing_is_allowed_that_no_policy_names() -> None:
     for policy in of_kind("NetworkPolicy"):
         for rule in policy["spec"].get("ingress", []):
             assert rule["from"], name_of(policy)
+
+
+def test_the_decision_service_is_asked_by_those_that_are_named() -> None:
+    """Any other pod could charge the token of another, and ask for each request that it likes."""
+    rules = [
+        rule
+        for policy in of_kind("NetworkPolicy")
+        for rule in policy["spec"].get("ingress", [])
+        if "decision-service" in chosen_by(policy["spec"]["podSelector"])
+    ]
+
+    (selector,) = [peer["namespaceSelector"] for rule in rules for peer in rule["from"]]
+    assert selector["matchExpressions"][0]["values"] == ["ingress-nginx", "monitoring"]
+    assert [port["port"] for rule in rules for port in rule["ports"]] == [9000]
 
 
 def test_a_pod_that_ends_has_time_to_finish() -> None:

@@ -8,8 +8,8 @@ from tests.apart import program
 from tests.proxies.running import Recipe, installed
 
 
-def _nginx(folder: Path) -> list[str]:
-    return [installed("nginx", "nginx"), "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off;"]
+def _nginx(folder: Path, configuration: str = "nginx.conf") -> list[str]:
+    return [installed("nginx", "nginx"), "-p", str(folder), "-c", configuration, "-g", "daemon off;"]
 
 
 def _haproxy(folder: Path) -> list[str]:
@@ -25,6 +25,7 @@ def _traefik(folder: Path) -> list[str]:
 
 
 NGINX = Recipe("nginx", _nginx, opens=True)
+MINIMAL_NGINX = Recipe("nginx", lambda folder: _nginx(folder, "minimal.conf"), gone=500, shows_limits=False)
 HAPROXY = Recipe("haproxy", _haproxy, opens=True)
 CADDY = Recipe("caddy", _caddy, gone=502)
 TRAEFIK = Recipe("traefik", _traefik, shows_limits=False, gone=502)

@@ -9,13 +9,15 @@ from contextlib import suppress
 
 import pytest
 
+from enforcement.embedded import free_port
 from enforcement.model.tokens import mint
 from enforcement.testing import Store
 from tests.enforcement.world import World, eventually, fixed
 from tests.proxies.conftest import WITH_ROOM, Service
-from tests.proxies.recipes import CADDY, HAPROXY, NGINX, RECIPES
+from tests.proxies.recipes import CADDY, HAPROXY, MINIMAL_NGINX, NGINX, RECIPES
 from tests.proxies.running import Answer, Recipe, Running, ask, running
 
+HTTP1_PORT = free_port()
 CHAT = {"methods": ["POST"], "path": "/v1/chat*"}
 
 
@@ -36,7 +38,8 @@ def world(server) -> World:
 def service(world, server, tmp_path_factory) -> Iterator[Service]:
     """Give one decision service a module. It has so much time that a decision does not fail on a busy machine."""
     world.publish(world.project())
-    service = Service(server.url, tmp_path_factory.mktemp("service") / "log", "--deadline", "400", **WITH_ROOM)
+    options = "--deadline", "400", "--http1-port", str(HTTP1_PORT)
+    service = Service(server.url, tmp_path_factory.mktemp("service") / "log", *options, **WITH_ROOM)
     yield service
     service.kill()
 
@@ -343,3 +346,22 @@ def connections(port: int) -> set[str]:
         rows = [line.split() for line in table.readlines()[1:]]
     # Their last fields are hexadecimal; 0A is listening.
     return {row[1] for row in rows if row[2].endswith(f":{port:04X}") and row[3] != "0A"}
+
+
+@pytest.mark.parametrize(("second", "statuses"), [(True, [200, 200, 403, 200, 401]), (False, [500] * 5)])
+def test_nginx_as_everybody_writes_it(world, service, application, second, statuses):
+    """Without proxy_http_version it speaks HTTP/1.0. The second port of the service takes it, the first refuses it."""
+    secret = world.everything(fixed(2, match={"path": "/a"}))
+    port = HTTP1_PORT if second else service.port
+
+    with running(
+        MINIMAL_NGINX,
+        service=service.port,
+        application=application.port,
+        change=lambda text: text.replace(":9010", f":{port}"),
+    ) as proxy:
+        assert eventually(lambda: service.revision == world.revision)
+        paths = "/a", "/a?b", "/a", "/b"
+        answers = [ask(proxy.port, path, shows(secret)).status for path in paths] + [ask(proxy.port, "/b").status]
+
+    assert answers == statuses, proxy.folder

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from enforcement.cli import serve
-from enforcement.embedded import ValkeyServer
+from enforcement.embedded import ValkeyServer, free_port
 from enforcement.testing import Published
 from tests.docs.tls import certificate
 from tests.enforcement.service.running import Service, service
@@ -64,6 +64,48 @@ def test_a_port_that_is_busy_is_named(capsys, kind):
 
     sentence = f"sluicegate serve: --host, --port: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
     assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--http1-port", "9000"], "--http1-port: must differ from --port, got 9000"),
+        (["--http1-port", "9010", "--server", "uvicorn"], "--http1-port: is for h2corn only"),
+        (["--http1-port", "0"], "--http1-port: must be an integer from 1 to 65535, got '0'"),
+        (["--http1-port", "{busy}"], "--host, --http1-port: cannot listen on 127.0.0.1, port {busy}: "),
+    ],
+)
+def test_a_second_port_that_cannot_work_is_named(capsys, options, rule):
+    """It is refused before a server has started."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        busy = listener.getsockname()[1]
+        try:
+            status = serve.main(["--port", "9000", *(option.format(busy=busy) for option in options)])
+        except SystemExit as exc:
+            status = exc.code
+
+    assert status == 2
+    assert rule.format(busy=busy) in capsys.readouterr().err
+
+
+def test_the_second_port_answers_what_the_first_refuses(server, tmp_path):
+    """h2corn answers HTTP/1.0 by an empty 400. Both ports have one limiter, and end together."""
+    port = free_port()
+    with service(server.url, tmp_path, arguments=["--http1-port", str(port), "--workers", "2"]) as running:
+        first, second = (first_line(at, b"GET /v1/check HTTP/1.0\r\n\r\n") for at in (running.port, port))
+        newer = first_line(port, b"GET /v1/check HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert running.end() == 0
+
+    assert first == b"HTTP/1.1 400 Bad Request"
+    assert (second, newer) == (b"HTTP/1.1 401 Unauthorized",) * 2
+    with pytest.raises(ConnectionRefusedError):
+        first_line(port, HEAD)
+
+
+def first_line(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(request)
+        return connection.recv(65_536).partition(b"\r\n")[0]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -55,7 +55,7 @@ class Service:
         else:
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.ready():
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()

@@ -35,8 +35,8 @@ edge_gateway = "shop"
 
 @pytest.fixture(scope="module")
 def plain(server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A service without a mapping file."""
-    with gateway(server, tmp_path_factory.mktemp("plain")) as running:
+    """A service without a mapping file. Its callers are named, so they may give permits back."""
+    with gateway(server, tmp_path_factory.mktemp("plain"), service_callers="127.0.0.1") as running:
         yield running
 
 
@@ -47,7 +47,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     (folder / "rls.toml").write_text(MAPPING)
     with (
         ValkeyServer(persistent=False) as server,
-        gateway(server, folder, rls_mapping=str(folder / "rls.toml")) as running,
+        gateway(server, folder, rls_mapping=str(folder / "rls.toml"), service_callers="127.0.0.1") as running,
     ):
         yield running
 

@@ -8,14 +8,20 @@ description, so its calls are denied.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from enforcement import Limit, Limiter, Match
+from enforcement import Limit, Limiter, Match, aio
 from enforcement.embedded import ValkeyServer
+from enforcement.http.addresses import TrustedProxies
+from enforcement.service.judge import Judge
+from enforcement.service.rls import RateLimitService
+from enforcement.service.settings import ServiceSettings
 from enforcement.service.wire import write, write_integer
+from enforcement.testing import Published, Store
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, RLS
 from tests.enforcement.service.running import Gateway, gateway, hourly
 from tests.enforcement.service.test_grpc import allows, check_request, framed, problem, rate_limit_request
@@ -74,6 +80,31 @@ def test_a_refund_of_an_untrusted_peer_gives_nothing_back(wary: Gateway, server:
 
     assert not allows(RLS, answer.message)
     assert remaining(server.url, token) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        (ServiceSettings(), 1),
+        (ServiceSettings(secret=b"a-secret-of-callers"), 5),
+        (ServiceSettings(callers=TrustedProxies(["127.0.0.1"])), 5),
+    ],
+)
+async def test_only_callers_that_are_known_give_back(caplog, server: ValkeyServer, settings, left: int) -> None:
+    """Who reaches the service, as each pod of a cluster may, could give itself permits. Charges go on."""
+    Store(server).clear()
+    with closing(Published(server.url)) as published:
+        published.policy("five", hourly(5))
+        published.project("shop")
+        token = published.token(policy="five", project="shop")
+        async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+            service = RateLimitService(Judge(limiter, None), settings)
+            await limiter.check(token, 4)
+            reply = await service({}, refund(token))
+
+            assert (await limiter.check(token, 0)).remaining == left
+    assert allows(RLS, reply) is (left == 5)
+    assert ("SLUICEGATE_SERVICE_SECRET" in caplog.text) is (left == 1)
 
 
 def test_an_untrusted_peer_cannot_charge_the_addresses_of_others(wary: Gateway) -> None:

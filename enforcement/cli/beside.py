@@ -1,0 +1,79 @@
+"""
+Let uvicorn serve an ASGI application on a second port, in each process and event loop of another server.
+
+h2corn refuses HTTP/1.0, which nginx speaks to a service unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from enforcement.http.asgi import Message, Receive, Scope, Send
+
+
+class Beside:
+    """
+    An ASGI application that a second server serves as well, from the end of its start until its shutdown.
+
+    Args:
+        app: The application.
+        listeners: Where the second server listens. All processes may share them.
+        options: Those of ``uvicorn.Config``.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        listeners: Sequence[socket.socket],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._app = app
+        self._listeners = list(listeners)
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, or run the second server during the life of the application."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        server = _Server(uvicorn.Config(self._app, lifespan="off", **self._options))
+        running: list[asyncio.Task[None]] = []
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and running:
+                server.should_exit = True
+                await asyncio.wait(running)
+            return message
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                running.append(asyncio.create_task(server.serve(self._listeners)))
+            await send(message)
+
+        await self._app(scope, received, sent)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the other server."""
+        yield
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on all addresses of a host. Raises OSError."""
+    addresses = dict.fromkeys(
+        (family, address)
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    )
+    return [
+        socket.create_server(address[:2], family=family, backlog=2_048, dualstack_ipv6=False)
+        for family, address in addresses
+    ]
