@@ -20,7 +20,7 @@ from controlplane.usage.batches import Row, SettledRow
 from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
 from enforcement.metering.settlement import ESTIMATED, EXACT, NOTHING
-from enforcement.metering.tally import COUNT_NAMES
+from enforcement.metering.tally import COUNT_NAMES, MeteredCounts
 from enforcement.model.metered import MONEY
 from enforcement.plan.costs import check_costs
 from enforcement.plan.records import Conclusion, ReservationRecord
@@ -149,25 +149,25 @@ def settle(tx: Change, reservation_id: str, order: SettlementOrder, *, charges_g
     return taken
 
 
-def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str, int] | None) -> list[int]:
-    """Return the counts of the metered row of a settlement, or an empty list if the request was not metered."""
+def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str, int] | None) -> MeteredCounts | None:
+    """Return what the usage of a settlement is, or None if the request was not metered."""
     if not found.record.is_metered:
-        return []
+        return None
     used = order.usage or Counts()
     # Costs by unit say nothing of the tokens, so they must not be compared with the estimate.
     estimated = found.about.get("input", 0) if order.usage else 0
     units = {charge.bound.cost_name: charge.bound.limit.unit for charge in found.record.charges}
     money = [cost for name, cost in (costs or {}).items() if units.get(name, name) == MONEY]
-    return [
-        1,
-        used.input,
-        used.cached_input,
-        used.cache_write,
-        used.output,
-        max(money, default=0),
-        estimated,
-        used.calls,
-    ]
+    return MeteredCounts(
+        requests=1,
+        input=used.input,
+        cached_input=used.cached_input,
+        cache_write=used.cache_write,
+        output=used.output,
+        micros=max(money, default=0),
+        estimated_input=estimated,
+        calls=used.calls,
+    )
 
 
 def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:
@@ -246,13 +246,13 @@ def settle_as_estimated(row: Reservation, client: redis.Redis, now: datetime) ->
     return by_us
 
 
-def estimated_counts(row: Reservation) -> list[int]:
-    """Return the counts of the metered row of a reservation that keeps its estimate. Empty: it was not metered."""
+def estimated_counts(row: Reservation) -> MeteredCounts | None:
+    """Return what the usage of a reservation that keeps its estimate is. None: it was not metered."""
     if not row.model:
-        return []
+        return None
     money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
-    tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
-    return [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
+    read, written = row.estimate.get("input", 0), row.estimate.get("output", 0)
+    return MeteredCounts(requests=1, input=read, output=written, micros=money, estimated_input=read)
 
 
 def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:
@@ -292,17 +292,17 @@ def add_usage(row: Reservation, now: datetime) -> None:
         now,
     )
     if row.order["counts"]:
-        add_metered(row, row.settled_as, row.order["counts"], now)
+        # The order of a version before or after this one has fewer or more of them.
+        counts = MeteredCounts(*row.order["counts"][: len(COUNT_NAMES)])
+        add_metered(row, row.settled_as, counts, now)
 
 
-def add_metered(row: Reservation, settled_as: str, counts: list[int], now: datetime) -> None:
+def add_metered(row: Reservation, settled_as: str, counts: MeteredCounts, now: datetime) -> None:
     """Add one metered request to the usage of the minute of its reservation."""
     names = (row.project_id, row.token_id, row.model, settled_as)
     revision = row.estimate.get("price_revision", 0)
     minute = row.at.replace(second=0, microsecond=0)
-    # The order of a version before or after this one has fewer or more of them.
-    known = tuple(counts[: len(COUNT_NAMES)]) + (0,) * (len(COUNT_NAMES) - len(counts))
-    rollup.add_metered([SettledRow(minute, names, False, revision, known)], now)
+    rollup.add_metered([SettledRow(minute, names, False, revision, counts)], now)
 
 
 def finish_pending(now: datetime, client: redis.Redis) -> int:

@@ -203,5 +203,5 @@ def _settled(pk: str, now: datetime) -> None:
         changed = Reservation.objects.filter(pk=pk, state=LOST).update(
             state=SETTLED, settled_at=now, settled_as=ESTIMATED if kept else ""
         )
-        if changed and kept and row.model:
-            actions.add_metered(row, ESTIMATED, actions.estimated_counts(row), now)
+        if changed and kept and (counts := actions.estimated_counts(row)):
+            actions.add_metered(row, ESTIMATED, counts, now)

@@ -7,17 +7,17 @@ equal to what the enforcers have counted.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
+from operator import attrgetter
 
 from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.projects.models import Project
 from controlplane.projects.zones import month_of, next_month, start_of_month
 from controlplane.statements.models import MonthMetered, MonthRow
 from controlplane.usage.batches import SettledRow
-from enforcement.metering.tally import COUNT_NAMES
 
 # Usage of an instance that was cut off arrives when it is back. After this time, a month changes by corrections only.
 OPEN_FOR = timedelta(days=3)
-_PLACES = tuple(COUNT_NAMES.index(name) for name in MonthMetered.COUNTS)
+_KEPT = attrgetter(*MonthMetered.COUNTS)
 
 
 def closes_at(month: date, zone: str) -> datetime:
@@ -48,12 +48,7 @@ def upserts_of(minutes: Sums, now: datetime) -> list[Statement]:
 
 def upserts_of_metered(rows: Iterable[SettledRow], now: datetime) -> list[Statement]:
     """Return the statements that add metered requests to the sums of their months."""
-    return _upserts(MonthMetered, _Months(now), ((row.at, row.names[:3], _kept(row.counts)) for row in rows))
-
-
-def _kept(counts: Sequence[int]) -> list[int]:
-    """Return the counts that statements have. Earlier reservations and enforcers name fewer; those at the end are 0."""
-    return [counts[place] if place < len(counts) else 0 for place in _PLACES]
+    return _upserts(MonthMetered, _Months(now), ((row.at, row.names[:3], _KEPT(row.counts)) for row in rows))
 
 
 class _Months:

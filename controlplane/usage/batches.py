@@ -10,7 +10,7 @@ from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow,
 from controlplane.usage.periods import KEPT
 from enforcement.metering.broken import BROKEN_NAMES
 from enforcement.metering.samples import SAMPLE_COUNTS, SUMS
-from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH
+from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, MeteredCounts
 from enforcement.model import strict_json
 from enforcement.model.instants import DAY_SECONDS, MINUTE_SECONDS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
@@ -71,14 +71,14 @@ class SettledRow:
     """
     How metered requests of one token for one model were settled in one minute.
 
-    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` of the library.
+    ``names`` is in the order of METERED_NAMES.
     """
 
     at: datetime
     names: tuple[str, ...]
     approximate: bool
     price_revision: int
-    counts: tuple[int, ...]
+    counts: MeteredCounts
 
     @property
     def key(self) -> tuple[str | bool | int, ...]:
@@ -231,7 +231,7 @@ def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
         ),
         bool(approximate),
         _count(revision, f"{where}.price_revision", 0),
-        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True)),
+        MeteredCounts(*(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True))),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from itertools import islice
 from operator import add
-from typing import Final
+from typing import Final, NamedTuple
 
 from enforcement.metering.broken import BrokenBounds
 from enforcement.metering.charges import micros_of
@@ -36,16 +36,22 @@ _LAST_WORDS: Final = frozenset((EXACT, DRAINED))
 Key = tuple[int, str, str, str, str, int, int]
 """Minute since the epoch, project, token, model, settled as, 1 if the price is approximate, revision of the prices."""
 ROW_NAMES: Final = ("minute", "project", "token", "model", "settled_as", "approximate", "price_revision")
-COUNT_NAMES: Final = (
-    "requests",
-    "input",
-    "cached_input",
-    "cache_write",
-    "output",
-    "micros",
-    "estimated_input",
-    "calls",
-)
+
+
+class MeteredCounts(NamedTuple):
+    """What is counted of settled requests. Rows of usage have it in this order. A later version adds to its end."""
+
+    requests: int = 0
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    micros: int = 0
+    estimated_input: int = 0
+    calls: int = 0
+
+
+COUNT_NAMES: Final = MeteredCounts._fields
 Row = list[int | str]
 
 

@@ -38,6 +38,7 @@ from controlplane.usage.drain import drain
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from controlplane.usage.periods import start_of
 from enforcement import Limiter
+from enforcement.metering.tally import MeteredCounts
 from tests.controlplane.access.world import alerted
 from tests.factories import MembershipFactory, ModelPriceFactory, PolicyDraftFactory
 
@@ -234,7 +235,14 @@ def _usage(story: Story, name: str, at: datetime, sent: int, dice: random.Random
 
 def _metered(story: Story, name: str, at: datetime, sent: int) -> SettledRow:
     token, model = story.tokens[name], "gpt-4o-mini" if name == "kestrel-desk" else "gpt-4o"
-    counts = (sent, 900 * sent, 120 * sent, 0, 210 * sent, 3_100 * sent, 880 * sent, 0)
+    counts = MeteredCounts(
+        requests=sent,
+        input=900 * sent,
+        cached_input=120 * sent,
+        output=210 * sent,
+        micros=3_100 * sent,
+        estimated_input=880 * sent,
+    )
     return SettledRow(at, (token.project_id, token.pk, model, "exact"), False, 1, counts)
 
 

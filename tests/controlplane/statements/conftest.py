@@ -6,6 +6,7 @@ import pytest
 
 from controlplane.statements import recording
 from controlplane.usage.batches import SettledRow
+from enforcement.metering.tally import MeteredCounts
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
@@ -32,7 +33,7 @@ def spend(db: None) -> Callable[..., None]:
     def add(
         project: Any, at: datetime, *, token: str = "", model: str = "gpt-x", micros: int = 0, output: int = 0
     ) -> None:
-        counts = (1, 10, 0, 0, output, micros, 10, 0)
+        counts = MeteredCounts(requests=1, input=10, output=output, micros=micros, estimated_input=10)
         recording.add_metered([SettledRow(at, (project.pk, token, model, "exact"), False, 1, counts)], NOW)
 
     return add
