@@ -14,9 +14,10 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import NumbersField, WrittenField
 from controlplane.adminkit.tags import tag
-from controlplane.core.money import InvalidAmount, figure, read_amount, read_permits
+from controlplane.core.money import InvalidAmount, read_amount, read_permits
 from controlplane.usage.units import advice
 from enforcement.model.metered import MONEY
+from enforcement.model.money import figure
 from enforcement.model.sizes import MAX_NUMBER
 
 # The class of an input of money, beside which the style sheet shows the currency.

@@ -10,9 +10,9 @@ import re
 from django.conf import settings
 
 from enforcement.model.metered import MONEY
+from enforcement.model.money import MICROS, figure
 from enforcement.model.sizes import MAX_NUMBER
 
-MICROS = 1_000_000
 _WHOLE = r"(?:[0-9]+|[1-9][0-9]{0,2}(?:(?P<between>[, \u00a0\u202f])[0-9]{3})(?:(?P=between)[0-9]{3})*)"
 _AMOUNT = re.compile(rf"(?P<whole>{_WHOLE})?(?:\.(?P<decimals>[0-9]*))?")
 _COUNT = re.compile(rf"-?{_WHOLE}")
@@ -101,18 +101,12 @@ def _reason(number: str) -> str:
 def amount(micros: int) -> str:
     """Return millionths as a decimal number of whole units, such as ``2.5`` for 2,500,000."""
     whole, rest = divmod(abs(micros), MICROS)
-    return f"{_sign(micros)}{whole}.{rest:06d}".rstrip("0").rstrip(".")
+    return f"{'-' if micros < 0 else ''}{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def exact(micros: int) -> str:
     """Return millionths with at least two decimals, and the currency, such as ``0.075 USD``."""
     return f"{figure(micros)} {settings.CURRENCY}"
-
-
-def figure(micros: int) -> str:
-    """Return millionths with at least two decimals, and without the currency, such as ``1,234.50``."""
-    whole, _, decimals = amount(abs(micros)).partition(".")
-    return f"{_sign(micros)}{int(whole):,}.{decimals:0<2}"
 
 
 def rounded(micros: int) -> str:
@@ -129,7 +123,3 @@ def quantity(number: int, unit: str) -> str:
     """Return permits with the name of their unit, such as ``1,200 input tokens``, or as money."""
     name = unit.replace("_", " ")
     return exact(number) if unit == MONEY else f"{number:,} {name.removesuffix('s') if abs(number) == 1 else name}"
-
-
-def _sign(number: int) -> str:
-    return "-" if number < 0 else ""

@@ -13,11 +13,13 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from controlplane.adminkit import ends
 from controlplane.adminkit.amounts import PermitsField
 from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm, RulesField
+from controlplane.core.money import exact
 from controlplane.core.partitions import text_of
 from controlplane.core.text import PRINTABLE
 from controlplane.overrides.raising import Offers
 from controlplane.policies.models import Limit, Override
 from controlplane.projects.models import Project, Token, check_is_future
+from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
 
 OTHER, NEVER = "other", "never"
@@ -152,7 +154,8 @@ class RaiseForm(forms.Form):
             self.add_error(None, NOTHING_SAVED)
         offer = self.offers.get(given.get("limit", ""))
         if offer and "quota" in given and not offer.limit.quota < given["quota"] <= MAX_NUMBER:
-            rule = f"Must be above the {offer.policy_quota} that the policy gives, and at most 2^53 - 1 permits."
+            most = exact(MAX_NUMBER) if offer.limit.unit == MONEY else "2^53 - 1 permits"
+            rule = f"Must be above the {offer.policy_quota} that the policy gives, and at most {most}."
             self.add_error("quota", rule)
         self._clean_end(given)
         return given

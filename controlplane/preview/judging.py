@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enforcement.model.calendars import CALENDARS, window
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
+from enforcement.model.metered import MONEY
 from enforcement.usage.spread import PART_SECONDS
 
 # About the lengths of the calendar's windows, which only say how long a counter remembers.
@@ -27,7 +28,8 @@ def unknown_about(limit: Limit) -> str:
     if limit.algorithm == "concurrency":
         return "How many requests ran at a time is not recorded."
     if limit.unit != "requests":
-        return f"What requests cost in {limit.unit} is not recorded before a limit denies them."
+        unit = "money" if limit.unit == MONEY else limit.unit.replace("_", " ")
+        return f"What requests cost in {unit} is not recorded before a limit denies them."
     parts = [*(["methods"] if limit.match.methods else []), *(["path"] if limit.match.path else [])]
     parts += [*sorted(limit.match.attributes), *(name for name in limit.partition_by)]
     if parts:

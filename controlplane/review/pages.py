@@ -16,7 +16,6 @@ from controlplane.adminkit.amounts import is_money
 from controlplane.adminkit.forms import BACK, version_of
 from controlplane.adminkit.site import actor_of, change_url, link_to
 from controlplane.core.files import streamed
-from controlplane.core.money import figure
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.models import Policy
 from controlplane.preview import words
@@ -26,6 +25,7 @@ from controlplane.review.affected import csv_lines
 from controlplane.review.charts import plot
 from controlplane.review.replaying import start_replay
 from controlplane.review.reviews import ENFORCE, SHADOW, Review, in_question, review_of, with_denied, with_preview
+from enforcement.model.money import figure
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview

@@ -11,7 +11,7 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import MONEY
-from enforcement.model.units import USUAL, meant, never_charged
+from enforcement.model.units import USUAL, is_little, little, meant, never_charged
 
 # The newest days of usage that are looked at. Without an index of units, each row takes some time.
 MOST_READ = 100_000
@@ -79,6 +79,8 @@ def warnings(policies: Sequence[Policy]) -> Iterator[tuple[int, str, str, str]]:
     for at, limit in limits:
         if limit.unit in unused:
             yield at, limit.name, "unit", advice(limit.unit)
+        if is_little(limit.quota, limit.unit):
+            yield at, limit.name, "quota", little(limit.quota, settings.CURRENCY)
         with suppress(InvalidLimit):  # another program has written to the table
             if said := zone_advice(limit.as_value(), zones.get(policies[at].pk, ())):
                 yield at, limit.name, "time_zone", said

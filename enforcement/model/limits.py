@@ -23,7 +23,7 @@ from enforcement.model.matching import (
     may_exist,
     no_label,
 )
-from enforcement.model.metered import DENY, FrozenMapping, InvalidMetering, check_limit
+from enforcement.model.metered import DENY, MONEY, FrozenMapping, InvalidMetering, check_limit
 from enforcement.model.rates import parse_rate, rate_name, split_rates
 from enforcement.model.sizes import (
     MAX_NAME_LENGTH,
@@ -47,6 +47,7 @@ DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_NAME_LENGTH - 1}}}", re.ASCII)
 _UNIT: Final = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_UNIT_LENGTH - 1}}}", re.ASCII)
+_IN_MICROS: Final = " Micros are millionths of the currency, so that 500.00 is 500000000."
 UNIT_RULE: Final = f"1 to {MAX_UNIT_LENGTH} of the characters a-z 0-9 _ - and begin with a letter"
 _RESPONSES: Final = re.compile(r"[1-5](xx|\d\d)", re.ASCII)
 
@@ -126,7 +127,7 @@ class Limit:
 
     def __post_init__(self, published: bool) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
-        _integer("quota", self.quota, 0, MAX_NUMBER)
+        _integer("quota", self.quota, 0, MAX_NUMBER, _IN_MICROS if self.unit == MONEY else "")
         self._check_window()
         if not published and is_host_zone(self.time_zone):
             reason = "Must be the IANA name of a time zone, like Europe/Berlin, because each host has its own"
@@ -357,9 +358,9 @@ def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
         raise InvalidLimit(name, f"Must be one of {', '.join(choices)}, got {shown(value)}.")
 
 
-def _integer(name: str, value: object, least: int, most: int) -> None:
+def _integer(name: str, value: object, least: int, most: int, hint: str = "") -> None:
     if not is_integer(value, least, most):
-        raise InvalidLimit(name, _sentence(integer_rule(value, least, most)))
+        raise InvalidLimit(name, _sentence(integer_rule(value, least, most)) + hint)
 
 
 def _checked(name: str, check: Callable[[Any, Any], Any], calendar: str | None, value: object) -> Any:

@@ -13,9 +13,13 @@ from difflib import get_close_matches
 from typing import Final
 
 from enforcement.model.metered import METERED_UNITS, MONEY
+from enforcement.model.money import MICROS, figure
 
 USUAL: Final = ("requests", *sorted(METERED_UNITS))
 """Units that requests and meters report by themselves."""
+
+LEAST_MONEY: Final = MICROS // 10
+"""A limit on less money was probably written in whole units of the currency."""
 
 _REQUESTS: Final = frozenset({"request", "req", "reqs", "hit", "hits", "call", "calls", "query", "queries", "rpm"})
 _MONEY: Final = frozenset(
@@ -61,3 +65,14 @@ def never_charged(unit: str, intended: str) -> str:
     """
     said = f"Nothing has been charged in {unit} so far, and a limit in a unit that nothing is charged in admits all."
     return f"{said} Did you mean {intended}?" if intended else f"{said} Usual units are {', '.join(USUAL)}."
+
+
+def is_little(quota: int, unit: str) -> bool:
+    """Return whether a quota is so little money that whoever wrote it may have meant whole units."""
+    return unit == MONEY and 0 < quota < LEAST_MONEY
+
+
+def little(quota: int, currency: str = "") -> str:
+    """Return a sentence about a quota of little money, see :func:`is_little`."""
+    amount, meant = (f"{figure(micros)} {currency or 'of the currency'}" for micros in (quota, quota * MICROS))
+    return f"{quota} {MONEY} are {amount}. For {meant}, write {quota * MICROS}."

@@ -61,6 +61,7 @@ class Decision:
 
     __slots__ = (
         "_costs",
+        "_currency",
         "_detail",
         "_id",
         "_limit",
@@ -112,6 +113,11 @@ class Decision:
     def because(self, detail: str) -> Decision:
         """Set the sentence that says to the client why the request is denied, and return the decision."""
         self._detail = detail
+        return self
+
+    def counting(self, currency: str) -> Decision:
+        """Set the currency of the limits that count money, such as ``USD``, and return the decision."""
+        self._currency = currency
         return self
 
     def until(self, ends_at_us: int | None, now_us: int) -> Decision:
@@ -323,9 +329,9 @@ class Decision:
 
     def _sentence(self) -> str:
         """Return why the request is denied, for the client."""
-        # Only the few denials of metered requests have this attribute.
-        detail: str = getattr(self, "_detail", "")
-        return detail or sentence(self.status, self.reason, self.limit, self.retry_after_ms)
+        # Only denials of metered requests have these attributes.
+        detail, currency = getattr(self, "_detail", ""), getattr(self, "_currency", "")
+        return detail or sentence(self.status, self.reason, self.limit, self.retry_after_ms, currency)
 
     def _names(self) -> dict[str, str]:
         """Return the members of a problem that name the policy and the limit that deny, and the decision."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from enforcement.model.metered import MONEY
+from enforcement.model.money import figure
 from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
 from enforcement.plan.limit_state import LimitState, seconds
 
@@ -29,7 +31,7 @@ def title(reason: str) -> str:
     return _TITLES.get(reason, "Allowed")
 
 
-def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms: int | None) -> str:
+def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms: int | None, currency: str = "") -> str:
     """
     Return a sentence or two that say why a request was denied and when to try again.
 
@@ -38,18 +40,22 @@ def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms:
         reason: The reason of the decision.
         limit: The limit that decides, or None.
         retry_after_ms: Milliseconds until the same request can pass. None if no wait helps.
+        currency: In which a limit on money counts, such as ``USD``. Empty if it is not known.
     """
     wait = "" if retry_after_ms is None else f" Try again in {max(1, seconds(retry_after_ms))} s."
     if status != 429 or limit is None:
         return f"{title(reason)}.{wait}"
+    shown, unit = (figure, currency or "units of money") if limit.unit == MONEY else (str, limit.unit)
     if limit.hopeless:
         most = min(limit.capacity, MAX_SLOTS_PER_REQUEST) if limit.algorithm == "concurrency" else limit.capacity
-        return f"{limit.name} can admit {most} {limit.unit} at once, but the request costs more."
+        return f"{limit.name} can admit {shown(most)} {unit} at once, but the request costs more."
     if limit.algorithm == "concurrency":
         return f"{limit.name}: {_slots(limit)}.{wait}"
     together = " for all values beyond the project's cap together" if limit.overflow else ""
-    of = f" of {limit.quota}" if limit.remaining <= limit.quota else ""  # more is left if earlier windows left some
-    return f"{limit.name} has {limit.remaining}{of} {limit.unit} left{together}.{wait}"
+    of = (
+        f" of {shown(limit.quota)}" if limit.remaining <= limit.quota else ""
+    )  # more is left if earlier windows left some
+    return f"{limit.name} has {shown(limit.remaining)}{of} {unit} left{together}.{wait}"
 
 
 def _slots(limit: LimitState) -> str:

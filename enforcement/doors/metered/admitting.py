@@ -167,7 +167,11 @@ async def _admit(
         seen = await limiter.decide(plan, opening.costs, charge=False)
         if not seen.allowed:
             opening = await _clamped(opening, _room(seen)) or opening
-    return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+    try:
+        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+    except Denied as denied:
+        denied.decision.counting(limiter.prices.currency)
+        raise
 
 
 async def _clamped(opening: Opening, room: list[int | None]) -> Opening | None:

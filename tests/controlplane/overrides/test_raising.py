@@ -137,6 +137,9 @@ def test_money_is_typed_as_money(as_ann, store):
     assert errors(as_ann.post(url(token), form(as_ann, token, quota="0.0000001"))) == {
         "quota": ["Must have at most 6 decimals, got '0.0000001'."]
     }
+    assert errors(as_ann.post(url(token), form(as_ann, token, quota="40"))) == {
+        "quota": ["Must be above the 40.00 USD that the policy gives, and at most 9,007,199,254.740991 USD."]
+    }
 
     as_ann.post(url(token), form(as_ann, token, quota="60.5"))
 

@@ -44,7 +44,12 @@ def test_a_dry_run_has_all_warnings(api, store):
 def test_a_budget_of_other_months_than_the_bill_is_told(api, store):
     """REST leaves the zone as it is given, which is UTC if it is left out."""
     ProjectFactory(slug="chat", time_zone="Europe/Berlin")
-    body = {"slug": "chat--b", "name": "B", "project": "chat", "limits": [{**USD, "unit": "micros"}]}
+    body = {
+        "slug": "chat--b",
+        "name": "B",
+        "project": "chat",
+        "limits": [{**USD, "unit": "micros", "quota": 5 * 10**8}],
+    }
 
     response = api("POST", "policies", body)
 
@@ -55,10 +60,19 @@ def test_a_budget_of_other_months_than_the_bill_is_told(api, store):
     assert Policy.objects.get().limits.get().time_zone == "UTC"
 
 
+def test_whole_units_of_money_in_the_place_of_millionths_are_told(api, store):
+    """A budget of 0.0005 USD denies nearly everything. One of nothing denies all, as whoever writes 0 knows."""
+    limits = [{**USD, "name": f"n{quota}", "unit": "micros", "quota": quota} for quota in (500, 0)]
+    response = api("POST", "policies", {"slug": "b", "name": "B", "limits": limits})
+
+    said = "500 micros are 0.0005 USD. For 500.00 USD, write 500000000."
+    assert (response.status_code, response["Sluicegate-Warning"]) == (201, f"limits.n500.quota: {said}")
+
+
 def test_usual_limits_have_no_warning(api, store):
     policy = PolicyFactory(slug="b")
     for unit in ("requests", "tokens", "input_tokens", "output_tokens", "micros"):
-        LimitFactory(policy=policy, name=unit, unit=unit)
+        LimitFactory(policy=policy, name=unit, unit=unit, quota=100_000)
 
     assert "Sluicegate-Warning" not in api("GET", "policies/b").headers
 

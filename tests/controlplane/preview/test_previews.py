@@ -69,8 +69,8 @@ UNKNOWN = [
     (Limit(quota=1, window_seconds=60, partition_by=("ip",)), "The ip of requests is not recorded."),
     (Limit(quota=1, window_seconds=60, algorithm="concurrency"), "How many requests ran at a time is not recorded."),
     (
-        Limit(quota=1, window_seconds=60, unit="tokens"),
-        "What requests cost in tokens is not recorded before a limit denies them.",
+        Limit(quota=1, window_seconds=60, unit="micros"),
+        "What requests cost in money is not recorded before a limit denies them.",
     ),
 ]
 

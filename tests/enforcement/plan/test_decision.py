@@ -1,5 +1,7 @@
 """Header presets and problem documents of a decision."""
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +154,25 @@ def test_a_denial_has_the_shape_of_gemini_if_the_preset_says_so(denied, code, st
     """Google's clients read the wait from the body. There are no header fields for it."""
     assert denied.problem("gemini") == {"error": {"code": code, "message": message, "status": status, **details}}
     assert decision(True, (TOKENS, "p", [5, MINUTE, 0, 0])).headers("gemini") == {}
+
+
+@pytest.mark.parametrize(
+    ("left", "currency", "message"),
+    [
+        (1_500_000, "USD", "budget has 1.50 of 1,234.5678 USD left. Try again in 60 s."),
+        (0, "", "budget has 0.00 of 1,234.5678 units of money left. Try again in 60 s."),
+        (None, "EUR", "budget can admit 1,234.5678 EUR at once, but the request costs more."),
+    ],
+)
+def test_a_denial_says_what_is_left_of_money_as_an_amount(left, currency, message):
+    """People read it. The state of the limit stays in millionths."""
+    limit = Limit(name="budget", quota=1_234_567_800, window_seconds=60, unit="micros")
+    numbers = [limit.quota, MINUTE, -1, 0] if left is None else [left, MINUTE, MINUTE, MINUTE]
+    denied = decision(False, (limit, "p", numbers)).counting(currency)
+
+    assert denied.problem()["detail"] == message
+    assert pickle.loads(pickle.dumps(denied)).problem()["detail"] == message
+    assert denied.limit.quota == limit.quota
 
 
 def test_an_sdk_is_told_to_try_again_within_a_minute_only():

@@ -36,7 +36,7 @@ from enforcement.cli.remote.files.steps import (
 )
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
-from enforcement.model.units import USUAL, meant, never_charged
+from enforcement.model.units import USUAL, is_little, little, meant, never_charged
 
 FORMAT: Final = "sluicegate-plan/1"
 REQUESTS_PER_PAGE: Final = 5
@@ -323,7 +323,7 @@ def reviews(
     server: ControlPlane, plan: FilePlan, seen: Callable[[int, int], None] = lambda done, all_: None
 ) -> dict[str, dict[str, Any]]:
     """
-    Return what the control plane says of each policy that changes, or is new with an unusual unit, by its slug.
+    Return what the control plane says of each policy that changes, or is new with an unusual limit, by its slug.
 
     It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
     needs the scope to make the change. Without it, nothing is returned.
@@ -339,7 +339,7 @@ def reviews(
     tried = [step for step in steps if step.body and set(step.body) != {"managed_by"}]
     # Otherwise a new policy has no project yet.
     if plan.file.project is None or (plan.present and plan.present.file.project):
-        tried += _with_odd_units(plan)
+        tried += _odd_ones(plan)
     for index, step in enumerate(tried):
         seen(index, len(tried))
         path, method = ("policies", "POST") if step.action == CREATE else (f"policies/{step.name}", "PATCH")
@@ -352,14 +352,16 @@ def reviews(
     return found
 
 
-def _with_odd_units(plan: FilePlan) -> list[PlanStep]:
-    """Return the steps that create a policy with a limit in a unit that nothing reports by itself."""
+def _odd_ones(plan: FilePlan) -> list[PlanStep]:
+    """Return the steps that create a policy with a limit that may be a mistake."""
     return [step for step in plan.changes.steps if step.kind == "policy" and step.action == CREATE and _odd(step)]
 
 
-def _odd(step: PlanStep) -> list[dict[str, Any]]:
-    """Return the limits of a new policy that count in such a unit."""
-    return [limit for limit in (step.body or {}).get("limits", ()) if limit.get("unit", USUAL[0]) not in USUAL]
+def _odd(step: PlanStep) -> list[str]:
+    """Return sentences about limits of a new policy in a unit that nothing reports by itself, or of little money."""
+    limits = [(it["name"], it["quota"], it.get("unit", USUAL[0])) for it in (step.body or {}).get("limits", ())]
+    said = [f"{name}: {never_charged(unit, meant(unit))}" for name, _, unit in limits if unit not in USUAL]
+    return said + [f"{name}: {little(quota)}" for name, quota, unit in limits if is_little(quota, unit)]
 
 
 def warnings_of(plan: FilePlan, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -372,7 +374,5 @@ def warnings_of(plan: FilePlan, tried: Mapping[str, Mapping[str, Any]]) -> dict[
     found = {
         slug: [f"{one['limit']}: {one['message']}" for one in told.get("warnings", ())] for slug, told in tried.items()
     }
-    for step in _with_odd_units(plan):
-        if step.name not in tried:
-            found[step.name] = [f"{it['name']}: {never_charged(it['unit'], meant(it['unit']))}" for it in _odd(step)]
+    found |= {step.name: _odd(step) for step in _odd_ones(plan) if step.name not in tried}
     return {slug: told for slug, told in found.items() if told}

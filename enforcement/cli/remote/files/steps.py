@@ -12,6 +12,8 @@ from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, TOKEN
 from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.files.present import PresentState
 from enforcement.model.limits import Limit
+from enforcement.model.metered import MONEY
+from enforcement.model.money import figure
 
 CREATE, CHANGE, DELETE = "create", "change", "delete"
 SIGNS: Final = {CREATE: "+", CHANGE: "~", DELETE: "-"}
@@ -246,7 +248,7 @@ def _limit_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> I
 def _one_limit(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
-            was, becomes = (_value(limit[name] if name in limit else _default(name)) for limit in (old, new))
+            was, becomes = (_shown(limit, name) for limit in (old, new))
             yield f"{_worded(name)} {was} -> {becomes}"
 
 
@@ -258,11 +260,19 @@ def _default(name: str) -> Any:
 
 def limit_words(limit: Mapping[str, Any]) -> str:
     """Return a limit in a line."""
-    amount = f"{limit['quota']:,} {limit.get('unit', 'requests')}"
+    quota, unit = limit["quota"], limit.get("unit", "requests")
+    amount = f"{quota:,} {unit} ({figure(quota)})" if unit == MONEY else f"{quota:,} {unit}"
     span = f"a {limit['calendar']}" if "calendar" in limit else f"in {limit.get('window_seconds')} s"
     shown = ("name", "quota", "unit", "calendar", "window_seconds", "algorithm")
     more = [f"{_worded(name)} {_value(value)}" for name, value in limit.items() if name not in shown]
     return ", ".join([f"limit {limit['name']}: {amount} {span} ({limit['algorithm']})", *more])
+
+
+def _shown(limit: Mapping[str, Any], name: str) -> str:
+    """Return a field of a limit as a reader of a plan knows it, with money also in units of the currency."""
+    value = limit[name] if name in limit else _default(name)
+    is_money = name in ("quota", "burst", "rollover") and limit.get("unit") == MONEY and value is not None
+    return f"{_value(value)} ({figure(value)})" if is_money else _value(value)
 
 
 def _worded(name: str) -> str:

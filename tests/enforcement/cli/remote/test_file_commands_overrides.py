@@ -238,3 +238,24 @@ def test_plan_and_apply_warn_of_a_unit_that_nothing_charges(cli, chat_file):
     chat_file.write_text(text.replace("quota: 500", "quota: 600"))
     (done,) = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["done"]
     assert done["warning"].startswith("limits.usd.unit: Nothing has been charged in usd so far")
+
+
+def test_money_makes_the_round_trip_and_little_of_it_is_told(cli, chat_file):
+    """A file counts millionths, so that 500 is no budget of 500. The plan says so in both units."""
+    rest = "        algorithm: fixed_window\n        quota: 500\n        calendar: month\n        unit: micros\n"
+    kept = "      - name: per-minute\n"
+    text = FILE.replace(f"    limits:\n{kept}", f"    limits:\n      - name: usd\n{rest}{kept}")
+    chat_file.write_text(text)
+
+    new = cli("plan", "chat.yaml")
+    assert "limit usd: 500 micros (0.0005) a month" in new.out
+    said = "Warning: policy chat--free, usd: 500 micros are 0.0005 of the currency. For 500.00 of the currency, write "
+    assert f"{said}500000000." in new.err
+    chat_file.write_text(text.replace("quota: 500\n", "quota: 500000000\n"))
+    applied = cli("apply", "chat.yaml", "--yes")
+    assert (applied.status, "Warning" in applied.err) == (0, False)
+    assert cli("export", "chat").out.count("quota: 500000000\n        calendar: month\n        unit: micros\n") == 1
+    chat_file.write_text(text)
+    known = cli("plan", "chat.yaml")
+    assert "quota 500,000,000 (500.00) -> 500 (0.0005)" in known.out
+    assert "usd: 500 micros are 0.0005 USD. For 500.00 USD, write 500000000." in known.err

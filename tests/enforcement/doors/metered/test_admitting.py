@@ -8,7 +8,7 @@ from enforcement.doors.asgi import LimitMiddleware
 from tests.enforcement.control.test_emergency import emergency
 from tests.enforcement.doors.metered.budgets import PRICE, RPM, TPM, publish_metered, used
 from tests.enforcement.doors.metered.provider import CHAT, ask
-from tests.enforcement.world import PROJECT
+from tests.enforcement.world import PROJECT, fixed
 
 HELLO = {"model": "gpt-y", "messages": []}
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "delete"}}
@@ -41,6 +41,13 @@ async def test_all_others_pass_as_they_came(world, door, provider):
         provider.answer = answered
         assert (await ask(door, secret, body, path, method=method)).status == 200
     assert provider.seen == [json.dumps(HELLO).encode(), b"--x--", b""]
+
+
+async def test_a_denial_names_the_currency_of_the_prices(world, aio_limiter, door):
+    """Its sentence is for people, who do not count in millionths."""
+    secret = publish_metered(world, fixed(50_000_000, name="usd", unit="micros"))
+    answer = await ask(door, secret, {**HELLO, "max_tokens": 30_000_000})
+    assert answer.json()["error"]["message"] == "usd can admit 50.00 USD at once, but the request costs more."
 
 
 async def answered(scope, body, receive, send):

@@ -66,6 +66,12 @@ def test_a_file_is_its_own_canonical_text() -> None:
     [
         ("quota: 60\n", "quota: 1.5\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
         ("quota: 60\n", "quota: 060\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
+        (
+            "quota: 60\n",
+            "unit: micros\n        quota: 500.00\n",
+            "11: policies[0].limits[0].quota: Must be an integer from 0 to 9007199254740991, got '500.00'. Micros are "
+            "millionths of the currency, so that 500.00 is 500000000.",
+        ),
         ("quota: 60\n", "quota: yes\n", "10: policies[0].limits[0].quota: Must be an integer from 0 to"),
         ("quota: 60\n", "qouta: 60\n", "10: policies[0].limits[0].qouta: Unknown field. Did you mean quota?"),
         ("policies:", "polices:", "5: polices: Unknown field. Did you mean policies?"),
@@ -305,6 +311,16 @@ def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
             "name: per-minute",
             "name: per-hour",
             ["- limit per-minute, with its overrides", "+ limit per-hour: 60 requests in 60 s (fixed_window)"],
+        ),
+        (
+            "quota: 60\n",
+            "quota: 500000000\n        unit: micros\n",
+            ["limit per-minute: quota 60 -> 500,000,000 (500.00)", "limit per-minute: unit requests -> micros"],
+        ),
+        (
+            "name: per-minute\n        algorithm: fixed_window\n        quota: 60",
+            "name: usd\n        algorithm: fixed_window\n        unit: micros\n        quota: 500",
+            ["- limit per-minute, with its overrides", "+ limit usd: 500 micros (0.0005) in 60 s (fixed_window)"],
         ),
         ("quota: 600", "quota: 700", ["quota: 600 -> 700"]),
         ("  policy: chat--free\n", "  active: false\n", ["policy: chat--free -> none", "active: yes -> no"]),
