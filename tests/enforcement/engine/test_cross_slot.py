@@ -83,8 +83,8 @@ def test_an_admission_whose_node_did_not_answer_leaves_what_it_cost(cluster, wor
     slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
     secrets, number = spread(world, everyone=[fixed(100, name="all")], project=[fixed(50), slots]), apart(cluster)
     secret, server = secrets[number], cluster.owner({"project": f"{{proj_{number}}}", "global": "{global}"}[node])
-    with Limiter(cluster.url, timeout=0.1) as limiter:
-        assert limiter.check(secret, costs=0).source == "store"
+    with Limiter(cluster.url, timeout=0.3) as limiter:
+        assert eventually(lambda: limiter.check(secret, costs=0).source == "store")
         server.freeze()
         with limiter.admit(secret) as admission:
             if end != "leave":

@@ -87,9 +87,9 @@ def test_a_store_that_fails_every_few_calls_is_left_after_five(path, mode, every
 
 def test_a_few_late_replies_leave_threads_with_the_store(path):
     """One of a hundred is late by far, on each of four connections: the store decides the rest."""
-    limiter = Limiter(path.url, timeout=0.1)
+    limiter = Limiter(path.url, timeout=0.3)
     limiter.peek(WIDE, "k")
-    path.delay, path.every, path.mode = 0.5, 200, "delay"
+    path.delay, path.every, path.mode = 0.7, 200, "delay"
     with ThreadPoolExecutor(4) as threads:
         decisions = list(threads.map(lambda _: limiter.hit(WIDE, "k"), range(2_000)))
     path.mode = "pass"
@@ -99,14 +99,15 @@ def test_a_few_late_replies_leave_threads_with_the_store(path):
 
     assert late >= 10
     assert stats.outages == 0
-    assert sum(decision.degraded for decision in decisions) <= 1.5 * late
+    # Those without a cause asked nobody: what the late ones had admitted was still owed to the counter.
+    assert sum(decision.cause != "" for decision in decisions) <= 1.5 * late
 
 
 async def test_a_few_late_replies_leave_tasks_with_the_store(path):
     """A late reply holds up the replies behind it on its connection, and counts once for all of them."""
-    async with aio.Limiter(path.url, timeout=0.1) as limiter:
+    async with aio.Limiter(path.url, timeout=0.3) as limiter:
         await limiter.peek(WIDE, "k")
-        path.delay, path.every, path.mode = 0.5, 20, "delay"
+        path.delay, path.every, path.mode = 0.7, 20, "delay"
 
         async def ask():
             return [await limiter.hit(WIDE, "k") for _ in range(100)]
