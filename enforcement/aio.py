@@ -26,7 +26,6 @@ from enforcement.decorator import (
     FunctionLimits,
     P,
     R,
-    Waiting,
     check_declared,
 )
 from enforcement.driving import run_awaited, run_awaited_within
@@ -36,14 +35,15 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs
-from enforcement.plan.decision import Decision
+from enforcement.plan.costs import Costs, own_costs
+from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
 from enforcement.reservations.aio_admitting import Admission, AwaitedAdmitting
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.connector import AwaitedPipe
 from enforcement.store.errors import StoreError
+from enforcement.waiting.queues import checked_wait, is_in_time
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
@@ -146,10 +146,22 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
         raise Denied. See the sync limiter.
         """
-        waiting = Waiting(max_wait)
-        while not (decision := await self.hit(limits, key, costs)).allowed:
-            await asyncio.sleep(waiting.pause(decision))
-        return decision
+        began = monotonic()
+        until, denial = began + checked_wait(max_wait), None
+        if not (max_wait and self._queues.by_key and self._is_behind(limits, key, costs)):
+            denial = await self.hit(limits, key, costs)
+            if denial.allowed:
+                return denial
+            if not is_in_time(denial, until):
+                raise Denied(denial)
+        plan, costs = self._plan_in_code(limits, key), own_costs(costs)
+
+        async def ask() -> Decision:
+            if plan.lease:
+                return await self.hit(limits, key, costs)
+            return (await self.open_admission(limits, key, costs)).decision
+
+        return await self._wait(self._waiter(plan, costs, began, until), plan, denial, ask)
 
     def limited(
         self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
@@ -285,7 +297,7 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
         if not call.holds:
             await limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return await function(*args, **kwargs)
-        admission = await limiter.open_admission(call.limits, call.key, call.costs)
+        admission = await limiter.open_admission(call.limits, call.key, call.costs, max_wait=rule.max_wait)
         try:
             return await function(*args, **kwargs)
         finally:

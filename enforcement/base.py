@@ -21,6 +21,7 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import BoundLimit, Limits
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, folder_of, named_as, variables
 from enforcement.state.live_plan import LivePlan
@@ -123,6 +124,7 @@ class BaseLimiter:
         self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
+        self._queues = self._engine.queues
         self._rest()
         self._timing: Timing | None = None
         _limiters.add(self)
@@ -245,6 +247,12 @@ class BaseLimiter:
             run(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
         finally:
             pipe.close()
+
+    def _is_behind(self, limits: Limits, key: str | None, costs: Costs) -> bool:
+        """Return whether others wait for permits that a valid request needs, which must not overtake them."""
+        plan = self._plan_in_code(limits, key)
+        plan.check(costs)
+        return not plan.has_slots and self._queues.before(plan.bounds)
 
     def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         if not self._started:

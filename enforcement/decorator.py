@@ -7,12 +7,10 @@ An error in a declaration is raised when the function is decorated, not when it 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import Formatter
-from time import monotonic
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -21,7 +19,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import Limits, bind_in_code, bind_pairs
 from enforcement.plan.costs import Costs, check_costs, check_units
-from enforcement.plan.decision import Decision, Denied
+from enforcement.waiting.queues import checked_wait
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,32 +87,6 @@ def key_text(value: object) -> str | None:
     raise TypeError(f"key: must be a string, an integer, a UUID or None, got {type(value).__name__}.")
 
 
-class Waiting:
-    """
-    The time that a caller may still wait for permits.
-
-    Args:
-        max_wait: Seconds from now for all pauses together. 0: do not wait.
-    Raises:
-        ValueError: *max_wait* is not a finite number, or is negative.
-    """
-
-    def __init__(self, max_wait: float) -> None:
-        number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
-        if not number or not 0 <= max_wait <= sys.float_info.max:
-            raise ValueError(f"max_wait: must be seconds, 0 or more, got {shown(max_wait)}.")
-        self._until = monotonic() + max_wait
-
-    def pause(self, decision: Decision) -> float:
-        """
-        Return how many seconds to sleep before the next try, or raise Denied if no pause is short enough or helps.
-        """
-        wait_ms = decision.retry_after_ms
-        if wait_ms is None or monotonic() + wait_ms / 1_000 > self._until:
-            raise Denied(decision)
-        return wait_ms / 1_000
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """
@@ -143,7 +115,7 @@ class Declaration:
         key: What calls are counted by: a format of the arguments (``"user:{user_id}"``), or a function that takes them
             and returns a string, an integer, a UUID, or None for no limit. None: all calls of *function* together.
         costs: The costs of a call, or a function that takes its arguments and returns the costs.
-        max_wait: Seconds that a call may wait for permits.
+        max_wait: Seconds that a call may wait for permits or slots.
     Raises:
         ValueError: An argument breaks a rule. InvalidLimit is a ValueError.
         TypeError: *key* is neither a string nor callable.
@@ -157,8 +129,7 @@ class Declaration:
         costs: FunctionCosts,
         max_wait: float,
     ) -> None:
-        Waiting(max_wait)
-        self.max_wait = max_wait
+        self.max_wait = checked_wait(max_wait)
         self._returns_early = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         self._groups = tuple(_Group(function, some, own) for some, own in declared_pairs(limits, key))
         self._check(known_limits([group.limits for group in self._groups], costs, later=callable(costs)))
@@ -180,11 +151,9 @@ class Declaration:
         return Call(found[0][0], found[0][1], costs, holds) if len(found) == 1 else Call(found, None, costs, holds)
 
     def _check(self, limits: Sequence[Limit]) -> bool:
-        """Return whether one of the limits has slots. Raises ValueError if the function or *max_wait* forbids that."""
+        """Return whether one of the limits has slots. Raises ValueError if the function forbids that."""
         if not has_slots(limits):
             return False
-        if self.max_wait:
-            raise ValueError("max_wait: must be 0 with a concurrency limit, whose slots become free at unknown times.")
         if self._returns_early:
             raise ValueError(
                 "limits: must not be concurrency limits on a generator, which returns before its first item."

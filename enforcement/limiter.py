@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from functools import wraps
 from time import monotonic
@@ -18,7 +17,6 @@ from enforcement.decorator import (
     FunctionLimits,
     P,
     R,
-    Waiting,
     check_declared,
 )
 from enforcement.driving import run, run_within
@@ -27,13 +25,15 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs
-from enforcement.plan.decision import Decision
+from enforcement.plan.costs import Costs, own_costs
+from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
 from enforcement.reservations.admitting import Admission, Admitting
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.errors import StoreError
+from enforcement.waiting.queues import checked_wait, is_in_time
+from enforcement.waiting.waiters import WaitingThread
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
@@ -171,16 +171,27 @@ class Limiter(Admitting, BaseLimiter):
         raise Denied.
 
         Args:
-            max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
-                are not served in the order of their arrival.
+            max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. The calls that
+                wait in a process are admitted in the order of their arrival, whatever their costs. 0: do not wait.
         Raises:
             Denied: The request cannot pass in time, or no wait helps.
             ValueError: As in :meth:`hit`, or *max_wait* is not a number of seconds.
         """
-        waiting = Waiting(max_wait)
-        while not (decision := self.hit(limits, key, costs)).allowed:
-            time.sleep(waiting.pause(decision))
-        return decision
+        began = monotonic()
+        until, denial = began + checked_wait(max_wait), None
+        if not (max_wait and self._queues.by_key and self._is_behind(limits, key, costs)):
+            denial = self.hit(limits, key, costs)
+            if denial.allowed:
+                return denial
+            if not is_in_time(denial, until):
+                raise Denied(denial)
+        plan, costs = self._plan_in_code(limits, key), own_costs(costs)
+
+        def ask() -> Decision:
+            # A reservation, as it is given back if the caller is gone when the store answers. No lease admits one.
+            return self.hit(limits, key, costs) if plan.lease else self.open_admission(limits, key, costs).decision
+
+        return self._wait(WaitingThread(plan.bounds, costs, began, until), plan, denial, ask)
 
     def limited(
         self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
@@ -201,7 +212,7 @@ class Limiter(Admitting, BaseLimiter):
                 which may be None, or a function that takes them and returns a string, an integer or a UUID, or None if
                 no limit applies. None: all calls of the function.
             costs: The costs of a call, as in :meth:`check`, or a function that takes its arguments and returns them.
-            max_wait: Seconds that a call may wait for permits. 0: it does not wait.
+            max_wait: Seconds that a call may wait for permits or slots, as in :meth:`acquire`. 0: it does not wait.
         Raises:
             ValueError, TypeError: An argument is not valid. This is raised when the function is decorated, not when it
                 is first called.
@@ -281,7 +292,7 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
         if not call.holds:
             limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return function(*args, **kwargs)
-        admission = limiter.open_admission(call.limits, call.key, call.costs)
+        admission = limiter.open_admission(call.limits, call.key, call.costs, max_wait=rule.max_wait)
         try:
             return function(*args, **kwargs)
         finally:

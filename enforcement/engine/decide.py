@@ -11,7 +11,7 @@ limiter run the same generators, so that no flow is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -242,6 +242,23 @@ class Decider:
         self._denials.count(decision)
         return decision
 
+    def behind(self, plan: LivePlan, costs: Costs, looked: Decision, waits: Mapping[str, int]) -> Decision:
+        """
+        Count and return the denial of a request whose time is over before those who came earlier were admitted.
+
+        Args:
+            looked: The decision on it that charged nothing.
+            waits: In how many microseconds a permit can be there, by the key of each counter for which it has waited.
+        """
+        decision = looked
+        if looked.allowed:
+            reply = looked.reply.held_up({i: waits[b.key] for i, b in enumerate(looked.bounds) if b.key in waits})
+            decision = Decision(False, "limited", looked.source, looked.plan, reply)
+        self._denials.count(decision)
+        if plan.usage is not None:
+            self._count(plan, costs, decision.reply, False)
+        return decision
+
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
         """
         Count and return a new decision on a request without limits, a denial if the store is away and the documents are
@@ -269,7 +286,7 @@ class Decider:
         plan.last = None
         self._health.replies.reset(plan.keys, self._health.now_us())
         self._health.fallback.forget(plan.keys)
-        self._denials.forget()
+        self._denials.forget(plan.keys)
 
     def decided_here(self, request: Request[LivePlan]) -> Decision | None:
         """

@@ -34,6 +34,7 @@ from enforcement.state.reservation import Reservation
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
 from enforcement.usage.usage import UsageLog
+from enforcement.waiting.queues import queues_of
 
 if TYPE_CHECKING:
     from enforcement.engine.own_limit_reader import OwnLimitReader
@@ -55,6 +56,7 @@ class Engine:
         outage_copy: Keeps on disk what a restart in an outage needs.
         health: Knows whether the store is available.
         planner: Finds the plan of a request.
+        queues: Those who wait for permits.
         denials: The cached denials.
         leases: Fills leases and returns unused permits.
         slots: Renews the slots of open reservations.
@@ -91,7 +93,8 @@ class Engine:
         fleet = self._fleet if settings.clock is None else None
         ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
         self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
-        self.denials = Denials(self.documents, self.counts, self.usage.sample)
+        self.queues = queues_of(settings.url)
+        self.denials = Denials(self.documents, self.counts, self.usage.sample, self.queues)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
         # A clock that was set ahead has ended slots, perhaps all of them.

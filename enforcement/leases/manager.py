@@ -235,7 +235,7 @@ class LeaseKeeper:
                 continue
             if reply == NOT_RESTORED:
                 self._owe(plan, remains)
-            self._denials.forget()
+            self._denials.forget(plan.keys)
 
     def _owe(self, plan: LivePlan, remains: Remains) -> None:
         permits, marks = remains

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.model.algorithms import HOPELESS
@@ -178,6 +178,14 @@ class Reply:
         for bound in new:
             numbers += [max(0, bound.limit.capacity + left.get(bound.key, 0)), 0, 0, 0]
         return Reply(numbers)
+
+    def held_up(self, waits: Mapping[int, int]) -> Reply:
+        """Return a new reply that denies a request which would pass, as limit *i* makes it wait for *waits[i]*."""
+        numbers = list(self.numbers)
+        numbers[0] = 0
+        for i, wait in waits.items():
+            numbers[4 + self.width * i] = wait
+        return Reply(numbers, self.width)
 
     def later(self, passed_us: int) -> Reply:
         """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +14,12 @@ from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.reservations.subject import Reserving, check_life, check_subject, is_no_token
+from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import Pipe
+from enforcement.waiting.queues import checked_wait
+from enforcement.waiting.waiters import WaitingThread
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
@@ -54,6 +56,8 @@ class Admitting(Reserving):
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
+        *,
+        max_wait: float = 0.0,
     ) -> Generator[Admission]:
         """
         Charge an estimate, yield the admission, and hold its slots while a block runs.
@@ -66,12 +70,13 @@ class Admitting(Reserving):
             key: As in :meth:`hit`. None with a token.
             costs: The estimate, as in :meth:`check`.
             attributes: As in :meth:`check`. None with limits in code.
+            max_wait: Seconds to wait at most for permits and slots, as in :meth:`acquire`. 0: do not wait.
         Raises:
             Denied: The request does not pass. The block is not entered and nothing was charged.
-            ValueError: As in :meth:`check` and :meth:`hit`.
+            ValueError: As in :meth:`check` and :meth:`hit`, or *max_wait* is not a number of seconds.
             TypeError: A token is given with a *key*, or limits in code are given with *attributes*.
         """
-        admission = self.open_admission(token, key, costs, attributes)
+        admission = self.open_admission(token, key, costs, attributes, max_wait=max_wait)
         try:
             yield admission
         except BaseException:
@@ -86,13 +91,63 @@ class Admitting(Reserving):
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
+        *,
+        max_wait: float = 0.0,
     ) -> Admission:
         """
         Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish`, or raise Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
+        if type(max_wait) is not float or max_wait:
+            return self._admit_in_turn(token, key, costs, attributes, checked_wait(max_wait))
         return self.admit_plan(self._plan_of(token, key, attributes), costs, attributes)
+
+    def _admit_in_turn(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None,
+        costs: Costs,
+        attributes: Attributes | None,
+        max_wait: float,
+    ) -> Admission:
+        began, denial, made = monotonic(), None, []
+
+        def ask() -> Decision:  # for a new plan each time, as the token may be revoked while it waits
+            made.append(self.admit_plan(self._plan_of(token, key, attributes), costs, attributes))
+            return made[0].decision
+
+        plan, costs = self._plan_of(token, key, attributes), own_costs(costs)
+        plan.check(costs)
+        if not (max_wait and self._queues.before(plan.bounds)):
+            denial = _asked(ask)
+        if denial is None or not denial.allowed:
+            self._wait(WaitingThread(plan.bounds, costs, began, began + max_wait), plan, denial, ask)
+        return made[0]
+
+    def _wait(
+        self, waiter: WaitingThread, plan: LivePlan, denial: Decision | None, ask: Callable[[], Decision]
+    ) -> Decision:
+        """
+        Ask for a request whenever it is its turn, and return the decision that admits it, or raise Denied.
+
+        Args:
+            denial: The denial of the request. None: it was not asked for yet, as others were waiting.
+            ask: Has the request decided. It may raise Denied.
+        """
+        decision = None
+        with closing(self._waiting(waiter, plan, denial)) as steps:
+            while True:
+                try:
+                    step = steps.send(decision)
+                except StopIteration:
+                    assert decision is not None
+                    return decision
+                decision = None
+                if isinstance(step, float):
+                    waiter.sleep(step)
+                else:
+                    decision = _asked(ask) if step is ASK else self.decide(plan, waiter.costs, charge=False)
 
     def reserve(
         self,
@@ -210,6 +265,14 @@ class Admitting(Reserving):
         if isinstance(plan, Decision):
             raise Denied(plan)
         return plan
+
+
+def _asked(ask: Callable[[], Decision]) -> Decision:
+    """Return the decision that *ask* returns or raises."""
+    try:
+        return ask()
+    except Denied as denied:
+        return denied.decision
 
 
 class Admission:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,10 +16,12 @@ from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.reservations.subject import Reserving, check_life, check_subject, is_no_token
+from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import AwaitedPipe
+from enforcement.waiting.queues import checked_wait
+from enforcement.waiting.waiters import WaitingTask
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
@@ -56,13 +58,15 @@ class AwaitedAdmitting(Reserving):
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
+        *,
+        max_wait: float = 0.0,
     ) -> AsyncGenerator[Admission]:
         """
         Charge an estimate, yield the admission, and hold its slots while a block runs, as the sync limiter does.
 
         If the task is cancelled inside the block, everything is given back before the cancellation goes on.
         """
-        admission = await self.open_admission(token, key, costs, attributes)
+        admission = await self.open_admission(token, key, costs, attributes, max_wait=max_wait)
         try:
             yield admission
         except BaseException:
@@ -77,12 +81,63 @@ class AwaitedAdmitting(Reserving):
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
+        *,
+        max_wait: float = 0.0,
     ) -> Admission:
         """
         Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
         Denied. See the sync limiter.
         """
+        if type(max_wait) is not float or max_wait:
+            return await self._admit_in_turn(token, key, costs, attributes, checked_wait(max_wait))
         return await self.admit_plan(await self._plan_of(token, key, attributes), costs, attributes)
+
+    async def _admit_in_turn(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None,
+        costs: Costs,
+        attributes: Attributes | None,
+        max_wait: float,
+    ) -> Admission:
+        began, denial, made = monotonic(), None, []
+
+        async def ask() -> Decision:  # for a new plan each time, as the token may be revoked while it waits
+            made.append(await self.admit_plan(await self._plan_of(token, key, attributes), costs, attributes))
+            return made[0].decision
+
+        plan, costs = await self._plan_of(token, key, attributes), own_costs(costs)
+        plan.check(costs)
+        if not (max_wait and self._queues.before(plan.bounds)):
+            denial = await _asked(ask)
+        if denial is None or not denial.allowed:
+            await self._wait(self._waiter(plan, costs, began, began + max_wait), plan, denial, ask)
+        return made[0]
+
+    def _waiter(self, plan: LivePlan, costs: Costs, began: float, until: float) -> WaitingTask:
+        one_call = not self._engine.health.connector.one_slot_per_call
+        return WaitingTask(plan.bounds, costs, began, until, self._pipe if one_call else None)
+
+    async def _wait(
+        self, waiter: WaitingTask, plan: LivePlan, denial: Decision | None, ask: Callable[[], Awaitable[Decision]]
+    ) -> Decision:
+        """
+        Ask for a request whenever it is its turn, and return the decision that admits it, or raise Denied. See the sync
+        limiter.
+        """
+        decision = None
+        with closing(self._waiting(waiter, plan, denial)) as steps:
+            while True:
+                try:
+                    step = steps.send(decision)
+                except StopIteration:
+                    assert decision is not None
+                    return decision
+                decision = None
+                if isinstance(step, float):
+                    await waiter.sleep(step)
+                else:
+                    decision = await (_asked(ask) if step is ASK else self.decide(plan, waiter.costs, charge=False))
 
     async def reserve(
         self,
@@ -217,6 +272,14 @@ class AwaitedAdmitting(Reserving):
         if isinstance(plan, Decision):
             raise Denied(plan)
         return plan
+
+
+async def _asked(ask: Callable[[], Awaitable[Decision]]) -> Decision:
+    """Return the decision that *ask* returns or raises."""
+    try:
+        return await ask()
+    except Denied as denied:
+        return denied.decision
 
 
 class Admission:

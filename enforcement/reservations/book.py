@@ -211,7 +211,7 @@ class ReservationBook:
         found = was_open((yield from self._asker.calling(resp.pack(command))))
         if found:
             self._count(conclusion)
-            self._denials.forget()
+            self._denials.forget([charge.bound.key for charge in record.charges])
         return found
 
     def _count(self, conclusion: Conclusion) -> None:

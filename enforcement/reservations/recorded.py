@@ -40,7 +40,7 @@ class _WithRecord(Reservation):
         self.settled_elsewhere = bool((yield from self._sending(rows)))
         if not self.settled_elsewhere:
             self._count(rows)
-        self._denials.forget()
+        self._denials.forget([bound.key for bound, delta, _ in rows if delta < 0])
 
     def _concluding(self, rows: Rows) -> Steps:
         """

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import cached_property
+from time import monotonic
 from types import NoneType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.engine import Engine
 from enforcement.model.checks import shown
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
+from enforcement.plan.decision import Decision, Denied
+from enforcement.waiting.queues import Queues, Waiter
 
 if TYPE_CHECKING:
     from enforcement.plan.binding import Limits
-    from enforcement.plan.decision import Decision
     from enforcement.reservations.book import ReservationBook
     from enforcement.state.live_plan import LivePlan
+
+
+ASK: Final = "ask"
+LOOK: Final = "look"
+"""Steps of :meth:`Reserving._waiting`."""
 
 
 class Reserving:
@@ -23,6 +31,7 @@ class Reserving:
 
     _engine: Engine
     _budget: float
+    _queues: Queues
 
     if TYPE_CHECKING:
 
@@ -35,6 +44,40 @@ class Reserving:
         """Return a new denial of a request for which no counter is asked, and count it."""
         planner, decider = self._engine.planner, self._engine.decider
         return decider.refused(planner.refusal(reason, plan.subject).because(detail))
+
+    def _waiting(
+        self, waiter: Waiter, plan: LivePlan, decision: Decision | None
+    ) -> Generator[float | str, Decision | None]:
+        """
+        Yield what a caller that waits has to do, until its request is admitted, or raise Denied.
+
+        Args:
+            decision: The denial of its request. None: it was not asked for, as others were waiting.
+        Yields:
+            Seconds to sleep, unless it is woken. Or :data:`ASK` to have its request decided, or :data:`LOOK` to have it
+            decided without a charge. The decision is sent in.
+        """
+        queues = self._queues
+        try:
+            while True:
+                if decision is not None:
+                    queues.answered(waiter, decision)
+                    if decision.allowed:
+                        return
+                    if decision.retry_after_ms is None or monotonic() >= waiter.until:
+                        break
+                pause = queues.pause(waiter)
+                if pause is None:
+                    break
+                decision = yield pause or ASK
+            if decision is None:
+                waits = queues.waits(waiter)
+                looked = yield LOOK
+                assert looked is not None
+                decision = self._engine.decider.behind(plan, waiter.costs, looked, waits)
+            raise Denied(decision)
+        finally:
+            queues.leave(waiter)
 
     @cached_property
     def _book(self) -> ReservationBook:

@@ -8,6 +8,7 @@ a counter, and when the documents change.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from enforcement.plan.costs import Costs
     from enforcement.state.live_plan import LivePlan
     from enforcement.state.published import PublishedState
+    from enforcement.waiting.queues import Queues
 
 DENIAL_SECONDS: Final = 0.25
 """How long a denial is kept at most."""
@@ -33,10 +35,11 @@ class Denials:
     Each denial is stored in its plan (``LivePlan.denied``). This class knows whether they are still valid.
     """
 
-    def __init__(self, documents: PublishedState, counts: DecisionCounts, sample: DenialSample) -> None:
+    def __init__(self, documents: PublishedState, counts: DecisionCounts, sample: DenialSample, queues: Queues) -> None:
         self._documents = documents
         self._counts = counts
         self._sample = sample
+        self._queues = queues
         self._given_back = 0
 
     def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
@@ -88,9 +91,15 @@ class Denials:
             decision, own_costs(costs), wait, self._given_back, self._documents.generation, states, recalled
         )
 
-    def forget(self) -> None:
-        """Invalidate all denials, because this process has returned permits or reset a counter."""
+    def forget(self, keys: Iterable[str]) -> None:
+        """Invalidate all denials, because this process has returned permits of these counters, or reset them."""
         self._given_back += 1
+        self.freed(keys)
+
+    def freed(self, keys: Iterable[str]) -> None:
+        """Have those asked for again who wait for slots of these counters, because this process has freed some."""
+        if self._queues.by_key:
+            self._queues.returned(keys)
 
 
 class Denial:

@@ -187,6 +187,7 @@ class Reservation:
         ]
         if rows:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
+        self._denials.freed([bound.key for bound, _ in slots])
 
     def slots(self) -> Sequence[tuple[BoundLimit, int]]:
         """Return the limits whose slots the reservation holds, each with the number of slots."""
@@ -233,7 +234,7 @@ class Reservation:
             return
         self._count(rows)
         yield from self._sending(rows)
-        self._denials.forget()
+        self._denials.forget([bound.key for bound, delta, _ in rows if delta < 0])
 
     def _sending(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
         return correcting(self._health, rows, self.ident, once_for_ms=REMEMBERED_MS)

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from enforcement import Denied, InvalidLimit, Limit, aio
-from enforcement.decorator import Waiting, declared, key_text
+from enforcement.decorator import declared, key_text
 
 A_UUID = UUID("12345678-1234-5678-1234-567812345678")
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
@@ -206,9 +206,6 @@ def test_limits_that_were_chosen_wrongly_are_an_error_of_the_call(limiter):
         send = limiter.limited(lambda user, wrong=wrong: wrong, key="{user}")(lambda user: "sent")
         with pytest.raises(error, match=rule):
             send("ann")
-    send = limiter.limited(lambda user: ONE_SLOT, key="{user}", max_wait=1)(lambda user: "sent")
-    with pytest.raises(ValueError, match="max_wait: must be 0 with a concurrency limit"):
-        send("ann")
 
 
 def test_limits_may_have_keys_of_their_own(limiter):
@@ -237,12 +234,21 @@ def test_pairs_that_make_no_sense_are_refused_when_they_are_declared(limiter, de
 
 
 @pytest.mark.parametrize(
-    "max_wait", [-1, float("inf"), float("nan"), pytest.param(10**5_000, id="huge"), True, "5", None]
+    "max_wait", [-1, float("inf"), float("nan"), pytest.param(10**5_000, id="huge"), True, False, "5", None]
 )
-def test_a_wait_that_is_no_span_is_refused(max_wait):
-    """Waiting for ever is not waiting."""
-    with pytest.raises(ValueError, match="max_wait: must be seconds"):
-        Waiting(max_wait)
+async def test_a_wait_that_is_no_span_is_refused(limiter, aio_limiter, max_wait):
+    """Waiting for ever is not waiting. Nothing is charged."""
+    for call in (
+        lambda: limiter.acquire(ONE_SLOT, "wait", max_wait=max_wait),
+        lambda: limiter.open_admission(ONE_SLOT, "wait", max_wait=max_wait),
+        lambda: limiter.limited(ONE_SLOT, max_wait=max_wait)(print),
+    ):
+        with pytest.raises(ValueError, match="max_wait: must be seconds"):
+            call()
+    for call in (aio_limiter.acquire, aio_limiter.open_admission):
+        with pytest.raises(ValueError, match="max_wait: must be seconds"):
+            await call(ONE_SLOT, "wait", max_wait=max_wait)
+    assert limiter.peek(ONE_SLOT, "wait").remaining == 1
 
 
 @pytest.mark.parametrize(
@@ -259,7 +265,6 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
         ({"key": 7}, TypeError, "key: must be a format"),
         ({"costs": -1}, ValueError, "costs: must be an integer"),
         ({"max_wait": -1}, ValueError, "max_wait: must be seconds"),
-        ({"limits": ONE_SLOT, "max_wait": 1}, ValueError, "max_wait: must be 0 with a concurrency limit"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, declaration, error, names):

@@ -1,0 +1,1 @@
+"""Callers that wait for permits, in the order of their arrival."""

@@ -1,0 +1,372 @@
+"""
+Queue the callers that wait for permits, for each counter, in the order of their arrival.
+
+The first in a queue asks the store, at the time that the store said last, and the others sleep. If the answer says that
+there are permits for more of them, as many ask at the same time. A caller that is denied
+by several limits has a place in the queue of each, and asks when it is the first in all of them. It keeps its places
+until it is admitted or gives up, so that nobody who came later is served before it, whatever their costs. A queue
+without callers is removed.
+
+There is no I/O here, and nobody sleeps here: see :mod:`enforcement.waiting.waiters`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import count
+from time import monotonic
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from enforcement import fork
+from enforcement.model.checks import shown
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs
+from enforcement.plan.decision import Decision
+
+GRACE_SECONDS: Final = 15.0
+"""How late the first may be. After that it loses its places, since its event loop may have stopped."""
+SOONEST_SECONDS: Final = 0.25
+"""When a full concurrency limit is asked again at the soonest, since other processes do not say that a slot is free."""
+CLOCK_DRIFT: Final = 0.001
+"""How much faster or slower than this host's the store's clock may go. NTP corrects either by half of that."""
+SLOT_SECONDS: Final = 1.0
+"""When it is asked again at the latest."""
+
+
+def checked_wait(max_wait: float) -> float:
+    """Return how many seconds a caller waits at most, or raise ValueError if that is not a finite number from 0."""
+    number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
+    if not number or not 0 <= max_wait <= sys.float_info.max:
+        raise ValueError(f"max_wait: must be seconds, 0 or more, got {shown(max_wait)}.")
+    return max_wait
+
+
+def is_in_time(denial: Decision, until: float) -> bool:
+    """Return whether a denied request can pass before *until*, in monotonic seconds."""
+    wait_ms = denial.retry_after_ms
+    return wait_ms is not None and monotonic() + wait_ms / 1_000 <= until
+
+
+class Waiter:
+    """
+    A caller that waits. Subclasses know how it sleeps.
+
+    Args:
+        bounds: The limits of its request.
+        costs: The costs of its request.
+        began: When it came, in monotonic seconds.
+        until: When it gives up, in monotonic seconds.
+    Attributes:
+        places: The counters in whose queues it has a place, with its costs.
+        due: When it asks the store, if it is the first.
+        asked: When it asked last.
+        asks: Whether it asks now.
+        lane: Those of one lane ask in the order in which they are woken. None: it has its lane alone.
+    """
+
+    lane: object = None
+
+    def __init__(self, bounds: Sequence[BoundLimit], costs: Costs, began: float, until: float) -> None:
+        self.bounds = bounds
+        self.costs = costs
+        self.until = until
+        self.order = began, next(_numbers)
+        self.places: dict[str, int] = {}
+        self.due = self.asked = began
+        self.asks = False
+
+    def wake(self) -> None:
+        """End its sleep, or the next one if it does not sleep. Any thread may call this, and must not be held up."""
+        raise NotImplementedError
+
+
+_numbers: Final = count()
+
+
+class Answer(NamedTuple):
+    """
+    What the store last said of a counter.
+
+    Attributes:
+        at: When it said that, in monotonic seconds.
+        remaining: Permits that remained.
+        cost: The cost that was asked for.
+        wait: Seconds until that passes. 0: it does.
+        more: Seconds until more permits remain. 0: nobody knows.
+    """
+
+    at: float
+    remaining: int
+    cost: int
+    wait: float
+    more: float
+
+    def passes(self, cost: int) -> float:
+        """Return when a request of this cost can pass at the soonest, in monotonic seconds."""
+        if cost <= self.remaining:
+            return self.at
+        return self.at + (self.wait if self.wait and cost >= self.cost else self.more)
+
+
+class Queue:
+    """
+    Those who wait for permits of one counter.
+
+    Attributes:
+        waiters: In the order of their arrival, at least one.
+        has_slots: Whether it is a concurrency limit. Nobody knows when a slot will be free.
+        answer: None: the first asks at once.
+        stirred: Whether this process has given permits back since the first began to ask.
+        since: When somebody got a permit last, in monotonic seconds.
+        last: The order of the last that may ask together with the first. None: there are no permits for more.
+    """
+
+    __slots__ = ("answer", "has_slots", "last", "since", "stirred", "waiters")
+
+    def __init__(self, has_slots: bool, now: float) -> None:
+        self.waiters: list[Waiter] = []
+        self.has_slots = has_slots
+        self.answer: Answer | None = None
+        self.stirred = False
+        self.since = now
+        self.last: tuple[float, int] | None = None
+
+    def holds_up(self, waiter: Waiter) -> bool:
+        """Return whether a caller has to let others ask before it."""
+        return self.waiters[0].order < waiter.order and (self.last is None or self.last < waiter.order)
+
+    def call_next(self, served: Waiter, key: str) -> None:
+        """
+        Let as many ask at the same time as there are permits for, after one was served.
+
+        Only those of its lane, and of equal costs: if others take the permits, the first of them is denied first.
+        """
+        assert self.answer is not None
+        left, cost = self.answer.remaining, 0
+        for waiter in self.waiters:
+            if waiter is served:
+                continue
+            cost = cost or waiter.places[key]
+            left -= waiter.places[key]
+            if left < 0 or waiter.places[key] != cost or waiter.lane != served.lane:
+                break
+            if not waiter.asks:
+                self.last = waiter.order
+                waiter.wake()
+
+    def passes(self, cost: int) -> float:
+        """Return when a request of this cost can pass at the soonest, in monotonic seconds, or 0 if nobody knows."""
+        return 0.0 if self.answer is None else self.answer.passes(cost)
+
+    def call_first(self, now: float) -> None:
+        """Wake the first, which has to look at its turn."""
+        self.waiters[0].due = now
+        self.waiters[0].wake()
+
+    def note(self, at: float, decision: Decision, index: int, cost: int) -> None:
+        """Keep what a decision, made *at* this time, says of this counter, which is limit *index* of its plan."""
+        self.last = None
+        if decision.allowed:
+            self.since = at
+        # What a lease says is of the time when it was filled. What is decided here costs nothing to ask.
+        if self.stirred or (decision.allowed and decision.source != "store"):
+            self.answer = None
+            return
+        remaining, reset, wait, more = decision.reply.row(index)
+        wait_seconds, more_seconds = max(0, wait) / 1_000_000, max(0, more or reset) / 1_000_000
+        if self.has_slots:  # the longer it takes, the less often
+            wait_seconds = more_seconds = min(SLOT_SECONDS, max(SOONEST_SECONDS, at - self.since))
+        self.answer = Answer(at, remaining, cost, wait_seconds, more_seconds)
+
+
+class Queues:
+    """
+    The queues of one store in one process.
+
+    Attributes:
+        by_key: The queue of each counter for which somebody waits.
+    """
+
+    def __init__(self) -> None:
+        fork.register(self)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin without queues in a child process, as those who wait are threads and tasks of the parent."""
+        self.by_key: dict[str, Queue] = {}
+        self._lock = threading.Lock()
+        self._gone: deque[Waiter] = deque()
+        self._lead, self._lead_at = -math.inf, 0.0  # by how much the store's clock is ahead, at least, and since when
+
+    def before(self, bounds: Iterable[BoundLimit]) -> bool:
+        """Return whether somebody waits for permits of one of these limits."""
+        return any(bound.key in self.by_key for bound in bounds)
+
+    def pause(self, waiter: Waiter) -> float | None:
+        """
+        Return for how many seconds a caller sleeps, 0 if it is to ask the store now, or None if it has to give up.
+
+        A caller gives up when its time is over, or at once if no permit can be there by then.
+        """
+        now = monotonic()
+        with self._lock:
+            found = self._pause(waiter, now)
+        self._sweep()
+        return found
+
+    def _pause(self, waiter: Waiter, now: float) -> float | None:
+        is_first, at = True, now
+        for bound in waiter.bounds:
+            queue = self._queue(bound.key, now)
+            if queue is None:
+                continue
+            if queue.holds_up(waiter):
+                is_first = False
+                self._join(waiter, bound, now)
+            if bound.key in waiter.places:
+                passes = queue.passes(waiter.places[bound.key])
+                if not queue.has_slots and passes > waiter.until:
+                    return None
+                at = max(at, min(passes, waiter.until))
+        if not is_first:
+            return None if now >= waiter.until else min(waiter.until - now, GRACE_SECONDS)
+        waiter.due = at
+        if at <= now:
+            waiter.asked, waiter.asks = now, True
+            for key in waiter.places:
+                self.by_key[key].stirred = False
+        return at - now
+
+    def answered(self, waiter: Waiter, decision: Decision) -> None:
+        """
+        Note a decision on the request of a caller, and give it a place in the queue of each limit that denies it.
+        """
+        now, reply, bounds = monotonic(), decision.reply, decision.bounds
+        with self._lock:
+            at = self._decided_at(reply.now_us / 1_000_000, waiter.asked, now) if decision.source == "store" else now
+            waiter.asks = False
+            if bounds and len(reply) == 2 + reply.width * len(bounds):
+                waiter.bounds = [bound for bound in bounds if not bound.limit.shadow]
+                for i, bound in enumerate(bounds):
+                    if not decision.allowed and reply.wait(i) and not bound.limit.shadow:
+                        self._join(waiter, bound, now)
+                    if (queue := self.by_key.get(bound.key)) is not None:
+                        queue.note(at, decision, i, bound.cost_of(waiter.costs))
+                        if decision.allowed and waiter.lane and queue.answer:
+                            queue.call_next(waiter, bound.key)
+            elif not decision.allowed:  # no counter was read
+                wait = (decision.retry_after_ms or 0) / 1_000
+                for bound in waiter.bounds:
+                    self._join(waiter, bound, now)
+                    self.by_key[bound.key].answer = Answer(now, 0, 0, wait, wait)
+        self._sweep()
+
+    def _decided_at(self, store: float, sent: float, received: float) -> float:
+        """
+        Return when the store made a decision, at the latest, in monotonic seconds.
+
+        The reply may have been read late. What the quickest one has shown of the store's clock counts for all, so that
+        a caller that comes when a permit is there neither comes too early nor adds the delays of the replies.
+
+        Args:
+            store: The store's time of the decision, in seconds since the epoch.
+        """
+        known = self._lead - (received - self._lead_at) * CLOCK_DRIFT
+        if known > store - sent:  # the store's clock was set
+            known = -math.inf
+        self._lead, self._lead_at = max(known, store - received), received
+        return store - self._lead + 2e-6  # the clock gives the microsecond that had begun, and a float less than that
+
+    def waits(self, waiter: Waiter) -> dict[str, int]:
+        """
+        Return in how many microseconds a permit can be there at the soonest, by counter in whose queue a caller is.
+        """
+        now = monotonic()
+        with self._lock:
+            found = {}
+            for key, cost in waiter.places.items():
+                queue = self.by_key[key]
+                seconds = SLOT_SECONDS if queue.has_slots else queue.passes(cost) - now
+                found[key] = max(1, int(seconds * 1_000_000))
+        self._sweep()
+        return found
+
+    def returned(self, keys: Iterable[str]) -> None:
+        """Have those asked for again who wait for permits of these counters, since this process has given some back."""
+        now = monotonic()
+        with self._lock:
+            for key in keys:
+                queue = self.by_key.get(key)
+                if queue is not None:
+                    queue.answer, queue.stirred, queue.since = None, True, now
+                    queue.call_first(now)
+        self._sweep()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Remove a caller from all queues."""
+        # The garbage collector may close a coroutine in a thread that holds the lock, so this never waits for it.
+        self._gone.append(waiter)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the callers that have left. Whoever holds the lock does this for others when it has released it."""
+        while self._gone and self._lock.acquire(blocking=False):
+            try:
+                while self._gone:
+                    self._remove(self._gone.popleft(), monotonic())
+            finally:
+                self._lock.release()
+
+    def _queue(self, key: str, now: float) -> Queue | None:
+        """Return the queue of a counter, after removing a first that is too late, or None if nobody waits."""
+        while (queue := self.by_key.get(key)) is not None:
+            first = queue.waiters[0]
+            if now < first.due + GRACE_SECONDS:
+                break
+            self._remove(first, now)
+        return queue
+
+    def _join(self, waiter: Waiter, bound: BoundLimit, now: float) -> None:
+        key = bound.key
+        if key in waiter.places:
+            return
+        queue = self.by_key.get(key)
+        if queue is None:
+            queue = self.by_key[key] = Queue(bound.letter == "c", now)
+        insort(queue.waiters, waiter, key=_order)
+        waiter.places[key] = bound.cost_of(waiter.costs)
+        waiter.due = now
+
+    def _remove(self, waiter: Waiter, now: float) -> None:
+        for key in waiter.places:
+            queue = self.by_key[key]
+            place = bisect_left(queue.waiters, waiter.order, key=_order)
+            del queue.waiters[place]
+            if not queue.waiters:
+                del self.by_key[key]
+            elif place == 0:
+                queue.call_first(now)
+        waiter.places.clear()
+
+
+def _order(waiter: Waiter) -> tuple[float, int]:
+    return waiter.order
+
+
+_queues: Final[WeakValueDictionary[str, Queues]] = WeakValueDictionary()
+_making: Final = threading.Lock()
+
+
+def queues_of(url: str) -> Queues:
+    """Return the queues of a store, which all limiters of this process share, for threads and for event loops."""
+    with _making:
+        found = _queues.get(url)
+        if found is None:
+            found = _queues[url] = Queues()
+        return found
