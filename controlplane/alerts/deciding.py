@@ -125,9 +125,12 @@ def _raised(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: date
 
 
 def _resolved(event: AlertEvent, now: datetime) -> AlertEvent:
-    names = ("rule_id", "project_id", "kind", "subject", "period", "level", "data")
+    names = ("rule_id", "project_id", "kind", "subject", "period", "level")
     kept: dict[str, Any] = {name: getattr(event, name) for name in names}
-    return AlertEvent(**kept, state=RESOLVED, title=event.over or f"Over: {event.title}"[:500], at=now, resolved_at=now)
+    # What the first text asks for is done.
+    data = {**event.data, "text": f"Since {event.at:%Y-%m-%d %H:%M} UTC: {event.title}."}
+    title = event.over or f"Over: {event.title}"[:500]
+    return AlertEvent(**kept, data=data, state=RESOLVED, title=title, at=now, resolved_at=now)
 
 
 def _close(events: list[AlertEvent], now: datetime) -> None:

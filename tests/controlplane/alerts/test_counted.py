@@ -105,6 +105,8 @@ def test_lost_reservations_are_told_of_by_project(now):
     evaluate(now + timedelta(seconds=1))
 
     assert title() == "No reservation of chat is lost"
+    text = f"Since {now:%Y-%m-%d %H:%M} UTC: 2 reservations of chat are lost."
+    assert AlertEvent.objects.get(state="resolved").data["text"] == text
 
 
 def test_a_broken_bound_is_told_of_for_a_day(now):
