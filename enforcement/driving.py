@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
+from time import monotonic
 from typing import Any, Self, TypeVar
 
 from hiredis import ReplyError
@@ -36,9 +37,20 @@ def run_within(steps: Steps, pipe: Pipe, deadline: float) -> Any:
     Send the commands that a generator yields to the store, and return the generator's result.
 
     Args:
-        deadline: When the budget of all these commands together ends, in monotonic seconds.
+        deadline: When the budget of all these commands together ends, in monotonic seconds, if this thread has nothing
+            else to do: what it does between two calls is not counted.
     """
-    return run(steps, lambda command: pipe.call_again(command, deadline))
+    left = deadline - monotonic()
+
+    def call(command: bytes) -> Any:
+        nonlocal left
+        began = monotonic()
+        try:
+            return pipe.call_again(command, began + left)
+        finally:
+            left -= monotonic() - began
+
+    return run(steps, call)
 
 
 async def run_awaited(

@@ -83,7 +83,7 @@ class Health:
         self.background = connector.pipe(BACKGROUND_BUDGET)
         self.now_us = store_now_us if clock is None else clock
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
-        self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
+        self._probe = DecisionProbe(connector.pipe(timeout), keys)
         self.replies = LatestReplies(plans)
         self.look_ups = LookUps(connector.pipe(lookup, respects_breakers=False), keys, lookup)
         self._count_failure = count_failure
@@ -182,6 +182,7 @@ class Health:
 
         A store that is full has no connection for this. Decisions keep theirs, and report it if they have none.
         """
+        self.replies.look_at_rest()
         exc = self.connector.examine(self._tried)
         if exc is not None:
             return exc.cause == FULL
@@ -201,6 +202,7 @@ class Health:
 
         A missing function library is no obstacle, as the background thread loads it before the store is used.
         """
+        self.replies.look_at_rest()
         exc = self._tried()
         if exc is None or isinstance(exc, LibraryMissing):
             return ""

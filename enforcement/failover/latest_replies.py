@@ -3,15 +3,17 @@ Find what the store said last about a counter.
 
 Several plans share a counter, as a limit of a project applies to each of its tokens. Each plan keeps only the reply to
 its own last request, so that a decision of the store does no further work. A process that has to decide alone looks at
-the replies of all plans.
+the replies of all plans, those that were used last first. There may be thousands, so a decision looks at some, and the
+background thread at the rest.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from time import monotonic
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import monotonic, sleep
 from typing import Final, NamedTuple, Protocol
 
 from enforcement.plan.binding import BoundLimit
@@ -22,6 +24,11 @@ MAX_RESETS: Final = 10_000
 SHARE_OF_TIME: Final = 0.01
 """The share of the time that is spent on looking at plans while this process decides alone."""
 LONGEST_PAUSE_SECONDS: Final = 1.0
+SLICE_SECONDS: Final = 0.001
+"""How long plans are looked at without a pause, by a decision or in the background."""
+PAUSE_SECONDS: Final = 0.004
+"""How long no other decision looks at plans after that."""
+_PLANS_BETWEEN_CLOCKS: Final = 16
 
 _MARGIN_US: Final = 1_000_000
 """Replies may be kept this much later than others that the store has sent after them."""
@@ -73,7 +80,7 @@ class LatestReplies:
     Any thread may call it.
 
     Args:
-        plans: Returns all plans that this process keeps.
+        plans: Returns all plans that this process keeps, those that were used last first.
     """
 
     def __init__(self, plans: Callable[[], Iterable[AnsweredPlan]]) -> None:
@@ -92,8 +99,9 @@ class LatestReplies:
     def clear(self) -> None:
         """Drop what was found, as the store decides again. The plans still have their replies."""
         self._known: dict[str, _Row] = {}
-        self._newest_us = 0
-        self._look_at = 0.0
+        self._looking: Iterator[AnsweredPlan] | None = None
+        self._since_us = self._newest_us = 0
+        self._look_at = self._spent = 0.0
 
     def reset(self, keys: Iterable[str], now_us: int) -> None:
         """Note that these counters were reset, so that earlier replies say nothing about them."""
@@ -106,7 +114,7 @@ class LatestReplies:
         """Return what the store said last about each counter of a plan, and None for one that it said nothing about."""
         with self._lock:
             if monotonic() >= self._look_at:
-                self._look()
+                self._look_on()
             known = [self._known.get(key) for key in plan.keys]
         if self._reset_at_us:
             known = [row if row and row[0] > self._reset_at_us.get(row[2].key, -1) else None for row in known]
@@ -117,18 +125,37 @@ class LatestReplies:
             known = [_newer((at_us, remaining, bound), row) for bound, remaining, row in rows]
         return [None if row is None else Known._make(row) for row in known]
 
-    def _look(self) -> None:
-        """Look at the plans that were answered since the last time, and decide when to look again."""
-        began = monotonic()
-        if len(self._known) > MAX_KNOWN:
-            self.clear()
-        since_us, newest_us = self._newest_us - _MARGIN_US, self._newest_us
-        for plan in self._plans():
-            last = plan.last
-            if last is not None and last.numbers[1] >= since_us:
-                newest_us = max(newest_us, _add(self._known, plan, last))
-        self._newest_us, ended = newest_us, monotonic()
-        self._look_at = ended + min(LONGEST_PAUSE_SECONDS, (ended - began) / SHARE_OF_TIME)
+    def look_at_rest(self) -> None:
+        """Look at the plans that no decision has looked at yet, with pauses in which decisions go on."""
+        while self._looking is not None:
+            with self._lock:
+                self._look_on()
+            sleep(SLICE_SECONDS)
+
+    def _look_on(self) -> None:
+        """
+        Look for a moment at the plans that were answered since the last time, and decide when a decision looks again.
+        """
+        began = ended = monotonic()
+        looking = self._looking
+        if looking is None:
+            if len(self._known) > MAX_KNOWN:
+                self.clear()
+            self._since_us, self._spent = self._newest_us - _MARGIN_US, 0.0
+            looking = self._looking = iter(self._plans())
+        while some := list(islice(looking, _PLANS_BETWEEN_CLOCKS)):
+            for plan in some:
+                last = plan.last
+                if last is not None and last.numbers[1] >= self._since_us:
+                    self._newest_us = max(self._newest_us, _add(self._known, plan, last))
+            ended = monotonic()
+            if ended - began >= SLICE_SECONDS:
+                self._look_at = ended + PAUSE_SECONDS
+                break
+        else:
+            self._looking = None
+            self._look_at = ended + min(LONGEST_PAUSE_SECONDS, (self._spent + ended - began) / SHARE_OF_TIME)
+        self._spent += ended - began
 
 
 def _add(known: dict[str, _Row], plan: AnsweredPlan, reply: Reply) -> int:

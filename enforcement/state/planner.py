@@ -87,10 +87,11 @@ class Planner:
         self._by_slug: tuple[int, dict[str, str]] = (-1, {})
 
     def plans(self) -> Iterator[LivePlan]:
-        """Yield all plans that are kept, and their parts."""
-        made = (entry.plan for entry in [*self._documents.entries(), *self._anonymous.copy().values()])
+        """Yield all plans that are kept, and their parts, in each cache the latest first."""
+        made = (entry.plan for entry in reversed([*self._anonymous.copy().values(), *self._documents.entries()]))
         of_tokens = (it.always for it in made if type(it) is TokenPlans and it.always is not None)
-        for plan in chain(of_tokens, self.in_code.copy().values(), self.plan_cache.plans()):
+        in_code = reversed(self.in_code.copy().values())
+        for plan in chain(in_code, of_tokens, reversed(self.plan_cache.plans())):
             yield plan
             yield from (part.plan for part in plan.parts or ())
 

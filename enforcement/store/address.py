@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
+import math
+import os
 import re
+import select
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from redis.connection import ConnectionPool, parse_url
@@ -17,6 +23,40 @@ from redis.exceptions import RedisError
 
 from enforcement.store.credentials import Credentials
 from enforcement.store.resp import pack
+
+T = TypeVar("T")
+
+
+class TimeToWait:
+    """
+    How long a thread may still wait for others, while it makes a connection.
+
+    What needs no waiting costs nothing of it, however late the thread gets the processor or the interpreter after it.
+
+    Attributes:
+        left: Seconds.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def during(self, act: Callable[[float], T]) -> T:
+        """
+        Return what *act* returns, which may wait for as many seconds as it is given.
+
+        Raises:
+            TimeoutError: No time is left.
+        """
+        if self.left <= 0:
+            raise TimeoutError("the time budget is used up")
+        began = monotonic()
+        result = act(self.left)
+        took = monotonic() - began
+        # What came although the time was over came in time, to a thread that was late. Nobody knows when.
+        self.left = self.left - took if took < self.left else self.left / 2
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +117,36 @@ class Address:
             raise OSError(f"credentials: {type(exc).__name__}") from exc
         return username, password
 
-    def connect(self, deadline: float) -> socket.socket:
+    def connect(self, time: TimeToWait) -> socket.socket:
         """
         Return a newly connected socket, after the TLS handshake if the URL asks for TLS.
 
         Args:
-            deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
+            time: For name lookup, connecting and TLS handshake together.
         Raises:
             OSError: The server cannot be reached. A TimeoutError: not in time.
         """
-        sock = self._reach(deadline)
-        if self.tls is None:
+        sock, tls = self._reach(time), self.tls
+        if tls is None:
             return sock
         try:
-            sock.settimeout(left_until(deadline))
-            return self.tls.wrap_socket(sock, server_hostname=self.host)
+
+            def shake_hands(seconds: float) -> socket.socket:
+                sock.settimeout(seconds)
+                return tls.wrap_socket(sock, server_hostname=self.host)
+
+            return time.during(shake_hands)
         except BaseException:
             sock.close()
             raise
 
-    def _reach(self, deadline: float) -> socket.socket:
+    def _reach(self, time: TimeToWait) -> socket.socket:
         if self.path:
-            return _connected(socket.AF_UNIX, self.path, deadline)
+            return _connected(socket.AF_UNIX, self.path, time)
         trouble = OSError(f"{self.host!r} has no address")
-        for family, target in _lookup(self.host, self.port, deadline):
+        for family, target in _lookup(self.host, self.port, time):
             try:
-                sock = _connected(family, target, deadline)
+                sock = _connected(family, target, time)
             except OSError as exc:
                 trouble = exc
                 continue
@@ -152,14 +196,6 @@ def check_sockets() -> None:
         )
 
 
-def left_until(deadline: float) -> float:
-    """Return the seconds until a monotonic deadline, or raise TimeoutError if it has passed."""
-    left = deadline - monotonic()
-    if left <= 0:
-        raise TimeoutError("the time budget is used up")
-    return left
-
-
 def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
     """Return a TLS context that verifies the store's certificate, unless the URL disables that."""
     context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
@@ -173,15 +209,35 @@ def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _connected(family: int, target: Any, deadline: float) -> socket.socket:
+def _connected(family: int, target: Any, time: TimeToWait) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.settimeout(left_until(deadline))
-        sock.connect(target)
+        if family == socket.AF_UNIX or not is_native(type(sock)):
+            time.during(partial(_connect_within, sock, target))
+        else:
+            _connect_or_wait(sock, target, time)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _connect_within(sock: socket.socket, target: Any, seconds: float) -> None:
+    sock.settimeout(seconds)
+    sock.connect(target)
+
+
+def _connect_or_wait(sock: socket.socket, target: Any, time: TimeToWait) -> None:
+    """Connect a socket, and count the time only if the server is not connected at once."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sock.connect(target)
+    watch = select.poll()
+    watch.register(sock, select.POLLOUT)
+    if not watch.poll(0) and not time.during(lambda seconds: watch.poll(math.ceil(1_000 * seconds))):
+        raise TimeoutError("the server did not answer in time")
+    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
 
 
 class _Resolver(threading.Thread):
@@ -212,7 +268,7 @@ _resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
 """The last lookup of each host. Calls that come while it is running wait for the same result."""
 
 
-def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
+def _lookup(host: str, port: int, time: TimeToWait) -> list[tuple[int, Any]]:
     """Return a list of the family and the socket address of each address of a host. Raises OSError."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
@@ -224,7 +280,7 @@ def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
         lookup = _Resolver(host, port)
         lookup.start()
         _resolvers[host, port] = lookup
-    lookup.join(left_until(deadline))
+    time.during(lookup.join)
     if lookup.is_alive():
         raise TimeoutError(f"the address of {host!r} was not found in time")
     if lookup.trouble is not None:

@@ -32,6 +32,8 @@ _LAG_SECONDS: Final = 0.002
 """A loop that is late by less is not busy."""
 _LAST_LOOK_SECONDS: Final = 0.001
 """How long a reply that is due may still be read, as it may wait in the socket while the loop is busy."""
+_UNPROVEN: Final = 1.5
+"""A store that has not answered so many times the calls that it fails at once is not known to: each of them counts."""
 _CALLS_IN_A_WRITE: Final = 64
 """So many calls are sent at once, while the loop is still making more of them, so that the store can begin."""
 
@@ -59,6 +61,7 @@ class AsyncPipe:
         self._known: Callable[[], Address | None] = known or address
         self._budget = budget
         self._on_lost = on_lost
+        self._answered = 0  # calls, on connections that are used for no new ones
         self._link: _Link | None = None  # the one used last; nearly always there is a single loop
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._retired: weakref.WeakSet[_Link] = weakref.WeakSet()
@@ -111,8 +114,8 @@ class AsyncPipe:
                 if other.is_closed():
                     self._links.pop(other, None)
             if link is not None:
-                self._retired.add(link)  # it may still wait for late replies
-            link = self._links[loop] = _Link(self._locate, self._budget, self._on_lost)
+                self._forget(link)
+            link = self._links[loop] = _Link(self._locate, self._budget, self._on_lost, self._answered)
         self._link = link
         return link
 
@@ -124,7 +127,7 @@ class AsyncPipe:
         """Return the exception for an error reply, and drop the connection if the server has become a replica."""
         found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
         # A connection that has no reply yet was made after this reply arrived, so it leads to the new primary.
-        if found.cause == "readonly" and link is not None and link.answered:
+        if found.cause == "readonly" and link is not None and link.answered > link.answered_earlier:
             link.drop(StoreError("connection", "the server became a replica", executed=False))
         return found
 
@@ -133,8 +136,13 @@ class AsyncPipe:
         Open a new connection for the next calls, while calls in flight keep the old one. Any thread may call this.
         """
         for link in self._give_up():
-            self._retired.add(link)
+            self._forget(link)
             link.retire()
+
+    def _forget(self, link: _Link) -> None:
+        """Use a connection for no new calls. It may still wait for late replies."""
+        self._retired.add(link)
+        self._answered = max(self._answered, link.answered)
 
     def _give_up(self) -> list[_Link]:
         self._link = None
@@ -162,14 +170,21 @@ class _Link(asyncio.Protocol):
 
     Attributes:
         lost: Whether new calls must use another connection, because a reply is late or the connection has ended.
-        answered: How many replies have arrived.
+        answered: How many replies have arrived, on earlier connections as well.
+        answered_earlier: How many of these have arrived on earlier ones.
+        pieces: In how many pieces they have arrived on this one.
     """
 
     def __init__(
-        self, locate: Callable[[], Awaitable[Address]], budget: float, on_lost: Callable[[Address], None]
+        self,
+        locate: Callable[[], Awaitable[Address]],
+        budget: float,
+        on_lost: Callable[[Address], None],
+        answered: int = 0,
     ) -> None:
         self.lost = False
-        self.answered = 0
+        self.answered = self.answered_earlier = answered
+        self.pieces = 0
         self._address: Address | None = None
         self._on_lost = on_lost
         self._budget = budget
@@ -216,6 +231,7 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
+        self.pieces += 1
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
@@ -271,19 +287,21 @@ class _Link(asyncio.Protocol):
         Fail calls whose time is over.
 
         The connection stays open, as late replies show whether the calls were executed. Calls behind these still have
-        their time. Nothing can overtake a late reply, so whatever else is late here counts with it as one failure.
+        their time. Nothing can overtake a late reply, so whatever else is late here counts with it as one failure, if
+        the store is known to answer.
         """
         if self._transport is None:
             self.drop(StoreError("timeout", executed=False))
             return
-        first = not self.lost
+        counts, proven = not self.lost, self.answered >= _UNPROVEN * len(futures)
+        crowd = max(1, (self.answered - self.answered_earlier) // max(1, self.pieces))
         self._give_up()
         if self._closing is None:
             self._closing = self.loop.call_later(LATE_SECONDS, self.hang_up)
         for future in futures:
             late = self._late[future] = SharedLateReply(self._hang_up_if_unawaited)
-            future.set_exception(StoreError("timeout", away=first, late=late))
-            first = False
+            future.set_exception(StoreError("timeout", away=counts, late=late, crowd=crowd))
+            counts = counts and not proven
 
     def _hang_up_if_unawaited(self) -> None:
         waits = any(not future.done() for _, future in list(self._waiting))

@@ -19,7 +19,7 @@ FAILURES_IN_A_ROW: Final = 4
 """The breaker opens sooner if no call succeeds in between."""
 CALLS_JUDGED: Final = 20
 """
-How many of the last calls are looked at.
+How many of the last calls are looked at, or of the last pieces of replies, if each answers several calls.
 
 Five of twenty is a share of a quarter. A store that fails every second or third call opens the breaker with its fifth
 failure, however well it did before. If 1 % of the replies are late, four more among the next fifteen calls come once in
@@ -34,7 +34,7 @@ chance: Final = random.SystemRandom()
 
 class Breaker:
     """
-    Opens when a quarter of the last calls of decisions failed, or all of the very last ones.
+    Opens when a quarter of the last replies to decisions failed to come, or all of the very last ones.
 
     Only a probe in the background closes it.
 
@@ -77,7 +77,8 @@ class Breaker:
         # Calls one after the other, each with its whole budget and a pause as long, must not outlast the span.
         self._span = max(LEAST_SPAN_SECONDS, 2 * FAILURES_TO_OPEN * budget)
         self._calls = 0
-        self._failed: list[tuple[int, float]] = []  # number and time of each failed call
+        # Number and time of each failed call, and the number of the call that makes it too old.
+        self._failed: list[tuple[int, float, int]] = []
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -85,13 +86,19 @@ class Breaker:
         self._say = RateLimitedLogger(logger)
         self._lock = threading.Lock()
 
-    def failed(self, cause: str) -> None:
-        """Count a failed call unless the breaker is open, and open it after too many."""
+    def failed(self, cause: str, crowd: int = 1) -> None:
+        """
+        Count a failed call unless the breaker is open, and open it after too many.
+
+        Args:
+            cause: One word, then details after a colon.
+            crowd: See :class:`~enforcement.store.errors.StoreError`.
+        """
         with self._lock:
             if self.open:
                 return
             now = self._count()
-            self._failed.append((self._calls, now))
+            self._failed.append((self._calls, now, self._calls + CALLS_JUDGED * crowd))
             self.failures = len(self._failed)
             opens = self.failures >= FAILURES_TO_OPEN or self._in_a_row()
             if opens:
@@ -111,10 +118,9 @@ class Breaker:
         """Count a call, forget the failures before the last ones, and return the monotonic seconds."""
         now = monotonic()
         self._calls += 1
-        while self._failed and (
-            self._failed[0][0] <= self._calls - CALLS_JUDGED or self._failed[0][1] < now - self._span
-        ):
-            del self._failed[0]
+        if self._failed:
+            since = now - self._span
+            self._failed = [failure for failure in self._failed if failure[1] >= since and failure[2] > self._calls]
         return now
 
     def _in_a_row(self) -> bool:

@@ -10,6 +10,8 @@ because it may have been executed.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import select
 import socket
 import ssl
@@ -22,7 +24,7 @@ from typing import Any, Final
 import hiredis
 
 from enforcement import fork
-from enforcement.store.address import Address, is_native, left_until
+from enforcement.store.address import Address, TimeToWait, is_native
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.late_replies import AioLateReply
 
@@ -49,14 +51,48 @@ _CLOCK_MONOTONIC_COARSE: Final = 6
 _TICK_US: Final = _tick_us()
 
 
+_LAG_SECONDS: Final = 0.005
+"""A thread that runs so much later than it could was kept waiting by its own host or interpreter."""
+MOST_LAG_SECONDS = 0.4
+"""How long a call may last beyond its budget on such a host. After one in vain, no other does so for as long."""
+STARVED_PERCENT = 80
+"""The share of the time in which somebody waits for a processor on a host that has too few."""
+_PRESSURE: Final = re.compile(rb"some avg10=(\d+)")
+_yield_processor: Final = getattr(os, "sched_yield", lambda: None)
+
+
 def _in_ticks(microseconds: int) -> int:
     """
-    Return a timeout in microseconds, rounded down to whole ticks, at least one as 0 means "no timeout".
+    Return the part of a timeout in microseconds that the kernel is to wait for, or 0 if it must not wait for any.
 
-    The kernel rounds a timeout up to ticks and adds the rest of the current one, so 25 ms may become 32 ms. Rounded
-    down first, it is late by less than one tick.
+    The kernel waits for up to a tick longer than the whole ticks that it is given. So it gets one less, and whoever is
+    woken by it waits for the rest by a clock that is exact.
     """
-    return max(_TICK_US, microseconds // _TICK_US * _TICK_US)
+    return max(0, (microseconds // _TICK_US - 1) * _TICK_US)
+
+
+def is_starved() -> bool:
+    """Return whether somebody on this host waited for a processor most of the last ten seconds, as far as known."""
+    try:
+        with open("/proc/pressure/cpu", "rb", buffering=0) as file:
+            found = _PRESSURE.match(file.read(64))
+    except OSError:  # not Linux, or a kernel that does not count it
+        return False
+    return found is not None and int(found[1]) >= STARVED_PERCENT
+
+
+class _Host:
+    """
+    What the connections of a SyncPipe know of the host that they are on.
+
+    Attributes:
+        not_before: Until when no call lasts longer because the host is too busy, in monotonic seconds.
+    """
+
+    __slots__ = ("not_before",)
+
+    def __init__(self) -> None:
+        self.not_before = 0.0
 
 
 class _Line:
@@ -67,6 +103,8 @@ class _Line:
         "_by_kernel",
         "_feed",
         "_gets",
+        "_host",
+        "_native",
         "_recv",
         "address",
         "deadline",
@@ -76,35 +114,40 @@ class _Line:
         "sock",
     )
 
-    def __init__(self, address: Address, budget: float, deadline: float) -> None:
-        self._budget, self.deadline = budget, deadline
+    def __init__(self, address: Address, budget: float, time: TimeToWait, host: _Host) -> None:
+        self._budget, self._host = budget, host
         self.address = address
-        self.sock = address.connect(deadline)
-        self.made_at = monotonic()
+        self.sock = address.connect(time)
+        self.deadline = self.made_at = monotonic()
         # The sockets of gevent wait in its hub, where the kernel's timeouts have no effect.
-        self._by_kernel = is_native(type(self.sock)) and not isinstance(self.sock, ssl.SSLSocket)
+        self._native = is_native(type(self.sock))
+        self._by_kernel = self._native and not isinstance(self.sock, ssl.SSLSocket)
         self.reader = hiredis.Reader()
         self._feed, self._gets = self.reader.feed, self.reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
         try:
-            self._set_timeout(left_until(deadline))
-            self._greet(*address.greeting())
-            self._set_timeout(left_until(deadline))
+            greeting, replies = address.greeting()
+            for number in range(replies):
+                time.during(lambda seconds: self._greet(seconds, b"" if number else greeting))  # noqa: B023
+            self.limit_to(monotonic() + time.left)
         except BaseException:
             self.sock.close()
             raise
 
-    def _greet(self, greeting: bytes, replies: int) -> None:
+    def _greet(self, seconds: float, greeting: bytes) -> None:
+        """Send the greeting unless it is empty, and read one of the replies to it."""
+        self._set_timeout(seconds)
         if greeting:
             self.send(greeting)
-        for number in range(replies):
-            reply = self.read(self.deadline, further=number > 0)
-            if isinstance(reply, hiredis.ReplyError):
-                raise trouble(reply)
+        reply = self.read(monotonic() + seconds, further=not greeting)
+        if isinstance(reply, hiredis.ReplyError):
+            raise trouble(reply)
 
     def limit_to(self, deadline: float) -> None:
         """Set the timeout of the next call to the time until this deadline. Raises TimeoutError if it has passed."""
-        self._set_timeout(left_until(deadline))
+        if (left := deadline - monotonic()) <= 0:
+            raise TimeoutError("the time budget is used up")
+        self._set_timeout(left)
         self.deadline = deadline
 
     def first_done(self) -> None:
@@ -116,7 +159,8 @@ class _Line:
         Return the next reply on this connection. All of it must arrive in time, no matter in how many pieces.
 
         Args:
-            deadline: Monotonic seconds. The kernel limits the wait for one piece, this limits the wait for all.
+            deadline: Monotonic seconds. The kernel limits the wait for one piece, this limits the wait for all. A
+                reply that has arrived when this thread looks is never too late.
             further: Whether the reply may have arrived together with the previous one, as both were requested at once.
         """
         reply = self._gets()
@@ -129,7 +173,7 @@ class _Line:
             try:
                 data = self._recv(_READ_BYTES)
             except _TIMEOUTS:
-                data = self._arrived_meanwhile()
+                data = self._arrived_meanwhile(deadline)
             if not data:
                 raise StoreError("connection", "closed by the store")
             self._feed(data)
@@ -139,18 +183,45 @@ class _Line:
                     self._set_timeout(self._budget)
                 return reply
             pieces += 1
-            self._set_timeout(left_until(deadline))
+            self._set_timeout(max(0.0, deadline - monotonic()))
 
-    def _arrived_meanwhile(self) -> bytes:
+    def _arrived_meanwhile(self, deadline: float) -> bytes:
         """
-        Return what has arrived although the time is over, or raise BlockingIOError if nothing has.
-
-        The reply may have been there in time, while this thread waited for the processor or for the interpreter.
+        Return what arrives until the deadline, or has arrived although it is over. Raises TimeoutError if nothing has.
         """
-        self.sock.setblocking(False)
-        data = self._recv(_READ_BYTES)
+        data = self._received_within(max(0.0, deadline - monotonic()))
+        if data is None and self._native and deadline >= self._host.not_before:
+            data = self._arrived_on_busy_host(deadline)
+        if data is None:
+            raise TimeoutError("no reply in time")
         self._set_timeout(self._budget)
         return data
+
+    def _arrived_on_busy_host(self, deadline: float) -> bytes | None:
+        """
+        Return what arrives while others have to wait for this processor, which may be those who send it, or None.
+
+        They get the processor and the interpreter first. This ends as soon as this thread runs when it could.
+        """
+        since, starved = deadline, is_starved()
+        while since - deadline < MOST_LAG_SECONDS:
+            _yield_processor()
+            lag = monotonic() - since
+            waits = starved or lag > _LAG_SECONDS
+            data = self._received_within(min(max(lag, _LAG_SECONDS), self._budget) if waits else 0.0)
+            if data is not None or not waits:
+                return data
+            since = monotonic()
+        self._host.not_before = since + MOST_LAG_SECONDS
+        return None
+
+    def _received_within(self, seconds: float) -> bytes | None:
+        """Return what arrives within so many seconds, exactly, or None."""
+        self.sock.settimeout(seconds)
+        try:
+            return self._recv(_READ_BYTES)
+        except _TIMEOUTS:
+            return None
 
     def hung_up(self) -> bool:
         """Return whether the store has closed its end of the connection, as servers do with idle ones."""
@@ -165,11 +236,12 @@ class _Line:
         The kernel does it, as Python's own timeout adds a ``poll`` to every call, which a decision would feel. TLS
         and gevent work with Python's timeout only.
         """
-        if not self._by_kernel:
+        ticks = _in_ticks(int(seconds * 1_000_000)) if self._by_kernel else 0
+        if not ticks:
             self.sock.settimeout(seconds)
             return
         self.sock.setblocking(True)
-        span = struct.pack("@ll", *divmod(_in_ticks(int(seconds * 1_000_000)), 1_000_000))
+        span = struct.pack("@ll", *divmod(ticks, 1_000_000))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
@@ -196,6 +268,7 @@ class SyncPipe:
         self._address = address
         self._budget = budget
         self._on_lost = on_lost
+        self._host = _Host()
         self._idle: list[_Line] = []
         self._lost_at = 0.0  # when a connection ended that counts as a failure, in monotonic seconds
         fork.register(self)
@@ -216,7 +289,7 @@ class SyncPipe:
             if deadline - line.deadline > _QUIET_SECONDS:
                 line = self._connected(line, idle)
         except IndexError:
-            return self._call_anew(command, deadline)
+            return self._call_anew(command, self._budget)  # nobody was waited for yet
         line.deadline = deadline
         try:
             line.send(command)
@@ -249,7 +322,7 @@ class SyncPipe:
         try:
             line = self._connected(idle.pop(), idle)
         except IndexError:
-            return self._call_anew(command, deadline, asking=asking)
+            return self._call_anew(command, deadline - monotonic(), asking=asking)
         try:
             line.limit_to(deadline)
         except TimeoutError as exc:
@@ -257,10 +330,10 @@ class SyncPipe:
             raise unconnected(exc) from exc
         return self._call_on(line, idle, command, asking=asking)
 
-    def _call_anew(self, command: bytes, deadline: float, *, asking: bool = False) -> Any:
-        """Send a command on a new connection, with what connecting leaves of the budget, and return the reply."""
+    def _call_anew(self, command: bytes, seconds: float, *, asking: bool = False) -> Any:
+        """Send a command on a new connection, with what connecting leaves of these seconds, and return the reply."""
         idle = self._idle
-        return self._call_on(self._connect(deadline), idle, command, asking=asking)
+        return self._call_on(self._connect(TimeToWait(seconds)), idle, command, asking=asking)
 
     def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> Any:
         """Send a command on this connection, keep the connection for later calls, and return the reply."""
@@ -332,10 +405,13 @@ class SyncPipe:
         idle, self._idle = self._idle, []
         _hang_up(idle)
 
-    def _connect(self, deadline: float) -> _Line:
-        address = self._address()
+    def _connect(self, time: TimeToWait) -> _Line:
         try:
-            return _Line(address, self._budget, deadline)
+            address = time.during(lambda seconds: self._address())
+        except TimeoutError as exc:
+            raise unconnected(exc) from exc
+        try:
+            return _Line(address, self._budget, time, self._host)
         except (OSError, hiredis.HiredisError, StoreError) as exc:
             self._on_lost(address)
             if isinstance(exc, StoreError):

@@ -204,7 +204,7 @@ class SingleStore(StoreConnector):
     def failed(self, exc: StoreError) -> None:
         """Count a failed call for the breaker if the server may be unavailable."""
         if exc.away:
-            self.breaker.failed(exc.cause)
+            self.breaker.failed(exc.cause, exc.crowd)
 
     def examine(self, attempt: Callable[[], StoreError | None]) -> StoreError | None:
         """Try a decision, count it for the breaker, and return the error, or None if the server decided."""

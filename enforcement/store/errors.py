@@ -32,10 +32,19 @@ class StoreError(Exception):
         executed: Whether the store may have executed the call. False: it certainly did not.
         away: Whether the whole store is unavailable. False: only this call failed.
         late: The reply, if it may still arrive. None: nobody waits for it.
+        crowd: How many calls one piece of what this connection received has answered on average. What is lost with a
+            piece counts as one failure, so it is as old as one of a single call only after so many times the calls.
     """
 
     def __init__(
-        self, cause: str, detail: str = "", *, executed: bool = True, away: bool = True, late: Late | None = None
+        self,
+        cause: str,
+        detail: str = "",
+        *,
+        executed: bool = True,
+        away: bool = True,
+        late: Late | None = None,
+        crowd: int = 1,
     ) -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.detail = detail
@@ -43,6 +52,7 @@ class StoreError(Exception):
         self.executed = executed
         self.away = away
         self.late = late
+        self.crowd = crowd
 
     @property
     def charges(self) -> bool:

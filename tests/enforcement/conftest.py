@@ -7,6 +7,7 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
+from enforcement.store import connection
 from enforcement.testing import Store
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, execute
@@ -14,6 +15,18 @@ from tests.enforcement.world import World, eventually
 
 # Seconds. A busy machine shall not make a decision fail over.
 PATIENT = {"timeout": 1.0, "lookup": 1.0}
+
+
+@pytest.fixture
+def busy_host() -> None:
+    """Let calls last longer on a host that is too busy, as they do."""
+
+
+@pytest.fixture(autouse=True)
+def idle_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no call last longer because this machine is busy: tests bound what a decision may take."""
+    if "busy_host" not in request.fixturenames:
+        monkeypatch.setattr(connection, "MOST_LAG_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

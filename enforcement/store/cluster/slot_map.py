@@ -129,7 +129,7 @@ class SlotMap:
     def failed(self, node: Node, exc: StoreError) -> None:
         """Count a failed call for the node's breaker, unless the cause was the call itself."""
         if exc.away:
-            node.breaker.failed(exc.cause)
+            node.breaker.failed(exc.cause, exc.crowd)
 
     def away(self) -> list[Node]:
         """Return the nodes that own slots and do not answer."""

@@ -90,7 +90,7 @@ def test_freezes_of_any_length_cost_a_few_time_budgets(own_server):
 @pytest.mark.parametrize("modes", [("delay", "swallow", "garble"), ("cut", "drip", "deaf")], ids="-".join)
 def test_a_path_that_lies_is_left_and_found_again(own_server, path, modes):
     """Replies late, lost, mangled, cut off, byte by byte, or requests lost: each is an outage, and each ends."""
-    path.delay = 0.15
+    path.delay = 0.6  # also more than a busy host is waited for
     spans = []
     with fleet(path.url, WIDE, 2, "--fleet", "2", "--seconds", "60", "--pause", "0.005", "--timeout", "0.1") as load:
         load.go()

@@ -9,7 +9,6 @@ import pytest
 
 from enforcement import Limit, Limiter, aio
 from enforcement.control.acl import enforcer
-from enforcement.failover import probe
 from enforcement.model.keys import Keys
 from enforcement.store.absence import Absence
 from enforcement.store.address import Address
@@ -195,17 +194,47 @@ def test_a_thread_that_waits_for_the_interpreter_loses_no_reply(server, world):
     pipe.close()
 
 
-def test_a_probe_that_took_too_long_does_not_bring_the_store_back(server, world, monkeypatch):
+def test_a_probe_that_took_too_long_does_not_bring_the_store_back(path):
     """The store decided, and later than a decision may be: who returned would leave it again at once."""
-    limiter = Limiter(server.url, timeout=0.025)
+    limiter = Limiter(path.url, timeout=0.5)
     limiter.hit(WIDE, "k")
     trial = limiter._engine.health._probe
     assert trial.steady_error() is None
-    seconds = iter(range(1_000))
-    monkeypatch.setattr(probe, "monotonic", lambda: next(seconds) * 0.03)
+    path.delay, path.mode = 0.55, "delay"
 
     assert trial.steady_error().cause == "timeout"
+    path.mode = "pass"
     limiter.close()
+
+
+async def test_tasks_that_lose_every_second_reply_at_the_start_leave_with_the_first(path):
+    """Ten replies come in one piece. Nobody knows the store yet, so ten lost ones of twenty are enough."""
+    async with aio.Limiter(path.url, timeout=0.3) as limiter:
+        path.only, path.every, path.mode = b"_decide", 2, "swallow"
+
+        async def ask():
+            return [await limiter.hit(WIDE, "k") for _ in range(10)]
+
+        decisions = [decision for some in await asyncio.gather(*(ask() for _ in range(10))) for decision in some]
+        path.mode = "pass"
+
+        assert limiter.stats().outages == 1
+        assert sum(decision.cause != "" for decision in decisions) <= 20
+
+
+def test_replies_that_come_in_crowds_are_judged_as_crowds():
+    """A failure loses ten calls, as a success answers ten: the fifth of nine opens it, one in a hundred does not."""
+    half, few = Breaker(), Breaker()
+    for number in range(9):
+        if number % 2 == 0:
+            half.failed("timeout", crowd=10)
+        for _ in range(10 * (number % 2)):
+            half.succeeded()
+        few.failed("timeout", crowd=10)
+        for _ in range(990):
+            few.succeeded()
+
+    assert (half.open, few.open, few.failures) == (True, False, 0)
 
 
 @pytest.mark.proof(times=1)

@@ -1,11 +1,17 @@
 """What a process admits alone begins from the latest reply about each counter, whichever request it answered."""
 
+import itertools
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from enforcement import Denied, Limit, Limiter
+from enforcement.failover import latest_replies
+from enforcement.failover.latest_replies import LatestReplies
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.reply import Reply
 from enforcement.testing import Published
 
 pytestmark = pytest.mark.usefixtures("documents")
@@ -127,3 +133,26 @@ def test_a_child_process(own_server, limiter):
         os._exit(0 if admitted((limiter.hit(FIVE, "k") for _ in range(ALONE)), "fallback") == 5 else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_decision_looks_at_all_plans(monkeypatch):
+    """Ten thousand would hold up everybody for a tenth of a second: a decision sees some, the background the rest."""
+    seconds = itertools.count(step=latest_replies.SLICE_SECONDS / 4)
+    monkeypatch.setattr(latest_replies, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(latest_replies, "sleep", lambda seconds: None)
+    bounds = [BoundLimit(FIVE, f"{{k}}:{number}", "k") for number in range(10_000)]
+    looked = []
+
+    def answered(bound, last):
+        looked.append(bound)
+        return SimpleNamespace(keys=[bound.key], bounds=(bound,), last=last)
+
+    found = LatestReplies(lambda: (answered(bound, Reply((1, 7, 5, 0, 0, 0))) for bound in bounds))
+    assert found.about(answered(bounds[0], None))[0].remaining == 5
+    first = len(looked) - 1
+    assert found.about(answered(bounds[-1], None)) == [None]
+    found.look_at_rest()
+
+    assert 0 < first <= 100
+    assert len(looked) == len(bounds) + 2
+    assert found.about(answered(bounds[-1], None))[0].remaining == 5
