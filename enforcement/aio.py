@@ -148,13 +148,19 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         """
         began = monotonic()
         until, denial = began + checked_wait(max_wait), None
-        if not (max_wait and self._queues.by_key and self._is_behind(limits, key, costs)):
-            denial = await self.hit(limits, key, costs)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
+        if not (max_wait and (plan.asking or self._queues.by_key) and self._is_behind(plan, costs)) or plan.has_slots:
+            asking = object()
+            plan.asking.add(asking)
+            try:
+                denial = await self.hit(limits, key, costs)
+            finally:
+                plan.asking.discard(asking)
             if denial.allowed:
                 return denial
             if not is_in_time(denial, until):
                 raise Denied(denial)
-        plan, costs = self._plan_in_code(limits, key), own_costs(costs)
+        costs = own_costs(costs)
 
         async def ask() -> Decision:
             if plan.lease:

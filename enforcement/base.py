@@ -21,7 +21,6 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import BoundLimit, Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, folder_of, named_as, variables
 from enforcement.state.live_plan import LivePlan
@@ -247,12 +246,6 @@ class BaseLimiter:
             run(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
         finally:
             pipe.close()
-
-    def _is_behind(self, limits: Limits, key: str | None, costs: Costs) -> bool:
-        """Return whether others wait for permits that a valid request needs, which must not overtake them."""
-        plan = self._plan_in_code(limits, key)
-        plan.check(costs)
-        return not plan.has_slots and self._queues.before(plan.bounds)
 
     def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         if not self._started:

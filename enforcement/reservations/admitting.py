@@ -118,9 +118,13 @@ class Admitting(Reserving):
             return made[0].decision
 
         plan, costs = self._plan_of(token, key, attributes), own_costs(costs)
-        plan.check(costs)
-        if not (max_wait and self._queues.before(plan.bounds)):
-            denial = _asked(ask)
+        if not (self._is_behind(plan, costs) and max_wait):
+            asking = object()
+            plan.asking.add(asking)
+            try:
+                denial = _asked(ask)
+            finally:
+                plan.asking.discard(asking)
         if denial is None or not denial.allowed:
             self._wait(WaitingThread(plan.bounds, costs, began, began + max_wait), plan, denial, ask)
         return made[0]

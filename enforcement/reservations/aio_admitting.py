@@ -107,9 +107,13 @@ class AwaitedAdmitting(Reserving):
             return made[0].decision
 
         plan, costs = await self._plan_of(token, key, attributes), own_costs(costs)
-        plan.check(costs)
-        if not (max_wait and self._queues.before(plan.bounds)):
-            denial = await _asked(ask)
+        if not (self._is_behind(plan, costs) and max_wait):
+            asking = object()
+            plan.asking.add(asking)
+            try:
+                denial = await _asked(ask)
+            finally:
+                plan.asking.discard(asking)
         if denial is None or not denial.allowed:
             await self._wait(self._waiter(plan, costs, began, began + max_wait), plan, denial, ask)
         return made[0]

@@ -17,6 +17,7 @@ from enforcement.waiting.queues import Queues, Waiter
 
 if TYPE_CHECKING:
     from enforcement.plan.binding import Limits
+    from enforcement.plan.costs import Costs
     from enforcement.reservations.book import ReservationBook
     from enforcement.state.live_plan import LivePlan
 
@@ -44,6 +45,25 @@ class Reserving:
         """Return a new denial of a request for which no counter is asked, and count it."""
         planner, decider = self._engine.planner, self._engine.decider
         return decider.refused(planner.refusal(reason, plan.subject).because(detail))
+
+    def _is_behind(self, plan: LivePlan, costs: Costs) -> bool:
+        """
+        Return whether a request that may wait has to let others ask first.
+
+        Those wait for the same permits, or the store is being asked for them, and may not have enough for all.
+
+        Raises:
+            ValueError: The costs are not valid, or limits in code would not count them.
+        """
+        if self._queues.by_key:
+            plan.check(costs)
+            if self._queues.before(plan.bounds, costs):
+                return True
+        count = len(plan.asking)
+        if not count or plan.lease is not None or plan.has_left(costs, count + 1):
+            return False
+        plan.check(costs)
+        return True
 
     def _waiting(
         self, waiter: Waiter, plan: LivePlan, decision: Decision | None

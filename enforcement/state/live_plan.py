@@ -47,6 +47,7 @@ class LivePlan(Plan):
         hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read.
             Only doors that meter look at them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
+        asking: One object for each request that may wait, and for which the store is asked now.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
@@ -59,6 +60,7 @@ class LivePlan(Plan):
 
     __slots__ = (
         "_once",
+        "asking",
         "command",
         "denied",
         "hidden",
@@ -91,6 +93,7 @@ class LivePlan(Plan):
         self.metered: Any = None
         self.hidden: tuple[HiddenLimit, ...] = ()
         self.lease: Any = None
+        self.asking: set[object] = set()
         self.denied: Any = None
         self.last: Reply | None = None
         self.command: bytes | None = None
@@ -109,6 +112,16 @@ class LivePlan(Plan):
         """Take over what the store said last about the counters of a plan that this one replaces."""
         if old.last is not None:
             self.last = old.last.over(old.bounds, self.bounds)
+
+    def has_left(self, costs: Costs, count: int) -> bool:
+        """Return whether so many such requests would pass, as far as the store has said."""
+        last = self.last
+        if last is None:
+            return False
+        if type(costs) is int and not (self.counts_units or self.has_shadows):
+            return costs * count <= min(last.numbers[2 :: last.width], default=0)
+        rows = [(i, bound) for i, bound in enumerate(self.bounds) if not bound.limit.shadow]
+        return all(bound.cost_of(costs) * count <= last.remaining(i) for i, bound in rows)
 
     def check(self, costs: Costs) -> None:
         """

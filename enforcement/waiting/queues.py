@@ -67,7 +67,8 @@ class Waiter:
         due: When it asks the store, if it is the first.
         asked: When it asked last.
         asks: Whether it asks now.
-        lane: Those of one lane ask in the order in which they are woken. None: it has its lane alone.
+        lane: Those of one lane may ask at the same time.
+        stand_in: The counter in whose queue it has a place only because it asks. None: there is none.
     """
 
     lane: object = None
@@ -80,6 +81,7 @@ class Waiter:
         self.places: dict[str, int] = {}
         self.due = self.asked = began
         self.asks = False
+        self.stand_in: str | None = None
 
     def wake(self) -> None:
         """End its sleep, or the next one if it does not sleep. Any thread may call this, and must not be held up."""
@@ -125,9 +127,10 @@ class Queue:
         stirred: Whether this process has given permits back since the first began to ask.
         since: When somebody got a permit last, in monotonic seconds.
         last: The order of the last that may ask together with the first. None: there are no permits for more.
+        left: Permits for newcomers, if all who wait may ask and there are twice as many as they need.
     """
 
-    __slots__ = ("answer", "has_slots", "last", "since", "stirred", "waiters")
+    __slots__ = ("answer", "has_slots", "last", "left", "since", "stirred", "waiters")
 
     def __init__(self, has_slots: bool, now: float) -> None:
         self.waiters: list[Waiter] = []
@@ -136,6 +139,14 @@ class Queue:
         self.stirred = False
         self.since = now
         self.last: tuple[float, int] | None = None
+        self.left = 0
+
+    def admits(self, cost: int) -> bool:
+        """Return whether a newcomer may ask at once, as there are permits for all who ask now and for this one."""
+        if self.left < cost:
+            return False
+        self.left -= cost
+        return True
 
     def holds_up(self, waiter: Waiter) -> bool:
         """Return whether a caller has to let others ask before it."""
@@ -143,22 +154,26 @@ class Queue:
 
     def call_next(self, served: Waiter, key: str) -> None:
         """
-        Let as many ask at the same time as there are permits for, after one was served.
+        Let as many of its lane ask at the same time as there are permits for, after one was served.
 
-        Only those of its lane, and of equal costs: if others take the permits, the first of them is denied first.
+        Other processes may take some of these permits before. A smaller cost would then pass where a larger one before
+        it has not, so it asks with that only if there are twice as many permits.
         """
         assert self.answer is not None
-        left, cost = self.answer.remaining, 0
+        remaining, needed, largest = self.answer.remaining, 0, 0
+        before, self.last, self.left = self.last, None, 0
         for waiter in self.waiters:
             if waiter is served:
                 continue
-            cost = cost or waiter.places[key]
-            left -= waiter.places[key]
-            if left < 0 or waiter.places[key] != cost or waiter.lane != served.lane:
+            cost = waiter.places[key]
+            needed, largest = needed + cost, max(cost, largest)
+            if needed * (1 if cost == largest else 2) > remaining or waiter.lane != served.lane:
                 break
-            if not waiter.asks:
-                self.last = waiter.order
+            self.last = waiter.order
+            if not waiter.asks and (before is None or before < waiter.order):
                 waiter.wake()
+        else:
+            self.left = remaining - 2 * needed
 
     def passes(self, cost: int) -> float:
         """Return when a request of this cost can pass at the soonest, in monotonic seconds, or 0 if nobody knows."""
@@ -171,12 +186,13 @@ class Queue:
 
     def note(self, at: float, decision: Decision, index: int, cost: int) -> None:
         """Keep what a decision, made *at* this time, says of this counter, which is limit *index* of its plan."""
-        self.last = None
         if decision.allowed:
             self.since = at
+        else:
+            self.last, self.left = None, 0
         # What a lease says is of the time when it was filled. What is decided here costs nothing to ask.
         if self.stirred or (decision.allowed and decision.source != "store"):
-            self.answer = None
+            self.answer, self.last, self.left = None, None, 0
             return
         remaining, reset, wait, more = decision.reply.row(index)
         wait_seconds, more_seconds = max(0, wait) / 1_000_000, max(0, more or reset) / 1_000_000
@@ -204,9 +220,13 @@ class Queues:
         self._gone: deque[Waiter] = deque()
         self._lead, self._lead_at = -math.inf, 0.0  # by how much the store's clock is ahead, at least, and since when
 
-    def before(self, bounds: Iterable[BoundLimit]) -> bool:
-        """Return whether somebody waits for permits of one of these limits."""
-        return any(bound.key in self.by_key for bound in bounds)
+    def before(self, bounds: Iterable[BoundLimit], costs: Costs) -> bool:
+        """Return whether a newcomer has to let those ask first who wait for permits of one of these limits."""
+        for bound in bounds:
+            queue = self.by_key.get(bound.key)
+            if queue is not None and not queue.admits(bound.cost_of(costs)):
+                return True
+        return False
 
     def pause(self, waiter: Waiter) -> float | None:
         """
@@ -236,6 +256,9 @@ class Queues:
                 at = max(at, min(passes, waiter.until))
         if not is_first:
             return None if now >= waiter.until else min(waiter.until - now, GRACE_SECONDS)
+        if not waiter.places and waiter.bounds:
+            waiter.stand_in = waiter.bounds[0].key
+            self._join(waiter, waiter.bounds[0], now)
         waiter.due = at
         if at <= now:
             waiter.asked, waiter.asks = now, True
@@ -250,21 +273,24 @@ class Queues:
         now, reply, bounds = monotonic(), decision.reply, decision.bounds
         with self._lock:
             at = self._decided_at(reply.now_us / 1_000_000, waiter.asked, now) if decision.source == "store" else now
-            waiter.asks = False
+            waiter.asks, stand_in, waiter.stand_in = False, waiter.stand_in, None
             if bounds and len(reply) == 2 + reply.width * len(bounds):
                 waiter.bounds = [bound for bound in bounds if not bound.limit.shadow]
                 for i, bound in enumerate(bounds):
                     if not decision.allowed and reply.wait(i) and not bound.limit.shadow:
                         self._join(waiter, bound, now)
+                        stand_in = None if bound.key == stand_in else stand_in
                     if (queue := self.by_key.get(bound.key)) is not None:
                         queue.note(at, decision, i, bound.cost_of(waiter.costs))
-                        if decision.allowed and waiter.lane and queue.answer:
+                        if decision.allowed and queue.answer:
                             queue.call_next(waiter, bound.key)
             elif not decision.allowed:  # no counter was read
                 wait = (decision.retry_after_ms or 0) / 1_000
                 for bound in waiter.bounds:
                     self._join(waiter, bound, now)
                     self.by_key[bound.key].answer = Answer(now, 0, 0, wait, wait)
+            if stand_in in waiter.places and not decision.allowed and len(waiter.places) > 1:
+                self._part(waiter, stand_in, now)
         self._sweep()
 
     def _decided_at(self, store: float, sent: float, received: float) -> float:
@@ -281,7 +307,8 @@ class Queues:
         if known > store - sent:  # the store's clock was set
             known = -math.inf
         self._lead, self._lead_at = max(known, store - received), received
-        return store - self._lead + 2e-6  # the clock gives the microsecond that had begun, and a float less than that
+        # The clock gives the microsecond that had begun, and a float has less than that.
+        return min(received, store - self._lead + 2e-6)
 
     def waits(self, waiter: Waiter) -> dict[str, int]:
         """
@@ -340,19 +367,24 @@ class Queues:
         if queue is None:
             queue = self.by_key[key] = Queue(bound.letter == "c", now)
         insort(queue.waiters, waiter, key=_order)
+        queue.left = 0
         waiter.places[key] = bound.cost_of(waiter.costs)
         waiter.due = now
 
     def _remove(self, waiter: Waiter, now: float) -> None:
-        for key in waiter.places:
-            queue = self.by_key[key]
-            place = bisect_left(queue.waiters, waiter.order, key=_order)
-            del queue.waiters[place]
-            if not queue.waiters:
-                del self.by_key[key]
-            elif place == 0:
-                queue.call_first(now)
-        waiter.places.clear()
+        for key in list(waiter.places):
+            self._part(waiter, key, now)
+
+    def _part(self, waiter: Waiter, key: str, now: float) -> None:
+        """Remove a caller from one queue."""
+        del waiter.places[key]
+        queue = self.by_key[key]
+        place = bisect_left(queue.waiters, waiter.order, key=_order)
+        del queue.waiters[place]
+        if not queue.waiters:
+            del self.by_key[key]
+        elif place == 0:
+            queue.call_first(now)
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:

@@ -64,11 +64,18 @@ class WaitingTask(Waiter):
 
     def wake(self) -> None:
         """End its sleep, or the next one if it does not sleep."""
+        if self._woken:
+            return
         self._woken = True
         future = None if self._sleeping is None else self._sleeping()
-        if future is not None:
-            with contextlib.suppress(RuntimeError):  # its event loop is closed
-                self._loop.call_soon_threadsafe(_end, future)
+        if future is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            if asyncio.get_running_loop() is self._loop:
+                _end(future)
+                return
+        with contextlib.suppress(RuntimeError):  # its event loop is closed
+            self._loop.call_soon_threadsafe(_end, future)
 
 
 def _end(future: asyncio.Future[Any]) -> None:

