@@ -24,6 +24,7 @@ _DELTA: Final = "contentBlockDelta"
 _INNER: Final = b'{"bytes":"'
 _INNER_LENGTH: Final = len(_INNER)
 _PADDING: Final = b'","p":"'
+_PADDING_LENGTH: Final = len(_PADDING)
 _END: Final = b'"}'
 
 
@@ -184,7 +185,14 @@ class MessageMeter:
 
     def _read_inner(self, payload: bytes) -> None:
         """Read an event inside another one. If that has no other, it is the event itself."""
-        inner: Any = _usual_inner(payload)
+        inner: Any = None
+        if payload.startswith(_INNER) and payload.endswith(_END):  # as services write it
+            end = payload.rfind(_PADDING)
+            if end < 0 or payload[end + _PADDING_LENGTH : -2].isalnum():
+                try:
+                    inner = a2b_base64(payload[_INNER_LENGTH : end if end >= 0 else -2], strict_mode=True)
+                except ValueError:
+                    inner = None
         if inner is None:
             inner = (object_in(payload) or {}).get("bytes")
             if type(inner) is not str:
@@ -195,19 +203,6 @@ class MessageMeter:
             except ValueError:
                 return
         self._inner.read(inner)
-
-
-def _usual_inner(payload: bytes) -> bytes | None:
-    """Return the event inside another one that is written as services write it, or None if this one is not."""
-    if not (payload.startswith(_INNER) and payload.endswith(_END)):
-        return None
-    data, has_padding, padding = payload[_INNER_LENGTH:-2].partition(_PADDING)
-    if has_padding and not padding.isalnum():
-        return None
-    try:
-        return a2b_base64(data, strict_mode=True)
-    except ValueError:
-        return None
 
 
 class StreamMeter:

@@ -48,6 +48,8 @@ _PROBE: Final = b"0000000"
 _MAX_CANDIDATES: Final = 4
 _STRINGS: Final = json.JSONDecoder()
 
+_TEXT_AND_NUMBERS: Final = frozenset(("text", "number"))
+
 _Place = tuple[int, int, str]
 Probe = Callable[[bytes, bool], int | None]
 """
@@ -85,7 +87,7 @@ class Shape:
     def within(self, head: bytes, tail: bytes) -> Shape:
         """Return the shape of such events with bytes before and after each."""
         first, *middle, last = self._around
-        return Shape((head + first, *middle, last + tail), self._kinds, self.constant)
+        return _shape((head + first, *middle, last + tail), self._kinds, self.constant)
 
     def text_bytes(self, event: bytes) -> int:
         """Return the bytes of the text of an event of this shape, or -1 if it may have another one."""
@@ -141,6 +143,45 @@ class Shape:
         return chunk.split(self._tail)[-2] + self._tail
 
 
+class _NumberedShape(Shape):
+    """A shape with numbers, which are mostly those of the last event. Then an event is read as one with a text only."""
+
+    __slots__ = ("_has_repeated", "_last", "_learns")
+
+    def __init__(self, around: tuple[bytes, ...], kinds: tuple[str, ...], constant: int) -> None:
+        super().__init__(around, kinds, constant)
+        self._last: Shape | None = None  # of events with the numbers of the last one
+        self._has_repeated = self._learns = True
+
+    def text_bytes(self, event: bytes) -> int:
+        if self._last is not None:
+            found = self._last.text_bytes(event)
+            if found >= 0:
+                self._has_repeated = True
+                return found
+        found = super().text_bytes(event)
+        if found >= 0 and self._learns:
+            self._learn_numbers(event)
+        return found
+
+    def _learn_numbers(self, event: bytes) -> None:
+        """Learn the numbers of an event, unless those of the one before were not repeated."""
+        self._learns, self._has_repeated = self._has_repeated, False
+        at = begin = stop = self._head_length
+        for match, _, length, is_text in self._places:
+            value = match(event, at)
+            end = _end_of_string(event, at) if is_text or value is None else value.end()
+            if is_text:
+                begin, stop = at, end
+            at = end + length
+        self._last = Shape((event[:begin], event[stop:]), ("text",), self.constant) if self._learns else None
+
+
+def _shape(around: tuple[bytes, ...], kinds: tuple[str, ...], constant: int) -> Shape:
+    is_numbered = len(kinds) > 1 and _TEXT_AND_NUMBERS.issuperset(kinds)
+    return (_NumberedShape if is_numbered else Shape)(around, kinds, constant)
+
+
 def learn(event: bytes, probe: Probe, *, more_noise: bool = False) -> Shape | None:
     """
     Return the shape of an event that does nothing but add text, and perhaps report usage, or None if it has none.
@@ -171,7 +212,7 @@ def _proven(event: bytes, text: tuple[int, int], noise: list[_Place], probe: Pro
     shorter, longer = (probe(filled, "count" in kinds) for filled in (short, long))
     if shorter is None or longer is None or longer - shorter != len(_PROBE):
         return None
-    return Shape(around, kinds, shorter - len(_PROBE))
+    return _shape(around, kinds, shorter - len(_PROBE))
 
 
 def _filled(around: tuple[bytes, ...], kinds: tuple[str, ...], times: int) -> bytes:

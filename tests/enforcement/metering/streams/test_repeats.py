@@ -43,6 +43,12 @@ def anthropic(chance, text, number):
     return {"type": "content_block_delta", "index": number % 2, "delta": {"type": f"{kind}_delta", kind: text}}
 
 
+def completion(chance, text, number):
+    """A piece of text with the second in which it was written, at the end one of two answers by turns."""
+    choice = {"text": text, "index": number % 2 if number > 150 else 0, "logprobs": None, "finish_reason": None}
+    return {"id": "c", "created": 9 + number // 9, "choices": [choice], "model": MODEL}
+
+
 def converse(chance, text, number):
     """A piece of text with padding."""
     return {"contentBlockIndex": 0, "delta": {"text": text}, "p": "abcdefghij"[: number % 9]}
@@ -66,6 +72,7 @@ def frame(kind, payload, broken=0):
 
 FORMATS = {
     "openai-chat": (chat, event, lambda value: value),
+    "openai-completions": (completion, event, lambda value: value),
     "gemini": (gemini, event, lambda value: value),
     "anthropic-messages": (anthropic, event, lambda value: value),
     "bedrock-converse": (
@@ -128,6 +135,31 @@ def test_a_shape_lets_text_and_numbers_vary_and_nothing_else(data, other, length
     assert shape is not None
     assert shape.text_bytes(other.encode()) == length
     assert shape.has_counts == ("total_tokens" in data)
+
+
+def test_numbers_that_repeat_and_numbers_that_change_count_alike():
+    """Also if one begins as the one before, and if a text says what the JSON behind it does."""
+    shape = learn(
+        b'{"created":10,"text":"hi","index":0}', lambda event, _: len(json.loads(event)["text"]), more_noise=True
+    )
+    assert shape is not None
+
+    events = (
+        (10, "a", 0),
+        (10, "\\n", 0),
+        (100, "abc", 0),
+        (100, "", 0),
+        (1, "\\u00e9", 12),
+        (1, "x", 123),
+        (2, "y", 1),
+    )
+    found = [
+        shape.text_bytes(b'{"created":%d,"text":"%b","index":%d}' % (a, text.encode(), b)) for a, text, b in events
+    ]
+
+    assert found == [1, 1, 3, 0, 2, 1, 1]
+    assert shape.text_bytes(b'{"created":2,"text":"y","index":1.5}') == -1
+    assert shape.text_bytes(b'{"created":2,"text":"y"y","index":1}') == -1
 
 
 def test_what_the_rates_depend_on_is_that_of_the_last_event():
