@@ -269,7 +269,9 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
-        line = only.line or only.line_at(decision.reply.now_us)
+        line = only.line
+        if line is None:
+            line = only.line_at(decision.reply.now_us)
         return [line, (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
     fields = _ietf(decision) if decision.shown else {}
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in fields.items()]
@@ -287,6 +289,8 @@ def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, st
         policy, length_seconds = limit.policy, limit.window_seconds
         if limit.by_calendar is not None:
             policy, length_seconds = limit.by_calendar.at(decision.reply.now_us)
+        if len(spelled) == 1:  # as most requests have one limit
+            return {"RateLimit-Policy": policy, "RateLimit": f"{limit.head}{remaining}{until}"}
         share, length = tightness(remaining, limit.full, length_seconds)
         rows.append((share, length, limit.at, f"{limit.head}{remaining}{until}", policy))
     rows.sort()
