@@ -183,8 +183,8 @@ class Decider:
             decision = Decision(False, reply.reason(plan.bounds), "store", plan, reply)
             if charge:
                 self._denials.add(plan, costs, decision, remembers=not ident and not self._clock)
-        if plan.counts_units:
-            self._planner.unmetered.note(plan, decision.on(costs))
+        if plan.counts_units and decision.on(costs).unmetered_at():
+            self._planner.unmetered.note(plan, decision)
         plan.last = reply
         if charge and plan.usage is not None:
             self._count(plan, costs, reply, passed)

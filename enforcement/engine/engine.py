@@ -89,6 +89,8 @@ class Engine:
         self._beginning = threading.Lock()  # the first requests of a process may come at the same time
         self.outage_copy = OutageCopy(settings.state_dir, fingerprint((settings.prefix,))[:8], self.fallback)
         self.agent, self.usage = self._make_agent(connector)
+        if settings.clock is None:
+            self.health.now_us = self.agent.now_us  # without a call between them, as every decision asks for it
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
         ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)

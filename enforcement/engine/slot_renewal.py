@@ -162,9 +162,11 @@ class SlotKeeper:
     def concluded(self, reservation: Reservation) -> None:
         """Remove a reservation that was settled, unless its slots are still to be renewed."""
         with self._lock:
-            if reservation.left or not reservation.slots():
+            slots = reservation.slots()
+            if reservation.left or not slots:
                 self._open.pop(reservation.ident, None)
-                self._let_go(reservation)
+                if slots:
+                    self._let_go(reservation)
 
     def _let_go(self, reservation: Reservation) -> None:
         """Forget the slots of a reservation. The caller holds the lock."""

@@ -96,6 +96,17 @@ class AnswerMeter:
         ValueError: There is no such format, or a limit is below 1024.
     """
 
+    was_filtered = False
+    _is_decodable = True
+    _is_decided = False
+    _decoder: Decoder | None = None
+    # An answer that begins as JSON has no stream of events.
+    _stream: StreamMeter | None = None
+    # What reads each chunk that still comes, if nothing else can come any more.
+    _passing: StreamMeter | FrameReader | None = None
+    _events: StreamMeter | EventMeter | MessageMeter | None = None  # what may know more than was read so far
+    _json: ArrayReader | FrameReader | LinesReader | BodyReader | None = None
+
     def __init__(
         self,
         format: str,
@@ -107,28 +118,20 @@ class AnswerMeter:
         line_bytes: int = MAX_LINE,
         body_bytes: int = MAX_BODY,
     ) -> None:
-        if format not in _READERS and not format.endswith(_COUNTING):
+        reader = _READERS.get(format)
+        if reader is None and not format.endswith(_COUNTING):
             raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format!r}")
-        if min(line_bytes, body_bytes) < MIN_LIMIT:
+        if line_bytes < MIN_LIMIT or body_bytes < MIN_LIMIT:
             raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
         self.status = status
-        self.was_filtered = False
-        self._is_decodable = True
-        self._read_so_far = reader_of(format)
-        self._decoder: Decoder | None = None
-        try:
-            self._decoder = decoder_for(content_encoding, encodings)
-        except UndecodableAnswer:
-            self._is_decodable = False
+        self._read_so_far = CountAnswer() if reader is None else reader()
+        if content_encoding is not None:
+            try:
+                self._decoder = decoder_for(content_encoding, encodings)
+            except UndecodableAnswer:
+                self._is_decodable = False
         self._line_bytes, self._body_bytes = line_bytes, body_bytes
         self._hides = hide_usage and self._decoder is None
-        self._is_decided = False
-        # An answer that begins as JSON has no stream of events.
-        self._stream: StreamMeter | None = None
-        # What reads each chunk that still comes, if nothing else can come any more.
-        self._passing: StreamMeter | FrameReader | None = None
-        self._events: StreamMeter | EventMeter | MessageMeter | None = None  # what may know more than was read so far
-        self._json: ArrayReader | FrameReader | LinesReader | BodyReader | None = None
 
     @property
     def is_readable(self) -> bool:
@@ -148,6 +151,15 @@ class AnswerMeter:
         usage, untold = self.usage, self._read_so_far.untold
         return replace(usage, output=usage.output + untold) if usage is not None and untold else usage
 
+    def last_word(self) -> Usage | None:
+        """Return the usage that is charged if it is the last word of the provider, else None."""
+        if self._events is not None:
+            self._events.catch_up()
+        read = self._read_so_far
+        if read.usage is None or not read.is_final:
+            return None
+        return self.charged if read.untold else read.usage
+
     @property
     def reads_head(self) -> bool:
         """Whether header fields of the answer may say what it has used."""
@@ -163,7 +175,7 @@ class AnswerMeter:
     @property
     def hides_output(self) -> bool:
         """Whether reasoning was seen in the answer, or its model is known to reason. Not all of that is shown."""
-        return self._read_so_far.hides_output or is_reasoning_model(self.model or "")
+        return self._read_so_far.hides_output or is_reasoning_model(self._read_so_far.model or "")
 
     @property
     def model(self) -> str | None:
@@ -207,12 +219,12 @@ class AnswerMeter:
         """Read a chunk of the body, and return the bytes to send on. They may be none, until the next chunk."""
         if self._passing is not None:
             return self._passing.feed(chunk)
-        if not self.is_readable:
+        if not (self._is_decodable and (self._json is None or not self._json.is_broken)):
             return chunk
-        if self._decoder is not None:
-            self._decode(self._decoder, chunk)
-            return chunk
-        return self._read(chunk)
+        if self._decoder is None:
+            return self._read(chunk)
+        self._decode(self._decoder, chunk)
+        return chunk
 
     def finish(self, whole: bool = True) -> bytes:
         """

@@ -75,7 +75,8 @@ class ChargeTerms:
 
     def costs(self, counts: TokenCounts) -> Costs:
         """Return what these tokens cost each limit, rounded up once for each. At most 2**53 - 1."""
-        return tuple([self._cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True)])
+        cost = self._cost
+        return tuple([cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True)])
 
     def unmetered(self) -> tuple[int, ...]:
         """Return the indices of the limits that get no cost."""
@@ -93,7 +94,8 @@ class ChargeTerms:
 
     def approximates(self, counts: TokenCounts) -> bool:
         """Return whether a class of these tokens has no price of its own for a limit of money."""
-        return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
+        priced = [quote.price for quote in self.quotes if quote and quote.price]
+        return bool(priced) and any(price.approximates(counts) for price in priced)
 
     def with_prices(self, other: Callable[[Price], Price]) -> ChargeTerms:
         """Return these terms with another price for each limit that has one."""

@@ -59,7 +59,8 @@ class MeteredExchange:
         self._encodings = encodings
         self._reasoners = reasoners
         asked = opening.asked
-        if reasoners and isinstance(asked, MeteredRequest) and asked.attributes.get("model", "") in reasoners:
+        self._model = asked.attributes.get("model") if isinstance(asked, MeteredRequest) else None
+        if reasoners is not None and (self._model or "") in reasoners:
             self.reservation.hides_output()
 
     @property
@@ -88,11 +89,13 @@ class MeteredExchange:
         if status in _NOT_ALL:
             self.reservation.unreadable()
         asked = self.opening.asked
-        if isinstance(asked, MeteredRequest) and asked.is_counting:
+        if not isinstance(asked, MeteredRequest):
+            return self.reservation.answered(status, at_us)
+        if asked.is_counting:
             if status < 400:
                 self.reservation.reported(NOTHING_USED, at_us, final=True)  # unless the answer reports more
                 self.meter = AnswerMeter(asked.format, status, content_encoding, encodings=self._encodings)
-        elif isinstance(asked, MeteredRequest) and asked.has_tokens:
+        elif asked.has_tokens:
             self.meter = AnswerMeter(
                 asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
             )
@@ -133,12 +136,13 @@ class MeteredExchange:
         rest = b"" if meter is None else meter.finish(whole)
         if meter is not None and meter.was_filtered:
             reservation.was_filtered()
-        if meter is not None and meter.is_final and (usage := meter.charged) is not None:
-            if meter.hides_output:
+        if meter is not None and (usage := meter.last_word()) is not None:
+            if self._reasoners is not None and meter.hides_output:
                 self._saw_reasoning()
-            self._price(usage, usage)
+            if meter.model != self._model or not usage.is_plain:
+                self._price(usage, usage)
             # The last word says it all: what was read besides could not change the costs.
-            return rest, reservation.reported(usage, at_us, final=True) or reservation.ended(at_us)
+            return rest, reservation.concluded(usage, at_us)
         return rest, self._tell(at_us) or reservation.ended(at_us, whole=whole)
 
     def refused(self, status: int | None, at_us: int) -> Settlement | None:
@@ -194,13 +198,12 @@ class MeteredExchange:
             usage: What was reported. None if nothing was.
             last: The same, if it is the last word. None: the estimate may stay.
         """
-        asked, terms = self.opening.asked, self.opening.terms
-        model, counts = None if self.meter is None else self.meter.model, last or self.opening.estimate or NOTHING_USED
-        if isinstance(asked, MeteredRequest) and model == asked.attributes.get("model"):
-            model = None
+        terms = self.opening.terms
+        model = None if self.meter is None or self.meter.model == self._model else self.meter.model
         has_cost = isinstance(usage, DetailedUsage) and usage.cost is not None
         if model is None and not has_cost:
             return
+        counts = last or self.opening.estimate or NOTHING_USED
 
         def priced(price: Price) -> Price:
             charged = price.at_upstream(self.upstream) if has_cost else price

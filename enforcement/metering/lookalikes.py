@@ -58,6 +58,9 @@ _MIXED: Final = frozenset(
 
 def is_misspelled(body: dict[str, Any]) -> bool:
     """Return whether a request to a provider has a name that the meter reads, in another case."""
+    text = "".join(body)
+    if text.isascii() and text.islower() and _MIXED.isdisjoint(body) and _WITHIN_NAMES.isdisjoint(body):
+        return False  # as nearly always
     if _is_misspelled(body, _BY_SPELLING):
         return True
     if _WITHIN_NAMES.isdisjoint(body):

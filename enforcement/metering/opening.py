@@ -27,7 +27,7 @@ from enforcement.metering.estimate import (
 from enforcement.metering.estimated import FACTOR, PricedBy
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS, price_text
 from enforcement.metering.prices import FREE, NO_FACTORS, PER_MILLE, Price, Prices, Quote
-from enforcement.metering.request import MeteredRequest, Parsed, Unmetered
+from enforcement.metering.request import MCP, MeteredRequest, Parsed, Unmetered
 from enforcement.metering.typical import NONE_LEARNED, Learned, typical_tokens
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
@@ -125,7 +125,7 @@ class Opening:
     @property
     def written_cap(self) -> int | None:
         """The cap that was written into the body, which had none or a greater one. None: no cap was written."""
-        return None if isinstance(self.asked, Unmetered) else self.asked.written_cap
+        return None if isinstance(self.asked, Unmetered) or not self.asked.changes else self.asked.written_cap
 
     @property
     def about(self) -> dict[str, Any] | None:
@@ -216,7 +216,7 @@ def open_request(
         allowed: The fields that the operator of the upstream allows under a bound.
         raised: Tokens that this process adds to a bound, see :class:`~enforcement.metering.broken.BrokenBounds`.
     """
-    if isinstance(asked, Unmetered) or not asked.has_tokens:
+    if isinstance(asked, Unmetered) or asked.format == MCP:
         terms = unmetered_terms(limits)
         return (
             unmetered(asked) if isinstance(terms, ReservationDenial) else Opening(asked, terms, None, prices.revision)
@@ -242,15 +242,17 @@ def open_request(
         if parsed is not None:
             found, estimate = _bound(asked, parsed, found, rules, prices.find(model, at_us), allowed, raised)
         else:
-            found, estimate = _raised(asked, found, asked.modifiers), _typical(asked, rules, prices.learned, found)
+            if asked.modifiers:
+                found = _raised(asked, found, asked.modifiers)
+            estimate = _typical(asked, rules, prices.learned, found)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
             return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
         found = _raised(asked, found, asked.modifiers)
         estimate = _typical(asked, replace(rules, estimate="typical"), prices.learned, found)
     asked.forget()
-    charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
-    price = charged or prices.find(model, at_us)
+    charged = [quote.price for quote in found.quotes if quote and quote.price]
+    price = charged[0] if charged else prices.find(model, at_us)
     return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least, price)
 
 

@@ -91,7 +91,8 @@ class Price:
         """Return what the tokens and calls cost, in micros, rounded up once. At most 2**53 - 1."""
         if isinstance(counts, DetailedUsage):
             return self._micros_by_parts(counts)
-        total = self.rates_for(counts).total(counts)
+        rates = self.rates_for(counts) if self.tiers else self.rates
+        total = rates.total(counts)
         if counts.calls:
             total += counts.calls * (self.calls or 0)
         return min(-(-total // PER_TOKENS), MAX_NUMBER)
@@ -106,6 +107,8 @@ class Price:
             return not self._takes_cost_of(counts) and self._approximates_parts(counts)
         if counts.other_rates or (counts.calls and self.calls is None):
             return True
+        if counts.is_plain and not counts.cached_input and not counts.cache_write:
+            return False  # as most answers have input and output only
         return self.rates_for(counts).approximates(counts)
 
     def multiplier_for(self, modifier: str) -> int | None:

@@ -17,7 +17,7 @@ from enforcement.metering.formats.images import ask_image
 from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
 from enforcement.metering.formats.reading import Asked, UnreadableRequest
 from enforcement.metering.formats.responses import ask_compaction, ask_response
-from enforcement.metering.formats.routes import Route, find_route, is_counting, resembles_route, unread_door
+from enforcement.metering.formats.routes import ENDS_COUNTING, Route, find_route, resembles_route, unread_door
 from enforcement.metering.formats.text import (
     NO_TOOLS,
     as_object,
@@ -75,8 +75,10 @@ _BEDROCK_HEAD: Final = (
     ("service_tier", "x-amzn-bedrock-service-tier"),
     ("latency", "x-amzn-bedrock-performanceconfig-latency"),
 )
+_WITH_MODIFIERS: Final = ("bedrock", "gemini")
 _VERTEX_HEAD: Final = (("service_tier", "x-vertex-ai-llm-shared-request-type"),)
 _USUAL: Final = frozenset(("", "default", "standard", "flex", "reserved"))
+_JSON: Final = "application/json"
 
 Header = Callable[[str], str | None]
 
@@ -204,17 +206,19 @@ class MeteredRequest:
     @property
     def written_cap(self) -> int | None:
         """The cap that was written into the body, which had none or a greater one. None: no cap was written."""
-        return next((value for value in self.changes.values() if type(value) is int), None)
+        return next((value for value in self.changes.values() if type(value) is int), None) if self.changes else None
 
     @property
     def is_only_text(self) -> bool:
         """Return whether the model has to read a text, and nothing beside it."""
-        return self.text_bytes > 0 and not (self.keeps_context or self.unbounded or any(self.parts.values()))
+        if not self.text_bytes or self.keeps_context or self.unbounded:
+            return False
+        return not self.parts or not any(self.parts.values())
 
     @property
     def is_counting(self) -> bool:
         """Return whether the request only counts tokens, which costs nothing."""
-        return is_counting(self.format)
+        return self.format.endswith(ENDS_COUNTING)
 
     def read_again(self) -> Parsed:
         """Return the body as it was read. If it was forgotten, it is read again."""
@@ -311,12 +315,14 @@ def read_request(
     path, _, query = target.partition("?")
     if (route.format.startswith("gemini") or _OF_GOOGLE.search(path)) and hides_usage(query, header):
         return Unmetered("bad_query", name)
-    if not _is_utf8(header("content-type") or ""):
+    content_type = header("content-type")
+    if content_type and content_type != _JSON and not _is_utf8(content_type):
         return Unmetered("charset", name)
     try:
-        if is_counting(route.format):
+        if route.format.endswith(ENDS_COUNTING):
             return _read_counting(route, parsed.value, header, body)
-        modifiers = _modifiers(target, route.format, header)
+        is_plain = not route.format.startswith(_WITH_MODIFIERS) and "/projects/" not in target
+        modifiers = () if is_plain else _modifiers(target, route.format, header)
         return _read_metered(route, parsed, header, body, default_cap, include_usage, cap_field, modifiers)
     except UnreadableRequest as exc:
         reason = str(exc)
@@ -376,9 +382,11 @@ def _read_metered(
         changes[asked.default_field] = cap
     if changes:
         data = json_body.write_values(data, body, changes)
-    if is_misspelled(body) or (calls_tool(body) and not is_plain_call(body)):
+    may_call = TOOL_CALL in body.values()
+    if is_misspelled(body) or (may_call and calls_tool(body) and not is_plain_call(body)):
         raise UnreadableRequest(json_body.DUPLICATE_KEY)
-    _add_tool(attributes, body)
+    if may_call:
+        _add_tool(attributes, body)
     _add_session(attributes, body, header)
     content = asked.content
     return MeteredRequest(

@@ -156,7 +156,7 @@ class MeteredReservation:
 
     def answered(self, status: int, at_us: int) -> Settlement | None:
         """Note the status of the answer, whose body is still to come. An error after a part of it is no new answer."""
-        over = self.passed(at_us)
+        over = None if self._drain is None else self.passed(at_us)
         if self.state != SETTLED and not (status >= 400 and self._has_begun):
             self.status = status
         return over
@@ -187,12 +187,21 @@ class MeteredReservation:
             final: Whether this is the provider's last word. It settles a lost reservation, too.
         """
         over = None if self._drain is None else self.passed(at_us)
-        if over or self.state == SETTLED or (self._last_word and not final) or self._too_late(at_us):
+        if over or self.state == SETTLED or (self._last_word and not final):
+            return over
+        if self.state == LOST and self._too_late(at_us):
             return over
         self._report = usage
         if final:
             self._last_word = EXACT if self._left_at_us is None else DRAINED
         return self._finish() if final and (self._left_at_us is not None or self.state == LOST) else None
+
+    def concluded(self, usage: Usage, at_us: int) -> Settlement | None:
+        """Note the provider's last word at the end of the answer, as :meth:`reported` and :meth:`ended` do."""
+        if self.state == OPEN and self._left_at_us is None:  # as nearly always
+            self._report, self._last_word = usage, EXACT
+            return self._settle(EXACT, usage)
+        return self.reported(usage, at_us, final=True) or self.ended(at_us)
 
     def unreadable(self) -> None:
         """Note that the answer cannot be read, so that nothing in it can be counted."""
@@ -214,7 +223,7 @@ class MeteredReservation:
             whole: Whether the answer came to its end, so that all was seen of it that it shows.
         """
         over = None if self._drain is None else self.passed(at_us)
-        if over or self._too_late(at_us):
+        if over or (self.state == LOST and self._too_late(at_us)):
             return over
         self._is_whole = whole
         return self._finish()
@@ -313,7 +322,8 @@ class MeteredReservation:
         return began or (self.status is None and (self._text_bytes > 0 or self._report is not None))
 
     def _too_late(self, at_us: int) -> bool:
-        return self.state == LOST and at_us - self.reserved_at_us > SETTLED_WITHIN_US
+        """Return whether a lost request can no longer be settled."""
+        return at_us - self.reserved_at_us > SETTLED_WITHIN_US
 
     def _finish(self) -> Settlement | None:
         """Settle the request by what is known of it, unless it is settled. Only a last word settles a lost one."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from enforcement.metering.formats.text import NO_TOOLS
 from enforcement.metering.shipped import OWN_TOOLS, SHIPPED
 from enforcement.model.metered import FrozenMapping
 
@@ -181,7 +182,7 @@ def shipped_tokens(asked: MeteredRequest) -> int:
         return 0
     numbers = shipped_numbers(asked.attributes["model"], asked.format)
     found = numbers.tokens(asked.text_bytes, asked.objects, asked.tools)
-    return found + own_tokens(asked.own_tools) if asked.own_tools else found
+    return found if asked.own_tools is NO_TOOLS or not asked.own_tools else found + own_tokens(asked.own_tools)
 
 
 def typical_tokens(asked: MeteredRequest, learned: Learned) -> int:

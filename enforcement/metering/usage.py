@@ -78,6 +78,9 @@ class TokenCounts(Protocol):
     def is_plain(self) -> bool: ...
 
 
+_INTEGERS: Final = {int}
+
+
 @dataclass(slots=True)
 class Usage:
     """
@@ -111,7 +114,7 @@ class Usage:
 
     def __post_init__(self) -> None:
         counts = self.input, self.cached_input, self.cache_write, self.output, self.calls
-        if {*map(type, counts)} == {int} and min(counts) >= 0 and max(counts) <= MAX_TOKENS:
+        if {*map(type, counts)} == _INTEGERS and min(counts) >= 0 and max(counts) <= MAX_TOKENS:
             return
         for name, value in zip(CLASSES, counts, strict=True):
             _check(name, value)

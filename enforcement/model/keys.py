@@ -139,15 +139,21 @@ class Keys:
 
 def dirty_beside(counter: str) -> str:
     """Return the key of :meth:`Keys.dirty`, the set of changed counters, for the tag of a counter's key."""
-    return _scope_of(counter) + DIRTY
+    return scope_of(counter) + DIRTY
 
 
 def marker_beside(counter: str, ident: str) -> str:
     """Return the key, in the slot of a counter, that records a settlement by its id."""
-    return f"{_scope_of(counter)}m:{ident}"
+    return marker_in(scope_of(counter), ident)
 
 
-def _scope_of(counter: str) -> str:
+def marker_in(scope: str, ident: str) -> str:
+    """Return the same key for the beginning of the keys of a tag, see :func:`scope_of`."""
+    return f"{scope}m:{ident}"
+
+
+def scope_of(counter: str) -> str:
+    """Return the beginning of all keys of counters with the tag of a counter's key, as :meth:`Keys.scope` does."""
     return counter[: counter.index("}") + 2]
 
 

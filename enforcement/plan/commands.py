@@ -28,6 +28,8 @@ LEASE: Final = function("lease")
 ENROL: Final = function("enrol")
 ENROL_SETTLE: Final = function("enrol_settle")
 SETTLE: Final = function("settle")
+CONCLUDE: Final = function("conclude")
+CONCLUDE_OPEN: Final = function("conclude_open")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
 

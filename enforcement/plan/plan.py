@@ -172,7 +172,8 @@ class Plan:
 
     def texts(self, now_us: int) -> tuple[str, ...]:
         """Return the :meth:`specs` as strings, one argument of a call for each limit."""
-        self.specs(now_us)
+        if not self._specs or self.follows_calendar:
+            self.specs(now_us)
         return self._texts
 
     def expired(self, now_us: int) -> bool:

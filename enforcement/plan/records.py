@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from enforcement.lua import function
@@ -28,8 +29,6 @@ from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
 
 RESERVE: Final = function("reserve")
-CONCLUDE: Final = function("conclude")
-CONCLUDE_OPEN: Final = function("conclude_open")
 PROLONG: Final = function("prolong")
 RECORDED: Final = function("recorded")
 
@@ -45,7 +44,16 @@ _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", OUTSIDE_C
 _VERSION: Final = 1
 _AS_IT_IS: Final = frozenset((int, EncodedJSON))
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
+_LONGEST_KEPT: Final = 128
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
+
+
+_encoded_text = lru_cache(256)(_ENCODE)
+
+
+def _encoded(value: Any) -> str:
+    """Return a value as JSON. Names of models are short, and come again and again."""
+    return _encoded_text(value) if type(value) is str and len(value) <= _LONGEST_KEPT else _ENCODE(value)
 
 
 class TooManyReservations(Exception):
@@ -183,7 +191,7 @@ class RecordedRequest(Request[PlanT]):
             plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
         # Values are encoded one by one: for a whole object, a new encoder is made each time.
         values = self._about.items()
-        about = [f',"{name}":{value if type(value) in _AS_IT_IS else _ENCODE(value)}' for name, value in values]
+        about = [f',"{name}":{value if type(value) in _AS_IT_IS else _encoded(value)}' for name, value in values]
         return f'{self._head}{"".join(about)},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
 
 
@@ -367,7 +375,7 @@ def conclude(where: RecordKeys, settling: Sequence[str | int], open_at_us: int |
     """
     count = int(settling[2])
     keys, numbers = [where.index, where.record, *settling[3 : 3 + count]], settling[3 + count :]
-    name, more = (CONCLUDE, ()) if open_at_us is None else (CONCLUDE_OPEN, (open_at_us,))
+    name, more = (commands.CONCLUDE, ()) if open_at_us is None else (commands.CONCLUDE_OPEN, (open_at_us,))
     return ["FCALL", name, len(keys), *keys, where.ident, *more, *numbers]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, closing
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -181,19 +181,22 @@ class AwaitedAdmitting(Reserving):
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.
 
-    async def admit_plan(
+    def admit_plan(
         self,
         plan: LivePlan,
         costs: Costs,
         attributes: Attributes | None,
         about: Mapping[str, Any] | None = None,
-    ) -> Admission:
+    ) -> Coroutine[Any, Any, Admission]:
         """
         Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied. See the sync
         limiter.
         """
         if about is not None:
-            return await self._recorded(plan, costs, attributes, None, about)
+            return self._recorded(plan, costs, attributes, None, about)
+        return self._unrecorded(plan, costs, attributes)
+
+    async def _unrecorded(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         ident, costs = new_ident(), own_costs(costs)
 
         def reserved(decision: Decision) -> Reservation:

@@ -66,18 +66,18 @@ class ReservationBook:
         instance, kept = self._engine.agent.identity.id, plan.record
         if kept is None or kept[0] != instance:
             kept = plan.record = instance, *self._common(plan, instance)
-        _, tag, head = kept
-        costs = own_costs(costs)
-        where, life = RecordKeys.of(self._keys, tag, new_ident()), life_seconds or PROLONGED_SECONDS
-        return RecordedRequest(plan, costs, where, life_seconds=life, head=head, about=about)
+        _, tag, head, index, record = kept
+        ident, life = new_ident(), life_seconds or PROLONGED_SECONDS
+        where = RecordKeys(f"{tag}.{ident}", ident, index, record + ident)
+        return RecordedRequest(plan, own_costs(costs), where, life_seconds=life, head=head, about=about)
 
-    @staticmethod
-    def _common(plan: LivePlan, instance: str) -> tuple[str, str]:
-        """Return the hash tag of all records of a plan, and how they begin."""
+    def _common(self, plan: LivePlan, instance: str) -> tuple[str, str, str, str]:
+        """Return the hash tag of all records of a plan, how they begin, their index, and how their keys begin."""
         project, token = plan.subject
         tag = project if not plan.bounds or project in [bound.tag for bound in plan.bounds] else plan.bounds[0].tag
         head = {"project": project, "token": token, "instance": instance, "revision": plan.revision}
-        return tag, record_head(head)
+        where = RecordKeys.of(self._keys, tag, "")
+        return tag, record_head(head), where.index, where.record
 
     def begin(self, request: RecordedRequest[LivePlan]) -> Decision | bytes | None:
         """
@@ -163,11 +163,15 @@ class ReservationBook:
         arguments = self._health, self._denials, request.plan, request.costs, decision, request.ident
         life = PROLONGED_SECONDS if prolongs else 0.0
         if decision.source == "store":
-            return RecordedReservation(*arguments, where=request.where, life_seconds=life)
+            found: RecordedReservation | UncertainReservation = RecordedReservation(*arguments)
+            found.life_seconds = life
         # A part of a cluster may have recorded it although another part could not be asked.
-        if decision.bounds and (decision.ambiguous or request.plan.parts is not None):
-            return UncertainReservation(*arguments, where=request.where)
-        return Reservation(*arguments)
+        elif decision.bounds and (decision.ambiguous or request.plan.parts is not None):
+            found = UncertainReservation(*arguments)
+        else:
+            return Reservation(*arguments)
+        found.where = request.where
+        return found
 
     def settling(self, reservation_id: str, costs: Costs) -> Steps:
         """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
@@ -17,20 +16,11 @@ Rows = Sequence[tuple[BoundLimit, int, int]]
 
 class _WithRecord(Reservation):
     """
-    A reservation whose record has to be removed when it is settled or cancelled.
-
-    Args:
-        where: Where the store keeps the record.
-        life_seconds: After this time it is lost, unless it is prolonged. 0: this process does not prolong it.
+    A reservation whose record has to be removed when it is settled or cancelled. Whoever makes it sets *where*.
     """
 
     where: RecordKeys
     _open_only = False  # whether a settlement leaves it as it is if it is lost
-
-    def __init__(self, *arguments: Any, where: RecordKeys, life_seconds: float = 0.0) -> None:
-        super().__init__(*arguments)
-        self.where = where
-        self.life_seconds = life_seconds
 
     def _correcting(self, rows: Rows) -> Steps:
         if self._corrected:
@@ -47,7 +37,7 @@ class _WithRecord(Reservation):
         Return the commands that correct charges and remove the record. Their result is whether the charges were left as
         they are, since there was no record, or since a lost one stays.
         """
-        return concluding(self._health, rows, self.where, self.decision.bounds, open_only=self._open_only)
+        return concluding(self._health, rows, self.where, self.decision.plan.bounds, open_only=self._open_only)
 
 
 class RecordedReservation(_WithRecord):
@@ -64,13 +54,16 @@ class RecordedReservation(_WithRecord):
         return self.where.id
 
     def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
-        """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
+        """Return the commands that settle the reservation and free its slots. See :meth:`Reservation.concluding`."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
-        if not self._plan.has_slots:
-            self._left = True
-            yield from self._correcting(rows)
-            return
+        if self._plan.has_slots:
+            return self._leaving(rows)
+        self._left = True
+        return self._correcting(rows)
+
+    def _leaving(self, rows: list[tuple[BoundLimit, int, int]]) -> Steps:
+        """Yield the command that corrects charges, and frees the slots if that is where they are."""
         slots = () if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):
             self._left = True

@@ -49,6 +49,8 @@ class Reservation:
     where: RecordKeys | None = None
     life_seconds: float = 0.0
     settled_elsewhere = False
+    _corrected = False
+    _left = False
     _kept: Sequence[tuple[BoundLimit, int, int]] | None = None
     _slots: Sequence[tuple[BoundLimit, int]] | None = None
 
@@ -61,8 +63,6 @@ class Reservation:
         self._denials = denials
         self._plan = plan
         self._costs = costs
-        self._corrected = False
-        self._left = False
 
     @property
     def estimate(self) -> Costs:
@@ -222,7 +222,7 @@ class Reservation:
         return self._kept
 
     def _charged(self) -> Sequence[tuple[BoundLimit, int, int]]:
-        taken = self._taken()
+        taken = self._kept or self._taken()
         return [row for row in taken if row[0].letter != "c"] if self._plan.has_slots else taken
 
     def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from enforcement.failover.health import Health
-from enforcement.model.keys import dirty_beside, marker_beside
+from enforcement.model.keys import DIRTY, marker_beside, marker_in, scope_of
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
+from enforcement.plan.commands import CONCLUDE, CONCLUDE_OPEN, REMEMBERED_MS, Correction, Steps
 from enforcement.plan.reply import IS_LOST, NOT_NOW
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
@@ -95,7 +95,24 @@ def concluding(
         # The other slots of a cluster know no record, so what lies beside it comes first.
         groups = sorted(health.together(rows), key=lambda group: not where.lies_beside(group[0][0].key))
         beside, others = groups[0], groups[1:]
-    reply = yield from _concluding_beside(health, beside, where, health.now_us() if open_only else None)
+    now_us = health.now_us()
+    # The store knows best what is open now. What it gets later must have been open at this instant.
+    open_at_us = now_us if open_only else None
+    reply = None
+    if health.is_away(beside[0][0].key):
+        for bound, delta, mark in beside:
+            health.fallback.amend(bound, delta, mark, now_us, owed=False)
+        _owe(health, beside, where, open_at_us)
+    else:
+        try:
+            reply = yield _conclude(where, beside, now_us, health.clock and health.clock(), open_only=open_only)
+        except StoreError as exc:
+            health.failed(exc)
+            _owe(health, beside, where, open_at_us)
+            health.wake()
+        else:
+            if type(reply) is int and reply in NOT_NOW:
+                _owe(health, beside, where, open_at_us)
     if reply == IS_LOST:
         slots = [row for row in rows if row[0].letter == "c"]
         if slots:
@@ -106,36 +123,8 @@ def concluding(
     return reply == ALREADY_SETTLED
 
 
-def _concluding_beside(health: Health, rows: Sequence[Row], where: RecordKeys, open_at_us: int | None) -> Steps:
-    """
-    Yield the command that corrects what lies beside a record and removes it, and return its reply, or None if it is
-    made later.
-
-    Args:
-        open_at_us: The present instant, if the reservation must be open. None: it is settled also if it is lost.
-    """
-    now_us = health.now_us()
-
-    def owe() -> None:
-        health.fallback.owe(where.ident, _owed(rows), once=False, where=where, open_at_us=open_at_us)
-
-    if health.is_away(rows[0][0].key):
-        for bound, delta, mark in rows:
-            health.fallback.amend(bound, delta, mark, now_us, owed=False)
-        owe()
-        return None
-    try:
-        # The store knows best what is open now. What it gets later must have been open at this instant.
-        clock = health.clock and health.clock()
-        reply = yield _conclude(where, rows, now_us, clock, open_only=open_at_us is not None)
-    except StoreError as exc:
-        health.failed(exc)
-        owe()
-        health.wake()
-        return None
-    if type(reply) is int and reply in NOT_NOW:
-        owe()
-    return reply
+def _owe(health: Health, rows: Sequence[Row], where: RecordKeys, open_at_us: int | None) -> None:
+    health.fallback.owe(where.ident, _owed(rows), once=False, where=where, open_at_us=open_at_us)
 
 
 def _conclude(where: RecordKeys, rows: Sequence[Row], now_us: int, clock: int | None, *, open_only: bool) -> bytes:
@@ -146,16 +135,15 @@ def _conclude(where: RecordKeys, rows: Sequence[Row], now_us: int, clock: int | 
         clock: The time of a test's clock. None: the store uses its own clock.
         open_only: Whether the reservation must be open now.
     """
-    from enforcement.plan.records import CONCLUDE, CONCLUDE_OPEN  # most processes record nothing
-
-    keys = [where.index, where.record, marker_beside(rows[0][0].key, where.ident)]
+    scope = scope_of(rows[0][0].key)
+    keys = [where.index, where.record, marker_in(scope, where.ident)]
     dirty: dict[str, None] = {}
     numbers: list[str | int] = ["" if clock is None else clock, "", where.ident]
     for bound, delta, mark in rows:
         spec = bound.spec(now_us)
         keys.append(bound.key)
         if spec.durable:
-            dirty[dirty_beside(bound.key)] = None
+            dirty[(scope if bound.key.startswith(scope) else scope_of(bound.key)) + DIRTY] = None
         numbers += (spec.text, delta, mark)
     keys += dirty
     name, more = (CONCLUDE_OPEN, (where.ident, "")) if open_only else (CONCLUDE, (where.ident,))

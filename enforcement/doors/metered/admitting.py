@@ -14,14 +14,13 @@ from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import (
     Opening,
     Refused,
-    has_tokens,
     is_hiding,
     open_request,
     refused_field,
     unmetered,
 )
-from enforcement.metering.prices import NO_FACTORS
-from enforcement.metering.request import MeteredRequest, Unmetered
+from enforcement.metering.prices import NO_FACTORS, Prices
+from enforcement.metering.request import MCP, MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import BOUND, DENY, METERED_UNITS, MONEY, Metering
@@ -53,6 +52,7 @@ class _Common(NamedTuple):
 
 
 def _common(plan: LivePlan) -> _Common:
+    """Return what all metered requests of a plan have in common, computed once."""
     if plan.metered is None:
         limits = tuple(bound.limit for bound in plan.bounds)
         rules = plan.metering or ()
@@ -71,7 +71,8 @@ def _common(plan: LivePlan) -> _Common:
 
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
-    return _common(plan).rules
+    found: _Common = plan.metered or _common(plan)
+    return found.rules
 
 
 def metered_keys(plan: LivePlan) -> frozenset[str]:
@@ -93,6 +94,8 @@ async def open_metered(
     """
     Charge what a request may cost, and return that beside its admission.
 
+    If its policies allow that, it gets a lower cap in place of a denial.
+
     Args:
         asked: The request, as a meter has read it.
         attributes: Its attributes, with those of its body.
@@ -102,14 +105,34 @@ async def open_metered(
     Raises:
         Denied: It may not pass.
     """
-    opening = await _opening(limiter, plan, asked, attributes, at_us, allowed)
+    opening: Opening | Refused | None = None
+    if isinstance(asked, Unmetered) or asked.format == MCP:
+        opening = _hidden(plan, asked, attributes)
+    if opening is None:
+        common: _Common = plan.metered or _common(plan)
+        prices = await limiter.find_prices() if common.waits_for_prices else limiter.prices
+        if prices is None and common.needs_prices:
+            opening = Refused("degraded_denied", NO_PRICES_YET)
+        elif isinstance(asked, Unmetered) or not is_long(asked.body):
+            opening = _opening(limiter, common, asked, at_us, allowed, prices)
+        else:
+            opening = await reading(asked.body, partial(_opening, limiter, common, asked, at_us, allowed, prices))
     if is_signed and isinstance(opening, Opening):
         opening = _as_signed(opening)
     if isinstance(opening, Refused):
         if opening.field:
             limiter.metered_tally().refusals.refused(opening.field, at_us)
         raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
-    return await _admit(limiter, plan, opening, attributes)
+    if opening.clamp_at_least is not None:
+        # The limits are looked at before a denial, so that no request counts as denied that passes.
+        seen = await limiter.decide(plan, opening.costs, charge=False)
+        if not seen.allowed:
+            opening = await _clamped(opening, _room(seen)) or opening
+    try:
+        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+    except Denied as denied:
+        denied.decision.counting(limiter.prices.currency)
+        raise
 
 
 def _as_signed(opening: Opening) -> Opening | Refused:
@@ -124,54 +147,32 @@ def _as_signed(opening: Opening) -> Opening | Refused:
     )
 
 
-async def _opening(
+def _hidden(plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes) -> Refused | None:
+    """Return why a request without tokens is denied, as a limit may apply to what its body hides. None: it is not."""
+    hides = is_hiding(asked)
+    if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
+        return unmetered(asked)
+    return None
+
+
+def _opening(
     limiter: Limiter,
-    plan: LivePlan,
+    common: _Common,
     asked: MeteredRequest | Unmetered,
-    attributes: Attributes,
     at_us: int,
     allowed: FieldRates,
+    found: Prices | None,
 ) -> Opening | Refused:
-    if not has_tokens(asked):
-        hides = is_hiding(asked)
-        if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
-            return unmetered(asked)
-    limits, names, rules, waits_for_prices, needs_prices = _common(plan)
-    prices = await limiter.find_prices() if waits_for_prices else limiter.prices
-    if prices is None:
-        if needs_prices:
-            return Refused("degraded_denied", NO_PRICES_YET)
-        prices = limiter.prices
+    """Return what a request is charged, by the prices that were found, or by those that there are for None."""
+    prices = limiter.prices if found is None else found
     raised: Mapping[str, int] = NO_FACTORS
-    if rules.estimate == "bound":
+    if common.rules.estimate == BOUND:
         raised = limiter.metered_tally().broken.raised
-    elif isinstance(asked, MeteredRequest) and asked.has_tokens:
+    elif isinstance(asked, MeteredRequest) and asked.format != MCP:
         refusals = limiter.metered_tally().refusals
         if refusals.is_next(at_us) and (field := refused_field(asked, prices, at_us, allowed)):
             refusals.would_refuse(field, at_us)
-    if isinstance(asked, Unmetered) or not is_long(asked.body):
-        return open_request(asked, limits, rules, prices, at_us, names, allowed, raised)
-    return await reading(asked.body, partial(open_request, asked, limits, rules, prices, at_us, names, allowed, raised))
-
-
-async def _admit(
-    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: Attributes
-) -> tuple[Opening, Admission]:
-    """
-    Charge a request, and return that with its admission, or raise Denied.
-
-    If its policies allow that, it gets a lower cap in place of a denial. The limits are looked at before then, so that
-    no request counts as denied that passes.
-    """
-    if opening.clamp_at_least is not None:
-        seen = await limiter.decide(plan, opening.costs, charge=False)
-        if not seen.allowed:
-            opening = await _clamped(opening, _room(seen)) or opening
-    try:
-        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
-    except Denied as denied:
-        denied.decision.counting(limiter.prices.currency)
-        raise
+    return open_request(asked, common.limits, common.rules, prices, at_us, common.names, allowed, raised)
 
 
 async def _clamped(opening: Opening, room: list[int | None]) -> Opening | None:

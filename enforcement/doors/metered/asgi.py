@@ -36,13 +36,14 @@ from enforcement.http.messages import (
 from enforcement.metering.bound import NO_FIELDS, FieldRates
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
-from enforcement.metering.opening import Opening, unmetered
+from enforcement.metering.opening import unmetered
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import DrainBounds, Settlement
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
 from enforcement.metering.tally import UNMETERED
 from enforcement.model.checks import shown
 from enforcement.model.matching import Attributes
+from enforcement.model.metered import DRAIN
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision, Denied
 from enforcement.settings import read_variable
@@ -165,17 +166,15 @@ class MeteredGuard:
         except Denied as denied:
             await self._answer(scope, receive, send, denial(denied.decision, preset, shape_of(scope)))
             return
-        opening, admission, body, drains, report = opened
+        exchange, admission, body, drains, report = opened
         if scope["type"] == "websocket":
             report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
-        exchange = MeteredExchange(
-            opening, now_us(), encodings=ALL_ENCODINGS, reasoners=limiter.metered_tally().reasoners
-        )
-        visit = MeteredVisit(exchange, admission, drains, self._replies, report, shape_of(scope, opening.asked.format))
-        if isinstance(opening.asked, MeteredRequest):
-            body.data = opening.asked.body
+        asked = exchange.opening.asked
+        visit = MeteredVisit(exchange, admission, drains, self._replies, report, shape_of(scope, asked.format))
+        if isinstance(asked, MeteredRequest):
+            body.data = asked.body
             scope = sent_on(scope, body.data)
 
         app = partial(self._door._pass, admission.decision)
@@ -189,7 +188,7 @@ class MeteredGuard:
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
-    ) -> tuple[Opening, Admission, ReadBody, Drains | None, Report]:
+    ) -> tuple[MeteredExchange, Admission, ReadBody, Drains | None, Report]:
         """
         Charge what a request may cost, and return that, the admission, its body, what may be read on of its answer, and
         what is called with its settlement.
@@ -228,13 +227,13 @@ class MeteredGuard:
                 plan = _admissible(await limiter.find_plan(token, whole))
                 await self._check_path(limiter, token, plan, whole, scope)
                 _keep(limiter, field, token, plan)
-            opening, admission, drains, report = await self._charge(
+            exchange, admission, drains, report = await self._charge(
                 limiter, plan, described, asked, scope, is_signed=is_signed
             )
         except BaseException:
             body.pass_on()
             raise
-        return opening, admission, body, drains, report
+        return exchange, admission, body, drains, report
 
     def _who(self, scope: Scope) -> tuple[str | Anonymous, RequestAttributes]:
         """Return the token of a request, or what stands for none, and its attributes, or raise Refusal."""
@@ -251,13 +250,15 @@ class MeteredGuard:
         scope: Scope,
         *,
         is_signed: bool,
-    ) -> tuple[Opening, Admission, Drains | None, Report]:
+    ) -> tuple[MeteredExchange, Admission, Drains | None, Report]:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
         allowed = self._allowed(scope)
         opening, admission = await open_metered(limiter, plan, asked, attributes, at_us, allowed, is_signed=is_signed)
-        report = partial(limiter.metered_tally().settled, plan.subject, at_us, opening)
-        return opening, admission, self._drains if rules_of(plan).on_disconnect == "drain" else None, report
+        tally = limiter.metered_tally()
+        exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS, reasoners=tally.reasoners)
+        report = partial(tally.settled, plan.subject, at_us, opening)
+        return exchange, admission, self._drains if rules_of(plan).on_disconnect == DRAIN else None, report
 
     async def _check_path(
         self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes, scope: Scope

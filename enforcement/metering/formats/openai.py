@@ -42,9 +42,12 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     asked.read_caps(body, "", "max_tokens", "max_completion_tokens")
     asked.read_choices(body, "n")
     content = asked.content
-    asked.refuse_no_cap()
-    for message in objects_in(body.get("messages")):
-        _add_message(content, message)
+    if asked.cap == 0:
+        asked.refuse_no_cap()
+    messages = body.get("messages")
+    for message in messages if type(messages) is list else ():
+        if type(message) is dict:
+            _add_message(content, message)
     if body.keys().isdisjoint(_BESIDE_MESSAGES):
         return asked  # as most requests do
     content.add_tools(body.get("tools"), "function", "custom")
@@ -64,7 +67,11 @@ def ask_chat(body: dict[str, Any]) -> Asked:
 
 
 def _add_message(content: Content, message: dict[str, Any]) -> None:
-    content.add_blocks(message.get("content"))
+    said = message.get("content")
+    if type(said) is str and said.isascii():  # as nearly always
+        content.text_bytes += len(said)
+    else:
+        content.add_blocks(said)
     if len(message) == 2 and "role" in message and "content" in message:
         return  # as most messages are
     content.add_text(message.get("refusal"))
@@ -137,6 +144,8 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
         total, output = count_in(report, input_name), count_in(report, output_name)
         if total is None or output is None:
             return None
+        if f"{input_name}_details" not in report and f"{output_name}_details" not in report:
+            return Usage(total, 0, 0, output)
         return _split(report, input_name, output_name, total, output)
     except NotBelieved:
         return None
@@ -203,9 +212,10 @@ class CompletionsAnswer(AnswerReader):
 
     def read_finish(self, choice: dict[str, Any]) -> None:
         """Note whether a choice is complete, or ends in an error."""
-        if choice.get("finish_reason") is not None:
+        reason = choice.get("finish_reason")
+        if reason is not None:
             self.has_finished = True
-        if choice.get("error") is not None or choice.get("finish_reason") == "error":
+        if reason == "error" or ("error" in choice and choice["error"] is not None):
             self.has_failed = True
 
     def _take_usage(self, report: Any, is_last: bool) -> None:
@@ -218,7 +228,8 @@ class CompletionsAnswer(AnswerReader):
         if self.take_usage(usage):
             if usage is not None and _BY_GOOGLE in (self.model or "").lower():
                 self.untold = _beyond(report, usage.all_input + usage.all_output)
-            if not self.hides_output and as_object(report.get("completion_tokens_details")).get("reasoning_tokens"):
+            details = None if self.hides_output else report.get("completion_tokens_details")
+            if details and as_object(details).get("reasoning_tokens"):
                 self.hides_output = True
             self.is_final = self.is_final or is_last
             self.has_failed = False  # what is reported with an error or after it includes all that came before

@@ -78,8 +78,9 @@ class Asked:
             UnreadableRequest: One of the caps is no integer in its range.
         """
         for name in names:
-            cap = _whole_number(body.get(name), 0, MAX_CAP, "bad_cap")
-            if cap is not None:
+            value = body.get(name)
+            if value is not None:
+                cap = _whole_number(value, 0, MAX_CAP, "bad_cap")
                 self.cap = cap if self.cap is None else max(self.cap, cap)
                 self.cap_fields += (f"{parent}/{name}",)
 
@@ -91,12 +92,12 @@ class Asked:
     def read_choices(self, body: Mapping[str, Any], *names: str) -> None:
         """Take the greatest number of answers that a request asks for under several names, or raise as above."""
         for name in names:
-            self.n = max(self.n, _whole_number(body.get(name), 1, MAX_CHOICES, "bad_n") or 1)
+            value = body.get(name)
+            if value is not None:
+                self.n = max(self.n, _whole_number(value, 1, MAX_CHOICES, "bad_n"))
 
 
-def _whole_number(value: Any, least: int, greatest: int, reason: str) -> int | None:
-    if value is None:
-        return None
+def _whole_number(value: Any, least: int, greatest: int, reason: str) -> int:
     if type(value) is not int or not least <= value <= greatest:
         raise UnreadableRequest(reason)
     return value

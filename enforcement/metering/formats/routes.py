@@ -33,7 +33,8 @@ _COUNTING: Final = {
     ("models", "count-tokens:rawPredict"): "anthropic-count",
 }
 _COUNTING_OF_GEMINI: Final = ("countTokens", "computeTokens")
-_ENDS_COUNTING: Final = "-count"
+ENDS_COUNTING: Final = "-count"
+"""How the formats of calls end that count tokens and cost nothing."""
 # What providers offer and no meter reads, by a path in lower case.
 _UNREAD: Final = tuple(
     (re.compile(pattern), name)
@@ -116,11 +117,6 @@ def _find_in(path: str) -> Route | None:
     if not segments or "#" in path or _is_ambiguous(segments):
         return None
     return _route_in(segments)
-
-
-def is_counting(format: str) -> bool:
-    """Return whether a format is that of calls that count tokens and cost nothing."""
-    return format.endswith(_ENDS_COUNTING)
 
 
 def unread_door(target: str) -> str:
