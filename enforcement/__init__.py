@@ -60,5 +60,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return a sorted list of the names in this module, also of those that are loaded later."""
-    return sorted({*globals(), *__all__})
+    """Return a sorted list of the public names in this module, also of those that are loaded later."""
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

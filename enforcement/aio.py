@@ -19,6 +19,7 @@ from hiredis import ReplyError
 from enforcement.async_tasks import SharedTasks, seen_through
 from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
+    RULES,
     CoroutineFunction,
     Declaration,
     FunctionCosts,
@@ -170,14 +171,22 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         return await self._wait(self._waiter(plan, costs, began, until), plan, denial, ask)
 
     def limited(
-        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self,
+        limits: FunctionLimits,
+        *,
+        key: FunctionKey = None,
+        costs: FunctionCosts = 1,
+        max_wait: float = 0.0,
+        scope: str | None = None,
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """
         Return a decorator that charges each call of a coroutine function, and raises Denied if a call is denied. See
         the sync limiter.
         """
         check_declared(limits, key)
-        return lambda function: _limit_awaited(self, function, Declaration(function, limits, key, costs, max_wait))
+        return lambda function: _limit_awaited(
+            self, function, Declaration(function, limits, key, costs, max_wait, scope)
+        )
 
     async def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -309,6 +318,7 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
         finally:
             await admission.free_slots()
 
+    setattr(limited, RULES, rule.rules)
     return limited
 
 

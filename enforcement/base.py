@@ -156,6 +156,10 @@ class BaseLimiter:
             self._ready_by = monotonic() + START_SECONDS
         return max(0.0, self._ready_by - monotonic())
 
+    def __repr__(self) -> str:
+        engine = self._engine
+        return f"<{type(self).__module__}.{type(self).__name__} {engine.agent.identity.id} {engine.state}>"
+
     @property
     def state(self) -> str:
         """The state of the limiter, which is ``starting``, ``ok`` or ``degraded``."""

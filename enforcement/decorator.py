@@ -7,6 +7,7 @@ An error in a declaration is raised when the function is decorated, not when it 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +18,16 @@ from uuid import UUID
 from enforcement.model.checks import shown
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 from enforcement.plan.binding import Limits, bind_in_code, bind_pairs
 from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.waiting.queues import checked_wait
+
+MAX_SCOPE_LENGTH: Final = 255
+# No colon: the first two colons of a key end its scope and its kind, so that no client can name another counter.
+_SCOPE: Final = re.compile(rf"[^:\s]{{1,{MAX_SCOPE_LENGTH}}}")
+RULES: Final = "sluicegate_rules"
+"""Attribute of a decorated function that holds the groups of limits on it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,6 +124,8 @@ class Declaration:
             and returns a string, an integer, a UUID, or None for no limit. None: all calls of *function* together.
         costs: The costs of a call, or a function that takes its arguments and returns the costs.
         max_wait: Seconds that a call may wait for permits or slots.
+        scope: Name of the counters. None: that of *function*, and the number of this declaration if another one on
+            *function* would have the same counters.
     Raises:
         ValueError: An argument breaks a rule. InvalidLimit is a ValueError.
         TypeError: *key* is neither a string nor callable.
@@ -128,10 +138,14 @@ class Declaration:
         key: FunctionKey,
         costs: FunctionCosts,
         max_wait: float,
+        scope: str | None = None,
     ) -> None:
         self.max_wait = checked_wait(max_wait)
         self._returns_early = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        self._groups = tuple(_Group(function, some, own) for some, own in declared_pairs(limits, key))
+        name, earlier = scope and check_scope(scope), getattr(function, RULES, ())
+        groups = [_Group(function, some, own, name) for some, own in declared_pairs(limits, key)]
+        self._groups = tuple(group.beside(earlier) for group in groups)
+        self.rules = (*earlier, *self._groups)
         self._check(known_limits([group.limits for group in self._groups], costs, later=callable(costs)))
         self._costs = costs
 
@@ -179,18 +193,44 @@ class _Group:
 
     Attributes:
         limits: None if a function of the arguments chooses them.
+        name: What the keys begin with.
     """
 
-    def __init__(self, function: Callable[..., Any], limits: Any, key: FunctionKey) -> None:
+    def __init__(self, function: Callable[..., Any], limits: Any, key: FunctionKey, scope: str | None) -> None:
         self.limits = None if callable(limits) else declared(limits)
+        self.name = scope or f"{function.__module__}.{function.__qualname__}"[:MAX_SCOPE_LENGTH]
+        self._own_name = scope is None
         self._choose = limits
-        self._key = _key_of(function, key)
+        self._key = None if key is None else _key_of(function, key)
+
+    def beside(self, earlier: Iterable[_Group]) -> _Group:
+        """Return this group, after giving it a name of its own among the earlier ones of its function."""
+        count = sum(other._own_name and may_clash(self.limits, other.limits) for other in earlier)
+        if self._own_name and count:
+            self.name = f"{self.name}#{count + 1}"
+        return self
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Limit, ...], str] | None:
         """Return the limits of a call and their key as a pair, or None if none applies."""
         limits = chosen(self._choose(*args, **kwargs)) if self.limits is None else self.limits
-        key = None if limits is None else key_text(self._key(*args, **kwargs))
-        return None if limits is None or key is None else (limits, key)
+        if limits is None or self._key is None:
+            return None if limits is None else (limits, self.name)
+        key = key_text(self._key(*args, **kwargs))
+        if key == "":
+            raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got 0.")
+        return None if key is None else (limits, f"{self.name}:{key}")
+
+
+def may_clash(some: Sequence[Limit] | None, others: Sequence[Limit] | None) -> bool:
+    """Return whether two groups of limits may have one name. None: they are chosen for each call."""
+    return some is None or others is None or not {it.name for it in some}.isdisjoint(it.name for it in others)
+
+
+def check_scope(scope: str) -> str:
+    """Return *scope*, or raise ValueError if it cannot name the counters of a limit in code."""
+    if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
+        raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
+    return scope
 
 
 def declared_pairs(limits: Any, key: Any) -> Sequence[tuple[Any, Any]]:
@@ -272,10 +312,7 @@ _KEY_FORMAT: Final = _KeyFormat()
 
 
 def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
-    """Return a function that takes the arguments of a call and returns its key."""
-    if key is None:
-        constant = f"{function.__module__}.{function.__qualname__}"
-        return lambda *args, **kwargs: constant
+    """Return a function that takes the arguments of a call and returns its key, which is not None."""
     if callable(key):
         return key
     if not isinstance(key, str):

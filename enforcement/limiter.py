@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
+    RULES,
     Declaration,
     FunctionCosts,
     FunctionKey,
@@ -200,7 +201,13 @@ class Limiter(Admitting, BaseLimiter):
         return self._wait(WaitingThread(plan.bounds, costs, began, until), plan, denial, ask)
 
     def limited(
-        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self,
+        limits: FunctionLimits,
+        *,
+        key: FunctionKey = None,
+        costs: FunctionCosts = 1,
+        max_wait: float = 0.0,
+        scope: str | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
         Return a decorator that charges each call of a function, and raises Denied if a call is denied.
@@ -219,12 +226,13 @@ class Limiter(Admitting, BaseLimiter):
                 no limit applies. None: all calls of the function.
             costs: The costs of a call, as in :meth:`check`, or a function that takes its arguments and returns them.
             max_wait: Seconds that a call may wait for permits or slots, as in :meth:`acquire`. 0: it does not wait.
+            scope: Name of the counters. None: that of the function. Functions of the same scope share counters.
         Raises:
             ValueError, TypeError: An argument is not valid. This is raised when the function is decorated, not when it
                 is first called.
         """
         check_declared(limits, key)
-        return lambda function: _limit_calls(self, function, Declaration(function, limits, key, costs, max_wait))
+        return lambda function: _limit_calls(self, function, Declaration(function, limits, key, costs, max_wait, scope))
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -305,6 +313,7 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
             # The charge stays, because a call that fails was made.
             admission.free_slots()
 
+    setattr(limited, RULES, rule.rules)
     return limited
 
 

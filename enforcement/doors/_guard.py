@@ -17,8 +17,17 @@ AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)
 Request = TypeVar("Request")
 
 
+def check_limiter(limiter: object, kind: type[BaseLimiter]) -> None:
+    """Raise TypeError if a limiter is given that is of the other kind, such as one for threads on an event loop."""
+    if limiter is not None and not isinstance(limiter, kind):
+        name = kind.__module__.removesuffix(".limiter")
+        raise TypeError(f"limiter: must be an {name}.{kind.__name__}, got {limiter!r}.")
+
+
 class Guard(Generic[GuardedApp, AnyLimiter, Request]):
-    """An application behind a limiter that decides on each request."""
+    """An application behind a limiter of a kind, which decides on each request."""
+
+    kind: type[BaseLimiter]
 
     @staticmethod
     def usual_token(request: Any) -> str | None:
@@ -46,7 +55,8 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         metered: bool = False,
         allowed_fields: Mapping[str, object] | None = None,
     ) -> None:
-        """Set the attributes from the arguments, or raise ValueError if one is not valid."""
+        """Set the attributes from the arguments, or raise ValueError or TypeError if one is not valid."""
+        check_limiter(limiter, self.kind)
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token

@@ -8,14 +8,15 @@ limits in code and to a published policy as well. Each of these is a separate de
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import unwrap
 from typing import Any, Final
 
-from enforcement.decorator import declared, declared_pairs, key_text, known_limits
+from enforcement.decorator import check_scope, declared, declared_pairs, key_text, known_limits, may_clash
 from enforcement.http.addresses import network_of
 from enforcement.http.messages import (
     Header,
@@ -30,10 +31,9 @@ from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
 
-# No colon: the first two colons of a key end its scope and its kind, so that no client can name another counter.
-_SCOPE: Final = re.compile(r"[^:\s]{1,255}")
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
+_wrapped: weakref.WeakSet[Any] = weakref.WeakSet()
 
 Pairs = list[tuple[tuple[Limit, ...], str]]
 """The limits that apply to one request, each group with its key."""
@@ -49,13 +49,6 @@ def outlives_decision(pairs: Pairs) -> bool:
     return any(limit.algorithm == "concurrency" or limit.charge_on for limits, _ in pairs for limit in limits)
 
 
-def check_scope(scope: str) -> str:
-    """Return *scope*, or raise ValueError if it cannot name the counters of a limit in code."""
-    if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
-        raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
-    return scope
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """
@@ -66,12 +59,14 @@ class Group:
         kind: ``ip``, ``user`` or ``all``; ``key`` if *find* finds the key.
         find: What finds the key of a request. None for another kind.
         scope: Name of the counters. None: that of the view.
+        number: Which of several groups of the view it is that would otherwise have the same counters.
     """
 
     limits: Any
     kind: str
     find: Any
     scope: str | None
+    number: int = 1
 
     def key(self, view: str, found: Any, address: Callable[[], str | None]) -> str | None:
         """
@@ -89,7 +84,19 @@ class Group:
             kind, found = "ip", counted_address(address())
         elif kind == "all":
             found = ""
-        return counter_key(self.scope or view, kind, found)
+        scope = self.scope or (view if self.number == 1 else f"{view}#{self.number}")
+        return counter_key(scope, kind, found)
+
+    def clashes(self, other: Group) -> bool:
+        """Return whether another group of the same view may have the same counters, unless its number differs."""
+        if self.scope or other.scope or not (self.kind == other.kind or {self.kind, other.kind} == {"ip", "user"}):
+            return False  # who gives a scope wants to share
+        return may_clash(*(None if callable(it.limits) else it.limits for it in (self, other)))
+
+
+def beside(groups: Sequence[Group], earlier: Sequence[Group]) -> tuple[Group, ...]:
+    """Return groups with numbers by which they count apart from the earlier groups of their view."""
+    return tuple(replace(group, number=1 + sum(group.clashes(other) for other in earlier)) for group in groups)
 
 
 def groups_of(
@@ -126,6 +133,31 @@ def groups_of(
     known = [None if is_source(group.limits) else group.limits for group in groups]
     known_limits(known, costs, later=is_source(costs))
     return tuple(groups)
+
+
+def note_wrapped(view: Any) -> None:
+    """Remember a view that a limit was put around, for :func:`warn_of_unlimited`."""
+    with suppress(TypeError):  # not everything that can be called has weak references
+        _wrapped.add(view)
+
+
+def warn_of_unlimited(views: Iterable[Any]) -> None:
+    """Log each view that is served without the limit that was put around it later, so that it has no effect."""
+    served = list(views)
+    limited = {id(inner) for view in served for inner in _inside(view)}
+    for view in served:
+        with suppress(TypeError):
+            if view in _wrapped and id(view) not in limited:
+                logger.error(
+                    "%s: a limit has no effect, because its decorator is above the one that registers the view. Put it "
+                    "below.",
+                    name_of(view),
+                )
+
+
+def _inside(view: Any) -> Iterator[Any]:
+    while (view := getattr(view, "__wrapped__", None)) is not None:
+        yield view
 
 
 def as_call(pairs: Pairs) -> tuple[Any, str | None]:

@@ -9,7 +9,7 @@ and when the client leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
+from enforcement.doors._guard import check_limiter
 from enforcement.doors._in_code import (
     EXEMPT,
     Group,
@@ -31,6 +32,7 @@ from enforcement.doors._in_code import (
     limit_headers,
     name_at,
     outlives_decision,
+    warn_of_unlimited,
 )
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import POLICY_VIOLATION, STARTS, Exchange
@@ -61,6 +63,7 @@ class Gate:
         proxies: TrustedProxies,
         anonymous: Anonymous | None = None,
     ) -> None:
+        check_limiter(limiter, aio.Limiter)
         self._limiter = limiter
         self.preset = preset
         self.token = token
@@ -74,13 +77,16 @@ class Gate:
             self._limiter = aio.Limiter.from_env()
         return self._limiter
 
-    def install(self, app: Starlette, checks_tokens: Callable[[], bool]) -> None:
+    def install(
+        self, app: Starlette, checks_tokens: Callable[[], bool], endpoints: Callable[[], Iterable[Any]]
+    ) -> None:
         """
         Add the middleware, error handlers and lifespan to *app*.
 
         Args:
             checks_tokens: Returns whether a part of the application checks tokens. Only then the start of the limiter
                 is awaited, because only published policies need documents.
+            endpoints: Returns all endpoints of the application.
         Raises:
             ValueError: The application has them already.
             RuntimeError: The application is already running.
@@ -88,12 +94,14 @@ class Gate:
         if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
             raise ValueError("app: Sluicegate is already installed.")
         app.add_middleware(VisitMiddleware, gate=self)
-        app.add_exception_handler(Denied, cast(Any, answer_denied))
-        app.add_exception_handler(Refusal, cast(Any, answer_refused))
+        # Handlers that the application has already are its own.
+        app.exception_handlers.setdefault(Denied, cast(Any, answer_denied))
+        app.exception_handlers.setdefault(Refusal, cast(Any, answer_refused))
         own = app.router.lifespan_context
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Any]:
+            warn_of_unlimited(endpoints())
             if checks_tokens():
                 await self.limiter.start()
             try:

@@ -82,6 +82,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     stopped; it holds its slot until it ends, because the limit bounds its work.
     """
 
+    kind = Limiter
+
     @staticmethod
     def usual_token(request: Scope) -> str | None:
         """Return the token in the usual header fields of a request, or None, see :func:`token_in`."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -29,7 +30,7 @@ with Requirement("The Django integration", "Django"):
     from django.http import HttpResponse
 
 from enforcement.decorator import Declared, chosen, declared
-from enforcement.doors._in_code import EXEMPT, check_methods, denial_without_limits, groups_of, name_at
+from enforcement.doors._in_code import EXEMPT, LIMITED, beside, check_methods, denial_without_limits, groups_of, name_at
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.http.messages import PlainResponse, Refusal
@@ -233,7 +234,11 @@ def limited(
         owner = getattr(getattr(view, "func", None), "__self__", None)
         # The dispatch method of an asynchronous class is not a coroutine function, but returns a coroutine.
         awaited = iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
-        return wraps(view)(_limit_awaited(view, limit) if awaited else _limit_called(view, limit))
+        others: tuple[_ViewLimit, ...] = getattr(view, LIMITED, ())
+        rule = limit.beside(others)
+        decorated = wraps(view)(_limit_awaited(view, rule) if awaited else _limit_called(view, rule))
+        setattr(decorated, LIMITED, (rule, *others))
+        return decorated
 
     return decorate
 
@@ -245,6 +250,12 @@ class _ViewLimit:
         self._groups = groups_of(limits, key, scope, costs, kinds=("ip", "user", "all"))
         self._costs = costs
         self._methods = check_methods(methods)
+
+    def beside(self, others: Iterable[_ViewLimit]) -> _ViewLimit:
+        """Return a copy that counts apart from the other limits of its view."""
+        limit = copy(self)
+        limit._groups = beside(self._groups, [group for other in others for group in other._groups])
+        return limit
 
     def applies_to(self, request: Any) -> bool:
         """Return whether the method of the request is limited."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,8 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import Group, Pairs, as_call, groups_of
+from enforcement.doors._in_code import Group, Pairs, as_call, beside, groups_of, note_wrapped
+from enforcement.doors._openapi import describe_denials
 from enforcement.doors._starlette import Gate, StarletteVisit, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
@@ -54,39 +56,9 @@ _SOURCE: Final = "a function of the connection or Depends(...)"
 _by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 """The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
 
-_PROBLEM: Final = {
-    "title": "Problem",
-    "description": "A problem (RFC 9457).",
-    "type": "object",
-    "required": ["type", "title", "status", "code"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
-        "policy": {"type": "string", "description": "The policy whose limit denies. Absent for a limit in code."},
-        "limit": {"type": "string", "description": "The limit that denies."},
-        "decision": {"type": "string", "description": "The id of the decision, to be given to the operator."},
-        "violated-policies": {"type": "array", "items": {"type": "string"}},
-    },
-}
-_DENIAL_FIELDS: Final = {
-    "Sluicegate-Decision": {"description": "The id of the decision.", "schema": {"type": "string"}},
-    "Sluicegate-Denial": {"description": "The reason of the denial.", "schema": {"type": "string"}},
-}
-_FIELDS: Final = {
-    **_DENIAL_FIELDS,
-    "Retry-After": {"description": "Seconds until the same request can pass.", "schema": {"type": "integer"}},
-    "RateLimit-Policy": {"description": "The limits.", "schema": {"type": "string"}},
-    "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
-}
-_DESCRIPTIONS: Final = {
-    "401": "No token, or one that is not valid",
-    "403": "The project is not active",
-    "429": "Too many requests",
-    "503": "The limit cannot be checked now",
-}
+_groups_of: WeakKeyDictionary[Callable[..., Any], tuple[Group, ...]] = WeakKeyDictionary()
+"""The limits in code of these dependencies."""
+_NUMBERED: Final = "sluicegate_numbered"
 
 
 def install(
@@ -102,9 +74,9 @@ def install(
     Add the middleware, error handlers, lifespan and documentation that the dependencies of this module need to *app*.
 
     Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
-    also if a path operation itself raises Denied, and OpenAPI documents them. The limiter starts before the
-    application's own lifespan and closes after it. Install a mounted application separately; its limiter then starts
-    at the first request.
+    also if a path operation itself raises Denied, unless *app* has a handler for Denied. OpenAPI documents them. The
+    limiter starts before the application's own lifespan and closes after it. Install a mounted application separately;
+    its limiter then starts at the first request.
 
     Args:
         limiter: None: one is made from the environment when the application starts.
@@ -121,7 +93,11 @@ def install(
     """
     proxies, project = TrustedProxies(trusted_proxies), check_anonymous(anonymous)
     gate = Gate(limiter, check_preset(headers), token or token_of, proxies, project)
-    gate.install(app, lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)))
+    gate.install(
+        app,
+        lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)),
+        lambda: [dependant.call for _, dependant in _operations(app)],
+    )
     _document(app)
 
 
@@ -135,7 +111,8 @@ def limited(
     """
     Return a coroutine function for ``Depends`` that charges a request to limits in code and returns a decision or None.
 
-    Its value is the decision. A slot of a concurrency limit is held until the response is complete.
+    Its value is the decision. A slot of a concurrency limit is held until the response is complete. It also decorates
+    path operations, below ``@app.get(...)`` (from Python 3.12 on).
 
     Args:
         limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
@@ -157,11 +134,12 @@ def limited(
         connection: HTTPConnection, found: Any = finding_groups, cost: Any = finding_costs
     ) -> Decision | None:
         visit = visit_of(connection)
-        pairs = _pairs(visit, groups, found)
+        pairs = _pairs(visit, _numbered(connection, made, groups), found)
         return await visit.decide(pairs, cost) if pairs else None
 
-    _by_token[dependency] = False
-    return dependency
+    made = _decorating(dependency)
+    _by_token[made], _groups_of[made] = False, groups
+    return made
 
 
 def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Callable[..., Awaitable[Decision]]:
@@ -185,8 +163,9 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
         visit = visit_of(connection)
         return await visit.check(visit.token(), cost, visit.describe(more))
 
-    _by_token[dependency] = True
-    return dependency
+    made = _decorating(dependency)
+    _by_token[made] = True
+    return made
 
 
 def admit(
@@ -232,7 +211,7 @@ def admit(
         if limits is None:
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
-            pairs = _pairs(visit, groups, found)
+            pairs = _pairs(visit, _numbered(connection, dependency, groups), found)
             if not pairs:
                 yield Admission(None)
                 return
@@ -248,7 +227,7 @@ def admit(
         finally:
             await admission.finish(visit.status)
 
-    _by_token[dependency] = limits is None
+    _by_token[dependency], _groups_of[dependency] = limits is None, groups
     return dependency
 
 
@@ -329,6 +308,68 @@ def _pairs(visit: StarletteVisit, groups: Sequence[Group], found: Sequence[Any])
     return pairs
 
 
+def _numbered(
+    connection: HTTPConnection, dependency: Callable[..., Any], groups: tuple[Group, ...]
+) -> tuple[Group, ...]:
+    """Return the groups of a dependency, with numbers among those of all dependencies of the path operation."""
+    route = connection.scope.get("route")
+    numbered = getattr(route, _NUMBERED, None)
+    if numbered is None:
+        if getattr(route, "dependant", None) is None:
+            return groups
+        numbered = {}
+        earlier: list[Group] = []
+        for call in _calls(route.dependant):  # type: ignore[union-attr]
+            if call in _groups_of and call not in numbered:
+                numbered[call] = beside(_groups_of[call], earlier)
+                earlier += numbered[call]
+        setattr(route, _NUMBERED, numbered)
+    return numbered.get(dependency, groups)  # type: ignore[no-any-return]
+
+
+def _decorating(dependency: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a dependency that decorates a path operation if it is called with one."""
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    if mark is None:
+        return dependency  # before Python 3.12, FastAPI could not tell that it has to be awaited
+
+    @wraps(dependency)
+    def made(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(connection, HTTPConnection):
+            return dependency(connection, *args, **kwargs)
+        return _limit_operation(connection, made)
+
+    return mark(made)  # type: ignore[no-any-return]
+
+
+def _limit_operation(operation: Any, dependency: Callable[..., Any]) -> Any:
+    """Return a path operation that has a dependency beside its own."""
+    if not inspect.isroutine(operation):
+        raise TypeError(f"operation: must be a function, got {operation!r}. Else use Depends(...).")
+    signature = inspect.signature(operation)
+    name = f"sluicegate_{len(signature.parameters)}"
+
+    if inspect.iscoroutinefunction(operation):
+
+        @wraps(operation)
+        async def limited_operation(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop(name, None)
+            return await operation(*args, **kwargs)
+    else:
+
+        @wraps(operation)
+        def limited_operation(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop(name, None)
+            return operation(*args, **kwargs)
+
+    own = list(signature.parameters.values())
+    at = len(own) - bool(own and own[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    own.insert(at, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=Depends(dependency), annotation=Any))
+    limited_operation.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    note_wrapped(operation)
+    return limited_operation
+
+
 def _finding(what: Any) -> Any:
     """
     Return *what* if it is a ``Depends``, else a new ``Depends`` whose value is *what*, or its result if it is a
@@ -355,27 +396,10 @@ def _document(app: FastAPI) -> None:
             for method in getattr(route, "methods", None) or () if needs else ():
                 operation = schema.get("paths", {}).get(route.path_format, {}).get(method.lower())
                 if operation is not None:
-                    _describe_denials(schema, operation["responses"], by_token=any(needs))
+                    describe_denials(schema, operation["responses"], by_token=any(needs))
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_token: bool) -> None:
-    """
-    Add the possible denials of an operation to its OpenAPI *responses*, except for those that are documented already.
-
-    Args:
-        schema: The whole document. The schema of the problem is added to it.
-        responses: The responses of the operation.
-        by_token: Whether the operation needs a token, which may be missing or not valid.
-    """
-    schema.setdefault("components", {}).setdefault("schemas", {}).setdefault("SluicegateProblem", _PROBLEM)
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/SluicegateProblem"}}}
-    for status, text in _DESCRIPTIONS.items():
-        if by_token or status in ("429", "503"):
-            headers = _FIELDS if status in ("429", "503") else _DENIAL_FIELDS
-            responses.setdefault(status, {"description": text, "headers": headers, "content": content})
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
@@ -390,10 +414,14 @@ def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
 
 def _tokens(dependant: Any) -> Iterator[bool]:
     """Yield for each of our dependencies below a path operation whether it needs a token."""
+    yield from (_by_token[call] for call in _calls(dependant) if call in _by_token)
+
+
+def _calls(dependant: Any) -> Iterator[Any]:
+    """Yield the functions of all dependencies below a path operation."""
     for child in dependant.dependencies:
-        if child.call in _by_token:
-            yield _by_token[child.call]
-        yield from _tokens(child)
+        yield child.call
+        yield from _calls(child)
 
 
 __all__ = ["USAGE_PATH", "Admission", "admit", "check", "get_limiter", "install", "limited", "usage"]

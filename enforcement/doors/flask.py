@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache, wraps
 from typing import Any, Final, TypeVar, cast
 
@@ -26,14 +27,19 @@ with Requirement("The Flask integration", "sluicegate[flask]"):
     from werkzeug.exceptions import HTTPException, default_exceptions
 
 from enforcement.decorator import Declared, chosen
+from enforcement.doors._guard import check_limiter
 from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
+    Group,
+    beside,
     check_methods,
     denial_without_limits,
     groups_of,
     name_at,
     name_of,
+    note_wrapped,
+    warn_of_unlimited,
 )
 from enforcement.doors._options import NAMES, Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
@@ -119,6 +125,7 @@ class _Extension:
         self._options = options
         self._limiter = limiter
         self._lock = threading.Lock()
+        self._looked = False
         self.default = default
 
     def options(self) -> Options:
@@ -139,13 +146,17 @@ class _Extension:
 
     def before(self) -> None:
         """Charge a request to the default if its view has no rule of its own and is not exempt."""
+        if not self._looked:
+            self._looked = True
+            warn_of_unlimited(current_app.view_functions.values())
         view = current_app.view_functions.get(request.endpoint or "")
         default = self.default
         if default is None or view is None or _path() in self._options.exempt or _is_automatic():
             return
-        own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
-        if default.applies() and not own and not getattr(view, EXEMPT, False):
-            default.charge(_counted_as(view, name_of(view)))
+        rules = getattr(view, LIMITED, ())
+        if default.applies() and not any(rule.applies() for rule in rules) and not getattr(view, EXEMPT, False):
+            name = _counted_as(view, name_of(view))
+            default.charge(f"{name}#default" if rules else name)
 
     def after(self, response: Response) -> Response:
         """Return the response with the header fields of the decisions on its request."""
@@ -162,6 +173,8 @@ class _Extension:
 class ViewRule:
     """What :func:`limited` or :func:`check` returns. It decorates a view, or is the default of an application."""
 
+    groups: tuple[Group, ...] = ()
+
     def applies(self) -> bool:
         """Return whether the present request has a method that is limited."""
         return True
@@ -175,21 +188,24 @@ class ViewRule:
         if isinstance(view, type):
             raise TypeError(f"view: must be a function; put the rule into decorators of a class, got {view!r}.")
         _check_view(view)
-        name = name_of(view)
+        name, others = name_of(view), getattr(view, LIMITED, ())
+        rule = copy(self)
+        rule.groups = beside(self.groups, [group for other in others for group in other.groups])
 
         @wraps(view)
         def limited_view(*args: Any, **kwargs: Any) -> Any:
-            if self.applies():
-                self.charge(_counted_as(view, name))
+            if rule.applies():
+                rule.charge(_counted_as(view, name))
             return current_app.ensure_sync(view)(*args, **kwargs)
 
-        setattr(limited_view, LIMITED, (self, *getattr(view, LIMITED, ())))
+        setattr(limited_view, LIMITED, (rule, *others))
+        note_wrapped(view)
         return cast(View, limited_view)
 
 
 class _LimitedView(ViewRule):
     def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any) -> None:
-        self._groups = groups_of(limits, key, scope, costs)
+        self.groups = groups_of(limits, key, scope, costs)
         self._costs = costs
         self._methods = check_methods(methods)
 
@@ -198,7 +214,7 @@ class _LimitedView(ViewRule):
 
     def charge(self, name: str) -> None:
         visit, pairs = _visit(), []
-        for group in self._groups:
+        for group in self.groups:
             key = group.key(name, group.find and current_app.ensure_sync(group.find)(request), visit.address)
             if key is None:
                 continue
@@ -228,8 +244,8 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
     Add what the decorators of this module need to *app*, whose ``SLUICEGATE`` configuration is read now.
 
     Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
-    also if a view itself raises Denied. A limiter that is made here starts at the first request, and closes when the
-    process ends.
+    also if a view itself raises Denied, unless *app* has a handler for Denied. A limiter that is made here starts at
+    the first request, and closes when the process ends.
 
     Args:
         limiter: None: one is made from the configuration and the environment.
@@ -241,6 +257,7 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
     """
     if default is not None and not isinstance(default, ViewRule):
         raise TypeError(f"default: must be what limited() or check() returns, got {default!r}.")
+    check_limiter(limiter, Limiter)
     if _EXTENSION in app.extensions:
         raise ValueError("app: Sluicegate is already installed.")
     options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]", names=_OPTIONS)
@@ -248,8 +265,9 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
     app.before_request(installed.before)
     app.after_request(installed.after)
     app.teardown_request(installed.teardown)
-    app.register_error_handler(Denied, _answer_denied)
-    app.register_error_handler(Refusal, _answer_refused)
+    for kind, answer in ((Denied, _answer_denied), (Refusal, _answer_refused)):
+        if kind not in app.error_handler_spec[None][None]:  # else the application has its own
+            app.register_error_handler(kind, answer)
     if limiter is None:
         weakref.finalize(app, installed.close)  # also when the process ends
 

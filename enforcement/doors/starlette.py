@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -29,7 +30,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_at, name_of
+from enforcement.doors._in_code import EXEMPT, LIMITED, Group, beside, groups_of, name_at, name_of, note_wrapped
 from enforcement.doors._starlette import Gate, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
@@ -46,6 +47,7 @@ class EndpointRule:
     """What :func:`limited` or :func:`check` returns. It decorates an endpoint, or is the default of an application."""
 
     by_token = False
+    groups: tuple[Group, ...] = ()
 
     async def charge(self, connection: HTTPConnection, operation: str) -> None:
         """
@@ -63,29 +65,33 @@ class EndpointRule:
         if isinstance(endpoint, type):
             raise TypeError(f"endpoint: must be a function; decorate the methods of a class, got {endpoint!r}.")
         operation, awaited = name_of(endpoint), inspect.iscoroutinefunction(endpoint)
+        others: tuple[EndpointRule, ...] = getattr(endpoint, LIMITED, ())
+        rule = copy(self)
+        rule.groups = beside(self.groups, [group for other in others for group in other.groups])
 
         @wraps(endpoint)
         async def limited_endpoint(*args: Any, **kwargs: Any) -> Any:
             connection = _connection((*args, *kwargs.values()))
-            await self.charge(connection, _counted_as(endpoint, operation, connection))
+            await rule.charge(connection, _counted_as(endpoint, operation, connection))
             if awaited:
                 return await endpoint(*args, **kwargs)
             return await run_in_threadpool(endpoint, *args, **kwargs)
 
         decorated: Any = limited_endpoint
-        setattr(decorated, LIMITED, (self, *getattr(endpoint, LIMITED, ())))
+        setattr(decorated, LIMITED, (rule, *others))
+        note_wrapped(endpoint)
         setattr(decorated, _BY_TOKEN, self.by_token or getattr(endpoint, _BY_TOKEN, False))
         return decorated  # type: ignore[no-any-return]
 
 
 class _LimitedEndpoint(EndpointRule):
     def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any) -> None:
-        self._groups = groups_of(limits, key, scope, costs, source="a function of the connection")
+        self.groups = groups_of(limits, key, scope, costs, source="a function of the connection")
         self._costs = costs
 
     async def charge(self, connection: HTTPConnection, operation: str) -> None:
         visit, pairs = visit_of(connection), []
-        for group in self._groups:
+        for group in self.groups:
             key = visit.key(group, await _found(group.find, connection), operation)
             if key is None:
                 continue
@@ -123,8 +129,8 @@ def install(
     Add the middleware, error handlers and lifespan that the decorators of this module need to *app*.
 
     Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
-    also if an endpoint itself raises Denied. The limiter starts before the application's own lifespan and closes after
-    it.
+    also if an endpoint itself raises Denied, unless *app* has a handler for Denied. The limiter starts before the
+    application's own lifespan and closes after it.
 
     Args:
         limiter: None: one is made from the environment when the application starts.
@@ -147,7 +153,11 @@ def install(
     proxies, project = TrustedProxies(trusted_proxies), check_anonymous(anonymous)
     gate = Gate(limiter, check_preset(headers), token or token_of, proxies, project)
     by_default = default is not None and default.by_token
-    gate.install(app, lambda: by_default or any(getattr(found, _BY_TOKEN, False) for found in _endpoints(app.routes)))
+    gate.install(
+        app,
+        lambda: by_default or any(getattr(found, _BY_TOKEN, False) for found in _endpoints(app.routes)),
+        lambda: _endpoints(app.routes),
+    )
     if default is not None:
         # Inside the error handlers and all middleware, and before the routes.
         app.router.middleware_stack = _Default(app.router.middleware_stack, default, app)

@@ -64,6 +64,8 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
     until the response is complete or the server closes it.
     """
 
+    kind = Limiter
+
     @staticmethod
     def usual_token(request: Environ) -> str | None:
         """Return the token in the usual header fields of a request, or None, see :func:`token_in`."""

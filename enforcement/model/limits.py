@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, InitVar, dataclass, field, fields
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypedDict, Unpack
 
 from enforcement.model.calendars import CALENDARS, Anchor, check_rollover, is_host_zone, is_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
@@ -33,6 +33,11 @@ from enforcement.model.sizes import (
     MAX_UNIT_LENGTH,
 )
 
+Algorithm = Literal["fixed_window", "sliding_window", "sliding_log", "token_bucket", "concurrency"]
+Calendar = Literal["minute", "hour", "day", "week", "month", "year", "lifetime"]
+Mode = Literal["enforce", "shadow"]
+Consistency = Literal["strict", "leased"]
+StoreFailure = Literal["local", "allow", "deny"]
 ALGORITHMS: Final = ("fixed_window", "sliding_window", "sliding_log", "token_bucket", "concurrency")
 MODES: Final = ("enforce", "shadow")
 CONSISTENCIES: Final = ("strict", "leased")
@@ -65,6 +70,31 @@ class InvalidLimit(ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class LimitKeywords(TypedDict, total=False):
+    """The arguments of :class:`Limit`."""
+
+    name: str
+    algorithm: Algorithm
+    quota: int
+    window_seconds: int | None
+    calendar: Calendar | None
+    time_zone: str
+    anchor: Anchor
+    burst: int | None
+    rollover: int | None
+    unit: str
+    partition_by: tuple[str, ...]
+    match: Match
+    mode: Mode
+    consistency: Consistency
+    on_store_failure: StoreFailure
+    charge_on: tuple[str, ...]
+    weights: Mapping[str, int]
+    unpriced: str | Mapping[str, str]
+    unmetered: str
+    published: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +133,10 @@ class Limit:
     """
 
     name: str = ""
-    algorithm: str = "fixed_window"
+    algorithm: Algorithm = "fixed_window"
     quota: int
     window_seconds: int | None = None
-    calendar: str | None = None
+    calendar: Calendar | None = None
     time_zone: str = "UTC"
     anchor: Anchor = None
     burst: int | None = None
@@ -114,9 +144,9 @@ class Limit:
     unit: str = "requests"
     partition_by: tuple[str, ...] = ()
     match: Match = field(default_factory=Match)
-    mode: str = "enforce"
-    consistency: str = "strict"
-    on_store_failure: str = "local"
+    mode: Mode = "enforce"
+    consistency: Consistency = "strict"
+    on_store_failure: StoreFailure = "local"
     charge_on: tuple[str, ...] = ()
     weights: Mapping[str, int] = field(default_factory=FrozenMapping)
     unpriced: str | Mapping[str, str] = DENY
@@ -124,6 +154,15 @@ class Limit:
     published: InitVar[bool] = False
 
     FIELDS: ClassVar[frozenset[str]]
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *values, **keywords):
+            if values:
+                raise TypeError(
+                    "Limit() takes keywords only, as in Limit(quota=5, window_seconds=60) or Limit.parse('5/minute')."
+                )
+            return object.__new__(cls)
 
     def __post_init__(self, published: bool) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
@@ -213,7 +252,7 @@ class Limit:
         return MAX_HELD_US
 
     @classmethod
-    def parse(cls, text: str, /, **keywords: Any) -> Self:
+    def parse(cls, text: str, /, **keywords: Unpack[LimitKeywords]) -> Self:
         """
         Return a limit from a string such as ``"100/minute"``, ``"10 per 2 seconds"`` or ``"100/5m"``.
 
@@ -232,7 +271,7 @@ class Limit:
         return cls(**{**rate, **keywords})
 
     @classmethod
-    def parse_many(cls, text: str, /, **keywords: Any) -> tuple[Self, ...]:
+    def parse_many(cls, text: str, /, **keywords: Unpack[LimitKeywords]) -> tuple[Self, ...]:
         """
         Return one limit for each rate in a string such as ``"10/minute; 1000/day"``.
 
@@ -285,7 +324,7 @@ class Limit:
         return cls(**values, published=published)
 
     def _check_window(self) -> None:
-        if self.calendar is not None and self.calendar != "":
+        if self.calendar is not None and str(self.calendar):
             _one_of("calendar", self.calendar, CALENDARS)
             if self.algorithm != "fixed_window":
                 raise InvalidLimit("calendar", "Only a fixed_window follows the calendar.")

@@ -11,6 +11,7 @@ has a plan for each set of attribute values, in a cache that all tokens share (:
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from time import monotonic
 from typing import Any, Final
 
 from enforcement.control.emergency import Values, is_in_force, last_end
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
@@ -45,6 +47,9 @@ from enforcement.usage.usage import UsageLog
 MAX_PLANS: Final = 10_000
 
 _NOTHING: Final[Attributes] = {}
+_SCHEME: Final = "bearer "
+
+logger = logging.getLogger("sluicegate.limiter")
 
 
 class Planner:
@@ -85,6 +90,7 @@ class Planner:
         self._ids = ids
         self._anonymous: dict[str, AnonymousEntry] = {}
         self._by_slug: tuple[int, dict[str, str]] = (-1, {})
+        self._say = RateLimitedLogger(logger)
 
     def plans(self) -> Iterator[LivePlan]:
         """Yield all plans that are kept, and their parts, in each cache the latest first."""
@@ -142,7 +148,11 @@ class Planner:
         entry = self._documents.find(name)
         if entry is not None:
             return entry
-        return name if is_well_formed(token) else self.refusal("unknown_token")
+        if is_well_formed(token):
+            return name
+        if token[: len(_SCHEME)].lower() == _SCHEME:
+            self._say.warning("scheme", "A token begins with 'Bearer '. Give check() only what follows it.")
+        return self.refusal("unknown_token")
 
     def _without_token(self, request: Anonymous) -> TokenEntry | Decision:
         """Return the entry of the requests without a token of a project, or a denial if the project is not known."""

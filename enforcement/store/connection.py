@@ -419,8 +419,9 @@ class SyncPipe:
             raise unconnected(exc) from exc
 
     def after_fork(self) -> None:
-        """Drop the connections in a child process, as they belong to the parent."""
-        self._idle = []
+        """Close the connections in a child process only, as they belong to the parent."""
+        inherited, self._idle = self._idle, []
+        _hang_up(inherited)
 
 
 def _hang_up(idle: list[_Line]) -> None:

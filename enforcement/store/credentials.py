@@ -46,6 +46,10 @@ def from_client(client: Any) -> tuple[str, Credentials | None]:
             "url: must begin with redis://, or be a redis-py client or pool of one server, got "
             f"{type(client).__name__}. Name sentinels or a cluster in a URL."
         )
+    kinds = getattr(pool, "connection_class", object).__mro__
+    if any(kind.__module__.partition(".")[0] == "fakeredis" for kind in kinds):
+        # Its address would be that of a real server.
+        raise ValueError("url: must not be of fakeredis, which cannot run the functions. Use enforcement.embedded.")
     provider = given.get("credential_provider")
     user, password = ("", "") if provider else (given.get("username") or "", given.get("password") or "")
     account = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
@@ -55,7 +59,7 @@ def from_client(client: Any) -> tuple[str, Credentials | None]:
         return f"unix://{account}{quote(given['path'])}?db={database}", credentials
     host = given.get("host", "localhost")
     place = f"{account}{f'[{host}]' if ':' in host else host}:{given.get('port', 6379)}/{database}"
-    tls = any("SSL" in kind.__name__ for kind in getattr(pool, "connection_class", object).__mro__)
+    tls = any("SSL" in kind.__name__ for kind in kinds)
     return (f"rediss://{place}{_tls_query(given)}" if tls else f"redis://{place}"), credentials
 
 

@@ -102,26 +102,26 @@ def test_a_key_of_no_usable_length_is_an_error(limiter, key):
 def test_costs_may_depend_on_the_arguments(limiter):
     """Several limits in one text are one decision: the call that breaks one is charged to none."""
 
-    @limiter.limited("100/hour; 5/minute", key="batch", costs=lambda items: len(items))
+    @limiter.limited("100/hour; 5/minute", key="batch", costs=lambda items: len(items), scope="mail")
     def send(items):
         return len(items)
 
     assert outcomes(send, ([1, 2, 3],), ([1, 2, 3],), ([1, 2],)) == [3, "limited", 2]
-    assert limiter.peek(declared("100/hour"), "batch").remaining == 95
+    assert limiter.peek(declared("100/hour"), "mail:batch").remaining == 95
 
 
 def test_a_call_that_fails_was_made(limiter):
     """It stays charged, and its slot is free."""
     limits = [Limit(name="calls", quota=5, window_seconds=3600), ONE_SLOT]
 
-    @limiter.limited(limits, key="jobs")
+    @limiter.limited(limits, key="jobs", scope="work")
     def fail():
         raise RuntimeError
 
     for _ in range(2):
         with pytest.raises(RuntimeError):
             fail()
-    states = {state.name: state.remaining for state in limiter.peek(limits, "jobs").limits}
+    states = {state.name: state.remaining for state in limiter.peek(limits, "work:jobs").limits}
     assert states == {"calls": 3, "slots": 1}
 
 
@@ -211,10 +211,10 @@ def test_limits_that_were_chosen_wrongly_are_an_error_of_the_call(limiter):
 def test_limits_may_have_keys_of_their_own(limiter):
     """They decide together; one whose key is None does not apply."""
     pairs = [("2/hour", "ip:{ip}"), ("3/hour", lambda ip: None if ip == "house" else "all")]
-    send = limiter.limited(pairs)(lambda ip: "sent")
+    send = limiter.limited(pairs, scope="mail")(lambda ip: "sent")
 
     assert outcomes(send, ("a",), ("a",), ("a",), ("b",), ("b",)) == ["sent", "sent", "limited", "sent", "limited"]
-    assert limiter.peek(declared("2/hour"), "ip:b").remaining == 1
+    assert limiter.peek(declared("2/hour"), "mail:ip:b").remaining == 1
     assert outcomes(send, ("house",), ("house",), ("house",)) == ["sent", "sent", "limited"]
 
 
@@ -293,13 +293,13 @@ def test_a_slot_cannot_be_held_by_a_generator(limiter):
 async def test_a_coroutine_function_is_limited_too(aio_limiter):
     """The same names, awaited; the slot is free after a cancellation."""
 
-    @aio_limiter.limited(ONE_SLOT, key="job:{number}")
+    @aio_limiter.limited(ONE_SLOT, key="job:{number}", scope="work")
     async def work(number, seconds=0):
         await asyncio.sleep(seconds)
         return number
 
     long = asyncio.ensure_future(work(1, 600))
-    while (await aio_limiter.peek(ONE_SLOT, "job:1")).remaining:
+    while (await aio_limiter.peek(ONE_SLOT, "work:job:1")).remaining:
         await asyncio.sleep(0.005)
     with pytest.raises(Denied):
         await work(1)

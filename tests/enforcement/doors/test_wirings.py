@@ -1,0 +1,485 @@
+"""
+Wirings that people get wrong, in every integration: each is an error, a warning in the log, or works as it was meant.
+
+None may be silent, as a limit that does not apply is not missed before it was needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
+from fastapi import APIRouter, Depends, FastAPI, Request
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+import enforcement
+from enforcement import Denied, Limit, Limiter, aio
+from enforcement.doors import django as in_django
+from enforcement.doors import drf as in_drf
+from enforcement.doors import fastapi as in_fastapi
+from enforcement.doors import flask as in_flask
+from enforcement.doors import starlette as in_starlette
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.embedded import ValkeyServer
+
+THREE = "3/hour"
+OK = 200
+
+
+@pytest.fixture
+def limiter(store: ValkeyServer) -> Iterator[Limiter]:
+    with Limiter(store.url, timeout=1.0) as limiter:
+        yield limiter
+
+
+@pytest.fixture
+def fast(store: ValkeyServer) -> FastAPI:
+    app = FastAPI()
+    in_fastapi.install(app, aio.Limiter(store.url, timeout=1.0))
+    return app
+
+
+@pytest.fixture
+def flask(limiter: Limiter) -> Flask:
+    app = Flask(__name__)
+    in_flask.install(app, limiter)
+    return app
+
+
+@pytest.fixture
+def site(settings: Any, store: ValkeyServer) -> Callable[..., Client]:
+    def make(*middleware: str, **views: Any) -> Client:
+        settings.SLUICEGATE = {"REDIS_URL": store.url, "TIMEOUT_MS": 1000}
+        settings.MIDDLEWARE = list(middleware)
+        settings.ROOT_URLCONF = tuple(path(name, view) for name, view in views.items())
+        return Client()
+
+    return make
+
+
+def statuses(client: Any, *requests: str) -> list[int]:
+    """Return the statuses of requests such as ``POST /a user=7``. What follows the path is a query."""
+    found = []
+    for request in requests:
+        method, _, rest = request.partition(" ")
+        found.append(getattr(client, method.lower())(rest.replace(" ", "?")).status_code)
+    return found
+
+
+def in_query(name: str) -> Callable[[Any], str | None]:
+    def key(request: Any) -> str | None:
+        values = getattr(request, "query_params", None) or getattr(request, "args", None) or request.GET
+        return values.get(name)
+
+    return key
+
+
+by_team, by_user = in_query("team"), in_query("user")
+
+
+def ok(request: Any = None, **_: Any) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+# Limits with the same text, which must not share a counter.
+
+
+def test_one_text_on_two_functions(limiter: Limiter) -> None:
+    """The third mail is denied, and the first message is not."""
+
+    @limiter.limited("2/hour", key="{user}")
+    def mail(user: int) -> str:
+        return "mail"
+
+    @limiter.limited("2/hour", key="{user}")
+    def sms(user: int) -> str:
+        return "sms"
+
+    assert [mail(7), mail(7), sms(7), sms(7)] == ["mail", "mail", "sms", "sms"]
+    with pytest.raises(Denied):
+        mail(7)
+
+
+def test_two_functions_of_one_scope_share_their_counters(limiter: Limiter) -> None:
+    """Who wants that says so."""
+    one = limiter.limited("2/hour", key="{user}", scope="messages")(lambda user: "one")
+    two = limiter.limited("2/hour", key="{user}", scope="messages")(lambda user: "two")
+
+    assert [one(7), two(7), two(8)] == ["one", "two", "two"]
+    with pytest.raises(Denied):
+        one(7)
+    with pytest.raises(ValueError, match="scope: must be 1 to 255 characters"):
+        limiter.limited("2/hour", scope="a b")(lambda: None)
+
+
+def test_one_text_twice_on_a_function(limiter: Limiter) -> None:
+    """By team and by user. The numbers of a team and of a user are equal."""
+
+    @limiter.limited("1/hour", key="{team}")
+    @limiter.limited("1/hour", key="{user}")
+    def call(team: int, user: int) -> str:
+        return "ok"
+
+    assert [call(7, 1), call(1, 7), call(5, 5)] == ["ok"] * 3
+    with pytest.raises(Denied):
+        call(7, 2)
+
+
+TEAM_7 = ["GET /a team=7&user=1", "GET /a team=7&user=2", "GET /a team=1&user=7", "GET /a team=7&user=3"]
+APART = [OK, OK, OK, 429]
+"""Team 7 has used its 2, and user 7 of another team nothing."""
+
+
+def test_fastapi_two_keys(fast: FastAPI) -> None:
+    keyed = [Depends(in_fastapi.limited("2/hour", key=key)) for key in (by_team, by_user)]
+    fast.get("/a", dependencies=keyed)(lambda: "ok")
+
+    with TestClient(fast) as client:
+        assert statuses(client, *TEAM_7) == APART
+
+
+def test_fastapi_two_keys_of_router_and_operation(fast: FastAPI) -> None:
+    router = APIRouter(dependencies=[Depends(in_fastapi.limited("2/hour", key=by_team))])
+    router.get("/a", dependencies=[Depends(in_fastapi.limited("2/hour", key=by_user))])(lambda: "ok")
+    fast.include_router(router)
+
+    with TestClient(fast) as client:
+        assert statuses(client, *TEAM_7) == APART
+
+
+def test_starlette_two_keys(store: ValkeyServer) -> None:
+    @in_starlette.limited("2/hour", key=by_team)
+    @in_starlette.limited("2/hour", key=by_user)
+    async def view(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    app = Starlette(routes=[Route("/a", view)])
+    in_starlette.install(app, aio.Limiter(store.url, timeout=1.0))
+    with TestClient(app) as client:
+        assert statuses(client, *TEAM_7) == APART
+
+
+def test_flask_two_keys(flask: Flask) -> None:
+    view = in_flask.limited("2/hour", key=by_team)(in_flask.limited("2/hour", key=by_user)(lambda: "ok"))
+    flask.add_url_rule("/a", view_func=view, endpoint="a")
+
+    assert statuses(flask.test_client(), *TEAM_7) == APART
+
+
+def test_django_two_keys(site: Any) -> None:
+    view = in_django.limited("2/hour", key=by_team)(in_django.limited("2/hour", key=by_user)(ok))
+
+    assert statuses(site(a=view), *TEAM_7) == APART
+
+
+def test_django_two_keys_of_a_class(site: Any) -> None:
+    @method_decorator(in_django.limited("2/hour", key=by_team), name="dispatch")
+    @method_decorator(in_django.limited("2/hour", key=by_user), name="dispatch")
+    class Page(View):
+        def get(self, request: Any) -> HttpResponse:
+            return HttpResponse("ok")
+
+    assert statuses(site(a=Page.as_view()), *TEAM_7) == APART
+
+
+def test_flask_two_methods(flask: Flask) -> None:
+    by_method = [in_flask.limited("1/hour", key="ip", methods=[method]) for method in ("GET", "POST")]
+    flask.add_url_rule("/a", view_func=by_method[0](by_method[1](lambda: "ok")), endpoint="a", methods=["GET", "POST"])
+
+    assert statuses(flask.test_client(), "GET /a", "POST /a", "GET /a", "POST /a") == [OK, OK, 429, 429]
+
+
+def test_flask_default_beside_an_own_rule(store: ValkeyServer, limiter: Limiter) -> None:
+    """The default limits the methods that the view's own rule leaves out."""
+    app = Flask(__name__)
+    in_flask.install(app, limiter, default=in_flask.limited("1/hour", key="ip"))
+    view = in_flask.limited("1/hour", key="ip", methods=["POST"])(lambda: "ok")
+    app.add_url_rule("/a", view_func=view, endpoint="a", methods=["GET", "POST"])
+
+    assert statuses(app.test_client(), "GET /a", "POST /a", "GET /a", "POST /a") == [OK, OK, 429, 429]
+
+
+def test_django_two_methods(site: Any) -> None:
+    view = in_django.limited("1/hour", key="ip", methods=["GET"])(
+        in_django.limited("1/hour", key="ip", methods=["POST"])(ok)
+    )
+
+    assert statuses(site(a=view), "GET /a", "POST /a", "GET /a", "POST /a") == [OK, OK, 429, 429]
+
+
+# Decorators at the wrong place.
+
+
+def test_fastapi_decorator_below_the_route(fast: FastAPI) -> None:
+    """As every user of slowapi writes it."""
+
+    @fast.get("/a")
+    @in_fastapi.limited("1/hour", key="ip")
+    async def awaited(q: int = 1) -> int:
+        return q
+
+    @fast.get("/b")
+    @in_fastapi.limited("1/hour", key="ip")
+    def called(request: Request, **more: Any) -> str:
+        return request.url.path
+
+    with TestClient(fast) as client:
+        assert client.get("/a?q=5").json() == 5
+        assert statuses(client, "GET /a", "GET /b more=1", "GET /b more=1") == [429, OK, 429]
+
+
+def test_fastapi_decorator_above_the_route(fast: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    @in_fastapi.limited("1/hour", key="ip")
+    @fast.get("/a")
+    def upside_down() -> str:
+        return "ok"
+
+    with TestClient(fast):
+        assert "upside_down: a limit has no effect" in caplog.text
+
+
+def test_fastapi_decorator_of_a_class(fast: FastAPI) -> None:
+    with pytest.raises(TypeError, match="operation: must be a function"):
+        in_fastapi.limited("1/hour", key="ip")(SimpleNamespace())
+
+
+def test_flask_decorator_above_the_route(flask: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    @in_flask.limited("1/hour", key="ip")
+    @flask.get("/a")
+    def upside_down() -> str:
+        return "ok"
+
+    flask.test_client().get("/a")
+    assert "upside_down: a limit has no effect" in caplog.text
+
+
+def test_control_a_view_that_is_limited_at_one_of_two_routes(flask: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """That is meant, and nothing is logged."""
+
+    def view() -> str:
+        return "ok"
+
+    flask.add_url_rule("/a", view_func=view, endpoint="free")
+    flask.add_url_rule("/b", view_func=in_flask.limited("1/hour", key="ip")(view), endpoint="limited")
+
+    assert statuses(flask.test_client(), "GET /a", "GET /b", "GET /b", "GET /a") == [OK, OK, 429, OK]
+    assert "no effect" not in caplog.text
+
+
+def test_starlette_decorator_after_the_route(store: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def upside_down(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    app = Starlette(routes=[Route("/a", upside_down)])
+    in_starlette.limited("1/hour", key="ip")(upside_down)
+    in_starlette.install(app, aio.Limiter(store.url, timeout=1.0))
+    with TestClient(app):
+        assert "upside_down: a limit has no effect" in caplog.text
+
+
+def test_classes_are_refused() -> None:
+    """In Starlette and Flask, whose classes have methods or decorators to be limited."""
+    for door in (in_starlette, in_flask):
+        with pytest.raises(TypeError, match="must be a function"):
+            door.limited(THREE, key="ip")(View)
+
+
+# Handlers that the application has already.
+
+
+def own(*_: Any) -> Any:
+    return "own", 418
+
+
+async def own_response(*_: Any) -> PlainTextResponse:
+    return PlainTextResponse("own", 418)
+
+
+@pytest.mark.parametrize("given", ["constructor", "before", "after"])
+def test_fastapi_keeps_an_own_handler(store: ValkeyServer, given: str) -> None:
+    handlers: dict[Any, Any] = {Denied: own_response} if given == "constructor" else {}
+    app = FastAPI(exception_handlers=handlers)
+    if given == "before":
+        app.add_exception_handler(Denied, own_response)
+    in_fastapi.install(app, aio.Limiter(store.url, timeout=1.0))
+    if given == "after":
+        app.add_exception_handler(Denied, own_response)
+    never = in_fastapi.limited(Limit(quota=0, window_seconds=60), key="ip")
+    app.get("/a", dependencies=[Depends(never)])(lambda: "ok")
+
+    with TestClient(app) as client:
+        assert client.get("/a").status_code == 418
+
+
+def test_flask_keeps_an_own_handler(limiter: Limiter) -> None:
+    app = Flask(__name__)
+    app.register_error_handler(Denied, own)
+    in_flask.install(app, limiter)
+    app.add_url_rule("/a", view_func=in_flask.limited(Limit(quota=0, window_seconds=60), key="ip")(ok), endpoint="a")
+
+    assert statuses(app.test_client(), "GET /a") == [418]
+
+
+# What is forgotten.
+
+
+def test_fastapi_without_install() -> None:
+    app = FastAPI()
+    app.get("/a", dependencies=[Depends(in_fastapi.limited(THREE, key="ip"))])(lambda: "ok")
+
+    with TestClient(app) as client, pytest.raises(RuntimeError, match="Sluicegate is not installed"):
+        client.get("/a")
+
+
+def test_starlette_without_install() -> None:
+    app = Starlette(routes=[Route("/a", in_starlette.limited(THREE, key="ip")(own_response))])
+
+    with TestClient(app) as client, pytest.raises(RuntimeError, match="Sluicegate is not installed"):
+        client.get("/a")
+
+
+def test_flask_without_install() -> None:
+    app = Flask(__name__)
+    app.testing = True
+    app.add_url_rule("/a", view_func=in_flask.limited(THREE, key="ip")(lambda: "ok"), endpoint="a")
+
+    with pytest.raises(RuntimeError, match="Sluicegate is not installed"):
+        app.test_client().get("/a")
+
+
+def test_installed_twice(fast: FastAPI, flask: Flask, limiter: Limiter) -> None:
+    with pytest.raises(ValueError, match="already installed"):
+        in_fastapi.install(fast)
+    with pytest.raises(ValueError, match="already installed"):
+        in_flask.install(flask, limiter)
+
+
+@pytest.mark.parametrize("door", [in_fastapi, in_starlette, in_flask, in_django])
+def test_without_a_key(door: Any) -> None:
+    """It could mean everybody together as well as each caller."""
+    with pytest.raises(ValueError, match="key: must be 'ip'"):
+        door.limited(THREE)
+
+
+@pytest.mark.parametrize("door", [in_fastapi, in_starlette, in_flask, in_django])
+def test_a_key_in_words_of_another_library(door: Any) -> None:
+    with pytest.raises(ValueError, match="key: must be 'ip'"):
+        door.limited(THREE, key="remote_address")
+
+
+def test_django_key_user_without_its_middleware(site: Any) -> None:
+    with pytest.raises(Exception, match="AuthenticationMiddleware"):
+        site(a=in_django.limited(THREE, key="user")(ok)).get("/a")
+
+
+def test_django_both_middleware(settings: Any) -> None:
+    prefix = "enforcement.doors.django."
+    settings.MIDDLEWARE = [f"{prefix}DecisionMiddleware", f"{prefix}LimitMiddleware"]
+
+    assert [found.id for found in in_django.check_settings()] == ["sluicegate.E002"]
+
+
+def test_drf_num_proxies(settings: Any) -> None:
+    throttle = "enforcement.doors.drf.UserRateThrottle"
+    settings.REST_FRAMEWORK = {"DEFAULT_THROTTLE_CLASSES": [throttle], "NUM_PROXIES": 1}
+
+    assert [found.id for found in in_django.check_settings()] == ["sluicegate.W002"]
+
+
+def test_drf_a_rate_that_is_none_of_ours(settings: Any) -> None:
+    throttle = "enforcement.doors.drf.UserRateThrottle"
+    rates = {"user": "100/fortnight"}
+    settings.REST_FRAMEWORK = {"DEFAULT_THROTTLE_CLASSES": [throttle], "DEFAULT_THROTTLE_RATES": rates}
+
+    assert [found.id for found in in_django.check_settings()] == ["sluicegate.E003"]
+    with pytest.raises(Exception, match="not valid"):
+        type("Mine", (in_drf.SimpleRateThrottle,), {"rate": "100/fortnight"})
+
+
+def test_a_limiter_of_the_other_kind(limiter: Limiter, store: ValkeyServer) -> None:
+    """One for threads would block the event loop, and a call of the other one is not awaited."""
+    awaited = aio.Limiter(store.url)
+    for wrong in (
+        lambda: LimitMiddleware(own_response, limiter),  # type: ignore[arg-type]
+        lambda: in_fastapi.install(FastAPI(), limiter),  # type: ignore[arg-type]
+        lambda: in_starlette.install(Starlette(), limiter),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"limiter: must be an enforcement\.aio\.Limiter"):
+            wrong()
+    with pytest.raises(TypeError, match=r"limiter: must be an enforcement\.Limiter"):
+        in_flask.install(Flask(__name__), awaited)  # type: ignore[arg-type]
+
+
+def test_asgi_a_preset_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="must be one of ietf"):
+        LimitMiddleware(own_response, headers="draft-6")  # type: ignore[arg-type]
+
+
+# Calls of the library.
+
+
+def test_an_await_that_is_forgotten(store: ValkeyServer) -> None:
+    """It admits everything. Python says so, and names the method."""
+
+    async def forgetful() -> bool:
+        limiter = aio.Limiter(store.url)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            admitted = bool(limiter.hit(Limit.parse("1/hour"), "a"))
+            gc.collect()
+        assert "coroutine 'Limiter.hit' was never awaited" in str(caught[0].message)
+        return admitted
+
+    assert asyncio.run(forgetful())
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: Limit(5, 60), r"Limit\(quota=5, window_seconds=60\) or Limit.parse\('5/minute'\)"),  # type: ignore[misc]
+        (lambda: Limit.parse("5/minute", algoritm="sliding_log"), "algoritm"),  # type: ignore[call-arg]
+        (lambda: Limit.parse("5/minute", algorithm="slidng"), "algorithm: Must be one of"),  # type: ignore[arg-type]
+        (lambda: Limiter(FakeRedis()), "url: must not be of fakeredis"),
+    ],
+)
+def test_an_argument_that_is_wrong(call: Callable[[], Any], reason: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=reason):
+        call()
+
+
+class FakeConnection:
+    __module__ = "fakeredis._connection"
+
+
+class FakeRedis:
+    """What a client of fakeredis looks like. It has the default address of a real server."""
+
+    connection_pool = SimpleNamespace(connection_kwargs={"host": "localhost"}, connection_class=FakeConnection)
+
+
+def test_a_token_with_its_scheme(limiter: Limiter, caplog: pytest.LogCaptureFixture) -> None:
+    """It is no known token, and the log says why."""
+    assert limiter.check("Bearer sg_live_abc").reason == "unknown_token"
+    assert "A token begins with 'Bearer '" in caplog.text
+    assert "sg_live" not in caplog.text
+
+
+def test_names_and_texts(limiter: Limiter) -> None:
+    """A debugger shows a limiter, and an editor no names of modules that are not public."""
+    assert repr(limiter).startswith("<enforcement.limiter.Limiter ")
+    assert not {"Any", "TYPE_CHECKING", "import_module", "async_tasks"} & {*dir(enforcement)}
+    assert {"Limit", "Limiter", "__version__"} <= {*dir(enforcement)}
