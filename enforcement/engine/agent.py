@@ -29,6 +29,7 @@ from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
+from enforcement.state.disk import HostClock
 from enforcement.state.published import PublishedState
 from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
@@ -51,6 +52,11 @@ LONGEST_RETRY_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 1.0
 """After an unexpected error."""
 
+ALONE: Final = (
+    "This process has started while the store is away, and knows of no other: it admits whole quotas by itself. Set "
+    "SLUICEGATE_FLEET_SIZE to the number of instances, or SLUICEGATE_STATE_DIR to a folder that outlives a restart."
+)
+
 logger = logging.getLogger("sluicegate.agent")
 
 
@@ -71,10 +77,12 @@ class Agent:
         fallbacks: See :class:`Heartbeat`.
         limits: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
+        told_fleet: Whether a setting says how many instances share the quotas.
         copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
     Attributes:
         clock: The store's time.
+        host_clock: The clock of this host.
         now_us: Returns the store's time. Every decision calls it.
         prices: Loads the prices. None: this process uses none.
     """
@@ -94,10 +102,11 @@ class Agent:
         fallbacks: Callable[[], int] = lambda: 0,
         limits: LimitReports = MappingProxyType({}),
         failed: Callable[[str], None] = lambda cause: None,
+        told_fleet: bool = True,
         copy: OutageCopy | None = None,
     ) -> None:
         self.documents = documents
-        self.clock = StoreClock()
+        self.clock, self.host_clock = StoreClock(), HostClock()
         self.now_us = self.clock.now_us
         self._client_factory = client_factory
         self._keys = keys
@@ -107,6 +116,7 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
+        self._told_fleet = told_fleet
         self._copy = copy
         self._heartbeat = Heartbeat(
             identity,
@@ -140,13 +150,15 @@ class Agent:
         self._log_failures = 0
 
     def _make_duties(self) -> None:
-        client, documents, clock = self._client, self.documents, self.clock
-        self._loader = DocumentLoader(
+        client, documents, clock, earlier = self._client, self.documents, self.clock, getattr(self, "_loader", None)
+        loader = self._loader = DocumentLoader(
             client, self._keys, documents, self._change_log, clock, self._once, self._loaded, self._warnings
         )
+        if earlier is not None:
+            loader.go_on_after(earlier)
         evictions = EvictionWatch(client, clock, self._warnings)
         self._delivery = UsageDelivery(client, self._keys, self._usage)
-        self._disk = DiskCopy(self._path, documents)
+        self._disk = DiskCopy(self._path, documents, self.host_clock)
         send = self._heartbeat.send
         self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, lambda: send(client, self.state, self.degraded_since_us))
         self._duties = (
@@ -154,7 +166,7 @@ class Agent:
             Duty("clock", float("inf"), lambda: read_clock(client, clock)),
             Duty("decision key", CHECK_SECONDS, lambda: read_key(client, self._keys, documents)),
             Duty("topology", CHECK_SECONDS, self._look),
-            Duty("documents", CHECK_SECONDS, self._loader.check),
+            Duty("documents", CHECK_SECONDS, loader.check),
             *self._price_duty,
             self._beat,
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
@@ -262,7 +274,9 @@ class Agent:
     # The thread.
 
     def _run(self) -> None:
-        self._disk.restore()
+        age_seconds = self._disk.restore()
+        if age_seconds is not None:
+            self._disk.confirmed_at = self._loader.restored(age_seconds)
         self._loader.resume()
         while not self._stopping.is_set():
             try:
@@ -283,6 +297,7 @@ class Agent:
         if self._copy is not None:
             self._copy.save(self.fleet_size)
         self._disk.save()
+        self._disk.confirm(self._loader.confirmed_at, self.clock.monotonic())
         if self.prices is not None:
             self.prices.restore()
         self._wake.clear()
@@ -294,6 +309,8 @@ class Agent:
             self._client.reconnect()
             # The breaker logs the warning, once for whoever noticed first.
             logger.info("The store is away: decisions failed.")
+            if not (self._told_fleet or self._heartbeat.knows_fleet):
+                logger.warning("%s", ALONE)
         elif self._doubted:
             self._examine()
         elif self._settled():

@@ -19,7 +19,7 @@ from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.model.checks import is_secret
 from enforcement.model.documents import StateName
 from enforcement.model.keys import Keys
-from enforcement.state.disk import restore, save
+from enforcement.state.disk import HostClock, restore, save, save_confirmation, unconfirmed_seconds
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
 from enforcement.usage.batch import UsageBatch
@@ -31,6 +31,8 @@ MAX_DENIALS_LENGTH: Final = 10_000
 DELIVERIES_OF_ALL: Final = 1 + MAX_WAITING_ROWS // (MAX_UNDELIVERED * MAX_ROWS_PER_BATCH)
 """How often a process that ends delivers at most. All rows that may wait need so many deliveries."""
 TOKENS_PER_READ: Final = 500
+CONFIRM_SECONDS: Final = 10.0
+"""How often it is written to disk at most that the store has confirmed the documents."""
 SAVE_SECONDS: Final = 1.0
 """How often a copy is written to disk at most, if documents were published."""
 SAVE_TOKENS_SECONDS: Final = 5.0
@@ -146,6 +148,15 @@ class DocumentLoader:
     def unconfirmed_for(self) -> float:
         """Return the seconds since the store last confirmed the documents, or since the start if it never did."""
         return self._clock.monotonic() - (self._begun_at if self.confirmed_at is None else self.confirmed_at)
+
+    def go_on_after(self, earlier: DocumentLoader) -> None:
+        """Trust the documents for no longer than an earlier loader did, as in a child process."""
+        self._begun_at, self.confirmed_at = earlier._begun_at, earlier.confirmed_at
+
+    def restored(self, age_seconds: float) -> float:
+        """Note how long ago the store confirmed the documents, which are from disk, and return when that was."""
+        self.confirmed_at = self._clock.monotonic() - age_seconds
+        return self.confirmed_at
 
     def resume(self) -> None:
         """Set the position in the change log to the documents that this process has already, if it has any."""
@@ -309,25 +320,57 @@ class UsageDelivery:
 
 class DiskCopy:
     """
-    Keeps a copy of the documents on disk.
+    Keeps a copy of the documents on disk, and when the store confirmed them last.
 
     Args:
         path: The file, or None if no copy is kept.
         documents: Saved when they have changed since the last time.
+        clock: That of this host, which goes on while no process runs.
+
+    Attributes:
+        confirmed_at: The confirmation that the disk has, in seconds of the clock that :meth:`confirm` is called with.
     """
 
-    def __init__(self, path: Path | None, documents: PublishedState) -> None:
+    def __init__(self, path: Path | None, documents: PublishedState, clock: HostClock) -> None:
         self._path = path
         self._documents = documents
+        self._clock = clock
         self._saved = self._present()
         self._tried_at = float("-inf")
+        self.confirmed_at = float("-inf")
 
-    def restore(self) -> None:
-        """Load the documents from disk, unless this process has some already."""
-        documents = self._documents
-        if self._path is not None and not documents.loaded and restore(self._path, documents):
-            self._saved = self._present()
-            logger.info("Documents of revision %d were read from disk.", documents.current.revision)
+    def restore(self) -> float | None:
+        """
+        Load the documents from disk, unless this process has some already.
+
+        Returns:
+            For how many seconds the store has not confirmed them. None if nothing was loaded.
+        """
+        documents, path = self._documents, self._path
+        if path is None or documents.loaded or not restore(path, documents):
+            return None
+        self._saved = self._present()
+        logger.info("Documents of revision %d were read from disk.", documents.current.revision)
+        return unconfirmed_seconds(_confirmation_of(path), path, self._clock)
+
+    def confirm(self, confirmed_at: float | None, now: float) -> None:
+        """
+        Write when the store confirmed the documents last, if the disk has them, at most every ten seconds.
+
+        Args:
+            confirmed_at: When that was, or None if it never did.
+            now: The present time of the same clock, in seconds.
+        """
+        if self._path is None or confirmed_at is None or self._saved[0] != self._documents.generation:
+            return
+        if confirmed_at - self.confirmed_at >= CONFIRM_SECONDS:
+            self.confirmed_at = confirmed_at
+            try:
+                save_confirmation(_confirmation_of(self._path), now - confirmed_at, self._clock)
+            except OSError as exc:
+                if not self._documents.disk_failures:
+                    logger.warning("Cannot write to %s: %s", self._path.parent, exc)
+                self._documents.disk_failures += 1
 
     def save(self, *, at_once: bool = False) -> None:
         """
@@ -350,6 +393,10 @@ class DiskCopy:
 
     def _present(self) -> tuple[int, int]:
         return self._documents.generation, self._documents.kept
+
+
+def _confirmation_of(path: Path) -> Path:
+    return path.with_name(path.name.replace("documents", "confirmed", 1))
 
 
 def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None:

@@ -140,6 +140,7 @@ class Engine:
                 "unsupported": lambda: self.planner.unsupported.at(monotonic()),
             },
             failed=self.counts.failed,
+            told_fleet=settings.fleet_size > 1,
             copy=self.outage_copy,
         )
         # A plan that was made when a suspension seemed to be over would admit until the next publication.

@@ -99,6 +99,11 @@ class Heartbeat:
         """The highest number of live instances in ten minutes, including this one."""
         return self._fleet_size or max(1, self._remembered())
 
+    @property
+    def knows_fleet(self) -> bool:
+        """Whether the store or an earlier process has said how many instances there are."""
+        return bool(self._fleet_size or self._remembered())
+
     def reset(self) -> None:
         """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
         self.reported_revision = 0

@@ -5,9 +5,11 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.engine import decide
+from enforcement.engine import agent, decide
 from enforcement.model.tokens import mint
+from enforcement.state import disk
 from tests.enforcement.world import World, eventually, fixed
+from tests.scale import scale
 
 CODE = Limit(name="code", quota=100, window_seconds=3_600)
 
@@ -100,6 +102,90 @@ def test_a_token_without_limits_is_trusted_no_longer_either(own_server, started,
 
     clock.ahead = decide.TOKEN_TRUST_SECONDS + 60
     assert limiter.check(secret).reason == "degraded_denied"
+
+
+def test_a_limiter_that_is_started_again_trusts_tokens_no_longer(own_server, started, clock):
+    """Nor does a forked child, which begins like that."""
+    world, limiter = started
+    secret = world.everything(fixed(100))
+    assert limiter.check(secret).allowed
+    own_server.kill()
+    limiter.close()
+    clock.ahead = decide.TOKEN_TRUST_SECONDS + 60
+    limiter.start(0.0)
+    assert limiter.check(secret).reason == "degraded_denied"
+
+
+class HostClocks(disk.HostClock):
+    """Clocks of a host that a test drives: seconds that have passed, and by how many the wall clock was set."""
+
+    def __init__(self):
+        self.passed = self.set_by = 0.0
+        self.started = "first"
+
+    def wall_us(self):
+        return 1_800_000_000_000_000 + round((self.passed + self.set_by) * 1_000_000)
+
+    def up_us(self):
+        return 1_000_000_000 + round(self.passed * 1_000_000)
+
+    def boot(self):
+        return self.started
+
+
+@pytest.mark.usefixtures("quick_probes")
+def test_trust_in_tokens_outlives_no_restarts(own_server, tmp_path, monkeypatch):
+    """A crash loop in an outage: what the store confirmed last ends 600 s later, however often the process begins."""
+    clocks = HostClocks()
+    monkeypatch.setattr(agent, "HostClock", lambda: clocks)
+    secret = World(own_server.url).everything(fixed(100_000))
+    with Limiter(own_server.url, timeout=0.5, state_dir=tmp_path) as limiter:
+        assert limiter.check(secret).allowed
+        assert eventually(lambda: list(tmp_path.glob("confirmed-*")) and limiter._engine.agent._disk._saved[1])
+    own_server.kill()
+    restarts, reasons = scale(6, 50), []
+    for number in range(restarts):
+        clocks.passed = 1_000.0 * number / restarts
+        clocks.set_by = -3_600.0 * (number % 2)  # set back and put right again
+        with Limiter(own_server.url, timeout=0.05, state_dir=tmp_path) as limiter:
+            reasons.append((clocks.passed, limiter.check(secret).reason))
+
+    assert {reason for passed, reason in reasons if passed <= 580} == {"ok"}
+    assert {reason for passed, reason in reasons if passed > 600} == {"degraded_denied"}
+
+
+@pytest.mark.parametrize(
+    ("passed", "set_by", "boot", "known"),
+    [(60, 0, "first", 60), (60, -3_600, "first", 60), (60, 3_600, "first", 3_660), (60, 3_600, "second", 3_660),
+     (60, 0, "second", 60), (60, -66, "second", disk.LONG_AGO_SECONDS), (60, 0, "", 60)],
+)  # fmt: skip
+def test_how_long_ago_the_store_confirmed(tmp_path, passed, set_by, boot, known):
+    """The clock that nobody can set counts until the host is started anew, and what lies ahead was never."""
+    clocks = HostClocks()
+    disk.save_confirmation(tmp_path / "confirmed", 5.0, clocks)
+    clocks.passed, clocks.set_by, clocks.started = passed, set_by, boot
+    age = disk.unconfirmed_seconds(tmp_path / "confirmed", tmp_path / "documents", clocks)
+
+    assert age == (known if known == disk.LONG_AGO_SECONDS else known + 5)
+
+
+def test_a_confirmation_that_cannot_be_read_is_none(tmp_path, caplog):
+    """What an earlier version has left is as old as its documents, and a spoilt file is no reason to trust."""
+    (tmp_path / "documents").write_bytes(b"")
+    assert 0 <= disk.unconfirmed_seconds(tmp_path / "none", tmp_path / "documents", disk.HostClock()) < 60
+    (tmp_path / "confirmed").write_bytes(b"sluicegate-confirmed 1\n[1]\n")
+    found = disk.unconfirmed_seconds(tmp_path / "confirmed", tmp_path / "documents", disk.HostClock())
+    assert found == disk.LONG_AGO_SECONDS
+    assert "Ignored when the store confirmed" in caplog.text
+
+
+@pytest.mark.parametrize(("fleet_size", "told"), [(1, True), (2, False)])
+def test_a_start_in_an_outage_names_the_settings(own_server, caplog, fleet_size, told):
+    """Who knows nobody takes whole quotas, and says what would mend that."""
+    own_server.kill()
+    with Limiter(own_server.url, timeout=0.05, fleet_size=fleet_size) as limiter:
+        assert eventually(lambda: limiter.hit(CODE, "k").degraded and limiter._engine.agent.degraded_since_us)
+    assert ("SLUICEGATE_FLEET_SIZE" in caplog.text) == told
 
 
 def test_control_with_the_store_there_tokens_do_not_grow_old(started, clock):
