@@ -101,7 +101,8 @@ def _rows(series: Series) -> list[Row]:
         shown = [f"{rate(series.median(it, 'per_second'))}, {_cpu(series, it)}" for it in (name, PLAIN)]
         bar = figures.METERED_RATE if is_promised else None
         rows.append(Row(_RATE.format(name), *shown, series.ratio(name, PLAIN, "per_second"), bar))
-    chunk = _added(series, "tokens, streams", f"{PLAIN}, streams") / CHUNKS
+    # The rest of what is added to a stream is its request, which costs as much as one with a whole answer.
+    chunk = (_added(series, "tokens, streams", f"{PLAIN}, streams") - _added(series, "tokens", PLAIN)) / CHUNKS
     return [*rows, Row(_CHUNK, us(chunk), f"{CHUNK_US} us", chunk / CHUNK_US, figures.METERED_CHUNK)]
 
 

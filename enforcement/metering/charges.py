@@ -75,8 +75,18 @@ class ChargeTerms:
 
     def costs(self, counts: TokenCounts) -> Costs:
         """Return what these tokens cost each limit, rounded up once for each. At most 2**53 - 1."""
-        cost = self._cost
-        return tuple([cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True)])
+        if not self.metered:
+            return tuple([1 if limit.unit == REQUESTS else None for limit in self.limits])
+        bound = counts if isinstance(counts, Estimate) and counts.bound else None
+        found: list[int | None] = []
+        for limit, quote in zip(self.limits, self.quotes, strict=True):
+            if limit.unit == REQUESTS:
+                found.append(1)
+            elif limit.unit in TOKEN_UNITS:
+                found.append(weighed(limit, counts) if bound is None else bound.most_weighed(limit))
+            else:
+                found.append(micros_of(quote.price, counts) if quote and quote.price else None)
+        return tuple(found)
 
     def unmetered(self) -> tuple[int, ...]:
         """Return the indices of the limits that get no cost."""
@@ -101,16 +111,6 @@ class ChargeTerms:
         """Return these terms with another price for each limit that has one."""
         quotes = tuple([q._replace(price=other(q.price)) if q and q.price else q for q in self.quotes])
         return replace(self, quotes=quotes)
-
-    def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
-        if limit.unit == REQUESTS:
-            return 1
-        if not self.metered:
-            return None
-        bound = counts if isinstance(counts, Estimate) and counts.bound else None
-        if limit.unit in TOKEN_UNITS:
-            return weighed(limit, counts) if bound is None else bound.most_weighed(limit)
-        return micros_of(quote.price, counts) if quote and quote.price else None
 
 
 def micros_of(price: Price, counts: TokenCounts) -> int:

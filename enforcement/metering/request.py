@@ -126,8 +126,8 @@ class MeteredRequest:
     """
     A request whose cost can be estimated.
 
-    It never changes, but for *parsed*. The class is not frozen, because creating a frozen instance takes four times as
-    long.
+    It never changes, but for *parsed* and *shipped*. The class is not frozen, because creating a frozen instance takes
+    four times as long.
 
     Attributes:
         format: The API format, such as ``openai-chat``. A request of the format ``mcp`` has no tokens at all: for
@@ -154,6 +154,7 @@ class MeteredRequest:
         own_tools: The types of those that the provider runs, with the uses that the request allows each, 0 if it does
             not say.
         parsed: The body, as it was read, until :meth:`forget`.
+        shipped: What :func:`~enforcement.metering.typical.shipped_tokens` has found. Below 0: it was not asked.
     """
 
     format: str
@@ -178,6 +179,7 @@ class MeteredRequest:
     tools: int = 0
     own_tools: Mapping[str, int] = NO_TOOLS
     parsed: Parsed | None = field(default=None, repr=False, compare=False)
+    shipped: int = field(default=-1, repr=False, compare=False)
 
     @property
     def has_tokens(self) -> bool:

@@ -178,11 +178,15 @@ def own_tokens(tools: Mapping[str, int], learned: Mapping[str, int] = NOTHING) -
 
 def shipped_tokens(asked: MeteredRequest) -> int:
     """Return the input of a request by the shipped numbers, without that of parts that are no text."""
-    if not asked.text_bytes and not asked.own_tools:
-        return 0
-    numbers = shipped_numbers(asked.attributes["model"], asked.format)
-    found = numbers.tokens(asked.text_bytes, asked.objects, asked.tools)
-    return found if asked.own_tools is NO_TOOLS or not asked.own_tools else found + own_tokens(asked.own_tools)
+    if asked.shipped < 0:
+        has_tools = asked.own_tools is not NO_TOOLS and bool(asked.own_tools)
+        if asked.text_bytes or has_tools:
+            numbers = shipped_numbers(asked.attributes["model"], asked.format)
+            found = numbers.tokens(asked.text_bytes, asked.objects, asked.tools)
+            asked.shipped = found + own_tokens(asked.own_tools) if has_tools else found
+        else:
+            asked.shipped = 0
+    return asked.shipped
 
 
 def typical_tokens(asked: MeteredRequest, learned: Learned) -> int:
