@@ -2,10 +2,12 @@
 Queue the callers that wait for permits, for each counter, in the order of their arrival.
 
 The first in a queue asks the store, at the time that the store said last, and the others sleep. If the answer says that
-there are permits for more of them, as many ask at the same time. A caller that is denied
-by several limits has a place in the queue of each, and asks when it is the first in all of them. It keeps its places
-until it is admitted or gives up, so that nobody who came later is served before it, whatever their costs. A queue
-without callers is removed.
+there are permits for more of them, as many ask at the same time. So nobody who came later is served before, whatever
+their costs.
+
+A caller that several limits deny has a place in the queue of each, or only in that for which it waits longest, if it
+would hold others up for long. It asks when it is the first there, unless others came before it who wait for another of
+its limits. Then it waits behind those. A queue without callers is removed.
 
 There is no I/O here, and nobody sleeps here: see :mod:`enforcement.waiting.waiters`.
 """
@@ -33,6 +35,8 @@ GRACE_SECONDS: Final = 15.0
 """How late the first may be. After that it loses its places, since its event loop may have stopped."""
 SOONEST_SECONDS: Final = 0.25
 """When a full concurrency limit is asked again at the soonest, since other processes do not say that a slot is free."""
+HOLD_SECONDS: Final = 0.25
+"""How long a caller that waits for one limit may hold others up at another that denies it, too."""
 CLOCK_DRIFT: Final = 0.001
 """How much faster or slower than this host's the store's clock may go. NTP corrects either by half of that."""
 SLOT_SECONDS: Final = 1.0
@@ -188,13 +192,13 @@ class Queue:
         """Keep what a decision, made *at* this time, says of this counter, which is limit *index* of its plan."""
         if decision.allowed:
             self.since = at
-        else:
-            self.last, self.left = None, 0
         # What a lease says is of the time when it was filled. What is decided here costs nothing to ask.
         if self.stirred or (decision.allowed and decision.source != "store"):
             self.answer, self.last, self.left = None, None, 0
             return
         remaining, reset, wait, more = decision.reply.row(index)
+        if wait:
+            self.last, self.left = None, 0
         wait_seconds, more_seconds = max(0, wait) / 1_000_000, max(0, more or reset) / 1_000_000
         if self.has_slots:  # the longer it takes, the less often
             wait_seconds = more_seconds = min(SLOT_SECONDS, max(SOONEST_SECONDS, at - self.since))
@@ -241,21 +245,24 @@ class Queues:
         return found
 
     def _pause(self, waiter: Waiter, now: float) -> float | None:
-        is_first, at = True, now
+        at, behind = now, None
         for bound in waiter.bounds:
-            queue = self._queue(bound.key, now)
-            if queue is None:
-                continue
-            if queue.holds_up(waiter):
-                is_first = False
-                self._join(waiter, bound, now)
-            if bound.key in waiter.places:
+            queue = self._queue(bound.key, now) if bound.key in waiter.places else None
+            if queue is not None:
                 passes = queue.passes(waiter.places[bound.key])
                 if not queue.has_slots and passes > waiter.until:
                     return None
                 at = max(at, min(passes, waiter.until))
-        if not is_first:
-            return None if now >= waiter.until else min(waiter.until - now, GRACE_SECONDS)
+                behind = bound if queue.holds_up(waiter) else behind
+        if behind is None and at <= now:  # it may ask, unless others wait for another of its limits
+            queues = ((bound, self._queue(bound.key, now)) for bound in waiter.bounds)
+            behind = next((bound for bound, queue in queues if queue is not None and queue.holds_up(waiter)), None)
+        if behind is not None:
+            self._keep(waiter, behind, now)
+            queue = self.by_key[behind.key]
+            if now >= waiter.until or (not queue.has_slots and queue.passes(waiter.places[behind.key]) > waiter.until):
+                return None
+            return min(waiter.until - now, GRACE_SECONDS)
         if not waiter.places and waiter.bounds:
             waiter.stand_in = waiter.bounds[0].key
             self._join(waiter, waiter.bounds[0], now)
@@ -266,6 +273,13 @@ class Queues:
                 self.by_key[key].stirred = False
         return at - now
 
+    def _keep(self, waiter: Waiter, bound: BoundLimit, now: float) -> None:
+        """Have a caller wait for this limit alone, so that it holds nobody up at its other limits meanwhile."""
+        self._join(waiter, bound, now)
+        for key in list(waiter.places):
+            if key != bound.key:
+                self._part(waiter, key, now)
+
     def answered(self, waiter: Waiter, decision: Decision) -> None:
         """
         Note a decision on the request of a caller, and give it a place in the queue of each limit that denies it.
@@ -274,21 +288,25 @@ class Queues:
         with self._lock:
             at = self._decided_at(reply.now_us / 1_000_000, waiter.asked, now) if decision.source == "store" else now
             waiter.asks, stand_in, waiter.stand_in = False, waiter.stand_in, None
+            longest: tuple[int, BoundLimit] | None = None
             if bounds and len(reply) == 2 + reply.width * len(bounds):
                 waiter.bounds = [bound for bound in bounds if not bound.limit.shadow]
                 for i, bound in enumerate(bounds):
                     if not decision.allowed and reply.wait(i) and not bound.limit.shadow:
                         self._join(waiter, bound, now)
                         stand_in = None if bound.key == stand_in else stand_in
+                        longest = max(longest or (0, bound), (reply.wait(i), bound), key=_wait)
                     if (queue := self.by_key.get(bound.key)) is not None:
                         queue.note(at, decision, i, bound.cost_of(waiter.costs))
                         if decision.allowed and queue.answer:
                             queue.call_next(waiter, bound.key)
             elif not decision.allowed:  # no counter was read
                 wait = (decision.retry_after_ms or 0) / 1_000
-                for bound in waiter.bounds:
-                    self._join(waiter, bound, now)
+                for bound in waiter.bounds[:1]:
+                    self._keep(waiter, bound, now)
                     self.by_key[bound.key].answer = Answer(now, 0, 0, wait, wait)
+            if longest is not None and longest[0] > HOLD_SECONDS * 1_000_000:
+                self._keep(waiter, longest[1], now)
             if stand_in in waiter.places and not decision.allowed and len(waiter.places) > 1:
                 self._part(waiter, stand_in, now)
         self._sweep()
@@ -385,6 +403,10 @@ class Queues:
             del self.by_key[key]
         elif place == 0:
             queue.call_first(now)
+
+
+def _wait(row: tuple[int, BoundLimit]) -> int:
+    return row[0]
 
 
 def _order(waiter: Waiter) -> tuple[float, int]:

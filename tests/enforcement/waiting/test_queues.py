@@ -143,9 +143,12 @@ def make_scene(server, world, monkeypatch):
     yield make
     monkeypatch.undo()
     for scene in made:
+        left = [key for limiter in scene.limiters for key in limiter._queues.by_key]
+        for caller in scene.callers:
+            caller.leave()
         for limiter in scene.limiters:
-            assert limiter._queues.by_key == {}
             limiter.close()
+        assert left == []
 
 
 @pytest.fixture
@@ -288,7 +291,13 @@ def test_newcomers_need_not_queue_if_there_is_plenty(scene):
 
     scene.now += 1.001
     callers[0].go_on(None)
-    assert [scene.limiter._is_behind(plan, cost) for cost in (46, 40, 4)] == [True, False, False]
+    assert [scene.limiter._is_behind(plan, cost) for cost in (46, 40)] == [True, False]
+
+    scene.limiter.hit(DRIP, "ann")
+    denied = scene.comes([(DRIP, "ann"), (window, "k")], None, cost=1)
+    assert not denied.admission
+    assert not scene.limiter._is_behind(plan, 1)
+    denied.leave()
 
     scene.process("localhost").hit(window, "k", 49)
     callers[1].go_on(None)
@@ -323,6 +332,26 @@ def test_callers_of_other_counters_do_not_wait(scene):
     assert scene.admitted == [0, 3]
     scene.run()
     assert scene.admitted == [0, 3, 1, 2]
+
+
+@pytest.mark.parametrize("spent", [0, 2], ids=["permits", "none"])
+def test_who_waits_long_for_one_limit_holds_nobody_up_at_another(scene, spent):
+    """Whether that has permits when it comes, or others wait for them, or it is denied by both."""
+    hourly = Limit(name="hourly", quota=1, window_seconds=3600)
+    both = [(hourly, "ann"), (WIDE, "all")]
+    scene.limiter.hit(hourly, "ann")
+    scene.comes(WIDE, "all", cost=2 if spent else 1)
+    for name in ("early", "late"):
+        scene.comes(both, None, max_wait=7200, name=name)
+        for _ in range(3):
+            scene.comes(WIDE, "all")
+    began = scene.now
+    scene.run(until=began + 1)
+    assert scene.admitted == [0, 2, 3, 4, 6, 7, 8]
+
+    scene.run(until=began + 3700)
+    assert scene.admitted[7:] == ["early"]
+    scene.callers[5].leave()
 
 
 def test_who_waits_for_one_limit_and_then_for_another_keeps_its_place(scene):

@@ -89,7 +89,7 @@ def test_threads_are_served_in_order_as_fast_as_the_limit_allows(limiter):
     """And by a decorator."""
     limiter.open_admission(DRIP, "threads").settle(60 * RATE)  # a debt, so that none is served before all are here
     done = []
-    threads = placed(limiter, limiter.limited(DRIP, key="threads", max_wait=100)(done.append))
+    threads = placed(limiter, limiter.limited(DRIP, scope="threads", max_wait=100)(done.append))
     run = Run(limiter, done)
     limiter.reset(DRIP, "threads")
     for thread in threads:
@@ -121,7 +121,7 @@ def test_threads_hand_a_slot_on_in_order(limiter):
     """A decorated function holds it while it runs."""
     held, done = limiter.open_admission(SLOT, "slots"), []
 
-    @limiter.limited(SLOT, key="slots", max_wait=100)
+    @limiter.limited(SLOT, scope="slots", max_wait=100)
     def one(number):
         done.append(number)
         time.sleep(1 / RATE)
