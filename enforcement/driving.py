@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import Context
 from time import monotonic
 from typing import Any, Self, TypeVar
 
@@ -153,11 +152,9 @@ class Unwaited:
         """Send the first command."""
         self._go_on(None)
 
-    def _replied(self, replying: asyncio.Future[Any]) -> None:
-        self._replies.discard(replying)
-        self._go_on(replying)
-
     def _go_on(self, replying: asyncio.Future[Any] | None) -> None:
+        if replying is not None:
+            self._replies.discard(replying)
         try:
             command = next(self._steps) if replying is None else self._after(replying)
         except BaseException as exc:
@@ -168,7 +165,7 @@ class Unwaited:
         calling = self._pipe.call(command)
         reply = calling if isinstance(calling, asyncio.Future) else asyncio.ensure_future(calling)
         self._replies.add(reply)
-        reply.add_done_callback(self._replied)
+        reply.add_done_callback(self._go_on)
 
     def _after(self, replying: asyncio.Future[Any]) -> bytes:
         """Return the command after a reply, or raise StopIteration."""
@@ -191,23 +188,17 @@ class _Uncancelled:
     second turn of the event loop.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_future")
+    __slots__ = ("_asyncio_future_blocking", "add_done_callback", "get_loop")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
-        self._future = future
+        # What a task asks of a future. Methods around these would be two calls more for each wait.
+        self.add_done_callback = future.add_done_callback
+        self.get_loop = future.get_loop
         self._asyncio_future_blocking = False
 
     def __await__(self) -> Generator[Self]:
         self._asyncio_future_blocking = True
         yield self
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop in which the future is done."""
-        return self._future.get_loop()
-
-    def add_done_callback(self, call: Callable[..., object], *, context: Context | None = None) -> None:
-        """Have the task woken when the future is done."""
-        self._future.add_done_callback(call, context=context)
 
     def cancel(self, msg: str | None = None) -> bool:
         """Refuse to be cancelled, so that the task remembers that it was."""
