@@ -142,7 +142,7 @@ class Declaration:
     ) -> None:
         self.max_wait = checked_wait(max_wait)
         self._returns_early = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        name, earlier = scope and check_scope(scope), getattr(function, RULES, ())
+        name, earlier = None if scope is None else check_scope(scope), getattr(function, RULES, ())
         groups = [_Group(function, some, own, name) for some, own in declared_pairs(limits, key)]
         self._groups = tuple(group.beside(earlier) for group in groups)
         self.rules = (*earlier, *self._groups)

@@ -24,6 +24,9 @@ DEFAULT_LOOKUP: Final = 0.25
 LEAST_TIMEOUT: Final = 0.001
 MOST_TIMEOUT: Final = 10.0
 
+ENFORCE, SHADOW, OFF = IN_CODE = ("enforce", "shadow", "off")
+"""What happens to limits in code: they hold, they count and deny nothing, or they do not even count."""
+
 _VARIABLES: Final = {
     "url": "SLUICEGATE_REDIS_URL",
     "prefix": "SLUICEGATE_PREFIX",
@@ -51,8 +54,11 @@ class Settings:
         credentials: Returns user and password for a new connection. None: those of the URL.
         fleet_size: How many instances share the quotas at least while the store is unavailable.
         decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
+        in_code: What happens to limits in code, one of :data:`IN_CODE`. None: what ``SLUICEGATE_IN_CODE`` says, which
+            an operator may set for any limiter of a process.
     Raises:
-        ValueError: The instance, timeout, lookup, clock, credentials, fleet size or decision key break a rule.
+        ValueError: The instance, timeout, lookup, clock, credentials, fleet size, decision key or what happens to
+            limits in code break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -65,6 +71,7 @@ class Settings:
     credentials: Callable[[], tuple[str, str]] | None = None
     fleet_size: int = 1
     decision_key: str | None = field(default=None, repr=False)
+    in_code: str | None = None
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -89,6 +96,10 @@ class Settings:
             raise ValueError("credentials: must be a function that returns user and password.")
         if self.decision_key is not None:
             check_secret("decision_key", self.decision_key)
+        if self.in_code is None:
+            object.__setattr__(self, "in_code", os.environ.get("SLUICEGATE_IN_CODE") or ENFORCE)
+        if self.in_code not in IN_CODE:
+            raise ValueError(f"SLUICEGATE_IN_CODE: must be one of {', '.join(IN_CODE)}, got {shown(self.in_code)}.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -116,6 +127,7 @@ class Settings:
                 lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
                 fleet_size=int(fleet_size),
                 decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
+                in_code=environ.get("SLUICEGATE_IN_CODE") or ENFORCE,
             )
 
     @property

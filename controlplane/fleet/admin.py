@@ -82,6 +82,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         state = state_of(instance, instance.runs_now)
         marks = {
             "every limit is a shadow": instance.glass_until,
+            f"limits in code: {instance.in_code}": instance.in_code,
             "unmetered limits": instance.unmetered,
             "unsupported limits": instance.unsupported,
         }

@@ -212,6 +212,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         seen_at=_instant(fields, "seen_at_us"),
         degraded_since=_instant(fields, "degraded_since_us"),
         glass_until=_instant(fields, "glass_until_us"),
+        in_code=fields.get("in_code") or "",
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
         problems=_problems(fields.get("problems", [])),

@@ -24,7 +24,7 @@ from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
-from enforcement.settings import VERSION, Settings
+from enforcement.settings import ENFORCE, VERSION, Settings
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
@@ -94,7 +94,11 @@ class Engine:
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
         ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
-        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
+        mode = settings.in_code or ENFORCE
+        self.planner = Planner(
+            self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids, mode=mode
+        )
+        self.documents.on_change = self.planner.follow_glass
         self.queues = queues_of(settings.url)
         self.denials = Denials(self.documents, self.counts, self.usage.sample, self.queues)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
@@ -131,13 +135,14 @@ class Engine:
             identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=VERSION),
             hooks=self.health,
             state_dir=settings.state_dir,
-            look=connector.look,
+            look=self._look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
             limits={
                 "overflowing": lambda: self.planner.plan_cache.full.at(monotonic()),
                 "unmetered": lambda: self.planner.unmetered.now(),
                 "unsupported": lambda: self.planner.unsupported.at(monotonic()),
+                **({} if settings.in_code == ENFORCE else {"in_code": lambda: settings.in_code or ENFORCE}),
             },
             failed=self.counts.failed,
             told_fleet=settings.fleet_size > 1,
@@ -146,6 +151,10 @@ class Engine:
         # A plan that was made when a suspension seemed to be over would admit until the next publication.
         agent.clock.on_back = self.documents.outdate
         return agent, usage
+
+    def _look(self) -> None:
+        self.planner.follow_glass()  # its time may have come
+        self.health.connector.look()
 
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
         """Return a new reservation for a decision that was made with *ident*."""

@@ -21,7 +21,7 @@ from enforcement.usage.usage import UsageLog
 
 FLEET_SECONDS: Final = 600.0
 
-LimitReports = Mapping[str, Callable[[], Sequence[Sequence[str]]]]
+LimitReports = Mapping[str, Callable[[], str | Sequence[Sequence[str]]]]
 """See :class:`Heartbeat`."""
 
 logger = logging.getLogger("sluicegate.agent")

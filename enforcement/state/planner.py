@@ -35,6 +35,7 @@ from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
+from enforcement.settings import ENFORCE, OFF, SHADOW
 from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot
@@ -60,6 +61,7 @@ class Planner:
         now_us: Returns the estimated time of the store, microseconds since the epoch.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
         ids: Makes the ids of decisions. None: they have none.
+        mode: What happens to limits in code, one of :data:`~enforcement.settings.IN_CODE`.
 
     Attributes:
         in_code: Plans of limits in code, by key and limits.
@@ -77,6 +79,7 @@ class Planner:
         *,
         fleet: Callable[[], int] | None,
         ids: DecisionIds | None = None,
+        mode: str = ENFORCE,
     ) -> None:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
@@ -88,6 +91,7 @@ class Planner:
         self._now_us = now_us
         self._fleet = fleet
         self._ids = ids
+        self.mode = self._mode = mode
         self._anonymous: dict[str, AnonymousEntry] = {}
         self._by_slug: tuple[int, dict[str, str]] = (-1, {})
         self._say = RateLimitedLogger(logger)
@@ -128,12 +132,26 @@ class Planner:
             name = tuple((own, *map(id, several)) for several, own in pairs)
         plan = self.in_code.get(name)
         if plan is None:
-            bounds = bind_pairs(pairs_of(limits, key), self._keys)
+            mode, bounds = self.mode, bind_pairs(pairs_of(limits, key), self._keys)
+            if mode == OFF:
+                bounds = ()
+            elif mode == SHADOW:
+                bounds = tuple(replace(bound, limit=as_shadow(bound.limit)) for bound in bounds)
             plan = with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
             self.in_code[name] = plan
+            if mode != self.mode:
+                self.in_code.pop(name, None)  # the glass was broken or mended meanwhile
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
         return plan
+
+    def follow_glass(self) -> None:
+        """Make limits in code shadows while the glass is broken, and drop their plans when that begins or ends."""
+        broken = self._documents.current.emergency.is_glass_broken(self._now_us())
+        mode = SHADOW if broken and self._mode == ENFORCE else self._mode
+        if mode != self.mode:
+            self.mode = mode
+            self.in_code.clear()
 
     def find(self, token: object) -> TokenEntry | Decision | str:
         """

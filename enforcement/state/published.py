@@ -126,6 +126,7 @@ class PublishedState:
         decision_key: The secret by which decision ids are made, or an empty string if the store has none.
         disk_failures: How often the copy on disk could not be written or used.
         price_changes: Increases with each publication that may have changed the prices.
+        on_change: Called when the state was replaced.
         price_revision: The revision of the prices in use. None: this process uses no prices.
     """
 
@@ -139,6 +140,7 @@ class PublishedState:
         self.price_changes = 0
         self.price_revision: int | None = None
         self.arrivals = Arrivals()
+        self.on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
         self._tokens = TokenCache(clock, self.rest)
@@ -322,6 +324,7 @@ class PublishedState:
             self.loaded = True
             self.generation = generation
             self.derived = DerivedPlans()
+        self.on_change()
         self.arrivals.reached(self.current.name)
         return problems
 

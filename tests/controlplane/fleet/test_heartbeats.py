@@ -146,6 +146,15 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
     assert heartbeats.live_instances() == []
 
 
+def test_limits_in_code_that_are_switched_off_are_shown(beat, admin_client):
+    """An instance that has them in force shows nothing."""
+    for mode in ("off", ""):
+        beat(seen_at_us=time.time_ns() // 1_000, in_code=mode)
+        heartbeats.collect(datetime.now(UTC))
+        page = admin_client.get("/admin/fleet/instance/").content.decode()
+        assert ("limits in code: off" in page) is (mode == "off")
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -160,6 +169,7 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
         {"decisions": {"allowed": -1}},
         {"host": "h" * 300},
         {"pid": "many"},
+        {"in_code": "sometimes"},
         {"unmetered": "all"},
         {"unmetered": [["p", "api"]]},
         {"unsupported": "all"},

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from enforcement import Anonymous, Limiter
+from enforcement import Anonymous, Limit, Limiter
 from enforcement.control.emergency import NO_EMERGENCY, parse_emergency
 from enforcement.engine.store_clock import read_clock
 from enforcement.model.documents import InvalidDocument
@@ -191,6 +191,53 @@ def test_a_broken_glass_makes_every_limit_a_shadow(limiter, world):
     assert limiter.stats().would_deny == 2
     world.publish({"emergency": None})
     assert reason(limiter, secret) == "limited"
+
+
+def test_a_broken_glass_reaches_limits_in_code(limiter, world):
+    """As long as it lasts, and also those that were used before."""
+    limit = fixed(1)
+    world.everything(limit)
+    limits = [Limit.from_json(limit)]
+
+    def allowed():
+        return limiter.hit(limits, "a").allowed
+
+    assert [allowed(), allowed()] == [True, False]
+    world.publish(emergency(BROKEN))
+    assert eventually(allowed)
+    assert limiter.hit(limits, "a").limits[0].mode == "shadow"
+    world.publish({"emergency": None})
+    assert eventually(lambda: not allowed())
+
+
+@pytest.mark.parametrize(("mode", "allowed", "shown"), [("shadow", [True] * 3, 1), ("off", [True] * 3, 0)])
+def test_limits_in_code_are_switched(server, world, monkeypatch, mode, allowed, shown):
+    """By a variable of the process, whatever its limits look like. Its heartbeat says so, and policies hold."""
+    monkeypatch.setenv("SLUICEGATE_IN_CODE", mode)
+    secret = world.everything(fixed(0))
+    limits = [
+        Limit(quota=1, window_seconds=60),
+        Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60),
+    ]
+    with Limiter(server.url, timeout=1.0) as limiter:
+        decisions = [limiter.hit(limits[:1], "a", {"requests": 1}) for _ in range(3)]
+        with limiter.admit(limits, "a"), limiter.admit(limits, "a"):
+            pass
+        limiter.reset(limits, "a")
+        assert not limiter.check(secret).allowed
+        key = world.keys.instance(limiter.stats().instance)
+        assert eventually(lambda: json.loads(world.client.get(key) or "{}").get("in_code") == mode)
+
+    assert [decision.allowed for decision in decisions] == allowed
+    assert [len(decision.limits) for decision in decisions] == [shown] * 3
+
+
+def test_a_switch_of_limits_in_code_that_is_none(monkeypatch):
+    """It is named, and no limit is off by mistake."""
+    monkeypatch.setenv("SLUICEGATE_IN_CODE", "false")
+
+    with pytest.raises(ValueError, match="SLUICEGATE_IN_CODE: must be one of enforce, shadow, off, got 'false'"):
+        Limiter()
 
 
 def test_a_broken_glass_ends_by_itself(server, world):
