@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, wraps
 from time import monotonic
 from types import TracebackType
@@ -222,6 +222,10 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         if isinstance(found, str):
             found = await self._look_up(found)
         return lookup.plan(derived, token, found, attributes)
+
+    def merge_plans(self, plans: Sequence[LivePlan]) -> LivePlan:
+        """Return one plan with the counters of several plans of one token, each of them once."""
+        return self._engine.planner.merged(plans)
 
     async def _look_up(self, name: str) -> Found:
         """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""

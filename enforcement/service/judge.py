@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from enforcement.aio import Limiter
@@ -13,6 +13,7 @@ from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import shown as quoted
 from enforcement.model.matching import Attributes
+from enforcement.model.sizes import MAX_LIMITS_PER_REQUEST
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
@@ -39,7 +40,12 @@ class Judge:
         self._say = RateLimitedLogger(logger)
 
     async def decide(
-        self, shown: str | None, costs: Costs, attributes: Attributes | None, anonymous: Anonymous | None = None
+        self,
+        shown: str | None,
+        costs: Costs,
+        attributes: Attributes | None,
+        anonymous: Anonymous | None = None,
+        others: Sequence[Attributes] = (),
     ) -> Decision:
         """
         Charge a request to all its limits, or to none if one denies it, and return the decision.
@@ -49,17 +55,24 @@ class Judge:
             costs: What it costs. See :meth:`enforcement.Limiter.check`.
             attributes: Its attributes.
             anonymous: Stands for this request if it shows no token. None: what stands for all such requests does.
+            others: Further attributes that it has beside these. It is charged to the counters of all of them, once to
+                each.
         Raises:
             Refusal: The request needs a token, an attribute is too long, or a limit is not supported here.
             ValueError: The costs or the attributes break a rule.
         """
-        plan = await self._plan(shown, attributes, anonymous)
+        plan = await self._plan(shown, attributes, anonymous, others)
         if isinstance(plan, Decision):
             return plan
         return self.limiter.noted(await self.limiter.decide(plan, costs), attributes)
 
     async def amend(
-        self, shown: str | None, deltas: Mapping[str, int], attributes: Attributes | None, anonymous: Anonymous | None
+        self,
+        shown: str | None,
+        deltas: Mapping[str, int],
+        attributes: Attributes | None,
+        anonymous: Anonymous | None,
+        others: Sequence[Attributes] = (),
     ) -> Decision:
         """
         Charge a request that has ended, or give permits back, and return a decision that denies only a token.
@@ -69,7 +82,7 @@ class Judge:
         Raises:
             Refusal, ValueError: As :meth:`decide` does. Or permits of a limit cannot be given back.
         """
-        plan = await self._plan(shown, attributes, anonymous)
+        plan = await self._plan(shown, attributes, anonymous, others)
         if isinstance(plan, Decision):
             return plan
         for bound in plan.bounds:
@@ -91,13 +104,35 @@ class Judge:
         self._say.warning(about, "%s", text)
 
     async def _plan(
-        self, shown: str | None, attributes: Attributes | None, anonymous: Anonymous | None
+        self,
+        shown: str | None,
+        attributes: Attributes | None,
+        anonymous: Anonymous | None,
+        others: Sequence[Attributes] = (),
     ) -> LivePlan | Decision:
         token = shown or without_token(shown, anonymous or self._anonymous)
         plan = await self.limiter.find_plan(token, attributes)
+        if others and not isinstance(plan, Decision):
+            plan = await self._merged(plan, token, others)
         if not isinstance(plan, Decision) and (plan.has_slots or plan.has_charge_on):
             raise self._unsupported(plan)
         return plan
+
+    async def _merged(
+        self, plan: LivePlan, token: str | Anonymous, others: Sequence[Attributes]
+    ) -> LivePlan | Decision:
+        """Return one plan of a request with several attributes of one name, or the decision that refuses it."""
+        plans = [plan]
+        for attributes in others:
+            found = await self.limiter.find_plan(token, attributes)
+            if isinstance(found, Decision):
+                return found
+            plans.append(found)
+        merged = self.limiter.merge_plans(plans)
+        if len(merged.bounds) > max(MAX_LIMITS_PER_REQUEST, len(plan.bounds)):
+            detail = f"A call must be charged to at most {MAX_LIMITS_PER_REQUEST} counters, got {len(merged.bounds)}."
+            raise Refusal(400, "Bad request", detail, "bad_request")
+        return merged
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""

@@ -6,8 +6,9 @@ A descriptor is a list of keys and values, which are called entries. The entry `
 attribute of its own name. A mapping file gives them other meanings (:mod:`enforcement.service.rls_mapping`). Requests
 without a token count for the project whose slug is the domain of the call.
 
-The descriptors of a call describe one request: it is charged to all its limits, or to none. So an attribute must have
-one value in a call. Its cost is the largest that a descriptor gives for each unit.
+The descriptors of a call describe one request: it is charged to all its limits, or to none. If they give an attribute
+several values, it is charged to the counters of each of them. Its cost is the largest that a descriptor gives for each
+unit.
 
 Calls with ``is_negative_hits`` give permits back, to the present window of each limit and never above full. Calls with
 the entry that the mapping names as ``after`` are charged whether the permits are left or not. Neither is ever denied
@@ -20,7 +21,7 @@ Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -72,14 +73,14 @@ class _Call:
 
     Attributes:
         shown: The values of all entries that hold a token.
-        attributes: Attributes by name.
+        attributes: Attributes by name, of each descriptor.
         costs: Permits to charge by unit.
         refunds: Permits to give back by unit.
         after: For each descriptor, whether the request has ended.
     """
 
     shown: list[str] = field(default_factory=list)
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: list[dict[str, str]] = field(default_factory=list)
     costs: dict[str, int] = field(default_factory=dict)
     refunds: dict[str, int] = field(default_factory=dict)
     after: set[bool] = field(default_factory=set)
@@ -95,6 +96,7 @@ class _Asked:
 
     Attributes:
         descriptors: How many it has.
+        others: Further attributes, if descriptors give one several values.
         limits: What the statuses tell of the enforced limits of its plan. None: that was not asked yet.
     """
 
@@ -103,6 +105,7 @@ class _Asked:
     attributes: RequestAttributes
     costs: Costs
     descriptors: int
+    others: list[RequestAttributes] = field(default_factory=list)
     limits: _Limits | None = None
 
 
@@ -157,16 +160,16 @@ class RateLimitService:
         call = _call(descriptors, (integer(message, _HITS) or 0) & _MOST, self._mapping)
         token = _token(call.shown)
         anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
-        attributes = RequestAttributes(call.attributes, lambda _: None)
+        attributes, *others = [RequestAttributes(values, lambda _: None) for values in _described(call.attributes)]
         if call.refunds and not self._settings.restricted:
             self._judge.warn("refund", _NO_REFUND.detail)
             raise _NO_REFUND
         if call.refunds or True in call.after:
-            decision = await self._judge.amend(token, _deltas(call), attributes, anonymous)
+            decision = await self._judge.amend(token, _deltas(call), attributes, anonymous, others)
             return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))
         costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
-        asked = _Asked(token, anonymous, attributes, costs, len(descriptors))
-        decision = await self._judge.decide(token, costs, attributes, anonymous)
+        asked = _Asked(token, anonymous, attributes, costs, len(descriptors), others)
+        decision = await self._judge.decide(token, costs, attributes, anonymous, others)
         if decision.allowed or decision.bounds:  # who shows tokens that are not known must not clear what is kept
             self._keep(message, asked)
         return self._reply(decision, asked.descriptors)
@@ -186,7 +189,9 @@ class RateLimitService:
     async def _decide(self, asked: _Asked) -> bytes:
         """Answer a message that was met before, whose plan has to be found."""
         try:
-            decision = await self._judge.decide(asked.token, asked.costs, asked.attributes, asked.anonymous)
+            decision = await self._judge.decide(
+                asked.token, asked.costs, asked.attributes, asked.anonymous, asked.others
+            )
         except Refusal as refusal:
             return _denied(refusal.answer(self._settings.headers), asked.descriptors)
         return self._reply(decision, asked.descriptors)
@@ -243,6 +248,8 @@ def _call(descriptors: Sequence[bytes], hits: int, mapping: RlsMapping) -> _Call
 def _read_entries(call: _Call, entries: Iterable[bytes], mapping: RlsMapping) -> dict[str, str]:
     """Add the tokens and attributes of a descriptor to a call, and return the values of its other entries by key."""
     said: dict[str, str] = {}
+    own: dict[str, str] = {}
+    call.attributes.append(own)
     for entry in entries:
         key, value = text(entry, _KEY), text(entry, _VALUE)
         if key in mapping.token:
@@ -252,14 +259,30 @@ def _read_entries(call: _Call, entries: Iterable[bytes], mapping: RlsMapping) ->
         else:
             name = mapping.attributes.get(key, key)
             # Envoy's own :path has a query, and is encoded
-            _add(call.attributes, name, unquote(value.partition("?")[0]) if name == "path" else value)
+            _add(own, name, unquote(value.partition("?")[0]) if name == "path" else value)
     return said
 
 
 def _add(values: dict[str, str], name: str, value: str) -> None:
     """Add a value under a name, or raise ValueError if the name has another value already."""
     if values.setdefault(name, value) != value:
-        raise ValueError(f"descriptors: {name!r:.80} must have one value in a call, got two.")
+        raise ValueError(f"descriptors: {name!r:.80} must have one value in a descriptor, got two.")
+
+
+def _described(attributes: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """
+    Return the attributes of a request from those of each descriptor.
+
+    Those with one value in all descriptors are of the request. Those with several are of each descriptor, which then
+    describes the request in another way.
+    """
+    whole: dict[str, str] = {}
+    differing = {name for own in attributes for name, value in own.items() if whole.setdefault(name, value) != value}
+    if not differing:
+        return [whole]
+    common = {name: value for name, value in whole.items() if name not in differing}
+    ways = [{name: value for name, value in own.items() if name in differing} for own in attributes]
+    return [{**common, **way} for at, way in enumerate(ways) if way and way not in ways[:at]]
 
 
 def _is_after(key: str, value: str) -> bool:

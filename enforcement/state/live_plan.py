@@ -18,16 +18,18 @@ from enforcement.usage.usage import TokenUsage
 
 class HiddenLimit(NamedTuple):
     """
-    A limit that may apply to a request because of what is in its body.
+    A limit that may apply to a request because of what is in its body, or because a server may read its path otherwise.
 
     Attributes:
         may_apply: Returns whether it may, by the other attributes of the request.
+        resembles: Returns the same for a path in lower case, for limits with a path or methods.
         is_metered: Whether it counts tokens or money. It then denies all that has none that can be read, and otherwise
             only bodies that a server may understand all the same.
     """
 
     may_apply: Callable[[Attributes], bool]
     is_metered: bool
+    resembles: Callable[[Attributes], bool] | None = None
 
 
 class LivePlan(Plan):
@@ -44,8 +46,8 @@ class LivePlan(Plan):
             the token counts tokens or money, or looks at an attribute that only a meter reads.
         metered: What all metered requests of it have in common. Only :mod:`enforcement.doors.metered.admitting` reads
             and sets it.
-        hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read.
-            Only doors that meter look at them.
+        hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read, and
+            those of tokens and money for certain paths or methods. Only doors that meter look at them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         asking: One object for each request that may wait, and for which the store is asked now.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.

@@ -259,6 +259,26 @@ class Planner:
         """Return a new denial because of some suspensions, until the last of them ends."""
         return self.refusal("suspended", subject).until(last_end(ends), self._now_us())
 
+    def merged(self, plans: Sequence[LivePlan]) -> LivePlan:
+        """Return one plan with the counters of several plans of one token, each of them once."""
+        first = plans[0]
+        bounds = tuple({bound.key: bound for plan in plans for bound in plan.bounds}.values())
+        if len(bounds) == len(first.bounds):
+            return first
+        name = (None if first.name is None else first.name[0], "merged", *(plan.name for plan in plans))
+        plan = self.plan_cache.get(name)
+        if plan is None:
+            plan = with_lease(
+                LivePlan(
+                    bounds, revision=first.revision, usage=first.usage, fleet=self._fleet, name=name, ids=self._ids
+                )
+            )
+            plan.metering, plan.hidden = first.metering, first.hidden
+            plan.registered_until = self.plan_cache.trusted(plan)
+            if not plan.unregistered or plan.registered_until > monotonic():
+                self.plan_cache.put(name, plan)
+        return plan
+
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
         Return the plan itself, or one with overflow counters where values had no room, and keep it for later requests.
@@ -387,16 +407,23 @@ def _reads_the_body(limit: Limit) -> bool:
 
 
 def _is_hidden(limit: Limit) -> bool:
-    """Return whether a limit denies what no meter can read, and would not match it for that same reason."""
-    return limit.unmetered == DENY and not limit.shadow and _reads_the_body(limit)
+    """
+    Return whether a limit denies what no meter can read, and may not match it for that same reason, or because of the
+    way in which its path is written.
+    """
+    by_path = limit.unit in METERED_UNITS and (limit.match.path or limit.match.methods)
+    return limit.unmetered == DENY and not limit.shadow and bool(by_path or _reads_the_body(limit))
 
 
 def _hidden(limit: Limit) -> HiddenLimit:
     """Return whether a limit may apply to a request, whatever its body says."""
     rules = {name: rule for name, rule in limit.match.attributes.items() if name not in BODY_ATTRIBUTES}
-    match = Match(limit.match.methods, limit.match.path, rules, published=True)
-    found = match.compile(tuple(name for name in limit.partition_by if name not in BODY_ATTRIBUTES))
-    return HiddenLimit(found or (lambda attributes: True), limit.unit in METERED_UNITS)
+    names = tuple(name for name in limit.partition_by if name not in BODY_ATTRIBUTES)
+    exact, folded = (
+        Match(limit.match.methods, path, rules, published=True).compile(names)
+        for path in (limit.match.path, limit.match.path.lower())
+    )
+    return HiddenLimit(exact or (lambda attributes: True), limit.unit in METERED_UNITS, folded)
 
 
 def _complete(subject: Subject) -> bool:

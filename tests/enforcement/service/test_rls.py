@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from enforcement import Limit, Match
 from enforcement.embedded import ValkeyServer
@@ -194,16 +197,60 @@ def test_descriptors_of_a_call_are_one_request(plain: Gateway, ask: Asking) -> N
     assert [it.get("limit_remaining") for it in answer["statuses"]] == [9, None, None]
 
 
-@pytest.mark.parametrize("key", ["token", "tier", "remote_address"])
-def test_two_values_of_one_key_are_refused(plain: Gateway, ask: Asking, key: str) -> None:
-    """One request has one value of an attribute; which of two counts is not guessed."""
+def test_two_tokens_are_refused(plain: Gateway, ask: Asking) -> None:
+    """Which of them asks is not guessed."""
     token = plain.token(hourly(10))
-    other = plain.token(hourly(10)) if key == "token" else "b"
 
-    answer = ask(descriptor({"token": token, key: token if key == "token" else "a"}), descriptor({key: other}))
+    answer = ask(descriptor({"token": token}), descriptor({"token": plain.token(hourly(10))}))
 
     assert [it["code"] for it in answer["statuses"]] == ["OVER_LIMIT", "OVER_LIMIT"]
     assert remaining_in(ask(descriptor({"token": token}))) == 9
+
+
+def test_two_values_in_one_descriptor_are_refused(plain: Gateway, ask: Asking) -> None:
+    """Which of them counts is not guessed either."""
+    token = plain.token(hourly(10))
+    entries = [{"key": "token", "value": token}, {"key": "tier", "value": "a"}, {"key": "tier", "value": "b"}]
+
+    answer = ask({"entries": entries})
+
+    assert "'tier' must have one value in a descriptor, got two." in body(answer)
+
+
+PER_SERVICE = Limit(name="service", quota=3, window_seconds=3600, partition_by=("service",))
+
+
+@pytest.mark.parametrize(
+    ("services", "left"), [(["a", "b"], [2, 2, 3]), (["a", "a"], [2, 3, 3]), (["a", "b", "c", "b"], [2, 2, 2])]
+)
+def test_each_value_of_a_key_is_charged_once(plain: Gateway, ask: Asking, services: list[str], left: list[int]) -> None:
+    """Also when the message is known. What does not look at the key is charged once."""
+    token = plain.token(PER_SERVICE, hourly(10))
+    call = [descriptor({"token": token, "service": service}) for service in services]
+
+    def look(service: str) -> int:
+        answer = ask(descriptor({"token": token, "service": service}, hitsAddend=0))
+        return int(re.search('"service";r=([0-9]+)', headers(answer)["ratelimit"])[1])
+
+    first = ask(*call)
+    assert (first["overall_code"], len(first["statuses"])) == ("OK", len(services))
+    assert [look(service) for service in "abc"] == left
+    again = [ask(*call)["overall_code"] for _ in range(3)]
+    assert again == ["OK", "OK", "OVER_LIMIT"]
+    # The fourth call was charged to nothing: three of ten requests are used.
+    assert remaining_in(ask(descriptor({"token": token}, hitsAddend=0))) == 7
+    assert [look(service) for service in "abc"] == [3 - 3 * (3 - it) for it in left]
+
+
+def test_several_values_of_a_key_need_one_call_to_the_store(plain: Gateway, ask: Asking, server: ValkeyServer) -> None:
+    """A few calls more are of the background."""
+    token = plain.token(replace(PER_SERVICE, quota=1_000))
+    call = [descriptor({"token": token, "service": service}) for service in "abc"]
+    ask(*call)
+    with redis.Redis.from_url(server.url) as store:
+        before = store.info("commandstats")["cmdstat_fcall"]["calls"]
+        assert [ask(*call)["overall_code"] for _ in range(20)] == ["OK"] * 20
+        assert 20 <= store.info("commandstats")["cmdstat_fcall"]["calls"] - before < 35
 
 
 @pytest.mark.parametrize(
