@@ -54,6 +54,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         usage_endpoint: bool = True,
         metered: bool = False,
         allowed_fields: Mapping[str, object] | None = None,
+        json_rpc: Iterable[str] = (),
     ) -> None:
         """Set the attributes from the arguments, or raise ValueError or TypeError if one is not valid."""
         check_limiter(limiter, self.kind)
@@ -73,8 +74,15 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._started = False
         self._starting = self.make_lock()
         self._allowed_fields = allowed_fields or {}
+        self._json_rpc: frozenset[str] = frozenset()
+        if json_rpc:
+            self._deny_as_json_rpc(json_rpc)
         if check_switch("metered", metered):
             self._meter()
+
+    def _deny_as_json_rpc(self, paths: Iterable[str]) -> None:
+        """Deny requests to MCP servers as the middleware for ASGI does."""
+        raise ValueError("json_rpc: must be empty, as only the middleware for ASGI can read the requests of MCP.")
 
     def _meter(self) -> None:
         """Begin to meter requests, as the middleware for ASGI does."""

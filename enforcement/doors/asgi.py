@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 from enforcement.aio import Admission, Limiter
@@ -74,8 +74,9 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             are denied by limits of tokens and money. *costs* must be None.
         allowed_fields: With *metered*, the fields of requests that a bound admits beside those that it knows, see
             :func:`~enforcement.metering.bound.field_rates`.
+        json_rpc: Paths of MCP servers. A denial of a JSON-RPC request there is a JSON-RPC error with its id.
     Raises:
-        ValueError: The preset, a network or the project is not valid.
+        ValueError: The preset, a network, the project or a path is not valid.
 
     The application finds the decision in ``scope["sluicegate.decision"]``. A slot of a concurrency limit is held until
     the response is complete or the application ends. When the client leaves, the application is notified but not
@@ -100,6 +101,11 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     def _shape(scope: Scope) -> str:
         return ""
 
+    def _deny_as_json_rpc(self, paths: Iterable[str]) -> None:
+        from enforcement.http.json_rpc import check_paths
+
+        self._json_rpc = check_paths(paths)
+
     def _meter(self) -> None:
         if self._costs is not None:
             raise ValueError("costs: must be None with metered, which reads what a request costs.")
@@ -113,7 +119,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         guard = MeteredGuard(
             self,
             self._guard,
-            _answer,
+            self._answer,
             target=getattr(self.app, "upstream_target", target_of),
             allowed=getattr(self.app, "upstream_fields", lambda scope: fields),
             keeps_signature=getattr(self.app, "upstream_keeps_signature", lambda scope: True),
@@ -122,6 +128,14 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         self._guard, self._settled, self._shape = guard, guard.settled, shape_of  # type: ignore[method-assign]
         if self._by_usual_fields:
             self._token = token_of
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, answer: PlainResponse) -> None:
+        """Send a response in place of the application."""
+        if self._json_rpc and scope["path"] in self._json_rpc and answer.status >= 400:
+            from enforcement.http.json_rpc import as_json_rpc
+
+            answer = await as_json_rpc(scope, receive, answer)
+        await _answer(scope, receive, send, answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one ASGI connection to the application if its limits admit it, or send a denial."""
@@ -142,7 +156,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             if decision.allowed:
                 await self._pass(decision, scope, receive, send)
             else:
-                await _answer(scope, receive, send, denial(decision, self._headers, self._shape(scope)))
+                await self._answer(scope, receive, send, denial(decision, self._headers, self._shape(scope)))
 
     async def _pass_unlimited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for the page of own limits, or pass one that is never limited to the application."""
@@ -154,7 +168,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         asked = UsageRequest(
             method, lambda: self._token(scope), lambda: self._describe(scope), self._headers, self._anonymous
         )
-        await _answer(scope, receive, send, await usage_answer_awaited(limiter, asked))
+        await self._answer(scope, receive, send, await usage_answer_awaited(limiter, asked))
 
     async def start(self) -> Limiter:
         """Start the limiter, once, and return it. Without lifespan events, the first request calls this."""
@@ -180,9 +194,10 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
             shape = self._shape(scope)
-            await _answer(scope, receive, send, refusal.answer(f"{self._headers}+{shape}" if shape else self._headers))
+            answer = refusal.answer(f"{self._headers}+{shape}" if shape else self._headers)
+            await self._answer(scope, receive, send, answer)
         except Denied as denied:
-            await _answer(scope, receive, send, denial(denied.decision, self._headers, self._shape(scope)))
+            await self._answer(scope, receive, send, denial(denied.decision, self._headers, self._shape(scope)))
         else:
             if isinstance(admitted, Decision):
                 await self._pass(admitted, scope, receive, send)

@@ -27,6 +27,8 @@ PRIVATE_NETWORKS: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/
 """The networks that may read ``/metrics`` if nothing else is set."""
 METERED: Final = "sluicegate.metered"
 """Where the scope of a metered request has its :class:`~enforcement.doors.metered.visit.MeteredVisit`."""
+READ_BODY: Final = "sluicegate.body"
+"""Where the scope of a request to an MCP server has the body that a meter has read."""
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})

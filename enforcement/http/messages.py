@@ -317,7 +317,8 @@ class RequestAttributes(Mapping[str, str]):
         value = None if header == name or header in _CREDENTIALS else self._header(header)
         if value is None:
             raise KeyError(name)
-        return _check_length(name, value, 431)
+        # Not every server drops the white space around a value, which is no part of it (RFC 9112, 5).
+        return _check_length(name, value.strip(" \t"), 431)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

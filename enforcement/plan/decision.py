@@ -310,7 +310,7 @@ class Decision:
         """
         presets(preset)
         said, unit = self._sentence(), "" if self.limit is None else self.limit.unit
-        shaped = error_body(preset, self.status, self.reason, unit, said, self.retry_after_ms)
+        shaped = error_body(preset, self.status, self.reason, unit, said, self.retry_after_ms, self.id)
         if shaped is not None:
             return shaped
         kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")

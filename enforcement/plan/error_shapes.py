@@ -24,6 +24,7 @@ _AWS_TYPES: Final = {
     429: "ThrottlingException",
 }
 _RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
+_REQUEST_INFO: Final = "type.googleapis.com/google.rpc.RequestInfo"
 _RETRYING: Final = frozenset({"openai", "anthropic"})
 
 MAX_SDK_WAIT_MS: Final = 60_000
@@ -70,7 +71,13 @@ SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
 
 
 def error_body(
-    preset: str, status: int, code: str, unit: str, sentence: str, retry_after_ms: int | None = None
+    preset: str,
+    status: int,
+    code: str,
+    unit: str,
+    sentence: str,
+    retry_after_ms: int | None = None,
+    decision: str = "",
 ) -> dict[str, Any] | None:
     """
     Return the body of a denial for a provider's SDK, or None if no preset of a provider is named.
@@ -83,6 +90,7 @@ def error_body(
         sentence: What the SDK shows.
         retry_after_ms: Milliseconds until the same request can pass. None if no wait helps. Google's clients read it
             from the body, and those of the others from header fields, see :func:`retry_fields`.
+        decision: The id of the decision. SDKs show or keep the whole body, and few show header fields. Empty: none.
     Returns:
         None if no preset names a provider, so that the body is a problem (RFC 9457).
     """
@@ -90,9 +98,16 @@ def error_body(
     if name is None:
         return None
     body = SHAPES[name](status, code, unit, sentence)
-    if name == "gemini" and retry_after_ms is not None:
-        delay = f"{max(1, retry_after_ms) / 1_000:.3f}s"
-        body["error"]["details"] = [{"@type": _RETRY_INFO, "retryDelay": delay}]
+    if name == "gemini":
+        details = []
+        if retry_after_ms is not None:
+            details.append({"@type": _RETRY_INFO, "retryDelay": f"{max(1, retry_after_ms) / 1_000:.3f}s"})
+        if decision:
+            details.append({"@type": _REQUEST_INFO, "requestId": decision})
+        if details:
+            body["error"]["details"] = details
+    elif decision:
+        body.get("error", body)["decision"] = decision
     return body
 
 

@@ -23,7 +23,7 @@ from enforcement.doors.metered.bodies import (
 )
 from enforcement.doors.metered.sdks import only_authorization, overrides_method, shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
-from enforcement.http.asgi import Receive, Scope, Send, header_of
+from enforcement.http.asgi import READ_BODY, Receive, Scope, Send, header_of
 from enforcement.http.messages import (
     PlainResponse,
     Refusal,
@@ -74,6 +74,7 @@ class MeteredDoor(Protocol):
     _anonymous: Anonymous | None
     _attributes: Callable[[Scope], Mapping[str, str]] | None
     _by_usual_fields: bool
+    _json_rpc: frozenset[str]
 
     def _token(self, request: Scope, /) -> str | None: ...
 
@@ -264,17 +265,25 @@ class MeteredGuard:
         self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes, scope: Scope
     ) -> None:
         """
-        Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly, or its
-        method been that which a server may find elsewhere in it.
+        Raise Denied if a limit of tokens or money would apply to the request, had its path been written plainly, or in
+        lower case, or its method been that which a server may find elsewhere in it.
         """
         path = attributes.get("path", "")
         plain, method = plain_path(path), ""
         if scope.get("method", _POST) != _POST and overrides_method(scope):
             method = _POST
-        if plain == path and not method:
+        folded = plain.lower()
+        if folded == path and not method:
             return
-        other = _admissible(await limiter.find_plan(token, attributes.with_path(plain, method)))
-        if metered_keys(other) - metered_keys(plan):
+        lower = attributes.with_path(folded, method)
+        evaded = any(
+            it.is_metered and it.resembles and it.resembles(lower) and not it.may_apply(attributes)
+            for it in plan.hidden
+        )
+        if not evaded and (plain != path or method):
+            other = _admissible(await limiter.find_plan(token, attributes.with_path(plain, method)))
+            evaded = bool(metered_keys(other) - metered_keys(plan))
+        if evaded:
             refused = unmetered(Unmetered("override" if method else "path"))
             raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
@@ -298,6 +307,8 @@ class MeteredGuard:
             route = find_route(target)
             return Unmetered("too_large", None if route is None else route.format), body
 
+        if self._door._json_rpc and scope["path"] in self._door._json_rpc:
+            scope[READ_BODY] = body.data  # a denial has to name the id in it
         is_once = len(fields) == len(scope["headers"])
 
         def header(name: str) -> str | None:

@@ -74,7 +74,9 @@ _SLASHES: Final = re.compile(r"[/\\]")
 _MOST_KEPT: Final = 256
 """Characters of the longest path whose route is kept."""
 _PATH_ENDS: Final = re.compile("[?#]")
-_ODD: Final = re.compile(r"//|/\.|[;\\]|./$")
+_PATH_MAY_END: Final = re.compile(r"[?#\0]")
+"""Where a server may end a path that it has decoded before it looks for the query, or that it keeps as a C string."""
+_ODD: Final = re.compile(r"//|/\.|[;\\?#\0]|\s|\.(?:/|$)|./$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ def resembles_route(target: str) -> bool:
 def plain_path(path: str) -> str:
     """
     Return the path that a server may find in another one, if it drops empty segments, the slash at the end and what
-    follows a semicolon, resolves "." and "..", and takes a backslash for a slash. Mostly that is the path itself.
+    follows a semicolon, resolves "." and "..", takes a backslash for a slash, and drops dots and blanks at an end, a
+    query that was escaped, and what follows a NUL. Mostly that is the path itself.
     """
     return f"/{'/'.join(_lenient_segments(path))}" if _ODD.search(path) else path
 
@@ -216,10 +219,10 @@ def _deployment_in(segments: list[str]) -> str | None:
 
 def _lenient_segments(path: str) -> list[str]:
     segments: list[str] = []
-    for written in _SLASHES.split(path):
+    for written in _SLASHES.split(_PATH_MAY_END.split(path)[0]):
         segment = written.partition(";")[0].strip()
         if segment == "..":
             segments = segments[:-1]
-        elif segment not in ("", "."):
+        elif segment := segment.rstrip(". \t\n\r\v\f"):
             segments.append(segment)
     return segments

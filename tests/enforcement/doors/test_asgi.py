@@ -89,6 +89,55 @@ def test_request_beyond_the_limit_is_told_why_and_for_how_long(guarded, issue: I
     assert (body["status"], body["code"], body["violated-policies"]) == (429, "limited", ["per-hour"])
 
 
+CALL = {"jsonrpc": "2.0", "id": "a-7", "method": "tools/call", "params": {"name": "search"}}
+
+
+@pytest.mark.parametrize("id", ["a-7", 7, 0])
+def test_denial_of_a_call_of_mcp_is_an_error_of_json_rpc(guarded, issue: Issue, id: Any) -> None:
+    """A client of MCP takes any other body for a broken server. Status and header fields stay."""
+    headers, client = bearer(issue(PER_HOUR)), guarded(json_rpc=["/mcp"])
+    answers = [client.post("/mcp", json={**CALL, "id": id}, headers=headers) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers][-1] == 429
+    assert answers[-1].headers["Content-Type"] == "application/json"
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    body = answers[-1].json()
+    assert (body["jsonrpc"], body["id"], type(body["id"]), body["error"]["code"]) == ("2.0", id, type(id), -32_000)
+    assert "per-hour" in body["error"]["message"]
+    assert body["error"]["data"]["decision"] == answers[-1].headers["Sluicegate-Decision"]
+    assert body["error"]["data"]["violated-policies"] == ["per-hour"]
+    unknown = client.post("/mcp", json={**CALL, "id": id}).json()
+    assert (unknown["id"], unknown["error"]["data"]["status"]) == (id, 401)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {**CALL, "id": None}, {**CALL, "id": True}, {**CALL, "id": 1.5}, {**CALL, "jsonrpc": "1.0"},
+        {**CALL, "method": 1}, {"method": "notifications/x", "jsonrpc": "2.0"}, [CALL], "x" * 70_000,
+        {**CALL, "params": "x" * 70_000},
+    ],
+)  # fmt: skip
+def test_denial_of_anything_else_is_a_problem(guarded, content: Any) -> None:
+    """At the path of an MCP server, too: a notification, a batch, what is no JSON-RPC or too long."""
+    answer = guarded(json_rpc=["/mcp"]).post("/mcp", json=content)
+
+    assert (answer.status_code, answer.headers["Content-Type"]) == (401, "application/problem+json")
+
+
+def test_denial_of_a_call_elsewhere_is_a_problem(guarded) -> None:
+    """Nobody has said that this path is that of an MCP server."""
+    answer = guarded(json_rpc=["/mcp"]).post("/other", json=CALL)
+
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("paths", ["/mcp", ["mcp"], [1]])
+def test_paths_of_mcp_servers_begin_with_a_slash(paths: Any) -> None:
+    with pytest.raises(ValueError, match=r"^json_rpc: must be paths that begin with /"):
+        LimitMiddleware(hello, json_rpc=paths)
+
+
 def test_denial_of_a_head_request_has_no_body(guarded, issue: Issue) -> None:
     """An answer to HEAD ends with its fields."""
     headers = bearer(issue(Limit(quota=0, window_seconds=60)))

@@ -64,9 +64,9 @@ def test_bearer_token_stands_where_neither_could_be_ours() -> None:
 
 def test_header_is_an_attribute_when_asked_for() -> None:
     """Headers are looked up on demand, and not among what is counted."""
-    attributes = RequestAttributes({"path": "/x", "ip": None}, {"x-team": "red"}.get)
+    attributes = RequestAttributes({"path": "/x", "ip": None}, {"x-team": "red", "x-blank": " red\t "}.get)
 
-    assert attributes["header.x-team"] == "red"
+    assert attributes["header.x-team"] == attributes["header.x-blank"] == "red"
     assert "header.x-other" not in attributes
     assert dict(attributes) == {"path": "/x"}
 

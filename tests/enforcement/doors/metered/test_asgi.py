@@ -471,9 +471,11 @@ async def test_a_denial_has_the_shape_of_the_providers_errors(world, door, provi
     secret = publish_metered(world, fixed(10, name="tpm", unit="tokens"))
     openai = await ask(door, secret, HELLO)
     assert openai.json()["error"]["message"] == "tpm can admit 10 tokens at once, but the request costs more."
+    assert openai.json()["error"]["decision"] == openai.headers["sluicegate-decision"]
     anthropic = await ask(door, secret, {**HELLO, "model": "claude"}, "/v1/messages")
     assert anthropic.json()["type"] == "error"
     assert anthropic.json()["error"]["type"] == "rate_limit_error"
+    assert anthropic.json()["error"]["decision"] == anthropic.headers["sluicegate-decision"]
     unknown = await ask(door, "sg_live_nobody", HELLO)
     assert (unknown.status, unknown.json()["error"]["code"]) == (401, "invalid_api_key")
 

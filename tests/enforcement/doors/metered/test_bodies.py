@@ -63,6 +63,16 @@ OF_EACH_PATH = {**TPM, "partition_by": ["path"]}
         ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions/"),
         ({**TPM, "match": {"path": CHAT}}, "/v1//chat/completions"),
         (OF_EACH_PATH, "/v1/chat/completions/"),
+        (OF_EACH_PATH, "/v1/chat/completions."),
+        (OF_PATH, "/V1/Chat/Completions"),
+        (OF_PATH, "/v1/chat/completions "),
+        (OF_PATH, "/v1/chat/completions\t"),
+        (OF_PATH, "/v1 /chat/completions"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions\n"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions\0x"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions?x"),
+        ({**TPM, "match": {"path": CHAT}}, "/v1/chat/completions.."),
+        ({**TPM, "match": {"path": "/v1beta/models/*:generateContent"}}, "/v1beta/models/x:GenerateContent"),
     ],
 )
 async def test_another_spelling_of_a_path_gets_around_no_limit(world, door, provider, rule, path):
@@ -83,6 +93,9 @@ async def test_another_spelling_of_a_path_gets_around_no_limit(world, door, prov
         ({**OF_PATH, "mode": "shadow"}, "//v1/chat/completions"),
         ({**OF_PATH, "unmetered": "count_only"}, "//v1/chat/completions"),
         ({**OF_PATH, "unit": "requests"}, "//v1/chat/completions"),
+        ({**OF_PATH, "unit": "requests"}, "/V1/Chat/Completions"),
+        ({**TPM, "match": {"path": "/V1/*"}}, "/V1/chat/completions"),
+        (OF_EACH_PATH, "/Proxy/v1/chat/completions"),
     ],
 )
 async def test_a_spelling_that_changes_no_limit_passes(world, door, provider, rule, path):
