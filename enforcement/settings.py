@@ -198,6 +198,26 @@ def read_variable(environ: Mapping[str, str], name: str, default: str, convert: 
         raise ValueError(renamed(exc, name) if setting.isidentifier() else f"{name}: {exc}") from exc
 
 
+def read_seconds(environ: Mapping[str, str], name: str, default: str) -> float:
+    """
+    Return a variable that has a span in seconds, or its default if it is unset or empty.
+
+    Raises:
+        ValueError: It is not more than 0 and less than a day. The message names the variable.
+    """
+
+    def convert(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < 86_400:
+            raise ValueError(f"must be seconds, more than 0 and less than 86400, got {text!r}.")
+        return seconds
+
+    return read_variable(environ, name, default, convert)
+
+
 def read_switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     """
     Return whether a variable is ``true``, or the default if it is not set.

@@ -1,7 +1,8 @@
 """
 Let uvicorn serve an ASGI application on a second port, in each process and event loop of another server.
 
-h2corn refuses HTTP/1.0, which nginx speaks to a service unless it is told otherwise.
+h2corn refuses HTTP/1.0, which nginx speaks to a service unless it is told otherwise. Metrics may have a port that no
+client reaches.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from enforcement.http.asgi import Message, Receive, Scope, Send
 
 class Beside:
     """
-    An ASGI application that a second server serves as well, from the end of its start until its shutdown.
+    An ASGI application that runs a second server, from the end of its start until its shutdown.
 
     Args:
         app: The application.
+        served: What the second server serves. None: the same application.
         listeners: Where the second server listens. All processes may share them.
         options: Those of ``uvicorn.Config``.
     """
@@ -32,8 +34,10 @@ class Beside:
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         listeners: Sequence[socket.socket],
         options: Mapping[str, Any],
+        served: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None,
     ) -> None:
         self._app = app
+        self._served = served or app
         self._listeners = list(listeners)
         self._options = options
 
@@ -42,7 +46,7 @@ class Beside:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
-        server = _Server(uvicorn.Config(self._app, lifespan="off", **self._options))
+        server = _Server(uvicorn.Config(self._served, lifespan="off", **self._options))
         running: list[asyncio.Task[None]] = []
 
         async def received() -> Message:

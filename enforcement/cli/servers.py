@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
 from enforcement.exporters.text import WORKERS_VARIABLE
+from enforcement.settings import read_seconds
 
 REFUSED: Final = 2
 IDLE_SECONDS: Final = 120
@@ -67,11 +69,13 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         return REFUSED
     try:
         _check_certificate(options.certfile, options.keyfile)
-        _check_address("--port", options.host, options.port)
+        check_address("--port", options.host, options.port)
         if http1_port is not None:
             if http1_port == options.port:
                 raise ValueError(f"--http1-port: must differ from --port, got {http1_port}")
-            _check_address("--http1-port", options.host, http1_port)
+            check_address("--http1-port", options.host, http1_port)
+        # How long a client may send nothing of a body, or take nothing of a response that waits for it.
+        options.client_seconds = read_seconds(os.environ, "SLUICEGATE_CLIENT_TIMEOUT", "30")
     except ValueError as exc:
         print(f"sluicegate {command}: {exc}", file=sys.stderr)
         return REFUSED
@@ -88,7 +92,7 @@ def _uvicorn_options(options: argparse.Namespace, grace: int) -> dict[str, Any]:
         "ssl_keyfile": options.keyfile,
         "access_log": False,
         "proxy_headers": False,
-        "http": BoundedProtocol,
+        "http": partial(BoundedProtocol, client_seconds=options.client_seconds),
         "timeout_keep_alive": IDLE_SECONDS,
         "timeout_graceful_shutdown": grace,
     }
@@ -131,6 +135,8 @@ def _h2corn(app: str, options: argparse.Namespace, grace: int) -> None:
         # A worker of h2corn ends if it may open no more files. It has to refuse connections before.
         limit_connections=max(1, (_raise_most_files() - _FILES_BESIDE_CONNECTIONS) // (1 + bool(http1_port))),
         timeout_keep_alive=IDLE_SECONDS,
+        timeout_request_body_idle=options.client_seconds,
+        h2_timeout_response_stall=options.client_seconds,
         timeout_request_header=IDLE_SECONDS,  # the smaller one of both counts for idle connections of HTTP/1.1
         timeout_graceful_shutdown=float(grace),
     )
@@ -177,7 +183,7 @@ def _check_certificate(certificate: str | None, key: str | None) -> None:
         ) from exc
 
 
-def _check_address(option: str, host: str, port: int) -> None:
+def check_address(option: str, host: str, port: int) -> None:
     """Raise ValueError if no server could listen on an address."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):

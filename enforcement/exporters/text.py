@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
-from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Labels
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Labels, Metric
 from enforcement.stats import Stats
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -16,9 +17,9 @@ WORKERS_VARIABLE: Final = "_SLUICEGATE_WORKERS"
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def exposition(stats: Stats) -> bytes:
+def exposition(stats: Stats, others: Iterable[Metric] = ()) -> bytes:
     """
-    Return the metrics of a limiter in Prometheus' text format, with the names that its exporter has for them.
+    Return metrics of a limiter and others in Prometheus' text format, with the names that its exporter has for them.
 
     If several processes share a port, each scrape is answered by one of them. Their counters must not become one
     series, so each process then adds the label ``worker`` with its id.
@@ -26,7 +27,7 @@ def exposition(stats: Stats) -> bytes:
     worker = {"worker": str(os.getpid())} if os.environ.get(WORKERS_VARIABLE, "1") != "1" else {}
     lines = [*_heading("sluicegate_enforcer_info", "gauge", "Always 1.")]
     lines.append(_line("sluicegate_enforcer_info", {"version": stats.version, **worker}, 1))
-    for metric in METRICS:
+    for metric in (*METRICS, *others):
         name = prometheus_name(metric.name, metric.unit)
         name += "_total" if metric.kind == "counter" else ""
         lines += _heading(name, metric.kind, metric.text)

@@ -97,7 +97,9 @@ class Proxies:
         if not self._mutant:
             # Each by another server, since they notice in different ways that a client leaves.
             server = ("uvicorn", "h2corn")[self._all.index(port) % 2]
-            return sluicegate(["proxy", "--port", str(port), "--server", server], self._environment)
+            return sluicegate(
+                ["proxy", "--port", str(port), "--metrics-port", str(port), "--server", server], self._environment
+            )
         command = [sys.executable, "-m", "tests.adversary.mutants", self._mutant, "--port", str(port)]
         return subprocess.Popen(command, env=self._environment, cwd=ROOT, stderr=subprocess.DEVNULL)
 

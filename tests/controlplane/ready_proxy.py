@@ -50,7 +50,9 @@ def ready_proxy(
             "SLUICEGATE_TIMEOUT_MS": "2000",
             "SLUICEGATE_LOOKUP_MS": "2000",
         }
-        process = sluicegate(["proxy", "--port", str(port)], {**os.environ, **own, **environment}, log)
+        process = sluicegate(
+            ["proxy", "--port", str(port), "--metrics-port", str(port)], {**os.environ, **own, **environment}, log
+        )
         try:
             assert eventually(lambda: process.poll() is not None or _is_ready(port), 30), log.read_text()
             assert process.poll() is None, log.read_text()

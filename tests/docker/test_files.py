@@ -38,7 +38,7 @@ REMOTE = {"httpx2", "rich", "typer", "yaml"}
 # Whoever exports Parquet installs the extra for it.
 ELSEWHERE = {
     "demo": {"httpx2"},
-    "cli": {"h2corn", "uvicorn"},
+    "cli": {"h2corn", "httptools", "uvicorn"},
     "parquet": {"pyarrow"},
     "remote": REMOTE,
     "streams": {"brotli", "backports"},
@@ -97,7 +97,7 @@ def test_proxies_differ_in_name_and_port_alone() -> None:
     ports = [proxy.pop("ports") for proxy in proxies.values()]
 
     assert told == {name: name for name in proxies}
-    assert ports == [[f"127.0.0.1:{port}:8080"] for port in (8101, 8102, 8103)]
+    assert ports == [[f"127.0.0.1:810{n}:8080", f"127.0.0.1:910{n}:9464"] for n in (1, 2, 3)]
     assert proxies["proxy-1"] == proxies["proxy-2"] == proxies["proxy-3"]
 
 
@@ -176,9 +176,9 @@ def test_ports_are_open_on_loopback_only(compose: dict[str, Any]) -> None:
 
     assert published == {
         "web": ["127.0.0.1:8000:8000"],
-        "proxy-1": ["127.0.0.1:8101:8080"],
-        "proxy-2": ["127.0.0.1:8102:8080"],
-        "proxy-3": ["127.0.0.1:8103:8080"],
+        "proxy-1": ["127.0.0.1:8101:8080", "127.0.0.1:9101:9464"],
+        "proxy-2": ["127.0.0.1:8102:8080", "127.0.0.1:9102:9464"],
+        "proxy-3": ["127.0.0.1:8103:8080", "127.0.0.1:9103:9464"],
     }
 
 

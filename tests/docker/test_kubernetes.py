@@ -218,7 +218,7 @@ def test_ports_are_those_on_which_processes_listen() -> None:
     """A service sends to the port by its name, a policy allows it by its number."""
     for name, one in DEPLOYMENTS.items():
         ports = [port["containerPort"] for port in container_of(one).get("ports", [])]
-        said = re.findall(r"(?:--port |0\.0\.0\.0:)(\d+)", " ".join(container_of(one)["command"]))
+        said = re.findall(r"(?:--(?:metrics-)?port |0\.0\.0\.0:)(\d+)", " ".join(container_of(one)["command"]))
         assert [str(port) for port in ports] == said, name
     allowed = {
         port["port"]
@@ -226,7 +226,7 @@ def test_ports_are_those_on_which_processes_listen() -> None:
         for rule in policy["spec"].get("ingress", [])
         for port in rule["ports"]
     }
-    assert allowed == {8000, 8080, 9000}
+    assert allowed == {8000, 8080, 9000, 9464}
 
 
 def test_nothing_is_allowed_that_no_policy_names() -> None:

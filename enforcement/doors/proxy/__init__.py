@@ -25,6 +25,9 @@ environment sets:
   ``off`` reads no body.
 - ``SLUICEGATE_ANSWER_DRAIN_SECONDS``, ``_MIB``, ``SLUICEGATE_ANSWER_DRAINS``: how much is read of answers whose clients
   left, and of how many at once.
+- ``SLUICEGATE_MCP_PATHS``: paths of MCP servers, separated by commas, whose denials are errors of JSON-RPC.
+- ``SLUICEGATE_UPSTREAM_PLACES``: how many requests may be under way to an upstream.
+- ``SLUICEGATE_TOKEN_SHARE``, ``SLUICEGATE_PROJECT_SHARE``: the percentage of them for one token and one project.
 - ``SLUICEGATE_METRICS_NETWORKS``: networks that may read ``/metrics``, private ones by default.
 - ``SLUICEGATE_USAGE_ENDPOINT``: ``false`` hides the page on which each token sees its own limits.
 """
@@ -57,6 +60,7 @@ def create_app() -> LimitMiddleware:
         anonymous=settings.anonymous,
         usage_endpoint=settings.usage_endpoint,
         metered=settings.meters,
+        json_rpc=settings.json_rpc,
     )
 
 

@@ -38,10 +38,35 @@ class ClientGone(Exception):
     """The client has left before its response was complete."""
 
 
-class Connection(asyncio.Protocol):
+class ReadBuffer:
+    """
+    Where the connections of one event loop read to, before each parses at once what it has read.
+
+    What is read is held until the client has taken it. So parts are short while many clients do not keep up.
+
+    Attributes:
+        stalled: How many connections wait for their clients.
+    """
+
+    MOST_STALLED: Final = 50
+
+    def __init__(self) -> None:
+        self._long = memoryview(bytearray(262_144))
+        self._short = self._long[:MOST_BUFFERED]
+        self.stalled = 0
+
+    def view(self) -> memoryview:
+        """Return where to read the next part."""
+        return self._long if self.stalled < self.MOST_STALLED else self._short
+
+
+class Connection(asyncio.BufferedProtocol):
     """
     One connection.
 
+    Args:
+        loop: The event loop.
+        buffer: Where it reads to.
     Attributes:
         status: The status of the present response.
         fields: Its header fields, with names in lower case.
@@ -55,8 +80,10 @@ class Connection(asyncio.Protocol):
         idle_since: When it was last returned to its pool.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer) -> None:
         self._loop = loop
+        self._buffer = buffer
+        self._view: memoryview
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # waits until the transport takes more
@@ -164,15 +191,27 @@ class Connection(asyncio.Protocol):
         while not self._chunks:
             if self.complete:
                 return b""
+            if self._paused:
+                self._read_on()
             await self._wait()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
+        if self._paused and self.complete:
+            self._read_on()  # the next response, or that the upstream closes the connection
+        return data
+
+    def _read_on(self) -> None:
+        """Read from the upstream again, as the client has taken all that there was."""
+        self._resume()
+        if self._transport is not None:
             self.active_at = self._loop.time()
             self._transport.resume_reading()
-        return data
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._buffer.stalled -= 1
 
     @property
     def drained(self) -> bool:
@@ -218,7 +257,16 @@ class Connection(asyncio.Protocol):
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to write what the upstream sent."""
+        self._view = self._buffer.view()
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what the upstream sent."""
+        self.data_received(self._view[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse what the upstream sent."""
         if self.complete or self._parser is None:
             # What it sends without a request would be taken for the answer to the next one.
@@ -240,6 +288,7 @@ class Connection(asyncio.Protocol):
             return
         if self._buffered > MOST_BUFFERED and not self._paused and self._transport is not None:
             self._paused = True
+            self._buffer.stalled += 1
             self._transport.pause_reading()
         self._wake()
 
@@ -250,6 +299,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Complete a response that ends with its connection, and break off any other one."""
         self._keep_alive = False
+        self._resume()
         ended = exc is None and self._error is None and self._until_close and self.headed
         if ended and _has_ended(self._transport):
             self.complete = True

@@ -10,8 +10,10 @@ from typing import Any, Final
 from enforcement.doors.proxy.answers import refuse
 from enforcement.doors.proxy.connection import ClientGone, Connection, UpstreamError
 from enforcement.doors.proxy.fields import RequestFields, response_fields
+from enforcement.doors.proxy.places import Crowded
 from enforcement.doors.proxy.pool import Pool, PoolFull
 from enforcement.http.asgi import Message, Receive, Scope, Send
+from enforcement.http.messages import Header
 from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.proxy")
@@ -19,6 +21,7 @@ logger = logging.getLogger("sluicegate.proxy")
 # A request with one of these methods may be sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
+_RETRY: Final = (("Retry-After", "1"),)
 _SAY: Final = RateLimitedLogger(logger)
 
 
@@ -33,14 +36,18 @@ class Forwarding:
     Args:
         pool: The connections to the upstream.
         silence: Seconds that the upstream may be silent.
+        subject: The ids of the project and of the token, whose share of the places it counts for.
         scope: The request, as ASGI describes it.
         receive: Gives its body.
         send: Takes its response.
     """
 
-    def __init__(self, pool: Pool, silence: float, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, pool: Pool, silence: float, subject: tuple[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._pool = pool
         self._silence = silence
+        self._subject = subject
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -68,14 +75,17 @@ class Forwarding:
         self._with_body = fields.chunked or bool(fields.length)
         self._pool.call_soon_enough(self._tick)
         try:
-            if not self._pool.enter():
-                await self._pool.enter_later()
+            if not self._pool.enter(*self._subject):
+                await self._pool.enter_later(*self._subject)
             entered = True
             await self._exchange(head, fields, first)
         except ClientGone:
             pass
+        except Crowded as crowded:
+            title = f"Too many requests of this {crowded.who} are under way. Try again when some of them have ended"
+            await self._fail(429, title, _RETRY)
         except PoolFull:
-            await self._fail(503, "The proxy is at its limit of connections to the upstream")
+            await self._fail(503, "The proxy is at its limit of connections to the upstream", _RETRY)
         except (TimeoutError, UpstreamSilent):
             self._log("it did not answer in time")
             await self._fail(504, "The upstream did not answer in time")
@@ -93,7 +103,7 @@ class Forwarding:
             if listening is not None:
                 listening.cancel()
             if entered:
-                self._pool.leave(self._connection)
+                self._pool.leave(self._connection, *self._subject)
 
     async def _exchange(self, head: bytes, fields: RequestFields, first: Message | None) -> None:
         if self._gone:
@@ -228,12 +238,12 @@ class Forwarding:
     def _log(self, reason: str) -> None:
         _SAY.warning(f"{self._pool.name} {reason}", "The upstream %s failed: %s", self._pool.name, reason)
 
-    async def _fail(self, status: int, title: str) -> None:
+    async def _fail(self, status: int, title: str, fields: tuple[Header, ...] = ()) -> None:
         """Send an error response to the client in place of the upstream's response, unless that has begun."""
         if self._begun or self._gone:
             # The server closes the connection of an unfinished response, so the client knows that it is not complete.
             return
-        await refuse(self._scope, self._send, status, title)
+        await refuse(self._scope, self._send, status, title, fields)
 
 
 def _discard(connecting: asyncio.Task[Connection]) -> None:

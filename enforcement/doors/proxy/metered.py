@@ -10,6 +10,7 @@ from enforcement.doors.proxy.connection import Connection
 from enforcement.doors.proxy.fields import RequestFields
 from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.http.asgi import METERED, Message
+from enforcement.http.messages import Header
 
 
 class MeteredForwarding(Forwarding):
@@ -41,7 +42,7 @@ class MeteredForwarding(Forwarding):
         if self._timer is not None:  # the connection took long, and the client was not watched while it had a body
             self._listen(self._watch())
 
-    async def _fail(self, status: int, title: str) -> None:
+    async def _fail(self, status: int, title: str, fields: tuple[Header, ...] = ()) -> None:
         if self._was_sent and not self._begun:
             self._visit.broke()
-        await super()._fail(status, title)
+        await super()._fail(status, title, fields)

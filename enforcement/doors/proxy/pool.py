@@ -10,10 +10,10 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, TypeVar
 
-from enforcement.doors.proxy.connection import MOST_BUFFERED, Connection, UpstreamError
+from enforcement.doors.proxy.connection import MOST_BUFFERED, Connection, ReadBuffer, UpstreamError
+from enforcement.doors.proxy.places import USUAL_PLACES, Places, SharedPlaces
 
 CONNECT_SECONDS: Final = 5.0
-MOST_CONNECTIONS: Final = 1000
 # Shorter than upstreams keep idle connections (uvicorn: 5 s), or one would close just as it is used again.
 IDLE_SECONDS: Final = 2.0
 AVOID_SECONDS: Final = 30.0
@@ -22,7 +22,7 @@ AVOID_SECONDS: Final = 30.0
 WATCH_SECONDS: Final = 0.01
 """After which a request is watched for its client to leave. Most have ended by then, and cost nothing."""
 
-_Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
 class PoolFull(Exception):
@@ -37,32 +37,43 @@ class Pool:
         host: Name or address of the upstream.
         port: Its port.
         tls: Whether it speaks TLS.
+        places: How many requests may be under way, and how they are shared.
     """
 
-    def __init__(self, host: str, port: int, *, tls: bool) -> None:
+    def __init__(self, host: str, port: int, *, tls: bool, places: Places = USUAL_PLACES) -> None:
         self._host, self._port = host, port
         self.name: Final = f"{host}:{port}"
         self._tls = _context() if tls else None
         self._is_address = _is_address(host)
         self._failed: dict[str, float] = {}  # when an address could last not be reached
         self._idle: list[Connection] = []
-        self._places = MOST_CONNECTIONS
+        self._buffer = ReadBuffer()
+        self.places: Final = SharedPlaces(places)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
         self._young: list[Callable[[], None]] = []
         self._older: list[Callable[[], None]] = []
         self._watching = False
 
-    def enter(self) -> bool:
-        """Return whether another request may be under way, which must :meth:`leave` then."""
-        if self._places <= 0:
+    def enter(self, project: str, token: str) -> bool:
+        """
+        Return whether another request may be under way now. If not, it must :meth:`enter_later`.
+
+        Args:
+            project, token: Whose share it counts for, until it has to :meth:`leave`.
+        Raises:
+            Crowded: They have their share already.
+        """
+        places = self.places
+        places.claim(project, token)
+        if places.left <= 0:
             return False
-        self._places -= 1
+        places.left -= 1
         return True
 
-    async def enter_later(self) -> None:
+    async def enter_later(self, project: str, token: str) -> None:
         """
-        Wait until another request may be under way, which must :meth:`leave` then.
+        Wait until a request may be under way that could not :meth:`enter`. It must :meth:`leave` then.
 
         Raises:
             PoolFull: None has ended in time.
@@ -73,9 +84,11 @@ class Pool:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await place
         except BaseException as exc:
+            self.places.give_up(project, token)
             if place.done() and not place.cancelled():
                 self._release()  # it came just as nobody waited for it any more
             if isinstance(exc, TimeoutError):
+                self.places.refused["full"] += 1
                 raise PoolFull from exc
             raise
 
@@ -86,7 +99,7 @@ class Pool:
             if not place.done():
                 place.set_result(None)
                 return
-        self._places += 1
+        self.places.left += 1
 
     def call_soon_enough(self, call: Callable[[], None]) -> None:
         """Call a function once, after one to two times WATCH_SECONDS. All of them share a timer."""
@@ -122,7 +135,7 @@ class Pool:
             UpstreamError: It could not be reached.
         """
         loop = asyncio.get_running_loop()
-        return (await self._open(lambda: Connection(loop)))[1]
+        return (await self._open(lambda: Connection(loop, self._buffer)))[1]
 
     async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """
@@ -174,8 +187,9 @@ class Pool:
         now = asyncio.get_running_loop().time()
         self._failed = {other: at for other, at in self._failed.items() if now - at < AVOID_SECONDS} | {address: now}
 
-    def leave(self, connection: Connection | None) -> None:
+    def leave(self, connection: Connection | None, project: str, token: str) -> None:
         """Keep the connection of a request that has ended if it can be used again, and let another request enter."""
+        self.places.give_up(project, token)
         self._release()
         if connection is None:
             return

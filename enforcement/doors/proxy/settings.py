@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from enforcement.doors.proxy.credentials import Credentials, from_settings
 from enforcement.doors.proxy.fields import has_dot_segments
+from enforcement.doors.proxy.places import MOST_PLACES, USUAL_PLACES, Places
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import PRIVATE_NETWORKS
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.metering.bound import field_rates
-from enforcement.settings import read_switch, read_variable
+from enforcement.settings import read_seconds, read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000
 
@@ -84,6 +85,8 @@ class ProxySettings:
         meters: Whether requests to providers of models are metered, if a limit of their token needs it.
         metrics: The networks that may read ``/metrics``.
         usage_endpoint: Whether each token can see its own limits.
+        places: How many requests may be under way to each upstream, and how they are shared.
+        json_rpc: Paths of MCP servers, whose denials are errors of JSON-RPC.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -94,6 +97,8 @@ class ProxySettings:
     metrics: TrustedProxies
     usage_endpoint: bool = True
     meters: bool = True
+    places: Places = USUAL_PLACES
+    json_rpc: tuple[str, ...] = ()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ProxySettings:
@@ -108,7 +113,9 @@ class ProxySettings:
         read_variable(environ, "SLUICEGATE_TRUSTED_PROXIES", "", lambda text: TrustedProxies(text.split(",")))
         return cls(
             upstreams=_upstreams(environ),
-            silence=read_variable(environ, "SLUICEGATE_UPSTREAM_TIMEOUT", "60", _silence),
+            silence=read_seconds(environ, "SLUICEGATE_UPSTREAM_TIMEOUT", "60"),
+            places=_places(environ),
+            json_rpc=read_variable(environ, "SLUICEGATE_MCP_PATHS", "", _paths),
             headers=read_variable(environ, "SLUICEGATE_HEADERS", "ietf", check_preset),
             trusted=trusted,
             anonymous=read_variable(environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
@@ -118,6 +125,22 @@ class ProxySettings:
             ),
             usage_endpoint=read_switch(environ, "SLUICEGATE_USAGE_ENDPOINT", default=True),
         )
+
+
+def _places(environ: Mapping[str, str]) -> Places:
+    def read(name: str, default: int, most: int) -> int:
+        def convert(text: str) -> int:
+            if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+                raise ValueError(f"must be an integer from 1 to {most}, got {text!r}.")
+            return int(text)
+
+        return read_variable(environ, name, str(default), convert)
+
+    return Places(
+        read("SLUICEGATE_UPSTREAM_PLACES", USUAL_PLACES.number, MOST_PLACES),
+        read("SLUICEGATE_TOKEN_SHARE", USUAL_PLACES.token_share, 100),
+        read("SLUICEGATE_PROJECT_SHARE", USUAL_PLACES.project_share, 100),
+    )
 
 
 def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
@@ -247,16 +270,13 @@ def _meters(text: str) -> bool:
     return text == "auto"
 
 
+def _paths(text: str) -> tuple[str, ...]:
+    found = tuple(path.strip() for path in text.split(",") if path.strip())
+    if not all(path.startswith("/") for path in found):
+        raise ValueError(f"must be paths that begin with /, separated by commas, got {text!r}.")
+    return found
+
+
 def _anonymous(text: str) -> str | None:
     check_anonymous(text or None)
     return text or None
-
-
-def _silence(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 86_400:
-        raise ValueError(f"must be seconds, more than 0 and less than 86400, got {text!r}.")
-    return seconds

@@ -23,14 +23,18 @@ from enforcement.doors.proxy.fields import (
     spellings,
 )
 from enforcement.doors.proxy.forwarding import Forwarding
+from enforcement.doors.proxy.places import Places
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
+from enforcement.exporters.metrics import Metric, Values
 from enforcement.exporters.text import CONTENT_TYPE, exposition
 from enforcement.http.addresses import TrustedProxies
-from enforcement.http.asgi import METERED, Receive, Scope, Send, comes_from
+from enforcement.http.asgi import METERED, App, Receive, Scope, Send, comes_from
 from enforcement.http.messages import PlainResponse
+from enforcement.http.slow_clients import cut_off
 from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
+from enforcement.stats import Stats
 
 if TYPE_CHECKING:
     from enforcement.doors.proxy.websocket import Tunnel
@@ -55,7 +59,7 @@ class Proxy:
         self._limiter = limiter
         self._settings = settings
         self._proxies = TrustedProxies(settings.trusted)
-        self._upstreams = tuple(_Upstream(upstream) for upstream in settings.upstreams)
+        self._upstreams = tuple(_Upstream(upstream, settings.places) for upstream in settings.upstreams)
         special = any(upstream.asking for upstream in settings.upstreams)
         self.upstream_options: Callable[[Scope], Mapping[str, Any]] | None = self._options_of if special else None
         self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
@@ -63,6 +67,32 @@ class Proxy:
             "/readyz": self._readiness,
             "/metrics": self._metrics,
         }
+        self._own_metrics = (
+            Metric(
+                "proxy.requests",
+                "gauge",
+                "{request}",
+                "Requests under way to an upstream, by the path that it serves.",
+                self._requests,
+                ("upstream",),
+            ),
+            Metric(
+                "proxy.requests.refused",
+                "counter",
+                "{request}",
+                "Requests refused because a token or project had its share of the places, or because all were taken.",
+                self._refused,
+                ("upstream", "share"),
+            ),
+            Metric(
+                "proxy.clients.cut_off",
+                "counter",
+                "{client}",
+                "Clients that sent nothing of a body or read nothing of a response for too long.",
+                lambda _: (({"while": what}, count) for what, count in cut_off.items()),
+                ("while",),
+            ),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request that was admitted, answer one about the proxy itself, or refuse anything else."""
@@ -77,6 +107,17 @@ class Proxy:
             await self._live(receive, send)
         else:
             await self._tunnel(scope, receive, send)
+
+    def move_metrics(self) -> App:
+        """Answer requests for metrics by 404 from now on, and return the application that answers them elsewhere."""
+        pages = self.pages
+        self.pages = {**pages, "/metrics": lambda scope: problem(scope, 404, "Metrics have a port of their own")}
+
+        async def monitor(scope: Scope, receive: Receive, send: Send) -> None:
+            page = pages.get(scope["path"]) if scope["type"] == "http" else None
+            await answer(scope, send, problem(scope, 404, "No such page") if page is None else page(scope))
+
+        return monitor
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request."""
@@ -106,7 +147,9 @@ class Proxy:
         if METERED in scope:
             forwarding = _metered_forwarding()
             scope[METERED].exchange.upstream = upstream.settings.host
-        await forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+        subject = scope["sluicegate.decision"].plan.subject
+        going = forwarding(upstream.pool, self._settings.silence, subject, scope, receive, send)
+        await going.run(head, fields, first)
 
     async def _tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one WebSocket connection."""
@@ -202,15 +245,25 @@ class Proxy:
         if not comes_from(scope, self._settings.metrics, self._proxies):
             return problem(scope, 403, "Metrics are not for this address")
         self._limiter.time_store_calls()  # from the first scrape on, as it costs each call a microsecond
-        return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
+        return _page(200, CONTENT_TYPE, exposition(self._limiter.stats(), self._own_metrics))
+
+    def _requests(self, _: Stats) -> Values:
+        for upstream in self._upstreams:
+            yield {"upstream": upstream.label}, upstream.pool.places.taken
+
+    def _refused(self, _: Stats) -> Values:
+        for upstream in self._upstreams:
+            for share, count in upstream.pool.places.refused.items():
+                yield {"upstream": upstream.label, "share": share}, count
 
 
 class _Upstream:
     """One upstream, with its connections."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
+    def __init__(self, settings: UpstreamSettings, places: Places) -> None:
         self.settings = settings
-        self.pool = Pool(settings.host, settings.port, tls=settings.tls)
+        self.label = settings.prefix or "/"
+        self.pool = Pool(settings.host, settings.port, tls=settings.tls, places=places)
         self.authority = settings.authority
         self.has_credential = settings.credentials.configured
         self.replaced = spellings([settings.credentials.field] if self.has_credential else [])

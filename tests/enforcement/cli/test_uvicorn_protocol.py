@@ -1,15 +1,20 @@
-"""What a client may send to uvicorn before anybody decides on it."""
+"""What a client may send to uvicorn, and for how long it may send and read nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from enforcement.cli import uvicorn_protocol
 from enforcement.cli.uvicorn_protocol import MOST_HEAD, BoundedProtocol
+from enforcement.http.slow_clients import cut_off
 from tests.enforcement.doors.conftest import serving
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -106,3 +111,137 @@ def test_a_head_that_does_not_come_is_not_awaited_for_ever(
         until(raw, b"0 1\n" * requests)
         raw.sendall(begun)
         assert until(raw, b"never") == b""  # the server closes the connection
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+POSTED = b"POST / HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"Content-Length: 7\r\n\r\na=1&b=2"
+IN_CHUNKS = POSTED.replace(
+    b"Content-Length: 7\r\n\r\na=1&b=2", b"Transfer-Encoding: chunked\r\n\r\n3\r\na=1\r\n4\r\n&b=2\r\n0\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("posted", [POSTED, IN_CHUNKS])
+@pytest.mark.parametrize("step", [1, 1_000])
+def test_a_body_behind_an_upgrade_that_is_ignored_arrives(raw: socket.socket, posted: bytes, step: int) -> None:
+    """``curl --http2`` and Java ask for HTTP/2 like this. The connection goes on, also if all comes byte by byte."""
+    plain = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+
+    for request, answer in ((posted, b"\r\n\r\n7 5\n"), (plain, b"\r\n\r\n3 2\n"), (posted, b"\r\n\r\n7 5\n")):
+        for at in range(0, len(request), step):
+            raw.sendall(request[at : at + step])
+        assert until(raw, answer).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_requests_around_an_ignored_upgrade_stay_apart(raw: socket.socket) -> None:
+    """They may come at once, and none is taken for the body of another."""
+    raw.sendall(POSTED + b"GET / HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n" + IN_CHUNKS + POSTED)
+
+    answers = b""
+    while answers.count(b" 5\n") < 3:
+        part = raw.recv(65_536)
+        assert part, answers
+        answers += part
+    assert [answer.rpartition(b"\r\n\r\n")[2] for answer in answers.split(b"HTTP/1.1")[1:]] == [
+        b"7 5\n",
+        b"0 4\n",
+        b"7 5\n",
+        b"7 5\n",
+    ]
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: gzip", b"Content-Length: 7\r\nTransfer-Encoding: chunked"])
+def test_an_upgrade_does_not_hide_a_body_without_an_end(raw: socket.socket, framing: bytes) -> None:
+    """What follows could be taken for another request."""
+    raw.sendall(POSTED.replace(b"Content-Length: 7", framing))
+
+    assert until(raw, b"never").startswith(b"HTTP/1.1 400 Bad Request")
+
+
+@contextmanager
+def impatient(app: Any = counting, seconds: float = 0.1) -> Iterator[socket.socket]:
+    """Connect to an application on a uvicorn that waits for a client no longer than this."""
+    protocol = partial(BoundedProtocol, client_seconds=seconds)
+    with (
+        serving(app, http=protocol, lifespan="off") as client,
+        socket.create_connection(("127.0.0.1", client.base_url.port), timeout=20) as raw,
+    ):
+        yield raw
+
+
+@pytest.mark.parametrize("begun", [CHUNKED + b"1\r\nx\r\n", POSTED[:-2], CHUNKED])
+def test_a_body_that_does_not_come_is_not_awaited_for_ever(begun: bytes) -> None:
+    """The client learns why."""
+    cut = cut_off["body"]
+    with impatient() as raw:
+        raw.sendall(begun)
+        answer = until(raw, b"never")
+
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert answer.endswith(b"\r\n\r\nThe body of the request did not come in time.\n")
+    assert cut_off["body"] == cut + 1
+
+
+def test_a_body_that_comes_slowly_is_awaited() -> None:
+    """As long as some of it comes. Each part begins the time anew."""
+    with impatient(seconds=0.4) as raw:
+        raw.sendall(CHUNKED)
+        for _ in range(8):
+            raw.sendall(b"1\r\nx\r\n")
+            threading.Event().wait(0.1)
+        raw.sendall(b"0\r\n\r\n")
+        assert until(raw, b"8 2\n").startswith(b"HTTP/1.1 200 OK")
+
+
+def test_an_application_that_does_not_read_is_no_slow_client() -> None:
+    """Whoever has to wait for it may send nothing."""
+    may_read = asyncio.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        asyncio.get_running_loop().call_later(0.5, may_read.set)
+        await may_read.wait()
+        await counting(scope, receive, send)
+
+    with impatient(waiting) as raw:
+        raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n")
+        raw.sendall(b"x" * 400_000)
+        assert until(raw, b"400000 2\n").startswith(b"HTTP/1.1 200 OK")
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    """Send a response without an end, until the client leaves."""
+    await receive()
+    leaving = asyncio.ensure_future(receive())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while not leaving.done():
+        await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+    assert leaving.result()["type"] == "http.disconnect"
+    scope["state"]["left"].set()
+
+
+def test_a_response_that_is_not_read_is_not_kept_for_ever() -> None:
+    """The application learns that its client has left."""
+    left, cut = threading.Event(), cut_off["reading"]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await endless({**scope, "state": {"left": left}}, receive, send)
+
+    with impatient(app) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert left.wait(20)
+
+    assert cut_off["reading"] == cut + 1
+
+
+def test_a_response_that_is_read_slowly_goes_on() -> None:
+    """As long as some of it is taken."""
+    left = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await endless({**scope, "state": {"left": left}}, receive, send)
+
+    with impatient(app, 0.4) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(10):
+            assert raw.recv(2_000_000)
+            assert not left.wait(0.1)

@@ -133,10 +133,10 @@ def test_every_metric_of_the_table_is_exported(limiter):
 
 
 def test_every_metric_is_documented():
-    """Whoever sets up an alert finds each name, and no name that is not there."""
+    """Whoever sets up an alert finds each name, and no name that is not there. The proxy has a table of its own."""
     page = (ROOT / "templates" / "docs" / "observing.md").read_text()
     table = page[page.index("| metric |") : page.index("| alert on")]
-    documented = set(re.findall(r"`(sluicegate_[a-z_]+)`", table))
+    documented = set(re.findall(r"`(sluicegate_(?!proxy_)[a-z_]+)`", table))
 
     named = {family.name + "_total" * (family.type == "counter") for family in families()}
     assert documented == named

@@ -233,7 +233,8 @@ def running(published: Published, *options: str, **environment: str) -> Iterator
     port = free_port()
     variables = {"SLUICEGATE_REDIS_URL": url_of(published), "SLUICEGATE_TIMEOUT_MS": "1000", **environment}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
-    process = sluicegate(["proxy", "--port", str(port), *options], environment | variables)
+    ports = ["--port", str(port), *([] if "--metrics-port" in options else ["--metrics-port", str(port)])]
+    process = sluicegate(["proxy", *ports, *options], environment | variables)
     try:
         assert eventually(lambda: process.poll() is not None or _is_ready(port), 20)
         assert process.poll() is None

@@ -50,7 +50,7 @@ async def test_a_forwarded_request_waits_for_no_collector_of_garbage(scripted, e
 
     gc.disable()
     try:
-        forwarding = Forwarding(pool, 5.0, {"type": "http", "method": "POST"}, receive, send)
+        forwarding = Forwarding(pool, 5.0, ("", ""), {"type": "http", "method": "POST"}, receive, send)
         await forwarding.run(HEAD, RequestFields(length=2), None)
         left = weakref.ref(forwarding)
         del forwarding
@@ -91,7 +91,7 @@ async def test_what_a_client_did_not_take_reaches_no_other_client(scripted, size
                 blocked.set()
                 await asyncio.Event().wait()
 
-        await Forwarding(pool, 5.0, {"type": "http", "method": "POST"}, receive, send).run(
+        await Forwarding(pool, 5.0, ("", ""), {"type": "http", "method": "POST"}, receive, send).run(
             HEAD, RequestFields(length=2), None
         )
         return bytes(sent)
@@ -103,4 +103,32 @@ async def test_what_a_client_did_not_take_reaches_no_other_client(scripted, size
         first.cancel()
         await asyncio.wait({first})
         assert await visit(b"bb", takes=True) == b"bb" * (size // 2)
+    pool.close()
+
+
+async def test_a_connection_whose_answer_waited_for_its_client_is_used_again(scripted) -> None:
+    """It had to wait itself when the last part came, and reads the next answer all the same."""
+
+    def answering(peer: Peer) -> None:
+        while peer.head():
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 150000\r\n\r\n" + b"x" * 150_000)
+
+    upstream = scripted(answering)
+    pool = Pool(upstream.host, upstream.port, tls=False)
+
+    async def visit() -> int:
+        sizes = []
+
+        async def send(message: Any) -> None:
+            if not sizes:
+                await asyncio.sleep(0.1)  # all of it comes meanwhile
+            sizes.append(len(message.get("body", b"")))
+
+        scope = {"type": "http", "method": "GET"}
+        await Forwarding(pool, 5.0, ("", ""), scope, asyncio.Event().wait, send).run(HEAD, RequestFields(), None)
+        return sum(sizes)
+
+    async with asyncio.timeout(5):
+        assert [await visit() for _ in range(3)] == [150_000] * 3
+    assert upstream.connections == 1
     pool.close()

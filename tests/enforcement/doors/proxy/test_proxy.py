@@ -372,7 +372,9 @@ def test_requests_beyond_the_limit_of_connections_wait_and_are_refused(
     proxied, upstream: Upstream, issue: Issue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 says that the proxy is busy, and the place is free again when a request ends."""
-    monkeypatch.setattr(pool, "MOST_CONNECTIONS", 1)
+    monkeypatch.setenv("SLUICEGATE_UPSTREAM_PLACES", "1")
+    monkeypatch.setenv("SLUICEGATE_TOKEN_SHARE", "100")
+    monkeypatch.setenv("SLUICEGATE_PROJECT_SHARE", "100")
     monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.2)
     headers = bearer(issue(PLENTY))
     client = proxied()

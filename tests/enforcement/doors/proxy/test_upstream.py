@@ -14,10 +14,11 @@ import pytest
 
 from enforcement.doors.proxy import create_app, credentials
 from enforcement.doors.proxy.settings import ProxySettings
+from enforcement.embedded import free_port
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
 from tests.docs.tls import certificate, terminator
-from tests.enforcement.doors.proxy.conftest import Peer, Running, Scripted
+from tests.enforcement.doors.proxy.conftest import Peer, Running, Scripted, running
 from tests.enforcement.world import eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
@@ -245,6 +246,30 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     strict = start(upstream, SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8", SLUICEGATE_TRUSTED_PROXIES="127.0.0.1")
     assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False).status_code == 403
     assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False, headers=fields).status_code == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_metrics_have_a_port_of_their_own(published: Published, noting, kind: str, workers: int) -> None:
+    """The port of requests, which others may reach through any proxy, says no more than that they are elsewhere."""
+    port = free_port()
+    options = ("--server", kind, "--metrics-port", str(port), "--workers", str(workers))
+    with running(published, *options, SLUICEGATE_UPSTREAM_URL=noting().url) as proxy:
+        refused = httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics", verify=False)
+        assert (refused.status_code, refused.json()["title"]) == (404, "Metrics have a port of their own")
+        for number in range(workers):
+            address = f"http://127.0.0.1:{port + number}"
+            assert eventually(lambda address=address: is_open(address), 20)
+            assert "sluicegate_revision" in httpx2.get(f"{address}/metrics", verify=False).text
+            assert httpx2.get(f"{address}/", verify=False).status_code == 404
+        fields = {"X-Forwarded-For": "10.0.0.1"}
+        assert httpx2.get(f"http://127.0.0.1:{port}/metrics", verify=False, headers=fields).status_code == 403
+
+
+def is_open(address: str) -> bool:
+    try:
+        return httpx2.get(f"{address}/healthz", verify=False).status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, tmp_path: Path) -> None:
