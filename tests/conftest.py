@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enforcement.embedded import ValkeyServer
+from enforcement.failover import outage_copy
 
 if TYPE_CHECKING:
     import redis
@@ -33,6 +35,20 @@ def pytest_runtest_setup() -> None:
     left = HOUR_SECONDS - time.time() % HOUR_SECONDS
     if left < NEAR_THE_HOUR_SECONDS:
         time.sleep(left)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_folder_of_processes() -> Iterator[None]:
+    """Let processes that a test starts know of none that another run of the tests starts."""
+    with tempfile.TemporaryDirectory(prefix="sg") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_shared_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the limiters of a test know of none but those that it makes known to each other."""
+    monkeypatch.setattr(outage_copy, "shared_folder", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -187,6 +187,16 @@ class Agent:
         return self._heartbeat.fleet_size
 
     @property
+    def counts_fleet(self) -> bool:
+        """Whether the store has told this process how many instances there are."""
+        return self._heartbeat.counted
+
+    @property
+    def told_fleet_size(self) -> int:
+        """The same, or 0 if neither the store nor an earlier process has told it."""
+        return self.fleet_size if self._heartbeat.knows_fleet else 0
+
+    @property
     def state(self) -> str:
         """``degraded`` while the store is in trouble, else ``starting`` until there are documents, else ``ok``."""
         if self.degraded_since_us is not None:
@@ -295,7 +305,7 @@ class Agent:
     def _turn(self) -> None:
         """Run the duties that are due, then apply changes from the log until another duty is due."""
         if self._copy is not None:
-            self._copy.save(self.fleet_size)
+            self._copy.save(self.told_fleet_size)
         self._disk.save()
         self._disk.confirm(self._loader.confirmed_at, self.clock.monotonic())
         if self.prices is not None:

@@ -80,14 +80,17 @@ class Engine:
             lookup=settings.lookup_seconds,
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
-            fleet=lambda: max(settings.fleet_size, self._fleet()),
+            fleet=self._sharers,
             plans=lambda: self.planner.plans(),
             doubt=lambda: self.agent.doubt(),
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,
         )
         self._beginning = threading.Lock()  # the first requests of a process may come at the same time
-        self.outage_copy = OutageCopy(settings.state_dir, fingerprint((settings.prefix,))[:8], self.fallback)
+        # Of a folder among the temporary ones, nobody has chosen which store it is for.
+        parts = [settings.prefix] if settings.state_dir else [settings.prefix, settings.url]
+        share = settings.clock is None
+        self.outage_copy = OutageCopy(settings.state_dir, fingerprint(parts)[:8], self.fallback, share=share)
         self.agent, self.usage = self._make_agent(connector)
         if settings.clock is None:
             self.health.now_us = self.agent.now_us  # without a call between them, as every decision asks for it
@@ -163,6 +166,12 @@ class Engine:
     def _decision_key(self) -> str:
         return self.settings.decision_key or self.documents.decision_key
 
+    def _sharers(self) -> int:
+        """Return among how many instances a quota is divided while the store is away."""
+        if self.settings.fleet_size > 1 or self.agent.counts_fleet:
+            return max(self.settings.fleet_size, self._fleet())
+        return self.outage_copy.sharers()
+
     def _fleet(self) -> int:
         return max(1, self.agent.fleet_size)
 
@@ -201,7 +210,7 @@ class Engine:
         self.slots.stop(STOP_SECONDS)
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
         self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
-        self.outage_copy.close(self.agent.fleet_size)
+        self.outage_copy.close(self.agent.told_fleet_size)
         # Without these plans, the next call takes the slow path, which starts the engine again.
         self.documents.rest()
         self.planner.in_code.clear()

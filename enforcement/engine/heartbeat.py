@@ -104,6 +104,11 @@ class Heartbeat:
         """Whether the store or an earlier process has said how many instances there are."""
         return bool(self._fleet_size or self._remembered())
 
+    @property
+    def counted(self) -> bool:
+        """Whether the store has said how many instances there are."""
+        return self._fleet_size > 0
+
     def reset(self) -> None:
         """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
         self.reported_revision = 0

@@ -2,6 +2,8 @@
 
 import json
 import os
+import stat
+import tempfile
 from contextlib import ExitStack
 
 import pytest
@@ -21,6 +23,7 @@ from tests.scale import scale
 # Most have a store that is away, or that has no documents.
 pytestmark = pytest.mark.usefixtures("no_documents")
 
+SHARED_FOLDER = outage_copy.shared_folder  # the tests have none in its place
 QUOTA = 100
 STARTED, KNOWN = scale(4, 10), scale(2, 4)
 # Asks for one key without the store until it is denied, prints what was admitted, and ends when its input does.
@@ -74,13 +77,48 @@ def away(own_server):
 
 
 @pytest.mark.proof
-def test_processes_that_start_in_an_outage_take_a_share_of_the_given_fleet(away):
+def test_processes_that_start_in_an_outage_take_a_share_of_the_given_fleet(away, tmp_path):
     """They start without any knowledge: with SLUICEGATE_FLEET_SIZE they admit L together, and not L each."""
     with ExitStack() as stack:
         taken = Takers(stack, away, STARTED, SLUICEGATE_FLEET_SIZE=str(STARTED)).take()
         assert taken == [(QUOTA // STARTED, 1)] * STARTED
-        control = Takers(stack, away, 1)
+        control = Takers(stack, away, 1, TMPDIR=str(tmp_path))
         assert control.take() == [(QUOTA, 1)]  # nobody told it of others
+
+
+def test_processes_of_one_host_that_start_in_an_outage_divide_a_quota(away, tmp_path):
+    """No setting says how many there are, and no store ever has: they find each other among the temporary files."""
+    with ExitStack() as stack:
+        taken = Takers(stack, away, STARTED, TMPDIR=str(tmp_path)).take()
+
+    assert [admitted for admitted, _ in taken] == [QUOTA // STARTED] * STARTED
+    assert stat.S_IMODE((tmp_path / f"sluicegate-{os.geteuid()}").stat().st_mode) == 0o700
+
+
+def test_processes_that_join_a_fleet_in_an_outage_get_the_least(own_server, tmp_path):
+    """The quota is divided among those that know the store. More that start on the same host have a permit each."""
+    with ExitStack() as stack:
+        known = Takers(stack, own_server.url, KNOWN, TMPDIR=str(tmp_path))
+        assert eventually(lambda: known.take("look") == [(0, KNOWN)] * KNOWN, 10.0)
+        assert eventually(lambda: fleet_on_disk(tmp_path / f"sluicegate-{os.geteuid()}") == KNOWN)
+        own_server.kill()
+        admitted = [*known.take(), *Takers(stack, own_server.url, scale(3, 6), TMPDIR=str(tmp_path)).take()]
+
+    assert QUOTA - KNOWN <= sum(count for count, _ in admitted) <= QUOTA + 10
+
+
+def test_a_folder_that_others_may_read_is_not_shared(tmp_path, monkeypatch):
+    """It may be anybody's, and a link leads anywhere."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"sluicegate-{os.geteuid()}"
+    assert SHARED_FOLDER() == folder
+    folder.chmod(0o755)
+    assert SHARED_FOLDER() is None
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert SHARED_FOLDER() is None
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert SHARED_FOLDER() is None
 
 
 @pytest.mark.proof
