@@ -7,14 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import Max, Min
-from prometheus_client.core import GaugeMetricFamily, Metric
+from django.db.models import Max, Min, Sum
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controlplane.core import store
 from controlplane.fleet.models import Instance
 from controlplane.prices.models import ModelPrice
-from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing import shared_keys
+from controlplane.publishing.models import OutboxEntry, RepairedKey, Revision
 from controlplane.reservations.listing import reservation_counts
 from controlplane.usage import checkpoints, streams
 from enforcement.store.client import STORE_ERRORS
@@ -45,6 +46,7 @@ class Collected(Collector):
                 self._fleet(),
                 *self._reservations(),
                 *self._prices(),
+                self._repairs(),
             ]
             database = True
         except DatabaseError as exc:
@@ -70,7 +72,11 @@ class Collected(Collector):
         """Yield metrics of the usage that waits in the store, or nothing if it cannot be read there."""
         client = store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
         try:
-            lengths = streams.lengths(client)
+            known = streams.streams()
+        except DatabaseError:  # it knows which projects have an intake
+            known = streams.shared_streams()
+        try:
+            lengths = streams.lengths(client, known)
             oldest_ms = streams.oldest_ms(client, lengths)
         except STORE_ERRORS:
             return
@@ -79,6 +85,16 @@ class Collected(Collector):
         waiting, lag = sum(lengths.values()), self.now.timestamp() - oldest_ms / 1000 if oldest_ms else 0
         yield _gauge("sluicegate_usage_waiting", "Reports of usage that are not in the database yet.", waiting)
         yield _gauge("sluicegate_drain_lag_seconds", "Age of the oldest of them, 0 without any.", max(0, lag))
+
+    def _repairs(self) -> Metric:
+        """Return a metric of the keys of the store that had to be deleted, because nobody could use them."""
+        family = CounterMetricFamily(
+            "sluicegate_store_keys_repaired", "Keys deleted because somebody had spoilt them.", labels=["kind"]
+        )
+        times = dict(RepairedKey.objects.values_list("kind").annotate(Sum("times")))
+        for kind in shared_keys.KINDS:
+            family.add_metric([kind], times.get(kind, 0))
+        return family
 
     def _prices(self) -> Iterator[Metric]:
         """Yield a metric of the age of the newest price, or nothing without prices."""

@@ -59,9 +59,14 @@ def answers() -> bool:
 def now() -> datetime | None:
     """Return the store's time, by which proxies compare ends, or None if the store does not answer."""
     try:
-        seconds, microseconds = connection(settings.PUBLISH_TIMEOUT_SECONDS).time()
+        return time_of(connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS:
         return None
+
+
+def time_of(client: redis.Redis) -> datetime:
+    """Return the time of the store that a client uses. Raises one of STORE_ERRORS."""
+    seconds, microseconds = client.time()
     return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
 
 

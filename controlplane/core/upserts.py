@@ -12,6 +12,11 @@ from django.db import connection, models
 # A statement has at most 32766 parameters in SQLite, and a row has at most 32. PostgreSQL gets a parameter for each
 # column, and reads larger statements a little faster.
 ROWS_A_STATEMENT = {"sqlite": 1_000, "postgresql": 5_000}
+# Sums stay there, above or below 0. Rows may be forged, and a sum that does not fit would keep all that is added with
+# it from being counted. It leaves room for a page to add up many sums.
+MOST_SUM = 2**52
+_LARGEST = {"sqlite": "MAX", "postgresql": "GREATEST"}
+_SMALLEST = {"sqlite": "MIN", "postgresql": "LEAST"}
 
 
 Keyed = tuple[Sequence[Any], Sequence[int]]
@@ -21,15 +26,30 @@ Sums = dict[Any, dict[tuple[Any, ...], Sequence[int]]]
 """Numbers by their group, such as a minute, and by a key within it."""
 
 
-def summed(rows: Iterable[tuple[Any, tuple[Any, ...], Sequence[int]]]) -> Sums:
-    """Return the sums of rows of a group, a key and numbers, as new dictionaries. No sequence of *rows* is changed."""
+def bounded_sum(number: int, most: int = MOST_SUM) -> int:
+    """Return a sum, or *most* with its sign if it is further from 0."""
+    return max(-most, min(number, most))
+
+
+def summed(rows: Iterable[tuple[Any, tuple[Any, ...], Sequence[int]]], most: int = MOST_SUM) -> Sums:
+    """
+    Return the sums of rows of a group, a key and numbers, as new dictionaries. No sequence of *rows* is changed.
+
+    Args:
+        most: The largest sum, above or below 0. A larger one stays there.
+    """
     sums: Sums = {}
     for group, key, numbers in rows:
         by_key = sums.get(group)
         if by_key is None:
             by_key = sums[group] = {}
         held = by_key.get(key)
-        by_key[key] = numbers if held is None else tuple(map(add, held, numbers))
+        if held is None:
+            by_key[key] = numbers
+            continue
+        both = by_key[key] = tuple(map(add, held, numbers))
+        if max(both) > most or min(both) < -most:
+            by_key[key] = tuple(bounded_sum(number, most) for number in both)
     return sums
 
 
@@ -72,7 +92,10 @@ def upserts(
     """
     table, columns = model._meta.db_table, (*key, *names)
     operators = merged_by or {}
-    merged = {name: f"{table}.{name} {operators.get(name, '+')} excluded.{name}" for name in names}
+    merged = {
+        name: f"{table}.{name} {operators[name]} excluded.{name}" if name in operators else sum_in_sql(table, name)
+        for name in names
+    }
     added = ", ".join(f"{name} = {value}" for name, value in (merged | dict(computed or {})).items())
     built = []
     for some in batched(rows, ROWS_A_STATEMENT[connection.vendor]):
@@ -80,6 +103,12 @@ def upserts(
         insertion = f"INSERT INTO {table} ({', '.join(columns)}) {source}"
         built.append((f"{insertion} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added}", parameters))
     return built
+
+
+def sum_in_sql(table: str, name: str, most: int = MOST_SUM) -> str:
+    """Return the expression of a column's new value, which is at most *most* from 0, even if the present one is not."""
+    smallest, largest, more = _SMALLEST[connection.vendor], _LARGEST[connection.vendor], f"excluded.{name}"
+    return f"{largest}({smallest}({table}.{name}, {most} - {more}), -{most} - {more}) + {more}"
 
 
 def _by_columns(model: type[models.Model], columns: Sequence[str], rows: Sequence[Keyed]) -> tuple[str, list[Any]]:

@@ -101,7 +101,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         if not instance.unsupported:
             return "none"
         rows = [f"{it['limit']} {UNSUPPORTED_REASONS.get(it['reason'], it['reason'])}" for it in instance.unsupported]
-        return f"{', '.join(rows)}. This instance never sees the response, so it refuses requests under these limits."
+        return f"{', '.join(rows)}. This instance cannot enforce these limits, so it refuses requests under them."
 
     @display(description="Degraded since")
     def since(self, instance: Instance) -> str:

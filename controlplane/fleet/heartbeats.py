@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import batched
 from typing import Any
 
 import redis
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db.models import Q
 
 from controlplane.core import store
 from controlplane.core.instants import microseconds
@@ -16,11 +17,14 @@ from controlplane.fleet import outages
 from controlplane.fleet.fields import note, read_days
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.control.instances import PROBLEMS
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
 from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
+# They are read every two seconds, and one page reads them too.
+often = RateLimitedLogger(logger)
 
 # A stopped instance is kept for two days, so that people can find when it was last seen, and so that the report of its
 # last day counts it.
@@ -30,6 +34,10 @@ MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
 # A backup of SQL is behind the fleet by fewer than so many.
 MOST_EPOCHS_AHEAD = 1_000
+# The instants of a heartbeat are in this time, by the store's clock, which instances follow. A glass lasts for a day.
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+MOST_AHEAD = timedelta(hours=1)
+GLASS_AHEAD = timedelta(days=1) + MOST_AHEAD
 MOST_REVISIONS_AHEAD = 10_000_000
 COUNTERS = ("allowed", "denied", "fallback")
 FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not field.primary_key)
@@ -164,6 +172,9 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
         One of STORE_ERRORS: The store is unavailable. The rows do not change.
     """
     client = client or store.connection()
+    # Whoever is seen in the future would count as alive until then.
+    latest = store.time_of(client) + MOST_AHEAD
+    client.zremrangebyscore(store.keys().instances, f"({microseconds(latest)}", "+inf")
     live = live_instances(client)
     known = Instance.objects.in_bulk([instance.id for instance in live])
     for instance in live:
@@ -173,28 +184,32 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     )
     note(live, now, client)
     client.zremrangebyscore(store.keys().instances, "-inf", microseconds(now - KEPT))
-    Instance.objects.filter(seen_at__lt=now - KEPT).delete()
+    Instance.objects.filter(Q(seen_at__lt=now - KEPT) | Q(seen_at__gt=latest)).delete()
     return len(live)
 
 
 def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
     ids = list(ids)
+    if not ids:
+        return
+    now = store.time_of(client)
     for instance_id, text in zip(ids, client.mget(map(store.keys().instance, ids)), strict=True):
         if text is None:
             continue  # the heartbeat has expired, and the set keeps ids for longer
         try:
-            yield _parse(instance_id, loads(text))
+            yield _parse(instance_id, loads(text), now)
         except (InvalidDocument, ValidationError) as exc:
-            logger.warning("The heartbeat of %r is not valid: %s", instance_id[:128], exc)
+            often.warning("heartbeat", "The heartbeat of %r is not valid: %s", instance_id[:128], exc)
 
 
-def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
+def _parse(instance_id: str, fields: dict[str, Any], now: datetime) -> Instance:
     """
     Return a heartbeat as a new Instance that is not saved, or raise InvalidDocument. Unknown fields are ignored,
     because enforcers may be newer.
 
     Raises:
-        InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.
+        InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number, or an
+            instant is in a time that no instance can have seen.
         ValidationError: Another field has a value that the row cannot hold.
     """
     if fields.get("id") != instance_id:
@@ -205,19 +220,20 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         pid=fields.get("pid"),
         version=fields.get("version", ""),
         revision=fields.get("revision", 0),
-        revision_at=_instant(fields, "revision_at_us"),
+        revision_at=_instant(fields, "revision_at_us", now + MOST_AHEAD),
         price_revision=fields.get("price_revision"),
         state=fields.get("state"),
-        started_at=_instant(fields, "started_at_us"),
-        seen_at=_instant(fields, "seen_at_us"),
-        degraded_since=_instant(fields, "degraded_since_us"),
-        glass_until=_instant(fields, "glass_until_us"),
+        started_at=_instant(fields, "started_at_us", now + MOST_AHEAD),
+        seen_at=_instant(fields, "seen_at_us", now + MOST_AHEAD),
+        degraded_since=_instant(fields, "degraded_since_us", now + MOST_AHEAD),
+        glass_until=_instant(fields, "glass_until_us", now + GLASS_AHEAD),
         in_code=fields.get("in_code") or "",
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
         problems=_problems(fields.get("problems", [])),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
+    instance.seen_at = min(instance.seen_at, now)  # so that a row ages by the store's clock alone
     instance.overflowing = _limits(fields, "overflowing")
     instance.field_days = read_days(fields.get("field_days"))
     instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
@@ -234,14 +250,17 @@ def _maybe_empty(instance: Instance) -> list[str]:
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
-def _instant(fields: dict[str, Any], name: str) -> datetime | None:
+def _instant(fields: dict[str, Any], name: str, latest: datetime) -> datetime | None:
     value = fields.get(name)
     if value is None:
         return None
     try:
-        return from_us(value)
+        instant = from_us(value)
     except (TypeError, OverflowError) as exc:
         raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
+    if not EARLIEST <= instant <= latest:
+        raise InvalidDocument(f"{name}: must be from {EARLIEST:%Y} to {latest:%Y-%m-%d %H:%M} UTC, got {value}")
+    return instant
 
 
 def _limits(fields: dict[str, Any], name: str, size: int = 3) -> list[tuple[str, ...]]:

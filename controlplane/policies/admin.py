@@ -40,7 +40,7 @@ from controlplane.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.projects.models import Project, Token
 from controlplane.review.admin import ReviewedPolicies
 from controlplane.usage import units
-from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
+from enforcement.control.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
@@ -227,7 +227,9 @@ class PolicyAdmin(
     def refused_by(self, policy: Policy) -> str:
         """Return for each limit of the policy that instances cannot enforce why, and which instances these are."""
         # An instance goes on reporting for some minutes after the limit was changed or deleted.
-        present = {(limit.name, reason) for limit in policy.limits.all() for reason in reasons_against(limit)}
+        present = {
+            (limit.name, reason) for limit in policy.limits.all() for reason in (*reasons_against(limit), GLOBAL)
+        }
         rows = [
             (name, UNSUPPORTED_REASONS.get(reason, reason), _linked(instances))
             for name, reason, instances in heartbeats.refused(policy.slug)

@@ -5,6 +5,8 @@ The drain of usage adds to the rows of minutes. A task folds these into one row 
 them in the same transaction, so each request is in one of the two. A late row is folded as any other.
 """
 
+import logging
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -14,9 +16,11 @@ from django.db import transaction
 from django.db.models import Min
 
 from controlplane.core.transactions import take_turn
-from controlplane.core.upserts import Statement, execute, upserts
+from controlplane.core.upserts import Statement, bounded_sum, execute, upserts
 from controlplane.preview.models import RecordedDay, RecordedMinute
 from controlplane.usage.batches import Row
+
+logger = logging.getLogger(__name__)
 
 KEPT = timedelta(days=8)
 # A minute is reported in pieces, about one a second and instance. Folded afterwards, its day is written once for it.
@@ -46,10 +50,10 @@ def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
         held = sums[(*row.names[:2], row.at)]
         seconds, *parts = row.spread or [0] * (1 + len(RecordedMinute.PARTS))
         for place, number in enumerate((allowed, denied, cost)):
-            held[place] += number
+            held[place] = bounded_sum(held[place] + number)
         held[3] |= seconds
         for place, number in enumerate(parts):
-            held[4 + place] += number
+            held[4 + place] = bounded_sum(held[4 + place] + number)
     # Sorted, so that two drains at the same time lock common rows in the same order.
     return upserts(RecordedMinute, RecordedMinute.KEY, RecordedMinute.COUNTS, sorted(sums.items()), {"seconds": "|"})
 
@@ -102,20 +106,26 @@ def _fold_day(day: date, minutes: dict[Names, list[RecordedMinute]]) -> None:
     new, changed = [], []
     for names, rows in minutes.items():
         held = present.get(names) or RecordedDay(project_id=names[0], token_id=names[1], day=day)
+        try:
+            chunk = Chunk.read(held.body).with_rows([_entry(minute) for minute in rows])
+            coarse, hours, body = int(chunk.unplaced.sum()), chunk.hours(), chunk.body()
+        except (ArithmeticError, ValueError, zlib.error) as exc:
+            # Whatever one token has must not end the folding of all others.
+            logger.error("What was recorded of %s on %s is left out of previews: %r", names, day, exc)
+            continue
         (changed if names in present else new).append(held)
-        chunk = Chunk.read(held.body).with_rows([_entry(minute) for minute in rows])
-        held.requests += sum(minute.allowed + minute.denied for minute in rows)
-        held.allowed += sum(minute.allowed for minute in rows)
-        held.cost += sum(minute.cost for minute in rows)
-        held.coarse, held.hours, held.body = int(chunk.unplaced.sum()), chunk.hours(), chunk.body()
+        held.requests = bounded_sum(held.requests + sum(minute.allowed + minute.denied for minute in rows))
+        held.allowed = bounded_sum(held.allowed + sum(minute.allowed for minute in rows))
+        held.cost = bounded_sum(held.cost + sum(minute.cost for minute in rows))
+        held.coarse, held.hours, held.body = coarse, hours, body
     RecordedDay.objects.bulk_create(new, batch_size=500)
     RecordedDay.objects.bulk_update(changed, ["requests", "allowed", "cost", "coarse", "hours", "body"], batch_size=200)
 
 
 def _entry(row: RecordedMinute) -> tuple[int, int, int, int, list[int]]:
     minute = row.at.hour * 60 + row.at.minute
-    parts = [getattr(row, name) for name in RecordedMinute.PARTS]
-    return minute, row.allowed + row.denied, row.allowed, row.seconds, parts
+    parts = [bounded_sum(getattr(row, name)) for name in RecordedMinute.PARTS]
+    return minute, bounded_sum(row.allowed + row.denied), bounded_sum(row.allowed), row.seconds, parts
 
 
 def prune(now: datetime) -> int:

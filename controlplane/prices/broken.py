@@ -11,10 +11,10 @@ from datetime import datetime
 from django.db import models
 from django.db.models import Max, Sum
 
-from controlplane.core.upserts import execute, upserts
+from controlplane.core.upserts import bounded_sum, execute, upserts
 from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice
 from controlplane.projects.models import Project
-from controlplane.usage.batches import MAX_COUNT, BrokenRow
+from controlplane.usage.batches import BrokenRow
 from enforcement.metering.broken import BEYOND, MAX_PAIRS
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 from enforcement.metering.refusals import OTHER
@@ -24,9 +24,6 @@ _MERGED = {
     name: f"CASE WHEN excluded.{name} > {_TABLE}.{name} THEN excluded.{name} ELSE {_TABLE}.{name} END"
     for name in ("added", "last_at")
 }
-_SUM = f"{_TABLE}.requests + excluded.requests"
-# So that no forged row lets the sum overflow, and no batch after it be counted.
-_MERGED["requests"] = f"CASE WHEN {_SUM} > {MAX_COUNT} THEN {MAX_COUNT} ELSE {_SUM} END"
 
 
 def note(rows: Iterable[BrokenRow]) -> None:
@@ -74,7 +71,7 @@ def _count(rows: Sequence[BrokenRow], projects: Iterable[str]) -> None:
         named.add((row.model, row.format))
         key = row.project_id, row.model, row.format
         requests, added, at = found.get(key, (0, 0, row.at))
-        found[key] = min(requests + row.requests, MAX_COUNT), max(added, min(row.added, BEYOND)), max(at, row.at)
+        found[key] = bounded_sum(requests + row.requests), max(added, min(row.added, BEYOND)), max(at, row.at)
     names = ("requests", "added", "last_at")
     # Sorted, so that two drains at the same time lock common rows in the same order.
     execute(upserts(BrokenBound, BrokenBound.KEY, names, sorted(found.items()), computed=_MERGED))

@@ -7,6 +7,7 @@ from django.db.models import OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
@@ -50,6 +51,7 @@ from controlplane.projects.hygiene import Hygiene, HygieneFilter
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.publishing.models import RepairedKey
 from controlplane.review.attached_admin import ReviewedAttachment
 from controlplane.revisions.links import revision_of
 from controlplane.revisions.listing import seconds
@@ -88,7 +90,11 @@ class ProjectAdmin(
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> list[str]:
         """Return more fields for members, who do not change what is for operators."""
         fixed = [] if is_operator(request.user) else Project.FOR_OPERATORS
-        return [*super().get_readonly_fields(request, obj), *fixed]
+        return [*super().get_readonly_fields(request, obj), "intake", *fixed]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Project | None = None) -> Any:
+        own = [("Account of the store", {"fields": ["intake"]})] if obj is not None and obj.has_intake else []
+        return [*super().get_fieldsets(request, obj), *own]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         return super().get_queryset(request).select_related("policy", "suspension")
@@ -119,6 +125,15 @@ class ProjectAdmin(
     @display(description="Created", ordering="created_at")
     def created(self, project: Project) -> str:
         return instant(project.created_at)
+
+    @display(description="Usage")
+    def intake(self, project: Project) -> str:
+        told = "It is limited to this project, and its usage comes by a stream of its own."
+        if repaired := RepairedKey.objects.filter(project_id=project.pk).first():
+            at, times = instant(repaired.last_at), "once" if repaired.times == 1 else f"{repaired.times:,} times"
+            text = "{} Somebody spoilt this stream, so it was deleted with what it held: {}, last at {}, because {}."
+            return format_html(text, told, times, at, repaired.reason)
+        return told
 
     @display(description="Links")
     def related(self, project: Project) -> str:

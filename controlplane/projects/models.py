@@ -102,6 +102,8 @@ class Project(Versioned):
         validators=[check_time_zone],
         help_text="Months of statements begin at midnight here, such as Europe/Berlin. If empty, in UTC.",
     )
+    # Whether an account of the store is limited to it, so that its usage also comes by a stream of its own.
+    has_intake = models.BooleanField(default=False, db_default=False, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -126,11 +128,14 @@ class Project(Versioned):
         policies = {"anonymous_policy": self.anonymous_policy_id, "token_policy": self.token_policy_id}
         more = {**policies, "partition_cap": self.partition_cap, "time_zone": self.time_zone}
         managed = {"managed_by": self.managed_by} if self.managed_by else {}
-        return {"id": self.pk, **fields, **more, **managed, "version": self.version}
+        intake = {"has_intake": True} if self.has_intake else {}
+        return {"id": self.pk, **fields, **more, **managed, **intake, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
+        """Yield the pairs of a kind and an id for the outbox entries that a change of this row needs."""
         yield "project", self.pk
+        if self.has_intake:
+            yield "intakes", ""
 
     def dependents(self) -> Iterator[models.Model]:
         """Yield all rows with a record of their own that are deleted with this project."""

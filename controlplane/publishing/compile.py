@@ -25,6 +25,7 @@ from enforcement.model.documents import SCHEMA, InvalidDocument, parse_policy
 from enforcement.model.documents import Policy as PublishedPolicy
 from enforcement.model.lease_bounds import published_bounds
 from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from enforcement.model.strict_json import dumps
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     """
     Return the documents of the wanted (kind, id) pairs by name, with None for a deleted row.
 
-    The kinds are "policy", "project", "global" and "emergency", whose document is None without an emergency. It comes
-    with each suspended project too, because it says whether that one is active after its suspension.
+    The kinds are "policy", "project", "global", "emergency" and "intakes". The last two have no document, which is
+    None, without an emergency or an intake. That of an emergency comes with each suspended project too, because it says
+    whether that one is active after its suspension.
     """
     wanted = {(kind, pk) for kind, pk in wanted if kind != "token"}
     if not wanted:
@@ -71,13 +73,14 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
         found |= _global()
     if any(kind == "emergency" for kind, _ in wanted) or any(map(suspension_of, projects)):
         found["emergency"] = emergency_document()
+    if ("intakes", "") in wanted:
+        found["intakes"] = _intakes()
     return found
 
 
 def all_documents() -> dict[str, Document]:
-    """Return the documents of all policies and projects, the global one, and that of an emergency, by name."""
-    emergency = emergency_document()
-    shared = _global() | ({"emergency": emergency} if emergency else {})
+    """Return the documents of all policies and projects, the global one, and those of an emergency and intakes."""
+    shared = _global() | _of_few()
     return _policies(Policy.objects.all()) | _projects(_with_overrides(Project.objects.all())) | shared
 
 
@@ -100,8 +103,20 @@ def prices(revision: int) -> tuple[Document | None, ...]:
 
 
 def count_documents() -> int:
-    """Return the number of policies and projects in SQL, and one more each for the global document and an emergency."""
-    return Policy.objects.count() + Project.objects.count() + 1 + (emergency_document() is not None)
+    """Return the number of documents that :func:`all_documents` returns."""
+    return Policy.objects.count() + Project.objects.count() + 1 + len(_of_few())
+
+
+def _of_few() -> dict[str, Document]:
+    """Return the documents that most installations lack, by name."""
+    found = {"emergency": emergency_document(), "intakes": _intakes()}
+    return {name: document for name, document in found.items() if document}
+
+
+def _intakes() -> Document | None:
+    """Return the document of the projects that have an intake, or None if there are none."""
+    projects = list(Project.objects.filter(has_intake=True).order_by("pk").values_list("pk", flat=True))
+    return {"schema": SCHEMA, "projects": projects[:MAX_ITEMS_PER_LIST]} if projects else None
 
 
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:

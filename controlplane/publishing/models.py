@@ -108,7 +108,7 @@ class PublishedDocument(models.Model):
 class OutboxEntry(models.Model):
     """An object that was changed and must be published. The entry names the object, and not its state."""
 
-    NAMES = ("policy", "project", "token", "global", "prices", "emergency", "all", "epoch", "reset")
+    NAMES = ("policy", "project", "token", "global", "prices", "emergency", "intakes", "all", "epoch", "reset")
     KINDS = tuple((name, name) for name in NAMES)
 
     id = models.BigAutoField(primary_key=True)
@@ -129,6 +129,31 @@ class OutboxEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.object_id}"
+
+
+class RepairedKey(models.Model):
+    """
+    A key of the store that many use, and that a task had to delete.
+
+    Attributes:
+        kind: What the key is for, see ``controlplane.publishing.shared_keys``.
+        project_id: That of an intake. Empty for a key that all projects share.
+        reason: Why it was deleted the last time, as a sentence without a full stop.
+        times: How often it was deleted.
+    """
+
+    key = models.CharField(primary_key=True, max_length=128)
+    kind = models.CharField(max_length=20)
+    project_id = models.CharField(max_length=40, blank=True)
+    reason = models.CharField(max_length=200)
+    times = models.BigIntegerField(default=0)
+    last_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["key"]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 @dataclass(slots=True)

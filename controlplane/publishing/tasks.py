@@ -10,7 +10,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.publishing import kept, publisher
+from controlplane.publishing import kept, publisher, shared_keys
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.models import OutboxEntry, Work
 from enforcement.store.client import STORE_ERRORS, reported
@@ -50,7 +50,7 @@ def reconcile_fully() -> list[str]:
 
 def _reconcile(*, full: bool) -> list[str]:
     try:
-        return reconciler.reconcile(full=full)
+        return [*shared_keys.repair(timezone.now()), *reconciler.reconcile(full=full)]
     except (*STORE_ERRORS, publisher.Postponed) as exc:
         logger.warning("Nothing was reconciled: %s", reported(exc))
         return []

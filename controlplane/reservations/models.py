@@ -9,6 +9,7 @@ from controlplane.projects.models import isoformat
 from enforcement.control.reservations import OpenReservation
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.model.instants import from_us
+from enforcement.model.keys import GLOBAL_TAG
 from enforcement.plan.records import MAX_LIFE_SECONDS
 
 OPEN, LOST, SETTLING, SETTLED, RELEASED = STATES = ("open", "lost", "settling", "settled", "released")
@@ -56,18 +57,20 @@ class Reservation(models.Model):
     @classmethod
     def of(cls, found: OpenReservation) -> "Reservation":
         """Return a new row, which is not saved, for a reservation in the store."""
-        about = found.about
+        about, tag = found.about, found.id.partition(".")[0]
         names = ("input", "output", "price_revision")
         return cls(
             id=found.id,
-            project_id=_text(about.get("project"), 40),
+            # Accounts of the store that are limited to a project write what they like in its records.
+            project_id=_text(about.get("project"), 40) if tag == GLOBAL_TAG else tag,
             token_id=_text(found.token, 40),
             instance=_text(found.instance, 128),
             model=_text(about.get("model"), MAX_MODEL_LENGTH),
             at=from_us(found.at_us),
             expires_at=from_us(found.expires_at_us),
             amounts=[
-                {"policy": it.policy, "limit": it.limit, "unit": it.unit, "permits": it.permits} for it in found.amounts
+                {"policy": _text(it.policy, 63), "limit": _text(it.limit, 64), "unit": it.unit, "permits": it.permits}
+                for it in found.amounts
             ],
             estimate={name: about[name] for name in names if type(about.get(name)) is int},
             state=LOST if found.lost else OPEN,

@@ -1,10 +1,10 @@
 """The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import le
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
@@ -15,7 +15,10 @@ from enforcement.model import strict_json
 from enforcement.model.instants import DAY_SECONDS, MINUTE_SECONDS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
 from enforcement.usage.denial_sample import MOST_ATTRIBUTES
+from enforcement.usage.intakes import id_in_intake
 from enforcement.usage.spread import PARTS
+
+R = TypeVar("R")
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -35,6 +38,8 @@ METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
 # What enforcers of a development version send beside the counts, and nobody needs any more.
 FORMER_COUNTS = 3
 MAX_FORMAT_LENGTH = 32
+# The fields of a batch with rows that are counted.
+KINDS = ("rows", "metered", "broken", "samples")
 SAMPLE_NAMES = ("project_id", "token_id", "model", "interface", "tool")
 SAMPLE_NUMBERS = (*SAMPLE_COUNTS, *SUMS)
 
@@ -115,12 +120,21 @@ class SampleRow(NamedTuple):
     numbers: tuple[int, ...]
 
 
+class Refused(NamedTuple):
+    """A row that is set aside, the field of the entry that has it, and the reason."""
+
+    field: str
+    row: Any
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class StreamBatch:
     """
     One entry of the stream.
 
-    ``entry`` is its id in the stream, and ``id`` is the id that the instance gave it.
+    ``entry`` is its id in the stream, and ``id`` is the id that the instance gave it. ``refused`` has the rows that
+    cannot be counted.
     """
 
     entry: str
@@ -130,30 +144,88 @@ class StreamBatch:
     metered: tuple[SettledRow, ...] = ()
     broken: tuple[BrokenRow, ...] = ()
     samples: tuple[SampleRow, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
     @classmethod
-    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime, *, is_for_all: bool = False) -> Self:
+    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime, *, project: str = "") -> Self:
         """
         Return an entry of the stream as a new batch, or raise an error if it is not valid.
 
         Args:
-            is_for_all: Whether whoever has written it may change what holds for all projects.
+            project: The id of the project whose intake it comes from. Its rows may be of no other project, and change
+                nothing that holds for all. Empty: it comes from a stream of accounts of all projects.
         Raises:
-            InvalidBatch: The entry has no id, or a row has a field that no enforcer would send.
+            InvalidBatch: The entry has no id, or only rows with a field that no enforcer would send.
         """
         batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
+        if project:
+            batch_id = _text(id_in_intake(batch_id, project), "id", _width(UsageBatch, "batch_id"))
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
-        minutes = _Minutes(now)
-        rows = [_row(number, row, minutes) for number, row in enumerate(_load(fields.get("rows"), "rows"))]
-        rows = _with_spreads(rows, _load(fields.get("spread", "[]"), "spread"))
-        settled = _load(fields.get("metered", "[]"), "metered")
-        metered = [_settled(f"metered[{number}]", row, minutes) for number, row in enumerate(settled)]
-        broken = _load(fields.get("broken", "[]"), "broken")
-        over = [_broken(f"broken[{number}]", row, minutes, is_for_all) for number, row in enumerate(broken)]
-        # What was learned holds for all projects.
-        sampled = _load(fields.get("samples", "[]"), "samples") if is_for_all else []
-        samples = [_sample(f"samples[{number}]", row, minutes) for number, row in enumerate(sampled)]
-        return cls(entry, batch_id, instance, tuple(rows), tuple(metered), tuple(over), tuple(samples))
+        minutes, refused = _Minutes(now, project), list[Refused]()
+
+        def valid(name: str, read: Callable[[int, Any, _Minutes], R], usual: str | None = "[]") -> dict[int, R]:
+            found = list(enumerate(_load(fields.get(name, usual), name)))
+            try:
+                return {number: read(number, row, minutes) for number, row in found}
+            except InvalidBatch:
+                return dict(_each(name, read, found, minutes, refused))
+
+        rows = valid("rows", _row, None)
+        _add_spreads(rows, _load(fields.get("spread", "[]"), "spread"), refused)
+        metered, broken = valid("metered", _settled), valid("broken", _broken)
+        samples = {} if project else valid("samples", _sample)  # what was learned holds for all projects
+        found = (tuple(of.values()) for of in (rows, metered, broken, samples))
+        batch = cls(entry, batch_id, instance, *found, tuple(refused))
+        if refused and not batch.size:
+            raise InvalidBatch(refused[0].reason)
+        return batch
+
+    @property
+    def size(self) -> int:
+        """The number of rows that can be counted."""
+        return sum(len(getattr(self, kind)) for kind in KINDS)
+
+    def each(self) -> Iterator[tuple[str, Any]]:
+        """Yield the field and the row of all that can be counted."""
+        for kind in KINDS:
+            for row in getattr(self, kind):
+                yield kind, row
+
+    def halves(self) -> list[Self]:
+        """Return two batches with the same id, each with half of the rows."""
+        halves: list[dict[str, Any]] = [{}, {}]
+        is_odd = False
+        for kind in KINDS:
+            some = getattr(self, kind)
+            middle = (len(some) + is_odd) // 2
+            is_odd ^= len(some) % 2 == 1
+            halves[0][kind], halves[1][kind] = some[:middle], some[middle:]
+        return [replace(self, **half, refused=()) for half in halves]
+
+    def without(self, is_foreign: Callable[[Sequence[Any]], bool]) -> Self:
+        """Return the batch with those rows refused whose names are of another project."""
+        refused = list(self.refused)
+        kept: dict[str, Any] = {}
+        for kind in ("rows", "metered"):
+            kept[kind] = tuple(row for row in getattr(self, kind) if not is_foreign(row.names))
+            foreign = [row for row in getattr(self, kind) if is_foreign(row.names)]
+            refused += [Refused(kind, row.names, f"{kind}: a token or policy of another project") for row in foreign]
+        return replace(self, **kept, refused=tuple(refused))
+
+
+def _each(
+    name: str,
+    read: "Callable[[int, Any, _Minutes], R]",
+    rows: Iterable[tuple[int, Any]],
+    minutes: "_Minutes",
+    refused: list[Refused],
+) -> Iterator[tuple[int, R]]:
+    """Yield the rows that can be counted by their number, and add the others to *refused*."""
+    for number, row in rows:
+        try:
+            yield number, read(number, row, minutes)
+        except InvalidBatch as exc:
+            refused.append(Refused(name, row, str(exc)))
 
 
 MAX_DENIALS = 1_000
@@ -162,18 +234,21 @@ MAX_NAME, MAX_VALUE = 64, 80
 DENIAL_TEXTS = ("reason", "project_id", "token_id", "policy_id", "limit_name")
 
 
-def parse_denials(fields: Mapping[str, str], now: datetime) -> list[DeniedRequest]:
+def parse_denials(fields: Mapping[str, str], now: datetime, *, project: str = "") -> list[DeniedRequest]:
     """
-    Return an entry of the stream of sampled denials as unsaved rows.
+    Return sampled denials as unsaved rows, from an entry of their stream, or of the intake of a project.
 
     Raises:
-        InvalidBatch: A row has a field that no enforcer would send.
+        InvalidBatch: A row has a field that no enforcer would send, or is of another project than the intake.
     """
     instance = _text(fields.get("instance", ""), "instance", _width(DeniedRequest, "instance"), may_be_empty=True)
-    rows = _load(fields.get("rows"), "rows")
+    rows = _load(fields.get("denials" if project else "rows"), "rows")
     if len(rows) > MAX_DENIALS:
         raise InvalidBatch(f"rows: must be a list of at most {MAX_DENIALS} rows.")
-    return [_denial(number, row, instance, now) for number, row in enumerate(rows)]
+    denials = [_denial(number, row, instance, now) for number, row in enumerate(rows)]
+    for number, denial in enumerate(denials if project else ()):
+        _own(denial.project_id, project, f"rows[{number}]")
+    return denials
 
 
 def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedRequest:
@@ -214,13 +289,15 @@ def _load(text: str | None, name: str) -> list[Any]:
     return rows
 
 
-def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
+def _settled(number: int, row: Any, minutes: "_Minutes") -> SettledRow:
+    where = f"metered[{number}]"
     width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
     whole = width + FORMER_COUNTS
     if not isinstance(row, list) or len(row) not in (width, whole):
         raise InvalidBatch(f"{where}: must be a list of {width} or {whole} fields.")
     minute, *rest = row
     texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) : width - 1]
+    _own(texts[0], minutes.project, where)
     if type(approximate) is not int or approximate not in (0, 1):
         raise InvalidBatch(f"{where}.approximate: must be 0 or 1, got {approximate!r:.40}.")
     return SettledRow(
@@ -235,7 +312,8 @@ def _settled(where: str, row: Any, minutes: "_Minutes") -> SettledRow:
     )
 
 
-def _sample(where: str, row: Any, minutes: "_Minutes") -> SampleRow:
+def _sample(number: int, row: Any, minutes: "_Minutes") -> SampleRow:
+    where = f"samples[{number}]"
     width = 1 + len(SAMPLE_NAMES) + len(SAMPLE_NUMBERS)
     if not isinstance(row, list) or len(row) != width:
         raise InvalidBatch(f"{where}: must be a list of {width} fields.")
@@ -251,10 +329,12 @@ def _sample(where: str, row: Any, minutes: "_Minutes") -> SampleRow:
     )
 
 
-def _broken(where: str, row: Any, minutes: "_Minutes", is_for_all: bool) -> BrokenRow:
+def _broken(number: int, row: Any, minutes: "_Minutes") -> BrokenRow:
+    where = f"broken[{number}]"
     if not isinstance(row, list) or len(row) != len(BROKEN_NAMES):
         raise InvalidBatch(f"{where}: must be a list of {len(BROKEN_NAMES)} fields.")
     minute, project, model, form, pattern, requests, added = row
+    _own(project, minutes.project, where)
     return BrokenRow(
         minutes.read(minute, where),
         _text(project, f"{where}.project", _width(MeteredRow, "project_id")),
@@ -263,7 +343,7 @@ def _broken(where: str, row: Any, minutes: "_Minutes", is_for_all: bool) -> Brok
         _text(pattern, f"{where}.pattern", MAX_PATTERN_LENGTH, may_be_empty=True),
         _count(requests, f"{where}.requests", 1),
         _count(added, f"{where}.added", 0),
-        is_for_all,
+        not minutes.project,
     )
 
 
@@ -278,6 +358,8 @@ def _row(number: int, row: Any, minutes: "_Minutes") -> Row:
             _text(value, f"rows[{number}].{name}", width, may_be_empty=name in MAY_BE_EMPTY)
         for name, value in zip(COUNTS, counts, strict=True):
             _count(value, f"rows[{number}].{name}", LEAST[name])
+    if minutes.project:
+        _own(names[0], minutes.project, f"rows[{number}]")
     return Row(at, names, counts)
 
 
@@ -295,28 +377,43 @@ def _are_counts(counts: Sequence[Any]) -> bool:
     return set(map(type, counts)) == {int} and min(counts) >= 0 and max(counts) <= MAX_COUNT
 
 
-def _with_spreads(rows: list[Row], spreads: list[Any]) -> list[Row]:
-    """Return the rows with their spreads, each of which names its row by the index."""
+def _add_spreads(rows: dict[int, Row], spreads: list[Any], refused: list[Refused]) -> None:
+    """Add the spreads to the rows, each of which it names by the number. Without one, nothing is known of a row."""
     for number, values in enumerate(spreads):
-        if not isinstance(values, list) or len(values) != 2 + PARTS:
-            raise InvalidBatch(f"spread[{number}]: must be a list of {2 + PARTS} integers.")
-        index, seconds, *parts = values
-        if type(index) is not int or not 0 <= index < len(rows) or not rows[index].is_total or rows[index].spread:
-            message = f"must be the index of a row without a limit, once, got {index!r:.40}."
-            raise InvalidBatch(f"spread[{number}].row: {message}")
-        if type(seconds) is not int or not 0 <= seconds < 2**MINUTE_SECONDS:
-            raise InvalidBatch(f"spread[{number}].seconds: must be {MINUTE_SECONDS} bits, got {seconds!r:.40}.")
-        if not _are_counts(parts):
-            for value in parts:
-                _count(value, f"spread[{number}].requests", 0)
-        rows[index] = rows[index]._replace(spread=(seconds, *parts))
-    return rows
+        try:
+            index, spread = _spread(rows, number, values)
+        except InvalidBatch as exc:
+            refused.append(Refused("spread", values, str(exc)))
+        else:
+            rows[index] = rows[index]._replace(spread=spread)
+
+
+def _spread(rows: Mapping[int, Row], number: int, values: Any) -> tuple[int, tuple[int, ...]]:
+    if not isinstance(values, list) or len(values) != 2 + PARTS:
+        raise InvalidBatch(f"spread[{number}]: must be a list of {2 + PARTS} integers.")
+    index, seconds, *parts = values
+    row = rows.get(index) if type(index) is int else None
+    if row is None or not row.is_total or row.spread:
+        message = f"must be the index of a row without a limit, once, got {index!r:.40}."
+        raise InvalidBatch(f"spread[{number}].row: {message}")
+    if type(seconds) is not int or not 0 <= seconds < 2**MINUTE_SECONDS:
+        raise InvalidBatch(f"spread[{number}].seconds: must be {MINUTE_SECONDS} bits, got {seconds!r:.40}.")
+    if not _are_counts(parts):
+        for value in parts:
+            _count(value, f"spread[{number}].requests", 0)
+    return index, (seconds, *parts)
+
+
+def _own(project: Any, intake: str, where: str) -> None:
+    if intake and project != intake:
+        raise InvalidBatch(f"{where}.project_id: must be that of the account, {intake}, got {project!r:.60}.")
 
 
 class _Minutes:
-    """The minutes that usage may have at *now*."""
+    """The minutes that usage may have at *now*, and the project that it must have, or an empty string."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime, project: str) -> None:
+        self.project = project
         self._earliest, self._latest = ((now + by).timestamp() // 60 for by in (-MOST_BEHIND, MOST_AHEAD))
         self._known: dict[int, datetime] = {}
 

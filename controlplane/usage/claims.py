@@ -25,11 +25,9 @@ class Claims:
 
     Args:
         place: The number of this drain among those that work at the same time.
-        is_for_all: Whether what the entries say may change what holds for all projects.
     """
 
-    def __init__(self, client: redis.Redis, stream: str, place: int, *, is_for_all: bool = False) -> None:
-        self.is_for_all = is_for_all
+    def __init__(self, client: redis.Redis, stream: str, place: int) -> None:
         self._client = client
         self._stream = stream
         self._place = place
@@ -114,6 +112,10 @@ class Claims:
                 pipe.xack(self._stream, GROUP, *ids)
             pipe.xdel(self._stream, *ids)
             pipe.execute()
+
+    def keep(self, fields: dict[str, str], to: str, at_most: int) -> None:
+        """Add an entry to another stream, which keeps *at_most*."""
+        self._client.xadd(to, fields, maxlen=at_most)  # type: ignore[arg-type]
 
     def move(self, entry: str, fields: dict[str, str], to: str, at_most: int) -> None:
         """Add an entry to another stream, which keeps *at_most*, and delete it from its own."""

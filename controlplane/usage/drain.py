@@ -9,32 +9,34 @@ A drain that is suspended inside its transaction loses it after a few seconds, a
 Their entries stay in the stream for the next run.
 """
 
+import json
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import batched
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, DataError, IntegrityError, OperationalError, models
+from django.db import DatabaseError, DataError, IntegrityError, OperationalError, models, transaction
 from redis.exceptions import NoPermissionError
 
 from controlplane.core import store
 from controlplane.core.locks import hold, prolong
 from controlplane.core.transactions import bounded, is_deadlock, take_turn, was_held_up
-from controlplane.core.upserts import execute
+from controlplane.core.upserts import Statement, execute
+from controlplane.policies.models import Policy
 from controlplane.preview import recording
 from controlplane.prices import broken
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, StreamBatch, parse_denials
+from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, Refused, StreamBatch, parse_denials
 from controlplane.usage.claims import Claims, Entry
 from controlplane.usage.models import DeniedRequest, UsageBatch
-from controlplane.usage.streams import LOCK_TTL_MS, filled
+from controlplane.usage.streams import LOCK_TTL_MS, UsageStream, filled
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,6 @@ NOTE_WAIT_MS = 500
 LOCKED_NAMED = 5
 # What a value is that a database cannot store. Python's module for SQLite raises an error of its own.
 TOO_LARGE = (DataError, OverflowError)
-REJECTED_KEPT = 1000
 REJECTED_BYTES = 16_384
 
 
@@ -72,11 +73,6 @@ class DrainResult:
 
     def __bool__(self) -> bool:
         return bool(self.counted or self.repeated or self.rejected)
-
-
-def rejected_key() -> str:
-    """Return the key of the stream that keeps the rejected entries with their reasons."""
-    return f"{store.keys().usage}:rejected"
 
 
 def drain(now: datetime, client: redis.Redis | None = None, more: Callable[[], object] = lambda: None) -> DrainResult:
@@ -133,8 +129,12 @@ def _lock(place: int) -> str:
 
 def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult, more: Callable[[], object]) -> None:
     deadline = time.monotonic() + (MOST_SECONDS_BESIDE if place else MOST_SECONDS)
-    waiting, has_called = deque(filled(client, place)), False
-    while waiting and time.monotonic() < deadline:
+    found, has_called = filled(client, place), False
+    # They take turns, so that neither intakes that are never empty nor many shards keep the others waiting.
+    queues = deque([deque(it for it in found if it.is_for_all), deque(it for it in found if not it.is_for_all)])
+    while any(queues) and time.monotonic() < deadline:
+        waiting = queues[0] or queues[1]
+        queues.rotate()
         stream = waiting.popleft()
         prolong(client, _lock(place), LOCK_TTL_MS)
         with stream.claimed(client, place) as claims:
@@ -143,9 +143,9 @@ def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult,
                 more()
                 has_called = True
             # Behind the others, so that a stream that is never empty keeps no other one waiting.
-            if claims and _is_drained(claims, entries, now, done) and is_more:
+            if claims and _is_drained(Source(stream, claims), entries, now, done) and is_more:
                 waiting.append(stream)
-    if waiting:
+    if any(queues):
         more()  # its turn comes after that of the tasks which wait meanwhile, and before that of the schedule
     while not place and time.monotonic() < deadline:
         denials = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
@@ -167,10 +167,18 @@ def _take(claims: Claims) -> tuple[list[Entry], bool]:
     return entries, True
 
 
-def _is_drained(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> bool:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where entries come from."""
+
+    stream: UsageStream
+    claims: Claims
+
+
+def _is_drained(source: Source, entries: list[Entry], now: datetime, done: DrainResult) -> bool:
     """Count the entries, and return whether that was possible. Others may lock a row for too long."""
     try:
-        _drain(claims, entries, now, done)
+        _drain(source, entries, now, done)
     except DatabaseError as exc:
         if not was_held_up(exc):
             raise
@@ -180,14 +188,38 @@ def _is_drained(claims: Claims, entries: list[Entry], now: datetime, done: Drain
     return True
 
 
-def _drain(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> None:
-    batches = list(_readable(claims, entries, now, done))
+def _drain(source: Source, entries: list[Entry], now: datetime, done: DrainResult) -> None:
+    if source.stream.project:
+        entries = list(_without_denials(source, entries, now))
+    batches = list(_readable(source, entries, now, done))
     try:
-        _count_and_delete(claims, batches, now, done)
+        _count_and_delete(source, batches, now, done)
     except TOO_LARGE:
         # One batch has a value that the database cannot store, so each batch is now counted alone.
         for batch in batches:
-            _count_or_reject(claims, batch, dict(entries)[batch.entry], now, done)
+            _count_or_reject(source, batch, dict(entries)[batch.entry], now, done)
+
+
+def _without_denials(source: Source, entries: list[Entry], now: datetime) -> Iterator[Entry]:
+    """Save the sampled denials in an intake, and yield its other entries."""
+    for entry, fields in entries:
+        if "denials" not in fields:
+            yield entry, fields
+            continue
+        _save_denials(entry, fields, now, source.stream.project)
+        source.claims.delete([entry])
+
+
+def _save_denials(entry: str, fields: dict[str, str], now: datetime, project: str = "") -> None:
+    try:
+        rows = parse_denials(fields, now, project=project)
+        if project:
+            is_foreign = _foreign([(row.project_id, row.token_id, row.policy_id) for row in rows], project)
+            rows = [row for row in rows if not is_foreign((row.project_id, row.token_id, row.policy_id))]
+        with bounded():
+            DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
+    except (InvalidBatch, DataError) as exc:
+        logger.warning("The entry %s of sampled denials was dropped: %s", entry, str(exc)[:500])
 
 
 def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
@@ -197,22 +229,38 @@ def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]
     The unique id of the decision prevents a second row if the process dies between the two.
     """
     for entry, fields in entries:
-        try:
-            rows = parse_denials(fields, now)
-            with bounded():
-                DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
-        except (InvalidBatch, DataError) as exc:
-            logger.warning("The entry %s of sampled denials was dropped: %s", entry, str(exc)[:500])
+        _save_denials(entry, fields, now)
         client.xdel(store.keys().denials, entry)
 
 
-def _readable(claims: Claims, entries: list[Entry], now: datetime, done: DrainResult) -> Iterator[StreamBatch]:
+def _readable(source: Source, entries: list[Entry], now: datetime, done: DrainResult) -> Iterator[StreamBatch]:
+    """Yield what can be counted, and set aside all else."""
+    project, batches = source.stream.project, []
     for entry, fields in entries:
         try:
             _refuse_forgotten(entry, now)
-            yield StreamBatch.parse(entry, fields, now, is_for_all=claims.is_for_all)
+            batches.append(StreamBatch.parse(entry, fields, now, project=project))
         except InvalidBatch as exc:
-            _reject(claims, entry, fields, str(exc), done)
+            _reject(source, entry, fields, str(exc), done)
+    if project:
+        is_foreign = _foreign([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
+        batches = [batch.without(is_foreign) for batch in batches]
+    yield from batches
+
+
+def _foreign(names: Iterable[Sequence[str]], project: str) -> Callable[[Sequence[str]], bool]:
+    """
+    Return whether the names of a row, which begin with a project and a token, are of another project than this one.
+
+    The ids of others are no secret: a row with one of them would be in the usage of the token, or of the policy.
+    """
+    ids = sorted({name for row in names for name in row[1:3] if name})
+    found: set[str] = set()
+    for some in batched(ids, TOKENS_AT_ONCE):
+        for model in (Token, Policy):
+            others = model.objects.filter(pk__in=some).exclude(project_id=project).exclude(project_id=None)
+            found.update(others.values_list("pk", flat=True))
+    return lambda row: not found.isdisjoint(row[1:3])
 
 
 def _refuse_forgotten(entry: str, now: datetime) -> None:
@@ -222,23 +270,53 @@ def _refuse_forgotten(entry: str, now: datetime) -> None:
 
 
 def _count_or_reject(
-    claims: Claims, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
+    source: Source, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
 ) -> None:
+    """Count a batch without those of its rows that the database cannot store."""
     try:
-        _count_and_delete(claims, [batch], now, done)
+        _count_and_delete(source, [batch], now, done)
+    except TOO_LARGE:
+        refused: list[Refused] = []
+        with bounded():
+            _note_batches([batch], now)
+            _add_by_halves(batch, now, refused)
+        if len(refused) == batch.size:
+            _reject(source, batch.entry, fields, refused[0].reason, done)
+            return
+        done.counted += 1
+        _finish(source, [replace(batch, refused=(*batch.refused, *refused))], done)
+
+
+def _add_by_halves(batch: StreamBatch, now: datetime, refused: list[Refused]) -> None:
+    """Add the rows of a batch to the sums in SQL, but for those that the database cannot store."""
+    try:
+        with transaction.atomic():
+            _add([batch], _statements([batch], now))
     except TOO_LARGE as exc:
-        _reject(claims, batch.entry, fields, str(exc), done)
+        if batch.size > 1:
+            for half in batch.halves():
+                _add_by_halves(half, now, refused)
+        else:
+            refused += [Refused(kind, row, str(exc)) for kind, row in batch.each()]
 
 
-def _count_and_delete(claims: Claims, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
+def _count_and_delete(source: Source, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
     if not batches:
         return
     counted = count(batches, now)
-    # Also of those that were counted already, by a drain that may have died before it noted them.
-    note_use_of_tokens(batches)
-    claims.delete([batch.entry for batch in batches])
     done.counted += len(counted)
     done.repeated += len(batches) - len(counted)
+    _finish(source, batches, done)
+
+
+def _finish(source: Source, batches: list[StreamBatch], done: DrainResult) -> None:
+    """Do what follows the commit, also for batches that were counted already, as that drain may have died before it."""
+    note_use_of_tokens(batches)
+    for batch in batches:
+        if batch.refused:
+            _set_aside(source, batch)
+            done.rejected += 1
+    source.claims.delete([batch.entry for batch in batches])
 
 
 def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
@@ -269,26 +347,36 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     # only one waits for the other then.
     unknown = {batch.id: batch for batch in reversed(batches) if batch.id not in known}
     new = [batch for _, batch in sorted(unknown.items())]
-    rows = [row for batch in new for row in batch.rows]
-    settled = [row for batch in new for row in batch.metered]
-    over = [row for batch in new for row in batch.broken]
     # All is computed before the transaction, so that another drain waits only as long as the database works.
-    statements = [
-        *rollup.upserts_of(rows, now),
-        *rollup.upserts_of_metered(settled, now),
-        *recording.upserts_of(rows, now),
-        *rollup.upserts_of_samples(row for batch in new for row in batch.samples),
-        *rollup.upserts_of_counts(rows, now),
-    ]
+    statements = _statements(new, now)
     with bounded():
         # An id that another drain has committed since it was looked for above is an IntegrityError.
-        UsageBatch.objects.bulk_create(
-            UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
-        )
-        execute(statements)
-        if over:
-            broken.note(over)
+        _note_batches(new, now)
+        _add(new, statements)
     return new
+
+
+def _note_batches(batches: Iterable[StreamBatch], now: datetime) -> None:
+    UsageBatch.objects.bulk_create(
+        UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in batches
+    )
+
+
+def _statements(batches: Sequence[StreamBatch], now: datetime) -> list[Statement]:
+    rows = [row for batch in batches for row in batch.rows]
+    return [
+        *rollup.upserts_of(rows, now),
+        *rollup.upserts_of_metered((row for batch in batches for row in batch.metered), now),
+        *recording.upserts_of(rows, now),
+        *rollup.upserts_of_samples(row for batch in batches for row in batch.samples),
+        *rollup.upserts_of_counts(rows, now),
+    ]
+
+
+def _add(batches: Iterable[StreamBatch], statements: Iterable[Statement]) -> None:
+    execute(statements)
+    if over := [row for batch in batches for row in batch.broken]:
+        broken.note(over)
 
 
 def note_use_of_tokens(batches: list[StreamBatch]) -> None:
@@ -328,9 +416,20 @@ def _note_use(tokens: Sequence[str], at: datetime) -> None:
             logger.warning("The last use of tokens is not saved, as their rows are locked: %s", ", ".join(locked))
 
 
-def _reject(claims: Claims, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
+def _reject(source: Source, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
     """Move an entry to the stream of rejected entries, where a person can read it."""
+    key = source.stream.rejected_key
     kept = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
-    claims.move(entry, {**kept, "entry": entry, "reason": reason[:500]}, rejected_key(), REJECTED_KEPT)
+    source.claims.move(entry, {**kept, "entry": entry, "reason": reason[:500]}, key, source.stream.rejected_kept)
     done.rejected += 1
-    logger.error("The usage entry %s was rejected and moved to %s: %s", entry, rejected_key(), reason[:500])
+    logger.error("The usage entry %s was rejected and moved to %s: %s", entry, key, reason[:500])
+
+
+def _set_aside(source: Source, batch: StreamBatch) -> None:
+    """Keep the rows of a batch that were not counted beside the rejected entries."""
+    key, reason = source.stream.rejected_key, batch.refused[0].reason[:500]
+    rows = json.dumps([[one.field, one.row] for one in batch.refused], default=str)[:REJECTED_BYTES]
+    fields = {"entry": batch.entry, "id": batch.id, "instance": batch.instance, "refused": rows, "reason": reason}
+    source.claims.keep(fields, key, source.stream.rejected_kept)
+    count = len(batch.refused)
+    logger.error("%d rows of the usage entry %s were set aside in %s: %s", count, batch.entry, key, reason)

@@ -9,11 +9,12 @@ each other's sums, and a row whose minutes are already pruned still counts for i
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 
 from django.db.models import QuerySet
 
 from controlplane.core.transactions import RowsLeft, delete_in_pieces
-from controlplane.core.upserts import Keyed, Statement, Sums, execute, summed, upserts
+from controlplane.core.upserts import Keyed, Statement, Sums, execute, sum_in_sql, summed, upserts
 from controlplane.lists.partitions import PartitionedTable
 from controlplane.prices.models import BrokenBound
 from controlplane.statements import recording as months
@@ -35,10 +36,8 @@ POLICIES_KEPT = {"minute": timedelta(hours=2), "day": KEPT["day"]}
 PROJECTS_KEPT = POLICIES_KEPT | {"hour": timedelta(days=15)}
 # A row that has no activity keeps 0.
 _TABLE = UsageRow._meta.db_table
-_SUMS = UsageRow.activity_in_sql(f"{_TABLE}.allowed + excluded.allowed", f"{_TABLE}.denied + excluded.denied")
-# Two of them are less than 2**63.
+# Sums of squares, of which two are less than 2**63.
 MOST_SAMPLED = 2**61
-GROWN = {"activity": f"CASE WHEN excluded.activity = 0 THEN {_TABLE}.activity ELSE {_SUMS} END"}
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
@@ -60,9 +59,15 @@ def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
     """Return the statements that add *rows* to the sums of every period."""
     minutes = summed((row.at, row.names, row.counts) for row in rows)
     usage = upserts(
-        UsageRow, UsageRow.KEY, (*COUNTS, "activity"), _with_activity(_sums(minutes, now, KEPT)), computed=GROWN
+        UsageRow, UsageRow.KEY, (*COUNTS, "activity"), _with_activity(_sums(minutes, now, KEPT)), computed=_grown()
     )
     return [*months.upserts_of(minutes, now), *usage]
+
+
+@cache
+def _grown() -> dict[str, str]:
+    sums = UsageRow.activity_in_sql(*(sum_in_sql(_TABLE, name) for name in ("allowed", "denied")))
+    return {"activity": f"CASE WHEN excluded.activity = 0 THEN {_TABLE}.activity ELSE {sums} END"}
 
 
 def upserts_of_counts(rows: Iterable[Row], now: datetime) -> list[Statement]:
@@ -98,13 +103,10 @@ def upserts_of_samples(rows: Iterable[SampleRow]) -> list[Statement]:
 
     Sums stay at MOST_SAMPLED, however large they are: what one project writes must not keep others from being counted.
     """
-    sums = summed((row.day, row.names, row.numbers) for row in rows)
-    sampled = ((day, *of_key) for day in sorted(sums) for of_key in sorted(sums[day].items()))
-    keyed = (((day, *key), [min(number, MOST_SAMPLED) for number in numbers]) for day, key, numbers in sampled)
-    table = EstimateSample._meta.db_table
-    grown = {name: f"{table}.{name} + excluded.{name}" for name in SAMPLE_NUMBERS}
-    most = {name: f"CASE WHEN {sum} > {MOST_SAMPLED} THEN {MOST_SAMPLED} ELSE {sum} END" for name, sum in grown.items()}
-    return upserts(EstimateSample, EstimateSample.KEY, SAMPLE_NUMBERS, keyed, computed=most)
+    sums = summed(((row.day, row.names, row.numbers) for row in rows), MOST_SAMPLED)
+    keyed = (((day, *key), numbers) for day in sorted(sums) for key, numbers in sorted(sums[day].items()))
+    grown = {name: sum_in_sql(EstimateSample._meta.db_table, name, MOST_SAMPLED) for name in SAMPLE_NUMBERS}
+    return upserts(EstimateSample, EstimateSample.KEY, SAMPLE_NUMBERS, keyed, computed=grown)
 
 
 def _with_activity(rows: Iterable[Keyed]) -> Iterator[Keyed]:

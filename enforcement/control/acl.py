@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from enforcement.model.keys import Keys, rest_prefix
+from enforcement.model.keys import GLOBAL_TAG, Keys, rest_prefix
 
 BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 """Removes all earlier rights of an account. Each list of rules begins with it."""
@@ -26,10 +26,13 @@ _STATISTICS: Final = "info"
 _CLUSTER: Final = "asking cluster|info cluster|slots"
 _READ_COUNTERS: Final = "time get mget sismember zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
 _WRITE_COUNTERS: Final = "set setrange pexpire pfadd sadd unlink zadd zrem zremrangebyscore"
-_HEARTBEAT: Final = "fcall set unlink zadd zcount zrem zremrangebyscore"
+# Not of both keys: with SET on the set of instances, one command would end all heartbeats.
+_HEARTBEAT: Final = "set unlink"
+_INSTANCES: Final = "zadd zcount zrem zremrangebyscore"
 _PUBLISH: Final = "fcall del get hdel hget hgetall hlen hmget hset set type unlink xadd"
 # The functions that settle a reservation send these besides those that read.
 _SETTLE: Final = "pexpire set setrange zadd zrem zremrangebyscore"
+_REPAIR: Final = "del eval type xinfo|stream xlen"
 _CHECKPOINT: Final = "fcall get sadd scard set setrange srem sscan"
 _OWN_FLEET: Final = "hget hgetall hmget xadd xread"
 _LOCK: Final = "del eval get incr set"
@@ -43,20 +46,26 @@ _BROKER: Final = (
 Rules = list[str]
 
 
-def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
+def enforcer(keys: Keys, projects: Sequence[str] = (), *, with_global: bool = True) -> Rules:
     """
     Return the ACL rules of a proxy, which reads documents and writes counters, its heartbeat and usage.
 
     Args:
         keys: The keys of the fleet.
         projects: Ids of the projects whose counters it may use, for a proxy that is not trusted with others. It then
-            cannot use limits in code. Empty: all counters, also those of limits in code.
+            cannot use limits in code, and writes usage to the intakes of these projects only. Empty: all counters, also
+            those of limits in code, and the streams of usage that all projects share.
+        with_global: Whether it may use the counters of the global policy, which it could then spoil for all projects.
+            Without that, its enforcers refuse each request under a global limit.
     """
+    # An account of some projects may harm what all share: one XADD to a stream can end it, or drop what waits there.
+    intakes = [f"%W~{_literal(keys.intake(project))}" for project in projects]
+    shared = f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}", f"%W~{_shards(keys)}"
     # The store checks rights outside of selectors first, so those of a decision are not in a selector.
     return [
         *BLANK,
         *_may(f"{_CONNECT} {_CLUSTER} {_STATISTICS} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
-        *_counters(keys, projects),
+        *_counters(keys, projects, with_global=with_global),
         _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),
         # No right here lists keys, so a token can only be read by someone who knows it.
@@ -66,9 +75,11 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
             f"%R~{_literal(keys.decision_key)}",
             f"%R~{_literal(keys.prices)}",
         ),
-        _selector(_HEARTBEAT, f"~{_literal(keys.instance(''))}*", f"~{_literal(keys.instances)}"),
-        _selector("xadd", f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}", f"%W~{_shards(keys)}"),
-        _selector("get", f"%R~{_literal(keys.usage_shards)}"),
+        _selector("fcall", f"~{_literal(keys.instance(''))}*", f"~{_literal(keys.instances)}"),
+        _selector(_HEARTBEAT, f"~{_literal(keys.instance(''))}*"),
+        _selector(_INSTANCES, f"~{_literal(keys.instances)}"),
+        _selector("xadd", *(intakes or shared)),
+        *([] if projects else [_selector("get", f"%R~{_literal(keys.usage_shards)}")]),
     ]
 
 
@@ -92,7 +103,7 @@ def publisher(keys: Keys) -> Rules:
         _selector(_SETTLE, *_below(keys, "proj_*"), *_below(keys, "global")),
         _selector("mget zrevrange", f"%R~{_literal(keys.instance(''))}*", f"%R~{_literal(keys.instances)}"),
         # The metrics say how much usage waits.
-        _selector("xlen xrange", f"%R~{_literal(keys.usage)}", f"%R~{_shards(keys)}"),
+        _selector("xlen xrange", f"%R~{_literal(keys.usage)}", f"%R~{_shards(keys)}", f"%R~{_intakes(keys)}"),
         _selector(_CACHE, f"~{_literal(keys.prefix)}cache:*"),
         # The limits of REST itself. Its processes are a fleet of their own, with keys that no enforcer has.
         _selector(f"fcall {_READ_COUNTERS} {_WRITE_COUNTERS} {_OWN_FLEET}", f"~{_literal(rest_prefix(keys.prefix))}*"),
@@ -107,18 +118,20 @@ def worker(keys: Keys) -> Rules:
     listens with PSUBSCRIBE, which needs a right for each pattern as it is sent. Celery sends many patterns, so this
     account may listen to every channel. Sluicegate itself does not use channels.
     """
-    usage = _literal(keys.usage)
+    usage, intakes = _literal(keys.usage), _intakes(keys)
     return [
         *publisher(keys),
         *_may("psubscribe punsubscribe subscribe unsubscribe script|exists script|load unwatch"),
         "allchannels",
         _selector(_CHECKPOINT, *_counters(keys)),
-        _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}", f"~{_shards(keys)}"),
+        _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}", f"~{_shards(keys)}", f"~{intakes}"),
         # Several drains share a stream by a consumer group.
-        _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}", f"~{_shards(keys)}"),
+        _selector("xack xautoclaim xgroup|create xreadgroup", f"~{usage}", f"~{_shards(keys)}", f"~{intakes}"),
         _selector("set", f"~{_literal(keys.usage_shards)}"),
-        _selector("xadd", f"~{usage}:rejected"),
+        _selector("xadd", f"~{usage}:rejected", f"~{intakes}"),
         _selector("zremrangebyscore", f"~{_literal(keys.instances)}"),
+        # What an account has spoilt for others is deleted.
+        _selector(_REPAIR, *_below(keys, "usage"), *_below(keys, "fleet"), f"~{_literal(keys.log)}", f"~{intakes}"),
         _selector(_BROKER, f"~{_literal(keys.prefix)}celery:*", "allchannels"),
     ]
 
@@ -140,9 +153,11 @@ def acl_line(name: str, rules: Sequence[str], password: str) -> str:
     return " ".join(("user", name, "on", *password_rules(password), *rules))
 
 
-def _counters(keys: Keys, projects: Sequence[str] = ()) -> Rules:
+def _counters(keys: Keys, projects: Sequence[str] = (), *, with_global: bool = True) -> Rules:
     if projects:
-        return [*_below(keys, "global"), *(pattern for ident in projects for pattern in _below(keys, _literal(ident)))]
+        own = [pattern for ident in projects for pattern in _below(keys, _literal(ident))]
+        # The counter of a probe, by which each enforcer sees whether the store decides, says nothing about anybody.
+        return [*(_below(keys, GLOBAL_TAG) if with_global else [f"~{_literal(keys.probe)}"]), *own]
     # Limits in code have tags of 22 characters, as they had in 0.2 (tag_of_key() in model/keys.py). The pattern has no
     # braces. Otherwise it would also match other keys, whose own tag would be the beginning of a longer one.
     in_code = "[^}]" * 22
@@ -166,6 +181,11 @@ def _selector(commands: str, *patterns: str) -> str:
 def _shards(keys: Keys) -> str:
     """Return the pattern of the streams of the shards of usage."""
     return f"{_literal(keys.usage_shard(0)).removesuffix('0')}*"
+
+
+def _intakes(keys: Keys) -> str:
+    """Return the pattern of the intakes of all projects."""
+    return f"{_literal(keys.intake('')).removesuffix('}')}*"
 
 
 def _literal(text: str) -> str:

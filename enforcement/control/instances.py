@@ -28,11 +28,14 @@ SLOTS: Final = "slots"
 """The reason of a limit that an instance cannot enforce because it never learns when a request has ended."""
 CHARGE_ON: Final = "charge_on"
 """The reason of one that it cannot enforce because it never learns the status of a response."""
+GLOBAL: Final = "global"
+"""The reason of one that it cannot enforce because its account of the store may not use global counters."""
 UNSUPPORTED_REASONS: Final = {
     SLOTS: "counts slots",
     CHARGE_ON: "is charged by the status of the response",
+    GLOBAL: "is global, which the account of the store may not count",
 }
-"""What a limit does that an instance without sight of the response cannot do."""
+"""Why an instance cannot enforce a limit, as what follows its name. It refuses requests under it."""
 
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 """An instance whose last heartbeat is older counts as gone."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from enforcement.metering.charges import Counts, weighed
 from enforcement.metering.price_documents import parse_price
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.instants import time_reply_us
-from enforcement.model.keys import Keys
+from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.model.metered import MONEY, TOKEN_UNITS, cost_name
+from enforcement.model.sizes import MAX_NUMBER
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.records import (
     MAX_RESERVATIONS,
@@ -105,7 +107,7 @@ def each_reservation(
     for start in range(0, at_most, MAX_LISTED):
         number = min(MAX_LISTED, at_most - start)
         rows: Any = client.zrange(index, least, most, byscore=True, offset=start, num=number, withscores=True)
-        yield from _listed(client, keys, tag, {_text(ident): int(score) for ident, score in rows}, now_us)
+        yield from _listed(client, keys, tag, dict(_ends(rows)), now_us)
         if len(rows) < number:
             return
 
@@ -117,7 +119,14 @@ def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
     """
     index, now_us = keys.reservations(tag), time_reply_us(client.time())
     rows: Any = client.zrange(index, "-inf", now_us, byscore=True, offset=0, num=MAX_RESERVATIONS, withscores=True)
-    return {f"{tag}.{_text(ident)}": int(score) for ident, score in rows}
+    return {f"{tag}.{ident}": ends for ident, ends in _ends(rows)}
+
+
+def _ends(rows: Iterable[tuple[Any, float]]) -> Iterator[tuple[str, int]]:
+    """Yield the ids in a reply with the instants at which they are lost. Some may be no instants."""
+    for ident, score in rows:
+        if 0 <= score <= MAX_NUMBER:
+            yield _text(ident), int(score)
 
 
 def read_reservations(client: Redis, keys: Keys, lost: Mapping[str, int]) -> list[OpenReservation]:
@@ -138,16 +147,30 @@ def _listed(client: Redis, keys: Keys, tag: str, ends: Mapping[str, int], now_us
     if not ends:
         return []
     raw = client.mget([keys.reservation(tag, ident) for ident in ends])
-    found = (_open(f"{tag}.{ident}", text, ends[ident], now_us) for ident, text in zip(ends, raw, strict=True))
+    found = (_open(keys, f"{tag}.{ident}", text, ends[ident], now_us) for ident, text in zip(ends, raw, strict=True))
     return [it for it in found if it is not None]
 
 
-def _open(reservation_id: str, raw: object, ends_us: int, now_us: int) -> OpenReservation | None:
+def _open(keys: Keys, reservation_id: str, raw: object, ends_us: int, now_us: int) -> OpenReservation | None:
     try:
-        record = ReservationRecord.read(raw)
-    except StoreError:
+        record = _read(keys, reservation_id, raw)
+        return None if record is None else _described(reservation_id, record, ends_us, now_us)
+    except (StoreError, TypeError, ValueError):
         return None
-    return None if record is None else _described(reservation_id, record, ends_us, now_us)
+
+
+def _read(keys: Keys, reservation_id: str, raw: object) -> ReservationRecord | None:
+    """
+    Return a record, or raise StoreError if it cannot be read, or names counters of another project.
+
+    An account of the store that is limited to projects may write records. Settled here, they are settled by an account
+    of all projects.
+    """
+    record, tag = ReservationRecord.read(raw), reservation_id.partition(".")[0]
+    own = keys.scope(tag), keys.scope(GLOBAL_TAG)
+    if record is not None and tag != GLOBAL_TAG and not all(str(it.bound.key).startswith(own) for it in record.charges):
+        raise StoreError("protocol", "a reservation has counters of another project")
+    return record
 
 
 def _described(reservation_id: str, record: ReservationRecord, ends_us: int, now_us: int) -> OpenReservation:
@@ -194,16 +217,21 @@ def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[s
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
                 pipe.zcard(keys.reservations(tag))
-            sizes = pipe.execute()
-        for tag in [tag for tag, size in zip(some, sizes, strict=True) if size]:
-            found[tag] = _counts(client, keys.reservations(tag), now_us)
+            sizes = pipe.execute(raise_on_error=False)
+        for tag, size in zip(some, sizes, strict=True):
+            if isinstance(size, ResponseError) and "WRONGTYPE" in str(size):
+                continue  # the project's own programs have written something else there, which concerns no other
+            if isinstance(size, Exception):
+                raise size
+            if size:
+                found[tag] = _counts(client, keys.reservations(tag), now_us)
     return found
 
 
 def _counts(client: Redis, index: str, now_us: int) -> ReservationCounts:
     lost = int(client.zcount(index, "-inf", now_us))
     first: Any = client.zrange(index, 0, 0, withscores=True) if lost else ()
-    since = int(first[0][1]) if first else None
+    since = next((ends for _, ends in _ends(first)), None)
     return ReservationCounts(max(0, int(client.zcard(index)) - lost), lost, since)
 
 
@@ -217,13 +245,15 @@ def find_reservation(client: Redis, keys: Keys, reservation_id: str) -> OpenRese
         redis.RedisError: The store does not reply.
     """
     where = RecordKeys.from_id(keys, reservation_id)
-    record = ReservationRecord.read(client.get(where.record))
+    record = _read(keys, reservation_id, client.get(where.record))
     if record is None:
         return None
     now_us = time_reply_us(client.time())
     score: Any = client.zscore(where.index, where.ident)
     # A project with very many reservations drops lost ones from its index.
-    return _described(reservation_id, record, record.at_us if score is None else int(score), now_us)
+    return _described(
+        reservation_id, record, next((ends for _, ends in _ends([("", score or 0)]) if ends), record.at_us), now_us
+    )
 
 
 def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[str, bool]:
@@ -242,7 +272,7 @@ def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[
         for one, record, ends in zip(some, replies[::2], replies[1::2], strict=True):
             if record[0] is not None:
                 # A project with very many reservations drops lost ones from its index.
-                found[one] = ends is not None and int(ends) > now_us
+                found[one] = ends is not None and ends > now_us
     return found
 
 
@@ -293,7 +323,7 @@ def settle_reservation(
     where = RecordKeys.from_id(keys, reservation_id)
     if costs is not None:
         check_costs(costs)
-    record = ReservationRecord.read(client.execute_command(*recorded(where)))  # type: ignore[no-untyped-call]
+    record = _read(keys, reservation_id, client.execute_command(*recorded(where)))  # type: ignore[no-untyped-call]
     if record is None:
         return None
     conclusion, now_us = Conclusion.by_hand(record, costs), time_reply_us(client.time())

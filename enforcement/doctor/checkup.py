@@ -73,6 +73,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
     yield from checked("round trip", lambda: sharing.round_trips(client, keys, settings.timeout))
     yield from checked("rights", lambda: fleet.rights(client, keys))
     yield from checked("documents", lambda: fleet.documents(client, keys))
+    yield from checked("shared keys", lambda: fleet.shared_keys(client, keys))
     yield from checked("instances", lambda: fleet.instances(client, keys))
     yield from checked("prices", lambda: prices(client, keys))
     yield from checked("reservations", lambda: fleet.reservations(client, keys))

@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from enforcement.control.instances import (
     DEGRADED,
     EVICTING,
+    GLOBAL,
     HEARTBEAT_LIFETIME_MS,
     PROBLEMS,
     SET_BACK,
@@ -23,9 +24,10 @@ from enforcement.control.reservations import count_reservations
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.calendars import is_host_zone
-from enforcement.model.documents import InvalidDocument, loads, parse_policy
+from enforcement.model.documents import InvalidDocument, loads, parse_intakes, parse_policy
 from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.store.client import load_library
+from enforcement.usage.shards import MAX_SHARDS
 
 MOST_SHOWN: Final = 20
 _READ_AT_ONCE: Final = 1_000
@@ -263,7 +265,9 @@ def _unsupported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
     )
     for (policy, limit, reason), where in _reported(live, "unsupported", 4):
         why = UNSUPPORTED_REASONS.get(reason, reason)
-        yield Finding("unsupported", "warning", f"{policy}/{limit} {why}, which {where} cannot enforce", advice)
+        told = "Let them ask a decision service, or make their account without --no-global (manage.py store_acl)."
+        told = told if reason == GLOBAL else advice
+        yield Finding("unsupported", "warning", f"{policy}/{limit} {why}, which {where} cannot enforce", told)
 
 
 def _reported(live: Iterable[Mapping[str, Any]], member: str, size: int) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -323,14 +327,16 @@ def rights(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Yield a finding if the account of an enforcer was made by release 0.2, whose enforcers needed fewer rights."""
-    attempts = {
+    """Yield a finding if the account of an enforcer was made by an earlier release, with other rights."""
+    attempts: dict[str, tuple[str, ...]] = {
         "the key of decision ids": ("MGET", keys.decision_key),
         "the prices of models": ("MGET", keys.prices),
-        # The server refuses these ids, so nothing is added.
-        "the shards of usage": ("XADD", keys.usage_shard(0), "NOMKSTREAM", "0-0", "instance", "doctor"),
-        "the sample of denials": ("XADD", keys.denials, "NOMKSTREAM", "0-0", "instance", "doctor"),
     }
+    if _may(client, ("GET", f"{keys.scope('proj_0')}doctor")):
+        attempts["the shards of usage"] = _append(keys.usage_shard(0))
+        attempts["the sample of denials"] = _append(keys.denials)
+    else:
+        yield from _limited(client, keys)
     missing = [what for what, attempt in attempts.items() if not _may(client, attempt)]
     if missing:
         advice = (
@@ -339,6 +345,63 @@ def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
             "is brought into the database by fewer workers, and no enforcer notices evictions."
         )
         yield Finding("account", "warning", f"lacks rights on {', '.join(missing)}", advice)
+
+
+def _append(stream: str) -> tuple[str, ...]:
+    """Return a command that appends nothing, because the server refuses this id."""
+    return "XADD", stream, "NOMKSTREAM", "0-0", "instance", "doctor"
+
+
+def _limited(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding on an account that is limited to projects, and on where it reports usage."""
+    projects: frozenset[str] = frozenset()
+    with suppress(InvalidDocument):
+        if text := client.hget(keys.documents, "intakes"):
+            projects = parse_intakes(cast("str", text))
+    own = [project for project in sorted(projects) if _may(client, _append(keys.intake(project)))]
+    again = "Run 'manage.py store_acl --apply --project' for its project."
+    if _may(client, _append(keys.usage)):
+        advice = f"It can end or erase the usage of all projects, and report it in their name. {again}"
+        yield Finding("project", "warning", "limited to projects by an earlier release", advice)
+    elif not own:
+        value = "limited to projects, and nobody reads the usage that it reports"
+        yield Finding("project", "warning", value, again)
+    else:
+        can = _may(client, ("GET", f"{keys.scope(GLOBAL_TAG)}doctor"))
+        more = "it may spoil the counters of global limits" if can else "without counters of global limits"
+        yield Finding("project", "ok", f"limited to {', '.join(own)}, with an intake for usage; {more}")
+
+
+def shared_keys(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding on keys that nobody can use, as they have another type, or a last id that nothing can follow."""
+    streams = [keys.usage, *map(keys.usage_shard, range(MAX_SHARDS)), keys.denials]
+    kinds = {**dict.fromkeys(streams, "stream"), keys.instances: "zset", keys.usage_shards: "string"}
+    spoilt = [name for name, kind in kinds.items() if _is_spoilt(client, name, kind)]
+    if spoilt:
+        advice = (
+            "The worker of the control plane deletes them within seconds, with what they hold. If they stay, it does "
+            "not run, or its account was made by an earlier release: run 'manage.py store_acl --apply'."
+        )
+        yield Finding("shared keys", "problem", f"spoilt by another program: {', '.join(spoilt)}", advice)
+
+
+def _is_spoilt(client: Redis, name: str, kind: str) -> bool:
+    """Return whether a key has another type. An account that may not ask for it finds out by what it may."""
+    try:
+        if str(client.type(name)) not in (kind, "none"):
+            return True
+    except NoPermissionError:
+        pass
+    # Nothing is added to a stream that has any entry, or had one.
+    attempts: dict[str, tuple[str, ...]] = {"stream": ("XADD", name, "NOMKSTREAM", "0-1", "instance", "doctor")}
+    attempts |= {"zset": ("ZCOUNT", name, "0", "0"), "string": ("GET", name)}
+    try:
+        client.execute_command(*attempts[kind])  # type: ignore[no-untyped-call]
+    except NoPermissionError:
+        return False
+    except ResponseError as exc:
+        return "WRONGTYPE" in str(exc) or "exhausted" in str(exc)
+    return False
 
 
 def _may(client: Redis, command: tuple[str, ...]) -> bool:

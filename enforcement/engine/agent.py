@@ -157,7 +157,7 @@ class Agent:
         if earlier is not None:
             loader.go_on_after(earlier)
         evictions = EvictionWatch(client, clock, self._warnings)
-        self._delivery = UsageDelivery(client, self._keys, self._usage)
+        self._delivery = UsageDelivery(client, self._keys, self._usage, self._once, lambda: documents.current.intakes)
         self._disk = DiskCopy(self._path, documents, self.host_clock)
         send = self._heartbeat.send
         self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, lambda: send(client, self.state, self.degraded_since_us))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,11 +19,12 @@ from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.model.checks import is_secret
 from enforcement.model.documents import StateName
-from enforcement.model.keys import Keys
+from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.state.disk import HostClock, restore, save, save_confirmation, unconfirmed_seconds
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
 from enforcement.usage.batch import UsageBatch
+from enforcement.usage.intakes import by_project, denials_by_project, id_in_intake
 from enforcement.usage.shards import read_shards
 from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, MAX_WAITING_ROWS, UsageLog
 
@@ -141,6 +143,7 @@ class DocumentLoader:
         self._warnings = warnings
         self._behind: StateName | None = None
         self._is_set_back = False
+        self._knows_rights = False
         self._begun_at = clock.monotonic()
         self.cursor = ""
         self.confirmed_at: float | None = None
@@ -180,6 +183,7 @@ class DocumentLoader:
         It does so if no documents are loaded yet, and if the store is another one or was repaired, or was ahead at the
         previous check already. A store that was set back is used for counters only.
         """
+        self._learn_rights()
         revision, store_id = self._read("HMGET", self._keys.documents, "revision", "store_id")
         current, loaded = self._documents.current, self._documents.loaded
         if revision is None:
@@ -230,6 +234,21 @@ class DocumentLoader:
         logger.info("Documents of %s were loaded from store %s.", current.name, current.store_id)
         return True
 
+    def _learn_rights(self) -> None:
+        """Ask once, before there are documents, whether the account may use the counters of the global policy."""
+        if self._knows_rights:
+            return
+        try:
+            self._read("MGET", f"{self._keys.scope(GLOBAL_TAG)}rights")
+        except NoPermissionError:
+            self._documents.lacks_global = True
+            self._documents.outdate()
+            logger.warning(
+                "The account of the store has no right on global counters (store_acl --no-global), so each request "
+                "under a limit of the global policy is refused. Ask a decision service, or make the account anew."
+            )
+        self._knows_rights = True
+
     def _is_older(self, raw: Mapping[bytes, bytes]) -> bool:
         """Return whether the store has a state before the one that was read from it, or before the present one."""
         read = name_of(raw.get(b"revision"), raw.get(b"store_id"))
@@ -252,17 +271,32 @@ class UsageDelivery:
     """
     Delivers the usage of this process.
 
+    It goes to streams that all projects share. An account of the store that is limited to projects may not write there,
+    and so writes to the intake of each project.
+
     Args:
         client: Reaches the store.
         keys: Has the key of the usage stream.
         usage: Batches come from it. One that fails is sent again with the same id.
+        once: Logs usage that nobody reads, or that the account may write nowhere.
+        intakes: Returns the ids of the projects of which the control plane reads the intake.
     """
 
-    def __init__(self, client: StoreClient, keys: Keys, usage: UsageLog) -> None:
+    def __init__(
+        self,
+        client: StoreClient,
+        keys: Keys,
+        usage: UsageLog,
+        once: OnceLogger | None = None,
+        intakes: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
         self._client = client
         self._keys = keys
         self._usage = usage
+        self._once = once or OnceLogger()
+        self._intakes = intakes
         self._shards: int | None = None
+        self._is_limited = False
 
     def deliver(self) -> None:
         """
@@ -276,9 +310,17 @@ class UsageDelivery:
             self._usage.delivered(batch)
         rows = self._usage.sample.take()
         if rows is not None:
-            fields = {"instance": self._usage.instance, "rows": rows}
-            with contextlib.suppress(NoPermissionError):  # an account made by 0.2 may not write them
-                self._client.xadd(self._keys.denials, fields, maxlen=MAX_DENIALS_LENGTH, approximate=True)  # type: ignore[arg-type]
+            self._deliver_denials(rows)
+
+    def _deliver_denials(self, rows: str) -> None:
+        instance = {"instance": self._usage.instance}
+        with contextlib.suppress(NoPermissionError):  # an account made by 0.2 may not write them
+            if not self._is_limited:
+                self._append(self._keys.denials, {**instance, "rows": rows}, MAX_DENIALS_LENGTH)
+                return
+        for project, own in denials_by_project(rows).items() if self._is_limited else ():
+            with contextlib.suppress(NoPermissionError):
+                self._append(self._keys.intake(project), {**instance, "denials": own})
 
     def deliver_rest(self) -> None:
         """
@@ -297,6 +339,8 @@ class UsageDelivery:
 
         A control plane that reads no shards announces none, and its announcement ends soon after it has stopped.
         """
+        if self._is_limited:
+            return 0
         if self._shards is None:
             try:
                 # Not decoded, as any byte may be there, and an error would stop all deliveries.
@@ -307,15 +351,43 @@ class UsageDelivery:
         return self._shards
 
     def _add(self, batch: UsageBatch) -> None:
+        if not self._is_limited:
+            try:
+                self._add_to_shared(batch)
+                return
+            except NoPermissionError:
+                self._is_limited = True
+        for project, part in by_project(batch).items():
+            self._add_to_intake(project, part)
+
+    def _add_to_intake(self, project: str, part: UsageBatch) -> None:
+        try:
+            self._append(self._keys.intake(project), part.fields())
+            if project not in self._intakes():
+                advice = f"run 'manage.py store_acl --project' for {project}"
+                self._once.warn(f"Nobody reads the usage that this account of the store reports: {advice}.")
+            return
+        except NoPermissionError:
+            pass
+        try:
+            # The account may have other rights than before. The id is the one that the control plane gives to a batch
+            # of an intake, so that it counts once if this was sent to both.
+            self._append(self._keys.usage, part._replace(id=id_in_intake(part.id, project)).fields())
+            self._is_limited = False
+        except NoPermissionError as exc:
+            self._usage.dropped += sum(row[6] + row[7] for row in json.loads(part.rows) if row[4] == "")
+            self._once.warn(f"The account of the store may not report usage of {project}, which is missing: {exc}")
+
+    def _add_to_shared(self, batch: UsageBatch) -> None:
         if batch.shard is not None and batch.shard < self._read_shards():
             # What the store refuses for a shard goes to the stream that every account may write.
             with contextlib.suppress(ResponseError):
-                self._append(self._keys.usage_shard(batch.shard), batch)
+                self._append(self._keys.usage_shard(batch.shard), batch.fields())
                 return
-        self._append(self._keys.usage, batch)
+        self._append(self._keys.usage, batch.fields())
 
-    def _append(self, stream: str, batch: UsageBatch) -> None:
-        self._client.xadd(stream, batch.fields(), maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+    def _append(self, stream: str, fields: dict[str, str], at_most: int = MAX_STREAM_LENGTH) -> None:
+        self._client.xadd(stream, fields, maxlen=at_most, approximate=True)  # type: ignore[arg-type]
 
 
 class DiskCopy:

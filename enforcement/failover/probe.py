@@ -25,7 +25,7 @@ _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
 def probe_command(keys: Keys) -> bytes:
     """Return the encoded call that charges a counter of its own, which expires after a second."""
-    plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
+    plan = Plan((BoundLimit(_LIMIT, keys.probe, "global"),))
     return commands.decide(Request(plan, 1), 0, clock=False)
 
 
@@ -35,7 +35,7 @@ class DecisionProbe:
 
     Args:
         pipe: Has the time budget of a decision.
-        keys: The keys of the store. The counter is among those of global limits, which every enforcer may write.
+        keys: The keys of the store.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:

@@ -276,6 +276,14 @@ def parse_global(text: str | bytes) -> str | None:
     return DocumentReader(text, {"policy"}).maybe_string("policy")
 
 
+def parse_intakes(text: str | bytes) -> frozenset[str]:
+    """Return the ids of the projects whose usage is also read from an intake of their own. Raises InvalidDocument."""
+    items = DocumentReader(text, {"projects"}).items("projects")
+    if not all(isinstance(item, str) and _PROJECT_ID.fullmatch(item) for item in items):
+        raise InvalidDocument("projects: must be a list of ids of projects")
+    return frozenset(items)
+
+
 class DocumentReader:
     """
     The fields of one object, read by type. All methods raise InvalidDocument for a field that breaks a rule.

@@ -84,6 +84,15 @@ class Keys:
         """Return the key of a token's document. *digest* has 64 hexadecimal characters."""
         return f"{self.prefix}{{doc}}:token:{digest}"
 
+    @property
+    def probe(self) -> str:
+        """The counter that is charged to see whether the store decides. Every enforcer may write it."""
+        return f"{self.scope(GLOBAL_TAG)}trial"
+
+    def intake(self, project: str) -> str:
+        """Return the key of the stream of usage from accounts of the store that are limited to this project."""
+        return f"{self.prefix}in:{{{project}}}"
+
     def usage_shard(self, shard: int) -> str:
         """Return the key of the stream of one shard of usage. It is used only while ``usage_shards`` announces it."""
         return f"{self.prefix}{{usage}}:shard:{shard}"

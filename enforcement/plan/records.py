@@ -19,6 +19,7 @@ from enforcement.model.checks import shown
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import OPEN_RESERVATIONS, RECORD, Keys, marker_beside
 from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_NUMBER
 from enforcement.model.strict_json import EncodedJSON
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
@@ -257,10 +258,18 @@ class ReservationRecord:
             diverted = iter(overflowed.split(",") if overflowed else ())
             bounds = [_bound(row, diverted) for row in limits]
             rows = zip(bounds, costs, marks.split(",") if marks else (), strict=True)
-            charges = tuple(RecordedCharge(b, int(cost), None if m == "-" else int(m)) for b, cost, m in rows)
-            return cls(int(at), head, charges)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            charges = tuple(RecordedCharge(b, _number(cost), None if m == "-" else _number(m)) for b, cost, m in rows)
+            return cls(_number(at), head, charges)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise StoreError("protocol", f"a reservation cannot be read: {exc}") from exc
+
+
+def _number(value: Any) -> int:
+    """Return an integer that a store of limits can hold, or raise ValueError. Any client may have written it."""
+    number = int(value)
+    if not -MAX_NUMBER <= number <= MAX_NUMBER:
+        raise ValueError(f"must be at most {MAX_NUMBER}")
+    return number
 
 
 def _bound(row: Mapping[str, Any], diverted: Any) -> BoundLimit:

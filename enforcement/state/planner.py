@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Final
 
 from enforcement.control.emergency import Values, is_in_force, last_end
+from enforcement.control.instances import GLOBAL
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import Token
 from enforcement.model.keys import Keys
@@ -330,6 +331,11 @@ class Planner:
             made = self.refusal("inactive_project")
         elif anonymous and project.anonymous_policy is None:
             made = self.refusal("token_required")
+        elif self._documents.lacks_global and (limits := _global_limits(state)):
+            # The store would refuse the whole call, and without it each process would admit by its own count.
+            for limit in limits:
+                self.unsupported.note((project.id, limit[0], limit[1], GLOBAL), monotonic())
+            made = self.refusal("degraded_denied")
         else:
             made = self._plans_of(entry, subject, now_us, state)
         if type(made) is type(entry.plan) is TokenPlans and made.always and entry.plan.always:
@@ -385,6 +391,12 @@ class Planner:
             hidden = (*made["hidden"], HiddenLimit(lambda attributes: True, is_metered=False))
             made = {**made, "metering": made["metering"] or metering, "hidden": hidden}
         return SuspendingPlans(**made, suspended=suspended, refuse=refuse)
+
+
+def _global_limits(state: Snapshot) -> list[tuple[str, str]]:
+    """Return the slug of the global policy with the name of each of its limits, in a new list."""
+    policy = state.policies.get(state.global_policy or "")
+    return [] if policy is None else [(policy.slug, limit.name) for limit in policy.limits]
 
 
 def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...] | None:

@@ -25,6 +25,7 @@ from enforcement.model.documents import (
     epoch_of,
     parse_global,
     parse_identity,
+    parse_intakes,
     parse_policy,
     parse_project,
     parse_revision,
@@ -55,6 +56,7 @@ class Snapshot:
     projects: Mapping[str, Project] = field(default_factory=dict)
     global_policy: str | None = None
     emergency: Emergency = NO_EMERGENCY
+    intakes: frozenset[str] = frozenset()
 
     @property
     def name(self) -> StateName:
@@ -126,6 +128,7 @@ class PublishedState:
         decision_key: The secret by which decision ids are made, or an empty string if the store has none.
         disk_failures: How often the copy on disk could not be written or used.
         price_changes: Increases with each publication that may have changed the prices.
+        lacks_global: Whether the account of the store may not use the counters of the global policy.
         on_change: Called when the state was replaced.
         price_revision: The revision of the prices in use. None: this process uses no prices.
     """
@@ -138,6 +141,7 @@ class PublishedState:
         self.decision_key = ""
         self.disk_failures = 0
         self.price_changes = 0
+        self.lacks_global = False
         self.price_revision: int | None = None
         self.arrivals = Arrivals()
         self.on_change: Callable[[], None] = lambda: None
@@ -363,6 +367,8 @@ def _parse(name: str, text: str) -> Any:
         return parse_global(text)
     if name == "emergency":
         return parse_emergency(text)
+    if name == "intakes":
+        return parse_intakes(text)
     if kind == "policy":
         value: Policy | Project = parse_policy(text)
     elif kind == "project":
@@ -379,8 +385,9 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
     projects = {value.id: value for _, value in parsed.values() if isinstance(value, Project)}
     _, global_policy = parsed.get("global", ("", None))
     _, emergency = parsed.get("emergency", ("", NO_EMERGENCY))
+    _, intakes = parsed.get("intakes", ("", frozenset()))
     documents = MappingProxyType(policies), MappingProxyType(projects)
-    return Snapshot(revision, store_id, *documents, global_policy, emergency)
+    return Snapshot(revision, store_id, *documents, global_policy, emergency, intakes)
 
 
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:

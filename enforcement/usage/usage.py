@@ -7,7 +7,6 @@ in the same minute as the one before. Everything else is computed when the count
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs
 from enforcement.plan.reply import Reply
-from enforcement.usage.batch import UsageBatch
+from enforcement.usage.batch import UsageBatch, as_json
 from enforcement.usage.denial_sample import DenialSample
 from enforcement.usage.shards import MIN_ROWS_A_SHARD, by_shard
 from enforcement.usage.spread import SpreadLog
@@ -383,13 +382,8 @@ class UsageLog:
         name = f"{self.instance}-{self._life}-{self._made}"
         broken = None if self.metered is None else self.metered.broken.take()
         samples = None if self.metered is None else self.metered.take_samples(MAX_SAMPLES_PER_BATCH)
-        further = [_json(values) if values else "" for values in (metered, spread, broken, samples)]
-        return UsageBatch(name, self.instance, _json(rows), further[0], further[1], further[2], further[3], shard)
-
-
-def _json(rows: Sequence[object]) -> str:
-    # Escapes would make each character of a model's name up to twelve times as long, and the entry too long to be read.
-    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+        further = [as_json(values) if values else "" for values in (metered, spread, broken, samples)]
+        return UsageBatch(name, self.instance, as_json(rows), further[0], further[1], further[2], further[3], shard)
 
 
 def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:

@@ -164,6 +164,10 @@ def test_limits_in_code_that_are_switched_off_are_shown(beat, admin_client):
         {"revision": "seven"},
         {"seen_at_us": None},
         {"seen_at_us": 2**70},
+        {"seen_at_us": 253_402_300_798_999_999},
+        {"seen_at_us": 1_500_000_000_000_000},
+        {"started_at_us": 253_402_300_798_999_999},
+        {"glass_until_us": 253_402_300_798_999_999},
         {"started_at_us": "noon"},
         {"decisions": [1]},
         {"decisions": {"allowed": -1}},
@@ -274,3 +278,18 @@ def test_a_store_that_is_away_fails_no_task(store):
     store.kill()
 
     assert tasks.collect_heartbeats() == 0
+
+
+def test_nobody_is_seen_in_the_future(beat, client_of_store, store):
+    """A clock that is wrong, or a lie, prolongs no instance's life: it ages by the store's clock."""
+    now_us = int(client_of_store.time()[0]) * 1_000_000
+    beat(seen_at_us=now_us + 1_800_000_000)
+    client_of_store.zadd("sg:{fleet}:instances", {"ghost": now_us + 7_200_000_000})
+    Instance.objects.create(id="ghost", seen_at=datetime(9999, 12, 31, tzinfo=UTC))
+    now = datetime.fromtimestamp(now_us / 1e6, UTC)
+
+    heartbeats.collect(now)
+
+    (instance,) = Instance.objects.all()
+    assert (instance.pk, instance.seen_at <= now + timedelta(minutes=1)) == ("proxy-1", True)
+    assert client_of_store.zrange("sg:{fleet}:instances", 0, -1) == ["proxy-1"]

@@ -16,9 +16,7 @@ from controlplane.projects.actions import issue_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.usage import rollup
-from controlplane.usage.drain import drain, rejected_key
-from controlplane.usage.models import UsageRow
-from controlplane.usage.streams import UsageStream
+from controlplane.usage.drain import drain
 from controlplane.usage.tasks import drain as drain_task
 from enforcement import aio
 from enforcement.control.reservations import open_reservations
@@ -68,8 +66,10 @@ def report(client_of_store, now, chat):
         fields = {"project": chat.pk, "model": "gpt-x", "format": "openai-chat", "pattern": "gpt-*"}
         fields |= {"requests": 1, "added": 700}
         rows = rows or [[minute, *(fields | changed).values()]]
-        entry = {"id": f"proxy-1-{next(sent)}", "instance": "proxy-1", "rows": json.dumps([row(minute)])}
-        client_of_store.xadd(USAGE, {**entry, "broken": json.dumps(rows)})
+        used = [row(minute, project=chat.pk)]
+        entry = {"id": f"proxy-1-{next(sent)}", "instance": "proxy-1", "rows": json.dumps(used)}
+        stream = Keys().intake(chat.pk) if chat.has_intake else USAGE
+        client_of_store.xadd(stream, {**entry, "broken": json.dumps(rows)})
         return drain(at, client_of_store)
 
     return send
@@ -181,8 +181,10 @@ def test_an_unknown_pattern_raises_nothing(report, now, changed):
     assert BrokenBound.objects.count() == 1
 
 
-def test_whoever_may_not_write_for_all_raises_nothing(report, now, monkeypatch):
-    monkeypatch.setattr(UsageStream, "is_for_all", False)
+def test_whoever_may_not_write_for_all_raises_nothing(report, now, chat):
+    """An account that is limited to projects, which writes to the intake of each."""
+    chat.has_intake = True
+    chat.save()
     ModelPriceFactory(of_the_catalogue=True, pattern="gpt-*")
     report()
 
@@ -206,10 +208,10 @@ def test_what_is_kept_is_bounded(report, now, chat):
 
 
 def test_a_sum_of_lies_stops_no_usage(report, now):
-    for number in range(3):
+    for number in range(6):
         report(requests=2**50, at=now + timedelta(seconds=number))
 
-    assert BrokenBound.objects.get().requests == 2**50
+    assert BrokenBound.objects.get().requests == 2**52
     assert report(requests=1).counted == 1
 
 
@@ -237,9 +239,9 @@ def test_reports_are_added_and_the_most_counts(report, now, chat):
         ({"more": 1}, "broken[0]: must be a list of 7 fields"),
     ],
 )
-def test_a_wrong_row_sets_its_batch_aside(report, client_of_store, changed, reason):
+def test_a_wrong_row_is_set_aside(report, client_of_store, changed, reason):
     assert report(**changed).rejected == 1
 
-    ((_, kept),) = client_of_store.xrange(rejected_key())
+    ((_, kept),) = client_of_store.xrange("sg:{usage}:stream:rejected")
     assert reason in kept["reason"]
-    assert not UsageRow.objects.exists()
+    assert not BrokenBound.objects.exists()

@@ -15,7 +15,7 @@ from controlplane.prices.actions import learn_estimates
 from controlplane.prices.models import LearnedEstimate
 from controlplane.publishing.models import Revision
 from controlplane.publishing.reconcile import reconcile
-from controlplane.usage.drain import drain, rejected_key
+from controlplane.usage.drain import drain
 from controlplane.usage.models import EstimateSample
 from controlplane.usage.rollup import MOST_SAMPLED, prune
 from enforcement.metering import typical
@@ -322,7 +322,7 @@ def test_a_wrong_row_sets_its_batch_aside(client_of_store, place, value, reason)
     client_of_store.xadd(USAGE, fields)
 
     assert drain(NOON, client_of_store).rejected == 1
-    ((_, kept),) = client_of_store.xrange(rejected_key())
+    ((_, kept),) = client_of_store.xrange("sg:{usage}:stream:rejected")
     assert reason in kept["reason"]
 
 

@@ -17,9 +17,11 @@ from django.db import connection
 from django.utils import timezone
 
 from controlplane import checks
+from controlplane.audit.entries import AuditEntry
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import rebuild
+from controlplane.publishing import tasks as publishing_tasks
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import Postponed, publish_all
@@ -244,6 +246,62 @@ def test_a_project_gets_an_enforcer_of_its_own(admin):
     assert "Account enforcer-shop: created." in done
     assert admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", f"sg:{{{own.pk}}}:f1") == "OK"
     assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", f"sg:{{{other.pk}}}:f1")
+
+
+def test_usage_under_the_account_of_a_project_is_counted(account, server, admin, monkeypatch):
+    """The whole way, with no right that is missing. The command opens the intake before the account exists, once."""
+    own = TokenFactory(project=ProjectFactory(slug="shop"), policy=LimitFactory(quota=2, window_seconds=3600).policy)
+    monkeypatch.setenv("SLUICEGATE_ENFORCER_SHOP_PASSWORD", PASSWORD)
+    for _ in range(2):
+        store_acl("--apply", "--project", "shop")
+    account("worker")
+    call_command("publish", "--all", stdout=StringIO())
+    with Limiter(url_of(server, "enforcer-shop", PASSWORD), timeout=1.0, instance="proxy-1") as limiter:
+        decisions = [limiter.check(own.secret) for _ in range(3)]
+        assert eventually(lambda: heartbeats.collect(timezone.now()) == 1)
+    drained = drain(timezone.now())
+
+    assert [(d.reason, d.source) for d in decisions] == [("ok", "store"), ("ok", "store"), ("limited", "store")]
+    assert (drained.counted >= 1, drained.rejected) == (True, 0)
+    assert UsageRow.objects.get(token_id=own.pk, period="day", limit_name="").allowed == 2
+    assert DeniedRequest.objects.get().token_id == own.pk
+    # It has tried where accounts of all projects write, once.
+    assert refused(admin) == ["enforcer-shop: sg:{usage}:stream"]
+    assert AuditEntry.objects.get(object_type="project").after["has_intake"] is True
+
+
+def test_what_a_project_spoils_is_repaired_under_worker(account, admin):
+    """Each with the rights that the task has: a type, an id that nothing can follow, and a key of one project."""
+    project = ProjectFactory(slug="shop")
+    store_acl("--apply", "--project", "shop")
+    intake, last = KEYS.intake(project.pk), f"{2**64 - 1}-{2**64 - 1}"
+    admin.delete("sg:{fleet}:instances", "sg:{usage}:denials")
+    admin.set("sg:{fleet}:instances", "x")
+    admin.set("sg:{usage}:denials", "x")
+    admin.xadd(intake, {"a": "b"}, id=last)
+    admin.xadd("sg:{usage}:stream", {"a": "b"}, id=last)
+    account("worker")
+    tasks.drain()
+
+    repaired = publishing_tasks.reconcile()
+
+    spoilt = {"sg:{fleet}:instances", "sg:{usage}:denials", intake, "sg:{usage}:stream"}
+    assert {line.partition(" ")[0] for line in repaired} >= spoilt
+    assert not admin.exists(*spoilt)
+    assert publishing_tasks.reconcile() == []
+    assert refused(admin) == []
+
+
+def test_a_project_may_be_kept_from_global_counters(admin):
+    """Only where it is named: all others need them."""
+    own = ProjectFactory(slug="shop")
+    with pytest.raises(CommandError, match="--no-global: must be given with --project"):
+        store_acl("--apply", "--no-global")
+
+    store_acl("--apply", "--project", "shop", "--no-global")
+
+    assert admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", f"sg:{{{own.pk}}}:f1") == "OK"
+    assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", "sg:{global}:f1")
 
 
 def test_a_project_that_does_not_exist_is_refused(admin):

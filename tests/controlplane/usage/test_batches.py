@@ -105,7 +105,7 @@ def test_names_that_clients_choose_make_no_batch_too_long(sign):
             subject = f"prj_{'a' * 22}", f"tok_{token:022d}"
             log.metering().settled(subject, NOON_MINUTE * 60_000_000, opening, settlement)
 
-    batch = StreamBatch.parse("1-0", log.drain()[0].fields(), NOON, is_for_all=True)
+    batch = StreamBatch.parse("1-0", log.drain()[0].fields(), NOON)
     assert (len(batch.metered), len(batch.samples)) == (MAX_METERED_ROWS_PER_BATCH, MAX_SAMPLES_PER_BATCH)
 
 

@@ -10,10 +10,13 @@ from django.utils import timezone
 
 from controlplane.core import transactions
 from controlplane.core.locks import hold
+from controlplane.preview import recording
+from controlplane.preview.models import RecordedDay, RecordedMinute
+from controlplane.usage import batches, tasks
 from controlplane.usage import drain as drainer
-from controlplane.usage import tasks
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.streams import UsageStream
 from enforcement.store.client import STORE_ERRORS
 from tests.controlplane.forks import wait_until_stopped
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
@@ -129,27 +132,68 @@ def test_entries_set_aside_are_bounded(client_of_store, store):
     assert client_of_store.memory_usage(REJECTED, samples=0) < 20_000_000
 
 
-def test_a_sum_that_the_database_cannot_hold_stops_no_other(report_usage, client_of_store):
-    """Where the database refuses a batch, that one is set aside."""
-    if connection.vendor == "sqlite":
-        pytest.skip("SQLite turns such a sum into a fraction and refuses nothing.")
+@pytest.mark.parametrize("known", [2**63 - 1, 2**52, -(2**63)])
+def test_a_sum_stays_where_others_can_be_added_to_it(report_usage, known):
+    """Whatever forged rows have made of it, an honest batch with such a row is counted."""
     UsageRow.objects.create(
-        period="minute", at=NOON, project_id="proj_1", token_id="tok_1", unit="requests", allowed=2**63 - 1
+        period="minute", at=NOON, project_id="proj_1", token_id="tok_1", unit="requests", cost=known
     )
+    report_usage("proxy-1-1", row(), row(token="tok_2"))
+
+    assert drain(NOON) == DrainResult(counted=1)
+    sums = dict(UsageRow.objects.filter(period="minute").values_list("token_id", "cost"))
+    assert sums == {"tok_1": 2**52 if known > 0 else -(2**52), "tok_2": 1}
+
+
+def test_the_sum_of_a_report_stays_there_too(report_usage):
+    """Each of its numbers could be stored. Nor does what is recorded for previews end their folding."""
+    report_usage("proxy-1-1", *[row(cost=2**50, allowed=2**50, denied=2**50)] * 2**13)
+    report_usage("proxy-1-2", row(token="tok_2"))
+
+    assert drain(NOON) == DrainResult(counted=2)
+    minute = UsageRow.objects.get(period="minute", token_id="tok_1")
+    assert (minute.cost, minute.allowed, minute.denied) == (2**52,) * 3
+    RecordedMinute.objects.filter(token_id="tok_1").update(allowed=2**63 - 1, denied=2**63 - 1)
+    assert recording.fold(NOON + timedelta(hours=1)) == 2
+    assert dict(RecordedDay.objects.values_list("token_id", "requests")) == {"tok_1": 2**52, "tok_2": 1}
+
+
+def test_a_day_that_cannot_be_folded_stops_no_other(report_usage, caplog):
+    """It is left out of previews, and that is said."""
+    RecordedDay.objects.create(project_id="proj_1", token_id="tok_1", day=NOON.date(), body=b"\x01no chunk")
+    report_usage("proxy-1-1", row(), row(token="tok_2"))
+    drain(NOON)
+
+    recording.fold(NOON + timedelta(hours=1))
+
+    assert dict(RecordedDay.objects.values_list("token_id", "requests")) == {"tok_1": 0, "tok_2": 1}
+    assert "('proj_1', 'tok_1') on 2026-11-24 is left out of previews" in caplog.text
+
+
+def test_what_is_honest_in_a_batch_counts(report_usage, client_of_store, caplog):
+    """A row that no enforcer would send is set aside alone."""
+    report_usage("proxy-1-1", row(), row(allowed=-1), [1, 2, 3], row(token="tok_2"))
+    report_usage("proxy-1-2", row())
+
+    assert drain(NOON) == DrainResult(counted=2, rejected=1)
+    assert total() == 3
+    [(_, kept)] = client_of_store.xrange(REJECTED)
+    assert kept["reason"] == "rows[1].allowed: must be an integer from 0 to 1125899906842624, got -1."
+    assert json.loads(kept["refused"]) == [["rows", row(allowed=-1)], ["rows", [1, 2, 3]]]
+    assert "2 rows of the usage entry" in caplog.text
+
+
+def test_what_the_database_refuses_is_found_row_by_row(report_usage, client_of_store, monkeypatch):
+    """Should a value pass here that it cannot store, all others count once."""
+    monkeypatch.setattr(batches, "MAX_COUNT", 2**70)
+    report_usage("proxy-1-1", row(), row(token="tok_3"), row(token="tok_9", allowed=2**64), row(token="tok_2"))
+    report_usage("proxy-1-2", row(token="tok_8", denied=2**64))
+
+    assert drain(NOON) == DrainResult(counted=1, rejected=2)
+    assert total() == 3
+    assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1", "proxy-1-2"]
     report_usage("proxy-1-1", row())
-    report_usage("proxy-1-2", row(token="tok_2"))
-
-    assert drain(NOON) == DrainResult(counted=1, rejected=1)
-    assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1"]
-
-
-def test_a_report_of_which_the_sum_is_too_large_stops_no_other(report_usage, client_of_store):
-    """Each of its numbers could be stored."""
-    report_usage("proxy-1-1", *[row(cost=2**50)] * 2**13)
-    report_usage("proxy-1-2", row(token="tok_2"))
-
-    assert drain(NOON) == DrainResult(counted=1, rejected=1)
-    assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1"]
+    assert drain(NOON) == DrainResult(repeated=1)
 
 
 def test_tokens_learn_when_they_were_last_used(report_usage):
@@ -326,7 +370,7 @@ def test_two_drains_with_one_batch_count_it_once(report_usage, client_of_store):
     done = DrainResult()
 
     for claims, entries in both:
-        drainer._drain(claims, entries, NOON, done)
+        drainer._drain(drainer.Source(UsageStream(USAGE), claims), entries, NOON, done)
 
     assert (done, total(), client_of_store.xlen(USAGE)) == (DrainResult(counted=1, repeated=1), 1, 0)
 

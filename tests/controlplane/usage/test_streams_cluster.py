@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.usage import streams
-from controlplane.usage.drain import DrainResult, drain, rejected_key
+from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageRow
 from enforcement.engine.duties import UsageDelivery
 from enforcement.model.documents import parse_token
@@ -47,6 +47,6 @@ def test_shards_are_announced_written_and_drained_on_a_cluster(cluster):
         lengths = {stream.shard: length for stream, length in streams.lengths(store.connection()).items() if length}
         assert lengths == {0: 1, 1: 1, 2: 1, 3: 1, 5: 1}
         assert drain(now) == DrainResult(counted=4, rejected=1)
-        assert client.xlen(rejected_key()) == 1
+        assert client.xlen(f"{keys.usage}:rejected") == 1
     assert UsageRow.objects.filter(period="minute").aggregate(n=Sum("allowed"))["n"] == 400
     assert sum(streams.lengths(store.connection()).values()) == 0

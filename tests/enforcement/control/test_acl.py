@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -43,7 +44,9 @@ COUNTING = {
     "unlink", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
     "zremrangebyscore", "zrevrange", "zrevrangebyscore", "zscore",
 }  # fmt: skip
-LIVING = {"fcall", "set", "unlink", "zadd", "zcount", "zrem", "zremrangebyscore"}
+LIVING = {"fcall", "set", "unlink"}
+LISTING = {"fcall", "zadd", "zcount", "zrem", "zremrangebyscore"}
+INTAKE = "sg:in:{proj_1}"
 LIMITS = [
     Limit(name="window", quota=9, window_seconds=3_600),
     Limit(name="month", quota=9, calendar="month"),
@@ -116,7 +119,7 @@ def test_every_command_of_the_server_as_enforcer(accounts):
         DENIALS: {"xadd"},
         DECISION_KEY: {"get", "mget"},
         HEARTBEAT: LIVING,
-        "sg:{fleet}:instances": LIVING,
+        "sg:{fleet}:instances": LISTING,
         COUNTER: COUNTING,
         IN_CODE: COUNTING,
         "sg:{global}:f-counter": COUNTING,
@@ -126,6 +129,42 @@ def test_every_command_of_the_server_as_enforcer(accounts):
         "sg:{doc}:new": set(),
         "another's prefix": set(),
     }
+
+
+def test_every_command_of_the_server_as_enforcer_of_a_project(accounts):
+    """It appends to the intake of its project, and to nothing that others share. It reads documents as all do."""
+    install(accounts.client, "limited", enforcer(KEYS, ["proj_1"]))
+    table = CommandTable(accounts.client, "limited")
+    others = ("sg:{proj_2}:f-counter", "sg:in:{proj_2}", f"{INTAKE}:rejected", IN_CODE, USAGE, SHARDS, SHARD, DENIALS)
+    alike = (DOCUMENTS, LOG, TOKEN, DECISION_KEY, COUNTER, "sg:{global}:f-counter", HEARTBEAT, "sg:{fleet}:instances")
+    found = {key: table.passing(key) for key in (INTAKE, *others, *alike)}
+    enforcers = CommandTable(accounts.client, "enforcer")
+    accounts.client.execute_command("ACL DELUSER", "limited")
+
+    assert found[INTAKE] == {"xadd"}
+    assert not any(found[key] for key in others)
+    assert {key: found[key] for key in alike} == {key: enforcers.passing(key) for key in alike}
+    assert enforcers.passing(INTAKE) == set()
+
+
+def test_an_account_without_global_counters_refuses_what_falls_under_them(server, accounts, make_limiter, caplog):
+    """It says why. Without a global policy, and with that right, it decides as all do."""
+    install(accounts.client, "limited", enforcer(KEYS, [PROJECT], with_global=False))
+    limiter = accounts.follow(make_limiter(url_of(server, "limited"), instance="proxy-1"))
+    secret = accounts.everything(fixed(5))
+    before = limiter.check(secret)
+    everywhere = {"global": {"schema": 1, "policy": "pol_all"}, **accounts.policy("all", fixed(9, name="every"))}
+    accounts.publish(everywhere)
+
+    assert (before.allowed, before.source) == (True, "store")
+    assert eventually(lambda: limiter.check(secret).reason == "degraded_denied")
+    assert "store_acl --no-global" in caplog.text
+    report = [[PROJECT, "all", "every", "global"]]
+    assert eventually(lambda: report == json.loads(accounts.client.get(HEARTBEAT) or "{}").get("unsupported"))
+    assert not list(accounts.client.scan_iter("sg:{global}:c:*"))
+    accounts.publish({"global": {"schema": 1, "policy": None}})
+    assert eventually(lambda: limiter.check(secret).source == "store", seconds=10)
+    accounts.client.execute_command("ACL DELUSER", "limited")
 
 
 @pytest.mark.parametrize(

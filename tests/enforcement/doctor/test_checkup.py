@@ -74,7 +74,8 @@ def account(world):
         return server.url.replace("redis://", f"redis://{name}:{PASSWORD}@")
 
     yield make
-    world.client.execute_command("ACL DELUSER", *names)
+    for name in names:
+        world.client.execute_command("ACL DELUSER", name)
 
 
 def levels(findings):
@@ -205,6 +206,43 @@ def test_an_account_of_an_earlier_release_is_told_what_to_do(server, account, do
     )
     assert "Run 'manage.py store_acl --apply'" in found["account"]["advice"]
     assert "account" not in doctor(account("proxy", enforcer(KEYS), server))[1]
+
+
+def test_an_account_of_a_project_is_told_where_it_reports(server, world, account, doctor):
+    """One of an earlier release may spoil what all share. Without an intake, nobody reads its usage."""
+    world.everything(fixed(5))
+    url = account("limited", enforcer(KEYS, ["proj_1"]), server)
+    unread = doctor(url)[1]["project"]
+    world.publish({"intakes": {"schema": 1, "projects": ["proj_1", "proj_2"]}})
+    own = doctor(url)[1]
+    rules = [rule for rule in enforcer(KEYS, ["proj_1"]) if KEYS.intake("proj_1") not in rule]
+    earlier = doctor(account("limited", [*rules, f"(+xadd %W~{KEYS.usage} %W~{KEYS.denials})"], server))[1]["project"]
+
+    assert (unread["level"], unread["value"]) == (
+        "warning",
+        "limited to projects, and nobody reads the usage that it reports",
+    )
+    said = "limited to proj_1, with an intake for usage; it may spoil the counters of global limits"
+    assert (own["project"]["level"], own["project"]["value"]) == ("ok", said)
+    assert "account" not in own
+    assert (earlier["level"], earlier["value"]) == ("warning", "limited to projects by an earlier release")
+
+
+@pytest.mark.parametrize("name", ["proxy", "publisher", "default"])
+def test_keys_that_somebody_has_spoilt_are_named(server, world, account, doctor, name):
+    """By each account as far as it may look, and by none that changes anything."""
+    rules = {"proxy": enforcer(KEYS), "publisher": ACCOUNTS["publisher"](KEYS), "default": None}[name]
+    url = server.url if rules is None else account(name, rules, server)
+    world.client.xadd(KEYS.usage, {"a": "b"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    world.client.set(KEYS.instances, "x")
+    world.client.xadd(KEYS.denials, {"a": "b"})
+    status, found = doctor(url)
+
+    # The publisher may not append, and only looks at the types of documents.
+    seen = [] if name == "publisher" else [KEYS.usage, KEYS.instances]
+    assert found.get("shared keys", {"value": ""})["value"].rpartition("program: ")[2] == ", ".join(seen)
+    assert (status, world.client.xlen(KEYS.denials)) == (bool(seen), 1)
+    world.client.delete(KEYS.instances)
 
 
 def test_a_variable_that_is_no_setting_is_a_warning(server, doctor, monkeypatch):

@@ -12,7 +12,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.core import store
 from controlplane.projects.models import Project
+from controlplane.publishing.changes import Actor, change
 from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
+from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store.topology import Topology
 
@@ -72,11 +74,22 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="SLUG",
-            help="also create enforcer-SLUG, an account for proxies that may use the counters of this project only",
+            help="also create enforcer-SLUG, an account for proxies that may use the counters of this project only. "
+            "The usage that it reports is read from a stream of its own",
+        )
+
+        parser.add_argument(
+            "--no-global",
+            action="store_true",
+            help="give the accounts of --project no right on the counters of the global policy. Their proxies refuse "
+            "requests under global limits, and can ask `sluicegate serve` instead",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        rules = {name: rules(store.keys()) for name, rules in ACCOUNTS.items()} | _of_projects(options["project"])
+        if options["no_global"] and not options["project"]:
+            raise CommandError("--no-global: must be given with --project. Other accounts need all counters.")
+        rules = {name: rules(store.keys()) for name, rules in ACCOUNTS.items()}
+        rules |= _of_projects(options["project"], with_global=not options["no_global"])
         accounts = [Account.of(name, its_rules) for name, its_rules in rules.items()]
         if not options["apply"]:
             self._print(accounts, options["default_off"])
@@ -136,12 +149,25 @@ class Command(BaseCommand):
         self.stderr.write(text, style_func=str)
 
 
-def _of_projects(slugs: Iterable[str]) -> dict[str, Rules]:
-    found = dict(Project.objects.filter(slug__in=slugs).values_list("slug", "pk"))
+def _of_projects(slugs: Iterable[str], *, with_global: bool) -> dict[str, Rules]:
+    """Return the rules of the accounts of these projects by name, after the usage of such accounts is read."""
+    found = {project.slug: project for project in Project.objects.filter(slug__in=slugs)}
     unknown = sorted(set(slugs) - found.keys())
     if unknown:
         raise CommandError(f"There is no project {', '.join(unknown)}.")
-    return {f"enforcer-{slug}": enforcer(store.keys(), [found[slug]]) for slug in sorted(found)}
+    new = [project for _, project in sorted(found.items()) if not project.has_intake]
+    if len(new) + Project.objects.filter(has_intake=True).count() > MAX_ITEMS_PER_LIST:
+        raise CommandError(f"--project: at most {MAX_ITEMS_PER_LIST} projects have accounts of their own.")
+    if new:
+        with change(actor=Actor("store_acl", "command"), reason="its usage is read from an intake") as tx:
+            for project in new:
+                before, project.has_intake = project.as_record(), True
+                project.save(update_fields=["has_intake"])
+                tx.updated(project, before)
+    return {
+        f"enforcer-{slug}": enforcer(store.keys(), [project.pk], with_global=with_global)
+        for slug, project in sorted(found.items())
+    }
 
 
 def _save(client: redis.Redis) -> str:
