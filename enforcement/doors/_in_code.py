@@ -17,7 +17,7 @@ from inspect import unwrap
 from typing import Any, Final
 
 from enforcement.decorator import check_scope, declared, declared_pairs, key_text, known_limits, may_clash
-from enforcement.http.addresses import network_of
+from enforcement.http.addresses import USUAL_BITS, Bits, network_of
 from enforcement.http.messages import (
     Header,
     PlainResponse,
@@ -68,7 +68,7 @@ class Group:
     scope: str | None
     number: int = 1
 
-    def key(self, view: str, found: Any, address: Callable[[], str | None]) -> str | None:
+    def key(self, view: str, found: Any, address: Callable[[], str | None], bits: Bits = USUAL_BITS) -> str | None:
         """
         Return the key that a request is counted under, or None if these limits do not apply to it.
 
@@ -76,12 +76,13 @@ class Group:
             view: The full name of the view.
             found: The value that *find* found, or the user.
             address: Returns the address of the client, or None if it is unknown.
+            bits: How much of the address counts.
         Raises:
             TypeError, Refusal: As :func:`counter_key` does.
         """
         kind = self.kind
         if kind == "ip" or (kind == "user" and found is None):
-            kind, found = "ip", counted_address(address())
+            kind, found = "ip", counted_address(address(), bits)
         elif kind == "all":
             found = ""
         scope = self.scope or (view if self.number == 1 else f"{view}#{self.number}")
@@ -236,7 +237,7 @@ def counter_key(scope: str, kind: str, value: object) -> str | None:
     return key
 
 
-def counted_address(address: str | None) -> str:
+def counted_address(address: str | None, bits: Bits = USUAL_BITS) -> str:
     """
     Return the address or /64 network that a client is counted by, or an empty string if it is unknown.
 
@@ -247,7 +248,7 @@ def counted_address(address: str | None) -> str:
     if address is None:
         _warn_once("The client's address is unknown. If it connects over a Unix socket, add 'unix' to trusted proxies.")
         return ""
-    return network_of(address)
+    return network_of(address, bits)
 
 
 def limit_headers(decisions: Sequence[Decision], preset: str) -> list[Header]:

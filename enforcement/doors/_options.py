@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Final
 
-from enforcement.http.addresses import TrustedProxies
+from enforcement.http.addresses import USUAL_BITS, Bits, TrustedProxies
 from enforcement.http.messages import check_preset
 from enforcement.limiter import Limiter
 from enforcement.model.tokens import Anonymous
@@ -24,7 +25,9 @@ _STRINGS: Final = {
 }
 _SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", "ANONYMOUS", "USAGE_ENDPOINT", *_CALLABLES)
+_ADDRESSES: Final = ("TRUSTED_PROXIES", "ADDRESS_FIELD", "IPV4_BITS", "IPV6_BITS")
+NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", *_ADDRESSES, "EXEMPT", "ANONYMOUS", "USAGE_ENDPOINT", *_CALLABLES)
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class Options:
         store: Where the store is and how it is reached.
         headers: Preset of the header fields.
         proxies: The proxies whose forwarding headers are trusted.
+        address_field: Name of the header field in which a trusted proxy gives the address of its client. Empty:
+            ``X-Forwarded-For`` is read.
+        bits: How many bits of an IPv4 and of an IPv6 address limits in code count by.
         exempt: Paths that are never limited.
         anonymous: Stands for requests without a token. None: they are refused.
         usage_endpoint: Whether the middleware shows each token its own limits.
@@ -45,12 +51,26 @@ class Options:
     store: Settings
     headers: str
     proxies: TrustedProxies
+    address_field: str
+    bits: Bits
     exempt: frozenset[str]
     anonymous: Anonymous | None
     usage_endpoint: bool
     token: Callable[[Any], str | None] | None
     costs: Callable[[Any], Any] | None
     attributes: Callable[[Any], Mapping[str, str]] | None
+
+    def address(self, peer: str | None, values: Callable[[str], Sequence[str]]) -> str | None:
+        """
+        Return the address of a client, or None if it is unknown.
+
+        Args:
+            peer: Address of the peer. None over a Unix socket.
+            values: Returns the values of a header field.
+        """
+        if self.address_field:
+            return self.proxies.named(peer, values(self.address_field))
+        return self.proxies.client(peer, values("X-Forwarded-For"))
 
     def limiter(self) -> Limiter:
         """
@@ -92,6 +112,11 @@ def read_options(
         store=read.store(Settings.from_env(environ)),
         headers=read.checked("HEADERS", "ietf", lambda value: check_preset(_string(value))),
         proxies=read.checked("TRUSTED_PROXIES", (), lambda value: TrustedProxies(_strings(value))),
+        address_field=read.checked("ADDRESS_FIELD", "", _field_name),
+        bits=(
+            read.checked("IPV4_BITS", USUAL_BITS[0], lambda value: _bits(value, 8, 32)),
+            read.checked("IPV6_BITS", USUAL_BITS[1], lambda value: _bits(value, 16, 128)),
+        ),
         exempt=read.checked("EXEMPT", ("/healthz",), lambda value: frozenset(_strings(value))),
         anonymous=read.checked("ANONYMOUS", None, _anonymous),
         usage_endpoint=read.checked("USAGE_ENDPOINT", True, _switch),
@@ -99,6 +124,8 @@ def read_options(
         costs=read.function("COSTS"),
         attributes=read.function("ATTRIBUTES"),
     )
+    if options.address_field and not data.get("TRUSTED_PROXIES"):
+        raise ValueError(f"{name}['ADDRESS_FIELD']: needs TRUSTED_PROXIES, or each client could name any address.")
     try:
         options.limiter()  # does no I/O
     except ValueError as exc:
@@ -139,6 +166,18 @@ class _OptionReader:
 def _string(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"must be a string that is not empty, got {value!r}.")
+    return value
+
+
+def _field_name(value: object) -> str:
+    if not isinstance(value, str) or (value and not _FIELD_NAME.fullmatch(value)):
+        raise ValueError(f"must be the name of a header field, such as X-Real-IP, got {value!r}.")
+    return value
+
+
+def _bits(value: object, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"must be an integer from {least} to {most}, got {value!r}.")
     return value
 
 

@@ -131,10 +131,13 @@ class DjangoVisit(SyncVisit):
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
         meta = self.request.META
-        forwarded = meta.get("HTTP_X_FORWARDED_FOR")
+
+        def values(name: str) -> list[str]:
+            value = meta.get(f"HTTP_{name.upper().replace('-', '_')}")
+            return [value] if value else []
+
         # REMOTE_ADDR is empty over a Unix socket.
-        peer = meta.get("REMOTE_ADDR") or None
-        return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
+        return self.installed.options().address(meta.get("REMOTE_ADDR") or None, values)
 
     def check(self) -> Decision:
         """

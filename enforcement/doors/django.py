@@ -276,7 +276,7 @@ class _ViewLimit:
         match = request.resolver_match  # None for a request that no site has routed
         name = name_at(match and match.route, view, match and match.func)
         for group, caller in zip(self._groups, callers, strict=True):
-            key = group.key(name, caller, visit.address)
+            key = group.key(name, caller, visit.address, get_options().bits)
             if key is None:
                 continue
             limits = chosen(group.limits(request)) if callable(group.limits) else group.limits

@@ -26,7 +26,7 @@ with Requirement("The Django REST framework integration", "djangorestframework")
 
 from enforcement.decorator import Declared, declared
 from enforcement.doors._in_code import counted_address, counter_key
-from enforcement.doors.django import visit_of
+from enforcement.doors.django import get_options, visit_of
 from enforcement.http.messages import Refusal, challenge, log_denial
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
@@ -94,7 +94,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         Return the address or /64 network of the client, or an empty string if it is unknown. Forwarded addresses count
         only if a trusted proxy wrote them.
         """
-        return counted_address(visit_of(request).address())
+        return counted_address(visit_of(request).address(), get_options().bits)
 
     @classmethod
     def _limits(cls, rate: Declared) -> tuple[Limit, ...]:

@@ -78,8 +78,7 @@ class FlaskVisit(SyncVisit):
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
         # The address is empty over a Unix socket.
-        peer = request.remote_addr or None
-        return self.installed.options().proxies.client(peer, request.headers.getlist("X-Forwarded-For"))
+        return self.installed.options().address(request.remote_addr or None, request.headers.getlist)
 
     def describe(self, more: Callable[[Request], Any] | None) -> RequestAttributes:
         """Return the attributes of the request, with those that functions of the application return."""
@@ -215,7 +214,8 @@ class _LimitedView(ViewRule):
     def charge(self, name: str) -> None:
         visit, pairs = _visit(), []
         for group in self.groups:
-            key = group.key(name, group.find and current_app.ensure_sync(group.find)(request), visit.address)
+            found = group.find and current_app.ensure_sync(group.find)(request)
+            key = group.key(name, found, visit.address, visit.installed.options().bits)
             if key is None:
                 continue
             limits = chosen(group.limits(request)) if callable(group.limits) else group.limits

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
 
 Address = IPv4Address | IPv6Address
 
 
-def network_of(ip: str) -> str:
+Bits = tuple[int, int]
+"""How many bits of an IPv4 and of an IPv6 address tell clients apart."""
+USUAL_BITS: Final[Bits] = (32, 64)
+
+
+def network_of(ip: str, bits: Bits = USUAL_BITS) -> str:
     """
     Return an IPv4 address itself, the /64 network of an IPv6 address, or any other string unchanged.
 
     A client has all of its /64, and may use another address of it for each request.
+
+    Args:
+        bits: Others than 32 and 64 give networks of another size.
     """
     address = _address(ip)
     if address is None:
         return ip
-    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
+    length = bits[address.version == 6]
+    return str(address) if length == address.max_prefixlen else str(ip_network((address, length), strict=False))
 
 
 class TrustedProxies:
@@ -57,6 +67,17 @@ class TrustedProxies:
             if not self._contains(address):
                 break
         return None if found is None else str(found)
+
+    def named(self, peer: str | None, values: Sequence[str]) -> str | None:
+        """
+        Return the address in a header field that a trusted proxy sets, or that of the peer.
+
+        Args:
+            peer: As in :meth:`client`.
+            values: The values of the field. What is not one address counts for nothing.
+        """
+        found = _address(values[0]) if len(values) == 1 and self.trusts(peer) else None
+        return self.client(peer, ()) if found is None else str(found)
 
     def trusts(self, peer: str | None) -> bool:
         """Return whether the forwarding headers of a peer are trusted."""

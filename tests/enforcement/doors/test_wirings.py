@@ -483,3 +483,57 @@ def test_names_and_texts(limiter: Limiter) -> None:
     assert repr(limiter).startswith("<enforcement.limiter.Limiter ")
     assert not {"Any", "TYPE_CHECKING", "import_module", "async_tasks"} & {*dir(enforcement)}
     assert {"Limit", "Limiter", "__version__"} <= {*dir(enforcement)}
+
+
+# Addresses of clients, as django-ratelimit has them.
+
+
+def addressed(peer: str, **fields: str) -> dict[str, Any]:
+    return {"REMOTE_ADDR": peer} | {f"HTTP_{name.upper()}": value for name, value in fields.items()}
+
+
+OPTIONS = {"TRUSTED_PROXIES": ["10.0.0.1"], "ADDRESS_FIELD": "X-Real-IP", "IPV4_BITS": 24, "IPV6_BITS": 48}
+CALLS = [
+    (addressed("10.0.0.1", x_real_ip="192.0.2.7"), OK),
+    (addressed("10.0.0.1", x_real_ip="192.0.2.9", x_forwarded_for="198.51.100.1"), 429),  # of the same /24
+    (addressed("192.0.2.8", x_real_ip="203.0.113.5"), 429),  # no proxy, so that it counts by itself
+    (addressed("10.0.0.1", x_real_ip="2001:db8:1:2::1"), OK),
+    (addressed("10.0.0.1", x_real_ip="2001:db8:1:3::1"), 429),  # of the same /48
+    (addressed("10.0.0.1", x_real_ip="nonsense"), OK),
+    (addressed("10.0.0.1"), 429),  # both count as the proxy
+]
+
+
+def test_flask_address_by_a_field_and_masks(limiter: Limiter) -> None:
+    app = Flask(__name__)
+    app.config["SLUICEGATE"] = OPTIONS
+    in_flask.install(app, limiter)
+    app.add_url_rule("/a", view_func=in_flask.limited("1/hour", key="ip")(lambda: "ok"), endpoint="a")
+    client = app.test_client()
+
+    assert [client.get("/a", environ_overrides=call).status_code for call, _ in CALLS] == [it for _, it in CALLS]
+
+
+def test_django_address_by_a_field_and_masks(site: Any, settings: Any) -> None:
+    client = site(a=in_django.limited("1/hour", key="ip")(ok))
+    settings.SLUICEGATE = settings.SLUICEGATE | OPTIONS
+
+    assert [client.get("/a", **call).status_code for call, _ in CALLS] == [status for _, status in CALLS]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"ADDRESS_FIELD": "X-Real-IP"}, "needs TRUSTED_PROXIES"),
+        ({"ADDRESS_FIELD": "X Real"}, "must be the name of a header field"),
+        ({"IPV4_BITS": 33}, "must be an integer from 8 to 32, got 33"),
+        ({"IPV6_BITS": "64"}, "must be an integer from 16 to 128, got '64'"),
+        ({"TRUSTED_PROXIES": "10.0.0.1"}, "must be a list of strings"),
+        ({"TRUSTED_PROXY": ["10.0.0.1"]}, "unknown option"),
+    ],
+)
+def test_an_option_that_is_wrong(settings: Any, options: dict[str, Any], rule: str) -> None:
+    settings.SLUICEGATE = options
+
+    (found,) = in_django.check_settings()
+    assert rule in found.msg
