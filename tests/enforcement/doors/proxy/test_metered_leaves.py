@@ -77,6 +77,13 @@ class Provider:
                 time.sleep(0.1)
                 self._say(peer, b": wait\n\n")
 
+    def flood(self, peer: Peer) -> None:
+        """Say more than anybody keeps for a client that does not read."""
+        self._begin(peer)
+        with suppress(OSError):
+            while True:
+                self._say(peer, b": " + b"x" * 65_536 + b"\n\n")
+
     def usual(self, peer: Peer) -> None:
         self._begin(peer)
         time.sleep(0.1)
@@ -122,6 +129,16 @@ class Market:
                 got += part
         return got
 
+    def stare(self, secret: str, does: str) -> socket.socket:
+        """Send a request, and return the connection, from which nothing is read."""
+        body = json.dumps({**ASKED, "stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nX-Does: {does}\r\n"
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        raw.sendall((head + kind).encode() + body)
+        assert eventually(lambda: self.provider.requests == 1, 20)
+        return raw
+
     def used(self, secret: str) -> int:
         """Return what was charged, once nothing is in flight any more."""
         key = self._published.keys.reservations("proj_1")
@@ -137,7 +154,7 @@ def market(published: Published) -> Iterator[Market]:
     price = {"model": "*", "input": INPUT_RATE * 1_000_000, "output": OUTPUT_RATE * 1_000_000}
     published.prices(price)
     variables = {"TIMEOUT_MS": "2000", "LOOKUP_MS": "5000", "UPSTREAM_URL": upstream.url, "UPSTREAM_TIMEOUT": "0.4",
-                 "ANSWER_DRAIN_SECONDS": "1", "ANSWER_DRAINS": "2"}  # fmt: skip
+                 "ANSWER_DRAIN_SECONDS": "1", "ANSWER_DRAINS": "2", "CLIENT_TIMEOUT": "1"}  # fmt: skip
     with (
         Limiter(url_of(published), timeout=2.0, lookup=5.0) as limiter,
         running(published, **{f"SLUICEGATE_{name}": value for name, value in variables.items()}) as proxy,
@@ -213,3 +230,11 @@ def test_uvicorn_runs_an_application_in_the_coroutine_that_is_looked_for():
     """A request whose answer may be read on then needs no task of its own."""
     cycles = [httptools_impl.RequestResponseCycle, h11_impl.RequestResponseCycle]
     assert {cycle.run_asgi.__qualname__ for cycle in cycles} == {UVICORN}
+
+
+@pytest.mark.parametrize("left", ["free", "drain"])
+def test_a_client_that_does_not_read_is_charged_as_one_that_left(market: Market, left: str) -> None:
+    """It is given up after a while, although it stays, and keeps its estimate."""
+    secret = market.budget(estimate="bound", on_disconnect=left)
+    with market.stare(secret, "flood"):
+        assert market.used(secret) >= max(market.provider.invoice, CAP * OUTPUT_RATE)

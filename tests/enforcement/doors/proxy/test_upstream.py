@@ -20,6 +20,7 @@ from enforcement.testing import Published
 from tests.docs.tls import certificate, terminator
 from tests.enforcement.doors.proxy.conftest import Peer, Running, Scripted, running
 from tests.enforcement.world import eventually
+from tests.scale import scale
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -248,7 +249,7 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False, headers=fields).status_code == 200
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", scale([1], [1, 2]))
 def test_metrics_have_a_port_of_their_own(published: Published, noting, kind: str, workers: int) -> None:
     """The port of requests, which others may reach through any proxy, says no more than that they are elsewhere."""
     port = free_port()
