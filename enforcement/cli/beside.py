@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
-from enforcement.http.asgi import Message, Receive, Scope, Send
+from enforcement.http.asgi import App, Message, Receive, Scope, Send
 
 
 class Beside:
@@ -31,10 +31,10 @@ class Beside:
 
     def __init__(
         self,
-        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        app: App,
         listeners: Sequence[socket.socket],
         options: Mapping[str, Any],
-        served: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None,
+        served: App | None = None,
     ) -> None:
         self._app = app
         self._served = served or app
@@ -69,6 +69,28 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the other server."""
         yield
+
+
+def monitored(app: App, monitor: Callable[[], App], host: str, first: int, workers: int) -> App | None:
+    """
+    Return an application beside which another one, such as that of metrics, has a port of its own in each process.
+
+    Args:
+        monitor: Returns the other application.
+        first: The port of the first of so many *workers*. The next ones take those after it.
+    Returns:
+        None if no port is free.
+    """
+    from enforcement.cli.uvicorn_protocol import BoundedProtocol
+
+    options = {"http": BoundedProtocol, "log_config": None, "access_log": False, "proxy_headers": False}
+    for port in range(first, first + workers):
+        try:
+            listeners = listen(host, port)
+        except OSError:
+            continue
+        return Beside(app, listeners, options, monitor())
+    return None
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -74,17 +74,12 @@ def create_app() -> App:
     host, _, ports = os.environ.get(_ADDRESS, "").partition(" ")
     if not ports or not isinstance(app.app, Proxy):
         return app
-    from enforcement.cli.beside import Beside, listen
-    from enforcement.cli.uvicorn_protocol import BoundedProtocol
+    from enforcement.cli.beside import monitored
 
-    options = {"http": BoundedProtocol, "log_config": None, "access_log": False, "proxy_headers": False}
     monitor, (first, workers) = app.app.move_metrics(), map(int, ports.split())
-    for port in range(first, first + workers):  # each process has its own
-        try:
-            listeners = listen(host, port)
-        except OSError:
-            continue
-        return Beside(app, listeners, options, monitor)
+    found = monitored(app, lambda: monitor, host, first, workers)
+    if found is not None:
+        return found
     logger.warning("Metrics are not served: port %d of %s is taken. Set --metrics-port.", first, host)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Final
 
 from enforcement.cli import servers
 from enforcement.cli.draining import run_draining
+from enforcement.http.asgi import App
 from enforcement.service.app import create_app
 from enforcement.service.settings import MOST_DEADLINE_MS, limiter_settings
 
@@ -26,6 +28,11 @@ exit status:
   2  an option or variable is wrong, or the server is not installed
 """
 
+_METRICS: Final = "_SLUICEGATE_SERVICE_METRICS"
+"""Host, port and number of processes, for the workers."""
+
+logger = logging.getLogger("sluicegate.service")
+
 _MOST_DRAIN_SECONDS: Final = 300
 
 
@@ -37,13 +44,35 @@ def main(arguments: Sequence[str]) -> int:
     try:
         create_app()  # does no I/O, and tells at once what is wrong
         limiter = limiter_settings()
+        if options.metrics_port is not None:
+            if options.metrics_port in (options.port, options.http1_port):
+                raise ValueError(f"--metrics-port: must differ from the other ports, got {options.metrics_port}")
+            servers.check_address("--metrics-port", options.host, options.metrics_port)
     except ValueError as exc:
         print(f"sluicegate serve: {exc}", file=sys.stderr)
         return servers.REFUSED
     if options.drain:
         return run_draining(["serve", *arguments, "--drain", "0"], options.drain)
+    os.environ.pop(_METRICS, None)
+    if options.metrics_port is not None:
+        os.environ[_METRICS] = f"{options.host} {options.metrics_port} {options.workers}"
     grace = max(LEAST_STOP_SECONDS, ceil(limiter.lookup_seconds + limiter.timeout))
-    return servers.serve("serve", "enforcement.service.app:create_app", options, grace=grace)
+    return servers.serve("serve", "enforcement.cli.serve:create_monitored", options, grace=grace)
+
+
+def create_monitored() -> App:
+    """Return the service as an ASGI application, with a server for metrics beside it if there is a port for that."""
+    service = create_app()
+    host, _, ports = os.environ.get(_METRICS, "").partition(" ")
+    if not ports:
+        return service
+    from enforcement.cli.beside import monitored
+
+    monitor, (first, workers) = service.move_metrics(), map(int, ports.split())
+    found = monitored(service, lambda: monitor, host, first, workers)
+    if found is None:
+        logger.warning("Metrics are not served: port %d of %s is taken.", first, host)
+    return found or service
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         type=servers.port_number,
         help="a second port, for callers that speak HTTP/1.0, as nginx does unless told otherwise; --port refuses that",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        metavar="PORT",
+        type=servers.port_number,
+        help="port of /metrics, which --port then does not answer. With several processes the next ports, too",
     )
     parser.add_argument(
         "--deadline",

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from enforcement.aio import Limiter
 from enforcement.exporters.text import CONTENT_TYPE, exposition
-from enforcement.http.asgi import Receive, Scope, Send, comes_from, encoded, header_of
+from enforcement.http.asgi import App, Receive, Scope, Send, comes_from, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.http.usage import USAGE_PATH
 from enforcement.service import ext_authz, rls
@@ -94,6 +94,17 @@ class DecisionService:
         else:
             await receive()
             await send({"type": "websocket.close", "code": 1003, "reason": "The decision service has no WebSockets."})
+
+    def move_metrics(self) -> App:
+        """Answer requests for metrics by 404 from now on, and return the application that answers them elsewhere."""
+        pages, gone = self._pages, self._error(404, "Metrics have a port of their own", "not_found")
+        self._pages = {**pages, "/metrics": lambda scope: gone}
+
+        async def monitor(scope: Scope, receive: Receive, send: Send) -> None:
+            page = pages.get(scope["path"]) if scope["type"] == "http" else None
+            await _send(send, self._error(404, "No such page", "not_found") if page is None else page(scope))
+
+        return monitor
 
     async def _decide(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         if self._restricted and not self._may_ask(scope):

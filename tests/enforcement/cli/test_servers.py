@@ -71,6 +71,7 @@ def test_a_port_that_is_busy_is_named(capsys, kind):
     [
         (["--http1-port", "9000"], "--http1-port: must differ from --port, got 9000"),
         (["--http1-port", "9010", "--server", "uvicorn"], "--http1-port: is for h2corn only"),
+        (["--metrics-port", "9000"], "--metrics-port: must differ from the other ports, got 9000"),
         (["--http1-port", "0"], "--http1-port: must be an integer from 1 to 65535, got '0'"),
         (["--http1-port", "{busy}"], "--host, --http1-port: cannot listen on 127.0.0.1, port {busy}: "),
     ],
@@ -90,12 +91,16 @@ def test_a_second_port_that_cannot_work_is_named(capsys, options, rule):
 
 def test_the_second_port_answers_what_the_first_refuses(server, tmp_path):
     """h2corn answers HTTP/1.0 by an empty 400. Both ports have one limiter, and end together."""
-    port = free_port()
-    with service(server.url, tmp_path, arguments=["--http1-port", str(port), "--workers", "2"]) as running:
+    port, metrics = free_port(), free_port()
+    ports = ["--http1-port", str(port), "--metrics-port", str(metrics)]
+    with service(server.url, tmp_path, arguments=[*ports, "--workers", "2"]) as running:
         first, second = (first_line(at, b"GET /v1/check HTTP/1.0\r\n\r\n") for at in (running.port, port))
         newer = first_line(port, b"GET /v1/check HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        asked = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        pages = [first_line(at, asked) for at in (running.port, port, metrics)]
         assert running.end() == 0
 
+    assert pages == [b"HTTP/1.1 404 Not Found"] * 2 + [b"HTTP/1.1 200 OK"]
     assert first == b"HTTP/1.1 400 Bad Request"
     assert (second, newer) == (b"HTTP/1.1 401 Unauthorized",) * 2
     with pytest.raises(ConnectionRefusedError):
