@@ -52,13 +52,16 @@ class SyncVisit:
         self.decisions: list[Decision] = []
         self._held: list[Admission] = []
 
-    def decide(self, pairs: Pairs, costs: Costs = 1) -> Decision:
+    def decide(self, pairs: Pairs, costs: Costs = 1, *, settles: bool = False) -> Decision:
         """
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
         raise Denied.
+
+        Args:
+            settles: Whether the charge may be given back when the response is known.
         """
         limiter, (limits, key) = self.installed.limiter(), as_call(pairs)
-        if outlives_decision(pairs):
+        if settles or outlives_decision(pairs):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 

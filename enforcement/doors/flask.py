@@ -32,6 +32,7 @@ from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
     Group,
+    Pairs,
     beside,
     check_methods,
     denial_without_limits,
@@ -46,7 +47,7 @@ from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
-from enforcement.limiter import Limiter
+from enforcement.limiter import Admission, Limiter
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
@@ -74,6 +75,7 @@ class FlaskVisit(SyncVisit):
     def __init__(self, installed: _Extension) -> None:
         super().__init__(installed)
         self.finished = False
+        self._conditional: list[tuple[Admission, Callable[[Response], bool]]] = []
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
@@ -104,10 +106,18 @@ class FlaskVisit(SyncVisit):
         """Return the exception that answers a denial."""
         return _denied_with(decision.status)(decision)
 
+    def charge_if(self, pairs: Pairs, costs: Costs, condition: Callable[[Response], bool]) -> None:
+        """Charge the request, and give the charge back if its response does not meet a condition. Raises Denied."""
+        self.decide(pairs, costs, settles=True)
+        self._conditional.append((self._held[-1], condition))
+
     def finish(self, response: Response) -> Response:
         """Add the header fields to the response, end the visit now or at the end of a stream, and return it."""
         self.add_headers(response.headers)
         self.finished = True
+        for admission, condition in self._conditional:
+            if not condition(response):
+                admission.cancel()
         if self._held and response.is_streamed:
             response.call_on_close(getattr(response.response, "close", _nothing))
             body = response.response if response.direct_passthrough else response.iter_encoded()
@@ -143,19 +153,23 @@ class _Extension:
         if self._limiter is not None:
             self._limiter.close()
 
-    def before(self) -> None:
-        """Charge a request to the default if its view has no rule of its own and is not exempt."""
+    def before(self) -> Any:
+        """
+        Charge a request to the default if its view has no rule of its own and is not exempt, and return None, or the
+        response to a denial that the application makes itself.
+        """
         if not self._looked:
             self._looked = True
             warn_of_unlimited(current_app.view_functions.values())
         view = current_app.view_functions.get(request.endpoint or "")
         default = self.default
         if default is None or view is None or _path() in self._options.exempt or _is_automatic():
-            return
+            return None
         rules = getattr(view, LIMITED, ())
         if default.applies() and not any(rule.applies() for rule in rules) and not getattr(view, EXEMPT, False):
             name = _counted_as(view, name_of(view))
-            default.charge(f"{name}#default" if rules else name)
+            return default.charge(f"{name}#default" if rules else name)
+        return None
 
     def after(self, response: Response) -> Response:
         """Return the response with the header fields of the decisions on its request."""
@@ -178,8 +192,11 @@ class ViewRule:
         """Return whether the present request has a method that is limited."""
         return True
 
-    def charge(self, name: str) -> None:
-        """Charge the present request, to which this applies, to the view *name*. Raises Denied and Refusal."""
+    def charge(self, name: str) -> Any:
+        """
+        Charge the present request, to which this applies, to the view *name*, and return None, or the response to a
+        denial that the application makes itself. Raises Denied and Refusal.
+        """
         raise NotImplementedError
 
     def __call__(self, view: View) -> View:
@@ -193,8 +210,8 @@ class ViewRule:
 
         @wraps(view)
         def limited_view(*args: Any, **kwargs: Any) -> Any:
-            if rule.applies():
-                rule.charge(_counted_as(view, name))
+            if rule.applies() and (answer := rule.charge(_counted_as(view, name))) is not None:
+                return answer
             return current_app.ensure_sync(view)(*args, **kwargs)
 
         setattr(limited_view, LIMITED, (rule, *others))
@@ -203,7 +220,13 @@ class ViewRule:
 
 
 class _LimitedView(ViewRule):
-    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any) -> None:
+    def __init__(
+        self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any, charge_if: Any, on_denial: Any
+    ) -> None:
+        for name, function in (("charge_if", charge_if), ("on_denial", on_denial)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: must be a function, got {function!r}.")
+        self._charge_if, self._on_denial = charge_if, on_denial
         self.groups = groups_of(limits, key, scope, costs)
         self._costs = costs
         self._methods = check_methods(methods)
@@ -211,7 +234,7 @@ class _LimitedView(ViewRule):
     def applies(self) -> bool:
         return self._methods is None or request.method in self._methods
 
-    def charge(self, name: str) -> None:
+    def charge(self, name: str) -> Any:
         visit, pairs = _visit(), []
         for group in self.groups:
             found = group.find and current_app.ensure_sync(group.find)(request)
@@ -221,8 +244,20 @@ class _LimitedView(ViewRule):
             limits = chosen(group.limits(request)) if callable(group.limits) else group.limits
             if limits is not None:
                 pairs.append((limits, key))
-        if pairs:
-            visit.decide(pairs, self._costs(request) if callable(self._costs) else self._costs)
+        if not pairs:
+            return None
+        costs = self._costs(request) if callable(self._costs) else self._costs
+        try:
+            if self._charge_if is None:
+                visit.decide(pairs, costs)
+            else:
+                visit.charge_if(pairs, costs, self._charge_if)
+        except Denied as denied:
+            answer = None if self._on_denial is None else self._on_denial(denied.decision)
+            if answer is None:
+                raise
+            return answer
+        return None
 
 
 class _CheckedView(ViewRule):
@@ -230,7 +265,7 @@ class _CheckedView(ViewRule):
         self._costs = costs if costs is None or callable(costs) else check_costs(costs)
         self._attributes = attributes
 
-    def charge(self, name: str) -> None:
+    def charge(self, name: str) -> Any:
         visit = _visit()
         options = visit.installed.options()
         shown = (options.token or usual_token)(request)
@@ -279,6 +314,8 @@ def limited(
     scope: str | None = None,
     costs: Costs | Callable[[Request], Costs] = 1,
     methods: Sequence[str] | None = None,
+    charge_if: Callable[[Response], bool] | None = None,
+    on_denial: Callable[[Decision], Any] | None = None,
 ) -> ViewRule:
     """
     Return a decorator of views, sync or async, that charges each request to limits in code.
@@ -296,11 +333,14 @@ def limited(
         scope: Name of the counters. None: that of the view. Views of the same scope share counters.
         costs: The costs of a request, or a function of the request that returns them.
         methods: HTTP methods that are limited. None: all.
+        charge_if: Returns whether a request stays charged, by its response. A denied one is never charged. None: all.
+        on_denial: Called with the decision that denies a request. It returns the response of the view, or None for the
+            usual one.
     Raises:
         ValueError: Limits, key, scope, costs or methods are not valid.
-        TypeError: *limits* holds something that is not a limit.
+        TypeError: *limits* holds something that is not a limit, or a function is none.
     """
-    return _LimitedView(limits, key, scope, costs, methods)
+    return _LimitedView(limits, key, scope, costs, methods, charge_if, on_denial)
 
 
 def check(

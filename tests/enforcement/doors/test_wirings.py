@@ -537,3 +537,46 @@ def test_an_option_that_is_wrong(settings: Any, options: dict[str, Any], rule: s
 
     (found,) = in_django.check_settings()
     assert rule in found.msg
+
+
+# What flask-limiter calls deduct_when and on_breach.
+
+
+def test_flask_charges_by_the_response(flask: Flask) -> None:
+    """A response that does not meet the condition costs nothing, and a denied request neither."""
+    view = in_flask.limited("1/hour", key="ip", charge_if=lambda response: response.status_code == 404)(by_path)
+    flask.add_url_rule("/a/<int:status>", view_func=view, endpoint="a")
+
+    asked = ["GET /a/200", "GET /a/200", "GET /a/404", "GET /a/200"]
+    assert statuses(flask.test_client(), *asked) == [OK, OK, 404, 429]
+
+
+def by_path(status: int) -> Any:
+    return "ok", status
+
+
+@pytest.mark.parametrize(("answer", "status"), [(("later", 418), 418), (None, 429)])
+def test_flask_answers_a_denial_itself(limiter: Limiter, answer: Any, status: int) -> None:
+    """For a view and for the default. The fields of the limits are on the response all the same."""
+    seen: list[Any] = []
+
+    def on_denial(decision: Any) -> Any:
+        seen.append(decision.denied_by)
+        return answer
+
+    app = Flask(__name__)
+    in_flask.install(app, limiter, default=in_flask.limited("1/hour", key="ip", on_denial=on_denial))
+    limited = in_flask.limited("1/hour", key="ip", on_denial=on_denial)
+    app.add_url_rule("/a", view_func=limited(lambda: "ok"), endpoint="a")
+    app.add_url_rule("/b", view_func=lambda: "ok", endpoint="b")
+    client = app.test_client()
+
+    assert statuses(client, "GET /a", "GET /a", "GET /b", "GET /b") == [OK, status, OK, status]
+    assert seen == [("1-per-hour",)] * 2
+    assert "RateLimit" in client.get("/a").headers
+
+
+def test_flask_a_condition_that_is_no_function() -> None:
+    for name in ("charge_if", "on_denial"):
+        with pytest.raises(TypeError, match=f"{name}: must be a function"):
+            in_flask.limited(THREE, key="ip", **{name: True})
