@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli import commands
+from enforcement.cli.options import new_parser
 from enforcement.settings import VERSION
 
 USAGE_ERROR: Final = 2
@@ -45,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return USAGE_ERROR
     try:
-        return _run(words)
+        return _detailed(words, _run(words))
     except commands.MissingExtra as exc:
         print(exc, file=sys.stderr)
-        return USAGE_ERROR
+        return _detailed(words, USAGE_ERROR)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -66,6 +67,13 @@ def _run(words: Sequence[str]) -> int:
     if words[0] == "--version":
         raise SystemExit(_flushed(0, f"sluicegate {VERSION}\n"))
     return _flushed(_parser().parse_args(words[:1]).command.run(words[1:]))
+
+
+def _detailed(words: Sequence[str], status: int) -> int:
+    """Return the exit status as `terraform plan -detailed-exitcode` has it, if a plan is asked for in this way."""
+    if words[:1] != ["plan"] or commands.DETAILED not in words:
+        return status
+    return {commands.CHANGES: 2, USAGE_ERROR: 1}.get(status, status)
 
 
 def _open_closed_streams() -> None:
@@ -104,14 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     """Return an argument parser that reads only the name of a command, as each command parses the rest itself."""
     width = max(len(command.name) for command in commands.COMMANDS)
     rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in commands.COMMANDS)
-    parser = argparse.ArgumentParser(
-        prog="sluicegate",
-        usage="%(prog)s [-h] [--version] COMMAND ...",
-        description="Inspect a store, prove what Sluicegate enforces, and change what a control plane has.\n\n"
-        f"commands:\n{rows}",
-        epilog=_EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    does = "Inspect a store, prove what Sluicegate enforces, and change what a control plane has."
+    usage = "%(prog)s [-h] [--version] COMMAND ..."
+    parser = new_parser("sluicegate", f"{does}\n\ncommands:\n{rows}", _EXIT_STATUS, usage)
     parser.add_argument("--version", action="version", version=f"sluicegate {VERSION}")
     parser.add_argument("command", metavar="COMMAND", type=_command, help=argparse.SUPPRESS)
     return parser

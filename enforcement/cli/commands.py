@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
+DETAILED: Final = "--detailed-exitcode"
+CHANGES: Final = 5
+"""What ``plan`` returns with DETAILED if something would change. ``main`` makes 2 of it, and 1 of a usage error."""
+
 
 class MissingExtra(Exception):
     """A command needs a package that is not installed."""

@@ -19,6 +19,7 @@ from enforcement.cli.foreign_limits import (
     from_envoy,
 )
 from enforcement.cli.foreign_yaml import documents
+from enforcement.cli.options import new_parser
 from enforcement.service.rls_mapping import RlsMapping
 
 DONE, LOSSY, UNREADABLE = 0, 1, 2
@@ -103,11 +104,10 @@ def _print_mapping(policies: Sequence[Converted]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sluicegate convert",
-        description="Translate the rules of envoyproxy/ratelimit or Limitador into policies.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "sluicegate convert",
+        "Translate the rules of envoyproxy/ratelimit or Limitador into policies.",
+        _EPILOG,
     )
     parser.add_argument("kind", choices=("envoy", "limitador"), help="whose files they are")
     parser.add_argument("files", metavar="FILE", nargs="+", help="YAML files; - reads standard input")

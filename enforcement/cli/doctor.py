@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from enforcement.cli.options import add_store, names_of, settings_of, source_of
+from enforcement.cli.options import add_store, names_of, new_parser, settings_of, source_of
 from enforcement.doctor import Checkup, Finding, Unreachable, examine, variables
 from enforcement.doctor.endpoint import shown
 from enforcement.settings import named_as
@@ -50,11 +50,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sluicegate doctor",
-        description="Examine a store, and prove that two processes share a counter in it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "sluicegate doctor",
+        "Examine a store, and prove that two processes share a counter in it.",
+        _EPILOG,
     )
     add_store(parser)
     return parser

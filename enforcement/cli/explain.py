@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from enforcement.cli.commands import explain_remotely
 from enforcement.cli.explain_decision import explain_decision
-from enforcement.cli.options import add_store, names_of, settings_of
+from enforcement.cli.options import add_store, names_of, new_parser, settings_of
 from enforcement.cli.remote.account import is_logged_in
 from enforcement.control.emergency import last_end
 from enforcement.control.inspection import LiveCounter, live_counters
@@ -110,12 +110,11 @@ def asks_control_plane(arguments: Sequence[str]) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sluicegate explain",
-        description="Show which limits apply to a token, and what is left of them, or what a decision id carries. "
+    parser = new_parser(
+        "sluicegate explain",
+        "Show which limits apply to a token, and what is left of them, or what a decision id carries. "
         "Nothing is charged.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _EPILOG,
     )
     parser.add_argument(
         "token",

@@ -1,12 +1,37 @@
-"""Options that name the store. Without them a command uses the same store as a limiter."""
+"""
+Options that name the store, and where the help says that the documentation is.
+
+Without these options a command uses the same store as a limiter.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 from dataclasses import replace
+from typing import Final
 
+from enforcement.cli.remote.account import known_address
 from enforcement.settings import Settings, url_variable, variables
+
+PAGE: Final = "/docs/command-line/"
+
+
+def documentation() -> str:
+    """Return the line of a help that says where the documentation is, which each control plane serves."""
+    address = known_address()
+    return f"documentation: {address}{PAGE}" if address else f"documentation: {PAGE} of the control plane"
+
+
+def new_parser(prog: str, description: str, epilog: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """Return a new parser for a command, whose help ends with the address of the documentation."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=f"{epilog}\n{documentation()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli import servers
+from enforcement.cli.options import new_parser
 from enforcement.doors import proxy
 from enforcement.doors.proxy.upstream import Proxy
 from enforcement.http.asgi import App
@@ -39,11 +39,10 @@ exit status:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the proxy until it is stopped, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="sluicegate proxy",
-        description="Run the reverse proxy, which limits the requests to an upstream.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "sluicegate proxy",
+        "Run the reverse proxy, which limits the requests to an upstream.",
+        _EPILOG,
     )
     servers.add_options(parser, port=8080, server="uvicorn")
     parser.add_argument(

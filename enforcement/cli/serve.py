@@ -12,6 +12,7 @@ from typing import Final
 
 from enforcement.cli import servers
 from enforcement.cli.draining import run_draining
+from enforcement.cli.options import new_parser
 from enforcement.http.asgi import App
 from enforcement.service.app import create_app
 from enforcement.service.settings import MOST_DEADLINE_MS, limiter_settings
@@ -76,11 +77,10 @@ def create_monitored() -> App:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sluicegate serve",
-        description="Run the decision service, which nginx, Envoy, Caddy, Traefik and HAProxy ask about each request.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "sluicegate serve",
+        "Run the decision service, which nginx, Envoy, Caddy, Traefik and HAProxy ask about each request.",
+        _EPILOG,
     )
     servers.add_options(parser, port=9000, server="h2corn")
     parser.add_argument(

@@ -35,6 +35,8 @@ examples:
   %(prog)s metering --requests 20000 --kills 50
 
 Freeze, kill or disconnect the store during the load, and `verify` shows what that cost.
+
+documentation: /docs/when-redis-is-away/ of the control plane
 """
 
 

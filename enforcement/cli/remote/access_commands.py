@@ -12,6 +12,7 @@ import typer
 
 from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.help import Application
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane, existing
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused
 from enforcement.cli.remote.screen import show, show_json, show_table
@@ -20,7 +21,7 @@ from enforcement.cli.remote.secret_files import REFUSED, PrintSecret, SecretFile
 _TOKEN_ID: Final = re.compile(r"tok_[0-9a-z]{1,36}", re.ASCII)
 RULE: Final = "Must be the id of a token, which begins with tok_."
 
-tokens = typer.Typer(help="List, create, rotate and revoke tokens.", no_args_is_help=True, rich_markup_mode=None)
+tokens = Application(help="List, create, rotate and revoke tokens.")
 TokenId = Annotated[str, typer.Argument(metavar="ID", help="Id of a token, such as tok_01j...")]
 
 

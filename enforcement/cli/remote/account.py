@@ -65,6 +65,14 @@ def is_logged_in(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(environment.get(URL_VARIABLE)) or account_file(environment).exists()
 
 
+def known_address(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the address of the control plane that is known, or "" if there is none or it cannot be read."""
+    try:
+        return check_url(environment.get(URL_VARIABLE) or _saved(account_file(environment)).get("url", ""))
+    except NoAccount:
+        return ""
+
+
 def check_url(url: str, name: str = "URL") -> str:
     """
     Return the address of a control plane without a path.

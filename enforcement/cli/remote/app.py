@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from enforcement.cli.commands import COMMANDS, MissingExtra
+from enforcement.cli.remote.help import Application
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.screen import safe
 
@@ -32,15 +33,7 @@ MODULES: Final = {
 _registered: Final[set[str]] = set()
 COMPLETE: Final = "_SLUICEGATE_COMPLETE"
 
-# Its pretty tracebacks would show local variables, such as the key.
-app = typer.Typer(
-    name="sluicegate",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = Application(name="sluicegate", add_completion=True)
 
 
 @app.callback()

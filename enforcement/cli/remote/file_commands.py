@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import typer
 
+from enforcement.cli.commands import CHANGES, DETAILED
 from enforcement.cli.remote.account import account
 from enforcement.cli.remote.files import schema as file_schema
 from enforcement.cli.remote.files.applying import (
@@ -53,6 +54,8 @@ PruneOverrides = Annotated[
         "--prune-overrides", help="Delete overrides of the project that are not in the file, and of its tokens."
     ),
 ]
+
+Detailed = Annotated[bool, typer.Option(DETAILED, help="Exit status 2 if something would change, 1 after an error.")]
 
 
 def validate(
@@ -122,9 +125,17 @@ def export(
         write_utf8(text)
 
 
-def diff(file: PolicyPath, as_json: AsJson = False, trace: Trace = False) -> None:
-    """Show what differs between a policy file and the control plane. Exit status 1 if something does."""
-    wanted, found = Wanted(), read_file(file)
+def diff(
+    file: PolicyPath,
+    managed_by: Mark = "",
+    no_mark: Unmarked = False,
+    prune: Prune = False,
+    prune_overrides: PruneOverrides = False,
+    as_json: AsJson = False,
+    trace: Trace = False,
+) -> None:
+    """Show in what a policy file and the control plane differ, as `plan` does. Exit status 1 if they differ."""
+    wanted, found = _wanted(file, managed_by, no_mark, prune, prune_overrides), read_file(file)
     with control_plane(trace) as server:
         plan = make_plan(server, found, wanted)
     if as_json:
@@ -144,6 +155,7 @@ def plan(
     no_mark: Unmarked = False,
     prune: Prune = False,
     prune_overrides: PruneOverrides = False,
+    detailed: Detailed = False,
     as_json: AsJson = False,
     trace: Trace = False,
 ) -> None:
@@ -158,11 +170,12 @@ def plan(
     warned = warnings_of(made, tried)
     if as_json:
         show_json({**made.to_json(), "reviews": tried, "warnings": warned})
-        return
-    _show_plan(made, {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}, warned)
-    follow = f"--plan {out}" if out else file
-    if made.changes.steps:
-        show(f"Nothing was changed. Apply it with: sluicegate apply {follow}")
+    else:
+        told = {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}
+        _show_plan(made, told, warned)
+        if made.changes.steps:
+            show(f"Nothing was changed. Apply it with: sluicegate apply {f'--plan {out}' if out else file}")
+    raise typer.Exit(CHANGES if detailed and made.changes.steps else 0)
 
 
 def apply(

@@ -10,6 +10,7 @@ import typer
 
 from enforcement.cli.remote import account as accounts
 from enforcement.cli.remote.account import Account
+from enforcement.cli.remote.help import Application
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, confirm, control_plane, existing
 from enforcement.cli.remote.screen import show, show_json, show_table
 from enforcement.cli.remote.secret_files import PrintSecret, SecretFile, checked_id, hand_over, not_written
@@ -18,9 +19,7 @@ DAY_SECONDS: Final = 86_400
 _KEY_ID: Final = re.compile(r"mgk_[0-9a-z]{1,36}", re.ASCII)
 _RULE: Final = "Must be the id of a management key, which begins with mgk_."
 
-keys = typer.Typer(
-    help="List, create, change, rotate and revoke management keys.", no_args_is_help=True, rich_markup_mode=None
-)
+keys = Application(help="List, create, change, rotate and revoke management keys.")
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a management key, such as mgk_01j...")]
 Scopes = Annotated[list[str] | None, typer.Option("--scope", help="What it may do. May be repeated.")]
 Projects = Annotated[list[str] | None, typer.Option("--project", help="Slug of a project. May be repeated.")]

@@ -16,11 +16,12 @@ from rich.live import Live
 from rich.text import Text
 
 from enforcement.cli.remote.options import AsJson, Trace, control_plane
-from enforcement.cli.remote.rest import ControlPlane, ServerAway
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
 from enforcement.cli.remote.screen import bars, plot_width, safe, show, show_json, show_table, squeezed, table_lines
 from enforcement.model.instants import PERIOD_SECONDS
 
 DENIED: Final = 1
+ANONYMOUS: Final = "anonymous"
 TOP_ROWS: Final = 20
 TOP_MINUTES: Final = 10
 # Of a large installation, a part of the tokens. Usage over REST is not sorted by number.
@@ -32,7 +33,7 @@ SAMPLE: Final = (
     "This is a sample. Most denials are not in it, so do not count them. `sluicegate usage` counts every one."
 )
 Project = Annotated[str, typer.Option(help="Slug of a project.")]
-Interval = Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")]
+Interval = Annotated[float, typer.Option(min=0.5, help="Seconds between two looks, at least 0.5.")]
 Once = Annotated[bool, typer.Option("--once", help="Look once and end, for scripts.")]
 Row = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ def _sums(rows: Iterable[Row], column: str) -> dict[str, Counter[str]]:
     """Return the sums of rows by the value of a column, in the order in which the values come."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        name = row[column] or ("anonymous" if column == "token" else "all decisions")
+        name = row[column] or (ANONYMOUS if column == "token" else "all decisions")
         found[str(name)].update({one: row[one] for one in ("allowed", "denied", "would_deny", "cost")})
     return found
 
@@ -107,19 +108,22 @@ def top(
 ) -> None:
     """Show the tokens with the most denials and requests of the last ten minutes, again and again. Ctrl-C ends it."""
     with control_plane(trace) as server:
+        names: dict[str, str] = {}
         if once or as_json or not sys.stdout.isatty():
             found, is_cut = _busiest(server, project)
             if as_json:
                 rows = [{"token": name, **total} for name, total in found]
                 show_json({"minutes": TOP_MINUTES, "cut": is_cut, "results": rows})
             else:
-                show(*_top_lines(found, is_cut=is_cut))
+                _learn_names(server, found, names)
+                show(*_top_lines(found, names, is_cut=is_cut))
             return
         with Live(auto_refresh=False, screen=True) as live:
             while True:
                 try:
                     found, is_cut = _busiest(server, project)
-                    lines = _top_lines(found, is_cut=is_cut)
+                    _learn_names(server, found, names)
+                    lines = _top_lines(found, names, is_cut=is_cut)
                 except ServerAway as exc:  # as while it is restarted
                     lines = [f"{exc} Trying again until Ctrl-C."]
                 live.update(Text("\n".join(map(safe, lines))), refresh=True)
@@ -136,9 +140,19 @@ def _busiest(server: ControlPlane, project: str) -> tuple[list[tuple[str, Counte
     return found, len(rows) > TOP_READ
 
 
-def _top_lines(found: list[tuple[str, Counter[str]]], *, is_cut: bool) -> list[str]:
-    head = ("token", "allowed", "denied", "would_deny")
-    rows = [[name, *(total[one] for one in head[1:])] for name, total in found[:TOP_ROWS]]
+def _learn_names(server: ControlPlane, found: list[tuple[str, Counter[str]]], names: dict[str, str]) -> None:
+    """Add the names of the tokens that are shown, or "" for one that is deleted or that the key may not read."""
+    for token, _ in found[:TOP_ROWS]:
+        if token not in names and token != ANONYMOUS:
+            try:
+                names[token] = server.get(f"tokens/{token}").body["name"]
+            except RequestRefused:
+                names[token] = ""
+
+
+def _top_lines(found: list[tuple[str, Counter[str]]], names: Mapping[str, str], *, is_cut: bool) -> list[str]:
+    head = ("token", "name", "allowed", "denied", "would_deny")
+    rows = [[token, names.get(token, ""), *(total[one] for one in head[2:])] for token, total in found[:TOP_ROWS]]
     last = f"{len(found):,} tokens in the last {TOP_MINUTES} minutes. Usage arrives about a minute late."
     cut = f" Only the first {TOP_READ:,} rows were read, which are of the earliest minutes. Name a project."
     return [*table_lines(head, rows), "", last + (cut if is_cut else "")]

@@ -127,7 +127,7 @@ class ControlPlane:
     def page(self, path: str, **query: Any) -> dict[str, Any]:
         """Return a page of a list. Raises ServerAway and RequestRefused."""
         page = self.get(path, **query).body
-        if not isinstance(page, dict) or not isinstance(page.get("results"), list) or "next_cursor" not in page:
+        if not isinstance(page, dict) or not _is_list(page):
             raise _other_program(200, self.url, "its response is no list of Sluicegate")
         return page
 
@@ -221,7 +221,7 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
     body = None
     if response.content:
         try:
-            body = response.json()
+            body = response.json(object_hook=_of_control_plane(url))
         except ValueError:
             body = None
     if response.is_success and (body is not None or not response.content):
@@ -241,6 +241,21 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
             response.status_code, "redirect", f"{url} redirects. Log in to the address it leads to.", ""
         )
     raise _other_program(response.status_code, url, "its response is no JSON")
+
+
+def _is_list(page: Mapping[str, Any]) -> bool:
+    rows = page.get("results")
+    return isinstance(rows, list) and "next_cursor" in page and all(isinstance(row, dict) for row in rows)
+
+
+def _of_control_plane(url: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that makes of an object of JSON one whose missing members are an error of the server."""
+
+    class Answer(dict[str, Any]):
+        def __missing__(self, name: str) -> Any:
+            raise _other_program(200, url, f"its response has no {name!r}")
+
+    return Answer
 
 
 def _other_program(status: int, url: str, why: str) -> RequestRefused:

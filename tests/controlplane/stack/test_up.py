@@ -12,16 +12,32 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import redis
+from django.core.management import CommandError, call_command
 
+from controlplane.stack.management.commands import up as command
 from enforcement.embedded import ValkeyServer
 from tests.controlplane.forks import start_manage
 from tests.controlplane.stack.running import SECONDS, Run, checkout, eventually, own_environment, up
 from tests.scale import scale
+
+
+def test_without_a_server_it_ends_with_a_sentence(monkeypatch, settings, tmp_path):
+    """As without the extra 'embedded', and not with a traceback."""
+
+    async def describe(supervisor, announce) -> None:
+        command.embedded.build(settings.BASE_DIR, tmp_path, {})
+
+    settings.VAR_DIR = tmp_path
+    monkeypatch.setenv("SLUICEGATE_VALKEY_BINARY", str(tmp_path / "none"))
+    monkeypatch.setattr(command, "serve", describe)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(CommandError, match="must be an executable file, got"):
+        pool.submit(call_command, "up").result()
 
 
 def text(path: Path) -> str:

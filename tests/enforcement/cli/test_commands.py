@@ -52,15 +52,25 @@ def test_the_help_lists_every_command_and_the_exit_statuses(capsys):
 
 @pytest.mark.parametrize("name", [command.name for command in commands.COMMANDS])
 def test_each_command_has_its_own_help(name, capsys, monkeypatch, tmp_path):
-    """Under its own name."""
+    """Under its own name, in one form, with the address of the documentation."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     try:
         status = main([name, "--help"])
     except SystemExit as exc:
         status = exc.code
 
+    shown = capsys.readouterr().out
     assert status == 0
-    assert capsys.readouterr().out.lower().startswith(f"usage: sluicegate {name} ")
+    assert shown.startswith(f"usage: sluicegate {name} ")
+    assert "\n  -h, --help" in shown
+    assert "\ndocumentation: /docs/" in shown
+
+
+def test_the_help_names_the_documentation_of_the_known_control_plane(capsys, monkeypatch):
+    monkeypatch.setenv("SLUICEGATE_URL", "https://limits.example")
+
+    assert ended("doctor", "--help") == 0
+    assert "documentation: https://limits.example/docs/command-line/\n" in capsys.readouterr().out
 
 
 def test_a_word_that_is_no_command_is_a_usage_error(capsys):

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from controlplane.demo.reporter import Reporter
 from controlplane.demo.run import run_demo
 from controlplane.stack.locks import StackError
+from enforcement.embedded import ServerError
 
 STOPPED_BY_SIGNAL = 130
 
@@ -41,7 +42,7 @@ class Command(BaseCommand):
         stays = sys.stdout.isatty() and os.environ.get("DEMO_EXIT") != "1"
         try:
             held = asyncio.run(self.play(reporter, options["directory"], stays))
-        except StackError as exc:
+        except (StackError, ServerError) as exc:
             raise CommandError(f"{exc}\nThe logs of the processes are in {options['directory'] / 'log'}.") from exc
         if not held:
             sys.exit(STOPPED_BY_SIGNAL if held is None else 1)

@@ -15,6 +15,7 @@ from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, serve
 from enforcement.doctor.endpoint import shown
+from enforcement.embedded import ServerError
 
 
 def has_account() -> bool:
@@ -35,7 +36,7 @@ class Command(BaseCommand):
         try:
             embedded.keep_private(settings.VAR_DIR)
             asyncio.run(serve(supervisor, self.announce))
-        except StackError as exc:
+        except (StackError, ServerError) as exc:
             raise CommandError(str(exc)) from exc
         except PermissionError as exc:
             raise CommandError(f"{exc.filename} belongs to another user.") from exc

@@ -153,6 +153,20 @@ def test_of_two_applies_at_once_one_is_refused(cli, chat_file, monkeypatch):
     assert (quota(), quota("per-second"), AuditEntry.objects.count()) == (30, 20, before + 2)
 
 
+def test_a_plan_tells_scripts_and_a_diff_sees_the_same(cli, chat_file):
+    """A mark that is missing is a change. The exit statuses are those of Terraform, in which an error is not 2."""
+    cli("apply", "chat.yaml", "--yes", "--no-mark")
+    plan, diff = cli("plan", "chat.yaml", "--detailed-exitcode"), cli("diff", "chat.yaml")
+
+    assert (plan.status, diff.status, cli("plan", "chat.yaml").status) == (2, 1, 0)
+    assert "managed by: " in diff.out
+    assert "managed by: " in plan.out
+    assert cli("plan", "chat.yaml", "--no-mark", "--detailed-exitcode").status == 0
+    assert cli("diff", "chat.yaml", "--no-mark").status == 0
+    assert cli("plan", "none.yaml", "--detailed-exitcode").status == 1
+    assert cli("plan", "--detailed-exitcode").status == 1
+
+
 def test_a_lost_response_makes_no_change_twice(cli, chat_file, lossy, monkeypatch):
     """The change is sent again with its idempotency key, and gets the response that was lost."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)

@@ -72,13 +72,14 @@ def test_a_wrong_range_is_refused_by_its_name(cli):
 
 def test_top_begins_with_who_is_denied_most(cli, token):
     """Once, if the output is no terminal."""
-    busy = TokenFactory(project=token.project)
+    busy = TokenFactory(project=token.project, name="busy")
     use(busy, 1, allowed=100)
     use(token, 1, allowed=1, denied=5)
+    use(token, 1, token_id="tok_gone", denied=1)
 
     lines = cli("top").out.splitlines()
-    assert [line.split()[0] for line in lines[1:3]] == [token.pk, busy.pk]
-    assert lines[-1] == "2 tokens in the last 10 minutes. Usage arrives about a minute late."
+    assert [line.split()[:2] for line in lines[1:4]] == [[token.pk, "ci"], ["tok_gone", "0"], [busy.pk, "busy"]]
+    assert lines[-1] == "3 tokens in the last 10 minutes. Usage arrives about a minute late."
 
 
 def test_tail_says_that_it_is_a_sample(cli, token):

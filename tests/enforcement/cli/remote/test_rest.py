@@ -179,6 +179,17 @@ def test_another_program_is_named(cli, chat_file, monkeypatch, command):
         assert found.err.endswith("Check the address.\n")
 
 
+@pytest.mark.parametrize("rows", ["[{}]", "[1]", '[{"id": "x", "name": "y"}]'])
+def test_rows_of_another_program_are_named(cli, monkeypatch, rows):
+    """A list of something else, with status 200, is a sentence and no traceback."""
+    with served((200, "application/json", f'{{"results": {rows}, "next_cursor": null}}'.encode())) as url:
+        monkeypatch.setenv("SLUICEGATE_URL", url)
+        found = cli("tokens", "list")
+
+    assert (found.status, "Traceback" in found.err) == (2, False)
+    assert f"{url} is no control plane of Sluicegate" in found.err
+
+
 def test_a_certificate_of_an_own_authority_needs_a_variable(cli, monkeypatch, tmp_path):
     """The error says which, and the command works with it."""
     made, key = certificate(tmp_path)
