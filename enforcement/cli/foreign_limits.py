@@ -255,21 +255,31 @@ def _add_rule(found: Converted, node: _Node, rule: Mapping[str, Any]) -> None:
     found.add(node.where, str(name), match=match, mode=mode, **counted)
 
 
-def _compare(found: Converted, nodes: tuple[_Node, ...]) -> None:
+def _compare(found: Converted, nodes: tuple[_Node, ...], above: tuple[_Node, ...] = ()) -> None:
     """
-    List where the rules of a value and those of other values of its key both apply here.
+    List where the rules of a value and those of other values of its key, or of fewer entries, both apply here.
 
     The other service takes the rules of the value, and of them alone. That is the same if they are at least as tight.
+
+    Args:
+        above: Those that lead to the nodes and have a limit that denies.
     """
     wide = [node for node in nodes if node.path[-1].is_wide]
     for node in nodes:
+        for fewer in above if node.rule is not None else ():
+            found.missing += _also(node, fewer, f"the limit of {fewer.where}")
         depth = len(node.path)
         own = {it.path[depth:]: it for it in node.limited()} if wide else {}
         for general in (it for it in wide if it.path[-1].covers(node.path[-1])):
             for other in general.limited():
-                if not other.is_shadow and not _is_unlimited(other) and _seconds(other) is not None:
+                if _denies(other):
                     found.missing += _difference(node, other, own.get(other.path[depth:]))
-        _compare(found, node.below)
+        _compare(found, node.below, (*above, node) if node.rule is not None and _denies(node) else above)
+
+
+def _denies(node: _Node) -> bool:
+    """Return whether the limit of a node can deny a request."""
+    return not node.is_shadow and not _is_unlimited(node) and _seconds(node) is not None
 
 
 def _difference(node: _Node, general: _Node, own: _Node | None) -> Iterator[str]:
@@ -278,17 +288,27 @@ def _difference(node: _Node, general: _Node, own: _Node | None) -> Iterator[str]
     if own is None:
         where = " > ".join(step.shown for step in (*node.path, *general.path[len(node.path) :]))
         yield f"{where}: has no limit there. The limit of other values of {key} applies here too."
-    elif _is_unlimited(own):
-        yield f"{own.where}: unlimited has no counterpart. The limit of other values applies here too."
+    else:
+        yield from _also(own, general, f"the limit of other values of {key}")
+
+
+def _also(own: _Node, general: _Node, name: str) -> Iterator[str]:
+    """Yield a sentence if a limit that applies beside that of a node denies what the other service admits."""
+    if _is_unlimited(own):
+        yield f"{own.where}: unlimited has no counterpart, and {name} applies here too."
     elif not _is_tighter(own, general):
-        yield f"{own.where}: the limit of other values of {key} applies too, and the tighter decides."
+        yield f"{own.where}: {name} applies too, and the tighter decides."
 
 
 def _is_tighter(own: _Node, general: _Node) -> bool:
     """Return whether a limit denies whatever another one denies that counts the same requests."""
-    quota, most = _quota(own), _quota(general)
-    alike = _seconds(own) == _seconds(general) and not own.is_shadow
-    return alike and isinstance(quota, int) and isinstance(most, int) and quota <= most
+    quota, most, seconds, longest = _quota(own), _quota(general), _seconds(own), _seconds(general)
+    if own.is_shadow or not (isinstance(quota, int) and isinstance(most, int) and seconds and longest):
+        return False
+    # Windows begin at multiples of their length. One that is no multiple of the other lies across two of them.
+    if seconds % longest == 0:
+        return quota <= most
+    return longest % seconds == 0 and quota * (longest // seconds) <= most
 
 
 def _is_unlimited(node: _Node) -> bool:

@@ -169,6 +169,16 @@ def test_names_that_differ_are_told_as_a_mapping_file(capsys: pytest.CaptureFixt
         ("{key: b, share_threshold: true, rate_limit: {unit: day, requests_per_unit: 1}}", "share_threshold is not"),
         ("{key: b, rate_limit: {unit: day, requests_per_unit: -1}}", "quota: "),
         ("{key: b, rate_limit: {unit: day, requests_per_unit: many}}", "quota: "),
+        (
+            "{key: b, rate_limit: {unit: hour, requests_per_unit: 2}, descriptors: ["
+            "{key: c, descriptors: [{key: d, rate_limit: {unit: hour, requests_per_unit: 3}}]}]}",
+            "b > c > d: the limit of b applies too, and the tighter decides.",
+        ),
+        (
+            "{key: b, rate_limit: {unit: hour, requests_per_unit: 2}, descriptors: ["
+            "{key: c, rate_limit: {unlimited: true}}]}",
+            "b > c: unlimited has no counterpart, and the limit of b applies here too.",
+        ),
         ("{key: b, descriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 1}}]}", "never met"),
     ],
 )
@@ -183,6 +193,25 @@ def test_what_has_no_counterpart_is_listed(
     assert status == 1
     assert missing in said
     assert document["policies"][0]["limits"][0]["quota"] == 5
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        "{unit: hour, requests_per_unit: 3}",
+        "{unit: minute, requests_per_unit: 3}",
+        "{unit: day, requests_per_unit: 72}",
+        "{unit: hour, requests_per_unit: 1}, shadow_mode: true",
+    ],
+)
+def test_a_parent_that_denies_nothing_more_is_not_listed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, parent: str
+) -> None:
+    """It admits as much as its child in each of its windows, or denies nothing at all."""
+    child = "descriptors: [{key: bar, rate_limit: {unit: hour, requests_per_unit: 3}}]"
+    source = f"domain: d\ndescriptors:\n- {{key: foo, rate_limit: {parent}, {child}}}\n"
+
+    assert converted(capsys, "envoy", source, tmp_path)[0] == 0
 
 
 def test_rules_below_a_value_are_compared_with_those_of_other_values(
