@@ -20,17 +20,26 @@ MEMBERSHIP_ID = "mem_[0-9a-z]{1,36}"
 
 @extend_schema_field({"type": "string", "minLength": 1, "maxLength": 150, "example": "ann"})
 class UserField(serializers.Field):
-    """An account by its name. Operators create accounts in the admin."""
+    """
+    An account by its name. Operators create accounts in the admin.
+
+    A key that is limited to projects names only their members. It would learn otherwise which accounts there are.
+    """
 
     default_error_messages = {
         "invalid": "Must be a string.",
-        "does_not_exist": "There is no account {value!r}. An operator creates it in the admin.",
+        "does_not_exist": "There is no account {value!r} that this key may name. An operator creates it in the admin. "
+        "A key for single projects names only their members.",
     }
 
     def to_internal_value(self, data: Any) -> User:
         if not isinstance(data, str):
             self.fail("invalid")
-        user = User.objects.filter(username=data).first()
+        access = self.context["access"]
+        known = User.objects.filter(username=data)
+        if not access.all_projects:
+            known = known.filter(pk__in=access.within(Membership.objects, "project").values("user"))
+        user = known.first()
         if user is None:
             self.fail("does_not_exist", value=data)
         return user

@@ -27,6 +27,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 # A service of a cloud that only its machines reach, at an address that counts as public.
 _METADATA = (ip_address("168.63.129.16"),)
+# Once relays between IPv4 and IPv6, by which whoever runs one there reaches inside (RFC 7526).
+_RELAYS = ip_network("192.88.99.0/24")
 # Networks of IPv6 whose addresses hold one of IPv4, with the number of bits behind it.
 _CARRIERS = ((ip_network("64:ff9b::/96"), 0), (ip_network("2002::/16"), 80), (ip_network("::/96"), 0))
 _TEREDO = ip_network("2001::/32")
@@ -104,7 +106,7 @@ def check_address(text: str, scheme: str, allowed: Sequence[Network]) -> None:
         raise Refused("Must begin with https://, because only addresses in SLUICEGATE_ALERT_NETWORKS may do without.")
     for form in forms:
         local = form.is_multicast or form.is_reserved or getattr(form, "is_site_local", False)
-        if local or not form.is_global or form in _METADATA:
+        if local or not form.is_global or form in _METADATA or form in _RELAYS:
             rule = "is private, local, or reserved. An operator may allow its network in SLUICEGATE_ALERT_NETWORKS."
             raise Refused(f"The address {address} {rule}")
 

@@ -81,6 +81,8 @@ CONTROL_PLANE: Final = (
     "SLUICEGATE_WORKER_PASSWORD",
 )
 """One shell often serves both, so the doctor knows these too. It cannot import the control plane."""
+# Of an account for one project, as `store_acl --project` makes its name of the slug.
+_OF_AN_ACCOUNT: Final = re.compile(r"SLUICEGATE_ENFORCER_[A-Z0-9_]+_PASSWORD")
 _TESTS: Final = ("SLUICEGATE_PROOF", "SLUICEGATE_SCREENSHOTS")
 _BEGINNING: Final = "SLUICEGATE_"
 # Kubernetes and Docker links describe every service whose name begins with "sluicegate" in such variables.
@@ -94,7 +96,7 @@ def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
     for name in sorted(environ):
         if not name.startswith(_BEGINNING) or name in known or name in _TESTS or not environ[name]:
             continue
-        if _OF_A_SERVICE.fullmatch(name) or _ADDRESS.match(environ[name]):
+        if _OF_AN_ACCOUNT.fullmatch(name) or _OF_A_SERVICE.fullmatch(name) or _ADDRESS.match(environ[name]):
             continue
         near = get_close_matches(name, known, n=1, cutoff=0.8)
         advice = f"Did you mean {near[0]}?" if near else "Remove it. The page Settings lists the names."

@@ -57,7 +57,7 @@ def read_dockerfile(path: Path) -> dict[str, Stage]:
         if instruction == "FROM":
             base, _, name = rest.partition(" AS ")
             stages[name] = stages.get(base, Stage((), {}, (), (), "root"))
-        else:
+        elif instruction != "ARG":  # before the first stage
             stages[name] = _apply(stages[name], instruction, rest)
     return stages
 

@@ -140,6 +140,23 @@ def test_what_is_waited_for_is_there(compose: dict[str, Any]) -> None:
     assert unchecked == []
 
 
+def test_every_image_may_be_given_by_its_digest() -> None:
+    """A tag may name another image tomorrow. None is pinned here, because that would leave out security updates."""
+    digest = f"@sha256:{'0' * 64}"
+    names = ("VALKEY_IMAGE", "POSTGRES_IMAGE", "PYTHON_IMAGE")
+    services = load({**SECRETS, **{name: f"{name.lower()}{digest}" for name in names}})["services"]
+
+    pulled = {service["image"] for service in services.values() if "build" not in service}
+    built = {service["build"]["args"]["PYTHON"] for service in services.values() if "build" in service}
+    bases = {line.split()[1] for path in DOCKERFILES for line in path.read_text().splitlines() if line[:5] == "FROM "}
+    assert {image for image in pulled if not image.startswith("sluicegate")} == {
+        f"valkey_image{digest}",
+        f"postgres_image{digest}",
+    }
+    assert built == {f"python_image{digest}"}
+    assert bases == {"$PYTHON", "base"}
+
+
 def test_named_volumes_are_declared(compose: dict[str, Any]) -> None:
     """Each volume that a service mounts by name exists, and the store's and the database's outlive their containers."""
     services = compose["services"].values()

@@ -1,9 +1,11 @@
 """Memberships over REST follow the rules of the page of the admin."""
 
 import pytest
+from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
 from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project
 from tests.factories import ManagementKeyFactory, MembershipFactory, ProjectFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
@@ -92,9 +94,23 @@ def test_the_list_is_filtered(api):
 def test_a_key_of_one_project_manages_its_members_only(call):
     """Members of others are not found, and their projects cannot be named."""
     theirs = MembershipFactory(project__slug="theirs")
-    chat = ManagementKeyFactory(projects=[ProjectFactory._meta.model.objects.get(slug="chat")])
+    projects = list(Project.objects.filter(slug__in=["chat", "other"]))
+    MembershipFactory(project=projects[1], user=User.objects.get(username="ben"))
+    chat = ManagementKeyFactory(projects=projects)
 
     assert call("POST", "memberships", BEN, key=chat).status_code == 201
     assert call("GET", f"memberships/{theirs.pk}", key=chat).status_code == 404
     assert call("POST", "memberships", {**BEN, "project": "theirs"}, key=chat).status_code == 400
-    assert [one["user"] for one in call("GET", "memberships", key=chat).json()["results"]] == ["ben"]
+    assert {one["user"] for one in call("GET", "memberships", key=chat).json()["results"]} == {"ben"}
+
+
+def test_a_key_of_one_project_finds_out_no_account(call):
+    """One that exists elsewhere, that of an operator and one that nobody has get the same answer, also for a try."""
+    UserFactory(username="root", operator=True)
+    chat = ManagementKeyFactory(projects=[Project.objects.get(slug="chat")])
+
+    def answer(name: str, query: str) -> str:
+        (error,) = call("POST", f"memberships{query}", {**BEN, "user": name}, key=chat).json()["errors"]
+        return error["detail"].replace(name, "")
+
+    assert len({answer(name, query) for name in ("ben", "root", "nobody") for query in ("", "?dry_run=true")}) == 1

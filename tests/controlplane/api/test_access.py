@@ -124,7 +124,8 @@ RULES = {
     # The audit does not say what it changed, so nobody can undo it.
     ("revisions/1/undo", "POST"): Rule("revisions:write", 409, FORBIDDEN, FORBIDDEN, REASON),
     ("memberships", "GET"): Rule("memberships:read", 200, 200, 200),
-    ("memberships", "POST"): Rule("memberships:write", 201, 400, 201, MEMBER),
+    # Which accounts there are is said to keys for all projects only.
+    ("memberships", "POST"): Rule("memberships:write", 201, 400, 400, MEMBER),
     ("memberships/{membership}", "GET"): Rule("memberships:read", 200, MISSING, 200),
     ("memberships/{membership}", "PATCH"): Rule("memberships:write", 200, MISSING, 200, {"role": "owner"}),
     ("memberships/{membership}", "DELETE"): Rule("memberships:write", 204, MISSING, 204),

@@ -251,6 +251,7 @@ def test_a_variable_that_is_no_setting_is_a_warning(server, doctor, monkeypatch)
     monkeypatch.setenv("SLUICEGATE_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SLUICEGATE_PROXY_PORT", "tcp://10.0.0.1:80")
     monkeypatch.setenv("SLUICEGATE_HTTPS", "true")
+    monkeypatch.setenv("SLUICEGATE_ENFORCER_TEAM_A_PASSWORD", "0123456789abcdef")  # of an account for one project
 
     assert doctor(server.url)[1]["variables"] == {
         "name": "variables",
