@@ -1,9 +1,14 @@
 """The responses to errors of Django itself: problems below /api/, and pages with a way back everywhere else."""
 
-from django.http import HttpRequest, HttpResponse
+from collections.abc import Callable
+from inspect import unwrap
+
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse
 
 from controlplane.api.problems import plain_problem
 from controlplane.api.transport import API_ROOT
+from controlplane.core import optional
 from controlplane.core.error_page import error_page
 
 # For each status: the code and the sentence of the problem, then the title and the sentence of the page.
@@ -22,6 +27,10 @@ ERRORS = {
     404: (
         ("not_found", "There is nothing at this address."),
         ("There is no page at this address", "It may have been deleted, or the address is mistyped."),
+    ),
+    503: (
+        ("source_unavailable", "What this address reads cannot be read now. Nothing was changed. Try again."),
+        ("This cannot be read now", "Everything else works as usual. Try again, or look into the log."),
     ),
     500: (
         ("server_error", "An unexpected error occurred. Search the log for this request_id."),
@@ -60,3 +69,39 @@ def _error(request: HttpRequest, status: int) -> HttpResponse:
     if request.path.startswith(API_ROOT):
         return plain_problem(request, status, *problem)
     return error_page(request, status, title, sentence)
+
+
+# Exceptions that have a response of their own.
+ANSWERED = (Http404, PermissionDenied, SuspiciousOperation, BadRequest)
+
+
+class UnreadSources:
+    """
+    Answer with 503 if what a page shows, or what an address of REST reads, is an optional source that fails.
+
+    A view names the source as ``optional_source``. It reads if it is asked by GET, or is ``read_only``. Another view
+    gives the attribute to a request that only reads such a source, as if a list is filtered by usage.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        optional.begin_page()
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        view = _view_of(request)
+        reads = request.method in ("GET", "HEAD") or getattr(view, "read_only", False)
+        source = getattr(request, "optional_source", "") or (reads and getattr(view, "optional_source", ""))
+        if not source or isinstance(exception, ANSWERED):
+            return None
+        optional.note(source, exception)
+        return _error(request, 503)
+
+
+def _view_of(request: HttpRequest) -> object:
+    """Return the page of the admin, the class of a view of REST, or the function that answers a request."""
+    found = request.resolver_match
+    function = unwrap(found.func, stop=lambda one: hasattr(one, "cls") or hasattr(one, "__self__")) if found else None
+    return getattr(function, "cls", None) or getattr(function, "__self__", function)

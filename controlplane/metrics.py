@@ -1,7 +1,7 @@
 """What /metrics says about the control plane, in the format of Prometheus."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from controlplane.core import store
+from controlplane.core.optional import COUNTERS, HEARTBEATS, error_counts, optional
 from controlplane.fleet.models import Instance
 from controlplane.prices.models import ModelPrice
 from controlplane.publishing import shared_keys
@@ -38,21 +39,27 @@ class Collected(Collector):
         yield build
         reachable = store.answers()
         yield _gauge("sluicegate_store_reachable", "1 if the control plane reaches the store.", reachable)
-        yield from self._usage() if reachable else ()
+        yield from _read(COUNTERS, self._usage) if reachable else ()
         try:
-            yield from [
-                *self._publishing(),
-                *self._checkpoints(),
-                self._fleet(),
-                *self._reservations(),
-                *self._prices(),
-                self._repairs(),
-            ]
+            yield from self._publishing()
+            yield from _read(COUNTERS, self._checkpoints)
+            yield from _read(HEARTBEATS, self._fleet)
+            yield from _read(COUNTERS, self._reservations)
+            yield from self._prices()
+            yield self._repairs()
             database = True
         except DatabaseError as exc:
             logger.warning("The database is unavailable: %s", exc)
             database = False
         yield _gauge("sluicegate_database_reachable", "1 if the control plane reaches the database.", database)
+        errors = CounterMetricFamily(
+            "sluicegate_source_errors",
+            "Errors of what only advises, which refuse no page and no change.",
+            labels=["source"],
+        )
+        for source, count in error_counts().items():
+            errors.add_metric([source], count)
+        yield errors
 
     def _publishing(self) -> Iterator[Metric]:
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
@@ -111,15 +118,15 @@ class Collected(Collector):
             yield _gauge("sluicegate_checkpoint_age_seconds", "Age of the last complete checkpoint in SQL.", age)
             yield _gauge("sluicegate_checkpointed_counters", "Durable counters in SQL.", run.counters)
 
-    def _fleet(self) -> Metric:
-        """Return a metric of how many instances run the last revision, run an older one, or are lost."""
+    def _fleet(self) -> Iterator[Metric]:
+        """Yield a metric of how many instances run the last revision, run an older one, or are lost."""
         alive = Instance.objects.running(self.now)
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
         total, seen, current = Instance.objects.count(), alive.count(), alive.filter(revision__gte=published).count()
         family = GaugeMetricFamily("sluicegate_instances", "Enforcers by their state.", labels=["state"])
         for state, number in (("current", current), ("behind", seen - current), ("lost", total - seen)):
             family.add_metric([state], number)
-        return family
+        yield family
 
     def _reservations(self) -> Iterator[Metric]:
         """Yield metrics of the reservations that the store had lately, of some projects and of all others together."""
@@ -137,6 +144,11 @@ class Collected(Collector):
             age = (self.now - count.lost_since).total_seconds() if count.lost_since else 0
             oldest.add_metric([project], max(0, age))
         yield from (number, oldest)
+
+
+def _read(source: str, metrics: Callable[[], Iterable[Metric]]) -> list[Metric]:
+    """Return the metrics of a source, or none if it cannot be read. An unavailable database is another case."""
+    return optional(source, list)(lambda: list(metrics()))()
 
 
 def _version() -> str:

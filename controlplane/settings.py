@@ -128,6 +128,7 @@ MIDDLEWARE = [
     "controlplane.adminkit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
+    "controlplane.error_pages.UnreadSources",
     "controlplane.access.second_factor_gate.SecondFactorGate",
     "controlplane.access.known_browsers.KnownBrowsers",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in

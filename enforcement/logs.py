@@ -57,13 +57,13 @@ class RateLimitedLogger:
         self._last: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def warning(self, cause: str, message: str, *args: object) -> None:
-        """Log a warning, unless one of the same *cause* was logged a moment ago."""
+    def warning(self, cause: str, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log a warning, with the traceback of *exc_info*, unless one of the same *cause* was logged a moment ago."""
         suppressed = self._suppressed(cause)
         if suppressed is None:
             return
         more = f" ({suppressed} similar warnings were suppressed.)" if suppressed else ""
-        self._logger.warning(message + more, *args)
+        self._logger.warning(message + more, *args, exc_info=exc_info)
 
     def _suppressed(self, cause: str) -> int | None:
         """

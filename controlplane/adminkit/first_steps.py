@@ -1,6 +1,5 @@
 """How far a new installation is, from an empty database to its first decision."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +9,8 @@ from django.utils import timezone
 from django.utils.timesince import timesince
 
 from controlplane.adminkit.site import change_url, list_url
-from controlplane.fleet.heartbeats import fleet_now
+from controlplane.core.optional import USAGE, optional
+from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.describe import amount
 from controlplane.policies.models import Policy
@@ -18,6 +18,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageBatch, UsageRow
 
 NAMES = ("project", "policy", "token", "proxy", "request")
+FIRST_REQUEST = "First request"
 SHOWN = 3
 
 
@@ -59,6 +60,7 @@ def first_steps(now: datetime | None = None) -> dict[str, Any] | None:
     return {"done": sum(step.done for step in found), "all": len(found), "next": following}
 
 
+@optional(USAGE, lambda: True)  # an installation whose usage cannot be read is hardly new
 def is_complete() -> bool:
     """Return whether there was a first decision, which needs no other step to be asked."""
     return UsageRow.objects.exists()
@@ -83,10 +85,10 @@ def _token(token: Token | None) -> Step:
     return Step("token", "Token", True, f"{token.name}, {token.prefix}…", change_url(token), "Open")
 
 
-def _proxy(fleet: Sequence[Instance]) -> Step:
+def _proxy(fleet: Fleet) -> Step:
     url, link = list_url(Instance), "See instances"
-    if getattr(fleet, "unknown", ""):
-        return Step("proxy", "Proxy", False, "The store is not reachable, so nobody knows which run.", url, link)
+    if fleet.unknown:
+        return Step("proxy", "Proxy", False, f"{fleet.unknown} Nobody knows which run.", url, link)
     if not fleet:
         return Step("proxy", "Proxy", False, "No process with the library reports yet.", url, link)
     names = [instance.pk for instance in fleet[:SHOWN]]
@@ -96,8 +98,9 @@ def _proxy(fleet: Sequence[Instance]) -> Step:
     return Step("proxy", "Proxy", True, f"{shown} {'reports' if len(fleet) == 1 else 'report'}", url, link)
 
 
+@optional(USAGE, lambda now: Step("request", FIRST_REQUEST, False, "Usage cannot be read now"))
 def _request(now: datetime) -> Step:
-    title = "First request"
+    title = FIRST_REQUEST
     if not is_complete():
         return Step("request", title, False, "One line of curl, then the decision appears here")
     received = UsageBatch.objects.aggregate(at=Max("received_at"))["at"]

@@ -13,6 +13,7 @@ from controlplane.advice import traffic
 from controlplane.advice.rules import Advice, warnings
 from controlplane.advice.trying import folded, sample, tried
 from controlplane.core.money import InvalidAmount, quantity, read_permits
+from controlplane.core.optional import USAGE, optional
 from controlplane.policies.limit_form import LoneLimitForm, explain, in_brief
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -120,11 +121,11 @@ class _Seen:
 
     @cached_property
     def _sample(self) -> traffic.Sample:
-        return traffic.Sample(self.projects, self.now)
+        return optional(USAGE, lambda *_: traffic.Sample(()))(traffic.sampled)(self.projects, self.now)
 
     @cached_property
     def _silent(self) -> dict[str, datetime]:
-        return traffic.never_matched(self.policy, self.projects, self.now)
+        return optional(USAGE, lambda *_: {})(traffic.never_matched)(self.policy, self.projects, self.now)
 
     def differs(self, limit: LimitValue | None, key: str) -> bool:
         """Return whether a row differs from the saved limit with its id, or has none. One that is not valid does."""

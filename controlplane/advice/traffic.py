@@ -1,6 +1,7 @@
 """What requests of the last days had, as far as usage and the sample of denials know."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 
@@ -34,19 +35,24 @@ def never_matched(policy: Policy, projects: QuerySet[Project], now: datetime) ->
 
 class Sample:
     """
-    The attributes of the sampled denials of the last 7 days, at most MOST_READ of them.
+    The attributes of sampled denials.
 
     Nothing else tells what requests have: those that pass are counted, and their attributes are not recorded. A denial
     has those that its limit looks at.
     """
 
-    def __init__(self, projects: QuerySet[Project], now: datetime) -> None:
-        rows = DeniedRequest.objects.filter(project_id__in=projects.values("pk"), at__gt=now - BACK)
-        self._found = list(rows.order_by("-at").values_list("attributes", flat=True)[:MOST_READ])
+    def __init__(self, found: Sequence[Mapping[str, str]]) -> None:
+        self._found = found
 
     def values(self, name: str) -> Counter[str]:
         """Return how often each value of an attribute was in the sample."""
         return Counter(attributes[name] for attributes in self._found if attributes.get(name))
+
+
+def sampled(projects: QuerySet[Project], now: datetime) -> Sample:
+    """Return the sample of the last 7 days, of at most MOST_READ denials."""
+    rows = DeniedRequest.objects.filter(project_id__in=projects.values("pk"), at__gt=now - BACK)
+    return Sample(list(rows.order_by("-at").values_list("attributes", flat=True)[:MOST_READ]))
 
 
 def fits(rule: Match, name: str, seen: Counter[str]) -> bool:

@@ -243,6 +243,12 @@ TYPES = {
         "`If-Match` names another version than the present one, or `If-None-Match: *` found that the object exists.",
         "Read the object, decide again, and send its new `ETag`. The header `ETag` of this response has it.",
     ),
+    "source_unavailable": ProblemType(
+        503,
+        "What this address reads cannot be read",
+        "Usage, counters or heartbeats are damaged, or their tables or keys are. Changes do not depend on them.",
+        "Try again later. If it lasts, tell whoever operates Sluicegate. The log of the control plane has the error.",
+    ),
     "store_unavailable": ProblemType(
         503,
         "The store is unavailable",

@@ -17,6 +17,7 @@ from controlplane.api.fields import InstantField
 from controlplane.api.problems import Problem, StoreUnavailable
 from controlplane.api.views import ApiView
 from controlplane.consumers.limits import limits_of, refusal_of, resumed_at, usage_of
+from controlplane.core.optional import COUNTERS
 from controlplane.core.requests import log_author
 from controlplane.projects.models import Token
 from enforcement.http.messages import DENIAL_FIELD, challenge
@@ -143,6 +144,7 @@ class ConsumerSerializer(serializers.ModelSerializer):
 class ConsumerView(ApiView):
     """What the holder of a token may know of it. Nothing is charged to its limits."""
 
+    optional_source = COUNTERS
     authentication_classes = (TokenAuthentication,)
     permission_classes = (HasToken,)
     serializer_class = ConsumerSerializer

@@ -1,4 +1,4 @@
-"""What every page of the admin says while every limit is a shadow."""
+"""What every page of the admin says while every limit is a shadow, or while something cannot be read."""
 
 from datetime import datetime
 from typing import Any
@@ -7,15 +7,16 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
+from controlplane.core.optional import unread
 from controlplane.emergency.models import BreakGlass
 from controlplane.publishing.models import OutboxEntry
 
 
 def banner(request: HttpRequest) -> dict[str, Any]:
-    """Return ``broken_glass``, which is read when a template of the admin asks for it, or nothing elsewhere."""
+    """Return what is read when a template of the admin asks for it: ``broken_glass``, and ``unread`` in a sentence."""
     if not request.path_info.startswith("/admin/"):
         return {}
-    return {"broken_glass": SimpleLazyObject(lambda: _broken(request))}
+    return {"broken_glass": SimpleLazyObject(lambda: _broken(request)), "unread": SimpleLazyObject(unread)}
 
 
 def _broken(request: HttpRequest) -> BreakGlass | None:

@@ -23,6 +23,7 @@ from controlplane.adminkit.site import badge, change_url, link_to, list_url
 from controlplane.adminkit.tags import tag
 from controlplane.adminkit.times import exact
 from controlplane.core.money import permits
+from controlplane.core.optional import COUNTERS, USAGE, optional
 from controlplane.explain import words
 from controlplane.explain.answer import Explanation, Line, Source, explain
 from controlplane.explain.panels import reach_of
@@ -145,6 +146,10 @@ def explain_view(request: HttpRequest) -> HttpResponse:
     return response
 
 
+explain_view.optional_source, explain_view.read_only = COUNTERS, True
+
+
+@optional(USAGE, lambda reach: [])
 def latest(reach: Reach) -> list[dict[str, Any]]:
     """
     Return denials of the last day that the asker may see, to choose one from: the newest of each token and limit.

@@ -8,6 +8,7 @@ from typing import Any
 import redis
 
 from controlplane.core.instants import microseconds
+from controlplane.core.optional import COUNTERS, optional
 from controlplane.emergency.models import BreakGlass
 from controlplane.explain import counts, live, past
 from controlplane.explain.emergencies import glass_at, suspension_of
@@ -19,7 +20,6 @@ from controlplane.publishing.models import Revision
 from controlplane.publishing.publisher import last_revision
 from enforcement.model.instants import from_us
 from enforcement.plan.rules import Subject
-from enforcement.store.client import STORE_ERRORS
 
 CUT = "~"
 # What a request had to be denied for, if it was denied for a limit.
@@ -162,16 +162,14 @@ def _matched(subject: Subject | None, case: Case, at: datetime) -> list[Matched]
     return matched(subject, case.attributes, microseconds(at) or 0) if subject else []
 
 
+@optional(COUNTERS, lambda *_: (True, {}))
 def _live(
     client: redis.Redis, today: Mapping[Any, Matched], case: Case, now: datetime, reach: Reach
 ) -> tuple[bool, dict[tuple[str, str, str], live.Now]]:
-    """Return whether the store is unavailable, and the counters that the asker may see."""
+    """Return whether counters cannot be read, and those that the asker may see."""
     # A global limit counts all projects together, also for each value of an attribute, which anybody may name.
     seen = [one for one in today.values() if one.scope != "global" or reach.everything]
-    try:
-        return False, live.counters(client, seen, case.attributes, microseconds(now) or 0)
-    except STORE_ERRORS:
-        return True, {}
+    return False, live.counters(client, seen, case.attributes, microseconds(now) or 0)
 
 
 def _lines(

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from controlplane.api.fields import InstantField, StringField
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
+from controlplane.core.optional import COUNTERS
 from controlplane.explain import answer, words
 from controlplane.explain.answer import Explanation, Line, Source
 from controlplane.explain.question import Case, Reach, Unanswerable, of_decision, of_token
@@ -148,6 +149,7 @@ class ExplanationSerializer(serializers.Serializer):
 class ExplainView(ApiView):
     """Explain why a request was denied."""
 
+    optional_source = COUNTERS
     scopes = {"explain": "usage:read"}
     serializer_class = ExplanationSerializer
     conditional = False

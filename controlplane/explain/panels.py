@@ -22,6 +22,7 @@ from controlplane.adminkit.site import badge, link_to, list_url
 from controlplane.adminkit.times import exact
 from controlplane.core.instants import whole
 from controlplane.core.money import permits, quantity
+from controlplane.core.optional import COUNTERS, USAGE, optional
 from controlplane.explain import near
 from controlplane.explain.day import day_of
 from controlplane.explain.forecast import Forecast
@@ -35,7 +36,6 @@ from controlplane.statements.links import statement_url
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from enforcement.model.instants import HOUR_SECONDS
-from enforcement.store.client import STORE_ERRORS
 
 SHOWN = 6
 # Of the commands that a page may send, those for the column of a list of 50 rows. The list of those near has the rest.
@@ -63,15 +63,15 @@ def near_card(request: HttpRequest, most: int = SHOWN, candidates: int = near.FE
 
 
 def near_of(request: HttpRequest, candidates: int = near.MOST_CANDIDATES) -> near.NearList | None:
-    """Return those near a limit whom the user may see, read once for a request, or None without the store."""
+    """Return those near a limit whom the user may see, read once for a request, or None if they cannot be read."""
     if not hasattr(request, "near_limits"):
-        try:
-            most = MOST_COMMANDS - COLUMN_COMMANDS
-            reach, now = reach_of(request), timezone.now()
-            request.near_limits = near.near_list(reach, now, counters.client(), most, candidates)
-        except STORE_ERRORS:
-            request.near_limits = None
+        request.near_limits = _near_list(reach_of(request), candidates)
     return request.near_limits
+
+
+@optional(COUNTERS, lambda *_: None)
+def _near_list(reach: Reach, candidates: int) -> near.NearList | None:
+    return near.near_list(reach, timezone.now(), counters.client(), MOST_COMMANDS - COLUMN_COMMANDS, candidates)
 
 
 @permission_required(VIEWER)
@@ -165,7 +165,7 @@ class NearFilter(DropdownFilter):
             return rows
         found = near_of(request)
         if found is None:
-            messages.warning(request, "The store is not reachable, so nobody knows who is near a limit.")
+            messages.warning(request, "Counters cannot be read now, so nobody knows who is near a limit.")
             return rows.none()
         if found.is_cut:
             active = f"Only the busiest {found.candidates} of those who were active or denied in the last 5 minutes"
@@ -181,7 +181,7 @@ class NearestLimit:
         changelist.result_list = rows = list(changelist.result_list)
         found = nearest_of(rows)
         for row in rows:
-            row.nearest = "store not reachable" if found is None else found.get(row.pk, ())
+            row.nearest = NOT_READ if found is None else found.get(row.pk, ())
         return changelist
 
     @display(description="Nearest limit")
@@ -198,9 +198,10 @@ class NearestLimit:
         return badge(text, kind) if kind else text
 
 
+@optional(COUNTERS, lambda rows: None)
 def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str] | None:
     """
-    Return for each row by its id its own limit that is used most, or None if the store is unavailable.
+    Return for each row by its id its own limit that is used most, or None if counters cannot be read.
 
     A row that the commands did not suffice for has NOT_READ in its place. It must not look like one without a limit.
     """
@@ -210,13 +211,10 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str]
     kind: type = Token if tokens else Project
     own = [one for one in held if isinstance(one.holder, kind)]
     found: dict[str, tuple[Held, Now]] = {}
-    try:
-        for one, count in read(counters.client(), own, now, COLUMN_COMMANDS):
-            pk = one.key[1]
-            if pk not in found or near.share_of(one, count) > near.share_of(*found[pk]):
-                found[pk] = one, count
-    except STORE_ERRORS:
-        return None
+    for one, count in read(counters.client(), own, now, COLUMN_COMMANDS):
+        pk = one.key[1]
+        if pk not in found or near.share_of(one, count) > near.share_of(*found[pk]):
+            found[pk] = one, count
     return {**dict.fromkeys((one.key[1] for one in own), NOT_READ), **found}
 
 
@@ -230,7 +228,7 @@ class UsageDay:
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         row = context.get("original")
         if row is not None and request.user.has_perm("usage.view_usagerow"):
-            day = day_of(row, reach_of(request), timezone.now())
+            day = optional(USAGE, lambda *_: None)(day_of)(row, reach_of(request), timezone.now())
             context |= {"day": day, "day_url": usage_url(row), "month_url": month_url(row)}
         return super().render_change_form(request, context, **options)
 

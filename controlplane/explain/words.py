@@ -171,7 +171,7 @@ def present(found: Explanation) -> str:
     if found.passes_now is False:
         return f"It would be denied now: no room left in {_listed(list(map(_slashed, found.full)))}."
     if found.store_away:
-        return "Whether it would pass now is not known, because the store is not reachable."
+        return "Whether it would pass now is not known, because counters cannot be read now."
     decided = found.decided
     room = f"{_slashed(decided.match.name)} has room now. " if decided and decided.now and decided.now.remaining else ""
     unknown = _listed([_slashed(line.match.name) for line in found.unknown])

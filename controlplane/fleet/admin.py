@@ -9,6 +9,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
+from controlplane.core.optional import HEARTBEATS
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
@@ -19,6 +20,7 @@ STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
 @admin.register(Instance)
 class InstanceAdmin(ReadOnlyAdmin):
+    optional_source = HEARTBEATS
     list_display = ["id", "host", "version", "runs", "priced", "condition", "seen", "decided"]
     list_filter = [("state", ChoicesDropdownFilter)]
     search_fields = ["id", "host"]

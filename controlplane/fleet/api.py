@@ -7,6 +7,7 @@ from rest_framework import serializers
 from controlplane.api.fields import InstantField
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
+from controlplane.core.optional import HEARTBEATS
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
@@ -75,6 +76,7 @@ class InstanceQuery(ListQuery):
 class InstanceView(Listed, ApiView):
     """The processes that enforce limits, each with the revision that it runs."""
 
+    optional_source = HEARTBEATS
     serializer_class = InstanceSerializer
     ordering = ("id",)
     queries = {"list": InstanceQuery}

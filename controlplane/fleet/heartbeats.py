@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import Q
 
-from controlplane.core import store
+from controlplane.core import optional, store
 from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.fields import note, read_days
@@ -96,11 +96,19 @@ class Fleet(list[Instance]):
         return max((instance.seen_at for instance in self), default=None)
 
 
+def _unknown() -> Fleet:
+    fleet = Fleet()
+    fleet.unknown = "The heartbeats of instances cannot be read."
+    return fleet
+
+
+@optional.optional(optional.HEARTBEATS, _unknown)
 def fleet_now() -> Fleet:
     """Return the live instances from the store, or, while the store is unavailable, the last known ones."""
     try:
         return Fleet(live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS)))
     except STORE_ERRORS as exc:
+        optional.note(optional.HEARTBEATS, exc)
         fleet = Fleet(Instance.objects.last_known())
         fleet.unknown = store.reason_of(exc)
         return fleet
@@ -127,6 +135,7 @@ def lost_instances(now: datetime, client: redis.Redis | None = None) -> list[Ins
     return [instance for instance in gone if instance.pk not in alive]
 
 
+@optional.optional(optional.HEARTBEATS, lambda slug: [])
 def refused(slug: str) -> list[tuple[str, str, list[Instance]]]:
     """
     Return name and reason of each limit of a policy that instances cannot enforce, with these instances.

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from controlplane.core.money import permits, quantity
+from controlplane.core.optional import COUNTERS, optional
 from controlplane.policies.describe import amount
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import InvalidLimit
-from enforcement.store.client import STORE_ERRORS
 
 # From this share on, a limit is near.
 NEAR_PERCENT = 80
@@ -114,13 +114,12 @@ def _in_force(holder: Token | Project, now: datetime) -> list[Override]:
     return list(rows.select_related("limit__policy", "token", "project"))
 
 
+@optional(COUNTERS, lambda holder: ({}, True))
 def _counters(holder: Token | Project) -> tuple[dict[tuple[str, str], LiveCounter], bool]:
-    """Return the counters of a holder by policy and limit, and whether the store is unavailable."""
+    """Return the counters of a holder by policy and limit, and whether they cannot be read."""
     scopes = ("token",) if isinstance(holder, Token) else ("project", "anonymous")
     try:
         rows = counters.counters_of(holder)
-    except STORE_ERRORS:
-        return {}, True
     except counters.Forgotten:  # a token that expired long ago
         return {}, False
     return {(row.policy, row.limit): row for row in reversed(rows) if row.scope in scopes}, False

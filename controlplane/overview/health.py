@@ -15,6 +15,7 @@ from django.utils.html import format_html, format_html_join
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.core.instants import exact
+from controlplane.core.optional import COUNTERS, HEARTBEATS, PRICES, optional
 from controlplane.emergency.banner import broken_glass
 from controlplane.emergency.models import Suspension
 from controlplane.fleet.admin import state_of
@@ -59,17 +60,15 @@ class Fact:
 
 def facts(fleet: Fleet, lost: list[Instance], now: datetime) -> list[Fact]:
     """Return every fact on the health of the installation."""
-    found = [*glass_health(now), store_health(), outbox_health(now), *quota_health(now)]
+    found = [*glass_health(now), store_health(), outbox_health(now), *_quotas(now)]
     found += [*fleet_health(fleet), *lost_health(lost, fleet, now)]
-    return [*found, *bound_health(now), *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
+    return [*found, *_bounds(now), *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
 
 
+@optional(HEARTBEATS, lambda now: [])
 def lost_now(now: datetime) -> list[Instance]:
     """Return the instances that were lost within a day, or none if the store cannot say."""
-    try:
-        return lost_instances(now)
-    except STORE_ERRORS:
-        return []  # the fact on the store says so
+    return lost_instances(now)
 
 
 def glass_health(now: datetime) -> Iterable[Fact]:
@@ -106,6 +105,11 @@ def outbox_health(now: datetime) -> Fact:
         return Fact("Publishing", "nothing pending", "good", "Every change is in the store.", url)
     detail = format_html("The oldest was saved {}.", instant(oldest, now))
     return Fact("Publishing", f"{count} pending", "warn", detail, url)
+
+
+@optional(COUNTERS, lambda now: [])
+def _quotas(now: datetime) -> list[Fact]:
+    return list(quota_health(now))
 
 
 def quota_health(now: datetime) -> Iterable[Fact]:
@@ -160,6 +164,11 @@ def lost_health(lost: list[Instance], fleet: Fleet, now: datetime) -> Iterator[F
     reports = f"{still} still report{'s' if still == 1 else ''}."
     detail = format_html("{}{}, last seen {}. {}", names, more, last, reports)
     yield Fact("Instances", f"{len(lately)} lost in the last hour", "bad", detail, list_url(Instance))
+
+
+@optional(PRICES, lambda now: [])
+def _bounds(now: datetime) -> list[Fact]:
+    return list(bound_health(now))
 
 
 def bound_health(now: datetime) -> Iterable[Fact]:

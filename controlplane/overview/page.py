@@ -10,6 +10,7 @@ from django.utils import timezone
 from controlplane.access.scope import is_member, is_operator, projects_of
 from controlplane.adminkit.first_steps import first_steps
 from controlplane.adminkit.site import list_url
+from controlplane.core import optional
 from controlplane.explain.panels import near_card
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
@@ -41,6 +42,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     return context | seen | {"sees_nothing": not is_member(user)}
 
 
+@optional.optional(optional.USAGE, lambda *_: {})
 def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: datetime) -> dict[str, Any]:
     """Return the panels that count decisions in these projects, or in all for None."""
     rows, sums = decisions.rows_of(projects, span, now), decisions.sums_of(projects, span, now)
@@ -81,7 +83,7 @@ def _installation(span: Span, now: datetime) -> dict[str, Any]:
         "troubles": [fact for fact in facts if fact.kind == "bad"],
         "health": facts,
         "well": all(fact.kind == "good" for fact in facts),
-        "alone": decisions.without_store(span, now),
+        "alone": optional.optional(optional.USAGE, lambda *_: None)(decisions.without_store)(span, now),
         "instances_url": list_url(Instance),
         "fleet": rows,
         "fleet_is_known": not fleet.unknown,

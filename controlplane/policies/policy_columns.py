@@ -16,6 +16,7 @@ from unfold.decorators import display
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import instant
 from controlplane.adminkit.tags import tag
+from controlplane.core.optional import USAGE, optional
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import OutboxEntry, PublishedDocument
 from controlplane.usage import units
@@ -40,6 +41,7 @@ def seen_counts(user: Any) -> QuerySet[DecisionCount]:
     return rows if is_operator(user) else rows.filter(project_id__in=projects_of(user).values("pk"))
 
 
+@optional(USAGE, lambda *_: {})
 def last_hour_of(policies: Iterable[Policy], user: Any, now: datetime) -> dict[str, Counts]:
     """Return the decisions of the last hour by the id of the policy. One of which nothing was recorded is left out."""
     rows = seen_counts(user).filter(
@@ -64,6 +66,8 @@ class TrafficFilter(DropdownFilter):
         ]
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Policy]) -> QuerySet[Policy]:
+        if self.value():
+            request.optional_source = USAGE
         now, counts = timezone.now(), seen_counts(request.user)
         if self.value() == self.DENYING:
             denials = counts.filter(period="minute", at__gt=now - LATELY, denied__gt=0)

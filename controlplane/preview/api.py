@@ -19,6 +19,7 @@ from controlplane.api.fields import InstantField, ReferenceField, StrictBooleanF
 from controlplane.api.schema import example
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
+from controlplane.core.optional import PREVIEW
 from controlplane.core.requests import request_id
 from controlplane.policies.models import Policy
 from controlplane.preview import words
@@ -112,6 +113,7 @@ class StartedSerializer(serializers.Serializer):
 class PreviewView(ApiView):
     """Preview whom a policy would deny."""
 
+    optional_source = PREVIEW
     scopes = {"preview": "usage:read"}
     serializer_class = PreviewSerializer
     conditional = False

@@ -88,6 +88,7 @@ class Preview:
         is_summary: Whether the range of callers is known only from their busiest moments, and no request was replayed.
         histogram: Callers by their busiest moment. None if no limit could be judged.
         took_seconds: How long it took.
+        is_unread: Whether what is recorded cannot be read, so that nothing is known.
     """
 
     starts: datetime
@@ -105,6 +106,7 @@ class Preview:
     is_summary: bool = False
     histogram: Histogram | None = None
     took_seconds: float = 0.0
+    is_unread: bool = False
 
     @property
     def has_data(self) -> bool:

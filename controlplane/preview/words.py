@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # numpy, which only a preview needs
 
 NO_DATA = "No data: nothing was recorded for the callers of this policy."
 NOT_JUDGED = "No data: recorded usage cannot judge this."
+UNREAD = "No preview now, because what is recorded of requests cannot be read. The change does not depend on it."
 SHADOW = "A day in shadow gives an answer."
 
 
@@ -43,6 +44,8 @@ def sentence(preview: Preview, *, shadow: bool = True) -> str:
     Args:
         shadow: Whether a limit in shadow could find out what the preview cannot tell.
     """
+    if preview.is_unread:
+        return UNREAD
     if not preview.has_data:
         if preview.callers and not preview.unknown:
             return f"No limit denies anything, so none of the requests in the last {span_of(preview)} would be limited."

@@ -19,6 +19,7 @@ from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, list_url, long_name
 from controlplane.adminkit.times import zone_name
 from controlplane.core.money import amount, exact, rounded
+from controlplane.core.optional import PRICES, optional
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices import broken, estimates
@@ -112,8 +113,8 @@ class ModelPriceAdmin(RecordedAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         with snapshot():
             whose = None if is_operator(request.user) else projects_of(request.user)
-            seen = [] if request.method == "POST" else seen_lately(timezone.now(), projects=whose)
-            above = broken.lately(timezone.now() - BROKEN_LATELY, whose)
+            seen = [] if request.method == "POST" else _seen_lately(timezone.now(), whose)
+            above = optional(PRICES, lambda *_: [])(broken.lately)(timezone.now() - BROKEN_LATELY, whose)
             raised = ModelAddend.objects.filter(tokens__gt=0)
             # These say which models other projects ask for.
             if whose is not None:
@@ -248,6 +249,11 @@ def _shown(seen: list[SeenModel]) -> dict[str, Any]:
         "currency": settings.CURRENCY,
         "publication": _publication(),
     }
+
+
+@optional(PRICES, lambda *_: [])
+def _seen_lately(now: Any, projects: Any) -> list[SeenModel]:
+    return seen_lately(now, projects=projects)
 
 
 def _row(seen: SeenModel) -> dict[str, Any]:

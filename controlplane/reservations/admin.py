@@ -21,6 +21,7 @@ from controlplane.adminkit.amounts import CostsField
 from controlplane.adminkit.forms import DurationField
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, list_url
 from controlplane.core.money import quantity
+from controlplane.core.optional import COUNTERS
 from controlplane.core.text import PRINTABLE
 from controlplane.projects.models import Project, Token
 from controlplane.reservations import actions, listing, recording
@@ -136,6 +137,7 @@ class SettleForm(forms.Form):
 class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
     """Reads the store, and shows of SQL what the store no longer lists."""
 
+    optional_source = COUNTERS
     project_path = "project_id"
 
     def get_urls(self) -> list[URLPattern]:

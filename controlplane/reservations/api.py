@@ -23,6 +23,7 @@ from controlplane.api.ranges import PROJECT
 from controlplane.api.serializers import ListQuery, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.api.writes.later import Later
+from controlplane.core.optional import COUNTERS
 from controlplane.projects.models import Project
 from controlplane.reservations import actions, listing
 from controlplane.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, STATES, UNSETTLED, Reservation
@@ -162,6 +163,7 @@ class ReservationView(Listed, ApiView):
     hand within 7 days, a metered one only until lost_after of its policy is over: then it is settled as its estimate.
     """
 
+    optional_source = COUNTERS
     serializer_class = ReservationSerializer
     pagination_class = ReservationPage
     lookup_field = "pk"

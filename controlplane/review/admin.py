@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.site import change_url
+from controlplane.core.optional import USAGE, optional
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.preview import words
@@ -50,7 +51,7 @@ class ReviewedPolicies(ReviewedForm):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         policy = context.get("original")
         if policy is not None and request.method == "GET":
-            found = verdicts_of(policy, timezone.now(), visible(request))
+            found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
             # Several of which nothing is known yet would push the form out of sight, so they share one card.
             silent = [one for one in found if not one.requests]
             silent = silent if len(silent) > 1 else []
@@ -78,9 +79,11 @@ class ReviewedPolicies(ReviewedForm):
             error = NO_REASON if not reason.strip() else ""
             if not error:
                 return self._enforce(request, policy, limit, reason)
-        verdict = next(one for one in verdicts_of(policy, timezone.now(), visible(request)) if one.limit.name == limit)
-        needed = ReviewNeeded(policy, before, after, error)
-        return self.review_page(request, needed, offer_shadow=False, verdict=verdict_context(verdict))
+        found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
+        verdict = next((verdict_context(one) for one in found if one.limit.name == limit), None)
+        return self.review_page(
+            request, ReviewNeeded(policy, before, after, error), offer_shadow=False, verdict=verdict
+        )
 
     def _enforce(self, request: HttpRequest, policy: Policy, limit: str, reason: str) -> HttpResponse:
         with self.changing(request, reason) as tx:

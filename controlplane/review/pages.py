@@ -16,6 +16,7 @@ from controlplane.adminkit.amounts import is_money
 from controlplane.adminkit.forms import BACK, version_of
 from controlplane.adminkit.site import actor_of, change_url, link_to
 from controlplane.core.files import streamed
+from controlplane.core.optional import PREVIEW
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.policies.models import Policy
 from controlplane.preview import words
@@ -178,6 +179,7 @@ class ReviewedForm:
         """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
         from controlplane.preview.previews import Recorded  # numpy, which only a preview needs
 
+        request.optional_source = PREVIEW
         length = SPANS[_span(request)][0]
         recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
         lines, may_go_on = (

@@ -12,6 +12,7 @@ from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
 from controlplane.core.money import permits
+from controlplane.core.optional import PREVIEW, USAGE, optional
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Override, Policy
 from controlplane.preview.judging import Unknown
@@ -74,7 +75,7 @@ class Review:
         projects: Slugs of the projects whose requests it may deny, as far as the reader may see them.
         overrides: Overrides of its limits that stay.
         preview: What the policy would have denied after the change. None until somebody asks for it.
-        denied_now: Requests that its limits did deny in the same time.
+        denied_now: Requests that its limits did deny in the same time. None: that cannot be read.
         others: Other quotas of the limit that changes.
         title: What the change does, if that is not told by its limits.
         of_whom: The name of the token or project that is changed, if the policy itself stays as it is.
@@ -93,7 +94,7 @@ class Review:
     overrides: int = 0
     is_global: bool = False
     preview: Preview | None = None
-    denied_now: int = 0
+    denied_now: int | None = 0
     others: list[OtherQuota] = field(default_factory=list)
     title: str = ""
     of_whom: str = ""
@@ -217,6 +218,15 @@ def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[
     return replace(review, changes=changes, is_global=True, title=title)
 
 
+def _without_preview(
+    review: Review, after: Mapping[str, Any], now: datetime, span: timedelta = DAY, *_: Any, **__: Any
+) -> Review:
+    from controlplane.preview.previews import Preview  # numpy, which only a preview needs
+
+    return replace(review, preview=Preview(now - span, now, is_unread=True))
+
+
+@optional(PREVIEW, _without_preview)
 def with_preview(
     review: Review,
     after: Mapping[str, Any],
@@ -238,6 +248,7 @@ def with_preview(
     return replace(review, preview=found, denied_now=_denied(review, found.starts, found.ends, projects), others=tried)
 
 
+@optional(USAGE, lambda review, now, projects=None: replace(review, denied_now=None))
 def with_denied(review: Review, now: datetime, projects: Collection[str] | None = None) -> Review:
     """Return the review with what was denied in the last 24 hours, and no preview."""
     return replace(review, denied_now=_denied(review, now - DAY, now, projects))

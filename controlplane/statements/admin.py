@@ -17,6 +17,7 @@ from controlplane.access.scope import is_member, may, projects_of
 from controlplane.adminkit.filters import label_of
 from controlplane.adminkit.site import ReadOnlyAdmin
 from controlplane.core.money import amount, permits, rounded
+from controlplane.core.optional import USAGE
 from controlplane.core.text import escaped
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
@@ -39,6 +40,7 @@ COLUMNS = ("allowed", "denied", "would_deny", "cost", "requests", "input", "cach
 class StatementAdmin(ReadOnlyAdmin):
     """Members see what their projects have used, and operators what all have."""
 
+    optional_source = USAGE
     project_path = "project_id"
 
     def has_module_permission(self, request: HttpRequest) -> bool:

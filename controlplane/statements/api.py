@@ -12,6 +12,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from controlplane.api.exports import Exported, ExportQuery
 from controlplane.api.fields import LabelNameField, ReferenceField
 from controlplane.api.views import ApiView
+from controlplane.core.optional import USAGE
 from controlplane.projects.models import Project
 from controlplane.statements import report
 from controlplane.statements.days import days_of, lines_of
@@ -47,6 +48,7 @@ class StatementQuery(ExportQuery):
 class StatementView(Exported, ApiView):
     """The usage of a month, by token, model, label or day, and then by limit and late arrival."""
 
+    optional_source = USAGE
     file_name = "statement"
     queries = {"export": StatementQuery}
     scopes = {"export": "usage:read"}

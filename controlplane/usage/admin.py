@@ -22,6 +22,7 @@ from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
 from controlplane.core.files import csv_line, streamed
 from controlplane.core.money import exact, permits
+from controlplane.core.optional import USAGE
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
@@ -112,6 +113,7 @@ class NamedRowsAdmin(ReadOnlyAdmin):
     A row is kept after its project or token is deleted, and then shows the id in place of the name.
     """
 
+    optional_source = USAGE
     project_path = "project_id"
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
@@ -324,6 +326,7 @@ def attachment(text: str, name: str) -> HttpResponse:
 
 @admin.register(DailyReport)
 class DailyReportAdmin(ReadOnlyAdmin):
+    optional_source = USAGE
     list_display = ["date", "decisions", "denied", "would_deny", "without_store", "formats"]
     fields = readonly_fields = ["date", "created", "decisions", "denied", "would_deny", "without_store", "formats"]
     ordering = ["-day"]

@@ -31,6 +31,7 @@ from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSeria
 from controlplane.api.views import ApiView, Listed
 from controlplane.api.writes.later import Later
 from controlplane.api.writes.queries import WriteQuery
+from controlplane.core.optional import COUNTERS, USAGE
 from controlplane.explain.emergencies import glass_at
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -94,6 +95,7 @@ class UsageExportQuery(ExportQuery, UsageQuery):
 class UsageView(Exported, Listed, ApiView):
     """Decisions and permits by minute, hour or day, oldest first."""
 
+    optional_source = USAGE
     serializer_class = UsageSerializer
     pagination_class = RangePage
     ordering = ("at", "id")
@@ -168,6 +170,7 @@ class DenialView(Listed, ApiView):
     every denial.
     """
 
+    optional_source = USAGE
     serializer_class = DenialSerializer
     ordering = ("-at", "-id")
     queries = {"list": DenialQuery}
@@ -266,6 +269,7 @@ class ResetDoneSerializer(serializers.Serializer):
 class CounterView(ApiView):
     """The present counters of limits."""
 
+    optional_source = COUNTERS
     serializer_class = CountersSerializer
     queries = {"retrieve": HolderQuery, "reset": ResetQuery}
     scopes = {"retrieve": "counters:read", "reset": "counters:reset"}

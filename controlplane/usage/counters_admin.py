@@ -21,6 +21,7 @@ from controlplane.adminkit.site import change_url, done
 from controlplane.adminkit.times import exact
 from controlplane.core.instants import whole
 from controlplane.core.money import permits, quantity
+from controlplane.core.optional import COUNTERS, optional
 from controlplane.explain.emergencies import glass_at
 from controlplane.explain.words import duration
 from controlplane.policies.describe import attribute
@@ -123,16 +124,20 @@ class LiveCounters:
             return HttpResponse(status=404)
         now = timezone.now()
         context: dict[str, Any] = {"now": now, "sees_all": is_operator(request.user), "glass": glass_at(now)}
-        try:
-            context["rows"] = rows_of(holder, counters.counters_of(holder))
-            context["notes"] = [] if context["glass"] else notes_of(context["rows"], now, context["sees_all"])
-        except STORE_ERRORS:
-            context["away"] = True
-        except counters.Forgotten:
-            context["rows"] = []
+        context |= _live(holder, context)
         response = render(request, "admin/sluicegate/live_rows.html", context)
         response["Cache-Control"] = "no-store"
         return response
+
+
+@optional(COUNTERS, lambda *_: {"away": True})
+def _live(holder: Token | Project, context: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template shows of the counters of a holder."""
+    try:
+        rows = rows_of(holder, counters.counters_of(holder))
+    except counters.Forgotten:
+        return {"rows": []}
+    return {"rows": rows, "notes": [] if context["glass"] else notes_of(rows, context["now"], context["sees_all"])}
 
 
 def rows_of(holder: Token | Project, found: list[LiveCounter]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from controlplane.api.fields import InstantField, LabelNameField, LabelQueryField, ProjectField, with_labels
 from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.views import ApiView, Listed
+from controlplane.core.optional import USAGE
 from controlplane.projects.models import Project
 from controlplane.usage.models import MeteredRow
 from controlplane.usage.periods import PERIODS
@@ -63,6 +64,7 @@ class MeteredSerializer(serializers.ModelSerializer):
 class MeteredView(Listed, ApiView):
     """Settled requests with their tokens and money by minute, hour or day, oldest first."""
 
+    optional_source = USAGE
     serializer_class = MeteredSerializer
     pagination_class = RangePage
     ordering = ("at", "id")
@@ -122,6 +124,7 @@ class ModelUsageListSerializer(TotalsSerializer):
 class TotalsView(ApiView):
     """The base class of totals over the rows of a :class:`MeteredView`, all of which are in one answer."""
 
+    optional_source = USAGE
     queries = {"list": TotalsQuery}
     scopes = {"list": "usage:read"}
     pagination_class = None

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from django.conf import settings
 
+from controlplane.core.optional import USAGE, optional
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
 from controlplane.usage.models import UsageRow
@@ -23,6 +24,7 @@ def idle(units: Iterable[str]) -> set[str]:
     return odd - charged_among(odd) if odd else set()
 
 
+@optional(USAGE, set)  # nobody is told that a unit is never charged
 def charged_among(units: Collection[str]) -> set[str]:
     """Return those of the units in which a request has had a cost."""
     newest = UsageRow.objects.filter(period="day").order_by("-at").values("pk")[:MOST_READ]

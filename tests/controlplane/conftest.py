@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -22,6 +23,7 @@ from django.test import Client, client
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
+from controlplane.core import optional
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import Limit
@@ -30,6 +32,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
+from enforcement.store.client import STORE_ERRORS
 from tests.controlplane import forks
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory, UserFactory
 from tests.openapi import DOCUMENT
@@ -57,6 +60,27 @@ def contexts_of_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "store_rendered_templates", keep_of_pages)
         yield
+
+
+@pytest.fixture(autouse=True)
+def failed_sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Exception]]]:
+    """
+    The sources that failed though they are optional, and with what. It must be empty after a test.
+
+    A mistake in the code would be no worse than a sentence on a page. A test with a fault clears the list. That there
+    is no store, or that it does not answer, is none.
+    """
+    found: list[tuple[str, Exception]] = []
+
+    def note(source: str, exc: Exception) -> None:
+        if not isinstance(exc, STORE_ERRORS) or isinstance(exc, redis.ResponseError):
+            found.append((source, exc))
+        noted(source, exc)
+
+    noted = optional.note
+    monkeypatch.setattr(optional, "note", note)
+    yield found
+    assert not found, "\n".join("".join(traceback.format_exception(exc)) for _, exc in found)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from time import monotonic, sleep
 from django.conf import settings
 
 from controlplane.core import store
+from controlplane.core.optional import HEARTBEATS, optional
 from controlplane.fleet import heartbeats
+from controlplane.fleet.models import Instance
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from enforcement.model.documents import StateName
-from enforcement.store.client import STORE_ERRORS
 
 ACKNOWLEDGED = "acknowledged"
 HEADER = "Sluicegate-Acknowledged"
@@ -90,12 +91,16 @@ def _look(change: str, state: StateName | None) -> Acknowledgement:
     state = _state_with(change) if state is None else state
     if state is None:
         return Acknowledgement(None)
-    try:
-        fleet = heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except STORE_ERRORS:
+    fleet = _fleet()
+    if fleet is None:
         return Acknowledgement(state)
     having, instances = heartbeats.acknowledged(state.revision, state.epoch, fleet)
     return Acknowledgement(state, instances, instances - having)
+
+
+@optional(HEARTBEATS, lambda: None, of_store=True)
+def _fleet() -> list[Instance] | None:
+    return heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
 
 
 def _state_with(change: str) -> StateName | None:

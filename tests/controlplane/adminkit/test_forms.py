@@ -648,7 +648,7 @@ def test_counters_of_a_store_that_is_away_say_so(as_ann):
 
     response = as_ann.get(f"{TOKENS}{token.pk}/counters/")
 
-    assert "store not reachable" in response.content.decode()
+    assert "cannot be read now" in response.content.decode()
 
 
 def test_the_first_page_stands_without_a_store(as_ann):
