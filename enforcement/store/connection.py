@@ -55,7 +55,7 @@ _LAG_SECONDS: Final = 0.005
 """A thread that runs so much later than it could was kept waiting by its own host or interpreter."""
 MOST_LAG_SECONDS = 0.4
 """How long a call may last beyond its budget on such a host. After one in vain, no other does so for as long."""
-STARVED_PERCENT = 80
+STARVED_PERCENT = 40
 """The share of the time in which somebody waits for a processor on a host that has too few."""
 _PRESSURE: Final = re.compile(rb"some avg10=(\d+)")
 _yield_processor: Final = getattr(os, "sched_yield", lambda: None)
@@ -72,7 +72,7 @@ def _in_ticks(microseconds: int) -> int:
 
 
 def is_starved() -> bool:
-    """Return whether somebody on this host waited for a processor most of the last ten seconds, as far as known."""
+    """Return whether somebody on this host waited for a processor much of the last ten seconds, as far as known."""
     try:
         with open("/proc/pressure/cpu", "rb", buffering=0) as file:
             found = _PRESSURE.match(file.read(64))
