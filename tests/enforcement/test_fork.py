@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,24 @@ def test_what_nobody_uses_is_not_kept():
     gc.collect()
 
     assert names_in_a_child(notes) == ["none"]
+
+
+def test_a_child_leaves_no_socket_to_be_warned_of(server):
+    """Python warns of each that is not closed, and says so on standard error."""
+    code = f"""
+import gc, os
+from enforcement import Limit, Limiter
+with Limiter({server.url!r}, timeout=5.0) as limiter:
+    limiter.hit(Limit.parse("5/minute"), "fork")
+    child = os.fork()
+    if not child:
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code], capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode == 0
+    assert "ResourceWarning" not in ended.stderr
