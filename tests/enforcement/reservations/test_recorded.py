@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from enforcement import Denied, Limiter, aio
-from enforcement.control.reservations import Amount, open_reservations, settle_reservation
+from enforcement import Denied, Limiter, StoreError, aio
+from enforcement.control.reservations import Amount, count_reservations, open_reservations, settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.reservations import book
 from tests.enforcement.clustered import spread
@@ -250,3 +250,29 @@ async def test_settlements_that_wait_at_the_same_time_share_one_round_trip(serve
     # The background may have asked something meanwhile.
     assert 1 <= counted <= 3
     assert state.remaining == 1_000 - 12 * 10
+
+
+def test_a_record_with_counters_of_others_is_not_settled(world, limiter):
+    """Whoever may write records of one project would have an account of all projects charge another one."""
+    secret = world.everything(TPM)
+    made = admitted(limiter, secret, 100)
+    key = KEYS.reservation(PROJECT, made.id.partition(".")[2])
+    forged = world.client.get(key).replace(f"sg:{{{PROJECT}}}:c:", "sg:{proj_2}:c:")
+    world.client.set(key, forged)
+
+    assert listed(world) == []
+    with pytest.raises(StoreError, match="counters of another project"):
+        settle_reservation(world.client, KEYS, made.id, {"tokens": 900})
+    assert not list(world.client.scan_iter("sg:{proj_2}*"))
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "9e18"])
+def test_what_is_no_instant_hides_no_other(world, limiter, score):
+    """Nor does a key of another type in another project."""
+    secret = world.everything(TPM)
+    made = admitted(limiter, secret, 100)
+    world.client.zadd(KEYS.reservations(PROJECT), {"r" * 22: score})
+    world.client.set(KEYS.reservations("proj_2"), "x")
+
+    assert [row.id for row in listed(world)] == [made.id]
+    assert list(count_reservations(world.client, KEYS, ["proj_2", PROJECT])) == [PROJECT]
