@@ -25,7 +25,7 @@ def beat(client, counted: FieldRefusals, name: str, now: datetime, started: int 
         "revision": 1,
         "state": "ok",
         "seen_at_us": at_us,
-        "started_at_us": started,
+        "started_at_us": at_us - 3_600_000_000 + started,
         "fields": counted.recent(at_us),
         "field_days": counted.by_day(at_us),
     }
