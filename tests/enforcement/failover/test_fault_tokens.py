@@ -133,6 +133,7 @@ class HostClocks(disk.HostClock):
         return self.started
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("quick_probes")
 def test_trust_in_tokens_outlives_no_restarts(own_server, tmp_path, monkeypatch):
     """A crash loop in an outage: what the store confirmed last ends 600 s later, however often the process begins."""

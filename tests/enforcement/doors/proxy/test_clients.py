@@ -14,6 +14,7 @@ from tests.enforcement.doors.proxy.conftest import Peer, Running
 from tests.requires import require
 from tests.scale import scale
 
+pytestmark = pytest.mark.proof
 POSTS = scale(20, 1_000)
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=1_000_000, window_seconds=3600)
 NODE = """

@@ -249,6 +249,7 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", verify=False, headers=fields).status_code == 200
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("workers", scale([1], [1, 2]))
 def test_metrics_have_a_port_of_their_own(published: Published, noting, kind: str, workers: int) -> None:
     """The port of requests, which others may reach through any proxy, says no more than that they are elsewhere."""
