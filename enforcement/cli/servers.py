@@ -59,7 +59,8 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         )
         return REFUSED
     try:
-        for name in (*_NEEDED[options.server], *(_NEEDED["uvicorn"] if http1_port is not None else ())):
+        second_port = http1_port is not None or options.metrics_port is not None
+        for name in (*_NEEDED[options.server], *(_NEEDED["uvicorn"] if second_port else ())):
             import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRAS:

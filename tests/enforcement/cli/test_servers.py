@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -202,3 +203,14 @@ def test_tls(server, tmp_path, certificates, kind):
 
 def _connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+@pytest.mark.parametrize("option", ["--http1-port", "--metrics-port"])
+def test_a_second_port_names_the_extra_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """uvicorn serves it, which the extra of the decision service does not install."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+
+    assert serve.main([option, str(free_port())]) == 2
+    assert capsys.readouterr().err.endswith("needs the extra 'proxy': pip install 'sluicegate[proxy]'\n")
