@@ -24,6 +24,14 @@ def check_limiter(limiter: object, kind: type[BaseLimiter]) -> None:
         raise TypeError(f"limiter: must be an {name}.{kind.__name__}, got {limiter!r}.")
 
 
+def _check_exempt(paths: Iterable[str]) -> frozenset[str]:
+    """Return the paths, or raise ValueError if one is not whole. A string would exempt each of its characters."""
+    found = frozenset(() if isinstance(paths, str) else paths)
+    if isinstance(paths, str) or not all(isinstance(path, str) and path.startswith("/") for path in found):
+        raise ValueError(f"exempt: must be a list of paths that begin with /, got {paths!r}.")
+    return found
+
+
 class Guard(Generic[GuardedApp, AnyLimiter, Request]):
     """An application behind a limiter of a kind, which decides on each request."""
 
@@ -65,7 +73,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._costs = costs
         self._attributes = attributes
         self._headers = check_preset(headers)
-        self._exempt = frozenset(exempt)
+        self._exempt = _check_exempt(exempt)
         self._shows_usage = check_switch("usage_endpoint", usage_endpoint)
         # One look-up tells the usual request from all others.
         self._unlimited = self._exempt | {USAGE_PATH} if usage_endpoint else self._exempt

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPMethod
 from inspect import unwrap
 from typing import Any, Final
 
@@ -177,6 +178,8 @@ def check_methods(methods: Any) -> frozenset[str] | None:
         return None
     if isinstance(methods, str) or not methods or any(method != method.upper() for method in methods):
         raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
+    for method in set(methods) - {*HTTPMethod}:
+        logger.warning("methods: HTTP itself has no %r, so a limit of that may apply to no request.", method)
     return frozenset(methods)
 
 

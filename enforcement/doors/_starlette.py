@@ -93,7 +93,7 @@ class Gate:
         """
         if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
             raise ValueError("app: Sluicegate is already installed.")
-        app.add_middleware(VisitMiddleware, gate=self)
+        app.add_middleware(VisitMiddleware, gate=self, check=lambda: warn_of_unlimited(endpoints()))
         # Handlers that the application has already are its own.
         app.exception_handlers.setdefault(Denied, cast(Any, answer_denied))
         app.exception_handlers.setdefault(Refusal, cast(Any, answer_refused))
@@ -101,7 +101,6 @@ class Gate:
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Any]:
-            warn_of_unlimited(endpoints())
             if checks_tokens():
                 await self.limiter.start()
             try:
@@ -145,9 +144,10 @@ def refusing() -> Iterator[None]:
 class VisitMiddleware:
     """Give each request a visit, and add the header fields of its decisions to the response."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, check: Callable[[], None]) -> None:
         self.app = app
         self.gate = gate
+        check()  # the stack is built once, at the first event or request, also by a server without lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -197,8 +197,8 @@ class StarletteVisit:
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
         scope = self._connection.scope
-        endpoint, path = scope.get("endpoint"), getattr(scope.get("route"), "path_format", None)
-        return "app" if endpoint is None else name_at(path, endpoint, endpoint if path else None)
+        endpoint, place = scope.get("endpoint"), place_of(served_route(scope))
+        return "app" if endpoint is None else name_at(place, endpoint, endpoint if place else None)
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
@@ -306,6 +306,22 @@ class StarletteVisit:
         ]
         for task in ending:
             await asyncio.shield(task)
+
+
+def served_route(scope: Scope) -> Any:
+    """Return the route of a request, with what the routers of FastAPI that include it have added. None: unknown."""
+    route = scope.get("route")
+    # Newer versions of FastAPI leave an included route as it is, and keep the prefix and the dependencies beside it.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    if included is None or included.original_route is not route:
+        return route
+    return included.starlette_route or included
+
+
+def place_of(route: Any) -> str:
+    """Return the methods and the path of a route, or an empty string if it has no path."""
+    path = getattr(route, "path_format", "")
+    return path and f"{','.join(sorted(getattr(route, 'methods', None) or ()))}{path}"
 
 
 def visit_of(connection: HTTPConnection) -> StarletteVisit:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,13 +24,15 @@ from enforcement.extras import Requirement
 with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
     from anyio import from_thread
     from fastapi import Depends, FastAPI, params, routing
+    from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect, HTTPConnection
+    from starlette.routing import Mount
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import Group, Pairs, as_call, beside, groups_of, note_wrapped
+from enforcement.doors._in_code import Group, Pairs, as_call, beside, groups_of, logger, name_of, note_wrapped
 from enforcement.doors._openapi import describe_denials
-from enforcement.doors._starlette import Gate, StarletteVisit, token_of, usage, visit_of
+from enforcement.doors._starlette import Gate, StarletteVisit, served_route, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
@@ -96,7 +99,7 @@ def install(
     gate.install(
         app,
         lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)),
-        lambda: [dependant.call for _, dependant in _operations(app)],
+        lambda: _endpoints(app),
     )
     _document(app)
 
@@ -312,14 +315,14 @@ def _numbered(
     connection: HTTPConnection, dependency: Callable[..., Any], groups: tuple[Group, ...]
 ) -> tuple[Group, ...]:
     """Return the groups of a dependency, with numbers among those of all dependencies of the path operation."""
-    route = connection.scope.get("route")
+    route = served_route(connection.scope)
     numbered = getattr(route, _NUMBERED, None)
     if numbered is None:
         if getattr(route, "dependant", None) is None:
             return groups
         numbered = {}
         earlier: list[Group] = []
-        for call in _calls(route.dependant):  # type: ignore[union-attr]
+        for call in _calls(route.dependant):
             if call in _groups_of and call not in numbered:
                 numbered[call] = beside(_groups_of[call], earlier)
                 earlier += numbered[call]
@@ -410,6 +413,31 @@ def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
         dependant = getattr(route, "dependant", None)
         if dependant is not None:
             yield route, dependant
+
+
+def _endpoints(app: Any) -> Iterator[Any]:
+    """Yield the function of each path operation, also of mounted applications, and log what it has without Depends."""
+    for _, dependant in _operations(app):
+        for call in (dependant.call, *_calls(dependant)):
+            _check_parameters(call)
+        yield dependant.call
+    for route in app.routes:
+        mounted = getattr(route, "app", None)
+        if isinstance(route, Mount) and isinstance(mounted, Starlette):
+            yield from _endpoints(mounted)
+
+
+def _check_parameters(call: Any) -> None:
+    """Log each of our dependencies that is the default or an annotation of a parameter, where it has no effect."""
+    with suppress(TypeError, ValueError):  # not everything that can be called has a signature
+        for parameter in inspect.signature(call).parameters.values():
+            for found in (parameter.default, *getattr(parameter.annotation, "__metadata__", ())):
+                if inspect.isroutine(found) and found in _by_token:
+                    logger.error(
+                        "%s: the limit in parameter %r has no effect. Put it into Depends(...).",
+                        name_of(call),
+                        parameter.name,
+                    )
 
 
 def _tokens(dependant: Any) -> Iterator[bool]:

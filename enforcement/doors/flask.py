@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, wraps
+from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, cast
 
 from enforcement.extras import Requirement
@@ -37,6 +38,7 @@ from enforcement.doors._in_code import (
     check_methods,
     denial_without_limits,
     groups_of,
+    logger,
     name_at,
     name_of,
     note_wrapped,
@@ -114,10 +116,10 @@ class FlaskVisit(SyncVisit):
     def finish(self, response: Response) -> Response:
         """Add the header fields to the response, end the visit now or at the end of a stream, and return it."""
         self.add_headers(response.headers)
-        self.finished = True
         for admission, condition in self._conditional:
             if not condition(response):
                 admission.cancel()
+        self.finished = True
         if self._held and response.is_streamed:
             response.call_on_close(getattr(response.response, "close", _nothing))
             body = response.response if response.direct_passthrough else response.iter_encoded()
@@ -130,11 +132,14 @@ class FlaskVisit(SyncVisit):
 class _Extension:
     """The options and the limiter of one application."""
 
-    def __init__(self, options: Options, limiter: Limiter | None, default: ViewRule | None) -> None:
+    def __init__(
+        self, options: Options, limiter: Limiter | None, default: ViewRule | None, configured: dict[str, Any]
+    ) -> None:
         self._options = options
         self._limiter = limiter
         self._lock = threading.Lock()
         self._looked = False
+        self._configured = configured
         self.default = default
 
     def options(self) -> Options:
@@ -160,6 +165,8 @@ class _Extension:
         """
         if not self._looked:
             self._looked = True
+            if current_app.config.get(SETTING, {}) != self._configured:
+                logger.error("app.config[%r] was changed after install(), which has read it. Set it before.", SETTING)
             warn_of_unlimited(current_app.view_functions.values())
         view = current_app.view_functions.get(request.endpoint or "")
         default = self.default
@@ -226,6 +233,8 @@ class _LimitedView(ViewRule):
         for name, function in (("charge_if", charge_if), ("on_denial", on_denial)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name}: must be a function, got {function!r}.")
+            if iscoroutinefunction(function):
+                raise TypeError(f"{name}: must not be asynchronous, got {function!r}.")
         self._charge_if, self._on_denial = charge_if, on_denial
         self.groups = groups_of(limits, key, scope, costs)
         self._costs = costs
@@ -295,8 +304,9 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
     check_limiter(limiter, Limiter)
     if _EXTENSION in app.extensions:
         raise ValueError("app: Sluicegate is already installed.")
-    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]", names=_OPTIONS)
-    installed = app.extensions[_EXTENSION] = _Extension(options, limiter, default)
+    configured = app.config.get(SETTING, {})
+    options = read_options(configured, f"app.config[{SETTING!r}]", names=_OPTIONS)
+    installed = app.extensions[_EXTENSION] = _Extension(options, limiter, default, dict(configured))
     app.before_request(installed.before)
     app.after_request(installed.after)
     app.teardown_request(installed.teardown)

@@ -31,7 +31,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import EXEMPT, LIMITED, Group, beside, groups_of, name_at, name_of, note_wrapped
-from enforcement.doors._starlette import Gate, token_of, usage, visit_of
+from enforcement.doors._starlette import Gate, place_of, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
@@ -240,12 +240,12 @@ class _Default:
 
 
 def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the endpoint that a request will reach, or None, and the path of its route."""
+    """Return the endpoint that a request will reach, or None, and the place of its route."""
     for route in routes:
         match, child = route.matches(dict(scope))
         if match is Match.FULL:
             inner = getattr(route, "routes", None)
-            return _endpoint(inner, {**scope, **child}) if inner else (child.get("endpoint"), _path(route))
+            return _endpoint(inner, {**scope, **child}) if inner else (child.get("endpoint"), place_of(route))
     return None, ""
 
 
@@ -254,11 +254,7 @@ def _counted_as(endpoint: Any, operation: str, connection: HTTPConnection) -> st
     route = connection.scope.get("route")
     if "<" not in operation or route is None:  # older versions of Starlette do not tell the route
         return operation
-    return name_at(_path(route), endpoint, connection.scope.get("endpoint"))
-
-
-def _path(route: Any) -> str:
-    return getattr(route, "path_format", "")
+    return name_at(place_of(route), endpoint, connection.scope.get("endpoint"))
 
 
 def _endpoints(routes: Iterable[BaseRoute]) -> Iterator[Any]:

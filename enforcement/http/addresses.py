@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
+
+logger = logging.getLogger("sluicegate.doors")
 
 Address = IPv4Address | IPv6Address
 
@@ -44,6 +47,7 @@ class TrustedProxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         names = [name.strip() for name in networks if name.strip()]
         self._unix = "unix" in names
+        self._told = False
         self._networks = [ip_network(name) for name in names if name != "unix"]
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
@@ -57,6 +61,8 @@ class TrustedProxies:
             forwarded: Values of all ``X-Forwarded-For`` fields, in order.
         """
         if not self.trusts(peer):
+            if forwarded and not (self._networks or self._told):
+                self._tell(peer)
             return peer if peer is None or ":" not in peer else str(_address(peer) or peer)
         found = _address(peer or "")
         for entry in reversed(",".join(forwarded).split(",")):
@@ -78,6 +84,17 @@ class TrustedProxies:
         """
         found = _address(values[0]) if len(values) == 1 and self.trusts(peer) else None
         return self.client(peer, ()) if found is None else str(found)
+
+    def _tell(self, peer: str | None) -> None:
+        """Log that a forwarded address is ignored, once, if the peer has a private address, as proxies have."""
+        address = _address(peer or "")
+        if address is not None and address.is_private:
+            self._told = True
+            logger.warning(
+                "X-Forwarded-For is ignored, because no proxy is trusted. If %s is one, name it in the trusted "
+                "proxies, as all of its clients count as one.",
+                address,
+            )
 
     def trusts(self, peer: str | None) -> bool:
         """Return whether the forwarding headers of a peer are trusted."""

@@ -11,7 +11,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from django.http import HttpResponse
@@ -34,6 +34,7 @@ from enforcement.doors import fastapi as in_fastapi
 from enforcement.doors import flask as in_flask
 from enforcement.doors import starlette as in_starlette
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.doors.wsgi import LimitMiddleware as WSGIMiddleware
 from enforcement.embedded import ValkeyServer
 
 THREE = "3/hour"
@@ -161,6 +162,44 @@ def test_fastapi_two_keys_of_router_and_operation(fast: FastAPI) -> None:
         assert statuses(client, *TEAM_7) == APART
 
 
+def test_fastapi_two_keys_of_routers_that_include_one_another(fast: FastAPI) -> None:
+    """Each level has a limit of the same text."""
+    inner, outer = (
+        APIRouter(dependencies=[Depends(in_fastapi.limited("2/hour", key=key))]) for key in (by_user, by_team)
+    )
+    inner.get("/a")(lambda: "ok")
+    outer.include_router(inner)
+    fast.include_router(outer, dependencies=[Depends(in_fastapi.limited("2/hour", key=in_query("org")))])
+
+    with TestClient(fast) as client:
+        assert statuses(client, *TEAM_7) == APART
+
+
+def listing() -> Callable[[], str]:
+    """Return a function that has the same name as all others that this makes."""
+
+    def read() -> str:
+        return "ok"
+
+    return read
+
+
+PLACES = ["GET /a/x", "GET /b/x", "POST /a/x", "GET /a/x"]
+FOUR = [OK, OK, OK, 429]
+
+
+def test_fastapi_functions_of_one_name_at_two_prefixes(fast: FastAPI) -> None:
+    """As a function makes them that makes the router of a resource. So do two methods of one path count apart."""
+    for prefix in ("/a", "/b"):
+        router, once = APIRouter(), Depends(in_fastapi.limited("1/hour", key="ip"))
+        router.get("/x", dependencies=[once])(listing())
+        router.post("/x", dependencies=[once])(listing())
+        fast.include_router(router, prefix=prefix)
+
+    with TestClient(fast) as client:
+        assert statuses(client, *PLACES) == FOUR
+
+
 def test_starlette_two_keys(store: ValkeyServer) -> None:
     @in_starlette.limited("2/hour", key=by_team)
     @in_starlette.limited("2/hour", key=by_user)
@@ -250,6 +289,41 @@ def test_fastapi_decorator_above_the_route(fast: FastAPI, caplog: pytest.LogCapt
 
     with TestClient(fast):
         assert "upside_down: a limit has no effect" in caplog.text
+
+
+def test_fastapi_a_limit_without_depends(fast: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    once = in_fastapi.limited("1/hour", key="ip")
+
+    def by_default(decision: Any = once) -> str:
+        return "ok"
+
+    def by_annotation(decision: Any = None) -> str:
+        return "ok"
+
+    by_annotation.__annotations__["decision"] = Annotated[Any, once]
+    fast.get("/a")(by_default)
+    fast.get("/b", dependencies=[Depends(by_annotation)])(lambda: "ok")
+
+    with TestClient(fast):
+        for name in ("by_default", "by_annotation"):
+            assert f"{name}: the limit in parameter 'decision' has no effect. Put it into Depends(...)" in caplog.text
+
+
+def test_fastapi_decorator_above_the_route_of_a_mounted_application(
+    fast: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is also seen by a server without lifespan events."""
+    mounted = FastAPI()
+
+    @in_fastapi.limited("1/hour", key="ip")
+    @mounted.get("/a")
+    def upside_down() -> str:
+        return "ok"
+
+    fast.mount("/m", mounted)
+
+    assert statuses(TestClient(fast), "GET /m/a", "GET /m/a") == [OK, OK]
+    assert caplog.text.count("upside_down: a limit has no effect") == 1
 
 
 def test_fastapi_decorator_of_a_class(fast: FastAPI) -> None:
@@ -539,6 +613,40 @@ def test_an_option_that_is_wrong(settings: Any, options: dict[str, Any], rule: s
     assert rule in found.msg
 
 
+@pytest.mark.parametrize("paths", ["/healthz", ["healthz"], [None]])
+def test_paths_that_are_exempt_by_mistake(paths: Any) -> None:
+    """A string has the characters of a path, of which one is ``/``."""
+    for door in (LimitMiddleware, WSGIMiddleware):
+        with pytest.raises(ValueError, match="exempt: must be a list of paths that begin with /"):
+            door(own_response, exempt=paths)
+
+
+def test_flask_options_that_come_too_late(flask: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    flask.config["SLUICEGATE"] = {"TRUSTED_PROXIES": ["10.0.0.1"]}
+
+    flask.test_client().get("/a")
+    flask.test_client().get("/a")
+    assert caplog.text.count("app.config['SLUICEGATE'] was changed after install()") == 1
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1", "8.8.8.8"])
+def test_flask_a_proxy_that_is_not_trusted(flask: Flask, caplog: pytest.LogCaptureFixture, peer: str) -> None:
+    """All of its clients count as one. A peer with a public address may be a client that forges the field."""
+    flask.add_url_rule("/a", view_func=in_flask.limited("1/hour", key="ip")(lambda: "ok"), endpoint="a")
+    client, call = flask.test_client(), addressed(peer, x_forwarded_for="192.0.2.7")
+
+    assert [client.get("/a", environ_overrides=call).status_code for _ in range(2)] == [OK, 429]
+    assert caplog.text.count("X-Forwarded-For is ignored") == (peer == "10.0.0.1")
+
+
+@pytest.mark.parametrize("door", [in_flask, in_django])
+def test_a_method_that_does_not_exist(door: Any, caplog: pytest.LogCaptureFixture) -> None:
+    door.limited(THREE, key="ip", methods=["PSOT", "GET"])
+
+    assert "HTTP itself has no 'PSOT'" in caplog.text
+    assert "'GET'" not in caplog.text
+
+
 # What flask-limiter calls deduct_when and on_breach.
 
 
@@ -580,3 +688,22 @@ def test_flask_a_condition_that_is_no_function() -> None:
     for name in ("charge_if", "on_denial"):
         with pytest.raises(TypeError, match=f"{name}: must be a function"):
             in_flask.limited(THREE, key="ip", **{name: True})
+
+    async def later(_: Any) -> bool:
+        return False
+
+    for name in ("charge_if", "on_denial"):
+        with pytest.raises(TypeError, match=f"{name}: must not be asynchronous"):
+            in_flask.limited(THREE, key="ip", **{name: later})  # type: ignore[arg-type]
+
+
+def test_flask_a_condition_that_fails(limiter: Limiter) -> None:
+    """The request keeps no slot."""
+    slot = Limit(name="slot", algorithm="concurrency", quota=1, window_seconds=3600)
+    app = Flask(__name__)
+    in_flask.install(app, limiter)
+    view = in_flask.limited(slot, key="all", scope="failing", charge_if=lambda response: response.no_such_field)
+    app.add_url_rule("/a", view_func=view(lambda: "ok"), endpoint="a")
+
+    assert statuses(app.test_client(), "GET /a", "GET /a") == [500, 500]
+    assert limiter.peek(slot, "failing:all:").remaining == 1
