@@ -35,12 +35,15 @@ from enforcement.control import checkpoints as protocol
 from enforcement.control.checkpoints import CheckpointReading, Kept
 from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import EARLIER_NAME_LENGTH, GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, with_library
+from enforcement.store.errors import trouble
 
 logger = logging.getLogger(__name__)
+often = RateLimitedLogger(logger)
 
 LOCK = "checkpoint"
 # The time for which a killed run blocks the next one. It is longer than a run.
@@ -141,12 +144,9 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
         One of STORE_ERRORS: The store is unavailable.
     """
     found = []
-    for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), raising=False):
-        if isinstance(whole, redis.ResponseError) and str(whole).startswith("WRONGTYPE"):
+    for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE)):
+        if whole is None:
             client.unlink(store.keys().dirty(tag))
-            whole = False
-        if isinstance(whole, Exception):
-            raise whole
         if not whole:
             found.append(tag)
     return found
@@ -166,7 +166,7 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
         list(_ask(client, some, lambda pipe, key, mark=mark: pipe.sadd(key, mark)))
         _carry_over(client, some)
         for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
-            restored += sum(_run(client, calls))
+            restored += sum(filter(None, _run(client, calls)))
         # The last step, after every counter of these tags is restored.
         if not all(_run(client, [protocol.whole_call(store.keys(), tag, mark) for tag in some])):
             logger.warning("The store lost durable counters again while they were restored. The next run starts again")
@@ -186,15 +186,14 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
         if len(counter) == EARLIER_NAME_LENGTH:
             earlier[tag].add(counter)
     used = _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), key_of=store.keys().earlier_dirty)
-    for tag in [tag for tag, whole in used if whole]:
-        members = client.sscan_iter(store.keys().earlier_dirty(tag), count=COUNTERS_AT_ONCE)
-        earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
+    for tag, members in _members(client, [tag for tag, whole in used if whole], store.keys().earlier_dirty):
+        earlier[tag].update(_counters(members, EARLIER_NAME_LENGTH))
     for tag, counters in earlier.items():
         present = present_names(tag) if counters else {}
         # In one order, so that two runs at the same time meet in one batch and not in all of them.
         for names in batched(sorted(counters), COUNTERS_AT_ONCE):
             (reply,) = _run(client, [protocol.read_call(store.keys(), tag, names)])
-            keep([(tag, list(protocol.readings(names, reply)))])
+            keep([(tag, list(protocol.readings(names, reply)))] if reply else [])
             rows = Checkpoint.objects.filter(tag=tag, counter__in=present.keys() & names).order_by("counter")
             copies = [Checkpoint.of(tag, replace(row.as_kept(), counter=present[row.counter])) for row in rows]
             Checkpoint.objects.bulk_create(copies, ignore_conflicts=True)
@@ -259,17 +258,30 @@ def _ask(
     client: redis.Redis,
     tags: Iterable[str],
     question: Any,
-    *,
-    raising: bool = True,
     key_of: Callable[[str], str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each tag with the store's reply to *question* about its set of changed counters."""
+    """Yield each tag with the store's reply to *question* about its set of changed counters, see :func:`_usable`."""
     key_of = key_of or store.keys().dirty
     for some in batched(tags, TAGS_AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
                 question(pipe, key_of(tag))
-            yield from zip(some, pipe.execute(raise_on_error=raising), strict=True)
+            yield from zip(some, map(_usable, pipe.execute(raise_on_error=False)), strict=True)
+
+
+def _usable(reply: Any) -> Any:
+    """
+    Return a reply, or None in place of an error that concerns the keys of its call alone, or raise another error.
+
+    An account that is limited to a project may give any form to the keys of its tag. That must not end what is done for
+    the tags of others.
+    """
+    if isinstance(reply, redis.ResponseError) and trouble(reply).cause == "reply":
+        often.warning("spoilt", "Durable counters of a project cannot be used: %s", reply)
+        return None
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:
@@ -285,22 +297,31 @@ def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:
 
 
 def _changed_of_each(client: redis.Redis, tags: Iterable[str]) -> Iterator[Names]:
-    dirty = [tag for tag, size in _ask(client, tags, lambda pipe, key: pipe.scard(key)) if size > 1]
-    first = _ask(client, dirty, lambda pipe, key: pipe.sscan(key, count=COUNTERS_AT_ONCE))
-    for tag, (cursor, members) in first:
+    dirty = [tag for tag, size in _ask(client, tags, lambda pipe, key: pipe.scard(key)) if size and size > 1]
+    for tag, members in _members(client, dirty, store.keys().dirty):
         yield tag, _counters(members)
-        while cursor:
-            cursor, members = client.sscan(store.keys().dirty(tag), cursor, count=COUNTERS_AT_ONCE)
-            yield tag, _counters(members)
 
 
-def _counters(members: Iterable[str]) -> list[str]:
+def _members(client: redis.Redis, tags: Iterable[str], key_of: Callable[[str], str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each tag with some members of its set, until all were yielded. A set that somebody replaces ends there."""
+    for tag, found in _ask(client, tags, lambda pipe, key: pipe.sscan(key, count=COUNTERS_AT_ONCE), key_of):
+        while found is not None:
+            cursor, members = found
+            yield tag, members
+            if not cursor:
+                break
+            [(_, found)] = _ask(
+                client, [tag], lambda pipe, key, at=cursor: pipe.sscan(key, at, count=COUNTERS_AT_ONCE), key_of
+            )
+
+
+def _counters(members: Iterable[str], length: int = NAME_LENGTH) -> list[str]:
     """
     Return the members of a scan that are counters, each once.
 
     A scan may return a member twice, and every client that may count can write other members to the set.
     """
-    return [member for member in dict.fromkeys(members) if member != WHOLE and len(member) == NAME_LENGTH]
+    return [member for member in dict.fromkeys(members) if len(member) == length and member.isprintable()]
 
 
 def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> None:
@@ -309,7 +330,7 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
     if lost:
         keys = store.keys()
         calls = [call for tag, kept in lost for call in protocol.restore_calls(keys, tag, kept)]
-        done.restored += sum(_run(client, calls))
+        done.restored += sum(filter(None, _run(client, calls)))
         # Now these counters know their checkpoint, and their values are later than it.
         _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
 
@@ -318,7 +339,9 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
     """Save counters, and return pairs of a tag and the checkpoints that the store has lost. These stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
-    read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in zip(some, replies, strict=True)]
+    usable = [(names, reply) for names, reply in zip(some, replies, strict=True) if reply is not None]
+    some = [names for names, _ in usable]
+    read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in usable]
     kept, lost = keep(read)
     done.kept += kept
     forgotten = {(tag, one.counter) for tag, ones in lost for one in ones}
@@ -376,7 +399,7 @@ def _write(rows: list[Checkpoint]) -> None:
 
 def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
     """
-    Call functions of the store and return their replies, or raise the first error among them.
+    Call functions of the store and return their replies, see :func:`_usable`, or raise the first other error.
 
     If the store has lost the library, it is loaded, and all functions are called again, which does no harm.
     """
@@ -385,10 +408,6 @@ def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
         with client.pipeline(transaction=False) as pipe:
             for function, names, arguments in calls:
                 pipe.fcall(function, len(names), *names, *arguments)
-            replies = pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+            return [*map(_usable, pipe.execute(raise_on_error=False))]
 
     return with_library(client, act)

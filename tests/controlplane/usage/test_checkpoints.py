@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from math import inf
+from struct import pack
 
 import pytest
 import redis
@@ -24,7 +26,7 @@ from enforcement import Limit as LimitValue
 from enforcement import Limiter
 from enforcement.control import checkpoints as protocol
 from tests.controlplane.usage.conftest import checkpoint, remaining
-from tests.factories import LimitFactory, TokenFactory
+from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -497,3 +499,49 @@ def test_their_age_is_a_metric(token, limiter, client):
     assert "checkpoint" not in before
     assert float(lines["sluicegate_checkpoint_age_seconds"]) == pytest.approx(40, abs=5)
     assert float(lines["sluicegate_checkpointed_counters"]) == 1
+
+
+@pytest.mark.parametrize("spoilt", ["earlier", "member", "end"])
+def test_what_a_project_writes_below_its_tag_keeps_no_other_out(token, store, client_of_store, spoilt):
+    """Its account of the store may write there: the counters of others are kept, and everything is published."""
+    other = ProjectFactory()
+    scope, counter = f"sg:{{{other.pk}}}:", "c:" + "0" * 24
+    checkpoint()
+    if spoilt == "earlier":
+        client_of_store.set(f"{scope}dirty", "x")
+    elif spoilt == "member":
+        client_of_store.set(f"{scope}c:" + "\0" * 24, pack(">ddd", 1, 0, 1))
+        client_of_store.sadd(f"{scope}changed", "c:" + "\0" * 24)
+    else:
+        client_of_store.set(f"{scope}{counter}", pack(">10d", 1, 2**52, 2, 0, 4, 4, 6, 7, 5, 5))
+        client_of_store.sadd(f"{scope}changed", counter)
+        checkpoint()
+        client_of_store.set(f"{scope}{counter}", pack(">10d", 1, inf, 2, 3, 2**52, 4, 6, 7, 5, 5))
+    if spoilt != "member":
+        client_of_store.unlink(f"{scope}changed")
+    with Limiter(store.url, timeout=5.0) as limiter:
+        spend(limiter, token, 3)
+
+    assert checkpoint().complete
+    assert Checkpoint.objects.get(tag=token.project_id).used == 3
+    assert publisher.publish_all()
+
+
+def test_a_set_of_changed_counters_that_is_spoilt_again_and_again_keeps_no_other_out(
+    token, store, client_of_store, monkeypatch
+):
+    """An account of a project writes there faster than a run repairs it."""
+    other, usual = ProjectFactory(), checkpoints.missing
+
+    def spoil(*given):
+        found = usual(*given)
+        client_of_store.set(f"sg:{{{other.pk}}}:changed", "x")
+        return found
+
+    monkeypatch.setattr(checkpoints, "missing", spoil)
+    with Limiter(store.url, timeout=5.0) as limiter:
+        spend(limiter, token, 3)
+
+    assert checkpoint().complete
+    assert checkpointed() == [3]
+    assert publisher.publish_all()
