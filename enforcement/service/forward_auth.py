@@ -48,6 +48,10 @@ _UNTRUSTED: Final = (
     "%s describes requests by X-Forwarded fields, but is no trusted proxy. Limits see no path and method of these "
     "requests, and all clients have its address. Name it in SLUICEGATE_TRUSTED_PROXIES."
 )
+_UNDESCRIBED: Final = (
+    "%s does not describe requests by %s, so that limits see the path / or the proxy's address, and a client may send "
+    "the field itself. Set it in the proxy."
+)
 _LENGTH: Final = (b"content-length", b"0")
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET: Final = re.compile(r"/\S*|\*|[A-Za-z][A-Za-z0-9+.-]*://\S*")
@@ -83,6 +87,7 @@ class ForwardAuth:
         self._denials = denials
         self._repeats_body = repeats_body
         self._say = RateLimitedLogger(logger)
+        self._say_daily = RateLimitedLogger(logger, seconds=86_400.0)  # a caller may mean it
         self._draft = settings.headers == "ietf"
         self._plain = not (settings.costs_field or settings.attributes_field)
 
@@ -129,6 +134,11 @@ class ForwardAuth:
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
             path = path or path_of(_described(scope, b"x-forwarded-uri", _TARGET, "a path or a URL without blanks"))
             values |= self._further(scope)
+            if not path or not forwarded:
+                missing = [
+                    name for name, told in (("X-Forwarded-Uri", path), ("X-Forwarded-For", forwarded)) if not told
+                ]
+                self._say_daily.warning("undescribed", _UNDESCRIBED, _peer(scope), " and ".join(missing))
         elif header_of(scope, b"x-forwarded-uri"):
             self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}

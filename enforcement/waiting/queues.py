@@ -72,10 +72,12 @@ class Waiter:
         asked: When it asked last.
         asks: Whether it asks now.
         lane: Those of one lane may ask at the same time.
+        loop: The event loop in which it sleeps. None: it is a thread.
         stand_in: The counter in whose queue it has a place only because it asks. None: there is none.
     """
 
     lane: object = None
+    loop: object = None
 
     def __init__(self, bounds: Sequence[BoundLimit], costs: Costs, began: float, until: float) -> None:
         self.bounds = bounds
@@ -374,7 +376,9 @@ class Queues:
             first = queue.waiters[0]
             if now < first.due + GRACE_SECONDS:
                 break
-            self._remove(first, now)
+            for waiter in list(queue.waiters):  # the others of a loop that has stopped do not come either
+                if waiter is first or (first.loop is not None and waiter.loop is first.loop):
+                    self._remove(waiter, now)
         return queue
 
     def _join(self, waiter: Waiter, bound: BoundLimit, now: float) -> None:

@@ -45,7 +45,7 @@ class WaitingTask(Waiter):
         self, bounds: Sequence[BoundLimit], costs: Costs, began: float, until: float, pipe: object = None
     ) -> None:
         super().__init__(bounds, costs, began, until)
-        self._loop = asyncio.get_running_loop()
+        self.loop = self._loop = asyncio.get_running_loop()
         self.lane = None if pipe is None else (pipe, self._loop)
         self._woken = False
         # Weak, so that a queue does not keep a task alive whose event loop was closed. It leaves when it is collected.

@@ -116,6 +116,33 @@ async def test_a_proxy_that_is_not_trusted_is_named_in_the_log(world, server, ca
     await limiter.close()
 
 
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({}, "X-Forwarded-Uri and X-Forwarded-For"),
+        ({"x-original-uri": "/a", "x-forwarded-for": "192.0.2.7"}, "X-Forwarded-Uri"),
+        ({"x-forwarded-uri": "/a"}, "X-Forwarded-For"),
+        ({"x-forwarded-uri": "/a", "x-forwarded-for": "192.0.2.7"}, None),
+    ],
+)
+async def test_a_proxy_that_does_not_describe_requests_is_named(world, server, caplog, fields, missing):
+    """As nginx does not unless its configuration says so."""
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    app = DecisionService(limiter, ServiceSettings())
+    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+    scope = {"type": "http", "method": "GET", "path": "/v1/check", "client": ("127.0.0.1", 1), "headers": headers}
+
+    async def send(message):
+        pass
+
+    await app(scope, asyncio.Event().wait, send)
+    said = [record.getMessage() for record in caplog.records if "does not describe" in record.getMessage()]
+    assert [text.partition(", so that")[0] for text in said] == (
+        [f"127.0.0.1 does not describe requests by {missing}"] if missing else []
+    )
+    await limiter.close()
+
+
 def test_addresses_come_from_the_proxy(world, start):
     """Each client behind the proxy has a counter of its own."""
     secret = world.everything(fixed(1, partition_by=["ip"]))

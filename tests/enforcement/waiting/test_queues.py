@@ -469,6 +469,23 @@ def test_a_first_that_never_asks_holds_up_the_others_only_for_a_while(scene):
     assert sorted(scene.admitted) == [0, 1, 2, 3]
 
 
+def test_all_callers_of_a_loop_that_has_stopped_hold_up_the_others_only_once(scene):
+    """Each of them would do so for as long as the first."""
+    for _ in range(6):
+        scene.comes()
+    began, stopped = scene.now, object()
+    steps = [(caller, caller.steps) for caller in scene.callers[1:5]]
+    for caller, _ in steps:
+        caller.loop, caller.steps = stopped, None
+    scene.run(until=began + queues.GRACE_SECONDS + 15.02)
+    assert scene.admitted == [0, 5]
+
+    for caller, left in steps:
+        caller.steps = left
+    scene.run()
+    assert sorted(scene.admitted) == list(range(6))
+
+
 def test_a_clock_of_the_store_that_is_set_back_costs_no_calls(scene, monkeypatch):
     """What was known of it counts no more."""
     for _ in range(10):
