@@ -50,6 +50,8 @@ from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 
 _VISIT: Final = "sluicegate.visit"
+MOUNTED: Final = "sluicegate_mounted"
+"""Attribute of a route in mounts, with their paths. What a request has matched may hold what its client has chosen."""
 
 
 class Gate:
@@ -321,7 +323,8 @@ def served_route(scope: Scope) -> Any:
 def place_of(route: Any) -> str:
     """Return the methods and the path of a route, or an empty string if it has no path."""
     path = getattr(route, "path_format", "")
-    return path and f"{','.join(sorted(getattr(route, 'methods', None) or ()))}{path}"
+    methods = getattr(route, "methods", None) or ()
+    return path and f"{','.join(sorted(methods))}{getattr(route, MOUNTED, '')}{path}"
 
 
 def visit_of(connection: HTTPConnection) -> StarletteVisit:

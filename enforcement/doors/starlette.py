@@ -31,7 +31,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import EXEMPT, LIMITED, Group, beside, groups_of, name_at, name_of, note_wrapped
-from enforcement.doors._starlette import Gate, place_of, token_of, usage, visit_of
+from enforcement.doors._starlette import MOUNTED, Gate, place_of, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
@@ -257,10 +257,14 @@ def _counted_as(endpoint: Any, operation: str, connection: HTTPConnection) -> st
     return name_at(place_of(route), endpoint, connection.scope.get("endpoint"))
 
 
-def _endpoints(routes: Iterable[BaseRoute]) -> Iterator[Any]:
+def _endpoints(routes: Iterable[BaseRoute], mounted: str = "") -> Iterator[Any]:
+    """Yield all endpoints, and note at each route where it is mounted."""
     for route in routes:
+        if mounted:
+            setattr(route, MOUNTED, mounted)
         yield getattr(route, "endpoint", None)
-        yield from _endpoints(getattr(route, "routes", None) or ())
+        inner = mounted + (getattr(route, "path", "") or getattr(route, "host", ""))
+        yield from _endpoints(getattr(route, "routes", None) or (), inner)
 
 
 async def _found(what: Any, connection: HTTPConnection) -> Any:

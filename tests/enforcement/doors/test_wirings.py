@@ -23,7 +23,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from flask import Flask
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 import enforcement
@@ -289,6 +289,26 @@ def test_fastapi_decorator_above_the_route(fast: FastAPI, caplog: pytest.LogCapt
 
     with TestClient(fast):
         assert "upside_down: a limit has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_starlette_functions_of_one_name_under_two_mounts(store: ValkeyServer, by_default: bool) -> None:
+    once = in_starlette.limited("1/hour", key="ip")
+
+    def view() -> Any:
+        async def read(request: Any) -> PlainTextResponse:
+            return PlainTextResponse("ok")
+
+        return read if by_default else once(read)
+
+    def resource() -> list[Route]:
+        return [Route("/x", view()), Route("/x", view(), methods=["POST"])]
+
+    app = Starlette(routes=[Mount("/a", routes=resource()), Mount("/{tenant}", routes=resource())])
+    in_starlette.install(app, aio.Limiter(store.url, timeout=1.0), default=once if by_default else None)
+    with TestClient(app) as client:
+        assert statuses(client, *PLACES) == FOUR
+        assert statuses(client, "GET /c/x") == [429]  # what a client writes there gives it no other counter
 
 
 def test_fastapi_a_limit_without_depends(fast: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
