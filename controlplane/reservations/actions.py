@@ -17,6 +17,7 @@ from controlplane.reservations import listing
 from controlplane.reservations.models import LOST, RELEASED, SETTLED, SETTLING, Reservation
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row, SettledRow
+from controlplane.usage.drain import foreign_to
 from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
 from enforcement.metering.settlement import ESTIMATED, EXACT, NOTHING
@@ -280,17 +281,12 @@ def _elsewhere() -> dict[str, Any]:
 def add_usage(row: Reservation, now: datetime) -> None:
     """Add what a settlement has changed to the usage of the minute of the reservation."""
     minute = row.at.replace(second=0, microsecond=0)
-    rollup.add(
-        (
-            Row(
-                minute,
-                (row.project_id, row.token_id, one["policy_id"], one["limit"], one["unit"]),
-                (0, 0, 0, one["permits"]),
-            )
-            for one in row.order["changes"]
-        ),
-        now,
-    )
+    names = [
+        (row.project_id, row.token_id, one["policy_id"], one["limit"], one["unit"]) for one in row.order["changes"]
+    ]
+    is_foreign = foreign_to(names, row.project_id)
+    changes = zip(names, row.order["changes"], strict=True)
+    rollup.add((Row(minute, of, (0, 0, 0, one["permits"])) for of, one in changes if not is_foreign(of)), now)
     if row.order["counts"]:
         # The order of a version before or after this one has fewer or more of them.
         counts = MeteredCounts(*row.order["counts"][: len(COUNT_NAMES)])
@@ -298,8 +294,13 @@ def add_usage(row: Reservation, now: datetime) -> None:
 
 
 def add_metered(row: Reservation, settled_as: str, counts: MeteredCounts, now: datetime) -> None:
-    """Add one metered request to the usage of the minute of its reservation."""
+    """
+    Add one metered request to the usage of the minute of its reservation, unless its record names the token of another
+    project, as whoever may write records of a project can.
+    """
     names = (row.project_id, row.token_id, row.model, settled_as)
+    if foreign_to([names[:2]], row.project_id)(names[:2]):
+        return
     revision = row.estimate.get("price_revision", 0)
     minute = row.at.replace(second=0, microsecond=0)
     rollup.add_metered([SettledRow(minute, names, False, revision, counts)], now)

@@ -214,7 +214,7 @@ def _save_denials(entry: str, fields: dict[str, str], now: datetime, project: st
     try:
         rows = parse_denials(fields, now, project=project)
         if project:
-            is_foreign = _foreign([(row.project_id, row.token_id, row.policy_id) for row in rows], project)
+            is_foreign = foreign_to([(row.project_id, row.token_id, row.policy_id) for row in rows], project)
             rows = [row for row in rows if not is_foreign((row.project_id, row.token_id, row.policy_id))]
         with bounded():
             DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
@@ -243,12 +243,12 @@ def _readable(source: Source, entries: list[Entry], now: datetime, done: DrainRe
         except InvalidBatch as exc:
             _reject(source, entry, fields, str(exc), done)
     if project:
-        is_foreign = _foreign([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
+        is_foreign = foreign_to([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
         batches = [batch.without(is_foreign) for batch in batches]
     yield from batches
 
 
-def _foreign(names: Iterable[Sequence[str]], project: str) -> Callable[[Sequence[str]], bool]:
+def foreign_to(names: Iterable[Sequence[str]], project: str) -> Callable[[Sequence[str]], bool]:
     """
     Return whether the names of a row, which begin with a project and a token, are of another project than this one.
 

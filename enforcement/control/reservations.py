@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from enforcement.plan.records import (
     recorded,
     was_open,
 )
-from enforcement.store.errors import StoreError
+from enforcement.store.errors import StoreError, trouble
 
 MAX_LISTED: Final = 1_000
 TAGS_AT_ONCE: Final = 500
@@ -106,7 +107,9 @@ def each_reservation(
     least, most = f"({now_us}" if open_only else "-inf", now_us if lost_only else "+inf"
     for start in range(0, at_most, MAX_LISTED):
         number = min(MAX_LISTED, at_most - start)
-        rows: Any = client.zrange(index, least, most, byscore=True, offset=start, num=number, withscores=True)
+        rows: Any = ()
+        with _spoilt_by_its_project():
+            rows = client.zrange(index, least, most, byscore=True, offset=start, num=number, withscores=True)
         yield from _listed(client, keys, tag, dict(_ends(rows)), now_us)
         if len(rows) < number:
             return
@@ -118,7 +121,9 @@ def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
     since the epoch, as a new dictionary. Raises redis-py's errors.
     """
     index, now_us = keys.reservations(tag), time_reply_us(client.time())
-    rows: Any = client.zrange(index, "-inf", now_us, byscore=True, offset=0, num=MAX_RESERVATIONS, withscores=True)
+    rows: Any = ()
+    with _spoilt_by_its_project():
+        rows = client.zrange(index, "-inf", now_us, byscore=True, offset=0, num=MAX_RESERVATIONS, withscores=True)
     return {f"{tag}.{ident}": ends for ident, ends in _ends(rows)}
 
 
@@ -219,13 +224,27 @@ def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[s
                 pipe.zcard(keys.reservations(tag))
             sizes = pipe.execute(raise_on_error=False)
         for tag, size in zip(some, sizes, strict=True):
-            if isinstance(size, ResponseError) and "WRONGTYPE" in str(size):
-                continue  # the project's own programs have written something else there, which concerns no other
-            if isinstance(size, Exception):
-                raise size
-            if size:
-                found[tag] = _counts(client, keys.reservations(tag), now_us)
+            with _spoilt_by_its_project():
+                if isinstance(size, Exception):
+                    raise size
+                if size:
+                    found[tag] = _counts(client, keys.reservations(tag), now_us)
     return found
+
+
+@contextmanager
+def _spoilt_by_its_project() -> Iterator[None]:
+    """End the block if the store refuses a key as it is. A project's own programs may have spoilt it for themselves."""
+    try:
+        yield
+    except ResponseError as exc:
+        if not _is_of_its_keys(exc):
+            raise
+
+
+def _is_of_its_keys(exc: ResponseError) -> bool:
+    """Return whether an error says nothing about the store, but only about the keys and arguments of the call."""
+    return trouble(exc).cause == "reply"
 
 
 def _counts(client: Redis, index: str, now_us: int) -> ReservationCounts:
@@ -268,11 +287,14 @@ def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[
             for where in (RecordKeys.from_id(keys, one) for one in some):
                 pipe.mget([where.record])
                 pipe.zscore(where.index, where.ident)
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not (isinstance(reply, ResponseError) and _is_of_its_keys(reply)):
+                raise reply
         for one, record, ends in zip(some, replies[::2], replies[1::2], strict=True):
             if record[0] is not None:
                 # A project with very many reservations drops lost ones from its index.
-                found[one] = ends is not None and ends > now_us
+                found[one] = isinstance(ends, float) and ends > now_us
     return found
 
 
@@ -317,18 +339,28 @@ def settle_reservation(
         None if it was settled before.
     Raises:
         ValueError: The id or the costs are not valid.
-        enforcement.StoreError: The record cannot be read, or its counters are not restored yet.
+        enforcement.StoreError: The record cannot be read, its counters are not restored yet, or a key has another type.
         redis.RedisError: The store does not reply, or lacks the function library.
     """
     where = RecordKeys.from_id(keys, reservation_id)
     if costs is not None:
         check_costs(costs)
-    record = _read(keys, reservation_id, client.execute_command(*recorded(where)))  # type: ignore[no-untyped-call]
+    record = _read(keys, reservation_id, _called(client, recorded(where)))
     if record is None:
         return None
     conclusion, now_us = Conclusion.by_hand(record, costs), time_reply_us(client.time())
-    changed = client.execute_command(*conclusion.command(where, now_us, None, marked_for_ms=marked_for_ms))  # type: ignore[no-untyped-call]
+    changed = _called(client, conclusion.command(where, now_us, None, marked_for_ms=marked_for_ms))
     return conclusion if was_open(changed) else None
+
+
+def _called(client: Redis, command: Sequence[str | int]) -> Any:
+    """Return the reply to a call, or raise StoreError if it fails by its keys alone, which no later call mends."""
+    try:
+        return client.execute_command(*command)  # type: ignore[no-untyped-call]
+    except ResponseError as exc:
+        if not _is_of_its_keys(exc):
+            raise
+        raise trouble(exc) from exc
 
 
 def was_marked(client: Redis, keys: Keys, reservation_id: str) -> bool:

@@ -1,5 +1,6 @@
 """The worker keeps lost reservations in SQL, each once, and finishes what operators have begun."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -11,11 +12,13 @@ from controlplane.reservations import actions, listing, recording
 from controlplane.reservations.models import Reservation, ReservationCount
 from controlplane.usage.models import MeteredRow
 from enforcement import Limit, Limiter
+from enforcement.control import reservations
 from enforcement.control.reservations import settle_reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
 from tests.controlplane.reservations.conftest import lose
+from tests.factories import ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -329,3 +332,70 @@ def test_reservations_of_no_meter_have_a_life_of_their_own(store, secret, client
         record(client_of_store)
         assert recording.settle_overdue(timezone.now(), client_of_store) == 0
         assert limiter.settle(reserved, {"tokens": 3})
+
+
+@pytest.fixture
+def forged(client_of_store):
+    """``forged(project)``: an overdue record of a metered request, as an account of the project may write one."""
+
+    def write(project, *, token: str = "", number: int = 1) -> RecordKeys:
+        where = RecordKeys.of(Keys(), project.pk, f"{number:032x}")
+        limit = {"name": "rpm", "algorithm": "fixed_window", "quota": 9, "window_seconds": 3600}
+        bound = {"key": f"{Keys().scope(project.pk)}c:1", "limit": limit, "scope": "token", "policy_id": "p"}
+        said = {"v": 1, "project": project.pk, "token": token, "model": "gpt-x", "instance": "i", "input": 9}
+        said |= {"costs": [1], "limits": [bound | {"policy": "p"}]}
+        lost_us = int((timezone.now() - timedelta(days=2)).timestamp() * 1e6)
+        client_of_store.set(where.record, f"{lost_us}|1|\n{json.dumps(said)}")
+        client_of_store.zadd(where.index, {where.ident: lost_us})
+        return where
+
+    return write
+
+
+def test_what_a_project_spoils_keeps_no_other_reservation_waiting(forged, client_of_store):
+    """The counter of one has another type, so it cannot be settled; then its index has, too."""
+    spoilt, honest = ProjectFactory(), ProjectFactory()
+    where, others = forged(spoilt), [forged(honest, number=number) for number in (2, 3)]
+    client_of_store.zadd(f"{Keys().scope(spoilt.pk)}c:1", {"x": 1})
+    assert record(client_of_store) == 3
+
+    assert recording.settle_overdue(timezone.now(), client_of_store) == 2
+    last = forged(honest, number=4)
+    assert record(client_of_store, minutes=1) == 1
+
+    assert {one.id for one in (*others, where)} == set(
+        Reservation.objects.exclude(state="lost").values_list("pk", flat=True)
+    )
+    Reservation.objects.filter(pk=where.id).update(state="lost")
+    client_of_store.unlink(where.index, last.record)
+    client_of_store.set(where.index, "x")
+    client_of_store.zrem(last.index, last.ident)
+    record(client_of_store)
+    assert Reservation.objects.get(pk=last.id).state == "settled"
+
+
+def test_an_index_that_changes_its_type_meanwhile_ends_no_list(forged, client_of_store, monkeypatch):
+    where = forged(ProjectFactory())
+    counted = reservations._counts
+    client_of_store.zadd(where.index, {"x": 2**52})
+
+    def replaced(client, index, now_us):
+        client_of_store.unlink(index)
+        client_of_store.set(index, "x")
+        return counted(client, index, now_us)
+
+    monkeypatch.setattr(reservations, "_counts", replaced)
+
+    assert record(client_of_store) == 0
+    assert reservations.lost_reservations(client_of_store, Keys(), where.id.partition(".")[0]) == {}
+    assert reservations.open_reservations(client_of_store, Keys(), where.id.partition(".")[0]) == []
+
+
+def test_no_record_names_the_token_of_another_project(forged, client_of_store):
+    """Its page would show usage that it never had."""
+    other = TokenFactory()
+    forged(ProjectFactory(), token=other.pk)
+    record(client_of_store)
+
+    assert recording.settle_overdue(timezone.now(), client_of_store) == 1
+    assert not MeteredRow.objects.exists()
