@@ -30,7 +30,7 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import Group, Pairs, as_call, beside, groups_of, logger, name_of, note_wrapped
+from enforcement.doors._in_code import LIMITED, Group, Pairs, as_call, beside, groups_of, logger, name_of, note_wrapped
 from enforcement.doors._openapi import describe_denials
 from enforcement.doors._starlette import Gate, StarletteVisit, served_route, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
@@ -321,8 +321,10 @@ def _numbered(
         if getattr(route, "dependant", None) is None:
             return groups
         numbered = {}
-        earlier: list[Group] = []
-        for call in _calls(route.dependant):
+        rules = getattr(getattr(route, "endpoint", None), LIMITED, ())  # the decorators of Starlette's integration
+        earlier: list[Group] = [group for rule in rules for group in rule.groups]
+        # The innermost first, so that what a router adds at one of two prefixes gives the others no new counters.
+        for call in reversed([*_calls(route.dependant)]):
             if call in _groups_of and call not in numbered:
                 numbered[call] = beside(_groups_of[call], earlier)
                 earlier += numbered[call]

@@ -175,6 +175,31 @@ def test_fastapi_two_keys_of_routers_that_include_one_another(fast: FastAPI) -> 
         assert statuses(client, *TEAM_7) == APART
 
 
+def test_fastapi_a_router_with_another_key_at_one_of_two_prefixes(fast: FastAPI) -> None:
+    """The function has the same counters by user at both, and another one by team."""
+    router = APIRouter()
+    router.get("/x", dependencies=[Depends(in_fastapi.limited("1/hour", key=by_user))])(at_both)
+    fast.include_router(router, prefix="/a", dependencies=[Depends(in_fastapi.limited("1/hour", key=by_team))])
+    fast.include_router(router, prefix="/b")
+
+    with TestClient(fast) as client:
+        assert statuses(client, "GET /a/x team=7&user=1", "GET /b/x user=7", "GET /b/x user=1") == [OK, OK, 429]
+
+
+def at_both() -> str:
+    return "ok"
+
+
+def test_fastapi_beside_a_decorator_for_starlette(fast: FastAPI) -> None:
+    @fast.get("/a", dependencies=[Depends(in_fastapi.limited("2/hour", key=by_team))])
+    @in_starlette.limited("2/hour", key=by_user)
+    async def view(request: Request) -> str:
+        return "ok"
+
+    with TestClient(fast) as client:
+        assert statuses(client, *TEAM_7) == APART
+
+
 def listing() -> Callable[[], str]:
     """Return a function that has the same name as all others that this makes."""
 
