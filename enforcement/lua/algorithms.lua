@@ -625,8 +625,9 @@ local function fits(algorithm, cap, a, b)
 end
 
 -- Limits as calls name them, 'letter|capacity|a|b|flags', by that text: it is read once and kept, for the same limits come with
--- every call. b is a list of numbers, cut by commas; flags: 's' for a shadow. So many are kept at most:
+-- every call. b is a list of numbers, cut by commas; flags: 's' for a shadow. So many are kept at most, of so many characters:
 local MAX_SPECS = 10000
+local MAX_SPEC_LENGTH = 256
 local specs, kept_specs = {}, 0
 
 local function spec_of(text)
@@ -634,7 +635,7 @@ local function spec_of(text)
   local algorithm, b = ALGORITHMS[letter], {}
   cap, a = to_number(cap or ''), to_number(a or '')
   for number in string.gmatch(list or '', '%d+') do b[#b + 1] = to_number(number) end
-  if not (letter and fits(algorithm, cap, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
+  if #text > MAX_SPEC_LENGTH or not (letter and fits(algorithm, cap, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
     refuse('limit', "must be 'letter|capacity|a|b|flags'", text)
   end
   local spec = {algorithm = algorithm, cap = cap, a = a, b = b, shadow = flags == 's'}

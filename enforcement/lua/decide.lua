@@ -56,14 +56,16 @@ local function more_of(algorithm, state, remaining)
   return algorithm.wait(state, remaining > 0 and remaining + 1 or 1)
 end
 
--- Return a list of so many numbers for a reply. Each call fills it anew: a table that grows is copied each time.
+-- Return a list of so many numbers for a reply. Each call fills it anew: a table that grows is copied each time. Longer ones are not
+-- kept, for an account may call with any number of limits, and nothing else bounds the memory of functions.
+local LONGEST_KEPT = 1000
 local replies = {}
 
 local function new_reply(size)
   local reply = replies[size]
   if not reply then
     reply = {}
-    replies[size] = reply
+    if size <= LONGEST_KEPT then replies[size] = reply end
   end
   return reply
 end
@@ -77,7 +79,7 @@ local function packed(numbers)
   local shape = shapes[count]
   if not shape then
     shape = '>' .. string.rep('i8', count)
-    shapes[count] = shape
+    if count <= LONGEST_KEPT then shapes[count] = shape end
   end
   return pack(shape, spread(numbers))
 end

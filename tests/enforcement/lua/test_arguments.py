@@ -235,3 +235,31 @@ def test_a_settlement_of_what_was_open_at_no_instant_is_refused(library_client, 
     assert "at: must be an instant" in refused(
         library_client, "conclude_open", keys, "1", wrong, NOW, "", "1", spec, -1, NOW
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"f|10|0|{','.join(map(str, range(10**15, 10**15 + 99)))}|", f"f|{'0' * 999}9|60000000||"],
+    ids=["numbers", "zeros"],
+)
+def test_a_limit_of_very_many_characters_is_refused(library_client, text):
+    """The library keeps the limits of earlier calls, and nothing else bounds its memory."""
+    assert "limit" in refused(library_client, "decide", [f"{SCOPE}c:1"], "", "0", "", text, "0")
+
+
+def test_calls_with_very_many_limits_leave_nothing_in_the_memory_of_functions(library_client):
+    """Each with another number of them: their replies were kept, until the store had no memory left."""
+
+    def used() -> int:
+        return library_client.info("memory")["used_memory_vm_functions"]
+
+    def ask(count: int) -> None:
+        call(library_client, "decide", [f"{SCOPE}c:1"] * count, "", "0", "", *[SPECS["fixed"], "0"] * count)
+
+    library_client.flushdb()
+    ask(1_000)
+    before = used()
+    for count in range(900, 1_000, 4):
+        ask(count)
+
+    assert used() - before < 1_000_000
