@@ -82,8 +82,13 @@ def schema(*models: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def token(transactional_db) -> Token:
+    return TokenFactory(last_used_at=USED, last_used_on=USED.date())
+
+
 @pytest.fixture(params=scale(OF_COLUMNS, ENDS_BY_ITSELF), ids=".".join)
-def run(request) -> Iterator[Run]:
+def run(request, token) -> Iterator[Run]:
     """A migration that is the last one of its app, if it changes columns."""
     run, executor = Run(request.param), MigrationExecutor(connection)
     if any(isinstance(one, AddField) for one in run.migration.operations):
@@ -93,10 +98,9 @@ def run(request) -> Iterator[Run]:
     executor.migrate(executor.loader.graph.leaf_nodes())
 
 
-def test_a_killed_migration_is_run_again(run):
+def test_a_killed_migration_is_run_again(token, run):
     """It loses no row and leaves the same tables, and so does the way back, whichever statement never came."""
     models = [ManagementKey, Token, AuditEntry]
-    token = TokenFactory(last_used_at=USED, last_used_on=USED.date())
     after = schema(*models)
     run.backwards()
     before = schema(*models)

@@ -1,6 +1,7 @@
 """The page of models and prices, and the form of a price."""
 
 import json
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -163,7 +164,7 @@ def test_the_page_says_which_revision_is_in_use(store, as_ann, client_of_store):
     assert "No prices are published." in text_of(as_ann.get(LIST))
     sent(as_ann)
     OutboxEntry.objects.all().delete()
-    heartbeat = {"id": "one", "state": "ok", "seen_at_us": 1, "price_revision": 1}
+    heartbeat = {"id": "one", "state": "ok", "seen_at_us": time.time_ns() // 1000, "price_revision": 1}
     client_of_store.zadd("sg:{fleet}:instances", {"one": 1, "two": 1})
     client_of_store.set("sg:{fleet}:instance:one", json.dumps(heartbeat))
     client_of_store.set("sg:{fleet}:instance:two", json.dumps({**heartbeat, "id": "two", "price_revision": None}))

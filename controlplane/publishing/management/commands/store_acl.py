@@ -151,6 +151,8 @@ class Command(BaseCommand):
 
 def _of_projects(slugs: Iterable[str], *, with_global: bool) -> dict[str, Rules]:
     """Return the rules of the accounts of these projects by name, after the usage of such accounts is read."""
+    if not slugs:
+        return {}  # before the tables are made, too: the store needs its accounts first
     found = {project.slug: project for project in Project.objects.filter(slug__in=slugs)}
     unknown = sorted(set(slugs) - found.keys())
     if unknown:

@@ -198,6 +198,8 @@ def _string(dumper: yaml.SafeDumper, text: str) -> Any:
 
 
 _Dumper.add_representer(str, _string)
+# Objects of the answers of a control plane are dicts of a class of their own.
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
