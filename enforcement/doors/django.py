@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import wraps
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from enforcement.extras import Requirement
 
@@ -43,7 +43,7 @@ SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
 
 View = TypeVar("View", bound=Callable[..., Any])
-Key = str | Callable[[Any], Any]
+Key = Literal["ip", "user", "all"] | Callable[[Any], Any]
 
 
 class _Installation:

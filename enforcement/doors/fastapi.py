@@ -16,7 +16,7 @@ import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from enforcement.extras import Requirement
@@ -44,15 +44,17 @@ if TYPE_CHECKING:
 
 Event = TypeVar("Event")
 
-Found = str | Callable[[HTTPConnection], Any] | params.Depends
+Found = Callable[[HTTPConnection], Any] | params.Depends
 """
-Where a key, costs or attributes come from.
+Where a key, limits, costs or attributes come from.
 
 Either a function of the connection, called on the event loop, or a dependency, ``Depends(...)``.
 """
 
-Chooser = Callable[[HTTPConnection], Any] | params.Depends
+Chooser = Found
 """Where limits come from that depend on the request, as for :data:`Found`. None: no limit applies to the request."""
+
+Key = Literal["ip", "all"] | Found
 
 _SOURCE: Final = "a function of the connection or Depends(...)"
 
@@ -105,9 +107,9 @@ def install(
 
 
 def limited(
-    limits: Declared | Chooser | Sequence[tuple[Any, Found]],
+    limits: Declared | Chooser | Sequence[tuple[Any, Key]],
     *,
-    key: Found | None = None,
+    key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Found = 1,
 ) -> Callable[..., Awaitable[Decision | None]]:
@@ -172,9 +174,9 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
 
 
 def admit(
-    limits: Declared | Chooser | Sequence[tuple[Any, Found]] | None = None,
+    limits: Declared | Chooser | Sequence[tuple[Any, Key]] | None = None,
     *,
-    key: Found | None = None,
+    key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Found = 1,
     attributes: Found | None = None,

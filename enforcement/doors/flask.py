@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from enforcement.extras import Requirement
 
@@ -59,7 +59,7 @@ _EXTENSION: Final = "sluicegate"
 _VISIT: Final = "sluicegate.visit"
 
 View = TypeVar("View", bound=Callable[..., Any])
-Key = str | Callable[[Request], Any]
+Key = Literal["ip", "all"] | Callable[[Request], Any]
 
 
 class WerkzeugDenied(Denied, HTTPException):

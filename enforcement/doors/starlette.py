@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import wraps
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from enforcement.extras import Requirement
 
@@ -38,7 +38,7 @@ from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-Key = str | Callable[[HTTPConnection], Any]
+Key = Literal["ip", "all"] | Callable[[HTTPConnection], Any]
 
 _BY_TOKEN: Final = "sluicegate_by_token"
 

@@ -11,7 +11,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 from django.http import HttpResponse
@@ -492,6 +492,15 @@ def test_without_a_key(door: Any) -> None:
     """It could mean everybody together as well as each caller."""
     with pytest.raises(ValueError, match="key: must be 'ip'"):
         door.limited(THREE)
+
+
+@pytest.mark.parametrize("door", [in_fastapi, in_starlette, in_flask, in_django])
+def test_type_checkers_know_the_same_keys(door: Any) -> None:
+    names = get_args(get_args(door.Key)[0])
+    for name in names:
+        door.limited(THREE, key=name)
+    with pytest.raises(ValueError, match=f"key: must be {', '.join(map(repr, names))} or "):
+        door.limited(THREE, key="usr")
 
 
 @pytest.mark.parametrize("door", [in_fastapi, in_starlette, in_flask, in_django])
