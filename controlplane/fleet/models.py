@@ -53,7 +53,9 @@ class Instance(models.Model):
     # Until when it runs with every limit as a shadow. None: it enforces its limits.
     glass_until = models.DateTimeField(null=True)
     # What happens to its limits in code. Empty: they hold.
-    in_code = models.CharField(max_length=8, choices=[("shadow", "shadow"), ("off", "off")], blank=True, db_default="")
+    in_code = models.CharField(
+        max_length=8, choices=[("shadow", "shadow"), ("off", "off")], blank=True, default="", db_default=""
+    )
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list, db_default=[])

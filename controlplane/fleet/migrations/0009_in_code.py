@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
             model_name="instance",
             name="in_code",
             field=models.CharField(
-                blank=True, choices=[("shadow", "shadow"), ("off", "off")], db_default="", max_length=8
+                blank=True, choices=[("shadow", "shadow"), ("off", "off")], db_default="", default="", max_length=8
             ),
         ),
     ]
