@@ -252,7 +252,7 @@ class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
         except (actions.AlreadySettled, listing.Unknown):
             messages.error(request, "The reservation is settled already. Nothing was changed.")
         except actions.AddsToGlobal:
-            form.add_error("way", "Must not charge a limit that all projects share more than the estimate.")
+            form.add_error("way", "Must not correct a limit that all projects share. An operator may do that.")
             return False
         except actions.SettlementUnfinished:
             text = "The settlement is recorded. Its counters will be corrected as soon as the store is available."

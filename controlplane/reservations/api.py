@@ -298,6 +298,6 @@ def as_problems() -> Iterator[None]:
     except actions.AlreadySettled as exc:
         raise Conflict("The reservation is settled already. Nothing was changed.", "already_settled") from exc
     except actions.AddsToGlobal as exc:
-        raise LimitedKey("It would charge more to a global limit, which needs a key for all projects.") from exc
+        raise LimitedKey("It would correct a global limit, which needs a key for all projects.") from exc
     except actions.InvalidOrder as exc:
         raise ValidationError({exc.field: [ErrorDetail(str(exc), code="rule")]}) from exc

@@ -338,10 +338,10 @@ def test_reservations_of_no_meter_have_a_life_of_their_own(store, secret, client
 def forged(client_of_store):
     """``forged(project)``: an overdue record of a metered request, as an account of the project may write one."""
 
-    def write(project, *, token: str = "", number: int = 1) -> RecordKeys:
+    def write(project, *, token: str = "", number: int = 1, tag: str = "") -> RecordKeys:
         where = RecordKeys.of(Keys(), project.pk, f"{number:032x}")
         limit = {"name": "rpm", "algorithm": "fixed_window", "quota": 9, "window_seconds": 3600}
-        bound = {"key": f"{Keys().scope(project.pk)}c:1", "limit": limit, "scope": "token", "policy_id": "p"}
+        bound = {"key": f"{Keys().scope(tag or project.pk)}c:1", "limit": limit, "scope": "token", "policy_id": "p"}
         said = {"v": 1, "project": project.pk, "token": token, "model": "gpt-x", "instance": "i", "input": 9}
         said |= {"costs": [1], "limits": [bound | {"policy": "p"}]}
         lost_us = int((timezone.now() - timedelta(days=2)).timestamp() * 1e6)
@@ -399,3 +399,13 @@ def test_no_record_names_the_token_of_another_project(forged, client_of_store):
 
     assert recording.settle_overdue(timezone.now(), client_of_store) == 1
     assert not MeteredRow.objects.exists()
+
+
+@pytest.mark.parametrize("costs", [{"requests": 0}, {"requests": 5}], ids=["returned", "charged"])
+def test_no_editor_has_a_forged_record_correct_a_global_counter(forged, client_of_store, costs):
+    """The account of the store may have no right on it, and the record says that it is another one's."""
+    where = forged(ProjectFactory(has_intake=True), tag="global")
+    order = actions.SettlementOrder(costs=costs)
+
+    with pytest.raises(actions.AddsToGlobal), change(actor=ANN, reason="x") as tx:
+        actions.settle(tx, where.id, order, charges_global=False)
