@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from time import monotonic
 from typing import Any, Self, TypeVar
 
 from hiredis import ReplyError
 
 from enforcement.plan.commands import Steps
+from enforcement.store.address import TimeToWait
+from enforcement.store.connection import unconnected
 from enforcement.store.connector import AwaitedPipe, Pipe
 from enforcement.store.errors import StoreError
 
@@ -31,23 +32,20 @@ def run(steps: Generator[Step, Any, Any], call: Callable[[Step], Any]) -> Any:
         return stop.value
 
 
-def run_within(steps: Steps, pipe: Pipe, deadline: float) -> Any:
+def run_within(steps: Steps, pipe: Pipe, seconds: float) -> Any:
     """
     Send the commands that a generator yields to the store, and return the generator's result.
 
     Args:
-        deadline: When the budget of all these commands together ends, in monotonic seconds, if this thread has nothing
-            else to do: what it does between two calls is not counted.
+        seconds: The budget of all these commands together. What this thread does between two calls is not counted.
     """
-    left = deadline - monotonic()
+    time = TimeToWait(seconds)
 
     def call(command: bytes) -> Any:
-        nonlocal left
-        began = monotonic()
         try:
-            return pipe.call_again(command, began + left)
-        finally:
-            left -= monotonic() - began
+            return time.during(lambda left: pipe.call_again(command, left))
+        except TimeoutError as exc:
+            raise unconnected(exc) from exc
 
     return run(steps, call)
 
@@ -206,5 +204,5 @@ class _Uncancelled:
 
 
 async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
-    """Do what :func:`run_within` does in an event loop, and return the generator's result."""
+    """Do what :func:`run_within` does in an event loop, until a deadline in monotonic seconds."""
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))

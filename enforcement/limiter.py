@@ -55,7 +55,7 @@ class Limiter(Admitting, BaseLimiter):
         connector = self._engine.health.connector
         self._pipe = connector.pipe(settings.timeout)
         self._lookup_pipe = connector.pipe(settings.lookup_seconds, respects_breakers=False)
-        self.run_reading = lambda steps: run_within(steps, self._lookup_pipe, monotonic() + settings.lookup_seconds)
+        self.run_reading = lambda steps: run_within(steps, self._lookup_pipe, settings.lookup_seconds)
         self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
 
     def _hang_up(self) -> None:
@@ -286,7 +286,8 @@ class Limiter(Admitting, BaseLimiter):
                 if decision is not None:
                     return decision
         steps = decider.deciding(Request(plan, costs, charge, ident), came)
-        return run_within(steps, self._pipe, deadline)  # type: ignore[no-any-return]
+        left = self._budget if command is None else deadline - monotonic()
+        return run_within(steps, self._pipe, left)  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
         """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""

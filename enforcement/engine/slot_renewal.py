@@ -249,13 +249,13 @@ class SlotKeeper:
         # store is away by then. Else the slots would end here, and others would take them.
         deadline = monotonic() + min(interval, LONGEST_CALL_SECONDS)
         try:
-            replies = [self._pipe.call_again(command, deadline) for command in _renewals(slots, ident)]
+            replies = [self._pipe.call_again(command, deadline - monotonic()) for command in _renewals(slots, ident)]
             renewed = sum(read_corrected(reply, None)[0] for reply in replies)
             if reservation.where is not None and reservation.life_seconds and not reservation.concluded:
                 from enforcement.plan.records import prolong  # most processes record nothing
 
                 command = resp.pack(prolong(reservation.where, reservation.life_seconds, None))
-                self._pipe.call_again(command, deadline)
+                self._pipe.call_again(command, deadline - monotonic())
         except StoreError as exc:
             self._log.warning(exc.cause, "Slots or reservations were not renewed (%s).", exc.cause)
         else:

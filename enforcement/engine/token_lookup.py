@@ -166,7 +166,7 @@ class TokenLookup:
         try:
             found = run(
                 self.reading(name, deadline),
-                lambda step: pipe.call_again(step, deadline) if isinstance(step, bytes) else step.wait(),
+                lambda step: pipe.call_again(step, deadline - monotonic()) if isinstance(step, bytes) else step.wait(),
             )
         finally:
             with self._lock:

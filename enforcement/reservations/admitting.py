@@ -252,7 +252,7 @@ class Admitting(Reserving):
         pipe, budget = self._pipe, self._budget
         if life is not None:  # what is reserved for long may take as long as a look-up
             pipe, budget = self._lookup_pipe, self._engine.settings.lookup_seconds
-        decision = run_within(self._book.deciding(request), pipe, monotonic() + budget)
+        decision = run_within(self._book.deciding(request), pipe, budget)
         if not decision.allowed:
             raise Denied(self.noted(decision, attributes))
         admission = Admission(self, self._book.made(request, decision, prolongs=life is None))

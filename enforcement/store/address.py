@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 class TimeToWait:
     """
-    How long a thread may still wait for others, while it makes a connection.
+    How long a thread may still wait for others, in several calls or while it makes a connection.
 
     What needs no waiting costs nothing of it, however late the thread gets the processor or the interpreter after it.
 
@@ -52,7 +52,11 @@ class TimeToWait:
         if self.left <= 0:
             raise TimeoutError("the time budget is used up")
         began = monotonic()
-        result = act(self.left)
+        try:
+            result = act(self.left)
+        except BaseException:
+            self.left -= monotonic() - began
+            raise
         took = monotonic() - began
         # What came although the time was over came in time, to a thread that was late. Nobody knows when.
         self.left = self.left - took if took < self.left else self.left / 2

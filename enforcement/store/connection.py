@@ -10,7 +10,6 @@ because it may have been executed.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import select
 import socket
@@ -51,14 +50,11 @@ _CLOCK_MONOTONIC_COARSE: Final = 6
 _TICK_US: Final = _tick_us()
 
 
-_LAG_SECONDS: Final = 0.005
-"""A thread that runs so much later than it could was kept waiting by its own host or interpreter."""
-MOST_LAG_SECONDS = 0.4
-"""How long a call may last beyond its budget on such a host. After one in vain, no other does so for as long."""
+MOST_LAG_SECONDS = 2.0
+"""How long calls may last beyond their budgets on a host with too few processors, before a store counts as away."""
 STARVED_PERCENT = 40
 """The share of the time in which somebody waits for a processor on a host that has too few."""
 _PRESSURE: Final = re.compile(rb"some avg10=(\d+)")
-_yield_processor: Final = getattr(os, "sched_yield", lambda: None)
 
 
 def _in_ticks(microseconds: int) -> int:
@@ -81,18 +77,25 @@ def is_starved() -> bool:
     return found is not None and int(found[1]) >= STARVED_PERCENT
 
 
-class _Host:
+class _Patience:
     """
-    What the connections of a SyncPipe know of the host that they are on.
+    When calls of a SyncPipe may last beyond their budgets on a busy host: once, until the store answers again.
 
     Attributes:
-        not_before: Until when no call lasts longer because the host is too busy, in monotonic seconds.
+        answered: The deadline of the last call with a reply, or when the reply came if that was later.
+        since: The deadline of the first call without a reply after that, which all wait from.
     """
 
-    __slots__ = ("not_before",)
+    __slots__ = ("answered", "since")
 
     def __init__(self) -> None:
-        self.not_before = 0.0
+        self.answered = self.since = 0.0
+
+    def until(self, deadline: float) -> float:
+        """Return until when a call may last that got no reply before its deadline, in monotonic seconds."""
+        if self.since <= self.answered:
+            self.since = deadline
+        return min(self.since, deadline) + MOST_LAG_SECONDS
 
 
 class _Line:
@@ -103,8 +106,8 @@ class _Line:
         "_by_kernel",
         "_feed",
         "_gets",
-        "_host",
         "_native",
+        "_patience",
         "_recv",
         "address",
         "deadline",
@@ -114,8 +117,8 @@ class _Line:
         "sock",
     )
 
-    def __init__(self, address: Address, budget: float, time: TimeToWait, host: _Host) -> None:
-        self._budget, self._host = budget, host
+    def __init__(self, address: Address, budget: float, time: TimeToWait, patience: _Patience) -> None:
+        self._budget, self._patience = budget, patience
         self.address = address
         self.sock = address.connect(time)
         self.deadline = self.made_at = monotonic()
@@ -129,7 +132,7 @@ class _Line:
             greeting, replies = address.greeting()
             for number in range(replies):
                 time.during(lambda seconds: self._greet(seconds, b"" if number else greeting))  # noqa: B023
-            self.limit_to(monotonic() + time.left)
+            self.limit_to(time.left)
         except BaseException:
             self.sock.close()
             raise
@@ -143,12 +146,12 @@ class _Line:
         if isinstance(reply, hiredis.ReplyError):
             raise trouble(reply)
 
-    def limit_to(self, deadline: float) -> None:
-        """Set the timeout of the next call to the time until this deadline. Raises TimeoutError if it has passed."""
-        if (left := deadline - monotonic()) <= 0:
+    def limit_to(self, seconds: float) -> None:
+        """Set the timeout of the next call. Raises TimeoutError if no time is left."""
+        if seconds <= 0:
             raise TimeoutError("the time budget is used up")
-        self._set_timeout(left)
-        self.deadline = deadline
+        self._set_timeout(seconds)
+        self.deadline = monotonic() + seconds
 
     def first_done(self) -> None:
         """Set the timeout to the whole budget after a call that had only a part of it."""
@@ -190,30 +193,14 @@ class _Line:
         Return what arrives until the deadline, or has arrived although it is over. Raises TimeoutError if nothing has.
         """
         data = self._received_within(max(0.0, deadline - monotonic()))
-        if data is None and self._native and deadline >= self._host.not_before:
-            data = self._arrived_on_busy_host(deadline)
+        if data is None and self._native and is_starved():
+            # Others have to wait for a processor, perhaps those who send the reply.
+            data = self._received_within(max(0.0, self._patience.until(deadline) - monotonic()))
         if data is None:
             raise TimeoutError("no reply in time")
+        self._patience.answered = monotonic()
         self._set_timeout(self._budget)
         return data
-
-    def _arrived_on_busy_host(self, deadline: float) -> bytes | None:
-        """
-        Return what arrives while others have to wait for this processor, which may be those who send it, or None.
-
-        They get the processor and the interpreter first. This ends as soon as this thread runs when it could.
-        """
-        since, starved = deadline, is_starved()
-        while since - deadline < MOST_LAG_SECONDS:
-            _yield_processor()
-            lag = monotonic() - since
-            waits = starved or lag > _LAG_SECONDS
-            data = self._received_within(min(max(lag, _LAG_SECONDS), self._budget) if waits else 0.0)
-            if data is not None or not waits:
-                return data
-            since = monotonic()
-        self._host.not_before = since + MOST_LAG_SECONDS
-        return None
 
     def _received_within(self, seconds: float) -> bytes | None:
         """Return what arrives within so many seconds, exactly, or None."""
@@ -268,7 +255,7 @@ class SyncPipe:
         self._address = address
         self._budget = budget
         self._on_lost = on_lost
-        self._host = _Host()
+        self._patience = _Patience()
         self._idle: list[_Line] = []
         self._lost_at = 0.0  # when a connection ended that counts as a failure, in monotonic seconds
         fork.register(self)
@@ -297,6 +284,7 @@ class SyncPipe:
         except BaseException as exc:
             # A reply may still arrive on this connection, so nobody may use it again, whatever was raised.
             raise self._broken(line, exc) from exc
+        self._patience.answered = deadline
         idle.append(line)
         if idle is not self._idle:
             _hang_up(idle)  # close() was called while this connection was in use
@@ -304,27 +292,28 @@ class SyncPipe:
             raise self._refused(line, reply)
         return reply
 
-    def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> Any:
+    def call_again(self, command: bytes, seconds: float, *, asking: bool = False) -> Any:
         """
         Send a further command of a decision, within what is left of its budget, and return its parsed reply.
 
         Args:
-            deadline: When the budget of the decision ends, in monotonic seconds.
+            seconds: What is left. It counts from when this thread has a connection and waits.
             asking: Whether to send ``ASKING`` first, to a node that is taking over the command's slot.
         Returns:
             The parsed reply.
         Raises:
             StoreError: See :meth:`call`.
         """
-        if not asking and deadline - monotonic() > self._budget - _TICK_US / 1_000_000:
-            return SyncPipe.call(self, command, deadline)  # the kernel would round what is left to the same timeout
+        if not asking and seconds > self._budget - _TICK_US / 1_000_000:
+            # The kernel would round what is left to the same timeout.
+            return SyncPipe.call(self, command, monotonic() + seconds)
         idle = self._idle
         try:
             line = self._connected(idle.pop(), idle)
         except IndexError:
-            return self._call_anew(command, deadline - monotonic(), asking=asking)
+            return self._call_anew(command, seconds, asking=asking)
         try:
-            line.limit_to(deadline)
+            line.limit_to(seconds)
         except TimeoutError as exc:
             idle.append(line)
             raise unconnected(exc) from exc
@@ -346,6 +335,7 @@ class SyncPipe:
         except BaseException as exc:
             # The late reply of an ASKING call is not kept: two replies are due, and the first one means nothing.
             raise (self._closed(line, exc) if asking else self._broken(line, exc)) from exc
+        self._patience.answered = line.deadline
         idle.append(line)
         if idle is not self._idle:
             _hang_up(idle)  # repeated in call(), which avoids this function call for speed
@@ -411,7 +401,7 @@ class SyncPipe:
         except TimeoutError as exc:
             raise unconnected(exc) from exc
         try:
-            return _Line(address, self._budget, time, self._host)
+            return _Line(address, self._budget, time, self._patience)
         except (OSError, hiredis.HiredisError, StoreError) as exc:
             self._on_lost(address)
             if isinstance(exc, StoreError):

@@ -93,9 +93,9 @@ def look_ups(limiter: Any) -> list[bytes]:
     pipe, commands = limiter._lookup_pipe, list[bytes]()
     call_again = pipe.call_again
 
-    def noting(command: bytes, deadline: float) -> Any:
+    def noting(command: bytes, seconds: float) -> Any:
         commands.append(command)
-        return call_again(command, deadline)
+        return call_again(command, seconds)
 
     pipe.call_again = noting
     return commands

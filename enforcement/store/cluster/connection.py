@@ -113,21 +113,24 @@ class ClusterPipe:
         deadline = deadline or monotonic() + self._budget
         node = None if command.startswith(_LOAD) else self._slot_map.owners[slot_of(command)]
         if node is None:
-            return self.call_again(command, deadline)
+            return self.call_again(command, deadline - monotonic())
         return self._call_on(node, (self._pipes.get(node) or self._pipe_of(node)).call, command, deadline)
 
-    def call_again(self, command: bytes, deadline: float) -> Any:
+    def call_again(self, command: bytes, seconds: float) -> Any:
         """
         Send a further command of a decision to the node of its first key, or the library to each, and return the reply.
 
         See :meth:`~enforcement.store.connection.SyncPipe.call_again`.
         """
-        slot_map = self._slot_map
+        slot_map, deadline = self._slot_map, monotonic() + seconds
         if command.startswith(_LOAD):
             nodes = [node for node in list(slot_map.nodes.values()) if not node.breaker.open]
-            return [self._pipe_of(node).call_again(command, deadline) for node in nodes]
-        node = slot_map.owner(slot_of(command), deadline)
-        return self._call_on(node, self._pipe_of(node).call_again, command, deadline)
+            return [self._send(node, False, command, deadline) for node in nodes]
+        node = slot_map.owners[slot_of(command)]
+        if node is None:
+            node, seconds = slot_map.owner(slot_of(command), deadline), deadline - monotonic()
+        pipe = self._pipe_of(node)
+        return self._call_on(node, lambda command, _: pipe.call_again(command, seconds), command, deadline)
 
     def _call_on(self, node: Node, call: Callable[[bytes, float], Any], command: bytes, deadline: float) -> Any:
         """Send a command to a node by *call*, follow redirections, and return the reply."""
@@ -149,7 +152,7 @@ class ClusterPipe:
             pipe.close()
 
     def _send(self, node: Node, asking: bool, command: bytes, deadline: float) -> Any:
-        return self._pipe_of(node).call_again(command, deadline, asking=asking)
+        return self._pipe_of(node).call_again(command, deadline - monotonic(), asking=asking)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
         """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""

@@ -5,10 +5,12 @@ import contextlib
 import random
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from enforcement import Limit, Limiter, aio
+from enforcement.driving import run_within
 from enforcement.store import connection
 from enforcement.store.address import Address, TimeToWait
 from enforcement.store.aio_connection import AsyncPipe, _Link
@@ -27,7 +29,7 @@ WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
 def test_a_spoiled_reply_becomes_a_fallback_in_time(path, mode, delay):
     """No exception reaches the caller, whatever arrives, and the same limiter is served by the store afterwards."""
     limiter = Limiter(path.url, timeout=0.05)
-    assert limiter.hit(WIDE, "k").source == "store"
+    assert eventually(lambda: limiter.hit(WIDE, "k").source == "store")
     path.mode, path.delay = mode, delay
 
     decision, took = timed(lambda: limiter.hit(WIDE, "k"))
@@ -133,49 +135,100 @@ def test_only_waiting_takes_time_from_a_connection(monkeypatch):
         TimeToWait(0.0).during(wait)
 
 
-def test_a_busy_host_is_no_slow_store(path, busy_host, monkeypatch):
-    """Others want the processor, the store perhaps among them: whoever lets them have it gets the reply."""
-    pipe = SyncPipe(lambda: Address.from_url(path.url), 0.05)
-    assert pipe.call(pack(("PING",))) == b"PONG"
-    path.delay, path.mode = 0.3, "delay"
-    monkeypatch.setattr(connection, "_yield_processor", lambda: time.sleep(0.06))
-    assert pipe.call(pack(("PING",))) == b"PONG"
-    pipe.close()
+def waits(monkeypatch, *, starved=False, answer=None):
+    """Let a clock of the test go on while a connection waits. Return it, and how long each wait was."""
+    clock, spans = [time.monotonic()], []
+
+    def within(line, seconds):
+        spans.append(seconds)
+        clock[0] += seconds
+        return answer if len(spans) > 1 else None
+
+    monkeypatch.setattr(connection, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(connection, "is_starved", lambda: starved)
+    monkeypatch.setattr(connection._Line, "_received_within", within)
+    return clock, spans
 
 
-@pytest.mark.parametrize(("percent", "reply"), [(0, b"PONG"), (101, None)])
-def test_a_host_on_which_others_wait_is_no_slow_store(path, busy_host, monkeypatch, percent, reply):
-    """The kernel says so, also if this thread was run in time. A host without such a share waits for nobody."""
-    monkeypatch.setattr(connection, "STARVED_PERCENT", percent)
-    monkeypatch.setattr(connection, "_LAG_SECONDS", 10.0)
-    monkeypatch.setattr(connection, "MOST_LAG_SECONDS", 30.0)
-    pipe = SyncPipe(lambda: Address.from_url(path.url), 0.05)
-    assert pipe.call(pack(("PING",))) == b"PONG"
-    path.delay, path.mode = 0.4, "delay"
-    with contextlib.nullcontext() if reply else pytest.raises(StoreError, match="timeout"):
-        assert pipe.call(pack(("PING",))) == reply
-    pipe.close()
-
-
-def test_a_busy_host_waits_for_a_dead_store_once(path, busy_host, monkeypatch):
-    """One call lasts longer, and the next ones know that this was in vain."""
-    pipe, yields = SyncPipe(lambda: Address.from_url(path.url), 0.05), []
-    path.mode = "swallow"
-    monkeypatch.setattr(connection, "_yield_processor", lambda: (yields.append(1), time.sleep(0.1)))
-    monkeypatch.setattr(connection, "MOST_LAG_SECONDS", 5.0)
-    pipe._host.not_before = time.monotonic() + 60
-    for _ in range(2):
-        with pytest.raises(StoreError, match="timeout"):
-            pipe.call(pack(("PING",)))
-    assert not yields
-    pipe._host.not_before = 0.0
-    monkeypatch.setattr(connection, "MOST_LAG_SECONDS", 0.05)
+def in_vain(pipe, clock):
+    """Return how many seconds a call without a reply took."""
+    began = clock[0]
     with pytest.raises(StoreError, match="timeout"):
         pipe.call(pack(("PING",)))
+    return clock[0] - began
+
+
+@pytest.fixture
+def muted(path):
+    """Give a pipe with a budget of 50 ms, to a store that gives no reply. Its first wait is the kernel's."""
+    pipe = SyncPipe(lambda: Address.from_url(path.url), 0.05)
+    assert pipe.call(pack(("PING",))) == b"PONG"
+    path.mode = "swallow"
+    yield pipe
     pipe.close()
 
-    assert len(yields) == 1
-    assert pipe._host.not_before > time.monotonic() - 1
+
+def test_a_busy_host_waits_for_a_dead_store_once(muted, path, busy_host, monkeypatch):
+    """One call lasts longer, and the next ones know that this was in vain, until the store answers again."""
+    clock, _ = waits(monkeypatch, starved=True)
+    first, second, third = (in_vain(muted, clock) for _ in range(3))
+    muted._patience.answered = clock[0] + 1
+    again = in_vain(muted, clock)
+
+    assert [round(span) for span in (first, second, third, again)] == [2, 0, 0, 2]
+
+
+def test_calls_of_a_busy_host_that_began_together_end_together(muted, busy_host, monkeypatch):
+    """An outage costs the process one such span, whichever of its calls began it."""
+    clock, _ = waits(monkeypatch, starved=True)
+    muted._patience.since, muted._patience.answered = clock[0] - 0.4, clock[0] - 1
+
+    assert in_vain(muted, clock) == pytest.approx(1.6)
+
+
+def test_a_busy_host_is_no_slow_store(muted, busy_host, monkeypatch):
+    """Others want the processor, the store perhaps among them: the reply to a call comes after its time."""
+    waits(monkeypatch, starved=True, answer=b"+PONG\r\n")
+    assert muted.call(pack(("PING",))) == b"PONG"
+
+
+def test_a_quiet_host_waits_for_its_budget_only(muted, busy_host, monkeypatch):
+    """Nobody waits for a processor, so it is the store that does not answer."""
+    clock, spans = waits(monkeypatch)
+    assert in_vain(muted, clock) == pytest.approx(0.05)
+    assert len(spans) == 1
+
+
+@pytest.mark.parametrize(("percent", "starved"), [(0, True), (101, False)])
+def test_the_kernel_says_whether_a_host_is_busy(monkeypatch, percent, starved):
+    """Where it does not count that, no host is."""
+    monkeypatch.setattr(connection, "STARVED_PERCENT", percent)
+    assert connection.is_starved() == (starved and Path("/proc/pressure/cpu").exists())
+
+
+def test_a_further_call_has_what_is_left_however_late_its_thread_is(server, world, monkeypatch):
+    """Between the calls of a decision, and before it sends one, a thread waits for its own host, not for the store."""
+    pipe = SyncPipe(lambda: Address.from_url(server.url), 0.5)
+    clock = [time.monotonic()]
+    for module in ("address", "connection"):
+        monkeypatch.setattr(f"enforcement.store.{module}.monotonic", lambda: clock[0])
+    hung_up = connection._Line.hung_up
+
+    def late(line):
+        clock[0] += 100
+        return hung_up(line)
+
+    monkeypatch.setattr(connection._Line, "hung_up", late)
+
+    def steps():
+        replies = []
+        for _ in range(3):
+            replies.append((yield pack(("PING",))))
+            clock[0] += 100
+        return replies
+
+    assert run_within(steps(), pipe, 0.4) == [b"PONG"] * 3
+    pipe.close()
 
 
 def test_connecting_is_part_of_the_budget(server, world, path):

@@ -306,8 +306,8 @@ def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeyp
     pipe, lost = limiter._pipe, []
     call_again = pipe.call_again
 
-    def losing(command, deadline):
-        reply = call_again(command, deadline)
+    def losing(command, seconds):
+        reply = call_again(command, seconds)
         if SETTLE.encode() in command and not lost:
             lost.append(command)
             raise StoreError("timeout")
