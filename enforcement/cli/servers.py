@@ -59,7 +59,7 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         )
         return REFUSED
     try:
-        second_port = http1_port is not None or options.metrics_port is not None
+        second_port = http1_port is not None or getattr(options, "metrics_port", None) is not None
         for name in (*_NEEDED[options.server], *(_NEEDED["uvicorn"] if second_port else ())):
             import_module(name)
     except ModuleNotFoundError as exc:

@@ -28,6 +28,7 @@ import pytest
 import redis
 
 from controlplane.stack.supervisor import Service, Supervisor, supervised
+from enforcement.cli.proxy import METRICS_PORT
 from enforcement.embedded import find_binary, free_port
 from tests.controlplane import forks
 from tests.docker.compose import Stage, assemble, load, read_dockerfile
@@ -199,7 +200,8 @@ def health_command(described: dict[str, Any], stage: Stage) -> list[str]:
 
 
 def own_port(name: str, ports: Mapping[str, int]) -> dict[str, str]:
-    return {"0.0.0.0": "127.0.0.1", INSIDE_PORTS[name]: str(ports[name])} if name in ports else {}
+    own = {"0.0.0.0": "127.0.0.1", INSIDE_PORTS[name]: str(ports[name])} if name in ports else {}
+    return {**own, str(METRICS_PORT): str(free_port())}
 
 
 def store_answers(port: int) -> bool:

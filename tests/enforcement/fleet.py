@@ -15,7 +15,6 @@ from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import Ledger, read
 from enforcement.proof.workload import READY
 from enforcement.proof.workload import Fleet as Processes
-from enforcement.store.connection import MOST_LAG_SECONDS, is_starved
 from tests.enforcement.world import eventually
 from tests.forks import Forked
 
@@ -85,14 +84,10 @@ class Fleet(Processes):
         ledgers = self.ledgers()
         # Who has to wait for a core at one decision in a hundred has to wait after as many pauses.
         late = late_ms(ledgers)
-        terms["margin_ms"] = terms.get("margin_ms", 5.0) + late[-1] + BUSY_HOST_MS
+        terms["margin_ms"] = terms.get("margin_ms", 5.0) + late[-1]
         evidence = Evidence(ledgers, Terms(**{"alone_ms": max(10.0, late[len(late) * 99 // 100]), **terms}))
         readings = read_counters(store, evidence.counters.values()) if store else ()
         return [claim for claim in judge(evidence, readings) if claim.held is False]
-
-
-BUSY_HOST_MS = 1_000 * MOST_LAG_SECONDS if is_starved() else 0.0
-"""How much longer the processes let a decision take on this machine."""
 
 
 def late_ms(ledgers: Iterable[Ledger]) -> list[float]:

@@ -7,7 +7,6 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.failover.replay import JournalReplay
 from enforcement.model.tokens import mint
-from enforcement.store.connection import MOST_LAG_SECONDS
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed
 
@@ -42,7 +41,7 @@ def freeze_under_load(server, timeout):
         time.sleep(0.2)
         server.freeze()
         frozen_at = time.time()
-        time.sleep(1.0 + MOST_LAG_SECONDS)
+        time.sleep(1.0)
         server.thaw()
         time.sleep(0.3)
         for process in hammers.processes:
@@ -56,10 +55,8 @@ def test_a_frozen_store_costs_each_process_a_few_time_budgets(own_server):
     slow = [line for line in during(ledger, frozen_at) if line.took_ms > 15]
 
     assert "fallback" in {line.source for line in ledger}
-    # T is 25 ms; 100 ms are for a scheduler that has two cores for all of this. A busy host waits longer, but once.
-    took = [sorted(line.took_ms for line in ledger if line.process == number) for number in range(4)]
-    assert all(spans[-2] < 25 + 100 for spans in took)
-    assert max(spans[-1] for spans in took) < 25 + 100 + 1_000 * MOST_LAG_SECONDS
+    # T is 25 ms; 100 ms are for a scheduler that has two cores for all of this.
+    assert max(line.took_ms for line in ledger) < 25 + 100
     assert all(sum(line.process == number for line in slow) <= 5 for number in range(4))
     assert sum(line.allowed for line in ledger if line.source == "store") <= QUOTA
     for number in range(4):
