@@ -81,7 +81,7 @@ CONTROL_PLANE: Final = (
     "SLUICEGATE_WORKER_PASSWORD",
 )
 """One shell often serves both, so the doctor knows these too. It cannot import the control plane."""
-# Of an account for one project, as `store_acl --project` makes its name of the slug.
+# The password of an account for one project: `store_acl --project` makes the name from the slug.
 _OF_AN_ACCOUNT: Final = re.compile(r"SLUICEGATE_ENFORCER_[A-Z0-9_]+_PASSWORD")
 _TESTS: Final = ("SLUICEGATE_PROOF", "SLUICEGATE_SCREENSHOTS")
 _BEGINNING: Final = "SLUICEGATE_"

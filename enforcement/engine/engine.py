@@ -87,7 +87,7 @@ class Engine:
             count_failure=self.counts.failed,
         )
         self._beginning = threading.Lock()  # the first requests of a process may come at the same time
-        # Of a folder among the temporary ones, nobody has chosen which store it is for.
+        # Nobody has chosen which store a folder among the temporary ones is for.
         parts = [settings.prefix] if settings.state_dir else [settings.prefix, settings.url]
         share = settings.clock is None
         self.outage_copy = OutageCopy(settings.state_dir, fingerprint(parts)[:8], self.fallback, share=share)
