@@ -99,6 +99,7 @@ def denials(store: World, effort: Effort) -> tuple[list[Row], Series]:
             "hit denial": in_batches(lambda key: limiter.hit(CLOSED, key), "user:1", effort.local_calls),
         }
         series = interleave(candidates, effort.rounds)
+        limiter.check(token)  # asks the store if what was known has become old
         _assert_healthy(limiter, limiter.check(token).source, "denial_cache")
     rows = []
     for ours in ("check denial", "hit denial"):
