@@ -95,8 +95,8 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         if self._started:
             self._rest()
             await asyncio.to_thread(self._engine.stop)
-        self._pipe.close()
-        self._lookup_pipe.close()
+        await self._pipe.finish()
+        await self._lookup_pipe.finish()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -153,6 +153,20 @@ class AsyncPipe:
         """Drop the connections in a child process, as they and their loops belong to the parent."""
         self._link, self._links = None, {}
 
+    async def finish(self) -> None:
+        """
+        Close all connections. Calls in flight of this loop are waited for, as they end within their budget. Calls that
+        begin meanwhile have a connection of their own until they are over.
+        """
+        links, loop = [*self._give_up(), *self._retired], asyncio.get_running_loop()
+        try:
+            if calls := [call for link in links if link.loop is loop for call in link.in_flight()]:
+                await asyncio.wait(calls)
+        finally:
+            for link in links:
+                link.hang_up()
+            self.renew()
+
     def close(self) -> None:
         """Close all connections and fail the calls in flight. Any thread may call this."""
         for link in (*self._give_up(), *self._retired):
@@ -322,11 +336,18 @@ class _Link(asyncio.Protocol):
         elif not self.loop.is_closed():
             self.drop(reason)
 
+    def in_flight(self) -> list[asyncio.Future[Any]]:
+        """Return the calls that wait for their replies."""
+        return [future for _, future in self._waiting if not future.done()]
+
     def retire(self) -> None:
         """Close the connection after the time budget of all calls in flight. Any thread may call this."""
-        reason = StoreError("connection", "replaced by a new connection")
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
-            self.loop.call_soon_threadsafe(self.loop.call_later, self._budget + 0.01, self.drop, reason)
+            self.loop.call_soon_threadsafe(self._retire)
+
+    def _retire(self) -> None:
+        pause = self._budget + 0.01 if self._waiting else 0.0
+        self.loop.call_later(pause, self.drop, StoreError("connection", "replaced by a new connection"))
 
     async def _connect(self, locate: Callable[[], Awaitable[Address]]) -> None:
         try:

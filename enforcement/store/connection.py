@@ -10,6 +10,7 @@ because it may have been executed.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 import socket
@@ -52,9 +53,11 @@ _TICK_US: Final = _tick_us()
 
 MOST_LAG_SECONDS = 2.0
 """How long calls may last beyond their budgets on a host with too few processors, before a store counts as away."""
-STARVED_PERCENT = 40
-"""The share of the time in which somebody waits for a processor on a host that has too few."""
-_PRESSURE: Final = re.compile(rb"some avg10=(\d+)")
+_LOOKS: Final = 3
+"""So many looks at the host, one after the other, must find nobody waiting before a late reply is the store's fault."""
+_LOOK_SECONDS: Final = 0.001
+_PROCESSORS: Final = os.cpu_count() or 1
+_RUNNABLE: Final = re.compile(rb" (\d+)/")
 
 
 def _in_ticks(microseconds: int) -> int:
@@ -68,18 +71,18 @@ def _in_ticks(microseconds: int) -> int:
 
 
 def is_starved() -> bool:
-    """Return whether somebody on this host waited for a processor much of the last ten seconds, as far as known."""
+    """Return whether somebody besides this thread waits for a processor of this host just now, as far as is known."""
     try:
-        with open("/proc/pressure/cpu", "rb", buffering=0) as file:
-            found = _PRESSURE.match(file.read(64))
-    except OSError:  # not Linux, or a kernel that does not count it
+        with open("/proc/loadavg", "rb", buffering=0) as file:
+            found = _RUNNABLE.search(file.read(64))
+    except OSError:  # not Linux
         return False
-    return found is not None and int(found[1]) >= STARVED_PERCENT
+    return found is not None and int(found[1]) - 1 > _PROCESSORS
 
 
-class _Patience:
+class Patience:
     """
-    When calls of a SyncPipe may last beyond their budgets on a busy host: once, until the store answers again.
+    When calls to a server may last beyond their budgets on a busy host: once, until it answers again.
 
     Attributes:
         answered: The deadline of the last call with a reply, or when the reply came if that was later.
@@ -117,7 +120,7 @@ class _Line:
         "sock",
     )
 
-    def __init__(self, address: Address, budget: float, time: TimeToWait, patience: _Patience) -> None:
+    def __init__(self, address: Address, budget: float, time: TimeToWait, patience: Patience) -> None:
         self._budget, self._patience = budget, patience
         self.address = address
         self.sock = address.connect(time)
@@ -192,15 +195,32 @@ class _Line:
         """
         Return what arrives until the deadline, or has arrived although it is over. Raises TimeoutError if nothing has.
         """
-        data = self._received_within(max(0.0, deadline - monotonic()))
-        if data is None and self._native and is_starved():
-            # Others have to wait for a processor, perhaps those who send the reply.
-            data = self._received_within(max(0.0, self._patience.until(deadline) - monotonic()))
+        looking = (_LOOKS - 1) * _LOOK_SECONDS if self._native else 0.0
+        data = self._received_within(max(0.0, deadline - looking - monotonic()))
+        if data is None and self._native:
+            data = self._arrived_late(deadline)
         if data is None:
             raise TimeoutError("no reply in time")
         self._patience.answered = monotonic()
         self._set_timeout(self._budget)
         return data
+
+    def _arrived_late(self, deadline: float) -> bytes | None:
+        """
+        Return what arrives until the deadline, or later while others wait for a processor, perhaps those who send it.
+        None: nothing has arrived.
+        """
+        until, quiet = self._patience.until(deadline), 0
+        while (now := monotonic()) < until:
+            quiet = 0 if is_starved() else quiet + 1
+            if quiet >= _LOOKS and now >= deadline:
+                return None
+            # The later it is, the fewer looks: each takes a processor from those who wait for one.
+            pause = _LOOK_SECONDS if quiet else max(_LOOK_SECONDS, (now - deadline) / 2)
+            data = self._received_within(min(pause, until - now))
+            if data is not None:
+                return data
+        return self._received_within(max(0.0, deadline - now))
 
     def _received_within(self, seconds: float) -> bytes | None:
         """Return what arrives within so many seconds, exactly, or None."""
@@ -255,7 +275,7 @@ class SyncPipe:
         self._address = address
         self._budget = budget
         self._on_lost = on_lost
-        self._patience = _Patience()
+        self._patience = Patience()
         self._idle: list[_Line] = []
         self._lost_at = 0.0  # when a connection ended that counts as a failure, in monotonic seconds
         fork.register(self)
@@ -420,18 +440,29 @@ def _hang_up(idle: list[_Line]) -> None:
             idle.pop().sock.close()
 
 
-def ask_once(address: Address, command: bytes, budget: float) -> Any:
+def ask_once(address: Address, command: bytes, budget: float, patience: Patience) -> Any:
     """
     Send one command on a connection of its own and return the reply.
 
+    Args:
+        patience: That of all who ask for the same, so that only one of them waits longer on a busy host.
     Raises:
         StoreError: There is no usable reply within *budget* seconds, or a little more.
     """
-    pipe = SyncPipe(lambda: address, budget)
     try:
-        return pipe.call(command)
-    finally:
-        pipe.close()
+        line = _Line(address, budget, TimeToWait(budget), patience)
+    except (OSError, hiredis.HiredisError) as exc:
+        raise unconnected(exc) from exc
+    with contextlib.closing(line.sock):
+        try:
+            line.send(command)
+            reply = line.read(line.deadline)
+        except (OSError, hiredis.HiredisError) as exc:
+            raise _as_trouble(exc) from exc
+    patience.answered = line.deadline
+    if type(reply) is hiredis.ReplyError:
+        raise trouble(reply)
+    return reply
 
 
 def _as_trouble(exc: BaseException) -> BaseException:

@@ -334,7 +334,8 @@ class ClusterStore(StoreConnector):
     def load_library(self, key: str) -> None:
         """Try to load the function library into the node of a counter, which may have come back without it."""
         with contextlib.suppress(StoreError):  # another account may be allowed to
-            ask_once(self.slot_map.owner(slot_of(key.encode())).address, pack(load_command()), LOAD_SECONDS)
+            node = self.slot_map.owner(slot_of(key.encode()))
+            ask_once(node.address, pack(load_command()), LOAD_SECONDS, node.patience)
 
     def start(self) -> None:
         """Allow the monitor to run, which checks the nodes of a cluster in the background."""

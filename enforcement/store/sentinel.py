@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Final
 
 from enforcement.store.address import Address
-from enforcement.store.connection import ask_once
+from enforcement.store.connection import Patience, ask_once
 from enforcement.store.errors import MAX_PORT, StoreError
 from enforcement.store.resp import pack
 from enforcement.store.topology import Topology
@@ -41,6 +41,7 @@ class Sentinels:
         self._command = pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", topology.service))
         self._known: Address | None = None
         self._not_before = 0.0
+        self._patience = Patience()
         self._lock = threading.Lock()
 
     def known(self) -> Address | None:
@@ -108,7 +109,9 @@ class Sentinels:
                 break
             try:
                 # One sentinel that hangs must not use up the time of all.
-                found = ask_once(self._topology.sentinel_address(*host_port), self._command, max(0.005, left / 2))
+                found = ask_once(
+                    self._topology.sentinel_address(*host_port), self._command, max(0.005, left / 2), self._patience
+                )
             except StoreError as exc:
                 trouble = StoreError("sentinel", str(exc), executed=False)
                 continue

@@ -248,6 +248,11 @@ class AsyncClusterPipe:
     def renew(self) -> None:
         """Do nothing, because the connections of a node are closed when the node has left the cluster."""
 
+    async def finish(self) -> None:
+        """Close the connections when the calls in flight are over. See the pipe of a single store."""
+        for pipe in list(self._pipes.values()):
+            await pipe.finish()
+
     def close(self) -> None:
         """Close the connections and fail the calls in flight."""
         for pipe in self._pipes.values():

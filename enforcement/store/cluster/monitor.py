@@ -119,7 +119,7 @@ class ClusterMonitor:
     def _probe(self, node: Node) -> bool:
         """Return whether a node serves its slots and makes decisions in time."""
         try:
-            reply = ask_once(node.address, _CLUSTER_INFO, PROBE_SECONDS)
+            reply = ask_once(node.address, _CLUSTER_INFO, PROBE_SECONDS, node.patience)
         except StoreError:
             return False
         return isinstance(reply, bytes) and b"cluster_state:ok" in reply and self._decides(node)
@@ -138,7 +138,7 @@ class ClusterMonitor:
         Ask a node for a decision, and return the StoreError if it cannot decide within the budget, or None if it can.
         """
         try:
-            ask_once(node.address, _EMPTY_DECISION, self._budget)
+            ask_once(node.address, _EMPTY_DECISION, self._budget, node.patience)
         except LibraryMissing:
             return None  # the next decision loads the library
         except StoreError as exc:

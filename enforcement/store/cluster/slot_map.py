@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from enforcement.store.address import Address
 from enforcement.store.breaker import Breaker, chance
-from enforcement.store.connection import ask_once
+from enforcement.store.connection import Patience, ask_once
 from enforcement.store.errors import MAX_PORT, SLOTS, Redirected, StoreError
 from enforcement.store.resp import pack
 from enforcement.store.topology import HostPort, Topology
@@ -46,9 +46,10 @@ class Node:
 
     Attributes:
         breaker: Open while the node does not answer.
+        patience: That of those who ask it something beside the decisions.
     """
 
-    __slots__ = ("__weakref__", "address", "breaker", "host_port")
+    __slots__ = ("__weakref__", "address", "breaker", "host_port", "patience")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Node:
     ) -> None:
         self.host_port = host_port
         self.address = address
+        self.patience = Patience()
         self.breaker = Breaker(on_open, f"The store's server {self.name}", budget=budget, on_doubt=on_doubt)
 
     @property
@@ -94,6 +96,7 @@ class SlotMap:
         self._topology = topology
         self._budget = budget
         self._not_before = 0.0
+        self._patience = Patience()
         self._lock = threading.Lock()
 
     def owner(self, slot: int, deadline: float | None = None) -> Node:
@@ -153,7 +156,9 @@ class SlotMap:
             if left <= 0:
                 break
             try:
-                rows = ask_once(self._topology.address_of(*host_port), _CLUSTER_SLOTS, max(0.005, left / 2))
+                rows = ask_once(
+                    self._topology.address_of(*host_port), _CLUSTER_SLOTS, max(0.005, left / 2), self._patience
+                )
                 self._read(rows, host_port[0])
             except StoreError as exc:
                 logger.debug("No table of slots from %s:%d: %s.", *host_port, exc)

@@ -142,6 +142,7 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, database: str) -> None:
                     kill(run, KILLED[number] if number < len(KILLED) else chance.choice(KILLED))
                 # A loser of each race counts nothing, and all of them while the web server starts again.
                 assert eventually(lambda: any(writer.increments for writer in writers))
+                assert eventually(lambda: sum(len(it.with_key) + len(it.acknowledged) for it in writers) > KILLS)
                 time.sleep(2)
             finally:
                 done.set()

@@ -196,7 +196,10 @@ def test_kills_double_no_operation_and_lose_none(tmp_path: Path, database: str, 
                 for number in range(KILLS):
                     time.sleep(chance.uniform(0.5, 3.0))
                     kill(run, KILLED[number] if number < len(KILLED) else chance.choice(KILLED))
-                time.sleep(3)
+                # A host that is busy takes longer to do so much.
+                assert eventually(lambda: len({deed for writer in writers for deed in writer.once}) > KILLS)
+                assert eventually(lambda: any(writer.gone for writer in writers) and len(near(callers)) > 2)
+                assert eventually(lambda: any(writer.messages for writer in writers))
             finally:
                 done.set()
             for work in working:

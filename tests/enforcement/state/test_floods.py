@@ -48,7 +48,7 @@ def counters(world, project):
 
 
 @pytest.mark.proof
-def test_a_flood_of_values_leaves_as_many_counters_as_the_cap_says(server, world):
+def test_a_flood_of_values_leaves_as_many_counters_as_the_cap_says(server, world, busy_host):
     """And one that the others share. Another project loses nothing, and the process grows by 50 MB at most."""
     attacker, victim = publish(world, cap=CAP)
     with Limiter(server.url, timeout=1.0) as limiter:
@@ -72,11 +72,11 @@ def test_control_without_a_cap_to_speak_of_each_value_has_a_counter(server, worl
 
 
 def seconds(act, numbers):
-    """Return how long *act* takes for all of these numbers."""
-    began = time.perf_counter()
+    """Return the processor time of *act* for all of these numbers."""
+    began = time.thread_time()
     for number in numbers:
         act(number)
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def test_a_full_fallback_is_as_quick_as_an_empty_one():
