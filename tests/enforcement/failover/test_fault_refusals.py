@@ -232,7 +232,9 @@ def test_a_full_store_has_a_place_for_decisions_when_it_is_back(store):
     """
     limiter = Limiter(store.url, timeout=2.0)  # what is refused is told at once
     limiter.start(0.0)
-    assert eventually(limiter._engine.health.examine)  # the background has all its connections
+    # The background has all its connections: it reads the log when it has done everything else once.
+    assert eventually(lambda: "xread" in {row["cmd"] for row in store.admin.client_list()}, 60)
+    assert eventually(limiter._engine.health.examine)
     assert limiter.hit(LIMITS, "k").source == "store"
     host, port = limiter._pipe._idle[0].sock.getsockname()
     store.admin.client_kill_filter(addr=f"{host}:{port}")
