@@ -205,7 +205,7 @@ def name_at(place: Any, view: Any, served: Any) -> str:
     """
     Return the full name of a view, and its place as well if others may have the same name.
 
-    Functions that one function has made, and lambdas, have the same name. What is no view has no place.
+    What is no view has no place.
 
     Args:
         place: What the framework calls the view by, as its endpoint or its route.
@@ -213,9 +213,19 @@ def name_at(place: Any, view: Any, served: Any) -> str:
         served: The view that the framework has called for the request. None if there is none.
     """
     name = name_of(view)
-    if "<" not in name or served is None or unwrap(served) is not unwrap(view):
+    if not is_shared(name) or served is None or unwrap(served) is not unwrap(view):
         return name
-    return f"{name_of(served)}@{place}".replace(":", "_")
+    return named_at(name_of(served), place)
+
+
+def is_shared(name: str) -> bool:
+    """Return whether several views may have a full name, as functions that one function has made, and lambdas, do."""
+    return "<" in name
+
+
+def named_at(name: str, place: Any) -> str:
+    """Return the full name of a view with its place."""
+    return f"{name}@{place}".replace(":", "_")
 
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:

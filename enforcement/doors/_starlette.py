@@ -29,8 +29,10 @@ from enforcement.doors._in_code import (
     Pairs,
     as_call,
     denial_without_limits,
+    is_shared,
     limit_headers,
-    name_at,
+    name_of,
+    named_at,
     outlives_decision,
     warn_of_unlimited,
 )
@@ -199,8 +201,10 @@ class StarletteVisit:
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
         scope = self._connection.scope
-        endpoint, place = scope.get("endpoint"), place_of(served_route(scope))
-        return "app" if endpoint is None else name_at(place, endpoint, endpoint if place else None)
+        endpoint = scope.get("endpoint")
+        name = "app" if endpoint is None else name_of(endpoint)
+        place = place_of(served_route(scope)) if is_shared(name) else ""
+        return named_at(name, place) if place else name
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

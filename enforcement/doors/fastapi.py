@@ -304,10 +304,10 @@ def _finding_groups(groups: Sequence[Group]) -> Any:
 
 def _pairs(visit: StarletteVisit, groups: Sequence[Group], found: Sequence[Any]) -> Pairs:
     """Return the groups that apply to a request, with their keys, from the value of :func:`_finding_groups`."""
-    values, pairs = iter(found), []
+    values, pairs, operation = iter(found), [], visit.operation()
     for group in groups:
         limits = chosen(next(values)) if _is_source(group.limits) else group.limits
-        key = visit.key(group, next(values) if _is_source(group.find) else None, visit.operation())
+        key = visit.key(group, next(values) if _is_source(group.find) else None, operation)
         if limits is not None and key is not None:
             pairs.append((limits, key))
     return pairs
