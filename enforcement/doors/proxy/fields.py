@@ -29,9 +29,21 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
+# Applications trust these as well, so that only a trusted proxy may set them.
+_TOLD: Final = frozenset(
+    {
+        b"x-forwarded-client-cert",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-real-ip",
+    }
+)
 CREDENTIALS: Final = frozenset(name.encode() for name in TOKEN_FIELDS)
 # Fields that this proxy sets itself, or drops. It has no use for Expect, because it sends a body without waiting.
-OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | CREDENTIALS | {b"host", b"expect", b"content-length"}
+OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | _TOLD | CREDENTIALS | {b"host", b"expect", b"content-length"}
 
 
 def spellings(names: Iterable[bytes]) -> frozenset[bytes]:
@@ -83,6 +95,7 @@ class RequestFields:
         forwarded: The values of ``X-Forwarded-For``.
         forwarded_proto: The last value of ``X-Forwarded-Proto``. None if there is none.
         forwarded_host: The last value of ``X-Forwarded-Host``. None if there is none.
+        told: The other fields that a trusted proxy may set.
         host: The value of ``Host``. None if there is none.
         websocket: Whether the request begins a WebSocket connection.
     """
@@ -93,6 +106,7 @@ class RequestFields:
     forwarded: list[bytes] = field(default_factory=list)
     forwarded_proto: bytes | None = None
     forwarded_host: bytes | None = None
+    told: list[tuple[bytes, bytes]] = field(default_factory=list)
     host: bytes | None = None
     websocket: bool = False
 
@@ -110,6 +124,8 @@ class RequestFields:
         elif name == b"content-length":
             if not (value.isdigit() and len(value) < 20):
                 raise BadRequest("The length of the body is not an integer")
+            if self.length not in (None, int(value)):
+                raise BadRequest("The request must have one Content-Length")
             self.length = int(value)
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked":
@@ -123,6 +139,8 @@ class RequestFields:
             self.forwarded_proto = value
         elif name == b"x-forwarded-host":
             self.forwarded_host = value
+        elif name in _TOLD:
+            self.told.append((name, value))
 
 
 def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: frozenset[bytes]) -> RequestFields:
@@ -195,14 +213,16 @@ def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxie
     sender = (peer or "unknown").encode()
     scheme: str = scope["scheme"]
     proto, host = _SCHEMES.get(scheme, scheme).encode(), fields.host
-    if (fields.forwarded or fields.forwarded_proto or fields.forwarded_host) and proxies.trusts(peer):
+    told = fields.forwarded or fields.forwarded_proto or fields.forwarded_host or fields.told
+    trusted = told and proxies.trusts(peer)
+    if trusted:
         # A proxy in front of this one has seen the request of the client itself, perhaps over TLS.
         sender = b", ".join([*fields.forwarded, sender])
         proto, host = fields.forwarded_proto or proto, fields.forwarded_host or host
     found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", proto)]
     if host is not None:
         found.append((b"x-forwarded-host", host))
-    return found
+    return found + fields.told if trusted else found
 
 
 def response_fields(headers: RawHeaders) -> RawHeaders:

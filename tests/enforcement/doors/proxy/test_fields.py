@@ -125,6 +125,12 @@ def test_a_second_host_is_refused() -> None:
         head((b"host", b"door"), (b"host", b"other"))
 
 
+def test_a_second_length_is_refused() -> None:
+    """An upstream that took the other one would take a part of the body for the next request."""
+    with pytest.raises(BadRequest):
+        head((b"content-length", b"5"), (b"content-length", b"6"))
+
+
 @pytest.mark.parametrize("name", [b"x_forwarded_for", b"x-forwarded_proto", b"x_api_key", b"transfer_encoding"])
 def test_no_field_of_the_proxy_has_another_spelling(name: bytes) -> None:
     """Applications behind CGI or WSGI would take it for the field of the proxy."""
@@ -134,11 +140,21 @@ def test_no_field_of_the_proxy_has_another_spelling(name: bytes) -> None:
 
 def test_a_trusted_proxy_says_what_the_client_has_asked() -> None:
     """It may speak TLS to clients. Anybody else is not believed."""
-    fields = [(b"host", b"inner"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"shop.example")]
+    fields = [
+        (b"host", b"inner"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"shop.example"),
+        (b"x-real-ip", b"198.51.100.1"),
+        (b"x_real_ip", b"198.51.100.1"),
+    ]
     scope = {"method": "GET", "scheme": "http", "client": ("192.0.2.1", 1)}
 
     def told(*trusted: str) -> list[tuple[bytes, bytes]]:
         return forwarded_fields(scope, request_fields(fields, frozenset()), TrustedProxies(trusted))[1:]
 
-    assert told("192.0.2.0/24") == [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"shop.example")]
+    assert told("192.0.2.0/24") == [
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"shop.example"),
+        (b"x-real-ip", b"198.51.100.1"),
+    ]
     assert told("198.51.100.0/24") == [(b"x-forwarded-proto", b"http"), (b"x-forwarded-host", b"inner")]
