@@ -52,7 +52,8 @@ def test_the_keyboard_opens_what_the_palette_finds(walker, store):
     walker.open("/admin/")
     page.keyboard.press("Control+k")
     expect(page.locator("#search-input-command")).to_be_focused()
-    page.keyboard.type("add policy")
+    page.keyboard.insert_text("add policy")
+    page.keyboard.press("Control")  # the palette searches once a key goes up, and again if the next one comes late
     expect(page.locator("#command-results")).to_contain_text("Add policy")
     assert not walker.graves()
     page.keyboard.press("Enter")

@@ -24,6 +24,7 @@ class Provider:
         answer: Called with scope, body, receive and send in place of the usual answer, if it is set.
         words: How many chunks of text a stream has.
         pause: Seconds between them.
+        go_on: What a stream waits for after its first chunk.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,8 @@ class Provider:
         self.scopes: list[Any] = []
         self.answer: Callable[..., Any] | None = None
         self.words, self.pause, self.usage = 3, 0.0, dict(USAGE)
-        self.told_to_stop = asyncio.Event()
+        self.told_to_stop, self.go_on = asyncio.Event(), asyncio.Event()
+        self.go_on.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -59,6 +61,7 @@ class Provider:
                     return
                 await send({"type": "http.response.body", "body": event(WORD), "more_body": True})
                 await asyncio.sleep(self.pause)
+                await self.go_on.wait()
             if (asked.get("stream_options") or {}).get("include_usage"):
                 last = event({"model": "gpt-x", "choices": [], "usage": self.usage})
                 await send({"type": "http.response.body", "body": last, "more_body": True})
