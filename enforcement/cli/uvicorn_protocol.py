@@ -21,6 +21,14 @@ from enforcement.http.slow_clients import cut_off
 MOST_HEAD: Final = 1_048_576
 """Bytes that a client may send without a part of a body: the head of a request, the size of a chunk, a trailer."""
 
+MOST_FIELDS: Final = 1_000
+"""Fields of a head that does not come at once. Each takes much more memory than its bytes."""
+
+MOST_OF_HEADS: Final = 67_108_864
+"""Bytes of all unfinished heads of a process. Beyond that, those of more than SHORT_HEAD bytes are refused."""
+
+SHORT_HEAD: Final = 65_536
+
 HEAD_SECONDS: Final = 30.0
 """How long the head of a request may take."""
 
@@ -52,10 +60,13 @@ class BoundedProtocol(HttpToolsProtocol):
         client_seconds: See :data:`CLIENT_SECONDS`.
     """
 
+    of_heads = 0  # bytes of the unfinished heads of all connections
+
     def __init__(self, *args: Any, client_seconds: float = CLIENT_SECONDS, **options: Any) -> None:
         super().__init__(*args, **options)
         self._client_seconds = client_seconds
         self._dry = 0  # bytes since the last head was complete, or the last part of a body
+        self._held = 0  # what of these counts among those of all connections
         self._headless: asyncio.TimerHandle | None = None
         self._bodiless: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -89,7 +100,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._bodiless = self.loop.call_later(self._client_seconds, self._await_body)
         if not self._dry:
             return  # the usual case
-        if self._dry > MOST_HEAD and not self.transport.is_closing():
+        self._hold(self._dry)
+        if self._is_too_much() and not self.transport.is_closing():
             self._refuse()
         elif self._headless is None and self._is_idle() and not self.transport.is_closing():
             self._headless = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -208,7 +220,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _hold(self, size: int) -> None:
+        BoundedProtocol.of_heads += size - self._held
+        self._held = size
+
+    def _is_too_much(self) -> bool:
+        dry = self._dry
+        return (
+            dry > MOST_HEAD
+            or len(self.headers or ()) > MOST_FIELDS
+            or (dry > SHORT_HEAD and BoundedProtocol.of_heads > MOST_OF_HEADS)
+        )
+
     def _has_head(self) -> None:
+        if self._held:
+            self._hold(0)
         if self._headless is not None:
             self._headless.cancel()
             self._headless = None

@@ -16,6 +16,7 @@ from enforcement.cli import uvicorn_protocol
 from enforcement.cli.uvicorn_protocol import MOST_HEAD, BoundedProtocol
 from enforcement.http.slow_clients import cut_off
 from tests.enforcement.doors.conftest import serving
+from tests.enforcement.world import eventually
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 FIELD = b"X-Long: " + b"y" * 100_000 + b"\r\n"
@@ -72,6 +73,28 @@ def flood(raw: socket.socket, begin: bytes, part: bytes) -> bytes:
 def test_an_endless_head_is_refused(raw: socket.socket) -> None:
     """Memory does not grow with it."""
     assert flood(raw, b"GET / HTTP/1.1\r\nHost: x\r\n", FIELD) in (b"", uvicorn_protocol._TOO_LARGE)
+
+
+def test_a_head_of_very_many_fields_is_refused(raw: socket.socket) -> None:
+    """Its fields would take several times the memory of its bytes."""
+    raw.sendall(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 2_000)
+
+    assert until(raw, b"\r\n\r\n") in (b"", uvicorn_protocol._TOO_LARGE)
+
+
+def test_unfinished_heads_have_a_bound_together(raw: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs a token to send one. The long ones are refused, and one that ends makes room."""
+    monkeypatch.setattr(uvicorn_protocol, "MOST_OF_HEADS", 150_000)
+    before, begun = BoundedProtocol.of_heads, b"GET / HTTP/1.1\r\nHost: x\r\n" + FIELD
+    raw.sendall(begun)
+    assert eventually(lambda: BoundedProtocol.of_heads >= before + len(begun), 20)
+    with socket.create_connection(raw.getpeername(), timeout=20) as other:
+        other.sendall(begun)
+        assert until(other, b"\r\n\r\n") == uvicorn_protocol._TOO_LARGE
+
+    raw.sendall(b"\r\n")
+    assert until(raw, b"\n0 2\n").startswith(b"HTTP/1.1 200 OK")
+    assert eventually(lambda: BoundedProtocol.of_heads <= before, 20)
 
 
 def test_an_endless_trailer_is_cut_off(raw: socket.socket) -> None:
