@@ -3,11 +3,19 @@
 import argparse
 import os
 import sys
+import textwrap
+from typing import Any, Final
 
 import django
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import execute_from_command_line, get_commands, load_command_class
+from django.core.management import ManagementUtility, get_commands, load_command_class
+from django.core.management.base import BaseCommand, DjangoHelpFormatter
+
+from enforcement.cli.options import as_part, documentation
+
+OF_DJANGO: Final = frozenset(DjangoHelpFormatter.show_last)
+"""Options of every management command. They are no part of what one of ours is for."""
 
 
 def main() -> None:
@@ -17,9 +25,33 @@ def main() -> None:
         if sys.argv[1:] in ([], ["help"], ["-h"], ["--help"]):
             print(_help(), end="")
         else:
-            execute_from_command_line(sys.argv)
+            _Utility(sys.argv).execute()
     except ImproperlyConfigured as exc:  # a person reads it, and needs no traceback
         sys.exit(str(exc))
+
+
+class _Utility(ManagementUtility):
+    """Runs management commands. Ours have the same help as the commands of ``sluicegate``."""
+
+    def fetch_command(self, subcommand: str) -> BaseCommand:
+        command = super().fetch_command(subcommand)
+        if type(command).__module__.startswith("controlplane."):
+            make = command.create_parser
+            command.create_parser = lambda *names, **more: _as_ours(make(*names, **more))  # type: ignore[method-assign]
+        return command
+
+
+def _as_ours(parser: Any) -> Any:
+    """Return a parser after giving it the form of help that the commands of ``sluicegate`` have."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(parser.description or "", 118)
+    parser.epilog = documentation()
+    for action in parser._actions:
+        if OF_DJANGO.intersection(action.option_strings):
+            action.help = argparse.SUPPRESS
+        else:
+            action.help = as_part(action.help or "")
+    return parser
 
 
 def _help() -> str:

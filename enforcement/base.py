@@ -225,6 +225,10 @@ class BaseLimiter:
         name = plan.subject[0], bound.policy_slug, bound.limit.name, reason
         self._engine.planner.unsupported.note(name, monotonic())
 
+    def looked_at(self, token: object) -> frozenset[str]:
+        """Return the names of the attributes of requests that the limits of a token look at, as far as it is known."""
+        return self._engine.planner.looked_at(token)
+
     def reading_own_limits(self, token: object, attributes: Attributes) -> Steps | None:
         """
         Return steps whose result is the limits of a token, or None if the document of the token must be read again.

@@ -296,7 +296,7 @@ def _read(limits: str | Limit | tuple[str | Limit, ...]) -> tuple[Limit, ...]:
 
 
 class _KeyFormat(Formatter):
-    """Refuses None, which would count all callers without a value as one."""
+    """Refuses None, which would count all callers as one, and objects whose text is their place in memory."""
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         found = super().get_field(field_name, args, kwargs)
@@ -305,6 +305,10 @@ class _KeyFormat(Formatter):
                 f"key: {field_name} must not be None. If no limit applies to such calls, use a function that returns "
                 "None for them."
             )
+        kind: Any = type(found[0])
+        if kind.__repr__ is object.__repr__ and (kind.__str__, kind.__format__) == (object.__str__, object.__format__):
+            # Each object would have a counter of its own.
+            raise TypeError(f"key: {field_name} must have a text; name a field of {kind.__name__}, such as its id.")
         return found
 
 
@@ -323,6 +327,8 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
     if unknown:
         raise ValueError(f"key: must name parameters of {function.__qualname__}, got {unknown[0]!r}.")
     if not names:
+        if key in signature.parameters:  # all calls would count together
+            raise ValueError(f"key: must be '{{{key}}}' to count by the parameter, got {key!r}.")
         return lambda *args, **kwargs: key.format()
 
     def made(*args: Any, **kwargs: Any) -> str:

@@ -11,6 +11,7 @@ from controlplane.core.optional import HEARTBEATS
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
+from enforcement.settings import ENFORCE, IN_CODE
 
 LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 
@@ -28,6 +29,13 @@ class UnsupportedSerializer(serializers.Serializer):
     )
 
 
+class InCodeField(serializers.ChoiceField):
+    """What a heartbeat leaves out means that limits in code hold."""
+
+    def to_representation(self, value: str) -> str:
+        return value or ENFORCE
+
+
 class InstanceSerializer(serializers.ModelSerializer):
     state = serializers.SerializerMethodField(help_text=f"An instance without a heartbeat for {LIFETIME} is lost.")
     started_at = InstantField(read_only=True, allow_null=True)
@@ -42,6 +50,11 @@ class InstanceSerializer(serializers.ModelSerializer):
     )
     price_revision = serializers.IntegerField(
         read_only=True, allow_null=True, help_text="The revision of the prices in use. Null if it uses no prices."
+    )
+    in_code = InCodeField(
+        list(IN_CODE),
+        read_only=True,
+        help_text="What happens to limits in code: they hold (enforce), count without denying (shadow), or are off.",
     )
     decisions = DecisionsSerializer(read_only=True, help_text="Decisions since the start of the process.")
     unmetered = serializers.ListField(
@@ -59,7 +72,7 @@ class InstanceSerializer(serializers.ModelSerializer):
         model = Instance
         fields = [
             *("id", "host", "pid", "version", "revision", "price_revision", "state"),
-            *("started_at", "seen_at", "degraded_since", "problems", "decisions", "unmetered"),
+            *("started_at", "seen_at", "degraded_since", "in_code", "problems", "decisions", "unmetered"),
             "unsupported",
         ]
 

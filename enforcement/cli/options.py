@@ -23,6 +23,13 @@ def documentation() -> str:
     return f"documentation: {address}{PAGE}" if address else f"documentation: {PAGE} of the control plane"
 
 
+def as_part(text: str) -> str:
+    """Return the help of an option that is a sentence as argparse has it, which goes on behind a name."""
+    first, rest = text[:1], text[1:]
+    words = first + rest if rest[:1].isupper() else first.lower() + rest
+    return words.removesuffix(".")
+
+
 def new_parser(prog: str, description: str, epilog: str, usage: str | None = None) -> argparse.ArgumentParser:
     """Return a new parser for a command, whose help ends with the address of the documentation."""
     return argparse.ArgumentParser(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
 from enforcement.http.addresses import TrustedProxies
@@ -11,6 +12,10 @@ from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
 from enforcement.model.checks import check_switch
 from enforcement.plan.costs import Costs
+
+logger = logging.getLogger("sluicegate.doors")
+
+_MOST_MIDDLEWARE: Final = 100
 
 GuardedApp = TypeVar("GuardedApp")
 AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)
@@ -22,6 +27,17 @@ def check_limiter(limiter: object, kind: type[BaseLimiter]) -> None:
     if limiter is not None and not isinstance(limiter, kind):
         name = kind.__module__.removesuffix(".limiter")
         raise TypeError(f"limiter: must be an {name}.{kind.__name__}, got {limiter!r}.")
+
+
+def _warn_of_twice(app: Any) -> None:
+    """Log that an application is behind two limiters, as far as middleware shows what is behind it."""
+    for _ in range(_MOST_MIDDLEWARE):
+        if app is None:
+            return
+        if isinstance(app, Guard):
+            logger.error("%s is installed twice, so that each request is charged twice.", type(app).__qualname__)
+            return
+        app = getattr(app, "app", None)
 
 
 def _check_exempt(paths: Iterable[str]) -> frozenset[str]:
@@ -67,6 +83,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         """Set the attributes from the arguments, or raise ValueError or TypeError if one is not valid."""
         check_limiter(limiter, self.kind)
         self.app = app
+        _warn_of_twice(app)
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token
         self._by_usual_fields = token is None

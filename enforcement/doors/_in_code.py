@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPMethod
-from inspect import unwrap
+from inspect import iscoroutinefunction, unwrap
 from typing import Any, Final
 
 from enforcement.decorator import check_scope, declared, declared_pairs, key_text, known_limits, may_clash
@@ -181,6 +181,15 @@ def check_methods(methods: Any) -> frozenset[str] | None:
     for method in set(methods) - {*HTTPMethod}:
         logger.warning("methods: HTTP itself has no %r, so a limit of that may apply to no request.", method)
     return frozenset(methods)
+
+
+def check_function(name: str, function: Any) -> Any:
+    """Return an argument that is a function or None. Raises TypeError if it is neither, or asynchronous."""
+    if function is not None and not callable(function):
+        raise TypeError(f"{name}: must be a function, got {function!r}.")
+    if iscoroutinefunction(function):
+        raise TypeError(f"{name}: must not be asynchronous, got {function!r}.")
+    return function
 
 
 def name_of(view: Any) -> str:

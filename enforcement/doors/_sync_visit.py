@@ -28,6 +28,8 @@ from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")
+Condition = Callable[[Any], bool]
+"""Returns whether a request stays charged, by its response."""
 
 
 class Installed(Protocol):
@@ -51,19 +53,33 @@ class SyncVisit:
         self.installed = installed
         self.decisions: list[Decision] = []
         self._held: list[Admission] = []
+        self._conditional: list[tuple[Admission, Condition]] = []
 
-    def decide(self, pairs: Pairs, costs: Costs = 1, *, settles: bool = False) -> Decision:
+    def decide(self, pairs: Pairs, costs: Costs = 1, charge_if: Condition | None = None) -> Decision:
         """
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
         raise Denied.
 
         Args:
-            settles: Whether the charge may be given back when the response is known.
+            charge_if: Returns whether the request stays charged, by its response. None: it does.
         """
         limiter, (limits, key) = self.installed.limiter(), as_call(pairs)
-        if settles or outlives_decision(pairs):
-            return self._hold(partial(limiter.open_admission, limits, key, costs))
-        return self._passed(limiter.hit(limits, key, costs))
+        if charge_if is None and not outlives_decision(pairs):
+            return self._passed(limiter.hit(limits, key, costs))
+        decision = self._hold(partial(limiter.open_admission, limits, key, costs))
+        if charge_if is not None:
+            self._conditional.append((self._held[-1], charge_if))
+        return decision
+
+    def settle(self, response: Any) -> None:
+        """Give back each charge whose condition the response does not meet. A condition that fails ends the visit."""
+        try:
+            for admission, condition in self._conditional:
+                if not condition(response):
+                    admission.cancel()
+        except BaseException:
+            self.end(500)
+            raise
 
     def charge_policies(self, token: str | Anonymous, attributes: RequestAttributes, costs: Costs) -> Decision:
         """Charge the request to the policies of its token, and return the decision, or raise Refusal or Denied."""
@@ -184,6 +200,7 @@ class DjangoVisit(SyncVisit):
         self.add_headers(response.headers)
         if not self._held:
             return response
+        self.settle(response)
         if response.streaming:
             body = _AsyncBody if response.is_async else SyncBody
             response.streaming_content = body(response.streaming_content, self, response)

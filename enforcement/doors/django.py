@@ -30,14 +30,23 @@ with Requirement("The Django integration", "Django"):
     from django.http import HttpResponse
 
 from enforcement.decorator import Declared, chosen, declared
-from enforcement.doors._in_code import EXEMPT, LIMITED, beside, check_methods, denial_without_limits, groups_of, name_at
+from enforcement.doors._in_code import (
+    EXEMPT,
+    LIMITED,
+    beside,
+    check_function,
+    check_methods,
+    denial_without_limits,
+    groups_of,
+    name_at,
+)
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.http.messages import PlainResponse, Refusal
 from enforcement.http.usage import USAGE_PATH
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs
-from enforcement.plan.decision import Denied
+from enforcement.plan.decision import Decision, Denied
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
@@ -208,6 +217,8 @@ def limited(
     scope: str | None = None,
     costs: Costs | Callable[[Any], Costs] = 1,
     methods: Sequence[str] | None = None,
+    charge_if: Callable[[Any], bool] | None = None,
+    on_denial: Callable[[Any, Decision], Any] | None = None,
 ) -> Callable[[View], View]:
     """
     Return a decorator of sync and async views that charges each request to limits in code.
@@ -224,11 +235,14 @@ def limited(
         scope: Name of the counters. None: that of the view. Views of the same scope share counters.
         costs: The costs of a request, or a function of the request that returns them.
         methods: HTTP methods that are limited, at least one. None: all.
+        charge_if: Returns whether a request stays charged, by its response. A denied one is never charged. None: all.
+        on_denial: Called with the request and the decision that denies it. It returns the response, or None for the
+            usual one.
     Raises:
         ValueError: Limits, key, scope, costs or methods are not valid.
-        TypeError: *limits* holds something that is not a limit.
+        TypeError: *limits* holds something that is not a limit, or a function is none or asynchronous.
     """
-    limit = _ViewLimit(limits, key, scope, costs, methods)
+    limit = _ViewLimit(limits, key, scope, costs, methods, charge_if, on_denial)
 
     def decorate(view: Any) -> Any:
         owner = getattr(getattr(view, "func", None), "__self__", None)
@@ -246,7 +260,11 @@ def limited(
 class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
-    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any) -> None:
+    def __init__(
+        self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any, charge_if: Any, on_denial: Any
+    ) -> None:
+        self._charge_if = check_function("charge_if", charge_if)
+        self._on_denial = check_function("on_denial", on_denial)
         self._groups = groups_of(limits, key, scope, costs, kinds=("ip", "user", "all"))
         self._costs = costs
         self._methods = check_methods(methods)
@@ -270,8 +288,11 @@ class _ViewLimit:
         found = [_user_awaited(request) if it.kind == "user" else it.find and it.find(request) for it in self._groups]
         return [await one if isinstance(one, Awaitable) else one for one in found]
 
-    def decide(self, visit: DjangoVisit, view: Any, callers: list[Any]) -> None:
-        """Charge a request to the limits of a view, but those whose key is None. Raises Denied and Refusal."""
+    def decide(self, visit: DjangoVisit, view: Any, callers: list[Any]) -> Any:
+        """
+        Charge a request to the limits of a view, but those whose key is None, and return None, or the response to a
+        denial that the site makes itself. Raises Denied and Refusal.
+        """
         request, pairs = visit.request, []
         match = request.resolver_match  # None for a request that no site has routed
         name = name_at(match and match.route, view, match and match.func)
@@ -282,8 +303,16 @@ class _ViewLimit:
             limits = chosen(group.limits(request)) if callable(group.limits) else group.limits
             if limits is not None:
                 pairs.append((limits, key))
-        if pairs:
-            visit.decide(pairs, self._costs(request) if callable(self._costs) else self._costs)
+        if not pairs:
+            return None
+        try:
+            visit.decide(pairs, self._costs(request) if callable(self._costs) else self._costs, self._charge_if)
+        except Denied as denied:
+            answer = None if self._on_denial is None else self._on_denial(request, denied.decision)
+            if answer is None:
+                raise
+            return answer
+        return None
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:
@@ -293,8 +322,9 @@ def _limit_called(view: Any, limit: _ViewLimit) -> Any:
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            limit.decide(visit, view, limit.callers(request))
-            response = view(request, *args, **kwargs)
+            response = limit.decide(visit, view, limit.callers(request))
+            if response is None:
+                response = view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
         except BaseException:
@@ -313,8 +343,9 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            await in_thread(limit.decide, visit, view, await limit.callers_awaited(request))
-            response = await view(request, *args, **kwargs)
+            response = await in_thread(limit.decide, visit, view, await limit.callers_awaited(request))
+            if response is None:
+                response = await view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
         except BaseException:

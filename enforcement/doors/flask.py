@@ -18,13 +18,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, wraps
-from inspect import iscoroutinefunction
 from typing import Any, Final, Literal, TypeVar, cast
 
 from enforcement.extras import Requirement
 
 with Requirement("The Flask integration", "sluicegate[flask]"):
-    from flask import Flask, Request, Response, current_app, request
+    from flask import Blueprint, Flask, Request, Response, current_app, request
     from werkzeug.exceptions import HTTPException, default_exceptions
 
 from enforcement.decorator import Declared, chosen
@@ -33,8 +32,8 @@ from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
     Group,
-    Pairs,
     beside,
+    check_function,
     check_methods,
     denial_without_limits,
     groups_of,
@@ -49,7 +48,7 @@ from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
-from enforcement.limiter import Admission, Limiter
+from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
@@ -57,8 +56,10 @@ SETTING: Final = "SLUICEGATE"
 _OPTIONS: Final = [name for name in NAMES if name != "USAGE_ENDPOINT"]  # the page is a view of the application
 _EXTENSION: Final = "sluicegate"
 _VISIT: Final = "sluicegate.visit"
+_NESTED: Final = "nested"
 
 View = TypeVar("View", bound=Callable[..., Any])
+Exempt = TypeVar("Exempt", bound=Callable[..., Any] | Blueprint)
 Key = Literal["ip", "all"] | Callable[[Request], Any]
 
 
@@ -77,7 +78,6 @@ class FlaskVisit(SyncVisit):
     def __init__(self, installed: _Extension) -> None:
         super().__init__(installed)
         self.finished = False
-        self._conditional: list[tuple[Admission, Callable[[Response], bool]]] = []
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
@@ -108,17 +108,10 @@ class FlaskVisit(SyncVisit):
         """Return the exception that answers a denial."""
         return _denied_with(decision.status)(decision)
 
-    def charge_if(self, pairs: Pairs, costs: Costs, condition: Callable[[Response], bool]) -> None:
-        """Charge the request, and give the charge back if its response does not meet a condition. Raises Denied."""
-        self.decide(pairs, costs, settles=True)
-        self._conditional.append((self._held[-1], condition))
-
     def finish(self, response: Response) -> Response:
         """Add the header fields to the response, end the visit now or at the end of a stream, and return it."""
         self.add_headers(response.headers)
-        for admission, condition in self._conditional:
-            if not condition(response):
-                admission.cancel()
+        self.settle(response)
         self.finished = True
         if self._held and response.is_streamed:
             response.call_on_close(getattr(response.response, "close", _nothing))
@@ -173,7 +166,7 @@ class _Extension:
         if default is None or view is None or _path() in self._options.exempt or _is_automatic():
             return None
         rules = getattr(view, LIMITED, ())
-        if default.applies() and not any(rule.applies() for rule in rules) and not getattr(view, EXEMPT, False):
+        if default.applies() and not any(rule.applies() for rule in rules) and not _is_exempt(view):
             name = _counted_as(view, name_of(view))
             return default.charge(f"{name}#default" if rules else name)
         return None
@@ -230,12 +223,8 @@ class _LimitedView(ViewRule):
     def __init__(
         self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any, charge_if: Any, on_denial: Any
     ) -> None:
-        for name, function in (("charge_if", charge_if), ("on_denial", on_denial)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: must be a function, got {function!r}.")
-            if iscoroutinefunction(function):
-                raise TypeError(f"{name}: must not be asynchronous, got {function!r}.")
-        self._charge_if, self._on_denial = charge_if, on_denial
+        self._charge_if = check_function("charge_if", charge_if)
+        self._on_denial = check_function("on_denial", on_denial)
         self.groups = groups_of(limits, key, scope, costs)
         self._costs = costs
         self._methods = check_methods(methods)
@@ -257,10 +246,7 @@ class _LimitedView(ViewRule):
             return None
         costs = self._costs(request) if callable(self._costs) else self._costs
         try:
-            if self._charge_if is None:
-                visit.decide(pairs, costs)
-            else:
-                visit.charge_if(pairs, costs, self._charge_if)
+            visit.decide(pairs, costs, self._charge_if)
         except Denied as denied:
             answer = None if self._on_denial is None else self._on_denial(denied.decision)
             if answer is None:
@@ -373,11 +359,21 @@ def check(
     return _CheckedView(costs, attributes)
 
 
-def exempt(view: View) -> View:
+def exempt(view: Exempt, *, nested: bool = False) -> Exempt:
     """
-    Mark a view as exempt from the default of :func:`install`, and return the view. Raises TypeError for a blueprint.
+    Mark a view, or all views of a blueprint, as exempt from the default of :func:`install`, and return it.
+
+    Args:
+        nested: Whether the blueprints that are registered on this one are exempt as well.
+    Raises:
+        TypeError: *view* is neither of both, or has no blueprints in it.
     """
+    if isinstance(view, Blueprint):
+        setattr(view, EXEMPT, _NESTED if nested else True)
+        return view
     _check_view(view)
+    if nested:
+        raise TypeError(f"nested: must be False for a view, which has no blueprints in it, got {view!r}.")
     setattr(view, EXEMPT, True)
     return view
 
@@ -409,8 +405,7 @@ def _path() -> str:
 
 def _check_view(view: Any) -> None:
     if not callable(view):
-        hint = "Of a blueprint, limit before_request(), or exempt each view"
-        raise TypeError(f"view: must be a function or class, got {view!r}. {hint}.")
+        raise TypeError(f"view: must be a function or class, got {view!r}. Of a blueprint, limit before_request().")
 
 
 @exempt
@@ -428,6 +423,14 @@ def _counted_as(view: Any, name: str) -> str:
     if "<" not in name:
         return name
     return name_at(request.endpoint, view, current_app.view_functions.get(request.endpoint or ""))
+
+
+def _is_exempt(view: Any) -> bool:
+    """Return whether the view of the present request is exempt, by itself or by the blueprint that it belongs to."""
+    if getattr(view, EXEMPT, False):
+        return True
+    marks = [getattr(current_app.blueprints[name], EXEMPT, None) for name in request.blueprints]
+    return any(marks[:1]) or _NESTED in marks
 
 
 def _is_automatic() -> bool:

@@ -8,7 +8,7 @@ of a request with such a name is never read, so that no client can choose the la
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -114,6 +114,14 @@ class Match:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         return type(self), (self.methods, self.path, dict(self.attributes), True)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of the attributes that this looks at."""
+        if self.methods:
+            yield "method"
+        if self.path:
+            yield "path"
+        yield from self.attributes
 
     def compile(self, partition_by: tuple[str, ...] = ()) -> Callable[[Attributes], bool] | None:
         """

@@ -73,7 +73,9 @@ class DecisionService:
         }
         if settings.usage_endpoint:
             self._endpoints[USAGE_PATH] = UsagePage(limiter, settings)
-        self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
+        # Only Envoy adds a path, and it would take 503 for a failure at each of them.
+        below = (*checks[1:], ForwardAuth(judge, settings, "/v1/check", denials=range(400, 500)))
+        self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in below)
         self._pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,

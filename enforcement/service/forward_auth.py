@@ -49,8 +49,8 @@ _UNTRUSTED: Final = (
     "requests, and all clients have its address. Name it in SLUICEGATE_TRUSTED_PROXIES."
 )
 _UNDESCRIBED: Final = (
-    "%s does not describe requests by %s, so that limits see the path / or the proxy's address, and a client may send "
-    "the field itself. Set it in the proxy."
+    "%s does not describe requests by %s, so that limits see the path /, the method of the proxy or its address, and a "
+    "client may send the field itself. Set it in the proxy."
 )
 _LENGTH: Final = (b"content-length", b"0")
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -130,15 +130,16 @@ class ForwardAuth:
         method, path = scope["method"], scope["path"].removeprefix(self.path)
         values: dict[str, str | None] = {}
         if trusted:
-            method = _described(scope, b"x-forwarded-method", _METHOD, "a method") or method
+            told = _described(scope, b"x-forwarded-method", _METHOD, "a method") or (path and method)
+            method = told or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
             path = path or path_of(_described(scope, b"x-forwarded-uri", _TARGET, "a path or a URL without blanks"))
             values |= self._further(scope)
-            if not path or not forwarded:
-                missing = [
-                    name for name, told in (("X-Forwarded-Uri", path), ("X-Forwarded-For", forwarded)) if not told
-                ]
-                self._say_daily.warning("undescribed", _UNDESCRIBED, _peer(scope), " and ".join(missing))
+            if not (told and path and forwarded):
+                fields = {"X-Forwarded-Method": told, "X-Forwarded-Uri": path, "X-Forwarded-For": forwarded}
+                missing = [name for name, value in fields.items() if not value]
+                names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+                self._say_daily.warning(missing[0], _UNDESCRIBED, _peer(scope), names)
         elif header_of(scope, b"x-forwarded-uri"):
             self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}

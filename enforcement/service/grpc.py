@@ -141,6 +141,7 @@ class UnaryCall:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, or deny the request that it asks about if its message cannot be read or believed."""
         if scope["method"] != "POST" or not sends_trailers(scope):
+            self._say.warning("no_grpc", _NO_GRPC_LINE, peer_of(scope), scope["method"], scope.get("http_version"))
             await _send_plain(send, _NO_GRPC.answer(self._preset))
             return
         peer = peer_of(scope)
@@ -168,8 +169,8 @@ class UnaryCall:
 
 
 def sends_trailers(scope: Scope) -> bool:
-    """Return whether the server can send the status of a call."""
-    return "http.response.trailers" in (scope.get("extensions") or ())
+    """Return whether the server can send the status of a call, which a client reads over HTTP/2 only."""
+    return scope["http_version"] == "2" and "http.response.trailers" in (scope.get("extensions") or ())
 
 
 def is_call(scope: Scope) -> bool:
@@ -246,6 +247,10 @@ _NO_GRPC: Final = Refusal(
     "gRPC is needed here",
     "Send a POST of gRPC over HTTP/2 to a server that sends trailers, such as h2corn.",
     "no_grpc",
+)
+_NO_GRPC_LINE: Final = (
+    "%s asks for a method of gRPC by %s over HTTP/%s, which is no call of gRPC, so that its proxy may let all requests "
+    "pass. Let the proxy speak HTTP/2, and do not start the service with --server uvicorn."
 )
 _UNTRUSTED_LINE: Final = (
     "%s asks by gRPC, but is no trusted proxy, so the requests that it asks about are denied. Name it in "

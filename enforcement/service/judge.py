@@ -38,6 +38,7 @@ class Judge:
         self.limiter = limiter
         self._anonymous = anonymous
         self._say = RateLimitedLogger(logger)
+        self._say_daily = RateLimitedLogger(logger, seconds=86_400.0)
 
     async def decide(
         self,
@@ -99,9 +100,13 @@ class Judge:
         await admission.amend(deltas)
         return admission.decision
 
-    def warn(self, about: str, text: str) -> None:
-        """Log a warning, not more often than once in a while for the same thing."""
-        self._say.warning(about, "%s", text)
+    def looked_at(self, token: str | None, anonymous: Anonymous | None) -> frozenset[str]:
+        """Return the names of the attributes that the limits of a token look at, which has just been decided on."""
+        return self.limiter.looked_at(token or anonymous or self._anonymous)
+
+    def warn(self, about: str, text: str, *, daily: bool = False) -> None:
+        """Log a warning, not more often than once in a while for the same thing, or once a day."""
+        (self._say_daily if daily else self._say).warning(about, "%s", text)
 
     async def _plan(
         self,

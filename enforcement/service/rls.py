@@ -62,6 +62,14 @@ _NO_REFUND: Final = Refusal(
     "is_negative_hits: gives permits back only if SLUICEGATE_SERVICE_SECRET or SLUICEGATE_SERVICE_CALLERS is set.",
     "refund_refused",
 )
+_TOKEN_ENTRY: Final = (
+    "The entry {!r} of the rate limit filter holds a token, but is an attribute here, so its requests count as those "
+    "without a token. Name the entry 'token', or list it in SLUICEGATE_RLS_MAPPING."
+)
+_NO_ENTRY: Final = (
+    "Limits look at {!r}, but the rate limit filter sends no entry {!r}, so they do not apply to its requests. Add the "
+    "entry to the descriptors of Envoy, or name the one that it sends in SLUICEGATE_RLS_MAPPING."
+)
 MAX_ENTRIES: Final = 512
 """Entries in all descriptors of a call. To read more would keep everybody else waiting."""
 
@@ -161,6 +169,8 @@ class RateLimitService:
         token = _token(call.shown)
         anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
         attributes, *others = [RequestAttributes(values, lambda _: None) for values in _described(call.attributes)]
+        if token is None:
+            self._warn_of_tokens(call.attributes)
         if call.refunds and not self._settings.restricted:
             self._judge.warn("refund", _NO_REFUND.detail)
             raise _NO_REFUND
@@ -170,9 +180,19 @@ class RateLimitService:
         costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
         asked = _Asked(token, anonymous, attributes, costs, len(descriptors), others)
         decision = await self._judge.decide(token, costs, attributes, anonymous, others)
+        for name in {"path", "method", "ip"} & self._judge.looked_at(token, anonymous):
+            if attributes.get(name) is None and not others:
+                entry = "remote_address" if name == "ip" else name
+                self._judge.warn(f"entry {name}", _NO_ENTRY.format(name, entry), daily=True)
         if decision.allowed or decision.bounds:  # who shows tokens that are not known must not clear what is kept
             self._keep(message, asked)
         return self._reply(decision, asked.descriptors)
+
+    def _warn_of_tokens(self, described: Sequence[Mapping[str, str]]) -> None:
+        """Log each attribute of a call without a token that has one for its value."""
+        for name, value in ((name, value) for own in described for name, value in own.items()):
+            if is_well_formed(find_token(value, None) or value):
+                self._judge.warn("token_entry", _TOKEN_ENTRY.format(name), daily=True)
 
     def _keep(self, message: bytes, asked: _Asked) -> None:
         """

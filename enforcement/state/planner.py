@@ -173,6 +173,14 @@ class Planner:
             self._say.warning("scheme", "A token begins with 'Bearer '. Give check() only what follows it.")
         return self.refusal("unknown_token")
 
+    def looked_at(self, token: object) -> frozenset[str]:
+        """Return the names of the attributes that the limits of a token look at. It is empty for one without plans."""
+        entry = self.find(token)
+        plans = None if isinstance(entry, (str, Decision)) else entry.plan
+        if not isinstance(plans, TokenPlans):
+            return frozenset()
+        return frozenset(name for rule in plans.rules for name in (*rule.limit.match.names(), *rule.varies_by))
+
     def _without_token(self, request: Anonymous) -> TokenEntry | Decision:
         """Return the entry of the requests without a token of a project, or a denial if the project is not known."""
         documents = self._documents

@@ -2,8 +2,21 @@
 
 -- haproxy.cfg names the address of the service behind the name of this file.
 local service = ...
+if not (service or ""):match("^https?://[^/]+$") then
+    error("sluicegate.lua: needs the address of the decision service, such as http://127.0.0.1:9000")
+end
 -- More than the deadline of the service, so that its answer comes first.
 local timeout_ms = 500
+
+-- Write a warning to the log, at most once in 10 s.
+local said = -math.huge
+local function warn(text)
+    local now = core.now().sec
+    if now - said >= 10 then
+        said = now
+        core.Warning("sluicegate.lua: " .. service .. " " .. text)
+    end
+end
 
 local not_sent = {
     -- The client's own words about its request.
@@ -50,7 +63,8 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
 
     local url = service .. "/v1/check403"
     local answer = core.httpclient():get { url = url, headers = fields, timeout = timeout_ms }
-    if answer.status == 200 then
+    local length = answer.headers and answer.headers["content-length"]
+    if answer.status == 200 and length and length[0] == "0" then
         txn:set_var("txn.sluicegate", "allowed")
         for name, variable in pairs(shown) do
             if answer.headers[name] then
@@ -60,8 +74,9 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
         return
     end
 
-    -- Only the service sets this field. HAProxy makes a response of its own if the service is gone.
-    local status = answer.headers and answer.headers["sluicegate-status"]
+    -- Only the service sets these fields. HAProxy makes a response of its own if the service is gone.
+    local status = answer.headers and (answer.headers["sluicegate-status"]
+        or answer.headers["sluicegate-denial"] and { [0] = answer.status })
     if status then
         local reply = txn:reply { status = tonumber(status[0]), body = answer.body }
         for name, values in pairs(copied(answer.headers, kept_back)) do
@@ -73,5 +88,10 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
     elseif answer.status and answer.status >= 400 and answer.status < 500 then
         -- The service could not read the request. It is there, so this is no permission.
         txn:done(txn:reply { status = answer.status })
+    elseif answer.status and answer.status < 400 then
+        warn("is no decision service. It answers " .. answer.status)
+        txn:done(txn:reply { status = 500 })
+    else
+        warn("does not answer, so that requests are not decided")
     end
 end)

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from enforcement.cli.options import documentation
+from enforcement.cli.options import as_part, documentation
 
 
 class _HelpOfArgparse:
@@ -53,7 +53,7 @@ def _parser(ctx: Any) -> argparse.ArgumentParser:
     command = ctx.command
     rows = [(name, command.get_command(ctx, name)) for name in command.list_commands(ctx)] if _is_group(command) else []
     width = max((len(name) for name, _ in rows), default=0)
-    listed = "".join(f"\n  {name:<{width}}  {_as_part(one.get_short_help_str(200))}" for name, one in rows)
+    listed = "".join(f"\n  {name:<{width}}  {as_part(one.get_short_help_str(200))}" for name, one in rows)
     parser = argparse.ArgumentParser(
         prog=ctx.command_path,
         usage="%(prog)s [-h] COMMAND ..." if rows else None,
@@ -72,7 +72,7 @@ def _is_group(command: Any) -> bool:
 
 
 def _add(parser: argparse.ArgumentParser, param: Any) -> None:
-    text = _as_part(getattr(param, "help", "") or "").replace("%", "%%")
+    text = as_part(getattr(param, "help", "") or "").replace("%", "%%")
     choices = param.type_descriptor.choices
     if param.param_type_name == "argument":
         many = param.nargs == -1
@@ -86,10 +86,3 @@ def _add(parser: argparse.ArgumentParser, param: Any) -> None:
     if param.default not in (None, "", False) and not callable(param.default):
         text += f"; default: {param.default}"
     parser.add_argument(*param.opts, metavar=None if choices else param.metavar, choices=choices, help=text)
-
-
-def _as_part(text: str) -> str:
-    """Return the help of Typer, which is a sentence, as that of argparse, which goes on behind a name."""
-    first, rest = text[:1], text[1:]
-    words = first + rest if rest[:1].isupper() else first.lower() + rest
-    return words.removesuffix(".")

@@ -146,13 +146,14 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
     assert heartbeats.live_instances() == []
 
 
-def test_limits_in_code_that_are_switched_off_are_shown(beat, admin_client):
-    """An instance that has them in force shows nothing."""
+def test_limits_in_code_that_are_switched_off_are_shown(beat, admin_client, api):
+    """An instance that has them in force shows nothing in the admin."""
     for mode in ("off", ""):
         beat(seen_at_us=time.time_ns() // 1_000, in_code=mode)
         heartbeats.collect(datetime.now(UTC))
         page = admin_client.get("/admin/fleet/instance/").content.decode()
         assert ("limits in code: off" in page) is (mode == "off")
+        assert api("GET", "instances").json()["results"][0]["in_code"] == (mode or "enforce")
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,28 @@ def test_function_that_is_no_view_is_counted_whoever_calls_it(make: Make) -> Non
     assert statuses(app, "/a", "/b") == [200, 429]
 
 
-@pytest.mark.parametrize("rule", [limited("1/s", key="ip"), exempt], ids=["limited", "exempt"])
-def test_blueprint_is_no_view(rule: Any) -> None:
-    """The limit, or the exemption, would apply to nothing."""
+def test_blueprint_is_no_view() -> None:
+    """The limit would apply to nothing."""
     with pytest.raises(TypeError, match=r"view: must be a function or class, got <Blueprint 'shop'>\."):
-        rule(Blueprint("shop", __name__))
+        limited("1/s", key="ip")(Blueprint("shop", __name__))  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_blueprint_is_exempt_from_the_default(make: Make, nested: bool) -> None:
+    """So are those within it, if that is said. Limits of its own views hold."""
+    app = make(default=limited(ONCE, key="ip", scope="default"))
+    shop, within = Blueprint("shop", __name__), Blueprint("within", __name__)
+    shop.get("/a", endpoint="a")(ok)
+    shop.get("/own", endpoint="own")(limited(ONCE, key="ip", scope="own")(lambda: "own"))
+    within.get("/b", endpoint="b")(ok)
+    shop.register_blueprint(within)
+    app.register_blueprint(exempt(shop, nested=nested))
+    app.get("/c", endpoint="c")(ok)
+
+    assert statuses(app, "/a", "/a", "/own", "/own", "/c", "/c") == [200, 200, 200, 429, 200, 429]
+    assert statuses(app, "/b") == [200 if nested else 429]
+    with pytest.raises(TypeError, match="nested: must be False for a view"):
+        exempt(ok, nested=True)
 
 
 def test_class_itself_is_no_view() -> None:

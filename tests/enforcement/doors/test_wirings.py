@@ -738,17 +738,16 @@ def test_flask_answers_a_denial_itself(limiter: Limiter, answer: Any, status: in
     assert "RateLimit" in client.get("/a").headers
 
 
-def test_flask_a_condition_that_is_no_function() -> None:
-    for name in ("charge_if", "on_denial"):
-        with pytest.raises(TypeError, match=f"{name}: must be a function"):
-            in_flask.limited(THREE, key="ip", **{name: True})
-
+@pytest.mark.parametrize("door", [in_flask, in_django])
+@pytest.mark.parametrize("name", ["charge_if", "on_denial"])
+def test_a_condition_that_is_no_function(door: Any, name: str) -> None:
     async def later(_: Any) -> bool:
         return False
 
-    for name in ("charge_if", "on_denial"):
-        with pytest.raises(TypeError, match=f"{name}: must not be asynchronous"):
-            in_flask.limited(THREE, key="ip", **{name: later})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"{name}: must be a function"):
+        door.limited(THREE, key="ip", **{name: True})
+    with pytest.raises(TypeError, match=f"{name}: must not be asynchronous"):
+        door.limited(THREE, key="ip", **{name: later})
 
 
 def test_flask_a_condition_that_fails(limiter: Limiter) -> None:
@@ -761,3 +760,92 @@ def test_flask_a_condition_that_fails(limiter: Limiter) -> None:
 
     assert statuses(app.test_client(), "GET /a", "GET /a") == [500, 500]
     assert limiter.peek(slot, "failing:all:").remaining == 1
+
+
+MIDDLEWARE = "enforcement.doors.django.DecisionMiddleware"
+
+
+@pytest.mark.parametrize("middleware", [(), (MIDDLEWARE,)])
+@pytest.mark.parametrize("awaited", [False, True])
+def test_django_charges_by_the_response(site: Any, middleware: tuple[str, ...], awaited: bool) -> None:
+    """In views of both kinds, also without the middleware. A denied request costs nothing."""
+
+    def answer(request: Any) -> HttpResponse:
+        return HttpResponse(status=int(request.GET["status"]))
+
+    async def later(request: Any) -> HttpResponse:
+        return answer(request)
+
+    missed = in_django.limited("1/hour", key="ip", scope="missed", charge_if=lambda it: it.status_code == 404)
+    client = site(*middleware, a=missed(later if awaited else answer))
+
+    asked = [f"GET /a status={status}" for status in (200, 200, 404, 200)]
+    assert statuses(client, *asked) == [OK, OK, 404, 429]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize(("answer", "status"), [(HttpResponse(status=418), 418), (None, 429)])
+def test_django_answers_a_denial_itself(site: Any, answer: Any, status: int, awaited: bool) -> None:
+    """The fields of the limits are on the response all the same. A denial that the view raises is not asked about."""
+    seen: list[Any] = []
+
+    def on_denial(request: Any, decision: Any) -> Any:
+        seen.append((request.path, decision.denied_by))
+        return answer
+
+    async def later(request: Any) -> HttpResponse:
+        return ok()
+
+    limited = in_django.limited("1/hour", key="ip", scope=f"breach-{status}-{awaited}", on_denial=on_denial)
+    client = site(a=limited(later if awaited else ok))
+
+    assert statuses(client, "GET /a", "GET /a") == [OK, status]
+    assert "RateLimit" in client.get("/a").headers
+    assert seen == [("/a", ("1-per-hour",))] * 2
+
+
+@pytest.mark.parametrize("middleware", [(), (MIDDLEWARE,)])
+def test_django_a_condition_that_fails(site: Any, middleware: tuple[str, ...]) -> None:
+    """The request keeps no slot."""
+    slot = Limit(name="slot", algorithm="concurrency", quota=1, window_seconds=3600)
+    view = in_django.limited(slot, key="all", scope="failing", charge_if=lambda response: response.no_such_field)(ok)
+    client = site(*middleware, a=view)
+    client.raise_request_exception = False
+
+    assert statuses(client, "GET /a", "GET /a") == [500, 500]
+    assert in_django.get_limiter().peek(slot, "failing:all:").remaining == 1
+
+
+# What fresh eyes got wrong.
+
+
+def test_a_key_without_its_braces(limiter: Limiter) -> None:
+    """It would count all users together."""
+
+    def mail(user: int) -> None: ...
+
+    with pytest.raises(ValueError, match=r"key: must be '\{user\}' to count by the parameter, got 'user'"):
+        limiter.limited(THREE, key="user")(mail)
+
+
+def test_a_key_that_is_an_object(limiter: Limiter) -> None:
+    """Its text has its place in memory, so that each call would have a counter of its own."""
+
+    @limiter.limited(THREE, key="{user}")
+    def mail(user: Any) -> str:
+        return "mail"
+
+    with pytest.raises(TypeError, match="key: user must have a text; name a field of object, such as its id"):
+        mail(object())
+    assert [mail(7), mail("ada"), mail(OK)] == ["mail"] * 3
+
+
+def test_a_middleware_twice(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    app.add_middleware(LimitMiddleware)
+    app.build_middleware_stack()
+    assert "twice" not in caplog.text
+
+    app.add_middleware(LimitMiddleware)
+    app.build_middleware_stack()
+    assert "LimitMiddleware is installed twice, so that each request is charged twice" in caplog.text

@@ -116,13 +116,17 @@ async def test_a_proxy_that_is_not_trusted_is_named_in_the_log(world, server, ca
     await limiter.close()
 
 
+POSTED = {"x-forwarded-method": "POST"}
+
+
 @pytest.mark.parametrize(
     ("fields", "missing"),
     [
-        ({}, "X-Forwarded-Uri and X-Forwarded-For"),
-        ({"x-original-uri": "/a", "x-forwarded-for": "192.0.2.7"}, "X-Forwarded-Uri"),
-        ({"x-forwarded-uri": "/a"}, "X-Forwarded-For"),
-        ({"x-forwarded-uri": "/a", "x-forwarded-for": "192.0.2.7"}, None),
+        ({}, "X-Forwarded-Method, X-Forwarded-Uri and X-Forwarded-For"),
+        ({"x-original-uri": "/a", "x-forwarded-for": "192.0.2.7"} | POSTED, "X-Forwarded-Uri"),
+        ({"x-forwarded-uri": "/a"} | POSTED, "X-Forwarded-For"),
+        ({"x-forwarded-uri": "/a", "x-forwarded-for": "192.0.2.7"}, "X-Forwarded-Method"),
+        ({"x-forwarded-uri": "/a", "x-forwarded-for": "192.0.2.7"} | POSTED, None),
     ],
 )
 async def test_a_proxy_that_does_not_describe_requests_is_named(world, server, caplog, fields, missing):
