@@ -49,11 +49,12 @@ class NotManaged(RuntimeError):
 class SyncVisit:
     """One request, the decisions made on it, and what it holds until its response is complete."""
 
+    _conditional: tuple[tuple[Admission, Condition], ...] = ()
+
     def __init__(self, installed: Installed) -> None:
         self.installed = installed
         self.decisions: list[Decision] = []
         self._held: list[Admission] = []
-        self._conditional: list[tuple[Admission, Condition]] = []
 
     def decide(self, pairs: Pairs, costs: Costs = 1, charge_if: Condition | None = None) -> Decision:
         """
@@ -68,7 +69,7 @@ class SyncVisit:
             return self._passed(limiter.hit(limits, key, costs))
         decision = self._hold(partial(limiter.open_admission, limits, key, costs))
         if charge_if is not None:
-            self._conditional.append((self._held[-1], charge_if))
+            self._conditional = (*self._conditional, (self._held[-1], charge_if))
         return decision
 
     def settle(self, response: Any) -> None:
