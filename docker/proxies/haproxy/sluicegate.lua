@@ -88,7 +88,7 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
     elseif answer.status and answer.status >= 400 and answer.status < 500 then
         -- The service could not read the request. It is there, so this is no permission.
         txn:done(txn:reply { status = answer.status })
-    elseif answer.status and answer.status < 400 then
+    elseif answer.status and answer.status >= 100 and answer.status < 400 then
         warn("is no decision service. It answers " .. answer.status)
         txn:done(txn:reply { status = 500 })
     else
