@@ -22,9 +22,11 @@ _LEAST: Final = _PRELUDE.size + _CHECKSUM.size
 _FIXED: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _WITH_LENGTH: Final = (6, 7)
 _STRING: Final = 7
-# Headers that are kept after they were read: how many at most, and bytes of the longest.
+# Headers that are kept after they were read: how many at most, and bytes of the longest. The same of messages, by all
+# that is before their payload.
 _MOST_KEPT: Final = 8
 _MAX_KEPT: Final = 512
+_MOST_KNOWN: Final = 256
 
 ReadPayload = Callable[[bytes], object]
 
@@ -46,6 +48,9 @@ class FrameReader:
         self._limit = limit
         self._kept = b""
         self._readers: dict[bytes, ReadPayload] = {}  # by headers that were read, which most messages repeat
+        # Length, reader, and checksum so far, by prelude and headers, and how long these were last.
+        self._known: dict[bytes, tuple[int, ReadPayload, int]] = {}
+        self._before = 0
         self._skips = 0  # bytes of a long message that are still to come
         self.is_broken = False
 
@@ -57,15 +62,13 @@ class FrameReader:
             if not self.is_broken and skipped < len(chunk):
                 self._read(self._kept + chunk[skipped:])
             return chunk
-        size = len(chunk)
-        if size >= _LEAST:
-            # Most chunks are one message whose headers are known.
-            total, headers, checksum = _PRELUDE.unpack_from(chunk)
-            if total == size <= self._limit and _LEAST + headers <= size:
-                read = self._readers.get(chunk[12 : 12 + headers])
-                if read and crc32(chunk[:8]) == checksum and crc32(chunk[:-4]) == int.from_bytes(chunk[-4:]):
-                    read(chunk[12 + headers : -4])
-                    return chunk
+        # Most chunks are one message that begins like another one did.
+        known = self._known.get(chunk[: self._before])
+        if known and known[0] == len(chunk):
+            payload = chunk[self._before : -4]
+            if crc32(payload, known[2]) == int.from_bytes(chunk[-4:]):
+                known[1](payload)
+                return chunk
         self._read(chunk)
         return chunk
 
@@ -110,6 +113,11 @@ class FrameReader:
             read = self._reader_for(names)
             if len(self._readers) < _MOST_KEPT and headers <= _MAX_KEPT:
                 self._readers[head] = read
+        if head in self._readers:
+            self._before = _PRELUDE.size + headers
+            if len(self._known) < _MOST_KNOWN:
+                begin = message[: self._before]
+                self._known[begin] = len(message), read, crc32(begin)
         read(message[_PRELUDE.size + headers : end])
         return True
 

@@ -24,7 +24,6 @@ _DELTA: Final = "contentBlockDelta"
 _INNER: Final = b'{"bytes":"'
 _INNER_LENGTH: Final = len(_INNER)
 _PADDING: Final = b'","p":"'
-_PADDING_LENGTH: Final = len(_PADDING)
 _END: Final = b'"}'
 
 
@@ -187,10 +186,10 @@ class MessageMeter:
         """Read an event inside another one. If that has no other, it is the event itself."""
         inner: Any = None
         if payload.startswith(_INNER) and payload.endswith(_END):  # as services write it
-            end = payload.rfind(_PADDING)
-            if end < 0 or payload[end + _PADDING_LENGTH : -2].isalnum():
+            coded, found, padding = payload[_INNER_LENGTH:-2].partition(_PADDING)
+            if not found or padding.isalnum():
                 try:
-                    inner = a2b_base64(payload[_INNER_LENGTH : end if end >= 0 else -2], strict_mode=True)
+                    inner = a2b_base64(coded, strict_mode=True)
                 except ValueError:
                     inner = None
         if inner is None:

@@ -43,6 +43,8 @@ STREAM = b"".join(
     )
 )
 
+DELTA = event("contentBlockDelta", {"delta": {"text": "abc"}})
+
 
 def read(*chunks, format="bedrock-converse", **options):
     meter = AnswerMeter(format, **options)
@@ -75,6 +77,19 @@ def test_a_damaged_stream_is_given_up(at):
     if at == 0:
         return  # an answer that begins otherwise is no such stream
     assert seen(read(bytes(damaged)))[1:] == (None, "estimated")
+
+
+@pytest.mark.parametrize("at", range(0, len(DELTA), 9))
+def test_a_damaged_message_is_found_that_begins_like_those_before(at):
+    damaged = bytearray(DELTA)
+    damaged[at] ^= 0x40
+    assert read(DELTA, DELTA, DELTA).text_bytes == 9
+    assert seen(read(DELTA, DELTA, bytes(damaged), DELTA))[1:] == (None, "estimated")
+
+
+def test_messages_of_any_number_of_lengths_are_read():
+    chunks = [event("contentBlockDelta", {"delta": {"text": "x" * size}}) for size in range(300)]
+    assert read(*chunks, *chunks).text_bytes == 2 * sum(range(300))
 
 
 @pytest.mark.parametrize("total", [0, 15, 2**25, 2**32 - 1])
