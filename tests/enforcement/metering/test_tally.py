@@ -209,6 +209,21 @@ async def test_names_of_models_are_bounded(world, door, delivered, monkeypatch):
     assert counted == {"gpt-a": 2, "gpt-?": 1, "gpt-" + "x" * 100: 1, "": 2}
 
 
+async def test_few_settlements_wait_to_be_counted_and_none_of_a_long_body(
+    world, door, aio_limiter, delivered, monkeypatch
+):
+    """Each that waits keeps its request."""
+    monkeypatch.setattr(tally, "MAX_ADDED", 3)
+    secret, counts = publish_metered(world, TPM), aio_limiter.metered_tally()
+    settled, waiting = counts.settled, []
+    counts.settled = lambda *what: waiting.append((settled(*what), len(counts._waiting))[1])
+    for text in ("x", "x" * tally.MAX_BODY, "x", "x", "x", "x"):
+        await ask(door, secret, {**HELLO, "messages": [{"role": "user", "content": text}]})
+
+    assert sum(row["requests"] for row in await delivered()) == 6
+    assert waiting == [1, 0, 1, 2, 0, 1]
+
+
 async def test_rows_that_wait_are_bounded(world, door, aio_limiter, delivered, monkeypatch):
     monkeypatch.setattr(tally, "MAX_ROWS", 2)
     secret = publish_metered(world, TPM)
