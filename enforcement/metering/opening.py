@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
@@ -32,7 +33,6 @@ from enforcement.metering.typical import NONE_LEARNED, Learned, typical_tokens
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
-from enforcement.model.strict_json import EncodedJSON
 
 WHY_UNMETERED: Mapping[str, str] = {
     "method": "only a POST to a provider has a cost that can be read",
@@ -128,33 +128,30 @@ class Opening:
         return None if isinstance(self.asked, Unmetered) or not self.asked.changes else self.asked.written_cap
 
     @property
-    def about(self) -> dict[str, Any] | None:
+    def about(self) -> str | None:
         """
-        What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or
-        no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
+        What an operator needs to know of its reservation, as an object in JSON. None if no limit counts tokens or
+        money, or no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
         """
-        if self.estimate is None or isinstance(self.asked, Unmetered):
+        estimate, asked, terms = self.estimate, self.asked, self.terms
+        if estimate is None or isinstance(asked, Unmetered):
             return None
-        if METERED_UNITS.isdisjoint([limit.unit for limit in self.terms.limits]):
+        if METERED_UNITS.isdisjoint([limit.unit for limit in terms.limits]):
             return None
-        about: dict[str, Any] = {
-            "model": self.asked.attributes.get("model", ""),
-            "price_revision": self.price_revision,
-            "input": self.estimate.input,
-            "output": self.estimate.output,
-        }
-        if any(self.terms.quotes) and (prices := self._prices_by_cost()):
-            about["prices"] = prices
-        return about
+        model = encode_basestring_ascii(asked.attributes.get("model", ""))
+        prices = self._prices_by_cost() if any(terms.quotes) else ""
+        return (
+            f'{{"model":{model},"price_revision":{self.price_revision},"input":{estimate.input},'
+            f'"output":{estimate.output}{prices}}}'
+        )
 
-    def _prices_by_cost(self) -> EncodedJSON | None:
-        """Return the price of each limit of money that has one, by the name of its cost, or None if none has one."""
+    def _prices_by_cost(self) -> str:
+        """Return the price of each limit of money that has one, by the name of its cost. Empty if none has one."""
         names = self.terms.names or [cost_name(limit) for limit in self.terms.limits]
         rows = zip(names, self.terms.quotes, strict=True)
-        found = {name: quote.price for name, quote in rows if quote and quote.price}
         # No name needs escapes in JSON: it is a unit, perhaps with a digest.
-        texts = [f'"{name}":{price_text(price)}' for name, price in found.items()]
-        return EncodedJSON("{" + ",".join(texts) + "}") if texts else None
+        found = {name: f'"{name}":{price_text(quote.price)}' for name, quote in rows if quote and quote.price}
+        return f',"prices":{{{",".join(found.values())}}}' if found else ""
 
     def clamped(self, room: Sequence[int | None]) -> Opening | None:
         """

@@ -100,9 +100,15 @@ def price_to_json(price: Price) -> dict[str, Any]:
     }
 
 
-@lru_cache(1_024)
 def price_text(price: Price) -> str:
     """Return what :func:`price_to_json` does, encoded. Each reservation of money has it in its record."""
+    if not price.text:
+        object.__setattr__(price, "text", _price_text(price))
+    return price.text
+
+
+@lru_cache(1_024)
+def _price_text(price: Price) -> str:
     return json.dumps(price_to_json(price), separators=(",", ":"))
 
 

@@ -59,6 +59,7 @@ class Price:
         unbounded: Whether the provider has reported that it adds more tokens than can be published.
         default_cap: Output tokens of a request that names no cap, under policies that name none. 0: the usual number.
         source: The list that the price was found in, and for what. None: it was not found in one.
+        text: What :func:`~enforcement.metering.price_documents.price_text` has returned. Empty: it was not asked.
     """
 
     pattern: str
@@ -75,6 +76,7 @@ class Price:
     unbounded: bool = False
     default_cap: int = 0
     source: Source | None = field(default=None, repr=False, compare=False)
+    text: str = field(init=False, default="", repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:
         """Return the rates for a request with these tokens."""

@@ -21,12 +21,6 @@ class InvalidJSON(ValueError):
     """Text that is not JSON, or that two JSON readers could understand differently."""
 
 
-class EncodedJSON(str):
-    """A JSON value that is encoded already, and is written as it is."""
-
-    __slots__ = ()
-
-
 def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> Any:
     """
     Return the value of a JSON text, with integers as its only numbers, or raise InvalidJSON if it is ambiguous.

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, Self
 
 from enforcement.lua import function
@@ -20,7 +19,6 @@ from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import OPEN_RESERVATIONS, RECORD, Keys, marker_beside
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_NUMBER
-from enforcement.model.strict_json import EncodedJSON
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs
@@ -43,18 +41,12 @@ TOO_MANY: Final = -4
 _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", OUTSIDE_CALENDAR: "calendar"}
 """Why a settlement was not executed, by its reply."""
 _VERSION: Final = 1
-_AS_IT_IS: Final = frozenset((int, EncodedJSON))
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
-_LONGEST_KEPT: Final = 128
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
 
 
-_encoded_text = lru_cache(256)(_ENCODE)
-
-
-def _encoded(value: Any) -> str:
-    """Return a value as JSON. Names of models are short, and come again and again."""
-    return _encoded_text(value) if type(value) is str and len(value) <= _LONGEST_KEPT else _ENCODE(value)
+About = Mapping[str, Any] | str
+"""What a reservation is for: JSON values by name, or an object in JSON."""
 
 
 class TooManyReservations(Exception):
@@ -117,13 +109,13 @@ class RecordedRequest(Request[PlanT]):
         where: Where they are recorded. Its ``ident`` is the id of the request.
         life_seconds: After this time the reservation is lost, unless it is prolonged.
         head: What the record says of whose reservation it is, see :func:`record_head`.
-        about: JSON values that say what for, beside those in *head*. Their names need no escapes in JSON.
+        about: What it is for, beside what *head* says.
     """
 
     __slots__ = ("_about", "_head", "_life_seconds", "_where")
 
     def __init__(
-        self, plan: PlanT, costs: Costs, where: RecordKeys, *, life_seconds: float, head: str, about: Mapping[str, Any]
+        self, plan: PlanT, costs: Costs, where: RecordKeys, *, life_seconds: float, head: str, about: About
     ) -> None:
         super().__init__(plan, costs, True, where.ident)
         self._where = where
@@ -190,10 +182,9 @@ class RecordedRequest(Request[PlanT]):
         plan = self.plan
         if plan.fragments is None:
             plan.fragments = ",".join([_ENCODE(bound.recorded()) for bound in plan.bounds])
-        # Values are encoded one by one: for a whole object, a new encoder is made each time.
-        values = self._about.items()
-        about = [f',"{name}":{value if type(value) in _AS_IT_IS else _encoded(value)}' for name, value in values]
-        return f'{self._head}{"".join(about)},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
+        about = (self._about if isinstance(self._about, str) else _ENCODE(self._about))[1:-1]
+        about = about and f",{about}"
+        return f'{self._head}{about},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
 
 
 def record_head(values: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.records import About
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
@@ -221,14 +222,14 @@ class Admitting(Reserving):
         plan: LivePlan,
         costs: Costs,
         attributes: Attributes | None,
-        about: Mapping[str, Any] | None = None,
+        about: About | None = None,
     ) -> Admission:
         """
         Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied.
 
         Args:
-            about: JSON values for a record in the store, so that an operator can see and settle the reservation if this
-                process dies. None: no record is made.
+            about: What a record in the store says, so that an operator can see and settle the reservation if this
+                process dies, see :class:`~enforcement.plan.records.RecordedRequest`. None: no record is made.
         """
         if about is not None:
             return self._recorded(plan, costs, attributes, None, about)
@@ -246,7 +247,7 @@ class Admitting(Reserving):
         costs: Costs,
         attributes: Attributes | None,
         life: float | None,
-        about: Mapping[str, Any],
+        about: About,
     ) -> Admission:
         request = self._book.request(plan, costs, life, about)
         pipe, budget = self._pipe, self._budget

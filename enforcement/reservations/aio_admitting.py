@@ -16,6 +16,7 @@ from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.records import About
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
@@ -186,7 +187,7 @@ class AwaitedAdmitting(Reserving):
         plan: LivePlan,
         costs: Costs,
         attributes: Attributes | None,
-        about: Mapping[str, Any] | None = None,
+        about: About | None = None,
     ) -> Coroutine[Any, Any, Admission]:
         """
         Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied. See the sync
@@ -212,7 +213,7 @@ class AwaitedAdmitting(Reserving):
         costs: Costs,
         attributes: Attributes | None,
         life: float | None,
-        about: Mapping[str, Any],
+        about: About,
     ) -> Admission:
         book = self._book
         prolongs = life is None

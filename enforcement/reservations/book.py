@@ -7,10 +7,9 @@ There is no I/O here. Flows are generators of steps, which both limiters run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
@@ -18,6 +17,7 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, check_costs, check_units, own_costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.records import (
+    About,
     Conclusion,
     RecordedRequest,
     RecordKeys,
@@ -54,14 +54,14 @@ class ReservationBook:
         self._asker = Asker(engine.health)
 
     def request(
-        self, plan: LivePlan, costs: Costs, life_seconds: float | None, about: Mapping[str, Any]
+        self, plan: LivePlan, costs: Costs, life_seconds: float | None, about: About
     ) -> RecordedRequest[LivePlan]:
         """
         Return a new request that is recorded when it is charged.
 
         Args:
             life_seconds: After this time it is lost. None: this process prolongs it until it is settled.
-            about: JSON values for the record besides whose it is.
+            about: See :class:`~enforcement.plan.records.RecordedRequest`.
         """
         instance, kept = self._engine.agent.identity.id, plan.record
         if kept is None or kept[0] != instance:

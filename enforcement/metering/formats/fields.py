@@ -35,6 +35,9 @@ class Fields:
         return Fields(" ".join(self.names | other.names), **{**self.nested, **other.nested})
 
 
+_HOLDERS: Final = frozenset((list, dict))
+
+
 def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
     """
     Return the way to each field of a request that is not listed, such as ``messages.note``.
@@ -56,8 +59,10 @@ def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
                 continue
             if not one.keys() <= names:
                 found += [f"{way}{name}" for name in one.keys() - names if one[name] is not None]
-            for name, inner in one.items() if nested else ():
-                if name in nested and (type(inner) is list or type(inner) is dict):
+            if not nested or _HOLDERS.isdisjoint(map(type, one.values())):
+                continue  # as most messages are
+            for name, inner in one.items():
+                if name in nested and type(inner) in _HOLDERS:
                     waiting.append((inner, nested[name], f"{way}{name}."))
     return found
 
