@@ -1,8 +1,9 @@
 -- The algorithms, each a table of the same small functions over a state:
 --   read(s, spec, key, now, value)
 --                              fills s with the state of a counter, brought forward to `now`; spec: see spec_of below; value: what
---                              the key holds, if known. s.room is what fits now: perhaps a fraction, and negative after an
---                              overdraft. false: `now` lies outside the boundaries in spec.b; nil: the counter was lost
+--                              the key holds, false: nothing, nil: not known. s.room is what fits now: perhaps a fraction, and
+--                              negative after an overdraft. false: `now` lies outside the boundaries in spec.b; nil: the counter
+--                              was lost
 --   wait(s, cost)              microseconds until `cost` <= cap fits, if nothing else is charged; -2: never
 --   reset(s)                   microseconds until nothing of what was charged is felt any more; -2: never
 --   mark(s)                    what names the window that a charge falls into, for a later settlement
@@ -55,7 +56,7 @@ end
 function fixed.read(s, spec, key, now, value)
   local cap = spec.cap
   s.cap = cap
-  value = value or call('GET', key)
+  if value == nil then value = call('GET', key) end
   if value then
     local used, ends, last = unpack_doubles('>ddd', value)
     local behind = false
@@ -155,7 +156,7 @@ function rolling.read(s, spec, key, now, value)
   local present, length, number = numbered_window(now, b)
   if not present then return false end
   local used, ends, last, stamp, own, before, had, spent = 0, 0, now, 0, nil, nil, 0, 0
-  value = value or call('GET', key)
+  if value == nil then value = call('GET', key) end
   s.behind = false
   if value then
     used, ends, last = unpack_doubles('>ddd', value)
@@ -271,7 +272,7 @@ end
 
 function sliding.read(s, spec, key, now, value)
   local a, current, previous, kept, behind = spec.a, 0, 0, false, false
-  value = value or call('GET', key)
+  if value == nil then value = call('GET', key) end
   if value then
     local known, before, last = unpack_doubles('>ddd', value)
     behind = last - now > a
@@ -462,7 +463,7 @@ local bucket = {}
 
 function bucket.read(s, spec, key, now, value)
   local cap, a, unit, level, since, idle, behind = spec.cap, spec.a, spec.b[1], 0, now, false, false
-  value = value or call('GET', key)
+  if value == nil then value = call('GET', key) end
   if value then
     local kept, kept_unit, last, kept_since = unpack_doubles('>dddd', value)
     if now < last then
@@ -638,7 +639,8 @@ local function spec_of(text)
   if #text > MAX_SPEC_LENGTH or not (letter and fits(algorithm, cap, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
     refuse('limit', "must be 'letter|capacity|a|b|flags'", text)
   end
-  local spec = {algorithm = algorithm, cap = cap, a = a, b = b, shadow = flags == 's'}
+  local is_fixed, is_durable = algorithm == fixed or algorithm == durable, algorithm == durable
+  local spec = {algorithm = algorithm, cap = cap, a = a, b = b, shadow = flags == 's', fixed = is_fixed, durable = is_durable}
   if kept_specs >= MAX_SPECS then specs, kept_specs = {}, 0 end
   specs[text], kept_specs = spec, kept_specs + 1
   return spec

@@ -1,5 +1,5 @@
 -- The names carry the version of the interface, so that old and new enforcers run side by side.
-redis.register_function('sg3_decide', function(keys, args) return packed(decide(keys, args)) end)
+redis.register_function('sg3_decide', decide_packed)
 redis.register_function('sg3_lease', function(keys, args) return packed(lease(keys, args)) end)
 redis.register_function('sg3_enrol', enrol)
 redis.register_function('sg3_enrol_settle', enrol_settle)
