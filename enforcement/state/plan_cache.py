@@ -9,7 +9,7 @@ that sends many values once each can therefore evict only other plans that were 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from enforcement.state.recent_limits import RecentLimits
@@ -110,9 +110,10 @@ class PlanCache:
         """
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
-    def plans(self) -> list[LivePlan]:
-        """Return all plans in a new list. A plan with overflow counters is in it once for each name."""
-        return [plan for kept in (self._probation, self._protected, self._overflowed) for plan in kept.copy().values()]
+    def plans(self) -> Iterator[LivePlan]:
+        """Yield all plans, of each kind the latest first. A plan with overflow counters comes once for each name."""
+        for kept in (self._overflowed, self._protected, self._probation):
+            yield from reversed(list(kept.values()))
 
     def clear(self) -> None:
         """Drop all plans and all else that is kept, as a child process does after a fork."""

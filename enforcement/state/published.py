@@ -252,7 +252,7 @@ class PublishedState:
     def entries(self) -> list[TokenEntry]:
         """Return the entries of all known tokens in a new list."""
         with self._lock:
-            return list(self._tokens.known().values())
+            return self._tokens.entries()
 
     def cached(self) -> list[str]:
         """Return a list of the digests of all known tokens."""

@@ -160,6 +160,10 @@ class TokenCache:
                 entries[digest] = entry
         return entries, problems
 
+    def entries(self) -> list[TokenEntry]:
+        """Return the entries of all tokens that exist in a new list, the latest last."""
+        return list(self._known.values())
+
     def known(self) -> OrderedDict[str, TokenEntry]:
         """Return a copy of all tokens that exist, by digest."""
         return self._known.copy()
