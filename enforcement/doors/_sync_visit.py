@@ -49,7 +49,7 @@ class NotManaged(RuntimeError):
 class SyncVisit:
     """One request, the decisions made on it, and what it holds until its response is complete."""
 
-    _conditional: tuple[tuple[Admission, Condition], ...] = ()
+    _conditional: tuple[tuple[Admission, Condition, Callable[[], Decision]], ...] = ()
 
     def __init__(self, installed: Installed) -> None:
         self.installed = installed
@@ -69,15 +69,21 @@ class SyncVisit:
             return self._passed(limiter.hit(limits, key, costs))
         decision = self._hold(partial(limiter.open_admission, limits, key, costs))
         if charge_if is not None:
-            self._conditional = (*self._conditional, (self._held[-1], charge_if))
+            again = partial(limiter.peek, limits, key, 0)
+            self._conditional = (*self._conditional, (self._held[-1], charge_if, again))
         return decision
 
     def settle(self, response: Any) -> None:
-        """Give back each charge whose condition the response does not meet. A condition that fails ends the visit."""
+        """
+        Give back each charge whose condition the response does not meet, and show what is left then. A condition that
+        fails ends the visit.
+        """
+        conditional, self._conditional = self._conditional, ()
         try:
-            for admission, condition in self._conditional:
+            for admission, condition, again in conditional:
                 if not condition(response):
                     admission.cancel()
+                    self.decisions = [again() if it is admission.decision else it for it in self.decisions]
         except BaseException:
             self.end(500)
             raise
@@ -198,10 +204,10 @@ class DjangoVisit(SyncVisit):
         """
         Add the header fields to the response, end the visit now or at the end of a stream, and return the response.
         """
+        self.settle(response)
         self.add_headers(response.headers)
         if not self._held:
             return response
-        self.settle(response)
         if response.streaming:
             body = _AsyncBody if response.is_async else SyncBody
             response.streaming_content = body(response.streaming_content, self, response)

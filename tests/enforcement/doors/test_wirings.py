@@ -710,6 +710,7 @@ def test_flask_charges_by_the_response(flask: Flask) -> None:
     flask.add_url_rule("/a/<int:status>", view_func=view, endpoint="a")
 
     asked = ["GET /a/200", "GET /a/200", "GET /a/404", "GET /a/200"]
+    assert flask.test_client().get("/a/200").headers["RateLimit"].startswith('"1-per-hour";r=1;')
     assert statuses(flask.test_client(), *asked) == [OK, OK, 404, 429]
 
 
