@@ -5,6 +5,7 @@ from django.core.management import CommandError, call_command
 
 from controlplane.core.store import keys
 from controlplane.publishing import publisher
+from controlplane.publishing.management.commands import publish as command
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -50,13 +51,21 @@ def test_all_removes_tokens_that_sql_does_not_know(store, client_of_store, token
     assert token_document(token.digest) is None
 
 
-def test_another_publisher_at_work_is_an_error(store, client_of_store):
+def test_another_publisher_at_work_is_an_error(store, client_of_store, monkeypatch):
     """The command did nothing itself, and must not say that nothing was pending."""
+    monkeypatch.setattr(command, "PATIENCE_SECONDS", 0.0)
     client_of_store.set(keys().lock(publisher.LOCK), "another", px=5_000)
 
     with pytest.raises(CommandError, match="Another publisher is at work"):
         publish("--all")
     assert OutboxEntry.objects.filter(revision=None).exists()
+
+
+def test_another_publisher_that_ends_soon_is_waited_for(store, client_of_store):
+    """A command that is typed while the worker publishes a change has no reason to fail."""
+    client_of_store.set(keys().lock(publisher.LOCK), "another", px=400)
+
+    assert publish("--all") == "Published revision 1.\n"
 
 
 def test_a_store_that_is_away_is_an_error(store):

@@ -12,6 +12,8 @@ from enforcement.model.documents import MAX_EPOCH
 from enforcement.store.client import STORE_ERRORS
 
 MOST_REASON = 500
+# For how long a publisher that came first is waited for. One change takes milliseconds.
+PATIENCE_SECONDS = 10.0
 WIDTH = 30
 REDRAWN_SECONDS = 0.1
 
@@ -57,11 +59,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         reason = _reason_of(options)
         try:
-            revision = self._publish(options["all"], reason)
+            revision = self._publish(options["all"], reason) or _publish_after_others()
         except (*STORE_ERRORS, publisher.Postponed) as exc:
             raise CommandError(f"Nothing was published, and the changes stay pending: {exc}") from exc
-        if revision is None and OutboxEntry.objects.filter(revision=None).exists():
-            raise CommandError("Another publisher is at work. The changes stay pending, and the worker publishes them.")
         self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
 
     def _publish(self, everything: bool, reason: str) -> int | None:
@@ -81,6 +81,22 @@ class Command(BaseCommand):
         finally:
             if bar:
                 bar.clear()
+
+
+def _publish_after_others() -> int | None:
+    """
+    Publish what another publisher has left, and return the last revision, or None if nothing was pending.
+
+    Raises:
+        CommandError: The other one is still at work.
+    """
+    revision, ends = None, time.monotonic() + PATIENCE_SECONDS
+    while OutboxEntry.objects.filter(revision=None).exists():
+        if time.monotonic() > ends:
+            raise CommandError("Another publisher is at work. The changes stay pending, and the worker publishes them.")
+        publisher.publish_pending()  # waits a moment for the lock
+        revision = publisher.last_revision()
+    return revision
 
 
 def _reason_of(options: dict[str, Any]) -> str:
