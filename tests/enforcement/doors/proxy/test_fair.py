@@ -51,8 +51,10 @@ def fair(start: Callable[..., Running], scripted: Callable) -> Callable[[str], R
 
 
 def memory(proxy: Running) -> float:
-    line = next(it for it in Path(f"/proc/{proxy.pid}/status").read_text().splitlines() if it.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
+    """Return the MiB of its process, and of the worker that h2corn starts."""
+    pids = [str(proxy.pid), *Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()]
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def metrics(proxy: Running) -> str:
