@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-HELD, AIMED, MISSED, ABSENT, TOLD = "held", "aim", "MISSED", "not available yet", ""
+from benchmarks.measure import Series
+
+HELD, AIMED, MISSED, ABSENT, TOLD, NOISY = "held", "aim", "MISSED", "not available yet", "", "no verdict"
+QUIET = 0.20
+"""How far apart the rounds of the plainest call may lie, (most - least) / median, for a verdict on its group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Row:
         ours, theirs: The two medians with their unit, as people read them.
         ratio: Median of the ratios; None: not measured, for a reason in *ours*.
         bar: None: nothing is promised.
+        noise: That of its group. None: it is not known, or does not matter.
     """
 
     figure: str
@@ -47,13 +53,19 @@ class Row:
     theirs: str
     ratio: float | None
     bar: Bar | None = None
+    noise: float | None = None
 
     @property
     def mark(self) -> str:
-        """``aim``, ``held``, ``MISSED``, ``not available yet``, or nothing where nothing is promised."""
+        """
+        ``aim``, ``held`` or ``MISSED``; ``no verdict`` in a noisy group; ``not available yet``; or nothing where
+        nothing is promised.
+        """
         if self.ratio is None:
             return ABSENT
-        return self.bar.judge(self.ratio) if self.bar else TOLD
+        if self.bar is None:
+            return TOLD
+        return NOISY if self.noise is not None and self.noise > QUIET else self.bar.judge(self.ratio)
 
     @property
     def told(self) -> str:
@@ -69,6 +81,40 @@ class Row:
         return {**asdict(self), "mark": self.mark}
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """
+    Rows that were measured together.
+
+    Args:
+        name: Where its candidates stand among all.
+        measures: Sentences that say what its figures are.
+        series: None: it has none.
+        noise: How far apart the rounds of its plainest call lie. None: it has no such call.
+        times: How often it was measured. The quietest time is told.
+    """
+
+    name: str
+    measures: str
+    rows: Sequence[Row]
+    series: Series | None = None
+    noise: float | None = None
+    times: int = 1
+
+    @classmethod
+    def of(cls, name: str, measures: str, rows: Sequence[Row], series: Series | None, noise: float | None) -> Self:
+        """Return a group whose rows know its noise."""
+        return cls(name, measures, [replace(row, noise=noise) for row in rows], series, noise)
+
+    @property
+    def noise_told(self) -> str:
+        """Its noise, and what follows from it; empty if it is not known."""
+        if self.noise is None:
+            return ""
+        repeated = f", the least of {self.times} times" if self.times > 1 else ""
+        return f"Noise {self.noise:.0%}{repeated}{': no verdict' * (self.noise > QUIET)}."
+
+
 EVALSHA = Bar(1.00, 0.75)
 PEER = Bar(0.95, 0.70)
 THREE_CALLS = Bar(0.40, 0.28)
@@ -77,6 +123,8 @@ CONCURRENT_ONE = Bar(3, 7, at_least=True)
 CONCURRENT_THREE = Bar(6, 14, at_least=True)
 NO_ERROR = Bar(0, 0)
 STORE_TIME = Bar(0.50, 0.30)
+PIPELINED_ONE = Bar(1.5, 1.4)
+PIPELINED_THREE = Bar(3.0, 2.8)
 LEASED = Bar(1.5, 3, at_least=True)
 KNOWN_DENIAL = Bar(1 / 40, 1 / 100, inverse=True)
 DOOR = Bar(0.60, 0.30)

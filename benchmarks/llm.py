@@ -34,6 +34,9 @@ SETTLE_SECONDS = 10.0
 LEFT = "Sluicegate, clients leave a model that thinks"
 _LEFT = "requests/s of a core (CPU a request), clients leave a model that thinks / clients stay"
 _KEPT = "tokens that stay charged for a client that left / the cap of its request"
+_MEASURES = (
+    "Each proxy has a core of its own while it is asked. The generator, the provider and the store share the other one."
+)
 _RATE = f"requests/s of a core (CPU a request), {MANY} connections / LiteLLM"
 _ADDED = {
     ("p50", FEW): f"added p50, {FEW} connection / LiteLLM",
@@ -48,28 +51,28 @@ def main(arguments: Sequence[str]) -> int:
     pinned, start = pin(), time.monotonic()
     with world() as store:
         rows, series, versions = compare(store, effort)
-        made = report.Report(
-            effort, pinned, store.name, rows, series, _noise(series), time.monotonic() - start, versions
-        )
+        noise = series.spread(_candidate(BARE, FEW)) if series is not None else None
+        group = figures.Group.of("llm", _MEASURES, rows, series, noise)
+        made = report.Report(effort, pinned, store.name, [group], time.monotonic() - start, versions)
     print(report.plain(rows))
     print(f"\n{pinned} Noise: {made.noise_told}. {made.seconds:.0f} s.")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(made.to_json(), indent=1) + "\n")
-    if not options.quick and series:
+    if not options.quick and series is not None:
         (HERE / "RESULTS-LLM.md").write_text(made.markdown("make bench-llm"))
     return 1 if any(row.mark == MISSED for row in rows) and not options.quick else 0
 
 
-def compare(store: World, effort: Effort) -> tuple[list[Row], dict[str, Series], dict[str, str]]:
+def compare(store: World, effort: Effort) -> tuple[list[Row], Series | None, dict[str, str]]:
     """
-    Measure the provider alone, and behind each proxy. Return rows, series by name, and the version of LiteLLM.
+    Measure the provider alone, and behind each proxy. Return rows, series, and the version of LiteLLM.
 
     The core that is measured has nothing but the proxies. The generator, the provider and the store share the other
     one. Ours meters each request and charges it to a limit of tokens; LiteLLM checks its master key.
     """
     core, python = other_core(), found(LITELLM)
     if core is None or python is None:
-        return [figures.absent(name, figures.LITELLM) for name in _ADDED.values()], {}, {}
+        return [figures.absent(name, figures.LITELLM) for name in _ADDED.values()], None, {}
     fields = {BARE: "", OURS: authorization(store.tokens("tokens", 1)[0]), LITELLM: authorization(KEY)}
     rounds: dict[str, Round] = {}
     with ExitStack() as stack:
@@ -90,7 +93,7 @@ def compare(store: World, effort: Effort) -> tuple[list[Row], dict[str, Series],
         series = interleave(rounds, effort.rounds)
         kept = asyncio.run(_kept(store, token)) / sum(left)
     rows = [*_rows(series), Row(_KEPT, f"{kept:.0f}", f"{THINKING_CAP}", kept / THINKING_CAP, figures.KEPT)]
-    return rows, {"llm": series}, {LITELLM: version_of(python)}
+    return rows, series, {LITELLM: version_of(python)}
 
 
 def _leave(server: Server, fields: str, effort: Effort, left: list[int]) -> Sample:
@@ -134,10 +137,6 @@ def _rows(series: Series) -> list[Row]:
         bar = figures.LITELLM_RATE if shown == _RATE else None
         rows.append(Row(shown, *both, series.ratio(*pair, "per_second"), bar))
     return rows
-
-
-def _noise(series: dict[str, Series]) -> dict[str, float]:
-    return {name: it.spread(_candidate(BARE, FEW)) for name, it in series.items()}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -37,7 +37,7 @@ class SyncPeers:
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
-        self._script = self.redis.script_load(SCRIPT)
+        self.script = self.redis.script_load(SCRIPT)
         self.fixed = FixedWindowRateLimiter(RedisStorage(url))
         self.sliding = SlidingWindowCounterRateLimiter(RedisStorage(url))
         self.memory = FixedWindowRateLimiter(MemoryStorage())
@@ -51,7 +51,7 @@ class SyncPeers:
 
     def evalsha(self, key: str) -> None:
         """Decide by the least script."""
-        self.redis.evalsha(self._script, 1, f"script:{key}", 1, FAR, 60_000)
+        self.redis.evalsha(self.script, 1, f"script:{key}", 1, FAR, 60_000)
 
     def three(self, key: str) -> None:
         """Decide by three calls of `limits`, as its documentation has it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import enforcement
-from benchmarks.figures import Row
+from benchmarks.figures import QUIET, Group, Row
 from benchmarks.measure import Effort, Series
 from benchmarks.peers import VERSIONS
 
@@ -26,23 +26,33 @@ class Report:
     effort: Effort
     pinned: str
     store: str
-    rows: Sequence[Row]
-    series: Mapping[str, Series]
-    noise: Mapping[str, float]
+    groups: Sequence[Group]
     seconds: float
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what was measured beside those that every run names."""
 
     @property
+    def rows(self) -> list[Row]:
+        """The rows of all groups."""
+        return [row for group in self.groups for row in group.rows]
+
+    @property
+    def series(self) -> dict[str, Series]:
+        """What was measured, by the name of the group."""
+        return {group.name: group.series for group in self.groups if group.series is not None}
+
+    @property
     def noise_told(self) -> str:
-        """The noise, readable."""
-        return ", ".join(f"{name} {share:.0%}" for name, share in self.noise.items()) or "not measured"
+        """The noise of each group, readable."""
+        noises = [f"{group.name} {group.noise:.0%}" for group in self.groups if group.noise is not None]
+        return ", ".join(noises) or "not measured"
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it."""
         return {
             "pinned": self.pinned,
-            "noise": {name: round(share, 3) for name, share in self.noise.items()},
+            "noise": {group.name: round(group.noise, 3) for group in self.groups if group.noise is not None},
+            "times": {group.name: group.times for group in self.groups},
             "seconds": round(self.seconds, 1),
             "machine": machine(),
             "versions": {**versions(self.store), **self.versions},
@@ -58,10 +68,15 @@ class Report:
             f"- Machine: {machine()}.",
             f"- Versions: {named}.",
             f"- {self.pinned} {self.effort.rounds} rounds, candidates in turn, medians.",
-            f"- Noise: the rounds of the plainest calls lie so far apart: {self.noise_told}.",
+            "- Noise is how far apart the rounds of the plainest call of a group lie, (most - least) / median. "
+            f"A group above {QUIET:.0%} was measured again, and has no verdict if it stayed noisy.",
         ]
-        parts = ["# Results", "\n".join(facts), _markdown(HEAD, cells(self.rows)), *pictures, "## Every candidate"]
-        parts += ["Microseconds of one call, and calls a second.", _markdown(*self._everything())]
+        parts = ["# Results", "\n".join(facts)]
+        for group in self.groups:
+            parts += [f"## {group.name.capitalize()}", f"{group.measures} {group.noise_told}".strip()]
+            parts.append(markdown_table(HEAD, cells(group.rows)))
+        parts += [*pictures, "## Every candidate"]
+        parts += ["Microseconds of one call, and calls a second.", markdown_table(*self._everything())]
         return "\n\n".join(parts) + "\n"
 
     def _everything(self) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -102,7 +117,8 @@ def plain(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     table = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 

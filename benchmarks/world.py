@@ -57,7 +57,7 @@ class World:
     """One server with its documents."""
 
     def __init__(self, server: ValkeyServer) -> None:
-        self.url = server.url
+        self.url, self.port = server.url, server.port
         self._published = Published(server.url)
         self.keys, self.client = self._published.keys, self._published.client
         self._made = 0

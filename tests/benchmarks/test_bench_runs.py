@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import KNOWN_DENIAL, LEASED, Bar
+from benchmarks.bench import ALL, Part, steady
+from benchmarks.figures import KNOWN_DENIAL, LEASED, Bar, Row
+from benchmarks.measure import Effort, Sample, Series
+from benchmarks.report import Report
 from tests.apart import program, python_of
 from tests.proxies.running import installed
 from tests.repository import ROOT
@@ -16,13 +19,13 @@ from tests.scale import scale
 SHORT = """
 import json
 
-from benchmarks import tasks, threads
+from benchmarks import pipelines, tasks, threads
 from benchmarks.doors.asking import latency
 from benchmarks.measure import Effort
 from benchmarks.world import world
 
 with world() as store:
-    for compare in (threads.compare, threads.leases, threads.denials, tasks.compare, latency):
+    for compare in (threads.compare, threads.leases, threads.denials, tasks.compare, pipelines.compare, latency):
         rows, series = compare(store, Effort.quick())
         print(json.dumps([len(rows), [row.figure for row in rows if row.ratio is None], series.to_json()]))
 """
@@ -34,7 +37,7 @@ def test_a_comparison_has_figures() -> None:
 
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [absent for rows, absent, _ in found if rows] == [[], [], [], [], []]
+    assert [absent for rows, absent, _ in found if rows] == [[], [], [], [], [], []]
     assert all(values["p50"] > 0 and values["per_second"] > 0 for *_, series in found for values in series.values())
 
 
@@ -81,3 +84,40 @@ def test_every_promise_is_measured(tmp_path: Path) -> None:
 def test_a_ratio_is_judged_by_its_bounds(bar: Bar, ratio: float, mark: str) -> None:
     """Where more is better, less is missed; elsewhere more is."""
     assert bar.judge(ratio) == mark
+
+
+def part(*spreads: float) -> Part:
+    """Return a part whose rounds lie so far apart, one time after the other, and which misses its promise."""
+    times = iter(spreads)
+
+    def compare(store: object, effort: Effort) -> tuple[list[Row], Series]:
+        p50s = (10.0, 10.0, 10.0 + 10.0 * next(times))
+        return [Row("ours / theirs", "9 us", "3 us", 3.0, Bar(1, 0.5))], Series(
+            {"plain": [Sample(p, p, 1) for p in p50s]}
+        )
+
+    return Part("part", "What it measures.", compare, ("plain", "p50"))
+
+
+@pytest.mark.parametrize(
+    ("spreads", "times", "noise", "mark"),
+    [
+        ((0.2,), 1, 0.2, "MISSED"),
+        ((0.9, 0.1), 2, 0.1, "MISSED"),
+        ((0.9, 0.3, 0.4), 3, 0.3, "no verdict"),
+    ],
+)
+def test_what_is_noisy_is_measured_again_or_has_no_verdict(spreads, times, noise, mark) -> None:
+    """The page says how noisy a group was, how often it was measured, and what its figures are."""
+    group = steady(part(*spreads), None, Effort())
+
+    page = Report(Effort(), "", "valkey", [group], 1.0).markdown("make bench")
+    assert (group.times, group.noise, [row.mark for row in group.rows]) == (times, pytest.approx(noise), [mark])
+    assert f"What it measures. Noise {noise:.0%}" in page
+    assert ("no verdict." in page) == (mark == "no verdict")
+
+
+def test_each_group_says_what_it_measures() -> None:
+    """In whole sentences, and under a name of its own."""
+    assert all(part.measures.endswith(".") for part in ALL)
+    assert len({part.name for part in ALL}) == len(ALL)
