@@ -1,6 +1,7 @@
 """
 ``python -m benchmarks`` measures decisions beside their peers, ``compare`` two trees, ``llm`` proxies for models,
-``admin`` the pages of the admin, ``drain`` how usage gets into the database, and ``publish`` how changes get out of it.
+``admin`` the pages of the admin, ``drain`` how usage gets into the database, ``publish`` how changes get out of it, and
+``cluster`` decisions on several primaries.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the six commands. Return its exit code."""
+    """Run one of the seven commands. Return its exit code."""
     # Each command imports what it needs: comparing trees needs no peers and no matplotlib.
     if arguments[:1] == ["compare"]:
         from benchmarks.compare import command
@@ -31,6 +32,10 @@ def main(arguments: list[str]) -> int:
         from benchmarks import publish
 
         return publish.main(arguments[1:])
+    if arguments[:1] == ["cluster"]:
+        from benchmarks.cluster import command as cluster
+
+        return cluster.main(arguments[1:])
     from benchmarks import bench
 
     return bench.main(arguments)

@@ -170,12 +170,12 @@ class SentinelTrio(Servers):
 class ClusterServer(ValkeyServer):
     """A node: what it keeps for others it says on a port of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_ms: int = 1_000) -> None:
         self.bus = 0
         config = {
             **QUICK,
             "cluster-enabled": "yes",
-            "cluster-node-timeout": "1000",
+            "cluster-node-timeout": str(timeout_ms),
             "cluster-replica-validity-factor": "0",
             "cluster-require-full-coverage": "no",
         }
@@ -191,15 +191,16 @@ class ClusterServer(ValkeyServer):
 
 class Cluster(Servers):
     """
-    Three primaries, with a replica each if wanted, that fail over within about two seconds.
+    Three primaries, or as many as wanted, with a replica each if wanted, that fail over within about two seconds.
 
     Attributes:
-        primaries: Each serves a third of the slots, in order, as long as nobody changes that.
+        primaries: Each serves a third of the slots, or its share, in order, as long as nobody changes that.
         replicas: ``replicas[i]`` of ``primaries[i]``.
     """
 
-    def __init__(self, *, replicas: bool = True) -> None:
+    def __init__(self, *, replicas: bool = True, count: int = 3, timeout_ms: int = 1_000) -> None:
         super().__init__()
+        self.count, self._timeout_ms = count, timeout_ms
         self.primaries: list[ClusterServer] = []
         self.replicas: list[ClusterServer] = []
         self._with_replicas = replicas
@@ -209,10 +210,11 @@ class Cluster(Servers):
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.primaries)
 
     def build(self) -> None:
-        servers = self.run([ClusterServer() for _ in range(6 if self._with_replicas else 3)])
-        self.primaries, self.replicas = servers[:3], servers[3:]
+        nodes = self.count * (2 if self._with_replicas else 1)
+        servers = self.run([ClusterServer(self._timeout_ms) for _ in range(nodes)])
+        self.primaries, self.replicas = servers[: self.count], servers[self.count :]
         for number, server in enumerate(self.primaries):
-            first, last = number * 16_384 // 3, (number + 1) * 16_384 // 3 - 1
+            first, last = number * 16_384 // self.count, (number + 1) * 16_384 // self.count - 1
             execute(server, "CLUSTER", "ADDSLOTSRANGE", first, last)
             execute(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for server in servers[1:]:
@@ -225,8 +227,9 @@ class Cluster(Servers):
         assert eventually(self.healthy, 20, ASKING_SECONDS)
 
     def index_of(self, key: str) -> int:
-        """Return which third a key lies in."""
-        return next(i for i in range(3) if slot_of(key.encode()) < (i + 1) * 16_384 // 3)
+        """Return which third a key lies in, or which share."""
+        slot = slot_of(key.encode())
+        return next(i for i in range(self.count) if slot < (i + 1) * 16_384 // self.count)
 
     def owner(self, key: str) -> ValkeyServer:
         """Return the primary that serves a key at first."""

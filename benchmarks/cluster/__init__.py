@@ -1,0 +1,1 @@
+"""Decisions on a cluster, and how far they scale."""
