@@ -23,6 +23,7 @@ from enforcement.limiter import Limiter
 
 PAGE = Path(__file__).resolve().parent.parent / "RESULTS-CLUSTER.md"
 SIZES = (3, 6)
+EFFORT = Effort(rounds=5, calls=500, concurrent_calls=3_000, local_calls=5_000)
 _HEAD = ("what", "p50", "calls a decision", "CPU of all nodes a decision", "CPU of the fullest node")
 _WAYS = {
     pipelines.DECIDE[1]: "1 limit, 50 in flight on one connection, as tasks",
@@ -58,7 +59,7 @@ class Single(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Measure clusters of each size, and print the page. Return 0."""
     options = _options(arguments)
-    effort = Effort.quick() if options.quick else Effort()
+    effort = Effort.quick() if options.quick else EFFORT
     pinned, start = pin(), time.monotonic()
     with world() as store:
         single, name = _single(store, effort), store.name

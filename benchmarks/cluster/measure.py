@@ -36,7 +36,7 @@ KINDS: Mapping[str, Kind] = {
     "leased own limit, leased global limit": Kind(LEASED, EVERYONE_LEASED),
 }
 PIPELINED, HOT, HOT_LEASED = "own limit, pipelined", "one counter, pipelined", "one counter, leased"
-WARM_CALLS = 1_500
+WARM_CALLS = 1_000
 """Before those that count: leases begin when a token has had ten requests within a quarter of a second."""
 _HOT_KEY = "all"
 

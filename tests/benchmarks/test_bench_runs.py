@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import ALL, Part, steady
-from benchmarks.figures import KNOWN_DENIAL, LEASED, Bar, Row
+from benchmarks.figures import KNOWN_DENIAL, LEASED, NO_ERROR, Bar, Row
 from benchmarks.measure import Effort, Sample, Series
 from benchmarks.report import Report
 from tests.apart import program, python_of
@@ -92,9 +92,8 @@ def part(*spreads: float) -> Part:
 
     def compare(store: object, effort: Effort) -> tuple[list[Row], Series]:
         p50s = (10.0, 10.0, 10.0 + 10.0 * next(times))
-        return [Row("ours / theirs", "9 us", "3 us", 3.0, Bar(1, 0.5))], Series(
-            {"plain": [Sample(p, p, 1) for p in p50s]}
-        )
+        rows = [Row("ours / theirs", "9 us", "3 us", 3.0, Bar(1, 0.5)), Row("errors", "0", "9", 0.0, NO_ERROR)]
+        return rows, Series({"plain": [Sample(p, p, 1) for p in p50s]})
 
     return Part("part", "What it measures.", compare, ("plain", "p50"))
 
@@ -112,7 +111,7 @@ def test_what_is_noisy_is_measured_again_or_has_no_verdict(spreads, times, noise
     group = steady(part(*spreads), None, Effort())
 
     page = Report(Effort(), "", "valkey", [group], 1.0).markdown("make bench")
-    assert (group.times, group.noise, [row.mark for row in group.rows]) == (times, pytest.approx(noise), [mark])
+    assert (group.times, group.noise, [row.mark for row in group.rows]) == (times, pytest.approx(noise), [mark, "aim"])
     assert f"What it measures. Noise {noise:.0%}" in page
     assert ("no verdict." in page) == (mark == "no verdict")
 
