@@ -70,18 +70,20 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
         parts.manage(ROOT, "migrate", "--no-input", "-v", "0")
         secret = parts.manage(ROOT, "shell", "-v", "0", "-c", START).split()[-1]
         parts.worker("worker", ROOT)
-        web, proxy = parts.web("web", ROOT), parts.proxy("proxy", ROOT, parts.upstream())
+        own = free_port()
+        web, metrics = parts.web("web", ROOT), f"http://127.0.0.1:{own}"
+        proxy = parts.proxy("proxy", ROOT, parts.upstream(), SLUICEGATE_METRICS_PORT=str(own))
         with Limiter(store.url, timeout=2.0) as limiter:
             assert limiter.reserve(secret, life=1).id  # ends as lost, because nobody settles it
         # A revision that an instance can acknowledge. The first one had none.
         parts.manage(ROOT, "shell", "-v", "0", "-c", CHANGE)
         load = Load(secret, proxy)
         store.freeze()  # so that calls fail
-        assert eventually(lambda: failures(proxy) > 0)
+        assert eventually(lambda: failures(metrics) > 0)
         store.thaw()
         port = free_port()
         shutil.copy(FOLDER / "rules.yaml", tmp_path)
-        (tmp_path / "prometheus.yaml").write_text(configuration({"enforcers": proxy, "control-plane": web}))
+        (tmp_path / "prometheus.yaml").write_text(configuration({"enforcers": metrics, "control-plane": web}))
         options = [f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/tsdb"]
         with (tmp_path / "log" / "prometheus").open("wb") as log:
             asked = subprocess.Popen(
@@ -95,8 +97,8 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
             asked.wait(30)
 
 
-def failures(proxy: str) -> float:
-    with urllib.request.urlopen(f"{proxy}/metrics", timeout=10) as reply:
+def failures(metrics: str) -> float:
+    with urllib.request.urlopen(f"{metrics}/metrics", timeout=10) as reply:
         return sum(float(one) for one in re.findall(r"sluicegate_store_failures_total{.*} (.*)", reply.read().decode()))
 
 

@@ -117,12 +117,12 @@ class Parts:
     def beat(self, name: str, tree: Path) -> None:
         self.start(name, tree, f"{CELERY} beat --pidfile= --schedule {self.log / name}.schedule")
 
-    def proxy(self, name: str, tree: Path, upstream: str) -> str:
+    def proxy(self, name: str, tree: Path, upstream: str, **environment: str) -> str:
         """Start a ready-made proxy and return its address once it has policies to enforce."""
         port = free_port()
         # 0.2.0 has no command for it.
         command = f"enforcement proxy --port {port}" if tree == ROOT else f"{uvicorn(port)} {OLD_PROXY}"
-        extra = {"SLUICEGATE_INSTANCE": name, "SLUICEGATE_UPSTREAM_URL": upstream}
+        extra = {"SLUICEGATE_INSTANCE": name, "SLUICEGATE_UPSTREAM_URL": upstream, **environment}
         return self._serving(name, tree, command, port, path="/readyz", **extra)
 
     def upstream(self) -> str:
