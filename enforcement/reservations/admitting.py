@@ -14,7 +14,6 @@ from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.records import About
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
@@ -25,6 +24,7 @@ from enforcement.waiting.waiters import WaitingThread
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
     from enforcement.metering.reported import Report, StreamReport
+    from enforcement.plan.records import About
 
 Event = TypeVar("Event")
 

@@ -49,7 +49,7 @@ class Served:
         """Return the messages by which the service answers."""
         rows = [(name.encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": rows}
-        scope |= {"client": ("127.0.0.1", 1), "extensions": {"http.response.trailers": {}}}
+        scope |= {"http_version": "2", "client": ("127.0.0.1", 1), "extensions": {"http.response.trailers": {}}}
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
