@@ -522,18 +522,28 @@ end
 -- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
 local SLOT_WAIT_US = 1000000
--- So many slots may one request take. Each is a member, and all clients of the store wait while they are written.
+-- So many slots may one call take, renew or free, of all its limits together. Each is a member, and all clients of the store wait while
+-- they are written.
 local MAX_SLOTS = 10000
+-- What the call has met so far: limits of slots, and slots that end too late.
+local slot_limits, late_slots = 0, 0
 
 local function slot_of(id, number, life) return id .. ':' .. number .. format(':%.0f', life) end
 
 -- Slots that an older library gave do not say it.
 local function life_of(s, slot) return to_number(string.match(slot, ':%d+:(%d+)$')) or s.life end
 
--- The clock was set back if the last slot ends later than it can. Then each that does ends as if it had begun now.
+-- The clock was set back if the last slot ends later than it can. Then each that does ends as if it had begun now. One call sees to
+-- MAX_SLOTS, and later ones to the others, for anybody who may write a counter can fill it with such slots.
 local function find_late(s, now)
-  local late, last = {}, 0
-  local found = call('ZRANGEBYSCORE', s.key, after(now), '+inf', 'WITHSCORES')
+  local late, last = {}, now
+  local most = MAX_SLOTS - late_slots
+  if most <= 0 then
+    s.last = now + s.life
+    return
+  end
+  local found = call('ZREVRANGEBYSCORE', s.key, '+inf', after(now), 'WITHSCORES', 'LIMIT', 0, most)
+  late_slots = late_slots + #found / 2
   for i = 1, #found, 2 do
     local ends, latest = to_number(found[i + 1]), now + life_of(s, found[i])
     if ends > latest then
@@ -548,6 +558,7 @@ end
 function slots.read(s, spec, key, now)
   local quota, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
+  slot_limits = slot_limits + 1
   s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, min(quota, MAX_SLOTS), a, 0, false, quota - held
   s.late, s.last = false, now
   if held > 0 then

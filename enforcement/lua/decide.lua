@@ -21,10 +21,14 @@ local NONE = {}
 -- Returns how many there are; or nil and what keeps them from being read: OUTSIDE, a calendar's boundaries do not hold the store's
 -- present, or LOST, the store lost durable counters and has not got them back.
 local OUTSIDE, LOST = -1, -3
+-- What a call remembers of its limits is kept, so nobody may name any number of them.
+local MAX_LIMITS = 1000
 
 local function read_all(keys, args, at, step, now, skip, values)
   local count = (#args - at + 1) / step
   if count % 1 ~= 0 or count < 1 and (count < 0 or #keys > skip) then refuse('arguments', step .. ' for each limit', #args) end
+  if count > MAX_LIMITS then refuse('limits', 'must be at most ' .. MAX_LIMITS .. ' in one call', count) end
+  slot_limits, late_slots = 0, 0
   -- One call for all. Keys in which it sees nothing are asked for by themselves.
   values = values or count > 1 and call('MGET', spread(keys)) or NONE
   for i = 1, count do
@@ -50,6 +54,28 @@ local function wait_for(algorithm, state, cost)
   if cost > state.cap then return -1 end
   if cost <= state.room then return 0 end
   return algorithm.wait(state, cost)
+end
+
+-- Refuse, with the rule, a call that takes or frees more slots than one call may.
+local function bound_slots(count)
+  if count > MAX_SLOTS then refuse('slots', 'must be at most ' .. MAX_SLOTS .. ' in one call', count) end
+end
+
+-- Deny limits of slots, of `count` limits, from that on with which a request would take more slots than one call may: no wait helps.
+-- Returns 0 if one of them is enforced, else 1.
+local function deny_slots(count)
+  local taken, passed = 0, 1
+  for i = 1, count do
+    if limits[i].algorithm == slots and waits[i] == 0 then
+      if taken + costs[i] > MAX_SLOTS then
+        waits[i] = -1
+        if not limits[i].shadow then passed = 0 end
+      else
+        taken = taken + costs[i]
+      end
+    end
+  end
+  return passed
 end
 
 -- Return how long until more than `remaining` fits; 0: it is full, -2: never.
@@ -153,6 +179,7 @@ local function decide(keys, args, now, slack, values)
     costs[i], waits[i] = cost, wait
     if wait ~= 0 and not limit.shadow then passed = 0 end
   end
+  if slot_limits > 1 and passed == 1 then passed = deny_slots(count) end
   local n, charges, marks = 2, passed == 1 and args[2] == '1', args[3] ~= ''
   local reply = new_reply(2 + count * (marks and 5 or 4))
   reply[1], reply[2] = passed, now
@@ -185,7 +212,7 @@ local function decide_packed(keys, args)
     local count = (#args - 3) / 2
     if count == 1 then
       reply, values = charge_one(keys[1], args[4], args[5], now, slack)
-    elseif count > 1 and count % 1 == 0 then
+    elseif count > 1 and count % 1 == 0 and count <= MAX_LIMITS then
       reply, values = charge_several(keys, args, count, now, slack)
     end
   end
@@ -204,13 +231,15 @@ local function settle(keys, args)
   local now, slack = instant(args[1])
   local count, why = read_all(keys, args, 4, 3, now, 1)
   if not count then return why == LOST and LOST or -2 end
+  local moved = 0
   for i = 1, count do
     local delta, mark = to_number(args[2 + 3 * i]), to_number(args[3 + 3 * i])
-    local most = limits[i].algorithm == slots and MAX_SLOTS or MAX_NUMBER
-    if not delta or delta % 1 ~= 0 or delta < -most or delta > most then refuse('permits', 'must be an integer', args[2 + 3 * i]) end
+    if not delta or delta % 1 ~= 0 or delta < -MAX_NUMBER or delta > MAX_NUMBER then refuse('permits', 'must be an integer', args[2 + 3 * i]) end
     if not mark or mark % 1 ~= 0 then refuse('mark', 'must be an integer', args[3 + 3 * i]) end
+    if limits[i].algorithm == slots then moved = moved + math.abs(delta) end
     deltas[i], charged[i] = delta, mark
   end
+  bound_slots(moved)
   if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
   for i = 1, count do

@@ -13,6 +13,7 @@ local function lease(keys, args)
   local taken, share = to_number(args[2]), to_number(args[3])
   if not taken or taken < 1 or taken % 1 ~= 0 then refuse('permits', 'must be an integer from 1', args[2]) end
   if not share or not (share >= 1) then refuse('share', 'must be a number from 1', args[3]) end
+  if slot_limits > 0 then refuse('limit', 'must not count slots', args[4]) end
   for i = 1, count do
     local room = floor(states[i].room)
     taken = min(taken, room, max(1, floor(room / share)))

@@ -8,11 +8,14 @@ local function renew(keys, args)
   local now, slack = instant(args[1])
   local count, renewed = (#args - 2) / 5, 0
   if count % 1 ~= 0 or count < 0 then refuse('arguments', '5 for each counter', #args) end
+  local all = 0
   for at = 3, #args, 5 do
     local slots, life, cap, stands = to_number(args[at]), to_number(args[at + 1]), to_number(args[at + 2]), to_number(args[at + 4])
-    if not slots or not (slots <= MAX_SLOTS) then refuse('slots', 'must be at most ' .. MAX_SLOTS, args[at]) end
+    if not slots or slots ~= slots then refuse('slots', 'must be a number', args[at]) end
+    all = all + max(0, slots)
     if not (life and cap and stands) or not (life > 0) then refuse('slots', 'must have a life and a capacity', args[at + 1]) end
   end
+  bound_slots(all)
   local census = count
   for i = 1, count do
     local at = 5 * i - 2

@@ -519,6 +519,8 @@ class Reference:
         except OutOfCalendar:
             return [-1, now]
         waits = [_wait_for(counter, spec, cost) for counter, spec, cost in rows]
+        if sum(cost for _, spec, cost in rows if spec.letter == "c") > MAX_SLOTS_PER_REQUEST:
+            _deny_slots(rows, waits)
         passed = all(wait == 0 or spec.shadow for wait, (_, spec, _) in zip(waits, rows, strict=True))
         for wait, (counter, _, cost), (key, _, _) in zip(waits, rows, charges, strict=True):
             if charge and passed and wait == 0 and cost > 0:
@@ -597,6 +599,19 @@ def _more(counter: Counter, spec: Spec, remaining: int) -> int:
     if remaining >= spec.capacity or (spec.letter == "c" and remaining >= MAX_SLOTS_PER_REQUEST):
         return 0
     return counter.wait(max(remaining, 0) + 1)
+
+
+def _deny_slots(rows: Sequence[tuple[Counter, Spec, int]], waits: list[int]) -> None:
+    """Deny limits of slots, from that on with which a request would take more slots than one call may."""
+    if any(wait != 0 and not spec.shadow for wait, (_, spec, _) in zip(waits, rows, strict=True)):
+        return
+    taken = 0
+    for i, (_, spec, cost) in enumerate(rows):
+        if spec.letter == "c" and waits[i] == 0:
+            if taken + cost > MAX_SLOTS_PER_REQUEST:
+                waits[i] = HOPELESS
+            else:
+                taken += cost
 
 
 def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:

@@ -30,7 +30,9 @@ MAX_CODE_KEY_LENGTH: Final = 1_024
 MAX_LIMITS_PER_REQUEST: Final = 64
 """Limits in code of one call."""
 MAX_SLOTS_PER_REQUEST: Final = 10_000
-"""Slots of a ``concurrency`` limit that one request may take, as each slot is an entry in the store."""
+"""Slots of ``concurrency`` limits that one request may take, together, as each is an entry in the store."""
+USUAL_RESERVATION_SHARE: Final = 50
+"""The part of a project's reservations that one token may have, in percent. ``lua/reservations.lua`` has it, too."""
 MAX_LIMITS_PER_POLICY: Final = 32
 """Limits of one policy. At most three policies apply to a request."""
 MAX_PARTITIONS: Final = 4

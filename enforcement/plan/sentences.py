@@ -13,6 +13,7 @@ _TITLES: Final = {
     "limited": "Too many requests",
     "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
     "too_many_reservations": "Too many reservations of the project are open",
+    "too_many_of_token": "Too many reservations of the token are open",
     "unpriced_model": "The model has no price",
     "unmetered": "The cost of the request cannot be read",
     "unknown_token": "The token is not known",
@@ -47,8 +48,10 @@ def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms:
         return f"{title(reason)}.{wait}"
     shown, unit = (figure, currency or "units of money") if limit.unit == MONEY else (str, limit.unit)
     if limit.hopeless:
-        most = min(limit.capacity, MAX_SLOTS_PER_REQUEST) if limit.algorithm == "concurrency" else limit.capacity
-        return f"{limit.name} can admit {shown(most)} {unit} at once, but the request costs more."
+        slots = limit.algorithm == "concurrency"
+        most = min(limit.capacity, MAX_SLOTS_PER_REQUEST) if slots else limit.capacity
+        together = f", and all limits {MAX_SLOTS_PER_REQUEST} slots together" if slots else ""
+        return f"{limit.name} can admit {shown(most)} {unit} at once{together}, but the request costs more."
     if limit.algorithm == "concurrency":
         return f"{limit.name}: {_slots(limit)}.{wait}"
     together = " for all values beyond the project's cap together" if limit.overflow else ""

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 import redis
@@ -9,7 +10,9 @@ import redis
 from enforcement import Limit, Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import function
+from enforcement.model.algorithms import HOPELESS, Reference
 from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
+from enforcement.plan.binding import BoundLimit
 from enforcement.store.client import connect, load_library
 from enforcement.store.resp import numbers
 
@@ -142,6 +145,58 @@ def test_a_request_takes_at_most_ten_thousand_slots(library_client, counter):
     for cost in (MAX_SLOTS_PER_REQUEST + 1, MAX_SLOTS_PER_REQUEST, MAX_SLOTS_PER_REQUEST):
         reply.append(numbers(call(library_client, "decide", [key], NOW, "1", f"i{len(reply)}", spec, cost)))
     assert [(row[0], row[2], row[4]) for row in reply] == [(0, 25_000, -1), (1, 15_000, 0), (1, 5_000, 0)]
+
+
+def test_a_call_takes_at_most_ten_thousand_slots_of_all_its_limits(library_client, counter):
+    """A call with a hundred limits held the store for four seconds. The store and the local decision say the same."""
+    keys, spec = [f"{SCOPE}c:{n:024x}" for n in range(100)], "c|9007199254740991|60000000||"
+    before = everything(library_client)
+    reply = numbers(call(library_client, "decide", keys, NOW, "1", "", *[spec, MAX_SLOTS_PER_REQUEST] * 100))
+    assert everything(library_client) == before
+    assert (reply[0], reply[4], reply[8], reply[-2]) == (0, 0, HOPELESS, HOPELESS)
+
+    limit = Limit(name="in-flight", algorithm="concurrency", quota=25_000, window_seconds=60)
+    shadow = replace(limit, mode="shadow")
+    for first, second, passes in ((limit, limit, False), (limit, shadow, True), (shadow, limit, False)):
+        specs = [BoundLimit(it, "", "code").spec(NOW) for it in (first, second)]
+        charges = list(zip(keys, specs, (4_000, 6_001), strict=False))
+        there = call(library_client, "decide", keys[:2], NOW, "1", "i", specs[0].text, 4_000, specs[1].text, 6_001)
+        here = Reference().decide(NOW, charges, ident="i")
+        assert (here[0], here[9]) == (passes, HOPELESS)
+        assert list(numbers(there)) == here
+        library_client.delete(*keys)
+
+
+def test_a_correction_or_a_renewal_moves_at_most_ten_thousand_slots(library_client, counter):
+    """A lease moves none: one of a thousand million permits kept the store busy for minutes."""
+    keys, spec = [counter("slots"), counter("slots")], "c|9007199254740991|60000000||"
+    for permits in (5_001, -5_001):
+        rows = [spec, permits, 0] * 2
+        assert "slots: must be at most 10000 in one call" in refused(
+            library_client, "settle", [MARKER, *keys], NOW, "", "owner", *rows
+        )
+    assert "slots" in refused(library_client, "renew", keys, NOW, "owner", *[5_001, 60_000_000, 10, "", 0] * 2)
+    assert "must not count slots" in refused(library_client, "lease", keys[:1], NOW, MANY, 1, spec)
+
+
+@pytest.mark.parametrize(("verb", "step"), [("decide", 2), ("settle", 3), ("lease", 1)])
+def test_a_call_has_at_most_a_thousand_limits(library_client, counter, verb, step):
+    """What a call remembers of each of its limits is kept for later calls."""
+    head = {"decide": ("1", ""), "settle": ("", "owner"), "lease": (1, 1)}[verb]
+    rows = [SPECS["fixed"], *["0"] * (step - 1)] * 1_001
+    said = refused(library_client, verb, [counter("fixed")] * 1_001, NOW, *head, *rows)
+    assert "limits: must be at most 1000 in one call" in said
+
+
+def test_a_call_sees_to_ten_thousand_late_slots(library_client, counter):
+    """An account filled its own counter with slots of next year, and one call read them a thousand times."""
+    key, spec, year_us = f"{SCOPE}c:{8:024x}", "c|99999|60000000||", 365 * 86_400_000_000
+    library_client.zadd(key, {f"i:{n}:60000000": NOW + year_us for n in range(MAX_SLOTS_PER_REQUEST + 5)})
+    late = []
+    for _ in range(2):
+        call(library_client, "decide", [key] * 2, NOW, "1", "", *[spec, 0] * 2)
+        late.append(library_client.zcount(key, NOW + 60_000_001, "+inf"))
+    assert late == [5, 0]
 
 
 def test_a_costly_request_is_denied_and_keeps_nobody_waiting(server):
