@@ -31,12 +31,17 @@ often = RateLimitedLogger(logger)
 KEPT = timedelta(days=2)
 LOST_SHOWN = timedelta(days=1)
 MOST_INSTANCES = 10_000
+# An account of a project may add any ids, so reading ends behind so many lists of MOST_INSTANCES ids.
+MOST_LISTS = 10
 READ_AT_ONCE = 500
-# A backup of SQL is behind the fleet by fewer than so many.
-MOST_EPOCHS_AHEAD = 1_000
+# A backup of SQL is behind the fleet by at most so many, as people begin them. Whoever may send heartbeats can use up
+# so many with each reconciliation.
+MOST_EPOCHS_AHEAD = 10
 # The instants of a heartbeat are in this time, by the store's clock, which instances follow. A glass lasts for a day.
 EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 MOST_AHEAD = timedelta(hours=1)
+# The store notes a heartbeat by its own clock, which is read a moment earlier.
+MOST_LATE = timedelta(seconds=1)
 GLASS_AHEAD = timedelta(days=1) + MOST_AHEAD
 MOST_REVISIONS_AHEAD = 10_000_000
 COUNTERS = ("allowed", "denied", "fallback")
@@ -51,8 +56,27 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
     """
     client = client or store.connection()
-    ids = sorted(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
-    return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
+    found: dict[str, Instance] = {}
+    for some in batched(_ids(client), READ_AT_ONCE):
+        found |= {instance.id: instance for instance in _read(client, some)}
+        if len(found) >= MOST_INSTANCES:
+            often.warning("instances", "There are more than %d heartbeats, and some are not shown", MOST_INSTANCES)
+            break
+    return [found[ident] for ident in sorted(found)]
+
+
+def _ids(client: redis.Redis) -> Iterator[str]:
+    """
+    Yield the ids of instances that sent heartbeats, the last heard first, and perhaps some of them twice.
+
+    Whoever may send heartbeats may note any instant. An id of the future would stand before all others for as long.
+    """
+    latest_us = microseconds(store.time_of(client) + MOST_LATE)
+    for start in range(0, MOST_LISTS * MOST_INSTANCES, MOST_INSTANCES):
+        rows = client.zrevrange(store.keys().instances, start, start + MOST_INSTANCES - 1, withscores=True)
+        yield from (ident for ident, noted_us in rows if noted_us <= latest_us)
+        if len(rows) < MOST_INSTANCES:
+            return
 
 
 def highest_state(known: StateName, client: redis.Redis) -> StateName:
@@ -127,7 +151,7 @@ def lost_instances(now: datetime, client: redis.Redis | None = None) -> list[Ins
     if not silent:
         return []
     client = client or store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
-    known = set(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
+    known = set(_ids(client))
     gone = [instance for instance in silent.order_by("-seen_at") if instance.pk in known]
     # The rows are old, too, if the worker that saves heartbeats is late.
     ids = [instance.pk for instance in gone]
@@ -183,7 +207,7 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     client = client or store.connection()
     # Whoever is seen in the future would count as alive until then.
     latest = store.time_of(client) + MOST_AHEAD
-    client.zremrangebyscore(store.keys().instances, f"({microseconds(latest)}", "+inf")
+    client.zremrangebyscore(store.keys().instances, f"({microseconds(latest - MOST_AHEAD + MOST_LATE)}", "+inf")
     live = live_instances(client)
     known = Instance.objects.in_bulk([instance.id for instance in live])
     for instance in live:

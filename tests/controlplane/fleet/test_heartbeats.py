@@ -285,7 +285,7 @@ def test_nobody_is_seen_in_the_future(beat, client_of_store, store):
     """A clock that is wrong, or a lie, prolongs no instance's life: it ages by the store's clock."""
     now_us = int(client_of_store.time()[0]) * 1_000_000
     beat(seen_at_us=now_us + 1_800_000_000)
-    client_of_store.zadd("sg:{fleet}:instances", {"ghost": now_us + 7_200_000_000})
+    client_of_store.zadd("sg:{fleet}:instances", {"ghost": now_us + 7_200_000_000, "proxy-1": now_us})
     Instance.objects.create(id="ghost", seen_at=datetime(9999, 12, 31, tzinfo=UTC))
     now = datetime.fromtimestamp(now_us / 1e6, UTC)
 
@@ -294,3 +294,30 @@ def test_nobody_is_seen_in_the_future(beat, client_of_store, store):
     (instance,) = Instance.objects.all()
     assert (instance.pk, instance.seen_at <= now + timedelta(minutes=1)) == ("proxy-1", True)
     assert client_of_store.zrange("sg:{fleet}:instances", 0, -1) == ["proxy-1"]
+
+
+def test_ghosts_hide_nobody_for_longer_than_until_the_next_heartbeat(beat, client_of_store, monkeypatch):
+    """An account of a project adds ids without end: in the future, and just now without a heartbeat."""
+    monkeypatch.setattr(heartbeats, "MOST_INSTANCES", 3)
+    monkeypatch.setattr(heartbeats, "READ_AT_ONCE", 2)
+    now_us = int(client_of_store.time()[0]) * 1_000_000
+    ahead = {f"ghost-{n}": now_us + 60_000_000 + n for n in range(4)}
+    client_of_store.zadd("sg:{fleet}:instances", ahead | {f"empty-{n}": now_us - n for n in range(7)})
+    beat()
+
+    assert [instance.id for instance in heartbeats.live_instances()] == ["proxy-1"]
+    Instance.objects.create(id="empty-6", seen_at=datetime.now(UTC) - timedelta(minutes=1))
+    assert [instance.id for instance in heartbeats.lost_instances(datetime.now(UTC))] == ["empty-6"]
+    heartbeats.collect(datetime.fromtimestamp(now_us / 1e6, UTC))
+    assert not client_of_store.zcount("sg:{fleet}:instances", now_us + 2_000_000, "+inf")
+
+
+def test_of_too_many_heartbeats_the_last_heard_are_shown(beat, client_of_store, monkeypatch, caplog):
+    """A made-up one is as good as a real one, until the real one comes again."""
+    monkeypatch.setattr(heartbeats, "MOST_INSTANCES", 2)
+    monkeypatch.setattr(heartbeats, "READ_AT_ONCE", 1)
+    for number, name in enumerate(("proxy-1", "ghost-1", "ghost-2", "proxy-1")):
+        beat(id=name, seen_at_us=NOON_US + number)
+
+    assert [instance.id for instance in heartbeats.live_instances()] == ["ghost-2", "proxy-1"]
+    assert "more than 2 heartbeats" in caplog.text
