@@ -1,10 +1,13 @@
 """Settle reservations by hand, in place of the processes that have lost them. Admin, REST and a task use this."""
 
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 
 import redis
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # The process that began a settlement is dead or has given up by then.
 RETRIED_AFTER = timedelta(seconds=10)
+# Another part of the same task waits for what is finished here.
+MOST_SECONDS = 10
 # How long the store knows who has settled one. The worker has asked by then, also after an outage.
 MARKED_FOR_MS = 7 * 86_400_000
 COUNTERS_AWAY = (*STORE_ERRORS, StoreError)
@@ -321,9 +326,10 @@ def add_metered(row: Reservation, settled_as: str, counts: MeteredCounts, now: d
     rollup.add_metered([SettledRow(minute, names, False, revision, counts)], now)
 
 
-def finish_pending(now: datetime, client: redis.Redis) -> int:
+def finish_pending(now: datetime, client: redis.Redis, *, seconds: float = MOST_SECONDS) -> int:
     """
-    Finish the settlements whose process has died or could not reach the store, and return their number.
+    Finish the settlements whose process has died or could not reach the store, for at most some *seconds*, and return
+    their number. Those of one project do not keep those of others waiting: they take turns, the oldest of each first.
 
     If the record of one is gone, either the call of that process has reached the store, and only its reply was lost, or
     the process of the reservation has settled it meanwhile. The mark in the store tells.
@@ -331,8 +337,17 @@ def finish_pending(now: datetime, client: redis.Redis) -> int:
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    done = 0
-    for row in Reservation.objects.filter(state=SETTLING, settled_at__lt=now - RETRIED_AFTER).order_by("settled_at"):
+    done, deadline = 0, time.monotonic() + seconds
+    pending = Reservation.objects.filter(state=SETTLING, settled_at__lt=now - RETRIED_AFTER).order_by("settled_at")
+    by_project: dict[str, list[str]] = defaultdict(list)
+    for pk, project in pending.values_list("pk", "project_id"):
+        by_project[project].append(pk)
+    for pk in (pk for turn in zip_longest(*by_project.values()) for pk in turn if pk):
+        if time.monotonic() > deadline:
+            break
+        row = Reservation.objects.filter(pk=pk, state=SETTLING).first()
+        if row is None:
+            continue
         try:
             by_us = _correct(row, client)
         except StoreError as exc:

@@ -43,7 +43,8 @@ from enforcement.store.client import STORE_ERRORS, with_library
 from enforcement.store.errors import trouble
 
 logger = logging.getLogger(__name__)
-often = RateLimitedLogger(logger)
+# A run follows every few seconds, and an account of a project may spoil its keys before each.
+often = RateLimitedLogger(logger, seconds=600)
 
 LOCK = "checkpoint"
 # The time for which a killed run blocks the next one. It is longer than a run.
@@ -51,6 +52,11 @@ LOCK_TTL_MS = 25_000
 # A run stops after this time. The next one starts with other projects, so that none of them waits for ever.
 MOST_SECONDS = 20
 COUNTERS_AT_ONCE = 500
+# Of one tag so many times COUNTERS_AT_ONCE in a run, as an account of a project may put any number of names into its
+# set. The next run reads the others.
+MOST_READS = 100
+# So many of the names that 0.2 has left, which are read once.
+MOST_READS_ONCE = 2_000
 TAGS_AT_ONCE = 500
 CALLS_AT_ONCE = 100
 ATTEMPTS = 3
@@ -169,9 +175,10 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
             restored += sum(filter(None, _run(client, calls)))
         # The last step, after every counter of these tags is restored.
         if not all(_run(client, [protocol.whole_call(store.keys(), tag, mark) for tag in some])):
-            logger.warning("The store lost durable counters again while they were restored. The next run starts again")
+            message = "The store lost durable counters again while they were restored. The next run starts again"
+            often.warning("lost again", message)
     if restored:
-        logger.warning("The store had lost durable counters, and %d were restored", restored)
+        often.warning("restored", "The store had lost durable counters, and %d were restored", restored)
     return restored
 
 
@@ -186,7 +193,8 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
         if len(counter) == EARLIER_NAME_LENGTH:
             earlier[tag].add(counter)
     used = _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), key_of=store.keys().earlier_dirty)
-    for tag, members in _members(client, [tag for tag, whole in used if whole], store.keys().earlier_dirty):
+    tags_of_02 = [tag for tag, whole in used if whole]
+    for tag, members in _members(client, tags_of_02, store.keys().earlier_dirty, MOST_READS_ONCE):
         earlier[tag].update(_counters(members, EARLIER_NAME_LENGTH))
     for tag, counters in earlier.items():
         present = present_names(tag) if counters else {}
@@ -302,17 +310,36 @@ def _changed_of_each(client: redis.Redis, tags: Iterable[str]) -> Iterator[Names
         yield tag, _counters(members)
 
 
-def _members(client: redis.Redis, tags: Iterable[str], key_of: Callable[[str], str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each tag with some members of its set, until all were yielded. A set that somebody replaces ends there."""
-    for tag, found in _ask(client, tags, lambda pipe, key: pipe.sscan(key, count=COUNTERS_AT_ONCE), key_of):
-        while found is not None:
+def _members(
+    client: redis.Redis, tags: Iterable[str], key_of: Callable[[str], str], most_reads: int | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """
+    Yield each tag with some members of its set, in turn, until all were yielded.
+
+    A set that somebody replaces ends there.
+
+    Args:
+        most_reads: How often each set is read at most. None: MOST_READS times.
+    """
+    at = {key_of(tag): 0 for tag in tags}
+    left = list(tags)
+    for _ in range(most_reads or MOST_READS):
+        rows = _ask(client, left, lambda pipe, key: pipe.sscan(key, at[key], count=COUNTERS_AT_ONCE), key_of)
+        left = []
+        for tag, found in rows:
+            if found is None:
+                continue
             cursor, members = found
             yield tag, members
-            if not cursor:
-                break
-            [(_, found)] = _ask(
-                client, [tag], lambda pipe, key, at=cursor: pipe.sscan(key, at, count=COUNTERS_AT_ONCE), key_of
-            )
+            if cursor:
+                at[key_of(tag)] = cursor
+                left.append(tag)
+        if not left:
+            return
+    for tag in left:
+        often.warning(
+            f"long {tag}", "The store lists so many changed counters of %s that some wait for the next run", tag
+        )
 
 
 def _counters(members: Iterable[str], length: int = NAME_LENGTH) -> list[str]:

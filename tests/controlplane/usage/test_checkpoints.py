@@ -1,5 +1,6 @@
 """Durable quotas: kept in SQL while they are counted, and given back to a store that lost them."""
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from controlplane.usage.tasks import prune
 from enforcement import Limit as LimitValue
 from enforcement import Limiter
 from enforcement.control import checkpoints as protocol
+from enforcement.logs import RateLimitedLogger
 from tests.controlplane.usage.conftest import checkpoint, remaining
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
@@ -545,3 +547,36 @@ def test_a_set_of_changed_counters_that_is_spoilt_again_and_again_keeps_no_other
     assert checkpoint().complete
     assert checkpointed() == [3]
     assert publisher.publish_all()
+
+
+def test_many_names_of_a_project_keep_no_other_counter_waiting(token, limiter, client_of_store, monkeypatch, caplog):
+    """Its account of the store may add any number: each run reads some of them, in turn with those of others."""
+    monkeypatch.setattr(checkpoints, "COUNTERS_AT_ONCE", 10)
+    monkeypatch.setattr(checkpoints, "MOST_READS", 2)
+    monkeypatch.setattr(checkpoints, "often", RateLimitedLogger(logging.getLogger("controlplane")))
+    other = ProjectFactory()
+    checkpoint()
+    key = f"sg:{{{other.pk}}}:changed"
+    client_of_store.sadd(key, *(f"c:{n:024x}" for n in range(1_000)), *(f"junk-{n}" for n in range(1_000)))
+    spend(limiter, token, 3)
+
+    before = client_of_store.scard(key)
+    assert checkpoint().complete
+    assert (checkpointed(), dirty(client_of_store, token.project_id)) == ([3], set())
+    assert 1_000 < client_of_store.scard(key) < before
+    assert f"so many changed counters of {other.pk}" in caplog.text
+
+
+def test_a_set_that_is_spoilt_again_and_again_is_said_once(token, limiter, client_of_store, monkeypatch, caplog):
+    """Each run restores the counters of its project. One line says so, and how many more there were."""
+    seconds = iter([0.0, 1.0, 2.0, 3.0, 1_000.0])
+    quiet = RateLimitedLogger(logging.getLogger("controlplane"), clock=lambda: next(seconds), seconds=600)
+    spend(limiter, token, 3)
+    checkpoint()
+    monkeypatch.setattr(checkpoints, "often", quiet)
+    for _ in range(5):
+        client_of_store.unlink(f"sg:{{{token.project_id}}}:changed")
+        checkpoint()
+
+    said = [record.getMessage() for record in caplog.records if "were restored" in record.getMessage()]
+    assert [len(said), "3 similar warnings" in said[-1]] == [2, True]
