@@ -33,12 +33,21 @@ from controlplane.preview import recording
 from controlplane.prices import broken
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, Refused, StreamBatch, parse_denials
+from controlplane.usage.batches import (
+    MOST_AHEAD,
+    UNKNOWN_TOKEN,
+    InvalidBatch,
+    Refused,
+    StreamBatch,
+    parse_denials,
+)
 from controlplane.usage.claims import Claims, Entry
-from controlplane.usage.models import DeniedRequest, UsageBatch
+from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
 from controlplane.usage.streams import LOCK_TTL_MS, UsageStream, filled
+from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
+often = RateLimitedLogger(logger, seconds=600)
 
 LOCK = "drain"
 # A run stops after this time and the next one continues, so that a long queue of usage does not delay publications.
@@ -245,7 +254,24 @@ def _readable(source: Source, entries: list[Entry], now: datetime, done: DrainRe
     if project:
         is_foreign = foreign_to([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
         batches = [batch.without(is_foreign) for batch in batches]
+        unknown = _unknown_tokens({row.names[1] for batch in batches for row in (*batch.rows, *batch.metered)}, project)
+        batches = [batch.folding(unknown) for batch in batches]
     yield from batches
+
+
+def _unknown_tokens(ids: set[str], project: str) -> set[str]:
+    """Return those of the ids in the intake of a project that it does not have, and of which SQL has no usage."""
+    unknown = ids - {"", UNKNOWN_TOKEN}
+    for some in batched(sorted(unknown), TOKENS_AT_ONCE):
+        unknown.difference_update(Token.objects.filter(project_id=project, pk__in=some).values_list("pk", flat=True))
+    for some in batched(sorted(unknown), TOKENS_AT_ONCE):
+        # Of a token that was deleted.
+        used = UsageRow.objects.filter(token_id__in=some, project_id=project)
+        unknown.difference_update(used.values_list("token_id", flat=True).distinct())
+    if unknown:
+        message = "%d tokens in the intake of %s are not known. Their usage is counted together, as that of %r"
+        often.warning(f"unknown {project}", message, len(unknown), project, UNKNOWN_TOKEN)
+    return unknown
 
 
 def foreign_to(names: Iterable[Sequence[str]], project: str) -> Callable[[Sequence[str]], bool]:

@@ -1,14 +1,17 @@
 """The intakes of projects: what an account of the store that is limited to one writes there harms no other."""
 
 import json
+import logging
 
 import pytest
 from django.db.models import Sum
 
 from controlplane.publishing import compile
 from controlplane.usage import batches, streams
+from controlplane.usage import drain as drain_module
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import DecisionCount, DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
+from enforcement.logs import RateLimitedLogger
 from enforcement.metering.broken import BROKEN_NAMES
 from enforcement.metering.tally import COUNT_NAMES
 from enforcement.model.keys import Keys
@@ -161,3 +164,24 @@ def test_the_documents_name_the_projects_with_an_intake(shop):
     assert compile.count_documents() == len(documents)
     shop.delete()
     assert "intakes" not in compile.all_documents()
+
+
+def test_tokens_that_nobody_has_make_one_row(send, shop, monkeypatch, caplog):
+    """An account of a project names any number of tokens. A token that was deleted keeps its usage."""
+    monkeypatch.setattr(drain_module, "often", RateLimitedLogger(logging.getLogger("controlplane")))
+    deleted = TokenFactory(project=shop)
+    send(rows=[row(project=shop.pk, token=deleted.pk)])
+    drain(NOON)
+    deleted_id = deleted.pk
+    deleted.delete()
+    metered = [[NOON_MINUTE, shop.pk, f"tok_{n}", "gpt-4o", "exact", 0, 0, *[9] * len(COUNT_NAMES)] for n in range(50)]
+    made_up = [row(project=shop.pk, token=f"tok_{n}") for n in range(50)]
+    send("proxy-1-2", rows=[*made_up, row(project=shop.pk, token=deleted_id), row(project=shop.pk)], metered=metered)
+    send("proxy-1-3", rows=made_up)
+
+    drain(NOON)
+    drain(NOON)
+
+    assert {token: allowed for (_, token), allowed in counted().items()} == {deleted_id: 2, "unknown": 100 + 1}
+    assert set(MeteredRow.objects.values_list("token_id", flat=True)) == {"unknown"}
+    assert f"50 tokens in the intake of {shop.pk} are not known" in caplog.text
