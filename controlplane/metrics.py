@@ -138,12 +138,18 @@ class Collected(Collector):
             "Time since the oldest lost reservation was lost, 0 without any.",
             labels=["project"],
         )
+        of_token = GaugeMetricFamily(
+            "sluicegate_reservations_of_token",
+            "The most reservations that one token has and that are not settled.",
+            labels=["project"],
+        )
         for project, count in reservation_counts(PROJECTS_SHOWN):
+            of_token.add_metric([project], count.of_token)
             number.add_metric([project, "open"], count.open)
             number.add_metric([project, "lost"], count.lost)
             age = (self.now - count.lost_since).total_seconds() if count.lost_since else 0
             oldest.add_metric([project], max(0, age))
-        yield from (number, oldest)
+        yield from (number, oldest, of_token)
 
 
 def _read(source: str, metrics: Callable[[], Iterable[Metric]]) -> list[Metric]:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from enforcement.model.checks import check_secret, is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
+from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH, USUAL_RESERVATION_SHARE
 
 T = TypeVar("T")
 
@@ -56,9 +56,11 @@ class Settings:
         decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
         in_code: What happens to limits in code, one of :data:`IN_CODE`. None: what ``SLUICEGATE_IN_CODE`` says, which
             an operator may set for any limiter of a process.
+        reservation_share: The part of a project's open reservations that one token may have, in percent. None: what
+            ``SLUICEGATE_RESERVATION_SHARE`` says.
     Raises:
-        ValueError: The instance, timeout, lookup, clock, credentials, fleet size, decision key or what happens to
-            limits in code break a rule.
+        ValueError: The instance, timeout, lookup, clock, credentials, fleet size, decision key, what happens to limits
+            in code or the share of reservations break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -72,6 +74,7 @@ class Settings:
     fleet_size: int = 1
     decision_key: str | None = field(default=None, repr=False)
     in_code: str | None = None
+    reservation_share: int | None = None
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -101,6 +104,9 @@ class Settings:
         if self.in_code not in IN_CODE:
             raise ValueError(f"SLUICEGATE_IN_CODE: must be one of {', '.join(IN_CODE)}, got {shown(self.in_code)}.")
 
+        if self.reservation_share is None:
+            object.__setattr__(self, "reservation_share", _percent(os.environ, "SLUICEGATE_RESERVATION_SHARE"))
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
@@ -128,6 +134,7 @@ class Settings:
                 fleet_size=int(fleet_size),
                 decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
                 in_code=environ.get("SLUICEGATE_IN_CODE") or ENFORCE,
+                reservation_share=_percent(environ, "SLUICEGATE_RESERVATION_SHARE"),
             )
 
     @property
@@ -151,6 +158,14 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
         raise ValueError(f"{name}: must be an integer from 1 to 10000, got {shown(text)}.")
     return int(text) / 1_000
+
+
+def _percent(environ: Mapping[str, str], name: str) -> int:
+    """Return a share in percent from a variable, or the usual one if it is unset or empty."""
+    text = environ.get(name) or str(USUAL_RESERVATION_SHARE)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 100:
+        raise ValueError(f"{name}: must be an integer from 1 to 100, got {shown(text)}.")
+    return int(text)
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,10 @@ REFUSALS = {
         "The project had as many open reservations as it may have.",
         "too many requests were in progress",
     ),
+    "too_many_of_token": (
+        "{who} had as many open reservations as one token of a project may have.",
+        "too many requests of its token were in progress",
+    ),
 }
 OTHER = ("It was denied for the reason {reason}.", "it was denied for the reason {reason}")
 

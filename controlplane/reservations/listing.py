@@ -143,6 +143,7 @@ def reservation_counts(at_most: int) -> list[tuple[str, ReservationCount]]:
     others = ReservationCount(
         open=sum(row.open for row in rest),
         lost=sum(row.lost for row in rest),
+        of_token=max((row.of_token for row in rest), default=0),
         lost_since=min((row.lost_since for row in rest if row.lost_since), default=None),
     )
     return [*((slugs.get(row.pk, row.pk), row) for row in rows[:at_most]), ("", others)]

@@ -105,6 +105,8 @@ class ReservationCount(models.Model):
     open = models.PositiveIntegerField(default=0)
     lost = models.PositiveIntegerField(default=0)
     lost_since = models.DateTimeField(null=True, blank=True)
+    # The most that one token had, of both.
+    of_token = models.PositiveIntegerField(db_default=0, default=0)
     at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:

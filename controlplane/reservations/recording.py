@@ -45,7 +45,8 @@ from enforcement.store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 LOCK, OVERDUE_LOCK = "reservations", "reservations-overdue"
-# Each of the two parts of a run stops after this time and the next run continues, as other tasks wait for the worker.
+# Each of the two other parts of a run stops after this time and the next run continues, as other tasks wait for the
+# worker.
 MOST_SECONDS = 15
 # The time for which a killed run blocks the next one. It is longer than a run.
 LOCK_TTL_MS = 55_000
@@ -140,6 +141,7 @@ def _save_counts(counts: dict[str, ReservationCounts], now: datetime) -> None:
             project_id=tag,
             open=count.open,
             lost=count.lost,
+            of_token=count.of_token,
             lost_since=None if count.lost_since_us is None else from_us(count.lost_since_us),
             at=now,
         )

@@ -20,6 +20,7 @@ from enforcement.model.sizes import MAX_NUMBER
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.records import (
     MAX_RESERVATIONS,
+    OF_TOKENS,
     Conclusion,
     RecordKeys,
     ReservationRecord,
@@ -200,11 +201,13 @@ class ReservationCounts:
         open: Those that their process still prolongs.
         lost: Those that it did not prolong in time.
         lost_since_us: Since when the first of them is lost, microseconds since the epoch. None if none is lost.
+        of_token: The most that one token has, of both.
     """
 
     open: int
     lost: int
     lost_since_us: int | None
+    of_token: int = 0
 
 
 def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[str, ReservationCounts]:
@@ -251,7 +254,10 @@ def _counts(client: Redis, index: str, now_us: int) -> ReservationCounts:
     lost = int(client.zcount(index, "-inf", now_us))
     first: Any = client.zrange(index, 0, 0, withscores=True) if lost else ()
     since = next((ends for _, ends in _ends(first)), None)
-    return ReservationCounts(max(0, int(client.zcard(index)) - lost), lost, since)
+    most: Any = client.zrevrange(f"{index}{OF_TOKENS}", 0, 0, withscores=True)
+    # Any account of the project may have written it.
+    of_token = max(0, int(min(most[0][1], MAX_RESERVATIONS))) if most else 0
+    return ReservationCounts(max(0, int(client.zcard(index)) - lost), lost, since, of_token)
 
 
 def find_reservation(client: Redis, keys: Keys, reservation_id: str) -> OpenReservation | None:

@@ -3,8 +3,10 @@
 
 local TOO_MANY = -4 -- instead of a decision: the index has no room
 local IS_LOST = -5 -- instead of a settlement
+local TOKEN_HAS_TOO_MANY = -6 -- instead of a decision: the token's own index has no room
 local KEPT_MS = 604800000 -- a reservation can be settled for 7 days
 local DROPPED_AT_ONCE = 100
+local USUAL_SHARE = 50 -- percent
 
 -- Return whether an index has room for one more id. Lost ones make room, the oldest first: their records can still be settled.
 local function has_room(index, most, now)
@@ -12,6 +14,35 @@ local function has_room(index, most, now)
   local lost = call('ZRANGEBYSCORE', index, '-inf', format('%.0f', now), 'LIMIT', 0, DROPPED_AT_ONCE)
   if lost[1] then call('ZREM', index, spread(lost)) end
   return call('ZCARD', index) < most
+end
+
+-- Return the key of the index of a token's own reservations, and the token: '' for requests of a project without one. Nothing for limits
+-- in code, which have no project. Every record says so at its beginning.
+local function own_index(index, said)
+  local project, token = string.match(said, '^{"v":1,"project":"([^"]*)","token":"([^"]*)"')
+  if project and project ~= '' then return index .. ':' .. token, token end
+end
+
+-- Note how many reservations of a token are not settled, beside those of the other tokens.
+local function note_own(index, own, token)
+  local count = call('ZCARD', own)
+  if count == 0 then
+    call('ZREM', index .. '-of-tokens', token)
+  else
+    call('ZADD', index .. '-of-tokens', count, token)
+  end
+end
+
+-- Return whether a token may have one more. Its own index does not know of those that were prolonged, nor of those that another library
+-- has settled, so some of the first are looked at again.
+local function has_room_of_its_own(index, own, most, now)
+  if call('ZCARD', own) < most then return true end
+  local first = call('ZRANGEBYSCORE', own, '-inf', format('%.0f', now), 'LIMIT', 0, DROPPED_AT_ONCE)
+  for _, id in ipairs(first) do
+    local ends = call('ZSCORE', index, id)
+    if ends and to_number(ends) > now then call('ZADD', own, ends, id) else call('ZREM', own, id) end
+  end
+  return call('ZCARD', own) < most
 end
 
 -- Return what a settlement needs of a decision's reply, as text: the time, the mark of each limit ('-': it was not charged), and for
@@ -30,9 +61,10 @@ end
 -- ARGV[1]    id of the reservation, as in the decision.
 -- ARGV[2]    microseconds until it is lost, unless it is prolonged.
 -- ARGV[3]    how many may be open or lost.
--- ARGV[4]    what the record says besides, a text.
+-- ARGV[4]    what the record says besides, a text. It names the token, and perhaps with "token_share" the part of ARGV[3] that one token
+--            may have, in percent.
 -- ARGV[5]    '1' for `enrol`, '' for `decide`. Then the arguments of the decision.
--- Returns    what the decision returns, or {TOO_MANY, time} in its place.
+-- Returns    what the decision returns, or {TOO_MANY, time} or {TOKEN_HAS_TOO_MANY, time} in its place.
 local function reserve(keys, args)
   if not call then bind() end
   local index, record, life, most, registers = keys[1], keys[2], to_number(args[2]), to_number(args[3]), args[5] == '1'
@@ -41,8 +73,12 @@ local function reserve(keys, args)
   local rest_keys, rest = part(keys, 3), part(args, 6)
   local values = registers and count_of_values(rest_keys, rest) or 0
   local now, slack = instant(registers and rest[5 * values + 2] or rest[1])
-  if not has_room(index, most, now) then
-    local reply = {{TOO_MANY, now}}
+  local own, token = own_index(index, args[4])
+  local own_most = own and floor(most * (to_number(string.match(args[4], '"token_share":(%d+)') or USUAL_SHARE)) / 100)
+  local why = own and not has_room_of_its_own(index, own, own_most, now) and TOKEN_HAS_TOO_MANY
+  if not why and not has_room(index, most, now) then why = TOO_MANY end
+  if why then
+    local reply = {{why, now}}
     for i = 1, values do reply[i + 1] = 0 end
     return registers and reply or reply[1]
   end
@@ -52,6 +88,12 @@ local function reserve(keys, args)
   call('SET', record, charges_of(decided, registers and part(reply, 2) or NONE) .. '\n' .. args[4], 'PX', KEPT_MS + slack)
   call('ZADD', index, format('%.0f', now + life), args[1])
   call('PEXPIRE', index, KEPT_MS + slack)
+  if own then
+    call('ZADD', own, format('%.0f', now + life), args[1])
+    call('PEXPIRE', own, KEPT_MS + slack)
+    note_own(index, own, token)
+    call('PEXPIRE', index .. '-of-tokens', KEPT_MS + slack)
+  end
   return reply
 end
 
@@ -61,11 +103,14 @@ end
 -- Returns    what `settle` returns; -1 also if there is no record.
 local function conclude(keys, args)
   if not call then bind() end
-  if not call('GET', keys[2]) then return -1 end
+  local text = call('GET', keys[2])
+  if not text then return -1 end
   local changed = settle(part(keys, 3), part(args, 2))
   if changed >= 0 then
     call('UNLINK', keys[2])
     call('ZREM', keys[1], args[1])
+    local own, token = own_index(keys[1], string.match(text, '\n(.*)') or '')
+    if own and call('ZREM', own, args[1]) == 1 then note_own(keys[1], own, token) end
   end
   return changed
 end

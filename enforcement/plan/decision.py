@@ -23,6 +23,7 @@ STATUSES: Final = {
     "limited": 429,
     "cost_exceeds_capacity": 429,
     "too_many_reservations": 429,
+    "too_many_of_token": 429,
     "unpriced_model": 403,
     "unmetered": 403,
     "unknown_token": 401,
@@ -38,7 +39,7 @@ STATUSES: Final = {
 
 _REFUSED_RETRY_MS: Final = 1_000
 # Denials that no limit decides, and that a wait may help.
-_WITHOUT_LIMIT: Final = ("degraded_denied", "too_many_reservations", "suspended")
+_WITHOUT_LIMIT: Final = ("degraded_denied", "too_many_reservations", "too_many_of_token", "suspended")
 _UNKNOWN: Final = "not computed yet"
 _NO_TROUBLE: Final = ("", False)
 

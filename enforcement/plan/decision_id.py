@@ -36,6 +36,7 @@ REASONS: Final = (
     "unpriced_model",
     "unmetered",
     "suspended",
+    "too_many_of_token",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255

@@ -18,7 +18,7 @@ from enforcement.model.checks import shown
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import OPEN_RESERVATIONS, RECORD, Keys, marker_beside
 from enforcement.model.limits import Limit
-from enforcement.model.sizes import MAX_NUMBER
+from enforcement.model.sizes import MAX_NUMBER, USUAL_RESERVATION_SHARE
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs
@@ -35,8 +35,13 @@ MAX_RESERVATIONS: Final = 10_000
 """Reservations of one project that may be open or lost. Lost ones make room for new ones."""
 MAX_LIFE_SECONDS: Final = 7 * DAY_SECONDS
 """How long a reservation can be settled."""
+OF_TOKENS: Final = "-of-tokens"
+"""Ends the key beside an index that says how many reservations each token has that are not settled."""
 TOO_MANY: Final = -4
 """The head of a reply while the index of reservations has no room. The call wrote nothing."""
+TOKEN_HAS_TOO_MANY: Final = -6
+"""The head of a reply while the token has as many reservations as one may have. The call wrote nothing."""
+_REFUSALS: Final = {TOO_MANY: "too_many_reservations", TOKEN_HAS_TOO_MANY: "too_many_of_token"}
 
 _NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", OUTSIDE_CALENDAR: "calendar"}
 """Why a settlement was not executed, by its reply."""
@@ -50,7 +55,16 @@ About = Mapping[str, Any] | str
 
 
 class TooManyReservations(Exception):
-    """The project has as many open reservations as it may have, and nothing was charged."""
+    """
+    The project, or one token, has as many reservations as it may have, and nothing was charged.
+
+    Args:
+        reason: That of the decision.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -162,8 +176,9 @@ class RecordedRequest(Request[PlanT]):
             TooManyReservations: Nothing was decided, as no further reservation may be open.
         """
         found = super().read(raw, registers=registers)
-        if found[0].numbers[0] == TOO_MANY:
-            raise TooManyReservations
+        reason = _REFUSALS.get(found[0].numbers[0])
+        if reason:
+            raise TooManyReservations(reason)
         return found
 
     def over(self, plan: OtherT) -> RecordedRequest[OtherT]:
@@ -187,9 +202,16 @@ class RecordedRequest(Request[PlanT]):
         return f'{self._head}{about},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
 
 
-def record_head(values: Mapping[str, Any]) -> str:
-    """Return how the text of a record begins, which says whose reservation it is: an object that is still open."""
-    return _ENCODE({"v": _VERSION, **values})[:-1]
+def record_head(values: Mapping[str, Any], token_share: int = USUAL_RESERVATION_SHARE) -> str:
+    """
+    Return how the text of a record begins, which says whose reservation it is: an object that is still open.
+
+    Args:
+        values: JSON values, of which the first are ``project`` and ``token``.
+        token_share: The part of a project's reservations that one token may have, in percent.
+    """
+    share = {} if token_share == USUAL_RESERVATION_SHARE else {"token_share": token_share}
+    return _ENCODE({"v": _VERSION, **values, **share})[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +267,7 @@ class ReservationRecord:
             head = json.loads(said)
             if head.pop("v") != _VERSION:
                 raise ValueError("an unknown version")
+            head.pop("token_share", None)
             costs, limits = head.pop("costs"), head.pop("limits")
             diverted = iter(overflowed.split(",") if overflowed else ())
             bounds = [_bound(row, diverted) for row in limits]

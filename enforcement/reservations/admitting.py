@@ -177,7 +177,8 @@ class Admitting(Reserving):
             The admission. Its ``id`` is empty if no limit applies, as there is nothing to settle then.
         Raises:
             Denied: The request does not pass, or the store is unavailable (``degraded_denied``), or too many
-                reservations of the project are open (``too_many_reservations``). Nothing was charged.
+                reservations of the project or token are open (``too_many_reservations``, ``too_many_of_token``).
+                Nothing was charged.
             ValueError, TypeError: As in :meth:`admit`, or *life* is not such a number.
         """
         found = self._plan_of(token, key, attributes)

@@ -13,6 +13,7 @@ from typing import Final
 
 from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
+from enforcement.model.sizes import USUAL_RESERVATION_SHARE
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, check_costs, check_units, own_costs
 from enforcement.plan.decision import Decision
@@ -77,7 +78,12 @@ class ReservationBook:
         tag = project if not plan.bounds or project in [bound.tag for bound in plan.bounds] else plan.bounds[0].tag
         head = {"project": project, "token": token, "instance": instance, "revision": plan.revision}
         where = RecordKeys.of(self._keys, tag, "")
-        return tag, record_head(head), where.index, where.record
+        return (
+            tag,
+            record_head(head, self._engine.settings.reservation_share or USUAL_RESERVATION_SHARE),
+            where.index,
+            where.record,
+        )
 
     def begin(self, request: RecordedRequest[LivePlan]) -> Decision | bytes | None:
         """
@@ -137,8 +143,8 @@ class ReservationBook:
                 # Nobody would settle what the store may have reserved for it.
                 self._engine.slots.undo(request.ident, lambda: self.undoing(request.where.id))
             return decision
-        except TooManyReservations:
-            return decider.refused(self._engine.planner.refusal("too_many_reservations", request.plan.subject))
+        except TooManyReservations as exc:
+            return decider.refused(self._engine.planner.refusal(exc.reason, request.plan.subject))
 
     def lasting(self, plan: LivePlan, life_seconds: float) -> LivePlan:
         """Return a plan whose slots live as long as a reservation, or *plan* itself if it has none."""

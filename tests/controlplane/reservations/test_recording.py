@@ -17,6 +17,7 @@ from enforcement.control.reservations import settle_reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
+from enforcement.store.errors import StoreError
 from tests.controlplane.reservations.conftest import lose
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -229,6 +230,7 @@ def test_metrics_have_the_numbers_of_each_project(client, reserved, client_of_st
     assert 'sluicegate_reservations{project="chat",state="open"} 0.0' in text
     assert 'sluicegate_reservations{project="",state="lost"} 0.0' in text
     assert 'sluicegate_reservations_oldest_lost_seconds{project="chat"}' in text
+    assert 'sluicegate_reservations_of_token{project="chat"} 1.0' in text
 
 
 def test_those_of_limits_in_code_belong_to_nobody_here(store, client_of_store):
@@ -409,3 +411,25 @@ def test_no_editor_has_a_forged_record_correct_a_global_counter(forged, client_o
 
     with pytest.raises(actions.AddsToGlobal), change(actor=ANN, reason="x") as tx:
         actions.settle(tx, where.id, order, charges_global=False)
+
+
+def test_settlements_of_one_project_do_not_keep_those_of_others_waiting(monkeypatch):
+    """A project forges any number of records that cannot be corrected. A run ends in time, and others go on."""
+    now = timezone.now()
+    for number, project in enumerate(["evil"] * 5 + ["honest"]):
+        settled_at = now - timedelta(minutes=60 - number)
+        fields = {"project_id": project, "at": now, "expires_at": now, "state": "settling", "settled_at": settled_at}
+        Reservation.objects.create(id=f"{project}.{number:032x}", **fields)
+    tried: list[str] = []
+
+    def correct(row, client):
+        tried.append(row.project_id)
+        raise StoreError("protocol", "spoilt")
+
+    monkeypatch.setattr(actions, "_correct", correct)
+    actions.finish_pending(now, None)
+    assert tried == ["evil", "honest", *["evil"] * 4]
+
+    tried.clear()
+    actions.finish_pending(now, None, seconds=-1)
+    assert tried == []

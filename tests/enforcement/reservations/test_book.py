@@ -9,8 +9,11 @@ import threading
 import pytest
 
 from enforcement import Denied, Limit, Limiter, StoreError, aio
+from enforcement.control.reservations import count_reservations
 from enforcement.model.keys import Keys
+from enforcement.model.tokens import mint
 from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys, ReservationRecord
+from enforcement.settings import Settings
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import PROJECT, eventually, fixed
 
@@ -263,6 +266,77 @@ def test_too_many_open_reservations_are_refused(world, limiter):
     limiter.reserve(TOKENS, "many", costs={"tokens": 1}, life=600)
     assert world.client.zcard(where.index) == MAX_RESERVATIONS - 2
     assert limiter.settle(kept.id, {"tokens": 0}) is True
+
+
+def two_tokens(world):
+    secrets = [mint("live") for _ in range(2)]
+    documents = {**world.policy("api", fixed(100_000)), **world.project()}
+    world.publish(documents, {secret: world.token("pol_api") for secret in secrets})
+    return secrets
+
+
+def fill(world, where, count, seconds):
+    """Give a token so many more reservations, which end in some seconds."""
+    (own,) = (key for key in world.client.scan_iter(f"{where.index}:*"))
+    ends_us = (world.client.time()[0] + seconds) * 1_000_000
+    ids = {f"{n:032x}": ends_us for n in range(count)}
+    world.client.zadd(own, ids)
+    world.client.zadd(where.index, ids)
+    return own
+
+
+@pytest.mark.parametrize("share", [None, 1])
+def test_one_token_has_at_most_half_of_the_reservations_of_its_project(world, make_limiter, server, monkeypatch, share):
+    """The denial names the rule, nothing is charged, and others go on. The share is a setting."""
+    if share:
+        monkeypatch.setenv("SLUICEGATE_RESERVATION_SHARE", str(share))
+    hers, his = two_tokens(world)
+    limiter = world.follow(make_limiter(server.url))
+    most = MAX_RESERVATIONS * (share or 50) // 100
+    kept = limiter.reserve(hers, life=600)
+    where = RecordKeys.from_id(Keys(), kept.id)
+    fill(world, where, most - 2, 600)
+    last = limiter.reserve(hers, life=600)
+    left = limiter.check(hers).limits[0].remaining
+
+    with pytest.raises(Denied) as denied:
+        limiter.reserve(hers, life=600)
+    assert (denied.value.decision.reason, denied.value.decision.status) == ("too_many_of_token", 429)
+    assert denied.value.decision.headers()["Retry-After"] == "1"
+    assert "Too many reservations of the token are open" in str(denied.value.decision.problem())
+    assert limiter.check(hers).limits[0].remaining == left - 1
+    assert limiter.reserve(his, life=600)
+    counts = count_reservations(world.client, Keys(), [PROJECT])[PROJECT]
+    assert (counts.open, counts.of_token) == (most + 1, most)
+
+    limiter.settle(last.id, 1)
+    assert limiter.reserve(hers, life=600)
+
+
+def test_what_is_lost_or_settled_by_others_makes_room_and_what_was_prolonged_does_not(world, limiter):
+    """The index of a token is brought up to date when it is full, some of it in each call."""
+    secret, _ = two_tokens(world)
+    kept = limiter.reserve(secret, life=600)
+    where = RecordKeys.from_id(Keys(), kept.id)
+    own = fill(world, where, MAX_RESERVATIONS // 2 - 1, -600)
+    prolonged = f"{0:032x}"
+    world.client.zadd(where.index, {prolonged: (world.client.time()[0] + 600) * 1_000_000})
+
+    assert limiter.reserve(secret, life=600)
+    assert world.client.zcard(own) == MAX_RESERVATIONS // 2 - 99 + 1
+    assert world.client.zscore(own, prolonged) == world.client.zscore(where.index, prolonged)
+
+
+def test_limits_in_code_have_no_token(world, limiter):
+    reserved = limiter.reserve(TOKENS, "code", costs={"tokens": 1}, life=600)
+    index = RecordKeys.from_id(Keys(), reserved.id).index
+    assert list(world.client.scan_iter(f"{index}*")) == [index]
+
+
+@pytest.mark.parametrize("wrong", ["0", "101", "half", "-1", "1.5"])
+def test_a_share_that_is_no_percentage_is_refused(wrong):
+    with pytest.raises(ValueError, match="SLUICEGATE_RESERVATION_SHARE: must be an integer from 1 to 100"):
+        Settings.from_env({"SLUICEGATE_RESERVATION_SHARE": wrong})
 
 
 def test_nothing_is_reserved_while_the_store_is_away(own_server):
