@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Self
@@ -194,6 +194,10 @@ class BaseLimiter:
         call this.
         """
         return self._engine.stats(self._timing)
+
+    def report(self, name: str, report: Callable[[], Mapping[str, int]]) -> None:
+        """Have each heartbeat say under *name* what a function returns. This is for Sluicegate's own proxy."""
+        self._engine.agent.report(name, report)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """

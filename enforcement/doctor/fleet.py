@@ -138,6 +138,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield from _unmetered(live)
     yield from _unreported(live)
     yield from _unsupported(live)
+    yield from _crowded(live)
     yield from _fields([*live, _kept(client, keys.last_fields)])
     yield from _broken(live, _kept(client, keys.last_week))
 
@@ -179,6 +180,29 @@ def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             "money of these requests are missing in all reports. Check whether the store takes their usage."
         )
         yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
+
+
+def _crowded(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on requests that proxies refused because others had the places, if there are any."""
+    counts: dict[str, int] = {}
+    for row in live:
+        found = row.get("crowded")
+        for share, count in _counted([*map(list, found.items())] if isinstance(found, Mapping) else ()):
+            counts[share] = counts.get(share, 0) + count
+    said = [f"{counts[share]:,} {text}" for share, text in _SHARES.items() if counts.get(share, 0) > 0]
+    if said:
+        advice = (
+            "If that was usual traffic, raise SLUICEGATE_TOKEN_SHARE, SLUICEGATE_PROJECT_SHARE or "
+            "SLUICEGATE_UPSTREAM_PLACES. sluicegate_proxy_requests_refused_total says when and at which proxy."
+        )
+        yield Finding("places", "ok", f"requests refused since the proxies began: {', '.join(said)}", advice)
+
+
+_SHARES: Final = {
+    "token": "beyond the share of a token",
+    "project": "beyond the share of a project",
+    "full": "without any place in 5 seconds",
+}
 
 
 def _kept(client: Redis, key: str) -> Mapping[str, Any]:
@@ -369,7 +393,13 @@ def _limited(client: Redis, keys: Keys) -> Iterator[Finding]:
     else:
         can = _may(client, ("GET", f"{keys.scope(GLOBAL_TAG)}doctor"))
         more = "it may spoil the counters of global limits" if can else "without counters of global limits"
-        yield Finding("project", "ok", f"limited to {', '.join(own)}, with an intake for usage; {more}")
+        advice = (
+            "Whoever takes over this proxy can admit or deny requests of all projects under limits of the global "
+            "policy, and forge their reservations. 'manage.py store_acl --apply --project SLUG --no-global' takes that "
+            "right away; its proxies then refuse such requests, unless they ask a decision service."
+        )
+        value = f"limited to {', '.join(own)}, with an intake for usage; {more}"
+        yield Finding("project", "ok", value, advice if can else "")
 
 
 def shared_keys(client: Redis, keys: Keys) -> Iterator[Finding]:

@@ -129,6 +129,7 @@ class Agent:
             problems=lambda: self._warnings.problems,
             remembered=lambda: self._copy.fleet_size if self._copy else 0,
         )
+        self.report = self._heartbeat.report
         self._absence = Absence(lambda: self.clock.monotonic())
         self._thread: threading.Thread | None = None
         self.prices: PriceLoader | None = None

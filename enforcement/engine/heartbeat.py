@@ -21,7 +21,7 @@ from enforcement.usage.usage import UsageLog
 
 FLEET_SECONDS: Final = 600.0
 
-LimitReports = Mapping[str, Callable[[], str | Sequence[Sequence[str]]]]
+LimitReports = Mapping[str, Callable[[], str | Sequence[Sequence[str]] | Mapping[str, int]]]
 """See :class:`Heartbeat`."""
 
 logger = logging.getLogger("sluicegate.agent")
@@ -86,7 +86,7 @@ class Heartbeat:
         self._usage = usage
         self._clock = clock
         self._fallbacks = fallbacks
-        self._limits = limits
+        self._limits = dict(limits)
         self._problems = problems
         self._remembered = remembered
         self._started_at_us = clock.wall_us()
@@ -113,6 +113,10 @@ class Heartbeat:
         """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
         self.reported_revision = 0
         self._sizes.clear()
+
+    def report(self, name: str, report: Callable[[], Mapping[str, int]]) -> None:
+        """Have each heartbeat say under *name* what a function returns. The name is none that a heartbeat has."""
+        self._limits[name] = report
 
     def notice(self) -> bool:
         """Note when this instance got its revision, and return whether no heartbeat has reported that revision yet."""

@@ -67,6 +67,7 @@ class Proxy:
             "/readyz": self._readiness,
             "/metrics": self._metrics,
         }
+        limiter.report("crowded", self._crowded)
         self._own_metrics = (
             Metric(
                 "proxy.requests",
@@ -250,6 +251,11 @@ class Proxy:
     def _requests(self, _: Stats) -> Values:
         for upstream in self._upstreams:
             yield {"upstream": upstream.label}, upstream.pool.places.taken
+
+    def _crowded(self) -> Mapping[str, int]:
+        """Return how many requests were refused at all upstreams, by the share that was taken."""
+        counts = [upstream.pool.places.refused for upstream in self._upstreams]
+        return {share: sum(of[share] for of in counts) for share in ("token", "project", "full")}
 
     def _refused(self, _: Stats) -> Values:
         for upstream in self._upstreams:

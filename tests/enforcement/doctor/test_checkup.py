@@ -224,8 +224,26 @@ def test_an_account_of_a_project_is_told_where_it_reports(server, world, account
     )
     said = "limited to proj_1, with an intake for usage; it may spoil the counters of global limits"
     assert (own["project"]["level"], own["project"]["value"]) == ("ok", said)
+    assert "--no-global' takes that right away" in own["project"]["advice"]
     assert "account" not in own
     assert (earlier["level"], earlier["value"]) == ("warning", "limited to projects by an earlier release")
+
+
+def test_requests_that_found_no_place_at_the_proxies_are_counted(server, world, doctor):
+    """By the share that was taken, over all proxies. Anybody may have written a heartbeat."""
+    world.everything(fixed(5))
+    for name, crowded in (("a", {"token": 1_200, "project": 0}), ("b", {"token": 34, "full": 2}), ("c", [1]), ("d", 7)):
+        beat = {"id": name, "revision": world.revision, "state": "ok", "crowded": crowded}
+        world.client.set(KEYS.instance(name), json.dumps(beat))
+        world.client.zadd(KEYS.instances, {name: time.time_ns() // 1_000})
+
+    found = doctor(server.url)[1]["places"]
+
+    said = (
+        "requests refused since the proxies began: 1,234 beyond the share of a token, 2 without any place in 5 seconds"
+    )
+    assert (found["level"], found["value"]) == ("ok", said)
+    assert "raise SLUICEGATE_TOKEN_SHARE" in found["advice"]
 
 
 @pytest.mark.parametrize("name", ["proxy", "publisher", "default"])
