@@ -115,6 +115,7 @@ end
 
 -- Most requests are charged to fixed windows that have begun and have room. Three numbers of each counter decide those, so the two
 -- functions below do it sooner than `decide`, without states. What they write and return is the same; a test holds them to that.
+-- The first one denies, too, which no other limit can change then.
 -- Return the packed reply; or nil, as nothing was written and `decide` has to do it, and what the counters hold if they were read.
 local held, lasts = {}, {}
 
@@ -126,7 +127,8 @@ local function charge_one(key, text, permits, now, slack)
   if not value then return nil, held end
   local used, ends, last = unpack_doubles('>ddd', value)
   local remaining, left = limit.cap - used - cost, ends - now
-  if not (remaining >= 0 and left > 0 and now >= last) then return nil, held end
+  if not (left > 0 and now >= last) or remaining < 0 and (limit.shadow or cost > limit.cap) then return nil, held end
+  if remaining < 0 then return pack('>i8i8i8i8i8i8', 0, now, remaining + cost, left, left, left) end
   call('SETRANGE', key, '0', pack('>ddd', used + cost, ends, now))
   if now % 1000000 < now - last then call('PEXPIRE', key, ceil(left / 1000) + slack, 'NX') end
   if limit.durable then call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH)) end
