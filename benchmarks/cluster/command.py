@@ -18,12 +18,14 @@ from benchmarks.cluster.nodes import PROJECTS, nodes
 from benchmarks.figures import QUIET, rate, us
 from benchmarks.measure import SUBJECTS, Effort, Round, Sample, Series, in_batches, interleave, one_by_one, pin
 from benchmarks.threads import PATIENCE
-from benchmarks.world import World, world
+from benchmarks.world import FAR, World, world
 from enforcement.limiter import Limiter
+from enforcement.model.limits import Limit
 
 PAGE = Path(__file__).resolve().parent.parent / "RESULTS-CLUSTER.md"
 SIZES = (3, 6)
-EFFORT = Effort(rounds=5, calls=500, concurrent_calls=3_000, local_calls=5_000)
+PACES = (20, 50, 200, 2_000)
+EFFORT = Effort(rounds=5, door_seconds=0.3)
 _HEAD = ("what", "p50", "calls a decision", "CPU of all nodes a decision", "CPU of the fullest node")
 _WAYS = {
     pipelines.DECIDE[1]: "1 limit, 50 in flight on one connection, as tasks",
@@ -48,6 +50,7 @@ class Single(NamedTuple):
 
     ways: Series
     decisions: Series
+    paced: dict[int, float]
 
     def costs(self) -> dict[str, Costs]:
         """Return what a decision costs, by how it reaches the store."""
@@ -97,7 +100,23 @@ def _single(store: World, effort: Effort) -> Single:
         leased = in_batches(limiter.check, store.tokens("leased", 1)[0], effort.local_calls)
         rounds = {_CHECK: _on_cpu(check, effort.calls), _LEASED: _on_cpu(leased, effort.local_calls)}
         decisions = interleave(rounds, effort.rounds)
-    return Single(ways, decisions)
+        paced = {a_second: _paced(store, limiter, a_second, effort.http_seconds) for a_second in PACES}
+    return Single(ways, decisions, paced)
+
+
+def _paced(store: World, limiter: Limiter, a_second: int, seconds: float) -> float:
+    """Return the calls a second of one lease that so many requests a second use. Measured when it has begun."""
+    limit = Limit(name="paced", quota=FAR, window_seconds=3_600, algorithm="fixed_window", consistency="leased")
+    start, done, before = time.monotonic(), 0, 0
+    while (passed := time.monotonic() - start) < 3 * seconds:
+        if before == 0 and passed >= seconds:
+            before = store.calls("fcall")
+        if done < passed * a_second:
+            limiter.hit(limit, f"{a_second} a second")
+            done += 1
+        else:
+            time.sleep(0.0005)
+    return (store.calls("fcall") - before) / (2 * seconds)
 
 
 def _ways(store: World, effort: Effort) -> Iterator[Series]:
@@ -132,7 +151,9 @@ def _one_store(single: Single) -> str:
     table = report.markdown_table(("how decisions reach the store", "CPU of the store a decision", "carries"), rows)
     process = [(name, *(us(single.decisions.median(name, it)) for it in (_CPU, "p50"))) for name in (_CHECK, _LEASED)]
     more = report.markdown_table(("one thread of a process", "CPU of the process a decision", "p50"), process)
-    return f"## One store\n\n{table}\n\n{more}"
+    paced = [(f"{a_second} a second", f"{calls:.1f}") for a_second, calls in single.paced.items()]
+    leases = report.markdown_table(("requests of one token with a lease", "calls a second"), paced)
+    return f"## One store\n\n{table}\n\n{more}\n\n{leases}"
 
 
 def _rows(series: Series) -> list[tuple[str, ...]]:
@@ -147,7 +168,7 @@ def _rows(series: Series) -> list[tuple[str, ...]]:
 
 
 def _million(costs: dict[str, Costs]) -> str:
-    head = ("limits, and how processes ask", "calls a second", "nodes", "processes", "fullest", "makes")
+    head = ("limits, and how processes ask", "calls a second", "nodes", "processes", "full first", "makes a second")
     return report.markdown_table(head, to_a_million(costs))
 
 

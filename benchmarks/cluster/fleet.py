@@ -30,10 +30,10 @@ BUSY = 0.7
 MILLION = 1_000_000
 FILL_SECONDS = 0.001
 """From when a lease is asked for until its permits are there."""
-WARM_SECONDS, SECONDS = 4.0, 10.0
+WARM_SECONDS, SECONDS = 3.0, 5.0
 START, WINDOW_US = 1_000_000.0, 3_600_000_000
 MOST_NODES = 200
-MOST_RATE = 1_000.0
+MOST_RATE = 400.0
 """Requests a second of one lease. More cost as many calls, because each lease takes more."""
 STRICT, LEASED = "strict", "leased"
 
@@ -152,8 +152,7 @@ mostly proxies, which do more than to decide, so there are at least a hundred of
 
 def node_of(tag: str, nodes: int) -> int:
     """Return which of so many nodes, with equal shares of the slots in order, has the keys of a hash tag."""
-    slot = slot_of(b"{%b}" % tag.encode())
-    return next(node for node in range(nodes) if slot < (node + 1) * SLOTS // nodes)
+    return ((slot_of(b"{%b}" % tag.encode()) + 1) * nodes - 1) // SLOTS
 
 
 @cache
@@ -166,7 +165,7 @@ def lease_calls(rate: float) -> float:
     calls, until = 0, WARM_SECONDS + SECONDS
     with _clock() as clock:
         lease, fills_at = leasing.Lease(_plan()), inf
-        for number in range(1, int(until * rate)):
+        for number in range(1, int(until * rate) + 1):
             if (at := number / rate) > fills_at:
                 clock.now, fills_at = START + fills_at, inf
                 calls += _fill(lease, clock) and at > WARM_SECONDS
@@ -223,7 +222,10 @@ def to_a_million(costs: Mapping[str, Costs]) -> list[list[str]]:
             needed = fleet.enough(costs[kind])
             kept = needed.nodes < MOST_NODES
             calls = f"{sum(needed.calls_by_node()):,.0f}"
-            makes = f"{float(f'{needed.carries(costs[kind]):.2g}'):,.0f}"
+            makes = needed.carries(costs[kind])
+            first = replace(needed, decisions=makes).first(costs[kind])
             nodes = f"{needed.nodes}" if kept else "no number is enough"
-            rows.append([f"{shown}, {kind}", calls, nodes, f"{needed.processes}", needed.first(costs[kind]), makes])
+            rows.append(
+                [f"{shown}, {kind}", calls, nodes, f"{needed.processes}", first, f"{float(f'{makes:.2g}'):,.0f}"]
+            )
     return rows

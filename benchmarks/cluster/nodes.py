@@ -10,7 +10,7 @@ from redis import Redis
 
 from benchmarks.world import FAR
 from enforcement.limiter import Limiter
-from enforcement.model.limits import Limit
+from enforcement.model.limits import Consistency, Limit
 from enforcement.testing import Published
 from tests.enforcement.topologies import Cluster, plain
 
@@ -22,7 +22,7 @@ OWN, LEASED = "own", "leased"
 EVERYONE, EVERYONE_LEASED = "everyone", "everyone-leased"
 
 
-def _limit(name: str, consistency: str = "strict") -> Limit:
+def _limit(name: str, consistency: Consistency = "strict") -> Limit:
     return Limit(name=name, algorithm="fixed_window", quota=FAR, window_seconds=60, consistency=consistency)
 
 

@@ -48,6 +48,13 @@ def test_what_one_carries_follows_from_quoted_figures(row):
     assert float(f"{result:.3g}") == float(carries.split()[0].replace(",", ""))
 
 
+def test_the_way_to_a_million_is_the_simulated_one():
+    """Whoever measures clusters again changes the page, too."""
+    measured = (ROOT / "benchmarks" / "RESULTS-CLUSTER.md").read_text()
+
+    assert all(f"| {' | '.join(row)} |" in measured for row in table("A million decisions a second"))
+
+
 def test_the_example_is_worked_out_right():
     """Each equation holds, to the digits that it gives."""
     text = " ".join(PAGE.partition("\n## A worked example\n")[2].split())
