@@ -3,6 +3,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.db.models import Max
 
 from controlplane.publishing import publisher
 from controlplane.publishing.basis import last_state
@@ -12,7 +13,7 @@ from enforcement.model.documents import MAX_EPOCH
 from enforcement.store.client import STORE_ERRORS
 
 MOST_REASON = 500
-# For how long a publisher that came first is waited for. One change takes milliseconds.
+# How long to wait for a publisher that came first. One change takes milliseconds.
 PATIENCE_SECONDS = 10.0
 WIDTH = 30
 REDRAWN_SECONDS = 0.1
@@ -85,18 +86,20 @@ class Command(BaseCommand):
 
 def _publish_after_others() -> int | None:
     """
-    Publish what another publisher has left, and return the last revision, or None if nothing was pending.
+    Publish what another publisher has left, and return the last revision of what is pending now, or None if nothing is.
 
     Raises:
         CommandError: The other one is still at work.
     """
-    revision, ends = None, time.monotonic() + PATIENCE_SECONDS
-    while OutboxEntry.objects.filter(revision=None).exists():
+    last = OutboxEntry.objects.filter(revision=None).order_by("-pk").first()
+    if last is None:
+        return None
+    mine, ends = OutboxEntry.objects.filter(pk__lte=last.pk), time.monotonic() + PATIENCE_SECONDS
+    while mine.filter(revision=None).exists():
         if time.monotonic() > ends:
             raise CommandError("Another publisher is at work. The changes stay pending, and the worker publishes them.")
         publisher.publish_pending()  # waits a moment for the lock
-        revision = publisher.last_revision()
-    return revision
+    return mine.aggregate(last=Max("revision"))["last"]
 
 
 def _reason_of(options: dict[str, Any]) -> str:
