@@ -106,6 +106,8 @@ class Settings:
 
         if self.reservation_share is None:
             object.__setattr__(self, "reservation_share", _percent(os.environ, "SLUICEGATE_RESERVATION_SHARE"))
+        elif not is_integer(self.reservation_share, 1, 100):
+            raise ValueError(_NO_PERCENT.format("reservation_share", shown(self.reservation_share)))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -160,11 +162,14 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     return int(text) / 1_000
 
 
+_NO_PERCENT: Final = "{}: must be an integer from 1 to 100, got {}."
+
+
 def _percent(environ: Mapping[str, str], name: str) -> int:
     """Return a share in percent from a variable, or the usual one if it is unset or empty."""
     text = environ.get(name) or str(USUAL_RESERVATION_SHARE)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 100:
-        raise ValueError(f"{name}: must be an integer from 1 to 100, got {shown(text)}.")
+        raise ValueError(_NO_PERCENT.format(name, shown(text)))
     return int(text)
 
 

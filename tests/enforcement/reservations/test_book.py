@@ -339,6 +339,12 @@ def test_a_share_that_is_no_percentage_is_refused(wrong):
         Settings.from_env({"SLUICEGATE_RESERVATION_SHARE": wrong})
 
 
+@pytest.mark.parametrize("wrong", [0, 101, -1, 1.5, True, "50"])
+def test_a_share_in_code_that_is_no_percentage_is_refused(wrong):
+    with pytest.raises(ValueError, match="reservation_share: must be an integer from 1 to 100"):
+        Settings(reservation_share=wrong)
+
+
 def test_nothing_is_reserved_while_the_store_is_away(own_server):
     """Nobody could settle it. A request that only needs a decision is decided all the same."""
     with Limiter(own_server.url, lookup=1.0) as limiter:
