@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Final, TypeVar
 
 from enforcement.http.asgi import Message, Receive, Scope
@@ -18,7 +17,6 @@ MOST_BYTES: Final = 256 * 1024 * 1024
 _TOO_MANY: Final = "Too many long requests are being read at the same time. Try again in a moment."
 _LENGTH: Final = b"content-length"
 _ACCEPTED: Final = b"accept-encoding"
-_NAME: Final = itemgetter(0)
 
 
 LONG_BODY: Final = 65_536
@@ -160,12 +158,8 @@ def sent_on(scope: Scope, body: bytes) -> Scope:
     """Return the scope of a request whose body was changed, and whose answer must not be compressed."""
     headers, length = scope["headers"], b"%d" % len(body)
     if (_LENGTH, length) in headers:  # as nearly always, since few bodies are changed
-        headers = [*headers]
+        headers = [item for item in headers if item[0] != _ACCEPTED]
     else:
-        headers = [(name, length if name == _LENGTH else value) for name, value in headers]
-    names = [*map(_NAME, headers)]
-    while _ACCEPTED in names:
-        at = names.index(_ACCEPTED)
-        del names[at], headers[at]
+        headers = [(name, length if name == _LENGTH else value) for name, value in headers if name != _ACCEPTED]
     headers.append((_ACCEPTED, b"identity"))
     return {**scope, "headers": headers}
