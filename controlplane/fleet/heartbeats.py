@@ -31,11 +31,11 @@ often = RateLimitedLogger(logger)
 KEPT = timedelta(days=2)
 LOST_SHOWN = timedelta(days=1)
 MOST_INSTANCES = 10_000
-# An account of a project may add any ids, so reading ends behind so many lists of MOST_INSTANCES ids.
+# An account of a project may add any ids, so reading ends after this number of lists of MOST_INSTANCES ids.
 MOST_LISTS = 10
 READ_AT_ONCE = 500
-# A backup of SQL is behind the fleet by at most so many, as people begin them. Whoever may send heartbeats can use up
-# so many with each reconciliation.
+# People begin epochs, so a backup of SQL is behind the fleet by few of them. Whoever may send heartbeats can use up
+# this number with each reconciliation.
 MOST_EPOCHS_AHEAD = 10
 # The instants of a heartbeat are in this time, by the store's clock, which instances follow. A glass lasts for a day.
 EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -205,9 +205,9 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
         One of STORE_ERRORS: The store is unavailable. The rows do not change.
     """
     client = client or store.connection()
+    present = store.time_of(client)
     # Whoever is seen in the future would count as alive until then.
-    latest = store.time_of(client) + MOST_AHEAD
-    client.zremrangebyscore(store.keys().instances, f"({microseconds(latest - MOST_AHEAD + MOST_LATE)}", "+inf")
+    client.zremrangebyscore(store.keys().instances, f"({microseconds(present + MOST_LATE)}", "+inf")
     live = live_instances(client)
     known = Instance.objects.in_bulk([instance.id for instance in live])
     for instance in live:
@@ -217,7 +217,7 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     )
     note(live, now, client)
     client.zremrangebyscore(store.keys().instances, "-inf", microseconds(now - KEPT))
-    Instance.objects.filter(Q(seen_at__lt=now - KEPT) | Q(seen_at__gt=latest)).delete()
+    Instance.objects.filter(Q(seen_at__lt=now - KEPT) | Q(seen_at__gt=present + MOST_AHEAD)).delete()
     return len(live)
 
 

@@ -52,10 +52,10 @@ LOCK_TTL_MS = 25_000
 # A run stops after this time. The next one starts with other projects, so that none of them waits for ever.
 MOST_SECONDS = 20
 COUNTERS_AT_ONCE = 500
-# Of one tag so many times COUNTERS_AT_ONCE in a run, as an account of a project may put any number of names into its
-# set. The next run reads the others.
+# How often a run reads COUNTERS_AT_ONCE names of one tag, as an account of a project may put any number of them into
+# its set. The next run reads the others.
 MOST_READS = 100
-# So many of the names that 0.2 has left, which are read once.
+# The same for names that 0.2 has left, which are read only once.
 MOST_READS_ONCE = 2_000
 TAGS_AT_ONCE = 500
 CALLS_AT_ONCE = 100

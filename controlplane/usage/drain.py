@@ -265,7 +265,7 @@ def _unknown_tokens(ids: set[str], project: str) -> set[str]:
     for some in batched(sorted(unknown), TOKENS_AT_ONCE):
         unknown.difference_update(Token.objects.filter(project_id=project, pk__in=some).values_list("pk", flat=True))
     for some in batched(sorted(unknown), TOKENS_AT_ONCE):
-        # Of a token that was deleted.
+        # A token that was deleted keeps its usage.
         used = UsageRow.objects.filter(token_id__in=some, project_id=project)
         unknown.difference_update(used.values_list("token_id", flat=True).distinct())
     if unknown:

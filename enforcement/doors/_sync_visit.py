@@ -204,7 +204,8 @@ class DjangoVisit(SyncVisit):
         """
         Add the header fields to the response, end the visit now or at the end of a stream, and return the response.
         """
-        self.settle(response)
+        if self._conditional:
+            self.settle(response)
         self.add_headers(response.headers)
         if not self._held:
             return response

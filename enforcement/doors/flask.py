@@ -110,7 +110,8 @@ class FlaskVisit(SyncVisit):
 
     def finish(self, response: Response) -> Response:
         """Add the header fields to the response, end the visit now or at the end of a stream, and return it."""
-        self.settle(response)
+        if self._conditional:
+            self.settle(response)
         self.add_headers(response.headers)
         self.finished = True
         if self._held and response.is_streamed:

@@ -522,8 +522,8 @@ end
 -- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
 local SLOT_WAIT_US = 1000000
--- So many slots may one call take, renew or free, of all its limits together. Each is a member, and all clients of the store wait while
--- they are written.
+-- The most slots that one call may take, renew or free, of all its limits together. Each is a member, and all clients of the store wait
+-- while they are written.
 local MAX_SLOTS = 10000
 -- What the call has met so far: limits of slots, and slots that end too late.
 local slot_limits, late_slots = 0, 0

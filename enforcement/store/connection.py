@@ -54,7 +54,7 @@ _TICK_US: Final = _tick_us()
 MOST_LAG_SECONDS = 2.0
 """How long calls may last beyond their budgets on a host with too few processors, before a store counts as away."""
 _LOOKS: Final = 3
-"""So many looks at the host, one after the other, must find nobody waiting before a late reply is the store's fault."""
+"""How many looks at the host in a row must find nobody waiting before a late reply is the store's fault."""
 _LOOK_SECONDS: Final = 0.001
 _PROCESSORS: Final = os.cpu_count() or 1
 _RUNNABLE: Final = re.compile(rb" (\d+)/")
