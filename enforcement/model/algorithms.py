@@ -519,7 +519,7 @@ class Reference:
         except OutOfCalendar:
             return [-1, now]
         waits = [_wait_for(counter, spec, cost) for counter, spec, cost in rows]
-        if sum(cost for _, spec, cost in rows if spec.letter == "c") > MAX_SLOTS_PER_REQUEST:
+        if len(rows) > 1 and sum(cost for _, spec, cost in rows if spec.letter == "c") > MAX_SLOTS_PER_REQUEST:
             _deny_slots(rows, waits)
         passed = all(wait == 0 or spec.shadow for wait, (_, spec, _) in zip(waits, rows, strict=True))
         for wait, (counter, _, cost), (key, _, _) in zip(waits, rows, charges, strict=True):
