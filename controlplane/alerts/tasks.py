@@ -10,14 +10,14 @@ from django.utils import timezone
 from controlplane.alerts import deciding, evaluating, usual
 
 
-@shared_task
+@shared_task(name="controlplane.alerts.tasks.evaluate")
 def evaluate() -> int:
     """Look once for all active rules, those of every new installation too, and return the number of new events."""
     usual.add_usual()
     return evaluating.evaluate(timezone.now())
 
 
-@shared_task
+@shared_task(name="controlplane.alerts.tasks.prune")
 def prune() -> int:
     """Delete the events that have been over for 90 days, and return their number."""
     return deciding.prune(timezone.now())

@@ -14,7 +14,7 @@ from controlplane.audit import chain
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task(name="controlplane.audit.tasks.seal")
 def seal() -> int:
     """
     Seal the audit entries that are not sealed yet, and return their number.

@@ -10,13 +10,13 @@ from django.utils import timezone
 from controlplane.emergency import actions
 
 
-@shared_task
+@shared_task(name="controlplane.emergency.tasks.end_glass")
 def end_glass() -> bool:
     """Take back the document of a glass whose end is over, and return whether there was one."""
     return actions.end_glass(timezone.now())
 
 
-@shared_task
+@shared_task(name="controlplane.emergency.tasks.end_suspensions")
 def end_suspensions() -> int:
     """Take back the suspensions whose end is over, and return their number."""
     return actions.end_suspensions(timezone.now())

@@ -16,7 +16,7 @@ from enforcement.store.client import STORE_ERRORS, reported
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task(name="controlplane.fleet.tasks.collect_heartbeats")
 def collect_heartbeats() -> int:
     """
     Save the heartbeats of all instances and which revisions they run, and return the number of live instances, or 0 if

@@ -6,7 +6,7 @@ from django.utils import timezone
 from controlplane.idempotency.models import KeptAnswer
 
 
-@shared_task
+@shared_task(name="controlplane.idempotency.tasks.prune_answers")
 def prune_answers() -> int:
     """Delete the answers that are no longer kept, and return their number."""
     return KeptAnswer.objects.ended(timezone.now()).delete()[0]

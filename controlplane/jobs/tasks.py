@@ -9,13 +9,13 @@ from celery import shared_task
 from controlplane.jobs import running
 
 
-@shared_task
+@shared_task(name="controlplane.jobs.tasks.run_jobs")
 def run_jobs() -> int:
     """Run slices of the active jobs for some seconds, and return how many ran."""
     return running.run_all()
 
 
-@shared_task
+@shared_task(name="controlplane.jobs.tasks.prune_jobs")
 def prune_jobs() -> int:
     """Delete the jobs that ended over a month ago, and return their number."""
     return running.prune()

@@ -6,7 +6,7 @@ from django.utils import timezone
 from controlplane.preview import recording
 
 
-@shared_task
+@shared_task(name="controlplane.preview.tasks.fold")
 def fold() -> int:
     """Fold the recorded minutes into their days, delete old days, and return the number of minutes."""
     now = timezone.now()

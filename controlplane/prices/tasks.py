@@ -14,7 +14,7 @@ from enforcement.store.client import STORE_ERRORS, reported
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task(name="controlplane.prices.tasks.learn_estimates")
 def learn_estimates() -> int:
     """Learn and publish numbers for estimates, and return how many have changed."""
     try:
@@ -27,7 +27,7 @@ def learn_estimates() -> int:
     return len(found)
 
 
-@shared_task
+@shared_task(name="controlplane.prices.tasks.publish_week")
 def publish_week() -> int:
     """
     Tell the doctor of last week's requests without the provider's last word, and return their number, or 0 after an

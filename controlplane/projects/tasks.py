@@ -10,7 +10,7 @@ from django.utils import timezone
 from controlplane.projects import expiry
 
 
-@shared_task
+@shared_task(name="controlplane.projects.tasks.expire_tokens")
 def expire_tokens() -> int:
     """Write an audit entry for each newly expired token, and return their number."""
     return expiry.expire_tokens(timezone.now())

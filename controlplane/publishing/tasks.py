@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 OUTBOX_KEPT = timedelta(days=30)
 
 
-@shared_task
+@shared_task(name="controlplane.publishing.tasks.publish_pending")
 def publish_pending() -> int | None:
     """
     Publish the pending changes, and return the number of the last new revision, or None without one. The next run is
@@ -36,13 +36,13 @@ def publish_pending() -> int | None:
         return None
 
 
-@shared_task
+@shared_task(name="controlplane.publishing.tasks.reconcile")
 def reconcile() -> list[str]:
     """Repair the differences between the store and SQL that are cheap to find, and return a line for each repair."""
     return _reconcile(full=False)
 
 
-@shared_task
+@shared_task(name="controlplane.publishing.tasks.reconcile_fully")
 def reconcile_fully() -> list[str]:
     """Compare and repair every document and token, and return a line for each repair."""
     return _reconcile(full=True)
@@ -56,14 +56,14 @@ def _reconcile(*, full: bool) -> list[str]:
         return []
 
 
-@shared_task
+@shared_task(name="controlplane.publishing.tasks.prune_outbox")
 def prune_outbox() -> int:
     """Delete the entries that were published over a month ago, and return their number."""
     old = OutboxEntry.objects.filter(revision__published_at__lt=timezone.now() - OUTBOX_KEPT)
     return old.delete()[0]
 
 
-@shared_task
+@shared_task(name="controlplane.publishing.tasks.prune_documents")
 def prune_documents() -> int:
     """Delete the documents that were replaced so long ago that they are no longer kept, and return their number."""
     return kept.prune(timezone.now())

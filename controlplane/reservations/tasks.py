@@ -15,7 +15,7 @@ from enforcement.store.client import STORE_ERRORS, reported
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task(name="controlplane.reservations.tasks.record_lost")
 def record_lost() -> int:
     """
     Save lost reservations, and return how many are new, or 0 after an error of the store. The next run is the retry.
@@ -27,7 +27,7 @@ def record_lost() -> int:
         return 0
 
 
-@shared_task
+@shared_task(name="controlplane.reservations.tasks.settle_overdue")
 def settle_overdue() -> int:
     """
     Settle those as their estimate that are lost for as long as their policies say, and return their number, or 0 after
@@ -40,7 +40,7 @@ def settle_overdue() -> int:
         return 0
 
 
-@shared_task
+@shared_task(name="controlplane.reservations.tasks.prune")
 def prune() -> int:
     """Delete the settled reservations that are no longer kept, and return their number."""
     return recording.prune(timezone.now())

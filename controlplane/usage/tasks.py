@@ -21,7 +21,7 @@ from enforcement.store.client import STORE_ERRORS, reported
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task(name="controlplane.usage.tasks.drain")
 def drain() -> int:
     """
     Count the entries of the usage stream, and return how many were counted, or 0 after an error of the store. The next
@@ -47,7 +47,7 @@ def _ask_for_another() -> None:
         drain.apply_async(expires=2, retry=False)
 
 
-@shared_task
+@shared_task(name="controlplane.usage.tasks.checkpoint")
 def checkpoint() -> int:
     """
     Save the changed durable counters, and return how many were saved, or 0 after an error of the store. The next run is
@@ -60,14 +60,14 @@ def checkpoint() -> int:
         return 0
 
 
-@shared_task
+@shared_task(name="controlplane.usage.tasks.prune")
 def prune() -> int:
     """Delete the usage rows, batch ids and checkpoints that are no longer kept, and return their number."""
     now = no_later_than_the_database(timezone.now())
     return rollup.prune(now) + checkpoints.prune(now)
 
 
-@shared_task
+@shared_task(name="controlplane.usage.tasks.daily_reports")
 def daily_reports() -> list[str]:
     """Write the reports that are missing or that late usage has changed, and return their days as ISO dates."""
     return [day.isoformat() for day in reports.write_missing(timezone.now())]

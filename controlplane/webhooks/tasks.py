@@ -10,13 +10,13 @@ from django.utils import timezone
 from controlplane.webhooks import deliveries
 
 
-@shared_task
+@shared_task(name="controlplane.webhooks.tasks.deliver")
 def deliver() -> int:
     """Send the messages that are due, and return the number of attempts."""
     return deliveries.run()
 
 
-@shared_task
+@shared_task(name="controlplane.webhooks.tasks.prune")
 def prune() -> int:
     """Delete the messages that arrived or were given up over a month ago, and return their number."""
     return deliveries.prune(timezone.now())
