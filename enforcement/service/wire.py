@@ -16,6 +16,7 @@ _MOST_VARINT_BYTES: Final = 10
 MAX_FIELDS: Final = 2_000
 """Fields of a message. To read more would keep everybody else waiting."""
 _LARGEST: Final = 2**64 - 1
+_FIRST, _SECOND = 1 << 3 | BYTES, 2 << 3 | BYTES  # how the key and the value of an entry begin
 
 
 class Malformed(ValueError):
@@ -93,6 +94,48 @@ class Fields:
         """Return what :func:`text` returns."""
         found = self.parts(number)
         return decoded(found[-1]) if found else ""
+
+
+def by_shape(message: bytes, number: int = 0) -> tuple[dict[bytes, bytes], dict[int, bytes]] | None:
+    """
+    Return the entries of a map of strings, and the other fields of the message that has it by their number.
+
+    A map is a field for each of its entries, which are messages with a key and a value. Nearly all of them are written
+    alike, so that one look at a few bytes takes an entry apart, where :class:`Fields` reads a message for each.
+
+    Args:
+        number: That of the map. 0: the message has none.
+    Returns:
+        None if the message is written otherwise: as :class:`Fields` has to read it, or refuse it.
+    """
+    entries: dict[bytes, bytes] = {}
+    others: dict[int, bytes] = {}
+    tag, at, end = number << 3 | BYTES, 0, len(message)
+    try:
+        while at < end:
+            key, size, at = message[at], message[at + 1], at + 2
+            if size >= 0x80:
+                if message[at] >= 0x80:
+                    return None
+                size, at = size + (message[at] << 7) - 0x80, at + 1
+            stop = at + size
+            if key == tag:
+                length, middle = message[at + 1], at + 2 + message[at + 1]
+                left, begin = message[middle + 1], middle + 2
+                if left >= 0x80:
+                    # A third byte of this length would make it longer than the entry, whose own has two.
+                    left, begin = left + (message[begin] << 7) - 0x80, begin + 1
+                if message[at] != _FIRST or length >= 0x80 or message[middle] != _SECOND or begin + left != stop:
+                    return None
+                entries[message[at + 2 : middle]] = message[begin:stop]
+            elif key & 7 != BYTES or not 8 <= key < 0x80 or key >> 3 in others:
+                return None
+            else:
+                others[key >> 3] = message[at:stop]
+            at = stop
+    except IndexError:
+        return None
+    return (entries, others) if at == end else None
 
 
 def parts(message: bytes, number: int) -> list[bytes]:

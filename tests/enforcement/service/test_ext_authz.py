@@ -10,6 +10,7 @@ import pytest
 
 from enforcement import Limit, Match
 from enforcement.embedded import ValkeyServer
+from enforcement.service.ext_authz import _by_number, _by_shape
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, Channel
 from tests.enforcement.service.oracle import CHECK, CHECKED, Oracle
 from tests.enforcement.service.running import Gateway, gateway, hourly
@@ -196,3 +197,66 @@ def test_no_label_is_taken_from_fields(served: Gateway, ask: Asking) -> None:
 
     assert [code(answer) for answer in answers] == [OK, OK, PERMISSION_DENIED]
     assert fields(answers[2]["denied_response"]["headers"])["sluicegate-denial"] == "limited"
+
+
+def test_known_token_is_decided_by_its_present_policy(served: Gateway, ask: Asking) -> None:
+    """Its plan is kept by the field that shows it, until the documents change."""
+    served.published.policy("changing", hourly(5))
+    headers = {"authorization": f"Bearer {served.published.token(policy='changing', project='shop')}"}
+    served.follow()
+    first = [remaining_in(ask(headers)) for _ in range(2)]
+    added = fields(ask(headers)["ok_response"]["response_headers_to_add"])
+    served.published.policy("changing", hourly(3))
+    served.follow()
+
+    assert first == [4, 3]
+    assert added["ratelimit-policy"] == '"hourly";q=5;w=3600'
+    assert ask(headers)["denied_response"]["status"] == {"code": "TooManyRequests"}
+
+
+def test_known_token_does_not_excuse_a_path_that_is_too_long(served: Gateway, ask: Asking) -> None:
+    headers = {"authorization": f"Bearer {served.token(hourly(5))}"}
+    ask(headers)
+
+    assert ask(headers, path="/" + "x" * 2_000)["denied_response"]["status"] == {"code": "URITooLong"}
+
+
+def test_known_field_stands_for_no_other_token(served: Gateway, ask: Asking) -> None:
+    """One that shows a credential of the upstream must not stand for the token beside it."""
+    secret = served.token(hourly(5))
+    ask({"authorization": "Bearer of-the-upstream", "x-api-key": secret})
+
+    assert ask({"authorization": "Bearer of-the-upstream"})["denied_response"]["status"] == {"code": "Unauthorized"}
+
+
+def test_messages_of_envoy_are_read_by_their_shape(reader: Oracle) -> None:
+    """All others are read field by field, and say the same."""
+    headers = {"x-api-key": "key", ":path": "/x", "cookie": "c" * 300}
+    http = {"id": "1", "method": "GET", "path": "/x?y=%2F", "host": "here", "protocol": "HTTP/1.1", "headers": headers}
+    request = {"time": "2026-01-01T00:00:00Z", "http": http}
+    source = {"address": {"socket_address": {"address": "192.0.2.1", "port_value": 4711}}}
+    message = reader.encode(CHECK, {"attributes": {"source": source, "destination": source, "request": request}})
+
+    read = _by_shape(message)
+
+    assert read == _by_number(message)
+    assert read is not None
+    assert read.fields == {name.encode(): value.encode() for name, value in headers.items()}
+    assert (read.method, read.path) == (b"GET", b"/x?y=%2F")
+
+
+@pytest.mark.parametrize(
+    "http",
+    [
+        {"headers": {"X-Team": "red", "x-team": "blue"}},
+        {"headers": {"x-team": "red"}, "header_map": {"headers": [{"key": "x-team", "raw_value": "Ymx1ZQ=="}]}},
+        {"headers": {"x-t\u00cf": "red"}},
+        {"headers": {"k" * 200: "red"}},
+        {"headers": {"x-team": "v" * 20_000}},
+    ],
+)
+def test_what_has_another_shape_is_read_field_by_field(reader: Oracle, http: dict[str, Any]) -> None:
+    message = reader.encode(CHECK, {"attributes": {"request": {"http": {"method": "GET", **http}}}})
+
+    assert _by_shape(message) is None
+    assert _by_number(message).fields
