@@ -254,9 +254,11 @@ def _counts(client: Redis, index: str, now_us: int) -> ReservationCounts:
     lost = int(client.zcount(index, "-inf", now_us))
     first: Any = client.zrange(index, 0, 0, withscores=True) if lost else ()
     since = next((ends for _, ends in _ends(first)), None)
-    most: Any = client.zrevrange(f"{index}{OF_TOKENS}", 0, 0, withscores=True)
-    # Any account of the project may have written it.
-    of_token = max(0, int(min(most[0][1], MAX_RESERVATIONS))) if most else 0
+    most: Any = ()
+    with _spoilt_by_its_project():
+        most = client.zrevrange(f"{index}{OF_TOKENS}", 0, 0, withscores=True)
+    # Any account of the project may have written it, infinity too.
+    of_token = int(min(max(0, most[0][1]), MAX_RESERVATIONS)) if most else 0
     return ReservationCounts(max(0, int(client.zcard(index)) - lost), lost, since, of_token)
 
 

@@ -393,6 +393,16 @@ def test_an_index_that_changes_its_type_meanwhile_ends_no_list(forged, client_of
     assert reservations.open_reservations(client_of_store, Keys(), where.id.partition(".")[0]) == []
 
 
+@pytest.mark.parametrize("spoil", [["ZADD", "-inf", "t"], ["SET", "x"]], ids=["no number", "another type"])
+def test_a_count_of_tokens_that_is_spoilt_hides_no_lost_reservation(forged, client_of_store, spoil):
+    """It is only shown. Whoever has an account of one project could else end the recording of all."""
+    where, other = forged(ProjectFactory()), forged(ProjectFactory(), number=2)
+    client_of_store.execute_command(spoil[0], f"{where.index}-of-tokens", *spoil[1:])
+
+    assert record(client_of_store) == 2
+    assert set(Reservation.objects.values_list("pk", flat=True)) == {where.id, other.id}
+
+
 def test_no_record_names_the_token_of_another_project(forged, client_of_store):
     """Its page would show usage that it never had."""
     other = TokenFactory()
