@@ -1,6 +1,6 @@
 """The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import le
@@ -35,8 +35,6 @@ COUNTS = ("allowed", "denied", "would_deny", "cost")
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model", "tool"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
-# In the usage of an intake, this stands for all tokens that nobody knows, which could else make any number of rows.
-UNKNOWN_TOKEN = "unknown"
 # What enforcers of a development version send beside the counts, and nobody needs any more.
 FORMER_COUNTS = 3
 MAX_FORMAT_LENGTH = 32
@@ -213,18 +211,6 @@ class StreamBatch:
             foreign = [row for row in getattr(self, kind) if is_foreign(row.names)]
             refused += [Refused(kind, row.names, f"{kind}: a token or policy of another project") for row in foreign]
         return replace(self, **kept, refused=tuple(refused))
-
-    def folding(self, unknown: Container[str]) -> Self:
-        """Return the batch with the usage of some tokens as that of UNKNOWN_TOKEN."""
-        if not unknown:
-            return self
-        rows = (row._replace(names=_folded(row.names, unknown)) for row in self.rows)
-        metered = (replace(row, names=_folded(row.names, unknown)) for row in self.metered)
-        return replace(self, rows=tuple(rows), metered=tuple(metered))
-
-
-def _folded(names: tuple[str, ...], unknown: Container[str]) -> tuple[str, ...]:
-    return (names[0], UNKNOWN_TOKEN, *names[2:]) if names[1] in unknown else names
 
 
 def _each(

@@ -33,21 +33,13 @@ from controlplane.preview import recording
 from controlplane.prices import broken
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import (
-    MOST_AHEAD,
-    UNKNOWN_TOKEN,
-    InvalidBatch,
-    Refused,
-    StreamBatch,
-    parse_denials,
-)
+from controlplane.usage.batches import MOST_AHEAD, InvalidBatch, Refused, StreamBatch, parse_denials
 from controlplane.usage.claims import Claims, Entry
-from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
+from controlplane.usage.folding import folded
+from controlplane.usage.models import DeniedRequest, UsageBatch
 from controlplane.usage.streams import LOCK_TTL_MS, UsageStream, filled
-from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
-often = RateLimitedLogger(logger, seconds=600)
 
 LOCK = "drain"
 # A run stops after this time and the next one continues, so that a long queue of usage does not delay publications.
@@ -70,6 +62,8 @@ LOCKED_NAMED = 5
 # What a value is that a database cannot store. Python's module for SQLite raises an error of its own.
 TOO_LARGE = (DataError, OverflowError)
 REJECTED_BYTES = 16_384
+# The latest so many of a project are kept of what its intake brings, for its account may write any number of them.
+MOST_DENIALS = 10_000
 
 
 @dataclass(slots=True)
@@ -227,8 +221,17 @@ def _save_denials(entry: str, fields: dict[str, str], now: datetime, project: st
             rows = [row for row in rows if not is_foreign((row.project_id, row.token_id, row.policy_id))]
         with bounded():
             DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
+            if project and rows:
+                _forget_older(project)
     except (InvalidBatch, DataError) as exc:
         logger.warning("The entry %s of sampled denials was dropped: %s", entry, str(exc)[:500])
+
+
+def _forget_older(project: str) -> None:
+    """Delete the sampled denials of a project that are older than its latest MOST_DENIALS."""
+    kept = DeniedRequest.objects.filter(project_id=project)
+    for at in kept.order_by("-at", "-id").values_list("at", flat=True)[MOST_DENIALS : MOST_DENIALS + 1]:
+        kept.filter(at__lte=at).delete()
 
 
 def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
@@ -253,25 +256,8 @@ def _readable(source: Source, entries: list[Entry], now: datetime, done: DrainRe
             _reject(source, entry, fields, str(exc), done)
     if project:
         is_foreign = foreign_to([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
-        batches = [batch.without(is_foreign) for batch in batches]
-        unknown = _unknown_tokens({row.names[1] for batch in batches for row in (*batch.rows, *batch.metered)}, project)
-        batches = [batch.folding(unknown) for batch in batches]
+        batches = folded([batch.without(is_foreign) for batch in batches], project)
     yield from batches
-
-
-def _unknown_tokens(ids: set[str], project: str) -> set[str]:
-    """Return those of the ids in the intake of a project that it does not have, and of which SQL has no usage."""
-    unknown = ids - {"", UNKNOWN_TOKEN}
-    for some in batched(sorted(unknown), TOKENS_AT_ONCE):
-        unknown.difference_update(Token.objects.filter(project_id=project, pk__in=some).values_list("pk", flat=True))
-    for some in batched(sorted(unknown), TOKENS_AT_ONCE):
-        # A token that was deleted keeps its usage.
-        used = UsageRow.objects.filter(token_id__in=some, project_id=project)
-        unknown.difference_update(used.values_list("token_id", flat=True).distinct())
-    if unknown:
-        message = "%d tokens in the intake of %s are not known. Their usage is counted together, as that of %r"
-        often.warning(f"unknown {project}", message, len(unknown), project, UNKNOWN_TOKEN)
-    return unknown
 
 
 def foreign_to(names: Iterable[Sequence[str]], project: str) -> Callable[[Sequence[str]], bool]:

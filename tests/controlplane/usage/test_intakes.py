@@ -7,7 +7,7 @@ import pytest
 from django.db.models import Sum
 
 from controlplane.publishing import compile
-from controlplane.usage import batches, streams
+from controlplane.usage import batches, folding, streams
 from controlplane.usage import drain as drain_module
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import DecisionCount, DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
@@ -18,7 +18,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.state.published import PublishedState
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
-from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,7 +168,7 @@ def test_the_documents_name_the_projects_with_an_intake(shop):
 
 def test_tokens_that_nobody_has_make_one_row(send, shop, monkeypatch, caplog):
     """An account of a project names any number of tokens. A token that was deleted keeps its usage."""
-    monkeypatch.setattr(drain_module, "often", RateLimitedLogger(logging.getLogger("controlplane")))
+    monkeypatch.setattr(folding, "often", RateLimitedLogger(logging.getLogger("controlplane")))
     deleted = TokenFactory(project=shop)
     send(rows=[row(project=shop.pk, token=deleted.pk)])
     drain(NOON)
@@ -185,3 +185,65 @@ def test_tokens_that_nobody_has_make_one_row(send, shop, monkeypatch, caplog):
     assert {token: allowed for (_, token), allowed in counted().items()} == {deleted_id: 2, "unknown": 100 + 1}
     assert set(MeteredRow.objects.values_list("token_id", flat=True)) == {"unknown"}
     assert f"50 tokens in the intake of {shop.pk} are not known" in caplog.text
+
+
+def test_limits_that_nobody_has_make_one_row_of_each_policy(send, shop):
+    """Of a policy that nobody has, too. Those of the project and those of all projects count by themselves."""
+    own = LimitFactory(policy=PolicyFactory(project=shop), name="rpm").policy
+    shared = LimitFactory(policy=PolicyFactory(), name="rpm").policy
+    made_up = [row(project=shop.pk, token="", policy=own.pk, limit=f"limit-{n}") for n in range(50)]
+    made_up += [row(project=shop.pk, token="", policy=f"pol_{n}", limit="rpm") for n in range(50)]
+    made_up += [row(project=shop.pk, token="", unit=f"unit-{n}") for n in range(50)]
+    real = [row(project=shop.pk, token="", policy=policy.pk, limit="rpm", allowed=7) for policy in (own, shared)]
+    send(rows=[*made_up, *real])
+
+    drain(NOON)
+
+    names = ("policy_id", "limit_name", "unit")
+    found = UsageRow.objects.filter(period="minute").values_list(*names, "allowed")
+    assert {tuple(of): allowed for *of, allowed in found} == {
+        (own.pk, "rpm", "requests"): 7,
+        (shared.pk, "rpm", "requests"): 7,
+        (own.pk, "unknown", "unknown"): 50,
+        ("unknown", "unknown", "unknown"): 100,
+    }
+
+
+def test_models_and_revisions_of_an_intake_are_bounded_by_day(send, shop, monkeypatch):
+    """Clients choose the names of models, and the account everything else. What was counted before is known."""
+    monkeypatch.setattr(folding, "MOST_METERED", 3)
+    monkeypatch.setattr(folding, "_met", set())
+
+    def metered(model: str, word: str = "exact", revision: int = 0) -> list:
+        return [NOON_MINUTE, shop.pk, "", model, word, 0, revision, *[9] * len(COUNT_NAMES)]
+
+    send("1", metered=[metered("gpt-4o")])
+    drain(NOON)
+    send("2", metered=[metered("gpt-4o", f"word-{n}", n) for n in range(50)])
+    drain(NOON)
+    folding._met.clear()
+    send("3", metered=[metered(f"gpt-{n}") for n in range(50)] + [metered("gpt-4o")])
+    drain(NOON)
+
+    found = MeteredRow.objects.filter(period="minute").values_list("model", "settled_as", "requests")
+    assert {(model, word): requests for model, word, requests in found} == {
+        ("gpt-4o", "exact"): 18,
+        ("gpt-4o", "word-0"): 9,
+        ("gpt-4o", "word-1"): 9,
+        ("", "unknown"): 9 * 98,
+    }
+
+
+def test_the_latest_denials_of_an_intake_are_kept(shop, client_of_store, monkeypatch):
+    monkeypatch.setattr(drain_module, "MOST_DENIALS", 4)
+    DeniedRequest.objects.create(decision="other", at=NOON, reason="limited", project_id="proj_other")
+    for start in (0, 3):
+        rows = [
+            [f"dec_{n}", NOON_MINUTE * 60_000 + n, "limited", shop.pk, "", "", "", {}] for n in range(start, start + 3)
+        ]
+        client_of_store.xadd(KEYS.intake(shop.pk), {"denials": json.dumps(rows)})
+
+    drain(NOON)
+
+    kept = DeniedRequest.objects.values_list("decision", flat=True)
+    assert set(kept) == {"other", *(f"dec_{n}" for n in range(2, 6))}
