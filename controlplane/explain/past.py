@@ -68,7 +68,7 @@ def then_for(case: Case, present: Subject | None) -> State:
 
 def _token(
     case: Case, document: dict[str, Any] | None, present: Subject | None
-) -> tuple[documents.Token | None, tuple[str, ...]]:
+) -> tuple[documents.TokenDocument | None, tuple[str, ...]]:
     """Return the token's document at the revision, and what is not known of it."""
     if document:
         return documents.parse_token(dumps(document)), ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from controlplane.preview.kinds import Caller
-from enforcement.model.documents import Override as OverrideValue
+from enforcement.model.documents import OverrideDocument as OverrideValue
 from enforcement.model.limits import Limit
 
 

@@ -32,7 +32,7 @@ from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement.control import checkpoints as protocol
-from enforcement.control.checkpoints import CheckpointReading, Kept
+from enforcement.control.checkpoints import CheckpointReading, StoredCheckpoint
 from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
 from enforcement.logs import RateLimitedLogger
@@ -236,7 +236,7 @@ def reset(done: Reset) -> None:
     at_us = done.at_us
     _write(
         [
-            Checkpoint.of(tag, Kept(counter, used=0, ends_us=ends_us, last_us=at_us, stamp=at_us))
+            Checkpoint.of(tag, StoredCheckpoint(counter, used=0, ends_us=ends_us, last_us=at_us, stamp=at_us))
             for tag, counter, ends_us in done.durable
         ]
     )
@@ -362,7 +362,9 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
         _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
 
 
-def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> list[tuple[str, list[Kept]]]:
+def _keep_present(
+    client: redis.Redis, some: list[Names], done: CheckpointResult
+) -> list[tuple[str, list[StoredCheckpoint]]]:
     """Save counters, and return pairs of a tag and the checkpoints that the store has lost. These stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
@@ -380,7 +382,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
     return lost
 
 
-def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[StoredCheckpoint]]]]:
     """
     Save each reading that follows its checkpoint, and return how many, and by tag the checkpoints of lost counters.
 
@@ -397,7 +399,7 @@ def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tup
 
 
 @transaction.atomic
-def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[StoredCheckpoint]]]]:
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked in one order, so two runs at the same time wait for each other, and the later one sees the saved rows.

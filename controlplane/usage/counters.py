@@ -36,8 +36,8 @@ class Forgotten(LookupError):
 class HolderDocuments:
     """The present documents that apply to a token or to a whole project."""
 
-    project: documents.Project
-    token: documents.Token | None
+    project: documents.ProjectDocument
+    token: documents.TokenDocument | None
     policies: dict[str, Policy]
     global_policy: str | None
     now: datetime
@@ -200,7 +200,7 @@ def record_reset(tx: Change, holder: Token | Project, limit: Limit | None = None
     tx.touch("reset", json.dumps(named, sort_keys=True))
 
 
-def _token(token: Token, now: datetime) -> documents.Token:
+def _token(token: Token, now: datetime) -> documents.TokenDocument:
     document = compile.tokens([token.digest], now)[token.digest]
     if document is None:
         raise Forgotten

@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.usage.periods import PERIODS
-from enforcement.control.checkpoints import Carried, Kept
+from enforcement.control.checkpoints import Carried, StoredCheckpoint
 from enforcement.metering.samples import MAX_TOOL_LENGTH
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 
@@ -255,8 +255,8 @@ class Checkpoint(models.Model):
     """
     The value of a durable counter when it was last read.
 
-    The fields are those of `enforcement.control.checkpoints.Kept`. The name of a counter is a digest, so only the
-    documents of a policy show to whom it belongs.
+    The fields are those of `enforcement.control.checkpoints.StoredCheckpoint`. The name of a counter is a digest, so only
+    the documents of a policy show to whom it belongs.
     """
 
     VALUES = ("used", "ends_us", "last_us", "stamp", "carried", "kept_until_us")
@@ -278,16 +278,16 @@ class Checkpoint(models.Model):
         return f"{self.counter} of {self.tag}"
 
     @classmethod
-    def of(cls, tag: str, kept: Kept) -> Self:
+    def of(cls, tag: str, kept: StoredCheckpoint) -> Self:
         """Return a new row, which is not saved, for a counter with this hash tag."""
         carried = None if kept.carried is None else astuple(kept.carried)
         values = {name: getattr(kept, name) for name in cls.VALUES}
         return cls(tag=tag, counter=kept.counter, **{**values, "carried": carried})
 
-    def as_kept(self) -> Kept:
-        """Return the row as a new ``Kept`` of the library."""
+    def as_kept(self) -> StoredCheckpoint:
+        """Return the row as a new ``StoredCheckpoint`` of the library."""
         carried = None if self.carried is None else Carried(*self.carried)
-        return Kept(self.counter, self.used, self.ends_us, self.last_us, self.stamp, carried)
+        return StoredCheckpoint(self.counter, self.used, self.ends_us, self.last_us, self.stamp, carried)
 
 
 class CheckpointRun(models.Model):

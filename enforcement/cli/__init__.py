@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(name: str) -> commands.Command:
+def _command(name: str) -> commands.Subcommand:
     command = commands.find(name)
     if command is None:
         from difflib import get_close_matches  # only after a mistake

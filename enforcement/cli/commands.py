@@ -20,7 +20,7 @@ class MissingExtra(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Subcommand:
     """
     One command of ``sluicegate``.
 
@@ -62,9 +62,9 @@ class Command:
         return int(module.main([self.name, *arguments] if self.named else arguments))
 
 
-def _remote(name: str, summary: str) -> Command:
+def _remote(name: str, summary: str) -> Subcommand:
     """Return a command that calls a control plane."""
-    return Command(name, summary, "enforcement.cli.remote.app", extra="cli", named=True)
+    return Subcommand(name, summary, "enforcement.cli.remote.app", extra="cli", named=True)
 
 
 REMOTE: Final = (
@@ -89,18 +89,18 @@ REMOTE: Final = (
 """The commands that need a control plane, or files for it. ``explain`` can ask one too."""
 
 COMMANDS: Final = (
-    Command("doctor", "examine a store, and prove that two processes share a counter", "enforcement.cli.doctor"),
-    Command("explain", "show which limits apply to a token, and what is left of them", "enforcement.cli.explain"),
-    Command("proxy", "run the reverse proxy", "enforcement.cli.proxy", extra="proxy"),
-    Command("serve", "answer proxies that are not written in Python", "enforcement.cli.serve"),
-    Command("convert", "translate the rules of another rate limit service", "enforcement.cli.convert", extra="cli"),
-    Command("proof", "prove a limit by counting", "enforcement.proof.command", aliases=("ledger",)),
+    Subcommand("doctor", "examine a store, and prove that two processes share a counter", "enforcement.cli.doctor"),
+    Subcommand("explain", "show which limits apply to a token, and what is left of them", "enforcement.cli.explain"),
+    Subcommand("proxy", "run the reverse proxy", "enforcement.cli.proxy", extra="proxy"),
+    Subcommand("serve", "answer proxies that are not written in Python", "enforcement.cli.serve"),
+    Subcommand("convert", "translate the rules of another rate limit service", "enforcement.cli.convert", extra="cli"),
+    Subcommand("proof", "prove a limit by counting", "enforcement.proof.command", aliases=("ledger",)),
     *REMOTE,
 )
 """In the order of the help."""
 
 
-def find(name: str) -> Command | None:
+def find(name: str) -> Subcommand | None:
     """Return the command of this name or alias, or None if there is no such command."""
     return next((command for command in COMMANDS if name in (command.name, *command.aliases)), None)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli.options import add_store, names_of, new_parser, settings_of, source_of
-from enforcement.doctor import Checkup, Finding, Unreachable, examine, variables
+from enforcement.doctor import Checkup, Finding, StoreUnreachable, examine, variables
 from enforcement.doctor.endpoint import shown
 from enforcement.settings import named_as
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         print(f"sluicegate doctor: {exc}", file=sys.stderr)
         return UNREACHABLE
-    except Unreachable as exc:
+    except StoreUnreachable as exc:
         # A misspelt variable may be why this is not the right store.
         findings = (*variables.unknown(os.environ), exc.finding)
         checkup = Checkup(shown(settings.url), settings.prefix, findings)

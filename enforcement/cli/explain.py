@@ -24,7 +24,7 @@ from enforcement.cli.remote.account import is_logged_in
 from enforcement.control.emergency import last_end
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
-from enforcement.model.documents import Project, Token
+from enforcement.model.documents import ProjectDocument, TokenDocument
 from enforcement.model.instants import from_us, time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
@@ -50,12 +50,12 @@ exit status for a decision id:
 """
 
 
-class Unreadable(Exception):
+class UnreadableDecision(Exception):
     """The store lacks a document that a decision needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class PrintedExplanation:
     """
     The limits that apply to a token, and whether a request would pass.
 
@@ -70,8 +70,8 @@ class Explanation:
 
     verdict: str
     revision: int
-    token: Token | None = None
-    project: Project | None = None
+    token: TokenDocument | None = None
+    project: ProjectDocument | None = None
     counters: Sequence[LiveCounter] = ()
     suspended_until_us: int | None = None
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     except InvalidDecisionId as exc:
         print(f"sluicegate explain: {exc}", file=sys.stderr)
         return REFUSED
-    except (ValueError, Unreadable) as exc:
+    except (ValueError, UnreadableDecision) as exc:
         print(f"sluicegate explain: {exc}", file=sys.stderr)
         return UNREADABLE
     except (RedisError, OSError) as exc:
@@ -127,12 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
+def explain(client: Redis, keys: Keys, secret: str) -> PrintedExplanation:
     """
     Return an explanation of the decision on a token, made from its documents and counters in the store.
 
     Raises:
-        Unreadable: The store holds no documents, or a document that is needed is missing or cannot be read.
+        UnreadableDecision: The store holds no documents, or a document that is needed is missing or cannot be read.
         redis.RedisError: The store does not reply, or lacks the function library.
     """
     documents, name = PublishedState(), digest(secret)
@@ -140,14 +140,16 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     document: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
     problems = documents.load(raw, {name: document})
     if not raw:
-        raise Unreadable(f"no documents below the prefix {keys.prefix!r}; 'manage.py publish --all' writes them there.")
+        raise UnreadableDecision(
+            f"no documents below the prefix {keys.prefix!r}; 'manage.py publish --all' writes them there."
+        )
     if not documents.loaded:
-        raise Unreadable(f"no documents below the prefix {keys.prefix!r}: {problems[0].reason}")
+        raise UnreadableDecision(f"no documents below the prefix {keys.prefix!r}: {problems[0].reason}")
     state, entry = documents.current, documents.find(name)
     if entry is not None and entry.token is None and entry.problem:
-        raise Unreadable(f"the token's document cannot be read: {entry.problem}")
+        raise UnreadableDecision(f"the token's document cannot be read: {entry.problem}")
     if entry is None or entry.token is None:
-        return Explanation("unknown_token", state.revision)
+        return PrintedExplanation("unknown_token", state.revision)
     subject = _subject(state, entry.token)
     now_us = _now_us(client)
     refusal = _refusal(state, entry.token, subject.project, now_us)
@@ -155,20 +157,20 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     verdict = refusal or ("limited" if any(map(_denies, counters)) else "ok")
     suspensions = state.emergency.suspensions(entry.token, now_us) if refusal == "suspended" else [None]
     until_us = last_end(suspensions)
-    return Explanation(verdict, state.revision, entry.token, subject.project, counters, until_us)
+    return PrintedExplanation(verdict, state.revision, entry.token, subject.project, counters, until_us)
 
 
-def _subject(state: Snapshot, token: Token) -> Subject:
+def _subject(state: Snapshot, token: TokenDocument) -> Subject:
     """
-    Return a token with its project and all policies as a Subject, or raise Unreadable if the project or a policy that
+    Return a token with its project and all policies as a Subject, or raise UnreadableDecision if the project or a policy that
     applies is missing.
     """
     project = state.projects.get(token.project)
     if project is None:
-        raise Unreadable(f"the document of project {token.project} is missing or cannot be read")
+        raise UnreadableDecision(f"the document of project {token.project} is missing or cannot be read")
     for policy in (state.global_policy, project.policy, token.policy):
         if policy is not None and policy not in state.policies:
-            raise Unreadable(f"the document of policy {policy} is missing or cannot be read")
+            raise UnreadableDecision(f"the document of policy {policy} is missing or cannot be read")
     return Subject(project, token, state.policies, state.global_policy)
 
 
@@ -179,7 +181,7 @@ def _counters(client: Redis, keys: Keys, subject: Subject, now_us: int) -> Seque
         return live_counters(client, keys, subject, now_us=now_us, with_values=False)
 
 
-def _refusal(state: Snapshot, token: Token, project: Project, now_us: int) -> str | None:
+def _refusal(state: Snapshot, token: TokenDocument, project: ProjectDocument, now_us: int) -> str | None:
     if token.revoked:
         return "revoked"
     if state.emergency.suspensions(token, now_us):
@@ -197,7 +199,7 @@ def _now_us(client: Redis) -> int:
     return time_reply_us(client.time())
 
 
-def _as_json(explanation: Explanation) -> dict[str, Any]:
+def _as_json(explanation: PrintedExplanation) -> dict[str, Any]:
     token, project = explanation.token, explanation.project
     return {
         "verdict": explanation.verdict,
@@ -209,7 +211,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _lines(explanation: Explanation) -> Iterator[str]:
+def _lines(explanation: PrintedExplanation) -> Iterator[str]:
     token, project = explanation.token, explanation.project
     who = f"token {token.id} ({token.name}) of project {project.slug}" if token and project else "no such token"
     until_us = explanation.suspended_until_us

@@ -55,7 +55,7 @@ class Carried:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredCheckpoint:
     """
     The state of a durable counter.
 
@@ -85,10 +85,10 @@ class Kept:
 class CheckpointReading:
     """A counter that a checkpoint has read, and the stamp that it had ``before``."""
 
-    kept: Kept
+    kept: StoredCheckpoint
     before: int
 
-    def follows(self, kept: Kept | None) -> bool:
+    def follows(self, kept: StoredCheckpoint | None) -> bool:
         """
         Return whether this reading is later than the kept state and may replace it.
 
@@ -102,7 +102,7 @@ class CheckpointReading:
             return kept.stamp - self.kept.stamp > SET_BACK_US
         return self.before >= kept.stamp
 
-    def forgot(self, kept: Kept | None) -> bool:
+    def forgot(self, kept: StoredCheckpoint | None) -> bool:
         """
         Return whether the kept state must be restored, because the counter does not know it and counts the same window,
         or a later one that carries what this window left.
@@ -126,7 +126,7 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
     for counter, found in zip(counters, reply, strict=True):
         if found and all(0 <= number <= MAX_NUMBER for number in found):
             used, ends_us, last_us, before, stamp, *carried = found
-            kept = Kept(counter, used, ends_us, last_us, stamp, Carried(*carried) if carried else None)
+            kept = StoredCheckpoint(counter, used, ends_us, last_us, stamp, Carried(*carried) if carried else None)
             yield CheckpointReading(kept, before)
 
 
@@ -144,7 +144,7 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Ch
     return CHECKPOINTED, [keys.dirty(tag), *_keys(keys, tag, counters)], arguments
 
 
-def restore_calls(keys: Keys, tag: str, kept: Sequence[Kept]) -> Iterator[Call]:
+def restore_calls(keys: Keys, tag: str, kept: Sequence[StoredCheckpoint]) -> Iterator[Call]:
     """
     Yield the function, keys and arguments of each call that raises counters of one tag to their kept states. The reply
     is how many were written.

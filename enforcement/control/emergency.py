@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from enforcement.model.documents import DocumentReader, InvalidDocument, Project, Token
+from enforcement.model.documents import DocumentReader, InvalidDocument, ProjectDocument, TokenDocument
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
 
@@ -76,14 +76,14 @@ class Emergency(NamedTuple):
         """Return the next instant at which limits become shadows or are enforced again. None: there is none."""
         return next((at_us for at_us in (self.glass_from_us, self.glass_until_us) if now_us < at_us), None)
 
-    def suspensions(self, token: Token, now_us: int) -> list[int | None]:
+    def suspensions(self, token: TokenDocument, now_us: int) -> list[int | None]:
         """Return the end of each suspension in force of a token and of its project, with None for no end."""
         project = self.projects.get(token.project)
         ends = [token.suspended_until_us] if token.suspended else []
         ends += [] if project is None else [project.ends_at_us]
         return [end for end in ends if is_in_force(end, now_us)]
 
-    def is_active(self, project: Project) -> bool:
+    def is_active(self, project: ProjectDocument) -> bool:
         """Return whether a project is active. Of one that is or was suspended, its own document does not say so."""
         suspended = self.projects.get(project.id)
         return project.active or (suspended is not None and suspended.active)

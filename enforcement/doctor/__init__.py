@@ -5,7 +5,7 @@ All checks use the account in the URL. A check that this account is not permitte
 which is not a problem. The doctor writes one counter of its own, which expires within a minute, and nothing else.
 """
 
-from enforcement.doctor.checkup import Checkup, Unreachable, examine
+from enforcement.doctor.checkup import Checkup, StoreUnreachable, examine
 from enforcement.doctor.findings import Finding, Level
 
-__all__ = ["Checkup", "Finding", "Level", "Unreachable", "examine"]
+__all__ = ["Checkup", "Finding", "Level", "StoreUnreachable", "examine"]

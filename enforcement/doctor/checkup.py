@@ -21,7 +21,7 @@ from enforcement.store.client import connect
 PATIENCE_SECONDS = 5.0
 
 
-class Unreachable(Exception):
+class StoreUnreachable(Exception):
     """The store cannot be reached. ``finding`` holds the reason."""
 
     def __init__(self, finding: Finding) -> None:
@@ -52,11 +52,11 @@ class Checkup:
 
 def examine(settings: Settings) -> Checkup:
     """
-    Examine the store that these settings name, and return a :class:`Checkup` of findings, or raise Unreachable.
+    Examine the store that these settings name, and return a :class:`Checkup` of findings, or raise StoreUnreachable.
 
     Raises:
         ValueError: The URL or the prefix is not valid.
-        Unreachable: The store does not reply, or refuses this account.
+        StoreUnreachable: The store does not reply, or refuses this account.
     """
     keys = Keys(settings.prefix)
     with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
@@ -110,14 +110,14 @@ def _one_server(client: Redis) -> list[Finding]:
 
 
 def _reach(client: Redis, url: str) -> None:
-    """Send PING to the store, and raise Unreachable if it does not reply or refuses the account."""
+    """Send PING to the store, and raise StoreUnreachable if it does not reply or refuses the account."""
     try:
         client.ping()
     except AuthenticationError as exc:
         advice = "The user name or the password is wrong, or the server requires a password."
-        raise Unreachable(Finding("connection", "problem", str(exc), advice)) from exc
+        raise StoreUnreachable(Finding("connection", "problem", str(exc), advice)) from exc
     except (RedisError, OSError) as exc:
-        raise Unreachable(Finding("connection", "problem", f"{type(exc).__name__}: {exc}", _advice(url))) from exc
+        raise StoreUnreachable(Finding("connection", "problem", f"{type(exc).__name__}: {exc}", _advice(url))) from exc
 
 
 def _advice(url: str) -> str:

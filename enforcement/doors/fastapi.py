@@ -40,7 +40,7 @@ from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 
 if TYPE_CHECKING:
-    from enforcement.metering.reported import Report
+    from enforcement.metering.reported import ReportedUsage
 
 Event = TypeVar("Event")
 
@@ -259,7 +259,7 @@ class Admission:
         if self._admission is not None:
             await self._admission.settle(costs)
 
-    async def settle_from(self, response: object, **prices: Any) -> Report | None:
+    async def settle_from(self, response: object, **prices: Any) -> ReportedUsage | None:
         """Replace the estimate by what a response reports, and return the report, or None without any limit."""
         return None if self._admission is None else await self._admission.settle_from(response, **prices)
 

@@ -23,7 +23,7 @@ from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.state.disk import HostClock, restore, save, save_confirmation, unconfirmed_seconds
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
-from enforcement.usage.batch import UsageBatch
+from enforcement.usage.batch import OutgoingBatch
 from enforcement.usage.intakes import by_project, denials_by_project, id_in_intake
 from enforcement.usage.shards import read_shards
 from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, MAX_WAITING_ROWS, UsageLog
@@ -350,7 +350,7 @@ class UsageDelivery:
                 self._shards = 0
         return self._shards
 
-    def _add(self, batch: UsageBatch) -> None:
+    def _add(self, batch: OutgoingBatch) -> None:
         if not self._is_limited:
             try:
                 self._add_to_shared(batch)
@@ -360,7 +360,7 @@ class UsageDelivery:
         for project, part in by_project(batch).items():
             self._add_to_intake(project, part)
 
-    def _add_to_intake(self, project: str, part: UsageBatch) -> None:
+    def _add_to_intake(self, project: str, part: OutgoingBatch) -> None:
         try:
             self._append(self._keys.intake(project), part.fields())
             if project not in self._intakes():
@@ -378,7 +378,7 @@ class UsageDelivery:
             self._usage.dropped += sum(row[6] + row[7] for row in json.loads(part.rows) if row[4] == "")
             self._once.warn(f"The account of the store may not report usage of {project}, which is missing: {exc}")
 
-    def _add_to_shared(self, batch: UsageBatch) -> None:
+    def _add_to_shared(self, batch: OutgoingBatch) -> None:
         if batch.shard is not None and batch.shard < self._read_shards():
             # What the store refuses for a shard goes to the stream that every account may write.
             with contextlib.suppress(ResponseError):

@@ -30,7 +30,7 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
-from enforcement.state.reservation import Reservation
+from enforcement.state.reservation import HeldReservation
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
 from enforcement.usage.usage import UsageLog
@@ -159,9 +159,9 @@ class Engine:
         self.planner.follow_glass()  # its time may have come
         self.health.connector.look()
 
-    def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
+    def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> HeldReservation:
         """Return a new reservation for a decision that was made with *ident*."""
-        return Reservation(self.health, self.denials, plan, costs, decision, ident)
+        return HeldReservation(self.health, self.denials, plan, costs, decision, ident)
 
     def _decision_key(self) -> str:
         return self.settings.decision_key or self.documents.decision_key

@@ -16,7 +16,7 @@ from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.reply import read_corrected
-from enforcement.state.reservation import Reservation
+from enforcement.state.reservation import HeldReservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
@@ -70,7 +70,7 @@ class SlotKeeper:
         self._begin()
 
     def _begin(self) -> None:
-        self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
+        self._open: dict[str, tuple[float, float, HeldReservation]] = {}  # id -> next renewal, interval, reservation
         self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
         self._undoing: dict[str, Undoing] = {}  # by the id of a reservation
         self._lock = threading.Lock()
@@ -104,7 +104,7 @@ class SlotKeeper:
                 if self._open or self._undoing:
                     self._look_at(monotonic())
 
-    def keep(self, reservation: Reservation) -> None:
+    def keep(self, reservation: HeldReservation) -> None:
         """
         Add a reservation, if it has slots or a record that ends, which are renewed in the background until it is
         dropped.
@@ -150,7 +150,7 @@ class SlotKeeper:
                 self._undoing[ident] = Undoing(steps, due)
                 self._look_at(due)
 
-    def drop(self, reservation: Reservation) -> None:
+    def drop(self, reservation: HeldReservation) -> None:
         """Stop renewing the slots of a reservation, and remove it unless its record must not end yet."""
         with self._lock:
             if reservation.ident not in self._open:
@@ -159,7 +159,7 @@ class SlotKeeper:
                 del self._open[reservation.ident]
             self._let_go(reservation)
 
-    def concluded(self, reservation: Reservation) -> None:
+    def concluded(self, reservation: HeldReservation) -> None:
         """Remove a reservation that was settled, unless its slots are still to be renewed."""
         with self._lock:
             slots = reservation.slots()
@@ -168,7 +168,7 @@ class SlotKeeper:
                 if slots:
                     self._let_go(reservation)
 
-    def _let_go(self, reservation: Reservation) -> None:
+    def _let_go(self, reservation: HeldReservation) -> None:
         """Forget the slots of a reservation. The caller holds the lock."""
         for bound, _ in reservation.slots():
             of_key = self._held.get(bound.key, {})
@@ -233,7 +233,7 @@ class SlotKeeper:
             else:
                 it.at = monotonic() + UNDO_SECONDS[it.tries]
 
-    def _due(self) -> list[tuple[float, Reservation]]:
+    def _due(self) -> list[tuple[float, HeldReservation]]:
         """Return the reservations to renew now, each after its interval, and set the time of their next renewal."""
         now, due = monotonic(), []
         with self._lock:
@@ -243,7 +243,7 @@ class SlotKeeper:
                     due.append((interval, reservation))
         return due
 
-    def _renew(self, reservation: Reservation, interval: float) -> None:
+    def _renew(self, reservation: HeldReservation, interval: float) -> None:
         slots, ident = [] if reservation.left else reservation.renewing(), reservation.ident
         # A store that does not answer must not hold up the next renewal, which this process makes by itself if the
         # store is away by then. Else the slots would end here, and others would take them.

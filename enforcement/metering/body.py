@@ -205,7 +205,7 @@ def _is_too_deep(body: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _JsonMember:
     """A member of an object in a text: its key, and where its value begins and ends."""
 
     key: str
@@ -262,7 +262,7 @@ def _written(text: str, begin: int, keys: list[str], literal: str) -> str:
     return f"{text[:after]}{comma}{_nested(keys, literal)[1:-1]}{text[after:]}"
 
 
-def _replaced(text: str, member: _Member, keys: list[str], literal: str) -> str:
+def _replaced(text: str, member: _JsonMember, keys: list[str], literal: str) -> str:
     old = text[member.begin : member.end]
     if keys and old.startswith("{"):
         return _written(text, member.begin, keys, literal)
@@ -277,7 +277,7 @@ def _nested(keys: list[str], literal: str) -> str:
     return literal
 
 
-def _members(text: str, begin: int) -> Iterator[_Member]:
+def _members(text: str, begin: int) -> Iterator[_JsonMember]:
     """Yield the members of the object that begins at *begin*."""
     at = _after_blanks(text, begin + 1)
     while text[at] != "}":
@@ -286,7 +286,7 @@ def _members(text: str, begin: int) -> Iterator[_Member]:
         key, at = _PLAIN.raw_decode(text, at)
         at = _after_blanks(text, _after_blanks(text, at) + 1)
         _, end = _PLAIN.raw_decode(text, at)
-        yield _Member(key, at, end)
+        yield _JsonMember(key, at, end)
         at = _after_blanks(text, end)
 
 

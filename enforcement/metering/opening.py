@@ -74,7 +74,7 @@ WITH_PARTS: Final = " with parts that are not text"
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedOpening:
     """
     Why a request is denied before its limits are asked.
 
@@ -180,14 +180,14 @@ def is_hiding(asked: MeteredRequest | Unmetered) -> bool:
     )
 
 
-def unmetered(asked: MeteredRequest | Unmetered) -> Refused:
+def unmetered(asked: MeteredRequest | Unmetered) -> RefusedOpening:
     """Return why a request that no meter can read is denied."""
     reason = asked.reason if isinstance(asked, Unmetered) else "format"
     if reason == "format" and is_hiding(asked):
         reason = "lookalike"
     door = asked.door if isinstance(asked, Unmetered) else ""
     why = DOORS[door] if door and reason == "format" else WHY_UNMETERED[reason]
-    return Refused("unmetered", f"The cost of this request cannot be read: {why}.")
+    return RefusedOpening("unmetered", f"The cost of this request cannot be read: {why}.")
 
 
 def open_request(
@@ -199,7 +199,7 @@ def open_request(
     names: tuple[str, ...] = (),
     allowed: FieldRates = NO_FIELDS,
     raised: Mapping[str, int] = NO_FACTORS,
-) -> Opening | Refused:
+) -> Opening | RefusedOpening:
     """
     Return what a request is charged before it is answered, or why it is denied.
 
@@ -228,7 +228,7 @@ def open_request(
     found = terms_of(limits, prices, model, at_us, names)
     if isinstance(found, ReservationDenial):
         unpriced = ", ".join(limits[index].name for index in found.denied_by)
-        return Refused(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
+        return RefusedOpening(found.reason, f"The model {model} has no price, and these limits need one: {unpriced}.")
     parsed = asked.read_again() if rules.estimate == "bound" else None
     if asked.tool_models:
         tools = asked.tool_models
@@ -244,7 +244,7 @@ def open_request(
             estimate = _typical(asked, rules, prices.learned, found)
     except NoBound as exc:
         if any(limit.unit in METERED_UNITS and not limit.shadow for limit in limits):
-            return Refused("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
+            return RefusedOpening("unmetered", f"The cost of this request has no bound: {exc}.", exc.field)
         found = _raised(asked, found, asked.modifiers)
         estimate = _typical(asked, replace(rules, estimate="typical"), prices.learned, found)
     asked.forget()

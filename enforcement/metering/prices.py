@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.metering.rates import Rates as Rates
 from enforcement.metering.typical import NONE_LEARNED, Learned
-from enforcement.metering.usage import DetailedUsage, Step, input_of
+from enforcement.metering.usage import DetailedUsage, UsageStep, input_of
 from enforcement.metering.usage import TokenCounts as TokenCounts
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
@@ -75,7 +75,7 @@ class Price:
     added_tokens: int = 0
     unbounded: bool = False
     default_cap: int = 0
-    source: Source | None = field(default=None, repr=False, compare=False)
+    source: PriceSource | None = field(default=None, repr=False, compare=False)
     text: str = field(init=False, default="", repr=False, compare=False)
 
     def rates_for(self, counts: TokenCounts) -> Rates:
@@ -208,7 +208,7 @@ class Price:
         for step in counts.steps:
             yield self.other(self._model_of(step)) or self, step.usage
 
-    def _model_of(self, step: Step) -> str | None:
+    def _model_of(self, step: UsageStep) -> str | None:
         tools = NO_MODELS if self.source is None else self.source.tools
         return step.model or tools.get(step.tool)
 
@@ -250,7 +250,7 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PriceSource:
     """
     Where a price was found, and for what.
 
@@ -373,7 +373,7 @@ class Prices:
         for is_own, index in zip((True, False), self._lists, strict=True):
             found = next((price for price in index.matching(model) if price.holds_at(at_us)), None)
             if found is not None:
-                found = replace(found, source=Source(self, model, at_us, is_own))
+                found = replace(found, source=PriceSource(self, model, at_us, is_own))
                 break
         # Which price holds can only change where one begins or ends, also that of another model.
         after = bisect_right(self._edges, at_us)

@@ -39,7 +39,7 @@ _GEMINI: Final = ("usageMetadata", "candidates", "modelVersion")
 _SNAKE: Final = re.compile("_([a-z])")
 
 
-class Report(NamedTuple):
+class ReportedUsage(NamedTuple):
     """
     What a response says of its own cost.
 
@@ -56,7 +56,7 @@ class Report(NamedTuple):
     hides_output: bool = False
 
 
-def read_report(response: object) -> Report:
+def read_report(response: object) -> ReportedUsage:
     """
     Return the usage of a whole response.
 
@@ -74,7 +74,7 @@ def read_report(response: object) -> Report:
     reader.read_body(_as_sent(body, name))
     if reader.usage is None:
         raise ValueError(f"response: must report its usage, got {_described(response)} of {name} without it.")
-    return Report(name, reader.model or "", reader.usage)
+    return ReportedUsage(name, reader.model or "", reader.usage)
 
 
 class StreamReport:
@@ -88,10 +88,10 @@ class StreamReport:
     def __init__(self) -> None:
         self._format: str | None = None
         self._reader: AnswerReader | None = None
-        self._whole: Report | None = None
+        self._whole: ReportedUsage | None = None
         self.has_begun = False
 
-    def read_whole(self, response: object) -> Report:
+    def read_whole(self, response: object) -> ReportedUsage:
         """Read a response in the place of a stream, and return its report, or raise ValueError. See read_report()."""
         self.has_begun = True
         self._whole = read_report(response)
@@ -120,7 +120,7 @@ class StreamReport:
         """Whether the provider has said what the whole response costs."""
         return self._whole is not None or (self._reader is not None and self._reader.is_final)
 
-    def report(self) -> Report | None:
+    def report(self) -> ReportedUsage | None:
         """
         Return what is known of the cost.
 
@@ -138,7 +138,7 @@ class StreamReport:
             output = max(usage.output, text_tokens(reader.text_bytes))
             usage = replace(usage, output=output, calls=max(usage.calls, reader.calls))
         model = reader.model or ""
-        return Report(self._format, model, usage, reader.hides_output or is_reasoning_model(model))
+        return ReportedUsage(self._format, model, usage, reader.hides_output or is_reasoning_model(model))
 
 
 def _object_of(value: object) -> dict[str, Any] | None:

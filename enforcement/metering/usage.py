@@ -165,7 +165,7 @@ class DetailedUsage(Usage):
     """How many of the calls were searches of the client's files."""
     containers: int = 0
     """Containers that the provider ran code in. They are no calls."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[UsageStep, ...] = ()
     """Parts of this usage that are priced by themselves. All numbers above include them."""
     modifiers: tuple[str, ...] = ()
     """What the rates depend on besides, such as ``service_tier=priority``."""
@@ -200,7 +200,7 @@ class DetailedUsage(Usage):
         return replace(self, steps=(), **{name: max(0, getattr(self, name) - used[name]) for name in names})
 
 
-class Step(NamedTuple):
+class UsageStep(NamedTuple):
     """
     A part of a request with a price or a tier of its own.
 

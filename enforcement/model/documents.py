@@ -101,7 +101,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Override:
+class OverrideDocument:
     """
     Another quota for one limit of one project or token.
 
@@ -141,7 +141,7 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
+class ProjectDocument:
     """
     What enforcers know of a tenant.
 
@@ -156,13 +156,13 @@ class Project:
     slug: str
     active: bool
     policy: str | None
-    overrides: tuple[Override, ...] = ()
+    overrides: tuple[OverrideDocument, ...] = ()
     partition_cap: int = DEFAULT_CAP
     anonymous_policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TokenDocument:
     """
     What enforcers know of a credential. They find it by its digest, and it does not contain the secret.
 
@@ -183,7 +183,7 @@ class Token:
     policy: str | None
     revoked: bool
     expires_at_us: int | None
-    overrides: tuple[Override, ...] = ()
+    overrides: tuple[OverrideDocument, ...] = ()
     labels: FrozenMapping[str] = NO_LABELS
     suspended: bool = False
     suspended_until_us: int | None = None
@@ -227,7 +227,7 @@ def parse_policy(text: str | bytes) -> Policy:
         raise InvalidDocument(f"metering {exc}") from exc
 
 
-def parse_project(source: str | bytes | Mapping[str, Any]) -> Project:
+def parse_project(source: str | bytes | Mapping[str, Any]) -> ProjectDocument:
     """
     Return the project that a document describes, which may lack the cap and the anonymous policy. Raises
     InvalidDocument.
@@ -237,7 +237,7 @@ def parse_project(source: str | bytes | Mapping[str, Any]) -> Project:
     """
     optional = {"partition_cap", "anonymous_policy"}
     data = DocumentReader(source, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
-    return Project(
+    return ProjectDocument(
         data.project_id("id"),
         data.string("slug"),
         data.boolean("active"),
@@ -248,7 +248,7 @@ def parse_project(source: str | bytes | Mapping[str, Any]) -> Project:
     )
 
 
-def parse_token(source: str | bytes | Mapping[str, Any]) -> Token:
+def parse_token(source: str | bytes | Mapping[str, Any]) -> TokenDocument:
     """
     Return the token that a document describes. Labels and suspension are optional. Raises InvalidDocument.
 
@@ -257,7 +257,7 @@ def parse_token(source: str | bytes | Mapping[str, Any]) -> Token:
     """
     names = {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"}
     data = DocumentReader(source, names, optional={"labels", "suspended", "suspended_until_us"})
-    return Token(
+    return TokenDocument(
         id=data.string("id"),
         project=data.string("project"),
         name=data.string("name"),
@@ -365,7 +365,7 @@ class DocumentReader:
             raise InvalidDocument(f"{name}: must be a list of at most {most} items")
         return value
 
-    def overrides(self) -> tuple[Override, ...]:
+    def overrides(self) -> tuple[OverrideDocument, ...]:
         return tuple(map(_override, self.items("overrides")))
 
     def labels(self) -> FrozenMapping[str]:
@@ -381,12 +381,12 @@ class DocumentReader:
             raise InvalidDocument(f"partition: {exc}") from exc
 
 
-def _override(item: object) -> Override:
+def _override(item: object) -> OverrideDocument:
     if not isinstance(item, Mapping):
         raise InvalidDocument("overrides: must be a list of objects")
     names = {"id", "policy", "limit", "quota", "burst", "ends_at_us"}
     data = DocumentReader(item, names, optional={"partition"}, nested=True)
-    return Override(
+    return OverrideDocument(
         id=data.string("id"),
         policy=data.string("policy"),
         limit=data.string("limit"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
-from enforcement.model.documents import Override, Policy, Project, Token
+from enforcement.model.documents import OverrideDocument, Policy, ProjectDocument, TokenDocument
 from enforcement.model.keys import GLOBAL_TAG, Identity, Keys, counter_name, earlier_name, name_of
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, NO_LABELS, Attributes, is_label, without_labels
@@ -25,8 +25,8 @@ class Subject(NamedTuple):
         anonymous: Whether they are those of requests without a token.
     """
 
-    project: Project
-    token: Token | None
+    project: ProjectDocument
+    token: TokenDocument | None
     policies: Mapping[str, Policy]
     global_policy: str | None
     anonymous: bool = False
@@ -63,9 +63,9 @@ class Rule:
     override_id: str | None
     ends_at_us: int | None
     index: int
-    project: Project
+    project: ProjectDocument
     labels: FrozenMapping[str] = NO_LABELS
-    raised: tuple[Override, ...] = ()
+    raised: tuple[OverrideDocument, ...] = ()
     varies_by: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Rule:
                 return self._with(override)
         return self
 
-    def _with(self, override: Override) -> Rule:
+    def _with(self, override: OverrideDocument) -> Rule:
         own = next(limit for limit in self.policy.limits if limit.name == self.limit.name)
         limit = replace(override.apply(own), mode=self.limit.mode, published=True)
         return replace(self, limit=limit, override_id=override.id, ends_at_us=override.ends_at_us, raised=())
@@ -206,8 +206,8 @@ def _labels_of(limit: Limit, subject: Subject, scope: str) -> FrozenMapping[str]
 
 
 def _override_for(
-    overrides: Sequence[Override], policy: Policy, limit: Limit, labels: Attributes, now_us: int
-) -> tuple[Override | None, tuple[Override, ...]]:
+    overrides: Sequence[OverrideDocument], policy: Policy, limit: Limit, labels: Attributes, now_us: int
+) -> tuple[OverrideDocument | None, tuple[OverrideDocument, ...]]:
     """
     Return the override of a limit for all requests, or None, and those that come before it for some of them.
 
@@ -216,7 +216,7 @@ def _override_for(
             come first.
         labels: Those of the token that the limit looks at, named as attributes.
     """
-    raised: list[Override] = []
+    raised: list[OverrideDocument] = []
     for override in overrides:
         if (override.policy, override.limit) != (policy.id, limit.name):
             continue
@@ -235,6 +235,6 @@ def _override_for(
     return None, tuple(raised)
 
 
-def _in_order(overrides: Sequence[Override]) -> Sequence[Override]:
+def _in_order(overrides: Sequence[OverrideDocument]) -> Sequence[OverrideDocument]:
     """Return the overrides of one holder with those for more values of the partition first."""
     return sorted(overrides, key=lambda override: -len(override.partition)) if overrides else overrides

@@ -20,7 +20,7 @@ from enforcement.proof.options import (
     span,
     store_url,
 )
-from enforcement.proof.workload import Fleet, Load, wait_for_the_signal
+from enforcement.proof.workload import Load, WorkloadFleet, wait_for_the_signal
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL
 
 SUFFIX: Final = ".ledger"
@@ -93,7 +93,7 @@ def _run_fleet(options: argparse.Namespace) -> int:
     names = [f"{name}-{number}" for number in range(1, options.processes + 1)]
     # Every user of the machine can read a command line, and the URL may hold a password.
     environment = {**os.environ, "SLUICEGATE_REDIS_URL": options.url}
-    with Fleet([_command(options, instance) for instance in names], env=environment) as fleet:
+    with WorkloadFleet([_command(options, instance) for instance in names], env=environment) as fleet:
         fleet.go()
         statuses = fleet.wait(options.seconds + 60 if not options.calls else math.inf)
     for instance in names:

@@ -110,7 +110,7 @@ class Load:
         return number
 
 
-class Fleet:
+class WorkloadFleet:
     """
     Processes that begin together, and that end with the block at the latest.
 

@@ -16,14 +16,14 @@ from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import Reservation, new_ident
+from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store.connector import Pipe
 from enforcement.waiting.queues import checked_wait
 from enforcement.waiting.waiters import WaitingThread
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
-    from enforcement.metering.reported import Report, StreamReport
+    from enforcement.metering.reported import ReportedUsage, StreamReport
     from enforcement.plan.records import About
 
 Event = TypeVar("Event")
@@ -292,7 +292,7 @@ class Admission:
 
     _stream: tuple[StreamReport, str | None, Prices | None] | None = None
 
-    def __init__(self, limiter: Admitting, reservation: Reservation) -> None:
+    def __init__(self, limiter: Admitting, reservation: HeldReservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
@@ -315,7 +315,7 @@ class Admission:
         """
         self._conclude(self.reservation.settling(costs))
 
-    def settle_from(self, response: object, *, model: str | None = None, prices: Prices | None = None) -> Report:
+    def settle_from(self, response: object, *, model: str | None = None, prices: Prices | None = None) -> ReportedUsage:
         """
         Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report.
 
@@ -387,7 +387,9 @@ class Admission:
             without_report()
             self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
-    def _settle_by(self, report: Report, model: str | None, prices: Prices | None, *, is_whole: bool = True) -> None:
+    def _settle_by(
+        self, report: ReportedUsage, model: str | None, prices: Prices | None, *, is_whole: bool = True
+    ) -> None:
         from enforcement.reservations.reported import at_least_estimated, counts_money, reported_costs
 
         if prices is None and counts_money(self.decision):

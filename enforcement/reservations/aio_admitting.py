@@ -18,14 +18,14 @@ from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import Reservation, new_ident
+from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store.connector import AwaitedPipe
 from enforcement.waiting.queues import checked_wait
 from enforcement.waiting.waiters import WaitingTask
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
-    from enforcement.metering.reported import Report, StreamReport
+    from enforcement.metering.reported import ReportedUsage, StreamReport
     from enforcement.plan.records import About
 
 Event = TypeVar("Event")
@@ -200,7 +200,7 @@ class AwaitedAdmitting(Reserving):
     async def _unrecorded(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         ident, costs = new_ident(), own_costs(costs)
 
-        def reserved(decision: Decision) -> Reservation:
+        def reserved(decision: Decision) -> HeldReservation:
             return self._engine.reservation(plan, costs, decision, ident)
 
         admission = await self._admitted(self.decide(plan, costs, ident=ident), reserved, attributes)
@@ -246,7 +246,7 @@ class AwaitedAdmitting(Reserving):
     async def _admitted(
         self,
         deciding: Awaitable[Decision],
-        reserved: Callable[[Decision], Reservation],
+        reserved: Callable[[Decision], HeldReservation],
         attributes: Attributes | None,
     ) -> Admission:
         """
@@ -263,7 +263,7 @@ class AwaitedAdmitting(Reserving):
             raise Denied(self.noted(decision, attributes))
         return Admission(self, reserved(decision))
 
-    async def _give_back(self, deciding: Awaitable[Decision], reserved: Callable[[Decision], Reservation]) -> None:
+    async def _give_back(self, deciding: Awaitable[Decision], reserved: Callable[[Decision], HeldReservation]) -> None:
         """Wait for a decision whose caller was cancelled, and give back the permits that it charged."""
         decision = await deciding
         if decision.allowed:
@@ -295,7 +295,7 @@ class Admission:
 
     _stream: tuple[StreamReport, str | None, Prices | None] | None = None
 
-    def __init__(self, limiter: AwaitedAdmitting, reservation: Reservation) -> None:
+    def __init__(self, limiter: AwaitedAdmitting, reservation: HeldReservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
@@ -312,7 +312,9 @@ class Admission:
         """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._conclude(self.reservation.settling(costs)))
 
-    async def settle_from(self, response: object, *, model: str | None = None, prices: Prices | None = None) -> Report:
+    async def settle_from(
+        self, response: object, *, model: str | None = None, prices: Prices | None = None
+    ) -> ReportedUsage:
         """
         Replace the estimate by the tokens that a provider reports and what they cost, once, and return the report. See
         the sync limiter.
@@ -364,7 +366,7 @@ class Admission:
             await self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
     async def _settle_by(
-        self, report: Report, model: str | None, prices: Prices | None, *, is_whole: bool = True
+        self, report: ReportedUsage, model: str | None, prices: Prices | None, *, is_whole: bool = True
     ) -> None:
         from enforcement.reservations.reported import at_least_estimated, counts_money, reported_costs
 

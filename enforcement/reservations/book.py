@@ -30,7 +30,7 @@ from enforcement.plan.records import (
 )
 from enforcement.reservations.recorded import RecordedReservation, UncertainReservation
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import Reservation, new_ident
+from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 from enforcement.usage.usage import TokenUsage
@@ -159,7 +159,7 @@ class ReservationBook:
         name = None if plan.name is None else (*plan.name, "lasting", seconds)
         return LivePlan(tuple(bounds), revision=plan.revision, usage=plan.usage, name=name, ids=plan.ids)
 
-    def made(self, request: RecordedRequest[LivePlan], decision: Decision, *, prolongs: bool) -> Reservation:
+    def made(self, request: RecordedRequest[LivePlan], decision: Decision, *, prolongs: bool) -> HeldReservation:
         """
         Return the reservation of a request that was admitted.
 
@@ -175,7 +175,7 @@ class ReservationBook:
         elif decision.bounds and (decision.ambiguous or request.plan.parts is not None):
             found = UncertainReservation(*arguments)
         else:
-            return Reservation(*arguments)
+            return HeldReservation(*arguments)
         found.where = request.where
         return found
 

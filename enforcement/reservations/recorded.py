@@ -8,13 +8,13 @@ from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs
 from enforcement.plan.records import RecordKeys
-from enforcement.state.reservation import Reservation
+from enforcement.state.reservation import HeldReservation
 from enforcement.state.settlement import concluding
 
 Rows = Sequence[tuple[BoundLimit, int, int]]
 
 
-class _WithRecord(Reservation):
+class _WithRecord(HeldReservation):
     """
     A reservation whose record has to be removed when it is settled or cancelled. Whoever makes it sets *where*.
     """
@@ -54,7 +54,7 @@ class RecordedReservation(_WithRecord):
         return self.where.id
 
     def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
-        """Return the commands that settle the reservation and free its slots. See :meth:`Reservation.concluding`."""
+        """Return the commands that settle the reservation and free its slots. See :meth:`HeldReservation.concluding`."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
         if self._plan.has_slots:

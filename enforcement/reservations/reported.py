@@ -13,7 +13,7 @@ from enforcement.plan.decision import Decision
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
-    from enforcement.metering.reported import Report
+    from enforcement.metering.reported import ReportedUsage
 
 _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.reservations"))
 
@@ -23,7 +23,9 @@ def counts_money(decision: Decision) -> bool:
     return any(bound.limit.unit == MONEY for bound in decision.plan.bounds)
 
 
-def reported_costs(decision: Decision, report: Report, model: str | None, prices: Prices | None) -> dict[str, int]:
+def reported_costs(
+    decision: Decision, report: ReportedUsage, model: str | None, prices: Prices | None
+) -> dict[str, int]:
     """Return what the reported tokens cost the limits of a decision, by the names that a limiter knows."""
     from enforcement.metering.charges import settled_costs  # most processes meter nothing
     from enforcement.metering.prices import NO_PRICES

@@ -23,7 +23,7 @@ from typing import Any, Final
 from enforcement.control.emergency import Values, is_in_force, last_end
 from enforcement.control.instances import GLOBAL
 from enforcement.logs import RateLimitedLogger
-from enforcement.model.documents import Token
+from enforcement.model.documents import TokenDocument
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, Attributes, Match, check_attributes
@@ -199,7 +199,7 @@ class Planner:
             entry = self._anonymous.setdefault(project, AnonymousEntry(project))
         return entry
 
-    def lacks(self, token: Token) -> bool:
+    def lacks(self, token: TokenDocument) -> bool:
         """Return whether the project or a policy of a token is missing in the documents of this process."""
         state = self._documents.current
         project = state.projects.get(token.project)
@@ -388,7 +388,9 @@ class Planner:
         }
         return self._suspending(entry.token, made, suspended) if suspended else TokenPlans(**made)
 
-    def _suspending(self, token: Token, made: Mapping[str, Any], suspended: Values) -> SuspendingPlans | Decision:
+    def _suspending(
+        self, token: TokenDocument, made: Mapping[str, Any], suspended: Values
+    ) -> SuspendingPlans | Decision:
         """Return the plans of a token while values are suspended, or a denial if one of its labels has such a value."""
         refuse = partial(self._suspension, subject=(token.project, token.id))
         by_label = [(suspended.get(LABEL_PREFIX + name, {}), value) for name, value in token.labels.items()]

@@ -20,7 +20,7 @@ from enforcement.model.documents import (
     SCHEMA,
     InvalidDocument,
     Policy,
-    Project,
+    ProjectDocument,
     StateName,
     epoch_of,
     parse_global,
@@ -53,7 +53,7 @@ class Snapshot:
     revision: int = 0
     store_id: str = ""
     policies: Mapping[str, Policy] = field(default_factory=dict)
-    projects: Mapping[str, Project] = field(default_factory=dict)
+    projects: Mapping[str, ProjectDocument] = field(default_factory=dict)
     global_policy: str | None = None
     emergency: Emergency = NO_EMERGENCY
     intakes: frozenset[str] = frozenset()
@@ -370,7 +370,7 @@ def _parse(name: str, text: str) -> Any:
     if name == "intakes":
         return parse_intakes(text)
     if kind == "policy":
-        value: Policy | Project = parse_policy(text)
+        value: Policy | ProjectDocument = parse_policy(text)
     elif kind == "project":
         value = parse_project(text)
     else:
@@ -382,7 +382,7 @@ def _parse(name: str, text: str) -> Any:
 
 def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]]) -> Snapshot:
     policies = {value.id: value for _, value in parsed.values() if isinstance(value, Policy)}
-    projects = {value.id: value for _, value in parsed.values() if isinstance(value, Project)}
+    projects = {value.id: value for _, value in parsed.values() if isinstance(value, ProjectDocument)}
     _, global_policy = parsed.get("global", ("", None))
     _, emergency = parsed.get("emergency", ("", NO_EMERGENCY))
     _, intakes = parsed.get("intakes", ("", frozenset()))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from enforcement.plan.records import RecordKeys
 
 
-class Reservation:
+class HeldReservation:
     """
     The charges and slots of one admitted request.
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from enforcement.model.documents import InvalidDocument, Token, parse_token
+from enforcement.model.documents import InvalidDocument, TokenDocument, parse_token
 from enforcement.usage.usage import TokenUsage
 
 MAX_TOKENS: Final = 10_000
@@ -48,7 +48,7 @@ class TokenEntry:
 
     __slots__ = ("generation", "plan", "problem", "text", "token", "until", "usage", "used")
 
-    def __init__(self, token: Token | None, problem: str = "", text: str = "") -> None:
+    def __init__(self, token: TokenDocument | None, problem: str = "", text: str = "") -> None:
         self.token = token
         self.problem = problem
         self.text = text
@@ -69,7 +69,7 @@ class AnonymousEntry(TokenEntry):
     __slots__ = ()
 
     def __init__(self, project: str) -> None:
-        super().__init__(Token("", project, "anonymous", None, revoked=False, expires_at_us=None))
+        super().__init__(TokenDocument("", project, "anonymous", None, revoked=False, expires_at_us=None))
 
 
 class TokenCache:

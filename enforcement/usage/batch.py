@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class UsageBatch(NamedTuple):
+class OutgoingBatch(NamedTuple):
     """
     Rows to deliver.
 

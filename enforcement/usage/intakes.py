@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from enforcement.usage.batch import UsageBatch, as_json
+from enforcement.usage.batch import OutgoingBatch, as_json
 
 _PROJECT: Final = 1
 _PROJECT_OF_DENIAL: Final = 3
@@ -25,7 +25,7 @@ def id_in_intake(batch: str, project: str) -> str:
     return f"{batch}/{project}"
 
 
-def by_project(batch: UsageBatch) -> dict[str, UsageBatch]:
+def by_project(batch: OutgoingBatch) -> dict[str, OutgoingBatch]:
     """
     Return a batch for each project in a batch, by the id of the project. All of them have its id.
 

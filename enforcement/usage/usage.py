@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
-from enforcement.model.documents import Token
+from enforcement.model.documents import TokenDocument
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs
 from enforcement.plan.reply import Reply
-from enforcement.usage.batch import UsageBatch, as_json
+from enforcement.usage.batch import OutgoingBatch, as_json
 from enforcement.usage.denial_sample import DenialSample
 from enforcement.usage.shards import MIN_ROWS_A_SHARD, by_shard
 from enforcement.usage.spread import SpreadLog
@@ -193,7 +193,7 @@ class TokenUsage:
 class KnownToken(Protocol):
     """The part of a :class:`~enforcement.state.token_cache.TokenEntry` that counting needs."""
 
-    token: Token | None
+    token: TokenDocument | None
     usage: TokenUsage | None
 
 
@@ -277,7 +277,7 @@ class UsageLog:
         self._life = secrets.token_hex(4)
         self._made = 0
         self._waiting: dict[Key, Counts] = {}
-        self._undelivered: list[UsageBatch] = []
+        self._undelivered: list[OutgoingBatch] = []
         self._spread = None if self._now_us is None else SpreadLog(self._now_us)
 
     def of(self, entry: KnownToken, units: Sequence[Unit]) -> TokenUsage:
@@ -291,7 +291,7 @@ class UsageLog:
             usage = entry.usage = TokenUsage(self, token.project, token.id, units)
         return usage
 
-    def drain(self, shards: Callable[[], int] = lambda: 0) -> list[UsageBatch]:
+    def drain(self, shards: Callable[[], int] = lambda: 0) -> list[OutgoingBatch]:
         """
         Put what was counted into new batches, and return a list of all that are not yet delivered, the oldest first.
 
@@ -309,7 +309,7 @@ class UsageLog:
             self._undelivered.append(self._batch(keys, self._take_metered()))
         return list(self._undelivered)
 
-    def delivered(self, batch: UsageBatch) -> None:
+    def delivered(self, batch: OutgoingBatch) -> None:
         """Drop a batch that the store has accepted."""
         self._undelivered = [other for other in self._undelivered if other.id != batch.id]
 
@@ -372,7 +372,7 @@ class UsageLog:
     def _take_metered(self) -> list[SettledRow]:
         return self.metered.take(MAX_METERED_ROWS_PER_BATCH) if self.metered else []
 
-    def _batch(self, waiting: list[Key], metered: list[SettledRow], shard: int | None = None) -> UsageBatch:
+    def _batch(self, waiting: list[Key], metered: list[SettledRow], shard: int | None = None) -> OutgoingBatch:
         """Return a new batch of the first ones of the *waiting* keys, which are removed there, and of metered rows."""
         keys = waiting[:MAX_ROWS_PER_BATCH]
         del waiting[:MAX_ROWS_PER_BATCH]
@@ -383,7 +383,7 @@ class UsageLog:
         broken = None if self.metered is None else self.metered.broken.take()
         samples = None if self.metered is None else self.metered.take_samples(MAX_SAMPLES_PER_BATCH)
         further = [as_json(values) if values else "" for values in (metered, spread, broken, samples)]
-        return UsageBatch(name, self.instance, as_json(rows), further[0], further[1], further[2], further[3], shard)
+        return OutgoingBatch(name, self.instance, as_json(rows), further[0], further[1], further[2], further[3], shard)
 
 
 def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:

@@ -97,7 +97,7 @@ class Waiter:
 _numbers: Final = count()
 
 
-class Answer(NamedTuple):
+class LastAnswer(NamedTuple):
     """
     What the store last said of a counter.
 
@@ -141,7 +141,7 @@ class Queue:
     def __init__(self, has_slots: bool, now: float) -> None:
         self.waiters: list[Waiter] = []
         self.has_slots = has_slots
-        self.answer: Answer | None = None
+        self.answer: LastAnswer | None = None
         self.stirred = False
         self.since = now
         self.last: tuple[float, int] | None = None
@@ -204,7 +204,7 @@ class Queue:
         wait_seconds, more_seconds = max(0, wait) / 1_000_000, max(0, more or reset) / 1_000_000
         if self.has_slots:  # the longer it takes, the less often
             wait_seconds = more_seconds = min(SLOT_SECONDS, max(SOONEST_SECONDS, at - self.since))
-        self.answer = Answer(at, remaining, cost, wait_seconds, more_seconds)
+        self.answer = LastAnswer(at, remaining, cost, wait_seconds, more_seconds)
 
 
 class Queues:
@@ -306,7 +306,7 @@ class Queues:
                 wait = (decision.retry_after_ms or 0) / 1_000
                 for bound in waiter.bounds[:1]:
                     self._keep(waiter, bound, now)
-                    self.by_key[bound.key].answer = Answer(now, 0, 0, wait, wait)
+                    self.by_key[bound.key].answer = LastAnswer(now, 0, 0, wait, wait)
             if longest is not None and longest[0] > HOLD_SECONDS * 1_000_000:
                 self._keep(waiter, longest[1], now)
             if stand_in in waiter.places and not decision.allowed and len(waiter.places) > 1:

@@ -14,7 +14,7 @@ from enforcement.proof.counters import read_counters
 from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import Ledger, read
 from enforcement.proof.workload import READY
-from enforcement.proof.workload import Fleet as Processes
+from enforcement.proof.workload import WorkloadFleet as Processes
 from tests.enforcement.world import eventually
 from tests.forks import Forked
 

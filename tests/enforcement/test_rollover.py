@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enforcement import InvalidLimit, Limit, Limiter
 from enforcement.model.calendars import number_of, window
-from enforcement.model.documents import Override
+from enforcement.model.documents import OverrideDocument
 from enforcement.model.partitions import SPARE_WINDOWS, life_us
 from enforcement.plan.binding import BoundLimit
 from enforcement.store.client import connect
@@ -248,7 +248,7 @@ def test_an_override_changes_the_quota_and_keeps_the_rollover():
     limit = Limit(name="budget", quota=10, calendar="month", rollover=5)
 
     def overridden(quota):
-        return Override("o", "p", "budget", quota).apply(limit)
+        return OverrideDocument("o", "p", "budget", quota).apply(limit)
 
     assert (overridden(20).rollover, overridden(20).capacity) == (5, 25)
     assert overridden(0).capacity == 0

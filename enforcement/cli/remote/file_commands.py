@@ -30,7 +30,7 @@ from enforcement.cli.remote.files.applying import (
 )
 from enforcement.cli.remote.files.applying import Moved as StateMoved
 from enforcement.cli.remote.files.clashes import clashes
-from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, TooLarge, check_size, read_file
+from enforcement.cli.remote.files.policy_file import FileTooLarge, InvalidFiles, PolicyFile, check_size, read_file
 from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import InvalidFile
@@ -116,7 +116,7 @@ def export(
             text = present.file.to_yaml(f"{server.url}{file_schema.ADDRESS}")
     try:
         check_size(present.file, text)
-    except TooLarge as exc:
+    except FileTooLarge as exc:
         hint = " Give --no-token-overrides." if exc.field == "token_overrides" else ""
         raise typer.BadParameter(f"{exc}{hint}", param_hint="--shared" if shared else "PROJECT") from None
     if out:

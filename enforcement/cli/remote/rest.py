@@ -251,11 +251,11 @@ def _is_list(page: Mapping[str, Any]) -> bool:
 def _of_control_plane(url: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that makes of an object of JSON one whose missing members are an error of the server."""
 
-    class Answer(dict[str, Any]):
+    class Members(dict[str, Any]):
         def __missing__(self, name: str) -> Any:
             raise _other_program(200, url, f"its response has no {name!r}")
 
-    return Answer
+    return Members
 
 
 def _other_program(status: int, url: str, why: str) -> RequestRefused:

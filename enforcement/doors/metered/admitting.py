@@ -13,7 +13,7 @@ from enforcement.metering.bound import NO_FIELDS, FieldRates
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import (
     Opening,
-    Refused,
+    RefusedOpening,
     is_hiding,
     open_request,
     refused_field,
@@ -105,21 +105,21 @@ async def open_metered(
     Raises:
         Denied: It may not pass.
     """
-    opening: Opening | Refused | None = None
+    opening: Opening | RefusedOpening | None = None
     if isinstance(asked, Unmetered) or asked.format == MCP:
         opening = _hidden(plan, asked, attributes)
     if opening is None:
         common: _Common = plan.metered or _common(plan)
         prices = await limiter.find_prices() if common.waits_for_prices else limiter.prices
         if prices is None and common.needs_prices:
-            opening = Refused("degraded_denied", NO_PRICES_YET)
+            opening = RefusedOpening("degraded_denied", NO_PRICES_YET)
         elif isinstance(asked, Unmetered) or not is_long(asked.body):
             opening = _opening(limiter, common, asked, at_us, allowed, prices)
         else:
             opening = await reading(asked.body, partial(_opening, limiter, common, asked, at_us, allowed, prices))
     if is_signed and isinstance(opening, Opening):
         opening = _as_signed(opening)
-    if isinstance(opening, Refused):
+    if isinstance(opening, RefusedOpening):
         if opening.field:
             limiter.metered_tally().refusals.refused(opening.field, at_us)
         raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
@@ -135,19 +135,19 @@ async def open_metered(
         raise
 
 
-def _as_signed(opening: Opening) -> Opening | Refused:
+def _as_signed(opening: Opening) -> Opening | RefusedOpening:
     """Return an opening that leaves the body as it is signed, or why there is none."""
     changes = {} if isinstance(opening.asked, Unmetered) else opening.asked.changes
     if not changes:
         return replace(opening, clamp_at_least=None)
     fields = " and ".join(pointer[1:].replace("/", ".") for pointer in changes)
-    return Refused(
+    return RefusedOpening(
         "unmetered",
         f"The body of this request is signed, so that nothing can be written into it: it must set {fields}.",
     )
 
 
-def _hidden(plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes) -> Refused | None:
+def _hidden(plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attributes) -> RefusedOpening | None:
     """Return why a request without tokens is denied, as a limit may apply to what its body hides. None: it is not."""
     hides = is_hiding(asked)
     if any((hides or limit.is_metered) and limit.may_apply(attributes) for limit in plan.hidden):
@@ -162,7 +162,7 @@ def _opening(
     at_us: int,
     allowed: FieldRates,
     found: Prices | None,
-) -> Opening | Refused:
+) -> Opening | RefusedOpening:
     """Return what a request is charged, by the prices that were found, or by those that there are for None."""
     prices = limiter.prices if found is None else found
     raised: Mapping[str, int] = NO_FACTORS

@@ -24,7 +24,7 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import Step, Usage, total_of
+from enforcement.metering.usage import Usage, UsageStep, total_of
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
@@ -158,7 +158,7 @@ class MessagesAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
-        self.steps: tuple[tuple[Any, Step], ...] = ()
+        self.steps: tuple[tuple[Any, UsageStep], ...] = ()
         self.has_delta = False
         self.has_stopped = False
 
@@ -259,7 +259,7 @@ def _counts_of(report: Any) -> dict[str, int]:
     return {name: count for name, count in found.items() if count is not None}
 
 
-def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, Step], ...] | None:
+def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, UsageStep], ...] | None:
     """
     Return the steps of an answer, each beside its type, because each has a tier of its own. Return none if there is
     only that of the message, and None if a report does not list them.
@@ -272,9 +272,9 @@ def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, Step], ...] | None:
     return tuple((step.get("type"), _step(step)) for step in found)
 
 
-def _step(step: dict[str, Any]) -> Step:
+def _step(step: dict[str, Any]) -> UsageStep:
     usage = _usage_of({**_NO_COUNTS, **_counts_of(step)}) or Usage()
-    return Step(usage, model_name(step.get("model")), "advisor" if step.get("type") == _ADVISOR else "")
+    return UsageStep(usage, model_name(step.get("model")), "advisor" if step.get("type") == _ADVISOR else "")
 
 
 def _usage_of(counts: dict[str, int]) -> Usage | None:

@@ -15,7 +15,7 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import Step, total_of
+from enforcement.metering.usage import UsageStep, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _UNDER_WAY: Final = ("queued", "in_progress")  # as the provider goes on in the background
@@ -184,7 +184,7 @@ class ResponsesAnswer(AnswerReader):
         made = usage_of(as_object(response.get("tool_usage")).get("image_gen"), "input_tokens", "output_tokens")
         if made is not None and (made.all_input or made.all_output):
             usage = usage and total_of([usage, made])
-            self.more["steps"] = (Step(made, _image_model(response), IMAGE_TOOL),)
+            self.more["steps"] = (UsageStep(made, _image_model(response), IMAGE_TOOL),)
         elif self._has_images:
             self.other_rates = True  # nobody says how many tokens they have
         if self.take_usage(usage):

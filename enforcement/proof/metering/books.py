@@ -16,8 +16,8 @@ from enforcement.control.reservations import OpenReservation, open_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
-from enforcement.proof.metering.clients import Outcome
-from enforcement.proof.metering.documents import PROJECTS, Budgets, Kind
+from enforcement.proof.metering.clients import ClientOutcome
+from enforcement.proof.metering.documents import PROJECTS, Budgets, DocumentKind
 from enforcement.proof.metering.fleet import MeteringFleet
 
 _RETURN_US: Final = 5_000_000
@@ -56,7 +56,7 @@ class Books:
     settled: list[Row]
     open: list[OpenReservation]
     kept: tuple[int, int]
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ClientOutcome]
     budgets: Budgets
     killed: Mapping[str, int]
     outages: Sequence[tuple[int, int]]
@@ -80,7 +80,7 @@ class Books:
         """Return the slug of the policy of a token, by its id."""
         return list(self.budgets.tokens.values())[int(token.removeprefix("tok_"))]
 
-    def kind_of(self, token: str) -> Kind:
+    def kind_of(self, token: str) -> DocumentKind:
         """Return what kind of budget a token has, by its id."""
         return self.budgets.kinds[self.slug_of(token)]
 
@@ -99,7 +99,9 @@ def read_lines(paths: Iterable[Path]) -> list[Row]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
-def read_books(client: Redis, keys: Keys, budgets: Budgets, fleet: MeteringFleet, outcomes: Sequence[Outcome]) -> Books:
+def read_books(
+    client: Redis, keys: Keys, budgets: Budgets, fleet: MeteringFleet, outcomes: Sequence[ClientOutcome]
+) -> Books:
     """Return the ledgers, and the counters and open reservations of the store."""
     lines = read_lines(fleet.ledgers())
     admitted, settling, settled = (

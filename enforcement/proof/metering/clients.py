@@ -31,7 +31,7 @@ _TEXT: Final = ("Say something about limits. ", "予算は守られる。", "�
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ClientOutcome:
     """
     What a client saw of one request.
 
@@ -139,7 +139,7 @@ class Clients:
     """
 
     def __init__(self, ports: Callable[[], Sequence[int]], secrets: Sequence[str], dice: Random) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[ClientOutcome] = []
         self._ports, self._secrets, self._dice = ports, secrets, dice
         self._numbers = itertools.count(1)
 
@@ -173,7 +173,7 @@ class Clients:
                 return
             await asyncio.sleep(0.02)
 
-    async def _send(self, asked: Ask, secret: str) -> Outcome:
+    async def _send(self, asked: Ask, secret: str) -> ClientOutcome:
         ident, dice = f"r{next(self._numbers)}", self._dice
         body = json.dumps(asked.body, ensure_ascii=dice.random() < 0.5).encode()
         leaves_at = int(dice.expovariate(1 / 400)) if dice.random() < LEAVING else -1
@@ -190,7 +190,7 @@ class Clients:
                     if dice.random() < 0.3:
                         writer.transport.abort()
                     writer.close()
-        return Outcome(ident, secret, got.status, got.complete, time.time_ns() // 1_000, got.denied)
+        return ClientOutcome(ident, secret, got.status, got.complete, time.time_ns() // 1_000, got.denied)
 
     async def _exchange(
         self,
@@ -262,6 +262,6 @@ class _Got:
         self.complete = True
 
 
-def by_status(outcomes: Sequence[Outcome]) -> Counter[str]:
+def by_status(outcomes: Sequence[ClientOutcome]) -> Counter[str]:
     """Return how many requests were answered with each status, or denied for each reason."""
     return Counter(it.denied or str(it.status or "none") for it in outcomes)

@@ -38,7 +38,7 @@ MODELS: Final = ("big-1", "big-2", "small")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class DocumentKind:
     """
     One kind of budget, which several tokens have.
 
@@ -71,7 +71,7 @@ class Budgets:
         tokens: For each secret the slug of its policy.
     """
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, DocumentKind]
     tokens: Mapping[str, str]
 
 
@@ -81,7 +81,7 @@ def _limit(name: str, unit: str, quota: int, **more: Any) -> dict[str, Any]:
     return {**row, "on_store_failure": "deny", **more}
 
 
-def kinds(requests: int) -> dict[str, Kind]:
+def kinds(requests: int) -> dict[str, DocumentKind]:
     """
     Return the kinds of budgets, of which most are used up by their share of this number of requests.
 
@@ -94,16 +94,18 @@ def kinds(requests: int) -> dict[str, Kind]:
     # A slot that was forgotten must still be held when the ledgers are read.
     slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60, "on_store_failure": "deny"}
     return {
-        "bound-money": Kind(bound, (_limit("money", "micros", 500 * requests), _limit("all", "tokens", plenty))),
-        "bound-tokens": Kind(
+        "bound-money": DocumentKind(
+            bound, (_limit("money", "micros", 500 * requests), _limit("all", "tokens", plenty))
+        ),
+        "bound-tokens": DocumentKind(
             bound | {"on_disconnect": "drain", "clamp_at_least": 10},
             (_limit("tokens", "tokens", 90 * requests), _limit("money", "micros", plenty), slots),
         ),
-        "typical-money": Kind(
+        "typical-money": DocumentKind(
             typical | {"clamp_at_least": 5},
             (_limit("money", "micros", 400 * requests), _limit("rpm", "requests", plenty), slots),
         ),
-        "typical-tokens": Kind(
+        "typical-tokens": DocumentKind(
             typical | {"on_disconnect": "drain"},
             (
                 _limit("tokens", "tokens", 60 * requests, weights={"cached_input": 100}),
@@ -112,7 +114,7 @@ def kinds(requests: int) -> dict[str, Kind]:
                 _limit("money", "micros", plenty),
             ),
         ),
-        "plenty": Kind(
+        "plenty": DocumentKind(
             typical | {"on_disconnect": "drain"},
             (_limit("money", "micros", plenty), _limit("tokens", "tokens", plenty), _limit("rpm", "requests", plenty)),
         ),

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from enforcement.cli import commands, main
-from enforcement.cli.commands import Command, find
+from enforcement.cli.commands import Subcommand, find
 
-FAKE = Command("fake", "does nothing", "fake_command", extra="cli")
+FAKE = Subcommand("fake", "does nothing", "fake_command", extra="cli")
 NEEDS_A_LIBRARY = "import {library}\n\n\ndef main(arguments):\n    print(*arguments)\n    return 1\n"
 
 

@@ -6,7 +6,14 @@ import threading
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.control.checkpoints import CheckpointReading, Kept, read_call, readings, restore_calls, strike_call
+from enforcement.control.checkpoints import (
+    CheckpointReading,
+    StoredCheckpoint,
+    read_call,
+    readings,
+    restore_calls,
+    strike_call,
+)
 from enforcement.engine import agent
 from enforcement.model.keys import WHOLE
 from enforcement.model.tokens import mint
@@ -305,8 +312,8 @@ def test_what_is_no_counter_is_left_out_and_struck_out(world):
 )  # fmt: skip
 def test_which_reading_replaces_what_is_kept(kept, reading, follows, forgot):
     """Used, end and stamp of what is kept; used, end and the stamp before of what was read at 100."""
-    held = kept and Kept("f", kept[0], kept[1], 50, kept[2])
+    held = kept and StoredCheckpoint("f", kept[0], kept[1], 50, kept[2])
     used, ends_us, before = reading
-    read = CheckpointReading(Kept("f", used, ends_us, 90, 100), before)
+    read = CheckpointReading(StoredCheckpoint("f", used, ends_us, 90, 100), before)
 
     assert (read.follows(held), read.forgot(held)) == (follows, forgot)

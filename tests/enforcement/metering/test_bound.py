@@ -8,7 +8,7 @@ import pytest
 
 from enforcement.metering.bound import field_rates
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.opening import Refused, open_request, refused_field
+from enforcement.metering.opening import RefusedOpening, open_request, refused_field
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.request import Unmetered, read_request
 from enforcement.model.limits import Limit
@@ -42,7 +42,7 @@ def opened(path, body, *, price=PRICE, limit=MONEY, allowed=None, **parts):
 
 def why(path, body, **more):
     refused = opened(path, body, **more)
-    assert isinstance(refused, Refused), refused
+    assert isinstance(refused, RefusedOpening), refused
     assert refused.reason == "unmetered"
     return refused.field, refused.detail
 
@@ -55,7 +55,7 @@ def test_a_field_that_nobody_knows_is_refused_by_name(path):
     assert field == "turbo"
     assert "the field turbo" in detail
     assert "allowed_fields of the upstream" in detail
-    assert not isinstance(opened(path, {**BODIES[path], "turbo": None}), Refused)
+    assert not isinstance(opened(path, {**BODIES[path], "turbo": None}), RefusedOpening)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_fields_inside_others_are_looked_at_too(path, body, field):
 @pytest.mark.parametrize("both", [("maxOutputTokens", "topK"), ("max_output_tokens", "top_k")])
 def test_both_spellings_of_googles_fields_are_known(both):
     body = {"generationConfig": dict.fromkeys(both, 5), "safety_settings": [], "toolConfig": {}}
-    assert not isinstance(opened(GEMINI, {**BODIES[GEMINI], **body}), Refused)
+    assert not isinstance(opened(GEMINI, {**BODIES[GEMINI], **body}), RefusedOpening)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_raises_a_rate_needs_a_rate(path, body, name):
 
     assert field == name
     assert f"another rate by {name}, which the price of m does not have" in detail
-    assert not isinstance(opened(path, {**BODIES[path], **body}, limit=TPM), Refused)
+    assert not isinstance(opened(path, {**BODIES[path], **body}, limit=TPM), RefusedOpening)
 
 
 @pytest.mark.parametrize("tier", [None, "auto", "default", "flex", "on_demand", "STANDARD"])
@@ -196,12 +196,12 @@ def test_systems_that_search_by_themselves_have_no_bound(model):
     price = Price("*", PRICE.rates)
     assert "by itself" in why(CHAT, {"model": model, "messages": HELLO}, price=price)[1]
     typical = open_request(asked(CHAT, {"model": model, **BODIES[CHAT]}), [MONEY], Metering(), Prices(1, (price,)), 0)
-    assert not isinstance(typical, Refused)
+    assert not isinstance(typical, RefusedOpening)
 
 
 def test_an_unknown_mode_of_reasoning_has_no_bound():
     assert "reasoning.mode 'pro'" in why(RESPONSES, {"input": "Hi", "reasoning": {"mode": "pro"}})[1]
-    assert not isinstance(opened(RESPONSES, {"input": "Hi", "reasoning": {"effort": "high"}}), Refused)
+    assert not isinstance(opened(RESPONSES, {"input": "Hi", "reasoning": {"effort": "high"}}), RefusedOpening)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_field_in_a_place_where_nobody_reads_it_is_refused(path, body, field):
     data = json.dumps({**BODIES.get(path, {}), **({"model": "m"} if path in BODIES else {}), **body}).encode()
     request = read_request("POST", path, {}.get, data)
     refused = open_request(request, [MONEY], Metering("bound", 10), Prices(1, (Price("*", PRICE.rates),)), 0)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedOpening)
     assert refused.field == field
 
 
@@ -403,7 +403,7 @@ def test_a_field_in_a_place_where_nobody_reads_it_is_refused(path, body, field):
     ],
 )
 def test_what_costs_no_more_than_its_text_is_admitted(path, body):
-    assert not isinstance(opened(path, body), Refused)
+    assert not isinstance(opened(path, body), RefusedOpening)
 
 
 def test_a_tool_of_the_client_counts_what_its_provider_says_of_it():
@@ -440,7 +440,7 @@ def test_a_dearer_model_in_the_body_than_in_the_path_has_no_bound():
         return open_request(request, [MONEY], Metering("bound", 10), book, 0)
 
     assert "names the model 'm', and its body the dearer 'dear'" in admitted("dear").detail
-    assert not any(isinstance(admitted(model), Refused) for model in ("m", "cheap", "gpt-none", 7, None))
+    assert not any(isinstance(admitted(model), RefusedOpening) for model in ("m", "cheap", "gpt-none", 7, None))
 
 
 PDF, CLIP = "data:application/pdf;base64,JVBERi0=", "DATA:video/mp4;base64,AAAA"
@@ -499,7 +499,7 @@ def test_a_header_field_that_raises_the_price_is_reserved(path, name, body):
     assert flex.estimated_costs == usual.estimated_costs
     assert dear.estimated_costs[0] == pytest.approx(2.5 * usual.estimated_costs[0], abs=3)  # each is rounded up
     refused = opened_with(path, {name: "turbo"}, body)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedOpening)
     assert refused.field == "service_tier=turbo"
     allowed = opened_with(path, {name: "turbo"}, body, allowed=field_rates({"service_tier=turbo": 4}))
     assert allowed.estimated_costs[0] == pytest.approx(4 * usual.estimated_costs[0], abs=4)
@@ -511,7 +511,7 @@ def test_what_an_answer_of_invoke_does_not_name_is_charged_by_the_request(estima
     opening = opened_with("/model/m/invoke", {"x-amzn-bedrock-service-tier": "priority"}, body, estimate)
     assert opening.price.rates.output == 2.5 * PRICE.rates.output
     slow = {"x-amzn-bedrock-performanceconfig-latency": "optimized"}
-    assert isinstance(opened_with("/model/m/invoke", slow, body), Refused)
+    assert isinstance(opened_with("/model/m/invoke", slow, body), RefusedOpening)
 
 
 VIDEO = {"fileData": {"fileUri": "gs://x/a.mp4", "mimeType": "video/mp4"}}
@@ -564,7 +564,7 @@ def test_what_stands_for_more_than_its_bytes_is_no_text(path, body, word):
     ],
 )
 def test_the_same_with_all_that_it_costs_is_admitted(path, body):
-    assert not isinstance(opened(path, body), Refused)
+    assert not isinstance(opened(path, body), RefusedOpening)
 
 
 @pytest.mark.parametrize(("text", "each"), [("\ufdfa", 33), ("\U0001d160", 12), ("\u00e9", 2), ("\u4e2d", 3), ("a", 1)])

@@ -6,7 +6,7 @@ import pytest
 
 from enforcement.metering.broken import BEYOND, MAX_PAIRS, MAX_RAISED, BrokenBounds
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.opening import Refused, open_request
+from enforcement.metering.opening import RefusedOpening, open_request
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.refusals import OTHER
 from enforcement.metering.request import read_request
@@ -124,11 +124,11 @@ def test_beyond_what_may_be_added_requests_are_refused_by_name(limit):
     settle(broken, opened(broken), more_input=10**6)
 
     refused = opened(broken, limit=limit)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedOpening)
     assert (refused.reason, broken.raised) == ("unmetered", {"m*": BEYOND})
     assert "the provider adds more than 65,536 tokens to requests for 'm*'" in refused.detail
-    assert not isinstance(opened(broken, "n", both, limit), Refused)
-    assert not isinstance(opened(broken, limit=limit, estimate="typical"), Refused)
+    assert not isinstance(opened(broken, "n", both, limit), RefusedOpening)
+    assert not isinstance(opened(broken, limit=limit, estimate="typical"), RefusedOpening)
 
 
 def test_exactly_so_many_may_be_added():

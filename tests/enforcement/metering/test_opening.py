@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from enforcement.metering.formats.text import PROMPT_TOKENS
-from enforcement.metering.opening import Refused, open_request
+from enforcement.metering.opening import RefusedOpening, open_request
 from enforcement.metering.prices import Prices
 from enforcement.metering.request import read_request
 from enforcement.model.limits import Limit
@@ -137,7 +137,7 @@ def test_each_byte_of_text_counts_wherever_it_stands(path, data):
     after = opened(path, body)
 
     # A field may also make a part one of an unknown kind.
-    assert isinstance(after, Refused) or after.estimate.input >= before + len(text.encode())
+    assert isinstance(after, RefusedOpening) or after.estimate.input >= before + len(text.encode())
 
 
 @pytest.mark.parametrize("path", sorted(BODIES))
@@ -153,7 +153,7 @@ def test_the_data_of_a_part_counts_as_its_constant(path):
 @pytest.mark.parametrize("path", sorted(BODIES))
 def test_a_part_without_a_constant_is_refused(path):
     refused = opened(path, BODIES[path], audio=1)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedOpening)
     assert "part_tokens: must have a number for image" in refused.detail
 
 
@@ -187,11 +187,11 @@ def test_a_text_beside_the_data_of_an_image_counts():
 def test_what_the_provider_adds_has_no_bound(path, body, why):
     """A typical estimate takes the request as it is."""
     refused = opened(path, body)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedOpening)
     assert refused.reason == "unmetered"
     assert why in refused.detail
     asked = read_request("POST", path, lambda name: None, json.dumps({"model": "m", **body}).encode())
-    assert not isinstance(open_request(asked, [TPM], Metering(), Prices(1), 0), Refused)
+    assert not isinstance(open_request(asked, [TPM], Metering(), Prices(1), 0), RefusedOpening)
     assert not asked.is_only_text
 
 
@@ -206,7 +206,7 @@ def test_what_the_provider_adds_has_no_bound(path, body, why):
     ],
 )
 def test_tools_that_the_client_runs_have_a_bound(path, body):
-    assert not isinstance(opened(path, body), Refused)
+    assert not isinstance(opened(path, body), RefusedOpening)
 
 
 def test_the_prompt_that_anthropic_adds_for_tools_counts():

@@ -4,7 +4,7 @@ import pytest
 
 from enforcement.metering.charges import answered_by
 from enforcement.metering.prices import Price, Prices, Rates
-from enforcement.metering.usage import DetailedUsage, Step, Usage
+from enforcement.metering.usage import DetailedUsage, Usage, UsageStep
 from enforcement.model.metered import FrozenMapping
 
 M = 1_000_000
@@ -91,21 +91,21 @@ BOOK = Prices(
 
 def test_a_step_has_the_price_of_its_own_model_and_a_tier_of_its_own():
     price = BOOK.find("asked", 0)
-    steps = Step(Usage(60, output=1), "advisor"), Step(Usage(90)), Step(Usage(90), "asked-2026")
+    steps = UsageStep(Usage(60, output=1), "advisor"), UsageStep(Usage(90)), UsageStep(Usage(90), "asked-2026")
     usage = DetailedUsage(250, output=2, steps=steps)
     assert price.micros(usage) == 60 * 5 + 25 + (90 + 90 + 10) * 2 + 8
     assert not price.approximates(usage)
     assert price.micros(Usage(250, output=2)) == 250 * 20 + 160  # as one step
 
 
-@pytest.mark.parametrize("step", [Step(Usage(10), "unheard"), Step(Usage(10), tool="image_generation")])
+@pytest.mark.parametrize("step", [UsageStep(Usage(10), "unheard"), UsageStep(Usage(10), tool="image_generation")])
 def test_a_step_of_an_unknown_model_costs_as_the_model_that_was_asked(step):
     """A pattern for any model says nothing of this one."""
     price, usage = BOOK.find("asked", 0), DetailedUsage(10, steps=(step,))
     assert (price.micros(usage), price.approximates(usage)) == (20, True)
     assert (
         price.with_tools({"image_generation": "images"}).micros(
-            DetailedUsage(10, steps=(Step(Usage(10), tool="image_generation"),))
+            DetailedUsage(10, steps=(UsageStep(Usage(10), tool="image_generation"),))
         )
         == 10
     )

@@ -13,8 +13,8 @@ from enforcement.metering.usage import (
     MAX_TOKENS,
     USES,
     DetailedUsage,
-    Step,
     Usage,
+    UsageStep,
     count_of,
     input_of,
     total_of,
@@ -71,10 +71,10 @@ def test_what_was_seen_raises_a_report_and_never_lowers_it():
 
 
 def test_steps_are_taken_from_the_whole():
-    step = Step(Usage(1, output=3), "other")
+    step = UsageStep(Usage(1, output=3), "other")
     left = DETAILED.with_more({"steps": (step,)}).beside_steps()
     assert (left.input, left.output, left.input_audio, left.steps) == (0, 5, 16, ())
-    beyond = Usage(1).with_more({"steps": (Step(Usage(7)),)})
+    beyond = Usage(1).with_more({"steps": (UsageStep(Usage(7)),)})
     assert beyond.beside_steps().input == 0  # a report that contradicts itself gives nothing back
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from enforcement.model.documents import InvalidDocument, Override, parse_policy
+from enforcement.model.documents import InvalidDocument, OverrideDocument, parse_policy
 from enforcement.model.metered import Metering
 from enforcement.model.strict_json import dumps
 
@@ -78,7 +78,7 @@ def test_a_published_document_keeps_a_time_zone_of_the_host():
 
     assert read.to_json() == limit
     assert pickle.loads(pickle.dumps(read)) == read
-    assert Override("ovr_1", "pol_1", "x", 9).apply(read).quota == 9
+    assert OverrideDocument("ovr_1", "pol_1", "x", 9).apply(read).quota == 9
 
 
 def test_a_published_document_keeps_a_path_that_matches_nothing():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.engine.heartbeat import Identity
-from enforcement.model.documents import Policy, Project, Token
+from enforcement.model.documents import Policy, ProjectDocument, TokenDocument
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.partitions import life_us
@@ -80,8 +80,8 @@ def bound_of(meaning, *, overflow=False):
     )
     policies = {policy_id: Policy(policy_id, "any", (limit,))}
     attached = {one: policy_id if one == scope else None for one in ("global", "project", "token")}
-    project = Project(PROJECT, "shop", True, attached["project"])
-    token = Token(token_id, PROJECT, "t", attached["token"], False, None)
+    project = ProjectDocument(PROJECT, "shop", True, attached["project"])
+    token = TokenDocument(token_id, PROJECT, "t", attached["token"], False, None)
     (rule,) = rules_of(Subject(project, token, policies, attached["global"]), 0)
     census = rule.partitions(KEYS)
     if overflow and census:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcement.model.documents import Policy, Project, Token
+from enforcement.model.documents import Policy, ProjectDocument, TokenDocument
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import bind_in_code
@@ -30,8 +30,10 @@ def bound(vector):
     scopes = ("global", "project", "anonymous", "token")
     attached = {scope: policy if scope == vector["scope"] else None for scope in scopes}
     anonymous = vector["scope"] == "anonymous"
-    token = None if anonymous else Token(vector["holder"] or "tok_1", project, "t", attached["token"], False, None)
-    holder = Project(project, "shop", True, attached["project"], anonymous_policy=attached["anonymous"])
+    token = (
+        None if anonymous else TokenDocument(vector["holder"] or "tok_1", project, "t", attached["token"], False, None)
+    )
+    holder = ProjectDocument(project, "shop", True, attached["project"], anonymous_policy=attached["anonymous"])
     policies = {policy: Policy(policy, "api", (limit,))}
     (rule,) = rules_of(Subject(holder, token, policies, attached["global"], anonymous), 0)
     index = rule.partitions(keys)

@@ -16,7 +16,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
-from enforcement.usage.batch import UsageBatch, as_json
+from enforcement.usage.batch import OutgoingBatch, as_json
 from enforcement.usage.intakes import by_project, denials_by_project, id_in_intake
 from enforcement.usage.usage import UsageLog
 from tests.enforcement.published import token
@@ -36,12 +36,12 @@ def test_a_batch_is_divided_by_project() -> None:
     rows = [total(A), total(B), [MINUTE, A, "tok_1", "pol_1", "rpm", "requests", 1, 0, 0, 1], total(A, 2)]
     spread = [[1, 4, 1, 0, 0, 0, 0, 0], [3, 2, 2, 0, 0, 0, 0, 0]]
     metered, broken = [[MINUTE, B, "tok_1"]], [[MINUTE, "proj_c", "gpt"]]
-    batch = UsageBatch("id-1", "proxy-1", *map(as_json, (rows, metered, spread, broken)), "[1]", 3)
+    batch = OutgoingBatch("id-1", "proxy-1", *map(as_json, (rows, metered, spread, broken)), "[1]", 3)
 
     divided = by_project(batch)
 
     assert list(divided) == [A, B, "proj_c"]
-    assert divided[A] == UsageBatch(
+    assert divided[A] == OutgoingBatch(
         "id-1", "proxy-1", as_json([rows[0], *rows[2:]]), spread=as_json([[2, *spread[1][1:]]])
     )
     assert divided[B].fields() == {

@@ -20,7 +20,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
-from enforcement.usage.batch import UsageBatch
+from enforcement.usage.batch import OutgoingBatch
 from enforcement.usage.shards import MAX_SHARDS, MIN_ROWS_A_SHARD, read_shards
 from enforcement.usage.usage import MAX_ROWS_PER_BATCH, UsageLog
 from tests.enforcement.published import token
@@ -40,7 +40,7 @@ def count(log: UsageLog, tokens: int, minute: int = MINUTE) -> None:
         log.of(TokenEntry(parse_token(dumps(token(id=f"tok_{number}")))), []).passed(minute, 1, [])
 
 
-def tokens_of(batches: list[UsageBatch]) -> dict[int | None, set[str]]:
+def tokens_of(batches: list[OutgoingBatch]) -> dict[int | None, set[str]]:
     found: dict[int | None, set[str]] = {}
     for batch in batches:
         found.setdefault(batch.shard, set()).update(row[2] for row in json.loads(batch.rows))

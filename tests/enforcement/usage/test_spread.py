@@ -9,7 +9,7 @@ import pytest
 from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
-from enforcement.usage.batch import UsageBatch
+from enforcement.usage.batch import OutgoingBatch
 from enforcement.usage.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
@@ -41,7 +41,7 @@ def counted(log: UsageLog) -> TokenUsage:
     return log.of(TokenEntry(parse_token(dumps(token()))), [("pol_1", "per-minute", "requests")])
 
 
-def collect(log: UsageLog, clock: Clock, second: float) -> list[UsageBatch]:
+def collect(log: UsageLog, clock: Clock, second: float) -> list[OutgoingBatch]:
     clock.us = BEGINS + int(second * SECOND)
     return log.drain()
 

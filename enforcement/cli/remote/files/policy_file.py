@@ -134,7 +134,7 @@ def from_source(source: YamlFile) -> PolicyFile:
     return found
 
 
-class TooLarge(ValueError):
+class FileTooLarge(ValueError):
     """
     A state with more than a policy file may say.
 
@@ -148,16 +148,18 @@ class TooLarge(ValueError):
 
 
 def check_size(file: PolicyFile, text: str) -> None:
-    """Raise TooLarge unless a file, which has this text, can be read again."""
+    """Raise FileTooLarge unless a file, which has this text, can be read again."""
     for name, found, most in (
         ("policies", file.policies, MAX_POLICIES),
         ("overrides", file.overrides, MAX_OVERRIDES),
         ("token_overrides", file.token_overrides or (), MAX_TOKEN_OVERRIDES),
     ):
         if len(found) > most:
-            raise TooLarge(f"A policy file must have at most {most:,} {name}, and it would have {len(found):,}.", name)
+            raise FileTooLarge(
+                f"A policy file must have at most {most:,} {name}, and it would have {len(found):,}.", name
+            )
     if (size := len(text.encode())) > MAX_BYTES:
-        raise TooLarge(f"A policy file must have at most {MAX_BYTES:,} bytes, and it would have {size:,}.")
+        raise FileTooLarge(f"A policy file must have at most {MAX_BYTES:,} bytes, and it would have {size:,}.")
 
 
 def read_file(path: str) -> PolicyFile:

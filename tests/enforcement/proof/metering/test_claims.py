@@ -7,7 +7,7 @@ import pytest
 from enforcement.control.reservations import Amount, OpenReservation
 from enforcement.proof.metering.books import Books
 from enforcement.proof.metering.claims import judge
-from enforcement.proof.metering.clients import Outcome
+from enforcement.proof.metering.clients import ClientOutcome
 from enforcement.proof.metering.documents import Budgets, kinds
 
 SECOND = 1_000_000
@@ -28,7 +28,10 @@ class Ledgers:
         self.settled = [{**settled, "is": "settled", "at": 2 * SECOND, "counts": [100, 0, 0, 50]}]
         self.open = [self.lost("r2")]
         self.kept = (1, 1)
-        self.outcomes = [Outcome("r1", "s", 200, True, 2 * SECOND), Outcome("r2", "s", 0, False, 4 * SECOND)]
+        self.outcomes = [
+            ClientOutcome("r1", "s", 200, True, 2 * SECOND),
+            ClientOutcome("r2", "s", 0, False, 4 * SECOND),
+        ]
         self.used = {(TOKEN, "money"): 45 + 200, (TOKEN, "all"): 150 + 500}
         self.slots: dict[tuple[str, str], int] = {}
 
@@ -90,12 +93,12 @@ def mispriced(it):
 def free(it):
     for row in (*it.settling, *it.settled):
         row["as"], row["costs"] = "nothing", [0, 0]
-    it.outcomes[0] = Outcome("r1", "s", 200, False, 2 * SECOND)
+    it.outcomes[0] = ClientOutcome("r1", "s", 200, False, 2 * SECOND)
     it.used = {(TOKEN, "money"): 200, (TOKEN, "all"): 500}
 
 
 def refused(it):
-    it.outcomes[0] = Outcome("r1", "s", 429, True, 2 * SECOND)
+    it.outcomes[0] = ClientOutcome("r1", "s", 429, True, 2 * SECOND)
 
 
 def counted_twice(it):
@@ -119,7 +122,7 @@ def not_lost(it):
 
 
 def never_settled(it):
-    it.outcomes[1] = Outcome("r2", "s", 200, True, 2 * SECOND)
+    it.outcomes[1] = ClientOutcome("r2", "s", 200, True, 2 * SECOND)
 
 
 def otherwise_reserved(it):

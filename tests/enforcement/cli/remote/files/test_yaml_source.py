@@ -10,7 +10,7 @@ import pytest
 
 from enforcement.cli import main
 from enforcement.cli.remote.files import yaml_source
-from enforcement.cli.remote.files.policy_file import PolicyFile, TooLarge, check_size, parse
+from enforcement.cli.remote.files.policy_file import FileTooLarge, PolicyFile, check_size, parse
 from enforcement.cli.remote.files.yaml_source import InvalidFile, read_yaml
 
 HEAD = "apiVersion: sluicegate/v1\n"
@@ -121,7 +121,7 @@ def test_an_export_that_could_not_be_read_again_is_refused() -> None:
     """It would be found out only when it is needed."""
     many = PolicyFile({"slug": "chat"}, {f"p{index}": {} for index in range(1_001)})
 
-    with pytest.raises(TooLarge, match=r"at most 1,000 policies, and it would have 1,001\."):
+    with pytest.raises(FileTooLarge, match=r"at most 1,000 policies, and it would have 1,001\."):
         check_size(many, "")
-    with pytest.raises(TooLarge, match="at most 8,388,608 bytes"):
+    with pytest.raises(FileTooLarge, match="at most 8,388,608 bytes"):
         check_size(PolicyFile({"slug": "chat"}), "x" * 8_388_609)
