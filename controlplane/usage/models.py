@@ -255,8 +255,8 @@ class Checkpoint(models.Model):
     """
     The value of a durable counter when it was last read.
 
-    The fields are those of `enforcement.control.checkpoints.StoredCheckpoint`. The name of a counter is a digest, so only
-    the documents of a policy show to whom it belongs.
+    The fields are those of `enforcement.control.checkpoints.StoredCheckpoint`. The name of a counter is a digest, so
+    only the documents of a policy show to whom it belongs.
     """
 
     VALUES = ("used", "ends_us", "last_us", "stamp", "carried", "kept_until_us")

@@ -162,8 +162,8 @@ def explain(client: Redis, keys: Keys, secret: str) -> PrintedExplanation:
 
 def _subject(state: Snapshot, token: TokenDocument) -> Subject:
     """
-    Return a token with its project and all policies as a Subject, or raise UnreadableDecision if the project or a policy that
-    applies is missing.
+    Return a token with its project and all policies as a Subject, or raise UnreadableDecision if the project or
+    a policy that applies is missing.
     """
     project = state.projects.get(token.project)
     if project is None:

@@ -54,7 +54,7 @@ class RecordedReservation(_WithRecord):
         return self.where.id
 
     def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
-        """Return the commands that settle the reservation and free its slots. See :meth:`HeldReservation.concluding`."""
+        """Return the commands that settle the reservation and free its slots, as HeldReservation does."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
         if self._plan.has_slots:
