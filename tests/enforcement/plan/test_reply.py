@@ -120,6 +120,10 @@ def test_close_raises_nothing_when_the_reply_to_a_replay_is_short(own_server):
     path = ShortPath(own_server.port)
     with Limiter(path.url, timeout=1.0, lookup=1.0) as limiter:
         assert limiter.check(secret, attributes={"ip": "192.0.2.1"}).source == "store"
+        # A token that came while the documents did is looked up again.
+        assert eventually(
+            lambda: limiter.check(secret, attributes={"ip": "192.0.2.2"}) and limiter._engine.documents.cached()
+        )
         own_server.freeze()
         limiter._engine.health.breaker.trip("frozen")  # what was called in vain might have been executed
         assert limiter.check(secret, attributes={"ip": "192.0.2.3"}).source == "fallback"
