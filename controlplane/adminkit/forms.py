@@ -22,9 +22,10 @@ from unfold.forms import BaseDialogForm
 from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from controlplane.core.text import PRINTABLE
-from controlplane.policies.describe import in_words, seconds_of
+from controlplane.policies.describe import seconds_of
 from controlplane.policies.models import AuditEntry
 from controlplane.revisions.words import Names, lines_of
+from enforcement.model.instants import duration as in_words
 
 
 class WrittenField(forms.CharField):

@@ -6,8 +6,9 @@ from itertools import permutations
 from typing import Any
 
 from controlplane.core.money import permits
-from controlplane.policies.describe import amount, in_words
+from controlplane.policies.describe import amount
 from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, WEEK_SECONDS
+from enforcement.model.instants import duration as in_words
 from enforcement.model.limits import Limit
 
 # About as long as each calendar window is.

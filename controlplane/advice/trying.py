@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from controlplane.core.money import permits
-from controlplane.policies.describe import attribute
+from enforcement.model.limit_fields import attribute
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, Match, is_label
 

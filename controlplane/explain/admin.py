@@ -30,11 +30,12 @@ from controlplane.explain.panels import reach_of
 from controlplane.explain.question import Case, Reach, Unanswerable, masked, of_decision, of_token, secret_in
 from controlplane.fleet.heartbeats import is_live
 from controlplane.overrides.links import raise_url
-from controlplane.policies.describe import amount, attribute
+from controlplane.policies.describe import amount
 from controlplane.policies.models import Policy
 from controlplane.publishing.models import Revision
 from controlplane.usage import counters
 from controlplane.usage.models import DeniedRequest, UsageRow
+from enforcement.model.limit_fields import attribute
 from enforcement.model.matching import check_attributes, is_label
 
 # The word, the symbol and the kind of each result.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from controlplane.policies.describe import attribute
+from enforcement.model.limit_fields import attribute
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, AttributeRule, Match, is_label
 from enforcement.plan.rules import Rule, Subject, rules_of

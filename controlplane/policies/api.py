@@ -42,14 +42,11 @@ from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from controlplane.usage import units
+from enforcement.model.limit_fields import NULLABLE
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
-
-# Fields of a limit that may be null, which is the same as leaving them out.
-NULLABLE = ("window_seconds", "calendar", "anchor", "burst", "rollover")
-
 
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
 

@@ -4,10 +4,12 @@ import re
 from itertools import pairwise
 
 from controlplane.core.money import exact, permits
+from enforcement.model import limit_fields
 from enforcement.model.instants import PERIOD_SECONDS
+from enforcement.model.instants import duration as in_words
+from enforcement.model.limit_fields import attribute
 from enforcement.model.limits import Limit
-from enforcement.model.matching import LABEL_PREFIX, is_label
-from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT, MONEY
+from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT
 
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
 _SECONDS = PERIOD_SECONDS | {spelling: PERIOD_SECONDS[name] for spelling, name in _SPELLINGS.items()}
@@ -47,16 +49,6 @@ def _length(name: str) -> int:
         raise ValueError(name) from exc
 
 
-def in_words(seconds: int) -> str:
-    """Return a number of seconds in words, such as "1 hour 30 minutes" for 5400."""
-    words = []
-    for name, length in PERIOD_SECONDS.items():
-        number, seconds = divmod(seconds, length)
-        if number:
-            words.append(f"{number} {name}" + ("s" if number != 1 else ""))
-    return " ".join(words) or "0 seconds"
-
-
 def sentence(limit: Limit, holder: str = "each token or project") -> str:
     """
     Return in words what a limit does, such as "100 requests per minute for each token, counted in a sliding window".
@@ -81,22 +73,7 @@ def at_a_glance(limit: Limit) -> str:
 
 def amount(limit: Limit) -> str:
     """Return the quota of a limit with its period, such as "100 requests per minute"."""
-    unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
-    number = f"{limit.quota:,}" if limit.quota else "No"
-    if limit.unit == MONEY:
-        return f"{exact(limit.quota) if limit.quota else 'No money'} {_period(limit)}"
-    if limit.algorithm == "concurrency":
-        return f"{number} {unit} at a time"
-    return f"{number} {unit} {_period(limit)}"
-
-
-def _period(limit: Limit) -> str:
-    if limit.calendar == "lifetime":
-        return "in total"
-    if limit.calendar:
-        return f"per calendar {limit.calendar}"
-    words = in_words(limit.window_seconds or 0)
-    return f"per {words.removeprefix('1 ')}" if words.startswith("1 ") and words.count(" ") == 1 else f"per {words}"
+    return limit_fields.amount(limit.to_json(), exact)
 
 
 def _whom(limit: Limit, holder: str) -> str:
@@ -110,11 +87,6 @@ def _which(limit: Limit) -> str:
     parts = [*([" or ".join(match.methods)] if match.methods else []), *([match.path] if match.path else [])]
     requests = f" on {' '.join(parts)}" if parts else ""
     return requests + (f" where {' and '.join(rules)}" if rules else "")
-
-
-def attribute(name: str) -> str:
-    """Return an attribute in words, such as "team of the token" for the label ``label.team``."""
-    return f"{name.removeprefix(LABEL_PREFIX)} of the token" if is_label(name) else name
 
 
 def _manner(limit: Limit) -> list[str]:

@@ -9,12 +9,12 @@ from controlplane.core.instants import exact
 from controlplane.core.money import permits
 from controlplane.core.partitions import with_values
 from controlplane.policies.describe import amount
-from controlplane.policies.describe import in_words as duration
 from controlplane.policies.differences import NOTHING, differences
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.policies.models import Limit as LimitRow
 from controlplane.prices.models import RATES
 from controlplane.projects.models import Project, Token
+from enforcement.model.instants import duration
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.metered import MONEY
 

@@ -24,11 +24,11 @@ from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, optional
 from controlplane.explain.emergencies import glass_at
 from controlplane.explain.words import duration
-from controlplane.policies.describe import attribute
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters, units
 from enforcement.control.inspection import LiveCounter
+from enforcement.model.limit_fields import attribute
 from enforcement.store.client import STORE_ERRORS
 
 # Of a quota in per cent. Those that have used as much come first.

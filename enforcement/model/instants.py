@@ -38,3 +38,13 @@ def time_reply_us(reply: Sequence[int | str | bytes]) -> int:
     """Return the store's reply to ``TIME`` as microseconds since the epoch."""
     seconds, microseconds = reply
     return int(seconds) * SECOND_US + int(microseconds)
+
+
+def duration(seconds: int) -> str:
+    """Return a number of seconds in words, such as "1 hour 30 minutes" for 5400."""
+    words = []
+    for name, length in PERIOD_SECONDS.items():
+        number, seconds = divmod(seconds, length)
+        if number:
+            words.append(f"{number} {name}" + ("s" if number != 1 else ""))
+    return " ".join(words) or "0 seconds"

@@ -43,6 +43,8 @@ MAX_NAME_LENGTH: Final = 64
 """Characters of a limit's name."""
 MAX_UNIT_LENGTH: Final = 32
 """Characters of a unit."""
+MAX_ZONE_LENGTH: Final = 64
+"""Characters of the name of a time zone."""
 MAX_MATCH_RULES: Final = 16
 """Methods, and attributes, that one limit may match on."""
 MAX_PATTERNS_PER_RULE: Final = 64

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.model.calendars import is_host_zone, is_zone
 from enforcement.model.checks import integer_rule, is_integer, shown
+from enforcement.model.limit_fields import NULLABLE
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.matching import check_partition
 from enforcement.model.metered import InvalidMetering, Metering
@@ -27,8 +28,6 @@ _TOKEN_ID: Final = re.compile(TOKEN_ID_PATTERN, re.ASCII)
 _LINES: Final = dict.fromkeys(map(ord, "\n\r\t"), " ")
 REQUIRED: Final = object()
 """In place of a default."""
-# Fields of a limit that may be null, which is the same as leaving them out.
-NULLABLE: Final = ("window_seconds", "calendar", "anchor", "burst", "rollover")
 
 
 class InvalidField(ValueError):

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 
 from enforcement.cli.remote.files.policy_file import InvalidFiles, from_source
 from enforcement.cli.remote.files.schema import schema
 from enforcement.cli.remote.files.yaml_source import YamlFile
 
-VALID = jsonschema.Draft202012Validator(schema()).is_valid
+VALID = jsonschema_rs.Draft202012Validator(schema()).is_valid
 MATCHED = {"methods": ["GET"], "path": "/v1/*", "attributes": {"model": "gpt-*", "tier": ["a", "b"]}}
 CHARGE_AS = {"charge_as": "gpt-4"}
 LIMITS: list[dict[str, Any]] = [
