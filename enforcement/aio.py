@@ -245,7 +245,7 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
                 if found is not None:
                     return None
                 found = value
-        return None if found is None else self._engine.documents.derived.headers.get(found)
+        return None if found is None else self._documents.derived.headers.get(found)
 
     def keep_field(self, field: bytes, token: str | Anonymous) -> None:
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from enforcement.aio import Admission, Limiter
@@ -139,20 +139,20 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one ASGI connection to the application if its limits admit it, or send a denial."""
-        if scope["type"] == "lifespan":
+        kind = scope["type"]
+        if kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
-        elif scope["type"] not in ("http", "websocket") or scope["path"] in self._unlimited:
+        elif (kind != "http" and kind != "websocket") or scope["path"] in self._unlimited:
             await self._pass_unlimited(scope, receive, send)
         else:
-            limiter = self.limiter if self._started and self.limiter else await self.start()
+            limiter = self.limiter if self._started and self.limiter is not None else await self.start()
             plan = limiter.by_fields(scope["headers"]) if self._by_usual_fields else None
             if plan is None:
                 await self._guard(limiter, scope, receive, send)
                 return
-            if self._costs is None:
-                decision = limiter.from_lease(plan) or await limiter.decide(plan, 1)
-            else:
-                decision = await limiter.decide(plan, self._costs(scope))
+            decision = limiter.from_lease(plan) if self._costs is None else None
+            if decision is None:
+                decision = await limiter.decide(plan, 1 if self._costs is None else self._costs(scope))
             if decision.allowed:
                 await self._pass(decision, scope, receive, send)
             else:
@@ -233,27 +233,39 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Return an awaitable that calls the application and adds the header fields of the decision to its response."""
         scope["sluicegate.decision"] = decision
-        # The draft's fields are lists, so they can follow the application's own without a comparison.
-        lines = draft_lines(decision) if self._headers == "ietf" and decision.source != "fallback" else None
+        if self._headers != "ietf" or decision.source == "fallback":
+            return self.app(scope, receive, self._joining_to(send, decision))
+        lines = draft_lines(decision)
 
         # Return the server's awaitable itself: a coroutine around it would only cost time.
         def adding(message: Message) -> Awaitable[None]:
             if message["type"] in STARTS:
-                theirs = list(message.get("headers", ()))
-                message = {**message, "headers": theirs + (self._joining(theirs, decision) if lines is None else lines)}
+                # The draft's fields are lists, so they can follow the application's own without a comparison.
+                message = {**message, "headers": [*message.get("headers", ()), *lines]}
             return send(message)
 
         return self.app(scope, receive, adding)
+
+    def _joining_to(self, send: Send, decision: Decision) -> Send:
+        """
+        Return a function that adds the decision's header fields that are lists or that the application has not set
+        itself, and sends.
+        """
+
+        def joining_to(message: Message) -> Awaitable[None]:
+            if message["type"] in STARTS:
+                theirs = list(message.get("headers", ()))
+                added = joining((name for name, _ in theirs), added_headers(decision, self._headers))
+                message = {**message, "headers": theirs + encoded(added)}
+            return send(message)
+
+        return joining_to
 
     async def _pass_held(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, add the header fields, and finish the admission when the response is complete."""
         exchange = Exchange()
         app = partial(self._pass, admission.decision)
         await exchange.run(app, scope, receive, send, lambda: admission.finish(exchange.status))
-
-    def _joining(self, theirs: Sequence[tuple[bytes, bytes]], decision: Decision) -> list[tuple[bytes, bytes]]:
-        """Return, encoded, the decision's header fields that are lists or that the application has not set itself."""
-        return encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
 
     def _describe(self, scope: Scope) -> RequestAttributes:
         peer = scope.get("client")

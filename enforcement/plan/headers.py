@@ -21,7 +21,7 @@ from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS
 from enforcement.plan.limit_state import LimitState, seconds, tightness
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import Reply
+from enforcement.plan.reply import NO_REPLY, Reply
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 """Fields of the draft. Their values are lists, so items can be appended to a field that exists already."""
@@ -157,15 +157,18 @@ class _Cache:
         spelled: The result of :func:`spell`.
         only: Its item, if every response has that one only.
         only_if_counted: Its item, if every response has that one only to which the limit gets a cost.
+        leased: The reply of the latest lease, with what all responses to requests on it have in common: permits in the
+            reply, the field ``RateLimit-Policy``, and the end of the field ``RateLimit``.
     """
 
-    __slots__ = ("labels", "only", "only_if_counted", "spelled")
+    __slots__ = ("labels", "leased", "only", "only_if_counted", "spelled")
 
     def __init__(self, bounds: Sequence[BoundLimit]) -> None:
         self.labels = _labels(bounds)
         self.spelled = spell(bounds)
         self.only: Spelled | None = None
         self.only_if_counted: Spelled | None = None
+        self.leased: tuple[Reply, int, tuple[bytes, bytes], str] = NO_REPLY, 0, (b"", b""), ""
         if len(self.spelled) == 1:
             item = self.spelled[0]
             if bounds[item.at].limit.unit == REQUESTS:
@@ -266,12 +269,21 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
         or ((only := cached.only_if_counted) is not None and not decision.unmetered_at())
     ):
         # This repeats _by_numbers() for one limit. A request on a lease is so fast that a call more would slow it down.
-        numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
+        reply, kept = decision.reply, cached.leased
+        if kept[0] is reply:
+            remaining = kept[1] + decision.held
+            return [
+                kept[2],
+                (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{kept[3]}".encode("latin-1")),
+            ]
+        numbers, at = reply.numbers, 2 + only.at * reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
         line = only.line
         if line is None:
-            line = only.line_at(decision.reply.now_us)
+            line = only.line_at(reply.now_us)
+        if decision.held:
+            cached.leased = reply, numbers[at], line, until
         return [line, (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
     fields = _ietf(decision) if decision.shown else {}
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in fields.items()]

@@ -270,3 +270,19 @@ def test_lines_of_a_calendar_limit_have_the_length_of_the_present_window(unit):
             name.lower().encode(): value for name, value in fields.items()
         }
         assert f"w={(28 if day == 31 else 31) * 86400}".encode() in lines[0][1]
+
+
+@pytest.mark.parametrize("calendar", [None, "day", "lifetime"])
+def test_lines_of_requests_on_a_lease_are_those_of_its_present_reply(calendar):
+    """What all of them have in common is kept until the lease is filled again."""
+    window = {"calendar": calendar} if calendar else {"window_seconds": 60}
+    plan = Plan(
+        (BoundLimit(Limit(name="shared", algorithm="fixed_window", quota=100, **window), "sg2:{p}:shared", "k"),)
+    )
+    first, second = (
+        Reply((1, MINUTE * at, at - 9, -1 if calendar == "lifetime" else at, 0, 0)) for at in (5, 7_000_000)
+    )
+    for reply, held in ((first, 3), (first, 9), (first, 0), (second, 4), (second, 3), (first, 2)):
+        made = Decision(True, "ok", "lease", plan, reply, held)
+        fields = Decision(True, "ok", "lease", plan, reply, held).headers()
+        assert [(name.lower().encode(), value.encode()) for name, value in fields.items()] == headers.draft_lines(made)
