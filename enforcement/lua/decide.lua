@@ -126,10 +126,11 @@ local function charge_one(key, text, permits, now, slack)
   held[1] = value
   if not value then return nil, held end
   local used, ends, last = unpack_doubles('>ddd', value)
-  local remaining, left = limit.cap - used - cost, ends - now
-  if not (left > 0 and now >= last) or remaining < 0 and (limit.shadow or cost > limit.cap) then return nil, held end
-  if remaining < 0 then return pack('>i8i8i8i8i8i8', 0, now, remaining + cost, left, left, left) end
-  call('SETRANGE', key, '0', pack('>ddd', used + cost, ends, now))
+  local sum, left = used + cost, ends - now
+  local remaining = limit.cap - sum
+  if not (used >= 0 and left > 0 and now >= last) or remaining < 0 and (limit.shadow or cost > limit.cap) then return nil, held end
+  if remaining < 0 then return pack('>i8i8i8i8i8i8', 0, now, limit.cap - used, left, left, left) end
+  call('SETRANGE', key, '0', pack('>ddd', sum, ends, now))
   if now % 1000000 < now - last then call('PEXPIRE', key, ceil(left / 1000) + slack, 'NX') end
   if limit.durable then call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH)) end
   return pack('>i8i8i8i8i8i8', 1, now, remaining, left, 0, left)
@@ -144,9 +145,10 @@ local function charge_several(keys, args, count, now, slack)
     local cost = permits == '1' and 1 or to_number(permits)
     if not (value and limit and limit.fixed and cost and cost >= 1 and cost % 1 == 0) then return nil, values end
     local used, ends, last = unpack_doubles('>ddd', value)
-    local remaining, left = limit.cap - used - cost, ends - now
-    if not (remaining >= 0 and left > 0 and now >= last) then return nil, values end
-    limits[i], charged[i], lasts[i] = limit, pack('>ddd', used + cost, ends, now), last
+    local sum, left = used + cost, ends - now
+    local remaining = limit.cap - sum
+    if not (used >= 0 and remaining >= 0 and left > 0 and now >= last) then return nil, values end
+    limits[i], charged[i], lasts[i] = limit, pack('>ddd', sum, ends, now), last
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = remaining, left, 0, left
     n = n + 4
   end

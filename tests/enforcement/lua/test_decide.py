@@ -19,6 +19,8 @@ SECOND, NOW = 1_000_000, 1_767_225_600_123_456
 HOUR, DAY = 3_600 * SECOND, 86_400 * SECOND
 CASES, TOGETHER = scale(600, 200_000), 100
 OTHERS = ["s|10|60000000||", "l|10|60000000||", "b|10|1|6000000|"]
+SPOILT = [-3, 2**54, 2**54 + 4]
+"""What nothing of ours writes into a counter, or only after many debts."""
 PLAIN, OWNED = "", "owner"
 """Only a decision without a reservation takes the quick way."""
 WAYS = (PLAIN, OWNED)
@@ -86,7 +88,8 @@ class Case:
         if chance.random() < 0.1:
             last = self.now + chance.choice([1, SECOND, length, length + 1])
         used = chance.choice([0, quota // 2, quota // 3, quota - 3, quota - 1, quota, quota + 3])
-        value = struct.pack(">ddd", max(0, used), ends, last) + chance.choice([b"", struct.pack(">d", last), b"x" * 56])
+        used = chance.choice(SPOILT) if chance.random() < 0.1 else max(0, used)
+        value = struct.pack(">ddd", used, ends, last) + chance.choice([b"", struct.pack(">d", last), b"x" * 56])
         life = chance.choice([("PX", 90_000_000), ("PX", 3_600_000), (), ()])
         self._everywhere("SET", name, value if chance.random() < 0.99 else value[:12], *life)
 
@@ -148,7 +151,7 @@ def assert_alike(case: Case, quick, other) -> None:
 
 @pytest.mark.proof
 def test_both_ways_charge_and_answer_alike(client):
-    """Answers, values and times to live of counters that have begun or ended, are lost or late, or are no counters."""
+    """Answers, values and times to live of counters begun or ended, lost or late, spoilt, or no counters."""
     chance, outcomes = random.Random(25), Counter()
     for _ in range(CASES // TOGETHER):
         cases = [Case(chance) for _ in range(TOGETHER)]
