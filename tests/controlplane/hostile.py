@@ -35,6 +35,7 @@ NUMBERS = [
     *map(str, (2**31, 2**53, 2**63 - 1, -(2**63), 2**64)),
 ]
 TEXTS = ["", "x", "\0", "\ud7ff", b"\xff\xfe", "[" * 5_000, "9" * 400, "{}", "a|b|c\n{}", " " * 70_000]
+RESERVATIONS = ("reservations", "reservations:", "reservations-of-tokens")
 YEAR_9999_US = 253_402_300_798_999_999
 
 
@@ -101,6 +102,10 @@ class Hostile:
         totals = [[minute, own, "x", "", "", "requests", 2**50, 2**50, 0, 2**50]] * 4_096
         lies = [[minute, project, token, "", "", "requests", 10**6, 0, 0, 10**6], [minute, own, token, *totals[0][3:]]]
         lies += [[minute, own, "", policy, "rpm", *totals[0][5:]]]
+        lies += [
+            [minute, own, "", f"pol_{it}", it, f"u{it}", 1, 0, 0, 1]
+            for it in map(str, self.random.sample(range(9**9), 99))
+        ]
         commands: list[list[Any]] = []
         for name in self.streams:
             commands += [
@@ -114,6 +119,7 @@ class Hostile:
         commands += [["ZADD", index, score, "r1"] for score in ("-inf", "1")] + [
             ["SET", keys.reservation(own, "r1"), self._record()]
         ]
+        commands += [["ZADD", f"{index}-of-tokens", "-inf", "t"]]
         commands += [["SET", index, "x"]] if self.random.random() < 0.5 else []
         return commands + [["XADD", name, LAST, "a", "b"] for name in self.streams]
 
@@ -138,7 +144,7 @@ class Hostile:
 
     def _key(self, pattern: str) -> str:
         last = self.random.choice(
-            [self._counter(), "changed", "reservations", "r:1", "n:1", "o:1", "m:1", "dirty", "proxy-1", "\0" * 9]
+            [self._counter(), "changed", *RESERVATIONS, "r:1", "n:1", "o:1", "m:1", "dirty", "proxy-1", "\0" * 9]
         )
         return pattern.replace("*", last)
 
