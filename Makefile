@@ -111,6 +111,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.toml
 	$(UNCHANGED) imports enforcement controlplane benchmarks pyproject.toml -- $(BIN)/lint-imports
 	$(BIN)/python -m tests.repository
 	$(BIN)/python -m tests.house

@@ -18,7 +18,7 @@ _TRUE: Final = frozenset({"true", "yes", "on", "y"})
 _FALSE: Final = frozenset({"false", "no", "off", "n"})
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+class _Loader(yaml.SafeLoader):
     """Builds mappings, lists, strings and None, and refuses a key that a mapping has twice."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

@@ -34,6 +34,13 @@ from enforcement.plan.decision import Decision, Denied
 _KIND: Final = "key"
 
 
+class _CurrentRates:
+    """The current rates of the settings, which the framework's own class reads only when it is imported."""
+
+    def __get__(self, instance: object, owner: type) -> object:
+        return api_settings.DEFAULT_THROTTLE_RATES
+
+
 class SimpleRateThrottle(throttling.SimpleRateThrottle):
     """
     Count requests in the store, exactly and over any number of processes.
@@ -46,6 +53,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         ImproperlyConfigured: A rate is not valid.
     """
 
+    THROTTLE_RATES: Any = _CurrentRates()
     cost: int = 1
     decision: Decision | None = None
 
@@ -55,11 +63,6 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         rate = cls.__dict__.get("rate")
         if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty rate is that of the scope
             cls._limits(rate)
-
-    @property
-    def THROTTLE_RATES(self) -> Any:
-        """The current rates of the settings, which the framework's own class reads only when it is imported."""
-        return api_settings.DEFAULT_THROTTLE_RATES
 
     def parse_rate(self, rate: Any) -> tuple[int | None, int | None]:
         """Return the quota and the seconds of the first limit of a rate, or None twice for no rate."""

@@ -179,7 +179,7 @@ def _joined(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
+class _Dumper(yaml.SafeDumper):
     """Writes lists indented below their key, and never an alias."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
