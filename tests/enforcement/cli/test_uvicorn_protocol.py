@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from enforcement.cli import uvicorn_protocol
-from enforcement.cli.uvicorn_protocol import MOST_HEAD, BoundedProtocol
+from enforcement.cli.uvicorn_protocol import MOST_GATHERED, MOST_HEAD, BoundedProtocol, GatheringTransport
 from enforcement.http.slow_clients import cut_off
 from tests.enforcement.doors.conftest import serving
 from tests.enforcement.world import eventually
@@ -268,3 +268,71 @@ def test_a_response_that_is_read_slowly_goes_on() -> None:
         for _ in range(10):
             assert raw.recv(2_000_000)
             assert not left.wait(0.1)
+
+
+async def streaming(scope: Any, receive: Any, send: Any) -> None:
+    """Answer ``/whole`` at once, ``/long`` with parts of 8 KiB without a pause, and others in two parts with a wait."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/long":
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": b"x" * 8_192, "more_body": True})
+    elif scope["path"] != "/whole":
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await receive()
+        await receive()  # until the client leaves
+    await send({"type": "http.response.body", "body": b"last"})
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many bytes were written at a time."""
+    sizes: list[int] = []
+
+    class Noting:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def write(self, data: bytes) -> None:
+            sizes.append(len(data))
+            self._transport.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+    def gathering(transport: Any, loop: asyncio.AbstractEventLoop) -> GatheringTransport:
+        return GatheringTransport(Noting(transport), loop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(uvicorn_protocol, "GatheringTransport", gathering)
+    return sizes
+
+
+def test_a_response_that_is_there_is_written_at_once(written: list[int]) -> None:
+    with serving(streaming, http=BoundedProtocol, lifespan="off") as client:
+        assert client.get("/whole").text == "last"
+
+    assert len(written) == 1
+
+
+def test_what_waits_to_be_written_has_a_bound(written: list[int]) -> None:
+    """Else the transport would not know when the application has to wait for a slow client."""
+    with serving(streaming, http=BoundedProtocol, lifespan="off") as client:
+        assert client.get("/long").text == "x" * 8_192 * 64 + "last"
+
+    assert 16 <= len(written) <= 40
+    assert max(written) < 2 * MOST_GATHERED
+
+
+def test_the_first_part_of_a_response_does_not_wait_for_the_second() -> None:
+    with (
+        serving(streaming, http=BoundedProtocol, lifespan="off") as client,
+        socket.create_connection(("127.0.0.1", client.base_url.port), timeout=20) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert until(connection, b"first\r\n").startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_response_is_written_before_its_connection_closes(raw: socket.socket) -> None:
+    raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert until(raw, b"the end").endswith(b"\r\n\r\n0 2\n")
