@@ -73,4 +73,4 @@ async def press(port: int, headers: str, connections: int, seconds: float) -> Sa
     elapsed = perf_counter_ns() - start
     for protocol, _ in opened:
         protocol.transport.abort()
-    return Sample.of(spans, elapsed, us_a_request=elapsed / 1e3 / len(spans))
+    return Sample.of(spans, elapsed, requests=float(len(spans)))

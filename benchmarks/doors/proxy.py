@@ -13,7 +13,7 @@ from benchmarks.measure import Effort, Round, Sample, Series, interleave
 from benchmarks.web import CONNECTIONS, authorization
 from benchmarks.world import World
 
-_FIGURE = "Proxy, {}: requests/s of a core (CPU a request) / the bare upstream on that core"
+_FIGURE = "Proxy, {}: requests of a core by its CPU a request / the bare upstream"
 
 
 def compare(store: World, effort: Effort) -> tuple[list[Row], Series | None]:
@@ -50,4 +50,4 @@ def _row(series: Series, name: str) -> Row:
         f"{rate(series.median(it, 'per_second'))}, {told({'CPU': series.median(it, 'cpu')})}" for it in (name, "bare")
     ]
     bar = figures.PROXY if name == "strict" else None
-    return Row(_FIGURE.format(name), *shown, series.ratio(name, "bare", "per_second"), bar)
+    return Row(_FIGURE.format(name), *shown, series.ratio("bare", name, "cpu"), bar)
