@@ -15,7 +15,8 @@ All loggers are children of ``sluicegate``. None of them has a handler of its ow
                             used more than a bound had reserved
 ``sluicegate.slots``        slots of ``concurrency`` limits were lost or not renewed
 ``sluicegate.denials``      each denial of an integration with its reason and id, at the level ``INFO``
-``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter
+``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter,
+                            or charges a request twice
 ``sluicegate.proxy``        the ready-made proxy
 ``sluicegate.service``      the decision service cannot enforce a limit, is asked by a proxy that it does not trust, or
                             has failed

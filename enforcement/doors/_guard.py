@@ -10,10 +10,16 @@ from enforcement.base import BaseLimiter
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.http.usage import USAGE_PATH
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import check_switch
 from enforcement.plan.costs import Costs
+from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
+_often = RateLimitedLogger(logger, seconds=600)
+
+DECISION: Final = "sluicegate.decision"
+"""Where the middleware keeps its decision, in the scope or environ of a request."""
 
 _MOST_MIDDLEWARE: Final = 100
 
@@ -38,6 +44,20 @@ def _warn_of_twice(app: Any) -> None:
             logger.error("%s is installed twice, so that each request is charged twice.", type(app).__qualname__)
             return
         app = getattr(app, "app", None)
+
+
+def warn_of_both(request: Mapping[str, Any], subject: tuple[str, str]) -> None:
+    """
+    Log that the policies of one token are charged by the middleware, and then again by what the application asks for.
+
+    Args:
+        request: Its scope or environ.
+        subject: Ids of the project and of the token that are charged now.
+    """
+    decision = request.get(DECISION)
+    if isinstance(decision, Decision) and decision.plan.subject == subject:
+        message = "LimitMiddleware has charged the policies of a token, which are charged again. Leave one of them out."
+        _often.warning("both", message)
 
 
 def _check_exempt(paths: Iterable[str]) -> frozenset[str]:

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
-from enforcement.doors._guard import check_limiter
+from enforcement.doors._guard import check_limiter, warn_of_both
 from enforcement.doors._in_code import (
     EXEMPT,
     Group,
@@ -252,6 +252,7 @@ class StarletteVisit:
             plan = await self.limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             return self.passed(plan)
+        warn_of_both(self._connection.scope, plan.subject)
         if plan.has_slots or plan.has_charge_on:
             return (await self.hold(self.limiter.admit_plan(plan, costs, attributes))).decision
         return self.passed(self.limiter.noted(await self.limiter.decide(plan, costs), attributes))

@@ -7,10 +7,11 @@ Everything here may wait for the store, so it runs in threads. Event loops call 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
+from enforcement.doors._guard import warn_of_both
 from enforcement.doors._in_code import Pairs, as_call, limit_headers, outlives_decision
 from enforcement.doors._options import Options
 from enforcement.http.messages import (
@@ -94,6 +95,7 @@ class SyncVisit:
         plan = limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             return self._passed(plan)
+        warn_of_both(self.environ(), plan.subject)
         if plan.has_slots or plan.has_charge_on:
             return self._hold(partial(limiter.admit_plan, plan, costs, attributes))
         return self._passed(limiter.noted(limiter.decide(plan, costs), attributes))
@@ -116,6 +118,10 @@ class SyncVisit:
             for name, value in joining(headers.keys(), limit_headers(decisions, self.installed.options().headers)):
                 present = headers.get(name) if name in _LISTS else None
                 headers[name] = f"{present}, {value}" if present else value
+
+    def environ(self) -> Mapping[str, Any]:
+        """Return the environ or scope of the request."""
+        raise NotImplementedError
 
     def denied(self, decision: Decision) -> Denied:
         """Return the exception that answers a denial."""
@@ -153,6 +159,11 @@ class DjangoVisit(SyncVisit):
         self.managed = False
         self.checked = False
         self._by_policies: Decision | None = None
+
+    def environ(self) -> Mapping[str, Any]:
+        """Return the environ or scope of the request."""
+        found: Mapping[str, Any] = getattr(self.request, "scope", self.request.META)
+        return found
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors._guard import Guard
+from enforcement.doors._guard import DECISION, Guard
 from enforcement.http.asgi import (
     POLICY_VIOLATION,
     STARTS,
@@ -232,7 +232,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Return an awaitable that calls the application and adds the header fields of the decision to its response."""
-        scope["sluicegate.decision"] = decision
+        scope[DECISION] = decision
         if self._headers != "ietf" or decision.source == "fallback":
             return self.app(scope, receive, self._joining_to(send, decision))
         lines = draft_lines(decision)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache, wraps
 from typing import Any, Final, Literal, TypeVar, cast
@@ -78,6 +78,10 @@ class FlaskVisit(SyncVisit):
     def __init__(self, installed: _Extension) -> None:
         super().__init__(installed)
         self.finished = False
+
+    def environ(self) -> Mapping[str, Any]:
+        """Return the environ of the request."""
+        return request.environ
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from enforcement.doors._guard import Guard
+from enforcement.doors._guard import DECISION, Guard
 from enforcement.http.messages import (
     TOKEN_FIELDS,
     Header,
@@ -89,7 +89,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         except Denied as denied:
             return _answer(environ, start_response, denial(denied.decision, self._headers))
         decision = admitted if isinstance(admitted, Decision) else admitted.decision
-        environ["sluicegate.decision"] = decision
+        environ[DECISION] = decision
         headers = added_headers(decision, self._headers)
         if isinstance(admitted, Decision):
             return self.app(environ, _adding(headers, start_response))

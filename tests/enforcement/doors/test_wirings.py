@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, get_args
 
 import pytest
+from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import path
@@ -25,9 +26,11 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
+from werkzeug.test import Client as Caller
 
 import enforcement
 from enforcement import Denied, Limit, Limiter, aio
+from enforcement.doors import _guard
 from enforcement.doors import django as in_django
 from enforcement.doors import drf as in_drf
 from enforcement.doors import fastapi as in_fastapi
@@ -36,6 +39,8 @@ from enforcement.doors import starlette as in_starlette
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.doors.wsgi import LimitMiddleware as WSGIMiddleware
 from enforcement.embedded import ValkeyServer
+from enforcement.logs import RateLimitedLogger
+from tests.enforcement.world import World, fixed
 
 THREE = "3/hour"
 OK = 200
@@ -850,3 +855,35 @@ def test_a_middleware_twice(caplog: pytest.LogCaptureFixture) -> None:
     app.add_middleware(LimitMiddleware)
     app.build_middleware_stack()
     assert "LimitMiddleware is installed twice, so that each request is charged twice" in caplog.text
+
+
+@pytest.mark.parametrize("door", ["fastapi", "flask", "django"])
+def test_a_middleware_around_an_application_that_checks(
+    door: str,
+    store: ValkeyServer,
+    limiter: Limiter,
+    site: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each request is charged twice to the policies of its token, and the log says so."""
+    monkeypatch.setattr(_guard, "_often", RateLimitedLogger(_guard.logger))
+    world = World(store.url)
+    world.follow(limiter)
+    secret = world.everything(fixed(10))
+    if door == "fastapi":
+        app = FastAPI(dependencies=[Depends(in_fastapi.check())])
+        in_fastapi.install(app, aio.Limiter(store.url, timeout=1.0, lookup=1.0))
+        app.add_middleware(LimitMiddleware, limiter=aio.Limiter(store.url, timeout=1.0, lookup=1.0))
+        app.get("/")(lambda: "ok")
+        with TestClient(app) as client:
+            answer = client.get("/", headers={"X-API-Key": secret})
+    else:
+        site("enforcement.doors.django.LimitMiddleware", **{"": ok})
+        flask = Flask("app")
+        in_flask.install(flask, limiter, default=in_flask.check())
+        flask.get("/")(lambda: "ok")
+        inner = WSGIMiddleware(WSGIHandler() if door == "django" else flask, limiter=limiter)
+        answer = Caller(inner).get("/", headers={"X-API-Key": secret})
+    assert answer.status_code == 200
+    assert "LimitMiddleware has charged the policies of a token, which are charged again" in caplog.text
