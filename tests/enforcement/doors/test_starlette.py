@@ -380,6 +380,7 @@ def test_limits_may_be_chosen_for_each_request(make: Make) -> None:
 def test_limiter_is_made_from_the_environment(store: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest application names no store."""
     monkeypatch.setenv("SLUICEGATE_REDIS_URL", store.url)
+    monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "10000")  # a busy machine is slow
     app = Starlette(routes=[Route("/a", limited(ONCE, key="ip")(ok))])
     install(app)
 
