@@ -3,11 +3,16 @@
 import logging
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
 
 from enforcement.doctor import variables
 from enforcement.doctor.server import eviction_advice, persistence
@@ -55,6 +60,23 @@ def warn_at_start() -> None:
     """Log all warnings, because a worker runs no checks and Django runs most of these only with ``check --deploy``."""
     for found in (*variables_are_known(), *checks.run_checks(tags=["store", "limits"], include_deployment_checks=True)):
         logger.warning("%s: %s %s", found.id, found.msg, found.hint)
+
+
+@checks.register(checks.Tags.database)
+def migrations_are_known(databases: Iterable[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Before it migrates, refuse a database whose tables other migrations have changed, as of a development version."""
+    if not databases:
+        return []
+    ours = {app.label for app in apps.get_app_configs() if app.name.startswith("controlplane.")}
+    known = {key for key in MigrationLoader(None).disk_migrations if key[0] in ours}
+    applied = {key for key in MigrationRecorder(connection).applied_migrations() if key[0] in ours}
+    to_come = {app for app, _ in known - applied}
+    strange = sorted(key for key in applied - known if key[0] in to_come)
+    if not strange:
+        return []
+    message = f"The database has the migration {'.'.join(strange[0])}, which is of no release. It cannot be migrated."
+    hint = "Restore a backup of 0.2 or of a later release, or begin with an empty database."
+    return [checks.Error(message, hint, id="sluicegate.E008")]
 
 
 @checks.register(checks.Tags.security)

@@ -4,13 +4,14 @@ Indexes for tables of millions of rows, which migrations create while other prog
 The search for a part of a text needs the extension pg_trgm of PostgreSQL. Without it, a search finds beginnings.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from django.db import DatabaseError, connection, migrations
+
+from controlplane.lists.operations import OnPostgreSQL
 
 
 class AddIndex(migrations.AddIndex):
@@ -67,29 +68,18 @@ class Searched:
         for name in (trigram_index(self.table), *(f"{self.table}_{name}_begin" for name in self.beginnings)):
             _drop(schema_editor, name)
 
-    def operation(self) -> migrations.RunPython:
+    def operation(self) -> OnPostgreSQL:
         """Return the operation of a migration that creates the indexes."""
-        return _on_postgresql(self.create, self.drop)
+        return OnPostgreSQL(self.create, self.drop)
 
 
 TOKENS = Searched("projects_token", ("name",), ("labels",))
 AUDIT = Searched("policies_auditentry", ("actor", "action", "object_label"), ("reason",))
 
 
-def sql_index(name: str, what: str) -> migrations.RunPython:
+def sql_index(name: str, what: str) -> OnPostgreSQL:
     """Return the operation that creates an index on PostgreSQL only, on *what*, such as "table USING gin (column)"."""
-    return _on_postgresql(lambda editor: _create(editor, name, what), lambda editor: _drop(editor, name))
-
-
-def _on_postgresql(create: Callable[[Any], Any], drop: Callable[[Any], Any]) -> migrations.RunPython:
-    def only(deed: Callable[[Any], Any]) -> Callable[[Any, Any], None]:
-        def run(apps: Any, schema_editor: Any) -> None:
-            if schema_editor.connection.vendor == "postgresql":
-                deed(schema_editor)
-
-        return run
-
-    return migrations.RunPython(only(create), only(drop))
+    return OnPostgreSQL(lambda editor: _create(editor, name, what), lambda editor: _drop(editor, name))
 
 
 def _create(schema_editor: Any, name: str, what: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import migrations
 from django.utils import timezone
 
+from controlplane.lists.operations import OnPostgreSQL
 from controlplane.lists.partitions import FILLFACTOR, PartitionedTable
 
 Execute = Callable[[str], Any]
@@ -37,17 +38,13 @@ def partition(app: str, model_name: str, kept: dict[str, timedelta]) -> migratio
     return migrations.RunPython(on_postgresql(partial(_split, kept)), on_postgresql(_gather))
 
 
-def leave_room(table: str) -> migrations.RunPython:
+def leave_room(table: str) -> OnPostgreSQL:
     """Return the operation that leaves room in new pages of a table for updates of their rows."""
-
-    def setting(text: str) -> Callable[[Any, Any], None]:
-        def run(apps: Any, schema_editor: Any) -> None:
-            if schema_editor.connection.vendor == "postgresql":
-                schema_editor.execute(f"ALTER TABLE {table} {text}")
-
-        return run
-
-    return migrations.RunPython(setting(f"SET (fillfactor = {FILLFACTOR})"), setting("RESET (fillfactor)"))
+    change = f"ALTER TABLE {table}"
+    return OnPostgreSQL(
+        lambda editor: editor.execute(f"{change} SET (fillfactor = {FILLFACTOR})"),
+        lambda editor: editor.execute(f"{change} RESET (fillfactor)"),
+    )
 
 
 def _split(kept: dict[str, timedelta], table: str, execute: Execute) -> None:

@@ -175,7 +175,7 @@ def test_a_group_that_had_the_name_of_the_operators_keeps_its_purpose():
     Group.objects.all().delete()
     eve = UserFactory()
     eve.groups.add(Group.objects.create(name="operators"))
-    migration = import_module("controlplane.access.migrations.0002_operators")
+    migration = import_module("controlplane.access.migrations.0001_initial")
 
     migration.create_group(apps, SimpleNamespace(connection=connection))
 

@@ -126,8 +126,8 @@ def test_entries_of_before_get_their_project(project: Project, of_old):
         of_old("token", "tok_gone"),
         of_old("user", "1", username="bob"),
     ]
-    migration = import_module("controlplane.policies.migrations.0009_audit_project")
-    apps = MigrationExecutor(connection).loader.project_state(("policies", "0009_audit_project")).apps
+    migration = import_module("controlplane.policies.migrations.0004_audit")
+    apps = MigrationExecutor(connection).loader.project_state(("policies", "0004_audit")).apps
 
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":  # a later migration refuses every change of an entry

@@ -144,7 +144,7 @@ def test_no_sequence_of_deletions_widens_access(steps):
         before = after
 
 
-RELEASED = [("projects", "0003_help_texts")]
+RELEASED = [("projects", "0002_partition_cap")]
 
 
 def migrate(targets=None) -> MigrationExecutor:
@@ -178,7 +178,7 @@ def test_neither_way_between_the_versions_widens_a_key(capsys):
     kept = ManagementKeyFactory(projects=[ProjectFactory()]), ManagementKeyFactory()
     executor = migrate(RELEASED)
     try:
-        apps = executor.loader.project_state([*RELEASED, ("policies", "0003_help_texts")]).apps
+        apps = executor.loader.project_state([*RELEASED, ("policies", "0003_columns")]).apps
         what_would_widen_is_revoked(apps, lost, kept)
         keys_of_that_version(apps)
         capsys.readouterr()

@@ -14,7 +14,7 @@ from controlplane.lists.partitions import Partition, PartitionedTable
 from controlplane.statements import erasing
 from controlplane.usage import rollup, tasks
 from controlplane.usage.batches import Row
-from controlplane.usage.models import MeteredRow, UsageBatch, UsageRow
+from controlplane.usage.models import UsageBatch, UsageRow
 from tests.controlplane.forks import wait_until_stopped
 from tests.factories import UsageRowFactory
 
@@ -217,27 +217,24 @@ def test_a_deleted_project_is_erased_from_all_partitions(midnight):
 
 def test_an_upgrade_keeps_the_rows_and_their_ids(midnight, latest):
     """Back and forth, on tables with rows; what no later release would show is left behind."""
-    MeteredRow.objects.create(period="day", at=midnight, project_id="proj_1", settled_as="exact", micros=7)
-    migrate("0008_calls")
-    assert default_of_calls()
+    migrate("0002_checkpoints")
     plain = [earlier_row(at=midnight - back * DAY, allowed=back) for back in range(3)]
     gone = earlier_row(at=midnight - 9 * DAY)
     plain.append(earlier_row(at=midnight - 9 * DAY, period="day"))
 
-    migrate("0009_partitions")
+    migrate("0003_partitions")
 
     assert set(UsageRow.objects.values_list("pk", "at")) == {
         (row.pk, row.at) for row in plain if row.at > midnight - 2 * DAY or row.period == "day"
     }
     assert earlier_row(at=midnight, token_id="tok_new").pk > gone.pk
-    assert MeteredRow.objects.get().micros == 7
     assert placed()[-1][0] == day_of(midnight)
     assert default_of_calls()
 
 
 def earlier_row(**fields: Any) -> Any:
     """Create a row of usage with the columns that it had before the upgrade."""
-    state = MigrationExecutor(connection).loader.project_state(("usage", "0009_partitions"))
+    state = MigrationExecutor(connection).loader.project_state(("usage", "0002_checkpoints"))
     row = state.apps.get_model("usage", "UsageRow")
     return row.objects.create(**{"period": "minute", "project_id": "proj_1", "unit": "requests"} | fields)
 

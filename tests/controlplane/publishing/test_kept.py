@@ -111,9 +111,9 @@ def test_an_upgrade_keeps_the_documents_that_revisions_have(db):
     for number, quota in enumerate((5, 5, 9), start=1):
         documents = {"policy:p": {"quota": quota}, "global": {"policy": None}}
         Revision.objects.create(number=number, changes={"documents": documents})
-    migration = import_module("controlplane.publishing.migrations.0006_publisheddocument")
+    migration = import_module("controlplane.publishing.migrations.0002_history")
 
-    migration.keep_known_documents(apps, None)
+    migration.fill(apps, None)
 
     rows = PublishedDocument.objects.order_by("revision", "name").values_list("name", "revision", "document")
     assert list(rows) == [

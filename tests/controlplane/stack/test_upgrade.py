@@ -23,13 +23,12 @@ from django.db.migrations.operations import AddField, CreateModel, DeleteModel, 
 from enforcement.embedded import ValkeyServer
 from tests.controlplane.stack.parts import Api, Load, Parts, counted, rows, send
 from tests.controlplane.stack.running import eventually
+from tests.controlplane.upgraded import OF_0_2
 from tests.earlier import COMMIT
 from tests.repository import ROOT
 from tests.requires import require
 from tests.scale import scale
 
-# The number of the last migration of each app in 0.2.0.
-OF_0_2 = {"fleet": 1, "policies": 2, "projects": 2, "publishing": 1, "usage": 2}
 QUOTA = 40
 LIMITS = [
     {"name": "monthly", "algorithm": "fixed_window", "quota": 1_000_000, "calendar": "month"},

@@ -165,7 +165,7 @@ def test_an_upgrade_fills_the_sums_of_projects_from_the_usage_that_is_kept():
         UsageRowFactory(period="hour", at=now, token_id=token, allowed=allowed, denied=1)
     UsageRowFactory(period="hour", at=now, policy_id="pol_1", limit_name="per-minute", denied=9)
     UsageRowFactory(period="hour", at=now - timedelta(days=16), allowed=5)
-    migration = import_module("controlplane.usage.migrations.0012_decisioncount")
+    migration = import_module("controlplane.usage.migrations.0004_counts")
 
     migration.fill(apps, SimpleNamespace(connection=connection))
 
