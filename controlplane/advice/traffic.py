@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 
 from django.db.models import QuerySet
 
@@ -11,6 +10,7 @@ from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.usage.models import DeniedRequest, UsageRow
 from enforcement.model.matching import Match
+from enforcement.model.spelling import closest
 
 BACK = timedelta(days=7)
 MOST_READ = 1_000
@@ -63,4 +63,4 @@ def fits(rule: Match, name: str, seen: Counter[str]) -> bool:
 
 def similar(pattern: str, seen: Counter[str]) -> list[str]:
     """Return the seen values that look like *pattern*."""
-    return get_close_matches(pattern.rstrip("*"), seen, n=MOST_NAMED, cutoff=0.6)
+    return closest(pattern.rstrip("*"), seen, most=MOST_NAMED)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from copy import copy
-from difflib import get_close_matches
 from typing import Any
 
 from django.core.exceptions import ValidationError as InvalidModel
@@ -16,6 +15,7 @@ from controlplane.api import fields
 from controlplane.api.deprecation import Deprecation, note
 from controlplane.api.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
+from enforcement.model.spelling import closest
 
 _INTEGER = re.compile("-?[0-9]+")
 # Unknown fields of one object that a response names. Each takes time, and a body has room for 100,000.
@@ -24,7 +24,7 @@ MOST_UNKNOWN = 100
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
     """Return a list of one error, for an unknown field, with the closest known name or all of them."""
-    close = get_close_matches(name, known, n=1)
+    close = closest(name, known)
     others = f"Must be one of: {', '.join(known)}." if known else "There are no fields here."
     hint = f'Did you mean "{close[0]}"?' if close else others
     return [ErrorDetail(f"Unknown field. {hint}", code="unknown_field")]

@@ -123,10 +123,10 @@ def _parser() -> argparse.ArgumentParser:
 def _command(name: str) -> commands.Subcommand:
     command = commands.find(name)
     if command is None:
-        from difflib import get_close_matches  # only after a mistake
+        from enforcement.model.spelling import closest  # only after a mistake
 
         names = ", ".join(command.name for command in commands.COMMANDS)
-        close = get_close_matches(name, [command.name for command in commands.COMMANDS], n=1)
+        close = closest(name, [command.name for command in commands.COMMANDS])
         hint = f". Did you mean {close[0]}?" if close else ""
         raise argparse.ArgumentTypeError(f"must be one of {names}, got {name!r}{hint}")
     return command

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Final
 
 from enforcement.doctor.findings import Finding
+from enforcement.model.spelling import closest
 
 LIBRARY: Final = (
     "SLUICEGATE_DECISION_KEY",
@@ -99,6 +99,6 @@ def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
             continue
         if _OF_AN_ACCOUNT.fullmatch(name) or _OF_A_SERVICE.fullmatch(name) or _ADDRESS.match(environ[name]):
             continue
-        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        near = closest(name, known, similar=0.8)
         advice = f"Did you mean {near[0]}?" if near else "Remove it. The page Settings lists the names."
         yield Finding("variables", "warning", f"{name} is no setting and has no effect", advice)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import Final
 
 from enforcement.model.metered import METERED_UNITS, MONEY
 from enforcement.model.money import MICROS, figure
+from enforcement.model.spelling import closest
 
 USUAL: Final = ("requests", *sorted(METERED_UNITS))
 """Units that requests and meters report by themselves."""
@@ -53,7 +53,7 @@ def meant(unit: str, charged: Collection[str] = (), currency: str = "") -> str:
         return "input_tokens" if parts & _INPUT else "output_tokens" if parts & _OUTPUT else "tokens"
     if parts & _REQUESTS:
         return "requests"
-    return next(iter(get_close_matches(unit, [*USUAL, *charged], n=1, cutoff=0.8)), "")
+    return next(iter(closest(unit, [*USUAL, *charged], similar=0.8)), "")
 
 
 def never_charged(unit: str, intended: str) -> str:

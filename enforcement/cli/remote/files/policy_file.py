@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Final
 
 from enforcement.cli.remote.files.fields import (
@@ -29,6 +28,7 @@ from enforcement.cli.remote.problems import CommandProblem
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+from enforcement.model.spelling import closest
 
 VERSION: Final = "sluicegate/v1"
 MAX_POLICIES: Final = 1_000
@@ -324,7 +324,7 @@ class _Reader:
         known = list(known)
         unknown = [name for name in value if name not in known]
         for name in unknown:
-            close = get_close_matches(str(name), known, n=1)
+            close = closest(str(name), known)
             hint = f"Did you mean {close[0]}?" if close else f"Must be one of: {', '.join(known)}."
             self.refuse((*path, name), f"Unknown field. {hint}")
         return bool(unknown)
