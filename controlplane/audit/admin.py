@@ -22,13 +22,14 @@ from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
 from controlplane.audit.models import AuditSeal
 from controlplane.audit.searching import AuditSearch
+from controlplane.changes.entries import KINDS, details, lines_of, sentence, verb
+from controlplane.changes.names import Names
 from controlplane.core.files import streamed
 from controlplane.core.instants import exact
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.links import object_urls
 from controlplane.revisions.restoring import HANDLERS
-from controlplane.revisions.words import KINDS, Names, details, lines_of, sentence, verb
 
 LINES_SHOWN = 3
 Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
@@ -146,7 +147,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
     @display(description="Changes")
     def all_changes(self, entry: AuditEntry) -> str:
         rows = [(_capital(line.what), line.old, line.new) for line in details(entry, Names.of([entry]))]
-        return table(("Field", "Before", "After"), rows) if rows else "—"
+        return table(("Field", "Before", "After"), rows)
 
     @display(description="Seal")
     def sealed(self, entry: AuditEntry) -> str:

@@ -18,11 +18,13 @@ from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, change_url, done, instant, link_to
 from controlplane.adminkit.tags import tag
+from controlplane.changes.differences import differs
+from controlplane.changes.effects import changes_of, headline
+from controlplane.changes.fields import NoNames
+from controlplane.changes.words import lines
 from controlplane.drafts.actions import discard_draft, reopen_draft
 from controlplane.drafts.models import PolicyDraft
-from controlplane.policies.differences import differences
 from controlplane.policies.models import Policy
-from controlplane.review.effects import SAME, changes_of, headline
 
 TAGS = {"open": ("edit_note", "warn"), "published": ("check_circle", "good"), "discarded": ("delete", "")}
 
@@ -89,14 +91,12 @@ class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
     @display(description="What it changes")
     def what_changes(self, draft: PolicyDraft) -> SafeString | str:
         """Return each limit and each field that is another than in the policy as it is now."""
-        before = draft.before
-        limits = changes_of(before["limits"], draft.content["limits"])
-        rows = [(one.name, one.was, one.becomes) for one in limits if one.effect != SAME or one.before != one.after]
-        fields = [name for name in PolicyDraft.FIELDS if name != "limits"]
-        old, new = ({name: one.get(name) or "" for name in fields} for one in (before, draft.content))
-        rows += differences(old, new) if draft.policy else []
-        items = format_html_join("", "<li><strong>{}</strong>: {} → {}</li>", rows)
-        return format_html('<ul class="sg-limits">{}</ul>', items) if rows else "nothing"
+        old, new = ({name: one.get(name) for name in PolicyDraft.FIELDS} for one in (draft.before, draft.content))
+        if draft.policy and not differs("policy", old, new):
+            return "nothing"
+        found = lines("policy", old if draft.policy else None, new, NoNames())
+        items = format_html_join("", "<li>{}</li>", ((str(one),) for one in found))
+        return format_html('<ul class="sg-limits">{}</ul>', items)
 
     @display(description="Saved", ordering="updated_at")
     def saved(self, draft: PolicyDraft) -> str:

@@ -16,6 +16,9 @@ from django.template.response import TemplateResponse
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.adminkit.forms import keep_sent, say_once, sent_before
 from controlplane.adminkit.site import actor_of, change_url, list_url
+from controlplane.changes.differences import differs
+from controlplane.changes.fields import NoNames
+from controlplane.changes.words import Line, lines
 from controlplane.drafts.actions import (
     GONE,
     content_of,
@@ -26,7 +29,6 @@ from controlplane.drafts.actions import (
     with_free_slug,
 )
 from controlplane.drafts.models import PolicyDraft
-from controlplane.policies.differences import differences
 from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import Change
 from controlplane.review.pages import (
@@ -227,10 +229,10 @@ class DraftedPolicies:
         return policy
 
 
-def _named(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Any]:
-    """Return those fields that a review of limits does not tell of, with what they are and what they become."""
-    old, new = ({name: record.get(name) or "" for name in NAMED} for record in (before, after))
-    return list(differences(old, new))
+def _named(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Line]:
+    """Return a line for each field that a review of limits does not show."""
+    old, new = ({name: record.get(name) for name in NAMED} for record in (before, after))
+    return lines("policy", old, new, NoNames()) if differs("policy", old, new) else []
 
 
 def _digest(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -8,10 +8,10 @@ from rest_framework import serializers
 
 from controlplane.api.authentication import Access
 from controlplane.api.writes.trials import Trial, TrialSerializer
+from controlplane.changes.effects import EFFECTS
 from controlplane.policies.models import Policy
 from controlplane.preview.api import PreviewSerializer, preview_data, visible_to
 from controlplane.review.attaching import attachment_review, limits_of
-from controlplane.review.effects import EFFECTS
 from controlplane.review.reviews import Review, review_of, review_of_reach, with_preview
 
 
@@ -108,5 +108,5 @@ def of_review(review: Review) -> dict[str, Any]:
     assert review.preview is not None
     names = ("headline", "changes", "tokens", "projects", "overrides", "needs_reason", "denied_now")
     told = {name: getattr(review, name) for name in names}
-    found = {**told, "preview": preview_data(review.preview, shadow=not review.of_whom)}
+    found = {**told, "preview": preview_data(review.preview, shadow=review.shadow_tells)}
     return ReviewSerializer(found).data

@@ -8,14 +8,13 @@ from typing import Any
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
+from controlplane.changes.effects import ADMITTED, REFUSED, SAME, FieldChange, LimitChange, changes_of
 from controlplane.policies.describe import sentence
 from controlplane.policies.models import Override, Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import ANONYMOUS, PROJECT, TOKEN
 from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Project, Token
-from controlplane.review.effects import ADMITTED, REFUSED, SAME, LimitChange, changes_of
-from controlplane.review.fields import FieldChange
 from controlplane.review.labelling import labels_review
 from controlplane.review.reviews import Review
 from enforcement.model.limits import Limit

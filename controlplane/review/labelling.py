@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from controlplane.changes.effects import CHANGED, NEW, REMOVED, SAME, FieldChange, LimitChange, effect
 from controlplane.policies.models import Limit, Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import TOKEN
 from controlplane.preview.supposed import Supposed
 from controlplane.projects.models import Token
-from controlplane.review.effects import CHANGED, NEW, REMOVED, SAME, LimitChange, effect
-from controlplane.review.fields import FieldChange
 from controlplane.review.reviews import Review
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue

@@ -12,6 +12,7 @@ from itertools import groupby, pairwise
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from controlplane.changes.effects import DENYING, SAME, LimitChange, effect
 from controlplane.core.instants import exact
 from controlplane.core.money import permits
 from controlplane.core.partitions import values_of, with_values
@@ -20,7 +21,6 @@ from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import PROJECT, TOKEN, Caller
 from controlplane.preview.supposed import Supposed, SupposedOverride, overridden
 from controlplane.projects.models import Project, Token
-from controlplane.review.effects import DENYING, SAME, LimitChange, effect
 from controlplane.review.reviews import Review
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue

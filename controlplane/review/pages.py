@@ -253,7 +253,7 @@ def preview_context(review: Review) -> dict[str, Any]:
         return {}
     return {
         "preview": found,
-        "sentence": words.sentence(found, shadow=not review.of_whom),
+        "sentence": words.sentence(found, shadow=review.shadow_tells),
         "resolution": words.resolution(found),
         "gaps": words.gaps(found),
         "plot": plot(found.histogram) if found.histogram else None,

@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
+from controlplane.changes.effects import (
+    BESIDE,
+    CANDIDATE,
+    DENYING,
+    NEW,
+    SAME,
+    FieldChange,
+    LimitChange,
+    changes_of,
+    field_changes,
+    headline,
+)
 from controlplane.core.money import permits
 from controlplane.core.optional import PREVIEW, USAGE, optional
 from controlplane.policies.actions import replace_limits
@@ -20,23 +32,15 @@ from controlplane.preview.kinds import DAY
 from controlplane.preview.supposed import SAVED, Supposed
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
-from controlplane.review.effects import (
-    BESIDE,
-    CANDIDATE,
-    DENYING,
-    NEW,
-    SAME,
-    LimitChange,
-    changes_of,
-    headline,
-)
-from controlplane.review.fields import METERING, FieldChange, metering_changes
 from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.preview.previews import Preview, Recorded
 
+METERING = Unknown(
+    "metered requests", "What requests cost in tokens or money is not recorded before a limit denies them."
+)
 # With more callers, the previews of other quotas would take longer than the page may.
 MOST_COMPARED = 500
 # Of all of them together about as many as of the preview itself.
@@ -131,7 +135,8 @@ class Review:
     def is_needed(self) -> bool:
         """Whether the change must be reviewed: it is felt by somebody, or may be by more than one project."""
         wide = len(self.projects) > 1 or self.is_global
-        return not self.concerns_nobody and any(change.is_felt or wide for change in self.changes)
+        done = [change for change in self.changes if change.effect != SAME]
+        return not self.concerns_nobody and any(change.is_felt or wide for change in done)
 
     @property
     def needs_reason(self) -> bool:
@@ -145,9 +150,8 @@ class Review:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal characters that stand for what the change does."""
-        told = [(one.name, one.was, one.becomes, one.effect, one.note) for one in self.changes]
-        return sha256(repr(told).encode()).hexdigest()[:32]
+        """32 hexadecimal characters that stand for the values before and after the change."""
+        return sha256(repr([change.seen for change in self.changes]).encode()).hexdigest()[:32]
 
     @property
     def can_start_in_shadow(self) -> bool:
@@ -156,9 +160,15 @@ class Review:
         return not self.of_whom and bool(denying) and all(change.can_start_in_shadow for change in denying)
 
     @property
+    def shadow_tells(self) -> bool:
+        """Whether a limit in shadow would show what the change does, as far as recorded usage does not."""
+        return not self.of_whom and any(change.is_measurable for change in self.changes if change.effect != SAME)
+
+    @property
     def main(self) -> LimitChange | None:
         """The change of which the preview shows the busiest moments and other quotas."""
-        found = [one for one in self.changes if isinstance(one, LimitChange) and one.after is not None]
+        limits = [one for one in self.changes if isinstance(one, LimitChange) and one.after is not None]
+        found = [one for one in limits if one.effect != SAME]
         return next((change for change in found if change.is_felt), found[0] if found else None)
 
 
@@ -183,14 +193,14 @@ def review_of(
     uses = (
         Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
     )
-    metered = list(metering_changes(before, after))
+    others = list(field_changes(before, after))
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
         policy=policy,
-        changes=[*(change for change in changes if change.effect != SAME), *metered],
-        kept=[change.name for change in changes if change.effect == SAME and change.after is not None],
-        cannot=[METERING] if metered else [],
+        changes=[*(change for change in changes if change.is_listed), *others],
+        kept=[change.name for change in changes if not change.is_listed],
+        cannot=[METERING] if any(change.is_felt for change in others) else [],
         tokens=tokens.count(),
         projects=sorted(seen.filter(uses).values_list("slug", flat=True)),
         overrides=overrides.filter(Q(project__in=seen) | Q(token__project__in=seen)).count(),
@@ -266,12 +276,13 @@ def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     if review.judged is not None:
         return review.judged
-    changed = [change.after for change in review.changes if change.after is not None]
+    changed = [change.after for change in review.changes if change.after is not None and change.effect != SAME]
     if review.of_whom:
         changed = [limit for limit in changed if not limit.shadow]  # they stay in shadow
     if review.main is not None and review.main.after is not None:
         changed.sort(key=lambda limit: limit is not review.main.after)
-    kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in review.kept]
+    same = {*review.kept, *(change.name for change in review.changes if change.effect == SAME)}
+    kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in same]
     return [*changed, *(limit for limit in kept if not limit.shadow)]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from django.db.models import QuerySet, Sum
 
+from controlplane.changes.effects import CANDIDATE
 from controlplane.core.money import permits, quantity
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.preview.kinds import DAY
 from controlplane.preview.words import percent
-from controlplane.review.effects import CANDIDATE
 from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit as LimitValue
 

@@ -20,10 +20,11 @@ from controlplane.access.scope import is_operator, may, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.changes.entries import details, in_words
+from controlplane.changes.names import Names
 from controlplane.core.text import PRINTABLE
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.differences import NOTHING
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing import publisher
 from controlplane.publishing.acknowledgements import lag_ms
@@ -31,7 +32,6 @@ from controlplane.publishing.models import Revision
 from controlplane.publishing.rollback import rollback
 from controlplane.revisions import listing, undo
 from controlplane.revisions.links import object_urls
-from controlplane.revisions.words import Line, Names, details, in_words
 
 INSTANCES, SHOWN_INSTANCES = "fleet.view_instance", 200
 CHOICES = (
@@ -130,7 +130,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def what_changed(self, revision: Revision) -> str:
         rows, names = [], Names.of(one.entry for one in revision.row.entries)
         for one in revision.row.entries:
-            lines = details(one.entry, names) or [Line(NOTHING, old=NOTHING, new=NOTHING)]
+            lines = details(one.entry, names)
             links = [link_to(one.entry, in_words(one.entry)), *[""] * (len(lines) - 1)]
             rows += [(link, line.what, line.old, line.new) for link, line in zip(links, lines, strict=True)]
         if revision.row.more:

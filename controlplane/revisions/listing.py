@@ -9,10 +9,12 @@ from typing import Any
 from django.db.models import Case, Count, F, IntegerField, Max, Min, Q, QuerySet, Value, When, Window
 from django.db.models.functions import RowNumber
 
+from controlplane.changes.entries import VERBS, lines_of
+from controlplane.changes.names import Names
+from controlplane.changes.words import Line
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.models import PublishedChange, Revision
-from controlplane.revisions.words import VERBS, Line, Names, lines_of
 
 A_PAGE = 25
 # Of one revision in the list. The number of those that are left out is shown, and its page has more of them.

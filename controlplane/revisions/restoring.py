@@ -9,15 +9,19 @@ from typing import Any
 from django.db import connection, models
 from django.utils import timezone
 
+from controlplane.changes.differences import limit_of
+from controlplane.changes.names import POLICIES
+from controlplane.changes.words import label_of
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import end_override, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.rollback import deleted_policy
-from controlplane.revisions.words import POLICIES, Record, limit_of, worded
+from enforcement.model import limit_fields
 from enforcement.model.limits import Limit as LimitValue
 
+Record = dict[str, Any]
 MISSING = object()
 # What each kind of object gets back. Other fields say what happened to it, such as that it was revoked.
 FIELDS = {
@@ -101,10 +105,11 @@ def merged(span: Span, now: Record) -> tuple[Record, list[str]]:
     """Return the present record with what the span has changed as it was before, and what stays, in sentences."""
     before, after = span.before or {}, span.after or {}
     wanted, kept = _merge(before, after, now, FIELDS[span.type])
-    said = [f"{worded(name).capitalize()} of {span.label} stays, because it was changed since." for name in kept]
+    labels = partial(_label, span.type, now)
+    said = [f"{labels(name)} of {span.label} stays, because it was changed since." for name in kept]
     others = dict.fromkeys([*before, *after]).keys() - {*FIELDS[span.type], *UNSAID}
     changed = [name for name in sorted(others) if before.get(name) != after.get(name)]
-    return wanted, said + [f"{worded(name).capitalize()} of {span.label} is not undone here." for name in changed]
+    return wanted, said + [f"{labels(name)} of {span.label} is not undone here." for name in changed]
 
 
 def merged_limits(
@@ -120,10 +125,15 @@ def merged_limits(
             continue
         fields = dict.fromkeys([*old[name], *new[name]])
         wanted[name], left = _merge(old[name], new[name], present[name], fields)
-        kept += [f"{worded(one).capitalize()} of {of}/{name} stays, because it was changed since." for one in left]
+        labels = [limit_fields.label_of((one,), present[name]) for one in left]
+        kept += [f"{label} of {of}/{name} stays, because it was changed since." for label in labels]
     # A limit that comes back comes back to its place.
     order = {name: place for place, name in enumerate(dict.fromkeys([*old, *wanted]))}
     return sorted(wanted.values(), key=lambda limit: order[limit["name"]]), kept
+
+
+def _label(kind: str, record: Record, name: str) -> str:
+    return label_of(kind, (name,), record)
 
 
 def _merge(old: Record, new: Record, present: Record, names: Iterable[str]) -> tuple[Record, list[str]]:
@@ -171,7 +181,7 @@ def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
         set_global_policy(tx, policy if wanted["is_global"] else None)
 
 
-def _keep_deleted(wanted: Record, now: Record, of: str, coming: set[str]) -> list[str]:
+def _keep_deleted(span: Span, wanted: Record, now: Record, coming: set[str]) -> list[str]:
     """Keep the present policies in place of those that are deleted by now, and say so in sentences."""
     kept = []
     for name in POLICIES:
@@ -179,7 +189,7 @@ def _keep_deleted(wanted: Record, now: Record, of: str, coming: set[str]) -> lis
         if pk in (None, now.get(name), *coming) or Policy.objects.filter(pk=pk).exists():
             continue
         wanted[name] = now[name]
-        kept.append(f"{worded(name).capitalize()} of {of} stays, because the former one is deleted.")
+        kept.append(f"{_label(span.type, now, name)} of {span.label} stays, because the former one is deleted.")
     return kept
 
 
@@ -191,7 +201,7 @@ def undo_project(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Project {span.label} stays deleted, because its tokens are."])
     now = project.as_record()
     wanted, kept = merged(span, now)
-    kept += _keep_deleted(wanted, now, span.label, coming)
+    kept += _keep_deleted(span, wanted, now, coming)
     act = partial(_write_fields, project, wanted) if wanted != now else None
     fixed = any(wanted[name] != now[name] for name in Project.FOR_OPERATORS)
     return Restored(None if fixed else project.pk, now, wanted, act, kept)
@@ -207,7 +217,7 @@ def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
         return Kept([f"Token {span.label} stays {token.status}. Issue a new one, which has a new secret."])
     now = token.as_record()
     wanted, kept = merged(span, now)
-    kept += _keep_deleted(wanted, now, span.label, coming)
+    kept += _keep_deleted(span, wanted, now, coming)
     if wanted["expires_at"] != now["expires_at"] and _is_past(wanted["expires_at"]):
         wanted["expires_at"] = now["expires_at"]
         kept.append(f"End of {span.label} stays, because the former end is over.")

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
+from controlplane.changes.differences import Difference, differences
+from controlplane.changes.entries import sentence
+from controlplane.changes.names import Names
+from controlplane.changes.words import Line, lines
 from controlplane.policies.actions import lock_global_policy
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.restoring import HANDLERS, Kept, Restored, Span
-from controlplane.revisions.words import Line, Names, lines, sentence
 
 # A revision with more was a change of very many tokens, or was published after a long outage.
 MOST_ENTRIES = 1000
@@ -32,6 +35,11 @@ class Step:
     span: Span
     restored: Restored
     lines: list[Line]
+
+    @property
+    def differences(self) -> list[Difference]:
+        """What changes, field by field."""
+        return differences(self.span.type, self.restored.now, self.restored.wanted)
 
 
 @dataclass(slots=True)
@@ -50,8 +58,11 @@ class Plan:
     @property
     def digest(self) -> str:
         """A digest of the plan, by which the page of an undo knows whether it still is what the user has seen."""
-        seen = [(step.span.type, step.span.pk, [str(line) for line in step.lines]) for step in self.steps]
-        return hashlib.sha256(repr((seen, self.stays)).encode()).hexdigest()[:32]
+        steps = [
+            (step.span.type, step.span.pk, [(one.name, one.before, one.after) for one in step.differences])
+            for step in self.steps
+        ]
+        return hashlib.sha256(repr((steps, self.stays)).encode()).hexdigest()[:32]
 
     @property
     def projects(self) -> set[str | None]:
@@ -97,7 +108,7 @@ def plan(entries: Iterable[AuditEntry]) -> Plan:
             continue
         result.stays += outcome.kept
         if outcome.act is not None:
-            result.steps.append(Step(span, outcome, lines(outcome.now, outcome.wanted, names)))
+            result.steps.append(Step(span, outcome, lines(span.type, outcome.now, outcome.wanted, names)))
         if span.type == "policy" and outcome.wanted is not None:
             coming |= {span.pk, *(f"{outcome.wanted['slug']}/{limit['name']}" for limit in outcome.wanted["limits"])}
     others = [entry for entry in entries if entry.object_type not in HANDLERS]

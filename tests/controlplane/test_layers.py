@@ -4,7 +4,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APPS = (
-    *("access", "alerts", "audit", "consumers", "drafts", "emergency", "explain", "fleet", "jobs", "keys", "managed"),
+    *(
+        "access",
+        "alerts",
+        "audit",
+        "changes",
+        "consumers",
+        "drafts",
+        "emergency",
+        "explain",
+        "fleet",
+        "jobs",
+        "keys",
+        "managed",
+    ),
     *("overrides", "policies", "preview", "prices", "projects", "publishing", "reservations", "review"),
     *("revisions", "statements", "usage", "webhooks"),
 )

@@ -16,7 +16,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from controlplane.api.authentication import Access
-from controlplane.policies.differences import changed_fields
+from controlplane.changes.differences import differences
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.publishing.changes import Change
 
@@ -140,13 +140,13 @@ def _visible(entries: QuerySet[AuditEntry], access: Access) -> QuerySet[AuditEnt
 
 
 def _difference(entry: AuditEntry) -> dict[str, Any]:
-    changes = changed_fields(entry.before, entry.after)
+    changes = differences(entry.object_type, entry.before, entry.after)
     return {
         "action": entry.action,
         "type": entry.object_type,
         "id": entry.object_id,
         "label": entry.object_label,
-        "changes": [{"field": name, "before": before, "after": after} for name, before, after in changes],
+        "changes": [{"field": one.name, "before": one.before, "after": one.after} for one in changes],
     }
 
 

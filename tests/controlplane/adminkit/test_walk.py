@@ -296,7 +296,7 @@ def test_a_second_editor_is_told_who_was_faster(walker, store):
     walker.page.locator("#id_name").fill("Check-out")
     walker.press("Save project")
     walker.reads("bob changed this project")
-    walker.reads("name: Checkout → Till")
+    walker.reads("Name: Checkout → Till")
     walker.look("conflict")
     assert walker.page.locator("#id_name").input_value() == "Check-out"
     walker.press("Save project")

@@ -233,12 +233,12 @@ def test_an_entry_says_what_was_changed_in_the_words_of_the_pages(as_ann, entry)
     rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", page)
     assert len(rows) == 7  # in the order of the record, which PostgreSQL makes anew
     assert set(rows) == {
-        ("Project", "—", "chat"),
-        ("Applies to every request", "no", "yes"),
-        ("End", "—", "2026-11-27 17:00 UTC"),
-        ("Per-minute: quota", "25", "25,000"),
-        ("Per-minute: window", "1 minute", "1 hour"),
-        ("Per-minute: mode", "enforced", "in shadow"),
-        ("Per-minute: when the store is away", "—", "deny"),
+        ("Project", "all projects", "chat"),
+        ("Applies to", "its tokens and projects", "every request"),
+        ("Ends", "never", "2026-11-27 17:00 UTC"),
+        ("Per-minute: Quota", "25 requests", "25,000 requests"),
+        ("Per-minute: Window", "1 minute", "1 hour"),
+        ("Per-minute: Mode", "enforced", "shadow (counted, never denied)"),
+        ("Per-minute: If the store is unavailable", "each process enforces its share", "every request is denied"),
     }
     assert '"quota": 25000' in exported(as_ann, "jsonl").replace('\\"', '"')

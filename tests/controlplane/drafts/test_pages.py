@@ -159,8 +159,8 @@ def test_a_rename_that_a_draft_takes_back_is_in_its_review(as_operator, limit):
         deed_url(draft, "publish"), {"_start": "enforce", **seen, "change_reason": "x"}, follow=True
     )
 
-    assert "<strong>slug</strong>: renamed → chat" in page
-    assert "<strong>slug</strong>: again → chat" in after.content.decode()
+    assert "<li>Slug: renamed → chat</li>" in page
+    assert "<li>Slug: again → chat</li>" in after.content.decode()
     assert "The change would do something else" in after.content.decode()
     assert Policy.objects.get().slug == "again"
 

@@ -3,8 +3,10 @@
 import pytest
 from django.utils import timezone
 
+from controlplane.changes.entries import details, lines_of
+from controlplane.changes.names import Names
+from controlplane.changes.words import lines
 from controlplane.policies.models import AuditEntry
-from controlplane.revisions.words import Names, details, lines, lines_of
 from tests.factories import PolicyFactory
 
 pytestmark = pytest.mark.django_db
@@ -13,8 +15,8 @@ LIMIT = {"name": "per-minute", "algorithm": "fixed_window", "quota": 25, "window
 POLICY = {"id": "pol_1", "slug": "chat-free", "name": "Free", "is_global": False, "version": 3, "limits": [LIMIT]}
 
 
-def said(before, after) -> list[str]:
-    return [str(line) for line in lines(before, after, Names([before, after]))]
+def said(before, after, kind="policy") -> list[str]:
+    return [str(line) for line in lines(kind, before, after, Names([before, after]))]
 
 
 def with_limit(**fields) -> dict:
@@ -27,16 +29,19 @@ def with_limit(**fields) -> dict:
         (with_limit(quota=2), ["per-minute: 25 requests per minute → 2 requests per minute"]),
         (
             with_limit(quota=10, mode="shadow"),
-            ["per-minute: 25 requests per minute → 10 requests per minute, in shadow"],
+            [
+                "per-minute: 25 requests per minute → 10 requests per minute",
+                "per-minute: Mode: enforced → shadow (counted, never denied)",
+            ],
         ),
         (with_limit(window_seconds=3600), ["per-minute: 25 requests per minute → 25 requests per hour"]),
-        (with_limit(partition_by=["ip"]), ["per-minute: counted for each: — → ip"]),
+        (with_limit(partition_by=["ip"]), ["per-minute: Counted per: token or project → token or project and ip"]),
         (
             with_limit(name="other"),
             ["per-minute: removed: 25 requests per minute", "other: added: 25 requests per minute"],
         ),
-        ({**POLICY, "slug": "chat"}, ["slug: chat-free → chat"]),
-        ({**POLICY, "is_global": True}, ["applies to every request: no → yes"]),
+        ({**POLICY, "slug": "chat"}, ["Slug: chat-free → chat"]),
+        ({**POLICY, "is_global": True}, ["Applies to: its tokens and projects → every request"]),
         (None, ["deleted", "per-minute: 25 requests per minute"]),
     ],
 )
@@ -47,9 +52,7 @@ def test_a_changed_policy(after, expected):
 
 def test_a_limit_that_is_enforced_says_so():
     """Leaving shadow is the change that denies."""
-    assert said(with_limit(mode="shadow"), POLICY) == [
-        "per-minute: 25 requests per minute, in shadow → 25 requests per minute, enforced"
-    ]
+    assert said(with_limit(mode="shadow"), POLICY) == ["per-minute: Mode: shadow (counted, never denied) → enforced"]
 
 
 def test_policies_are_named_by_their_slugs():
@@ -57,9 +60,9 @@ def test_policies_are_named_by_their_slugs():
     policy = PolicyFactory(slug="gold")
     before = {"id": "proj_1", "slug": "chat", "policy": policy.pk, "active": True}
 
-    assert said(before, {**before, "policy": "pol_gone", "active": False}) == [
-        "policy: gold → pol_gone",
-        "active: yes → no",
+    assert said(before, {**before, "policy": "pol_gone", "active": False}, "project") == [
+        "Policy: gold → pol_gone",
+        "Status: active → inactive (its tokens are denied)",
     ]
 
 
@@ -68,8 +71,8 @@ def test_an_override_says_its_quota_and_end():
     override = {"id": "ovr_1", "limit": "free/per-day", "token": "tok_1", "project": None, "quota": 500, "burst": None}
     override |= {"reason": "launch", "ends_at": None}
 
-    assert said(override, {**override, "quota": 700, "ends_at": "2026-11-27T17:00:00+00:00"}) == [
-        "free/per-day: 500 without an end → 700 until 2026-11-27 17:00 UTC"
+    assert said(override, {**override, "quota": 700, "ends_at": "2026-11-27T17:00:00+00:00"}, "override") == [
+        "free/per-day: 500, never ends → 700, ends 2026-11-27 17:00 UTC"
     ]
 
 
@@ -79,8 +82,8 @@ def test_an_end_is_the_same_instant_whoever_recorded_it(record):
     override = {"id": "ovr_1", "limit": "free/per-day", "quota": 500, "ends_at": None}
 
     with timezone.override("Europe/Berlin"):
-        assert said(override, {**override, "ends_at": record}) == [
-            "free/per-day: 500 without an end → 500 until 2026-11-27 18:00 Europe/Berlin (17:00 UTC)"
+        assert said(override, {**override, "ends_at": record}, "override") == [
+            "free/per-day: 500, never ends → 500, ends 2026-11-27 18:00 Europe/Berlin (17:00 UTC)"
         ]
 
 
@@ -97,12 +100,20 @@ def test_other_deeds_are_said_in_a_word(action, expected):
 
 def test_every_field_has_its_name_in_words():
     """The page of a revision has all of them, also of what is new, and no name of a column."""
-    entry = AuditEntry(before=None, after=with_limit(match={"methods": ["GET"]}, partition_by=["ip"]))
+    record = with_limit(match={"methods": ["GET"]}, partition_by=["ip"])
+    entry = AuditEntry(object_type="policy", before=None, after=record)
 
     assert [str(line) for line in details(entry, Names([]))] == [
-        *("id: — → pol_1", "slug: — → chat-free", "name: — → Free", "applies to every request: — → no"),
-        *("per-minute: name: — → per-minute", "per-minute: algorithm: — → fixed window", "per-minute: quota: — → 25"),
-        *("per-minute: window: — → 1 minute", "per-minute: methods: — → GET", "per-minute: counted for each: — → ip"),
+        "Id: not there → pol_1",
+        "Slug: not there → chat-free",
+        "Name: not there → Free",
+        "Applies to: not there → its tokens and projects",
+        "per-minute: Name: not there → per-minute",
+        "per-minute: Algorithm: not there → fixed window",
+        "per-minute: Quota: not there → 25 requests",
+        "per-minute: Window: not there → 1 minute",
+        "per-minute: Methods: not there → GET",
+        "per-minute: Counted per: not there → token or project and ip",
     ]
     revoked = AuditEntry(before={"revoked_at": None}, after={"revoked_at": "2026-11-26T12:00:00+00:00"})
-    assert [line.what for line in details(revoked, Names([]))] == ["revoked"]
+    assert [line.what for line in details(revoked, Names([]))] == ["Revoked"]
