@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial, wraps
 from time import monotonic
 from types import TracebackType
@@ -29,7 +29,7 @@ from enforcement.decorator import (
     R,
     check_declared,
 )
-from enforcement.driving import run_awaited, run_awaited_within
+from enforcement.driving import reply_through, run_awaited, run_awaited_within, run_through
 from enforcement.engine.token_lookup import Found
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -47,6 +47,8 @@ from enforcement.store.errors import StoreError
 from enforcement.waiting.queues import checked_wait, is_in_time
 
 if TYPE_CHECKING:
+    from enforcement.engine.decide import Begun
+    from enforcement.engine.parts import Taken
     from enforcement.metering.prices import Prices
 
 
@@ -265,29 +267,55 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 
-    async def _ask(
-        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
-    ) -> Decision:
-        """Send the *command* that ``begin`` returned to the store, and return the decision."""
-        decider, came, deadline = self._decider, None, monotonic() + self._budget
-        if command is not None:
+    async def _ask(self, begun: Begun, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = "") -> Decision:
+        """Send what ``begin`` returned to the store, and return the decision."""
+        decider, pipe, deadline = self._decider, self._pipe, monotonic() + self._budget
+        if type(begun) is bytes:
+            came: object
             try:
-                came = await self._pipe.call(command)  # type: ignore[arg-type]
+                came = await pipe.call(begun)
                 if type(came) is ReplyError:
-                    raise self._pipe.trouble(came)
+                    raise pipe.trouble(came)
                 decision = decider.answer(plan, costs, charge, ident, came)
             except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
                     return decision
-        steps = decider.deciding(Request(plan, costs, charge, ident), came)
-        deciding = run_awaited_within(steps, self._pipe, deadline)
+            begun = decider.deciding(Request(plan, costs, charge, ident), came)
+        elif plan.lease is not None and plan.lease.parts:
+            return await self._ask_others(begun, plan, costs, deadline)
+        steps: Steps = begun  # type: ignore[assignment]
+        deciding = run_awaited_within(steps, pipe, deadline)
         if not self._engine.health.connector.one_slot_per_call:
             return await deciding  # type: ignore[no-any-return]
         # On a cluster several hash slots may be charged, one after the other. If a later one denies the request, the
         # earlier ones get their charges back. If that stopped in between, some limits would stay charged.
         return await seen_through(deciding)
+
+    async def _ask_others(self, begun: Begun, plan: LivePlan, costs: Costs, deadline: float) -> Decision:
+        """
+        Ask the store about the parts of a plan that have no permit, and return the decision on the whole.
+
+        It goes on to the end even if the task is cancelled meanwhile, since a denial has to put permits back.
+        """
+        decider, pipe = self._decider, self._pipe
+        decision, cancelled, late = None, None, None
+        if not isinstance(begun, Generator):
+            taken: Taken = begun  # type: ignore[assignment]
+            came, cancelled = await reply_through(pipe, taken.command)
+            try:
+                if isinstance(came, StoreError):
+                    raise came
+                decision = decider.answer_others(plan, costs, taken, came)
+            except StoreError as exc:
+                came = exc
+            begun = decider.deciding_others(plan, costs, taken, came)
+        if decision is None:
+            decision, late = await run_through(begun, pipe, lambda command: pipe.call_again(command, deadline))
+        if (cancelled or late) is not None:
+            raise cancelled or late  # type: ignore[misc]
+        return decision
 
     async def _run(self, steps: Steps) -> Any:
         """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""

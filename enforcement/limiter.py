@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import wraps
 from time import monotonic
 from types import TracebackType
@@ -37,6 +37,8 @@ from enforcement.waiting.queues import checked_wait, is_in_time
 from enforcement.waiting.waiters import WaitingThread
 
 if TYPE_CHECKING:
+    from enforcement.engine.decide import Begun
+    from enforcement.engine.parts import Taken
     from enforcement.metering.prices import Prices
 
 
@@ -271,23 +273,32 @@ class Limiter(Admitting, BaseLimiter):
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
-    def _ask(
-        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
-    ) -> Decision:
-        """Send the *command* that ``begin`` returned to the store, and return the decision."""
-        decider, came, deadline = self._decider, None, monotonic() + self._budget
-        if command is not None:
+    def _ask(self, begun: Begun, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = "") -> Decision:
+        """Send what ``begin`` returned to the store, and return the decision."""
+        decider, deadline = self._decider, monotonic() + self._budget
+        if type(begun) is bytes:
+            came: object
             try:
-                came = self._pipe.call(command, deadline)  # type: ignore[arg-type]
+                came = self._pipe.call(begun, deadline)
                 decision = decider.answer(plan, costs, charge, ident, came)
             except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
                     return decision
-        steps = decider.deciding(Request(plan, costs, charge, ident), came)
-        left = self._budget if command is None else deadline - monotonic()
-        return run_within(steps, self._pipe, left)  # type: ignore[no-any-return]
+            begun = decider.deciding(Request(plan, costs, charge, ident), came)
+        elif not isinstance(begun, Generator):
+            taken: Taken = begun  # type: ignore[assignment]
+            try:
+                came = self._pipe.call(taken.command, deadline)
+                decision = decider.answer_others(plan, costs, taken, came)
+            except StoreError as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+            begun = decider.deciding_others(plan, costs, taken, came)
+        return run_within(begun, self._pipe, deadline - monotonic())  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
         """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""

@@ -33,7 +33,7 @@ FILL_SECONDS = 0.001
 WARM_SECONDS, SECONDS = 3.0, 5.0
 START, WINDOW_US = 1_000_000.0, 3_600_000_000
 MOST_NODES = 200
-MOST_RATE = 400.0
+MOST_RATE = 1_000.0
 """Requests a second of one lease. More cost as many calls, because each lease takes more."""
 STRICT, LEASED = "strict", "leased"
 
@@ -113,13 +113,19 @@ class Fleet:
         """
         Return at how many decisions a second, to 1 %, the first of these is as busy as planned.
 
-        A fleet that makes its decisions already makes more: where leases begin, more decisions cost fewer calls.
+        Where leases begin, more decisions cost fewer calls. So it is looked for upwards, from its own decisions if the
+        fleet makes those.
         """
-        fits = max(self.busy(costs).values()) <= BUSY
-        low, high = (self.decisions, 100.0 * MILLION) if fits else (0.0, self.decisions)
+
+        def fits(decisions: float) -> bool:
+            return max(replace(self, decisions=decisions).busy(costs).values()) <= BUSY
+
+        low, high = 0.0, self.decisions
+        while fits(high) and high < 100 * MILLION:
+            low, high = high, 1.1 * high
         while high - low > 0.01 * high:
             middle = (low + high) / 2
-            if max(replace(self, decisions=middle).busy(costs).values()) <= BUSY:
+            if fits(middle):
                 low = middle
             else:
                 high = middle

@@ -12,6 +12,7 @@ limiter run the same generators, so that no flow is written twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
-from enforcement.plan.costs import Costs
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.reply import MARKED, PLAIN, Reply, read
 from enforcement.plan.request import Request
@@ -29,6 +30,7 @@ from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
+from enforcement.state.parts import MARKS
 from enforcement.state.planner import Planner
 from enforcement.store import resp
 from enforcement.store.resp import numbers
@@ -38,7 +40,10 @@ TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
 
 if TYPE_CHECKING:
-    from enforcement.engine.cross_slot import Verdict
+    from enforcement.engine.parts import PartDecider, Taken, Verdict
+    from enforcement.state.parts import PartLeases
+
+    Begun = Decision | bytes | Taken | Steps
 
 
 class Decider:
@@ -83,19 +88,20 @@ class Decider:
         self._unconfirmed_for = unconfirmed_for
         self._clock = health.clock is not None
         self._asker = Asker(health)
-        if self._parts_calls:
-            from enforcement.engine.cross_slot import CrossSlot  # only a cluster needs it
 
-            self._cross_slot = CrossSlot(self._asker, health)
+    @cached_property
+    def _parts(self) -> PartDecider:
+        from enforcement.engine.parts import PartDecider  # many processes have no plan that needs it
 
-    def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
+        return PartDecider(self._asker, self._health, self._leases)
+
+    def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Begun:
         """
-        Return the decision if no call is needed, else the encoded command to send, or None if one command is not
-        enough.
+        Return the decision if no call is needed, else the encoded command to send, or steps if that is not enough.
 
         Returns:
-            The decision, or the encoded command by which the store decides. None if one command is not enough, so that
-            :meth:`deciding` must be run.
+            The decision, or the encoded command whose reply :meth:`answer` reads, or permits with the command whose
+            reply :meth:`answer_others` reads. Or steps that must be run, and whose result is the decision.
         Raises:
             ValueError: The costs are not valid, or limits in code would not count them.
         """
@@ -106,6 +112,8 @@ class Decider:
             held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, lease, costs)
             if held is not None:
                 return held
+            if lease.parts and (begun := self._begin_parts(plan, lease, costs)) is not None:
+                return begun
         if plan.counts_no_requests:
             if not plan.bounds:
                 return self._unlimited(plan, costs)
@@ -120,18 +128,77 @@ class Decider:
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
         if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
-            return None
+            return self.deciding(Request(plan, costs, charge, ident))
         if plan.unregistered and monotonic() >= plan.registered_until:
-            return None
+            return self.deciding(Request(plan, costs, charge, ident))
         command = plan.command
         if command is not None and charge and not ident and costs == 1:
             return command
-        return self._command(plan, costs, charge, ident)
+        return self._command(plan, costs, charge, ident) or self.deciding(Request(plan, costs, charge, ident))
+
+    def _begin_parts(self, plan: LivePlan, leases: PartLeases, costs: Costs) -> Decision | Taken | Steps | None:
+        """
+        Take permits for those parts of a plan that have some, and return the decision, or them with what decides the
+        other parts.
+
+        Returns:
+            None if there is no permit, or if the whole plan must be decided anyway.
+        """
+        # The same for all that are leased, because they count requests.
+        cost = costs if isinstance(costs, int) else costs.get(REQUESTS, 1)
+        if (
+            not cost
+            or self._lost.sets
+            or (self._fallback.owed and not self._fallback.owed.keys().isdisjoint(plan.keys))
+        ):
+            return None
+        if plan.unregistered and monotonic() >= plan.registered_until:
+            return None
+        if (denial := plan.denied) is not None and (known := self._known(plan, denial, costs)) is not None:
+            return known
+        taken = self._parts.taking(plan, leases, cost)
+        if taken is None:
+            return None
+        if taken.others is not None:
+            others = taken.others.plan
+            command = others.command if costs == 1 else None
+            if (command := command or self._command(others, costs, True, MARKS)) is None:
+                return self.deciding_others(plan, costs, taken)
+            taken.command = command
+            return taken
+        reply = taken.reply(plan)
+        self._leases.by_parts[0] += 1
+        if plan.usage is not None:
+            self._count(plan, costs, reply, True)
+        return Decision(True, "ok", "lease", plan, reply)
+
+    def answer_others(self, plan: LivePlan, costs: Costs, taken: Taken, raw: object) -> Decision | None:
+        """
+        Do what :meth:`answer` does, for the raw reply to the command of the parts without a permit.
+
+        Returns:
+            None if that is not enough, so that :meth:`deciding_others` must be run with the same reply.
+        Raises:
+            StoreError: The reply has the wrong format.
+        """
+        reply = self._parts.read(plan, taken, raw)
+        return None if reply is None else self._decision(plan, costs, True, "", reply)
+
+    def deciding_others(self, plan: LivePlan, costs: Costs, taken: Taken, result: object = None) -> Steps:
+        """
+        Yield the commands that decide the parts of a plan without a permit, and return the decision on the whole.
+
+        Args:
+            result: The reply to the command of the permits, or the StoreError that it raised. None if there is none.
+        """
+        request = Request(plan, costs)
+        verdict = yield from self._parts.asking(request, registers=False, taken=taken, result=result)
+        return self._judged(request, verdict)
 
     def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """
         Return the encoded command that decides a request, or None if its counters need several, and keep that of cost
-        1.
+        1. A plan has all its requests with :data:`~enforcement.state.parts.MARKS` or none.
 
         Returns:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
@@ -140,12 +207,12 @@ class Decider:
         if plan.spread and self._parts_calls:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
-        if ident or not charge or costs != 1 or self._clock:
+        if not charge or costs != 1 or self._clock or (ident and ident != MARKS):
             return commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
         if (kept := plan.once(now_us)) is not None:
             return kept
         specs = plan.specs(now_us)
-        command = commands.decide(Request(plan, 1), now_us, clock=False)
+        command = commands.decide(Request(plan, 1, ident=ident), now_us, clock=False)
         plan.keep_once(command, specs)
         return command
 
@@ -162,13 +229,14 @@ class Decider:
         """
         found, width = numbers(raw), MARKED if ident else PLAIN
         if len(found) == 2 + width * len(plan.bounds) and found[0] >= 0:
-            return self._decision(plan, costs, charge, ident, Reply(found, width))
+            plan.last = reply = Reply(found, width)
+            return self._decision(plan, costs, charge, ident, reply)
         read(raw, len(plan.bounds), width)  # raises StoreError, unless the store made no decision
         return None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
         """
-        Return a new decision from a reply of the store, count it if it was to charge, and keep the reply in the plan.
+        Return a new decision from a reply of the store, and count it if it was to charge.
         """
         if self._breaker.failures:
             self._breaker.succeeded()
@@ -185,7 +253,6 @@ class Decider:
                 self._denials.add(plan, costs, decision, remembers=not ident and not self._clock)
         if plan.counts_units and decision.on(costs).unmetered_at():
             self._planner.unmetered.note(plan, decision)
-        plan.last = reply
         if charge and plan.usage is not None:
             self._count(plan, costs, reply, passed)
         return decision
@@ -328,16 +395,19 @@ class Decider:
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
         unpaid = (yield from self._asker.paying(plan)) if self._fallback.owed and result is None else None
         if plan.spread and self._parts_calls:
-            verdict = yield from self._cross_slot.asking(request, registers=registers)
+            verdict = yield from self._parts.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store
                 request = self._registered(request, verdict.overflowed, began if trusts else None)
+            if verdict.by_store:
+                request.plan.last = verdict.reply
             return self._judged(request, verdict)
         answer = unpaid or (yield from self._asker.asking(request, registers=registers, result=result))
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:
             request = self._registered(request, answer.overflowed, began if answer.reply.passed else None)
+        request.plan.last = answer.reply
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:

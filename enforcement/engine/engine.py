@@ -28,6 +28,7 @@ from enforcement.settings import ENFORCE, VERSION, Settings
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
+from enforcement.state.parts import LeaseMaker
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.reservation import HeldReservation
@@ -98,8 +99,9 @@ class Engine:
         fleet = self._fleet if settings.clock is None else None
         ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
         mode = settings.in_code or ENFORCE
+        leases = LeaseMaker(one_slot_per_call=connector.one_slot_per_call)
         self.planner = Planner(
-            self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids, mode=mode
+            self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, leases=leases, ids=ids, mode=mode
         )
         self.documents.on_change = self.planner.follow_glass
         self.queues = queues_of(settings.url)

@@ -14,15 +14,15 @@ from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.reply import MARKED, NOT_RESTORED, Reply, read
+from enforcement.state.counts import Cell
 from enforcement.state.denial_cache import Denials
-from enforcement.state.lease import Grant, Lease, Remains
+from enforcement.state.lease import IDLE_SECONDS, Grant, Lease, Permit, Remains
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import new_ident
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 
 SWEEP_SECONDS: Final = 0.1
-IDLE_SECONDS: Final = 0.3
 REST_SECONDS: Final = 0.1
 """How long to wait before a lease is filled again if its limits had no permits left, or the store is unavailable."""
 SHORTEST_REST_SECONDS: Final = 0.01
@@ -40,6 +40,9 @@ class LeaseKeeper:
         health: Whether the store is available. Its fallback keeps permits that could not be given back.
         denials: Forgotten when permits are given back.
         fleet: Returns how many instances share the quotas.
+
+    Attributes:
+        by_parts: Counts the requests that several leases have decided together.
     """
 
     def __init__(self, health: Health, denials: Denials, *, fleet: Callable[[], int]) -> None:
@@ -55,6 +58,7 @@ class LeaseKeeper:
         self._by_key: dict[str, set[Lease]] = {}
         self._lock = threading.Lock()
         self._used = self._requests = 0
+        self.by_parts: Cell = [0]
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
@@ -68,6 +72,12 @@ class LeaseKeeper:
             self._start()
         self._requested.put(lease)
 
+    def put_back(self, permit: Permit) -> None:
+        """Take back permits whose request was denied by its other limits."""
+        lease = permit.lease
+        if not lease.put_back(permit) and not lease.asking:
+            self.ask(lease)
+
     def outstanding(self) -> int:
         """Return how many permits this process holds and has not handed out."""
         return self.counts()[0]
@@ -77,7 +87,8 @@ class LeaseKeeper:
         with self._lock:
             for lease in self._held.values():
                 self._add_up(lease)
-            return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
+            held = sum(lease.outstanding() for lease in self._held.values())
+            return held, self._used, self._requests + self.by_parts[0]
 
     def count(self) -> None:
         """
@@ -126,12 +137,8 @@ class LeaseKeeper:
 
     def _fill(self, lease: Lease) -> None:
         try:
-            plan = lease.plan
-            if plan.spread and self._health.connector.one_slot_per_call:
-                plan.lease = None  # one call cannot reach several slots
-                return
             self._give_back(lease, monotonic())
-            if self._health.is_away(plan.keys[0]):
+            if self._health.is_away(lease.plan.keys[0]):
                 lease.rest(REST_SECONDS)
             elif not lease.full:
                 self._take(lease)
@@ -183,7 +190,7 @@ class LeaseKeeper:
         """
         for lease in list(self._held.values()):
             idle = now - lease.idle_since(now)
-            if idle > IDLE_SECONDS or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
+            if idle > lease.idle_seconds or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
                 self._give_back(lease, inf)
                 self._count(lease)
                 self._let_go(lease)
@@ -209,7 +216,8 @@ class LeaseKeeper:
     def _add_up(self, lease: Lease) -> None:
         permits, requests = lease.pop_served()
         self._used += permits
-        self._requests += requests
+        if lease.decides:
+            self._requests += requests
 
     def _count(self, lease: Lease) -> None:
         plan, handed = lease.plan, lease.pop_uncounted()

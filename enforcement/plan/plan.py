@@ -111,15 +111,6 @@ class Plan:
         return "", ""
 
     @property
-    def leasable(self) -> bool:
-        """
-        Whether permits may be leased.
-
-        Every limit must allow it. A single strict limit needs a call to the store for each request anyway.
-        """
-        return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
-
-    @property
     def one_of_each(self) -> Costs:
         """The costs of one permit of each unit that a limit counts, which are 1 if all count requests."""
         return {bound.limit.unit: 1 for bound in self.bounds} if self.counts_units else 1

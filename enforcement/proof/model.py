@@ -36,17 +36,16 @@ def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
 
 
 def length_us(limit: Limit) -> int:
-    """
-    Return how many microseconds a window without a calendar lasts. A leased log counts its permits longer than a strict
-    one.
-    """
-    length = (limit.window_seconds or 0) * 1_000_000
-    return length + limit.held_us if limit.algorithm == "sliding_log" and limit.leasable else length
+    """Return how many microseconds a window without a calendar lasts."""
+    return (limit.window_seconds or 0) * 1_000_000
 
 
 def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:
     """
     Return the most permits of the charges of one window that were in use at any instant.
+
+    A permit of a leased log counts longer in the store, by the time in which it may be handed out after it was charged.
+    By the instants of the requests only each window of the limit's own length is bounded.
 
     Args:
         charges: In the order of their instants. If the limit has windows, the charges of one window.
@@ -63,7 +62,8 @@ def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> in
 def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
     """Return how many permits of earlier charges still count now, in whole permits as ``remaining`` counts them."""
     if limit.algorithm == "sliding_log":
-        return sum(permits for at, permits in charges if at > now_us - length_us(limit))
+        counts_us = length_us(limit) + (limit.held_us if limit.leasable else 0)
+        return sum(permits for at, permits in charges if at > now_us - counts_us)
     if limit.algorithm == "token_bucket":
         last_us, level = next(iter(deque(_levels(limit, charges, _WHOLE), maxlen=1)), (now_us, 0))
         return -(-max(0, level - (now_us - last_us) * limit.quota) // length_us(limit))

@@ -118,9 +118,13 @@ def _peak(limit: Limit, window: Iterable[CountedDecision], part_of_rate: Fractio
 def _bound(evidence: Evidence, limit: Limit, window: Sequence[CountedDecision]) -> tuple[str, int | None]:
     """Return in words how an outage touched a window, and the most permits it may admit, or None for any number."""
     alone = [decision for decision in window if decision.outage]
+    # The store keeps back a part of a leased bucket, since a permit may be handed out after it was charged.
+    full = limit.capacity
+    if limit.leasable and limit.algorithm == "token_bucket":
+        full = limit.quota if limit.burst is None else limit.burst
     if not alone:
-        return _HEALTHY, limit.capacity
-    kind, with_store = (_CUT, limit.capacity) if len(alone) < len(window) else (_AWAY, 0)
+        return _HEALTHY, full
+    kind, with_store = (_CUT, full) if len(alone) < len(window) else (_AWAY, 0)
     if limit.on_store_failure == "allow":
         return kind, None
     if limit.on_store_failure == "deny":

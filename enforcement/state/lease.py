@@ -17,6 +17,7 @@ processes together never admit more than the quota.
 from __future__ import annotations
 
 import threading
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -30,6 +31,17 @@ AHEAD_SECONDS: Final = 0.1
 STEADY_PERMITS: Final = 10
 """How many permits must be requested within STEADY_SECONDS before any are leased."""
 STEADY_SECONDS: Final = 0.25
+IDLE_SECONDS: Final = 0.3
+"""How long permits are kept while none is handed out."""
+
+# At a low rate, permits for AHEAD_SECONDS are hardly worth a call. While a quota is far away, a lease may last longer.
+FEW_PERMITS: Final = 100
+"""At most so many are then leased for longer than AHEAD_SECONDS."""
+SLOW_AHEAD_SECONDS: Final = 1.0
+SLOW_STEADY_SECONDS: Final = 2.5
+SLOW_IDLE_SECONDS: Final = 0.8
+SLOW_HELD_US: Final = 2_500_000
+"""How long a process may hold them. For windows that end at once only: a permit is not used after the window."""
 
 
 class Grant(NamedTuple):
@@ -52,6 +64,25 @@ class Grant(NamedTuple):
         return self.reply.marks()
 
 
+class Permit(NamedTuple):
+    """
+    Permits that a request has taken for some of its limits, until the store has decided the others.
+
+    Attributes:
+        lease: Where they were taken.
+        cost: How many.
+        left: How many the lease had left.
+        reply: The reply of the store that granted them.
+        until: When they expire, monotonic seconds.
+    """
+
+    lease: Lease
+    cost: int
+    left: int
+    reply: Reply
+    until: float
+
+
 Remains = tuple[int, tuple[int, ...]]
 """Permits that must be returned, and the marks of the windows in which they were charged."""
 
@@ -59,6 +90,9 @@ Remains = tuple[int, tuple[int, ...]]
 class Lease:
     """
     The permits that one process holds for one plan.
+
+    Args:
+        decides: Whether a permit decides a request by itself. False: its plan is a part of others.
 
     Any thread may take permits. Only the background thread fills the lease and returns permits.
 
@@ -73,18 +107,23 @@ class Lease:
         asking: Whether the background thread was asked to fill the lease and has not done so yet.
         reply: The store's reply that granted the permits. Decisions are made from it.
         used_at: When permits were last known to be handed out, monotonic seconds.
+        decides: Whether a permit decides a request by itself.
+        parts: None, see :class:`~enforcement.state.parts.PartLeases`.
     """
 
     __slots__ = (
+        "__weakref__",
         "_ahead_seconds",
         "_counted",
         "_extra",
         "_granted",
         "_handed_at_sweep",
+        "_is_slow",
         "_lock",
         "_marks",
         "_merges",
         "_missed",
+        "_near_until",
         "_next",
         "_rate_base",
         "_rate_since",
@@ -92,6 +131,7 @@ class Lease:
         "_rests_until",
         "_to_return",
         "asking",
+        "decides",
         "left",
         "low",
         "plan",
@@ -100,8 +140,11 @@ class Lease:
         "used_at",
     )
 
-    def __init__(self, plan: LivePlan) -> None:
+    parts: Final = ()
+
+    def __init__(self, plan: LivePlan, *, decides: bool = True) -> None:
         self.plan = plan
+        self.decides = decides
         self._merges = all(bound.letter in "fs" for bound in plan.bounds)
         self.left = self.low = 0
         self.until = 0.0
@@ -115,6 +158,9 @@ class Lease:
         self._granted = self._counted = self._handed_at_sweep = 0
         self._missed = self._rate_base = 0
         self._rate_since = self._rests_until = 0.0
+        self._is_slow = False
+        # Logs and buckets release permits one by one, so theirs cannot be held for longer.
+        self._near_until = 0.0 if self._merges else inf
         self._reported = 0
         self._ahead_seconds = min(AHEAD_SECONDS, *(bound.limit.held_us / 2e6 for bound in plan.bounds))
         self._extra = 0  # permits handed out, minus the requests that got them
@@ -129,20 +175,60 @@ class Lease:
         """
         now = monotonic()
         with self._lock:
-            while True:
-                left = self.left - cost
-                if left >= 0 and now < self.until:
-                    self.left = left
-                    if cost != 1:
-                        self._counted += cost
-                        self._extra += cost - 1
-                    return left
-                if self._next is None:
-                    self._missed += cost
-                    return -1
-                self._withdraw()
-                grant, self._next = self._next, None
-                self._add(grant)
+            left = self.left - cost
+            if left >= 0 and now < self.until:
+                self.left = left
+            else:
+                left = self._take_next(cost, now)
+            if cost != 1 and left >= 0:
+                self._counted += cost
+                self._extra += cost - 1
+            return left
+
+    def permit(self, cost: int) -> Permit | None:
+        """
+        Hand out *cost* permits that :meth:`put_back` may get again, or return None if there are not enough.
+
+        Returns:
+            None if there are not enough, so that the store must decide.
+        """
+        now = monotonic()
+        with self._lock:
+            left = self.left - cost
+            if left >= 0 and now < self.until:
+                self.left = left
+            elif (left := self._take_next(cost, now)) < 0:
+                return None
+            return Permit(self, cost, left, self.reply, self.until)
+
+    def _take_next(self, cost: int, now: float) -> int:
+        """Hand out permits of the grant that waits, if there is one, and return how many are left, or -1."""
+        while self._next is not None:
+            self._withdraw()
+            grant, self._next = self._next, None
+            self._add(grant)
+            if self.left >= cost and now < self.until:
+                self.left -= cost
+                return self.left
+        self._missed += cost
+        return -1
+
+    def put_back(self, permit: Permit) -> bool:
+        """
+        Take back permits whose request was denied, and return whether they can be handed out again.
+
+        Returns:
+            False if they must be returned to the store, because the lease has others now.
+        """
+        with self._lock:
+            # Each grant of a log or a bucket has its own end.
+            same = permit.reply.marks() == self._marks if self._merges else permit.reply is self.reply and self._marks
+            if same and monotonic() < self.until:
+                self.left += permit.cost
+                return True
+            self._granted -= permit.cost
+            self._to_return.append((permit.cost, permit.reply.marks()))
+        return False
 
     def outstanding(self) -> int:
         """Return how many permits are charged and not handed out yet."""
@@ -178,13 +264,16 @@ class Lease:
         now, requested = monotonic(), self._requested()
         if now < self._rests_until:
             return False
-        if now - self._rate_since > STEADY_SECONDS and requested - self._rate_base < STEADY_PERMITS:
+        seconds = STEADY_SECONDS if now < self._near_until else SLOW_STEADY_SECONDS
+        if now - self._rate_since > seconds and requested - self._rate_base < STEADY_PERMITS:
             self._rate_since, self._rate_base = now, requested
         return requested - self._rate_base >= STEADY_PERMITS
 
     def rest(self, seconds: float) -> None:
         """Request no permits from the store for this many seconds."""
-        self._rests_until = monotonic() + seconds
+        now = monotonic()
+        self._rests_until = now + seconds
+        self._near_until = max(self._near_until, now + SLOW_STEADY_SECONDS)
 
     def wanted(self, most: int) -> int:
         """
@@ -193,26 +282,33 @@ class Lease:
         Args:
             most: How many permits may be outstanding.
         Returns:
-            The permits for AHEAD_SECONDS at the rate since the last measurement began. 0 or less if *most* is reached.
+            The permits for AHEAD_SECONDS at the rate since the last measurement began, or a few for longer if the quota
+            is far away. 0 or less if *most* is reached.
         """
         now = monotonic()
         with self._lock:
             requested = self._requested()
             rate = (requested - self._rate_base) / max(0.001, now - self._rate_since)
             self._rate_since, self._rate_base = now, requested
-        return min(max(1, round(rate * self._ahead_seconds)), most - self.outstanding())
+        ahead = rate * self._ahead_seconds
+        few = 0.0 if now < self._near_until else min(FEW_PERMITS, rate * SLOW_AHEAD_SECONDS)
+        self._is_slow = few > ahead
+        return min(max(1, round(max(ahead, few))), most - self.outstanding())
 
     def fill(self, grant: Grant) -> None:
         """Add permits that the store has granted, or let them wait until the present ones are used up."""
+        now = monotonic()
+        if any(2 * grant.reply.remaining(i) < bound.limit.capacity for i, bound in enumerate(self.plan.bounds)):
+            self._near_until = max(self._near_until, now + SLOW_STEADY_SECONDS)
         with self._lock:
             if self.left and not (self._merges and grant.marks == self._marks):
                 # The permits of an earlier window are of no use now, but those of a log or bucket still are.
-                if monotonic() < self.until and not self._merges:
+                if now < self.until and not self._merges:
                     self._next, self.low = grant, -1
                     return
                 self._withdraw()
             self._add(grant)
-            self.used_at = monotonic()
+            self.used_at = now
 
     def _add(self, grant: Grant) -> None:
         self.reply, self._marks, self.until = grant.reply, grant.marks, grant.until
@@ -226,6 +322,12 @@ class Lease:
             self._to_return.append((self.left, self._marks))
         self._granted -= self.left
         self.left = self.low = 0
+        self._marks = ()
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long permits are kept while none is handed out."""
+        return SLOW_IDLE_SECONDS if self._is_slow else IDLE_SECONDS
 
     @property
     def full(self) -> bool:
@@ -243,7 +345,7 @@ class Lease:
         spans_us: list[int] = []
         for at, bound in enumerate(self.plan.bounds):
             reset_us, mark_us = reply.reset(at), reply.mark(at)
-            spans_us.append(bound.limit.held_us)
+            spans_us.append(SLOW_HELD_US if self._is_slow else bound.limit.held_us)
             if bound.letter == "f" and reset_us >= 0:
                 spans_us.append(reset_us)
             elif bound.letter == "s":

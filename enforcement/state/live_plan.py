@@ -48,14 +48,15 @@ class LivePlan(Plan):
             and sets it.
         hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read, and
             those of tokens and money for certain paths or methods. Only doors that meter look at them.
-        lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
+        lease: Its lease (:class:`~enforcement.state.lease.Lease`), or the leases of some of its parts
+            (:class:`~enforcement.state.parts.PartLeases`). None if no permits may be leased.
         asking: One object for each request that may wait, and for which the store is asked now.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
         record: The instance that recorded reservations last, the hash tag of their records, and how these begin. None
             if none were recorded.
-        parts: The plan split by hash tag (:mod:`enforcement.engine.cross_slot`). None if it was not split yet.
+        parts: The plan split by hash tag (:mod:`enforcement.state.parts`). None if it was not split yet.
         registered_until: Until when its values count as registered in the store, monotonic seconds. 0 if they are not.
         retry_at: When a plan with overflow counters asks for counters of its own again, monotonic seconds.
     """

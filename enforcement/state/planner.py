@@ -38,11 +38,12 @@ from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
 from enforcement.settings import ENFORCE, OFF, SHADOW
 from enforcement.state.live_plan import HiddenLimit, LivePlan
+from enforcement.state.parts import LeaseMaker, PartLeases
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot
 from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry, TokenEntry
-from enforcement.state.token_plans import SuspendingPlans, TokenPlans, with_lease
+from enforcement.state.token_plans import SuspendingPlans, TokenPlans
 from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.usage.usage import UsageLog
 
@@ -61,6 +62,7 @@ class Planner:
     Args:
         now_us: Returns the estimated time of the store, microseconds since the epoch.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
+        leases: Gives plans their leases.
         ids: Makes the ids of decisions. None: they have none.
         mode: What happens to limits in code, one of :data:`~enforcement.settings.IN_CODE`.
 
@@ -79,6 +81,7 @@ class Planner:
         now_us: Callable[[], int],
         *,
         fleet: Callable[[], int] | None,
+        leases: LeaseMaker,
         ids: DecisionIds | None = None,
         mode: str = ENFORCE,
     ) -> None:
@@ -91,6 +94,7 @@ class Planner:
         self._usage = usage
         self._now_us = now_us
         self._fleet = fleet
+        self._leases = leases
         self._ids = ids
         self.mode = self._mode = mode
         self._anonymous: dict[str, AnonymousEntry] = {}
@@ -106,10 +110,13 @@ class Planner:
         for plan in chain(in_code, of_tokens, self.plan_cache.plans()):
             yield plan
             yield from (part.plan for part in plan.parts or ())
+            if type(plan.lease) is PartLeases:
+                yield from plan.lease.plans()
 
     def clear(self) -> None:
         """Drop all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
+        self._leases.clear()
         self.plan_cache.clear()
         self.unmetered.clear()
         self.unsupported.clear()
@@ -139,7 +146,7 @@ class Planner:
                 bounds = ()
             elif mode == SHADOW:
                 bounds = tuple(replace(bound, limit=as_shadow(bound.limit)) for bound in bounds)
-            plan = with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
+            plan = self._leases.lend(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
             self.in_code[name] = plan
             if mode != self.mode:
                 self.in_code.pop(name, None)  # the glass was broken or mended meanwhile
@@ -278,7 +285,7 @@ class Planner:
         name = (None if first.name is None else first.name[0], "merged", *(plan.name for plan in plans))
         plan = self.plan_cache.get(name)
         if plan is None:
-            plan = with_lease(
+            plan = self._leases.lend(
                 LivePlan(
                     bounds, revision=first.revision, usage=first.usage, fleet=self._fleet, name=name, ids=self._ids
                 )
@@ -306,7 +313,7 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.plan_cache.get(name)
         if shared is None:
-            shared = with_lease(
+            shared = self._leases.lend(
                 LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
@@ -368,7 +375,7 @@ class Planner:
         ends += [end for values in suspended.values() for end in values.values() if end is not None]
         if not any(testers) and not suspended:
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = with_lease(
+            always = self._leases.lend(
                 LivePlan(bounds, revision=state.revision, usage=usage, fleet=self._fleet, ids=self._ids)
             )
             always.metering = metering
@@ -384,6 +391,7 @@ class Planner:
             "hidden": tuple(_hidden(rule.limit) for rule in rules if _is_hidden(rule.limit)),
             "metering": metering,
             "fleet": self._fleet,
+            "leases": self._leases,
             "ids": self._ids,
         }
         return self._suspending(entry.token, made, suspended) if suspended else TokenPlans(**made)

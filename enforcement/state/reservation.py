@@ -136,7 +136,7 @@ class HeldReservation:
         reply, rows = self.decision.reply, []
         for i, bound in reply.charged(self.decision.bounds):
             delta = deltas.get(bound.limit.unit, 0)
-            if delta < 0 and self._plan.leasable:
+            if delta < 0 and bound.limit.leasable and self._plan.fleet:
                 delta = -min(-delta, self._returnable(bound.limit, reply.remaining(i)))
             if bound.letter != "c":
                 rows.append((bound, delta, reply.mark(i)))

@@ -16,8 +16,8 @@ from enforcement.model.partitions import PartitionIndex
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.rules import Rule
-from enforcement.state.lease import Lease
 from enforcement.state.live_plan import HiddenLimit, LivePlan
+from enforcement.state.parts import LeaseMaker
 from enforcement.state.plan_cache import PlanCache
 from enforcement.usage.usage import TokenUsage
 
@@ -43,6 +43,7 @@ class TokenPlans:
         metering, hidden: See :class:`~enforcement.state.live_plan.LivePlan`.
         indexes: For each rule, the partition index of its values. None if the rule has no partitions.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
+        leases: Gives plans their leases.
         ids: Makes the ids of decisions.
         serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
         own: What :mod:`enforcement.engine.own_limit_reader` keeps for the consumer's page. None: nothing.
@@ -56,6 +57,7 @@ class TokenPlans:
     always: LivePlan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
     indexes: tuple[PartitionIndex | None, ...]
+    leases: LeaseMaker
     hidden: tuple[HiddenLimit, ...] = ()
     metering: tuple[Metering, ...] | None = None
     fleet: Callable[[], int] | None = None
@@ -75,7 +77,7 @@ class TokenPlans:
         plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.indexes[rule.index]) for rule in matched)
-            plan = with_lease(
+            plan = self.leases.lend(
                 LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
             )
             plan.metering, plan.hidden = self.metering, self.hidden
@@ -117,10 +119,3 @@ class SuspendingPlans(TokenPlans):
             if name in attributes and attributes[name] in values
         ]
         return self.refuse(found) if found else super().plan(attributes, keys, plan_cache)
-
-
-def with_lease(plan: LivePlan) -> LivePlan:
-    """Return *plan*, after adding an empty lease if its permits may be leased."""
-    if plan.leasable:
-        plan.lease = Lease(plan)
-    return plan

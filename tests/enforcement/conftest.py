@@ -7,9 +7,13 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.embedded import ValkeyServer
+from enforcement.engine import parts
+from enforcement.leases import manager
+from enforcement.state import lease
 from enforcement.store import connection
 from enforcement.testing import Store
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.leased import LeaseClock
 from tests.enforcement.topologies import Cluster, execute
 from tests.enforcement.world import World, eventually
 
@@ -82,6 +86,15 @@ def documents(request: pytest.FixtureRequest) -> None:
     else:
         return
     world.publish({"global": {"schema": 1, "policy": None}})
+
+
+@pytest.fixture
+def lease_clock(monkeypatch: pytest.MonkeyPatch) -> LeaseClock:
+    """Give the clock of all leases, which stands still unless the test sets it."""
+    clock = LeaseClock()
+    for module in (lease, manager, parts):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    return clock
 
 
 @pytest.fixture

@@ -14,14 +14,13 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
 from enforcement.engine import agent
-from enforcement.leases import manager
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.tokens import mint
 from enforcement.proof.checker import judge
 from enforcement.proof.evidence import Evidence, Terms
 from enforcement.proof.model import felt, peak
-from enforcement.state import lease
 from tests.enforcement.fleet import fleet
+from tests.enforcement.leased import calls
 from tests.enforcement.world import eventually
 from tests.scale import scale
 
@@ -111,50 +110,29 @@ STEADY = [
 STEADY_DECISIONS, RATE = 12_000, 10_000
 
 
-class Clock:
-    """The clock of leases, which a test sets. The store fills a lease before the next request, on any machine."""
-
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def pass_to(self, limiter, limit, key):
-        """Wait until the lease of a key is filled that the limiter has asked for."""
-        plan = limiter._in_code.get((key, id(limit)))
-        if plan is not None and plan.lease is not None:
-            assert eventually(lambda: not plan.lease.asking, every=0.000_1)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    for module in (lease, manager):
-        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    return clock
-
-
 @pytest.mark.parametrize("limit", STEADY, ids=lambda limit: limit.name)
-def test_a_steady_rate_is_decided_without_the_store(server, world, clock, limit):
+def test_a_steady_rate_is_decided_without_the_store(server, world, lease_clock, limit):
     """At most three calls of the store for a thousand decisions, at 10,000 decisions a second of one key."""
     with Limiter(server.url, timeout=1.0) as limiter:
         before, decisions = calls(world), []
         for _ in range(STEADY_DECISIONS):
             decisions.append(limiter.hit(limit, "steady").allowed)
-            clock.now += 1 / RATE
-            clock.pass_to(limiter, limit, "steady")
+            lease_clock.now += 1 / RATE
+            lease_clock.settle(limiter)
         asked = calls(world) - before
 
     assert all(decisions)
     assert asked / len(decisions) <= 0.003
 
 
-async def test_a_steady_rate_of_tasks_is_decided_without_the_store(server, world, clock):
+async def test_a_steady_rate_of_tasks_is_decided_without_the_store(server, world, lease_clock):
     """The same for asyncio."""
     async with AsyncLimiter(server.url, timeout=1.0) as limiter:
         before, sources = calls(world), Counter()
         for _ in range(STEADY_DECISIONS):
             sources[(await limiter.hit(STEADY[0], "steady")).source] += 1
-            clock.now += 1 / RATE
-            clock.pass_to(limiter, STEADY[0], "steady")
+            lease_clock.now += 1 / RATE
+            lease_clock.settle(limiter)
         asked = calls(world) - before
 
     assert asked / sources.total() <= 0.003
@@ -178,11 +156,6 @@ def test_several_processes_at_a_steady_rate_hardly_call(server, world, limit):
 
     assert len(ledger) > 33_000
     assert (calls(world) - before) / len(ledger) <= 0.02
-
-
-def calls(world):
-    """Return how often functions of the store were called."""
-    return world.client.info("commandstats")["cmdstat_fcall"]["calls"]
 
 
 def test_a_limit_with_nothing_left_is_left_alone(server, world):
@@ -229,7 +202,7 @@ def test_a_killed_process_loses_what_it_held_and_no_more(server, world):
     assert admitted > 1_000
 
 
-def test_an_idle_process_gets_its_permit_while_a_busy_one_takes_ahead(server, world, clock):
+def test_an_idle_process_gets_its_permit_while_a_busy_one_takes_ahead(server, world, lease_clock):
     """One process takes no more than a part of what is left, so another's first request passes at once, to the end."""
     limit, first = Limit(**leased("fixed_window", 1_000_000)), []
     with ExitStack() as stack:
@@ -238,7 +211,7 @@ def test_an_idle_process_gets_its_permit_while_a_busy_one_takes_ahead(server, wo
         for limiter in idle:
             for _ in range(500):  # at one instant, so that it wants as much as it may hold, which is 10,000
                 assert busy.hit(limit, "k").allowed
-                clock.pass_to(busy, limit, "k")
+                lease_clock.settle(busy)
             first.append(limiter.hit(limit, "k"))
 
     assert [(decision.allowed, decision.source) for decision in first] == [(True, "store")] * 5

@@ -27,6 +27,22 @@ def algorithms():
     ]
 
 
+def test_a_permit_of_a_leased_log_that_was_handed_out_late_leaves_each_window_its_quota():
+    """
+    Ten permits are charged at 0, which the store counts for 63 s, and are handed out 2 s later. At 63 s it charges
+    another one. No 60 s hold more than ten requests, but 63 s do.
+    """
+    limit = Limit(name="rate", algorithm="sliding_log", quota=10, window_seconds=60, consistency="leased")
+    held_us, late = limit.held_us, limit.held_us - SECOND // 2
+    reference, spec = Reference(), BoundLimit(limit, "k", "key").spec(START)
+
+    assert reference.decide(START, [("k", spec, 10)])[0]
+    assert not reference.decide(START + 60 * SECOND + held_us - 1, [("k", spec, 1)])[0]
+    assert reference.decide(START + 60 * SECOND + held_us, [("k", spec, 1)])[0]
+    assert peak(limit, [(START + late, 10), (START + 60 * SECOND + held_us, 1)]) == 10
+    assert peak(limit, [(START + late, 10), (START + late + 60 * SECOND - 1, 1)]) == 11
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("limit", algorithms(), ids=lambda limit: limit.calendar or limit.algorithm)
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -145,15 +145,18 @@ def calls(server):
 
 
 @pytest.mark.proof
-def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
+@pytest.mark.parametrize("consistency", scale(["strict"], ["strict", "leased"]))
+def test_replicas_take_over_on_request_and_a_global_quota_stays_exact(consistency):
     """
     Under three processes the global node and another hand over to their replicas, and the slot of global limits moves
-    and comes back: no decision is made without the store, and each permit of the quota is given once.
+    and comes back: no decision is made without the store, and each permit of the quota is given once, also by leases.
     """
     quota = scale(2_000, 6_000)
     with Cluster() as cluster:
         world, first = World(cluster.url), cluster.index_of("{global}")
-        secrets = spread(world, everyone=[fixed(quota, name="all")], project=[fixed(1_000_000)])
+        secrets = spread(
+            world, everyone=[fixed(quota, name="all", consistency=consistency)], project=[fixed(1_000_000)]
+        )
         with (
             crowd(cluster.url, 3, tokens=secrets, seconds=120, pause=0.003, timeout=2.0) as asking,
             Limiter(cluster.url, timeout=2.0) as limiter,
@@ -206,3 +209,84 @@ def test_limits_in_code_of_different_keys_are_charged_to_all_nodes_or_none(clust
         with limiter.admit(pairs, costs=2) as admission:
             admission.settle(1)
         assert [state.remaining for state in limiter.peek(pairs).limits] == [8, 8, 1]
+
+
+LEASED = {"consistency": "leased"}
+
+
+@pytest.mark.parametrize(
+    ("everyone", "own", "most", "source"),
+    [(LEASED, {}, 1.02, "store"), ({}, LEASED, 1.02, "store"), (LEASED, LEASED, 0.04, "lease")],
+)
+def test_a_part_on_lease_costs_no_call(cluster, world, lease_clock, everyone, own, most, source):
+    """A decision of two slots is one call where one part is on lease, and none where both are."""
+    project = [fixed(1_000_000, **own)]
+    secrets = spread(world, everyone=[fixed(1_000_000, name="all", **everyone)], project=project)[:2]
+    with Limiter(cluster.url, timeout=1.0) as limiter:
+        sources = Counter()
+        for step in range(1_000):
+            if step == 300:
+                before, sources = sum(map(calls, cluster.primaries)), Counter()
+            sources[limiter.check(secrets[step % 2]).source] += 1
+            lease_clock.now += 0.001
+            lease_clock.settle(limiter)
+        asked = sum(map(calls, cluster.primaries)) - before
+        counted = {count.source: count.count for count in limiter.stats().decisions}
+
+    assert asked / 700 <= most
+    assert sources[source] > 690
+    assert sum(counted.values()) == 1_000
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert eventually(lambda: used(other, secrets[0]) == {"all": 1_000, "rpm": 500})
+
+
+def test_permits_at_hand_need_no_node(cluster, world, lease_clock):
+    """While the global node does not answer, its permits on lease are used up. Then this process decides that part."""
+    secrets, number = spread(world, everyone=[fixed(1_000, name="all", **LEASED)], project=[fixed(50)]), apart(cluster)
+    with Limiter(cluster.url, timeout=0.3) as limiter:
+        for _ in range(30):
+            assert limiter.check(secrets[number]).allowed
+            lease_clock.settle(limiter)
+        assert limiter.stats().lease_permits_held > 20
+        cluster.owner("{global}").freeze()
+        sources = [limiter.check(secrets[number]).source for _ in range(5)]
+        dry = limiter.check(secrets[number], costs=16)
+        cluster.owner("{global}").thaw()
+
+        assert sources == ["store"] * 5
+        assert (dry.allowed, dry.denied_by) == (False, ("rpm",))
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert eventually(lambda: used(other, secrets[number]) == {"all": 35, "rpm": 35})
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(not scale(False, True), reason="thousands of decisions of three processes: make proof")
+def test_processes_with_permits_of_a_global_limit_stay_within_it(cluster, world):
+    """
+    The global node stands still for a while, and one of three processes is killed with its permits: what it held is
+    lost, within the bound, all else is admitted, and no more.
+    """
+    quota = 20_000
+    secrets = spread(world, everyone=[fixed(quota, name="all", **LEASED)], project=[fixed(1_000_000)])
+    with crowd(cluster.url, 3, tokens=secrets, seconds=300, timeout=1.0) as asking:
+
+        def decided(allowed=True):
+            return sum(line.allowed is allowed for said in map(list, asking.said) for line in said)
+
+        asking.go()
+        assert eventually(lambda: decided() > 3_000, 60)
+        cluster.owner("{global}").freeze()
+        time.sleep(0.5)
+        cluster.owner("{global}").thaw()
+        assert eventually(lambda: decided() > 8_000, 60)
+        asking.processes[0].kill()
+        assert eventually(lambda: decided(False) > 100, 200)
+        asking.stop()
+        for reader in asking._readers:
+            reader.result(60)
+        admitted = decided()
+
+    assert quota * 0.9 - 100 <= admitted <= quota
+    with Limiter(cluster.url, timeout=1.0) as limiter:
+        assert eventually(lambda: used(limiter, secrets[0])["all"] <= quota)
+        assert admitted <= sum(used(limiter, secret)["rpm"] for secret in secrets) <= admitted + 2

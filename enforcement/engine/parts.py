@@ -1,7 +1,8 @@
 """
-Decide requests whose counters lie in several slots of a cluster.
+Decide requests part by part: some by permits on lease, the others by the store.
 
-There is one call for each slot. Either all counters are charged or none.
+On a cluster there is one call for each slot. Either all counters are charged or none. If the store denies, permits are
+put back into their leases. If they have expired by then, the store decides these parts as well.
 
 The counters of the project are asked before the global ones. They deny most often, and then nothing has to be undone.
 If a later part denies, the charges of the earlier parts are returned under the id of the request, so that sending the
@@ -11,48 +12,28 @@ unavailable, this process decides for that part alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from time import monotonic
+from typing import Any, Final
 
-from enforcement.engine.asking import NOT_RESTORED, Answer, Asker
+from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
 from enforcement.failover.health import Health
-from enforcement.model.keys import together
+from enforcement.leases.manager import LeaseKeeper
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
+from enforcement.state.lease import Lease, Permit
 from enforcement.state.live_plan import LivePlan
+from enforcement.state.parts import Part, PartLeases, parts_by_tag
 from enforcement.state.reservation import new_ident
 from enforcement.state.settlement import concluding, correcting
 from enforcement.store.errors import StoreError
+from enforcement.store.resp import numbers
 
 UNDONE_MS: Final = 60_000
 """How long the store remembers the id of an undone charge. Short, because a saturated limit causes many of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """
-    The bounds of a plan that lie in one slot.
-
-    Attributes:
-        plan: A plan of these bounds.
-        indexes: For each of them its index among all bounds of the whole plan.
-    """
-
-    plan: LivePlan
-    indexes: tuple[int, ...]
-
-
-def parts_of(plan: LivePlan) -> tuple[Part, ...]:
-    """
-    Return a plan split into parts of one hash tag each, in the order in which they are asked, the global part last.
-    """
-    bounds = plan.bounds
-    by_tag = together(range(len(bounds)), lambda i: bounds[i].tag)
-    ordered = sorted(by_tag, key=lambda indexes: bounds[indexes[0]].scope == "global")
-    return tuple(Part(LivePlan(tuple(bounds[i] for i in indexes)), tuple(indexes)) for indexes in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +44,11 @@ class _Outcome:
     Attributes:
         part: The part.
         request: The request with the counters that were used. Some may be overflow counters in place of the part's own.
-        answer: The answer of the node. If it has no reply, this process decided.
+        answer: The answer of the node. If it has no reply, this process decided, alone or by its lease.
         overflowed: For each unregistered value of the part, 1 if its overflow counter was used, 0 if its own was.
         reply: The reply of the node or of this process, with marks.
         reason: ``ok``, or why the part denies.
+        permit: The permit that admits the part. None: there is none.
     """
 
     part: Part
@@ -75,21 +57,22 @@ class _Outcome:
     overflowed: Sequence[int]
     reply: Reply
     reason: str
+    permit: Permit | None = None
 
     @property
     def by_store(self) -> bool:
-        """Whether the node of the part decided, and not this process."""
-        return self.answer.reply is not None
+        """Whether the node of the part has charged it, now or when it was leased, and this process did not decide."""
+        return self.answer.reply is not None or self.permit is not None
 
     @property
     def passed(self) -> bool:
         """Whether no limit of the part denies the request."""
-        return self.reply.passed
+        return self.reason == "ok"
 
     @property
     def charged(self) -> bool:
         """Whether permits were to be charged and no limit of the part denied the request."""
-        return self.request.charge and self.reply.passed
+        return self.request.charge and self.passed and self.permit is None
 
     def refunds(self) -> Iterator[tuple[BoundLimit, int, int]]:
         """Yield each limit that took permits or slots, the negative number of them, and the mark of its window."""
@@ -118,20 +101,99 @@ class Verdict:
     errors: Sequence[StoreError]
 
 
-class CrossSlot:
+@dataclass(slots=True)
+class Taken:
     """
-    Decides requests whose counters lie in several slots of a cluster.
+    The permits that a request has taken for some parts of its plan.
+
+    Attributes:
+        permits: Each with its part.
+        others: The part that the store has to decide. None: there are permits of all parts.
+        command: The encoded command that decides the others. Empty if there is none, or if they need several.
+    """
+
+    permits: Sequence[tuple[Part, Permit]]
+    others: Part | None
+    command: bytes = b""
+
+    def reply(self, plan: LivePlan, decided: Reply | None = None) -> Reply:
+        """
+        Return the reply about all limits of a plan, which the *others* allow or deny.
+
+        Args:
+            decided: The reply of the store about the others, with marks. None if there are none.
+        """
+        rows = [(part, permit.reply, permit.left) for part, permit in self.permits]
+        if decided is None or self.others is None:
+            return _joined(plan, True, max(permit.reply.now_us for _, permit in self.permits), rows)
+        return _joined(plan, decided.passed, decided.now_us, [*rows, (self.others, decided, 0)])
+
+
+class PartDecider:
+    """
+    Decides requests part by part.
 
     Args:
         asker: Asks the node of each part.
         health: Decides for a part whose node is unavailable.
+        leases: Fills the leases of parts.
     """
 
-    def __init__(self, asker: Asker, health: Health) -> None:
+    def __init__(self, asker: Asker, health: Health, leases: LeaseKeeper) -> None:
         self._asker = asker
         self._health = health
+        self._leases = leases
+        self._parts_calls = health.connector.one_slot_per_call
 
-    def asking(self, request: Request[LivePlan], *, registers: bool) -> Steps:
+    def taking(self, plan: LivePlan, leases: PartLeases, cost: int) -> Taken | None:
+        """
+        Take permits of as many parts as have some, and return them, or None if there are none.
+
+        Args:
+            cost: Permits of each limit that is leased, at least 1.
+        """
+        permits, lacking = [], 0
+        for bit, part in leases.parts:
+            lease: Lease = part.plan.lease
+            permit = lease.permit(cost)
+            if permit is None:
+                lacking |= bit
+            else:
+                permits.append((part, permit))
+            if (permit is None or permit.left <= lease.low) and not lease.asking and lease.steady():
+                part.plan.registered_until = plan.registered_until
+                self._leases.ask(lease)
+        return Taken(permits, leases.others(lacking)) if permits else None
+
+    def put_back(self, taken: Taken) -> None:
+        """Put back the permits of a request that the other parts have denied."""
+        for _, permit in taken.permits:
+            self._leases.put_back(permit)
+
+    def read(self, plan: LivePlan, taken: Taken, raw: object) -> Reply | None:
+        """
+        Return the reply about all limits of a plan, by the raw reply to the call that decides those without a permit.
+
+        Args:
+            raw: The call had :data:`~enforcement.state.parts.MARKS`.
+
+        Returns:
+            None if that is not enough, so that :meth:`asking` must be run with the raw reply.
+        Raises:
+            StoreError: The raw reply has the wrong format.
+        """
+        found, others = numbers(raw), taken.others
+        assert others is not None
+        if len(found) != 2 + MARKED * len(others.indexes) or found[0] < 0 or not _valid(taken):
+            return None
+        others.plan.last = reply = Reply(found, MARKED)
+        if not reply.passed:
+            self.put_back(taken)
+        return taken.reply(plan, reply)
+
+    def asking(
+        self, request: Request[LivePlan], *, registers: bool, taken: Taken | None = None, result: object = None
+    ) -> Steps:
         """
         Yield the commands that decide a request part by part and undo it after a denial, and return a :class:`Verdict`.
 
@@ -139,17 +201,21 @@ class CrossSlot:
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it.
+            taken: The permits that the request has taken. None: it has none.
+            result: The reply to the command that decides the first part, or the StoreError that it raised. None if it
+                was not sent.
         """
         plan = request.plan
-        if plan.parts is None:
-            plan.parts = parts_of(plan)
         ident = request.ident or new_ident()
         outcomes: list[_Outcome] = []
-        for part in plan.parts:
+        for part in self._asked(plan, taken):
             # After a denial the other parts are only read, so that the reply still shows what all limits have left.
             charge = request.charge and all(outcome.passed for outcome in outcomes)
             of_part = request.of_part(part.plan, ident, charge=charge)
-            outcomes.append((yield from self._asking(part, of_part, registers=registers)))
+            outcomes.append((yield from self._asking(part, of_part, registers=registers, result=result)))
+            result = None
+        if taken is not None:
+            yield from self._with_permits(request, ident, taken, outcomes)
         errors = [outcome.answer.error for outcome in outcomes if outcome.answer.error is not None]
         if not all(outcome.passed for outcome in outcomes):
             outcomes = yield from self._undoing(outcomes)
@@ -158,7 +224,28 @@ class CrossSlot:
         overflowed = _overflowed(plan, outcomes) if registers else ()
         return Verdict(_merged(plan, outcomes), max(reasons, key=_weight, default="ok"), by_store, overflowed, errors)
 
-    def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool) -> Steps:
+    def _asked(self, plan: LivePlan, taken: Taken | None) -> Sequence[Part]:
+        """Return the parts of a plan that the store has to decide."""
+        others = None if taken is None else taken.others
+        if others is None:
+            return plan.parts or parts_by_tag(plan)
+        return parts_by_tag(others.plan, others.indexes) if self._parts_calls else (others,)
+
+    def _with_permits(
+        self, request: Request[LivePlan], ident: str, taken: Taken, outcomes: list[_Outcome]
+    ) -> Generator[bytes, Any, None]:
+        """Add the outcomes of the parts with permits, which the store decides if the permits have expired meanwhile."""
+        if _valid(taken):
+            for part, permit in taken.permits:
+                of_part = request.of_part(part.plan, ident, charge=True)
+                outcomes.append(_Outcome(part, of_part, NOT_ASKED, (), permit.reply, "ok", permit))
+            return
+        self.put_back(taken)
+        for part, _ in taken.permits:
+            of_part = request.of_part(part.plan, ident, charge=all(outcome.passed for outcome in outcomes))
+            outcomes.append((yield from self._asking(part, of_part, registers=False)))
+
+    def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool, result: object = None) -> Steps:
         """
         Yield the commands that decide one part by its node, or decide it here if that is away, and return the outcome.
 
@@ -169,7 +256,7 @@ class CrossSlot:
         registers = registers and request.charge and bool(plan.unregistered)
         answer = NOT_RESTORED
         if not plan.lies_in(health.lost_counters.sets):
-            answer = yield from self._asker.asking(request, registers=registers)
+            answer = yield from self._asker.asking(request, registers=registers, result=result)
         overflowed = answer.overflowed or [0] * len(plan.unregistered)
         if answer.reply is not None:
             used = request.over(_diverted(plan, overflowed))
@@ -191,7 +278,9 @@ class CrossSlot:
         """
         after = []
         for outcome in outcomes:
-            if outcome.charged:
+            if outcome.permit is not None:
+                self._leases.put_back(outcome.permit)
+            elif outcome.charged:
                 rows, request = list(outcome.refunds()), outcome.request
                 if outcome.by_store and request.where is not None:
                     yield from concluding(self._health, rows, request.where, request.plan.bounds)
@@ -240,15 +329,35 @@ def _overflowed(plan: LivePlan, outcomes: Sequence[_Outcome]) -> list[int]:
 
 def _merged(plan: LivePlan, outcomes: Sequence[_Outcome]) -> Reply:
     """Return the replies of all parts as one new reply, in the order of the plan's bounds."""
-    numbers = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply.now_us for outcome in outcomes)]
-    rows = {
-        index: [*outcome.reply.row(i), outcome.reply.mark(i)]
-        for outcome in outcomes
-        for i, index in enumerate(outcome.part.indexes)
-    }
-    for index in range(len(plan.bounds)):
-        numbers += rows[index]
-    return Reply(numbers, MARKED)
+    now_us = max(outcome.reply.now_us for outcome in outcomes)
+    rows = [(outcome.part, outcome.reply, outcome.permit.left if outcome.permit else 0) for outcome in outcomes]
+    return _joined(plan, all(outcome.passed for outcome in outcomes), now_us, rows)
+
+
+def _joined(plan: LivePlan, passed: bool, now_us: int, parts: Iterable[tuple[Part, Reply, int]]) -> Reply:
+    """
+    Return one new reply from the replies about all parts, in the order of the plan's bounds.
+
+    Args:
+        parts: Each with the reply about it, with marks, and the permits on lease that its limits have left as well.
+    """
+    rows: list[Sequence[int]] = [()] * len(plan.bounds)
+    for part, reply, held in parts:
+        found, at = reply.numbers, 2
+        for index in part.indexes:
+            row = found[at : at + MARKED]
+            rows[index] = (row[0] + held, *row[1:]) if held else row
+            at += MARKED
+    joined = [int(passed), now_us]
+    for row in rows:
+        joined += row
+    return Reply(joined, MARKED)
+
+
+def _valid(taken: Taken) -> bool:
+    """Return whether no permit has expired, so that each counts in the window in which the request is admitted."""
+    now = monotonic()
+    return all(now < permit.until for _, permit in taken.permits)
 
 
 def _weight(reason: str) -> int:
