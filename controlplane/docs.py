@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
 from controlplane.api.problem_types import TYPES
+from enforcement.model.limit_fields import FIELDS, REQUIRED, Field, Is
 
 FOLDER: Path = settings.TEMPLATES_DIR / "docs"
 INDEX = "index"
@@ -59,6 +60,8 @@ _KINDS = sorted(TYPES.items())
 _LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
 _IMAGE = re.compile(r'src="\.\./\.\./controlplane/static/([a-z/-]+\.(?:svg|png))"')
 # Comments tell the tests how to run a block of code. Pages do not show them.
+# Takes the place of a table in a file.
+_LIMIT_FIELDS = "<!-- fields of a limit -->\n"
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 
 
@@ -130,7 +133,29 @@ def load(slug: str) -> Page:
     """
     Return a page of the documentation, read from its file. Its text is part of this project, so its HTML is trusted.
     """
-    return _converted(slug, _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8")))
+    text = (FOLDER / f"{slug}.md").read_text(encoding="utf-8")
+    return _converted(slug, _COMMENT.sub("", text.replace(_LIMIT_FIELDS, _limit_fields())))
+
+
+def _limit_fields() -> str:
+    """Return the reference of the fields of a limit as a table."""
+    rows = [
+        f"| `{field.name}` | {_default(field)} | {'<br>'.join(map(_condition, field.only_if))} | {field.help} |"
+        for field in FIELDS
+    ]
+    return "\n".join(["| field | default | only with | |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def _default(field: Field) -> str:
+    if field.default is REQUIRED:
+        return "required"
+    return f"`{field.default}`" if isinstance(field.default, str) else ""
+
+
+def _condition(condition: Is) -> str:
+    if condition.values == (None,):
+        return f"no `{condition.field}`"
+    return f"`{condition.field}`: {', '.join(map(str, condition.values))}"
 
 
 def _converted(slug: str, text: str) -> Page:

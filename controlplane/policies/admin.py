@@ -32,7 +32,7 @@ from controlplane.managed.pages import ManagedPage
 from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import at_a_glance, brief, sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
-from controlplane.policies.limit_form import ALL, LimitForm, LimitFormSet, holder_of
+from controlplane.policies.limit_form import ALL, LimitForm, LimitFormSet, fieldsets, holder_of
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.policies.policy_columns import ManagedFilter, PolicyColumns, TrafficFilter
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
@@ -85,26 +85,7 @@ class LimitInline(StackedInline):
     extra = 0
     max_num = MAX_LIMITS_PER_POLICY
     template = "admin/sluicegate/limits.html"
-    # The usual limit is in the first two lines. The rest is folded, and says while it is closed what it holds.
-    fieldsets = [
-        (None, {"fields": [("quota", "unit", "calendar", "window_seconds", "partition_by"), ("name", "mode")]}),
-        (
-            "Which requests",
-            {"fields": [("match_methods", "match_path"), "match_attributes"], "classes": ["collapse", "sg-which"]},
-        ),
-        (
-            "How it counts",
-            {
-                "fields": ["algorithm", ("time_zone", "anchor"), ("burst", "rollover"), ("consistency", "charge_on")],
-                "classes": ["collapse", "sg-how"],
-            },
-        ),
-        ("If the store is unreachable", {"fields": ["on_store_failure"], "classes": ["collapse", "sg-failure"]}),
-        (
-            "Tokens and money",
-            {"fields": ["weights", ("unpriced", "charge_as"), "unmetered"], "classes": ["collapse", "sg-metered"]},
-        ),
-    ]
+    fieldsets = fieldsets()
 
     def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
         # A form may delete all limits and add as many. Django would build and check 1,032 of them.

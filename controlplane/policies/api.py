@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import MANAGED_BY, ReferenceField
-from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
+from controlplane.api.limit_schema import METERING, REFERENCE
 from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
@@ -42,7 +42,7 @@ from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from controlplane.usage import units
-from enforcement.model.limit_fields import NULLABLE
+from enforcement.model.limit_fields import BY_NAME, FIELDS, NULLABLE
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
@@ -96,17 +96,9 @@ class LimitField(serializers.Field):
 
     def to_representation(self, value: Limit) -> dict[str, Any]:
         """Return every field of the limit as a new dictionary, those with a default too."""
-        limit = value.as_value()
-        rules = {"methods": [], "path": "", "attributes": {}, **limit.match.to_json()}
-        unpriced = limit.unpriced if isinstance(limit.unpriced, str) else dict(limit.unpriced)
-        values = {
-            "match": rules,
-            "partition_by": list(limit.partition_by),
-            "charge_on": list(limit.charge_on),
-            "weights": dict(limit.weights),
-            "unpriced": unpriced,
-        }
-        return {name: values.get(name, getattr(limit, name)) for name in LIMIT["properties"]}
+        given = value.as_value().to_json()
+        values = {field.name: given.get(field.name, field.default) for field in FIELDS}
+        return values | {"match": {part.name: part.default for part in BY_NAME["match"].parts} | values["match"]}
 
 
 def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:

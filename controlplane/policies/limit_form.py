@@ -1,5 +1,6 @@
 """The form of one limit, which is part of the form of its policy."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,35 +13,23 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.adminkit.amounts import PermitsField, UnitField, money_unit
 from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import brief, sentence
-from controlplane.policies.models import Limit, Policy
-from enforcement.model.calendars import CALENDARS
+from controlplane.policies.models import Limit, Policy, columns_of
+from enforcement.model.limit_fields import (
+    BY_NAME,
+    ENDING,
+    FIELDS,
+    FIRST,
+    HOW,
+    METERED,
+    OUTAGE,
+    WHICH,
+    Choice,
+    Field,
+)
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
-from enforcement.model.metered import DENY, MONEY
+from enforcement.model.metered import CHARGE_AS, MONEY
 
-ALGORITHMS = {
-    "fixed_window": "Fixed window — all at each start, so up to twice the quota around then; also by the calendar",
-    "sliding_window": "Sliding window — cheap, never denies a client that keeps the pace, best for most limits",
-    "sliding_log": "Sliding log — exact for each request, for small quotas",
-    "token_bucket": "Token bucket — a steady rate with bursts",
-    "concurrency": "Concurrency — a number of requests at the same time",
-}
-MODES = {"enforce": "Enforce — deny requests over the quota", "shadow": "Shadow — count and report, but never deny"}
-CONSISTENCIES = {
-    "strict": "Strict — exact, with one call to the store for each request",
-    "leased": "Leased — permits taken in advance, fewer calls, never too many, at most a tenth unused",
-}
-STORE_FAILURES = {
-    "local": "Decide locally — each proxy uses its share of the quota",
-    "allow": "Allow every request until the store is back",
-    "deny": "Deny every request until the store is back",
-}
-
-UNPRICED = {
-    "deny": "Deny the request",
-    "count_only": "Let it pass, and charge nothing",
-    "charge_as": "Charge it as another model",
-}
 ALL = "all projects together"
 AMOUNTS = ("quota", "burst", "rollover")
 # Those that enforcement knows. Callers may report others.
@@ -51,103 +40,104 @@ UNITS = {
     "output_tokens": "tokens of a language model, output only",
     MONEY: "money, by the prices of models",
 }
-UNMETERED = {"deny": "Deny the request", "count_only": "Let it pass, and count it as a request only"}
+# Fields that other fields decide, and that a form shows all the same. To choose a calendar changes the algorithm, and
+# what leases do not go with is an error.
+SHOWN = ("calendar", "consistency")
+GROUPS = {WHICH: "sg-which", HOW: "sg-how", OUTAGE: "sg-failure", METERED: "sg-metered"}
+# The usual limit is in the first two lines, which read as a sentence.
+FIRST_LINES = (("quota", "unit", "calendar", "window_seconds", "partition_by"), ("name", "mode"))
 
 
-def explained(
-    field: str, words: dict[str, str], label: str | None = None, *, required: bool = True
-) -> forms.ChoiceField:
-    """Return the form field of a column with choices, each explained by *words*. Without a label, its name is shown."""
-    names = [name for name, _ in Limit._meta.get_field(field).choices]
-    return forms.ChoiceField(
-        choices=[(name, words.get(name, name)) for name in names],
-        widget=UnfoldAdminSelectWidget,
-        initial=Limit._meta.get_field(field).get_default(),
-        label=label,
-        required=required,
-    )
+def fieldsets() -> list[tuple[str | None, dict[str, Any]]]:
+    """Return the parts of the form with their lines. Those after the first are folded, and say what they hold."""
+    parts: dict[str, list[tuple[str, ...]]] = {FIRST: list(FIRST_LINES), **{group: [] for group in GROUPS}}
+    placed = {name for line in FIRST_LINES for name in line}
+    for field in FIELDS:
+        lines = parts[field.group]
+        columns = columns_of(field)
+        rows = zip(field.parts, zip(columns, strict=True), strict=True) if field.parts else [(field, columns)]
+        for row, names in rows:
+            if row.is_beside:
+                lines[-1] += names
+            elif not placed.issuperset(names):
+                lines.append(names)
+    folded = [(name, {"fields": parts[name], "classes": ["collapse", style]}) for name, style in GROUPS.items()]
+    return [(None, {"fields": parts[FIRST]}), *folded]
 
 
-def _calendar(name: str) -> str:
-    return name if name == "lifetime" else f"calendar {name}"
+def made(field: Field, kind: type[forms.Field] = forms.ChoiceField, **options: Any) -> Any:
+    """
+    Return the form field of a field of a limit, with its label, help, choices and default.
+
+    Args:
+        kind: Its class.
+        options: Those of the class, also in place of what the table says.
+    """
+    usual: dict[str, Any] = {"label": field.form_label or field.label, "help_text": _help(field), "required": False}
+    if field.choices:
+        usual |= {"choices": [(name, _explained(name, one)) for name, one in field.choices.items()]}
+        usual |= {"widget": UnfoldAdminSelectWidget, "required": field.group != METERED}
+    if isinstance(field.default, str):
+        usual["initial"] = field.default
+    return kind(**usual | options)
+
+
+def _explained(name: str, choice: Choice) -> str:
+    title = name.replace("_", " ") if choice.why else choice.words
+    return " — ".join(filter(None, (title[0].upper() + title[1:], choice.why)))
+
+
+def _help(field: Field) -> str:
+    return " ".join(filter(None, (field.help, field.typed)))
+
+
+METHODS, PATH, ATTRIBUTES = BY_NAME["match"].parts
+TEXT = {"widget": UnfoldAdminTextInputWidget}
+# Of columns whose form field is the model's.
+ALONE = {**BY_NAME, "match_path": PATH}
+CONDITIONS = {
+    column: [(condition.field, condition.values) for condition in field.only_if]
+    for field in FIELDS
+    if field.only_if and field.name not in SHOWN
+    for column in columns_of(field)
+}
+CONDITIONS["charge_as"].append(("unpriced", (CHARGE_AS,)))
 
 
 class LimitForm(OneErrorForm):
-    quota = PermitsField(
-        label="Allow", help_text="How much is allowed in a window, such as 1,200, or 500.00 of money. 0 denies all."
-    )
-    unit = UnitField(
-        max_length=Limit._meta.get_field("unit").max_length,
-        initial=Limit._meta.get_field("unit").get_default(),
-        help_text="What is counted. Choose a usual unit, or type one that your callers report.",
-    )
-    burst = PermitsField(required=False, least=1, help_text="How much is allowed at once. If empty, the quota.")
-    rollover = PermitsField(
-        required=False, least=1, help_text="How much unspent at most a window leaves to the next one. If empty, none."
-    )
-    algorithm = explained("algorithm", ALGORITHMS)
-    window_seconds = DurationField(
+    quota = made(BY_NAME["quota"], PermitsField, required=True)
+    unit = made(BY_NAME["unit"], UnitField, required=True, max_length=Limit._meta.get_field("unit").max_length)
+    burst = made(BY_NAME["burst"], PermitsField, least=1)
+    rollover = made(BY_NAME["rollover"], PermitsField, least=1)
+    algorithm = made(BY_NAME["algorithm"])
+    window_seconds = made(BY_NAME["window_seconds"], DurationField)
+    calendar = made(
+        BY_NAME["calendar"],
         required=False,
-        label="Length",
-        help_text="Such as 30 seconds, 1 minute, 5m, 1 hour 30 minutes, 2 weeks. For concurrency, how long a slot is "
-        "kept without a renewal.",
+        choices=[("", "length of time"), *((name, f"calendar {name}") for name in ENDING), ("lifetime", "lifetime")],
     )
-    calendar = forms.ChoiceField(
-        required=False,
-        choices=[("", "length of time"), *((name, _calendar(name)) for name in CALENDARS)],
-        widget=UnfoldAdminSelectWidget,
-        label="Per",
-        help_text="A length of time, or a window of the calendar. With lifetime, it never ends.",
-    )
-    time_zone = forms.CharField(
-        required=False,
-        max_length=64,
-        widget=UnfoldAdminTextInputWidget,
-        help_text="The time zone of the calendar, such as Europe/Berlin. If empty, a new budget of money has that of "
-        "the policy's project, and any other limit UTC.",
-    )
-    partition_by = WordsField(
-        required=False,
+    time_zone = made(BY_NAME["time_zone"], forms.CharField, max_length=64, **TEXT)
+    partition_by = made(
+        BY_NAME["partition_by"],
+        WordsField,
         widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "token or project"}),
-        label="For each",
-        help_text="If empty, each token or project. Else also attributes such as ip or model, or labels of the token "
-        "such as label.team, of which each value has a counter of its own.",
     )
-    match_methods = WordsField(required=False, label="Methods", help_text="Such as POST, PUT. If empty, every method.")
-    match_attributes = RulesField(
-        required=False,
-        label="Attributes",
-        help_text="One rule on each line, such as model = gpt-* or label.tier = free | trial. If empty, every request.",
-    )
-    mode = explained("mode", MODES)
-    consistency = explained("consistency", CONSISTENCIES)
-    on_store_failure = explained("on_store_failure", STORE_FAILURES, "If the store is unavailable")
-    charge_on = WordsField(
-        required=False,
-        label="Charged responses",
-        help_text="Status codes or classes such as 2xx or 404. If empty, each request is charged at once.",
-    )
-    weights = NumbersField(
-        required=False,
-        label="Weights of tokens",
-        help_text="For tokens. One class on each line, such as cached_input = 100, which counts a tenth. A class that "
-        "is left out counts 1000.",
-    )
-    # A page does not send what the unit does not use.
-    unpriced = explained("unpriced", UNPRICED, "If the model has no price", required=False)
-    unmetered = explained("unmetered", UNMETERED, "If no meter can read the request", required=False)
+    match_methods = made(METHODS, WordsField)
+    match_attributes = made(ATTRIBUTES, RulesField)
+    mode = made(BY_NAME["mode"])
+    consistency = made(BY_NAME["consistency"])
+    on_store_failure = made(BY_NAME["on_store_failure"])
+    charge_on = made(BY_NAME["charge_on"], WordsField)
+    weights = made(BY_NAME["weights"], NumbersField)
+    unpriced = made(BY_NAME["unpriced"])
+    unmetered = made(BY_NAME["unmetered"])
 
     class Meta:
         model = Limit
         exclude = ["position"]
-        # Only of columns without a field above, which has its own label.
-        labels = {"match_path": "Path", "charge_as": "Charged as"}
-        help_texts = {
-            "name": "The limit's name in headers, usage and overrides.",
-            "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
-            "year, MM-DD.",
-            "charge_as": "The model whose price is taken, such as gpt-4o.",
-            "match_path": "A pattern such as /v1/chat/*. It begins with / or a wildcard. If empty, every path.",
+        labels = {name: field.label for name, field in ALONE.items()} | {"charge_as": "Charged as"}
+        help_texts = {name: _help(field) for name, field in ALONE.items()} | {
+            "charge_as": "The model whose price is taken, such as gpt-4o."
         }
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -157,6 +147,8 @@ class LimitForm(OneErrorForm):
         unit = self.fields["unit"].to_python(self["unit"].value())
         for name in AMOUNTS:
             self.fields[name].unit = unit
+        for name, conditions in CONDITIONS.items():
+            self.fields[name].widget.attrs["data-only-if"] = json.dumps(conditions)
         if self.instance._state.adding:
             self.initial["time_zone"] = ""
             # Nobody is denied by a limit that was typed a moment ago, unless somebody chooses that.
@@ -190,16 +182,10 @@ class LimitForm(OneErrorForm):
         is_budget = self.fields["quota"].unit == MONEY and bool(self["calendar"].value())
         return project.time_zone if project and is_budget and self.instance._state.adding else "UTC"
 
-    def clean_unpriced(self) -> str:
-        return self.cleaned_data["unpriced"] or DENY
-
-    def clean_unmetered(self) -> str:
-        return self.cleaned_data["unmetered"] or DENY
-
     def clean(self) -> dict[str, Any] | None:
-        # Django would keep the former values of fields that are not sent.
-        for name in ("weights", "charge_as", "rollover"):
-            if self.add_prefix(name) not in self.data:
+        # A page does not send what other fields leave no choice for. Django would keep the former values.
+        for name in CONDITIONS:
+            if name != "time_zone" and self.add_prefix(name) not in self.data:
                 setattr(self.instance, name, Limit._meta.get_field(name).get_default())
         return super().clean()
 

@@ -19,6 +19,7 @@ from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.marks import Managed
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.calendars import CALENDARS
+from enforcement.model.limit_fields import BY_NAME, FIELDS, Field
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
@@ -27,27 +28,9 @@ from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_LIMITS_PER_POLICY
 # What a limit may do with a model without a price. To charge it as another one, it names that one.
 UNPRICED = (*UNMETERED, CHARGE_AS)
 
-# The names in the JSON of a limit's match, and the columns that hold them.
-MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
-# The columns of a limit that have the names of the value's fields.
-LIMIT_COLUMNS = (
-    "name",
-    "algorithm",
-    "quota",
-    "window_seconds",
-    "calendar",
-    "time_zone",
-    "burst",
-    "rollover",
-    "unit",
-    "partition_by",
-    "mode",
-    "consistency",
-    "on_store_failure",
-    "charge_on",
-    "weights",
-    "unmetered",
-)
+# Of each field of a limit, as in JSON. An older enforcer refuses a document with a field that it does not know, so that
+# a field with its default is left out.
+DEFAULTS = {field.name: field.default for field in FIELDS}
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
 # For one token or project. With 250 bytes for each, all of them fit into its document.
@@ -64,9 +47,16 @@ def column_of(field: str) -> str:
     Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``, else ``__all__``.
     """
     head, _, rest = field.partition(".")
-    if head == "match":
-        return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
-    return head if head in {*LIMIT_COLUMNS, "anchor", "unpriced"} else "__all__"
+    if head not in BY_NAME:
+        return "__all__"
+    columns = columns_of(BY_NAME[head])
+    parts = [part.name for part in BY_NAME[head].parts]
+    return dict(zip(parts, columns, strict=True)).get(rest.partition(".")[0], columns[-1]) if parts else head
+
+
+def columns_of(field: Field) -> tuple[str, ...]:
+    """Return the columns that hold a field of the value."""
+    return field.columns or (field.name,)
 
 
 class Policy(Versioned):
@@ -232,33 +222,16 @@ class Limit(models.Model):
 
     def as_json(self) -> dict[str, Any]:
         """Return the limit as JSON values, as its document writes it, without empty fields."""
-        match = {"methods": self.match_methods, "path": self.match_path, "attributes": self.match_attributes}
-        fields = {
-            "name": self.name,
-            "algorithm": self.algorithm,
-            "quota": self.quota,
-            "window_seconds": self.window_seconds,
-            "calendar": self.calendar,
-            "time_zone": self.time_zone,
-            "anchor": self.anchor,
-            "burst": self.burst,
-            "rollover": self.rollover,
-            "unit": self.unit,
-            "partition_by": self.partition_by,
-            "match": {name: value for name, value in match.items() if value not in ("", [], {})},
-            "mode": self.mode,
-            "consistency": self.consistency,
-            "on_store_failure": self.on_store_failure,
-            "charge_on": self.charge_on,
-            "weights": self.weights,
-            # Left out if they are the default, because older enforcers refuse a document with these fields.
-            "unpriced": "" if self.unpriced == DENY else self._unpriced(),
-            "unmetered": "" if self.unmetered == DENY else self.unmetered,
-        }
-        return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+        values = {name: self._json_of(BY_NAME[name]) for name in DEFAULTS}
+        kept = {name: value for name, value in values.items() if value not in (None, "", [], {}, DEFAULTS[name])}
+        return {**kept, "algorithm": self.algorithm}
 
-    def _unpriced(self) -> Any:
-        return {CHARGE_AS: self.charge_as} if self.unpriced == CHARGE_AS else self.unpriced
+    def _json_of(self, field: Field) -> Any:
+        if field.parts:
+            parts = zip(field.parts, (getattr(self, column) for column in field.columns), strict=True)
+            return {part.name: value for part, value in parts if value not in ("", [], {})}
+        value = getattr(self, field.name)
+        return {CHARGE_AS: self.charge_as} if field.name == "unpriced" and value == CHARGE_AS else value
 
     def as_value(self, **changed: Any) -> LimitValue:
         """
@@ -272,17 +245,11 @@ class Limit(models.Model):
 
     def assign(self, value: LimitValue) -> None:
         """Copy every field of *value* to this row, without saving it. The position and the policy stay."""
-        fields = value.to_json()
-        match = fields.pop("match", {})
-        for field in LIMIT_COLUMNS:
-            default = self._meta.get_field(field).get_default()
-            setattr(self, field, fields.get(field, default))
-        self.anchor = str(fields.get("anchor", ""))
-        unpriced = fields.get("unpriced", DENY)
-        self.charge_as = "" if isinstance(unpriced, str) else unpriced[CHARGE_AS]
-        self.unpriced = unpriced if isinstance(unpriced, str) else CHARGE_AS
-        for name, column in MATCH_FIELDS.items():
-            setattr(self, column, match.get(name, self._meta.get_field(column).get_default()))
+        given = value.to_json()
+        for field in FIELDS:
+            for column, content in zip(columns_of(field), _in_columns(field, given.get(field.name)), strict=True):
+                default = self._meta.get_field(column).get_default()
+                setattr(self, column, default if content is None else content)
 
     def as_record(self) -> dict[str, Any]:
         return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}
@@ -297,6 +264,15 @@ class Limit(models.Model):
     def whole(self) -> Policy:
         """The policy of this limit, whose version also counts changes of its limits."""
         return self.policy
+
+
+def _in_columns(field: Field, value: Any) -> list[Any]:
+    """Return what each column of a field holds of its value, None for the default."""
+    if field.parts:
+        return [(value or {}).get(part.name) for part in field.parts]
+    if field.name == "unpriced":
+        return [CHARGE_AS, value[CHARGE_AS]] if isinstance(value, dict) else [value, None]
+    return [str(value) if field.name == "anchor" and value is not None else value]
 
 
 class LiveOverrides(models.Manager):

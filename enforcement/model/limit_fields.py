@@ -45,8 +45,10 @@ MONTHS: Final = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
-FIRST, WHICH, HOW, OUTAGE, METERED = "", "Which requests", "How it counts", "If the store is unreachable", "Metered"
-"""The parts of a form."""
+FIRST, WHICH, HOW, OUTAGE, METERED = (
+    *("", "Which requests", "How it counts", "If the store is unreachable", "Tokens and money"),
+)
+"""The parts of a form. The first has no title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Field:
         order: Its values from those that deny most to those that deny least, or :data:`MORE`. Empty: they have none.
         measurable: Whether a limit in shadow shows what another value would do.
         columns: The columns of the database that hold it. Empty: one with its name.
+        is_beside: Whether a form has it on the line of the field before it.
         form_label: The label in a form whose first line reads as a sentence. Empty: the label.
         typed: How a form takes the value, in sentences.
         example: A value for documentation.
@@ -109,16 +112,19 @@ class Field:
     order: str | tuple[str, ...] = ""
     measurable: bool = True
     columns: tuple[str, ...] = ()
+    is_beside: bool = False
     form_label: str = ""
     typed: str = ""
     example: Any = None
 
     @property
     def default(self) -> Any:
-        """The value of a field that is left out, as in JSON, or :data:`REQUIRED`. A part has none."""
+        """The value of a field that is left out, as in JSON, or :data:`REQUIRED`. A part has an empty one."""
         if self.name == "name":
             return REQUIRED  # in code, a limit without a name is named after its rate
-        spec = Limit.__dataclass_fields__[self.name]
+        spec = Limit.__dataclass_fields__.get(self.name)
+        if spec is None:
+            return {"array": [], "object": {}}.get(self.schema["type"], "")
         if spec.default_factory is not MISSING:
             return {}
         if spec.default is MISSING:
@@ -356,6 +362,7 @@ _MATCH: Final = (
         help="A glob that matches the whole path and begins with / or a wildcard. If empty, every path.",
         schema={**_PATTERN, "pattern": r"^([/*?\[]|$)"},
         words=lambda value, _limit, _money: value or "any",
+        is_beside=True,
         typed="Such as /v1/chat/*.",
     ),
     Field(
@@ -458,6 +465,7 @@ FIELDS: Final = (
         schema={"type": ["integer", "string", "null"]},
         words=_anchor,
         group=HOW,
+        is_beside=True,
         only_if=(Is("calendar", ANCHORED),),
     ),
     Field(
@@ -478,6 +486,7 @@ FIELDS: Final = (
         schema=_COUNT,
         words=_rollover,
         group=HOW,
+        is_beside=True,
         only_if=(Is("calendar", ENDING),),
         order=MORE,
     ),
@@ -488,7 +497,6 @@ FIELDS: Final = (
         schema={"type": "string", "pattern": f"^[a-z][a-z0-9_-]{{0,{MAX_UNIT_LENGTH - 1}}}$"},
         words=_unit,
         form_label="Unit",
-        typed="Choose a usual unit, or type one that your callers report.",
     ),
     Field(
         name="partition_by",
@@ -552,9 +560,9 @@ FIELDS: Final = (
         words=_chosen("on_store_failure"),
         group=OUTAGE,
         choices={
-            "local": Choice("each process enforces its share", "each process uses its share of the quota"),
-            "allow": Choice("every request is allowed", "allow every request until the store is back"),
-            "deny": Choice("every request is denied", "deny every request until the store is back"),
+            "local": Choice("each process enforces its share", "each process enforces its share of the quota"),
+            "allow": Choice("every request is allowed", "every request until the store is back"),
+            "deny": Choice("every request is denied", "every request until the store is back"),
         },
         order=("deny", "local", "allow"),
         measurable=False,
@@ -567,6 +575,7 @@ FIELDS: Final = (
         schema=_list("^[1-5](xx|[0-9]{2})$"),
         words=_responses,
         group=HOW,
+        is_beside=True,
     ),
     Field(
         name="weights",
@@ -589,9 +598,9 @@ FIELDS: Final = (
         group=METERED,
         only_if=(Is("unit", (MONEY,)),),
         choices={
-            "deny": Choice("request denied", "deny the request"),
-            "count_only": Choice("allowed and not charged", "let it pass, and charge nothing"),
-            CHARGE_AS: Choice("charged as another model", "charge it as another model"),
+            "deny": Choice("request denied"),
+            "count_only": Choice("allowed and not charged"),
+            CHARGE_AS: Choice("charged as another model"),
         },
         columns=("unpriced", "charge_as"),
     ),
@@ -604,8 +613,8 @@ FIELDS: Final = (
         group=METERED,
         only_if=(Is("unit", tuple(sorted(METERED_UNITS))),),
         choices={
-            "deny": Choice("denied", "deny the request"),
-            "count_only": Choice("allowed and not counted", "let it pass, and count it as a request only"),
+            "deny": Choice("denied"),
+            "count_only": Choice("allowed and not counted"),
         },
     ),
 )

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from controlplane import docs
+from enforcement.model.limit_fields import FIELDS
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.django_db
@@ -114,3 +115,16 @@ def test_the_present_page_is_marked(client):
 
     assert re.findall(r'<a href="([^"]+)" aria-current="page">', page) == ["/docs/operating/"]
     assert 'rel="prev" href="/docs/kubernetes/"' in page
+
+
+def test_the_reference_has_each_field_of_a_limit():
+    """With its default and what it needs, from the table that the schemas have."""
+    html = docs.load("how-it-works").html
+    rows = html[html.index('id="fields-of-a-limit"') :].split("<tr>")[2:]
+    assert [re.search(r"<code>(.*?)</code>", row)[1] for row in rows[: len(FIELDS)]] == [field.name for field in FIELDS]
+    burst, mode, window = (
+        next(row for row in rows if f"<td><code>{name}<" in row) for name in ("burst", "mode", "window_seconds")
+    )
+    assert "<code>algorithm</code>: token_bucket" in burst
+    assert "<code>enforce</code>" in mode
+    assert "no <code>calendar</code>" in window

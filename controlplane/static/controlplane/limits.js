@@ -11,24 +11,9 @@
     return unit.value.trim().toLowerCase() === unit.dataset.money.toLowerCase();
   };
 
-  const meaning = (row) => {
-    const fixed = field(row, "algorithm").value === "fixed_window";
-    const calendar = field(row, "calendar").value;
-    const unit = field(row, "unit").value.trim();
-    const tokens = ["tokens", "input_tokens", "output_tokens"].includes(unit);
-    const money = isMoney(row);
-    return {
-      window_seconds: !calendar,
-      time_zone: Boolean(calendar) && calendar !== "lifetime",
-      anchor: ["day", "week", "month", "year"].includes(calendar),
-      burst: field(row, "algorithm").value === "token_bucket",
-      rollover: fixed && Boolean(calendar) && calendar !== "lifetime",
-      weights: tokens,
-      unpriced: money,
-      charge_as: money && field(row, "unpriced").value === "charge_as",
-      unmetered: tokens || money,
-    };
-  };
+  // A field says of which values of others it has a use. The server has the same rules.
+  const given = (row, name) => (name === "unit" && isMoney(row) ? "micros" : field(row, name).value.trim() || null);
+  const isUsed = (row, input) => JSON.parse(input.dataset.onlyIf).every(([name, values]) => values.includes(given(row, name)));
   // Only fixed windows follow the calendar, so each of the two choices changes the other.
   const agree = (row, changed) => {
     const algorithm = field(row, "algorithm");
@@ -40,9 +25,8 @@
   const show = (row) => {
     // The style sheet shows the currency beside an amount of money.
     for (const name of ["quota", "burst", "rollover"]) field(row, name).classList.toggle("sg-money", isMoney(row));
-    for (const [name, wanted] of Object.entries(meaning(row))) {
-      const input = field(row, name);
-      if (!input) continue;
+    for (const input of row.querySelectorAll("[data-only-if]")) {
+      const wanted = isUsed(row, input);
       const box = holder(input);
       box.classList.toggle("sg-hidden", !wanted && !box.querySelector(".errorlist"));
       input.disabled = !wanted;

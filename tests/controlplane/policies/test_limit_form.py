@@ -1,11 +1,14 @@
 """The limits of a policy's form, each of which is folded to a line that says what it does."""
 
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
-from controlplane.policies.models import Limit, Policy
+from controlplane.policies.limit_form import LoneLimitForm, fieldsets
+from controlplane.policies.models import Limit, Policy, columns_of
+from enforcement.model.limit_fields import FIELDS
 from tests.controlplane.conftest import PASSWORD
 from tests.factories import LimitFactory, PolicyFactory
 
@@ -171,3 +174,39 @@ def test_a_policy_is_changed_without_scripts(browser, walker):
         page.get_by_role("button", name="Save policy").click()
         expect(page.get_by_text("was changed successfully")).to_be_visible()
     assert Limit.objects.get(name="per-day").quota == 400
+
+
+@pytest.mark.django_db
+def test_the_form_has_the_fields_of_the_table():
+    """Each once, with its label and help, and the script hides those that other fields leave no choice for."""
+    placed = [name for _, part in fieldsets() for line in part["fields"] for name in line]
+    fields = LoneLimitForm({}, instance=Limit(policy=PolicyFactory())).fields
+    assert sorted(placed) == sorted(fields) == sorted(column for field in FIELDS for column in columns_of(field))
+    for field in FIELDS:
+        if not field.parts:
+            assert fields[field.name].label == (field.form_label or field.label)
+            assert fields[field.name].help_text.startswith(field.help)
+    hidden = {name for name, field in fields.items() if "data-only-if" in field.widget.attrs}
+    ruled = {column for field in FIELDS if field.only_if for column in columns_of(field)}
+    assert hidden == ruled - {"calendar", "consistency"}
+    assert json.loads(fields["burst"].widget.attrs["data-only-if"]) == [["algorithm", ["token_bucket"]]]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("saved", "changes", "reset"),
+    [
+        ({"unit": "tokens", "weights": {"input": 100}}, {"unit": "requests"}, {"weights": {}}),
+        ({"unit": "micros", "unpriced": "charge_as", "charge_as": "gpt"}, {"unit": "pages"}, {"unpriced": "deny"}),
+        ({"unit": "micros", "unmetered": "count_only"}, {"unit": "pages"}, {"unmetered": "deny"}),
+        ({"algorithm": "token_bucket", "burst": 9}, {"algorithm": "sliding_log"}, {"burst": None}),
+    ],
+)
+def test_what_a_page_does_not_send_is_reset(saved, changes, reset):
+    """A field that is hidden now has the default, not the value of the limit before."""
+    limit = LimitFactory(**saved)
+    names = ("name", "quota", "unit", "window_seconds", "mode", "algorithm", "consistency", "on_store_failure")
+    form = LoneLimitForm({name: getattr(limit, name) for name in names} | changes, instance=limit)
+    assert form.is_valid(), form.errors
+    assert {name: getattr(form.instance, name) for name in reset} == reset
+    assert form.instance.charge_as == ""

@@ -5,9 +5,10 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
 from controlplane.audit.entries import AppendOnly
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy, column_of, columns_of
 from controlplane.publishing import compile
 from enforcement.model.documents import parse_policy
+from enforcement.model.limit_fields import FIELDS, REQUIRED
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import Metering
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
@@ -301,3 +302,41 @@ def test_a_row_of_0_2_0_whose_path_matches_nothing_is_still_published():
     assert compile.documents([("policy", limit.policy_id)])[f"policy:{limit.policy_id}"]["limits"][0]["name"] == "x"
     with pytest.raises(ValidationError, match="Must begin with / or a wildcard"):
         row.full_clean()
+
+
+def test_the_columns_are_those_of_the_table():
+    """A column has the default, the choices and the bounds of its field, so that no row says another thing."""
+    mine = {"id", "policy", "position"}
+    columns = [column for field in FIELDS for column in columns_of(field)]
+    assert sorted(columns) == sorted(field.name for field in Limit._meta.concrete_fields if field.name not in mine)
+    for field in FIELDS:
+        if field.parts:
+            continue
+        column = Limit._meta.get_field(columns_of(field)[0])
+        assert column.null == (field.is_nullable and "integer" in field.schema["type"] and field.name != "anchor")
+        assert {name for name, _ in column.choices or ()} == set(field.choices or ())
+        assert column.max_length is None or column.max_length >= field.schema.get("maxLength", 0)
+        if field.default is not REQUIRED and field.default is not None:
+            assert column.get_default() == field.default
+
+
+def test_a_row_leaves_out_each_default():
+    """An older enforcer refuses a document with a field that it does not know."""
+    row = LimitFactory.build(name="a", quota=100, window_seconds=60, algorithm="fixed_window")
+    assert row.as_json() == {"name": "a", "algorithm": "fixed_window", "quota": 100, "window_seconds": 60}
+
+
+@pytest.mark.parametrize(
+    ("field", "column"),
+    [
+        ("quota", "quota"),
+        ("match.path", "match_path"),
+        ("match.attributes.model", "match_attributes"),
+        ("match", "match_attributes"),
+        ("unpriced", "unpriced"),
+        ("limit", "__all__"),
+    ],
+)
+def test_an_error_of_the_value_stands_at_its_column(field, column):
+    """What belongs to no column stands at the whole limit."""
+    assert column_of(field) == column
