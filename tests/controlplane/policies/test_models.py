@@ -199,7 +199,7 @@ def test_the_limits_of_a_policy_fit_into_its_document():
     """Enforcers read no document beyond 64 KiB, so none is made."""
     rules = {f"a{n}": "x" * 250 for n in range(16)}
     policy = PolicyFactory()
-    LimitFactory.create_batch(13, policy=policy, match_attributes=rules)
+    LimitFactory.create_batch(14, policy=policy, match_attributes=rules)
 
     with pytest.raises(ValidationError, match="at most 61440 characters"):
         LimitFactory(policy=policy, match_attributes=rules)
