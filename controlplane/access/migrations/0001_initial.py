@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("projects", "0003_columns"),
+        ("projects", "0004_lists"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

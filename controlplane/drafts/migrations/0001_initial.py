@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ("policies", "0003_columns"),
-        ("projects", "0003_columns"),
+        ("projects", "0004_lists"),
     ]
 
     operations = [

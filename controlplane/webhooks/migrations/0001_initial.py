@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        ("projects", "0003_columns"),
+        ("projects", "0004_lists"),
     ]
 
     operations = [
