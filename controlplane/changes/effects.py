@@ -86,6 +86,14 @@ class LimitChange:
         return [name for name in names if is_silent or not BY_NAME[name].measurable]
 
     @property
+    def numbers(self) -> str:
+        """The quota before and after the change, such as "25 becomes 10", or an empty string if it stays."""
+        if self.before is None or self.after is None or self.before.quota == self.after.quota:
+            return ""
+        was, becomes = (permits(limit.quota, limit.unit) for limit in (self.before, self.after))
+        return f"{was} becomes {becomes}"
+
+    @property
     def is_listed(self) -> bool:
         """Whether a review shows it. What is enforced may be the same nevertheless."""
         return self.before != self.after
@@ -124,6 +132,7 @@ class FieldChange:
     becomes: str
     effect: str
     note: str = ""
+    numbers: str = ""
     before: None = None
     after: None = None
     can_start_in_shadow: bool = False
@@ -244,10 +253,8 @@ def headline(policy: str, changes: Sequence[LimitChange | FieldChange]) -> str:
     }
     if first.effect in texts:
         return texts[first.effect] + more
-    if first.before is None or first.after is None:  # a field that is no limit
+    if isinstance(first, FieldChange):
         return f"{policy} changes ({first.name}){more}"
-    was, becomes = (permits(limit.quota, limit.unit) for limit in (first.before, first.after))
-    numbers = f"{was} becomes {becomes}"
-    what = f": {numbers} ({first.name})" if first.before.quota != first.after.quota else f" ({first.name})"
+    what = f": {first.numbers} ({first.name})" if first.numbers else f" ({first.name})"
     verb = "changes" if first.effect == CHANGED else f"gets {first.effect}"
     return f"{policy} {verb}{what}{more}"

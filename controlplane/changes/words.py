@@ -22,6 +22,11 @@ ORDER = "Order of limits"
 MISSING = "not there"
 
 
+def in_a_terminal(old: str, new: str) -> str:
+    """Return two values as a terminal shows a change."""
+    return f"{old} -> {new}"
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from controlplane.changes.words import in_a_terminal
 from controlplane.core.money import amount
 from controlplane.prices.models import RATES, ModelPrice
 
@@ -34,7 +35,7 @@ class Difference:
         row = self.new or self.old
         if self.old is None or self.new is None:
             return f"{self.word} {row}: {in_words(row)}"
-        return f"{self.word} {row}: {in_words(self.old)} -> {in_words(self.new)}"
+        return f"{self.word} {row}: {in_a_terminal(in_words(self.old), in_words(self.new))}"
 
 
 def between(present: Iterable[ModelPrice], wanted: Iterable[ModelPrice]) -> list[Difference]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from django.db.models import FloatField, Sum
 from django.db.models.functions import Cast
 
+from controlplane.changes.words import in_a_terminal
 from controlplane.prices.fitting import Matrix, solve
 from controlplane.prices.models import GROUP, TOOL, LearnedEstimate
 from controlplane.usage.models import EstimateSample
@@ -107,9 +108,9 @@ class EstimateChange:
         found = self.measured
         was = "shipped" if self.old is None else in_words(self.kind, self.old)
         if found is None:
-            return f"{self.name}: {was} -> shipped, not used in {FORGOTTEN_AFTER.days} days"
+            return f"{self.name}: {in_a_terminal(was, 'shipped')}, not used in {FORGOTTEN_AFTER.days} days"
         by = f"by {found.requests:,} requests of {found.projects} projects"
-        return f"{self.name}: {was} -> {in_words(self.kind, found.numbers)}, {by}"
+        return f"{self.name}: {in_a_terminal(was, in_words(self.kind, found.numbers))}, {by}"
 
 
 def in_words(kind: str, numbers: Sequence[int]) -> str:

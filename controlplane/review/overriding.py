@@ -14,7 +14,6 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from controlplane.changes.effects import DENYING, SAME, LimitChange, effect
 from controlplane.core.instants import exact
-from controlplane.core.money import permits
 from controlplane.core.partitions import values_of, with_values
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.preview.judging import Unknown
@@ -219,11 +218,8 @@ def _whom(parts: Sequence[Part]) -> str:
 
 
 def _numbers(changes: Sequence[LimitChange]) -> str:
-    for change in changes:
-        if change.before and change.after and change.before.quota != change.after.quota:
-            was, becomes = (permits(one.quota, one.unit) for one in (change.before, change.after))
-            return f": {was} becomes {becomes}{f' {change.note}' if change.note else ''}"
-    return ""
+    first = next((change for change in changes if change.numbers), None)
+    return f": {first.numbers}{f' {first.note}' if first.note else ''}" if first else ""
 
 
 def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], QuerySet[Project]]:
