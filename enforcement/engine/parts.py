@@ -25,8 +25,8 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.state.lease import Lease, Permit
-from enforcement.state.live_plan import LivePlan
-from enforcement.state.parts import Part, PartLeases, parts_by_tag
+from enforcement.state.live_plan import LivePlan, Part
+from enforcement.state.parts import PartLeases, parts_by_tag
 from enforcement.state.reservation import new_ident
 from enforcement.state.settlement import concluding, correcting
 from enforcement.store.errors import StoreError

@@ -98,7 +98,7 @@ class Plan:
         self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.partitions is not None)
         self.overflows = any(bound.overflow for bound in bounds)
         self.header_cache: Any = None
-        self.fragments: Any = None
+        self.fragments: str | None = None
         self._unmetered: tuple[int, ...] | None = None
         self._unmetered_units: tuple[frozenset[str], tuple[int, ...]] | None = None  # for the units named last
         self._specs: tuple[Spec, ...] = ()

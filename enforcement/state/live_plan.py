@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from enforcement.model.algorithms import Spec
+from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
 from enforcement.plan.binding import BoundLimit
@@ -30,6 +32,39 @@ class HiddenLimit(NamedTuple):
     may_apply: Callable[[Attributes], bool]
     is_metered: bool
     resembles: Callable[[Attributes], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    Some of the bounds of a plan.
+
+    Attributes:
+        plan: A plan of these bounds.
+        indexes: For each of them its index among all bounds of the whole plan.
+    """
+
+    plan: LivePlan
+    indexes: tuple[int, ...]
+
+
+class MeteredCommon(NamedTuple):
+    """
+    What all metered requests of a plan have in common.
+
+    Attributes:
+        limits: Its limits.
+        names: The name under which the limiter knows the cost of each.
+        rules: The rules of its policies for metered requests.
+        waits_for_prices: Whether a limit counts money, or a bound has to know what the prices say of tokens.
+        needs_prices: Whether one of these denies requests while there are no prices. A shadow does not.
+    """
+
+    limits: tuple[Limit, ...]
+    names: tuple[str, ...]
+    rules: Metering
+    waits_for_prices: bool
+    needs_prices: bool
 
 
 class LivePlan(Plan):
@@ -93,15 +128,15 @@ class LivePlan(Plan):
         self.name = name
         self.usage = usage
         self.metering: tuple[Metering, ...] | None = None
-        self.metered: Any = None
+        self.metered: MeteredCommon | None = None
         self.hidden: tuple[HiddenLimit, ...] = ()
         self.lease: Any = None
         self.asking: set[object] = set()
         self.denied: Any = None
         self.last: Reply | None = None
         self.command: bytes | None = None
-        self.parts: Any = None
-        self.record: Any = None
+        self.parts: tuple[Part, ...] | None = None
+        self.record: tuple[str, str, str, str, str] | None = None
         self.registered_until = 0.0
         self.retry_at = 0.0
         self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once

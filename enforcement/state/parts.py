@@ -10,31 +10,16 @@ as a limit of a project applies to each of its tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from enforcement.model.keys import together
 from enforcement.plan.binding import BoundLimit
 from enforcement.state.lease import Lease
-from enforcement.state.live_plan import LivePlan
+from enforcement.state.live_plan import LivePlan, Part
 
 MARKS: Final = "-"
 """The id of a request that takes no slots, and whose reply has the marks of the windows, by which it can be undone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """
-    Some of the bounds of a plan.
-
-    Attributes:
-        plan: A plan of these bounds.
-        indexes: For each of them its index among all bounds of the whole plan.
-    """
-
-    plan: LivePlan
-    indexes: tuple[int, ...]
 
 
 def part_of(plan: LivePlan, indexes: tuple[int, ...]) -> Part:
@@ -57,8 +42,7 @@ def parts_by_tag(plan: LivePlan, indexes: tuple[int, ...] | None = None) -> tupl
         plan.parts = tuple(
             Part(LivePlan(tuple(bounds[i] for i in found)), tuple(at[i] for i in found)) for found in ordered
         )
-    found: tuple[Part, ...] = plan.parts
-    return found
+    return plan.parts
 
 
 class PartLeases:

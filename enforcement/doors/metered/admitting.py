@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import is_long, reading
@@ -21,58 +21,36 @@ from enforcement.metering.opening import (
 )
 from enforcement.metering.prices import NO_FACTORS, Prices
 from enforcement.metering.request import MCP, MeteredRequest, Unmetered
-from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import BOUND, DENY, METERED_UNITS, MONEY, Metering
 from enforcement.plan.decision import Decision, Denied
-from enforcement.state.live_plan import LivePlan
+from enforcement.state.live_plan import LivePlan, MeteredCommon
 
 NO_PRICES_YET: Final = "The published prices could not be loaded."
 
 _strictest = lru_cache(1_024)(strictest)
 
 
-class _Common(NamedTuple):
-    """
-    What all metered requests of a plan have in common.
-
-    Attributes:
-        limits: Its limits.
-        names: The name under which the limiter knows the cost of each.
-        rules: The rules of its policies for metered requests.
-        waits_for_prices: Whether a limit counts money, or a bound has to know what the prices say of tokens.
-        needs_prices: Whether one of these denies requests while there are no prices. A shadow does not.
-    """
-
-    limits: tuple[Limit, ...]
-    names: tuple[str, ...]
-    rules: Metering
-    waits_for_prices: bool
-    needs_prices: bool
-
-
-def _common(plan: LivePlan) -> _Common:
+def _common(plan: LivePlan) -> MeteredCommon:
     """Return what all metered requests of a plan have in common, computed once."""
     if plan.metered is None:
         limits = tuple(bound.limit for bound in plan.bounds)
         rules = plan.metering or ()
         common = rules[0] if len(rules) == 1 else _strictest(rules)
         units = {limit.unit for limit in limits}
-        plan.metered = _Common(
+        plan.metered = MeteredCommon(
             limits,
             tuple(bound.cost_name for bound in plan.bounds),
             common,
             MONEY in units or (common.estimate == BOUND and not METERED_UNITS.isdisjoint(units)),
             MONEY in [limit.unit for limit in limits if not limit.shadow],
         )
-    found: _Common = plan.metered
-    return found
+    return plan.metered
 
 
 def rules_of(plan: LivePlan) -> Metering:
     """Return the rules for metered requests of the policies of a plan."""
-    found: _Common = plan.metered or _common(plan)
-    return found.rules
+    return (plan.metered or _common(plan)).rules
 
 
 def metered_keys(plan: LivePlan) -> frozenset[str]:
@@ -109,7 +87,7 @@ async def open_metered(
     if isinstance(asked, Unmetered) or asked.format == MCP:
         opening = _hidden(plan, asked, attributes)
     if opening is None:
-        common: _Common = plan.metered or _common(plan)
+        common = plan.metered or _common(plan)
         prices = await limiter.find_prices() if common.waits_for_prices else limiter.prices
         if prices is None and common.needs_prices:
             opening = RefusedOpening("degraded_denied", NO_PRICES_YET)
@@ -157,7 +135,7 @@ def _hidden(plan: LivePlan, asked: MeteredRequest | Unmetered, attributes: Attri
 
 def _opening(
     limiter: Limiter,
-    common: _Common,
+    common: MeteredCommon,
     asked: MeteredRequest | Unmetered,
     at_us: int,
     allowed: FieldRates,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import metered_keys, open_metered, rules_of
@@ -89,6 +90,32 @@ class _NotMetered(Exception):
     """No limit of the token needs a meter, so the request is guarded as any other."""
 
 
+@dataclass(slots=True)
+class OpenedRequest:
+    """
+    A request that was charged what it may cost. It ends as a context, which gives back the room of its body.
+
+    Attributes:
+        exchange: What it may cost, and what its answer reports.
+        admission: Its admission.
+        body: Its body, or the beginning of it.
+        drains: Where its answer is read on after its client left. None: it is not.
+        report: Is called with its settlement.
+    """
+
+    exchange: MeteredExchange
+    admission: Admission
+    body: ReadBody
+    drains: Drains | None
+    report: Report
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.body.pass_on()
+
+
 class MeteredGuard:
     """
     Admits requests in the place of the middleware, with what they may cost, and settles them with what they did cost.
@@ -167,32 +194,34 @@ class MeteredGuard:
         except Denied as denied:
             await self._answer(scope, receive, send, denial(denied.decision, preset, shape_of(scope)))
             return
-        exchange, admission, body, drains, report = opened
+        async with opened:
+            await self._visit(opened, scope, receive, send)
+
+    async def _visit(self, opened: OpenedRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an opened request to the application, and settle it."""
+        exchange, admission = opened.exchange, opened.admission
         if scope["type"] == "websocket":
-            report(Settlement(UNMETERED, ()))
+            opened.report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
         asked = exchange.opening.asked
-        visit = MeteredVisit(exchange, admission, drains, self._replies, report, shape_of(scope, asked.format))
+        shape = shape_of(scope, asked.format)
+        visit = MeteredVisit(exchange, admission, opened.drains, self._replies, opened.report, shape)
         if isinstance(asked, MeteredRequest):
-            body.data = asked.body
-            scope = sent_on(scope, body.data)
+            opened.body.data = asked.body
+            scope = sent_on(scope, asked.body)
 
         app = partial(self._door._pass, admission.decision)
         task = asyncio.current_task()
         self._visiting.add(task)
         try:
-            await visit.run(app, scope, receive, send, body)
+            await visit.run(app, scope, receive, send, opened.body)
         finally:
             self._visiting.discard(task)
-            body.pass_on()
 
-    async def _open(
-        self, limiter: Limiter, scope: Scope, receive: Receive
-    ) -> tuple[MeteredExchange, Admission, ReadBody, Drains | None, Report]:
+    async def _open(self, limiter: Limiter, scope: Scope, receive: Receive) -> OpenedRequest:
         """
-        Charge what a request may cost, and return that, the admission, its body, what may be read on of its answer, and
-        what is called with its settlement.
+        Charge what a request may cost, and return the opened request.
 
         Raises:
             _NotMetered: No limit of the token needs a meter.
@@ -216,8 +245,9 @@ class MeteredGuard:
         # A kept plan is that of a token in this field, in which AWS has its signatures.
         signature = fields.get(b"authorization", b"") if kept is None else b""
         is_signed = signature.startswith(_SIGNED) and self._keeps_signature(scope)
-        asked, body = await self._read(scope, fields, receive, plan.subject[0])
+        body = await self._body(scope, fields, receive, plan.subject[0])
         try:
+            asked = await self._read(scope, fields, body)
             named = asked.attributes if isinstance(asked, MeteredRequest) else _NONE
             if who is None and field is not None and limiter.derived.metered.get(field) is plan:
                 check_lengths(named)
@@ -228,13 +258,10 @@ class MeteredGuard:
                 plan = _admissible(await limiter.find_plan(token, whole))
                 await self._check_path(limiter, token, plan, whole, scope)
                 _keep(limiter, field, token, plan)
-            exchange, admission, drains, report = await self._charge(
-                limiter, plan, described, asked, scope, is_signed=is_signed
-            )
+            return await self._charge(limiter, plan, described, asked, body, scope, is_signed=is_signed)
         except BaseException:
             body.pass_on()
             raise
-        return exchange, admission, body, drains, report
 
     def _who(self, scope: Scope) -> tuple[str | Anonymous, RequestAttributes]:
         """Return the token of a request, or what stands for none, and its attributes, or raise Refusal."""
@@ -248,10 +275,11 @@ class MeteredGuard:
         plan: LivePlan,
         attributes: Attributes,
         asked: MeteredRequest | Unmetered,
+        body: ReadBody,
         scope: Scope,
         *,
         is_signed: bool,
-    ) -> tuple[MeteredExchange, Admission, Drains | None, Report]:
+    ) -> OpenedRequest:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
         allowed = self._allowed(scope)
@@ -259,7 +287,8 @@ class MeteredGuard:
         tally = limiter.metered_tally()
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS, reasoners=tally.reasoners)
         report = partial(tally.settled, plan.subject, at_us, opening)
-        return exchange, admission, self._drains if rules_of(plan).on_disconnect == DRAIN else None, report
+        drains = self._drains if rules_of(plan).on_disconnect == DRAIN else None
+        return OpenedRequest(exchange, admission, body, drains, report)
 
     async def _check_path(
         self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes, scope: Scope
@@ -287,25 +316,30 @@ class MeteredGuard:
             refused = unmetered(Unmetered("override" if method else "path"))
             raise Denied(limiter.noted(limiter.refuse(plan, refused.reason, refused.detail), attributes))
 
-    async def _read(
-        self, scope: Scope, fields: Mapping[bytes, bytes], receive: Receive, project: str
-    ) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+    async def _body(self, scope: Scope, fields: Mapping[bytes, bytes], receive: Receive, project: str) -> ReadBody:
+        """Return the body of a request of a project or the beginning of it, which is empty if none is metered."""
+        if scope["type"] == "websocket":
+            return ReadBody(b"", whole=True)
+        if scope["method"] != _POST:
+            return ReadBody(b"", whole=False)
+        return await read_body(fields, receive, self._max_body, self._room, project)
+
+    async def _read(self, scope: Scope, fields: Mapping[bytes, bytes], body: ReadBody) -> MeteredRequest | Unmetered:
         """
-        Return what a request of a project may cost, and its body or the beginning of it.
+        Return what a request may cost.
 
         Args:
             fields: Its header fields. Of those with one name, the last.
         """
         target = self._target(scope)
         if scope["type"] == "websocket":
-            return Unmetered("websocket", is_lookalike=resembles_route(target)), ReadBody(b"", whole=True)
+            return Unmetered("websocket", is_lookalike=resembles_route(target))
         method = scope["method"]
         if method != _POST:
-            return Unmetered("method"), ReadBody(b"", whole=False)
-        body = await read_body(fields, receive, self._max_body, self._room, project)
+            return Unmetered("method")
         if is_too_long(fields, body, self._max_body):
             route = find_route(target)
-            return Unmetered("too_large", None if route is None else route.format), body
+            return Unmetered("too_large", None if route is None else route.format)
 
         if self._door._json_rpc and scope["path"] in self._door._json_rpc:
             scope[READ_BODY] = body.data  # a denial has to name the id in it
@@ -317,14 +351,10 @@ class MeteredGuard:
             return value if value is None else value.decode("latin-1") if is_once else header_of(scope, field)
 
         options: Mapping[str, Any] = _NONE if self._options is None else self._options(scope)
-        try:
-            if not is_long(body.data):
-                return read_request(method, target, header, body.data, max_body=self._max_body, **options), body
-            read = partial(read_request, method, target, header, body.data, max_body=self._max_body, **options)
-            return await reading(body.data, read), body
-        except BaseException:
-            body.pass_on()
-            raise
+        if not is_long(body.data):
+            return read_request(method, target, header, body.data, max_body=self._max_body, **options)
+        read = partial(read_request, method, target, header, body.data, max_body=self._max_body, **options)
+        return await reading(body.data, read)
 
 
 def drain_bounds(environ: Mapping[str, str] = os.environ) -> DrainBounds:
