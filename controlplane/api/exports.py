@@ -16,6 +16,7 @@ from rest_framework.request import Request
 
 from controlplane.api.authentication import keeps_access
 from controlplane.api.serializers import QuerySerializer
+from controlplane.api.views import ApiView
 from controlplane.core.files import csv_line, streamed
 from controlplane.usage.report_render import cell
 
@@ -51,7 +52,7 @@ class ExportQuery(QuerySerializer):
         return {name: field for name, field in super().get_fields().items() if name not in ("page_size", "cursor")}
 
 
-class Exported:
+class Exported(ApiView):
     """
     The action of a resource that streams all rows that its query chooses.
 

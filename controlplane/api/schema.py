@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drf_spectacular.drainage import get_override
 from drf_spectacular.openapi import AutoSchema as Base
@@ -23,6 +23,9 @@ from controlplane.api.writes.conditions import TAGS, compares_versions
 from controlplane.api.writes.trials import TrialSerializer
 from controlplane.api.writes.waiting import HEADER
 from controlplane.idempotency.models import MAX_NAME
+
+if TYPE_CHECKING:
+    from controlplane.api.views import ApiView
 
 DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
@@ -178,6 +181,8 @@ def _without_name(kind: type[Any], name: str) -> type[Any]:
 
 
 class AutoSchema(Base):
+    view: "ApiView"
+
     def get_operation(self, *args: Any) -> dict[str, Any] | None:
         registry = args[-1]
         for name, schema in (("Problem", PROBLEM), (LIMIT_NAME, LIMIT)):

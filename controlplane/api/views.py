@@ -70,6 +70,7 @@ class ApiView(ThrottledView, GenericViewSet):
     # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     orders: ClassVar[Orders] = {}
+    ordering: ClassVar[tuple[str, ...]]
     conditional: ClassVar[bool] = True
     creates_by_put: ClassVar[bool] = False
     view_of_one: ClassVar[Any] = None
@@ -81,7 +82,8 @@ class ApiView(ThrottledView, GenericViewSet):
 
     @property
     def access(self) -> Access:
-        return self.request.auth
+        auth: Any = self.request.auth
+        return auth
 
     def required_scope(self) -> str | None:
         return self.scopes.get(self.action)
@@ -107,7 +109,7 @@ class ApiView(ThrottledView, GenericViewSet):
     def _wrap_change(self, request: Request) -> None:
         """Check the headers of a change, and have it undone if it is only tried, or made once if it has a key."""
         check_headers(request, versioned=compares_versions(self))
-        method = request.method.lower()
+        method = (request.method or "").lower()
         if method == "delete":  # what a body asks for, such as a dry run, would not be done
             NoBody(data=request.data or {}).is_valid(raise_exception=True)
         if self.query.get("dry_run"):
@@ -271,7 +273,7 @@ def revision_header(revision: int | None) -> str:
     return str(last_revision())
 
 
-class Listed:
+class Listed(ApiView):
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with snapshot():
             return self._page()
@@ -281,13 +283,13 @@ class Listed:
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
 
-class Retrieved:
+class Retrieved(ApiView):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with snapshot():
             return self.answer(self.get_object())
 
 
-class Created:
+class Created(ApiView):
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
             obj = self.as_written(self.save_new(tx, self.read_body()))
@@ -304,19 +306,8 @@ class Created:
         return f"{self.request.path}/{getattr(obj, field)}"
 
 
-class Updated:
-    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return self._update(partial=True)
-
-    def _update(self, *, partial: bool) -> Response:
-        with self.change() as tx:
-            return self._write(tx, partial=partial)
-
-    def _write(self, tx: Change, *, partial: bool) -> Response:
-        obj = self.for_writing()
-        before = obj.as_record()
-        self.save_changed(tx, self.read_body(obj, partial=partial), before)
-        return self.answer(self.as_written(obj))
+class Written(ApiView):
+    """Finds the row that a change is for."""
 
     def for_writing(self) -> Model:
         """
@@ -339,6 +330,21 @@ class Updated:
 
     def check_writable(self, obj: Model) -> None:
         """Do nothing, except in a view that raises Problem for a row that the key may see but not change."""
+
+
+class Updated(Written):
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return self._update(partial=True)
+
+    def _update(self, *, partial: bool) -> Response:
+        with self.change() as tx:
+            return self._write(tx, partial=partial)
+
+    def _write(self, tx: Change, *, partial: bool) -> Response:
+        obj = self.for_writing()
+        before = obj.as_record()
+        self.save_changed(tx, self.read_body(obj, partial=partial), before)
+        return self.answer(self.as_written(obj))
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         """Save the row with an audit entry if it would differ from *before*, else do nothing."""
@@ -392,7 +398,7 @@ class CreatedOrReplaced(Created, Replaced):
         return {**body, field: name}
 
 
-class Deleted:
+class Deleted(Written):
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
             tx.delete(self.for_writing())

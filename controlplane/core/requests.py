@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from django.conf import settings
 from django.core.exceptions import BadRequest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.middleware.common import CommonMiddleware
 from django.utils.log import log_response
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
@@ -111,5 +111,5 @@ class NoNullCharacters:
 class CommonForHosts(CommonMiddleware):
     """Refuses other hosts than those of ALLOWED_HOSTS, but for monitoring, whose answers have no address in them."""
 
-    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+    def process_request(self, request: HttpRequest) -> HttpResponsePermanentRedirect | None:
         return None if request.path in MONITORING else super().process_request(request)

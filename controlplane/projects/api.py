@@ -22,7 +22,7 @@ from controlplane.api.fields import (
 from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
+from controlplane.api.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Written
 from controlplane.api.writes.batch_jobs import JobBatched, Key
 from controlplane.api.writes.batches import batch_of
 from controlplane.emergency.actions import resume, set_end, suspend
@@ -144,7 +144,7 @@ class DeletionSerializer(serializers.Serializer):
     job = serializers.CharField(help_text="Id of the job that deletes the project.")
 
 
-class SuspendableView:
+class SuspendableView(Written):
     """The actions of a resource that suspend and resume it."""
 
     @extend_schema(request=EndSerializer)

@@ -7,6 +7,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from controlplane.api.authentication import Access
+from controlplane.api.views import ApiView
 from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.changes.effects import EFFECTS
 from controlplane.policies.models import Policy
@@ -38,7 +39,7 @@ class ReviewedTrialSerializer(ReviewSerializer, TrialSerializer):
     pass
 
 
-class Reviewed:
+class Reviewed(ApiView):
     """A mixin for views whose dry runs are answered by a review with its preview, too."""
 
     tried: Any = None
