@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.changes.fields import EMPTY, METERED, METERING, Path, Record, metering_of
+from controlplane.changes.fields import METERED, METERING, Path, Record, metering_of
 from enforcement.model import limit_fields
+from enforcement.model.limit_fields import EMPTY
 
 # Fields that differ after every change.
 IGNORED = ("version",)
-# Fields of a limit whose parts differ one by one. Another object is one value, as are the names that callers choose.
-PARTS = ("match", "weights", "attributes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def differences(kind: str, before: Record | None, after: Record | None) -> list[
     former, latter = limits_of(before), limits_of(after)
     for name in dict.fromkeys([*former, *latter]):
         both = name in former and name in latter
-        was, becomes = (dict(_flat_limit(limits.get(name, {}), both)) for limits in (former, latter))
+        was, becomes = (limit_fields.flat(limit_of(limits.get(name, {})), defaults=both) for limits in (former, latter))
         found += [Difference(("limits", name, *one.path), one.before, one.after) for one in _differing(was, becomes)]
     kept = [[name for name in one if name in other] for one, other in ((former, latter), (latter, former))]
     return found + ([Difference(("limits",), [*former], [*latter])] if kept[0] != kept[1] else [])
@@ -82,12 +81,6 @@ def _flat(kind: str, record: Record, is_changed: bool) -> Iterator[tuple[Path, A
         rules = metering_of(record) if is_changed else record.get("metering") or {}
         for name in METERING:
             yield from _parts(("metering", name), rules.get(name))
-
-
-def _flat_limit(limit: Record, is_changed: bool) -> Iterator[tuple[Path, Any]]:
-    fields = {one.name: one.value_in(limit) for one in limit_fields.FIELDS} if is_changed else {}
-    for name, value in {**fields, **limit_of(limit)}.items():
-        yield from _parts((name,), value) if name in PARTS else [((name,), value)]
 
 
 def _parts(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:

@@ -9,12 +9,11 @@ from controlplane.core.instants import exact
 from controlplane.core.money import exact as money
 from controlplane.core.money import permits
 from enforcement.model.instants import duration
+from enforcement.model.limit_fields import EMPTY
 from enforcement.model.metered import DEFAULT_METERING, InvalidMetering, Metering
 
 Record = Mapping[str, Any]
 Path = tuple[str, ...]
-# What a record holds in place of a field that is not set.
-EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class Names(Protocol):

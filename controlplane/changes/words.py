@@ -1,6 +1,6 @@
 """What a change changed, in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,6 @@ from controlplane.core.money import permits
 from controlplane.core.partitions import with_values
 from enforcement.model import limit_fields
 
-# Fields that the amount of a limit contains, such as "25 requests per minute".
-IN_THE_AMOUNT = ("quota", "unit", "window_seconds", "calendar")
 # Fields of an override that are one sentence.
 IN_AN_OVERRIDE = ("quota", "burst", "ends_at", "partition")
 ORDER = "Order of limits"
@@ -148,28 +146,19 @@ def _summed(kind: str, before: Record, after: Record, names: Names) -> Iterator[
     old, new = limits_of(before), limits_of(after)
     for one in differences(kind, before, after):
         path = one.path
-        if path[:2] in said or path[:3] in said:
+        if path[:2] in said:
             continue
         if path[0] == "limits" and len(path) > 1 and not (path[1] in old and path[1] in new):
             said.add(path[:2])
             text, limit = ("added", new[path[1]]) if path[1] in new else ("removed", old[path[1]])
             words = limit_in_words(limit)
             yield Line(path[1], text, new=words) if text == "added" else Line(path[1], text, old=words)
-        elif path[0] == "limits" and path[2:3] and path[2] in IN_THE_AMOUNT:
-            amounts = [limit_fields.amount(limits[path[1]], money) for limits in (old, new)]
-            if amounts[0] == amounts[1]:
-                yield _line(kind, one, before, after, names)
-                continue
-            said |= {(*path[:2], name) for name in _in_the_amount(old[path[1]], new[path[1]])}
-            yield Line(part=path[1], old=amounts[0], new=amounts[1])
+        elif path[0] == "limits" and len(path) > 1:
+            said.add(path[:2])
+            for label, was, becomes in limit_fields.changes_in_words(old[path[1]], new[path[1]], money):
+                yield Line(path[1], "", label, was, becomes)
         else:
             yield _line(kind, one, before, after, names)
-
-
-def _in_the_amount(*limits: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the fields that the amounts of two limits contain. That of slots leaves out how long they live."""
-    are_slots = any(limit.get("algorithm") == "concurrency" for limit in limits)
-    return IN_THE_AMOUNT[:2] if are_slots else IN_THE_AMOUNT
 
 
 def is_override(record: Record | None) -> bool:

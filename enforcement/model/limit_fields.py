@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, Final
 
@@ -29,11 +29,16 @@ from enforcement.model.sizes import (
 )
 
 Record = Mapping[str, Any]
+Path = tuple[str, ...]
 Schema = dict[str, Any]
 Money = Callable[[int], str]
 """Returns millionths of the currency as people read them, such as ``5.00 USD``."""
 Words = Callable[[Any, Record, Money], str]
 
+IN_THE_AMOUNT: Final = ("quota", "unit", "window_seconds", "calendar")
+"""The fields in an amount. That of slots leaves out how long they live."""
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+"""What a record holds in place of a field that is not set."""
 REQUIRED: Final = object()
 """In place of a default."""
 MORE: Final = "more"
@@ -219,6 +224,44 @@ def words_of(path: Sequence[str], value: Any, limit: Record, money: Money) -> st
     if part is not None:
         return part.words(value, limit, money)
     return found.in_words({**limit, path[0]: value}, money)
+
+
+def flat(limit: Record, *, defaults: bool) -> dict[Path, Any]:
+    """
+    Return the values in a record of a limit by their paths, those of attributes and weights one by one.
+
+    Args:
+        defaults: Also return the fields that the record leaves out.
+    """
+    left_out = {field.name: field.value_in(limit) for field in FIELDS} if defaults else {}
+    found: dict[Path, Any] = {}
+    for name, value in {**left_out, **limit}.items():
+        parts: dict[Path, Any] = {(name,): value}
+        if name in ("match", "weights"):
+            parts = {(name, part): one for part, one in value.items()}
+        rules = parts.pop(("match", "attributes"), {})
+        found |= parts | {("match", "attributes", attribute): rule for attribute, rule in rules.items()}
+    return found
+
+
+def changes_in_words(before: Record, after: Record, money: Money) -> Iterator[tuple[str, str, str]]:
+    """
+    Yield a label with the words before and after for each field in which two records of a limit differ.
+
+    If the amounts differ, such as 10 requests per minute, they come without a label, in place of their fields.
+    """
+    old, new = (flat(limit, defaults=True) for limit in (before, after))
+    amounts = [amount(limit, money) for limit in (before, after)]
+    are_slots = "concurrency" in (before.get("algorithm"), after.get("algorithm"))
+    said = IN_THE_AMOUNT[: 2 if are_slots else 4] if amounts[0] != amounts[1] else ()
+    if said:
+        yield "", amounts[0], amounts[1]
+    for path in dict.fromkeys([*old, *new]):
+        values = old.get(path), new.get(path)
+        if values[0] == values[1] or path[0] in said or not any(value not in EMPTY for value in values):
+            continue
+        words = [words_of(path, value, limit, money) for value, limit in zip(values, (before, after), strict=True)]
+        yield label_of(path, after), *(words if words[0] != words[1] else map(str, values))
 
 
 def pattern(value: Any) -> str:

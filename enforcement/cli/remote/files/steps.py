@@ -11,8 +11,7 @@ from typing import Any, Final
 from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, TOKEN_OVERRIDE, FileField, with_defaults
 from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.files.present import PresentState
-from enforcement.model.limits import Limit
-from enforcement.model.metered import MONEY
+from enforcement.model import limit_fields
 from enforcement.model.money import figure
 
 CREATE, CHANGE, DELETE = "create", "change", "delete"
@@ -239,40 +238,28 @@ def _limit_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> I
         elif name not in old:
             yield f"+ {limit_words(new[name])}"
         else:
-            yield from (f"limit {name}: {line}" for line in _one_limit(old[name], new[name]))
+            for label, *values in limit_fields.changes_in_words(old[name], new[name], _money):
+                yield f"limit {name}: {f'{label}: ' if label else ''}{' -> '.join(values)}"
     kept = [name for name in old if name in new]
     if kept != [name for name in new if name in old]:
         yield f"order of limits: {', '.join(old)} -> {', '.join(new)}"
 
 
-def _one_limit(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for name in dict.fromkeys([*old, *new]):
-        if old.get(name) != new.get(name):
-            was, becomes = (_shown(limit, name) for limit in (old, new))
-            yield f"{_worded(name)} {was} -> {becomes}"
-
-
-def _default(name: str) -> Any:
-    """Return the default of a field of a limit, as a reader of a plan knows it. Nothing is None."""
-    value = Limit.__dataclass_fields__[name].default
-    return value if isinstance(value, str | int) else None
-
-
 def limit_words(limit: Mapping[str, Any]) -> str:
     """Return a limit in a line."""
-    quota, unit = limit["quota"], limit.get("unit", "requests")
-    amount = f"{quota:,} {unit} ({figure(quota)})" if unit == MONEY else f"{quota:,} {unit}"
-    span = f"a {limit['calendar']}" if "calendar" in limit else f"in {limit.get('window_seconds')} s"
-    shown = ("name", "quota", "unit", "calendar", "window_seconds", "algorithm")
-    more = [f"{_worded(name)} {_value(value)}" for name, value in limit.items() if name not in shown]
-    return ", ".join([f"limit {limit['name']}: {amount} {span} ({limit['algorithm']})", *more])
+    shown = ("name", "algorithm", *limit_fields.IN_THE_AMOUNT)
+    counted = limit_fields.words_of(("algorithm",), limit["algorithm"], limit, _money)
+    more = [
+        f"{limit_fields.label_of(path, limit)}: {limit_fields.words_of(path, value, limit, _money)}"
+        for path, value in limit_fields.flat(limit, defaults=False).items()
+        if path[0] not in shown
+    ]
+    return ", ".join([f"limit {limit['name']}: {limit_fields.amount(limit, _money)} ({counted})", *more])
 
 
-def _shown(limit: Mapping[str, Any], name: str) -> str:
-    """Return a field of a limit as a reader of a plan knows it, with money also in units of the currency."""
-    value = limit[name] if name in limit else _default(name)
-    is_money = name in ("quota", "burst", "rollover") and limit.get("unit") == MONEY and value is not None
-    return f"{_value(value)} ({figure(value)})" if is_money else _value(value)
+def _money(micros: int) -> str:
+    """Return an amount as the file counts it, with units of the currency, whose name only the control plane knows."""
+    return f"{micros:,} micros ({figure(micros)})"
 
 
 def _worded(name: str) -> str:

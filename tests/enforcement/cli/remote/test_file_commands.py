@@ -61,8 +61,8 @@ def test_a_plan_says_what_changes_and_changes_nothing(cli, chat_file):
     shown = cli("plan", "chat.yaml").out
 
     assert (
-        "~ policy chat--free\n    limit per-minute: quota 60 -> 30\n    limit per-month: mode shadow -> enforce\n"
-        in shown
+        "~ policy chat--free\n    limit per-minute: 60 requests per minute -> 30 requests per minute\n"
+        "    limit per-month: Mode: shadow (counted, never denied) -> enforced\n" in shown
     )
     assert "free gets tighter" in shown
     assert "Plan: 0 to create, 1 to change, 0 to delete." in shown
@@ -275,7 +275,7 @@ def test_a_key_that_only_reads_can_plan(cli, chat_file, monkeypatch):
     reader = ManagementKeyFactory(scopes=["projects:read", "policies:read"])
     monkeypatch.setenv("SLUICEGATE_KEY", reader.secret)
 
-    assert "quota 60 -> 30\nPlan: " in cli("plan", "chat.yaml").out
+    assert "60 requests per minute -> 30 requests per minute\nPlan: " in cli("plan", "chat.yaml").out
 
 
 def test_a_wrong_file_changes_nothing(cli, chat_file):

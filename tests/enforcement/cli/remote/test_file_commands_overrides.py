@@ -248,7 +248,7 @@ def test_money_makes_the_round_trip_and_little_of_it_is_told(cli, chat_file):
     chat_file.write_text(text)
 
     new = cli("plan", "chat.yaml")
-    assert "limit usd: 500 micros (0.0005) a month" in new.out
+    assert "limit usd: 500 micros (0.0005) per calendar month" in new.out
     said = "Warning: policy chat--free, usd: 500 micros are 0.0005 of the currency. For 500.00 of the currency, write "
     assert f"{said}500000000." in new.err
     chat_file.write_text(text.replace("quota: 500\n", "quota: 500000000\n"))
@@ -257,5 +257,5 @@ def test_money_makes_the_round_trip_and_little_of_it_is_told(cli, chat_file):
     assert cli("export", "chat").out.count("quota: 500000000\n        calendar: month\n        unit: micros\n") == 1
     chat_file.write_text(text)
     known = cli("plan", "chat.yaml")
-    assert "quota 500,000,000 (500.00) -> 500 (0.0005)" in known.out
+    assert "500,000,000 micros (500.00) per calendar month -> 500 micros (0.0005) per calendar month" in known.out
     assert "usd: 500 micros are 0.0005 USD. For 500.00 USD, write 500000000." in known.err

@@ -305,22 +305,26 @@ def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("quota: 60\n", "quota: 100\n", ["limit per-minute: quota 60 -> 100"]),
-        ("quota: 60\n", "quota: 60\n        mode: shadow\n", ["limit per-minute: mode enforce -> shadow"]),
+        ("quota: 60\n", "quota: 100\n", ["limit per-minute: 60 requests per minute -> 100 requests per minute"]),
+        (
+            "quota: 60\n",
+            "quota: 60\n        mode: shadow\n",
+            ["limit per-minute: Mode: enforced -> shadow (counted, never denied)"],
+        ),
         (
             "name: per-minute",
             "name: per-hour",
-            ["- limit per-minute, with its overrides", "+ limit per-hour: 60 requests in 60 s (fixed_window)"],
+            ["- limit per-minute, with its overrides", "+ limit per-hour: 60 requests per minute (fixed window)"],
         ),
         (
             "quota: 60\n",
             "quota: 500000000\n        unit: micros\n",
-            ["limit per-minute: quota 60 -> 500,000,000 (500.00)", "limit per-minute: unit requests -> micros"],
+            ["limit per-minute: 60 requests per minute -> 500,000,000 micros (500.00) per minute"],
         ),
         (
             "name: per-minute\n        algorithm: fixed_window\n        quota: 60",
             "name: usd\n        algorithm: fixed_window\n        unit: micros\n        quota: 500",
-            ["- limit per-minute, with its overrides", "+ limit usd: 500 micros (0.0005) in 60 s (fixed_window)"],
+            ["- limit per-minute, with its overrides", "+ limit usd: 500 micros (0.0005) per minute (fixed window)"],
         ),
         ("quota: 600", "quota: 700", ["quota: 600 -> 700"]),
         ("  policy: chat--free\n", "  active: false\n", ["policy: chat--free -> none", "active: yes -> no"]),
