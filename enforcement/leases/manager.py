@@ -75,7 +75,9 @@ class LeaseKeeper:
     def put_back(self, permit: Permit) -> None:
         """Take back permits whose request was denied by its other limits."""
         lease = permit.lease
-        if not lease.put_back(permit) and not lease.asking:
+        with self._lock:
+            most = self._most(lease, self._fleet())
+        if not lease.put_back(permit, most) and not lease.asking:
             self.ask(lease)
 
     def outstanding(self) -> int:
@@ -147,6 +149,7 @@ class LeaseKeeper:
             lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
+        self._give_back(lease, monotonic())  # what was put back meanwhile, for which nobody asked
 
     def _take(self, lease: Lease) -> None:
         lost, plan, began = self._health.lost_counters, lease.plan, monotonic()

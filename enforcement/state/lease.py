@@ -213,28 +213,33 @@ class Lease:
         self._missed += cost
         return -1
 
-    def put_back(self, permit: Permit) -> bool:
+    def put_back(self, permit: Permit, most: int) -> bool:
         """
         Take back permits whose request was denied, and return whether they can be handed out again.
 
+        Args:
+            most: How many permits may be outstanding. The lease may have been filled again during the request.
         Returns:
-            False if they must be returned to the store, because the lease has others now.
+            False if they must be returned to the store, because the lease has others now, or enough of them.
         """
         with self._lock:
             # Each grant of a log or a bucket has its own end.
             same = permit.reply.marks() == self._marks if self._merges else permit.reply is self.reply and self._marks
-            if same and monotonic() < self.until:
+            if same and monotonic() < self.until and self._outstanding() + permit.cost <= most:
                 self.left += permit.cost
                 return True
             self._granted -= permit.cost
-            self._to_return.append((permit.cost, permit.reply.marks()))
+            self._give_up(permit.cost, permit.reply.marks())
         return False
 
     def outstanding(self) -> int:
         """Return how many permits are charged and not handed out yet."""
         with self._lock:
-            waiting = self._next.permits if self._next else 0
-            return self.left + waiting + sum(permits for permits, _ in self._to_return)
+            return self._outstanding()
+
+    def _outstanding(self) -> int:
+        waiting = self._next.permits if self._next else 0
+        return self.left + waiting + sum(permits for permits, _ in self._to_return)
 
     def pop_uncounted(self) -> int:
         """
@@ -319,10 +324,16 @@ class Lease:
     def _withdraw(self) -> None:
         """Move the permits that are not handed out to those that must be returned to the store."""
         if self.left:
-            self._to_return.append((self.left, self._marks))
+            self._give_up(self.left, self._marks)
         self._granted -= self.left
         self.left = self.low = 0
         self._marks = ()
+
+    def _give_up(self, permits: int, marks: tuple[int, ...]) -> None:
+        """Add permits to those that must be returned to the store, which takes those of the same windows at once."""
+        if self._to_return and self._to_return[-1][1] == marks:
+            permits += self._to_return.pop()[0]
+        self._to_return.append((permits, marks))
 
     @property
     def idle_seconds(self) -> float:

@@ -99,6 +99,38 @@ def test_no_permits_are_lost_or_gained_when_a_lease_has_others_meanwhile(server,
         assert used(limiter, leased(10_000), "all") - limiter.stats().lease_permits_held == 45
 
 
+def test_permits_that_many_requests_put_back_leave_no_more_unused_than_the_bound(server, world, lease_clock):
+    """The lease is filled again while forty are on their way with its permits, and then the strict limit denies all."""
+    shared = leased(1_000)
+    passing, denied = [(OWN, "user:1"), (shared, "all")], [(strict(4), "user:2"), (shared, "all")]
+    decisions = []
+    with Limiter(server.url, timeout=5.0) as limiter:
+
+        def ask(limits, **options):
+            lease_clock.now += 0.001
+            decisions.append(limiter.hit(limits, **options))
+            lease_clock.settle(limiter)
+
+        def late(*command):
+            lease_clock.settle(limiter)
+            if len(on_their_way) < 40:
+                on_their_way.append(command)
+                ask(denied, costs=5)
+            return call(*command)
+
+        for _ in range(30):
+            ask(passing)
+        call, on_their_way = limiter._pipe.call, []
+        limiter._pipe.call = late
+        ask(denied, costs=5)
+        limiter._pipe.call = call
+        held = limiter.stats().lease_permits_held
+
+        assert [decision.allowed for decision in decisions] == [True] * 30 + [False] * 41
+        assert held <= decisions[0].limits[1].unused_max == 100
+        assert used(limiter, shared, "all") == 30 + held
+
+
 @pytest.mark.parametrize(("left", "allowed"), [(5, True), (0, False)])
 def test_a_permit_that_expired_during_the_call_counts_for_nothing(server, world, lease_clock, left, allowed):
     """The process stood still until its permit had expired: the store decides that part too, or undoes the other."""
