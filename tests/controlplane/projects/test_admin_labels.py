@@ -43,7 +43,7 @@ def test_labels_are_typed_one_on_each_line(as_ann, store):
     fields = {"name": "ci", "seen_version": version_of(token), "labels": "team = blue\nowner = Ann = Lee | co"}
     as_ann.post(page, fields)
     entry = AuditEntry.objects.get(action="token.update")
-    assert "Labels team" in shown(as_ann.get(f"/admin/policies/auditentry/{entry.pk}/change/"))
+    assert "Label team" in shown(as_ann.get(f"/admin/policies/auditentry/{entry.pk}/change/"))
     assert Token.objects.get().labels == {"team": "blue", "owner": "Ann = Lee | co"}
 
 
