@@ -87,6 +87,8 @@ class LimitField(serializers.Field):
         if unknown:
             raise ValidationError({name: unknown_field(name, sorted(LimitValue.FIELDS)) for name in unknown})
         given = {name: value for name, value in data.items() if value is not None or name not in NULLABLE}
+        if given.get("name") == "":
+            raise ValidationError({"name": [ErrorDetail("Must not be empty.", code="invalid_limit")]})
         if isinstance(given.get("anchor"), str) and given.get("calendar") in ("week", "month"):
             raise ValidationError({"anchor": [ErrorDetail("Must be an integer.", code="invalid_limit")]})
         try:

@@ -17,7 +17,7 @@ _STRINGS: Final = {"day": r"([01]\d|2[0-3]):[0-5]\d", "year": r"(0[1-9]|1[0-2])-
 _REST_ANCHOR: Final = {
     "oneOf": [
         {"type": "integer", "minimum": 1, "maximum": 31},
-        {"type": "string", "pattern": r"^[0-9]{2}[:-][0-9]{2}$"},
+        {"type": "string", "pattern": r"^$|^[0-9]{2}[:-][0-9]{2}$"},
         {"type": "null"},
     ]
 }

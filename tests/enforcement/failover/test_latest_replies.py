@@ -45,7 +45,7 @@ def test_the_first_of_thousands_of_plans_comes_without_a_copy_of_all():
     """The first decision of an outage looks at some of them, however many there are."""
     planner = Limiter("redis://127.0.0.1:1/0")._engine.planner
     for number in range(10_000):
-        planner.in_code["user:42", number] = SimpleNamespace(parts=None)
+        planner.in_code["user:42", number] = SimpleNamespace(parts=None, lease=None)
 
     def spent(look):
         began = time.thread_time()

@@ -314,7 +314,7 @@ def test_what_could_not_be_given_back_is_when_the_store_is_there_again(own_serve
         own_server.start()
 
         assert eventually(lambda: limiter.stats().journal_entries == 0, 60)
-        assert limiter.peek(limit, "owed").remaining == 100_000 - admitted
+        assert eventually(lambda: limiter.peek(limit, "owed").remaining == 100_000 - admitted, 60)
 
 
 def test_a_change_ends_a_lease(server, world):

@@ -58,6 +58,7 @@ def test_rules_between_fields_are_in_both_schemas(limit):
         Limit.from_json({"algorithm": "fixed_window", **limit})
 
 
+@pytest.mark.proof
 def test_the_schemas_agree_with_the_value():
     """On limits drawn at random, of which many break rules. Only REST wants a number for a week or month."""
     draw, valid, count = Random(26), 0, scale(2_000, 20_000)
