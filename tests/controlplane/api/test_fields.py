@@ -145,6 +145,7 @@ LIMIT = {"name": "per-minute", "quota": 100, "window_seconds": 60}
         ({"quota": None}, "#/limits/0/quota"),
         ({"name": "with blank"}, "#/limits/0/name"),
         ({"name": None}, "#/limits/0/name"),
+        ({"name": ""}, "#/limits/0/name"),
         ({"algorithm": "leaky"}, "#/limits/0/algorithm"),
         ({"mode": "off"}, "#/limits/0/mode"),
         ({"match": {"path": 1}}, "#/limits/0/match/path"),

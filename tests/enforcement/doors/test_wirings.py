@@ -857,6 +857,8 @@ def test_a_middleware_twice(caplog: pytest.LogCaptureFixture) -> None:
     assert "LimitMiddleware is installed twice, so that each request is charged twice" in caplog.text
 
 
+# Django closes old connections when a request begins.
+@pytest.mark.django_db
 @pytest.mark.parametrize("door", ["fastapi", "flask", "django"])
 def test_a_middleware_around_an_application_that_checks(
     door: str,
