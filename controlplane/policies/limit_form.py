@@ -94,7 +94,7 @@ def _help(field: Field) -> str:
 METHODS, PATH, ATTRIBUTES = BY_NAME["match"].parts
 TEXT = {"widget": UnfoldAdminTextInputWidget}
 # Of columns whose form field is the model's.
-ALONE = {**BY_NAME, "match_path": PATH}
+ALONE = {"name": BY_NAME["name"], "anchor": BY_NAME["anchor"], "match_path": PATH}
 CONDITIONS = {
     column: [(condition.field, condition.values) for condition in field.only_if]
     for field in FIELDS

@@ -30,7 +30,7 @@ def limit_schema(*, rest: bool = False) -> Schema:
 
     Args:
         rest: Whether it is that of REST, which takes the anchor of a week or month as an integer only, and has
-            examples. In a file, people also write a string, such as ``"05"``, or an empty one.
+            examples. In a file, people also write a string, such as ``"05"``.
     """
     required = [field.name for field in FIELDS if field.default is REQUIRED]
     return {
@@ -67,7 +67,8 @@ def _only_if(field: Field, condition: Is) -> Schema:
 
 def _default_only(field: Field) -> Schema:
     if field.is_nullable:
-        return {"type": "null"}
+        is_text = "string" in field.schema["type"] and "enum" not in field.schema
+        return {"enum": [None, ""]} if is_text else {"type": "null"}
     return dict(_EMPTY.get(field.schema.get("type", ""), {"const": field.default}))
 
 

@@ -127,7 +127,9 @@ def by_shape(message: bytes, number: int = 0) -> tuple[dict[bytes, bytes], dict[
                     left, begin = left + (message[begin] << 7) - 0x80, begin + 1
                 if message[at] != _FIRST or length >= 0x80 or message[middle] != _SECOND or begin + left != stop:
                     return None
-                entries[message[at + 2 : middle]] = message[begin:stop]
+                if (name := message[at + 2 : middle]) in entries:
+                    return None
+                entries[name] = message[begin:stop]
             elif key & 7 != BYTES or not 8 <= key < 0x80 or key >> 3 in others:
                 return None
             else:

@@ -10,6 +10,7 @@ from django.utils import timezone
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.menu import navigation
 from controlplane.adminkit.site import change_url, instant
+from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from enforcement.model.metered import METERED_UNITS, MONEY
@@ -110,11 +111,12 @@ def test_a_secret_leads_only_to_what_one_may_see(client):
 
 
 def test_a_label_of_a_declared_field_is_shown(as_ann):
-    """Meta.labels has no effect on such a field."""
+    """Meta.labels has no effect on such a field, so it must not name one."""
     page = text_of(as_ann.get("/admin/policies/policy/add/"))
 
     assert "If the store is unavailable" in page
     assert "On store failure" not in page
+    assert not LimitForm.declared_fields.keys() & LimitForm.Meta.labels.keys()
 
 
 @pytest.mark.parametrize(

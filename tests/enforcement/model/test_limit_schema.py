@@ -21,7 +21,7 @@ VALUES: dict[str, list[Any]] = {
     "window_seconds": [None, 60, 0],
     "calendar": [None, "minute", "day", "week", "month", "year", "lifetime"],
     "time_zone": ["UTC", "Europe/Berlin"],
-    "anchor": [None, 3, 31, "08:00", "24:00", "02-29", "13-01", "05"],
+    "anchor": [None, "", 3, 31, "08:00", "24:00", "02-29", "13-01", "05"],
     "burst": [None, 9, 0],
     "rollover": [None, 7],
     "unit": ["requests", "tokens", "output_tokens", "micros"],

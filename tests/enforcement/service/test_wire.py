@@ -38,6 +38,7 @@ def test_a_map_is_read_by_its_shape():
     message = write(2, b"GET") + b"".join(write(3, write(1, key) + write(2, value)) for key, value in rows.items())
 
     assert by_shape(message + write(4, long), 3) == (rows, {2: b"GET", 4: long})
+    assert by_shape(message + write(3, write(1, b"cookie") + write(2, b"other")), 3) is None  # two values of one name
 
 
 WRITTEN = st.builds(
