@@ -12,7 +12,7 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import MONEY
-from enforcement.model.units import USUAL, is_little, little, meant, never_charged
+from enforcement.model.units import AMOUNTS, USUAL, is_little, little, meant, never_charged
 
 # The newest days of usage that are looked at. Without an index of units, each row takes some time.
 MOST_READ = 100_000
@@ -81,8 +81,10 @@ def warnings(policies: Sequence[Policy]) -> Iterator[tuple[int, str, str, str]]:
     for at, limit in limits:
         if limit.unit in unused:
             yield at, limit.name, "unit", advice(limit.unit)
-        if is_little(limit.quota, limit.unit):
-            yield at, limit.name, "quota", little(limit.quota, settings.CURRENCY)
+        for name in AMOUNTS:
+            number = getattr(limit, name)
+            if number is not None and is_little(number, limit.unit):
+                yield at, limit.name, name, little(number, settings.CURRENCY)
         with suppress(InvalidLimit):  # another program has written to the table
             if said := zone_advice(limit.as_value(), zones.get(policies[at].pk, ())):
                 yield at, limit.name, "time_zone", said

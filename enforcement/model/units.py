@@ -18,6 +18,9 @@ from enforcement.model.spelling import closest
 USUAL: Final = ("requests", *sorted(METERED_UNITS))
 """Units that requests and meters report by themselves."""
 
+AMOUNTS: Final = ("quota", "burst", "rollover")
+"""Fields of a limit that are in its unit."""
+
 LEAST_MONEY: Final = MICROS // 10
 """A limit on less money was probably written in whole units of the currency."""
 

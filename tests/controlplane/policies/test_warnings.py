@@ -69,6 +69,21 @@ def test_whole_units_of_money_in_the_place_of_millionths_are_told(api, store):
     assert (response.status_code, response["Sluicegate-Warning"]) == (201, f"limits.n500.quota: {said}")
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("burst", {"algorithm": "token_bucket", "window_seconds": 60, "calendar": None}),
+        ("rollover", {"algorithm": "fixed_window", "calendar": "month"}),
+    ],
+)
+def test_every_amount_of_a_limit_of_money_is_looked_at(api, store, name, own):
+    limit = {"name": "usd", "unit": "micros", "quota": 5_000_000, name: 500, **own}
+    response = api("POST", "policies", {"slug": "b", "name": "B", "limits": [limit]})
+
+    assert response.status_code == 201, response.json()
+    assert response["Sluicegate-Warning"].startswith(f"limits.usd.{name}: 500 micros are 0.0005 USD.")
+
+
 def test_usual_limits_have_no_warning(api, store):
     policy = PolicyFactory(slug="b")
     for unit in ("requests", "tokens", "input_tokens", "output_tokens", "micros"):

@@ -47,6 +47,21 @@ def test_several_limits_may_stand_in_one_text():
 
 
 @pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("$5.00/month", 5_000_000),
+        ("5 USD/month", 5_000_000),
+        ("0.25 per day", 250_000),
+        ("\N{EURO SIGN}7/month", 7_000_000),
+    ],
+)
+def test_an_amount_of_money_names_the_limit_to_write(text, quota):
+    """A rate counts requests, so an amount is refused with the quota in micros."""
+    with pytest.raises(InvalidLimit, match=rf'For money, write Limit\(quota={quota}, unit="micros", \.\.\.\), got '):
+        Limit.parse(text)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "100", "100/fortnight", "-1/minute", "1.5/minute", "10/3 months", "10/ms", "10/ss", "1/s;2/m", None, 5],
 )

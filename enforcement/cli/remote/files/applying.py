@@ -36,7 +36,7 @@ from enforcement.cli.remote.files.steps import (
 )
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
-from enforcement.model.units import USUAL, is_little, little, meant, never_charged
+from enforcement.model.units import AMOUNTS, USUAL, is_little, little, meant, never_charged
 
 FORMAT: Final = "sluicegate-plan/1"
 REQUESTS_PER_PAGE: Final = 5
@@ -359,9 +359,10 @@ def _odd_ones(plan: FilePlan) -> list[PlanStep]:
 
 def _odd(step: PlanStep) -> list[str]:
     """Return sentences about limits of a new policy in a unit that nothing reports by itself, or of little money."""
-    limits = [(it["name"], it["quota"], it.get("unit", USUAL[0])) for it in (step.body or {}).get("limits", ())]
-    said = [f"{name}: {never_charged(unit, meant(unit))}" for name, _, unit in limits if unit not in USUAL]
-    return said + [f"{name}: {little(quota)}" for name, quota, unit in limits if is_little(quota, unit)]
+    limits = [(it, it.get("unit", USUAL[0])) for it in (step.body or {}).get("limits", ())]
+    said = [f"{it['name']}: {never_charged(unit, meant(unit))}" for it, unit in limits if unit not in USUAL]
+    amounts = [(it["name"], it.get(name) or 0, unit) for it, unit in limits for name in AMOUNTS]
+    return said + [f"{name}: {little(number)}" for name, number, unit in amounts if is_little(number, unit)]
 
 
 def warnings_of(plan: FilePlan, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
