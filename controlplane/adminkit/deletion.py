@@ -94,7 +94,7 @@ class NamedDeletion:
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         row = self.get_object(request, unquote(object_id))
         # Django deletes for any field that is posted.
-        asked = _Asked(request, "" if row is None else self.asked_name(row), request.method == "POST")
+        asked = _Deletion(request, "" if row is None else self.asked_name(row), request.method == "POST")
         if asked.refuses:
             request.POST = QueryDict()
         return super().delete_view(request, object_id, {**(extra_context or {}), **asked.context})
@@ -102,7 +102,7 @@ class NamedDeletion:
     def response_action(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
         if request.POST.get("action") != "delete_selected":
             return super().response_action(request, queryset)
-        asked = _Asked(request, self._name_of(request, queryset), bool(request.POST.get("post")))
+        asked = _Deletion(request, self._name_of(request, queryset), bool(request.POST.get("post")))
         response = super().response_action(request, queryset)
         if isinstance(response, TemplateResponse):
             response.context_data |= asked.context
@@ -121,7 +121,7 @@ def chosen(request: HttpRequest, rows: QuerySet) -> QuerySet:
     return rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
 
 
-class _Asked:
+class _Deletion:
     """The name that a deletion asks for. If it is confirmed without that, the request becomes one that asks again."""
 
     def __init__(self, request: HttpRequest, name: str, confirms: bool) -> None:

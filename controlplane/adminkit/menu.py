@@ -6,7 +6,7 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse_lazy
 
-from controlplane.adminkit.switcher import Choice, carried, choice, chosen
+from controlplane.adminkit.switcher import ProjectChoice, carried, choice, chosen
 
 register = template.Library()
 
@@ -36,7 +36,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 @register.simple_tag(takes_context=True)
-def project_choice(context: dict[str, Any]) -> Choice:
+def project_choice(context: dict[str, Any]) -> ProjectChoice:
     """Return what the frame offers for the choice of a project."""
     return choice(context["request"])
 

@@ -39,7 +39,7 @@ SHOWN, MOST_FOUND = 12, 50
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProjectChoice:
     """
     What the frame offers.
 
@@ -56,11 +56,11 @@ class Choice:
     has_more: bool
 
 
-def choice(request: HttpRequest) -> Choice:
+def choice(request: HttpRequest) -> ProjectChoice:
     """Return what the frame of a page offers to its user."""
     first = list(_projects(request)[: SHOWN + 1])
     only = first[0] if len(first) == 1 else None
-    return Choice(chosen(request), only, first[:SHOWN] if len(first) > 1 else [], len(first) > SHOWN)
+    return ProjectChoice(chosen(request), only, first[:SHOWN] if len(first) > 1 else [], len(first) > SHOWN)
 
 
 def chosen(request: HttpRequest) -> Project | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Sum
 
-from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
+from controlplane.alerts.findings import UNKNOWN, AlertFinding, Found, subject_of
 from controlplane.alerts.looking import Look
 from controlplane.alerts.models import AlertRule
 from controlplane.core.money import rounded
@@ -60,7 +60,9 @@ def _share(look: Look, rule: AlertRule, column: str, words: str) -> Found:
         text = f"{row['found']:,} of {total:,} requests since {since:%Y-%m-%d %H:%M} UTC."
         facts = {"requests": total, column: row["found"], "since": isoformat(since), "text": text}
         titles = f"{reached[-1]} % of the requests of {project} {words}", f"Fewer requests of {project} {words}"
-        found.append(Finding(subject_of("project", project.pk), *titles, reached[-1], project=project.pk, data=facts))
+        found.append(
+            AlertFinding(subject_of("project", project.pk), *titles, reached[-1], project=project.pk, data=facts)
+        )
     return Found(found)
 
 
@@ -78,7 +80,7 @@ def spend(look: Look, rule: AlertRule) -> Found:
     facts = {"spent_micros": spent, "amount_micros": amount, "month": f"{month:%Y-%m}", "resets_at": isoformat(ends_at)}
     text = f"{rounded(spent)} of {rounded(amount)} in {month:%Y-%m}."
     titles = f"{whose} spent {reached[-1]} % of {rounded(amount)}", f"A new month began for {whose}"
-    finding = Finding(
+    finding = AlertFinding(
         *("spend", *titles, reached[-1], f"{month:%Y-%m}", ends_at, rule.project_id), data={**facts, "text": text}
     )
     return Found([finding])
@@ -92,14 +94,16 @@ def reservations(look: Look, rule: AlertRule) -> Found:
     return Found([_lost_of(project, counts[project.pk]) for project in projects])
 
 
-def _lost_of(project: Project, lost: int) -> Finding:
+def _lost_of(project: Project, lost: int) -> AlertFinding:
     words = f"{lost:,} reservation{'' if lost == 1 else 's'}"
     text = (
         "Their estimates stay charged. Settle them by what the provider says, or give them back, within the time of "
         "their policies (lost_after, usually an hour). Then their estimates are final."
     )
     titles = f"{words} of {project} {'is' if lost == 1 else 'are'} lost", f"No reservation of {project} is lost"
-    return Finding(subject_of("project", project.pk), *titles, project=project.pk, data={"lost": lost, "text": text})
+    return AlertFinding(
+        subject_of("project", project.pk), *titles, project=project.pk, data={"lost": lost, "text": text}
+    )
 
 
 def unpriced(look: Look, rule: AlertRule) -> Found:
@@ -112,7 +116,7 @@ def unpriced(look: Look, rule: AlertRule) -> Found:
             text = f"{one.requests:,} requests in 30 days. A limit of money denies them, unless it says otherwise."
             titles = f"The model {one.model} has no price", f"The model {one.model} has a price"
             facts = {"model": one.model, "requests": one.requests, "text": text}
-            found.append(Finding(subject_of("model", one.model), *titles, project=rule.project_id, data=facts))
+            found.append(AlertFinding(subject_of("model", one.model), *titles, project=rule.project_id, data=facts))
     return Found(found, everything=len(seen) < MOST_SHOWN)
 
 
@@ -123,7 +127,7 @@ def broken(look: Look, rule: AlertRule) -> Found:
     return Found([_broken_of(rule, row) for row in rows], everything=len(rows) < MAX_PAIRS)
 
 
-def _broken_of(rule: AlertRule, row: dict[str, Any]) -> Finding:
+def _broken_of(rule: AlertRule, row: dict[str, Any]) -> AlertFinding:
     name, requests, added = f"{row['model']} ({row['format']})", row["requests"], row["added"]
     why = f"The provider adds {row['said']} by itself. " if added else ""
     text = (
@@ -132,7 +136,7 @@ def _broken_of(rule: AlertRule, row: dict[str, Any]) -> Finding:
     )
     titles = f"A bound of {name} was broken", f"No bound of {name} was broken lately"
     facts = {"model": row["model"], "format": row["format"], "requests": requests, "added_tokens": added, "text": text}
-    return Finding(subject_of("bound", row["model"], row["format"]), *titles, project=rule.project_id, data=facts)
+    return AlertFinding(subject_of("bound", row["model"], row["format"]), *titles, project=rule.project_id, data=facts)
 
 
 def unmetered(look: Look, rule: AlertRule) -> Found:
@@ -143,7 +147,7 @@ def unmetered(look: Look, rule: AlertRule) -> Found:
     text = "Requests give no cost in its unit, so it admits everything."
     return Found(
         [
-            Finding(
+            AlertFinding(
                 subject_of("limit", name),
                 f"The limit {name} counts nothing",
                 f"The limit {name} counts again",
@@ -169,7 +173,8 @@ def rollout(look: Look, rule: AlertRule) -> Found:
     text = f"{', '.join(names[:NAMED])}{more} report an earlier one."
     count = f"{len(names)} instance{'' if len(names) == 1 else 's'}"
     titles = f"Revision {due.number} is not live on {count}", "Every instance has the revision that is due"
-    return Found([Finding("rollout", *titles, data={"revision": due.number, "instances": names[:100], "text": text})])
+    facts = {"revision": due.number, "instances": names[:100], "text": text}
+    return Found([AlertFinding("rollout", *titles, data=facts)])
 
 
 def _due(before: datetime) -> Revision | None:

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
-from controlplane.alerts.findings import Finding, Found
+from controlplane.alerts.findings import AlertFinding, Found
 from controlplane.alerts.kinds import KINDS
 from controlplane.alerts.models import RAISED, RESOLVED, AlertEvent, AlertRule
 from controlplane.projects.models import Project
@@ -70,7 +70,7 @@ def _cool_down(rule: AlertRule) -> timedelta:
 
 
 def _of_subject(
-    rule: AlertRule, finding: Finding | None, past: list[AlertEvent], found: Found, now: datetime
+    rule: AlertRule, finding: AlertFinding | None, past: list[AlertEvent], found: Found, now: datetime
 ) -> list[AlertEvent]:
     """Return the new events of one subject. Those of its earlier events that are over are saved as such."""
     still = [event for event in past if event.resolved_at is None]
@@ -90,7 +90,7 @@ def _of_subject(
     return [*over, event]
 
 
-def _is_new(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: datetime) -> bool:
+def _is_new(rule: AlertRule, finding: AlertFinding, past: list[AlertEvent], now: datetime) -> bool:
     """Return whether there is no event of this level or a higher one in the period or within the cool-down."""
     cool_down, period = _cool_down(rule), _period(finding, past, now)
     # Also of one that is ahead, because the clock was set back.
@@ -99,7 +99,7 @@ def _is_new(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: date
     )
 
 
-def _period(finding: Finding, past: list[AlertEvent], now: datetime) -> str:
+def _period(finding: AlertFinding, past: list[AlertEvent], now: datetime) -> str:
     """Return the key of the period. Without a window, it is when the events began that are open, or now."""
     if finding.period:
         return finding.period
@@ -107,7 +107,7 @@ def _period(finding: Finding, past: list[AlertEvent], now: datetime) -> str:
     return still[0].period if still else now.isoformat()
 
 
-def _raised(rule: AlertRule, finding: Finding, past: list[AlertEvent], now: datetime) -> AlertEvent:
+def _raised(rule: AlertRule, finding: AlertFinding, past: list[AlertEvent], now: datetime) -> AlertEvent:
     return AlertEvent(
         rule=rule,
         project_id=finding.project,

@@ -12,7 +12,7 @@ LONGEST_SUBJECT = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AlertFinding:
     """
     Something of which a rule tells.
 
@@ -47,7 +47,7 @@ class Found:
         subjects: Else those that were looked at, besides those of the findings.
     """
 
-    findings: list[Finding]
+    findings: list[AlertFinding]
     everything: bool = True
     subjects: frozenset[str] = frozenset()
 

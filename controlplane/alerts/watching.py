@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from controlplane.alerts import counted
-from controlplane.alerts.findings import UNKNOWN, Finding, Found, subject_of
+from controlplane.alerts.findings import UNKNOWN, AlertFinding, Found, subject_of
 from controlplane.alerts.kinds import (
     BROKEN,
     DENIALS,
@@ -77,12 +77,12 @@ def _forecast(look: Look, rule: AlertRule) -> Found:
     return Found(found, counters.is_whole, frozenset(_subject(held) for held, _ in watched))
 
 
-def _running_out(near: Near, at: datetime) -> Finding:
+def _running_out(near: Near, at: datetime) -> AlertFinding:
     held, count, name = near.held, near.now, f"{_limit_of(near.held)} of {_holder(near.held)}"
     window = window_of(held.rule.limit, at)
     basis = near.forecast.basis if near.forecast else ""
     text = f"{permits(count.remaining, held.rule.limit.unit)} are left. It is foretold from {basis}."
-    return Finding(
+    return AlertFinding(
         _subject(held),
         f"{name} will be used up on {at:%Y-%m-%d %H:%M} UTC",
         f"{name} will not be used up soon",
@@ -112,7 +112,7 @@ def _subject(held: Held) -> str:
     return subject_of(*held.key, *(held.rule.labels[name] for name in held.rule.limit.partition_by))
 
 
-def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> Finding | None:
+def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> AlertFinding | None:
     # Rounded, because a share such as 0.29 times 100 is a little less than 29.
     reached = [level for level in rule.thresholds if round(share_of(held, count) * 100, 9) >= level]
     if not reached:
@@ -121,7 +121,7 @@ def _used(rule: AlertRule, held: Held, count: Now, now: datetime) -> Finding | N
     name, unit = f"{_limit_of(held)} of {_holder(held)}", limit.unit
     shadow = ", a shadow limit," if limit.mode == "shadow" else ""
     resets_at = None if count.reset_ms is None else now + timedelta(milliseconds=count.reset_ms)
-    return Finding(
+    return AlertFinding(
         _subject(held),
         f"{name}{shadow} has reached {level} %",
         f"{name} is below {rule.thresholds[0]} % again",
@@ -154,7 +154,8 @@ def _outage(look: Look, rule: AlertRule) -> Found:
     if not look.away:
         return Found([])
     text = f"{look.away} Proxies decide by each limit's rule, and changes are published when it is back."
-    return Found([Finding("store", "The store is not reachable", "The store is reachable again", data={"text": text})])
+    titles = "The store is not reachable", "The store is reachable again"
+    return Found([AlertFinding("store", *titles, data={"text": text})])
 
 
 def _lost(look: Look, rule: AlertRule) -> Found:
@@ -169,14 +170,14 @@ def _lost(look: Look, rule: AlertRule) -> Found:
     return Found([_lost_at(host, gone) for host, gone in sorted(by_host.items())])
 
 
-def _lost_at(host: str, gone: list[Instance]) -> Finding:
+def _lost_at(host: str, gone: list[Instance]) -> AlertFinding:
     names = sorted(instance.pk for instance in gone)
     last = max(instance.seen_at for instance in gone)
     count = f"{len(gone)} instance{'' if len(gone) == 1 else 's'}"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     text = f"{', '.join(names[:NAMED])}{more}, last seen {last:%Y-%m-%d %H:%M:%S} UTC."
     facts = {"host": host, "instances": names[:100], "last_seen_at": isoformat(last), "text": text}
-    return Finding(
+    return AlertFinding(
         subject_of("host", host), f"{count} lost on {host}", f"No instance counts as lost on {host}", data=facts
     )
 
@@ -209,7 +210,7 @@ def _first(rows: QuerySet[Any], told: QuerySet[Any], column: str) -> Iterator[An
     yield from rows.exclude(pk__in=told).order_by(column, "pk")[:MOST_ENDING]
 
 
-def _ending(row: Token | Override | Suspension | ManagementKey) -> Finding:
+def _ending(row: Token | Override | Suspension | ManagementKey) -> AlertFinding:
     ends_at = row.ends_at if isinstance(row, Override | Suspension) else row.expires_at
     what, project = row._meta.verbose_name, None
     if isinstance(row, Token):
@@ -221,7 +222,7 @@ def _ending(row: Token | Override | Suspension | ManagementKey) -> Finding:
     name = str(row) if isinstance(row, Override | Suspension) else row.name
     text = f"It ends on {ends_at:%Y-%m-%d %H:%M} UTC."
     facts = {"object": what, "object_id": row.pk, "ends_at": isoformat(ends_at), "text": text}
-    return Finding(
+    return AlertFinding(
         row.pk, f"The {what} {name} ends soon", period=ends_at.isoformat(), ends_at=ends_at, project=project, data=facts
     )
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from controlplane.demo.environment import DemoEnvironment
-from controlplane.demo.load import NEVER, Replies, Reply
+from controlplane.demo.load import NEVER, DemoReply, Replies
 from controlplane.demo.provider import Invoice
 from controlplane.demo.reporter import Reporter
 from controlplane.demo.steps import DemoToken, new_token, runs
@@ -65,7 +65,7 @@ async def _prepare(demo: DemoEnvironment, reporter: Reporter) -> DemoToken:
     return await new_token(demo, "budget", POLICY)
 
 
-def _remaining(reply: Reply) -> int:
+def _remaining(reply: DemoReply) -> int:
     """Return the micros that were left when a request was admitted, as its answer says, or all of them."""
     return int(reply.headers.get("RateLimit", f";r={BUDGET}").split(";r=")[1].split(";")[0])
 

@@ -24,7 +24,7 @@ Readiness = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class DemoReply:
     """A reply. The status is 0 if there was none within MOST_SECONDS, or if the connection failed."""
 
     proxy: int
@@ -37,10 +37,10 @@ class Reply:
 class Replies:
     """The replies to many requests, and the time that all of them took."""
 
-    all: Sequence[Reply]
+    all: Sequence[DemoReply]
     ms: float
 
-    def having(self, status: int) -> list[Reply]:
+    def having(self, status: int) -> list[DemoReply]:
         return [reply for reply in self.all if reply.status == status]
 
     def count(self, status: int) -> int:
@@ -91,7 +91,7 @@ class ProxyClients:
     async def in_turn(self, token: str, *, each: int) -> Replies:
         """Send *each* requests to every proxy, one at a time for each proxy, and return the replies."""
 
-        async def lane(proxy: int) -> list[Reply]:
+        async def lane(proxy: int) -> list[DemoReply]:
             return [await self._ask(proxy, token) for _ in range(each)]
 
         started = time.perf_counter()
@@ -110,15 +110,15 @@ class ProxyClients:
         requests = [self.ask(proxy, token, body) for body in bodies for proxy in range(len(self._clients))]
         return Replies(await asyncio.gather(*requests), _ms_since(started))
 
-    async def ask(self, proxy: int, token: str, body: Mapping[str, Any]) -> Reply:
+    async def ask(self, proxy: int, token: str, body: Mapping[str, Any]) -> DemoReply:
         """Send a question for a model to one proxy, read the answer to its end, and return the reply."""
         headers = {"Authorization": f"Bearer {token}", "X-Request-Id": f"{next(self._numbers)}"}
         started = time.perf_counter()
         try:
             answer = await self._clients[proxy].post("/v1/chat/completions", json=body, headers=headers)
         except httpx2.TransportError:
-            return Reply(proxy, 0, httpx2.Headers(), _ms_since(started))
-        return Reply(proxy, answer.status_code, answer.headers, _ms_since(started))
+            return DemoReply(proxy, 0, httpx2.Headers(), _ms_since(started))
+        return DemoReply(proxy, answer.status_code, answer.headers, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
         """Send requests until each proxy replies with 401, and return for each the instant of that, or NEVER."""
@@ -161,15 +161,15 @@ class ProxyClients:
             return False
         return answer.status_code in (200, 503) and wanted(answer.json())
 
-    async def _ask(self, proxy: int, token: str) -> Reply:
+    async def _ask(self, proxy: int, token: str) -> DemoReply:
         started = time.perf_counter()
         try:
             answer = await self._clients[proxy].get("/hello", headers={"Authorization": f"Bearer {token}"})
         except httpx2.TransportError:
-            return Reply(proxy, 0, httpx2.Headers(), _ms_since(started))
+            return DemoReply(proxy, 0, httpx2.Headers(), _ms_since(started))
         if answer.status_code in COUNTED:
             self.counted[token] += 1
-        return Reply(proxy, answer.status_code, answer.headers, _ms_since(started))
+        return DemoReply(proxy, answer.status_code, answer.headers, _ms_since(started))
 
 
 def _ms_since(started: float) -> float:

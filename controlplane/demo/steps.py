@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 
 from controlplane.demo.environment import DemoEnvironment
-from controlplane.demo.load import NEVER, Readiness, Replies, Reply
+from controlplane.demo.load import NEVER, DemoReply, Readiness, Replies
 from controlplane.demo.reporter import Reporter
 
 POLICY = "demo-requests"
@@ -108,7 +108,7 @@ def runs(revision: str) -> Callable[[Readiness], bool]:
     return lambda readiness: revision.isdecimal() and readiness["revision"] >= int(revision)
 
 
-def explains(reply: Reply, quota: int) -> bool:
+def explains(reply: DemoReply, quota: int) -> bool:
     """Return whether a denial has the headers that say why and for how long it denies."""
     wait = reply.headers.get("Retry-After", "")
     return (

@@ -27,7 +27,7 @@ HOUR, LATELY, MONTH = timedelta(hours=1), timedelta(minutes=5), timedelta(days=3
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class PolicyCounts:
     """Decisions by the limits of a policy. Each limit counts, so one request may count several times."""
 
     allowed: int
@@ -42,13 +42,13 @@ def seen_counts(user: Any) -> QuerySet[DecisionCount]:
 
 
 @optional(USAGE, lambda *_: {})
-def last_hour_of(policies: Iterable[Policy], user: Any, now: datetime) -> dict[str, Counts]:
+def last_hour_of(policies: Iterable[Policy], user: Any, now: datetime) -> dict[str, PolicyCounts]:
     """Return the decisions of the last hour by the id of the policy. One of which nothing was recorded is left out."""
     rows = seen_counts(user).filter(
         policy_id__in=[policy.pk for policy in policies], period="minute", at__gt=now - HOUR
     )
     sums = rows.values_list("policy_id").annotate(Sum("allowed"), Sum("denied"), Sum("would_deny"))
-    return {pk: Counts(*numbers) for pk, *numbers in sums}
+    return {pk: PolicyCounts(*numbers) for pk, *numbers in sums}
 
 
 class TrafficFilter(DropdownFilter):

@@ -32,7 +32,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
+class UsageHistogram:
     """
     Callers by the requests in their busiest moment.
 
@@ -52,7 +52,7 @@ class Histogram:
         return max((bar.callers for bar in self.bars), default=0)
 
 
-def histogram_of(case: Case, heads: np.ndarray, active: np.ndarray) -> Histogram:
+def histogram_of(case: Case, heads: np.ndarray, active: np.ndarray) -> UsageHistogram:
     """
     Return the histogram of the active callers, by the longest moment that is not longer than the limit's window.
 
@@ -78,7 +78,7 @@ def histogram_of(case: Case, heads: np.ndarray, active: np.ndarray) -> Histogram
         Bar(least, most, callers[place])
         for place, (least, most) in enumerate(zip([1, *(e + 1 for e in edges)], [*edges, None], strict=True))
     ]
-    return Histogram(MOMENTS[moment], quota, bars, moment == length)
+    return UsageHistogram(MOMENTS[moment], quota, bars, moment == length)
 
 
 def edges_of(quota: int) -> list[int]:

@@ -16,7 +16,7 @@ from controlplane.policies.models import Policy
 from controlplane.preview import recording
 from controlplane.preview.callers import Callers, Span, hour_of
 from controlplane.preview.chunks import HEAD, read_hours
-from controlplane.preview.histograms import Histogram, histogram_of
+from controlplane.preview.histograms import UsageHistogram, histogram_of
 from controlplane.preview.judging import Unknown, cautions_about, unknown_about, window_seconds
 from controlplane.preview.kinds import DAY, EVERYTHING, PROJECT, Caller
 from controlplane.preview.replay import MOST_STEPS, Case, Days, Outcome, followed_seconds, replay
@@ -104,7 +104,7 @@ class Preview:
     cautions: list[str] = field(default_factory=list)
     step: int = 0
     is_summary: bool = False
-    histogram: Histogram | None = None
+    histogram: UsageHistogram | None = None
     took_seconds: float = 0.0
     is_unread: bool = False
 

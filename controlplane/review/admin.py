@@ -35,7 +35,7 @@ from controlplane.review.pages import (
     without_decision,
 )
 from controlplane.review.reviews import SHADOW, Review, review_of, review_of_reach, start_in_shadow
-from controlplane.review.verdicts import Verdict, enforced, verdicts_of
+from controlplane.review.verdicts import ShadowVerdict, enforced, verdicts_of
 
 
 class ReviewedPolicies(ReviewedForm):
@@ -182,7 +182,7 @@ def _seen(policy: Policy, former: Policy | None) -> str:
     return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
 
 
-def verdict_context(verdict: Verdict) -> dict[str, Any]:
+def verdict_context(verdict: ShadowVerdict) -> dict[str, Any]:
     """Return what the template of a verdict shows."""
     names = names_of([(TOKEN, one.token_id) for one in verdict.affected])
     rows = [

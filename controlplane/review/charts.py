@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
-    from controlplane.preview.histograms import Histogram
+    from controlplane.preview.histograms import UsageHistogram
 
 HEIGHT = 150
 GAP = 0.1
@@ -54,7 +54,7 @@ class Plot:
         return sum(column.callers for column in self.columns if not column.is_over)
 
 
-def plot(histogram: Histogram) -> Plot:
+def plot(histogram: UsageHistogram) -> Plot:
     """Return where each bar of a histogram, its grid and its line lie."""
     step = max(1, -(-histogram.most // 4))
     top = 4 * step

@@ -35,7 +35,7 @@ ELSEWHERE = "The overrides of this policy are not replayed here. Change those of
 
 
 @dataclass(slots=True)
-class Part:
+class OverridePart:
     """What becomes of one limit for one holder of an override, with the start of each change."""
 
     limit: Limit
@@ -100,12 +100,12 @@ def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0)
 
 def _parts(
     pairs: Sequence[tuple[Override | None, Override | None]], now: datetime
-) -> tuple[list[Part], tuple[Rows, Rows]]:
+) -> tuple[list[OverridePart], tuple[Rows, Rows]]:
     """Return what becomes of each limit and holder, and the overrides of these before and after the change."""
     before, after = ([pair[side] for pair in pairs if pair[side]] for side in (0, 1))
     rows = {_key(one): one for one in _others([*before, *after], now)}
     states = rows | {_key(one): one for one in before}, rows | {_key(one): one for one in after}
-    touched = {_key(one): Part(one.limit, one.token or one.project, one.partition) for one in (*after, *before)}
+    touched = {_key(one): OverridePart(one.limit, one.token or one.project, one.partition) for one in (*after, *before)}
     for part in touched.values():
         part.changes = list(_changes(part, states, now))
     return list(touched.values()), states
@@ -124,7 +124,7 @@ def _key(override: Override) -> Key:
     return override.limit_id, holder, override.partition
 
 
-def _changes(part: Part, states: tuple[Rows, Rows], now: datetime) -> Iterator[tuple[datetime, LimitChange]]:
+def _changes(part: OverridePart, states: tuple[Rows, Rows], now: datetime) -> Iterator[tuple[datetime, LimitChange]]:
     """Yield each change of a limit with its start. Stretches of time with the same change are one."""
     keys = _keys(part, {*states[0], *states[1]})
     ends = {rows[key].ends_at for rows in states for key in keys if key in rows}
@@ -139,7 +139,7 @@ def _changes(part: Part, states: tuple[Rows, Rows], now: datetime) -> Iterator[t
             yield start, LimitChange(str(part.limit), before, after, what, _name(part.holder, part.partition), when)
 
 
-def _keys(part: Part, known: Iterable[Key]) -> list[Key]:
+def _keys(part: OverridePart, known: Iterable[Key]) -> list[Key]:
     """Return the keys of the overrides that count for a part, each before those that it comes before."""
     own = values_of(part.partition).items()
     found = [key for key in known if key[0] == part.limit.pk and values_of(key[2]).items() <= own]
@@ -180,7 +180,7 @@ def _name(holder: Token | Project, partition: str = "") -> str:
     return name + with_values(partition)
 
 
-def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, title: str) -> Review:
+def _review(parts: Sequence[OverridePart], states: tuple[Rows, Rows], now: datetime, title: str) -> Review:
     changed = [part for part in parts if part.changes] or list(parts)
     # Of several policies, the one is replayed of which more is denied than before.
     judged = next((part for part in changed if part.denies), changed[0])
@@ -212,7 +212,7 @@ def _review(parts: Sequence[Part], states: tuple[Rows, Rows], now: datetime, tit
     )
 
 
-def _whom(parts: Sequence[Part]) -> str:
+def _whom(parts: Sequence[OverridePart]) -> str:
     holders = {part.caller: part.holder for part in parts}
     return str(next(iter(holders.values()))) if len(holders) == 1 else f"{len(holders):,} tokens and projects"
 
@@ -222,7 +222,7 @@ def _numbers(changes: Sequence[LimitChange]) -> str:
     return f": {first.numbers}{f' {first.note}' if first.note else ''}" if first else ""
 
 
-def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], QuerySet[Project]]:
+def _concerned(parts: Sequence[OverridePart], now: datetime) -> tuple[QuerySet[Token], QuerySet[Project]]:
     """Return the live tokens whose requests the changed limits count with the changed numbers, and their projects."""
     concerned = Q(pk__in=[part.holder.pk for part in parts if isinstance(part.holder, Token)])
     anonymous = Q(pk__in=())
@@ -247,7 +247,7 @@ def _concerned(parts: Sequence[Part], now: datetime) -> tuple[QuerySet[Token], Q
     return tokens, Project.objects.filter(Exists(tokens.order_by().filter(project=OuterRef("pk"))) | anonymous)
 
 
-def _supposed(parts: Sequence[Part], states: tuple[Rows, Rows], at: datetime) -> Supposed:
+def _supposed(parts: Sequence[OverridePart], states: tuple[Rows, Rows], at: datetime) -> Supposed:
     """Return the state after the change at an instant, narrowed to the holders, whose limits are of one policy."""
     before, after = states
     policy = parts[0].limit.policy_id
@@ -264,7 +264,7 @@ def _supposed(parts: Sequence[Part], states: tuple[Rows, Rows], at: datetime) ->
     return Supposed(frozenset(holders), frozenset(projects), gone, tuple(there))
 
 
-def _rows_of(parts: Sequence[Part]) -> dict[str, object]:
+def _rows_of(parts: Sequence[OverridePart]) -> dict[str, object]:
     """Return the conditions of the rows of usage of the holders."""
     if all(isinstance(part.holder, Token) for part in parts):
         return {"token_id__in": [part.holder.pk for part in parts]}

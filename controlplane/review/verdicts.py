@@ -42,7 +42,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ShadowVerdict:
     """
     What a shadow limit saw in the last 24 hours, or since it has its present numbers.
 
@@ -113,7 +113,7 @@ class Verdict:
         return f"Too early: {requests} in {watched}. It takes 24 hours and {LEAST_REQUESTS} requests."
 
 
-def verdicts_of(policy: Policy, now: datetime, projects: Collection[str] | None = None) -> list[Verdict]:
+def verdicts_of(policy: Policy, now: datetime, projects: Collection[str] | None = None) -> list[ShadowVerdict]:
     """
     Return what each shadow limit of a policy saw.
 
@@ -128,7 +128,7 @@ def verdicts_of(policy: Policy, now: datetime, projects: Collection[str] | None 
 
 def _verdict(
     policy: Policy, limit: Limit, by_name: Mapping[str, Limit], now: datetime, projects: Collection[str] | None
-) -> Verdict:
+) -> ShadowVerdict:
     since = watched_since(policy, limit.name)
     starts = max(since, now - DAY)
     rows = UsageRow.objects.filter(policy_id=policy.pk, at__lte=now)
@@ -144,7 +144,7 @@ def _verdict(
     enforced = by_name.get(limit.name.removesuffix(CANDIDATE)) if limit.name.endswith(CANDIDATE) else None
     denied = rows.filter(limit_name=enforced.name).aggregate(sum=Sum("denied"))["sum"] if enforced else 0
     affected = sorted((one for one in watched if one.would_deny), key=lambda one: (-one.would_deny, one.token_id))
-    return Verdict(
+    return ShadowVerdict(
         limit=limit,
         enforced=enforced,
         since=since,

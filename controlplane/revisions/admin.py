@@ -251,7 +251,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:publishing_revision_changelist"))
 
 
-def check(plan: undo.Plan, request: HttpRequest) -> None:
+def check(plan: undo.UndoPlan, request: HttpRequest) -> None:
     """Raise PermissionDenied unless the user may change everything that the plan changes back."""
     if not all(may(request.user, EDITOR, project) for project in plan.projects):
         raise PermissionDenied

@@ -16,7 +16,7 @@ from controlplane.api.views import ApiView
 from controlplane.api.writes.trials import Trial, TrialSerializer
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import Revision
-from controlplane.revisions.undo import Changed, Plan, apply, locked
+from controlplane.revisions.undo import Changed, UndoPlan, apply, locked
 from controlplane.revisions.undo import plan as plan_of
 
 CHANGED = "Something was changed after the plan was made. Ask for a new plan with dry_run=true."
@@ -93,7 +93,7 @@ class UndoView(ApiView):
         done = {"undone": revision.number, "revision": new, "plan": plan.digest}
         return Response(UndoneSerializer({**done, "steps": plan.steps, "stays": plan.stays}).data)
 
-    def _undo(self, revision: Revision, body: dict[str, Any]) -> Plan:
+    def _undo(self, revision: Revision, body: dict[str, Any]) -> UndoPlan:
         """Undo a revision, and return what was done."""
         with self.change(body["reason"]) as tx:
             plan = plan_of(locked(AuditEntry.objects.all(), revision))

@@ -37,7 +37,7 @@ PLURALS = {"policy": "policies"}
 
 
 @dataclass(slots=True)
-class Described:
+class ListedRevision:
     """What a list shows of one audit entry."""
 
     entry: AuditEntry
@@ -63,7 +63,7 @@ class Row:
     """
 
     revision: Revision
-    entries: list[Described] = field(default_factory=list)
+    entries: list[ListedRevision] = field(default_factory=list)
     more: int = 0
     undoes: int | None = None
     undone_by: list[int] = field(default_factory=list)
@@ -216,7 +216,7 @@ def described(revisions: Iterable[Revision], entries: QuerySet[AuditEntry], most
         if len(row.entries) < most:
             found = lines_of(entry, names)
             more = len(found) - LINES_SHOWN if most == ENTRIES_SHOWN else 0
-            one = Described(entry, found[:LINES_SHOWN] if more > 0 else found, max(more, 0))
+            one = ListedRevision(entry, found[:LINES_SHOWN] if more > 0 else found, max(more, 0))
             one.tokens = tokens.get(entry.object_id) if entry.object_type == "policy" else None
             row.entries.append(one)
             row.more -= 1

@@ -43,7 +43,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class Plan:
+class UndoPlan:
     """
     What an undo would do now.
 
@@ -95,9 +95,9 @@ def locked(entries: QuerySet[AuditEntry], revision: Revision, change: str = "") 
     return entries_to_undo(entries, revision, change)
 
 
-def plan(entries: Iterable[AuditEntry]) -> Plan:
+def plan(entries: Iterable[AuditEntry]) -> UndoPlan:
     """Return what an undo of these audit entries would do at present."""
-    result, entries = Plan(), list(entries)
+    result, entries = UndoPlan(), list(entries)
     names = Names.of(entries)
     coming: set[str] = set()
     known = [span for span in spans(entries) if span.type in HANDLERS]
@@ -130,7 +130,7 @@ def spans(entries: Iterable[AuditEntry]) -> list[Span]:
     return list(found.values())
 
 
-def apply(tx: Change, found: Plan, revision: Revision, seen: str) -> None:
+def apply(tx: Change, found: UndoPlan, revision: Revision, seen: str) -> None:
     """
     Undo a published change within the open change *tx*, in which the plan was made.
 
@@ -153,6 +153,6 @@ def apply(tx: Change, found: Plan, revision: Revision, seen: str) -> None:
 class Changed(Exception):
     """Raised if an undo would not do what the user has confirmed. ``plan`` is what it would do now."""
 
-    def __init__(self, found: Plan) -> None:
+    def __init__(self, found: UndoPlan) -> None:
         super().__init__("The plan of the undo has changed.")
         self.plan = found

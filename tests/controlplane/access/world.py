@@ -10,7 +10,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from controlplane.alerts.deciding import decide
-from controlplane.alerts.findings import Finding, Found
+from controlplane.alerts.findings import AlertFinding, Found
 from controlplane.emergency.models import Suspension
 from controlplane.fleet.models import Instance
 from controlplane.jobs import running
@@ -92,7 +92,7 @@ def alerted(project: Project, name: str) -> list[Model]:
     """Return a webhook of the project, a rule that tells it, one event, and the message about it."""
     webhook = DestinationFactory(project=project, name=f"{name}-webhook", url=f"https://{name}.example/hook")
     rule = AlertRuleFactory(project=project, name=f"{name}-rule", told=[webhook])
-    (event,) = decide(rule, Found([Finding("s", f"{name}-title", project=project.pk)]), timezone.now())
+    (event,) = decide(rule, Found([AlertFinding("s", f"{name}-title", project=project.pk)]), timezone.now())
     return [webhook, rule, event, Delivery.objects.get(message_id=event.pk)]
 
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.alerts.deciding import decide
-from controlplane.alerts.findings import Finding, Found
+from controlplane.alerts.findings import AlertFinding, Found
 from controlplane.alerts.models import AlertRule
 from tests.factories import AlertRuleFactory, DestinationFactory, MembershipFactory, ProjectFactory
 
@@ -76,7 +76,7 @@ def test_a_member_sees_the_rules_and_events_of_the_own_projects(client, store):
         for name, project in (("own", member.project), ("foreign", ProjectFactory()), ("everywhere", None))
     ]
     events = [
-        decide(rule, Found([Finding("s", f"{rule}-title", project=member.project.pk)]), timezone.now())[0]
+        decide(rule, Found([AlertFinding("s", f"{rule}-title", project=member.project.pk)]), timezone.now())[0]
         for rule in rules
     ]
     DestinationFactory(project=member.project, name="own-webhook")
@@ -98,7 +98,7 @@ def test_a_member_sees_the_rules_and_events_of_the_own_projects(client, store):
 
 def test_an_event_says_what_and_whom_it_told(as_ann, store):
     rule = AlertRuleFactory(told=[DestinationFactory(name="ops")])
-    (event,) = decide(rule, Found([Finding("s", "ci has reached 80 %", data={"quota": 100})]), timezone.now())
+    (event,) = decide(rule, Found([AlertFinding("s", "ci has reached 80 %", data={"quota": 100})]), timezone.now())
 
     page = as_ann.get(reverse("admin:alerts_alertevent_change", args=[event.pk])).content.decode()
 
@@ -113,7 +113,7 @@ def test_events_and_messages_are_deleted_with_what_they_belong_to(client, ann, s
     """Nobody deletes one of them, which must not keep the rule, the destination or the project."""
     project = ProjectFactory()
     rule = AlertRuleFactory(project=project, told=[DestinationFactory(project=project)])
-    decide(rule, Found([Finding("ci", "ci has reached 80 %", level=80, project=project.pk)]), timezone.now())
+    decide(rule, Found([AlertFinding("ci", "ci has reached 80 %", level=80, project=project.pk)]), timezone.now())
     client.force_login(ann if whose == "operator" else MembershipFactory(project=project, role="owner").user)
     row = {"alertrule": rule, "destination": rule.destinations.get(), "project": project}[kind]
     url = reverse(f"admin:{row._meta.app_label}_{kind}_delete", args=[row.pk])

@@ -4,7 +4,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.alerts.deciding import decide
-from controlplane.alerts.findings import Finding, Found
+from controlplane.alerts.findings import AlertFinding, Found
 from controlplane.alerts.models import AlertRule
 from controlplane.policies.models import AuditEntry
 from tests.factories import (
@@ -106,7 +106,7 @@ def test_a_key_of_a_project_sees_its_rules_and_events(call, store, chat):
     own, everywhere = AlertRuleFactory(project=chat), AlertRuleFactory()
     foreign = AlertRuleFactory(project=ProjectFactory(slug="other"))
     events = [
-        decide(rule, Found([Finding("s", "title", project=chat.pk)]), timezone.now())[0]
+        decide(rule, Found([AlertFinding("s", "title", project=chat.pk)]), timezone.now())[0]
         for rule in (own, everywhere, foreign)
     ]
 

@@ -7,7 +7,7 @@ import pytest
 from django.db import connection
 
 from controlplane.alerts.deciding import KEPT, decide, prune
-from controlplane.alerts.findings import UNKNOWN, Finding, Found
+from controlplane.alerts.findings import UNKNOWN, AlertFinding, Found
 from controlplane.alerts.models import AlertEvent, AlertRule
 from controlplane.webhooks.models import Delivery
 from tests.controlplane.alerts.conftest import listed
@@ -23,7 +23,7 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 def found_at(level: int, period: str = "noon", subject: str = "ci", **fields) -> Found:
     """What a look finds that has read one counter, and no others."""
     titles = (f"{subject} has reached {level} %", f"{subject} is below 50 % again")
-    findings = [Finding(subject, *titles, level, period, **fields)] if level else []
+    findings = [AlertFinding(subject, *titles, level, period, **fields)] if level else []
     return Found(findings, False, frozenset([subject]))
 
 

@@ -24,7 +24,7 @@ NO_FILE = "not configured to use an ACL file"
 
 
 @dataclass(slots=True)
-class Account:
+class StoreAccount:
     """
     An account of the store with its rules.
 
@@ -90,7 +90,7 @@ class Command(BaseCommand):
             raise CommandError("--no-global: must be given with --project. Other accounts need all counters.")
         rules = {name: rules(store.keys()) for name, rules in ACCOUNTS.items()}
         rules |= _of_projects(options["project"], with_global=not options["no_global"])
-        accounts = [Account.of(name, its_rules) for name, its_rules in rules.items()]
+        accounts = [StoreAccount.of(name, its_rules) for name, its_rules in rules.items()]
         if not options["apply"]:
             self._print(accounts, options["default_off"])
             return
@@ -101,7 +101,7 @@ class Command(BaseCommand):
         except STORE_ERRORS as exc:
             raise CommandError(f"The store did not accept the accounts: {exc}") from exc
 
-    def _print(self, accounts: Iterable[Account], default_off: bool) -> None:
+    def _print(self, accounts: Iterable[StoreAccount], default_off: bool) -> None:
         if default_off:
             self.stdout.write("user default off")
             self._warn("None of these accounts can manage the store. Add an account of your own to the file.")
@@ -110,7 +110,7 @@ class Command(BaseCommand):
             self.stdout.write(acl_line(account.name, account.rules, account.password))
             self._show(account)
 
-    def _apply(self, accounts: Iterable[Account], default_off: bool) -> None:
+    def _apply(self, accounts: Iterable[StoreAccount], default_off: bool) -> None:
         if Topology.parse(settings.REDIS_URL).kind != "single":
             raise CommandError(
                 "The store does not replicate accounts. Run this command without --apply, and give the printed file to "
@@ -130,7 +130,7 @@ class Command(BaseCommand):
             self.stdout.write("Account default: off.")
         self.stdout.write(_save(client))
 
-    def _install(self, client: redis.Redis, account: Account, known: bool) -> None:
+    def _install(self, client: redis.Redis, account: StoreAccount, known: bool) -> None:
         # An existing account without a password gets one too, because anybody or nobody could use it.
         if not known or not client.acl_getuser(account.name)["passwords"]:
             account.make_password()
@@ -140,7 +140,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Account {account.name}: {f'rules replaced, {kept}' if known else 'created'}.")
         self._show(account)
 
-    def _show(self, account: Account) -> None:
+    def _show(self, account: StoreAccount) -> None:
         if account.made:
             self._warn(f"New password, shown only once: SLUICEGATE_REDIS_URL={account.url()}")
 
