@@ -1,4 +1,5 @@
 import functools
+from itertools import chain, count
 
 import django.db.models.deletion
 import django.utils.timezone
@@ -9,14 +10,16 @@ from django.db.migrations.state import StateApps
 
 import controlplane.core.ids
 
-NAME = "operators"
+NAME, NEW_NAME = "operators", "operators before roles"
 
 
 def create_group(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Create the group of operators, without members. A group that already had this name keeps its own purpose."""
     groups = apps.get_model("auth", "Group").objects.using(schema_editor.connection.alias)
-    for former in groups.filter(name=NAME):
-        former.name = f"{NAME} before roles"
+    former = groups.filter(name=NAME).first()
+    if former is not None:
+        names = chain((NEW_NAME,), (f"{NEW_NAME} {number}" for number in count(2)))
+        former.name = next(name for name in names if not groups.filter(name=name).exists())
         former.save(update_fields=["name"])
     groups.create(name=NAME)
 

@@ -181,3 +181,18 @@ def test_a_group_that_had_the_name_of_the_operators_keeps_its_purpose():
 
     assert not Group.objects.get(name="operators").user_set.exists()
     assert list(eve.groups.values_list("name", flat=True)) == ["operators before roles"]
+
+
+def test_a_group_is_renamed_to_a_name_that_no_group_has():
+    """The upgrade also succeeds where somebody has used the name that such a group gets."""
+    Group.objects.all().delete()
+    eve = UserFactory()
+    for name in ("operators before roles", "operators before roles 2", "operators"):
+        eve.groups.add(Group.objects.create(name=name))
+    migration = import_module("controlplane.access.migrations.0001_initial")
+
+    migration.create_group(apps, SimpleNamespace(connection=connection))
+
+    names = {"operators before roles", "operators before roles 2", "operators before roles 3"}
+    assert set(eve.groups.values_list("name", flat=True)) == names
+    assert not Group.objects.get(name="operators").user_set.exists()
