@@ -20,6 +20,7 @@ from controlplane.reservations.models import ReservationCount
 from controlplane.statements.models import MonthMetered
 from controlplane.usage.models import UsageRow
 from controlplane.usage.periods import start_of
+from enforcement.control.health import UNMETERED, InstanceReport, Judgement, behind, judge
 from enforcement.metering.broken import MAX_PAIRS
 
 # A share of fewer requests says little.
@@ -143,19 +144,14 @@ def unmetered(look: Look, rule: AlertRule) -> Found:
     """Find the limits that count nothing on some instance."""
     if not is_settled(look):
         return UNKNOWN
-    names = {name for one in Instance.objects.running(look.now).only("unmetered") for name in one.unmetered}
-    text = "Requests give no cost in its unit, so it admits everything."
-    return Found(
-        [
-            AlertFinding(
-                subject_of("limit", name),
-                f"The limit {name} counts nothing",
-                f"The limit {name} counts again",
-                data={"limit": name, "text": text},
-            )
-            for name in sorted(names)
-        ]
-    )
+    reports = (instance.report() for instance in Instance.objects.running(look.now))
+    return Found([_unmetered_of(it) for it in judge(reports, 0) if it.kind == UNMETERED])
+
+
+def _unmetered_of(judged: Judgement) -> AlertFinding:
+    titles = f"The limit {judged.limit} counts nothing", f"The limit {judged.limit} counts again"
+    text = f"{judged.text[:1].upper()}{judged.text[1:]}."
+    return AlertFinding(subject_of("limit", judged.limit), *titles, data={"limit": judged.limit, "text": text})
 
 
 def rollout(look: Look, rule: AlertRule) -> Found:
@@ -165,10 +161,9 @@ def rollout(look: Look, rule: AlertRule) -> Found:
     due = _due(look.now - timedelta(seconds=rule.within_seconds or 0))
     if due is None:
         return Found([])
-    late = list(_late(due, look.now))
-    if not late:
+    names = [name for it in behind(_settled(look.now), due.number) for name in it.instances]
+    if not names:
         return Found([])
-    names = sorted(one.pk for one in late)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     text = f"{', '.join(names[:NAMED])}{more} report an earlier one."
     count = f"{len(names)} instance{'' if len(names) == 1 else 's'}"
@@ -182,8 +177,8 @@ def _due(before: datetime) -> Revision | None:
     return Revision.objects.filter(published_at__lte=before).defer("changes").order_by("-number").first()
 
 
-def _late(due: Revision, now: datetime) -> Iterator[Any]:
-    """Yield the running instances without the revision. One that has just started is still reading it."""
-    for one in Instance.objects.running(now).filter(revision__lt=due.number):
-        if one.started_at is None or now - one.started_at >= SETTLED:
-            yield one
+def _settled(now: datetime) -> Iterator[InstanceReport]:
+    """Yield the reports of the running instances, without those that have just started and are still reading."""
+    for instance in Instance.objects.running(now):
+        if instance.started_at is None or now - instance.started_at >= SETTLED:
+            yield instance.report()

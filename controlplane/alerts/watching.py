@@ -26,6 +26,7 @@ from controlplane.alerts.kinds import (
 )
 from controlplane.alerts.looking import Look
 from controlplane.alerts.models import EVERY_LIMIT, AlertEvent, AlertRule
+from controlplane.core import store
 from controlplane.core.money import permits
 from controlplane.emergency.models import Suspension, concerning
 from controlplane.explain.counts import window_of
@@ -153,9 +154,8 @@ def _outage(look: Look, rule: AlertRule) -> Found:
     """Find that the store does not answer."""
     if not look.away:
         return Found([])
-    text = f"{look.away} Proxies decide by each limit's rule, and changes are published when it is back."
     titles = "The store is not reachable", "The store is reachable again"
-    return Found([AlertFinding("store", *titles, data={"text": text})])
+    return Found([AlertFinding("store", *titles, data={"text": f"{look.away} {store.MEANWHILE}"})])
 
 
 def _lost(look: Look, rule: AlertRule) -> Found:

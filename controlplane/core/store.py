@@ -31,6 +31,10 @@ _REASONS = {
 }
 
 
+MEANWHILE = "Changes are saved, and published when it is back. Until then, proxies decide by each limit's rule."
+"""What follows the reason why the store is unavailable, for people."""
+
+
 def reason_of(error: Exception) -> str:
     """Return a sentence that says why the store could not be used, from one of STORE_ERRORS."""
     cause = cause_of(error)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db import models
 
+from enforcement.control.health import InstanceReport
 from enforcement.control.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
 from enforcement.model.documents import StateName, epoch_of
 
@@ -69,6 +70,11 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    def report(self) -> InstanceReport:
+        """Return what is judged of the health of this instance."""
+        unsupported = {(row["limit"], row["reason"]) for row in self.unsupported}
+        return InstanceReport(self.id, self.revision, self.state, self.problems, self.unmetered, unsupported)
 
     def runs(self, revision: int, epoch: int) -> bool:
         """

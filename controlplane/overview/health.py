@@ -29,7 +29,7 @@ from controlplane.publishing import publisher
 from controlplane.publishing.basis import last_state
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
-from enforcement.control.instances import PROBLEMS
+from enforcement.control.health import BEHIND, UNMETERED, UNSUPPORTED, Judgement, judge
 from enforcement.store.client import STORE_ERRORS
 
 TOP = 5
@@ -60,9 +60,13 @@ class Fact:
 
 def facts(fleet: Fleet, lost: list[Instance], now: datetime) -> list[Fact]:
     """Return every fact on the health of the installation."""
-    found = [*glass_health(now), store_health(), outbox_health(now), *_quotas(now)]
-    found += [*fleet_health(fleet), *lost_health(lost, fleet, now)]
-    return [*found, *_bounds(now), *meter_health(fleet), *support_health(fleet), *cap_health(fleet)]
+    last = publisher.last_revision()
+    judged = judge((instance.report() for instance in fleet), last)
+    return [
+        *(*glass_health(now), store_health(), outbox_health(now), *_quotas(now)),
+        *(*fleet_health(fleet, judged, last), *lost_health(lost, fleet, now), *_bounds(now)),
+        *(*limit_health(judged), *cap_health(fleet)),
+    ]
 
 
 @optional(HEARTBEATS, lambda now: [])
@@ -87,8 +91,7 @@ def store_health() -> Fact:
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS as exc:
-        detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
-        return Fact("Store", "not reachable", "bad", f"{detail} Until then, proxies decide by each limit's rule.")
+        return Fact("Store", "not reachable", "bad", f"{store.reason_of(exc)} {store.MEANWHILE}")
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
     last = last_state()
     if state.name != last:
@@ -129,9 +132,9 @@ def quota_health(now: datetime) -> Iterable[Fact]:
     yield Fact("Quotas", "late" if late else "saved", "bad" if late else "good", detail)
 
 
-def fleet_health(fleet: Fleet) -> Iterable[Fact]:
-    """Yield facts on how many instances run the last revision, and how many are degraded."""
-    url, last = list_url(Instance), publisher.last_revision()
+def fleet_health(fleet: Fleet, judged: Iterable[Judgement], last: int) -> Iterable[Fact]:
+    """Yield facts on how many instances run the *last* revision, and how many are degraded."""
+    url = list_url(Instance)
     if fleet.unknown:
         ran = f"{len(fleet)} ran when it was last reached. " if fleet else ""
         detail = f"{ran}Heartbeats come through the store, so nobody knows which instances run."
@@ -140,16 +143,16 @@ def fleet_health(fleet: Fleet) -> Iterable[Fact]:
     if not fleet:
         yield Fact("Fleet", "no live instance", "warn", "No process with the library sends a heartbeat.", url)
         return
-    current = sum(instance.revision >= last for instance in fleet)
-    degraded = sum(instance.state == DEGRADED for instance in fleet)
-    all_current = "good" if current == len(fleet) else "warn"
-    yield Fact("Fleet", f"{current} of {len(fleet)} current", all_current, f"run revision {last}", url)
-    problems = sorted({name for instance in fleet for name in instance.problems})
-    detail = "These instances decide without the store." if degraded else "Every instance reaches the store."
+    late = sum(len(it.instances) for it in judged if it.kind == BEHIND)
+    kind = "warn" if late else "good"
+    yield Fact("Fleet", f"{len(fleet) - late} of {len(fleet)} current", kind, f"run revision {last}", url)
+    problems = [it for it in judged if it.level == "problem"]
     if problems:
-        detail = f"{'; '.join(PROBLEMS[name] for name in problems)}.".capitalize()
-    kind = "bad" if degraded else "warn" if problems else "good"
-    yield Fact("Degraded", f"{degraded} degraded" if degraded else "none", kind, detail, url)
+        count = len({name for it in problems for name in it.instances})
+        detail = "; ".join(f"{it.text}: {it.advice}" for it in problems)
+        yield Fact("Degraded", f"{count} degraded", "bad", f"{detail[:1].upper()}{detail[1:]}.", url)
+    else:
+        yield Fact("Degraded", "none", "good", "Every instance reaches the store.", url)
 
 
 def lost_health(lost: list[Instance], fleet: Fleet, now: datetime) -> Iterator[Fact]:
@@ -180,20 +183,18 @@ def bound_health(now: datetime) -> Iterable[Fact]:
         yield Fact("Bounds", f"{len(rows)} broken in the last day", "bad", detail, list_url(ModelPrice))
 
 
-def meter_health(fleet: list[Instance]) -> Iterable[Fact]:
-    """Yield one fact on the limits that count nothing, because instances charge no cost in their unit, if any."""
-    names = sorted({name for instance in fleet for name in instance.unmetered})
-    if names:
-        detail = f"{_some(names)}: requests give no cost in their unit, so they admit everything."
-        yield Fact("Limits", f"{len(names)} unmetered", "warn", detail, list_url(Instance))
+def limit_health(judged: Iterable[Judgement]) -> Iterable[Fact]:
+    """Yield a fact on the limits that count nothing, and one on those that instances cannot enforce, if any."""
+    for kind, detail in _LIMITS.items():
+        names = sorted({it.limit for it in judged if it.kind == kind})
+        if names:
+            yield Fact("Limits", f"{len(names)} {kind}", "warn", f"{_some(names)}: {detail}", list_url(Instance))
 
 
-def support_health(fleet: list[Instance]) -> Iterable[Fact]:
-    """Yield one fact on the limits for which instances refuse requests, because they cannot enforce them, if any."""
-    names = sorted({row["limit"] for instance in fleet for row in instance.unsupported})
-    if names:
-        detail = f"{_some(names)}: some instances cannot enforce them, so they refuse requests."
-        yield Fact("Limits", f"{len(names)} unsupported", "warn", detail, list_url(Instance))
+_LIMITS = {
+    UNMETERED: "requests give no cost in their unit, so they admit everything.",
+    UNSUPPORTED: "some instances cannot enforce them, so they refuse requests.",
+}
 
 
 def _some(names: list[str]) -> str:

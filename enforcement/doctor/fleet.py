@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,15 +12,8 @@ from typing import Any, Final, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.control.instances import (
-    DEGRADED,
-    EVICTING,
-    GLOBAL,
-    HEARTBEAT_LIFETIME_MS,
-    PROBLEMS,
-    SET_BACK,
-    UNSUPPORTED_REASONS,
-)
+from enforcement.control.health import BEHIND, UNMETERED, InstanceReport, Judgement, judge
+from enforcement.control.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.control.reservations import count_reservations
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
@@ -31,11 +25,6 @@ from enforcement.usage.shards import MAX_SHARDS
 
 MOST_SHOWN: Final = 20
 _READ_AT_ONCE: Final = 1_000
-_REPAIRS: Final = {
-    SET_BACK: "the worker of the control plane publishes a later state within seconds, else run 'manage.py publish "
-    "--all', or with --new-epoch to go back on purpose",
-    EVICTING: "set maxmemory-policy to noeviction and raise maxmemory",
-}
 
 
 def functions(client: Redis) -> Iterator[Finding]:
@@ -112,32 +101,19 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
         return
     live = sorted(_parsed(heartbeats), key=lambda row: str(row.get("id")))
     present = cast("str | None", client.hget(keys.documents, "revision")) or "0"
-    behind = [row for row in live if str(row.get("revision")) != present]
-    degraded = [row for row in live if row.get("state") == DEGRADED]
+    found = judge(map(_report, live), int(present) if present.isdecimal() else 0)
     shown = [f"{row.get('id')} at {row.get('revision')} ({row.get('state')})" for row in live[:MOST_SHOWN]]
     more = [f"and {len(live) - MOST_SHOWN} more"] if len(live) > MOST_SHOWN else []
     value = f"{len(live)} alive{': ' if live else ''}{', '.join(shown + more)}"
-    problems = [name for name in PROBLEMS if any(name in row.get("problems", ()) for row in live)]
-    if problems:
-        told = "; ".join(f"{PROBLEMS[name]}: {_REPAIRS[name]}" for name in problems)
-        yield Finding("instances", "problem", value, f"Instances report that {told}.")
-    elif behind:
-        advice = (
-            f"{len(behind)} not at revision {present}. Check again in a second. If they stay behind, read their logs."
-        )
-        yield Finding("instances", "warning", value, advice)
-    elif degraded:
-        yield Finding(
-            "instances",
-            "warning",
-            value,
-            "Degraded instances decide without the store. Check whether they can reach it.",
-        )
+    if problems := [it for it in found if it.level == "problem"]:
+        advice = f"Instances report that {'; '.join(f'{it.text}: {it.advice}' for it in problems)}."
+        yield Finding("instances", "problem", value, advice)
+    elif late := [it for it in found if it.kind == BEHIND]:
+        yield Finding("instances", "warning", value, f"{late[0].text}. {late[0].advice}")
     else:
         yield Finding("instances", "ok", value)
-    yield from _unmetered(live)
+    yield from _limits(found)
     yield from _unreported(live)
-    yield from _unsupported(live)
     yield from _crowded(live)
     yield from _fields([*live, _kept(client, keys.last_fields)])
     yield from _broken(live, _kept(client, keys.last_week))
@@ -162,11 +138,40 @@ def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield Finding("reservations", "warning", f"{value}, the oldest since {_instant(str(min(since)))}", advice)
 
 
-def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield a finding on each limit that counts nothing, because the instances charge no cost in its unit."""
-    advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
-    for (policy, limit), where in _reported(live, "unmetered", 3):
-        yield Finding("unmetered", "warning", f"{policy}/{limit} counts nothing at {where}", advice)
+def _report(row: Mapping[str, Any]) -> InstanceReport:
+    """Return what is judged of a heartbeat, which anybody may have written. Members that make no sense are left out."""
+    revision, state, problems = row.get("revision"), row.get("state"), row.get("problems")
+    return InstanceReport(
+        str(row.get("id")),
+        revision if type(revision) is int else -1,
+        state if isinstance(state, str) else "",
+        [name for name in problems if isinstance(name, str)] if isinstance(problems, list) else (),
+        {f"{policy}/{limit}" for _, policy, limit in _reported(row, "unmetered", 3)},
+        {(f"{policy}/{limit}", reason) for _, policy, limit, reason in _reported(row, "unsupported", 4)},
+    )
+
+
+def _reported(row: Mapping[str, Any], member: str, size: int) -> Iterator[list[str]]:
+    """Yield the limits in a member of a heartbeat, each as *size* strings of which the first is the project."""
+    limits = row.get(member)
+    for name in limits if isinstance(limits, list) else ():
+        if isinstance(name, list) and len(name) == size and all(isinstance(part, str) for part in name):
+            yield name
+
+
+def _limits(found: Iterable[Judgement]) -> Iterator[Finding]:
+    """Yield a finding on each limit that counts nothing, or that instances cannot enforce."""
+    shown: Counter[str] = Counter()
+    for it in found:
+        shown[it.kind] += 1
+        if not it.limit or shown[it.kind] > MOST_SHOWN:
+            continue
+        where = f"{it.instances[0]} and {len(it.instances) - 1} more" if len(it.instances) > 1 else it.instances[0]
+        if it.kind == UNMETERED:
+            advice = f"{it.text[:1].upper()}{it.text[1:]}. {it.advice}"
+            yield Finding(it.kind, it.level, f"{it.limit} counts nothing at {where}", advice)
+        else:
+            yield Finding(it.kind, it.level, f"{it.limit} {it.text}, which {where} cannot enforce", it.advice)
 
 
 def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -279,38 +284,6 @@ _FIELDS: Final = {
     "refused": f"Nobody has priced or allowed these fields. {_ALLOW}",
     "would_refuse": f"Before you set estimate to bound: {_ALLOW[0].lower()}{_ALLOW[1:]}",
 }
-
-
-def _unsupported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield a finding on each limit for which instances refuse requests, because they cannot enforce it."""
-    advice = (
-        "These instances never see the response, so they refuse each request under this limit. Send such requests "
-        "through the Sluicegate proxy or an integration in the application, or take the limit out of their policies."
-    )
-    for (policy, limit, reason), where in _reported(live, "unsupported", 4):
-        why = UNSUPPORTED_REASONS.get(reason, reason)
-        told = "Let them ask a decision service, or make their account without --no-global (manage.py store_acl)."
-        told = told if reason == GLOBAL else advice
-        yield Finding("unsupported", "warning", f"{policy}/{limit} {why}, which {where} cannot enforce", told)
-
-
-def _reported(live: Iterable[Mapping[str, Any]], member: str, size: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    """
-    Yield each limit that heartbeats report in a member, without its project, and a phrase that names the instances.
-
-    Args:
-        size: How many strings name a limit there. The first is the project.
-    """
-    found: dict[tuple[str, ...], list[str]] = {}
-    for row in live:
-        limits = row.get(member)
-        for name in limits if isinstance(limits, list) else ():
-            if isinstance(name, list) and len(name) == size and all(isinstance(part, str) for part in name):
-                ids = found.setdefault(tuple(name[1:]), [])
-                if row.get("id") not in ids:
-                    ids.append(str(row.get("id")))
-    for limit, ids in sorted(found.items())[:MOST_SHOWN]:
-        yield limit, f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
 
 
 def _instant(microseconds: str) -> str:

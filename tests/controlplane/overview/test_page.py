@@ -1,7 +1,9 @@
 """The first page: what needs a hand, the decisions, the fleet, and what ends soon."""
 
 import html
+import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, urlsplit
 
@@ -326,3 +328,23 @@ def test_a_broken_bound_needs_a_hand(page):
     assert "gpt-x (openai-chat)" in next(fact.detail for fact in page().context["troubles"] if fact.name == "Bounds")
     BrokenBound.objects.filter(pk=row.pk).update(last_at=timezone.now() - timedelta(hours=25))
     assert "Bounds" not in [fact.name for fact in page().context["health"]]
+
+
+def test_instances_are_judged_as_by_the_doctor(page, client_of_store):
+    """One that is degraded needs a hand, and the line says what to do. One that is behind is an amber fact."""
+    now_us = time.time_ns() // 1_000
+    for name, more in (
+        ("us-1", {"state": "degraded", "problems": ["evicting"]}),
+        ("us-2", {"state": "ok", "unmetered": [["proj_1", "api", "tokens"]]}),
+    ):
+        beat = {"id": name, "revision": 0, "started_at_us": now_us, "seen_at_us": now_us, **more}
+        client_of_store.set(keys().instance(name), json.dumps(beat), px=15_000)
+        client_of_store.zadd(keys().instances, {name: now_us})
+
+    shown = page()
+
+    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Degraded"]
+    assert trouble.text == "1 degraded"
+    assert trouble.detail.startswith("The store evicts keys")
+    assert "set maxmemory-policy to noeviction" in shown.text
+    assert [fact.text for fact in shown.context["health"] if fact.name == "Limits"] == ["1 unmetered"]

@@ -409,7 +409,7 @@ def test_fields_that_a_bound_refuses_are_listed(server, world, capsys):
 
 
 def test_instances_are_listed_with_what_they_run(server, world, doctor):
-    """One that is behind, or decides without the store, is a warning."""
+    """One that is behind is a warning."""
     world.everything(fixed(5))
     with Limiter(server.url, instance="proxy-1"):
         assert eventually(lambda: '"revision":1' in (world.client.get(KEYS.instance("proxy-1")) or ""))
@@ -425,6 +425,31 @@ def test_instances_are_listed_with_what_they_run(server, world, doctor):
     assert (good["level"], good["value"]) == ("ok", "1 alive: proxy-1 at 1 (ok)")
     assert (behind["level"], behind["value"]) == ("warning", "2 alive: proxy-1 at 1 (ok), proxy-2 at 0 (ok)")
     assert behind["advice"].startswith("1 not at revision 1")
+
+
+@pytest.mark.parametrize(
+    ("state", "problems", "advice"),
+    [
+        ("degraded", [], "they decide without the store: check whether they can reach it"),
+        (
+            "degraded",
+            ["bad_prices", "later", 5],
+            "the published prices break a rule, so the last good ones stay in use",
+        ),
+        ("degraded", ["evicting"], "the store evicts keys, so counters are lost and limits admit more"),
+    ],
+)
+def test_a_degraded_instance_is_a_problem(server, world, doctor, state, problems, advice):
+    """With its reason, if it names one that this release knows."""
+    world.everything(fixed(5))
+    beat = {"id": "proxy-1", "revision": 1, "state": state, "problems": problems}
+    world.client.set(KEYS.instance("proxy-1"), json.dumps(beat), px=15_000)
+    world.client.zadd(KEYS.instances, {"proxy-1": time.time_ns() // 1_000})
+
+    status, found = doctor(server.url)
+
+    assert (status, found["instances"]["level"]) == (1, "problem")
+    assert found["instances"]["advice"].startswith(f"Instances report that {advice}")
 
 
 def test_lost_reservations_are_counted_with_the_oldest(server, world, doctor):
